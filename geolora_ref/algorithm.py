@@ -1,0 +1,253 @@
+"""GeoLoRA, Algorithm 1 and its helpers (Algorithm 2), line by line [GeoLoRA].
+
+One named function a line; :func:`geolora_step` reads like Algorithm 1:
+
+====  ======================================================  ============================================
+line  what                                                    here
+====  ======================================================  ============================================
+1, 2  forward and one backward pass                           the caller: a gradient at Y (``gradients.py``)
+3     S_new, K_new, L_new, independent of each other          :func:`coefficient_update`
+4     Ũ = aug(U, K_new), Ṽ = aug(V, L_new)                    :func:`basis_augmentation`
+5     Ŝ = [[S_new, L_newᴴ Ṽ], [Ũᴴ K_new, 0]]                  :func:`assemble`
+6     (U, S, V) = trunc(Ŝ, [U | Ũ], [V | Ṽ], τ)               :func:`truncation`
+====  ======================================================  ============================================
+
+Deviations from the published text, all of them: (a) gradients arrive division-free by default, the published route
+through G_U S⁻ᴴ and G_V S⁻¹ is :meth:`FactorGradients.projected`; (b) near min(m, n) fewer than r new columns exist, so Ŝ
+may be smaller than 2r x 2r; (c) S⁻¹ is not carried along but formed from the current S where the published route
+needs it; (d) transposes are conjugate transposes.  No input is ever changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from geolora_ref import checks
+from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, norm, tail_norms, zeros
+from geolora_ref.gradients import FactorGradients, ProjectedGradients
+from geolora_ref.lowrank import LowRank
+
+__all__ = [
+    "AugmentedStep",
+    "GeoLoRAStep",
+    "RankRule",
+    "Truncation",
+    "assemble",
+    "augmented_step",
+    "basis_augmentation",
+    "choose_rank",
+    "coefficient_update",
+    "geolora_step",
+    "optimizer_step",
+    "truncation",
+]
+
+
+class RankRule(StrEnum):
+    """Which rule fixed the new rank."""
+
+    THRESHOLD = "threshold"  # the smallest rank whose tail is at most ϑ
+    MIN_RANK = "min_rank"  # ϑ would have allowed less
+    MAX_RANK = "max_rank"  # ϑ would have asked for more; the discarded tail exceeds ϑ
+    BASIS = "basis"  # min_rank asked for more columns than the augmented bases have
+
+
+def optimizer_step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Inexact[Array, "a b"]:
+    """Algorithm 2, opt: P − λ G (plain SGD, the case that the theory covers)."""
+    return P - learning_rate * G
+
+
+class Coefficients(NamedTuple):
+    """K (m x r), L (n x r) and S (r x r) of one W = K Vᴴ = U Lᴴ = U S Vᴴ, updated independently of each other."""
+
+    K_new: Inexact[Array, "m r"]
+    L_new: Inexact[Array, "n r"]
+    S_new: Inexact[Array, "r r"]
+
+
+def coefficient_update(
+    Y: LowRank,
+    gradients: ProjectedGradients,
+    learning_rate: float,
+    optimizer: Callable[[Array, Array, float], Array] = optimizer_step,
+) -> Coefficients:
+    """Algorithm 1, line 3: K_new = opt(U S, ∇_K, λ), L_new = opt(V Sᴴ, ∇_L, λ), S_new = opt(S, ∇_S, λ)."""
+    U, S, V = Y
+    return Coefficients(
+        K_new=optimizer(U @ S, gradients.dK, learning_rate),
+        L_new=optimizer(V @ H(S), gradients.dL, learning_rate),
+        S_new=optimizer(S, gradients.dS, learning_rate),
+    )
+
+
+def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m r"]) -> Inexact[Array, "m k"]:
+    """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]), so that BᴴB̃ = 0 and range([B | B̃]) ⊇ range(X).
+
+    QR may flip the signs of its first r columns; the caller keeps its own ``B`` and takes only the new ones.  There are
+    k = min(r, m − r) of them, possibly none.
+    """
+    xp = namespace(B)
+    Q, _ = xp.linalg.qr(xp.concat([B, X], axis=1))
+    return Q[:, B.shape[1] :]
+
+
+def assemble(
+    S_new: Inexact[Array, "r r"],
+    K_new: Inexact[Array, "m r"],
+    L_new: Inexact[Array, "n r"],
+    U_tilde: Inexact[Array, "m k"],
+    V_tilde: Inexact[Array, "n l"],
+) -> Inexact[Array, "r+k r+l"]:
+    """Algorithm 1, line 5: Ŝ = [[S_new, L_newᴴ Ṽ], [Ũᴴ K_new, 0]]."""
+    xp = namespace(S_new)
+    zero = zeros((U_tilde.shape[1], V_tilde.shape[1]), like=S_new)
+    top = xp.concat([S_new, H(L_new) @ V_tilde], axis=1)
+    bottom = xp.concat([H(U_tilde) @ K_new, zero], axis=1)
+    return xp.concat([top, bottom], axis=0)
+
+
+def choose_rank(
+    tails: Float[Array, " s"], theta: float, min_rank: int = 1, max_rank: int | None = None
+) -> tuple[int, RankRule]:
+    """The smallest r' with tail_{r'} ≤ ϑ, clipped to [min_rank, max_rank], and the rule that fixed it.
+
+    ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, nonincreasing; the tail behind the last singular value is 0.
+    """
+    xp = namespace(tails)
+    wanted = int(xp.sum(xp.astype(tails > theta, xp.int64)))
+    if max_rank is not None and wanted > max_rank:
+        return max_rank, RankRule.MAX_RANK
+    if wanted >= min_rank:
+        return wanted, RankRule.THRESHOLD
+    if min_rank > tails.shape[0]:
+        return int(tails.shape[0]), RankRule.BASIS
+    return min_rank, RankRule.MIN_RANK
+
+
+@dataclass(frozen=True, eq=False)
+class Truncation:
+    """The result of line 6: the new state and what it cost.
+
+    ``singular_values`` of Ŝ, all of them; ``theta`` the absolute threshold that was applied; ``discarded`` the norm of what
+    was cut off, ‖Ŵ − W₁‖, at most ϑ unless max_rank clipped; ``rank_rule`` the rule that fixed the rank.
+    """
+
+    Y: LowRank
+    singular_values: Float[Array, " s"]
+    theta: float
+    discarded: float
+    rank_rule: RankRule
+
+
+def truncation(
+    S_hat: Inexact[Array, "p q"],
+    U_hat: Inexact[Array, "m p"],
+    V_hat: Inexact[Array, "n q"],
+    *,
+    tau: float | None = None,
+    theta: float | None = None,
+    min_rank: int = 1,
+    max_rank: int | None = None,
+) -> Truncation:
+    """Algorithm 2, trunc: Ŝ = P Σ Qᴴ, ϑ = τ‖Σ‖ or given, U ← Û P[:, :r₁], V ← V̂ Q[:, :r₁], S ← diag(σ_1 … σ_{r₁}).
+
+    Raises ``ValueError`` unless exactly one of ``tau`` and ``theta`` is a finite number ≥ 0, and for ranks that contradict.
+    """
+    checks.threshold(tau, theta)
+    checks.ranks(min_rank, max_rank, (U_hat.shape[0], V_hat.shape[0]))
+    P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
+    if theta is None:
+        theta = float(tau or 0.0) * norm(sigma)
+    rank, rule = choose_rank(tail_norms(sigma), theta, min_rank, max_rank)
+    Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
+    return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=norm(sigma[rank:]), rank_rule=rule)
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentedStep:
+    """Lines 3 to 5, before the truncation: Ŵ = Û Ŝ V̂ᴴ with Û = [U | Ũ] and V̂ = [V | Ṽ].
+
+    With plain SGD, Ŵ = W − λ P(W) G exactly: the Riemannian gradient step.
+    """
+
+    K_new: Inexact[Array, "m r"]
+    L_new: Inexact[Array, "n r"]
+    S_new: Inexact[Array, "r r"]
+    U_tilde: Inexact[Array, "m k"]
+    V_tilde: Inexact[Array, "n l"]
+    U_hat: Inexact[Array, "m r+k"]
+    V_hat: Inexact[Array, "n r+l"]
+    S_hat: Inexact[Array, "r+k r+l"]
+
+    def full(self) -> Inexact[Array, "m n"]:
+        """The dense matrix Ŵ = Û Ŝ V̂ᴴ."""
+        return self.U_hat @ self.S_hat @ H(self.V_hat)
+
+
+@dataclass(frozen=True, eq=False)
+class GeoLoRAStep(AugmentedStep, Truncation):
+    """One whole iteration: the new state ``Y``, and everything that was formed and discarded on the way."""
+
+
+def augmented_step(
+    Y: LowRank,
+    gradients: ProjectedGradients | FactorGradients,
+    *,
+    learning_rate: float,
+    optimizer: Callable[[Array, Array, float], Array] | None = None,
+) -> AugmentedStep:
+    """Algorithm 1, lines 2 to 5: everything but the truncation (for a rank decision over several layers: ``budget.py``).
+
+    Raises as :func:`geolora_step`.
+    """
+    checks.nonnegative_number("learning_rate", learning_rate)
+    U, _, V = Y
+    gradients = gradients.projected(Y)
+    K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, optimizer or optimizer_step)
+    checks.finite_results("line 3", K_new=K_new, L_new=L_new, S_new=S_new)
+    U_tilde, V_tilde = basis_augmentation(U, K_new), basis_augmentation(V, L_new)
+    S_hat = assemble(S_new, K_new, L_new, U_tilde, V_tilde)
+    xp = namespace(S_hat)
+    U_hat, V_hat = xp.concat([U, U_tilde], axis=1), xp.concat([V, V_tilde], axis=1)
+    return AugmentedStep(K_new, L_new, S_new, U_tilde, V_tilde, U_hat, V_hat, S_hat)
+
+
+def geolora_step(
+    Y: LowRank,
+    gradients: ProjectedGradients | FactorGradients,
+    *,
+    learning_rate: float,
+    tau: float | None = None,
+    theta: float | None = None,
+    min_rank: int = 1,
+    max_rank: int | None = None,
+    optimizer: Callable[[Array, Array, float], Array] | None = None,
+) -> GeoLoRAStep:
+    """Algorithm 1: one iteration of GeoLoRA.
+
+    Parameters
+    ----------
+    Y : the state W = U S Vᴴ, m x n of rank r; S may be dense, singular or zero.
+    gradients : of the loss at Y, :class:`ProjectedGradients` (division-free) or :class:`FactorGradients` (as published).
+    learning_rate : λ ≥ 0.
+    tau, theta : the truncation threshold, exactly one of them: relative, ϑ = τ‖Ŝ‖, or absolute.
+    min_rank, max_rank : the new rank is clipped to this range (and to the columns that the augmented bases have).
+    optimizer : opt(P, G, λ) for each of K, L, S; plain SGD by default.
+
+    Raises
+    ------
+    ValueError : an argument out of its range; the message names it, what was expected and what was found.
+    FloatingPointError : an updated coefficient left the range of the dtype.
+
+    Source: [GeoLoRA], Algorithm 1; with SGD it is the parallel integrator of [CKL24] with explicit Euler sub-steps.
+    """
+    checks.threshold(tau, theta)
+    checks.ranks(min_rank, max_rank, Y.shape)
+    step = augmented_step(Y, gradients, learning_rate=learning_rate, optimizer=optimizer)
+    cut = truncation(
+        step.S_hat, step.U_hat, step.V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank
+    )
+    return GeoLoRAStep(**vars(cut), **vars(step))

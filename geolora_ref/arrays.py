@@ -1,0 +1,95 @@
+"""Array-library neutral helpers: the few things the Python array API standard does not say in one word.
+
+The core is written once against that standard, so the same lines run on NumPy, on torch (CPU, CUDA) and on every
+other conforming library.  Real and complex data are treated alike: every transpose is a conjugate transpose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Inexact
+else:
+    try:
+        from jaxtyping import Float, Inexact
+    except ModuleNotFoundError:  # shapes are documentation; only the tests and the docs evaluate them
+        Float = Inexact = None
+
+__all__ = ["Array", "Float", "Inexact", "diagonal_matrix", "eps", "finite", "H", "identity", "namespace", "norm",
+           "tail_norms", "to_numpy", "zeros"]
+
+Array: TypeAlias = Any
+"""Any array of a library that follows the array API standard."""
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they do not)."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def H(X: Inexact[Array, "a b"]) -> Inexact[Array, "b a"]:
+    """Conjugate transpose Xᴴ."""
+    xp = namespace(X)
+    return xp.conj(X).mT if xp.isdtype(X.dtype, "complex floating") else X.mT
+
+
+def eps(X: Inexact[Array, "..."]) -> float:
+    """Distance from 1 to the next number in the precision of ``X`` (twice the unit round-off)."""
+    return float(namespace(X).finfo(X.dtype).eps)
+
+
+def finite(X: Inexact[Array, "..."]) -> bool:
+    """Whether every entry is finite."""
+    xp = namespace(X)
+    return bool(xp.all(xp.isfinite(X)))
+
+
+def norm(X: Inexact[Array, "..."]) -> float:
+    """Frobenius norm.  Scaled by the largest entry, so that 1e-200 and 1e200 neither underflow nor overflow."""
+    xp = namespace(X)
+    entries = xp.abs(xp.reshape(X, (-1,)))
+    largest = float(xp.max(entries)) if entries.shape[0] else 0.0
+    if largest == 0.0:
+        return 0.0
+    return largest * float(xp.linalg.vector_norm(entries / largest))
+
+
+def tail_norms(singular_values: Float[Array, " k"]) -> Float[Array, " k"]:
+    """All tails at once: entry j is (Σ_{i≥j} σ_i²)^{1/2}, the error of keeping the first j singular values.
+
+    ``singular_values`` is sorted and nonnegative; the squares are taken relative to σ_0, as in :func:`norm`.
+    """
+    xp = namespace(singular_values)
+    largest = float(singular_values[0])
+    if largest == 0.0:
+        return singular_values
+    squares = (singular_values / largest) ** 2
+    return largest * xp.sqrt(xp.flip(xp.cumulative_sum(xp.flip(squares))))
+
+
+def identity(size: int, like: Inexact[Array, "..."]) -> Inexact[Array, "size size"]:
+    """The identity matrix in the dtype and on the device of ``like``."""
+    return namespace(like).eye(size, dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def zeros(shape: tuple[int, int], like: Inexact[Array, "..."]) -> Inexact[Array, "a b"]:
+    """The zero matrix in the dtype and on the device of ``like``."""
+    return namespace(like).zeros(shape, dtype=like.dtype, device=array_api_compat.device(like))
+
+
+def diagonal_matrix(diagonal: Float[Array, " r"], like: Inexact[Array, "..."]) -> Inexact[Array, "r r"]:
+    """The square matrix with this diagonal, in the dtype and on the device of ``like``."""
+    return identity(diagonal.shape[0], like) * namespace(like).astype(diagonal, like.dtype)[None, :]
+
+
+def to_numpy(X: Array) -> np.ndarray[Any, Any]:
+    """A NumPy copy of any library's array, on the host (reduced-precision formats NumPy lacks become float32)."""
+    if array_api_compat.is_torch_array(X):
+        X = X.detach().cpu()
+        if X.is_floating_point() and X.element_size() < 4:
+            X = X.float()
+    return np.array(X)

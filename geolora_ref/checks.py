@@ -1,0 +1,99 @@
+"""Bad input is refused before anything is computed: which argument, what was expected, what was found."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat
+
+from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, namespace, norm
+
+__all__ = ["finite_results", "matrices", "nonnegative_number", "orthonormal", "ranks", "same_shape", "threshold"]
+
+
+def matrices(**named: Array) -> Any:
+    """The namespace of finite 2-d arrays of one library, floating dtype and device.
+
+    Raises ``ValueError`` that names the first argument that does not fit.
+    """
+    for name, X in named.items():
+        if not array_api_compat.is_array_api_obj(X):
+            raise ValueError(f"{name}: expected an array of an array API library, found {type(X).__name__}")
+    first, *_ = named.values()
+    first_name, *_ = named
+    xp = namespace(first)
+    for name, X in named.items():
+        if namespace(X) is not xp:
+            raise ValueError(
+                f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}"
+            )
+        if X.ndim != 2:
+            raise ValueError(f"{name}: expected a matrix (2 dimensions), found shape {tuple(X.shape)}")
+        if not xp.isdtype(X.dtype, ("real floating", "complex floating")):
+            raise ValueError(f"{name}: expected a real or complex floating dtype, found {X.dtype}")
+        if X.dtype != first.dtype:
+            raise ValueError(f"{name}: expected the dtype of {first_name} ({first.dtype}), found {X.dtype}")
+        if array_api_compat.device(X) != array_api_compat.device(first):
+            raise ValueError(
+                f"{name}: expected the device of {first_name} ({array_api_compat.device(first)}), "
+                f"found {array_api_compat.device(X)}"
+            )
+        if not finite(X):
+            bad = int(xp.sum(xp.astype(~xp.isfinite(X), xp.int64)))
+            raise ValueError(f"{name}: expected finite entries, found {bad} of {X.shape[0] * X.shape[1]} not finite")
+    return xp
+
+
+def same_shape(name: str, X: Array, expected: tuple[int, ...], meaning: str) -> None:
+    """Raise ``ValueError`` unless ``X`` has the expected shape."""
+    if tuple(X.shape) != expected:
+        raise ValueError(f"{name}: expected shape {expected} ({meaning}), found {tuple(X.shape)}")
+
+
+def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
+    """Raise ``ValueError`` unless ‖UᴴU − I‖ ≤ √eps.
+
+    √eps is the largest defect that one Newton–Schulz step (whose error is quadratic in the defect) still repairs to
+    rounding; accumulated rounding of many steps stays far below it, a wrong basis far above.
+    """
+    defect, allowed = norm(H(U) @ U - identity(U.shape[1], U)), math.sqrt(eps(U))
+    if not defect <= allowed:
+        raise ValueError(
+            f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ √eps = {allowed:.1e}, found {defect:.3e}"
+        )
+
+
+def nonnegative_number(name: str, value: float) -> float:
+    """``value`` as a finite float ≥ 0, or ``ValueError``."""
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0.0):
+        raise ValueError(f"{name}: expected a finite number >= 0, found {value}")
+    return number
+
+
+def threshold(tau: float | None, theta: float | None) -> None:
+    """Exactly one of the relative threshold τ and the absolute threshold ϑ, each finite and ≥ 0, or ``ValueError``."""
+    if (tau is None) == (theta is None):
+        raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}")
+    if tau is not None:
+        nonnegative_number("tau", tau)
+    if theta is not None:
+        nonnegative_number("theta", theta)
+
+
+def ranks(min_rank: int, max_rank: int | None, shape: tuple[int, int]) -> None:
+    """1 ≤ min_rank ≤ max_rank and min_rank ≤ min(m, n), or ``ValueError``."""
+    if min_rank < 1:
+        raise ValueError(f"min_rank: expected an integer >= 1, found {min_rank}")
+    if min_rank > min(shape):
+        raise ValueError(f"min_rank: expected at most min(m, n) = {min(shape)}, found {min_rank}")
+    if max_rank is not None and max_rank < min_rank:
+        raise ValueError(f"max_rank: expected at least min_rank = {min_rank}, found {max_rank}")
+
+
+def finite_results(line: str, **named: Array) -> None:
+    """Raise ``FloatingPointError`` that names the line and the result that left the range of its dtype."""
+    for name, X in named.items():
+        if not finite(X):
+            raise FloatingPointError(f"{line}: {name} overflowed the range of {X.dtype}; nothing was changed")

@@ -1,0 +1,98 @@
+"""The three small gradients of one backward pass, in the published form and in the division-free form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geolora_ref import checks
+from geolora_ref.arrays import Array, H, Inexact, namespace
+from geolora_ref.lowrank import LowRank
+
+__all__ = ["FactorGradients", "ProjectedGradients"]
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedGradients:
+    """The dense gradient G = ∇L(W) seen through the bases, obtained without dividing by S (the default route).
+
+    Attributes
+    ----------
+    dK : (m, r) ∇_K L = G V,    K = U S with V frozen.
+    dL : (n, r) ∇_L L = Gᴴ U,   L = V Sᴴ with U frozen.
+    dS : (r, r) ∇_S L = Uᴴ G V.
+
+    Exact for every S, singular ones included.  Raises ``ValueError`` for non-finite entries, wrong shapes, or mixed
+    array libraries, dtypes or devices.
+    """
+
+    dK: Inexact[Array, "m r"]
+    dL: Inexact[Array, "n r"]
+    dS: Inexact[Array, "r r"]
+
+    def __post_init__(self) -> None:
+        checks.matrices(dK=self.dK, dL=self.dL, dS=self.dS)
+
+    @classmethod
+    def from_dense(cls, Y: LowRank, G: Inexact[Array, "m n"]) -> ProjectedGradients:
+        """dK = G V, dL = Gᴴ U, dS = Uᴴ G V."""
+        U, _, V = Y
+        checks.matrices(U=U, G=G)
+        checks.same_shape("G", G, Y.shape, "m x n")
+        dK = G @ V
+        return cls(dK=dK, dL=H(G) @ U, dS=H(U) @ dK)
+
+    def projected(self, Y: LowRank) -> ProjectedGradients:
+        """These gradients, checked to belong to the shapes, library and dtype of ``Y``."""
+        (m, n), r = Y.shape, Y.rank
+        checks.matrices(U=Y.U, dK=self.dK, dL=self.dL, dS=self.dS)
+        checks.same_shape("dK", self.dK, (m, r), "m x r")
+        checks.same_shape("dL", self.dL, (n, r), "n x r")
+        checks.same_shape("dS", self.dS, (r, r), "r x r")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class FactorGradients:
+    """The gradients with respect to the factors, as line 2 of the published algorithm has them.
+
+    Attributes
+    ----------
+    dU : (m, r) ∇_U L = G V Sᴴ.
+    dS : (r, r) ∇_S L = Uᴴ G V.
+    dV : (n, r) ∇_V L = Gᴴ U S.
+
+    Raises ``ValueError`` like :class:`ProjectedGradients`.
+    """
+
+    dU: Inexact[Array, "m r"]
+    dS: Inexact[Array, "r r"]
+    dV: Inexact[Array, "n r"]
+
+    def __post_init__(self) -> None:
+        checks.matrices(dU=self.dU, dS=self.dS, dV=self.dV)
+
+    @classmethod
+    def from_dense(cls, Y: LowRank, G: Inexact[Array, "m n"]) -> FactorGradients:
+        """dU = G V Sᴴ, dS = Uᴴ G V, dV = Gᴴ U S."""
+        g = ProjectedGradients.from_dense(Y, G)
+        return cls(dU=g.dK @ H(Y.S), dS=g.dS, dV=g.dL @ Y.S)
+
+    def projected(self, Y: LowRank) -> ProjectedGradients:
+        """The published route: ∇_K = dU S⁻ᴴ, ∇_L = dV S⁻¹ with the *current* S.
+
+        For diagonal S a column scaling that loses nothing; for dense S it loses cond(S)·eps.
+
+        Raises ``ValueError`` if S is singular: then the route does not exist, use :class:`ProjectedGradients`.
+        """
+        S = Y.S
+        xp = namespace(S)
+        checks.same_shape("dU", self.dU, (Y.shape[0], Y.rank), "m x r")
+        checks.same_shape("dV", self.dV, (Y.shape[1], Y.rank), "n x r")
+        if float(xp.min(xp.linalg.svdvals(S))) == 0.0:
+            raise ValueError(
+                "S: the published route divides by S, expected an invertible S, found smallest singular value 0; "
+                "use ProjectedGradients, which do not divide"
+            )
+        dK = H(xp.linalg.solve(S, H(self.dU)))  # (S⁻¹ dUᴴ)ᴴ = dU S⁻ᴴ
+        dL = H(xp.linalg.solve(H(S), H(self.dV)))  # (S⁻ᴴ dVᴴ)ᴴ = dV S⁻¹
+        return ProjectedGradients(dK=dK, dL=dL, dS=self.dS).projected(Y)

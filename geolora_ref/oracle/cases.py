@@ -1,0 +1,174 @@
+"""Cases: the questions a step is asked, drawn by spectrum and by trap instead of by raw random entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.oracle.criteria import StepInputs
+from geolora_ref.spectra import SPECTRA
+
+__all__ = ["CORES", "GRADIENTS", "CaseParameters", "StepCase", "draw_parameters"]
+
+Matrix = NDArray[Any]
+
+CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
+"""How S is given: diag(σ), Q₁ diag(σ) Q₂ᴴ, permuted diagonal, diag(−σ), or 0 (the usual start)."""
+
+GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny")
+"""The gradient G: of ½⟨W − A, H₁(W − A)H₂⟩ (it depends on the state), or one that sets a trap."""
+
+
+@dataclass(frozen=True)
+class CaseParameters:
+    """A case in words; :meth:`StepCase.build` makes the matrices from it, always the same ones."""
+
+    m: int
+    n: int
+    r: int
+    spectrum: str = "geometric"
+    core: str = "diagonal"
+    gradient: str = "quadratic"
+    learning_rate: float = 0.1
+    tau: float | None = 0.0
+    theta: float | None = None
+    min_rank: int = 1
+    max_rank: int | None = None
+    magnitude: float = 1.0
+    complex: bool = False
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parameters as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class StepCase:
+    """The matrices of a case in double precision: the state, the dense gradient at it, and the parameters."""
+
+    parameters: CaseParameters
+    U: Matrix
+    S: Matrix
+    V: Matrix
+    G: Matrix
+
+    @classmethod
+    def build(cls, parameters: CaseParameters) -> StepCase:
+        """Make the matrices; the same parameters give the same matrices."""
+        p, rng = parameters, np.random.default_rng(parameters.seed)
+        U, V = _unitary(rng, p.m, p.complex)[:, : p.r], _unitary(rng, p.n, p.complex)[:, : p.r]
+        S = p.magnitude * _core(rng, p)
+        return cls(p, U, S, V, _gradient(rng, p, U, S, V))
+
+    def state(self, dtype: Any = np.float64) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+        """(U, S, V, G) in the working precision (the matching complex one for complex cases)."""
+        working = np.result_type(dtype, np.complex64) if self.parameters.complex else np.dtype(dtype)
+        return tuple(X.astype(working) for X in (self.U, self.S, self.V, self.G))  # type: ignore[return-value]
+
+    def step_parameters(self) -> dict[str, Any]:
+        """The keyword arguments of a step."""
+        p = self.parameters
+        names = ("learning_rate", "tau", "theta", "min_rank", "max_rank")
+        return {name: getattr(p, name) for name in names}
+
+    def inputs(self, dtype: Any = np.float64) -> StepInputs:
+        """What a backend is given, with dK, dL, dS formed in the working precision."""
+        U, S, V, G = self.state(dtype)
+        dK = G @ V
+        return StepInputs(U, S, V, dK, G.conj().T @ U, U.conj().T @ dK, **self.step_parameters())
+
+
+def draw_parameters(rng: np.random.Generator, *, largest: int = 24, complex_data: bool = False) -> CaseParameters:
+    """Draw one case: m ≠ n ≠ r as a rule, now and then the edge shapes, every trap with a fair share."""
+    m, n = (int(k) for k in rng.integers(1, largest + 1, 2))
+    if rng.random() < 0.1:
+        n = m
+    r = int(_choose(rng, [1, min(m, n), *rng.integers(1, min(m, n) + 1, 3)]))
+    if rng.random() < 0.6:
+        r = max(1, r // 2)
+    tau, theta = _choose(
+        rng, [(0.0, None), (0.3, None), (10.0 ** rng.uniform(-8, 0), None), (1.0, None), (None, 10.0 ** rng.uniform(-8, 1))]
+    )
+    columns = min(2 * r, m, n)
+    min_rank = int(_choose(rng, [1, 1, rng.integers(1, columns + 1)]))
+    cap = int(_choose(rng, [max(1, r - 1), r, r + 1, columns]))
+    return CaseParameters(
+        m=m,
+        n=n,
+        r=r,
+        spectrum=str(rng.choice(list(SPECTRA))),
+        core=str(rng.choice(CORES)),
+        gradient=str(rng.choice(GRADIENTS)),
+        learning_rate=float(_choose(rng, [0.0, 1.0, *10.0 ** rng.uniform(-6, 2, 6)])),
+        tau=tau,
+        theta=theta,
+        min_rank=min_rank,
+        max_rank=None if rng.random() < 0.5 else max(cap, min_rank),
+        magnitude=float(_choose(rng, [1.0, 1.0, *10.0 ** rng.uniform(-6, 6, 2)])),
+        complex=complex_data,
+        seed=int(rng.integers(2**32)),
+    )
+
+
+def _choose(rng: np.random.Generator, options: Sequence[Any]) -> Any:
+    return options[int(rng.integers(len(options)))]
+
+
+def _gaussian(rng: np.random.Generator, shape: tuple[int, int], complex_data: bool) -> Matrix:
+    X = rng.standard_normal(shape)
+    return X + 1j * rng.standard_normal(shape) if complex_data else X
+
+
+def _unitary(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:
+    """Haar distributed.  QR alone fixes the signs of its columns, and a second QR would then change none of them."""
+    Q, R = np.linalg.qr(_gaussian(rng, (size, size), complex_data))
+    return Q * (np.diag(R) / np.abs(np.diag(R)))
+
+
+def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
+    sigma = SPECTRA[p.spectrum](p.r)
+    if p.core == "zero":
+        return np.zeros((p.r, p.r))
+    if p.core == "negative":
+        return np.diag(-sigma)
+    if p.core == "unsorted":
+        return np.diag(rng.permutation(sigma))
+    if p.core == "dense":
+        return _unitary(rng, p.r, p.complex) * sigma @ _unitary(rng, p.r, p.complex)
+    return np.diag(sigma)
+
+
+def _gradient(rng: np.random.Generator, p: CaseParameters, U: Matrix, S: Matrix, V: Matrix) -> Matrix:
+    Z = p.magnitude * _gaussian(rng, (p.m, p.n), p.complex)
+    normal = Z - U @ (U.conj().T @ Z)
+    normal = normal - (normal @ V) @ V.conj().T
+    match p.gradient:
+        case "quadratic":
+            H1, H2 = (_spd(rng, size, p.complex) for size in (p.m, p.n))
+            return H1 @ (U @ S @ V.conj().T - Z) @ H2
+        case "zero":
+            return np.zeros_like(Z)
+        case "tangent":
+            return Z - normal
+        case "normal":
+            return normal
+        case "rank one":
+            return Z[:, :1] @ Z[:1, :]
+        case "nearly in the range":
+            return U @ (U.conj().T @ Z) + 1e-9 * Z
+        case "huge":
+            return 1e6 * Z
+        case "tiny":
+            return 1e-12 * Z
+    raise ValueError(f"gradient: expected one of {GRADIENTS}, found {p.gradient!r}")
+
+
+def _spd(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:
+    """A Hermitian positive definite matrix with eigenvalues between 0.5 and 2."""
+    Q = _unitary(rng, size, complex_data)
+    return Q * np.linspace(0.5, 2.0, size) @ Q.conj().T

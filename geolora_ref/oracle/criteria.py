@@ -1,0 +1,298 @@
+"""When is a step right?  Backward-stable acceptance of (U₁, S₁, V₁), never an entrywise comparison of factors.
+
+Two correct implementations differ by gauge, by signs, inside clusters of equal singular values, and by the rank where a
+tail lies on the threshold.  An output is accepted iff it is the exact answer to a nearby question: W₁ is a best
+rank-r₁ approximation of Ŵ + E with ‖E‖ ≤ c·eps·s.  With D = Ŵ − W₁ and the tangent projector P₁ at W₁ that is so iff
+
+* *stationarity*: ‖P₁ D‖ ≤ c·eps·s, and
+* *dominance*: ‖D − P₁ D‖₂ ≤ σ_{r₁}(W₁) + c·eps·s.
+
+(Necessary: if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and what remains of D + E has spectral norm ≤ σ_{r₁}(W₁).  Sufficient:
+E = −P₁ D leaves a residual in the normal space that the singular values of W₁ dominate.)  The usual
+‖W₁ − Ŵ‖ ≤ tail_{r₁} + c·eps·s follows, but it sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an
+error of 1e-8 would pass in double precision.  It is reported as *optimality* all the same.
+
+Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  Above ``WARN`` = 10 look, above
+``FAIL`` = 30 it is wrong.  c = 4√(m + n): rounding errors of inner products grow like √(m + n), and LAPACK's bidiagonal QR
+stops when off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which leaves up to
+49·√(p − 1)·eps behind for p ≤ (m + n)/2 singular values.  In these units that is a ratio of at most 8.7, below ``WARN``.
+
+This module knows the factored inputs of a step and nothing of how ``algorithm.py`` computes it; they may not import each
+other, and it shares no code with the dense oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FAIL", "WARN", "StepInputs", "Verdict", "judge", "judge_stages"]
+
+WARN, FAIL = 10.0, 30.0
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class StepInputs:
+    """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters."""
+
+    U: Matrix
+    S: Matrix
+    V: Matrix
+    dK: Matrix
+    dL: Matrix
+    dS: Matrix
+    learning_rate: float
+    tau: float | None = None
+    theta: float | None = None
+    min_rank: int = 1
+    max_rank: int | None = None
+
+    @property
+    def arrays(self) -> tuple[Matrix, ...]:
+        """(U, S, V, dK, dL, dS)."""
+        return self.U, self.S, self.V, self.dK, self.dL, self.dS
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The keyword arguments of a backend."""
+        names = ("learning_rate", "tau", "theta", "min_rank", "max_rank")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The ratio of every criterion, and what made the output unjudgeable if it was."""
+
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def worst_ratio(self) -> float:
+        """The largest ratio; infinite if the output could not be judged."""
+        return np.inf if self.error else max(self.ratios.values())
+
+    @property
+    def passed(self) -> bool:
+        """No ratio above ``FAIL``."""
+        return self.worst_ratio <= FAIL
+
+    @property
+    def failed_criteria(self) -> tuple[str, ...]:
+        """The criteria above ``FAIL``, worst first."""
+        bad = [name for name, ratio in self.ratios.items() if not ratio <= FAIL]
+        return tuple(sorted(bad, key=lambda name: -self.ratios[name])) or (("output",) if self.error else ())
+
+
+def judge(
+    inputs: StepInputs,
+    outputs: tuple[Matrix, Matrix, Matrix],
+    *,
+    diagonal: bool = True,
+    eps: float | None = None,
+    scale: float | None = None,
+) -> Verdict:
+    """Judge the output (U₁, S₁, V₁) of one SGD step.
+
+    ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps`` : the precision that the step
+    claims, by default that of the inputs.  ``scale`` : the natural scale s, by default ‖W‖ + λ‖P(W)G‖ (see ``_scale``).
+    """
+    eps = _eps(inputs) if eps is None else eps
+    x = _Wide.of(inputs)
+    # What Algorithm 1 gives for these three gradients, consistent with each other or not: the S-, K- and L-part.
+    update = x.U @ x.dS @ _H(x.V) + _off(x.U, x.dK) @ _H(x.V) + x.U @ _H(_off(x.V, x.dL))
+    W_hat = x.U @ x.S @ _H(x.V) - inputs.learning_rate * update
+    return _judge_truncation(W_hat, _scale(inputs, eps) if scale is None else scale, inputs, outputs, diagonal, eps)
+
+
+def judge_stages(
+    inputs: StepInputs, stages: Mapping[str, Matrix], outputs: tuple[Matrix, Matrix, Matrix], *, eps: float | None = None
+) -> Mapping[str, Verdict]:
+    """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line that is wrong.
+
+    ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5); line 6 is judged by the
+    output.  The keys of the result are "line 3" … "line 6", in this order.
+    """
+    eps = _eps(inputs) if eps is None else eps
+    x, rate = _Wide.of(inputs), inputs.learning_rate
+    s = {name: _wide(np.asarray(X)) for name, X in stages.items()}
+    unit = _unit(inputs, eps)
+    scale = _scale(inputs, eps)
+
+    def distance(name: str, expected: Matrix) -> float:
+        if s[name].shape != expected.shape:
+            return np.inf
+        return _ratio(_norm(s[name] - expected), unit * scale)
+
+    line3 = {
+        "K_new": distance("K_new", x.U @ x.S - rate * x.dK),
+        "L_new": distance("L_new", x.V @ _H(x.S) - rate * x.dL),
+        "S_new": distance("S_new", x.S - rate * x.dS),
+    }
+    line4 = {
+        **_augmentation("U_tilde", x.U, s["K_new"], s["U_tilde"], unit, scale),
+        **_augmentation("V_tilde", x.V, s["L_new"], s["V_tilde"], unit, scale),
+    }
+    Ut, Vt = s["U_tilde"], s["V_tilde"]
+    verdicts = {"line 3": Verdict(line3), "line 4": Verdict(line4)}
+    if np.inf in line4.values() or np.inf in line3.values():
+        return verdicts
+    zero = np.zeros((Ut.shape[1], Vt.shape[1]))
+    S_hat = np.block([[s["S_new"], _H(s["L_new"]) @ Vt], [_H(Ut) @ s["K_new"], zero]])
+    verdicts["line 5"] = Verdict({"S_hat": distance("S_hat", S_hat)})
+    if s["S_hat"].shape == S_hat.shape:
+        W_hat = np.hstack([x.U, Ut]) @ s["S_hat"] @ _H(np.hstack([x.V, Vt]))
+        verdicts["line 6"] = _judge_truncation(W_hat, scale, inputs, outputs, True, eps)
+    return verdicts
+
+
+def _judge_truncation(
+    W_hat: Matrix, scale: float, inputs: StepInputs, outputs: tuple[Matrix, Matrix, Matrix], diagonal: bool, eps: float
+) -> Verdict:
+    """Is U₁ S₁ V₁ᴴ the truncation of Ŵ that the thresholds ask for?"""
+    (m, r), n = inputs.U.shape, inputs.V.shape[0]
+    columns = min(2 * r, m, n)
+    error = _unusable(outputs, m, n, columns)
+    if error:
+        return Verdict(error=error)
+    U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
+    rank, unit = S1.shape[0], _unit(inputs, eps)
+    D = W_hat - U1 @ S1 @ _H(V1)
+    normal = _off(U1, _H(_off(V1, _H(D))))
+    tails = _tails(W_hat)
+    sigma_r = float(np.linalg.svd(_double(S1), compute_uv=False)[-1])
+    ratios = {
+        "orthonormal U": _ratio(_defect(U1), unit),
+        "orthonormal V": _ratio(_defect(V1), unit),
+        "stationarity": _ratio(_norm(D - normal), unit * scale),
+        "dominance": _ratio(float(np.linalg.norm(_double(normal), 2)) - sigma_r, unit * scale),
+        "optimality": _ratio(_norm(D) - tails[rank], unit * scale),
+        **_rank_ratios(rank, tails, inputs, columns, unit * scale),
+    }
+    if diagonal:
+        d = np.diagonal(S1)
+        ratios["S diagonal"] = _ratio(_norm(S1 - np.diag(d)), unit * scale)
+        ratios["S nonnegative"] = _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), unit * scale)
+        ratios["S sorted"] = _ratio(float(np.max(np.diff(d.real), initial=0.0)), unit * scale)
+    return Verdict(ratios)
+
+
+def _rank_ratios(
+    rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float
+) -> dict[str, float]:
+    """Too low: tail_r > ϑ though the cap allows more.  Too high: tail_{r−1} ≤ ϑ though min_rank allows less."""
+    tau = inputs.tau or 0.0
+    theta = tau * float(tails[0]) if inputs.theta is None else inputs.theta
+    most = columns if inputs.max_rank is None else min(columns, inputs.max_rank)
+    least = min(inputs.min_rank, columns)
+    unit *= 1.0 + tau
+    return {
+        "rank clipping": 0.0 if least <= rank <= most else np.inf,
+        "rank not too low": _ratio(float(tails[rank]) - theta, unit) if rank < most else 0.0,
+        "rank not too high": _ratio(theta - float(tails[rank - 1]), unit) if rank > least else 0.0,
+    }
+
+
+def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, unit: float, scale: float) -> dict[str, float]:
+    """BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X), and the right number of columns."""
+    m, r = B.shape
+    if B_tilde.shape != (m, min(r, m - r)):
+        return {f"{name} shape": np.inf}
+    return {
+        f"{name} orthonormal": _ratio(_defect(B_tilde), unit),
+        f"{name} orthogonal to the old basis": _ratio(_norm(_H(B) @ B_tilde), unit),
+        f"{name} covers the update": _ratio(_norm(_off(B_tilde, _off(B, X))), unit * scale),
+    }
+
+
+def _unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: int) -> str:
+    """Why these outputs cannot be judged at all, or an empty string."""
+    U1, S1, V1 = (np.asarray(X) for X in outputs)
+    rank = S1.shape[0] if S1.ndim == 2 else 0
+    expected = {"U1": (U1, (m, rank)), "S1": (S1, (rank, rank)), "V1": (V1, (n, rank))}
+    for name, (X, shape) in expected.items():
+        if X.shape != shape:
+            return f"{name}: expected shape {shape}, found {X.shape}"
+        if not np.all(np.isfinite(X)):
+            return f"{name}: {np.count_nonzero(~np.isfinite(X))} of {X.size} entries are not finite"
+    return "" if 1 <= rank <= columns else f"rank: expected 1 to {columns} = min(2r, m, n), found {rank}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Wide:
+    """The arrays of a step in the next wider precision."""
+
+    U: Matrix
+    S: Matrix
+    V: Matrix
+    dK: Matrix
+    dL: Matrix
+    dS: Matrix
+
+    @classmethod
+    def of(cls, inputs: StepInputs) -> _Wide:
+        return cls(*(_wide(X) for X in inputs.arrays))
+
+
+def _scale(inputs: StepInputs, eps: float) -> float:
+    """s = ‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
+
+    Rounding of a large normal component of G leaves such a contradiction behind; the answer is determined only up to it.
+    """
+    x = _Wide.of(inputs)
+    tangent = _norm(_off(x.U, x.dK)) + _norm(_off(x.V, x.dL)) + _norm(x.dS)
+    contradiction = _norm(_H(x.U) @ x.dK - x.dS) + _norm(_H(x.V) @ x.dL - _H(x.dS))
+    return _norm(x.S) + inputs.learning_rate * (tangent + contradiction / eps)
+
+
+def _unit(inputs: StepInputs, eps: float) -> float:
+    """c·eps with c = 4√(m + n)."""
+    return 4.0 * float(np.sqrt(inputs.U.shape[0] + inputs.V.shape[0])) * eps
+
+
+def _eps(inputs: StepInputs) -> float:
+    return float(np.finfo(inputs.S.dtype).eps)
+
+
+def _ratio(defect: float, unit: float) -> float:
+    """A defect in units; a negative defect is none, and where the unit is 0 only 0 is right."""
+    if defect <= 0.0:
+        return 0.0
+    return defect / unit if unit > 0.0 else np.inf
+
+
+def _wide(X: Matrix) -> Matrix:
+    """The next wider precision: float32 to float64, float64 to extended (double again where there is nothing wider)."""
+    wider: Any = {"e": "d", "f": "d", "d": "g", "g": "g", "F": "D", "D": "G", "G": "G"}[X.dtype.char]
+    return X.astype(wider)
+
+
+def _double(X: Matrix) -> Matrix:
+    return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
+
+
+def _H(X: Matrix) -> Matrix:
+    return X.conj().T
+
+
+def _off(B: Matrix, X: Matrix) -> Matrix:
+    """(I − BBᴴ) X."""
+    return np.asarray(X - B @ (_H(B) @ X))
+
+
+def _norm(X: Matrix) -> float:
+    return float(np.sqrt(np.sum(np.abs(X) ** 2)))
+
+
+def _defect(B: Matrix) -> float:
+    return _norm(_H(B) @ B - np.eye(B.shape[1]))
+
+
+def _tails(W_hat: Matrix) -> NDArray[np.float64]:
+    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last."""
+    sigma = np.linalg.svd(_double(W_hat), compute_uv=False)
+    return np.append([np.linalg.norm(sigma[j:]) for j in range(sigma.size)], 0.0)

@@ -1,0 +1,122 @@
+"""The dense oracle: what one step must give, from the dense matrices W and G alone.
+
+Ŵ = W − λ P(W) G with P(W) G = G − (I − UUᴴ) G (I − VVᴴ), then the optimal truncation by a dense SVD.  Nothing of the
+factored algorithm is used: no K, no L, no augmentation.  This module and ``algorithm.py`` may not import each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+__all__ = ["DenseOracle", "dense_oracle"]
+
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseOracle:
+    """The target of one step and the ranks that its truncation may have.
+
+    ``W_hat`` the untruncated step; ``singular_values`` and ``tails`` of it (``tails[j]``: the error of keeping j, so that
+    there is one more of them); ``theta`` the absolute threshold; ``ranks`` the admissible ranks, several where a tail lies
+    on the threshold to working precision; ``scale`` s = ‖W‖ + λ‖G‖; ``unit`` the error that counts as 1: c·eps·s with
+    c = 4√(m + n) as in the criteria.
+    """
+
+    W_hat: Matrix
+    singular_values: NDArray[np.float64]
+    tails: NDArray[np.float64]
+    theta: float
+    ranks: range
+    scale: float
+    unit: float
+
+    def truncated(self, rank: int) -> Matrix:
+        """A best approximation of Ŵ of this rank."""
+        P, sigma, Qh = scipy.linalg.svd(_double(self.W_hat), full_matrices=False, lapack_driver="gesvd")
+        return np.asarray((P[:, :rank] * sigma[:rank]) @ Qh[:rank])
+
+    def ratio(self, W1: Matrix, rank: int) -> float:
+        """The error of a returned matrix in rounding units; infinite for an inadmissible rank.
+
+        The largest of three errors counts.  *Forward*: ‖W₁ − T_r(Ŵ)‖ (1 − σ_{r+1}/σ_r), because the derivative of the
+        truncation T_r has norm 1/(1 − σ_{r+1}/σ_r) exactly; it says nothing at a tie.  *Loss of optimality*:
+        ‖W₁ − Ŵ‖ − tail_r, which holds at ties, but sees errors beside a tail only to second order.  *Coupling*: the residual
+        Ŵ − W₁ of a best approximation is orthogonal to the row and column space of W₁ (taken from W₁ itself), to first
+        order and at ties.
+        """
+        if rank not in self.ranks or W1.shape != self.W_hat.shape or not np.all(np.isfinite(W1)):
+            return np.inf
+        sigma = np.append(self.singular_values, 0.0)
+        gap = 1.0 - sigma[rank] / sigma[rank - 1] if sigma[rank - 1] > 0.0 else 1.0
+        forward = gap * np.linalg.norm(_double(W1 - self.truncated(rank)))
+        residual = _double(self.W_hat - W1)
+        optimality = np.linalg.norm(residual) - self.tails[rank]
+        P, _, Qh = scipy.linalg.svd(_double(W1), full_matrices=False, lapack_driver="gesvd")
+        coupling = np.linalg.norm(P[:, :rank].conj().T @ residual) + np.linalg.norm(residual @ Qh[:rank].conj().T)
+        error = float(max(forward, optimality, coupling))
+        return error / self.unit if self.unit > 0.0 else (0.0 if error == 0.0 else np.inf)
+
+
+def dense_oracle(
+    U: Matrix,
+    S: Matrix,
+    V: Matrix,
+    G: Matrix,
+    *,
+    learning_rate: float,
+    tau: float | None = None,
+    theta: float | None = None,
+    min_rank: int = 1,
+    max_rank: int | None = None,
+    eps: float | None = None,
+) -> DenseOracle:
+    """The dense oracle for one SGD step from W = U S Vᴴ with the dense gradient G.
+
+    ``U, S, V, G`` are NumPy arrays in the working precision; everything is evaluated in the next wider one.  ``eps`` is
+    the precision that the step claims, by default that of the arrays.
+    """
+    eps = float(np.finfo(S.dtype).eps) if eps is None else eps
+    (m, r), n = U.shape, V.shape[0]
+    U, S, V, G = (_wide(X) for X in (U, S, V, G))
+    W = U @ S @ V.conj().T
+    normal = G - U @ (U.conj().T @ G)
+    normal = normal - (normal @ V) @ V.conj().T
+    W_hat = W - learning_rate * (G - normal)
+    sigma = scipy.linalg.svd(_double(W_hat), compute_uv=False, lapack_driver="gesvd")
+    tails = np.append(np.sqrt(np.cumsum(sigma[::-1] ** 2)[::-1]), 0.0)
+    if theta is None:
+        theta = float(tau or 0.0) * float(tails[0])
+    scale = float(np.linalg.norm(_double(W)) + learning_rate * np.linalg.norm(_double(G)))
+    unit = 4.0 * float(np.sqrt(m + n)) * eps * scale
+    slack = 30.0 * unit * (1.0 + (tau or 0.0))
+    most = min(2 * r, m, n) if max_rank is None else min(2 * r, m, n, max_rank)
+    least = min(min_rank, most)
+    smallest = int(np.count_nonzero(tails > theta + slack))
+    largest = int(np.count_nonzero(tails[:-1] >= theta - slack))
+    ranks = range(min(max(smallest, least), most), min(max(largest, least), most) + 1)
+    return DenseOracle(W_hat, sigma, tails, theta, ranks, scale, unit)
+
+
+def _wide(X: Matrix) -> Matrix:
+    """Single to double, double to extended precision (which is double again where the platform has nothing wider)."""
+    return X.astype(_WIDER[X.dtype.char])
+
+
+def _double(X: Matrix) -> Matrix:
+    """The double-precision dtype that LAPACK takes."""
+    return X.astype(np.complex128 if X.dtype.kind == "c" else np.float64)
+
+
+_WIDER: dict[str, Any] = {
+    "e": np.float64,
+    "f": np.float64,
+    "d": np.longdouble,
+    "F": np.complex128,
+    "D": np.clongdouble,
+}

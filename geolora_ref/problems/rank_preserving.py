@@ -1,0 +1,76 @@
+"""Problem 13: flows that keep the rank, on which orders of convergence are read, and their general version."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from geolora_ref.problems.problem import Matrix, MatrixODE
+
+__all__ = ["RankPreservingLinear", "RankPreservingRiccati"]
+
+
+class RankPreservingRiccati(MatrixODE):
+    """Ẏ = AY + YBᵀ + YMY + εC: for ε = 0 tangential at every Y, so the rank is kept; C has full rank and ‖C‖ = 1.
+
+    Closed form for ε = 0 by Radon's lemma: [P; Q]' = [[A, 0], [−M, −Bᵀ]] [P; Q], P(0) = Y₀, Q(0) = I, Y = PQ⁻¹.
+    Quadratic in Y: no global Lipschitz constant.
+    """
+
+    def __init__(self, A: Matrix, B: Matrix, M: Matrix, C: Matrix, epsilon: float = 0.0) -> None:
+        m, n = A.shape[0], B.shape[0]
+        for name, X, shape in (("A", A, (m, m)), ("B", B, (n, n)), ("M", M, (n, m)), ("C", C, (m, n))):
+            if X.shape != shape:
+                raise ValueError(f"{name}: expected shape {shape}, found {X.shape}")
+        self.shape, self.A, self.B, self.M, self.C, self.epsilon = (m, n), A, B, M, C, epsilon
+        self._radon = np.block([[A, np.zeros((m, n))], [-M, -B.T]])
+
+    @classmethod
+    def random(cls, shape: tuple[int, int], rng: np.random.Generator, epsilon: float = 0.0) -> RankPreservingRiccati:
+        """Gaussian A, B, M with spectral norms 1, 1, ½, and a full-rank C of norm 1."""
+        m, n = shape
+        A, B, M = (rng.standard_normal(s) for s in ((m, m), (n, n), (n, m)))
+        C = rng.standard_normal(shape)
+        A, B, M = (size * X / np.linalg.norm(X, 2) for size, X in ((1.0, A), (1.0, B), (0.5, M)))
+        return cls(A, B, M, C / np.linalg.norm(C), epsilon)
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        """AY + YBᵀ + YMY + εC."""
+        return np.asarray(self.A @ Y + Y @ self.B.T + Y @ self.M @ Y + self.epsilon * self.C)
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        """P(t) Q(t)⁻¹ by Radon's lemma for ε = 0, else the numerical reference."""
+        if self.epsilon != 0.0:
+            return self.reference(t, Y0)
+        m, n = self.shape
+        PQ = scipy.linalg.expm(t * self._radon) @ np.vstack([Y0, np.eye(n)])
+        return np.asarray(np.linalg.solve(PQ[m:].T, PQ[:m].T).T)
+
+
+class RankPreservingLinear(MatrixODE):
+    """Ẏ = AY + YBᵀ with the closed form e^{tA} Y₀ e^{tBᵀ}; ℓ ≤ ‖A‖₂ + ‖B‖₂, μ = the sum of the logarithmic norms.
+
+    Too special to read orders on: projector splitting is exact on it.
+    """
+
+    def __init__(self, A: Matrix, B: Matrix) -> None:
+        for name, X in (("A", A), ("B", B)):
+            if X.ndim != 2 or X.shape[0] != X.shape[1]:
+                raise ValueError(f"{name}: expected a square matrix, found shape {X.shape}")
+        self.shape, self.A, self.B = (len(A), len(B)), A, B
+        self.lipschitz = float(np.linalg.norm(A, 2) + np.linalg.norm(B, 2))
+        self.one_sided_lipschitz = float(sum(np.linalg.eigvalsh(0.5 * (X + X.T))[-1] for X in (A, B)))
+
+    @classmethod
+    def random(cls, shape: tuple[int, int], rng: np.random.Generator) -> RankPreservingLinear:
+        """Gaussian A and B with spectral norm 1."""
+        A, B = (rng.standard_normal((k, k)) for k in shape)
+        return cls(A / np.linalg.norm(A, 2), B / np.linalg.norm(B, 2))
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        """AY + YBᵀ."""
+        return np.asarray(self.A @ Y + Y @ self.B.T)
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        """e^{tA} Y₀ e^{tBᵀ}."""
+        return np.asarray(scipy.linalg.expm(t * self.A) @ Y0 @ scipy.linalg.expm(t * self.B.T))

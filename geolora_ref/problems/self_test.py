@@ -1,0 +1,111 @@
+"""Problems test themselves: in published codes of this field the coded problem was repeatedly not what its text said.
+
+Every check returns a :class:`Check`, it prints nothing.  A ratio ≤ 1 passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from geolora_ref.problems.problem import GradientFlow, Matrix, MatrixODE
+
+__all__ = ["Check", "check_constants", "check_gradient", "check_minimum", "check_solution", "self_test"]
+
+ATTAINED = 0.5
+"""A stated constant must be reached to within this factor by some pair: a bound that is far off says nothing."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """``measured`` must not exceed ``allowed``."""
+
+    name: str
+    measured: float
+    allowed: float
+
+    @property
+    def ratio(self) -> float:
+        """measured / allowed; infinite for a measurement that is not a number."""
+        return math.inf if math.isnan(self.measured) else self.measured / self.allowed
+
+    @property
+    def passed(self) -> bool:
+        """Whether the ratio is at most 1."""
+        return self.ratio <= 1.0
+
+
+def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check:
+    """Taylor's theorem: |L(W + hD) − L(W) − h⟨∇L(W), D⟩| falls like h², so halving h divides it by 4.
+
+    Measured is the distance of the slope from 2 over h = 2⁻², …, 2⁻⁶, where the remainder is far above rounding.
+    """
+    L0, derivative = problem.loss(W), float(np.sum(problem.gradient(W) * direction))
+    h = 2.0 ** -np.arange(2.0, 7.0)
+    remainder = [abs(problem.loss(W + step * direction) - L0 - step * derivative) for step in h]
+    slope = float(np.polyfit(np.log(h), np.log(remainder), 1)[0])
+    return Check("gradient: Taylor slope 2", abs(slope - 2.0), 0.1)
+
+
+def check_solution(problem: MatrixODE, Y0: Matrix, t: float = 0.5) -> Check:
+    """The residual of the stated solution in its own equation, by a central difference of order 4, relative to ‖F‖.
+
+    With h = 1e-2/max(1, ℓ) the difference's own error is h⁴/30 · |fifth derivative| ≈ 3e-10; allowed is 100 times that.
+    """
+    h = 1e-2 / (1.0 if math.isnan(problem.lipschitz) else max(1.0, problem.lipschitz))
+    Y = {k: problem.solution(t + k * h, Y0) for k in (-2, -1, 1, 2)}
+    derivative = (Y[-2] - 8.0 * Y[-1] + 8.0 * Y[1] - Y[2]) / (12.0 * h)
+    F = problem.field(t, problem.solution(t, Y0))
+    start = np.linalg.norm(problem.solution(0.0, Y0) - Y0) / np.linalg.norm(Y0)
+    residual = np.linalg.norm(derivative - F) / np.linalg.norm(F)
+    return Check("solution: residual in its own equation", float(max(residual, start)), 3e-8)
+
+
+def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 30) -> Iterator[Check]:
+    """ℓ and μ against random pairs (never violated), and ℓ against a power iteration (attained within ``ATTAINED``)."""
+    ell, mu = problem.lipschitz, problem.one_sided_lipschitz
+    quotients, one_sided = [], []
+    for _ in range(pairs):
+        X = rng.standard_normal(problem.shape)
+        D = 10.0 ** rng.uniform(-3, 1) * rng.standard_normal(problem.shape)
+        dF = problem.field(0.0, X + D) - problem.field(0.0, X)
+        quotients.append(np.linalg.norm(dF) / np.linalg.norm(D))
+        one_sided.append(float(np.sum(dF * D)) / float(np.sum(D * D)))
+    rounding = 1e-9 * max(1.0, ell)
+    yield Check("Lipschitz constant: never violated", float(max(quotients)), ell + rounding)
+    yield Check("one-sided constant: never violated", math.exp(max(one_sided)), math.exp(mu + rounding))
+    X, D = problem.sharpest_point(), rng.standard_normal(problem.shape)
+    size = 0.0
+    for _ in range(100):
+        D /= np.linalg.norm(D)
+        D = (problem.field(0.0, X + 1e-4 * D) - problem.field(0.0, X - 1e-4 * D)) / 2e-4
+        size = max(size, float(np.linalg.norm(D)))
+    yield Check("Lipschitz constant: attained", ATTAINED * ell, size)
+
+
+def check_minimum(problem: GradientFlow, W: Matrix, steps: int = 2000) -> Check:
+    """Gradient descent never goes below the stated minimum."""
+    for _ in range(steps):
+        W = W - problem.gradient(W) / problem.lipschitz
+    lowest = problem.loss(W)
+    return Check("minimum: never undercut", problem.minimum, lowest + 1e-12 * (1.0 + abs(lowest)))
+
+
+def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
+    """Every check that applies to this problem."""
+    Y0, D = rng.standard_normal(problem.shape), rng.standard_normal(problem.shape)
+    checks = []
+    if type(problem).solution is not MatrixODE.solution:
+        checks.append(check_solution(problem, 0.1 * Y0))
+    if not math.isnan(problem.lipschitz):
+        checks.extend(check_constants(problem, rng))
+    if isinstance(problem, GradientFlow):
+        checks += [check_gradient(problem, Y0, D), check_minimum(problem, Y0)]
+    spectrum = np.array([1.0, 1e-3, 1e-7])
+    initial = problem.initial(spectrum, rng)
+    sigma = np.linalg.svd(initial.full(), compute_uv=False)[:3]
+    checks.append(Check("initial value: rank and spectrum", float(np.max(np.abs(sigma - spectrum))), 1e-14))
+    return checks

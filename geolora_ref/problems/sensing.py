@@ -1,0 +1,88 @@
+"""Problem 2: recovering a low-rank matrix from linear measurements (sensing) or from some of its entries (completion)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from geolora_ref.lowrank import LowRank
+from geolora_ref.problems.problem import GradientFlow, Matrix
+
+__all__ = ["MatrixCompletion", "MatrixSensing"]
+
+
+class MatrixSensing(GradientFlow):
+    """L(W) = ½ Σ_i (⟨A_i, W⟩ − b_i)² / N with N measurement matrices A_i (N x m x n).
+
+    The Hessian is the normal operator H = Σ A_i ⊗ A_i / N: β = λmax(H), strong convexity λmin(H) (0 when N < mn),
+    L* from the least-squares solution.
+    """
+
+    def __init__(self, measurements: Matrix, b: Matrix) -> None:
+        if measurements.ndim != 3 or b.shape != measurements.shape[:1]:
+            raise ValueError(f"measurements, b: expected shapes (N, m, n) and (N,), found {measurements.shape} and {b.shape}")
+        count, m, n = measurements.shape
+        self.shape, self.count, self.b = (m, n), count, b
+        self._A = measurements.reshape(count, m * n)
+        self._d, self._Q = np.linalg.eigh(self._A.T @ self._A / count)
+        self.lipschitz = float(self._d[-1])
+        self.strong_convexity = float(max(self._d[0], 0.0)) if count >= m * n else 0.0
+        self.one_sided_lipschitz = -self.strong_convexity
+        self._optimum = np.linalg.lstsq(self._A, b, rcond=None)[0]
+        self.minimum = self.loss(self._optimum.reshape(self.shape))
+
+    @classmethod
+    def planted(
+        cls, shape: tuple[int, int], spectrum: Sequence[float], count: int, rng: np.random.Generator
+    ) -> MatrixSensing:
+        """Gaussian measurements of a matrix with these singular values."""
+        measurements = rng.standard_normal((count, *shape))
+        truth = LowRank.random(shape, spectrum, rng).full()
+        return cls(measurements, np.tensordot(measurements, truth, axes=2))
+
+    def loss(self, W: Matrix) -> float:
+        """½ Σ_i (⟨A_i, W⟩ − b_i)² / N."""
+        residual = self._A @ W.ravel() - self.b
+        return 0.5 * float(residual @ residual) / self.count
+
+    def gradient(self, W: Matrix) -> Matrix:
+        """Σ_i (⟨A_i, W⟩ − b_i) A_i / N."""
+        return np.asarray(((self._A @ W.ravel() - self.b) @ self._A / self.count).reshape(self.shape))
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        """W* + e^{−tH}(Y₀ − W*) by the eigenvectors of the normal operator; W* any least-squares solution."""
+        error = self._Q.T @ (Y0.ravel() - self._optimum)
+        return np.asarray((self._optimum + self._Q @ (np.exp(-t * np.maximum(self._d, 0.0)) * error)).reshape(self.shape))
+
+
+class MatrixCompletion(GradientFlow):
+    """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with the mask Ω of the known entries; β = 1/|Ω|, L* = 0."""
+
+    def __init__(self, M: Matrix, mask: Matrix) -> None:
+        if mask.shape != M.shape or mask.dtype != np.bool_ or not mask.any():
+            raise ValueError(f"mask: expected a boolean mask of shape {M.shape} with a known entry, found {mask.dtype} {mask.shape}")
+        self.shape, self.M, self.mask = (M.shape[0], M.shape[1]), M, mask
+        self.lipschitz = 1.0 / float(mask.sum())
+        self.strong_convexity = self.lipschitz if bool(mask.all()) else 0.0
+        self.one_sided_lipschitz = -self.strong_convexity
+        self.minimum = 0.0
+
+    @classmethod
+    def planted(
+        cls, shape: tuple[int, int], spectrum: Sequence[float], fraction: float, rng: np.random.Generator
+    ) -> MatrixCompletion:
+        """A random fraction of the entries of a matrix with these singular values."""
+        return cls(LowRank.random(shape, spectrum, rng).full(), rng.random(shape) < fraction)
+
+    def loss(self, W: Matrix) -> float:
+        """½ ‖Ω ∘ (W − M)‖² / |Ω|."""
+        return 0.5 * self.lipschitz * float(np.sum((W - self.M)[self.mask] ** 2))
+
+    def gradient(self, W: Matrix) -> Matrix:
+        """Ω ∘ (W − M) / |Ω|."""
+        return np.asarray(self.lipschitz * self.mask * (W - self.M))
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        """Known entries relax like e^{−t/|Ω|}, unknown ones stay."""
+        return np.asarray(np.where(self.mask, self.M + np.exp(-t * self.lipschitz) * (Y0 - self.M), Y0))

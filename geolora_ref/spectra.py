@@ -1,0 +1,51 @@
+"""Singular value profiles by name.  Raw random matrices are almost always well conditioned and prove little, so
+everything that draws matrices here draws them by spectrum."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SPECTRA", "algebraic", "clustered", "flat", "geometric", "one_tiny", "to_size", "zero_tail"]
+
+Spectrum = NDArray[np.float64]
+
+
+def flat(r: int) -> Spectrum:
+    """All equal to one: every truncation is a tie."""
+    return np.ones(r)
+
+
+def geometric(r: int, smallest: float = 1e-8) -> Spectrum:
+    """From 1 down to ``smallest`` in equal ratios."""
+    return np.geomspace(1.0, smallest, r) if r > 1 else np.ones(1)
+
+
+def algebraic(r: int) -> Spectrum:
+    """1/j: a tail of many small values, none of which is negligible alone."""
+    return 1.0 / np.arange(1.0, r + 1.0)
+
+
+def clustered(r: int) -> Spectrum:
+    """Two clusters, at 1 and at 1e-3, whose members differ by a few units in the last place."""
+    half = (r + 1) // 2
+    cluster = 1.0 - np.arange(half) * np.finfo(float).eps
+    return np.concatenate([cluster, 1e-3 * cluster[: r - half]])
+
+
+def one_tiny(r: int) -> Spectrum:
+    """Ones, and one singular value of 1e-14 at the end."""
+    return np.append(np.ones(r - 1), 1e-14)
+
+
+def zero_tail(r: int) -> Spectrum:
+    """Ones in the first half, exact zeros in the second."""
+    return np.concatenate([np.ones((r + 1) // 2), np.zeros(r // 2)])
+
+
+def to_size(r: int, smallest: float) -> Spectrum:
+    """Nearly flat between 1 and 1/2, with the last singular value equal to ``smallest``."""
+    return np.append(np.linspace(1.0, 0.5, r - 1), smallest)
+
+
+SPECTRA = {f.__name__: f for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)}
