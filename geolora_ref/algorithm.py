@@ -53,6 +53,7 @@ class RankRule(StrEnum):
     MIN_RANK = "min_rank"  # ϑ would have allowed less
     MAX_RANK = "max_rank"  # ϑ would have asked for more; the discarded tail exceeds ϑ
     BASIS = "basis"  # min_rank asked for more columns than the augmented bases have
+    BUDGET = "budget"  # a budget over several layers decided
 
 
 def optimizer_step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Inexact[Array, "a b"]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from geolora_ref import checks
-from geolora_ref.algorithm import AugmentedStep, Truncation, truncation
+from geolora_ref.algorithm import AugmentedStep, RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, namespace, to_numpy
 
 __all__ = ["RankAllocation", "allocate_ranks", "parameter_count", "truncate_to_budget"]
@@ -55,7 +55,7 @@ def allocate_ranks(
         raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
     sigmas = [to_numpy(spectrum).astype(float).tolist() for spectrum in spectra]
     for layer, sigma in enumerate(sigmas):
-        checks.ranks(min_rank, max_rank, (max(min_rank, 1), max(min_rank, 1)))
+        checks.ranks(min_rank, max_rank, shapes[layer])
         if not sigma or sorted(sigma, reverse=True) != sigma or not sigma[-1] >= 0.0:
             raise ValueError(f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}")
 
@@ -99,7 +99,8 @@ def truncate_to_budget(
     spectra = [namespace(step.S_hat).linalg.svdvals(step.S_hat) for step in steps]
     shapes = [(step.U_hat.shape[0], step.V_hat.shape[0]) for step in steps]
     ranks = allocate_ranks(spectra, shapes, budget, unit=unit, min_rank=min_rank, max_rank=max_rank).ranks
-    return [
+    cuts = [
         truncation(step.S_hat, step.U_hat, step.V_hat, theta=0.0, min_rank=rank, max_rank=rank)
         for step, rank in zip(steps, ranks, strict=True)
     ]
+    return [replace(cut, rank_rule=RankRule.BUDGET) for cut in cuts]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.spectra import SPECTRA
 
-__all__ = ["CORES", "GRADIENTS", "CaseParameters", "StepCase", "draw_parameters"]
+__all__ = ["CORES", "GRADIENTS", "TRAPS", "CaseParameters", "StepCase", "draw_parameters"]
 
 Matrix = NDArray[Any]
 
@@ -81,6 +81,23 @@ class StepCase:
         U, S, V, G = self.state(dtype)
         dK = G @ V
         return StepInputs(U, S, V, dK, G.conj().T @ U, U.conj().T @ dK, **self.step_parameters())
+
+
+TRAPS = {
+    "many small values in the tail": CaseParameters(16, 14, 10, "algebraic", gradient="zero", tau=0.3),
+    "many small values, absolute threshold": CaseParameters(16, 14, 10, "algebraic", gradient="tiny", tau=None, theta=0.25),
+    "all values equal, the threshold is a tie": CaseParameters(9, 7, 4, "flat", gradient="zero", tau=0.5),
+    "keep nothing but the minimum": CaseParameters(12, 9, 4, gradient="tangent", tau=1.0, min_rank=2),
+    "everything is kept": CaseParameters(12, 9, 4, "clustered", "dense", tau=0.0),
+    "the usual start": CaseParameters(11, 8, 3, core="zero", gradient="rank one", tau=0.0),
+    "at the cap": CaseParameters(12, 10, 4, "algebraic", "dense", learning_rate=0.5, tau=0.0, max_rank=4),
+    "one by one": CaseParameters(1, 1, 1, "flat", core="negative", tau=0.0),
+    "full rank, wide": CaseParameters(5, 9, 5, "geometric", "dense", tau=0.0),
+    "rank one in a tall matrix": CaseParameters(20, 3, 1, "flat", "negative", tau=0.1),
+    "no step": CaseParameters(10, 8, 4, "algebraic", "dense", learning_rate=0.0, tau=0.0),
+    "complex and dense": CaseParameters(10, 8, 3, "algebraic", "dense", tau=0.05, complex=True),
+}
+"""Rare traps by name, in addition to what is drawn."""
 
 
 def draw_parameters(rng: np.random.Generator, *, largest: int = 24, complex_data: bool = False) -> CaseParameters:

@@ -58,7 +58,9 @@ class DenseOracle:
         residual = _double(self.W_hat - W1)
         optimality = np.linalg.norm(residual) - self.tails[rank]
         P, _, Qh = scipy.linalg.svd(_double(W1), full_matrices=False, lapack_driver="gesvd")
-        coupling = np.linalg.norm(P[:, :rank].conj().T @ residual) + np.linalg.norm(residual @ Qh[:rank].conj().T)
+        left = P[:, :rank].conj().T @ residual
+        right = residual @ Qh[:rank].conj().T
+        coupling = np.hypot(np.linalg.norm(left), np.linalg.norm(right - P[:, :rank] @ (P[:, :rank].conj().T @ right)))
         error = float(max(forward, optimality, coupling))
         return error / self.unit if self.unit > 0.0 else (0.0 if error == 0.0 else np.inf)
 

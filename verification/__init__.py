@@ -1,0 +1,1 @@
+"""The guarantees as claims: ``python -m verification`` checks them and writes the report."""

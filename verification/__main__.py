@@ -1,0 +1,120 @@
+"""``python -m verification``: check the claims, print a table, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from verification.claim import Plan
+from verification.claims import CLAIMS
+from verification.journal import Journal
+from verification.report import as_data, write_report
+from verification.runner import ClaimOutcome, run
+
+DEFAULT_FOLDER = Path("build") / "verification"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m verification", description="Check the guarantees of GeoLoRA, each with its negative controls.")
+    parser.add_argument("--full", action="store_true", help="more sizes and seeds; takes up an interrupted run where it stopped")
+    parser.add_argument("--only", action="append", metavar="CLAIM", help="check this claim only (may be given several times)")
+    parser.add_argument("--list", action="store_true", help="list the claims and their controls, and check nothing")
+    parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full)")
+    parser.add_argument("--fresh", action="store_true", help="with --full: forget what an interrupted run had finished")
+    options = parser.parse_args(argv)
+    unknown = [name for name in options.only or () if name not in CLAIMS]
+    if unknown:
+        parser.error(f"--only: expected one of {', '.join(CLAIMS)}; found {', '.join(unknown)}")
+    if options.jobs < 1:
+        parser.error(f"--jobs: expected a number >= 1, found {options.jobs}")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0 only if every claim holds and every negative control fails."""
+    options = arguments(argv)
+    console = Console(stderr=options.json)
+    if options.list:
+        list_claims(Console())
+        return 0
+    claims = [CLAIMS[name] for name in options.only] if options.only else list(CLAIMS.values())
+    plan = Plan("full" if options.full else "quick", options.seed)
+    folder = options.output or DEFAULT_FOLDER / plan.effort
+    journal = Journal(folder, plan, fresh=options.fresh or not options.full)
+    started = time.monotonic()
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("starting", total=None)
+            outcomes = run(
+                claims,
+                plan,
+                journal,
+                jobs=options.jobs,
+                progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+            )
+    except KeyboardInterrupt:
+        kept = "; --full goes on from there" if options.full else ""
+        console.print(f"interrupted: {len(journal.done)} finished cases are kept in {journal.path}{kept}")
+        return 130
+    seconds = time.monotonic() - started
+    report = write_report(outcomes, plan, folder, seconds)
+    if options.json:
+        print(json.dumps(as_data(outcomes, plan, seconds), ensure_ascii=False, indent=1))  # noqa: T201
+    else:
+        print_outcomes(outcomes, console)
+    failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
+    verdict = f"[red]{len(failed)} of {len(outcomes)} claims do not stand: {', '.join(failed)}" if failed else f"[green]all {len(outcomes)} claims hold, every negative control fails"
+    console.print(f"{verdict}[/] ({seconds:.0f} s)\nreport: {report.resolve()}")
+    return 1 if failed else 0
+
+
+def list_claims(console: Console) -> None:
+    """The claims with their statements and controls."""
+    for claim in CLAIMS.values():
+        console.print(f"[bold]{claim.id}[/] ({claim.section}) {claim.title}\n    {claim.statement}")
+        for control in claim.controls:
+            console.print(f"    must fail: {control.id}: {control.why}", style="dim")
+
+
+def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
+    """One row a claim, then the reasons of what does not stand."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("claim", no_wrap=True)
+    for name in ("cases", "ratios", "worst", "limit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("controls", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for outcome in outcomes:
+        failing = sum(control.fails for control in outcome.controls)
+        table.add_row(
+            outcome.claim.id,
+            str(len(outcome.results)),
+            str(outcome.count),
+            f"{outcome.worst:.3g}",
+            f"{outcome.claim.limit:g}",
+            f"{failing} of {len(outcome.controls)} fail",
+            "[green]holds[/]" if outcome.holds else "[red]does not stand[/]",
+        )
+    console.print(table)
+    for outcome in outcomes:
+        for problem in outcome.problems[:10]:
+            console.print(f"[red]{outcome.claim.id}[/]: {problem}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""A claim is data: what is stated, under which hypotheses, on which cases, and what must make it fail.
+
+The runner, the report and the documentation read the same objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from geolora_ref.oracle.criteria import FAIL
+
+__all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table"]
+
+Effort = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to do, and from which seed."""
+
+    effort: Effort = "quick"
+    seed: int = 0
+
+    def pick(self, quick: Any, full: Any) -> Any:
+        """The value for this effort."""
+        return quick if self.effort == "quick" else full
+
+
+@dataclass(frozen=True)
+class Case:
+    """One unit of work: a stable id and plain data from which :attr:`Claim.check` can do it, in any process."""
+
+    id: str
+    parameters: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.parameters[name]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What one case measured.
+
+    ``ratios`` : every ratio, by the name of the inequality.  ``undecided`` : how many comparisons had no unique answer or lay at rounding level, could
+    not have failed, and are therefore not counted.  ``violated_hypotheses`` : the checked hypotheses that did not
+    hold.  ``series`` : data for the figures.  ``error`` : the traceback if the check itself broke; such a case never counts, neither
+    for a claim nor as the failure that a control owes.
+    """
+
+    case: str
+    ratios: Mapping[str, Sequence[float]]
+    undecided: int = 0
+    violated_hypotheses: Sequence[str] = ()
+    series: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def worst(self) -> float:
+        """The largest ratio; infinite if a ratio is not a number, or if nothing was compared at all."""
+        values = [value for ratios in self.ratios.values() for value in ratios]
+        if any(math.isnan(value) for value in values) or not (values or self.undecided):
+            return math.inf
+        return max(values, default=0.0)
+
+
+Results = Sequence[CaseResult]
+
+
+class Measurements:
+    """Collects the ratios of one case."""
+
+    def __init__(self) -> None:
+        self.ratios: dict[str, list[float]] = defaultdict(list)
+        self.undecided = 0
+        self.violated: list[str] = []
+        self.series: dict[str, Any] = {}
+
+    def ratio(self, name: str, value: float) -> None:
+        """Record a ratio as it is."""
+        self.ratios[name].append(float(f"{value:.4g}"))
+
+    def at_most(self, name: str, measured: float, bound: float, rounding: float = 0.0) -> None:
+        """Record measured ≤ bound as a ratio.
+
+        ``rounding`` is what rounding may add to ``measured``.  Where the bound does not exceed ten times that, the comparison
+        could not fail for a mathematical reason: it only counts as being at the floor, unless it fails all the same.
+        """
+        ratio = measured / (bound + rounding) if bound + rounding > 0.0 else (0.0 if measured <= 0.0 else math.inf)
+        if bound <= 10.0 * rounding and ratio <= 1.0:
+            self.undecided += 1
+        else:
+            self.ratio(name, max(ratio, 0.0))
+
+    def require(self, hypothesis: str, holds: bool) -> None:
+        """Record that a hypothesis was checked; a violated one invalidates the case."""
+        if not holds and hypothesis not in self.violated:
+            self.violated.append(hypothesis)
+
+    def result(self, case: Case) -> CaseResult:
+        """Everything that was collected."""
+        return CaseResult(case.id, dict(self.ratios), self.undecided, tuple(self.violated), self.series)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture drawn from the results of a claim: ``draw(axes, results)`` on one matplotlib Axes."""
+
+    title: str
+    caption: str
+    draw: Callable[[Any, Results], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table made from the results of a claim: ``rows(results)``, the first row is the head."""
+
+    title: str
+    rows: Callable[[Results], Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Control:
+    """A negative control: something wrong, or a violated hypothesis, for which the claim *must* fail."""
+
+    id: str
+    why: str
+    cases: Callable[[Plan], Iterable[Case]]
+    check: Callable[[Case], CaseResult]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A guarantee, by content.
+
+    ``limit`` : the largest ratio that still holds, 1 for an inequality with explicit constants, ``FAIL`` for one in rounding
+    units.  ``floor`` : the least number of ratios that a run must have compared, so that nothing passes by checking nothing.
+    """
+
+    id: str
+    title: str
+    section: str
+    statement: str
+    hypotheses: Sequence[str]
+    sources: Sequence[str]
+    cases: Callable[[Plan], Iterable[Case]]
+    check: Callable[[Case], CaseResult]
+    controls: Sequence[Control]
+    limit: float = 1.0
+    floor: int = 1
+    explanation: str = ""
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+
+    @property
+    def unit(self) -> str:
+        """What a ratio is measured in."""
+        return "rounding units" if self.limit == FAIL else "of the bound"

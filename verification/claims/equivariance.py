@@ -1,0 +1,138 @@
+"""3.4: the step does not depend on how the matrix is written, and commutes with the symmetries of the problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.oracle.cases import StepCase, draw_parameters
+from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.mutants import MUTANTS
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+
+DRAWS = 40
+Matrix = NDArray[Any]
+Step = Callable[..., tuple[Matrix, Matrix, Matrix]]
+Question = tuple[LowRank, Matrix]
+SYMMETRIES = ("gauge", "orthogonal", "transposition", "scaling", "padding")
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for symmetry in SYMMETRIES:
+        for block in range(plan.pick(6, 60)):
+            yield Case(f"{symmetry}-{block}", {"symmetry": symmetry, "seed": [plan.seed, block]})
+
+
+def reference(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    """GeoLoRA as a backend."""
+    return tuple(geolora_step(LowRank(U, S, V), ProjectedGradients(dK, dL, dS), **parameters).Y)
+
+
+def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) -> tuple[Question, Callable[[Matrix], Matrix]]:
+    """The question seen through a symmetry, and how its answer must then look."""
+    (m, n), r = Y.shape, Y.rank
+    if symmetry == "gauge":
+        return (Y.change_gauge(_orthogonal(rng, r), _orthogonal(rng, r)), G), lambda W: W
+    if symmetry == "orthogonal":  # L'(X) = L(AᵀXB), so ∇L'(AWBᵀ) = A G Bᵀ
+        A, B = _orthogonal(rng, m), _orthogonal(rng, n)
+        return (LowRank(A @ Y.U, Y.S, B @ Y.V), A @ G @ B.T), lambda W: A @ W @ B.T
+    if symmetry == "transposition":
+        return (Y.adjoint(), G.T), lambda W: W.T
+    if symmetry == "scaling":  # L'(X) = c²L(X/c), so ∇L'(cW) = c G
+        c = 10.0 ** rng.uniform(-3, 3)
+        return (LowRank(Y.U, c * Y.S, Y.V), c * G), lambda W: c * W
+    rows, columns = rng.integers(1, 5, 2)
+    pad = ((0, rows), (0, columns))
+    padded = LowRank(np.pad(Y.U, (pad[0], (0, 0))), Y.S, np.pad(Y.V, (pad[1], (0, 0))))
+    return (padded, np.pad(G, pad)), lambda W: np.pad(W, pad)
+
+
+def check(case: Case, step: Step = reference) -> CaseResult:
+    """‖Φ(transformed question) − transformed Φ(question)‖, in rounding units times 1/(1 − σ_{r+1}/σ_r).
+
+    That factor is the exact norm of the derivative of the truncation.  Draws whose truncation lies in a tie, or whose two
+    rank decisions lie on the threshold, have no unique answer and are left to the criteria of the truncation claim.
+    """
+    rng, out = np.random.default_rng([*case["seed"], 34]), Measurements()
+    for _ in range(DRAWS):
+        drawn = StepCase.build(draw_parameters(rng, largest=16))
+        parameters = drawn.step_parameters()
+        if parameters["theta"] is not None:  # an absolute threshold is not equivariant under scaling
+            parameters |= {"tau": 0.1, "theta": None}
+        Y, G = LowRank(drawn.U, drawn.S, drawn.V), drawn.G
+        (Y2, G2), answer = transformed(case["symmetry"], Y, G, rng)
+        W1, W2 = (_product(step(*Z, *_gradients(Z, D), **parameters)) for Z, D in ((Y, G), (Y2, G2)))
+        sigma = geolora_step(Y, ProjectedGradients.from_dense(Y, G), **parameters | {"tau": 0.0, "max_rank": None}).singular_values
+        rank = int(np.linalg.matrix_rank(W1)) if np.any(W1) else 0
+        gap = 1.0 - sigma[rank] / sigma[rank - 1] if 0 < rank < sigma.size else 1.0
+        on_threshold = np.linalg.matrix_rank(W2) != rank
+        if gap < 0.01 or on_threshold:
+            out.undecided += 1
+            continue
+        scale = np.linalg.norm(answer(Y.full())) + parameters["learning_rate"] * np.linalg.norm(G2)
+        unit = 4.0 * np.sqrt(sum(Y2.shape)) * np.finfo(float).eps * float(scale) / gap
+        error = float(np.linalg.norm(W2 - answer(W1)))
+        out.ratio(case["symmetry"], error / unit if unit > 0.0 else error)
+    return out.result(case)
+
+
+def _orthogonal(rng: np.random.Generator, size: int) -> Matrix:
+    Q, R = np.linalg.qr(rng.standard_normal((size, size)))
+    return np.asarray(Q * np.sign(np.diag(R)))
+
+
+def _gradients(Y: LowRank, G: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    g = ProjectedGradients.from_dense(Y, G)
+    return g.dK, g.dL, g.dS
+
+
+def _product(factors: tuple[Matrix, Matrix, Matrix]) -> Matrix:
+    U, S, V = factors
+    return np.asarray(U @ S @ V.T)
+
+
+def sign_descent(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    """GeoLoRA whose coefficients move by the signs of their gradients, entry by entry, as an elementwise optimizer does."""
+    Y, gradients = LowRank(U, S, V), ProjectedGradients(np.sign(dK), np.sign(dL), np.sign(dS))
+    return tuple(geolora_step(Y, gradients, **parameters).Y)
+
+
+def mean_normalised(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    """GeoLoRA whose step size is divided by the mean square of ∇_K over its m·r entries: padding changes the mean."""
+    size = float(np.sqrt(np.mean(dK**2))) or 1.0
+    return reference(U, S, V, dK / size, dL / size, dS / size, **parameters)
+
+
+def _control(symmetry: str, id: str, why: str, step: Step) -> Control:
+    def some(plan: Plan) -> Iterator[Case]:
+        return (case for case in cases(plan) if case["symmetry"] == symmetry and case["seed"][1] < 2)
+
+    return Control(f"{symmetry}: {id}", why, some, lambda case: check(case, step))
+
+
+CLAIM = Claim(
+    id="equivariance",
+    title="Gauge independence and equivariance",
+    section="3.4",
+    statement=(
+        "Φ does not depend on the gauge;  Φ(AWBᵀ) = AΦ(W)Bᵀ for orthogonal A, B;  Φ(Wᵀ) = Φ(W)ᵀ;  Φ(cW) = cΦ(W) for c > 0 and "
+        "relative τ;  zero rows and columns stay zero"
+    ),
+    hypotheses=("relative threshold for scaling", "the loss is transformed along: L'(X) = L(AᵀXB), L(Xᵀ), c²L(X/c)"),
+    sources=("GeoLoRA",),
+    cases=cases,
+    check=check,
+    limit=FAIL,
+    floor=500,
+    controls=(
+        _control("gauge", "stale-inverse", MUTANTS["stale-inverse"].defect, MUTANTS["stale-inverse"].step),
+        _control("orthogonal", "sign-descent", "an elementwise optimizer depends on the coordinates", sign_descent),
+        _control("transposition", "learning-rate-twice", MUTANTS["learning-rate-twice"].defect, MUTANTS["learning-rate-twice"].step),
+        _control("scaling", "sign-descent", "sign descent moves by λ whatever the scale of the gradient", sign_descent),
+        _control("padding", "mean-normalised", "a mean over m·r entries changes when zero rows are appended", mean_normalised),
+    ),
+)

@@ -1,0 +1,89 @@
+"""3.5: what the step becomes at the ends of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from geolora_ref import LowRank
+from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.spectra import SPECTRA
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.steppers import Stepper, mutant, reference
+
+SHAPES = ((20, 15, 4), (7, 12, 1), (9, 9, 5))
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for limit in ("full rank", "fixed point", "zero step", "fixed rank"):
+        for spectrum in SPECTRA:
+            for core in ("diagonal", "dense"):
+                for seed in range(plan.pick(4, 40)):
+                    yield Case(f"{limit}-{spectrum}-{core}-{seed}", {"limit": limit, "spectrum": spectrum, "core": core, "seed": plan.seed + seed})
+
+
+def check(case: Case, step: Stepper = reference) -> CaseResult:
+    out = Measurements()
+    for m, n, r in SHAPES:
+        rank = min(m, n) if case["limit"] == "full rank" else r
+        gradient = "normal" if case["limit"] == "fixed point" else "quadratic"
+        drawn = StepCase.build(CaseParameters(m, n, rank, case["spectrum"], case["core"], gradient, seed=case["seed"]))
+        Y, G, W = LowRank(drawn.U, drawn.S, drawn.V), drawn.G, drawn.U @ drawn.S @ drawn.V.T
+        unit = 4.0 * np.sqrt(m + n) * np.finfo(float).eps * float(np.linalg.norm(W) + 0.1 * np.linalg.norm(G))
+        out.ratio(*_compare(case["limit"], step, Y, G, W, unit))
+    return out.result(case)
+
+
+def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float) -> tuple[str, float]:
+    """The name of the limit and the error in rounding units."""
+    if limit == "full rank":
+        after = step(Y, G, learning_rate=0.1, tau=0.0).Y.full()
+        return "r = min(m, n): plain gradient descent", float(np.linalg.norm(after - (W - 0.1 * G))) / unit
+    if limit == "fixed point":
+        after = step(Y, G, learning_rate=0.1, tau=0.0).Y.full()
+        return "P(W)G = 0, τ = 0: a fixed point", float(np.linalg.norm(after - W)) / unit
+    if limit == "zero step":
+        after = step(Y, G, learning_rate=0.0, tau=0.3).Y
+        best = LowRank.from_dense(W, after.rank).full()
+        sigma = np.append(np.linalg.svd(Y.S, compute_uv=False), 0.0)
+        gap = 1.0 - sigma[after.rank] / sigma[after.rank - 1]  # in a tie the best approximation is not unique: no verdict
+        return "λ = 0: the truncation of W", float(np.linalg.norm(after.full() - best)) * gap / unit
+    outcome = step(Y, G, learning_rate=0.1, tau=0.0, max_rank=Y.rank)
+    tangent = W - 0.1 * Y.tangent_projection(G)
+    best = float(np.linalg.norm(tangent - LowRank.from_dense(tangent, Y.rank).full()))
+    name = "r_max = r, τ = 0: Riemannian gradient descent at fixed rank"
+    return name, max(float(np.linalg.norm(outcome.Y.full() - tangent)) - best, 0.0) / unit
+
+
+def _control(limit: str, name: str) -> Control:
+    def some(plan: Plan) -> Iterator[Case]:
+        return (case for case in cases(plan) if case["limit"] == limit and case["seed"] == plan.seed)
+
+    return Control(f"{limit}: {name}", MUTANTS[name].defect, some, lambda case: check(case, mutant(name)))
+
+
+CLAIM = Claim(
+    id="limits",
+    title="Limit cases",
+    section="3.5",
+    statement=(
+        "r = min(m,n): W₁ = W − λG;  P(W)G = 0 and τ = 0: W₁ = W;  λ = 0: W₁ = trunc(W);  "
+        "r_max = r and τ = 0: Riemannian gradient descent at fixed rank"
+    ),
+    hypotheses=("opt = SGD",),
+    sources=("GeoLoRA", "KL07"),
+    cases=cases,
+    check=check,
+    limit=FAIL,
+    floor=400,
+    controls=(
+        _control("full rank", "s-gradient-transposed"),
+        _control("fixed point", "missing-lower-block"),
+        _control("zero step", "elementwise-for-matmul"),
+        _control("fixed rank", "k-step-sign"),
+    ),
+)

@@ -1,0 +1,128 @@
+"""8: the two oracles agree with each other on right and on wrong steps, and reject every mutant."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
+from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, judge_stages
+from geolora_ref.oracle.dense import dense_oracle
+from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.stages import Stages
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
+
+MATRIX_CRITERIA = ("stationarity", "dominance", "optimality", "rank clipping", "rank not too low", "rank not too high")
+"""The criteria that concern W₁ and its rank, the ones that the dense oracle can see as well."""
+
+GREY = 2.0
+"""The oracles measure slightly different errors: where their two ratios are within this factor of each other, a verdict on
+either side of the fail level is no disagreement (such steps are counted as undecided)."""
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for backend in ("reference", *MUTANTS):
+        yield Case(backend, {"backend": backend, "draws": plan.pick(220, 4000), "seed": plan.seed})
+
+
+def steps(case: Case) -> Iterator[StepCase]:
+    """The traps, then drawn steps, every fourth of them complex."""
+    rng = np.random.default_rng([case["seed"], 8])
+    for parameters in TRAPS.values():
+        yield StepCase.build(parameters)
+    for draw in range(case["draws"]):
+        yield StepCase.build(draw_parameters(rng, largest=12, complex_data=draw % 4 == 3))
+
+
+def check(case: Case, dense_tau: float = 1.0, accept_mutants: bool = False) -> CaseResult:
+    """Judge one backend on the same steps by both oracles.
+
+    Agreement is recorded as 0 or infinity.  A mutant must be rejected at least once, by its output or, where that cannot show
+    it, at the line where it sits.  ``dense_tau`` scales the threshold that the dense oracle is told (for a control).
+    """
+    out = Measurements()
+    mutant = MUTANTS.get(case["backend"])
+    step = mutant.step if mutant else Stages().step
+    rejected: Counter[str] = Counter()
+    for drawn in steps(case):
+        inputs = drawn.inputs()
+        output = step(*inputs.arrays, **inputs.parameters)
+        verdict = judge(inputs, output)
+        rejected.update(_rejections(case["backend"], inputs, output, verdict))
+        if not verdict.error and max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) <= FAIL:
+            _compare(drawn, inputs, output, dense_tau, out)
+        if mutant is None:
+            out.ratio("the reference is accepted", verdict.worst_ratio / FAIL)
+    if mutant is not None:
+        out.ratio("the mutant is rejected", 0.0 if rejected and not accept_mutants else np.inf)
+    out.series = {"backend": case["backend"], "rejected": dict(rejected)}
+    return out.result(case)
+
+
+def _compare(drawn: StepCase, inputs: StepInputs, output: Any, dense_tau: float, out: Measurements) -> None:
+    """Both verdicts on W₁ and its rank, in the same natural scale."""
+    parameters = drawn.step_parameters()
+    if parameters["tau"] is not None:
+        parameters["tau"] *= dense_tau
+    dense = dense_oracle(drawn.U, drawn.S, drawn.V, drawn.G, **parameters)
+    W1, rank = output[0] @ output[1] @ output[2].conj().T, len(output[1])
+    ratios = judge(inputs, output, scale=dense.scale).ratios
+    low, high = sorted((max(ratios[name] for name in MATRIX_CRITERIA), dense.ratio(W1, rank)))
+    if low <= FAIL < high <= GREY * low:
+        out.undecided += 1
+    else:
+        out.ratio("both oracles agree", np.inf if low <= FAIL < high else 0.0)
+
+
+def _rejections(backend: str, inputs: StepInputs, output: Any, verdict: Verdict) -> list[str]:
+    """The criteria that fail; for a mutant that only its stages can show, the line."""
+    mutant = MUTANTS.get(backend)
+    if mutant is None or mutant.visible_in == "output" or mutant.stages is None:
+        return list(verdict.failed_criteria)
+    run = mutant.stages.run(*inputs.arrays, **inputs.parameters)
+    verdicts = judge_stages(inputs, {name: value for name, value in run.items() if name != "output"}, output)
+    return [line for line, stage in verdicts.items() if not stage.passed][:1]
+
+
+def kill_table(results: Results) -> list[list[str]]:
+    """Mutant × criterion: on how many drawn steps a criterion rejected it."""
+    counts: dict[str, Counter[str]] = {}
+    for result in results:
+        if result.series["backend"] in MUTANTS:
+            counts.setdefault(result.series["backend"], Counter()).update(result.series["rejected"])
+    criteria = sorted({name for counter in counts.values() for name in counter})
+    rows = [["mutant", "line", "defect", *criteria]]
+    for name, counter in counts.items():
+        mutant = MUTANTS[name]
+        mark = " (found in public code)" if mutant.published else ""
+        rows.append([name, str(mutant.line), mutant.defect + mark, *(str(counter[criterion] or "") for criterion in criteria)])
+    return rows
+
+
+def control_cases(plan: Plan) -> Iterator[Case]:
+    yield Case("off-by-one-low", {"backend": "off-by-one-low", "draws": 100, "seed": plan.seed})
+
+
+CLAIM = Claim(
+    id="oracles",
+    title="The two oracles agree and reject every mutant",
+    section="8",
+    statement="dense oracle and factored criteria give the same verdict on every step with orthonormal factors; every mutant is rejected",
+    hypotheses=("the oracles share no code and import neither each other nor the algorithm",),
+    sources=("GeoLoRA",),
+    explanation=(
+        "The reference and every broken backend on the same drawn steps. Criteria are backward-stable: an output is accepted iff it is "
+        "the exact answer to a question within rounding."
+    ),
+    cases=cases,
+    check=check,
+    floor=10_000,
+    controls=(
+        Control("other threshold", "the dense oracle is told twice the threshold τ", control_cases, lambda case: check(case, dense_tau=2.0)),
+        Control("blind", "an oracle that rejects nothing", control_cases, lambda case: check(case, accept_mutants=True)),
+    ),
+    tables=(Table("Kill table: on how many drawn steps each criterion rejects each mutant", kill_table),),
+)

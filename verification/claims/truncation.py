@@ -1,0 +1,91 @@
+"""3.3: the truncation is a best approximation, and discards exactly what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from geolora_ref import LowRank, ProjectedGradients, RankRule, geolora_step
+from geolora_ref.oracle.cases import StepCase, draw_parameters
+from geolora_ref.oracle.criteria import FAIL, judge
+from geolora_ref.oracle.mutants import MUTANTS
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+
+DRAWS = 50
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for dtype in ("float64", "float32"):
+        for block in range(plan.pick(12, 200)):
+            parameters = {"dtype": dtype, "seed": [plan.seed, block], "complex": block % 4 == 3, "largest": plan.pick(24, 60)}
+            yield Case(f"{dtype}-{block}", parameters)
+
+
+def drawn(case: Case) -> Iterator[StepCase]:
+    """The steps of a case."""
+    rng = np.random.default_rng([*case["seed"], 33])
+    for _ in range(DRAWS):
+        yield StepCase.build(draw_parameters(rng, largest=case["largest"], complex_data=case["complex"]))
+
+
+def check(case: Case) -> CaseResult:
+    out = Measurements()
+    for step_case in drawn(case):
+        inputs = step_case.inputs(np.dtype(case["dtype"]))
+        step = geolora_step(
+            LowRank(inputs.U, inputs.S, inputs.V), ProjectedGradients(inputs.dK, inputs.dL, inputs.dS), **inputs.parameters
+        )
+        for name, ratio in judge(inputs, tuple(step.Y)).ratios.items():
+            out.ratio(name, ratio)
+        unit = 4.0 * np.sqrt(sum(step.Y.shape)) * np.finfo(inputs.S.dtype).eps * float(np.linalg.norm(step.singular_values))
+        distance = float(np.linalg.norm(step.full().astype(complex) - step.Y.full()))
+        difference = abs(distance - step.discarded)
+        out.ratio("‖Ŵ − W₁‖ = discarded", difference / unit if unit > 0.0 else difference)
+        if step.rank_rule is not RankRule.MAX_RANK:
+            excess = step.discarded - step.theta
+            out.ratio("discarded ≤ ϑ unless max_rank clipped", max(excess, 0.0) / unit if unit > 0.0 else max(excess, 0.0))
+    return out.result(case)
+
+
+def check_mutant(name: str, case: Case) -> CaseResult:
+    """The same judgement of a broken backend."""
+    out = Measurements()
+    for step_case in drawn(case):
+        inputs = step_case.inputs(np.dtype(case["dtype"]))
+        verdict = judge(inputs, MUTANTS[name].step(*inputs.arrays, **inputs.parameters))
+        out.ratio("worst criterion", verdict.worst_ratio)
+    return out.result(case)
+
+
+def control_cases(plan: Plan) -> Iterator[Case]:
+    return (case for case in cases(plan) if case.id in {f"float64-{block}" for block in range(8)})
+
+
+def _control(name: str) -> Control:
+    def run(case: Case) -> CaseResult:
+        return check_mutant(name, case)
+
+    return Control(name, MUTANTS[name].defect, control_cases, run)
+
+
+NAMES: Any = ("swap-truncation-factors", "l1-tail", "relative-per-sigma", "off-by-one-low", "off-by-one-high", "unsorted-truncation")
+
+CLAIM = Claim(
+    id="truncation",
+    title="The truncation is optimal and keeps to its threshold",
+    section="3.3",
+    statement="‖Ŵ − W₁‖ = ϑ₁ = (Σ_{i>r₁} σ_i²)^{1/2};  W₁ is a best rank-r₁ approximation of Ŵ;  ϑ₁ ≤ ϑ unless r_max clips",
+    hypotheses=("any Ŵ, ties and thresholds on a tail included", "rank clipped to [r_min, r_max]"),
+    sources=("GeoLoRA", "CKL22"),
+    explanation=(
+        "Judged backward-stably: the output must be the exact truncation of a matrix within rounding of Ŵ. "
+        "Stationarity and dominance together are equivalent to that; ties need no special treatment."
+    ),
+    cases=cases,
+    check=check,
+    limit=FAIL,
+    floor=1000,
+    controls=tuple(_control(name) for name in NAMES),
+)

@@ -1,0 +1,47 @@
+"""The gradient flows that the descent and convergence claims run on, by name, each with a start and a learning rate."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from geolora_ref import LowRank
+from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, SoftmaxRegression
+from geolora_ref.problems.problem import GradientFlow
+from geolora_ref.spectra import geometric
+
+__all__ = ["NAMES", "digits", "make", "start"]
+
+NAMES = ("quadratic", "ill-conditioned quadratic", "sensing", "completion", "digits")
+
+
+@lru_cache(maxsize=4)
+def digits(ridge: float = 0.0) -> SoftmaxRegression:
+    """The digits problem, loaded once in a process."""
+    return SoftmaxRegression.digits(ridge)
+
+
+def make(name: str, rng: np.random.Generator) -> GradientFlow:
+    """The problem of this name."""
+    if name == "quadratic":
+        return Quadratic.random((24, 20), geometric(20, 1e-4), rng)
+    if name == "ill-conditioned quadratic":
+        return Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(1e-2, 1.0))
+    if name == "sensing":
+        return MatrixSensing.planted((14, 12), [1.0, 0.8, 0.6], 150, rng)
+    if name == "completion":
+        return MatrixCompletion.planted((20, 16), [1.0, 0.8, 0.6], 0.6, rng)
+    if name == "digits":
+        return digits()
+    raise ValueError(f"problem: expected one of {NAMES}, found {name!r}")
+
+
+def start(problem: GradientFlow, kind: str, rng: np.random.Generator) -> LowRank:
+    """A start of rank 4: "order one", "small singular value" (1e-12), or "zero" (S = 0, as adapters start)."""
+    spectrum = {
+        "order one": [1.0, 0.8, 0.6, 0.5],
+        "small singular value": [1.0, 0.1, 1e-6, 1e-12],
+        "zero": [0.0, 0.0, 0.0, 0.0],
+    }[kind]
+    return problem.initial(spectrum, rng)

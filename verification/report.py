@@ -1,0 +1,167 @@
+"""The report: one self-contained HTML file with every statement, ratio, control and figure, and ``results.json``."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from verification.claim import Figure, Plan, Results
+from verification.journal import write_atomically
+from verification.runner import ClaimOutcome
+
+__all__ = ["as_data", "machine_facts", "write_report"]
+
+STYLE = {
+    "figure.figsize": (7.2, 4.2),
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "svg.hashsalt": "geolora_ref",
+}
+
+
+def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, seconds: float) -> Path:
+    """Write ``results.json`` and ``report.html``, each whole or not at all; returns the path of the report."""
+    data = as_data(outcomes, plan, seconds)
+    write_atomically(folder / "results.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = _number
+    with plt.rc_context(STYLE):
+        sections = [_section(outcome) for outcome in outcomes]
+    html = environment.get_template("report.html.j2").render(sections=sections, data=data, plan=plan)
+    write_atomically(folder / "report.html", html)
+    return folder / "report.html"
+
+
+def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dict[str, Any]:
+    """Everything that was measured, as plain JSON data; numbers that JSON lacks are strings ("inf", "nan")."""
+    data = {
+        "format": 1,
+        "effort": plan.effort,
+        "seed": plan.seed,
+        "seconds": round(seconds, 1),
+        "machine": machine_facts(),
+        "claims": [
+            {
+                "id": outcome.claim.id,
+                "title": outcome.claim.title,
+                "section": outcome.claim.section,
+                "statement": outcome.claim.statement,
+                "hypotheses": list(outcome.claim.hypotheses),
+                "limit": outcome.claim.limit,
+                "unit": outcome.claim.unit,
+                "holds": outcome.holds,
+                "problems": outcome.problems,
+                "cases": len(outcome.results),
+                "compared": outcome.count,
+                "undecided": outcome.undecided,
+                "worst": outcome.worst,
+                "median": outcome.median,
+                "ratios": {result.case: result.ratios for result in outcome.results},
+                "controls": [
+                    {"id": c.control.id, "why": c.control.why, "worst": c.worst, "fails": c.fails, "cases": len(c.results)} for c in outcome.controls
+                ],
+            }
+            for outcome in outcomes
+        ],
+    }
+    strict: dict[str, Any] = _strict(data)
+    return strict
+
+
+def machine_facts() -> dict[str, str]:
+    """What the figures depend on: processor, system, versions, and the commit if there is one."""
+    facts = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "Python": platform.python_version(),
+    }
+    for library in ("numpy", "scipy", "torch", "scikit-learn", "geolora-ref"):
+        try:
+            facts[library] = version(library)
+        except PackageNotFoundError:
+            facts[library] = "not installed"
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)  # noqa: S607
+        facts["commit"] = commit.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        facts["commit"] = "unknown"
+    return facts
+
+
+def _processor() -> str:
+    """The model name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _section(outcome: ClaimOutcome) -> dict[str, Any]:
+    """What the template shows of one claim."""
+    inequalities = [
+        {"name": name, "count": len(values), "median": statistics.median(values), "worst": max(values)} for name, values in outcome.ratios.items() if values
+    ]
+    return {
+        "outcome": outcome,
+        "claim": outcome.claim,
+        "inequalities": inequalities,
+        "figures": [{"figure": f, "image": _image(f, outcome.results)} for f in outcome.claim.figures],
+        "tables": [{"title": table.title, "rows": table.rows(outcome.results)} for table in outcome.claim.tables],
+    }
+
+
+def _image(figure: Figure, results: Results) -> str:
+    """The figure as an SVG data URI."""
+    drawing, axes = plt.subplots()
+    figure.draw(axes, results)
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(drawing)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value: float) -> str:
+    """Three significant digits; huge ones as powers of ten."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else str(value)
+    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+
+
+def _strict(value: Any) -> Any:
+    """Plain data that strict JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,162 @@
+"""One runner for all claims: enumerate the cases, do what the journal does not have yet, and judge."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+
+from verification.claim import Case, CaseResult, Claim, Control, Plan, Results
+from verification.claims import CLAIMS
+from verification.journal import Journal
+
+__all__ = ["ClaimOutcome", "ControlOutcome", "run"]
+
+
+@dataclass(frozen=True)
+class ControlOutcome:
+    """A negative control and what it measured; it *must* exceed the limit."""
+
+    control: Control
+    results: Results
+    limit: float
+
+    @property
+    def worst(self) -> float:
+        """The largest ratio."""
+        return max(result.worst for result in self.results)
+
+    @property
+    def error(self) -> str:
+        """Why the control could not be judged."""
+        return next((result.error for result in self.results if result.error), "")
+
+    @property
+    def fails(self) -> bool:
+        """Whether it failed, as it must; a control that broke down by itself did not."""
+        return not self.error and self.worst > self.limit
+
+
+@dataclass(frozen=True)
+class ClaimOutcome:
+    """A claim and everything that was measured for it."""
+
+    claim: Claim
+    results: Results
+    controls: Sequence[ControlOutcome]
+
+    @property
+    def ratios(self) -> dict[str, list[float]]:
+        """All ratios of all cases, by the name of the inequality."""
+        collected: dict[str, list[float]] = {}
+        for result in self.results:
+            for name, values in result.ratios.items():
+                collected.setdefault(name, []).extend(values)
+        return collected
+
+    @property
+    def count(self) -> int:
+        """How many comparisons were made that could have failed."""
+        return sum(len(values) for values in self.ratios.values())
+
+    @property
+    def undecided(self) -> int:
+        """How many comparisons are not counted."""
+        return sum(result.undecided for result in self.results)
+
+    @property
+    def worst(self) -> float:
+        """The largest ratio over all cases."""
+        return max(result.worst for result in self.results)
+
+    @property
+    def median(self) -> float:
+        """The median ratio."""
+        return float(np.median([value for values in self.ratios.values() for value in values] or [np.nan]))
+
+    @property
+    def problems(self) -> list[str]:
+        """Every reason why this claim does not stand; empty if it does."""
+        found = [f"case {result.case} broke: {result.error.splitlines()[-1]}" for result in self.results if result.error]
+        found += [f"case {r.case}: hypothesis violated: {h}" for r in self.results for h in r.violated_hypotheses]
+        found += [f"case {r.case}: ratio {r.worst:.3g} above {self.claim.limit:g}" for r in self.results if not r.error and r.worst > self.claim.limit]
+        if self.count < self.claim.floor:
+            found.append(f"only {self.count} comparisons, at least {self.claim.floor} are needed")
+        for control in self.controls:
+            if control.error:
+                found.append(f"control {control.control.id} broke: {control.error.splitlines()[-1]}")
+            elif not control.fails:
+                found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), it must fail")
+        if not self.controls:
+            found.append("no negative control")
+        return found
+
+    @property
+    def holds(self) -> bool:
+        """The claim holds and every control fails."""
+        return not self.problems
+
+
+Unit = tuple[str, str, Case]
+
+
+def _key(unit: Unit) -> str:
+    claim, control, case = unit
+    return f"{claim} | {control} | {case.id}"
+
+
+def _work(unit: Unit) -> CaseResult:
+    """Do one case, in whatever process this is."""
+    claim_id, control_id, case = unit
+    claim = CLAIMS[claim_id]
+    check = claim.check if not control_id else next(c for c in claim.controls if c.id == control_id).check
+    try:
+        with np.errstate(all="ignore"):  # broken backends overflow; results are judged, not warnings
+            return check(case)
+    except Exception:  # a broken check must not stop the others; it is reported and counts as a failure
+        return CaseResult(case.id, {}, error=traceback.format_exc())
+
+
+def run(
+    claims: Sequence[Claim],
+    plan: Plan,
+    journal: Journal,
+    *,
+    jobs: int,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> list[ClaimOutcome]:
+    """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
+
+    Interrupted (by an exception or a signal), everything that had finished is in the journal.
+    """
+    units: list[Unit] = [(claim.id, "", case) for claim in claims for case in claim.cases(plan)]
+    units += [(claim.id, control.id, case) for claim in claims for control in claim.controls for case in control.cases(plan)]
+    keys = [_key(unit) for unit in units]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"case ids must be unique, found twice: {next(key for key in keys if keys.count(key) > 1)}")
+    todo = [unit for unit in units if _key(unit) not in journal.done]
+    total = len(units)
+    progress("resumed" if len(todo) < total else "starting", total - len(todo), total)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs", batch_size=1)
+    try:
+        for done, (unit, result) in enumerate(parallel(joblib.delayed(_labelled)(unit) for unit in todo), total - len(todo) + 1):
+            journal.add(_key(unit), result)
+            progress(unit[0], done, total)
+    finally:
+        journal.close()
+    return [_outcome(claim, plan, journal) for claim in claims]
+
+
+def _labelled(unit: Unit) -> tuple[Unit, CaseResult]:
+    return unit, _work(unit)
+
+
+def _outcome(claim: Claim, plan: Plan, journal: Journal) -> ClaimOutcome:
+    def results(control: str, cases: Sequence[Case]) -> Results:
+        return [journal.done[_key((claim.id, control, case))] for case in cases]
+
+    controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
+    return ClaimOutcome(claim, results("", list(claim.cases(plan))), controls)

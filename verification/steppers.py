@@ -1,0 +1,91 @@
+"""One iteration as the claims see it: the reference, a mutant, or one of the methods that GeoLoRA is compared with.
+
+A *stepper* takes the state, the dense gradient at it and the parameters, and returns an :class:`Outcome`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.algorithm import truncation
+from geolora_ref.oracle.mutants import MUTANTS
+
+__all__ = ["Outcome", "Stepper", "augmented_bug", "mutant", "naive_factor_euler", "reference", "simultaneous_descent"]
+
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Ŵ before the truncation, the new state, the norm that the truncation discarded, and the singular values of Ŵ."""
+
+    W_hat: Matrix
+    Y: LowRank
+    discarded: float
+
+
+Stepper = Callable[..., Outcome]
+
+
+def reference(Y: LowRank, G: Matrix, **parameters: Any) -> Outcome:
+    """GeoLoRA, the reference step."""
+    step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), **parameters)
+    return Outcome(step.full(), step.Y, step.discarded)
+
+
+def mutant(name: str) -> Stepper:
+    """A deliberately broken step of the oracle's catalogue."""
+    stages = MUTANTS[name].stages
+    if stages is None:
+        raise ValueError(f"mutant {name!r} has no stages")
+
+    def step(Y: LowRank, G: Matrix, **parameters: Any) -> Outcome:
+        g = ProjectedGradients.from_dense(Y, G)
+        options = {"tau": None, "theta": None, "min_rank": 1, "max_rank": None} | parameters
+        run = stages.run(*Y, g.dK, g.dL, g.dS, **options)
+        U_hat, V_hat = np.hstack([Y.U, run["U_tilde"]]), np.hstack([Y.V, run["V_tilde"]])
+        W_hat, Y1 = U_hat @ run["S_hat"] @ V_hat.T, LowRank(*run["output"])
+        return Outcome(W_hat, Y1, float(np.linalg.norm(W_hat - Y1.full())))
+
+    return step
+
+
+def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any) -> Outcome:
+    """One explicit Euler step of the factor equations U̇ = −(I − UUᵀ)GVS⁻¹, V̇ = −(I − VVᵀ)GᵀUS⁻ᵀ, Ṡ = −UᵀGV.
+
+    Equivalent to the Riemannian flow in exact arithmetic and for step size 0, but stiff like 1/σ_min [KL07].  The bases are
+    orthonormalised after the step, and the triangular factors moved into S.
+    """
+    U, S, V = Y
+    GV, GtU = G @ V, G.T @ U
+    dS = U.T @ GV
+    U1 = U - learning_rate * np.linalg.solve(S.T, (GV - U @ dS).T).T
+    V1 = V - learning_rate * np.linalg.solve(S, (GtU - V @ dS.T).T).T
+    (QU, RU), (QV, RV) = np.linalg.qr(U1), np.linalg.qr(V1)
+    Y1 = LowRank(QU, RU @ (S - learning_rate * dS) @ RV.T, QV)
+    return Outcome(Y1.full(), Y1, 0.0)
+
+
+def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: Any) -> Outcome:
+    """The augmented rank-adaptive integrator with Euler sub-steps [CKL22]: like GeoLoRA, but the S-step is a Galerkin step in the
+    augmented bases, so that the lower right block is −λ ŨᵀGṼ instead of 0 (here with the gradient frozen at Y)."""
+    step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=learning_rate, tau=0.0)
+    W = Y.full() - learning_rate * G
+    S_hat = step.U_hat.T @ W @ step.V_hat
+    cut = truncation(S_hat, step.U_hat, step.V_hat, **parameters)
+    return Outcome(step.U_hat @ S_hat @ step.V_hat.T, cut.Y, cut.discarded)
+
+
+def simultaneous_descent(U: Matrix, S: Matrix, V: Matrix, G: Matrix, learning_rate: float) -> tuple[Matrix, Matrix, Matrix]:
+    """Plain gradient descent in U, S and V at once, the bases not kept orthonormal."""
+    return (
+        U - learning_rate * G @ V @ S.T,
+        S - learning_rate * U.T @ G @ V,
+        V - learning_rate * G.T @ U @ S,
+    )

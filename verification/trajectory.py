@@ -1,0 +1,67 @@
+"""Runs of a stepper on a gradient flow, with everything that the guarantees speak about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref import LowRank, tangent_projection
+from geolora_ref.problems.problem import GradientFlow
+from verification.steppers import Outcome, Stepper, reference
+
+__all__ = ["Iterate", "trajectory"]
+
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """Step k from W_k = Y to W_{k+1}: the gradient at W_k, its tangential part P(W_k)G, and the outcome."""
+
+    k: int
+    Y: LowRank
+    W: Matrix
+    G: Matrix
+    PG: Matrix
+    learning_rate: float
+    outcome: Outcome
+
+    @property
+    def W_next(self) -> Matrix:
+        """W_{k+1}, dense."""
+        return np.asarray(self.outcome.Y.full())
+
+    @property
+    def tangential(self) -> float:
+        """‖P(W_k)∇L(W_k)‖."""
+        return float(np.linalg.norm(self.PG))
+
+    @property
+    def normal(self) -> float:
+        """ε_k = ‖(I − P(W_k))∇L(W_k)‖."""
+        return float(np.linalg.norm(self.G - self.PG))
+
+
+def trajectory(
+    problem: GradientFlow,
+    Y: LowRank,
+    steps: int,
+    learning_rate: float | Callable[[int], float],
+    *,
+    step: Stepper = reference,
+    estimate: Callable[[Matrix, int], Matrix] | None = None,
+    **truncation: Any,
+) -> Iterator[Iterate]:
+    """Iterate ``step`` from Y.  ``estimate(W, k)`` replaces the gradient that the step sees (stochastic gradients)."""
+    for k in range(steps):
+        rate = learning_rate(k) if callable(learning_rate) else learning_rate
+        W = Y.full()
+        G = problem.gradient(W)
+        seen = G if estimate is None else estimate(W, k)
+        outcome = step(Y, seen, learning_rate=rate, **truncation)
+        yield Iterate(k, Y, W, G, tangent_projection(Y, G), rate, outcome)
+        Y = outcome.Y
