@@ -110,9 +110,7 @@ def assemble(
     return xp.concat([top, bottom], axis=0)
 
 
-def choose_rank(
-    tails: Float[Array, " s"], theta: float, min_rank: int = 1, max_rank: int | None = None
-) -> tuple[int, RankRule]:
+def choose_rank(tails: Float[Array, " s"], theta: float, min_rank: int = 1, max_rank: int | None = None) -> tuple[int, RankRule]:
     """The smallest r' with tail_{r'} ≤ ϑ, clipped to [min_rank, max_rank], and the rule that fixed it.
 
     ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, nonincreasing; the tail behind the last singular value is 0.
@@ -248,7 +246,5 @@ def geolora_step(
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, Y.shape)
     step = augmented_step(Y, gradients, learning_rate=learning_rate, optimizer=optimizer)
-    cut = truncation(
-        step.S_hat, step.U_hat, step.V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank
-    )
+    cut = truncation(step.S_hat, step.U_hat, step.V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)
     return GeoLoRAStep(**vars(cut), **vars(step))

@@ -6,6 +6,7 @@ other conforming library.  Real and complex data are treated alike: every transp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat
@@ -19,11 +20,27 @@ else:
     except ModuleNotFoundError:  # shapes are documentation; only the tests and the docs evaluate them
         Float = Inexact = None
 
-__all__ = ["Array", "Float", "Inexact", "diagonal_matrix", "eps", "finite", "H", "identity", "namespace", "norm",
-           "tail_norms", "to_numpy", "zeros"]
+__all__ = [
+    "Array",
+    "Float",
+    "H",
+    "Inexact",
+    "diagonal_matrix",
+    "eps",
+    "finite",
+    "identity",
+    "namespace",
+    "norm",
+    "tail_norms",
+    "to_numpy",
+    "zeros",
+]
 
 Array: TypeAlias = Any
 """Any array of a library that follows the array API standard."""
+
+Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
+"""Real numbers in a row, such as singular values that a caller chooses."""
 
 
 def namespace(*arrays: Array) -> Any:
@@ -37,18 +54,18 @@ def H(X: Inexact[Array, "a b"]) -> Inexact[Array, "b a"]:
     return xp.conj(X).mT if xp.isdtype(X.dtype, "complex floating") else X.mT
 
 
-def eps(X: Inexact[Array, "..."]) -> float:
+def eps(X: Inexact[Array, ...]) -> float:
     """Distance from 1 to the next number in the precision of ``X`` (twice the unit round-off)."""
     return float(namespace(X).finfo(X.dtype).eps)
 
 
-def finite(X: Inexact[Array, "..."]) -> bool:
+def finite(X: Inexact[Array, ...]) -> bool:
     """Whether every entry is finite."""
     xp = namespace(X)
     return bool(xp.all(xp.isfinite(X)))
 
 
-def norm(X: Inexact[Array, "..."]) -> float:
+def norm(X: Inexact[Array, ...]) -> float:
     """Frobenius norm.  Scaled by the largest entry, so that 1e-200 and 1e200 neither underflow nor overflow."""
     xp = namespace(X)
     entries = xp.abs(xp.reshape(X, (-1,)))
@@ -71,17 +88,17 @@ def tail_norms(singular_values: Float[Array, " k"]) -> Float[Array, " k"]:
     return largest * xp.sqrt(xp.flip(xp.cumulative_sum(xp.flip(squares))))
 
 
-def identity(size: int, like: Inexact[Array, "..."]) -> Inexact[Array, "size size"]:
+def identity(size: int, like: Inexact[Array, ...]) -> Inexact[Array, "size size"]:
     """The identity matrix in the dtype and on the device of ``like``."""
     return namespace(like).eye(size, dtype=like.dtype, device=array_api_compat.device(like))
 
 
-def zeros(shape: tuple[int, int], like: Inexact[Array, "..."]) -> Inexact[Array, "a b"]:
+def zeros(shape: tuple[int, int], like: Inexact[Array, ...]) -> Inexact[Array, "a b"]:
     """The zero matrix in the dtype and on the device of ``like``."""
     return namespace(like).zeros(shape, dtype=like.dtype, device=array_api_compat.device(like))
 
 
-def diagonal_matrix(diagonal: Float[Array, " r"], like: Inexact[Array, "..."]) -> Inexact[Array, "r r"]:
+def diagonal_matrix(diagonal: Float[Array, " r"], like: Inexact[Array, ...]) -> Inexact[Array, "r r"]:
     """The square matrix with this diagonal, in the dtype and on the device of ``like``."""
     return identity(diagonal.shape[0], like) * namespace(like).astype(diagonal, like.dtype)[None, :]
 

@@ -25,9 +25,7 @@ def matrices(**named: Array) -> Any:
     xp = namespace(first)
     for name, X in named.items():
         if namespace(X) is not xp:
-            raise ValueError(
-                f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}"
-            )
+            raise ValueError(f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}")
         if X.ndim != 2:
             raise ValueError(f"{name}: expected a matrix (2 dimensions), found shape {tuple(X.shape)}")
         if not xp.isdtype(X.dtype, ("real floating", "complex floating")):
@@ -59,9 +57,7 @@ def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
     """
     defect, allowed = norm(H(U) @ U - identity(U.shape[1], U)), math.sqrt(eps(U))
     if not defect <= allowed:
-        raise ValueError(
-            f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ √eps = {allowed:.1e}, found {defect:.3e}"
-        )
+        raise ValueError(f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ √eps = {allowed:.1e}, found {defect:.3e}")
 
 
 def nonnegative_number(name: str, value: float) -> float:

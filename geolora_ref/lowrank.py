@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, H, Inexact, diagonal_matrix, norm
+from geolora_ref.arrays import Array, H, Inexact, Values, diagonal_matrix, norm
 
 __all__ = ["LowRank", "tangent_projection"]
 
@@ -100,7 +100,7 @@ class LowRank:
         return cls(P[:, :rank], diagonal_matrix(sigma[:rank], W), H(Qh)[:, :rank])
 
     @classmethod
-    def random(cls, shape: tuple[int, int], spectrum: Sequence[float], rng: np.random.Generator) -> LowRank:
+    def random(cls, shape: tuple[int, int], spectrum: Values, rng: np.random.Generator) -> LowRank:
         """Haar distributed bases and S = diag(spectrum), real, in NumPy float64; the rank is ``len(spectrum)``."""
         U, V = (_haar(size, len(spectrum), rng) for size in shape)
         return cls(U, np.diag(np.asarray(spectrum, dtype=np.float64)), V)

@@ -26,14 +26,21 @@ DEFAULT_FOLDER = Path("build") / "verification"
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m verification", description="Check the guarantees of GeoLoRA, each with its negative controls.")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification", description="Check the guarantees of GeoLoRA, each with its negative controls."
+    )
     parser.add_argument("--full", action="store_true", help="more sizes and seeds; takes up an interrupted run where it stopped")
     parser.add_argument("--only", action="append", metavar="CLAIM", help="check this claim only (may be given several times)")
     parser.add_argument("--list", action="store_true", help="list the claims and their controls, and check nothing")
     parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with -part behind it for --only)",
+    )
     parser.add_argument("--fresh", action="store_true", help="with --full: forget what an interrupted run had finished")
     options = parser.parse_args(argv)
     unknown = [name for name in options.only or () if name not in CLAIMS]
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     claims = [CLAIMS[name] for name in options.only] if options.only else list(CLAIMS.values())
     plan = Plan("full" if options.full else "quick", options.seed)
-    folder = options.output or DEFAULT_FOLDER / plan.effort
+    folder = options.output or DEFAULT_FOLDER / (f"{plan.effort}-part" if options.only else plan.effort)
     journal = Journal(folder, plan, fresh=options.fresh or not options.full)
     started = time.monotonic()
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -78,7 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print_outcomes(outcomes, console)
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
-    verdict = f"[red]{len(failed)} of {len(outcomes)} claims do not stand: {', '.join(failed)}" if failed else f"[green]all {len(outcomes)} claims hold, every negative control fails"
+    verdict = (
+        f"[red]{len(failed)} of {len(outcomes)} claims do not stand: {', '.join(failed)}"
+        if failed
+        else f"[green]all {len(outcomes)} claims hold, every negative control fails"
+    )
     console.print(f"{verdict}[/] ({seconds:.0f} s)\nreport: {report.resolve()}")
     return 1 if failed else 0
 

@@ -45,10 +45,11 @@ class Case:
 class CaseResult:
     """What one case measured.
 
-    ``ratios`` : every ratio, by the name of the inequality.  ``undecided`` : how many comparisons had no unique answer or lay at rounding level, could
-    not have failed, and are therefore not counted.  ``violated_hypotheses`` : the checked hypotheses that did not
-    hold.  ``series`` : data for the figures.  ``error`` : the traceback if the check itself broke; such a case never counts, neither
-    for a claim nor as the failure that a control owes.
+    ``ratios`` : every ratio, by the name of the inequality.
+    ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
+    ``violated_hypotheses`` : the checked hypotheses that did not hold.
+    ``series`` : data for the figures.
+    ``error`` : the traceback if the check itself broke; such a case never counts as the failure that a control owes.
     """
 
     case: str

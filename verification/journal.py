@@ -43,7 +43,8 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"journal-{fingerprint(plan)}.jsonl"
         if fresh:
-            self.path.unlink(missing_ok=True)
+            for old in folder.glob("journal-*.jsonl"):
+                old.unlink()
         self.done: dict[str, CaseResult] = {}
         self._file: TextIO | None = None
         if self.path.exists():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import joblib
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from verification.claim import Case, CaseResult, Claim, Control, Plan, Results
 from verification.claims import CLAIMS
@@ -82,7 +83,11 @@ class ClaimOutcome:
         """Every reason why this claim does not stand; empty if it does."""
         found = [f"case {result.case} broke: {result.error.splitlines()[-1]}" for result in self.results if result.error]
         found += [f"case {r.case}: hypothesis violated: {h}" for r in self.results for h in r.violated_hypotheses]
-        found += [f"case {r.case}: ratio {r.worst:.3g} above {self.claim.limit:g}" for r in self.results if not r.error and r.worst > self.claim.limit]
+        found += [
+            f"case {r.case}: ratio {r.worst:.3g} above {self.claim.limit:g}"
+            for r in self.results
+            if not r.error and r.worst > self.claim.limit
+        ]
         if self.count < self.claim.floor:
             found.append(f"only {self.count} comparisons, at least {self.claim.floor} are needed")
         for control in self.controls:
@@ -114,7 +119,9 @@ def _work(unit: Unit) -> CaseResult:
     claim = CLAIMS[claim_id]
     check = claim.check if not control_id else next(c for c in claim.controls if c.id == control_id).check
     try:
-        with np.errstate(all="ignore"):  # broken backends overflow; results are judged, not warnings
+        # One thread: the matrices are small, and processes that share cores by threads slow each other down.  Broken backends
+        # overflow: results are judged, not warnings.
+        with threadpool_limits(1), np.errstate(all="ignore"):
             return check(case)
     except Exception:  # a broken check must not stop the others; it is reported and counts as a failure
         return CaseResult(case.id, {}, error=traceback.format_exc())

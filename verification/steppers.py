@@ -48,7 +48,7 @@ def mutant(name: str) -> Stepper:
     def step(Y: LowRank, G: Matrix, **parameters: Any) -> Outcome:
         g = ProjectedGradients.from_dense(Y, G)
         options = {"tau": None, "theta": None, "min_rank": 1, "max_rank": None} | parameters
-        run = stages.run(*Y, g.dK, g.dL, g.dS, **options)
+        run = stages.run(Y.U, Y.S, Y.V, g.dK, g.dL, g.dS, **options)
         U_hat, V_hat = np.hstack([Y.U, run["U_tilde"]]), np.hstack([Y.V, run["V_tilde"]])
         W_hat, Y1 = U_hat @ run["S_hat"] @ V_hat.T, LowRank(*run["output"])
         return Outcome(W_hat, Y1, float(np.linalg.norm(W_hat - Y1.full())))
@@ -73,8 +73,11 @@ def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any)
 
 
 def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: Any) -> Outcome:
-    """The augmented rank-adaptive integrator with Euler sub-steps [CKL22]: like GeoLoRA, but the S-step is a Galerkin step in the
-    augmented bases, so that the lower right block is −λ ŨᵀGṼ instead of 0 (here with the gradient frozen at Y)."""
+    """The augmented rank-adaptive integrator with Euler sub-steps [CKL22].
+
+    Like GeoLoRA, but the S-step is a Galerkin step in the augmented bases, so that the lower right block is −λ ŨᵀGṼ instead of
+    0 (here with the gradient frozen at Y).
+    """
     step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=learning_rate, tau=0.0)
     W = Y.full() - learning_rate * G
     S_hat = step.U_hat.T @ W @ step.V_hat

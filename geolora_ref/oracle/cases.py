@@ -109,7 +109,8 @@ def draw_parameters(rng: np.random.Generator, *, largest: int = 24, complex_data
     if rng.random() < 0.6:
         r = max(1, r // 2)
     tau, theta = _choose(
-        rng, [(0.0, None), (0.3, None), (10.0 ** rng.uniform(-8, 0), None), (1.0, None), (None, 10.0 ** rng.uniform(-8, 1))]
+        rng,
+        [(0.0, None), (0.3, None), (10.0 ** rng.uniform(-8, 0), None), (1.0, None), (None, 10.0 ** rng.uniform(-8, 1))],
     )
     columns = min(2 * r, m, n)
     min_rank = int(_choose(rng, [1, 1, rng.integers(1, columns + 1)]))

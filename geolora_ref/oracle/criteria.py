@@ -110,7 +110,11 @@ def judge(
 
 
 def judge_stages(
-    inputs: StepInputs, stages: Mapping[str, Matrix], outputs: tuple[Matrix, Matrix, Matrix], *, eps: float | None = None
+    inputs: StepInputs,
+    stages: Mapping[str, Matrix],
+    outputs: tuple[Matrix, Matrix, Matrix],
+    *,
+    eps: float | None = None,
 ) -> Mapping[str, Verdict]:
     """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line that is wrong.
 
@@ -170,7 +174,7 @@ def _judge_truncation(
         "orthonormal V": _ratio(_defect(V1), unit),
         "stationarity": _ratio(_norm(D - normal), unit * scale),
         "dominance": _ratio(float(np.linalg.norm(_double(normal), 2)) - sigma_r, unit * scale),
-        "optimality": _ratio(_norm(D) - tails[rank], unit * scale),
+        "optimality": _ratio(_norm(D) - float(tails[rank]), unit * scale),
         **_rank_ratios(rank, tails, inputs, columns, unit * scale),
     }
     if diagonal:
@@ -181,9 +185,7 @@ def _judge_truncation(
     return Verdict(ratios)
 
 
-def _rank_ratios(
-    rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float
-) -> dict[str, float]:
+def _rank_ratios(rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float) -> dict[str, float]:
     """Too low: tail_r > ϑ though the cap allows more.  Too high: tail_{r−1} ≤ ϑ though min_rank allows less."""
     tau = inputs.tau or 0.0
     theta = tau * float(tails[0]) if inputs.theta is None else inputs.theta
@@ -239,7 +241,7 @@ class _Wide:
 
 
 def _scale(inputs: StepInputs, eps: float) -> float:
-    """s = ‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
+    """S = ‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
 
     Rounding of a large normal component of G leaves such a contradiction behind; the answer is determined only up to it.
     """

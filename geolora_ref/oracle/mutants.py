@@ -152,7 +152,7 @@ def zero_start_inverse(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-de
 @_add_step(3, "1/σ with a zero singular value that the minimum rank kept: inf, then NaN", published=True)
 def divide_by_zero(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
     with np.errstate(divide="ignore", invalid="ignore"):
-        dK = (dK @ _H(S)) * (1.0 / np.linalg.svd(S, compute_uv=False)) if np.all(S == np.diag(np.diag(S))) else dK
+        dK = (dK @ _H(S)) * (1.0 / np.linalg.svd(S, compute_uv=False)) if np.all(np.diag(np.diag(S)) == S) else dK
     if not np.all(np.isfinite(dK)):
         return U * np.nan, S, V
     return REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
@@ -174,7 +174,11 @@ def k_low_precision(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
 # --- line 4: basis augmentation --------------------------------------------------------------------------------------
 
 
-@_add(4, "the residual is orthonormalised in one pass: not orthogonal to U where its columns are tiny or dependent", published=True)
+@_add(
+    4,
+    "the residual is orthonormalised in one pass: not orthogonal to U where its columns are tiny or dependent",
+    published=True,
+)
 def single_pass_residual(B, X):  # type: ignore[no-untyped-def]
     residual = X - B @ (_H(B) @ X)
     return np.linalg.qr(residual).Q[:, : min(B.shape[1], B.shape[0] - B.shape[1])]
@@ -226,8 +230,8 @@ def old_new_alias(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped
 @_add(5, "the lower right block of Ŝ keeps old content instead of 0", published=True)
 def missing_lower_block(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
     S_hat = REFERENCE.assemble(S_new, K_new, L_new, U_tilde, V_tilde)
-    r, k, l = len(S_new), U_tilde.shape[1], V_tilde.shape[1]
-    S_hat[r:, r:] = S_new[:k, :l]
+    r = len(S_new)
+    S_hat[r:, r:] = S_new[: U_tilde.shape[1], : V_tilde.shape[1]]
     return S_hat
 
 

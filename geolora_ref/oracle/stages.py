@@ -40,9 +40,7 @@ class Backend(Protocol):
         """(U, S, V) and (dK, dL, dS) to (U₁, S₁, V₁)."""
 
 
-def coefficient_update(
-    U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, learning_rate: float
-) -> Factors:
+def coefficient_update(U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, learning_rate: float) -> Factors:
     """Line 3 on bare factors: (K_new, L_new, S_new)."""
     return (
         optimizer_step(U @ S, dK, learning_rate),
@@ -51,9 +49,7 @@ def coefficient_update(
     )
 
 
-def truncated_rank(
-    sigma: Array, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None
-) -> int:
+def truncated_rank(sigma: Array, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     """The rank that line 6 keeps of these singular values."""
     threshold = float(tau or 0.0) * norm(sigma) if theta is None else theta
     return choose_rank(tail_norms(sigma), threshold, min_rank, max_rank)[0]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.integrate
 from numpy.typing import NDArray
 
+from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 
 __all__ = ["GradientFlow", "Matrix", "MatrixODE"]
@@ -33,7 +33,7 @@ class MatrixODE(ABC):
     def field(self, t: float, Y: Matrix) -> Matrix:
         """The right-hand side F(t, Y)."""
 
-    def initial(self, spectrum: Sequence[float], rng: np.random.Generator) -> LowRank:
+    def initial(self, spectrum: Values, rng: np.random.Generator) -> LowRank:
         """A random initial value with these singular values."""
         return LowRank.random(self.shape, spectrum, rng)
 
@@ -50,7 +50,12 @@ class MatrixODE(ABC):
         if t == 0.0:
             return Y0
         run = scipy.integrate.solve_ivp(
-            lambda s, y: self.field(s, y.reshape(self.shape)).ravel(), (0.0, t), Y0.ravel(), "DOP853", rtol=1e-12, atol=1e-12
+            lambda s, y: self.field(s, y.reshape(self.shape)).ravel(),
+            (0.0, t),
+            Y0.ravel(),
+            "DOP853",
+            rtol=1e-12,
+            atol=1e-12,
         )
         if not run.success:
             raise RuntimeError(f"{type(self).__name__}.reference(t={t}): {run.message}")
@@ -59,7 +64,8 @@ class MatrixODE(ABC):
 
 class GradientFlow(MatrixODE):
     """Ẇ = −∇L(W).  ``lipschitz`` is β (= ℓ), ``one_sided_lipschitz`` is −``strong_convexity``; ``minimum`` is L* or a
-    proven lower bound of it."""
+    proven lower bound of it.
+    """
 
     strong_convexity: float = math.nan
     minimum: float = math.nan

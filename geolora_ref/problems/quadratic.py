@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.problem import GradientFlow, Matrix
 
@@ -38,7 +39,11 @@ class Quadratic(GradientFlow):
 
     @classmethod
     def random(
-        cls, shape: tuple[int, int], spectrum: Sequence[float], rng: np.random.Generator, curvature: Sequence[float] = (0.5, 1.0)
+        cls,
+        shape: tuple[int, int],
+        spectrum: Values,
+        rng: np.random.Generator,
+        curvature: Sequence[float] = (0.5, 1.0),
     ) -> Quadratic:
         """Random bases, A with these singular values, eigenvalues of H₁ and H₂ spread over ``curvature`` (low, high)."""
         low, high = curvature

@@ -29,7 +29,7 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        """measured / allowed; infinite for a measurement that is not a number."""
+        """Measured / allowed; infinite for a measurement that is not a number."""
         return math.inf if math.isnan(self.measured) else self.measured / self.allowed
 
     @property
@@ -41,9 +41,12 @@ class Check:
 def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check:
     """Taylor's theorem: |L(W + hD) − L(W) − h⟨∇L(W), D⟩| falls like h², so halving h divides it by 4.
 
-    Measured is the distance of the slope from 2 over h = 2⁻², …, 2⁻⁶, where the remainder is far above rounding.
+    Measured is the distance of the slope from 2 over h = 2⁻², …, 2⁻⁶, where the remainder is far above rounding.  The gradient
+    itself is added to the direction: in a random direction alone a wrong gradient can be right by accident.
     """
-    L0, derivative = problem.loss(W), float(np.sum(problem.gradient(W) * direction))
+    gradient = problem.gradient(W)
+    direction = direction + gradient * (np.linalg.norm(direction) / np.linalg.norm(gradient))
+    L0, derivative = problem.loss(W), float(np.sum(gradient * direction))
     h = 2.0 ** -np.arange(2.0, 7.0)
     remainder = [abs(problem.loss(W + step * direction) - L0 - step * derivative) for step in h]
     slope = float(np.polyfit(np.log(h), np.log(remainder), 1)[0])

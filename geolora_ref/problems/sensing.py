@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.problem import GradientFlow, Matrix
 
@@ -23,7 +22,7 @@ class MatrixSensing(GradientFlow):
         if measurements.ndim != 3 or b.shape != measurements.shape[:1]:
             raise ValueError(f"measurements, b: expected shapes (N, m, n) and (N,), found {measurements.shape} and {b.shape}")
         count, m, n = measurements.shape
-        self.shape, self.count, self.b = (m, n), count, b
+        self.shape, self.count, self.b = (m, n), int(count), b
         self._A = measurements.reshape(count, m * n)
         self._d, self._Q = np.linalg.eigh(self._A.T @ self._A / count)
         self.lipschitz = float(self._d[-1])
@@ -33,9 +32,7 @@ class MatrixSensing(GradientFlow):
         self.minimum = self.loss(self._optimum.reshape(self.shape))
 
     @classmethod
-    def planted(
-        cls, shape: tuple[int, int], spectrum: Sequence[float], count: int, rng: np.random.Generator
-    ) -> MatrixSensing:
+    def planted(cls, shape: tuple[int, int], spectrum: Values, count: int, rng: np.random.Generator) -> MatrixSensing:
         """Gaussian measurements of a matrix with these singular values."""
         measurements = rng.standard_normal((count, *shape))
         truth = LowRank.random(shape, spectrum, rng).full()
@@ -43,8 +40,7 @@ class MatrixSensing(GradientFlow):
 
     def loss(self, W: Matrix) -> float:
         """½ Σ_i (⟨A_i, W⟩ − b_i)² / N."""
-        residual = self._A @ W.ravel() - self.b
-        return 0.5 * float(residual @ residual) / self.count
+        return 0.5 * float(np.sum((self._A @ W.ravel() - self.b) ** 2)) / float(self.count)
 
     def gradient(self, W: Matrix) -> Matrix:
         """Σ_i (⟨A_i, W⟩ − b_i) A_i / N."""
@@ -61,7 +57,9 @@ class MatrixCompletion(GradientFlow):
 
     def __init__(self, M: Matrix, mask: Matrix) -> None:
         if mask.shape != M.shape or mask.dtype != np.bool_ or not mask.any():
-            raise ValueError(f"mask: expected a boolean mask of shape {M.shape} with a known entry, found {mask.dtype} {mask.shape}")
+            raise ValueError(
+                f"mask: expected a boolean mask of shape {M.shape} with a known entry, found {mask.dtype} {mask.shape}"
+            )
         self.shape, self.M, self.mask = (M.shape[0], M.shape[1]), M, mask
         self.lipschitz = 1.0 / float(mask.sum())
         self.strong_convexity = self.lipschitz if bool(mask.all()) else 0.0
@@ -69,9 +67,7 @@ class MatrixCompletion(GradientFlow):
         self.minimum = 0.0
 
     @classmethod
-    def planted(
-        cls, shape: tuple[int, int], spectrum: Sequence[float], fraction: float, rng: np.random.Generator
-    ) -> MatrixCompletion:
+    def planted(cls, shape: tuple[int, int], spectrum: Values, fraction: float, rng: np.random.Generator) -> MatrixCompletion:
         """A random fraction of the entries of a matrix with these singular values."""
         return cls(LowRank.random(shape, spectrum, rng).full(), rng.random(shape) < fraction)
 

@@ -22,7 +22,9 @@ class SoftmaxRegression(GradientFlow):
 
     def __init__(self, X: Matrix, labels: Matrix, ridge: float = 0.0) -> None:
         if X.ndim != 2 or labels.shape != X.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"X, labels: expected (N, features) and N integer labels, found {X.shape} and {labels.dtype} {labels.shape}")
+            raise ValueError(
+                f"X, labels: expected (N, features) and N integer labels, found {X.shape} and {labels.dtype} {labels.shape}"
+            )
         if ridge < 0.0:
             raise ValueError(f"ridge: expected a number >= 0, found {ridge}")
         self.X, self.labels, self.ridge = X, labels, ridge

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.problem import Matrix
 
@@ -26,7 +27,7 @@ class TwoLayerLinear:
         self.minimum = 0.0
 
     @classmethod
-    def planted(cls, sizes: tuple[int, int, int], spectrum: Sequence[float], samples: int, rng: np.random.Generator) -> TwoLayerLinear:
+    def planted(cls, sizes: tuple[int, int, int], spectrum: Values, samples: int, rng: np.random.Generator) -> TwoLayerLinear:
         """Y = W₂W₁X with planted layers of these singular values; ``sizes`` is (p, h, q), X Gaussian with ‖X‖₂ = 1."""
         p, h, q = sizes
         X = rng.standard_normal((p, samples))
@@ -34,7 +35,7 @@ class TwoLayerLinear:
         W1, W2 = (LowRank.random(shape, spectrum, rng).full() for shape in ((h, p), (q, h)))
         return cls(X, W2 @ W1 @ X, h)
 
-    def initial(self, spectrum: Sequence[float], rng: np.random.Generator) -> tuple[LowRank, LowRank]:
+    def initial(self, spectrum: Values, rng: np.random.Generator) -> tuple[LowRank, LowRank]:
         """Random initial values of both layers with these singular values."""
         first, second = (LowRank.random(shape, spectrum, rng) for shape in self.shapes)
         return first, second

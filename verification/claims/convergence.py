@@ -19,7 +19,16 @@ def cases(plan: Plan) -> Iterator[Case]:
         for start in ("order one", "small singular value", "zero"):
             for tau in (1e-3, 0.05):
                 for seed in range(plan.pick(1, 10)):
-                    yield Case(f"{problem}-{start}-{tau}-{seed}", {"problem": problem, "start": start, "tau": tau, "steps": plan.pick(100, 1000), "seed": plan.seed + seed})
+                    yield Case(
+                        f"{problem}-{start}-{tau}-{seed}",
+                        {
+                            "problem": problem,
+                            "start": start,
+                            "tau": tau,
+                            "steps": plan.pick(100, 1000),
+                            "seed": plan.seed + seed,
+                        },
+                    )
 
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:
@@ -30,7 +39,15 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     rate = 1.0 / beta
     best, discarded, squares, B, first = np.inf, 0.0, 0.0, 0.0, None
     smallest, bounds = [], []
-    for it in trajectory(problem, gradient_flows.start(problem, case["start"], rng), case["steps"], rate, step=step, tau=case["tau"], max_rank=8):
+    for it in trajectory(
+        problem,
+        gradient_flows.start(problem, case["start"], rng),
+        case["steps"],
+        rate,
+        step=step,
+        tau=case["tau"],
+        max_rank=8,
+    ):
         first = problem.loss(it.W) if first is None else first
         B = max(B, float(np.linalg.norm(problem.gradient(it.outcome.W_hat))))
         discarded, squares = discarded + it.outcome.discarded, squares + it.outcome.discarded**2
@@ -40,7 +57,13 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
         smallest.append(best)
         bounds.append(bound)
     out.require("L ≥ L*", problem.loss(it.W_next) >= problem.minimum)
-    out.series = {"problem": case["problem"], "start": case["start"], "tau": case["tau"], "smallest": smallest, "bound": bounds}
+    out.series = {
+        "problem": case["problem"],
+        "start": case["start"],
+        "tau": case["tau"],
+        "smallest": smallest,
+        "bound": bounds,
+    }
     return out.result(case)
 
 
@@ -71,7 +94,18 @@ CLAIM = Claim(
     floor=1000,
     controls=(
         Control("k-step-sign", MUTANTS["k-step-sign"].defect, control_cases, lambda case: check(case, mutant("k-step-sign"))),
-        Control("s-step-missing", MUTANTS["s-step-missing"].defect, control_cases, lambda case: check(case, mutant("s-step-missing"))),
+        Control(
+            "s-step-missing",
+            MUTANTS["s-step-missing"].defect,
+            control_cases,
+            lambda case: check(case, mutant("s-step-missing")),
+        ),
     ),
-    figures=(Figure("Smallest projected gradient against its bound", "The bound holds at every T; solid lines are measured.", draw_gradient),),
+    figures=(
+        Figure(
+            "Smallest projected gradient against its bound",
+            "The bound holds at every T; solid lines are measured.",
+            draw_gradient,
+        ),
+    ),
 )

@@ -18,7 +18,10 @@ def cases(plan: Plan) -> Iterator[Case]:
         for start in ("order one", "small singular value"):
             for scaled in (0.01, 0.3, 1.0):
                 for seed in range(plan.pick(2, 20)):
-                    yield Case(f"{problem}-{start}-{scaled}-{seed}", {"problem": problem, "start": start, "rate": scaled, "seed": plan.seed + seed})
+                    yield Case(
+                        f"{problem}-{start}-{scaled}-{seed}",
+                        {"problem": problem, "start": start, "rate": scaled, "seed": plan.seed + seed},
+                    )
 
 
 def tail_bound(it: Iterate) -> float:
@@ -58,6 +61,11 @@ CLAIM = Claim(
     check=check,
     floor=1000,
     controls=(
-        Control("missing-lower-block", MUTANTS["missing-lower-block"].defect, control_cases, lambda case: check(case, mutant("missing-lower-block"))),
+        Control(
+            "missing-lower-block",
+            MUTANTS["missing-lower-block"].defect,
+            control_cases,
+            lambda case: check(case, mutant("missing-lower-block")),
+        ),
     ),
 )

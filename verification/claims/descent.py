@@ -24,10 +24,19 @@ def cases(plan: Plan) -> Iterator[Case]:
         for start in STARTS:
             for scaled in (0.3, 1.0, 1.9):  # λβ, below 2
                 for seed in range(plan.pick(1, 10)):
-                    parameters = {"problem": problem, "start": start, "rate": scaled, "steps": plan.pick(60, 300), "seed": plan.seed + seed}
+                    parameters = {
+                        "problem": problem,
+                        "start": start,
+                        "rate": scaled,
+                        "steps": plan.pick(60, 300),
+                        "seed": plan.seed + seed,
+                    }
                     yield Case(f"{problem}-{start}-{scaled}-{seed}", parameters)
     for seed in range(plan.pick(3, 30)):
-        yield Case(f"two layers-{seed}", {"problem": "two layers", "steps": plan.pick(60, 300), "rate": 1.0, "seed": plan.seed + seed})
+        yield Case(
+            f"two layers-{seed}",
+            {"problem": "two layers", "steps": plan.pick(60, 300), "rate": 1.0, "seed": plan.seed + seed},
+        )
 
 
 def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> CaseResult:
@@ -39,19 +48,49 @@ def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> Cas
     beta, rate = problem.lipschitz / understate, case["rate"] / problem.lipschitz
     out.require("0 < λ < 2/β", 0.0 < rate < 2.0 / problem.lipschitz)
     losses, bounds = [], []
-    for it in trajectory(problem, gradient_flows.start(problem, case["start"], rng), case["steps"], rate, step=step, tau=0.02, max_rank=8):
+    for it in trajectory(
+        problem, gradient_flows.start(problem, case["start"], rng), case["steps"], rate, step=step, tau=0.02, max_rank=8
+    ):
         W_hat, W1 = it.outcome.W_hat, it.W_next
         L0, L_hat, L1 = problem.loss(it.W), problem.loss(W_hat), problem.loss(W1)
         G_hat = problem.gradient(W_hat)
-        _record(out, (L0, L_hat, L1), rate, beta, it.tangential**2, float(np.linalg.norm(G_hat)), float(np.sum(G_hat * (W1 - W_hat))), it.outcome.discarded)
+        _record(
+            out,
+            (L0, L_hat, L1),
+            rate,
+            beta,
+            it.tangential**2,
+            float(np.linalg.norm(G_hat)),
+            float(np.sum(G_hat * (W1 - W_hat))),
+            it.outcome.discarded,
+        )
         losses.append(L0)
-        bounds.append(L0 - rate * (1 - beta * rate / 2) * it.tangential**2 + np.linalg.norm(G_hat) * it.outcome.discarded + beta / 2 * it.outcome.discarded**2)
-    out.series = {"problem": case["problem"], "start": case["start"], "rate": case["rate"], "loss": losses, "bound": bounds, "minimum": problem.minimum}
+        bounds.append(
+            L0
+            - rate * (1 - beta * rate / 2) * it.tangential**2
+            + np.linalg.norm(G_hat) * it.outcome.discarded
+            + beta / 2 * it.outcome.discarded**2
+        )
+    out.series = {
+        "problem": case["problem"],
+        "start": case["start"],
+        "rate": case["rate"],
+        "loss": losses,
+        "bound": bounds,
+        "minimum": problem.minimum,
+    }
     return out.result(case)
 
 
 def _record(
-    out: Measurements, losses: tuple[float, float, float], rate: float, beta: float, tangential2: float, gradient: float, slope: float, discarded: float
+    out: Measurements,
+    losses: tuple[float, float, float],
+    rate: float,
+    beta: float,
+    tangential2: float,
+    gradient: float,
+    slope: float,
+    discarded: float,
 ) -> None:
     """The four inequalities of one step, each written so that measured and bound are of one size.
 
@@ -59,12 +98,22 @@ def _record(
     """
     L0, L_hat, L1 = losses
     rounding = 50.0 * EPS * (abs(L0) + abs(L_hat) + abs(L1) + rate * tangential2)
-    out.at_most("remainder of the tangent step ≤ βλ²/2 ‖P∇L‖²", L_hat - L0 + rate * tangential2, 0.5 * beta * rate**2 * tangential2, rounding)
+    out.at_most(
+        "remainder of the tangent step ≤ βλ²/2 ‖P∇L‖²",
+        L_hat - L0 + rate * tangential2,
+        0.5 * beta * rate**2 * tangential2,
+        rounding,
+    )
     # The guaranteed decrease against the decrease that happened.
     guaranteed = rate * (1.0 - 0.5 * beta * rate) * tangential2
     if guaranteed > 10.0 * rounding:
         out.at_most("guaranteed decrease ≤ decrease", guaranteed, max(L0 - L_hat, 0.0) + rounding)
-    out.at_most("cost of the truncation ≤ ‖∇L(Ŵ)‖ϑ₁ + β/2 ϑ₁²", L1 - L_hat, gradient * discarded + 0.5 * beta * discarded**2, rounding)
+    out.at_most(
+        "cost of the truncation ≤ ‖∇L(Ŵ)‖ϑ₁ + β/2 ϑ₁²",
+        L1 - L_hat,
+        gradient * discarded + 0.5 * beta * discarded**2,
+        rounding,
+    )
     out.at_most("its remainder ≤ β/2 ϑ₁²", L1 - L_hat - slope, 0.5 * beta * discarded**2, rounding)
 
 
@@ -77,7 +126,10 @@ def check_two_layers(case: Case) -> CaseResult:
     for _ in range(case["steps"]):
         Ws = [Y.full() for Y in Ys]
         Gs = problem.gradient(*Ws)
-        steps = [geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=0.02) for Y, G in zip(Ys, Gs, strict=True)]
+        steps = [
+            geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=0.02)
+            for Y, G in zip(Ys, Gs, strict=True)
+        ]
         hats, after = [s.full() for s in steps], [s.Y.full() for s in steps]
         G_hat = problem.gradient(*hats)
         beta = max(problem.lipschitz_on(Ws, hats), problem.lipschitz_on(hats, after))
@@ -85,11 +137,27 @@ def check_two_layers(case: Case) -> CaseResult:
         tangential2 = sum(float(np.sum(tangent_projection(Y, G) ** 2)) for Y, G in zip(Ys, Gs, strict=True))
         slope = sum(float(np.sum(g * (a - h))) for g, a, h in zip(G_hat, after, hats, strict=True))
         gradient = float(np.sqrt(sum(np.sum(g**2) for g in G_hat)))
-        discarded = float(np.hypot(*(s.discarded for s in steps)))
-        _record(out, (problem.loss(*Ws), problem.loss(*hats), problem.loss(*after)), rate, beta, tangential2, gradient, slope, discarded)
+        discarded = float(np.hypot(steps[0].discarded, steps[1].discarded))
+        _record(
+            out,
+            (problem.loss(*Ws), problem.loss(*hats), problem.loss(*after)),
+            rate,
+            beta,
+            tangential2,
+            gradient,
+            slope,
+            discarded,
+        )
         losses.append(problem.loss(*Ws))
         Ys = (steps[0].Y, steps[1].Y)
-    out.series = {"problem": "two layers", "start": "order one", "rate": 1.0, "loss": losses, "bound": losses[1:], "minimum": 0.0}
+    out.series = {
+        "problem": "two layers",
+        "start": "order one",
+        "rate": 1.0,
+        "loss": losses,
+        "bound": losses[1:],
+        "minimum": 0.0,
+    }
     return out.result(case)
 
 
@@ -105,7 +173,11 @@ def draw_loss(axes: Any, results: Results) -> None:
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["problem"] in ("quadratic", "digits") and case["seed"] == plan.seed and case["rate"] == 1.9)
+    return (
+        case
+        for case in cases(plan)
+        if case["problem"] in ("quadratic", "digits") and case["seed"] == plan.seed and case["rate"] == 1.9
+    )
 
 
 CLAIM = Claim(
@@ -116,8 +188,8 @@ CLAIM = Claim(
     hypotheses=("∇L is β-Lipschitz", "0 < λ < 2/β", "opt = SGD"),
     sources=("GeoLoRA",),
     explanation=(
-        "Checked at every step of whole trajectories, from starts of order one, with a singular value of 1e-12, and from S = 0, at "
-        "λβ = 0.3, 1 and 1.9. The remainders are compared with their bounds, so the ratios stay informative near the minimum."
+        "Checked at every step of whole trajectories, from starts of order one, with a singular value of 1e-12, and from S = 0, "
+        "at λβ = 0.3, 1 and 1.9. The remainders are compared with their bounds, so the ratios stay informative near the minimum."
     ),
     cases=cases,
     check=check,
@@ -125,8 +197,24 @@ CLAIM = Claim(
     controls=(
         Control("s-step-sign", MUTANTS["s-step-sign"].defect, control_cases, lambda case: check(case, mutant("s-step-sign"))),
         Control("k-step-sign", MUTANTS["k-step-sign"].defect, control_cases, lambda case: check(case, mutant("k-step-sign"))),
-        Control("missing-lower-block", MUTANTS["missing-lower-block"].defect, control_cases, lambda case: check(case, mutant("missing-lower-block"))),
-        Control("understated β", "hypothesis violated: a quarter of the Lipschitz constant", control_cases, lambda case: check(case, understate=4.0)),
+        Control(
+            "missing-lower-block",
+            MUTANTS["missing-lower-block"].defect,
+            control_cases,
+            lambda case: check(case, mutant("missing-lower-block")),
+        ),
+        Control(
+            "understated β",
+            "hypothesis violated: a quarter of the Lipschitz constant",
+            control_cases,
+            lambda case: check(case, understate=4.0),
+        ),
     ),
-    figures=(Figure("Loss against its bound", "Solid: the loss; dotted: what the step before guaranteed (start with σ_min = 1e-12, λβ = 1).", draw_loss),),
+    figures=(
+        Figure(
+            "Loss against its bound",
+            "Solid: the loss; dotted: what the step before guaranteed (start with σ_min = 1e-12, λβ = 1).",
+            draw_loss,
+        ),
+    ),
 )

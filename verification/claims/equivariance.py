@@ -66,7 +66,9 @@ def check(case: Case, step: Step = reference) -> CaseResult:
         Y, G = LowRank(drawn.U, drawn.S, drawn.V), drawn.G
         (Y2, G2), answer = transformed(case["symmetry"], Y, G, rng)
         W1, W2 = (_product(step(*Z, *_gradients(Z, D), **parameters)) for Z, D in ((Y, G), (Y2, G2)))
-        sigma = geolora_step(Y, ProjectedGradients.from_dense(Y, G), **parameters | {"tau": 0.0, "max_rank": None}).singular_values
+        sigma = geolora_step(
+            Y, ProjectedGradients.from_dense(Y, G), **parameters | {"tau": 0.0, "max_rank": None}
+        ).singular_values
         rank = int(np.linalg.matrix_rank(W1)) if np.any(W1) else 0
         gap = 1.0 - sigma[rank] / sigma[rank - 1] if 0 < rank < sigma.size else 1.0
         on_threshold = np.linalg.matrix_rank(W2) != rank
@@ -107,11 +109,11 @@ def mean_normalised(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS:
     return reference(U, S, V, dK / size, dL / size, dS / size, **parameters)
 
 
-def _control(symmetry: str, id: str, why: str, step: Step) -> Control:
+def _control(symmetry: str, name: str, why: str, step: Step) -> Control:
     def some(plan: Plan) -> Iterator[Case]:
         return (case for case in cases(plan) if case["symmetry"] == symmetry and case["seed"][1] < 2)
 
-    return Control(f"{symmetry}: {id}", why, some, lambda case: check(case, step))
+    return Control(f"{symmetry}: {name}", why, some, lambda case: check(case, step))
 
 
 CLAIM = Claim(
@@ -131,7 +133,12 @@ CLAIM = Claim(
     controls=(
         _control("gauge", "stale-inverse", MUTANTS["stale-inverse"].defect, MUTANTS["stale-inverse"].step),
         _control("orthogonal", "sign-descent", "an elementwise optimizer depends on the coordinates", sign_descent),
-        _control("transposition", "learning-rate-twice", MUTANTS["learning-rate-twice"].defect, MUTANTS["learning-rate-twice"].step),
+        _control(
+            "transposition",
+            "learning-rate-twice",
+            MUTANTS["learning-rate-twice"].defect,
+            MUTANTS["learning-rate-twice"].step,
+        ),
         _control("scaling", "sign-descent", "sign descent moves by λ whatever the scale of the gradient", sign_descent),
         _control("padding", "mean-normalised", "a mean over m·r entries changes when zero rows are appended", mean_normalised),
     ),

@@ -23,7 +23,10 @@ def cases(plan: Plan) -> Iterator[Case]:
         for spectrum in SPECTRA:
             for core in ("diagonal", "dense"):
                 for seed in range(plan.pick(4, 40)):
-                    yield Case(f"{limit}-{spectrum}-{core}-{seed}", {"limit": limit, "spectrum": spectrum, "core": core, "seed": plan.seed + seed})
+                    yield Case(
+                        f"{limit}-{spectrum}-{core}-{seed}",
+                        {"limit": limit, "spectrum": spectrum, "core": core, "seed": plan.seed + seed},
+                    )
 
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:

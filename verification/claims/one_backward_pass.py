@@ -73,7 +73,7 @@ CLAIM = Claim(
     statement="∇_U L = ∇_K L · Sᵀ,   ∇_V L = ∇_L L · S,   Uᵀ ∇_K L = ∇_S L = (Vᵀ ∇_L L)ᵀ = Uᵀ G V",
     hypotheses=("any S for the first four identities", "invertible S for the division; its error is cond(S)·eps"),
     sources=("GeoLoRA",),
-    explanation="The factor gradients are compared with the derivative of L(U S Vᵀ) by complex steps, so no formula checks itself.",
+    explanation="The factor gradients are compared with the derivative of L(U S Vᵀ) by complex steps: no formula checks itself.",
     cases=cases,
     check=check,
     limit=FAIL,

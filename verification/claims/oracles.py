@@ -110,18 +110,23 @@ CLAIM = Claim(
     id="oracles",
     title="The two oracles agree and reject every mutant",
     section="8",
-    statement="dense oracle and factored criteria give the same verdict on every step with orthonormal factors; every mutant is rejected",
+    statement="both oracles give the same verdict on every step with orthonormal factors; every mutant is rejected",
     hypotheses=("the oracles share no code and import neither each other nor the algorithm",),
     sources=("GeoLoRA",),
     explanation=(
-        "The reference and every broken backend on the same drawn steps. Criteria are backward-stable: an output is accepted iff it is "
-        "the exact answer to a question within rounding."
+        "The reference and every broken backend on the same drawn steps. Backward-stable criteria: an output is accepted iff it "
+        "is the exact answer to a question within rounding."
     ),
     cases=cases,
     check=check,
     floor=10_000,
     controls=(
-        Control("other threshold", "the dense oracle is told twice the threshold τ", control_cases, lambda case: check(case, dense_tau=2.0)),
+        Control(
+            "other threshold",
+            "the dense oracle is told twice the threshold τ",
+            control_cases,
+            lambda case: check(case, dense_tau=2.0),
+        ),
         Control("blind", "an oracle that rejects nothing", control_cases, lambda case: check(case, accept_mutants=True)),
     ),
     tables=(Table("Kill table: on how many drawn steps each criterion rejects each mutant", kill_table),),

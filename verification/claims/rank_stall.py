@@ -27,7 +27,8 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:
     """Where the tail bound of a step lies below ϑ, that step adds no rank.  For the smallest λ this holds from the start to the
-    end of a run from singular values of order one (stall), and the rank reaches its cap from S = 0 (no stall)."""
+    end of a run from singular values of order one (stall), and the rank reaches its cap from S = 0 (no stall).
+    """
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
     start, rate = problem.initial(STARTS[case["start"]], rng), case["rate"]
@@ -54,13 +55,15 @@ def draw_ranks(axes: Any, results: Results) -> None:
             style = "-" if result.series["start"] == "order one" else ":"
             time = result.series["rate"] * np.arange(len(result.series["ranks"]))
             axes.plot(time, result.series["ranks"], style, label=f"{result.series['start']}, λ = {result.series['rate']}")
-    axes.set(xlabel="t", ylabel="rank", ylim=(0, CAP + 1))
+    axes.set(xlabel="t (the ranks stay so until t = 2)", ylabel="rank", xlim=(0.0, 0.4), ylim=(0, CAP + 1))
     axes.legend(ncols=2)
 
 
 def draw_error(axes: Any, results: Results) -> None:
     for start, marker in (("order one", "o-"), ("zero", "s--")):
-        shown = sorted((r.series["rate"], r.series["error"]) for r in results if r.series["start"] == start and r.case.endswith("-0"))
+        shown = sorted(
+            (r.series["rate"], r.series["error"]) for r in results if r.series["start"] == start and r.case.endswith("-0")
+        )
         axes.plot(*np.transpose(shown), marker, label=f"start: {start}")
         best = next(r.series["best"] for r in results if r.series["start"] == start and r.case.endswith("-0"))
         axes.axhline(best, linestyle=":", color=axes.lines[-1].get_color(), label=f"best rank-{CAP} error ({start})")
@@ -76,19 +79,31 @@ CLAIM = Claim(
     id="rank-stall",
     title="When the rank can grow, and when it stalls",
     section="4.5",
-    statement="if the tail bound of 4.5 is ≤ ϑ at a step, that step adds no rank; with ϑ ∝ λ and S of order one this is so for all small λ",
+    statement="if the tail bound of 4.5 is ≤ ϑ, the step adds no rank; with ϑ ∝ λ and S of order one that is so for all small λ",
     hypotheses=("absolute threshold ϑ = 1e-3·λ", "S_new invertible for the stall; S = 0 for the growth"),
     sources=("CKL22", "CKL24"),
     explanation=(
-        "A limitation of the published algorithm, not of the bound: ε is large while the rank stalls. A new direction enters with "
-        "σ ≈ λ²/σ_min against a threshold that falls like λ. The integrator that keeps the lower right block does not stall: it is the control."
+        "A limitation of the published algorithm, not of the bound: ε is large while the rank stalls. A new direction enters "
+        "with σ ≈ λ²/σ_min against a threshold that falls like λ. The integrator that keeps the lower right block does not "
+        "stall: it is the control."
     ),
     cases=cases,
     check=check,
     floor=300,
-    controls=(Control("augmented-bug", "keeps the lower right block −λŨᵀGṼ of Ŝ, so its rank grows", control_cases, lambda case: check(case, augmented_bug)),),
+    controls=(
+        Control(
+            "augmented-bug",
+            "keeps the lower right block −λŨᵀGṼ of Ŝ, so its rank grows",
+            control_cases,
+            lambda case: check(case, augmented_bug),
+        ),
+    ),
     figures=(
-        Figure("Rank over time", "Solid: start of order one; dotted: from S = 0. The smaller λ, the surer the stall.", draw_ranks),
+        Figure(
+            "Rank over time",
+            "Solid: start of order one; dotted: from S = 0. The smaller λ, the surer the stall.",
+            draw_ranks,
+        ),
         Figure("Error over λ", "From order one the error jumps up where the rank stalls, although λ falls.", draw_error),
     ),
 )

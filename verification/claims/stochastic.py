@@ -23,7 +23,13 @@ def cases(plan: Plan) -> Iterator[Case]:
     """A case is a group of runs from one start; its mean is compared with the bound."""
     for ridge in (0.0, 1e-2):
         for tau in (0.0, 0.01):
-            parameters = {"ridge": ridge, "tau": tau, "seeds": plan.pick(12, 64), "steps": plan.pick(100, 1000), "seed": plan.seed}
+            parameters = {
+                "ridge": ridge,
+                "tau": tau,
+                "seeds": plan.pick(12, 64),
+                "steps": plan.pick(100, 1000),
+                "seed": plan.seed,
+            }
             yield Case(f"digits-ridge {ridge}-tau {tau}", parameters)
 
 
@@ -46,7 +52,16 @@ def check(case: Case, step: Stepper = reference, wrong_labels: bool = False) -> 
             return source.batch_gradient(W, rng.integers(count, size=BATCH))
 
         total, rows = 0.0, []
-        for it in trajectory(problem, start, case["steps"], lambda k: _rate(k, beta), step=step, estimate=estimate, tau=case["tau"], max_rank=8):
+        for it in trajectory(
+            problem,
+            start,
+            case["steps"],
+            lambda k: _rate(k, beta),
+            step=step,
+            estimate=estimate,
+            tau=case["tau"],
+            max_rank=8,
+        ):
             out.require("0 < λ_t < 2/β", 0.0 < it.learning_rate < 2.0 / beta)
             rate, theta = it.learning_rate, it.outcome.discarded
             noise = problem.batch_variance(it.W, it.Y.U, it.Y.V, BATCH)
@@ -112,18 +127,27 @@ CLAIM = Claim(
     hypotheses=("unbiased gradient estimates", "0 < λ_t < 2/β, Σλ_t = ∞, Σλ_t² < ∞", "ς_t² = E‖P(W_t)(g_t − ∇L)‖²"),
     sources=("GeoLoRA",),
     explanation=(
-        "Mini-batches of 128 of the 1797 handwritten digits. The conditional variance of the projected gradient is computed exactly at "
-        "every iterate, and the expectation is judged by a one-sided 99.9 % confidence limit over independent runs."
+        "Mini-batches of 128 of 1797 handwritten digits. The conditional variance of the projected gradient is computed exactly "
+        "at every iterate, and the expectation is judged by a one-sided 99.9 % confidence limit over independent runs."
     ),
     cases=cases,
     check=check,
     floor=200,
     controls=(
         Control("s-step-sign", MUTANTS["s-step-sign"].defect, control_cases, lambda case: check(case, mutant("s-step-sign"))),
-        Control("biased", "hypothesis violated: the estimates come from data with shifted labels", control_cases, lambda case: check(case, wrong_labels=True)),
+        Control(
+            "biased",
+            "hypothesis violated: the estimates come from data with shifted labels",
+            control_cases,
+            lambda case: check(case, wrong_labels=True),
+        ),
     ),
     figures=(
-        Figure("Left side against its bound", "Upper confidence limits over the runs. Solid: E D_T + E L(W_T) − L*; dotted: E D_T alone.", draw_bound),
+        Figure(
+            "Left side against its bound",
+            "Upper confidence limits over the runs. Solid: E D_T + E L(W_T) − L*; dotted: E D_T alone.",
+            draw_bound,
+        ),
         Figure("Projected gradient", "Mean over the runs: it falls with Robbins–Monro rates.", draw_norm),
     ),
 )

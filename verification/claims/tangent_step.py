@@ -44,7 +44,9 @@ def mutated(name: str) -> Untruncated:
     def untruncated(Y: LowRank, G: Any, learning_rate: float) -> Any:
         g, stages = ProjectedGradients.from_dense(Y, G), MUTANTS[name].stages
         assert stages is not None
-        run = stages.run(*Y, g.dK, g.dL, g.dS, learning_rate=learning_rate, tau=0.0, theta=None, min_rank=1, max_rank=None)
+        run = stages.run(
+            Y.U, Y.S, Y.V, g.dK, g.dL, g.dS, learning_rate=learning_rate, tau=0.0, theta=None, min_rank=1, max_rank=None
+        )
         return np.hstack([Y.U, run["U_tilde"]]) @ run["S_hat"] @ np.hstack([Y.V, run["V_tilde"]]).conj().T
 
     return untruncated
@@ -86,7 +88,13 @@ def draw_histogram(axes: Any, results: Results) -> None:
                 if (result.series["library"], result.series["dtype"]) == (library, dtype)
                 for ratio in result.series["ratios"]
             ]
-            axes.hist(np.clip(ratios, bins[0], None), bins, histtype="step", linewidth=1.5, label=f"{library} {dtype} ({len(ratios)})")
+            axes.hist(
+                np.clip(ratios, bins[0], None),
+                bins,
+                histtype="step",
+                linewidth=1.5,
+                label=f"{library} {dtype} ({len(ratios)})",
+            )
     axes.axvline(FAIL, color="black", linestyle=":", label="fail level")
     axes.set(xscale="log", xlabel="error in rounding units c·eps·s", ylabel="drawn steps")
     axes.legend()
@@ -112,5 +120,11 @@ CLAIM = Claim(
     limit=FAIL,
     floor=8000,
     controls=tuple(_control(name) for name in ("s-step-sign", "missing-lower-block", "lower-left-sign", "augmented-with-old")),
-    figures=(Figure("Error of Ŵ over all drawn steps", "Everything lies far below the fail level, in each library and precision.", draw_histogram),),
+    figures=(
+        Figure(
+            "Error of Ŵ over all drawn steps",
+            "Everything lies far below the fail level, in each library and precision.",
+            draw_histogram,
+        ),
+    ),
 )

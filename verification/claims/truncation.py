@@ -19,7 +19,12 @@ DRAWS = 50
 def cases(plan: Plan) -> Iterator[Case]:
     for dtype in ("float64", "float32"):
         for block in range(plan.pick(12, 200)):
-            parameters = {"dtype": dtype, "seed": [plan.seed, block], "complex": block % 4 == 3, "largest": plan.pick(24, 60)}
+            parameters = {
+                "dtype": dtype,
+                "seed": [plan.seed, block],
+                "complex": block % 4 == 3,
+                "largest": plan.pick(24, 60),
+            }
             yield Case(f"{dtype}-{block}", parameters)
 
 
@@ -35,7 +40,9 @@ def check(case: Case) -> CaseResult:
     for step_case in drawn(case):
         inputs = step_case.inputs(np.dtype(case["dtype"]))
         step = geolora_step(
-            LowRank(inputs.U, inputs.S, inputs.V), ProjectedGradients(inputs.dK, inputs.dL, inputs.dS), **inputs.parameters
+            LowRank(inputs.U, inputs.S, inputs.V),
+            ProjectedGradients(inputs.dK, inputs.dL, inputs.dS),
+            **inputs.parameters,
         )
         for name, ratio in judge(inputs, tuple(step.Y)).ratios.items():
             out.ratio(name, ratio)
@@ -70,7 +77,14 @@ def _control(name: str) -> Control:
     return Control(name, MUTANTS[name].defect, control_cases, run)
 
 
-NAMES: Any = ("swap-truncation-factors", "l1-tail", "relative-per-sigma", "off-by-one-low", "off-by-one-high", "unsorted-truncation")
+NAMES: Any = (
+    "swap-truncation-factors",
+    "l1-tail",
+    "relative-per-sigma",
+    "off-by-one-low",
+    "off-by-one-high",
+    "unsorted-truncation",
+)
 
 CLAIM = Claim(
     id="truncation",
