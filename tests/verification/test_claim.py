@@ -1,0 +1,44 @@
+"""Measurements: what counts as a comparison, and what does not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from verification.claim import Case, CaseResult, Measurements
+
+
+def measured(value: float, bound: float, rounding: float = 0.0) -> CaseResult:
+    out = Measurements()
+    out.at_most("inequality", value, bound, rounding)
+    return out.result(Case("case", {}))
+
+
+def test_ratio_is_measured_over_bound() -> None:
+    assert measured(1.0, 4.0).worst == pytest.approx(0.25)
+    assert measured(5.0, 4.0).worst > 1.0
+
+
+def test_negative_measurement_is_no_violation() -> None:
+    assert measured(-1.0, 4.0).worst == 0.0
+
+
+def test_comparison_at_rounding_level_is_not_counted() -> None:
+    result = measured(1e-17, 1e-16, rounding=1e-16)
+    assert result.undecided == 1
+    assert not result.ratios
+
+
+def test_violation_at_rounding_level_is_counted_all_the_same() -> None:
+    assert measured(1e-3, 1e-16, rounding=1e-16).worst > 1.0
+
+
+def test_zero_bound_allows_zero_only() -> None:
+    assert measured(0.0, 0.0).worst == 0.0
+    assert measured(1e-300, 0.0).worst == math.inf
+
+
+@pytest.mark.parametrize("ratios", [{}, {"inequality": [math.nan, 0.1]}], ids=["nothing compared", "not a number"])
+def test_nothing_and_nan_never_pass(ratios: dict[str, list[float]]) -> None:
+    assert CaseResult("case", ratios).worst == math.inf

@@ -1,0 +1,86 @@
+"""python -m verification: exit status, options, and a run that is killed and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from verification.__main__ import main
+from verification.claims import CLAIMS
+
+ROOT = Path(__file__).parent.parent.parent
+CLAIM = "curvature-tail"
+
+
+def test_list_names_every_claim_and_control(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in CLAIMS)
+    assert "must fail: naive-factor-euler" in printed
+
+
+def test_unknown_claim_is_refused_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--only", "no-such-claim"])
+    assert stopped.value.code == 2
+    assert "expected one of one-backward-pass, " in capsys.readouterr().err
+
+
+def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "1 of 1 fail" in printed
+    assert str(tmp_path / "report.html") in printed
+
+
+def test_failure_is_status_1_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(CLAIMS, CLAIM, replace(CLAIMS[CLAIM], limit=0.5))
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "1 of 1 claims do not stand" in printed
+    assert "above 0.5" in printed
+
+
+def test_json_is_printed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", CLAIM, "--jobs", "1", "--json", "--output", str(tmp_path)]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["claims"][0]["holds"]
+
+
+def test_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """SIGKILL in the middle; what follows gives the ratios of an undisturbed run and repeats nothing that was finished."""
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    process = subprocess.Popen(command(killed), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    while lines(killed) < 40 and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = lines(killed)
+    assert finished >= 40
+    resumed = subprocess.run(command(killed), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stdout
+    subprocess.run(command(undisturbed), cwd=ROOT, capture_output=True, check=True)
+    assert lines(killed) == lines(undisturbed) > finished
+    assert ratios(killed) == ratios(undisturbed)
+
+
+def command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "verification", "--full", "--only", "one-backward-pass", "--jobs", "1", "--output", str(folder)]
+
+
+def lines(folder: Path) -> int:
+    return sum(len(path.read_bytes().splitlines()) for path in folder.glob("journal-*.jsonl"))
+
+
+def ratios(folder: Path) -> object:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["claims"][0]["ratios"]

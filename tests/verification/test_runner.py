@@ -1,0 +1,123 @@
+"""The runner believes nothing: false claims, passing controls, broken checks and empty runs do not stand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.claims import CLAIMS
+from verification.journal import Journal
+from verification.report import as_data, write_report
+from verification.runner import ClaimOutcome, run
+
+PLAN = Plan()
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for k in range(3):
+        yield Case(f"{k}", {"k": k})
+
+
+def ratio(value: float) -> Callable[[Case], CaseResult]:
+    def check(case: Case) -> CaseResult:
+        out = Measurements()
+        out.ratio("ratio", value)
+        return out.result(case)
+
+    return check
+
+
+def broken(case: Case) -> CaseResult:
+    raise ZeroDivisionError("the check itself is wrong")
+
+
+def violating(case: Case) -> CaseResult:
+    out = Measurements()
+    out.ratio("ratio", 0.5)
+    out.require("λ < 2/β", False)
+    return out.result(case)
+
+
+GOOD = Claim(
+    "made-up", "A made-up claim", "0", "1 ≤ 2", (), ("GeoLoRA",), cases, ratio(0.5), (Control("bad", "2 > 1", cases, ratio(2.0)),)
+)
+
+
+@pytest.fixture
+def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Claim], ClaimOutcome]:
+    def of(claim: Claim) -> ClaimOutcome:
+        monkeypatch.setitem(CLAIMS, claim.id, claim)
+        return run([claim], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)[0]
+
+    return of
+
+
+def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
+    result = outcome(GOOD)
+    assert result.holds
+    assert (result.count, result.worst) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        (replace(GOOD, check=ratio(1.01)), "ratio 1.01 above 1"),
+        (replace(GOOD, check=ratio(float("nan"))), "ratio inf above 1"),
+        (replace(GOOD, check=violating), "hypothesis violated: λ < 2/β"),
+        (replace(GOOD, check=broken), "ZeroDivisionError: the check itself is wrong"),
+        (replace(GOOD, floor=4), "only 3 comparisons, at least 4 are needed"),
+        (replace(GOOD, controls=()), "no negative control"),
+        (replace(GOOD, controls=(Control("bad", "", cases, ratio(0.9)),)), "control bad passed"),
+        (replace(GOOD, controls=(Control("bad", "", cases, broken),)), "control bad broke"),
+    ],
+)
+def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Claim, reason: str) -> None:
+    result = outcome(claim)
+    assert not result.holds
+    assert any(reason in problem for problem in result.problems), result.problems
+
+
+def test_equal_case_ids_are_refused(outcome: Callable[[Claim], ClaimOutcome]) -> None:
+    with pytest.raises(ValueError, match="case ids must be unique"):
+        outcome(replace(GOOD, cases=lambda plan: [Case("same", {}), Case("same", {})]))
+
+
+def test_finished_cases_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLAIMS, GOOD.id, GOOD)
+    first = run([GOOD], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)[0]
+    monkeypatch.setitem(CLAIMS, GOOD.id, replace(GOOD, check=broken))
+    again = run([CLAIMS[GOOD.id]], PLAN, Journal(tmp_path, PLAN, fresh=False), jobs=1)[0]
+    assert again.ratios == first.ratios
+
+
+def test_line_that_was_cut_off_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLAIMS, GOOD.id, GOOD)
+    journal = Journal(tmp_path, PLAN, fresh=True)
+    run([GOOD], PLAN, journal, jobs=1)
+    text = journal.path.read_text(encoding="utf-8")
+    journal.path.write_text(text[:-20], encoding="utf-8")
+    reopened = Journal(tmp_path, PLAN, fresh=False)
+    assert len(reopened.done) == len(journal.done) - 1
+    assert reopened.path.read_text(encoding="utf-8").endswith("\n")
+
+
+def test_other_plans_have_other_journals(tmp_path: Path) -> None:
+    assert Journal(tmp_path, Plan(seed=1), fresh=True).path != Journal(tmp_path, Plan(seed=2), fresh=True).path
+
+
+def test_report_is_self_contained(tmp_path: Path) -> None:
+    claim = CLAIMS["simultaneous-descent"]
+    outcomes = run([claim], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)
+    html = write_report(outcomes, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+    assert claim.title in html
+    assert 'src="data:image/svg+xml;base64,' in html
+    for outside in ('src="http', 'href="http', "url(", "<script", "<link", "@import"):
+        assert outside not in html
+    stored = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert stored["claims"] == as_data(outcomes, PLAN, 1.0)["claims"]
+    assert stored["claims"][0]["ratios"]
