@@ -202,7 +202,7 @@ def augmented_step(
 
     Raises as :func:`geolora_step`.
     """
-    checks.nonnegative_number("learning_rate", learning_rate)
+    learning_rate = checks.nonnegative_number("learning_rate", learning_rate)
     U, _, V = Y
     gradients = gradients.projected(Y)
     K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, optimizer or optimizer_step)

@@ -6,7 +6,9 @@ other conforming library.  Real and complex data are treated alike: every transp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat
@@ -78,14 +80,13 @@ def norm(X: Inexact[Array, ...]) -> float:
 def tail_norms(singular_values: Float[Array, " k"]) -> Float[Array, " k"]:
     """All tails at once: entry j is (Σ_{i≥j} σ_i²)^{1/2}, the error of keeping the first j singular values.
 
-    ``singular_values`` is sorted and nonnegative; the squares are taken relative to σ_0, as in :func:`norm`.
+    Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0 only if all of it is 0.
     """
-    xp = namespace(singular_values)
-    largest = float(singular_values[0])
-    if largest == 0.0:
-        return singular_values
-    squares = (singular_values / largest) ** 2
-    return largest * xp.sqrt(xp.flip(xp.cumulative_sum(xp.flip(squares))))
+    ascending = [float(value) for value in namespace(singular_values).flip(singular_values)]
+    tails = list(accumulate(ascending, math.hypot))
+    return namespace(singular_values).asarray(
+        tails[::-1], dtype=singular_values.dtype, device=array_api_compat.device(singular_values)
+    )
 
 
 def identity(size: int, like: Inexact[Array, ...]) -> Inexact[Array, "size size"]:

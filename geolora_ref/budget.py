@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -51,12 +52,14 @@ def allocate_ranks(
     Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and nonnegative, or if the budget does
     not even cover the minimum ranks.
     """
+    if unit not in ("ranks", "parameters"):
+        raise ValueError(f"unit: expected 'ranks' or 'parameters', found {unit!r}")
     if len(spectra) != len(shapes) or not spectra:
         raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
     sigmas = [to_numpy(spectrum).astype(float).tolist() for spectrum in spectra]
     for layer, sigma in enumerate(sigmas):
         checks.ranks(min_rank, max_rank, shapes[layer])
-        if not sigma or sorted(sigma, reverse=True) != sigma or not sigma[-1] >= 0.0:
+        if not sigma or not all(map(math.isfinite, sigma)) or sorted(sigma, reverse=True) != sigma or sigma[-1] < 0.0:
             raise ValueError(f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}")
 
     def cost_of(layer: int, rank: int) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import array_api_compat
 
 from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, namespace, norm
 
-__all__ = ["finite_results", "matrices", "nonnegative_number", "orthonormal", "ranks", "same_shape", "threshold"]
+__all__ = ["finite_results", "invertible", "matrices", "nonnegative_number", "orthonormal", "ranks", "same_shape", "threshold"]
 
 
 def matrices(**named: Array) -> Any:
@@ -60,12 +61,24 @@ def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
         raise ValueError(f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ √eps = {allowed:.1e}, found {defect:.3e}")
 
 
-def nonnegative_number(name: str, value: float) -> float:
+def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
+    """Raise ``ValueError`` if a diagonal ``S`` has a zero on its diagonal, or a dense one σ_min ≤ eps·σ_max."""
+    xp = namespace(S)
+    sigma = xp.linalg.svdvals(S)
+    off_diagonal = S - S * identity(S.shape[0], S)
+    smallest, limit = float(xp.min(sigma)), eps(S) * float(xp.max(sigma)) if norm(off_diagonal) > 0.0 else 0.0
+    if smallest <= limit:
+        raise ValueError(
+            f"{name}: the published route divides by {name}, expected an invertible {name}, found smallest singular value "
+            f"{smallest:.3e}; use ProjectedGradients, which do not divide"
+        )
+
+
+def nonnegative_number(name: str, value: Any) -> float:
     """``value`` as a finite float ≥ 0, or ``ValueError``."""
-    number = float(value)
-    if not (math.isfinite(number) and number >= 0.0):
-        raise ValueError(f"{name}: expected a finite number >= 0, found {value}")
-    return number
+    if not (isinstance(value, Real) and math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
+    return float(value)
 
 
 def threshold(tau: float | None, theta: float | None) -> None:
@@ -78,10 +91,12 @@ def threshold(tau: float | None, theta: float | None) -> None:
         nonnegative_number("theta", theta)
 
 
-def ranks(min_rank: int, max_rank: int | None, shape: tuple[int, int]) -> None:
+def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int]) -> None:
     """1 ≤ min_rank ≤ max_rank and min_rank ≤ min(m, n), or ``ValueError``."""
-    if min_rank < 1:
-        raise ValueError(f"min_rank: expected an integer >= 1, found {min_rank}")
+    if not (isinstance(min_rank, Integral) and min_rank >= 1):
+        raise ValueError(f"min_rank: expected an integer >= 1, found {min_rank!r}")
+    if not (max_rank is None or isinstance(max_rank, Integral)):
+        raise ValueError(f"max_rank: expected an integer or None, found {max_rank!r}")
     if min_rank > min(shape):
         raise ValueError(f"min_rank: expected at most min(m, n) = {min(shape)}, found {min_rank}")
     if max_rank is not None and max_rank < min_rank:

@@ -82,17 +82,15 @@ class FactorGradients:
 
         For diagonal S a column scaling that loses nothing; for dense S it loses cond(S)·eps.
 
-        Raises ``ValueError`` if S is singular: then the route does not exist, use :class:`ProjectedGradients`.
+        Raises ``ValueError`` if S is singular, or dense and in its precision not to be told from a singular matrix: then the
+        route does not exist, use :class:`ProjectedGradients`.
         """
         S = Y.S
-        xp = namespace(S)
+        checks.matrices(U=Y.U, dU=self.dU, dS=self.dS, dV=self.dV)
         checks.same_shape("dU", self.dU, (Y.shape[0], Y.rank), "m x r")
         checks.same_shape("dV", self.dV, (Y.shape[1], Y.rank), "n x r")
-        if float(xp.min(xp.linalg.svdvals(S))) == 0.0:
-            raise ValueError(
-                "S: the published route divides by S, expected an invertible S, found smallest singular value 0; "
-                "use ProjectedGradients, which do not divide"
-            )
+        checks.invertible("S", S)
+        xp = namespace(S)
         dK = H(xp.linalg.solve(S, H(self.dU)))  # (S⁻¹ dUᴴ)ᴴ = dU S⁻ᴴ
         dL = H(xp.linalg.solve(H(S), H(self.dV)))  # (S⁻ᴴ dVᴴ)ᴴ = dV S⁻¹
         return ProjectedGradients(dK=dK, dL=dL, dS=self.dS).projected(Y)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SPECTRA", "algebraic", "clustered", "flat", "geometric", "one_tiny", "to_size", "zero_tail"]
+__all__ = ["EXTREME", "SPECTRA", "algebraic", "clustered", "denormal", "flat", "geometric", "one_tiny", "to_size", "zero_tail"]
 
 Spectrum = NDArray[np.float64]
 
@@ -44,9 +44,18 @@ def zero_tail(r: int) -> Spectrum:
     return np.concatenate([np.ones((r + 1) // 2), np.zeros(r // 2)])
 
 
+def denormal(r: int) -> Spectrum:
+    """Ones, and subnormal numbers in the second half, down to the smallest one."""
+    small = np.linspace(1e-310, 5e-324, r // 2)
+    return np.concatenate([np.ones((r + 1) // 2), small])
+
+
 def to_size(r: int, smallest: float) -> Spectrum:
     """Nearly flat between 1 and 1/2, with the last singular value equal to ``smallest``."""
     return np.append(np.linspace(1.0, 0.5, r - 1), smallest)
 
+
+EXTREME = {"denormal": denormal}
+"""Profiles at the end of the range of double precision, for the conformance cases."""
 
 SPECTRA = {f.__name__: f for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)}

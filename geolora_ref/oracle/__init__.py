@@ -1,6 +1,23 @@
-"""The oracle: what one step must give, judged by two modules that share no code with each other or with the algorithm."""
+"""The oracle: what one step must give, judged by two modules that share no code with each other or with the algorithm.
 
+:func:`check_step` runs the whole conformance kit on a backend, :func:`conformance_suite` makes a pytest class of it.
+"""
+
+from geolora_ref.oracle.check import Report, check_step
 from geolora_ref.oracle.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
 from geolora_ref.oracle.dense import DenseOracle, dense_oracle
+from geolora_ref.oracle.suite import conformance_suite
 
-__all__ = ["FAIL", "WARN", "DenseOracle", "StepInputs", "Verdict", "dense_oracle", "judge", "judge_stages"]
+__all__ = [
+    "FAIL",
+    "WARN",
+    "DenseOracle",
+    "Report",
+    "StepInputs",
+    "Verdict",
+    "check_step",
+    "conformance_suite",
+    "dense_oracle",
+    "judge",
+    "judge_stages",
+]

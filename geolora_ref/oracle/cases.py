@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.oracle.criteria import StepInputs
-from geolora_ref.spectra import SPECTRA
+from geolora_ref.spectra import EXTREME, SPECTRA
 
 __all__ = ["CORES", "GRADIENTS", "TRAPS", "CaseParameters", "StepCase", "draw_parameters"]
 
@@ -49,13 +49,18 @@ class CaseParameters:
 
 @dataclass(frozen=True, eq=False)
 class StepCase:
-    """The matrices of a case in double precision: the state, the dense gradient at it, and the parameters."""
+    """The matrices of a case in double precision: the state, the gradient as a function of W, and the parameters."""
 
     parameters: CaseParameters
     U: Matrix
     S: Matrix
     V: Matrix
-    G: Matrix
+    gradient: Callable[[Matrix], Matrix]
+
+    @property
+    def G(self) -> Matrix:
+        """The dense gradient at the state."""
+        return self.gradient(self.U @ self.S @ self.V.conj().T)
 
     @classmethod
     def build(cls, parameters: CaseParameters) -> StepCase:
@@ -63,7 +68,7 @@ class StepCase:
         p, rng = parameters, np.random.default_rng(parameters.seed)
         U, V = _unitary(rng, p.m, p.complex)[:, : p.r], _unitary(rng, p.n, p.complex)[:, : p.r]
         S = p.magnitude * _core(rng, p)
-        return cls(p, U, S, V, _gradient(rng, p, U, S, V))
+        return cls(p, U, S, V, _gradient(rng, p, U, V))
 
     def state(self, dtype: Any = np.float64) -> tuple[Matrix, Matrix, Matrix, Matrix]:
         """(U, S, V, G) in the working precision (the matching complex one for complex cases)."""
@@ -149,7 +154,7 @@ def _unitary(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:
 
 
 def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
-    sigma = SPECTRA[p.spectrum](p.r)
+    sigma = (SPECTRA | EXTREME)[p.spectrum](p.r)
     if p.core == "zero":
         return np.zeros((p.r, p.r))
     if p.core == "negative":
@@ -161,29 +166,31 @@ def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
     return np.diag(sigma)
 
 
-def _gradient(rng: np.random.Generator, p: CaseParameters, U: Matrix, S: Matrix, V: Matrix) -> Matrix:
+def _gradient(rng: np.random.Generator, p: CaseParameters, U: Matrix, V: Matrix) -> Callable[[Matrix], Matrix]:
+    """W ↦ ∇L(W): of a quadratic, or a constant that sets the trap."""
     Z = p.magnitude * _gaussian(rng, (p.m, p.n), p.complex)
+    if p.gradient == "quadratic":
+        H1, H2 = (_spd(rng, size, p.complex) for size in (p.m, p.n))
+        return lambda W: H1 @ (W - Z) @ H2
+    constant = _constant_gradient(p.gradient, Z, U, V)
+    return lambda W: constant
+
+
+def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
     normal = Z - U @ (U.conj().T @ Z)
     normal = normal - (normal @ V) @ V.conj().T
-    match p.gradient:
-        case "quadratic":
-            H1, H2 = (_spd(rng, size, p.complex) for size in (p.m, p.n))
-            return H1 @ (U @ S @ V.conj().T - Z) @ H2
-        case "zero":
-            return np.zeros_like(Z)
-        case "tangent":
-            return Z - normal
-        case "normal":
-            return normal
-        case "rank one":
-            return Z[:, :1] @ Z[:1, :]
-        case "nearly in the range":
-            return U @ (U.conj().T @ Z) + 1e-9 * Z
-        case "huge":
-            return 1e6 * Z
-        case "tiny":
-            return 1e-12 * Z
-    raise ValueError(f"gradient: expected one of {GRADIENTS}, found {p.gradient!r}")
+    constants: dict[str, Matrix] = {
+        "zero": np.zeros_like(Z),
+        "tangent": Z - normal,
+        "normal": normal,
+        "rank one": Z[:, :1] @ Z[:1, :],
+        "nearly in the range": U @ (U.conj().T @ Z) + 1e-9 * Z,
+        "huge": 1e6 * Z,
+        "tiny": 1e-12 * Z,
+    }
+    if kind not in constants:
+        raise ValueError(f"gradient: expected one of {GRADIENTS}, found {kind!r}")
+    return constants[kind]
 
 
 def _spd(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:

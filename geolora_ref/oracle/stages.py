@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, optimizer_step
 from geolora_ref.arrays import Array, H, diagonal_matrix, namespace, norm, tail_norms
@@ -19,6 +19,7 @@ __all__ = ["Backend", "Stages", "coefficient_update", "truncate", "truncated_ran
 Factors = tuple[Array, Array, Array]
 
 
+@runtime_checkable
 class Backend(Protocol):
     """One step as the oracle calls it: factors and projected gradients in, new factors out."""
 

@@ -1,0 +1,208 @@
+"""The conformance cases by trap: a stable id, flags that name the trap, and the reason why the case is there.
+
+Data only.  Ids are append-only: a case may be added, an id never changes its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from geolora_ref.oracle.cases import CORES, GRADIENTS, TRAPS, CaseParameters
+
+__all__ = ["FLOOR", "ConformanceCase", "catalogue"]
+
+FLOOR = 200
+"""A whole run judges at least this many cases in every dtype (300 in those with the range of float32)."""
+
+SHAPES = {
+    "square": (8, 8, 3, "U and V have equal sizes: exchanged factors go unnoticed elsewhere, not here"),
+    "tall": (13, 5, 2, "m, n and r differ: every transposed product has the wrong shape or the wrong value"),
+    "wide": (5, 13, 2, "m < n: the mirror image of tall"),
+    "rank-one": (9, 6, 1, "r = 1: matrices that degenerate to vectors"),
+    "full-rank-tall": (10, 4, 4, "r = n: V has no new column, Ŝ is not square"),
+    "full-rank-wide": (4, 10, 4, "r = m: U has no new column, Ŝ is not square"),
+    "full-rank-square": (6, 6, 6, "r = m = n: no new column at all, the step is plain gradient descent"),
+    "beyond-half": (7, 6, 4, "2r > min(m, n): fewer new columns than r"),
+    "one-by-one": (1, 1, 1, "the smallest matrix"),
+    "one-row": (1, 7, 1, "m = 1"),
+    "one-column": (7, 1, 1, "n = 1"),
+    "larger": (48, 33, 8, "rounding errors grow with the size; the criteria's scale must follow"),
+}
+CORE_REASONS = {
+    "diagonal": "S as a truncation leaves it",
+    "dense": "S was trained since the last truncation: a stale or untransposed inverse shows",
+    "unsorted": "S is diagonal but not sorted",
+    "negative": "the entries of S are negative, its singular values are not",
+    "zero": "S = 0, the usual start: nothing may be divided by S",
+}
+SPECTRUM_REASONS = {
+    "flat": "all singular values are equal: every truncation is a tie",
+    "geometric": "singular values from 1 to 1e-8",
+    "algebraic": "a tail of many small values, none negligible alone",
+    "clustered": "clusters that rounding cannot tell apart",
+    "one_tiny": "one singular value of 1e-14",
+    "zero_tail": "exact zeros behind the first half",
+    "denormal": "the smallest singular values are subnormal numbers",
+}
+GRADIENT_REASONS = {
+    "quadratic": "the gradient depends on the state",
+    "zero": "no gradient: W may not move",
+    "tangent": "the gradient lies in the tangent space: the new columns carry nothing",
+    "normal": "P(W)G = 0: a fixed point, however large G is",
+    "rank one": "the residual has rank one: its other columns are noise that must be made orthogonal all the same",
+    "nearly in the range": "the residual is 1e-9 of the gradient: one pass of orthogonalisation is not enough",
+    "huge": "the gradient dwarfs W",
+    "tiny": "the gradient is lost beside W in K − λ∇_K",
+}
+RATES = {
+    "0": (0.0, "λ = 0: the truncation of W alone"),
+    "1e-14": (1e-14, "λ‖G‖ is below the rounding of W: the new directions of K_new are noise"),
+    "1e-3": (1e-3, "an ordinary step"),
+    "1": (1.0, "a step as large as W"),
+    "1e6": (1e6, "W is lost beside the step"),
+}
+TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "tau-0": ({"tau": 0.0}, "nothing but exact zeros may be cut"),
+    "tau-0.1": ({"tau": 0.1}, "the usual relative threshold"),
+    "tau-0.3": ({"tau": 0.3}, "a large relative threshold: ℓ¹ and ℓ² tails differ"),
+    "tau-1": ({"tau": 1.0}, "everything may be cut: the minimum rank decides"),
+    "theta-0": ({"tau": None, "theta": 0.0}, "an absolute threshold of zero is a threshold"),
+    "theta-0.25": ({"tau": None, "theta": 0.25}, "an absolute threshold is not relative to anything"),
+    "theta-large": ({"tau": None, "theta": 1e3}, "an absolute threshold above ‖W‖"),
+}
+CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "unclipped": ({}, "no cap"),
+    "min-below": ({"min_rank": 2}, "min_rank < r"),
+    "min-at": ({"min_rank": 4}, "min_rank = r"),
+    "min-above": ({"min_rank": 6}, "min_rank > r"),
+    "max-below": ({"max_rank": 2}, "max_rank < r: directions must go although the threshold would keep them"),
+    "max-at": ({"max_rank": 4}, "max_rank = r: the basis must still move (cap after the truncation, not before)"),
+    "max-above": ({"max_rank": 6}, "r < max_rank < 2r"),
+    "fixed": ({"min_rank": 4, "max_rank": 4}, "min_rank = max_rank = r: fixed rank"),
+}
+
+
+@dataclass(frozen=True)
+class ConformanceCase:
+    """One question, or a sequence of them.
+
+    ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of float32, ``double-range`` those
+    of float64.  ``steps`` > 1 is a sequence: the output of each step is the next input; ``trained`` changes S at random in
+    between, as an optimizer does; ``growing`` and ``shrinking`` change the threshold along the way.
+    """
+
+    id: str
+    group: str
+    flags: tuple[str, ...]
+    reason: str
+    parameters: CaseParameters
+    steps: int = 1
+    trained: bool = False
+
+
+def catalogue() -> tuple[ConformanceCase, ...]:
+    """All cases, in a fixed order."""
+    cases = (
+        *_shapes(),
+        *_spectra(),
+        *_gradients(),
+        *_magnitudes(),
+        *_truncations(),
+        *_traps(),
+        *_complex(),
+        *_sequences(),
+        *_long_runs(),
+    )
+    return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
+
+
+def _seed(name: str) -> int:
+    """A seed that depends on the id alone, so that adding cases changes no other."""
+    return int.from_bytes(name.encode(), "little") % (2**31 - 1)
+
+
+def _case(group: str, name: str, flags: tuple[str, ...], reason: str, parameters: CaseParameters, **more: Any) -> ConformanceCase:
+    return ConformanceCase(
+        f"{group}-{name}".replace(" ", "-").replace("_", "-"), group, (group, *flags), reason, parameters, **more
+    )
+
+
+def _shapes() -> Iterator[ConformanceCase]:
+    for name, (m, n, r, reason) in SHAPES.items():
+        for core in CORES:
+            yield _case("shape", f"{name}-{core}", (name, core), reason, CaseParameters(m, n, r, "algebraic", core, tau=0.05))
+
+
+def _spectra() -> Iterator[ConformanceCase]:
+    for spectrum, reason in SPECTRUM_REASONS.items():
+        for core in ("diagonal", "dense", "unsorted", "negative"):
+            for gradient in ("zero", "quadratic"):
+                parameters = CaseParameters(12, 9, 4, spectrum, core, gradient, learning_rate=0.01, tau=1e-3)
+                range_needed = ("double-range",) if spectrum == "denormal" else ()
+                yield _case("spectrum", f"{spectrum}-{core}-{gradient}", (spectrum, core, *range_needed), reason, parameters)
+
+
+def _gradients() -> Iterator[ConformanceCase]:
+    for gradient in GRADIENTS:
+        for name, (rate, rate_reason) in RATES.items():
+            for core in ("diagonal", "dense", "zero"):
+                parameters = CaseParameters(11, 8, 3, "algebraic", core, gradient, learning_rate=rate, tau=0.0)
+                reason = f"{GRADIENT_REASONS[gradient]}; {rate_reason}"
+                range_needed = ("wide-range",) if gradient == "huge" or name in ("1e-14", "1e6") else ()
+                yield _case("gradient", f"{gradient}-{core}-rate-{name}", (gradient, core, *range_needed), reason, parameters)
+
+
+def _magnitudes() -> Iterator[ConformanceCase]:
+    for exponent, needed in ((-140, "double-range"), (140, "double-range"), (-15, "wide-range"), (15, "wide-range")):
+        for core in ("diagonal", "dense", "zero"):
+            parameters = CaseParameters(9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
+            reason = f"all numbers are of size 1e{exponent}: squares leave the range of the dtype unless they are scaled"
+            yield _case("magnitude", f"1e{exponent}-{core}", (core, needed), reason, parameters)
+
+
+def _truncations() -> Iterator[ConformanceCase]:
+    for name, (threshold, reason) in TRUNCATIONS.items():
+        for clip, (ranks, clip_reason) in CLIPPINGS.items():
+            parameters = CaseParameters(14, 11, 4, "algebraic", "dense", learning_rate=0.05, **(threshold | ranks))
+            yield _case("truncation", f"{name}-{clip}", (name, clip), f"{reason}; {clip_reason}", parameters)
+
+
+def _traps() -> Iterator[ConformanceCase]:
+    for name, parameters in TRAPS.items():
+        flags = ("complex",) if parameters.complex else ()
+        yield _case("trap", name.replace(",", ""), flags, name, parameters)
+
+
+def _complex() -> Iterator[ConformanceCase]:
+    for name in ("square", "tall", "wide", "full-rank-wide", "rank-one"):
+        for core in ("dense", "diagonal", "zero"):
+            m, n, r, _ = SHAPES[name]
+            parameters = CaseParameters(m, n, r, "algebraic", core, tau=0.05, complex=True)
+            yield _case(
+                "complex", f"{name}-{core}", ("complex", name, core), "every transpose is a conjugate transpose", parameters
+            )
+
+
+def _sequences() -> Iterator[ConformanceCase]:
+    for core in ("diagonal", "zero"):
+        for trained in (False, True):
+            for name, parameters in {
+                "growing": CaseParameters(16, 12, 2, "algebraic", core, tau=1e-4, max_rank=10),
+                "shrinking": CaseParameters(16, 12, 8, "geometric", core, learning_rate=0.5, tau=0.3),
+                "capped": CaseParameters(16, 12, 4, "algebraic", core, tau=0.0, max_rank=4),
+            }.items():
+                trap = "S is trained between the steps" if trained else "each output is the next input"
+                suffix = "trained" if trained else "plain"
+                reason = f"20 steps with {name} rank; {trap}: errors that one step hides add up"
+                yield _case(
+                    "sequence", f"{name}-{core}-{suffix}", (name, core, suffix), reason, parameters, steps=20, trained=trained
+                )
+
+
+def _long_runs() -> Iterator[ConformanceCase]:
+    for name, gradient in (("quadratic", "quadratic"), ("zero-gradient", "zero"), ("rank-one-gradient", "rank one")):
+        parameters = CaseParameters(20, 14, 4, "algebraic", "diagonal", gradient, learning_rate=0.02, tau=1e-3, max_rank=6)
+        reason = "200 steps: the bases must stay orthonormal, a defect may not grow like the number of steps"
+        yield _case("long-run", name, ("orthonormality",), reason, parameters, steps=200)

@@ -1,0 +1,88 @@
+"""Arrays of the backend's library, dtype and device, from and to the NumPy arrays that the oracle computes with."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.arrays import Array, to_numpy
+
+__all__ = ["EPS", "LIBRARIES", "Conversion", "share_memory"]
+
+Matrix = NDArray[Any]
+
+EPS = {
+    "float64": 2.0**-52,
+    "float32": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "complex128": 2.0**-52,
+    "complex64": 2.0**-23,
+}
+"""The distance from 1 to the next number, by dtype."""
+
+LIBRARIES = ("numpy", "torch", "jax", "cupy")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """To a library's arrays and back.
+
+    Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy, and for a device where the library has none;
+    ``ModuleNotFoundError`` if the library is not installed.
+    """
+
+    array: str = "numpy"
+    dtype: str = "float64"
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.array not in LIBRARIES:
+            raise ValueError(f"array: expected one of {', '.join(LIBRARIES)}, found {self.array!r}")
+        if self.dtype not in EPS:
+            raise ValueError(f"dtype: expected one of {', '.join(EPS)}, found {self.dtype!r}")
+        if self.dtype == "bfloat16" and self.array in ("numpy", "cupy"):
+            raise ValueError(f"dtype: {self.array} has no bfloat16, found {self.dtype!r}; use --array torch or jax")
+        if self.device is not None and self.array != "torch":
+            raise ValueError(f"device: expected none for {self.array}, found {self.device!r}; only torch takes one")
+        if self.array == "jax" and self.dtype in ("float64", "complex128"):
+            importlib.import_module("jax").config.update("jax_enable_x64", True)
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the dtype is complex."""
+        return self.dtype.startswith("complex")
+
+    def to(self, X: Matrix) -> Array:
+        """A new array of the library, its values rounded to the dtype."""
+        if self.array == "numpy":
+            return X.astype(self.dtype, copy=True)
+        library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
+        if self.array == "torch":
+            return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")
+        return library.asarray(X, dtype=getattr(library, self.dtype))
+
+    def back(self, X: Array) -> Matrix:
+        """A NumPy copy; reduced precision that NumPy lacks becomes float32, without loss."""
+        if self.array == "cupy":
+            return np.array(X.get())
+        if self.array == "jax" and self.dtype == "bfloat16":
+            return np.array(X.astype("float32"))
+        return to_numpy(X)
+
+    def rounded(self, X: Matrix) -> Matrix:
+        """The values of ``X`` rounded to the dtype, in NumPy."""
+        return self.back(self.to(X))
+
+
+def share_memory(X: Array, Y: Array) -> bool:
+    """Whether two arrays of one library use the same memory."""
+    if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
+        return bool(np.may_share_memory(X, Y))
+    storage: Callable[[Array], Any] = lambda Z: Z.untyped_storage().data_ptr() if hasattr(Z, "untyped_storage") else id(Z)  # noqa: E731
+    return bool(storage(X) == storage(Y) and X.shape[0] * X.shape[1] > 0)

@@ -1,0 +1,173 @@
+"""What is wrong with a failing backend: its outputs are compared with those of the mutants, block by block and as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.oracle.criteria import FAIL, StepInputs
+from geolora_ref.oracle.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.stages import Stages
+
+__all__ = ["Diagnosis", "diagnose"]
+
+Matrix = NDArray[Any]
+Factors = tuple[Matrix, Matrix, Matrix] | None
+SAMPLE = 40
+"""How many failing and how many passing steps are looked at."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a failing backend looks like.
+
+    ``matches`` : the mutants that behave most like it, best first, with the share of steps on which they agree.
+    ``blocks`` : the blocks of Ŝ in which its result deviates.
+    ``first_line`` : the first line of the algorithm that fails, where the backend shows its stages.
+    """
+
+    matches: Sequence[tuple[Mutant, float]]
+    blocks: Sequence[str]
+    first_line: str = ""
+
+    @property
+    def text(self) -> str:
+        """The diagnosis in words."""
+        words = []
+        if self.first_line:
+            words.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
+        if self.matches:
+            best, share = self.matches[0]
+            verb = "This is what happens" if share >= 0.9 else "This resembles what happens"
+            agreement = f"{best.id}; {share:.0%} of the compared steps agree"
+            words.append(f"{verb} when line {best.line} has this defect: {best.defect} ({agreement}).")
+            others = [f"{mutant.id} {share:.0%}" for mutant, share in self.matches[1:3] if share >= 0.5]
+            words += [f"Also close: {', '.join(others)}."] if others else []
+        else:
+            words.append("No known defect behaves like this backend.")
+        if self.blocks:
+            words.append(f"Where nothing is truncated, the result deviates in {'; '.join(self.blocks)}.")
+        return " ".join(words)
+
+
+def diagnose(
+    backend: Callable[[StepInputs], Factors],
+    failing: Sequence[StepInputs],
+    passing: Sequence[StepInputs],
+    eps: float,
+    first_line: str = "",
+) -> Diagnosis:
+    """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
+
+    Agreement is counted on the steps on which either deviates from the reference, so that being right together is no
+    resemblance.
+    """
+    sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
+    sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2]]
+    double = [_in_double(inputs) for inputs in sample]
+    reference = [_quietly(Stages().step, inputs) for inputs in double]
+    found = [_safely(backend, inputs) for inputs in sample]
+    matches = []
+    for mutant in MUTANTS.values():
+        outputs = [_quietly(mutant.step, inputs) for inputs in double]
+        votes = [
+            _alike(mine, other, inputs, eps)
+            for mine, other, right, inputs in zip(found, outputs, reference, double, strict=True)
+            if not (_alike(mine, right, inputs, eps) and _alike(other, right, inputs, eps))
+        ]
+        if votes and sum(votes):
+            matches.append((mutant, sum(votes) / len(votes)))
+    matches.sort(key=lambda match: -match[1])
+    kept = [match for match in matches if match[1] >= 0.3][:5]
+    return Diagnosis(kept, _deviating_blocks(found, reference, double, eps), first_line)
+
+
+def _untruncated(inputs: StepInputs) -> StepInputs:
+    """The same step without any truncation: Ŵ itself comes back."""
+    return replace(inputs, tau=0.0, theta=None, min_rank=1, max_rank=None)
+
+
+def _in_double(inputs: StepInputs) -> StepInputs:
+    names = ("U", "S", "V", "dK", "dL", "dS")
+    return replace(inputs, **{name: _double(X) for name, X in zip(names, inputs.arrays, strict=True)})  # type: ignore[arg-type]
+
+
+def _double(X: Matrix) -> Matrix:
+    return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
+
+
+def _quietly(step: Callable[..., Any], inputs: StepInputs) -> Factors:
+    """The output of a reference or mutant, None where it breaks down."""
+    with np.errstate(all="ignore"):
+        return _safely(lambda x: step(*x.arrays, **x.parameters), inputs)
+
+
+def _safely(step: Callable[[StepInputs], Factors], inputs: StepInputs) -> Factors:
+    try:
+        factors = step(inputs)
+    except Exception:  # a backend that breaks down is compared as one that returns nothing
+        return None
+    finite = factors is not None and all(X.ndim == 2 and np.all(np.isfinite(X)) for X in factors)
+    return factors if finite else None
+
+
+def _unit(inputs: StepInputs, eps: float) -> float:
+    """FAIL rounding units of this step."""
+    scale = np.linalg.norm(inputs.S) + inputs.learning_rate * (np.linalg.norm(inputs.dK) + np.linalg.norm(inputs.dL))
+    return FAIL * 4.0 * float(np.sqrt(len(inputs.U) + len(inputs.V)) * eps * scale)
+
+
+def _alike(A: Factors, B: Factors, inputs: StepInputs, eps: float) -> bool:
+    """The same W₁ at the same rank, from factors of the same kind: orthonormal or not, S diagonal and sorted or not."""
+    if A is None or B is None:
+        return A is None and B is None
+    if A[1].shape != B[1].shape or A[0].shape != B[0].shape or A[2].shape != B[2].shape:
+        return False
+    if _kind(A, eps) != _kind(B, eps):
+        return False
+    return bool(np.linalg.norm(_product(A) - _product(B)) <= _unit(inputs, eps))
+
+
+def _kind(factors: tuple[Matrix, Matrix, Matrix], eps: float) -> tuple[bool, ...]:
+    U, S, V = (_double(X) for X in factors)
+    size = 1000.0 * eps
+    orthonormal = (bool(np.linalg.norm(B.conj().T @ B - np.eye(B.shape[1])) <= size) for B in (U, V))
+    d = np.diag(S)
+    scale = size * float(np.linalg.norm(S))
+    return (
+        *orthonormal,
+        bool(np.linalg.norm(S - np.diag(d)) <= scale),
+        bool(np.all(d.real >= -scale)),
+        bool(np.all(np.diff(d.real) <= scale)),
+    )
+
+
+def _product(factors: tuple[Matrix, Matrix, Matrix]) -> Matrix:
+    U, S, V = (_double(X) for X in factors)
+    return np.asarray(U @ S @ V.conj().T)
+
+
+def _deviating_blocks(
+    found: Sequence[Factors], reference: Sequence[Factors], inputs: Sequence[StepInputs], eps: float
+) -> list[str]:
+    """In which blocks of Ŝ, seen in the old bases, an untruncated result differs from the reference's."""
+    blocks: dict[str, bool] = {}
+    for mine, right, x in zip(found, reference, inputs, strict=True):
+        if mine is None or right is None or x.tau != 0.0 or x.max_rank is not None or mine[1].shape != right[1].shape:
+            continue
+        D, U, V = _product(mine) - _product(right), x.U, x.V
+        DV, UhD = D @ V, U.conj().T @ D
+        K_part, L_part = DV - U @ (UhD @ V), UhD - (UhD @ V) @ V.conj().T
+        parts = {
+            "the S-block (S_new, line 3)": UhD @ V,
+            "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)": K_part,
+            "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)": L_part,
+            "the lower right block, which must be zero (line 5)": D - U @ UhD - K_part @ V.conj().T,
+        }
+        for name, part in parts.items():
+            blocks[name] = blocks.get(name, False) or bool(np.linalg.norm(part) > _unit(x, eps))
+    return [name for name, deviates in blocks.items() if deviates]

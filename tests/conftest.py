@@ -1,0 +1,68 @@
+"""Set-up of the test run: shapes are type-checked, libraries and dtypes are fixtures, the kill table is printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+import tests.typechecking
+
+if "geolora_ref" in sys.modules:
+    raise RuntimeError("geolora_ref was imported before the type-checking hook; its own pytest plugin is off with -p no:geolora")
+install_import_hook("geolora_ref", "tests.typechecking.typechecked")
+
+from tests.libraries import DTYPES, LIBRARIES, load  # noqa: E402  the hook comes first
+
+if TYPE_CHECKING:
+    from tests.libraries import Dtype, Library
+
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("nightly", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(scope="session", params=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Library:
+    """Every array library in turn."""
+    return load(request.param)
+
+
+@pytest.fixture(scope="session", params=DTYPES, ids=lambda dtype: dtype.name)
+def dtype(request: pytest.FixtureRequest) -> Dtype:
+    """Every dtype in turn."""
+    chosen: Dtype = request.param
+    return chosen
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the run-time type checker, as a user runs the package."""
+    with tests.typechecking.unchecked():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_unchecked() -> Iterator[None]:
+    """Like ``unchecked``, for a whole module (mutants break the shapes that the type checker enforces)."""
+    with tests.typechecking.unchecked():
+        yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded under the name "table"."""
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    tables = [
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", [])
+        if name == "table" and report.when == "call"
+    ]
+    for table in tables:
+        terminalreporter.write_line(table)

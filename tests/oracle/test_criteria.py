@@ -1,0 +1,257 @@
+"""The acceptance criteria: they take every right step however it was computed, and see every error above rounding."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
+from tests.libraries import Dtype
+from tests.oracle.drawn import REFERENCE, VARIANTS, Variant, cholesky_qr, drawn_inputs
+from tests.steps import Matrix
+from tests.strategies import case_parameters
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+Output = tuple[Matrix, Matrix, Matrix]
+
+
+def _reference(inputs: StepInputs) -> Output:
+    U1, S1, V1 = REFERENCE.step(*inputs.arrays, **inputs.parameters)
+    return U1, S1, V1
+
+
+def _plain(sigma: list[float], shape: tuple[int, int] = (8, 9), **changes: Any) -> StepInputs:
+    """λ = 0 and S = diag(σ): the step is the truncation of a diagonal matrix, everything about it is known."""
+    (m, n), r = shape, len(sigma)
+    dK, dL, dS = (np.zeros((size, r)) for size in (m, n, r))
+    arguments: dict[str, Any] = {"learning_rate": 0.0, "tau": 0.0, **changes}
+    return StepInputs(np.eye(m)[:, :r], np.diag(sigma), np.eye(n)[:, :r], dK, dL, dS, **arguments)
+
+
+def _diagonal_output(values: list[float], shape: tuple[int, int] = (8, 9)) -> Output:
+    """diag(values) in the first unit vectors."""
+    r = len(values)
+    return np.eye(shape[0])[:, :r], np.diag(values), np.eye(shape[1])[:, :r]
+
+
+# --- right steps -----------------------------------------------------------------------------------------------------
+
+
+@given(parameters=case_parameters())
+def test_the_reference_is_right(dtype: Dtype, parameters: CaseParameters) -> None:
+    """Below WARN: the constant c leaves room for other right implementations."""
+    case = StepCase.build(CaseParameters(**{**parameters.as_dict(), "complex": dtype.complex}))
+    inputs = case.inputs(dtype.real)
+    verdict = judge(inputs, _reference(inputs))
+    assert verdict.worst_ratio <= WARN, verdict
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_a_right_step_computed_otherwise_is_right(variant: Variant) -> None:
+    for inputs in drawn_inputs(100, seed=7):
+        verdict = judge(inputs, variant.step(*inputs.arrays, **inputs.parameters), diagonal=variant.diagonal)
+        assert verdict.worst_ratio <= FAIL, (inputs, verdict)
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_the_variants_do_differ_from_the_reference(variant: Variant) -> None:
+    """An entrywise comparison of factors would reject each of them."""
+    rejected = 0
+    for inputs in drawn_inputs(100, seed=7):
+        theirs, ours = variant.step(*inputs.arrays, **inputs.parameters), _reference(inputs)
+        close = all(A.shape == B.shape and np.allclose(A, B, rtol=1e-8) for A, B in zip(theirs, ours, strict=True))
+        rejected += not close
+    assert rejected >= 10
+
+
+def test_cholesky_qr_is_not_replaced_by_householder_everywhere() -> None:
+    """It falls back where it breaks down; in most cases it must not."""
+    own = 0
+    for inputs in drawn_inputs(100, seed=7):
+        K_new = inputs.U @ inputs.S - inputs.learning_rate * inputs.dK
+        new = cholesky_qr(inputs.U, K_new)
+        own += not np.array_equal(new, REFERENCE.basis_augmentation(inputs.U, K_new)) and new.size > 0
+    assert own >= 30
+
+
+def test_a_dense_core_is_refused_where_a_diagonal_one_is_promised() -> None:
+    for inputs in drawn_inputs(40, seed=7):
+        output = VARIANTS["dense core"].step(*inputs.arrays, **inputs.parameters)
+        verdict = judge(inputs, output)
+        diagonal = np.linalg.norm(output[1] - np.diag(np.diag(output[1]))) <= 1e-14 * np.linalg.norm(output[1])
+        assert verdict.passed == (diagonal and np.all(np.diag(output[1]).real >= 0.0)), verdict
+
+
+# --- wrong steps -----------------------------------------------------------------------------------------------------
+
+
+@given(parameters=case_parameters(core="dense", learning_rate=0.1), seed=st.integers(0, 99))
+def test_an_error_in_the_kept_part_is_seen_in_its_true_size(parameters: CaseParameters, seed: int) -> None:
+    """S₁ + E with ‖E‖ of 1 unit is right and of 200 units wrong, however large the discarded tail is; the criterion measures
+    ‖E‖ up to the rounding that the reference leaves, which is below WARN."""
+    inputs = StepCase.build(parameters).inputs()
+    scale = float(sum(np.linalg.norm(X) for X in (inputs.S, inputs.dK, inputs.dL)))
+    U1, S1, V1 = _reference(inputs)
+    E = np.random.default_rng(seed).standard_normal(S1.shape)
+    unit = 4.0 * np.sqrt(len(U1) + len(V1)) * 2.0**-52 * scale
+    for size, right in ((1.0, True), (200.0, False)):
+        wrong = (U1, S1 + size * unit * E / np.linalg.norm(E), V1)
+        ratio = judge(inputs, wrong, diagonal=False, scale=scale).ratios["stationarity"]
+        assert (ratio <= FAIL) == right
+        assert abs(ratio - size) <= WARN
+
+
+def test_stationarity_is_needed() -> None:
+    """An error of 1e-8 in the kept part beside a tail of 0.1 raises the distance to Ŵ by (1e-8)²/0.2 = 5e-16 only:
+    optimality lets it pass in double precision, stationarity sees 1e-8."""
+    inputs = _plain([1.0, 0.1], tau=0.2)
+    right, wrong = (judge(inputs, _diagonal_output([value])) for value in (1.0, 1.0 + 1e-8))
+    assert right.passed
+    assert wrong.ratios["optimality"] <= WARN
+    assert wrong.ratios["stationarity"] > 1e4 * FAIL
+    assert wrong.failed_criteria == ("stationarity",)
+
+
+def test_dominance_is_needed() -> None:
+    """Of 30 nearly equal singular values the cap keeps one, and the step keeps the smallest instead of the largest, which
+    is 60 units larger.  The tail hides the exchange from optimality: it grows by 60/√29 units, 11."""
+    unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
+    sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
+    inputs = _plain(sigma, (40, 40), max_rank=1)
+    assert judge(inputs, _diagonal_output([1.0], (40, 40))).passed
+    wrong = judge(inputs, (np.eye(40)[:, [29]], np.array([[sigma[-1]]]), np.eye(40)[:, [29]]))
+    assert wrong.failed_criteria == ("dominance",)
+    assert wrong.ratios["dominance"] == pytest.approx(60.0, rel=0.1)
+    assert wrong.ratios["optimality"] == pytest.approx(60.0 / np.sqrt(29.0), rel=0.1)
+
+
+def test_a_smaller_singular_value_than_the_discarded_ones_is_wrong() -> None:
+    """Stationary, but a saddle: the second singular vector is kept and the first is cut off."""
+    inputs = _plain([1.0, 0.1], max_rank=1)
+    verdict = judge(inputs, (np.eye(8)[:, [1]], np.array([[0.1]]), np.eye(9)[:, [1]]))
+    assert set(verdict.failed_criteria) == {"dominance", "optimality"}
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "failed"),
+    [
+        ([12.0, 4.0], {"tau": None, "theta": 2.9}, {"rank not too low"}),
+        ([12.0, 4.0, 3.0], {"tau": None, "theta": 3.1}, {"rank not too high"}),
+        ([12.0, 4.0], {"tau": 1.0}, {"rank not too high"}),
+        ([12.0, 4.0], {"tau": 0.0, "max_rank": 1}, {"rank clipping"}),
+        ([12.0], {"tau": 1.0, "min_rank": 2}, {"rank clipping"}),
+        ([12.0, 4.0, 3.0], {"tau": None, "theta": 3.0}, set()),  # a tail on the threshold: either rank is right
+        ([12.0, 4.0], {"tau": None, "theta": 3.0}, set()),
+        ([12.0, 4.0, 3.0], {"tau": 0.0}, set()),
+        ([12.0, 4.0, 3.0, 0.0], {"tau": 0.0}, set()),  # the tail 0 behind is on the threshold 0
+        ([12.0, 4.0], {"tau": 0.0, "max_rank": 2}, set()),
+        ([12.0, 4.0], {"tau": 1.0, "min_rank": 2}, set()),
+    ],
+)
+def test_the_rank(values: list[float], changes: dict[str, Any], failed: set[str]) -> None:
+    """σ = (12, 4, 3), tails 13, 5, 3, 0."""
+    verdict = judge(_plain([12.0, 4.0, 3.0], **changes), _diagonal_output(values))
+    assert set(verdict.failed_criteria) == failed
+
+
+def test_no_rank_is_too_low_that_the_bases_cannot_exceed() -> None:
+    """min_rank = 8 of 2r = 6 columns: 6 is all there is."""
+    inputs = _plain([12.0, 4.0, 3.0], min_rank=8)
+    assert judge(inputs, _diagonal_output([12.0, 4.0, 3.0, 0.0, 0.0, 0.0])).passed
+    assert judge(inputs, _diagonal_output([12.0, 4.0, 3.0])).failed_criteria == ("rank clipping",)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda U, S, V: (U[:-1], S, V), r"U1: expected shape \(8, 2\), found \(7, 2\)"),
+        (lambda U, S, V: (U, S[:, :1], V), r"S1: expected shape \(2, 2\), found \(2, 1\)"),
+        (lambda U, S, V: (U, S, V[:, :1]), r"V1: expected shape \(9, 2\), found \(9, 1\)"),
+        (lambda U, S, V: (U, np.diag(S), V), r"U1: expected shape \(8, 0\), found \(8, 2\)"),
+        (lambda U, S, V: (U, S * [[1.0, np.nan], [1.0, 1.0]], V), "S1: 1 of 4 entries are not finite"),
+        (lambda U, S, V: (U * np.inf, S, V), "U1: 16 of 16 entries are not finite"),
+        (lambda U, S, V: (U[:, :0], S[:0, :0], V[:, :0]), r"rank: expected 1 to 4 = min\(2r, m, n\), found 0"),
+        (lambda U, S, V: (np.eye(8)[:, :5], np.eye(5), np.eye(9)[:, :5]), "rank: expected 1 to 4 .*found 5"),
+    ],
+)
+def test_an_output_that_cannot_be_judged(change: Any, error: str) -> None:
+    with np.errstate(invalid="ignore"):
+        verdict = judge(_plain([2.0, 1.0]), change(*_diagonal_output([2.0, 1.0])))
+    assert not verdict.passed
+    assert verdict.worst_ratio == np.inf
+    assert verdict.failed_criteria == ("output",)
+    assert re.search(error, verdict.error)
+
+
+def test_the_precision_that_is_claimed_counts() -> None:
+    """A single-precision result passes for a question in double precision only if no more is claimed."""
+    inputs = StepCase.build(CaseParameters(9, 7, 3, max_rank=3, seed=1)).inputs()
+    rough = tuple(X.astype(np.float32).astype(np.float64) for X in _reference(inputs))
+    assert not judge(inputs, rough).passed  # type: ignore[arg-type]
+    assert judge(inputs, rough, eps=float(np.finfo(np.float32).eps)).passed  # type: ignore[arg-type]
+
+
+def test_where_the_answer_is_zero_only_zero_is_right() -> None:
+    inputs = _plain([0.0, 0.0])
+    assert judge(inputs, _diagonal_output([0.0])).passed
+    assert not judge(inputs, _diagonal_output([1e-100])).passed
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [("K_new", 3), ("L_new", 3), ("S_new", 3), ("U_tilde", 4), ("V_tilde", 4), ("S_hat", 5)],
+)
+def test_a_wrong_stage_is_found_at_its_line(stage: str, line: int) -> None:
+    """An error of 1e-6 in one stage; every line is judged by its own inputs, so earlier lines stay right."""
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
+    output = stages.pop("output")
+    stages[stage] = stages[stage] + 1e-6
+    verdicts = judge_stages(inputs, stages, output)
+    assert next(name for name, verdict in verdicts.items() if not verdict.passed) == f"line {line}"
+    assert any(stage in name for name in verdicts[f"line {line}"].failed_criteria)
+
+
+def test_a_wrong_output_is_found_at_line_6() -> None:
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
+    U1, S1, V1 = stages.pop("output")
+    verdicts = judge_stages(inputs, stages, (U1, 1.000001 * S1, V1))
+    assert [name for name, verdict in verdicts.items() if not verdict.passed] == ["line 6"]
+
+
+def test_stages_of_wrong_shape_are_wrong() -> None:
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
+    output = stages.pop("output")
+    for stage, line in (("K_new", "line 3"), ("U_tilde", "line 4"), ("S_hat", "line 5")):
+        verdict = judge_stages(inputs, {**stages, stage: stages[stage][:, :-1]}, output)[line]
+        assert verdict.worst_ratio == np.inf, stage
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_names_the_worst_first() -> None:
+    verdict = Verdict({"a": 31.0, "b": 29.0, "c": 1e3, "d": 30.0})
+    assert verdict.failed_criteria == ("c", "a")
+    assert verdict.worst_ratio == 1e3
+    assert not verdict.passed
+    assert Verdict({"a": FAIL}).passed
+    assert not Verdict({"a": np.inf}).passed
+
+
+def test_a_verdict_is_not_passed_by_a_ratio_that_is_not_a_number() -> None:
+    verdict = Verdict({"a": np.nan})
+    assert not verdict.passed
+    assert verdict.failed_criteria == ("a",)

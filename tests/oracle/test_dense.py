@@ -1,0 +1,205 @@
+"""The dense oracle: against its definition, and against the criteria on thousands of right and wrong outputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.criteria import FAIL, StepInputs, judge
+from geolora_ref.oracle.dense import DenseOracle, dense_oracle
+from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.stages import Backend
+from tests.libraries import Dtype
+from tests.oracle.drawn import REFERENCE, VARIANTS, drawn_cases
+from tests.steps import Matrix, ratio
+from tests.strategies import case_parameters
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+MATRIX_CRITERIA = (
+    "stationarity",
+    "dominance",
+    "optimality",
+    "rank clipping",
+    "rank not too low",
+    "rank not too high",
+)
+"""What the criteria say about the matrix W₁ and its rank; the rest is about its factors."""
+
+
+def _oracle(case: StepCase, dtype: type[np.floating[Any]] = np.float64, **changes: Any) -> DenseOracle:
+    return dense_oracle(*case.state(dtype), **{**case.step_parameters(), **changes})
+
+
+@given(parameters=case_parameters() | case_parameters(complex_data=True))
+def test_the_target_by_the_other_formula(parameters: CaseParameters) -> None:
+    """Ŵ = W − λ(UUᴴG + GVVᴴ − UUᴴGVVᴴ), here in double precision, there in extended."""
+    U, S, V, G = (case := StepCase.build(parameters)).state()
+    PU, PV = U @ U.conj().T, V @ V.conj().T
+    expected = U @ S @ V.conj().T - parameters.learning_rate * (PU @ G + G @ PV - PU @ G @ PV)
+    oracle = _oracle(case)
+    error = float(np.linalg.norm((oracle.W_hat - expected).astype(expected.dtype)))
+    assert ratio(error, oracle.scale, expected.shape, 2.0**-52) <= FAIL
+
+
+@given(parameters=case_parameters() | case_parameters(complex_data=True))
+def test_a_best_approximation_passes_and_any_other_fails(parameters: CaseParameters) -> None:
+    oracle = _oracle(StepCase.build(parameters))
+    for rank in oracle.ranks:
+        best = oracle.truncated(rank)
+        assert oracle.ratio(best, rank) <= FAIL
+        if np.any(best):
+            off = best * (1.0 + 100.0 * oracle.unit / np.linalg.norm(best))
+            assert oracle.ratio(off, rank) > FAIL
+    for rank in {*range(1, min(oracle.W_hat.shape) + 1)} - {*oracle.ranks}:
+        assert oracle.ratio(oracle.truncated(rank), rank) == np.inf
+
+
+def _diagonal_case(sigma: list[float], **changes: Any) -> DenseOracle:
+    """λ = 0 and S = diag(σ) in 8 x 9."""
+    r = len(sigma)
+    arguments = {"learning_rate": 0.0, "tau": 0.0, **changes}
+    return dense_oracle(np.eye(8)[:, :r], np.diag(sigma), np.eye(9)[:, :r], np.zeros((8, 9)), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks"),
+    [
+        ({}, range(3, 7)),  # the zeros behind may be kept or dropped: their tail is on the threshold 0
+        ({"tau": 0.3}, range(2, 3)),
+        ({"tau": None, "theta": 3.0}, range(2, 4)),  # the tail 3 is on the threshold
+        ({"tau": None, "theta": 2.9}, range(3, 4)),
+        ({"tau": None, "theta": 5.0}, range(1, 3)),
+        ({"tau": 1.0}, range(1, 2)),
+        ({"tau": 1.0, "min_rank": 2}, range(2, 3)),
+        ({"tau": None, "theta": 2.9, "max_rank": 2}, range(2, 3)),
+        ({"tau": None, "theta": 2.9, "min_rank": 8}, range(6, 7)),  # 2r = 6 columns
+    ],
+)
+def test_admissible_ranks(changes: dict[str, Any], ranks: range) -> None:
+    """σ = (12, 4, 3), tails 13, 5, 3, 0."""
+    assert _diagonal_case([12.0, 4.0, 3.0], **changes).ranks == ranks
+
+
+def test_reported_numbers() -> None:
+    oracle = _diagonal_case([12.0, 4.0, 3.0], tau=0.3)
+    np.testing.assert_allclose(oracle.singular_values, [12.0, 4.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14)
+    np.testing.assert_allclose(oracle.tails, [13.0, 5.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], atol=1e-14)
+    assert oracle.theta == pytest.approx(3.9, rel=1e-14)
+    assert oracle.scale == 13.0
+    assert oracle.unit == 4.0 * np.sqrt(17.0) * 2.0**-52 * 13.0
+
+
+def test_what_cannot_be_compared_fails() -> None:
+    oracle = _diagonal_case([12.0, 4.0, 3.0])
+    best = oracle.truncated(3)
+    assert oracle.ratio(best, 3) <= FAIL
+    assert oracle.ratio(best.T, 3) == np.inf
+    assert oracle.ratio(np.full_like(best, np.nan), 3) == np.inf
+    assert oracle.ratio(best, 2) == np.inf
+
+
+def test_where_nothing_moves_from_zero_only_zero_is_right() -> None:
+    oracle = _diagonal_case([0.0, 0.0])
+    assert oracle.ratio(np.zeros((8, 9)), 1) == 0.0
+    assert oracle.ratio(np.full((8, 9), 1e-100), 1) == np.inf
+
+
+def test_a_tie_accepts_either_side() -> None:
+    """σ = (2, 1, 1) cut to rank 2: any unit vector of the double value is right, a vector of neither is wrong."""
+    oracle = _diagonal_case([2.0, 1.0, 1.0], max_rank=2)
+    angle = 0.3
+    u = np.cos(angle) * np.eye(8)[:, 1] + np.sin(angle) * np.eye(8)[:, 2]
+    v = np.cos(angle) * np.eye(9)[:, 1] + np.sin(angle) * np.eye(9)[:, 2]
+    first = 2.0 * np.outer(np.eye(8)[0], np.eye(9)[0])
+    assert oracle.ratio(first + np.outer(u, v), 2) <= FAIL
+    assert oracle.ratio(first + np.outer(u, np.eye(9)[:, 2]), 2) > FAIL
+
+
+def test_the_forward_error_is_needed() -> None:
+    """Of 30 nearly equal singular values the smallest is kept instead of the largest, which is 60 units larger.  The residual
+    is orthogonal to what is kept and hardly longer; it is the wrong matrix all the same, by √2 · 60 units after the gap."""
+    unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
+    sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
+    eye, G = np.eye(40), np.zeros((40, 40))
+    oracle = dense_oracle(eye[:, :30], np.diag(sigma), eye[:, :30], G, learning_rate=0.0, tau=0.0, max_rank=1)
+    assert oracle.ratio(np.outer(eye[0], eye[0]), 1) <= FAIL
+    wrong = oracle.ratio(sigma[29] * np.outer(eye[29], eye[29]), 1)
+    assert wrong == pytest.approx(60.0 * np.sqrt(2.0), rel=0.1)
+
+
+def test_the_precision_that_is_claimed_counts(dtype: Dtype) -> None:
+    """A result rounded to half the digits passes only if no more than that is claimed."""
+    case = StepCase.build(CaseParameters(9, 7, 3, complex=dtype.complex, max_rank=3, seed=1))
+    exact = _oracle(case, dtype.real)
+    rough = exact.truncated(3) * (1.0 + np.sqrt(dtype.eps))
+    assert exact.ratio(rough, 3) > FAIL
+    assert _oracle(case, dtype.real, eps=float(np.sqrt(dtype.eps))).ratio(rough, 3) <= FAIL
+
+
+# --- the two oracles against each other ------------------------------------------------------------------------------
+
+
+def _nudged(size: float) -> Backend:
+    """The reference with an error of this many rounding units in its core."""
+
+    def truncation(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -> tuple[Matrix, Matrix, Matrix]:
+        U1, S1, V1 = REFERENCE.truncation(S_hat, U_hat, V_hat, **parameters)
+        E = np.random.default_rng(len(S1)).standard_normal(S1.shape)
+        unit = 4.0 * np.sqrt(len(U1) + len(V1)) * 2.0**-52 * np.linalg.norm(S_hat)
+        return U1, S1 + size * unit * E / np.linalg.norm(E), V1
+
+    return replace(REFERENCE, truncation=truncation).step
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": REFERENCE.step,
+    **{name: variant.step for name, variant in VARIANTS.items()},
+    **{name: mutant.step for name, mutant in MUTANTS.items()},
+    **{f"off by {size} units": _nudged(size) for size in (1.0, 10.0, 25.0, 60.0, 1e3)},
+}
+
+
+def _matrix_ratio(inputs: StepInputs, output: tuple[Matrix, Matrix, Matrix], scale: float) -> float | None:
+    """The worst criterion about the matrix, or None where the bases are not orthonormal or nothing can be judged."""
+    verdict = judge(inputs, output, scale=scale)
+    if verdict.error or max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) > FAIL:
+        return None
+    return max(verdict.ratios[name] for name in MATRIX_CRITERIA)
+
+
+def test_the_two_oracles_agree(record_property: Callable[[str, object], None]) -> None:
+    """At least 10,000 outputs, right and wrong: the criteria and the dense comparison give the same verdict.
+
+    They measure alike (‖P₁D‖ is the coupling) but not the same: the dense forward error has the relative gap as its factor,
+    the criteria have none.  Within a factor 2 of ``FAIL`` one may say 29 and the other 31; such outputs are counted apart.
+    """
+    count: Counter[str] = Counter()
+    disagreements = []
+    for case in drawn_cases(170, seed=5):
+        oracle, inputs = _oracle(case), case.inputs()
+        for name, step in BACKENDS.items():
+            U1, S1, V1 = output = step(*inputs.arrays, **inputs.parameters)
+            criteria = _matrix_ratio(inputs, output, oracle.scale)
+            if criteria is None:
+                count["not compared"] += 1
+                continue
+            dense = oracle.ratio(U1 @ S1 @ V1.conj().T, len(S1))
+            agree = bool((criteria <= FAIL) == (dense <= FAIL))
+            close = all(FAIL / 2.0 <= worst <= 2.0 * FAIL for worst in (criteria, dense))
+            count["both accept" if criteria <= FAIL else "both reject"] += agree
+            count["within a factor 2 of the limit"] += not agree and close
+            if not agree and not close:
+                disagreements.append((name, criteria, dense, case.parameters))
+    record_property("table", f"two oracles: {dict(count)}")
+    assert not disagreements
+    assert count["both accept"] + count["both reject"] >= 10_000
+    assert min(count["both accept"], count["both reject"]) >= 2_000
+    assert count["within a factor 2 of the limit"] <= 20

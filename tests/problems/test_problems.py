@@ -1,0 +1,492 @@
+"""Every problem is what its text says, and every check of a problem can fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.linalg import norm
+
+from geolora_ref import LowRank, tangent_projection
+from geolora_ref.problems import (
+    GradientFlow,
+    MatrixCompletion,
+    MatrixODE,
+    MatrixSensing,
+    Quadratic,
+    RankPreservingLinear,
+    RankPreservingRiccati,
+    SoftmaxRegression,
+    TwoLayerLinear,
+)
+from geolora_ref.problems.problem import Matrix
+from geolora_ref.problems.self_test import Check, check_gradient, check_minimum, check_solution, self_test
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+SPECTRUM = [1.0, 0.5, 0.1]
+
+
+def _samples(rng: np.random.Generator) -> tuple[Matrix, Matrix]:
+    """40 samples of 6 nonnegative features in 4 classes."""
+    return np.abs(rng.standard_normal((40, 6))), rng.permutation(np.arange(40) % 4)
+
+
+PROBLEMS: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
+    "quadratic": lambda rng: Quadratic.random((7, 5), SPECTRUM, rng),
+    "ill-conditioned quadratic": lambda rng: Quadratic.random((7, 5), SPECTRUM, rng, curvature=(1e-3, 1.0)),
+    "sensing": lambda rng: MatrixSensing.planted((5, 4), SPECTRUM, 60, rng),
+    "sensing, too few measurements": lambda rng: MatrixSensing.planted((5, 4), SPECTRUM, 12, rng),
+    "completion": lambda rng: MatrixCompletion.planted((7, 5), SPECTRUM, 0.6, rng),
+    "completion of all entries": lambda rng: MatrixCompletion.planted((7, 5), SPECTRUM, 1.1, rng),
+    "softmax": lambda rng: SoftmaxRegression(*_samples(rng)),
+    "softmax with ridge": lambda rng: SoftmaxRegression(*_samples(rng), ridge=0.1),
+    "Riccati": lambda rng: RankPreservingRiccati.random((7, 5), rng),
+    "Riccati with a source": lambda rng: RankPreservingRiccati.random((7, 5), rng, epsilon=0.1),
+    "linear": lambda rng: RankPreservingLinear.random((7, 5), rng),
+}
+
+
+def _failed(problem: MatrixODE) -> set[str]:
+    """The names of the checks that a problem fails."""
+    return {check.name for check in self_test(problem, np.random.default_rng(1)) if not check.passed}
+
+
+@pytest.mark.parametrize("make", PROBLEMS.values(), ids=PROBLEMS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_problem_is_what_its_text_says(make: Callable[[np.random.Generator], MatrixODE], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    checks = self_test(make(rng), rng)
+    assert all(check.passed for check in checks), checks
+
+
+EXPECTED = {
+    "quadratic": 7,
+    "sensing": 7,
+    "completion": 7,
+    "softmax": 6,
+    "Riccati": 2,
+    "linear": 5,
+}
+
+
+@pytest.mark.parametrize(("name", "count"), EXPECTED.items())
+def test_every_check_that_applies_is_run(name: str, count: int) -> None:
+    """Solution, ℓ, μ, ℓ attained, gradient, minimum, initial value; no closed form for softmax, no constants for Riccati."""
+    rng = np.random.default_rng(0)
+    checks = self_test(PROBLEMS[name](rng), rng)
+    assert len({check.name for check in checks}) == len(checks) == count
+
+
+def test_digits_are_what_they_should_be() -> None:
+    pytest.importorskip("sklearn", reason="the digits ship inside scikit-learn, which is not installed")
+    digits = SoftmaxRegression.digits()
+    assert (digits.shape, digits.count) == ((10, 64), 1797)
+    assert _failed(digits) == set()
+
+
+# --- every check can fail --------------------------------------------------------------------------------------------
+
+
+class WrongGradient(Quadratic):
+    """A gradient without the factor ½ of the loss: twice too large (the loss is as it was)."""
+
+    def gradient(self, W: Matrix) -> Matrix:
+        return 2.0 * super().gradient(W)
+
+    def loss(self, W: Matrix) -> float:
+        return super().loss(W) / 2.0
+
+
+class TransposedGradient(Quadratic):
+    """H₂ where H₁ belongs."""
+
+    def gradient(self, W: Matrix) -> Matrix:
+        return np.asarray(self.H2 @ (W - self.A) @ self.H1)
+
+    def loss(self, W: Matrix) -> float:
+        return 0.5 * float(np.sum((W - self.A) * (self.H1 @ (W - self.A) @ self.H2)))
+
+
+class WrongSolution(Quadratic):
+    """It relaxes 0.1 % too fast."""
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        return super().solution(1.001 * t, Y0)
+
+
+class WrongStart(Quadratic):
+    """The flow from another initial value."""
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        return super().solution(t + 1e-3, Y0)
+
+
+class WrongInitial(Quadratic):
+    """An initial value of rank 1, whatever is asked for."""
+
+    def initial(self, spectrum: Any, rng: np.random.Generator) -> LowRank:
+        return LowRank.random(self.shape, spectrum[:1], rng)
+
+
+class WrongCurvature(RankPreservingLinear):
+    """A field with a quadratic term that its constants do not know."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return np.asarray(super().field(t, Y) + Y @ Y.T @ Y)
+
+
+def _quadratic(kind: type[Quadratic] = Quadratic, **attributes: float) -> Quadratic:
+    """A square quadratic problem, of another class or with other constants than the right ones."""
+    problem = kind.random((5, 5), SPECTRUM, np.random.default_rng(0))
+    for name, factor in attributes.items():
+        setattr(problem, name, factor * getattr(problem, name))
+    return problem
+
+
+def test_the_right_quadratic_passes() -> None:
+    assert _failed(_quadratic()) == set()
+
+
+GRADIENT, SOLUTION, INITIAL = (
+    "gradient: Taylor slope 2",
+    "solution: residual in its own equation",
+    "initial value: rank and spectrum",
+)
+NEVER_VIOLATED, ATTAINED, ONE_SIDED, MINIMUM = (
+    "Lipschitz constant: never violated",
+    "Lipschitz constant: attained",
+    "one-sided constant: never violated",
+    "minimum: never undercut",
+)
+
+
+@pytest.mark.parametrize(
+    ("problem", "failed"),
+    [
+        (lambda: _quadratic(TransposedGradient), {GRADIENT, SOLUTION}),
+        (lambda: _quadratic(WrongSolution), {SOLUTION}),
+        (lambda: _quadratic(WrongStart), {SOLUTION}),
+        (lambda: _quadratic(WrongInitial), {INITIAL}),
+        (lambda: _quadratic(lipschitz=0.5), {NEVER_VIOLATED}),
+        (lambda: _quadratic(lipschitz=2.1), {ATTAINED}),
+        (lambda: _quadratic(one_sided_lipschitz=2.2), {ONE_SIDED}),
+    ],
+    ids=["gradient", "solution", "start", "initial value", "small ℓ", "loose ℓ", "small μ"],
+)
+def test_a_wrong_problem_is_rejected(problem: Callable[[], Quadratic], failed: set[str]) -> None:
+    assert _failed(problem()) >= failed
+    assert _failed(problem()) <= failed | {MINIMUM}, "only a wrong step size may spoil the descent as well"
+
+
+def test_a_gradient_with_a_wrong_factor_is_rejected() -> None:
+    """Then the remainder falls like h, not like h²: the slope is 1."""
+    for seed in range(10):
+        check = check_gradient(_quadratic(WrongGradient), *np.random.default_rng(seed).standard_normal((2, 5, 5)))
+        assert check.measured > 0.2
+        assert not check.passed
+
+
+def test_a_minimum_that_is_too_high_is_rejected() -> None:
+    rng = np.random.default_rng(0)
+    sensing = MatrixSensing(rng.standard_normal((40, 5, 4)), rng.standard_normal(40))
+    assert sensing.minimum > 0.1, "noise: the measurements contradict each other"
+    W = rng.standard_normal(sensing.shape)
+    assert check_minimum(sensing, W).passed
+    sensing.minimum *= 1.0 + 1e-6
+    assert not check_minimum(sensing, W).passed
+
+
+def test_an_unstable_field_violates_its_constants() -> None:
+    assert {NEVER_VIOLATED, ONE_SIDED} <= _failed(WrongCurvature.random((5, 5), np.random.default_rng(0)))
+
+
+def test_a_measurement_that_is_not_a_number_fails() -> None:
+    assert not Check("a", math.nan, 1.0).passed
+    assert Check("a", math.nan, 1.0).ratio == math.inf
+    assert Check("a", 1.0, 1.0).passed
+
+
+def test_a_gradient_that_is_slightly_off_is_rejected() -> None:
+    class SlightlyWrong(WrongGradient):
+        def gradient(self, W: Matrix) -> Matrix:
+            return 1.01 * Quadratic.gradient(self, W)
+
+        def loss(self, W: Matrix) -> float:
+            return Quadratic.loss(self, W) / 1.01
+
+    checks = [check_gradient(_quadratic(SlightlyWrong), *np.random.default_rng(s).standard_normal((2, 5, 5))) for s in range(10)]
+    assert not any(check.passed for check in checks)
+
+
+def test_a_right_gradient_is_never_rejected() -> None:
+    problem = SoftmaxRegression(*_samples(np.random.default_rng(0)))
+    pairs = (np.random.default_rng(seed).standard_normal((2, *problem.shape)) for seed in range(300))
+    assert all(check_gradient(problem, W, D).passed for W, D in pairs)
+
+
+def test_an_understated_constant_is_rejected_where_random_pairs_do_not_reach_it() -> None:
+    problem = SoftmaxRegression(*_samples(np.random.default_rng(0)))
+    problem.lipschitz /= 3.0
+    assert _failed(problem) & {NEVER_VIOLATED, ATTAINED}
+
+
+def test_a_negative_minimum_is_compared_like_any_other() -> None:
+    class Shifted(Quadratic):
+        def loss(self, W: Matrix) -> float:
+            return super().loss(W) - 5.0
+
+    problem, W = _quadratic(Shifted), np.ones((5, 5))
+    problem.minimum = -5.0
+    assert check_minimum(problem, W).passed
+    problem.minimum = -4.0
+    assert not check_minimum(problem, W).passed
+
+
+# --- solutions and minima --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if "softmax" not in name])
+def test_the_closed_form_agrees_with_the_integrator(name: str) -> None:
+    """DOP853 at tolerance 1e-12 over a time of order 1, with growth at most e^{2.5}: 1e-9 leaves two digits of room."""
+    rng = np.random.default_rng(0)
+    problem = PROBLEMS[name](rng)
+    Y0 = problem.initial([0.5, 1e-2, 1e-6], rng).full()
+    closed, reference = problem.solution(0.7, Y0), problem.reference(0.7, Y0)
+    assert norm(closed - reference) <= 1e-9 * norm(reference)
+    np.testing.assert_array_equal(problem.reference(0.0, Y0), Y0)
+
+
+@pytest.mark.parametrize("name", ["Riccati", "linear"])
+def test_rank_preserving_flows_keep_the_rank(name: str) -> None:
+    rng = np.random.default_rng(0)
+    problem = PROBLEMS[name](rng)
+    sigma = np.linalg.svd(problem.solution(1.0, problem.initial([1.0, 0.1], rng).full()), compute_uv=False)
+    assert sigma[1] > 1e-3
+    assert sigma[2] <= 1e-13 * sigma[0]
+
+
+def test_the_source_of_the_riccati_flow_has_full_rank_and_norm_1() -> None:
+    problem = RankPreservingRiccati.random((7, 5), np.random.default_rng(0), epsilon=0.1)
+    assert norm(problem.C) == pytest.approx(1.0, rel=1e-14)
+    assert np.linalg.matrix_rank(problem.C) == 5
+
+
+def test_the_quadratic_has_the_spectrum_and_the_curvature_it_is_given() -> None:
+    problem = Quadratic.random((7, 5), SPECTRUM, np.random.default_rng(0), curvature=(0.25, 2.0))
+    np.testing.assert_allclose(np.linalg.svd(problem.A, compute_uv=False), [*SPECTRUM, 0.0, 0.0], atol=1e-14)
+    assert problem.lipschitz == pytest.approx(4.0, rel=1e-12)
+    assert problem.strong_convexity == pytest.approx(0.0625, rel=1e-12)
+    assert problem.loss(problem.A) == problem.minimum == 0.0
+
+
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if "softmax" not in name and "completion" not in name])
+def test_gradient_flow_constants_agree(name: str) -> None:
+    """μ = −(strong convexity), never above ℓ."""
+    problem = PROBLEMS[name](np.random.default_rng(0))
+    if isinstance(problem, GradientFlow):
+        assert problem.one_sided_lipschitz == -problem.strong_convexity
+    assert math.isnan(problem.lipschitz) or problem.one_sided_lipschitz <= problem.lipschitz
+
+
+def test_planted_measurements_are_solved_by_the_plant() -> None:
+    rng = np.random.default_rng(0)
+    sensing = MatrixSensing.planted((5, 4), SPECTRUM, 60, rng)
+    assert sensing.minimum <= 1e-28
+    plant = sensing.solution(1e3, np.zeros((5, 4)))
+    np.testing.assert_allclose(np.linalg.svd(plant, compute_uv=False), [*SPECTRUM, 0.0], atol=1e-12)
+
+
+def test_the_lower_bound_of_the_softmax_minimum_is_tight() -> None:
+    """With ridge it is within rounding of a loss that is attained; without it is 0."""
+    rng = np.random.default_rng(0)
+    X, labels = _samples(rng)
+    assert SoftmaxRegression(X, labels).minimum == 0.0
+    problem = SoftmaxRegression(X, labels, ridge=0.1)
+    W = np.zeros(problem.shape)
+    for _ in range(2000):
+        W = W - problem.gradient(W) / problem.lipschitz
+    assert problem.minimum <= problem.loss(W) <= problem.minimum + 1e-12
+
+
+# --- stochastic gradients --------------------------------------------------------------------------------------------
+
+
+def test_batch_variance_by_brute_force() -> None:
+    """ς² = mean over all samples of ‖P(g_i − ∇L)‖², divided by the batch size."""
+    rng = np.random.default_rng(0)
+    problem = SoftmaxRegression(*_samples(rng), ridge=0.1)
+    Y = LowRank.random(problem.shape, [1.0, 0.5], rng)
+    W = Y.full()
+    noise = [problem.batch_gradient(W, np.array([i])) - problem.gradient(W) for i in range(problem.count)]
+    exact = float(np.mean([norm(tangent_projection(Y, g)) ** 2 for g in noise])) / 8
+    assert problem.batch_variance(W, Y.U, Y.V, 8) == pytest.approx(exact, rel=1e-12)
+    dense = float(np.mean([norm(g) ** 2 for g in noise])) / 8
+    assert exact < 0.99 * dense, "the projection matters"
+
+
+def test_batch_gradients_are_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    problem = SoftmaxRegression(*_samples(rng), ridge=0.1)
+    W = rng.standard_normal(problem.shape)
+    mean = np.mean([problem.batch_gradient(W, np.array([i])) for i in range(problem.count)], axis=0)
+    assert norm(mean - problem.gradient(W)) <= 1e-14 * norm(W)
+    assert norm(problem.batch_gradient(W, np.arange(40)) - problem.gradient(W)) <= 1e-14 * norm(W)
+
+
+# --- the two-layer network -------------------------------------------------------------------------------------------
+
+Layers = tuple[Matrix, Matrix]
+
+
+def _network(seed: int = 0) -> tuple[TwoLayerLinear, np.random.Generator]:
+    rng = np.random.default_rng(seed)
+    return TwoLayerLinear.planted((6, 5, 4), [1.0, 0.5], 20, rng), rng
+
+
+def _layers(problem: TwoLayerLinear, rng: np.random.Generator, size: float = 1.0) -> Layers:
+    first, second = (size * rng.standard_normal(shape) for shape in problem.shapes)
+    return first, second
+
+
+def _moved(W: Layers, D: Layers, t: float) -> Layers:
+    return W[0] + t * D[0], W[1] + t * D[1]
+
+
+def _inner(A: Layers, B: Layers) -> float:
+    return float(sum(np.sum(a * b) for a, b in zip(A, B, strict=True)))
+
+
+def _slope(remainder: Callable[[float], float]) -> float:
+    """The exponent of h in a remainder, between h = 1/16 and 1/32."""
+    return math.log2(abs(remainder(2.0**-4)) / abs(remainder(2.0**-5)))
+
+
+def test_the_gradient_of_the_network_by_taylor() -> None:
+    """L(W + hD) − L(W) − h⟨∇L, D⟩ falls like h²; with a gradient that is 1 % off it falls like h."""
+    problem, rng = _network()
+    W, D = _layers(problem, rng), _layers(problem, rng, 0.1)
+    L0, derivative = problem.loss(*W), _inner(problem.gradient(*W), D)
+    assert _slope(lambda h: problem.loss(*_moved(W, D, h)) - L0 - h * derivative) == pytest.approx(2.0, abs=0.1)
+    assert _slope(lambda h: problem.loss(*_moved(W, D, h)) - L0 - 1.2 * h * derivative) < 1.5
+
+
+def test_each_layer_has_its_own_gradient() -> None:
+    problem, rng = _network()
+    W = _layers(problem, rng)
+    for layer in (0, 1):
+        D = tuple(X if i == layer else 0.0 * X for i, X in enumerate(_layers(problem, rng)))
+        gradient = problem.gradient(*W)
+        h = 1e-5
+        change = (problem.loss(*_moved(W, D, h)) - problem.loss(*_moved(W, D, -h))) / (2.0 * h)  # type: ignore[arg-type]
+        assert change == pytest.approx(float(np.sum(gradient[layer] * D[layer])), rel=1e-7)
+
+
+def _attained(problem: TwoLayerLinear, W: Layers, rng: np.random.Generator) -> float:
+    """The largest curvature at a point, by power iteration on differences of the gradient."""
+    D, size = _layers(problem, rng), 0.0
+    for _ in range(60):
+        length = math.sqrt(_inner(D, D))
+        D = (D[0] / length, D[1] / length)
+        up, down = (problem.gradient(*_moved(W, D, h)) for h in (1e-5, -1e-5))
+        D = ((up[0] - down[0]) / 2e-5, (up[1] - down[1]) / 2e-5)
+        size = math.sqrt(_inner(D, D))
+    return size
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("length", [1e-3, 1.0])
+def test_the_lipschitz_constant_of_a_segment(size: float, length: float) -> None:
+    """Never below the curvature at a point of the segment nor below a quotient of gradients, and at most 10 times it."""
+    problem, rng = _network()
+    for _ in range(10):
+        start = _layers(problem, rng, size)
+        end = _moved(start, _layers(problem, rng, size), length)
+        bound = problem.lipschitz_on(start, end)
+        between = [_moved(start, (end[0] - start[0], end[1] - start[1]), t) for t in (0.0, 0.3, 0.5, 1.0)]
+        curvature = max(_attained(problem, W, rng) for W in between)
+        change = [b - a for a, b in zip(problem.gradient(*start), problem.gradient(*end), strict=True)]
+        step = [b - a for a, b in zip(start, end, strict=True)]
+        quotient = math.sqrt(sum(float(np.sum(X**2)) for X in change) / sum(float(np.sum(X**2)) for X in step))
+        assert max(curvature, quotient) <= bound * (1.0 + 1e-6)
+        assert bound <= 10.0 * curvature
+
+
+def test_the_lipschitz_constant_of_a_segment_between_two_minima() -> None:
+    """½(w₂w₁)² from (0, 1) to (1, 0): the residual is 0 at both ends and ¼ between them, R₁ = R₂ = 1."""
+    problem = TwoLayerLinear(np.eye(1), np.zeros((1, 1)), 1)
+    zero, one = np.zeros((1, 1)), np.ones((1, 1))
+    assert problem.lipschitz_on((zero, one), (one, zero)) == 1.0 + 1.0 + 0.25
+
+
+def test_the_planted_network_has_no_loss() -> None:
+    problem, rng = _network()
+    assert problem.minimum == 0.0
+    assert norm(problem.X, 2) == pytest.approx(1.0, rel=1e-14)
+    first, second = problem.initial([1.0, 0.5], rng)
+    assert (first.shape, second.shape) == ((5, 6), (4, 5))
+    assert np.linalg.matrix_rank(problem.Y) == 2
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+EYE = np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Quadratic(np.ones((3, 2)), np.eye(2), np.eye(2)), "^H1: expected a symmetric 3 x 3 matrix"),
+        (lambda: Quadratic(np.ones((3, 2)), EYE, EYE), "^H2: expected a symmetric 2 x 2 matrix"),
+        (lambda: Quadratic(EYE, np.triu(np.ones((3, 3))), EYE), "^H1: expected a symmetric 3 x 3 matrix"),
+        (lambda: Quadratic(EYE, EYE, np.diag([1.0, 0.0, 2.0])), "^H2: expected positive eigenvalues, found 0"),
+        (lambda: Quadratic(EYE, -EYE, EYE), "^H1: expected positive eigenvalues, found -1"),
+        (lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((3, 2)), np.ones((3, 2))), r"^M: expected shape \(2, 3\)"),
+        (lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((2, 3)), EYE), r"^C: expected shape \(3, 2\)"),
+        (lambda: RankPreservingRiccati(np.ones((3, 2)), EYE, EYE, EYE), r"^A: expected shape \(3, 3\)"),
+        (lambda: RankPreservingLinear(np.ones((3, 2)), EYE), "^A: expected a square matrix"),
+        (lambda: RankPreservingLinear(EYE, np.ones(3)), "^B: expected a square matrix"),
+        (lambda: MatrixSensing(EYE, np.ones(3)), r"^measurements, b: expected shapes \(N, m, n\)"),
+        (lambda: MatrixSensing(np.ones((4, 3, 3)), np.ones(3)), r"^measurements, b: expected shapes \(N, m, n\)"),
+        (lambda: MatrixCompletion(EYE, np.ones((3, 2), dtype=bool)), "^mask: expected a boolean mask"),
+        (lambda: MatrixCompletion(EYE, EYE), "^mask: expected a boolean mask.*float64"),
+        (lambda: MatrixCompletion(EYE, np.zeros((3, 3), dtype=bool)), "^mask: .*with a known entry"),
+        (lambda: SoftmaxRegression(np.ones(3), np.ones(3, dtype=int)), r"^X, labels: expected \(N, features\)"),
+        (lambda: SoftmaxRegression(EYE, np.ones(2, dtype=int)), r"^X, labels: expected \(N, features\)"),
+        (lambda: SoftmaxRegression(EYE, np.ones(3)), "^X, labels: .*N integer labels.*float64"),
+        (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=-1.0), "^ridge: expected a number >= 0, found -1"),
+        (lambda: TwoLayerLinear(EYE, np.ones((2, 4)), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
+        (lambda: TwoLayerLinear(EYE, np.ones(3), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
+    ],
+)
+def test_bad_input_is_refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_integration_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A solution that leaves the range in finite time: Ẏ = Y² blows up at t = 1."""
+    problem = RankPreservingRiccati(np.zeros((1, 1)), np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1)), epsilon=1e-9)
+    with pytest.raises(RuntimeError, match=r"^RankPreservingRiccati\.reference\(t=2\.0\): "), np.errstate(all="ignore"):
+        problem.reference(2.0, np.ones((1, 1)))
+
+
+def test_problems_do_not_change_their_arguments() -> None:
+    rng = np.random.default_rng(0)
+    for make in PROBLEMS.values():
+        problem = make(rng)
+        Y0 = rng.standard_normal(problem.shape)
+        before = Y0.copy()
+        problem.field(0.0, Y0)
+        problem.solution(0.01, Y0)
+        np.testing.assert_array_equal(Y0, before)
+
+
+def test_checks_of_a_solution_see_a_wrong_start_alone() -> None:
+    """The residual cannot: the flow from another point is a solution too."""
+    check = check_solution(_quadratic(WrongStart), np.random.default_rng(0).standard_normal((5, 5)))
+    assert check.measured > 1e-4
+    assert not check.passed

@@ -1,0 +1,350 @@
+"""Algorithm 1: the exact identity, the oracle's verdict, the edges, the rank rules, and what a step reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from numpy.linalg import norm
+
+from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, augmented_step, geolora_step
+from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, optimizer_step, truncation
+from geolora_ref.arrays import Array, to_numpy
+from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.dense import dense_oracle
+from tests.libraries import NUMPY, Dtype, Library, bytes_of
+from tests.steps import STAGES, Matrix, dense, judged, judged_by_line, ratio, run_case, state_and_gradients
+from tests.strategies import case_parameters
+
+ARRAYS = (*STAGES, "U_hat", "V_hat", "singular_values")
+
+
+def _build(parameters: CaseParameters, dtype: Dtype) -> StepCase:
+    """The case, real or complex as the dtype asks."""
+    return StepCase.build(CaseParameters(**{**parameters.as_dict(), "complex": dtype.complex}))
+
+
+def _example(dtype: Dtype, **changes: Any) -> StepCase:
+    """One fixed case with m, n, r all different."""
+    return _build(CaseParameters(**{"m": 9, "n": 7, "r": 3, "core": "dense", "seed": 4, **changes}), dtype)
+
+
+# --- the identity and the verdict ------------------------------------------------------------------------------------
+
+
+@given(parameters=case_parameters())
+def test_untruncated_step_is_the_riemannian_gradient_step(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+    """Ŵ = W − λ P(W) G, with the right-hand side from dense matrices in higher precision."""
+    case = _build(parameters, dtype)
+    inputs = case.inputs(dtype.real)
+    step = augmented_step(*state_and_gradients(library, inputs), learning_rate=inputs.learning_rate)
+    oracle = dense_oracle(*case.state(dtype.real), **case.step_parameters())
+    error = norm(dense(step.full()) - oracle.W_hat.astype(np.result_type(oracle.W_hat.dtype, np.float64)))
+    assert ratio(error, oracle.scale, oracle.W_hat.shape, dtype.eps) <= FAIL
+
+
+@given(parameters=case_parameters())
+def test_every_line_passes_the_oracle(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+    inputs, step = run_case(library, _build(parameters, dtype), dtype.real)
+    verdict = judged(inputs, step.Y)
+    assert verdict.worst_ratio <= FAIL, verdict
+    lines = judged_by_line(inputs, step)
+    assert list(lines) == ["line 3", "line 4", "line 5", "line 6"]
+    assert all(line.worst_ratio <= FAIL for line in lines.values()), lines
+
+
+@given(parameters=case_parameters())
+def test_results_keep_library_and_dtype_and_inputs_are_untouched(
+    library: Library, dtype: Dtype, parameters: CaseParameters
+) -> None:
+    inputs = _build(parameters, dtype).inputs(dtype.real)
+    Y, gradients = state_and_gradients(library, inputs)
+    given_arrays = (*Y, gradients.dK, gradients.dL, gradients.dS)
+    before = bytes_of(given_arrays)
+    step = geolora_step(Y, gradients, **inputs.parameters)
+    assert bytes_of(given_arrays) == before
+    for name, X in {**{name: getattr(step, name) for name in ARRAYS}, **vars(step.Y)}.items():
+        assert type(X) is type(Y.S), name
+        real = name == "singular_values"
+        assert to_numpy(X).dtype == (dtype.real if real else dtype.name), name
+
+
+@given(parameters=case_parameters())
+def test_what_is_reported_is_what_was_done(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+    """ϑ = τ‖Σ‖ or as given; discarded = ‖Ŵ − W₁‖, at most ϑ unless the rank was clipped from above."""
+    inputs, step = run_case(library, _build(parameters, dtype), dtype.real)
+    W_hat, sigma, shape = dense(step.full()), dense(step.singular_values), step.Y.shape
+    theta = float(norm(sigma)) * inputs.tau if inputs.tau is not None else inputs.theta
+    assert theta is not None
+    assert ratio(abs(step.theta - theta), norm(sigma), shape, dtype.eps) <= FAIL
+    assert ratio(norm(np.linalg.svd(W_hat)[1][: len(sigma)] - sigma), norm(sigma), shape, dtype.eps) <= FAIL
+    assert ratio(abs(norm(W_hat - dense(step.Y.full())) - step.discarded), norm(sigma), shape, dtype.eps) <= FAIL
+    clipped = step.rank_rule is RankRule.MAX_RANK
+    excess = step.theta - step.discarded if clipped else step.discarded - step.theta
+    assert ratio(excess, norm(sigma), shape, dtype.eps) <= FAIL
+    assert not clipped or step.Y.rank == inputs.max_rank
+
+
+# --- the published route ---------------------------------------------------------------------------------------------
+
+
+@given(parameters=case_parameters(invertible=True, core="diagonal"))
+def test_published_route_passes_like_the_division_free_one(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
+    """With diagonal S, as after every truncation, the division costs nothing: the same oracle, the same limit."""
+    case = _build(parameters, dtype)
+    inputs = case.inputs(dtype.real)
+    U, S, V, G = (library.array(X) for X in case.state(dtype.real))
+    step = geolora_step(Y := LowRank(U, S, V), FactorGradients.from_dense(Y, G), **inputs.parameters)
+    verdict = judged(inputs, step.Y)
+    assert verdict.worst_ratio <= FAIL, verdict
+
+
+def test_both_routes_give_the_same_matrix(dtype: Dtype) -> None:
+    U, S, V, G = _example(dtype, spectrum="algebraic").state(dtype.real)
+    Y = LowRank(U, S, V)
+    results = [
+        augmented_step(Y, route.from_dense(Y, G), learning_rate=0.1).full() for route in (FactorGradients, ProjectedGradients)
+    ]
+    assert ratio(norm(results[0] - results[1]), norm(results[1]), Y.shape, dtype.eps) <= FAIL
+
+
+def test_published_route_refuses_a_singular_core(library: Library, dtype: Dtype) -> None:
+    U, S, V, G = (library.array(X) for X in _example(dtype, core="zero").state(dtype.real))
+    Y = LowRank(U, S, V)
+    with pytest.raises(ValueError, match="expected an invertible S"):
+        geolora_step(Y, FactorGradients.from_dense(Y, G), learning_rate=0.1, tau=0.1)
+    assert geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=0.1, tau=0.1).Y.rank >= 1
+
+
+# --- edges -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("m", "n"), [(4, 7), (7, 4), (5, 5), (1, 1), (1, 6), (6, 1)])
+def test_full_rank_is_plain_gradient_descent(library: Library, dtype: Dtype, m: int, n: int) -> None:
+    """At r = min(m, n) the projector is the identity, and the smaller side has no new columns."""
+    case = _example(dtype, m=m, n=n, r=min(m, n), learning_rate=0.3)
+    U, S, V, G = case.state(dtype.real)
+    _, step = run_case(library, case, dtype.real)
+    W = dense(U @ S @ V.conj().T)
+    assert ratio(norm(dense(step.full()) - (W - 0.3 * G)), norm(W) + norm(G), (m, n), dtype.eps) <= FAIL
+    columns = tuple(min(min(m, n), size - min(m, n)) for size in (m, n))
+    assert (step.U_tilde.shape, step.V_tilde.shape) == ((m, columns[0]), (n, columns[1]))
+    assert step.Y.rank == np.linalg.matrix_rank(W - 0.3 * dense(G)) == min(m, n)
+
+
+def test_one_by_one_is_a_number(library: Library) -> None:
+    Y = LowRank(*(library.array(np.array([[x]])) for x in (1.0, 3.0, -1.0)))
+    gradients = ProjectedGradients.from_dense(Y, library.array(np.array([[2.0]])))
+    assert float(geolora_step(Y, gradients, learning_rate=0.25, tau=0.0).Y.full()[0, 0]) == -3.5
+
+
+@pytest.mark.parametrize("gradient", ["quadratic", "rank one", "normal"])
+def test_zero_core_moves_where_the_gradient_points(library: Library, dtype: Dtype, gradient: str) -> None:
+    """From W = 0 the step is −λ P G, whatever the bases are."""
+    case = _example(dtype, core="zero", gradient=gradient)
+    U, _, V, G = (dense(X) for X in case.state(dtype.real))
+    _, step = run_case(library, case, dtype.real)
+    PU, PV = np.eye(9) - U @ U.conj().T, np.eye(7) - V @ V.conj().T
+    expected = -0.1 * (G - PU @ G @ PV)
+    assert ratio(norm(dense(step.full()) - expected), norm(G), step.Y.shape, dtype.eps) <= FAIL
+
+
+def test_zero_learning_rate_only_truncates(library: Library, dtype: Dtype) -> None:
+    case = _example(dtype, learning_rate=0.0, spectrum="algebraic", tau=0.4)
+    _, step = run_case(library, case, dtype.real)
+    W = dense(case.state(dtype.real)[0] @ case.state(dtype.real)[1] @ case.state(dtype.real)[2].conj().T)
+    P, sigma, Qh = np.linalg.svd(W)
+    assert step.Y.rank == 2, "1, 1/2, 1/3: dropping 1/3 costs 0.29 of the norm, dropping 1/2 as well 0.52"
+    expected = (P[:, :2] * sigma[:2]) @ Qh[:2]
+    assert ratio(norm(dense(step.Y.full()) - expected), norm(W), step.Y.shape, dtype.eps) <= FAIL
+
+
+def test_zero_gradient_is_a_fixed_point(library: Library, dtype: Dtype) -> None:
+    _, step = run_case(library, case := _example(dtype, gradient="zero", tau=0.0), dtype.real)
+    U, S, V, _ = case.state(dtype.real)
+    W = dense(U @ S @ V.conj().T)
+    assert ratio(norm(dense(step.Y.full()) - W), norm(W), step.Y.shape, dtype.eps) <= FAIL
+
+
+def test_a_normal_gradient_is_a_fixed_point_too(dtype: Dtype) -> None:
+    """P(W) G = 0 stops the method although G is not 0 (G is normal to rounding of its own size, λ‖G‖·eps)."""
+    _, step = run_case(NUMPY, case := _example(dtype, gradient="normal", tau=0.0), dtype.real)
+    U, S, V, G = (dense(X) for X in case.state(dtype.real))
+    error = norm(dense(step.Y.full()) - U @ S @ V.conj().T)
+    assert ratio(error, norm(S) + norm(G), step.Y.shape, dtype.eps) <= FAIL
+
+
+# --- line 3: the optimizer -------------------------------------------------------------------------------------------
+
+
+def test_a_custom_optimizer_takes_all_three_steps(library: Library, dtype: Dtype) -> None:
+    """It sees (K, ∇_K, λ), (L, ∇_L, λ), (S, ∇_S, λ), and what it returns is used."""
+    inputs = _example(dtype).inputs(dtype.real)
+    Y, gradients = state_and_gradients(library, inputs)
+    seen = []
+
+    def doubled(P: Array, G: Array, learning_rate: float) -> Array:
+        seen.append((P, G, learning_rate))
+        return optimizer_step(P, G, 2.0 * learning_rate)
+
+    custom = geolora_step(Y, gradients, learning_rate=0.1, tau=0.0, optimizer=doubled)
+    twice = geolora_step(Y, gradients, learning_rate=0.2, tau=0.0)
+    factors = (inputs.U @ inputs.S, inputs.V @ inputs.S.conj().T, inputs.S)
+    for (P, G, rate), factor, gradient in zip(seen, factors, inputs.arrays[3:], strict=True):
+        np.testing.assert_array_equal(to_numpy(G), gradient, strict=True)
+        assert ratio(norm(dense(P) - factor), norm(factor), Y.shape, dtype.eps) <= FAIL
+        assert rate == 0.1
+    for name in STAGES:
+        np.testing.assert_array_equal(to_numpy(getattr(custom, name)), to_numpy(getattr(twice, name)), strict=True)
+
+
+def test_a_numpy_scalar_as_learning_rate_keeps_the_dtype() -> None:
+    inputs = _example(Dtype("float32", np.float32, False)).inputs(np.float32)
+    step = geolora_step(*state_and_gradients(NUMPY, inputs), learning_rate=np.float64(0.1), tau=0.1)
+    assert to_numpy(step.Y.S).dtype == np.float32
+
+
+# --- line 4: augmentation --------------------------------------------------------------------------------------------
+
+
+def _augment(library: Library, B: Matrix, X: Matrix) -> Matrix:
+    return dense(basis_augmentation(library.array(B), library.array(X)))
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda B, Z: Z,
+        lambda B, Z: 0.0 * Z,
+        lambda B, Z: B @ (B.conj().T @ Z),
+        lambda B, Z: B + 1e-12 * Z,
+        lambda B, Z: Z[:, :1] * np.ones((1, Z.shape[1])),
+        lambda B, Z: 1e30 * Z,
+    ],
+    ids=["generic", "zero", "inside the range", "nearly inside the range", "rank one", "large"],
+)
+@pytest.mark.parametrize(("m", "r"), [(9, 3), (5, 3), (4, 4), (1, 1), (6, 3)])
+def test_augmented_basis(library: Library, dtype: Dtype, m: int, r: int, update: Callable[[Matrix, Matrix], Matrix]) -> None:
+    """Orthonormal, orthogonal to the old basis, and it covers the update, however degenerate that is."""
+    case = _example(dtype, m=m, n=m + 1, r=r)
+    B = case.state(dtype.real)[0]
+    X = update(B, case.state(dtype.real)[3][:, :r]).astype(B.dtype)
+    new = _augment(library, B, X)
+    assert new.shape == (m, min(r, m - r))
+    full = np.hstack([dense(B), new])
+    assert ratio(norm(full.conj().T @ full - np.eye(full.shape[1])), 1.0, (m, r), dtype.eps) <= FAIL
+    assert ratio(norm(dense(X) - full @ (full.conj().T @ X)), norm(dense(X)), (m, r), dtype.eps) <= FAIL
+
+
+# --- line 5: assembling ----------------------------------------------------------------------------------------------
+
+
+def test_assembled_blocks(library: Library, dtype: Dtype) -> None:
+    """Ŝ = [[S_new, L_newᴴ Ṽ], [Ũᴴ K_new, 0]] with k ≠ l new columns."""
+    rng = np.random.default_rng(0)
+    sizes = ((3, 3), (5, 3), (9, 3), (5, 2), (9, 3))
+    S, K, L, Ut, Vt = ((rng.standard_normal(s) + dtype.complex * 1j * rng.standard_normal(s)) for s in sizes)
+    if not dtype.complex:
+        S, K, L, Ut, Vt = (X.real for X in (S, K, L, Ut, Vt))
+    exact = np.block([[S, L.conj().T @ Vt], [Ut.conj().T @ K, np.zeros((2, 3))]])
+    found = assemble(*(library.array(X.astype(dtype.name)) for X in (S, K, L, Ut, Vt)))
+    assert found.shape == (5, 6)
+    assert np.all(dense(found)[3:, 3:] == 0.0)
+    assert ratio(norm(dense(found) - exact), norm(exact), (9, 9), dtype.eps) <= FAIL
+
+
+# --- line 6: truncation and rank rules -------------------------------------------------------------------------------
+
+SIGMA = (12.0, 4.0, 3.0, 0.0)
+"""Tails 13.0, 5.0, 3.0, 0.0: exact in every precision, and the thresholds below can meet them exactly."""
+
+
+@pytest.mark.parametrize(
+    ("theta", "min_rank", "max_rank", "rank", "rule"),
+    [
+        (0.0, 1, None, 3, RankRule.THRESHOLD),
+        (2.99, 1, None, 3, RankRule.THRESHOLD),
+        (3.0, 1, None, 2, RankRule.THRESHOLD),  # a tail on the threshold may go
+        (4.99, 1, None, 2, RankRule.THRESHOLD),
+        (5.0, 1, None, 1, RankRule.THRESHOLD),
+        (12.99, 1, None, 1, RankRule.THRESHOLD),
+        (13.0, 1, None, 1, RankRule.MIN_RANK),  # all of it could go
+        (5.0, 2, None, 2, RankRule.MIN_RANK),
+        (0.0, 4, None, 4, RankRule.MIN_RANK),
+        (3.0, 2, None, 2, RankRule.THRESHOLD),  # asked for and allowed
+        (0.0, 1, 3, 3, RankRule.THRESHOLD),
+        (0.0, 1, 2, 2, RankRule.MAX_RANK),
+        (2.0, 2, 2, 2, RankRule.MAX_RANK),
+        (3.0, 2, 2, 2, RankRule.THRESHOLD),
+        (13.0, 3, 3, 3, RankRule.MIN_RANK),
+        (0.0, 1, 9, 3, RankRule.THRESHOLD),
+        (0.0, 5, None, 4, RankRule.BASIS),
+        (0.0, 5, 6, 4, RankRule.BASIS),
+    ],
+)
+def test_rank_rules(library: Library, theta: float, min_rank: int, max_rank: int | None, rank: int, rule: RankRule) -> None:
+    tails = library.array(np.array([13.0, 5.0, 3.0, 0.0]))
+    assert choose_rank(tails, theta, min_rank, max_rank) == (rank, rule)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "min_rank", "max_rank", "rank", "rule", "discarded"),
+    [
+        ({"theta": 3.5}, 1, None, 2, RankRule.THRESHOLD, 3.0),
+        ({"tau": 0.3}, 1, None, 2, RankRule.THRESHOLD, 3.0),
+        ({"tau": 0.4}, 1, None, 1, RankRule.THRESHOLD, 5.0),
+        ({"theta": 20.0}, 1, None, 1, RankRule.MIN_RANK, 5.0),
+        ({"tau": 0.0}, 1, 1, 1, RankRule.MAX_RANK, 5.0),
+        ({"tau": 0.0}, 6, None, 4, RankRule.BASIS, 0.0),
+    ],
+)
+def test_each_rank_rule_is_hit_and_reported(
+    library: Library,
+    thresholds: dict[str, float],
+    min_rank: int,
+    max_rank: int | None,
+    rank: int,
+    rule: RankRule,
+    discarded: float,
+) -> None:
+    S_hat, U_hat, V_hat = (library.array(X) for X in (np.diag(SIGMA), np.eye(8)[:, :4], np.eye(7)[:, :4]))
+    cut = truncation(S_hat, U_hat, V_hat, **thresholds, min_rank=min_rank, max_rank=max_rank)
+    assert (cut.Y.rank, cut.rank_rule) == (rank, rule)
+    assert ratio(abs(cut.discarded - discarded), 13.0, (8, 7), 2.0**-52) <= FAIL
+    expected = thresholds["theta"] if "theta" in thresholds else 13.0 * thresholds["tau"]
+    assert ratio(abs(cut.theta - expected), 13.0, (8, 7), 2.0**-52) <= FAIL
+
+
+def test_a_step_reports_its_rank_rule(library: Library) -> None:
+    Y = LowRank(*(library.array(X) for X in (np.eye(8)[:, :2], np.diag([4.0, 3.0]), np.eye(7)[:, :2])))
+    zero = ProjectedGradients.from_dense(Y, library.array(np.zeros((8, 7))))
+    requests: dict[RankRule, dict[str, Any]] = {
+        RankRule.THRESHOLD: {"theta": 3.5},
+        RankRule.MIN_RANK: {"theta": 3.5, "min_rank": 3},
+        RankRule.MAX_RANK: {"theta": 0.5, "max_rank": 1},
+        RankRule.BASIS: {"theta": 0.5, "min_rank": 6},
+    }
+    for rule, request in requests.items():
+        step = geolora_step(Y, zero, learning_rate=0.1, **request)
+        assert step.rank_rule is rule
+        assert step.theta == request["theta"]
+    assert step.Y.rank == 4, "2r columns are all that the augmented bases have"
+
+
+# --- overflow --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "where"), [("K_new", ("dK",)), ("L_new", ("dL",)), ("S_new", ("dS",))], ids=["K", "L", "S"])
+def test_overflow_names_the_line_and_the_coefficient(library: Library, name: str, where: tuple[str]) -> None:
+    """λ times a large finite gradient leaves the range of the dtype."""
+    Y = LowRank(*(library.array(X) for X in (np.eye(5)[:, :2], np.eye(2), np.eye(4)[:, :2])))
+    shapes = {"dK": (5, 2), "dL": (4, 2), "dS": (2, 2)}
+    gradients = {g: library.array(np.full(s, 1e300 if g in where else 0.0)) for g, s in shapes.items()}
+    before = bytes_of(Y)
+    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=f"^line 3: {name} overflowed .*float64"):
+        geolora_step(Y, ProjectedGradients(**gradients), learning_rate=1e10, tau=0.1)
+    assert bytes_of(Y) == before

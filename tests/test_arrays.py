@@ -1,0 +1,135 @@
+"""The few helpers that the array API standard does not say in one word."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geolora_ref.arrays import (
+    H,
+    diagonal_matrix,
+    eps,
+    finite,
+    identity,
+    namespace,
+    norm,
+    tail_norms,
+    to_numpy,
+    zeros,
+)
+from tests.libraries import NUMPY, Dtype, Library, load
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def _matrix(dtype: Dtype, shape: tuple[int, int] = (4, 3)) -> np.ndarray[tuple[int, ...], np.dtype[np.inexact]]:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if dtype.complex else 0.0)
+    return X.astype(dtype.name)
+
+
+def test_conjugate_transpose(library: Library, dtype: Dtype) -> None:
+    X = _matrix(dtype)
+    transposed = H(library.array(X))
+    assert transposed.dtype == library.array(X).dtype
+    np.testing.assert_array_equal(to_numpy(transposed), X.conj().T)
+
+
+def test_eps_is_that_of_the_working_precision(library: Library, dtype: Dtype) -> None:
+    assert eps(library.array(_matrix(dtype))) == dtype.eps
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_finite_sees_one_bad_entry(library: Library, dtype: Dtype, bad: float) -> None:
+    X = _matrix(dtype)
+    assert finite(library.array(X))
+    X[2, 1] = bad
+    assert not finite(library.array(X))
+
+
+@given(
+    values=st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=12),
+    magnitude=st.sampled_from([1.0, 1e-200, 1e-290, 1e200, 1e290]),
+)
+def test_norm_neither_underflows_nor_overflows(values: list[float], magnitude: float) -> None:
+    """Summing k squares, the root and two scalings round k + 4 times, each within eps/2."""
+    scaled = [magnitude * value for value in values]
+    expected = math.hypot(*scaled)
+    assert abs(norm(np.array(scaled)) - expected) <= (len(values) + 4) * EPS * expected + math.ulp(0.0)
+
+
+def test_norm_in_every_library(library: Library, dtype: Dtype) -> None:
+    X = _matrix(dtype)
+    expected = math.hypot(*np.abs(X.astype(np.complex128)).ravel())
+    assert abs(norm(library.array(X)) - expected) <= (X.size + 4) * dtype.eps * expected
+
+
+def test_norm_of_nothing(library: Library) -> None:
+    assert norm(library.array(np.zeros((3, 0)))) == 0.0
+    assert norm(library.array(np.zeros((3, 2)))) == 0.0
+
+
+@given(
+    values=st.lists(st.just(0.0) | st.floats(1e-100, 1.0), min_size=1, max_size=12),
+    magnitude=st.sampled_from([1.0, 1e-200, 1e200]),
+)
+def test_tails_by_their_definition(values: list[float], magnitude: float) -> None:
+    """The relative error of each tail is that of a norm: k + 4 roundings."""
+    sigma = sorted((magnitude * value for value in values), reverse=True)
+    tails = tail_norms(np.array(sigma))
+    for j, tail in enumerate(tails):
+        expected = math.hypot(*sigma[j:])
+        assert abs(float(tail) - expected) <= (len(values) + 4) * EPS * expected
+    assert np.all(np.diff(tails) <= 0.0)
+
+
+def test_tails_far_below_the_largest_singular_value() -> None:
+    """Else a rank decision with ϑ = 0 drops a singular value that is not 0; in single precision this begins at 1e-22."""
+    assert tail_norms(np.array([1.0, 1e-200]))[1] == 1e-200
+    assert tail_norms(np.array([1.0, 3e-25, 4e-25], dtype=np.float32)[[0, 2, 1]])[1] == np.float32(5e-25)
+
+
+def test_tails_in_every_library(library: Library, dtype: Dtype) -> None:
+    sigma = library.array(np.array([4.0, 3.0, 0.0]).astype(dtype.real))
+    tails = tail_norms(sigma)
+    assert tails.dtype == sigma.dtype
+    np.testing.assert_array_equal(to_numpy(tails), [5.0, 3.0, 0.0])
+    np.testing.assert_array_equal(to_numpy(tail_norms(0.0 * sigma)), np.zeros(3))
+
+
+def test_constructors_follow_their_model(library: Library, dtype: Dtype) -> None:
+    like = library.array(_matrix(dtype))
+    diagonal = library.array(np.array([2.0, -1.0]).astype(dtype.real))
+    made = {
+        "identity": (identity(3, like), np.eye(3)),
+        "zeros": (zeros((2, 3), like), np.zeros((2, 3))),
+        "diagonal": (diagonal_matrix(diagonal, like), np.diag([2.0, -1.0])),
+    }
+    for name, (X, expected) in made.items():
+        assert X.dtype == like.dtype, name
+        assert namespace(X) is namespace(like), name
+        np.testing.assert_array_equal(to_numpy(X), expected)
+
+
+def test_to_numpy_is_a_copy(library: Library, dtype: Dtype) -> None:
+    X = library.array(_matrix(dtype))
+    copy = to_numpy(X)
+    assert copy.dtype == dtype.name
+    copy[0, 0] = 7.0
+    np.testing.assert_array_equal(to_numpy(X), _matrix(dtype))
+
+
+def test_to_numpy_of_special_tensors() -> None:
+    torch = load("torch").module
+    assert to_numpy(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
+    assert to_numpy(torch.ones(2, requires_grad=True)).tolist() == [1.0, 1.0]
+    assert to_numpy(torch.tensor([1.0 + 2.0j]).conj()).tolist() == [1.0 - 2.0j]
+
+
+def test_libraries_do_not_mix() -> None:
+    with pytest.raises(TypeError, match="Multiple namespaces"):
+        namespace(NUMPY.array(np.ones(2)), load("array_api_strict").array(np.ones(2)))

@@ -1,0 +1,338 @@
+"""Bad input is refused with a message that names the argument, what was expected and what was found; nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref import FactorGradients, LowRank, ProjectedGradients, geolora_step, tangent_projection
+from geolora_ref.algorithm import augmented_step, truncation
+from geolora_ref.arrays import Array
+from geolora_ref.budget import allocate_ranks, truncate_to_budget
+from tests.libraries import NUMPY, Library, bytes_of, load
+from tests.steps import Matrix
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+RNG = np.random.default_rng(3)
+U, V = (np.linalg.qr(RNG.standard_normal((size, 3))).Q for size in (7, 5))
+S, G = np.diag([2.0, 1.0, 0.5]), RNG.standard_normal((7, 5))
+
+
+@dataclass(frozen=True)
+class Valid:
+    """Valid arguments in one library, and every array that was handed out, to see that none was changed."""
+
+    library: Library
+    arrays: list[Array]
+
+    def array(self, X: Matrix) -> Array:
+        """Hand out an array of this library."""
+        self.arrays.append(self.library.array(X))
+        return self.arrays[-1]
+
+    def low_rank(self, **changes: Any) -> LowRank:
+        """A 7 x 5 state of rank 3, with factors exchanged (NumPy arrays are converted)."""
+        factors = {"U": U, "S": S, "V": V, **changes}
+        return LowRank(**{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in factors.items()})
+
+    def projected(self, **changes: Any) -> ProjectedGradients:
+        """Its projected gradients, with some exchanged."""
+        parts = {"dK": G @ V, "dL": G.T @ U, "dS": U.T @ G @ V, **changes}
+        return ProjectedGradients(**{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in parts.items()})
+
+    def factors(self, **changes: Any) -> FactorGradients:
+        """Its factor gradients, with some exchanged."""
+        parts = {"dU": G @ V @ S, "dS": U.T @ G @ V, "dV": G.T @ U @ S, **changes}
+        return FactorGradients(**{k: self.array(X) if isinstance(X, np.ndarray) else X for k, X in parts.items()})
+
+    def step(self, gradients: Any = None, **changes: Any) -> Any:
+        """One step."""
+        arguments = {"learning_rate": 0.1, "tau": 0.1, **changes}
+        return geolora_step(self.low_rank(), gradients or self.projected(), **arguments)
+
+
+def _with(X: Matrix, value: float) -> Matrix:
+    """A copy with one entry replaced."""
+    Z = X.copy()
+    Z[1, 1] = value
+    return Z
+
+
+NOT_FINITE = r"expected finite entries, found 1 of {} not finite$"
+DEFECT = r"{0}: expected orthonormal columns, ‖{0}ᴴ{0} − I‖ ≤ √eps = 1\.5e-08, found {1}$"
+
+STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
+    "U too few rows for r": (lambda a: a.low_rank(U=np.eye(2, 3)), r"^U: .*between 1 and min\(m, n\) = 2, found 3"),
+    "V too few rows for r": (lambda a: a.low_rank(V=np.eye(2, 3)), r"^U: .*between 1 and min\(m, n\) = 2, found 3"),
+    "no columns": (
+        lambda a: a.low_rank(U=np.zeros((7, 0)), S=np.zeros((0, 0)), V=np.zeros((5, 0))),
+        r"^U: expected a rank between 1 and min\(m, n\) = 5, found 0 columns$",
+    ),
+    "S not square": (lambda a: a.low_rank(S=S[:, :2]), r"^S: expected shape \(3, 3\) \(r x r.*found \(3, 2\)$"),
+    "S too small": (lambda a: a.low_rank(S=S[:2, :2]), r"^S: expected shape \(3, 3\) \(r x r.*found \(2, 2\)$"),
+    "V of another rank": (lambda a: a.low_rank(V=V[:, :2]), r"^V: expected shape \(5, 3\) \(n x r.*found \(5, 2\)$"),
+    "U a vector": (lambda a: a.low_rank(U=U[:, 0]), r"^U: expected a matrix \(2 dimensions\), found shape \(7,\)$"),
+    "S a stack": (lambda a: a.low_rank(S=S[None]), r"^S: expected a matrix \(2 dimensions\), found shape \(1, 3, 3\)$"),
+    "U not finite": (lambda a: a.low_rank(U=_with(U, np.nan)), "^U: " + NOT_FINITE.format(21)),
+    "S not finite": (lambda a: a.low_rank(S=_with(S, np.inf)), "^S: " + NOT_FINITE.format(9)),
+    "V not finite": (lambda a: a.low_rank(V=_with(V, -np.inf)), "^V: " + NOT_FINITE.format(15)),
+    # ‖(1.001² − 1) I‖ = 0.002001·√3; one doubled column: 2² − 1; twice the same column: √2
+    "U scaled": (lambda a: a.low_rank(U=1.001 * U), "^" + DEFECT.format("U", r"3\.466e-03")),
+    "V scaled in one column": (lambda a: a.low_rank(V=V * [1.0, 2.0, 1.0]), "^" + DEFECT.format("V", r"3\.000e\+00")),
+    "U with a column twice": (lambda a: a.low_rank(U=U[:, [0, 0, 2]]), "^" + DEFECT.format("U", r"1\.414e\+00")),
+    "U integer": (
+        lambda a: a.low_rank(U=np.eye(7, 3, dtype=np.int64)),
+        "^U: expected a real or complex floating dtype, found .*int64",
+    ),
+    "S integer": (
+        lambda a: a.low_rank(S=np.eye(3, dtype=np.int64)),
+        "^S: expected a real or complex floating dtype, found .*int64",
+    ),
+    "S single": (lambda a: a.low_rank(S=S.astype(np.float32)), "^S: expected the dtype of U .*float64.*, found .*float32"),
+    "V complex": (lambda a: a.low_rank(V=V + 0j), "^V: expected the dtype of U .*float64.*, found .*complex128"),
+    "U a list": (lambda a: a.low_rank(U=U.tolist()), "^U: expected an array of an array API library, found list$"),
+    "S a number": (lambda a: a.low_rank(S=1.0), "^S: expected an array of an array API library, found float$"),
+    "V nothing": (lambda a: a.low_rank(V=None), "^V: expected an array of an array API library, found NoneType$"),
+    "gauge not unitary": (
+        lambda a: a.low_rank().change_gauge(a.array(np.eye(3)), a.array(2.0 * np.eye(3))),
+        "^" + DEFECT.format("Q2", r"5\.196e\+00"),
+    ),
+    "gauge of another size": (
+        lambda a: a.low_rank().change_gauge(a.array(np.eye(2)), a.array(np.eye(3))),
+        r"^Q1: expected shape \(3, 3\) \(r x r\), found \(2, 2\)$",
+    ),
+    "gauge not finite": (
+        lambda a: a.low_rank().change_gauge(a.array(_with(np.eye(3), np.nan)), a.array(np.eye(3))),
+        "^Q1: " + NOT_FINITE.format(9),
+    ),
+    "from_dense not finite": (lambda a: LowRank.from_dense(a.array(_with(G, np.nan)), 2), "^W: " + NOT_FINITE.format(35)),
+    "from_dense a list": (lambda a: LowRank.from_dense(G.tolist(), 2), "^W: expected an array .*found list$"),
+    "from_dense rank 0": (
+        lambda a: LowRank.from_dense(a.array(G), 0),
+        r"^rank: expected between 1 and min\(m, n\) = 5, found 0$",
+    ),
+    "from_dense rank 6": (
+        lambda a: LowRank.from_dense(a.array(G), 6),
+        r"^rank: expected between 1 and min\(m, n\) = 5, found 6$",
+    ),
+    "Z transposed": (
+        lambda a: tangent_projection(a.low_rank(), a.array(G.T)),
+        r"^Z: expected shape \(7, 5\) \(m x n\), found \(5, 7\)$",
+    ),
+    "Z not finite": (lambda a: tangent_projection(a.low_rank(), a.array(_with(G, np.nan))), "^Z: " + NOT_FINITE.format(35)),
+    "Z single": (
+        lambda a: tangent_projection(a.low_rank(), a.array(G.astype(np.float32))),
+        "^Z: expected the dtype of U .*float64.*, found .*float32",
+    ),
+    "Z a list": (lambda a: tangent_projection(a.low_rank(), G.tolist()), "^Z: expected an array .*found list$"),
+}
+
+GRADIENTS: dict[str, tuple[Callable[[Valid], Any], str]] = {
+    "G transposed": (
+        lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(G.T)),
+        r"^G: expected shape \(7, 5\) \(m x n\), found \(5, 7\)$",
+    ),
+    "G transposed, published route": (
+        lambda a: FactorGradients.from_dense(a.low_rank(), a.array(G.T)),
+        r"^G: expected shape \(7, 5\) \(m x n\), found \(5, 7\)$",
+    ),
+    "G not finite": (
+        lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(_with(G, np.inf))),
+        "^G: " + NOT_FINITE.format(35),
+    ),
+    "G integer": (
+        lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(np.ones((7, 5), dtype=np.int64))),
+        "^G: expected a real or complex floating dtype, found .*int64",
+    ),
+    "G a list": (lambda a: ProjectedGradients.from_dense(a.low_rank(), G.tolist()), "^G: .*found list$"),
+    "dK not finite": (lambda a: a.projected(dK=_with(G @ V, np.nan)), "^dK: " + NOT_FINITE.format(21)),
+    "dL not finite": (lambda a: a.projected(dL=_with(G.T @ U, np.nan)), "^dL: " + NOT_FINITE.format(15)),
+    "dS not finite": (lambda a: a.projected(dS=_with(S, np.nan)), "^dS: " + NOT_FINITE.format(9)),
+    "dU not finite": (lambda a: a.factors(dU=_with(G @ V, np.nan)), "^dU: " + NOT_FINITE.format(21)),
+    "dV not finite": (lambda a: a.factors(dV=_with(G.T @ U, np.nan)), "^dV: " + NOT_FINITE.format(15)),
+    "dS of factors not finite": (lambda a: a.factors(dS=_with(S, np.nan)), "^dS: " + NOT_FINITE.format(9)),
+    "dK a vector": (lambda a: a.projected(dK=U[:, 0]), r"^dK: expected a matrix \(2 dimensions\), found shape \(7,\)$"),
+    "dL single": (lambda a: a.projected(dL=V.astype(np.float32)), "^dL: expected the dtype of dK .*found .*float32"),
+    "dS a list": (lambda a: a.projected(dS=S.tolist()), "^dS: expected an array .*found list$"),
+    "dU a list": (lambda a: a.factors(dU=U.tolist()), "^dU: expected an array .*found list$"),
+    "dK of n rows": (lambda a: a.step(a.projected(dK=V)), r"^dK: expected shape \(7, 3\) \(m x r\), found \(5, 3\)$"),
+    "dL of m rows": (lambda a: a.step(a.projected(dL=U)), r"^dL: expected shape \(5, 3\) \(n x r\), found \(7, 3\)$"),
+    "dS of another rank": (
+        lambda a: a.step(a.projected(dS=np.eye(2))),
+        r"^dS: expected shape \(3, 3\) \(r x r\), found \(2, 2\)$",
+    ),
+    "dU of n rows": (lambda a: a.step(a.factors(dU=V)), r"^dU: expected shape \(7, 3\) \(m x r\), found \(5, 3\)$"),
+    "dV of m rows": (lambda a: a.step(a.factors(dV=U)), r"^dV: expected shape \(5, 3\) \(n x r\), found \(7, 3\)$"),
+    "dS of factors, another rank": (
+        lambda a: a.step(a.factors(dS=np.eye(2))),
+        r"^dS: expected shape \(3, 3\) \(r x r\), found \(2, 2\)$",
+    ),
+    "all gradients single": (
+        lambda a: a.step(a.projected(**{k: X.astype(np.float32) for k, X in {"dK": U, "dL": V, "dS": S}.items()})),
+        "^dK: expected the dtype of U .*float64.*, found .*float32",
+    ),
+}
+
+PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
+    "learning rate negative": (
+        lambda a: a.step(learning_rate=-0.1),
+        r"^learning_rate: expected a finite number >= 0, found -0\.1$",
+    ),
+    "learning rate NaN": (lambda a: a.step(learning_rate=np.nan), "^learning_rate: expected a finite number >= 0, found nan$"),
+    "learning rate infinite": (
+        lambda a: a.step(learning_rate=np.inf),
+        "^learning_rate: expected a finite number >= 0, found inf$",
+    ),
+    "learning rate negative, no truncation": (
+        lambda a: augmented_step(a.low_rank(), a.projected(), learning_rate=-1.0),
+        "^learning_rate: expected a finite number >= 0, found -1",
+    ),
+    "tau negative": (lambda a: a.step(tau=-1e-3), r"^tau: expected a finite number >= 0, found -0\.001$"),
+    "tau NaN": (lambda a: a.step(tau=np.nan), "^tau: expected a finite number >= 0, found nan$"),
+    "tau infinite": (lambda a: a.step(tau=np.inf), "^tau: expected a finite number >= 0, found inf$"),
+    "theta negative": (lambda a: a.step(tau=None, theta=-1.0), r"^theta: expected a finite number >= 0, found -1\.0$"),
+    "theta NaN": (lambda a: a.step(tau=None, theta=np.nan), "^theta: expected a finite number >= 0, found nan$"),
+    "theta infinite": (lambda a: a.step(tau=None, theta=np.inf), "^theta: expected a finite number >= 0, found inf$"),
+    "tau and theta": (lambda a: a.step(theta=0.1), r"exactly one of the two thresholds, found tau=0\.1, theta=0\.1$"),
+    "neither tau nor theta": (lambda a: a.step(tau=None), "exactly one of the two thresholds, found tau=None, theta=None$"),
+    "min_rank 0": (lambda a: a.step(min_rank=0), "^min_rank: expected an integer >= 1, found 0$"),
+    "min_rank above min(m, n)": (lambda a: a.step(min_rank=6), r"^min_rank: expected at most min\(m, n\) = 5, found 6$"),
+    "max_rank below min_rank": (lambda a: a.step(min_rank=3, max_rank=2), "^max_rank: expected at least min_rank = 3, found 2$"),
+    "max_rank 0": (lambda a: a.step(max_rank=0), "^max_rank: expected at least min_rank = 1, found 0$"),
+    "truncation without a threshold": (
+        lambda a: truncation(a.array(S), a.array(U), a.array(V)),
+        "exactly one of the two thresholds, found tau=None, theta=None$",
+    ),
+    "truncation to rank 0": (
+        lambda a: truncation(a.array(S), a.array(U), a.array(V), tau=0.1, min_rank=0),
+        "^min_rank: expected an integer >= 1, found 0$",
+    ),
+}
+
+BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
+    "no layers": (lambda a: allocate_ranks([], [], 3), "^shapes: expected one shape for each of 0 spectra, found 0$"),
+    "one shape too few": (
+        lambda a: allocate_ranks([a.array(np.ones(2))] * 2, [(3, 4)], 3),
+        "^shapes: expected one shape for each of 2 spectra, found 1$",
+    ),
+    "not sorted": (
+        lambda a: allocate_ranks([a.array(np.array([1.0])), a.array(np.array([1.0, 2.0]))], [(3, 4)] * 2, 3),
+        r"^spectra\[1\]: expected sorted, nonnegative singular values, found \[1\.0, 2\.0\]$",
+    ),
+    "negative": (
+        lambda a: allocate_ranks([a.array(np.array([1.0, -1.0]))], [(3, 4)], 3),
+        r"^spectra\[0\]: expected sorted, nonnegative singular values, found \[1\.0, -1\.0\]$",
+    ),
+    "empty spectrum": (
+        lambda a: allocate_ranks([a.array(np.ones(0))], [(3, 4)], 3),
+        r"^spectra\[0\]: expected sorted, nonnegative singular values, found \[\]$",
+    ),
+    "budget below the minimum": (
+        lambda a: allocate_ranks([a.array(np.ones(2))] * 2, [(3, 4)] * 2, 3, min_rank=2),
+        "^budget: expected at least 4 ranks for min_rank = 2 in every layer, found 3$",
+    ),
+    "budget in parameters below the minimum": (
+        lambda a: allocate_ranks([a.array(np.ones(2))] * 2, [(3, 4)] * 2, 15, unit="parameters"),
+        "^budget: expected at least 16 parameters for min_rank = 1 in every layer, found 15$",
+    ),
+    "layer min_rank 0": (
+        lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 3, min_rank=0),
+        "^min_rank: expected an integer >= 1, found 0$",
+    ),
+    "layer max_rank below min_rank": (
+        lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 3, min_rank=2, max_rank=1),
+        "^max_rank: expected at least min_rank = 2, found 1$",
+    ),
+    "no steps": (lambda a: truncate_to_budget([], 3), "^shapes: expected one shape for each of 0 spectra, found 0$"),
+}
+
+TABLE = {**STATES, **GRADIENTS, **PARAMETERS, **BUDGETS}
+
+
+@pytest.mark.parametrize(("call", "message"), TABLE.values(), ids=TABLE)
+def test_bad_input_is_refused(library: Library, call: Callable[[Valid], Any], message: str) -> None:
+    valid, copy = Valid(library, []), Valid(library, [])
+    with pytest.raises(ValueError, match=message):
+        call(valid)
+    with pytest.raises(ValueError, match=message):
+        call(copy)
+    assert bytes_of(valid.arrays) == bytes_of(copy.arrays)
+
+
+def test_the_table_is_complete() -> None:
+    """No row was lost to a repeated name."""
+    assert len(TABLE) == sum(len(part) for part in (STATES, GRADIENTS, PARAMETERS, BUDGETS))
+
+
+def test_valid_arguments_are_accepted(library: Library) -> None:
+    """The table refuses for the stated reason only: unchanged, the same calls succeed."""
+    valid = Valid(library, [])
+    assert valid.step().Y.rank >= 1
+    assert valid.step(valid.factors()).Y.rank >= 1
+    assert allocate_ranks([valid.array(np.ones(2))], [(3, 4)], 3).ranks == (2,)
+
+
+@pytest.mark.parametrize("name", ["U", "S", "V"])
+def test_libraries_do_not_mix_in_a_state(name: str) -> None:
+    strict = load("array_api_strict")
+    factors = {"U": U, "S": S, "V": V}
+    expected = r"^S: .*numpy\), found array_api_strict$" if name == "S" else "^[SV]: expected the array library of U"
+    with pytest.raises(ValueError, match=expected):
+        LowRank(**{**factors, name: strict.array(factors[name])})
+
+
+@pytest.mark.parametrize("other", ["torch", "array_api_strict"])
+def test_libraries_do_not_mix_in_a_step(other: str) -> None:
+    Y, gradients = Valid(NUMPY, []).low_rank(), Valid(load(other), []).projected()
+    with pytest.raises(ValueError, match=r"^dK: expected the array library of U .*numpy.*, found "):
+        geolora_step(Y, gradients, learning_rate=0.1, tau=0.1)
+    with pytest.raises(ValueError, match=r"^Z: expected the array library of U .*numpy.*, found "):
+        tangent_projection(Y, load(other).array(G))
+
+
+SUBTLE: dict[str, tuple[Callable[[Valid], Any], str]] = {
+    "factor gradients of another library": (
+        lambda a: Valid(load("torch"), []).step(a.factors()),
+        "^dU: expected the array library of U",
+    ),
+    "singular dense core, published route": (
+        lambda a: a.factors().projected(a.low_rank(S=np.ones((3, 3)))),
+        "^S: .*expected an invertible S",
+    ),
+    "learning rate missing": (lambda a: a.step(learning_rate=None), "^learning_rate: expected a finite number >= 0, found None"),
+    "learning rate a text": (lambda a: a.step(learning_rate="0.1"), "^learning_rate: expected a finite number >= 0, found "),
+    "min_rank not an integer": (lambda a: a.step(tau=1.0, min_rank=1.5), r"^min_rank: expected an integer >= 1, found 1\.5$"),
+    "max_rank not an integer": (lambda a: a.step(tau=0.0, max_rank=1.5), r"^max_rank: .*found 1\.5$"),
+    "unit misspelt": (lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 99, unit="rank"), "^unit: "),  # type: ignore[arg-type]
+    "spectrum not a number": (
+        lambda a: allocate_ranks([a.array(np.array([np.nan, 1.0]))], [(3, 4)], 3),
+        r"^spectra\[0\]: expected sorted, nonnegative singular values",
+    ),
+}
+"""Bad input that the array library below would refuse without naming the argument, or not at all."""
+
+
+@pytest.mark.parametrize(("call", "message"), SUBTLE.values(), ids=SUBTLE)
+def test_subtle_bad_input_is_refused(call: Callable[[Valid], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(Valid(NUMPY, []))
+
+
+def test_an_orthonormality_defect_below_the_limit_is_accepted() -> None:
+    """√eps = 1.5e-8: a basis scaled by 1 + 1e-9 has the defect 2e-9·√3."""
+    assert LowRank((1.0 + 1e-9) * U, S, V).rank == 3
+    with pytest.raises(ValueError, match=r"found 3\.46.e-08"):
+        LowRank((1.0 + 1e-8) * U, S, V)
+
+
+def test_the_limit_follows_the_precision() -> None:
+    """√eps = 3.5e-4 in single precision: factors 1 + 5e-5 and 1 + 2e-4 have the defects 1.7e-4 and 6.9e-4."""
+    single = {name: X.astype(np.float32) for name, X in {"U": 1.00005 * U, "S": S, "V": V}.items()}
+    assert LowRank(**single).rank == 3
+    with pytest.raises(ValueError, match=r"√eps = 3\.5e-04, found 6\.9..e-04"):
+        LowRank(**{**single, "U": (1.0002 * U).astype(np.float32)})

@@ -1,0 +1,120 @@
+"""The three small gradients: what they are the gradients of, and the two routes to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from numpy.linalg import norm
+
+from geolora_ref import FactorGradients, LowRank, ProjectedGradients
+from geolora_ref.arrays import to_numpy
+from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.criteria import FAIL
+from tests.libraries import NUMPY, Dtype, Library
+from tests.steps import Matrix, dense, ratio
+from tests.strategies import case_parameters
+
+
+def _state(library: Library, case: StepCase, dtype: Dtype) -> tuple[LowRank, Any]:
+    U, S, V, G = (library.array(X) for X in case.state(dtype.real))
+    return LowRank(U, S, V), G
+
+
+def _case(dtype: Dtype, **changes: Any) -> StepCase:
+    return StepCase.build(CaseParameters(7, 5, 3, **{"core": "dense", "complex": dtype.complex, "seed": 1, **changes}))
+
+
+def _within(found: Any, expected: Matrix, scale: float, shape: tuple[int, int], dtype: Dtype) -> bool:
+    return ratio(norm(dense(found) - expected), scale, shape, dtype.eps) <= FAIL
+
+
+def test_gradients_by_their_definitions(library: Library, dtype: Dtype) -> None:
+    Y, G = _state(library, _case(dtype), dtype)
+    (U, S, V), Z = (dense(X) for X in Y), dense(G)
+    projected, factors = ProjectedGradients.from_dense(Y, G), FactorGradients.from_dense(Y, G)
+    size = float(norm(Z))
+    expected = {
+        "dK": (projected.dK, Z @ V, size),
+        "dL": (projected.dL, Z.conj().T @ U, size),
+        "dS of projected": (projected.dS, U.conj().T @ Z @ V, size),
+        "dU": (factors.dU, Z @ V @ S.conj().T, size * Y.norm()),
+        "dS of factors": (factors.dS, U.conj().T @ Z @ V, size),
+        "dV": (factors.dV, Z.conj().T @ U @ S, size * Y.norm()),
+    }
+    for name, (found, exact, scale) in expected.items():
+        assert found.dtype == Y.S.dtype, name
+        assert _within(found, exact, scale, Y.shape, dtype), name
+
+
+def _inner(A: Matrix, B: Matrix) -> float:
+    """Re⟨A, B⟩."""
+    return float(np.vdot(A, B).real)
+
+
+def test_they_are_gradients_of_the_loss(dtype: Dtype) -> None:
+    """L(W) = Re⟨G, W⟩ is linear, so moving one factor by D changes L by exactly Re⟨∇, D⟩."""
+    Y, G = _state(NUMPY, _case(dtype), dtype)
+    U, S, V = Y
+    rng = np.random.default_rng(0)
+    DU, DS, DV = (rng.standard_normal(X.shape).astype(X.dtype) for X in (U, S, V))
+    factors, projected = FactorGradients.from_dense(Y, G), ProjectedGradients.from_dense(Y, G)
+    H = [X.conj().T for X in (U, S, V)]
+    pairs = {
+        "dU": (_inner(G, DU @ S @ H[2]), _inner(factors.dU, DU)),
+        "dS": (_inner(G, U @ DS @ H[2]), _inner(factors.dS, DS)),
+        "dV": (_inner(G, U @ S @ DV.conj().T), _inner(factors.dV, DV)),
+        "dK": (_inner(G, DU @ H[2]), _inner(projected.dK, DU)),
+        "dL": (_inner(G, U @ DV.conj().T), _inner(projected.dL, DV)),
+    }
+    scale = float(norm(G) * max(norm(D) for D in (DU, DS, DV)))
+    for name, (change, derivative) in pairs.items():
+        assert ratio(abs(change - derivative), scale, Y.shape, dtype.eps) <= FAIL, name
+
+
+def test_one_backward_pass_gives_everything(dtype: Dtype) -> None:
+    """G_U = ∇_K Sᴴ, G_V = ∇_L S, Uᴴ∇_K = ∇_S = (Vᴴ∇_L)ᴴ."""
+    Y, G = _state(NUMPY, _case(dtype), dtype)
+    g, f = ProjectedGradients.from_dense(Y, G), FactorGradients.from_dense(Y, G)
+    scale = float(norm(G))
+    assert _within(f.dU, dense(g.dK @ Y.S.conj().T), scale, Y.shape, dtype)
+    assert _within(f.dV, dense(g.dL @ Y.S), scale, Y.shape, dtype)
+    assert _within(Y.U.conj().T @ g.dK, dense(g.dS), scale, Y.shape, dtype)
+    assert _within((Y.V.conj().T @ g.dL).conj().T, dense(g.dS), scale, Y.shape, dtype)
+
+
+@pytest.mark.parametrize("core", ["diagonal", "unsorted", "negative"])
+@pytest.mark.parametrize("spectrum", ["flat", "geometric", "one_tiny", "clustered", "algebraic"])
+def test_division_by_a_diagonal_core_loses_nothing(library: Library, dtype: Dtype, core: str, spectrum: str) -> None:
+    """Entry by entry: one rounding in dK·σ and one in the division; 8 eps also covers a complex product and quotient."""
+    Y, G = _state(library, _case(dtype, core=core, spectrum=spectrum), dtype)
+    direct = ProjectedGradients.from_dense(Y, G)
+    divided = FactorGradients.from_dense(Y, G).projected(Y)
+    for name in ("dK", "dL"):
+        exact, found = dense(getattr(direct, name)), dense(getattr(divided, name))
+        assert np.all(np.abs(found - exact) <= 8.0 * dtype.eps * np.abs(exact)), name
+    np.testing.assert_array_equal(to_numpy(divided.dS), to_numpy(direct.dS), strict=True)
+
+
+@given(parameters=case_parameters(invertible=True, core="dense"))
+def test_division_by_a_dense_core_loses_its_condition_number(parameters: CaseParameters) -> None:
+    """dU = dK Sᴴ(1 + eps), and solving with S is backward stable: relative error c·eps·cond(S), growth factor small."""
+    dtype = Dtype("float64", np.float64, parameters.complex)
+    Y, G = _state(NUMPY, StepCase.build(parameters), dtype)
+    sigma = np.linalg.svd(Y.S, compute_uv=False)
+    direct = ProjectedGradients.from_dense(Y, G)
+    divided = FactorGradients.from_dense(Y, G).projected(Y)
+    loss = float(sigma[0] / sigma[-1])
+    for name in ("dK", "dL"):
+        exact = dense(getattr(direct, name))
+        assert _within(getattr(divided, name), exact, loss * float(norm(exact)), Y.shape, dtype), name
+
+
+@pytest.mark.parametrize("changes", [{"core": "zero"}, {"core": "diagonal", "spectrum": "zero_tail"}])
+def test_a_singular_core_is_refused(library: Library, dtype: Dtype, changes: dict[str, str]) -> None:
+    Y, G = _state(library, _case(dtype, **changes), dtype)
+    with pytest.raises(ValueError, match=r"^S: .*divides by S, expected an invertible S.*use ProjectedGradients"):
+        FactorGradients.from_dense(Y, G).projected(Y)
+    assert ProjectedGradients.from_dense(Y, G).projected(Y).dK.shape == (7, 3)
