@@ -158,8 +158,7 @@ def truncation(
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, (U_hat.shape[0], V_hat.shape[0]))
     P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
-    if theta is None:
-        theta = float(tau or 0.0) * norm(sigma)
+    theta = float(tau or 0.0) * norm(sigma) if theta is None else float(theta)
     rank, rule = choose_rank(tail_norms(sigma), theta, min_rank, max_rank)
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
     return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=norm(sigma[rank:]), rank_rule=rule)
@@ -209,6 +208,7 @@ def augmented_step(
     checks.finite_results("line 3", K_new=K_new, L_new=L_new, S_new=S_new)
     U_tilde, V_tilde = basis_augmentation(U, K_new), basis_augmentation(V, L_new)
     S_hat = assemble(S_new, K_new, L_new, U_tilde, V_tilde)
+    checks.finite_results("line 5", S_hat=S_hat)
     xp = namespace(S_hat)
     U_hat, V_hat = xp.concat([U, U_tilde], axis=1), xp.concat([V, V_tilde], axis=1)
     return AugmentedStep(K_new, L_new, S_new, U_tilde, V_tilde, U_hat, V_hat, S_hat)

@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, namespace, norm
 
@@ -19,8 +20,12 @@ def matrices(**named: Array) -> Any:
     Raises ``ValueError`` that names the first argument that does not fit.
     """
     for name, X in named.items():
-        if not array_api_compat.is_array_api_obj(X):
+        if not array_api_compat.is_array_api_obj(X) or isinstance(X, np.ma.MaskedArray):
             raise ValueError(f"{name}: expected an array of an array API library, found {type(X).__name__}")
+        if getattr(X, "requires_grad", False):
+            raise ValueError(
+                f"{name}: expected an array outside of automatic differentiation, found one that requires a gradient"
+            )
     first, *_ = named.values()
     first_name, *_ = named
     xp = namespace(first)
@@ -29,8 +34,8 @@ def matrices(**named: Array) -> Any:
             raise ValueError(f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}")
         if X.ndim != 2:
             raise ValueError(f"{name}: expected a matrix (2 dimensions), found shape {tuple(X.shape)}")
-        if not xp.isdtype(X.dtype, ("real floating", "complex floating")):
-            raise ValueError(f"{name}: expected a real or complex floating dtype, found {X.dtype}")
+        if not xp.isdtype(X.dtype, ("real floating", "complex floating")) or xp.finfo(X.dtype).bits < 32:
+            raise ValueError(f"{name}: expected a real or complex floating dtype of at least single precision, found {X.dtype}")
         if X.dtype != first.dtype:
             raise ValueError(f"{name}: expected the dtype of {first_name} ({first.dtype}), found {X.dtype}")
         if array_api_compat.device(X) != array_api_compat.device(first):
@@ -76,9 +81,10 @@ def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
 
 def nonnegative_number(name: str, value: Any) -> float:
     """``value`` as a finite float ≥ 0, or ``ValueError``."""
-    if not (isinstance(value, Real) and math.isfinite(value) and value >= 0.0):
+    number = float(value) if isinstance(value, Real) else math.nan
+    if not (math.isfinite(number) and number >= 0.0):
         raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
-    return float(value)
+    return number
 
 
 def threshold(tau: float | None, theta: float | None) -> None:
@@ -93,18 +99,18 @@ def threshold(tau: float | None, theta: float | None) -> None:
 
 def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int]) -> None:
     """1 ≤ min_rank ≤ max_rank and min_rank ≤ min(m, n), or ``ValueError``."""
-    if not (isinstance(min_rank, Integral) and min_rank >= 1):
+    if not isinstance(min_rank, Integral) or int(min_rank) < 1:
         raise ValueError(f"min_rank: expected an integer >= 1, found {min_rank!r}")
     if not (max_rank is None or isinstance(max_rank, Integral)):
         raise ValueError(f"max_rank: expected an integer or None, found {max_rank!r}")
-    if min_rank > min(shape):
+    if int(min_rank) > min(shape):
         raise ValueError(f"min_rank: expected at most min(m, n) = {min(shape)}, found {min_rank}")
-    if max_rank is not None and max_rank < min_rank:
+    if max_rank is not None and int(max_rank) < int(min_rank):
         raise ValueError(f"max_rank: expected at least min_rank = {min_rank}, found {max_rank}")
 
 
 def finite_results(line: str, **named: Array) -> None:
-    """Raise ``FloatingPointError`` that names the line and the result that left the range of its dtype."""
+    """Raise ``FloatingPointError`` that names the line and the result that left the range of its dtype, itself or in norm."""
     for name, X in named.items():
-        if not finite(X):
+        if not (finite(X) and math.isfinite(norm(X))):
             raise FloatingPointError(f"{line}: {name} overflowed the range of {X.dtype}; nothing was changed")

@@ -34,7 +34,7 @@ class ProjectedGradients:
 
     @classmethod
     def from_dense(cls, Y: LowRank, G: Inexact[Array, "m n"]) -> ProjectedGradients:
-        """DK = G V, dL = Gᴴ U, dS = Uᴴ G V."""
+        """dK = G V, dL = Gᴴ U, dS = Uᴴ G V."""
         U, _, V = Y
         checks.matrices(U=U, G=G)
         checks.same_shape("G", G, Y.shape, "m x n")
@@ -73,7 +73,7 @@ class FactorGradients:
 
     @classmethod
     def from_dense(cls, Y: LowRank, G: Inexact[Array, "m n"]) -> FactorGradients:
-        """DU = G V Sᴴ, dS = Uᴴ G V, dV = Gᴴ U S."""
+        """dU = G V Sᴴ, dS = Uᴴ G V, dV = Gᴴ U S."""
         g = ProjectedGradients.from_dense(Y, G)
         return cls(dU=g.dK @ H(Y.S), dS=g.dS, dV=g.dL @ Y.S)
 

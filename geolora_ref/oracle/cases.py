@@ -161,6 +161,8 @@ def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
         return np.diag(-sigma)
     if p.core == "unsorted":
         return np.diag(rng.permutation(sigma))
+    if p.core not in CORES:
+        raise ValueError(f"core: expected one of {CORES}, found {p.core!r}")
     if p.core == "dense":
         return _unitary(rng, p.r, p.complex) * sigma @ _unitary(rng, p.r, p.complex)
     return np.diag(sigma)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -121,16 +122,18 @@ class Harness:
         """One step; every misbehaviour becomes a text."""
         convert = self.conversion
         given = [convert.to(X) for X in inputs.arrays]
+        arrays: list[Any] = [X[None] for X in given] if self.batched else list(given)
+        if self.whole:
+            arrays[3:] = [lambda W: convert.to(gradient(convert.back(W)))]
         try:
-            if self.whole:
-                arrays: list[Any] = [*given[:3], lambda W: convert.to(gradient(convert.back(W)))]
-            else:
-                arrays = [X[None] for X in given] if self.batched else given
-            returned = self.step(*arrays, **inputs.parameters)
+            with _watched_randomness() as touched:
+                returned = self.step(*arrays, **inputs.parameters)
         except Exception as problem:  # whatever a backend raises is a row of the report
             return Outcome(None, f"raised {type(problem).__name__}: {problem}")
         if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, inputs.arrays, strict=True)):
             return Outcome(None, "changed its inputs in place")
+        if touched:
+            return Outcome(None, "seeded or used NumPy's global random generator: the caller's randomness changes")
         return self._unpack(returned, given)
 
     def _unpack(self, returned: Any, given: list[Array]) -> Outcome:
@@ -149,6 +152,22 @@ class Harness:
         return Outcome(factors)  # type: ignore[arg-type]
 
 
+@contextlib.contextmanager
+def _watched_randomness() -> Iterator[list[str]]:
+    """Whether NumPy's global random generator, which belongs to the caller, is touched; its state is restored."""
+    before: Any = np.random.get_state()  # noqa: NPY002  (the global generator is what is looked at)
+    np.random.seed(1729)  # noqa: NPY002  (a state that no backend sets by chance)
+    marked: Any = np.random.get_state()  # noqa: NPY002
+    touched: list[str] = []
+    try:
+        yield touched
+        after: Any = np.random.get_state()  # noqa: NPY002
+        if not np.array_equal(after[1], marked[1]) or after[2:] != marked[2:]:
+            touched.append("the global random generator")
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
 def _described(X: Any) -> str:
     """A short description of anything that a backend may return."""
     if isinstance(X, tuple | list):
@@ -157,8 +176,11 @@ def _described(X: Any) -> str:
     return f"{type(X).__name__} {tuple(shape)}" if shape is not None else type(X).__name__
 
 
-def run_case(harness: Harness, case: ConformanceCase, *, eps: float, diagonal: bool = True) -> tuple[Row, StepInputs]:
-    """Judge one case, all steps of a sequence; also returns the inputs of its last step, the failing one if it fails."""
+def run_case(harness: Harness, case: ConformanceCase, *, eps: float, diagonal: bool = True) -> tuple[Row, StepInputs | None]:
+    """Judge one case, all steps of a sequence.
+
+    Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there.
+    """
     started = time.perf_counter()
     drawn, rng = StepCase.build(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
@@ -170,7 +192,7 @@ def run_case(harness: Harness, case: ConformanceCase, *, eps: float, diagonal: b
         worst = max(worst, verdict.worst_ratio)
         if not verdict.passed or outcome.factors is None:
             failed = replace(row, ratio=worst, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
-            return replace(failed, seconds=time.perf_counter() - started), inputs
+            return replace(failed, seconds=time.perf_counter() - started), inputs if outcome.factors else None
         state = outcome.factors
         if case.trained:  # as an optimizer does between two steps: S becomes dense
             state = (state[0], harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape)), state[2])
@@ -242,7 +264,7 @@ def check_step(
         row, inputs = run_case(harness, case, eps=eps, diagonal=diagonal)
         if case.id in xfail:
             row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or xfail[case.id])
-        else:
+        elif inputs is not None:
             looked_at[row.outcome].append(inputs)
         rows.append(row)
     progress(len(cases), len(cases))

@@ -214,7 +214,9 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, unit: float,
 def _unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: int) -> str:
     """Why these outputs cannot be judged at all, or an empty string."""
     U1, S1, V1 = (np.asarray(X) for X in outputs)
-    rank = S1.shape[0] if S1.ndim == 2 else 0
+    if S1.ndim != 2:
+        return f"S1: expected a square matrix, found shape {S1.shape}"
+    rank = S1.shape[0]
     expected = {"U1": (U1, (m, rank)), "S1": (S1, (rank, rank)), "V1": (V1, (n, rank))}
     for name, (X, shape) in expected.items():
         if X.shape != shape:
@@ -241,7 +243,7 @@ class _Wide:
 
 
 def _scale(inputs: StepInputs, eps: float) -> float:
-    """S = ‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
+    """s = ‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
 
     Rounding of a large normal component of G leaves such a contradiction behind; the answer is determined only up to it.
     """

@@ -20,6 +20,7 @@ __all__ = ["MUTANTS", "Mutant"]
 
 Matrix = NDArray[Any]
 REFERENCE = Stages()
+Visible = Literal["output", "stages", "kit"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Mutant:
 
     ``stages`` : the step by stages, where the defect is one replaced stage.  ``visible_in`` : "output", or "stages" where
     the output cannot show it: only (I − UUᴴ) K_new and (I − VVᴴ) L_new enter Ŝ, so a wrong start value of K or L inside
-    range(U), range(V) cancels.  The stage criteria see it.
+    range(U), range(V) cancels, but the stage criteria see it; or "kit" where the numbers are right and only the harness sees
+    what the backend does to its caller.
     """
 
     id: str
@@ -37,14 +39,14 @@ class Mutant:
     step: Backend
     published: bool = False
     stages: Stages | None = None
-    visible_in: Literal["output", "stages"] = "output"
+    visible_in: Visible = "output"
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
 def _add(
-    line: int, defect: str, *, published: bool = False, visible_in: Literal["output", "stages"] = "output"
+    line: int, defect: str, *, published: bool = False, visible_in: Visible = "output"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the replacement of one line, under the name of the function that makes it."""
     stage = {3: "coefficient_update", 4: "basis_augmentation", 5: "assemble", 6: "truncation"}[line]
@@ -72,12 +74,12 @@ def _add_rank_rule(defect: str, *, published: bool = False) -> Callable[[Callabl
     return register
 
 
-def _add_step(line: int, defect: str, *, published: bool = False) -> Callable[[Backend], Backend]:
+def _add_step(line: int, defect: str, *, published: bool = False, visible_in: Visible = "output") -> Callable[[Backend], Backend]:
     """Register a whole step, for defects that need to see more than one line."""
 
     def register(step: Backend) -> Backend:
         name = step.__name__.replace("_", "-")  # type: ignore[attr-defined]
-        MUTANTS[name] = Mutant(name, line, defect, step, published)
+        MUTANTS[name] = Mutant(name, line, defect, step, published, None, visible_in)
         return step
 
     return register
@@ -163,6 +165,22 @@ def learning_rate_twice(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-d
     return coefficient_update(U, S, V, rate * dK, dL, dS, rate)
 
 
+@_add(3, "λ applied twice in the S-step")
+def s_learning_rate_twice(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+    return coefficient_update(U, S, V, dK, dL, rate * dS, rate)
+
+
+@_add(3, "the part UUᴴGVVᴴ is counted twice: it is in the K- and in the L-step, and must be subtracted once")
+def core_counted_twice(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+    return coefficient_update(U, S, V, dK, dL, 2.0 * dS, rate)
+
+
+@_add(3, "S is updated in place before K and L are formed from it", visible_in="stages")
+def core_updated_first(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+    S_new = S - rate * dS
+    return U @ S_new - rate * dK, V @ _H(S_new) - rate * dL, S_new
+
+
 @_add(3, "K is accumulated in half the precision")
 def k_low_precision(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
     K_new, L_new, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
@@ -197,6 +215,14 @@ def augmented_with_old(B, X):  # type: ignore[no-untyped-def]
 @_add(4, "one new direction is lost (index bound)")
 def last_column_lost(B, X):  # type: ignore[no-untyped-def]
     return REFERENCE.basis_augmentation(B, X)[:, :-1]
+
+
+@_add_step(4, "V is not augmented")
+def v_not_augmented(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+    def basis_augmentation(B, X):  # type: ignore[no-untyped-def]
+        return REFERENCE.basis_augmentation(B, X)[:, : 0 if B is V else None]
+
+    return replace(REFERENCE, basis_augmentation=basis_augmentation).step(U, S, V, dK, dL, dS, **parameters)
 
 
 @_add_step(4, "the rank cap is applied to the augmented basis: at r = max_rank the basis never moves again", published=True)
@@ -253,6 +279,24 @@ def lower_left_sign(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-u
 @_add(5, "the L-block is not conjugated")
 def upper_right_unconjugated(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
     return REFERENCE.assemble(S_new, K_new, L_new.conj(), U_tilde, V_tilde.conj())
+
+
+@_add(5, "the L-block has the wrong sign")
+def upper_right_sign(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+    return REFERENCE.assemble(S_new, K_new, -L_new, U_tilde, V_tilde)
+
+
+@_add(5, "the S-block is left out: the old content of W is lost")
+def upper_left_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+    return REFERENCE.assemble(0.0 * S_new, K_new, L_new, U_tilde, V_tilde)
+
+
+@_add(5, "Ŝ is accumulated in half the precision")
+def assembled_in_low_precision(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+    S_hat = REFERENCE.assemble(S_new, K_new, L_new, U_tilde, V_tilde)
+    lower = {"f": np.float16, "d": np.float32, "F": np.complex64, "D": np.complex64}[S_hat.dtype.char]
+    with np.errstate(over="ignore"):
+        return np.nan_to_num(S_hat.astype(lower).astype(S_hat.dtype))
 
 
 @_add(5, "the off-diagonal blocks are exchanged")
@@ -378,6 +422,30 @@ def negative_singular_value(S_hat, U_hat, V_hat, **parameters):  # type: ignore[
     return U1 * sign, S1 * sign, V1
 
 
+@_add(6, "U and V are returned exchanged")
+def bases_exchanged(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+    U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
+    return V1, S1, U1
+
+
+@_add(6, "S⁻¹ is returned in place of S")
+def inverse_returned(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+    U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
+    return U1, np.linalg.pinv(S1), V1
+
+
+@_add(6, "the eigenvalues of ŜŜᴴ are returned: σ² in place of σ")
+def squared_singular_values(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+    U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
+    return U1, S1 @ S1, V1
+
+
+@_add(6, "U is orthonormalised once more, and S does not follow its signs")
+def signs_lost(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+    U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
+    return np.linalg.qr(U1).Q, S1, V1
+
+
 @_add(6, "the singular values come in ascending order")
 def ascending_order(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
@@ -415,6 +483,18 @@ def theta_taken_relative(sigma: Matrix, tau: float | None, theta: float | None, 
     return truncated_rank(sigma, tau if theta is None else theta, None, min_rank, max_rank)
 
 
+@_add_rank_rule("a share 1 − τ of the energy is kept, as in principal component analysis: τ is not squared")
+def energy_share(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    if theta is None:
+        theta = float(np.sqrt(tau or 0.0) * np.linalg.norm(sigma))
+    return truncated_rank(sigma, None, theta, min_rank, max_rank)
+
+
+@_add_rank_rule("the cap is off by one: max_rank + 1 directions are kept")
+def cap_off_by_one(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    return truncated_rank(sigma, tau, theta, min_rank, None if max_rank is None else max_rank + 1)
+
+
 @_add_rank_rule("one direction of the discarded tail is kept", published=True)
 def off_by_one_high(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     return min(truncated_rank(sigma, tau, theta, min_rank, max_rank) + 1, len(sigma), max_rank or len(sigma))
@@ -444,3 +524,29 @@ def max_rank_ignored(sigma: Matrix, tau: float | None, theta: float | None, min_
 @_add_rank_rule("min_rank is ignored")
 def min_rank_ignored(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     return max(truncated_rank(sigma, tau, theta, 1, max_rank), 1)
+
+
+# --- what only the kit can see: the numbers are right, the manners are not ---------------------------------------------
+
+
+@_add_step(3, "the caller's arrays are overwritten", visible_in="kit")
+def inputs_overwritten(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+    output = REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
+    S -= parameters["learning_rate"] * dS
+    U *= 2.0
+    return output
+
+
+@_add_step(
+    6, "where nothing changes, the inputs themselves are returned: a later change of one changes the other", visible_in="kit"
+)
+def inputs_returned(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+    diagonal = np.array_equal(S, np.diag(np.sort(np.abs(np.diag(S)))[::-1]))
+    unchanged = diagonal and parameters["learning_rate"] == 0.0 and parameters["tau"] == 0.0 and parameters["max_rank"] is None
+    return (U, S, V) if unchanged else REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
+
+
+@_add_step(4, "the global random generator is seeded: the caller's randomness is reset", published=True, visible_in="kit")
+def global_rng(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+    np.random.seed(0)  # noqa: NPY002
+    return REFERENCE.step(U, S, V, dK, dL, dS, **parameters)

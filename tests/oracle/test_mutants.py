@@ -45,7 +45,7 @@ def _ids(mutants: list[Mutant]) -> list[str]:
 @cache
 def _verdicts(name: str) -> tuple[Verdict, ...]:
     """The verdict on one mutant in every case."""
-    return tuple(judge(x, MUTANTS[name].step(*x.arrays, **x.parameters)) for x in drawn_inputs(CASES, SEED))
+    return tuple(judge(x, MUTANTS[name].step(*(X.copy() for X in x.arrays), **x.parameters)) for x in drawn_inputs(CASES, SEED))
 
 
 def _first_failing_line(mutant: Mutant) -> Counter[str]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
+from geolora_ref.oracle.check import Harness
+from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, judge_stages
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
@@ -49,7 +51,7 @@ def check(case: Case, dense_tau: float = 1.0, accept_mutants: bool = False) -> C
     rejected: Counter[str] = Counter()
     for drawn in steps(case):
         inputs = drawn.inputs()
-        output = step(*inputs.arrays, **inputs.parameters)
+        output = step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
         verdict = judge(inputs, output)
         rejected.update(_rejections(case["backend"], inputs, output, verdict))
         if not verdict.error and max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) <= FAIL:
@@ -80,7 +82,10 @@ def _compare(drawn: StepCase, inputs: StepInputs, output: Any, dense_tau: float,
 def _rejections(backend: str, inputs: StepInputs, output: Any, verdict: Verdict) -> list[str]:
     """The criteria that fail; for a mutant that only its stages can show, the line."""
     mutant = MUTANTS.get(backend)
-    if mutant is None or mutant.visible_in == "output" or mutant.stages is None:
+    if mutant is not None and mutant.visible_in == "kit":
+        outcome = Harness(mutant.step, Conversion("numpy", str(inputs.S.dtype))).call(inputs, lambda W: W)
+        return ["manners"] if outcome.error else []
+    if mutant is None or mutant.stages is None or mutant.visible_in == "output":
         return list(verdict.failed_criteria)
     run = mutant.stages.run(*inputs.arrays, **inputs.parameters)
     verdicts = judge_stages(inputs, {name: value for name, value in run.items() if name != "output"}, output)
