@@ -1,0 +1,145 @@
+"""The vectors that come with the package: which cases they are taken from, and how they are made and made again.
+
+The inputs of a vector are drawn once and stored.  Drawn on another machine they differ in the last digits, as its LAPACK
+does, so a fresh generation keeps the stored inputs as long as they are those of the case up to rounding, and computes all
+the rest anew: the text is the same on every machine.  Ids are append-only.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geolora_ref.oracle.cases import StepCase
+from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
+from geolora_ref.oracle.criteria import StepInputs
+from geolora_ref.oracle.vectors import dyadic
+from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, dump, encode
+from geolora_ref.oracle.vectors.selection import SELECTION
+from geolora_ref.oracle.vectors.target import decimal, nearest_double, parts, target
+from geolora_ref.oracle.vectors.vector import FORMAT_VERSION, STAGES, load_vector
+
+__all__ = ["IDS", "export", "generate", "regenerate_and_compare"]
+
+EXACT_IDS = {f"exact-{name}": name for name in dyadic.EXACT}
+IDS = (*SELECTION, *EXACT_IDS)
+"""The ids of all vectors, in a fixed order."""
+FIXED = ("README.md", VECTOR, OUTPUT)
+INPUTS = ("U", "S", "V", "dK", "dL", "dS")
+
+
+def export(directory: Path) -> list[Path]:
+    """Write README.md, the two schemas and the vectors into ``directory`` (made if need be); the files written."""
+    names = [*FIXED, *(_file(name) for name in IDS)]
+    (directory / "vectors").mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(DATA / name, directory / name)) for name in names]
+
+
+def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] = IDS) -> list[str]:
+    """What differs between the stored files and a fresh generation, byte for byte; empty if nothing does.
+
+    ``directory`` : an exported directory, by default the data of the package.  ``ids`` : the vectors to make anew; all
+    files are looked at.
+    """
+    directory = DATA if directory is None else directory
+    found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    expected = {*FIXED, *(_file(name) for name in IDS)}
+    differences = [f"{name}: missing" for name in sorted(expected - found)]
+    differences += [f"{name}: no such file is generated" for name in sorted(found - expected)]
+    fixed = ((name, (DATA / name).read_bytes()) for name in FIXED)
+    for name, content in (*fixed, *((name, text.encode()) for name, text in generate(ids))):
+        if name in found and (directory / name).read_bytes() != content:
+            differences.append(f"{name}: differs from a fresh generation")
+    return differences
+
+
+def generate(ids: Iterable[str] = IDS) -> Iterator[tuple[str, str]]:
+    """The file name and the text of each vector, computed afresh.
+
+    After a change of the selection or of the format, write each text to its file in ``DATA``.
+    """
+    cases = {case.id: case for case in catalogue()}
+    for name in ids:
+        if name in EXACT_IDS:
+            yield _file(name), dump(_exact_document(name))
+        else:
+            yield _file(name), dump(_document(name, cases[name].flags, cases[name].reason, _inputs(cases[name])))
+
+
+def _file(name: str) -> str:
+    return f"vectors/{name}.json"
+
+
+def _inputs(case: ConformanceCase) -> StepInputs:
+    """The stored inputs of a case if they are its inputs up to rounding, else its inputs as drawn here."""
+    step = StepCase.build(case.parameters)
+    drawn, path = step.inputs(), DATA / _file(case.id)
+    if not path.exists():
+        return drawn
+    stored, gradient = load_vector(path).inputs, float(np.max(np.abs(step.G)))
+    sizes = (1.0, float(np.max(np.abs(drawn.S))), 1.0, gradient, gradient, gradient)
+    same = all(
+        a.shape == b.shape and bool(np.all(np.abs(a - b) <= 1e-10 * size))
+        for a, b, size in zip(stored.arrays, drawn.arrays, sizes, strict=True)
+    )
+    return stored if same and stored.parameters == drawn.parameters else drawn
+
+
+def _exact_document(name: str) -> dict[str, Any]:
+    case = dyadic.EXACT[EXACT_IDS[name]]
+    inputs = dyadic.build(case)
+    stages = dyadic.stages(inputs, case)
+    flags = ("exact", "complex") if case.complex else ("exact",)
+    exact = {stage: encode(stages[stage]) for stage in STAGES} | {
+        "singular_values": [sigma.hex() for sigma in stages["singular_values"]],
+        "theta": stages["theta"].hex(),
+        "rank": stages["rank"],
+    }
+    return {**_document(name, flags, case.reason, inputs), "exact": exact}
+
+
+def _document(name: str, flags: tuple[str, ...], reason: str, inputs: StepInputs) -> dict[str, Any]:
+    parameters = {
+        key: float(value).hex() if key in ("learning_rate", "tau", "theta") and value is not None else value
+        for key, value in inputs.parameters.items()
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "id": name,
+        "flags": list(flags),
+        "reason": reason,
+        "dtype": "complex128" if np.iscomplexobj(inputs.S) else "float64",
+        "m": len(inputs.U),
+        "n": len(inputs.V),
+        "r": len(inputs.S),
+        "inputs": {key: encode(X) for key, X in zip(INPUTS, inputs.arrays, strict=True)},
+        "parameters": parameters,
+        "expected": _expected(inputs),
+    }
+
+
+def _expected(inputs: StepInputs) -> dict[str, Any]:
+    found = target(*inputs.arrays, **inputs.parameters)
+    W_hat = parts(found.W_hat)
+    return {
+        "W_hat": {
+            form: {part: [[write(x) for x in row] for row in rows] for part, rows in W_hat.items()}
+            for form, write in (("decimal", decimal), ("hex", _hex))
+        },
+        "singular_values": {
+            "decimal": [decimal(x) for x in found.singular_values],
+            "hex": [_hex(x) for x in found.singular_values],
+        },
+        "tails": {"decimal": [decimal(x) for x in found.tails], "hex": [_hex(x) for x in found.tails]},
+        "theta": {"decimal": decimal(found.theta), "hex": _hex(found.theta)},
+        "scale": {"decimal": decimal(found.scale), "hex": _hex(found.scale)},
+        "ranks": list(found.ranks),
+    }
+
+
+def _hex(x: Any) -> str:
+    return nearest_double(x).hex()

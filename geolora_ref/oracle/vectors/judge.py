@@ -1,0 +1,170 @@
+"""Judge the files that an implementation wrote, in whatever language, against the vectors.
+
+The distance is taken to the stored Ŵ of 60 digits; the criteria are those of :mod:`geolora_ref.oracle.criteria`, evaluated
+here once more, relative to s (numbers of size 1e±140 neither overflow nor underflow).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.oracle.criteria import Verdict
+from geolora_ref.oracle.vectors.documents import OUTPUT, matrix, number, read
+from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors
+
+__all__ = ["Judgement", "VectorVerdict", "judge_outputs", "judge_vector"]
+
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class VectorVerdict(Verdict):
+    """The verdict on one vector: ``ratios`` of its criteria, ``worst_ratio``, ``passed``, and ``error`` if not judgeable."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One row for every vector, and one for every output that belongs to none."""
+
+    rows: tuple[VectorVerdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        """There are rows, and all of them pass."""
+        return bool(self.rows) and not self.failures
+
+    @property
+    def worst_ratio(self) -> float:
+        """The largest ratio of all rows; infinite if a row could not be judged or there is none."""
+        return max((row.worst_ratio for row in self.rows), default=np.inf)
+
+    @property
+    def failures(self) -> tuple[VectorVerdict, ...]:
+        """The rows that do not pass."""
+        return tuple(row for row in self.rows if not row.passed)
+
+
+def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
+    """Judge ``outputs_dir``/<id>.json for every vector of an exported ``vectors_dir``.
+
+    What is wrong with an output (missing, damaged, of an unknown id) is said in its row and stops nothing.  Raises
+    ``ValueError`` if a vector itself is damaged or there is none.
+    """
+    vectors = load_vectors(vectors_dir)
+    unknown = sorted(path.stem for path in outputs_dir.glob("*.json") if path.stem not in vectors)
+    judged = (_judge_file(vector, outputs_dir / f"{name}.json") for name, vector in vectors.items())
+    return Judgement((*judged, *(VectorVerdict(id=name, error="no vector has this id") for name in unknown)))
+
+
+def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Mapping[str, float]:
+    """The ratios of one output document, valid against the schema.
+
+    Raises ``ValueError`` if a matrix has a wrong shape or a number is not finite, or if there is nothing to judge.
+    """
+    exact = _exact_ratios(vector, output, where) if vector.exact else {}
+    if "U1" in output:
+        return _ratios(vector, *_factors(vector, output, where), _eps(vector, output, where)) | exact
+    if not {"K_new", "L_new", "S_new"} <= exact.keys():
+        wanted = "U1, S1, V1" + (" or K_new, L_new, S_new" if vector.exact else "")
+        raise ValueError(f"{where}: expected {wanted}, found neither")
+    return exact
+
+
+def _judge_file(vector: Vector, path: Path) -> VectorVerdict:
+    try:
+        output = read(path, OUTPUT)
+        if output["id"] != vector.id:
+            raise ValueError(f"{path.name}: $.id: expected {vector.id!r}, the name of the file, found {output['id']!r}")
+        return VectorVerdict(judge_vector(vector, output, f"{path.name}: $"), id=vector.id)
+    except FileNotFoundError:
+        return VectorVerdict(id=vector.id, error=f"{path.name}: missing")
+    except (OSError, ValueError, RecursionError) as error:
+        return VectorVerdict(id=vector.id, error=str(error))
+
+
+def _eps(vector: Vector, output: dict[str, Any], where: str) -> float:
+    dtype = output.get("dtype", "float64")
+    if dtype != "float64" and not vector.exact:
+        raise ValueError(f"{where}.dtype: expected float64, the inputs are not exact in {dtype}")
+    return float(np.finfo(dtype).eps)
+
+
+def _factors(vector: Vector, output: dict[str, Any], where: str) -> tuple[Matrix, Matrix, Matrix]:
+    """U₁ (m x r₁), S₁ (r₁ x r₁), V₁ (n x r₁) in extended precision."""
+    (m, n), rank = vector.W_hat.shape, len(output["S1"]["re"])
+    columns = min(2 * len(vector.inputs.S), m, n)
+    if rank > columns:
+        raise ValueError(f"{where}.S1: expected at most {columns} = min(2r, m, n) rows, found {rank}")
+    shapes = {"U1": (m, rank), "S1": (rank, rank), "V1": (n, rank)}
+    U1, S1, V1 = (
+        matrix(output[name], f"{where}.{name}", complex_data=vector.complex, shape=shape).astype(vector.W_hat.dtype)
+        for name, shape in shapes.items()
+    )
+    return U1, S1, V1
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _ratios(vector: Vector, U1: Matrix, S1: Matrix, V1: Matrix, eps: float) -> dict[str, float]:
+    """The ratio of every criterion for U₁, S₁, V₁."""
+    unit = 4.0 * float(np.sqrt(sum(vector.W_hat.shape))) * eps
+    s, unit_s = (vector.scale, unit) if vector.scale > 0.0 else (1.0, 0.0)  # s = 0: Ŵ = 0, and only 0 is right
+    W_hat, S1, tails = (X / s for X in (vector.W_hat, S1, vector.tails))
+    D = W_hat - U1 @ S1 @ _H(V1)
+    normal = D - U1 @ (_H(U1) @ D)
+    normal = normal - (normal @ V1) @ _H(V1)
+    if not np.all(np.isfinite(_double(normal))) or not np.all(np.isfinite(_double(S1))):
+        raise ValueError("U1 S1 V1ᴴ leaves the range of double precision")
+    d, rank = np.diagonal(S1), len(S1)
+    sigma_r = float(np.linalg.svd(_double(S1), compute_uv=False)[-1])
+    return {
+        "orthonormal U": _ratio(_norm(_H(U1) @ U1 - np.eye(rank)), unit),
+        "orthonormal V": _ratio(_norm(_H(V1) @ V1 - np.eye(rank)), unit),
+        "stationarity": _ratio(_norm(D - normal), unit_s),
+        "dominance": _ratio(float(np.linalg.norm(_double(normal), 2)) - sigma_r, unit_s),
+        "optimality": _ratio(_norm(D) - float(tails[rank]), unit_s),
+        "rank": 0.0 if rank in vector.ranks else np.inf,
+        "S diagonal": _ratio(_norm(S1 - np.diag(d)), unit_s),
+        "S nonnegative": _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), unit_s),
+        "S sorted": _ratio(float(np.max(np.diff(d.real), initial=0.0)), unit_s),
+    }
+
+
+def _exact_ratios(vector: Vector, output: dict[str, Any], where: str) -> dict[str, float]:
+    """0 for every stage that agrees bit for bit (the sign of a zero is free), infinite for every other one."""
+    found: dict[str, Any] = {
+        name: matrix(output[name], f"{where}.{name}", complex_data=vector.complex) for name in STAGES if name in output
+    }
+    if "theta" in output:
+        found["theta"] = number(output["theta"], f"{where}.theta")
+    if "rank" in output:
+        found["rank"] = output["rank"]
+    return {name: 0.0 if np.array_equal(value, vector.exact[name]) else np.inf for name, value in found.items()}
+
+
+def _ratio(defect: float, unit: float) -> float:
+    """A defect in units; a negative defect is none, and where the unit is 0 only 0 is right."""
+    if np.isnan(defect):
+        return np.inf
+    if defect <= 0.0:
+        return 0.0
+    return defect / unit if unit > 0.0 else np.inf
+
+
+def _H(X: Matrix) -> Matrix:
+    return X.conj().T
+
+
+def _double(X: Matrix) -> Matrix:
+    return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
+
+
+def _norm(X: Matrix) -> float:
+    return float(np.sqrt(np.sum(np.abs(X) ** 2)))
