@@ -37,8 +37,9 @@ class ControlOutcome:
 
     @property
     def fails(self) -> bool:
-        """Whether it failed, as it must; a control that broke down by itself did not."""
-        return not self.error and self.worst > self.limit
+        """Whether a comparison failed, as it must; a control that broke down or compared nothing did not fail."""
+        ratios = (value for result in self.results for values in result.ratios.values() for value in values)
+        return not self.error and any(not value <= self.limit for value in ratios)
 
 
 @dataclass(frozen=True)

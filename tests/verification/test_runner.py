@@ -36,6 +36,10 @@ def broken(case: Case) -> CaseResult:
     raise ZeroDivisionError("the check itself is wrong")
 
 
+def nothing(case: Case) -> CaseResult:
+    return Measurements().result(case)
+
+
 def violating(case: Case) -> CaseResult:
     out = Measurements()
     out.ratio("ratio", 0.5)
@@ -74,6 +78,8 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, controls=()), "no negative control"),
         (replace(GOOD, controls=(Control("bad", "", cases, ratio(0.9)),)), "control bad passed"),
         (replace(GOOD, controls=(Control("bad", "", cases, broken),)), "control bad broke"),
+        (replace(GOOD, controls=(Control("bad", "", cases, nothing),)), "control bad passed"),
+        (replace(GOOD, check=nothing), "ratio inf above 1"),
     ],
 )
 def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Claim, reason: str) -> None:

@@ -26,8 +26,8 @@ def cases(plan: Plan) -> Iterator[Case]:
             parameters = {
                 "ridge": ridge,
                 "tau": tau,
-                "seeds": plan.pick(12, 64),
-                "steps": plan.pick(100, 1000),
+                "seeds": plan.pick(12, 32),
+                "steps": plan.pick(100, 400),
                 "seed": plan.seed,
             }
             yield Case(f"digits-ridge {ridge}-tau {tau}", parameters)
