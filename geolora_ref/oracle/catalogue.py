@@ -90,7 +90,7 @@ class ConformanceCase:
 
     ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of float32, ``double-range`` those
     of float64.  ``steps`` > 1 is a sequence: the output of each step is the next input; ``trained`` changes S at random in
-    between, as an optimizer does; ``growing`` and ``shrinking`` change the threshold along the way.
+    between, as an optimizer does.
     """
 
     id: str

@@ -55,7 +55,7 @@ def mutated(name: str) -> Untruncated:
 def check(case: Case, untruncated: Untruncated = geolora) -> CaseResult:
     rng, out = np.random.default_rng([*case["seed"], 32]), Measurements()
     dtype = DTYPES[case["dtype"]]
-    ratios, sizes = [], []
+    ratios = []
     for draw in range(DRAWS):
         parameters = draw_parameters(rng, largest=case["largest"], complex_data=case["dtype"] == "complex128")
         if draw % 2:  # every other gradient depends on the state
@@ -69,7 +69,6 @@ def check(case: Case, untruncated: Untruncated = geolora) -> CaseResult:
         ratio = error / oracle.unit if oracle.unit > 0.0 else (0.0 if error == 0.0 else np.inf)
         out.ratio("‖Ŵ − (W − λP(W)G)‖", ratio)
         ratios.append(ratio)
-        sizes.append(parameters.learning_rate)
     out.series = {"library": case["library"], "dtype": case["dtype"], "ratios": ratios}
     return out.result(case)
 
