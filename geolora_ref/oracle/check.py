@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
-from geolora_ref.oracle.conversion import EPS, Conversion, share_memory
+from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, judge, judge_stages
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.stages import Backend
@@ -120,6 +120,10 @@ class Harness:
 
     def call(self, inputs: StepInputs, gradient: Callable[[Matrix], Matrix]) -> Outcome:
         """One step; every misbehaviour becomes a text."""
+        with self.conversion.scope():
+            return self._call(inputs, gradient)
+
+    def _call(self, inputs: StepInputs, gradient: Callable[[Matrix], Matrix]) -> Outcome:
         convert = self.conversion
         given = [convert.to(X) for X in inputs.arrays]
         arrays: list[Any] = [X[None] for X in given] if self.batched else list(given)
@@ -130,6 +134,8 @@ class Harness:
                 returned = self.step(*arrays, **inputs.parameters)
         except Exception as problem:  # whatever a backend raises is a row of the report
             return Outcome(None, f"raised {type(problem).__name__}: {problem}")
+        if any(taken_away(X) for X in given):
+            return Outcome(None, "took the memory of its inputs (donated arguments): the caller has them no longer")
         if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, inputs.arrays, strict=True)):
             return Outcome(None, "changed its inputs in place")
         if touched:
@@ -305,7 +311,8 @@ def _first_line(
     if stages is None:
         return ""
     for inputs in failing:
-        run = stages(*(conversion.to(X) for X in inputs.arrays), **inputs.parameters)
+        with conversion.scope():
+            run = stages(*(conversion.to(X) for X in inputs.arrays), **inputs.parameters)
         output = tuple(conversion.back(X) for X in run["output"])
         named = {name: conversion.back(run[name]) for name in STAGES}
         for line, verdict in judge_stages(inputs, named, output, eps=eps).items():  # type: ignore[arg-type]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array, to_numpy
 
-__all__ = ["EPS", "LIBRARIES", "Conversion", "share_memory"]
+__all__ = ["EPS", "LIBRARIES", "Conversion", "share_memory", "taken_away"]
 
 Matrix = NDArray[Any]
 
@@ -33,6 +33,8 @@ LIBRARIES = ("numpy", "torch", "jax", "cupy")
 class Conversion:
     """To a library's arrays and back.
 
+    JAX has 64-bit arrays inside :meth:`scope` only; its arrays exist there and can be read anywhere.
+
     Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy, and for a device where the library has none;
     ``ModuleNotFoundError`` if the library is not installed.
     """
@@ -50,13 +52,20 @@ class Conversion:
             raise ValueError(f"dtype: {self.array} has no bfloat16, found {self.dtype!r}; use --array torch or jax")
         if self.device is not None and self.array != "torch":
             raise ValueError(f"device: expected none for {self.array}, found {self.device!r}; only torch takes one")
-        if self.array == "jax" and self.dtype in ("float64", "complex128"):
-            importlib.import_module("jax").config.update("jax_enable_x64", True)
 
     @property
     def is_complex(self) -> bool:
         """Whether the dtype is complex."""
         return self.dtype.startswith("complex")
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Where the dtype exists: JAX makes 64-bit arrays of 32 bits unless it is told not to, here without changing its global
+        setting; nothing to do for the others.
+        """
+        if self.array != "jax" or self.dtype not in ("float64", "complex128"):
+            return contextlib.nullcontext()
+        scope: contextlib.AbstractContextManager[Any] = importlib.import_module("jax").enable_x64(True)
+        return scope
 
     def to(self, X: Matrix) -> Array:
         """A new array of the library, its values rounded to the dtype."""
@@ -65,7 +74,8 @@ class Conversion:
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
         if self.array == "torch":
             return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")
-        return library.asarray(X, dtype=getattr(library, self.dtype))
+        with self.scope():
+            return library.array(X, dtype=getattr(library, self.dtype))
 
     def back(self, X: Array) -> Matrix:
         """A NumPy copy; reduced precision that NumPy lacks becomes float32, without loss."""
@@ -80,9 +90,15 @@ class Conversion:
         return self.back(self.to(X))
 
 
+def taken_away(X: Array) -> bool:
+    """Whether an array has no contents any more: a compiled JAX function may be given the memory of its arguments (donation)."""
+    return hasattr(X, "is_deleted") and bool(X.is_deleted())
+
+
 def share_memory(X: Array, Y: Array) -> bool:
-    """Whether two arrays of one library use the same memory."""
+    """Whether two arrays of one library use the same memory; JAX's never change, so that sharing is of no consequence."""
     if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
         return bool(np.may_share_memory(X, Y))
-    storage: Callable[[Array], Any] = lambda Z: Z.untyped_storage().data_ptr() if hasattr(Z, "untyped_storage") else id(Z)  # noqa: E731
-    return bool(storage(X) == storage(Y) and X.shape[0] * X.shape[1] > 0)
+    if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
+        return bool(X.untyped_storage().data_ptr() == Y.untyped_storage().data_ptr() and X.shape[0] * X.shape[1] > 0)
+    return X is Y and not hasattr(X, "is_deleted")

@@ -16,6 +16,8 @@ from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from tests.oracle.drawn import VARIANTS
 
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
 REFERENCE = Stages()
 CORES = {"group": "shape"}  # 60 cases, enough to see a plain defect
 TWINS = {"k-step-sign": "lower-left-sign", "lower-left-sign": "k-step-sign", "v-not-augmented": "upper-right-missing"}

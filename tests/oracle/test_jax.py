@@ -1,0 +1,103 @@
+"""A step written in JAX by its own rules passes the kit, one with JAX's usual mistake is named, and JAX is left as it was."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.oracle import check_step
+from geolora_ref.oracle.catalogue import FLOOR, catalogue
+from geolora_ref.oracle.check import Harness, run_case
+from geolora_ref.oracle.conversion import Conversion
+
+jax = pytest.importorskip("jax", reason="jax is not installed (pip install jax)")
+from tests.oracle import jax_step  # noqa: E402  only where JAX is
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+SHAPES = {"group": "shape"}
+
+
+def test_the_port_conforms_in_double_precision() -> None:
+    report = check_step(jax_step.step, array="jax", dtype="float64")
+    assert report.passed, report.failures[:3]
+    assert len(report.rows) >= 300
+
+
+def test_the_port_conforms_in_single_precision() -> None:
+    """Every rank of a sequence is compiled anew, which takes most of the time: in the nightly profile."""
+    groups = dict.fromkeys(case.group for case in catalogue() if NIGHTLY or case.group not in ("sequence", "complex"))
+    reports = [check_step(jax_step.step, array="jax", dtype="float32", select={"group": group}) for group in groups]
+    assert all(report.passed for report in reports), [report.failures[:3] for report in reports]
+    assert sum(len(report.rows) for report in reports) >= FLOOR
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_the_port_conforms_on_complex_data(dtype: str) -> None:
+    assert check_step(jax_step.step, array="jax", dtype=dtype, select={"group": "complex"}).passed
+
+
+def test_a_result_that_is_not_assigned_is_named() -> None:
+    """``S_hat.at[…].set(…)`` changes nothing by itself."""
+    report = check_step(jax_step.step_without_assignment, array="jax", select=SHAPES)
+    assert not report.passed
+    assert report.diagnosis is not None
+    named, share = report.diagnosis.matches[0]
+    assert (named.id, named.line) == ("lower-left-missing", 5)
+    assert share >= 0.9
+
+
+def test_a_step_that_takes_the_memory_of_its_inputs_gets_rows() -> None:
+    report = check_step(jax_step.donating_step, array="jax", select={"id": "shape-square"})
+    assert len(report.failures) == len(report.rows) >= 5
+    assert all("donated" in row.error for row in report.failures)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_setting_of_the_caller_stays(enabled: bool) -> None:
+    """64-bit arrays are JAX's global setting; the kit has them in its own scope, whatever the setting is."""
+    seen: list[Any] = []
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        seen.extend(X.dtype for X in arrays)
+        return jax_step.step(*arrays, **parameters)
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", enabled)
+    try:
+        for dtype in ("float64", "float32"):
+            assert check_step(step, array="jax", dtype=dtype, select={"id": "shape-one-row"}).passed
+        assert jax.config.jax_enable_x64 == enabled
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert {np.dtype(dtype).name for dtype in seen} == {"float64", "float32"}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"])
+def test_arrays_go_to_jax_and_come_back(dtype: str) -> None:
+    """New arrays with the values rounded to the dtype: the caller's array is not theirs."""
+    conversion = Conversion("jax", dtype)
+    X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.complex128 if conversion.is_complex else np.float64)
+    there = conversion.to(X)
+    assert there.dtype.name == dtype
+    back = conversion.back(there)
+    X[:] = 0.0
+    np.testing.assert_array_equal(conversion.back(there), back)
+    np.testing.assert_array_equal(conversion.rounded(back.astype(X.dtype)), back)
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    """As a JAX model in bfloat16 does: storage in 16 bits, decompositions in 32."""
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        factors = jax_step.step(*(X.astype("float32") for X in arrays), **parameters)
+        return tuple(X.astype(arrays[0].dtype) for X in factors)
+
+    harness = Harness(step, Conversion("jax", "bfloat16"))
+    for case in (case for case in catalogue() if case.id.startswith("shape-tall")):
+        row, _ = run_case(harness, case, eps=2.0**-7)
+        assert row.outcome == "passed", row
