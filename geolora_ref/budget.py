@@ -6,15 +6,27 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from geolora_ref import checks
-from geolora_ref.algorithm import AugmentedStep, RankRule, Truncation, truncation
+from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, namespace, to_numpy
 
 __all__ = ["RankAllocation", "allocate_ranks", "parameter_count", "truncate_to_budget"]
 
 Unit = Literal["ranks", "parameters"]
+
+
+@runtime_checkable
+class Augmented(Protocol):
+    """A layer before its truncation, Ŵ = Û Ŝ V̂ᴴ (an ``AugmentedStep`` is one)."""
+
+    @property
+    def S_hat(self) -> Array: ...
+    @property
+    def U_hat(self) -> Array: ...
+    @property
+    def V_hat(self) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -39,11 +51,12 @@ def allocate_ranks(
     *,
     unit: Unit = "ranks",
     min_rank: int = 1,
-    max_rank: int | None = None,
+    max_rank: int | Sequence[int] | None = None,
 ) -> RankAllocation:
     """Keep the singular values that are worth most, over all layers, within a total budget.
 
-    ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every layer.  Every layer gets
+    ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every layer, ``max_rank`` one limit
+    for all layers or one for each.  Every layer gets
     ``min_rank`` (or all it has) first.  Then the next singular value of some layer is kept, always the one with the largest
     σ² per unit of cost, until none fits.  With ``unit="ranks"`` these are the largest singular values of all layers and the
     discarded norm is the least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; what is
@@ -56,9 +69,12 @@ def allocate_ranks(
         raise ValueError(f"unit: expected 'ranks' or 'parameters', found {unit!r}")
     if len(spectra) != len(shapes) or not spectra:
         raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
+    limits = list(max_rank) if isinstance(max_rank, Sequence) else [max_rank] * len(spectra)
+    if len(limits) != len(spectra):
+        raise ValueError(f"max_rank: expected one limit for each of {len(spectra)} layers, found {len(limits)}")
     sigmas = [to_numpy(spectrum).astype(float).tolist() for spectrum in spectra]
     for layer, sigma in enumerate(sigmas):
-        checks.ranks(min_rank, max_rank, shapes[layer])
+        checks.ranks(min_rank, limits[layer], shapes[layer])
         if not sigma or not all(map(math.isfinite, sigma)) or sorted(sigma, reverse=True) != sigma or sigma[-1] < 0.0:
             raise ValueError(f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}")
 
@@ -75,7 +91,7 @@ def allocate_ranks(
         rank = ranks[layer]
         return -(sigmas[layer][rank] ** 2) / (cost_of(layer, rank + 1) - cost_of(layer, rank)), layer
 
-    caps = [len(sigma) if max_rank is None else min(max_rank, len(sigma)) for sigma in sigmas]
+    caps = [len(sigma) if limit is None else min(limit, len(sigma)) for sigma, limit in zip(sigmas, limits, strict=True)]
     heap = [offer(layer) for layer in range(len(sigmas)) if ranks[layer] < caps[layer]]
     heapq.heapify(heap)
     while heap:
@@ -91,12 +107,12 @@ def allocate_ranks(
 
 
 def truncate_to_budget(
-    steps: Sequence[AugmentedStep],
+    steps: Sequence[Augmented],
     budget: int,
     *,
     unit: Unit = "ranks",
     min_rank: int = 1,
-    max_rank: int | None = None,
+    max_rank: int | Sequence[int] | None = None,
 ) -> list[Truncation]:
     """Line 6 of Algorithm 1 for all layers at once, with the ranks of :func:`allocate_ranks`."""
     spectra = [namespace(step.S_hat).linalg.svdvals(step.S_hat) for step in steps]

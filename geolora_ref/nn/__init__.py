@@ -1,0 +1,19 @@
+"""GeoLoRA on torch models: adapters, and the optimizer that trains them."""
+
+from geolora_ref.nn.adapt import adapt, adapters, disabled, merge, parameter_count, unmerge
+from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.nn.layers import AdaptedLayer
+from geolora_ref.nn.optimizer import GeoLoRA, StepReport
+
+__all__ = [
+    "AdaptedLayer",
+    "GeoLoRA",
+    "LowRankAdapter",
+    "StepReport",
+    "adapt",
+    "adapters",
+    "disabled",
+    "merge",
+    "parameter_count",
+    "unmerge",
+]

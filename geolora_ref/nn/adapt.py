@@ -1,0 +1,173 @@
+"""Put low-rank adapters into a model, in place, and ask for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
+from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear, layout_of
+
+__all__ = ["adapt", "adapters", "disabled", "merge", "parameter_count", "unmerge"]
+
+
+def adapt(
+    model: nn.Module,
+    target_modules: str | Sequence[str] = "all-linear",
+    rank: int = 8,
+    *,
+    max_rank: int | None = None,
+    alpha: float = 1.0,
+    dropout: float = 0.0,
+    dtype: torch.dtype | None = None,
+    gradients: GradientRoute = "projected",
+    train: Sequence[str] = (),
+    generator: torch.Generator | None = None,
+) -> dict[str, AdaptedLayer]:
+    """Replace layers of ``model`` by :class:`AdaptedLayer` and freeze everything else, as PEFT does.
+
+    Parameters
+    ----------
+    target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``), a regular expression that
+        matches whole module names, or names; a name stands for all modules whose name is it or ends in ".name".
+    rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).  Both are lowered to
+        min(m, n) of a layer.
+    alpha, dropout : see :class:`AdaptedLayer`.
+    dtype : of the factors; by default the layer's, single precision where that is lower.
+    gradients : see :class:`LowRankAdapter`.
+    train : names of modules that stay trainable as a whole (heads).
+    generator : for the random bases; by default torch's own.
+
+    The adapted model computes what it computed before, exactly (S = 0).  Returns the new layers by name.
+
+    Raises ``ValueError``: names that no module has (the message lists those there are), layers that cannot be adapted, a
+    weight that another module shares, a model that is adapted already.  The model is then as it was.
+    """
+    if adapters(model):
+        raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
+    heads = _chosen(model, train, "train")
+    chosen = _targets(model, target_modules, heads)
+    layers = {}
+    for name, layer in chosen.items():
+        try:
+            _refuse_shared(model, name, layer)
+            adapter = _adapter_for(layer, rank, max_rank, gradients, dtype, generator)
+            layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout)
+        except ValueError as problem:
+            raise ValueError(f"{name}: {problem}") from problem
+    model.requires_grad_(False)
+    for head in heads.values():
+        head.requires_grad_(True)
+    for name, adapted in layers.items():
+        adapted.train(adapted.base.training)
+        model.set_submodule(name, adapted)
+    return layers
+
+
+def _adapter_for(
+    layer: nn.Module,
+    rank: int,
+    max_rank: int | None,
+    gradients: GradientRoute,
+    dtype: torch.dtype | None,
+    generator: torch.Generator | None,
+) -> LowRankAdapter:
+    shape, weight = layout_of(layer).shape, layer.weight
+    assert isinstance(weight, torch.Tensor)
+    if dtype is None:
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+    smaller = min(shape)
+    most = min(4 * rank if max_rank is None else max_rank, smaller)
+    return LowRankAdapter(
+        shape, min(rank, smaller), most, gradients=gradients, dtype=dtype, device=weight.device, generator=generator
+    )
+
+
+def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    if target_modules == "all-linear":
+        trained = {id(module) for head in heads.values() for module in head.modules()}
+        found = {
+            name: module
+            for name, module in model.named_modules()
+            if (isinstance(module, nn.Linear) or is_transposed_linear(module)) and id(module) not in trained
+        }
+        if not found:
+            raise ValueError("target_modules: expected a model with linear layers for 'all-linear', found none")
+    elif isinstance(target_modules, str):
+        pattern = re.compile(target_modules)
+        found = {name: module for name, module in model.named_modules() if pattern.fullmatch(name)}
+        if not found:
+            raise ValueError(f"target_modules: no module name matches {target_modules!r}; {_names(model)}")
+    else:
+        found = _chosen(model, target_modules, "target_modules")
+        if not found:
+            raise ValueError(f"target_modules: expected at least one name, found none; {_names(model)}")
+    if "" in found:
+        raise ValueError("target_modules: expected modules inside of the model, found the model itself; put it into a container")
+    return found
+
+
+def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:
+    """The modules that names stand for, each of which must stand for one at least."""
+    if isinstance(names, str):
+        raise ValueError(f"{argument}: expected a sequence of names, found the string {names!r}")
+    modules = dict(model.named_modules())
+    found: dict[str, nn.Module] = {}
+    for wanted in names:
+        matching = {name: module for name, module in modules.items() if name == wanted or name.endswith(f".{wanted}")}
+        if not matching:
+            raise ValueError(f"{argument}: no module is called {wanted!r}; {_names(model)}")
+        found |= matching
+    return found
+
+
+def _names(model: nn.Module) -> str:
+    """The last parts of the names of all layers that can be adapted."""
+    kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
+    ends = {
+        name.rpartition(".")[2]: type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) or is_transposed_linear(module)
+    }
+    return "layers that can be adapted: " + (", ".join(f"{name} ({kind})" for name, kind in sorted(ends.items())) or "none")
+
+
+def _refuse_shared(model: nn.Module, name: str, layer: nn.Module) -> None:
+    for other, module in model.named_modules():
+        if module is not layer and any(p is layer.weight for p in module.parameters(recurse=False)):
+            raise ValueError(f"expected a weight of its own, found one that it shares with {other}; leave the layer out")
+
+
+def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """All adapted layers of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, AdaptedLayer)}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """The numbers in use in all adapters at their present ranks: Σ r(m + n + r)."""
+    return sum(layer.adapter.parameter_count for layer in adapters(model).values())
+
+
+def merge(model: nn.Module) -> None:
+    """Merge every adapter, see :meth:`AdaptedLayer.merge`."""
+    for layer in adapters(model).values():
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Undo :func:`merge`, bit for bit."""
+    for layer in adapters(model).values():
+        layer.unmerge()
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Within this context the model is the one that was adapted."""
+    with ExitStack() as stack:
+        for layer in adapters(model).values():
+            stack.enter_context(layer.disabled())
+        yield

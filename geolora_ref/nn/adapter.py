@@ -1,0 +1,164 @@
+"""The factors of one layer as torch parameters, in storage of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geolora_ref.gradients import FactorGradients, ProjectedGradients
+from geolora_ref.lowrank import LowRank
+
+__all__ = ["GradientRoute", "LowRankAdapter"]
+
+GradientRoute = Literal["projected", "published"]
+
+
+class LowRankAdapter(nn.Module):
+    """W = U S Vᵀ (m x n) of rank r ≤ max_rank; U and V orthonormal and drawn at random, S = 0 at the start.
+
+    Attributes
+    ----------
+    Ut : (max_rank, m) and Vt : (max_rank, n), the bases transposed: rows beyond the rank are zero.  Transposed storage
+        keeps the first r of them contiguous, and storage of fixed size keeps parameters what they are when the rank changes
+        (for data-parallel training, compilation, and whoever holds a reference).
+    S : (max_rank, max_rank), zero outside the leading r x r block.
+    rank : r.
+    gradients : what ``.grad`` holds after a backward pass.  "projected" (default): ∇_K, ∇_S, ∇_L in the places of U, S, V;
+        "published": the factor gradients G_U, ∇_S, G_V of Algorithm 1, line 2.
+
+    In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes are the rank.
+    Raises ``ValueError`` for ranks out of range and for a precision below single (bases do not stay orthonormal in it).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        rank: int,
+        max_rank: int,
+        *,
+        gradients: GradientRoute = "projected",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        m, n = shape
+        if not 1 <= rank <= max_rank <= min(m, n):
+            raise ValueError(
+                f"rank: expected 1 <= rank <= max_rank <= min(m, n) = {min(m, n)}, found {rank}, max_rank {max_rank}"
+            )
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"dtype: expected torch.float32 or torch.float64, found {dtype}; for products in half precision use autocast"
+            )
+        if gradients not in ("projected", "published"):
+            raise ValueError(f"gradients: expected 'projected' or 'published', found {gradients!r}")
+        self.rank, self.gradients = rank, gradients
+        self.Ut = nn.Parameter(torch.zeros(max_rank, m, dtype=dtype, device=device))
+        self.S = nn.Parameter(torch.zeros(max_rank, max_rank, dtype=dtype, device=device))
+        self.Vt = nn.Parameter(torch.zeros(max_rank, n, dtype=dtype, device=device))
+        self.reset(rank, generator)
+
+    @torch.no_grad()
+    def reset(self, rank: int, generator: torch.Generator | None = None) -> None:
+        """Random bases of this rank and S = 0."""
+        bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator) for size in self.shape)
+        U, V = (torch.linalg.qr(basis).Q.to(self.S.device) for basis in bases)
+        self.assign(LowRank(U, self.S.new_zeros(rank, rank), V))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return self.Ut.shape[1], self.Vt.shape[1]
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank that the storage holds."""
+        return self.S.shape[0]
+
+    @property
+    def parameter_count(self) -> int:
+        """The numbers in use: r(m + n + r)."""
+        return self.rank * (sum(self.shape) + self.rank)
+
+    def active(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through."""
+        r = self.rank
+        return self.Ut[:r], self.S[:r, :r], self.Vt[:r]
+
+    def factors(self) -> LowRank:
+        """(U, S, V) as the algorithm wants them: detached views (a step reads them, :meth:`assign` writes)."""
+        Ut, S, Vt = (X.detach() for X in self.active())
+        return LowRank(Ut.mT, S, Vt.mT)
+
+    def full(self) -> Tensor:
+        """The dense W = U S Vᵀ, detached."""
+        Ut, S, Vt = (X.detach() for X in self.active())
+        return Ut.mT @ S @ Vt
+
+    def assign(self, Y: LowRank) -> None:
+        """Take over new factors, and their rank.
+
+        Raises ``ValueError`` if they do not fit into the storage; nothing is changed then.
+        """
+        self.assign_factors(*Y)
+
+    @torch.no_grad()
+    def assign_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
+        """The same for bare factors, whose columns need not be orthonormal (``baselines.py``)."""
+        r = S.shape[0]
+        expected = ((self.shape[0], r), (r, r), (self.shape[1], r))
+        found = tuple(tuple(X.shape) for X in (U, S, V))
+        if found != expected or not 1 <= r <= self.max_rank:
+            raise ValueError(f"expected factors of a {self.shape} matrix of rank 1 to {self.max_rank}, found shapes {found}")
+        for storage, X in ((self.Ut, U.mT), (self.S, S), (self.Vt, V.mT)):
+            new = torch.zeros_like(storage)
+            new[: X.shape[0], : X.shape[1]] = X
+            storage.copy_(new)
+        self.rank = r
+
+    def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
+        """What backward passes have left in ``.grad``; None if there was none."""
+        r = self.rank
+        if self.Ut.grad is None or self.S.grad is None or self.Vt.grad is None:
+            return None
+        left, core, right = self.Ut.grad[:r].mT, self.S.grad[:r, :r], self.Vt.grad[:r].mT
+        if self.gradients == "published":
+            return FactorGradients(dU=left, dS=core, dV=right)
+        return ProjectedGradients(dK=left, dL=right, dS=core)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` says."""
+        m, n = self.shape
+        return f"{m} x {n}, rank {self.rank} of at most {self.max_rank}"
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        Ut, S, Vt = (X.detach() for X in self.active())
+        for name, X in (("U", Ut.mT), ("S", S), ("V", Vt.mT)):
+            destination[prefix + name] = X.clone(memory_format=torch.contiguous_format)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        found = {name: state_dict[prefix + name] for name in "USV" if prefix + name in state_dict}
+        missing = [prefix + name for name in "USV" if name not in found]
+        if strict:
+            known = {prefix + name for name in "USV"}
+            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
+        if missing:
+            missing_keys.extend(missing)
+            return
+        try:
+            self.assign_factors(**found)
+        except ValueError as problem:
+            error_msgs.append(f"{prefix.rstrip('.')}: {problem}")

@@ -1,0 +1,222 @@
+"""A frozen layer and its low-rank update: y = base(x) + alpha · (x Wᵀ), W = U S Vᵀ.
+
+One module for linear layers (also the transposed ones of GPT-2), convolutions and embeddings.  They differ in how x meets
+the factors (``functions.py``) and in how W is laid out in the base weight, which :class:`Layout` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
+
+__all__ = ["AdaptedLayer", "Layout", "is_transposed_linear", "layout_of"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kind of layer uses W (m x n): its shape, how x meets the factors, and the ways between W and the layer's tensors.
+
+    This one is that of nn.Linear: nothing to rearrange.
+    """
+
+    shape: tuple[int, int]
+    input_map: InputMap
+
+    def before(self, x: Tensor) -> Tensor:
+        """The input as the map wants it."""
+        return x
+
+    def after(self, y: Tensor) -> Tensor:
+        """The update (…, m) arranged like the layer's output."""
+        return y
+
+    def weight(self, W: Tensor) -> Tensor:
+        """W arranged like the layer's weight."""
+        return W
+
+
+@dataclass(frozen=True)
+class _TransposedLayout(Layout):
+    def weight(self, W: Tensor) -> Tensor:
+        return W.mT
+
+
+@dataclass(frozen=True)
+class _ConvolutionLayout(Layout):
+    kernels: tuple[int, ...]
+    padding: tuple[int, ...]
+    padding_mode: str
+
+    def before(self, x: Tensor) -> Tensor:
+        return functional.pad(x, self.padding, mode=self.padding_mode)
+
+    def after(self, y: Tensor) -> Tensor:
+        return y.movedim(-1, 1)
+
+    def weight(self, W: Tensor) -> Tensor:
+        return W.reshape(self.kernels)
+
+
+@dataclass(frozen=True)
+class _EmbeddingLayout(Layout):
+    input_map: LookupMap
+
+    def weight(self, W: Tensor) -> Tensor:
+        rows = torch.arange(self.shape[1], device=W.device)
+        return W.mT * self.input_map.kept(rows, W)
+
+
+def is_transposed_linear(layer: nn.Module) -> bool:
+    """Whether this is the ``Conv1D`` of transformers: a linear layer whose weight is stored as n x m."""
+    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and hasattr(layer, "weight")
+
+
+def layout_of(layer: nn.Module) -> Layout:
+    """The layout of a layer's weight.
+
+    Linear: m outputs, n inputs.  Conv2d: m output channels, n = input channels x kernel.  Embedding: m features, n rows.
+    Raises ``ValueError`` for a layer of another kind, a weight without values (meta device) or not of floating point
+    (quantised), and for options under which the layer is not linear in its weight.
+    """
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"expected a layer with a weight, found {type(layer).__name__}")
+    if weight.is_meta:
+        raise ValueError("expected a weight with values, found one on the meta device; load the model first")
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        raise ValueError(f"expected a weight of floating point, found {weight.dtype} ({type(weight).__name__}): quantised")
+    if isinstance(layer, nn.Linear):
+        return Layout((layer.out_features, layer.in_features), LinearMap())
+    if is_transposed_linear(layer):
+        return _TransposedLayout((weight.shape[1], weight.shape[0]), LinearMap())
+    if isinstance(layer, nn.Conv2d):
+        return _convolution_layout(layer)
+    if isinstance(layer, nn.Embedding):
+        return _embedding_layout(layer)
+    raise ValueError(f"expected nn.Linear, Conv1D (transformers), nn.Conv2d or nn.Embedding, found {type(layer).__name__}")
+
+
+def _convolution_layout(layer: nn.Conv2d) -> Layout:
+    if layer.groups != 1:
+        raise ValueError(f"expected a convolution with groups = 1, found groups = {layer.groups}: its weight is not one matrix")
+    kernels, stride, dilation = tuple(layer.weight.shape), tuple(layer.stride), tuple(layer.dilation)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padding = tuple(layer._reversed_padding_repeated_twice)
+    shape = kernels[0], math.prod(kernels[1:])
+    return _ConvolutionLayout(shape, ConvolutionMap(kernels[1:], stride, dilation), kernels, padding, mode)
+
+
+def _embedding_layout(layer: nn.Embedding) -> Layout:
+    if layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse:
+        raise ValueError("expected an embedding without max_norm, scale_grad_by_freq and sparse gradients")
+    lookup = LookupMap(layer.num_embeddings, layer.padding_idx)
+    return _EmbeddingLayout((layer.embedding_dim, layer.num_embeddings), lookup)
+
+
+class AdaptedLayer(nn.Module):
+    """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
+
+    ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
+    Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
+    alpha·W, and gradients pass through it in the same form.  Every other attribute is the base's.
+    """
+
+    def __init__(self, base: nn.Module, adapter: LowRankAdapter, *, alpha: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layout = layout = layout_of(base)
+        if adapter.shape != layout.shape:
+            raise ValueError(f"adapter: expected the shape {layout.shape} of the layer's weight, found {adapter.shape}")
+        if dropout and isinstance(base, nn.Embedding):
+            raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
+        self.base, self.adapter, self.alpha = base, adapter, float(alpha)
+        self.dropout = nn.Dropout(dropout)
+        self.enabled = True
+        self._unmerged_weight: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base":
+                raise
+            return getattr(self.base, name)
+
+    @property
+    def merged(self) -> bool:
+        """Whether base.weight contains alpha·W at present."""
+        return self._unmerged_weight is not None
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight; base.weight itself while merged or disabled."""
+        base_weight = cast(Tensor, self.base.weight)
+        if self.merged or not self.enabled:
+            return base_weight
+        Ut, S, Vt = self.adapter.active()
+        W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
+        return base_weight + self.alpha * self.layout.weight(W).to(base_weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The base's output and the update."""
+        y: Tensor = self.base(x)
+        if self.merged or not self.enabled:
+            return y
+        return y + self.alpha * self.update(x).to(y.dtype)
+
+    def update(self, x: Tensor) -> Tensor:
+        """X Wᵀ, arranged like the output of the base; in autocast's precision where that is on."""
+        layout, (Ut, S, Vt) = self.layout, self.adapter.active()
+        dtype = _working_dtype(x, S)
+        if x.is_floating_point():
+            x = layout.before(self.dropout(x).to(dtype))
+        Ut, S, Vt = (X.to(dtype) for X in (Ut, S, Vt))
+        if self.adapter.gradients == "published":
+            return layout.after(layout.input_map.down(x, Vt) @ S.mT @ Ut)
+        return layout.after(projected_update(x, Ut, S, Vt, layout.input_map))
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add alpha·W to base.weight, in its dtype.  The original is kept beside it until :meth:`unmerge`.
+
+        Raises ``RuntimeError`` if it is merged already.
+        """
+        if self.merged:
+            raise RuntimeError("merge: the layer is merged already")
+        merged, weight = self.weight, cast(nn.Parameter, self.base.weight)
+        self._unmerged_weight = weight.detach().clone()
+        weight.copy_(merged)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the original base.weight back, bit for bit.  Raises ``RuntimeError`` if the layer is not merged."""
+        if self._unmerged_weight is None:
+            raise RuntimeError("unmerge: the layer is not merged")
+        cast(nn.Parameter, self.base.weight).copy_(self._unmerged_weight)
+        self._unmerged_weight = None
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within this context the layer is its base."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+
+def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:
+    """That of the factors, or autocast's (which leaves double precision alone)."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and S.dtype == torch.float32:
+        return torch.get_autocast_dtype(device)
+    return S.dtype

@@ -1,0 +1,166 @@
+"""Optimizers for K, L and S whose memory moves with the bases.
+
+Algorithm 1 writes opt(P, G, λ) = P − λ·(direction).  An optimizer here turns the gradients (∇_K, ∇_L, ∇_S) into three
+directions; the step is then the plain one, with the directions in place of the gradients.  What it remembers is a matrix
+in the coordinates of U and V: after a step it must be re-expressed in U₁ and V₁, or the next step goes astray.  The natural
+image of an ambient M_K Vᴴ in the new coordinates is
+
+    M_K ↦ M_K (Vᴴ V₁),   M_L ↦ M_L (Uᴴ U₁),   M_S ↦ (U₁ᴴ U) M_S (Vᴴ V₁).
+
+With it heavy ball and its normalised form are independent of the gauge.  Adam is not: it divides entry by entry, and entries
+are a matter of coordinates; its second moments move with the squared entries of the transports, a heuristic.
+[SKK25] treats momentum on the low-rank manifold; there the moment is a tangent vector, here one matrix for each of K, L, S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from geolora_ref.arrays import Array, H, Inexact, namespace
+from geolora_ref.gradients import ProjectedGradients
+from geolora_ref.lowrank import LowRank
+
+__all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple"]
+
+
+class Triple(NamedTuple):
+    """One array for each of K, L and S."""
+
+    K: Inexact[Array, ...]
+    L: Inexact[Array, ...]
+    S: Inexact[Array, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
+
+    First moments have the shapes m x r, n x r and r x r of K, L and S; second moments too, or none if they are scalars.
+    """
+
+    step: int = 0
+    first: Triple | None = None
+    second: Triple | None = None
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """opt of Algorithm 1, split into a direction and the move of its memory to new bases."""
+
+    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+        """The directions that take the place of the gradients, and the new memory, still in the old bases."""
+
+    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+        """The memory in the coordinates of the new bases."""
+
+
+def _triple(gradients: ProjectedGradients) -> Triple:
+    return Triple(gradients.dK, gradients.dL, gradients.dS)
+
+
+def _each(function: Callable[..., Array], *triples: Triple) -> Triple:
+    return Triple(*(function(*arrays) for arrays in zip(*triples, strict=True)))
+
+
+def _average(old: Triple | None, new: Triple, beta: float, weight: float) -> Triple:
+    """β·old + weight·new; an average that has not begun is zero."""
+    if old is None:
+        return _each(lambda x: weight * x, new)
+    return _each(lambda m, x: beta * m + weight * x, old, new)
+
+
+def _moved(moment: Triple, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Triple:
+    """(M_K B, M_L A, Aᴴ M_S B) with A = Uᴴ U₁, B = Vᴴ V₁."""
+    return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
+
+
+def _transported_first(moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+    if moments.first is None:
+        return moments
+    return replace(moments, first=_moved(moments.first, H(Y.U) @ Y1.U, H(Y.V) @ Y1.V))
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """The gradients themselves: the case that the theory covers."""
+
+    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+        """∇."""
+        return gradients, replace(moments, step=moments.step + 1)
+
+    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+        """Nothing to move."""
+        return moments
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """M ← βM + ∇, direction M; independent of the gauge."""
+
+    momentum: float = 0.9
+
+    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+        """M."""
+        first = _average(moments.first, _triple(gradients), self.momentum, 1.0)
+        return ProjectedGradients(*first), replace(moments, step=moments.step + 1, first=first)
+
+    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+        """M in the new bases."""
+        return _transported_first(moments, Y, Y1)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam, entry by entry: M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps; depends on the gauge, see the module's text."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+        """M̂/(v̂^{1/2} + eps)."""
+        (beta1, beta2), t, g = self.betas, moments.step + 1, _triple(gradients)
+        xp = namespace(g.S)
+        first = _average(moments.first, g, beta1, 1.0 - beta1)
+        second = _average(moments.second, _each(lambda x: xp.abs(x) ** 2, g), beta2, 1.0 - beta2)
+        directions = _each(
+            lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + self.eps),
+            first,
+            second,
+        )
+        return ProjectedGradients(*directions), Moments(t, first, second)
+
+    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+        """M in the new bases; v by the squared entries of the transports."""
+        moved = _transported_first(moments, Y, Y1)
+        if moments.second is None:
+            return moved
+        xp = namespace(Y.S)
+        squared_A, squared_B = (xp.abs(T) ** 2 for T in (H(Y.U) @ Y1.U, H(Y.V) @ Y1.V))
+        return replace(moved, second=_moved(moments.second, squared_A, squared_B))
+
+
+@dataclass(frozen=True)
+class NormalisedHeavyBall:
+    """Adam with one second moment a factor, the running mean of the squared entries; independent of the gauge."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+        """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""
+        (beta1, beta2), t, g = self.betas, moments.step + 1, _triple(gradients)
+        xp = namespace(g.S)
+        first = _average(moments.first, g, beta1, 1.0 - beta1)
+        second = _average(moments.second, _each(lambda x: xp.mean(xp.abs(x) ** 2), g), beta2, 1.0 - beta2)
+        directions = _each(
+            lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + self.eps),
+            first,
+            second,
+        )
+        return ProjectedGradients(*directions), Moments(t, first, second)
+
+    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+        """M in the new bases; v has no coordinates."""
+        return _transported_first(moments, Y, Y1)

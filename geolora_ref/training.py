@@ -1,0 +1,140 @@
+"""One training iteration of several layers: the schedule around Algorithm 1, optimizers with memory, ranks from one budget.
+
+A cycle is one augmented step (Algorithm 1, lines 2 to 5) and ``coefficient_steps`` steps that train S alone.  Truncation
+(line 6) comes at once, or after the cycle: then S has up to 2r x 2r entries in between and its steps may use them.  S is
+dense after a coefficient step; the gradients are division-free, so no inverse of it can be stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from geolora_ref import checks
+from geolora_ref.algorithm import Truncation, augmented_step, truncation
+from geolora_ref.arrays import Array, Inexact
+from geolora_ref.budget import Unit, truncate_to_budget
+from geolora_ref.gradients import FactorGradients, ProjectedGradients
+from geolora_ref.lowrank import LowRank
+from geolora_ref.optimizers import Moments, Optimizer, Sgd
+
+__all__ = ["Layer", "LayerStep", "Settings", "training_step"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a group of layers is trained.
+
+    ``learning_rate`` λ; ``tau``, ``theta``, ``min_rank``, ``max_rank`` as in :func:`geolora_ref.geolora_step`; ``budget`` in
+    ``unit`` over all layers takes the place of the threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S
+    (U and V are bases: to shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate`` the
+    schedule; ``optimizer`` the direction of K, L and S.
+
+    Raises ``ValueError`` for a setting out of range, naming it.
+    """
+
+    learning_rate: float
+    tau: float | None = None
+    theta: float | None = None
+    min_rank: int = 1
+    max_rank: int | None = None
+    budget: int | None = None
+    unit: Unit = "ranks"
+    weight_decay: float = 0.0
+    coefficient_steps: int = 0
+    truncate: Literal["at once", "after the cycle"] = "at once"
+    optimizer: Optimizer = field(default_factory=Sgd)
+
+    def __post_init__(self) -> None:
+        checks.nonnegative_number("learning_rate", self.learning_rate)
+        checks.nonnegative_number("weight_decay", self.weight_decay)
+        if self.budget is None:
+            checks.threshold(self.tau, self.theta)
+        elif self.tau is not None or self.theta is not None:
+            raise ValueError(f"budget: expected no threshold beside it, found tau={self.tau}, theta={self.theta}")
+        if self.coefficient_steps < 0:
+            raise ValueError(f"coefficient_steps: expected an integer >= 0, found {self.coefficient_steps!r}")
+        if self.truncate not in ("at once", "after the cycle"):
+            raise ValueError(f"truncate: expected 'at once' or 'after the cycle', found {self.truncate!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer before the iteration: its state, gradients there, the optimizer's memory, and the most columns it can hold."""
+
+    Y: LowRank
+    gradients: ProjectedGradients | FactorGradients
+    moments: Moments
+    capacity: int
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStep:
+    """A layer after the iteration; ``cut`` is the truncation that took place, or None."""
+
+    Y: LowRank
+    moments: Moments
+    cut: Truncation | None
+
+
+class Untruncated(NamedTuple):
+    """Ŵ = Û Ŝ V̂ᴴ."""
+
+    S_hat: Inexact[Array, "p q"]
+    U_hat: Inexact[Array, "m p"]
+    V_hat: Inexact[Array, "n q"]
+
+
+def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -> list[LayerStep]:
+    """Iteration number ``iteration`` (from 0) of all layers; nothing given is changed.
+
+    Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`.
+    """
+    place = iteration % (settings.coefficient_steps + 1)
+    directed = [_directed(layer, settings) for layer in layers]
+    if place == 0:
+        steps = [augmented_step(layer.Y, layer.gradients, learning_rate=settings.learning_rate) for layer in directed]
+        moved = [Untruncated(step.S_hat, step.U_hat, step.V_hat) for step in steps]
+    else:
+        moved = [_coefficient_step(layer, settings.learning_rate) for layer in directed]
+    last = place == settings.coefficient_steps
+    if last if settings.truncate == "after the cycle" else place == 0:
+        cuts = _truncated(moved, directed, settings)
+    elif place == 0:
+        cuts = [truncation(*W, theta=0.0, max_rank=layer.capacity) for W, layer in zip(moved, directed, strict=True)]
+    else:
+        return [
+            LayerStep(LowRank(W.U_hat, W.S_hat, W.V_hat), layer.moments, None) for W, layer in zip(moved, directed, strict=True)
+        ]
+    return [
+        LayerStep(cut.Y.polished(), settings.optimizer.transport(layer.moments, layer.Y, cut.Y), cut)
+        for layer, cut in zip(directed, cuts, strict=True)
+    ]
+
+
+def _directed(layer: Layer, settings: Settings) -> Layer:
+    """The layer with the optimizer's directions in place of its gradients, and the new memory in the old bases."""
+    gradients = layer.gradients.projected(layer.Y)
+    direction, moments = settings.optimizer.direction(gradients, layer.moments)
+    direction = replace(direction, dS=direction.dS + settings.weight_decay * layer.Y.S)
+    return replace(layer, gradients=direction, moments=moments)
+
+
+def _coefficient_step(layer: Layer, learning_rate: float) -> Untruncated:
+    """S ← S − λ·direction, in the bases as they are."""
+    U, S, V = layer.Y
+    S_new = S - learning_rate * layer.gradients.dS
+    checks.finite_results("coefficient step", S_new=S_new)
+    return Untruncated(S_new, U, V)
+
+
+def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], settings: Settings) -> list[Truncation]:
+    """Line 6 for all layers: by the budget, or each by the threshold."""
+    most = [layer.capacity if settings.max_rank is None else min(layer.capacity, settings.max_rank) for layer in layers]
+    if settings.budget is not None:
+        return truncate_to_budget(moved, settings.budget, unit=settings.unit, min_rank=settings.min_rank, max_rank=most)
+    return [
+        truncation(*W, tau=settings.tau, theta=settings.theta, min_rank=settings.min_rank, max_rank=limit)
+        for W, limit in zip(moved, most, strict=True)
+    ]
