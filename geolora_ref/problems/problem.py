@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import scipy.integrate
 from numpy.typing import NDArray
 
-from geolora_ref.arrays import Values
+from geolora_ref.arrays import H, Values
 from geolora_ref.lowrank import LowRank
+from geolora_ref.problems.field import Product
 
-__all__ = ["GradientFlow", "Matrix", "MatrixODE"]
+__all__ = ["FactoredODE", "GradientFlow", "Matrix", "MatrixODE", "StartedODE"]
 
 Matrix = NDArray[Any]
 
 
 class MatrixODE(ABC):
-    """Ẏ = F(t, Y) for m x n matrices (NumPy, float64).
+    """Ẏ = F(t, Y) for m x n matrices (NumPy, float64 unless a problem says complex128); a :class:`~.field.Field`.
 
     ``lipschitz`` is ℓ, ‖F(X) − F(Y)‖ ≤ ℓ‖X − Y‖; ``one_sided_lipschitz`` is μ, ⟨F(X) − F(Y), X − Y⟩ ≤ μ‖X − Y‖²; NaN where
-    no global constant exists.
+    no global constant exists.  ``time_scale`` is a time in which a solution changes by a factor of order one.
     """
 
     shape: tuple[int, int]
+    dtype: np.dtype[Any] = np.dtype(np.float64)
+    time_scale: float = 1.0
     lipschitz: float = math.nan
     one_sided_lipschitz: float = math.nan
 
@@ -33,9 +37,21 @@ class MatrixODE(ABC):
     def field(self, t: float, Y: Matrix) -> Matrix:
         """The right-hand side F(t, Y)."""
 
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        """F(t, Y) V; formed densely unless a problem has structure."""
+        return np.asarray(self.field(t, Y.full()) @ V)
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        """F(t, Y)ᴴ U; formed densely unless a problem has structure."""
+        return np.asarray(H(self.field(t, Y.full())) @ U)
+
     def initial(self, spectrum: Values, rng: np.random.Generator) -> LowRank:
         """A random initial value with these singular values."""
         return LowRank.random(self.shape, spectrum, rng)
+
+    def invariants(self, Y: Matrix) -> Mapping[str, float]:
+        """What is constant along every solution, at most quadratic in Y; nothing unless the problem knows better."""
+        return {}
 
     def sharpest_point(self) -> Matrix:
         """A point near which ℓ is attained; 0 unless the problem knows better."""
@@ -52,7 +68,7 @@ class MatrixODE(ABC):
         run = scipy.integrate.solve_ivp(
             lambda s, y: self.field(s, y.reshape(self.shape)).ravel(),
             (0.0, t),
-            Y0.ravel(),
+            Y0.ravel().astype(np.result_type(Y0.dtype, self.dtype)),
             "DOP853",
             rtol=1e-12,
             atol=1e-12,
@@ -60,6 +76,36 @@ class MatrixODE(ABC):
         if not run.success:
             raise RuntimeError(f"{type(self).__name__}.reference(t={t}): {run.message}")
         return np.asarray(run.y[:, -1].reshape(self.shape))
+
+
+class StartedODE(MatrixODE):
+    """A problem that comes with its own initial value, in any rank."""
+
+    @abstractmethod
+    def start(self, rank: int) -> LowRank:
+        """The initial value, or the best approximation of it of this rank."""
+
+    @abstractmethod
+    def start_spectrum(self, rank: int) -> Values:
+        """The singular values of :meth:`start`, by another route."""
+
+
+class FactoredODE(MatrixODE):
+    """A field that maps low rank to low rank, so that it acts on k columns at a cost of O((m + n) k)."""
+
+    @abstractmethod
+    def factored(self, t: float, Y: Product) -> Product:
+        """F(t, Y) as a product of two thin matrices."""
+
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        """F(t, Y) V, without forming F."""
+        F = self.factored(t, Y)
+        return np.asarray(F.left @ (H(F.right) @ V))
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        """F(t, Y)ᴴ U, without forming F."""
+        F = self.factored(t, Y)
+        return np.asarray(F.right @ (H(F.left) @ U))
 
 
 class GradientFlow(MatrixODE):

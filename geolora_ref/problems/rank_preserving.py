@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
-from geolora_ref.problems.problem import Matrix, MatrixODE
+from geolora_ref.problems.field import Product
+from geolora_ref.problems.problem import FactoredODE, Matrix
 
 __all__ = ["RankPreservingLinear", "RankPreservingRiccati"]
 
 
-class RankPreservingRiccati(MatrixODE):
+class RankPreservingRiccati(FactoredODE):
     """Ẏ = AY + YBᵀ + YMY + εC: for ε = 0 tangential at every Y, so the rank is kept; C has full rank and ‖C‖ = 1.
 
     Closed form for ε = 0 by Radon's lemma: [P; Q]' = [[A, 0], [−M, −Bᵀ]] [P; Q], P(0) = Y₀, Q(0) = I, Y = PQ⁻¹.
@@ -38,6 +39,19 @@ class RankPreservingRiccati(MatrixODE):
         """AY + YBᵀ + YMY + εC."""
         return np.asarray(self.A @ Y + Y @ self.B.T + Y @ self.M @ Y + self.epsilon * self.C)
 
+    def factored(self, t: float, Y: Product) -> Product:
+        """The tangential part [AP + P(QᵀMP) | P] [Q | BQ]ᵀ; εC has full rank."""
+        P, Q = Y
+        return Product(np.hstack([self.A @ P + P @ (Q.T @ self.M @ P), P]), np.hstack([Q, self.B @ Q]))
+
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        """F(Y) V."""
+        return super().apply_right(t, Y, V) + self.epsilon * self.C @ V if self.epsilon else super().apply_right(t, Y, V)
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        """F(Y)ᵀ U."""
+        return super().apply_left(t, Y, U) + self.epsilon * self.C.T @ U if self.epsilon else super().apply_left(t, Y, U)
+
     def solution(self, t: float, Y0: Matrix) -> Matrix:
         """P(t) Q(t)⁻¹ by Radon's lemma for ε = 0, else the numerical reference."""
         if self.epsilon != 0.0:
@@ -47,7 +61,7 @@ class RankPreservingRiccati(MatrixODE):
         return np.asarray(np.linalg.solve(PQ[m:].T, PQ[:m].T).T)
 
 
-class RankPreservingLinear(MatrixODE):
+class RankPreservingLinear(FactoredODE):
     """Ẏ = AY + YBᵀ with the closed form e^{tA} Y₀ e^{tBᵀ}; ℓ ≤ ‖A‖₂ + ‖B‖₂, μ = the sum of the logarithmic norms.
 
     Too special to read orders on: projector splitting is exact on it.
@@ -70,6 +84,11 @@ class RankPreservingLinear(MatrixODE):
     def field(self, t: float, Y: Matrix) -> Matrix:
         """AY + YBᵀ."""
         return np.asarray(self.A @ Y + Y @ self.B.T)
+
+    def factored(self, t: float, Y: Product) -> Product:
+        """[AP | P] [Q | BQ]ᵀ."""
+        P, Q = Y
+        return Product(np.hstack([self.A @ P, P]), np.hstack([Q, self.B @ Q]))
 
     def solution(self, t: float, Y0: Matrix) -> Matrix:
         """e^{tA} Y₀ e^{tBᵀ}."""

@@ -11,9 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geolora_ref.problems.problem import GradientFlow, Matrix, MatrixODE
+from geolora_ref.problems.field import Product
+from geolora_ref.problems.problem import GradientFlow, Matrix, MatrixODE, StartedODE
 
-__all__ = ["Check", "check_constants", "check_gradient", "check_minimum", "check_solution", "self_test"]
+__all__ = [
+    "Check",
+    "check_actions",
+    "check_constants",
+    "check_gradient",
+    "check_invariants",
+    "check_minimum",
+    "check_solution",
+    "check_start",
+    "self_test",
+]
 
 ATTAINED = 0.5
 """A stated constant must be reached to within this factor by some pair: a bound that is far off says nothing."""
@@ -59,9 +70,13 @@ def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check
 def check_solution(problem: MatrixODE, Y0: Matrix, t: float = 0.5) -> Check:
     """The residual of the stated solution in its own equation, by a central difference of order 4, relative to ‖F‖.
 
-    With h = 1e-2/max(1, ℓ) the difference's own error is h⁴/30 · |fifth derivative| ≈ 3e-10; allowed is 100 times that.
+    Times are in units of the problem's time scale.  With h = 1/(400 max(1, ℓ)) the difference's own error is
+    h⁴/30 · |fifth derivative| ≈ 1e-12 · |fifth derivative|, and rounding adds eps/h ≈ 1e-13; the fifth derivative may reach 1e4.
     """
-    h = 1e-2 / (1.0 if math.isnan(problem.lipschitz) else max(1.0, problem.lipschitz))
+    t *= problem.time_scale
+    h = problem.time_scale / 400.0
+    if not math.isnan(problem.lipschitz):
+        h /= max(problem.lipschitz * problem.time_scale, 1.0)
     Y = {k: problem.solution(t + k * h, Y0) for k in (-2, -1, 1, 2)}
     derivative = (Y[-2] - 8.0 * Y[-1] + 8.0 * Y[1] - Y[2]) / (12.0 * h)
     F = problem.field(t, problem.solution(t, Y0))
@@ -75,42 +90,115 @@ def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 3
     ell, mu = problem.lipschitz, problem.one_sided_lipschitz
     quotients, one_sided = [], []
     for _ in range(pairs):
-        X = rng.standard_normal(problem.shape)
-        D = 10.0 ** rng.uniform(-3, 1) * rng.standard_normal(problem.shape)
+        X = _random(problem, rng)
+        D = 10.0 ** rng.uniform(-3, 1) * _random(problem, rng)
         dF = problem.field(0.0, X + D) - problem.field(0.0, X)
         quotients.append(float(np.linalg.norm(dF) / np.linalg.norm(D)))
-        one_sided.append(float(np.sum(dF * D)) / float(np.sum(D * D)))
-    X, D = problem.sharpest_point(), rng.standard_normal(problem.shape)
-    attained = 0.0
-    for _ in range(100):  # central differences: their error is of the order of the square of 1e-4
-        D /= np.linalg.norm(D)
-        D = (problem.field(0.0, X + 1e-4 * D) - problem.field(0.0, X - 1e-4 * D)) / 2e-4
-        attained = max(attained, float(np.linalg.norm(D)))
+        one_sided.append(_inner(dF, D) / _inner(D, D))
+    if not math.isnan(mu):
+        slack = 1e-9 * (1.0 if math.isnan(ell) else max(1.0, ell))
+        yield Check("one-sided constant: never violated", math.exp(max(one_sided)), math.exp(mu + slack))
+    if math.isnan(ell):
+        return
+    attained = _largest_derivative(problem, rng) if ell > 0.0 else 0.0
     yield Check("Lipschitz constant: never violated", max(*quotients, attained), ell * (1.0 + 1e-6))
-    yield Check("one-sided constant: never violated", math.exp(max(one_sided)), math.exp(mu + 1e-9 * max(1.0, ell)))
     yield Check("Lipschitz constant: attained", ATTAINED * ell, attained)
 
 
+def _largest_derivative(problem: MatrixODE, rng: np.random.Generator) -> float:
+    """The largest ‖DF[D]‖/‖D‖ that a power iteration at the problem's sharpest point meets.
+
+    By central differences: their error is of the order of the square of 1e-4.
+    """
+    X, D = problem.sharpest_point(), _random(problem, rng)
+    largest = 0.0
+    for _ in range(100):
+        D = D / np.linalg.norm(D)
+        D = (problem.field(0.0, X + 1e-4 * D) - problem.field(0.0, X - 1e-4 * D)) / 2e-4
+        largest = max(largest, float(np.linalg.norm(D)))
+    return largest
+
+
+def check_actions(problem: MatrixODE, rng: np.random.Generator) -> Check:
+    """F(t, Y)V and F(t, Y)ᴴU as the integrators ask for them, against the dense field, relative to ‖F‖.
+
+    Both are sums of at most m + n products each; 100·(m + n)·eps is far below any wrong formula.
+    """
+    m, n = problem.shape
+    Y = Product(_random(problem, rng, (m, 3)), _random(problem, rng, (n, 3)))
+    U, V = _random(problem, rng, (m, 2)), _random(problem, rng, (n, 2))
+    worst = 0.0
+    for t in (0.0, 0.3 * problem.time_scale):
+        F = problem.field(t, Y.full())
+        right = np.linalg.norm(problem.apply_right(t, Y, V) - F @ V) / (np.linalg.norm(F) * np.linalg.norm(V))
+        left = np.linalg.norm(problem.apply_left(t, Y, U) - F.conj().T @ U) / (np.linalg.norm(F) * np.linalg.norm(U))
+        worst = max(worst, float(right), float(left))
+    return Check("actions on columns: those of the dense field", worst, 100.0 * (m + n) * float(np.finfo(float).eps))
+
+
+def check_invariants(problem: MatrixODE, rng: np.random.Generator) -> Iterator[Check]:
+    """The derivative of each invariant along F is nothing beside its derivative in random directions of the same size.
+
+    Invariants are at most quadratic, so central differences are exact up to rounding.
+    """
+    Y = _random(problem, rng)
+    F = problem.field(0.0, Y)
+
+    def derivative(name: str, D: Matrix) -> float:
+        return abs(problem.invariants(Y + D)[name] - problem.invariants(Y - D)[name])
+
+    for name in problem.invariants(Y):
+        elsewhere = [_random(problem, rng) for _ in range(10)]
+        usual = max(derivative(name, D * np.linalg.norm(F) / np.linalg.norm(D)) for D in elsewhere)
+        yield Check(f"invariant: {name}", derivative(name, F), 1e-10 * usual)
+
+
+def check_start(problem: StartedODE, rank: int = 4) -> Check:
+    """The problem's own initial value has the stated rank and singular values, relative to the largest."""
+    sigma, stated = np.linalg.svd(problem.start(rank).full(), compute_uv=False), np.zeros(min(problem.shape))
+    stated[:rank] = problem.start_spectrum(rank)
+    return Check("start: rank and spectrum", float(np.max(np.abs(sigma - stated)) / stated[0]), 1e-13)
+
+
 def check_minimum(problem: GradientFlow, W: Matrix, steps: int = 2000) -> Check:
-    """Gradient descent never goes below the stated minimum."""
+    """Gradient descent never goes below the stated minimum; steps of 1/ℓ, or halved until they descend where there is no ℓ."""
+    rate = 1.0 if math.isnan(problem.lipschitz) else 1.0 / problem.lipschitz
     for _ in range(steps):
-        W = W - problem.gradient(W) / problem.lipschitz
+        G = problem.gradient(W)
+        while math.isnan(problem.lipschitz) and rate > 1e-12 and not problem.loss(W - rate * G) <= problem.loss(W):
+            rate *= 0.5
+        W = W - rate * G
     lowest = problem.loss(W)
     return Check("minimum: never undercut", problem.minimum, lowest + 1e-12 * (1.0 + abs(lowest)))
 
 
 def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
     """Every check that applies to this problem."""
-    Y0, D = rng.standard_normal(problem.shape), rng.standard_normal(problem.shape)
-    checks = []
+    Y0, D = _random(problem, rng), _random(problem, rng)
+    checks = [check_actions(problem, rng)]
     if type(problem).solution is not MatrixODE.solution:
         checks.append(check_solution(problem, 0.1 * Y0))
-    if not math.isnan(problem.lipschitz):
-        checks.extend(check_constants(problem, rng))
+    checks.extend(check_constants(problem, rng))
+    checks.extend(check_invariants(problem, rng))
     if isinstance(problem, GradientFlow):
         checks += [check_gradient(problem, Y0, D), check_minimum(problem, Y0)]
+    if isinstance(problem, StartedODE):
+        checks.append(check_start(problem))
     spectrum = np.array([1.0, 1e-3, 1e-7])
     initial = problem.initial(spectrum, rng)
     sigma = np.linalg.svd(initial.full(), compute_uv=False)[:3]
     checks.append(Check("initial value: rank and spectrum", float(np.max(np.abs(sigma - spectrum))), 1e-14))
     return checks
+
+
+def _random(problem: MatrixODE, rng: np.random.Generator, shape: tuple[int, int] | None = None) -> Matrix:
+    """A Gaussian matrix in the dtype of the problem."""
+    X = rng.standard_normal(shape or problem.shape)
+    if np.issubdtype(problem.dtype, np.complexfloating):
+        X = X + 1j * rng.standard_normal(X.shape)
+    return X
+
+
+def _inner(X: Matrix, Y: Matrix) -> float:
+    """Re⟨X, Y⟩."""
+    return float(np.vdot(X, Y).real)

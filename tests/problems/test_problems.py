@@ -12,15 +12,23 @@ from numpy.linalg import norm
 
 from geolora_ref import LowRank, tangent_projection
 from geolora_ref.problems import (
+    AllenCahn,
     GradientFlow,
+    KochLubich,
+    Lyapunov,
     MatrixCompletion,
     MatrixODE,
     MatrixSensing,
     Quadratic,
     RankPreservingLinear,
     RankPreservingRiccati,
+    Riccati,
+    RotatingExponential,
+    Saddle,
+    Schroedinger,
     SoftmaxRegression,
     TwoLayerLinear,
+    VlasovPoisson,
 )
 from geolora_ref.problems.problem import Matrix
 from geolora_ref.problems.self_test import Check, check_gradient, check_minimum, check_solution, self_test
@@ -47,6 +55,16 @@ PROBLEMS: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "Riccati": lambda rng: RankPreservingRiccati.random((7, 5), rng),
     "Riccati with a source": lambda rng: RankPreservingRiccati.random((7, 5), rng, epsilon=0.1),
     "linear": lambda rng: RankPreservingLinear.random((7, 5), rng),
+    "saddle": lambda rng: Saddle([3.0, 2.0, 1.5, 1.0, 0.5, 0.2, 0.1], 5, rng),
+    "rotating exponential": lambda rng: RotatingExponential.random(12, rng),
+    "rotating exponential of rank 4": lambda rng: RotatingExponential.random(12, rng, base=10.0, rank=4),
+    "Koch–Lubich": lambda rng: KochLubich(14, 1e-1, rng),
+    "Schrödinger": lambda rng: Schroedinger(12, rng),
+    "Lyapunov": lambda rng: Lyapunov(12, [1.0, 0.1], rng),
+    "optimal control": lambda rng: Riccati(20),
+    "Allen–Cahn": lambda rng: AllenCahn(12),
+    "Landau damping": lambda rng: VlasovPoisson.landau_damping(shape=(16, 24)),
+    "two streams": lambda rng: VlasovPoisson.two_stream(shape=(16, 24)),
 }
 
 
@@ -64,18 +82,25 @@ def test_a_problem_is_what_its_text_says(make: Callable[[np.random.Generator], M
 
 
 EXPECTED = {
-    "quadratic": 7,
-    "sensing": 7,
-    "completion": 7,
-    "softmax": 6,
-    "Riccati": 2,
-    "linear": 5,
+    "quadratic": 8,
+    "sensing": 8,
+    "completion": 8,
+    "softmax": 7,
+    "saddle": 4,
+    "Riccati": 3,
+    "linear": 6,
+    "Schrödinger": 8,
+    "Lyapunov": 6,
+    "optimal control": 3,
+    "Allen–Cahn": 6,
+    "Landau damping": 5,
+    "rotating exponential": 7,
 }
 
 
 @pytest.mark.parametrize(("name", "count"), EXPECTED.items())
 def test_every_check_that_applies_is_run(name: str, count: int) -> None:
-    """Solution, ℓ, μ, ℓ attained, gradient, minimum, initial value; no closed form for softmax, no constants for Riccati."""
+    """Actions, solution, ℓ, μ, ℓ attained, invariants, gradient, minimum, start, initial value, as far as there are any."""
     rng = np.random.default_rng(0)
     checks = self_test(PROBLEMS[name](rng), rng)
     assert len({check.name for check in checks}) == len(checks) == count
@@ -288,7 +313,7 @@ def test_gradient_flow_constants_agree(name: str) -> None:
     """μ = −(strong convexity), never above ℓ."""
     problem = PROBLEMS[name](np.random.default_rng(0))
     if isinstance(problem, GradientFlow):
-        assert problem.one_sided_lipschitz == -problem.strong_convexity
+        np.testing.assert_equal(problem.one_sided_lipschitz, -problem.strong_convexity)
     assert math.isnan(problem.lipschitz) or problem.one_sided_lipschitz <= problem.lipschitz
 
 

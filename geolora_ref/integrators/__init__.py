@@ -1,0 +1,43 @@
+"""The integrator family of dynamical low-rank approximation: Ẏ = P(Y) F(t, Y), one file an integrator, one interface."""
+
+from geolora_ref.integrators.augmented_bug import AugmentedBUG
+from geolora_ref.integrators.bug import BUG
+from geolora_ref.integrators.integrate import Adaptive, Interrupted, Progress, Record, Run, distance, integrate
+from geolora_ref.integrators.integrator import Evaluations, Integrator, Step, StepError, TruncationRule
+from geolora_ref.integrators.midpoint_bug import MidpointBUG
+from geolora_ref.integrators.naive import NaiveFactorEuler
+from geolora_ref.integrators.parallel_bug import ParallelBUG
+from geolora_ref.integrators.projected_rk import ProjectedRK
+from geolora_ref.integrators.projector_splitting import ProjectorSplitting, StrangSplitting
+from geolora_ref.integrators.second_order_parallel import SecondOrderParallel
+from geolora_ref.integrators.sub_solvers import EXPLICIT_EULER, HEUN, RK4, RungeKutta, SolveIVP, Tableau
+
+__all__ = [
+    "BUG",
+    "EXPLICIT_EULER",
+    "HEUN",
+    "RK4",
+    "Adaptive",
+    "AugmentedBUG",
+    "Evaluations",
+    "Integrator",
+    "Interrupted",
+    "MidpointBUG",
+    "NaiveFactorEuler",
+    "ParallelBUG",
+    "Progress",
+    "ProjectedRK",
+    "ProjectorSplitting",
+    "Record",
+    "Run",
+    "RungeKutta",
+    "SecondOrderParallel",
+    "SolveIVP",
+    "Step",
+    "StepError",
+    "StrangSplitting",
+    "Tableau",
+    "TruncationRule",
+    "distance",
+    "integrate",
+]

@@ -1,0 +1,230 @@
+"""The driver: many steps, with progress, a record of every step, step size control, and interruption that loses nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from geolora_ref import checks
+from geolora_ref.arrays import norm
+from geolora_ref.integrators.integrator import Evaluations, Integrator, Step, StepError, combine
+from geolora_ref.integrators.sub_equations import Factors
+from geolora_ref.lowrank import LowRank
+from geolora_ref.problems.field import Field
+
+__all__ = ["Adaptive", "Interrupted", "Progress", "Record", "Run", "distance", "integrate"]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Step size by step doubling: a step of h against two of h/2; the difference may be rtol·‖Y‖ + atol a step.
+
+    ``first`` : the first step size.  ``smallest`` : below it the run fails instead of creeping on.  The next step size is
+    h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
+
+    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, and for step sizes not > 0.
+    """
+
+    first: float
+    rtol: float = 1e-4
+    atol: float = 0.0
+    smallest: float = 1e-10
+
+    def __post_init__(self) -> None:
+        for name in ("first", "rtol", "atol", "smallest"):
+            checks.nonnegative_number(name, getattr(self, name))
+        if self.rtol + self.atol == 0.0 or 0.0 in (self.first, self.smallest):
+            raise ValueError(f"adaptive: expected a positive tolerance and positive step sizes, found {self}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one accepted step told: it ended at ``t`` with this ``rank`` after a step of ``h``; see :class:`Step`.
+
+    ``refused`` : how often step size control tried a larger h first; their evaluations are counted.
+    """
+
+    t: float
+    h: float
+    rank: int
+    discarded: float
+    theta: float
+    evaluations: Evaluations
+    rejections: int
+    eta: float
+    resolved: bool
+    refused: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """What a callback is told after each step: its ``number`` (from 1), the time, the end, the record and the state."""
+
+    number: int
+    t: float
+    t_end: float
+    record: Record
+    Y: LowRank
+
+
+class Interrupted(Exception):  # noqa: N818  (not an error: somebody asked for it)
+    """The run was stopped from outside, by the keyboard or by its callback."""
+
+
+@dataclass(eq=False)
+class Run:
+    """Everything that was computed, whether or not the end was reached.
+
+    ``times`` and ``states`` : the start, every state asked for by ``save_every``, and the last one.  ``records`` : one for
+    every step.  ``stopped`` : why the run ended early, None if it did not; :attr:`Y` raises it, so that a part is not taken for
+    a whole.
+    """
+
+    times: list[float]
+    states: list[LowRank]
+    records: list[Record] = field(default_factory=list)
+    stopped: StepError | Interrupted | None = None
+
+    @property
+    def Y(self) -> LowRank:
+        """The state at the end of the time span; raises what ``stopped`` the run if it did not get there."""
+        if self.stopped is not None:
+            raise self.stopped
+        return self.states[-1]
+
+    @property
+    def ranks(self) -> list[int]:
+        """The rank at the start and after every step."""
+        return [self.states[0].rank, *(record.rank for record in self.records)]
+
+    @property
+    def discarded(self) -> float:
+        """The sum of what all truncations cut off: a bound of what they add to the error of a contractive flow."""
+        return math.fsum(record.discarded for record in self.records)
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """Of the field, all steps together."""
+        return sum((record.evaluations for record in self.records), Evaluations())
+
+
+def integrate(
+    integrator: Integrator,
+    problem: Field,
+    Y0: LowRank,
+    t_span: tuple[float, float],
+    h: float | Adaptive,
+    *,
+    callback: Callable[[Progress], bool | None] | None = None,
+    save_every: int | None = None,
+) -> Run:
+    """Ẏ = P(Y)F(t, Y) from Y₀ over ``t_span`` by steps of ``h``, the last one shortened to the end if need be.
+
+    ``callback`` : called after every step; returning True stops the run.  ``save_every`` : keep every k-th state, else only the
+    first and the last.  Never raises for what happens on the way: a step that fails, the keyboard or the callback ends the run,
+    and what was computed so far is returned, see :attr:`Run.stopped`.
+
+    Raises ``ValueError`` for a time span or a step size that is not one.
+    """
+    t, t_end = t_span
+    size = h.first if isinstance(h, Adaptive) else h
+    if not (math.isfinite(t) and math.isfinite(t_end) and t < t_end):
+        raise ValueError(f"t_span: expected two finite numbers, the first one smaller, found {t_span}")
+    if not (math.isfinite(size) and size > 0.0):
+        raise ValueError(f"h: expected a finite number > 0, found {size!r}")
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every: expected an integer >= 1, found {save_every!r}")
+    run, Y = Run([t], [Y0]), Y0
+    clock = _Clock(t, t_end, size)
+    try:
+        while clock.t < t_end:
+            Y, record = _one(integrator, problem, Y, clock, h, len(run.records) + 1)
+            run.records.append(record)
+            at_the_end = clock.t >= t_end
+            if save_every and len(run.records) % save_every == 0 and not at_the_end:
+                run.times.append(clock.t)
+                run.states.append(Y)
+            if callback and callback(Progress(len(run.records), clock.t, t_end, record, Y)) and not at_the_end:
+                raise Interrupted(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
+    except (StepError, Interrupted) as stop:
+        run.stopped = stop
+    except KeyboardInterrupt:
+        run.stopped = Interrupted(f"interrupted after step {len(run.records)}, t = {clock.t:.6g}")
+    if run.records and run.times[-1] != run.records[-1].t:
+        run.times.append(run.records[-1].t)
+        run.states.append(Y)
+    return run
+
+
+class _Clock:
+    """The current time; equal steps are counted, not added up, so that they end on the end."""
+
+    def __init__(self, t: float, t_end: float, h: float) -> None:
+        self.t, self.t_end, self.h = t, t_end, h
+        self._start, self._steps = t, 0
+
+    def next(self) -> float:
+        """Where a step of h leads: the end, if it is within rounding of it."""
+        t = self._start + (self._steps + 1) * self.h
+        return self.t_end if t >= self.t_end - 1e-9 * self.h else t
+
+    def advance(self) -> None:
+        """A step of h was done."""
+        self.t, self._steps = self.next(), self._steps + 1
+
+    def change(self, h: float) -> None:
+        """Another step size from here on."""
+        self.h, self._start, self._steps = h, self.t, 0
+
+
+def _one(
+    integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock, h: float | Adaptive, number: int
+) -> tuple[LowRank, Record]:
+    """One accepted step; :class:`StepError` with the number of the step."""
+    spent, refused = Evaluations(), 0
+    while True:
+        t, size = clock.t, clock.next() - clock.t
+        try:
+            if not isinstance(h, Adaptive):
+                step = integrator.step(problem, t, Y, size)
+                clock.advance()
+                return step.Y, _record(clock.t, size, [step], spent)
+            whole = integrator.step(problem, t, Y, size)
+            first = integrator.step(problem, t, Y, 0.5 * size)
+            second = integrator.step(problem, t + 0.5 * size, first.Y, 0.5 * size)
+        except StepError as error:
+            raise StepError(error.reason, error.t, error.h, number) from error
+        spent += whole.evaluations
+        difference, allowed = distance(whole.Y, second.Y), h.rtol * second.Y.norm() + h.atol
+        growth = 0.9 * (allowed / difference) ** (1.0 / (integrator.order + 1)) if difference > 0.0 else math.inf
+        following = size * min(4.0, max(0.25, growth))
+        if difference <= allowed:
+            clock.advance()
+            clock.change(following)
+            return second.Y, _record(clock.t, size, [first, second], spent, refused)
+        if following < h.smallest:
+            reason = f"difference {difference:.2e}, allowed {allowed:.2e}, and the next step is below {h.smallest:.1e}"
+            raise StepError(reason, t, size, number)
+        spent, refused = spent + first.evaluations + second.evaluations, refused + 1
+        clock.change(following)
+
+
+def _record(t: float, h: float, steps: list[Step], spent: Evaluations, refused: int = 0) -> Record:
+    return Record(
+        t=t,
+        h=h,
+        rank=steps[-1].Y.rank,
+        discarded=math.fsum(step.discarded for step in steps),
+        theta=steps[-1].theta,
+        evaluations=sum((step.evaluations for step in steps), spent),
+        rejections=sum(step.rejections for step in steps),
+        eta=steps[-1].eta,
+        resolved=all(step.resolved for step in steps),
+        refused=refused,
+    )
+
+
+def distance(Y: LowRank, Z: LowRank) -> float:
+    """‖Y − Z‖ without forming either."""
+    return norm(combine([(1.0, Factors(*Y).product()), (-1.0, Factors(*Z).product())]).S)

@@ -1,0 +1,159 @@
+"""The one interface of all integrators: ``integrator.step(field, t, Y, h)``, and what every step tells."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from geolora_ref import checks
+from geolora_ref.algorithm import RankRule, Truncation, truncation
+from geolora_ref.arrays import Array, H, Inexact, finite, namespace
+from geolora_ref.integrators.sub_equations import Factors
+from geolora_ref.lowrank import LowRank
+from geolora_ref.problems.field import Field, Product
+
+__all__ = ["Evaluations", "Integrator", "Step", "StepError", "TruncationRule", "combine"]
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """How often a step asked for F(t, Y) V or F(t, Y)ᴴ U, and for how many columns in all."""
+
+    calls: int = 0
+    columns: int = 0
+
+    def __add__(self, other: Evaluations) -> Evaluations:
+        return Evaluations(self.calls + other.calls, self.columns + other.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The new state and what it cost; nothing is silent.
+
+    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``theta`` : the threshold that was applied.
+    ``rank_rule`` : the rule that fixed the rank, None where the method keeps it.  ``rejections`` : how often the step was
+    repeated from larger bases; ``eta`` : ‖ŨᴴF(t, Y₀)Ṽ‖ of the last attempt, NaN where it was not asked for; ``resolved`` :
+    False if the last attempt would have been rejected too, but no further one was allowed.
+    """
+
+    Y: LowRank
+    discarded: float = 0.0
+    theta: float = 0.0
+    rank_rule: RankRule | None = None
+    evaluations: Evaluations = Evaluations()
+    rejections: int = 0
+    eta: float = math.nan
+    resolved: bool = True
+
+    @classmethod
+    def truncated(cls, cut: Truncation) -> Step:
+        """The step that ends with this truncation."""
+        return cls(cut.Y, cut.discarded, cut.theta, cut.rank_rule)
+
+
+class StepError(ArithmeticError):
+    """A step that could not be done: says time, step size, the reason, and the step number where a driver knows it."""
+
+    def __init__(self, reason: str, t: float, h: float, number: int | None = None) -> None:
+        where = f"t = {t:.6g}, h = {h:.3g}" if number is None else f"step {number}, t = {t:.6g}, h = {h:.3g}"
+        super().__init__(f"{where}: {reason}")
+        self.reason, self.t, self.h, self.number = reason, t, h, number
+
+
+@dataclass(frozen=True)
+class TruncationRule:
+    """How the rank is chosen at the end of a step: by a tolerance, relative (τ) or absolute (ϑ), within [min_rank, max_rank].
+
+    ``per_time`` : the tolerance is per unit of time, multiplied by h; so the truncations add up to at most ϑ T.
+
+    Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0.
+    """
+
+    tau: float | None = None
+    theta: float | None = None
+    min_rank: int = 1
+    max_rank: int | None = None
+    per_time: bool = False
+
+    def __post_init__(self) -> None:
+        checks.threshold(self.tau, self.theta)
+
+    @classmethod
+    def fixed_rank(cls, rank: int) -> TruncationRule:
+        """Always this rank (fewer where the bases have fewer columns)."""
+        return cls(theta=0.0, min_rank=rank, max_rank=rank)
+
+    def __call__(self, Y: Factors, h: float) -> Truncation:
+        """The truncation of U S Vᴴ after a step of size h."""
+        factor = h if self.per_time else 1.0
+        tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
+        return truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=self.min_rank, max_rank=self.max_rank)
+
+
+def combine(terms: Sequence[tuple[float, Product]]) -> Factors:
+    """Σ c_i Y_i with orthonormal bases, without forming it: QR of the joined factors, S = R_left R_rightᴴ."""
+    xp = namespace(terms[0][1].left)
+    U, R_left = xp.linalg.qr(xp.concat([c * Y.left for c, Y in terms], axis=1))
+    V, R_right = xp.linalg.qr(xp.concat([Y.right for _, Y in terms], axis=1))
+    return Factors(U, R_left @ H(R_right), V)
+
+
+@dataclass(frozen=True)
+class Integrator(ABC):
+    """Ẏ = P(Y) F(t, Y) by steps.  Instances are plain data and may be shared."""
+
+    @property
+    def order(self) -> int:
+        """The order of convergence for a tangential field (O(h^order) + O(εh) with a normal part of size ε)."""
+        return 1
+
+    def step(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
+        """One step from (t, Y) to t + h.
+
+        Raises :class:`StepError` (time, step size, reason) for a step size that is not a positive number, a field that does
+        not fit Y in shape or dtype, values of the field that are not finite, and whatever else stops the step.
+        """
+        observed = _Observed(field, Y)
+        try:
+            if not (math.isfinite(h) and h > 0.0):
+                raise ValueError(f"h: expected a finite number > 0, found {h!r}")
+            if tuple(field.shape) != Y.shape:
+                raise ValueError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
+            done = self.advance(observed, t, Y, h)
+        except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
+            raise StepError(f"{type(error).__name__}: {error}", t, h) from error
+        return replace(done, evaluations=observed.count)
+
+    @abstractmethod
+    def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
+        """The step itself; the field is checked and counted by :meth:`step`."""
+
+
+class _Observed:
+    """A field whose values are checked and counted."""
+
+    def __init__(self, field: Field, Y: LowRank) -> None:
+        self.shape, self.count = Y.shape, Evaluations()
+        self._field, self._dtype = field, Y.S.dtype
+
+    def apply_right(self, t: float, Y: Product, V: Inexact[Array, "n k"]) -> Inexact[Array, "m k"]:
+        """F(t, Y) V."""
+        return self._checked("F V", t, self._field.apply_right(t, Y, V), (self.shape[0], V.shape[1]))
+
+    def apply_left(self, t: float, Y: Product, U: Inexact[Array, "m k"]) -> Inexact[Array, "n k"]:
+        """F(t, Y)ᴴ U."""
+        return self._checked("Fᴴ U", t, self._field.apply_left(t, Y, U), (self.shape[1], U.shape[1]))
+
+    def _checked(self, name: str, t: float, value: Array, shape: tuple[int, int]) -> Array:
+        self.count += Evaluations(1, shape[1])
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")
+        if value.dtype != self._dtype:
+            raise ValueError(f"{name} at t = {t:.6g}: expected the dtype of Y ({self._dtype}), found {value.dtype}")
+        if not finite(value):
+            xp = namespace(value)
+            bad = int(xp.sum(xp.astype(~xp.isfinite(value), xp.int64)))
+            raise ValueError(f"{name} at t = {t:.6g}: expected finite entries, found {bad} of {shape[0] * shape[1]} not finite")
+        return value

@@ -1,0 +1,56 @@
+"""Problem 5: a polynomial with saddles on the manifold, where only convergence to a stationary point can be promised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from geolora_ref.arrays import Values
+from geolora_ref.lowrank import LowRank
+from geolora_ref.problems.field import Product
+from geolora_ref.problems.problem import FactoredODE, GradientFlow, Matrix
+
+__all__ = ["Saddle"]
+
+
+class Saddle(GradientFlow, FactoredODE):
+    """L(W) = ¼‖WWᵀ − B‖² with B = Q diag(b) Qᵀ, b_1 > b_2 > … > 0, W in R^{m x n}, n < m.
+
+    ∇L(W) = (WWᵀ − B)W, a polynomial, so the Łojasiewicz inequality holds and bounded gradient flows converge.  Stationary are
+    W = Q_I diag(b_I)^{1/2} Oᵀ for every set I of at most n indices and orthonormal O: the minimum for I = {1, …, n}, where
+    L* = ¼Σ_{i>n} b_i², a saddle otherwise.  At the saddle of I every direction q_j oᵀ with j ∉ I has curvature −b_j where o is
+    orthogonal to O, and b_i − b_j where o is the column of O that belongs to i.
+
+    Raises ``ValueError`` unless b is positive and decreasing and n < m.
+    """
+
+    def __init__(self, b: Values, n: int, rng: np.random.Generator) -> None:
+        self.b = np.asarray(b, dtype=np.float64)
+        m = len(self.b)
+        if not (np.all(self.b > 0.0) and np.all(np.diff(self.b) < 0.0)):
+            raise ValueError(f"b: expected decreasing positive numbers, found {self.b}")
+        if not 1 <= n < m:
+            raise ValueError(f"n: expected between 1 and m - 1 = {m - 1}, found {n}")
+        self.shape = (m, n)
+        self.Q = np.linalg.qr(rng.standard_normal((m, m))).Q
+        self.B = (self.Q * self.b) @ self.Q.T
+        self.minimum = 0.25 * float(np.sum(self.b[n:] ** 2))
+
+    def loss(self, W: Matrix) -> float:
+        """¼‖WWᵀ − B‖²."""
+        return 0.25 * float(np.sum((W @ W.T - self.B) ** 2))
+
+    def gradient(self, W: Matrix) -> Matrix:
+        """(WWᵀ − B)W."""
+        return np.asarray(W @ (W.T @ W) - self.B @ W)
+
+    def factored(self, t: float, Y: Product) -> Product:
+        """−∇L = (BP − P(QᵀQ)(PᵀP)) Qᵀ."""
+        P, Q = Y
+        return Product(self.B @ P - P @ (Q.T @ Q) @ (P.T @ P), Q)
+
+    def stationary_point(self, indices: Sequence[int]) -> LowRank:
+        """Q_I diag(b_I)^{1/2} [e_1 … e_|I|]ᵀ (indices from 0)."""
+        chosen = list(indices)
+        return LowRank(self.Q[:, chosen], np.diag(np.sqrt(self.b[chosen])), np.eye(self.shape[1], len(chosen)))
