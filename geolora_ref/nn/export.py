@@ -1,0 +1,169 @@
+"""Adapters as a plain LoRA checkpoint, which PEFT loads without this package.
+
+LoRA [H22] adds (lora_alpha/r)·B A to a weight; here it is alpha·U S Vᵀ.  So B = U S, A = Vᵀ and lora_alpha = alpha·r.  Ranks
+differ from layer to layer, hence ``rank_pattern`` and ``alpha_pattern``.  PEFT reads their keys as regular expressions that may
+match at the end of a longer name ("fc" is found in "decoder.fc" as well), and names in ``target_modules`` as such ends: here
+every name is escaped and anchored, so that it means one module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from geolora_ref.nn.adapt import adapters
+from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
+
+__all__ = ["export_lora", "lora_config", "lora_state_dict"]
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of the base model's modules."""
+
+
+def export_lora(
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    base_model_name_or_path: str = "",
+    task_type: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules with trainable
+    parameters of their own (heads) become ``modules_to_save``.  The factors keep their dtype.
+
+    Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away first
+    and comes last.
+
+    Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model without
+    adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is not zeros,
+    scaled embeddings, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
+    low-rank update in the same layer, a trained module that PEFT cannot name.  Nothing is written then.
+    """
+    config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
+    state = lora_state_dict(model)
+    target = Path(directory)
+    present = [name for name in ADAPTER_FILES if (target / name).exists()]
+    if present and not overwrite:
+        raise FileExistsError(f"{target}: expected a directory without an adapter, found {', '.join(present)} (overwrite=True)")
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=".export-") as draft:
+        save_file(state, Path(draft) / WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(draft)
+        for name in present:
+            (target / name).unlink()
+        for name in (WEIGHTS, CONFIG):
+            os.replace(Path(draft) / name, target / name)
+
+
+def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_type: str | None = None) -> LoraConfig:
+    """The configuration of the checkpoint.  Raises ``ValueError`` like :func:`export_lora`."""
+    layers = _exportable(model)
+    ranks = {_only(name): layer.adapter.rank for name, layer in layers.items()}
+    scales = {_only(name): layer.alpha * layer.adapter.rank for name, layer in layers.items()}
+    heads = _trained_modules(model)
+    return LoraConfig(
+        r=max(ranks.values()),
+        rank_pattern=ranks,
+        alpha_pattern=scales,
+        target_modules="|".join(re.escape(name) for name in layers),
+        modules_to_save=sorted(heads) or None,
+        fan_in_fan_out=all(is_transposed_linear(layer.base) for layer in layers.values()),
+        base_model_name_or_path=base_model_name_or_path,
+        task_type=task_type,
+        inference_mode=True,
+    )
+
+
+def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """A = Vᵀ and B = U S of every adapter and the tensors of the other trained modules under PEFT's names: contiguous copies."""
+    state = {}
+    for name, layer in _exportable(model).items():
+        for key, tensor in _factors(layer).items():
+            state[f"{PREFIX}{name}.{key}"] = tensor
+    for name, head in _trained_modules(model).items():
+        for key, tensor in head.state_dict().items():
+            state[f"{PREFIX}{name}.{key}"] = tensor
+    return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+
+
+def _factors(layer: AdaptedLayer) -> dict[str, Tensor]:
+    U, S, V = layer.adapter.factors()
+    B, A, base = U @ S, V.mT, layer.base
+    if isinstance(base, nn.Embedding):
+        if base.padding_idx is not None:  # that row is looked up too, and gets no update
+            A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)
+        return {"lora_embedding_A": A, "lora_embedding_B": B}
+    if isinstance(base, nn.Conv2d):
+        A, B = A.reshape(-1, *base.weight.shape[1:]), B[:, :, None, None]
+    return {"lora_A.weight": A, "lora_B.weight": B}
+
+
+def _only(name: str) -> str:
+    """The pattern of PEFT that matches this module and no other."""
+    return "^" + re.escape(name)
+
+
+def _base_name(name: str) -> str:
+    """The name in the base model of a layer that PEFT has wrapped, or the name as it is."""
+    return name.removeprefix(PREFIX).removesuffix(".geolora_active")
+
+
+def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """The adapted layers by their names in the base model, if a LoRA checkpoint can hold them."""
+    layers = {_base_name(name): layer for name, layer in adapters(model).items()}
+    if not layers:
+        raise ValueError("model: expected one with adapters, found none")
+    attentions = {f"{name}.out_proj" for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
+    for name, layer in layers.items():
+        base = layer.base
+        if layer.merged:
+            raise ValueError(f"{name}: expected an adapter that is not merged; unmerge it, or save the model itself")
+        if name in attentions:
+            raise ValueError(f"{name}: expected a layer that is called, found the projection of nn.MultiheadAttention")
+        if isinstance(base, nn.Conv2d) and (base.dilation != (1, 1) or base.padding_mode != "zeros"):
+            raise ValueError(
+                f"{name}: expected a convolution with dilation 1 and padding by zeros, as PEFT's LoRA computes it, "
+                f"found dilation {base.dilation}, padding mode {base.padding_mode!r}"
+            )
+        if isinstance(base, nn.Embedding) and hasattr(base, "embed_scale"):
+            raise ValueError(f"{name}: expected an embedding without scale, found embed_scale (PEFT would scale the update too)")
+    return layers
+
+
+def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules outside of the adapters that own trainable parameters."""
+    layers = adapters(model)
+    inside = {id(module) for layer in layers.values() for part in (layer, layer.base) for module in part.modules()}
+    inside |= {id(parameter) for layer in layers.values() for parameter in layer.adapter.parameters()}
+    found = {}
+    for name, module in model.named_modules():
+        trained = [key for key, p in module.named_parameters(recurse=False) if p.requires_grad and id(p) not in inside]
+        if trained and (id(module) in inside or not name):
+            raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint holds whole modules beside the updates")
+        if trained:
+            found[_saved_name(name)] = module
+    names = {_saved_name(name) for name, _ in model.named_modules()}
+    for name in found:
+        others = sorted(other for other in names if other != name and other.endswith(name))
+        if others:
+            raise ValueError(f"{name}: expected a name that no other ends in (PEFT would save those too), found {others[0]}")
+        adapted = [layer for layer in layers if _base_name(layer).startswith(f"{name}.")]
+        if adapted:
+            raise ValueError(f"{name}: expected a trained module without adapters inside, found {_base_name(adapted[0])}")
+    return found
+
+
+def _saved_name(name: str) -> str:
+    """The name in the base model of a module that PEFT has wrapped to save it, or the name as it is."""
+    return re.sub(r"\.(modules_to_save\.[^.]+|original_module)$", "", _base_name(name))

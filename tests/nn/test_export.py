@@ -1,0 +1,299 @@
+"""A plain LoRA checkpoint: PEFT alone loads it and computes the same, for every kind of layer, rank and name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+REASON = "the extra peft is not installed"
+peft = pytest.importorskip("peft", reason=REASON)
+pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason=REASON)
+safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
+
+from geolora_ref import LowRank  # noqa: E402  only where its libraries are
+from geolora_ref.nn import adapt, adapters, merge  # noqa: E402
+from geolora_ref.nn.export import CONFIG, WEIGHTS, export_lora  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+ODD = "odd+(x)[1]"
+RANKS = {"fc": 3, "inner.fc": 2, "inner.other.fc": None, ODD: 4, "table": 2, "conv": 3}
+"""Ranks of the adapters; None: not adapted, though its name ends like others."""
+
+
+class Mixed(nn.Module):
+    """Layers of every kind, under names that are traps for whoever takes them for patterns or for ends of names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 12)  # sorted before "inner.fc": a pattern "fc" is tried first there
+        self.table = nn.Embedding(11, 12, padding_idx=2)
+        self.conv = nn.Conv2d(1, 5, (2, 3), stride=(2, 1), padding=(0, 1))
+        self.inner = nn.ModuleDict({"fc": nn.Linear(12, 12), "other": nn.ModuleDict({"fc": nn.Linear(12, 12)})})
+        self.add_module(ODD, nn.Linear(12, 7))
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.fc(torch.tanh(self.table(tokens)))
+        x = x + self.conv(x.unsqueeze(1)).sum(1).repeat_interleave(2, 1)
+        x = self.inner["other"]["fc"](torch.tanh(self.inner["fc"](x)))
+        result: Tensor = self.head(torch.tanh(getattr(self, ODD)(x)).mean(1))
+        return result
+
+
+TOKENS = torch.tensor([[0, 1, 2, 2], [10, 2, 3, 4]])
+
+
+def trained(base: nn.Module, ranks: dict[str, int | None], *, alpha: float = 0.7, train: tuple[str, ...] = ()) -> nn.Module:
+    """A copy with adapters of these ranks, their S and the trained modules drawn at random."""
+    generator = torch.Generator().manual_seed(5)
+    model = copy.deepcopy(base)
+    chosen = "|".join(re.escape(name) for name, rank in ranks.items() if rank)
+    for name, layer in adapt(model, chosen, 2, max_rank=4, alpha=alpha, train=train, generator=generator).items():
+        layer.adapter.reset(ranks[name] or 1, generator)
+        U, S, V = layer.adapter.factors()
+        layer.adapter.assign(LowRank(U, torch.randn(S.shape, dtype=S.dtype, generator=generator), V))
+    with torch.no_grad():
+        for name in train:
+            for parameter in model.get_submodule(name).parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def mixed(dtype: torch.dtype = torch.float64, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """A base model and its adapted copy."""
+    torch.manual_seed(3)
+    base = Mixed().to(dtype).eval()
+    return base, trained(base, dict(RANKS), **options)
+
+
+def loaded(base: nn.Module, directory: Path) -> nn.Module:
+    """What PEFT makes of the directory."""
+    model: nn.Module = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(directory))
+    return model.eval()
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).detach().norm() / expected.detach().norm())
+
+
+def edited(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    change(config)
+    (directory / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)], ids=["double", "single"])
+def test_peft_computes_the_same(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
+    base, model = mixed(dtype, train=("head",))
+    assert difference(model(TOKENS), base(TOKENS)) > 0.1
+    export_lora(model, tmp_path)
+    assert difference(loaded(base, tmp_path)(TOKENS), model(TOKENS)) < tolerance
+
+
+def test_peft_merges_the_same(tmp_path: Path) -> None:
+    base, model = mixed()
+    export_lora(model, tmp_path)
+    assert difference(loaded(base, tmp_path).merge_and_unload()(TOKENS), model(TOKENS)) < 1e-13
+
+
+def test_the_ranks_and_the_scale_are_in_the_checkpoint(tmp_path: Path) -> None:
+    base, model = mixed(alpha=0.3)
+    export_lora(model, tmp_path)
+    layers = {
+        name: layer for name, layer in loaded(base, tmp_path).named_modules() if isinstance(layer, peft.tuners.lora.LoraLayer)
+    }
+    assert {name.removeprefix("base_model.model."): layer.r["default"] for name, layer in layers.items()} == {
+        name: rank for name, rank in RANKS.items() if rank
+    }
+    assert {layer.scaling["default"] for layer in layers.values()} <= {rank * 0.3 / rank for rank in (1, 2, 3, 4)}
+
+
+def test_gpt2_layers(tmp_path: Path) -> None:
+    """Conv1D keeps its weight transposed."""
+    torch.manual_seed(0)
+    base = nn.Sequential(pytorch_utils.Conv1D(9, 6), nn.Tanh(), pytorch_utils.Conv1D(4, 9)).double()
+    model = trained(base, {"0": 3, "2": 1})
+    export_lora(model, tmp_path)
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    plain = loaded(base, tmp_path)
+    assert difference(plain(x), model(x)) < 1e-13
+    assert difference(plain.merge_and_unload()(x), model(x)) < 1e-13  # type: ignore[operator]
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], None]] = {
+    "no alpha_pattern": lambda config: config.update(alpha_pattern={}),
+    "alpha without the rank": lambda config: config.update(
+        alpha_pattern={name: alpha / config["rank_pattern"][name] for name, alpha in config["alpha_pattern"].items()}
+    ),
+    "alpha_pattern not anchored": lambda config: config.update(
+        alpha_pattern={name.removeprefix("^"): alpha for name, alpha in config["alpha_pattern"].items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_wrong_scale_is_seen(tmp_path: Path, damage: str) -> None:
+    """The negative controls of the comparison of logits."""
+    base, model = mixed()
+    export_lora(model, tmp_path)
+    edited(tmp_path, DAMAGE[damage])
+    assert difference(loaded(base, tmp_path)(TOKENS), model(TOKENS)) > 1e-3
+
+
+def test_ranks_under_plain_names_would_be_mistaken(tmp_path: Path) -> None:
+    """ "fc" is found first in "inner.fc", whose rank is another."""
+    base, model = mixed()
+    export_lora(model, tmp_path)
+    edited(
+        tmp_path, lambda config: config.update(rank_pattern={n.removeprefix("^"): r for n, r in config["rank_pattern"].items()})
+    )
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        loaded(base, tmp_path)
+
+
+def test_plain_target_names_would_adapt_a_module_too_many(tmp_path: Path) -> None:
+    base, model = mixed()
+    export_lora(model, tmp_path)
+    edited(tmp_path, lambda config: config.update(target_modules=[name for name, rank in RANKS.items() if rank]))
+    with pytest.warns(UserWarning, match=r"missing adapter keys.*inner\.other\.fc"):
+        loaded(base, tmp_path)
+
+
+def test_an_adapter_of_zero_can_still_be_trained_by_peft(tmp_path: Path) -> None:
+    """S = 0 gives B = 0 and an orthonormal A, the start of LoRA: B has a gradient."""
+    base, _ = mixed()
+    model = copy.deepcopy(base)
+    adapt(model, ["fc"], 2)
+    export_lora(model, tmp_path)
+    plain = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path), is_trainable=True)
+    assert torch.equal(plain(TOKENS), base(TOKENS))
+    plain(TOKENS).square().sum().backward()
+    assert max(float(p.grad.norm()) for name, p in plain.named_parameters() if "lora_B" in name) > 0
+
+
+def test_what_is_written_owns_its_memory(tmp_path: Path) -> None:
+    _, model = mixed()
+    export_lora(model, tmp_path)
+    state = safetensors_torch.load_file(tmp_path / WEIGHTS)
+    assert {key for key in state if "table" in key} == {f"base_model.model.table.lora_embedding_{factor}" for factor in "AB"}
+    assert float(state["base_model.model.table.lora_embedding_A"][:, 2].norm()) == 0.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
+
+
+def test_another_adapter_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    base, model = mixed()
+    export_lora(model, tmp_path)
+    before = (tmp_path / WEIGHTS).read_bytes()
+    other = trained(base, {"fc": 4})
+    with pytest.raises(FileExistsError, match=r"adapter_config\.json, adapter_model\.safetensors"):
+        export_lora(other, tmp_path)
+    assert (tmp_path / WEIGHTS).read_bytes() == before
+    export_lora(other, tmp_path, overwrite=True)
+    assert difference(loaded(base, tmp_path)(TOKENS), other(TOKENS)) < 1e-13
+
+
+@pytest.mark.parametrize("dies_at", [WEIGHTS, CONFIG])
+def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str) -> None:
+    """Whenever the writer dies while it replaces an adapter, no configuration is left that speaks of other weights."""
+    base, model = mixed()
+    export_lora(model, tmp_path)
+
+    def replace(source: Path, target: Path) -> None:
+        if target.name == dies_at:
+            raise OSError("the disk is full")
+        source.rename(target)
+
+    monkeypatch.setattr("geolora_ref.nn.export.os.replace", replace)
+    with pytest.raises(OSError, match="the disk is full"):
+        export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
+    assert not (tmp_path / CONFIG).exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".export")]
+
+
+def attention() -> nn.Module:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2)
+
+    model = Attention()
+    adapt(model, r"attention\.out_proj", 2)
+    return model
+
+
+def with_trained(name: str) -> nn.Module:
+    _, model = mixed()
+    model.get_parameter(name).requires_grad_(True)
+    return model
+
+
+def adapted(layer: nn.Module) -> nn.Module:
+    model = nn.Sequential(layer)
+    adapt(model, ["0"], 2)
+    return model
+
+
+class ScaledEmbedding(nn.Embedding):
+    embed_scale = 3.0
+
+
+def merged() -> nn.Module:
+    _, model = mixed()
+    merge(model)
+    return model
+
+
+def trained_parent() -> nn.Module:
+    model = nn.ModuleDict({"block": nn.ModuleDict({"fc": nn.Linear(6, 6)})})
+    model["block"].register_parameter("scale", nn.Parameter(torch.ones(1)))
+    adapt(model, ["fc"], 2)
+    model["block"].get_parameter("scale").requires_grad_(True)
+    return model
+
+
+def ambiguous_head() -> nn.Module:
+    model = nn.ModuleDict({"fc": nn.Linear(6, 6), "head": nn.Linear(6, 2), "other_head": nn.Linear(6, 2)})
+    adapt(model, ["fc"], 2)
+    model["head"].requires_grad_(True)
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "no adapters": (lambda: nn.Linear(3, 3), "expected one with adapters"),
+    "merged": (merged, "not merged"),
+    "dilated": (lambda: adapted(nn.Conv2d(2, 4, 3, dilation=2)), r"dilation \(2, 2\)"),
+    "reflected": (lambda: adapted(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")), "'reflect'"),
+    "scaled embedding": (lambda: adapted(ScaledEmbedding(5, 4)), "embed_scale"),
+    "attention": (attention, r"attention\.out_proj: .*MultiheadAttention"),
+    "a bias beside an adapter": (lambda: with_trained("fc.base.bias"), r"fc\.base\.bias: expected it frozen"),
+    "a head whose name ends others": (ambiguous_head, "found other_head"),
+    "a trained parent": (trained_parent, r"block: expected a trained module without adapters inside, found block\.fc"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_lora_cannot_say_is_refused(tmp_path: Path, case: str) -> None:
+    make, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        export_lora(make(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_peft_would_compute_something_else_for_reflected_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why it is refused: without the refusal the checkpoint loads, and its convolution is another one."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Conv2d(2, 4, 3, padding=2, padding_mode="reflect")).double()
+    model = trained(base, {"0": 2})
+    monkeypatch.setattr("geolora_ref.nn.export._exportable", adapters)
+    export_lora(model, tmp_path)
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+    assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
