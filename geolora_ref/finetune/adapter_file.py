@@ -1,0 +1,73 @@
+"""What fine-tuning learned, in one file: factors, head and the meaning of the outputs; and a model made of it for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geolora_ref.finetune.batches import encode_texts, evaluation_order
+from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, write_stored
+from geolora_ref.finetune.labels import Labels
+from geolora_ref.finetune.methods import GeoLoRAMethod
+from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
+
+__all__ = ["FineTuned", "load_adapter", "save_adapter"]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A pretrained model with its trained adapter and head."""
+
+    model: Classifier
+    tokenizer: Any
+    labels: Labels
+    max_length: int
+
+    @torch.no_grad()
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> torch.Tensor:
+        """Logits, or standardised numbers, one row a text (or pair of texts)."""
+        tokens = encode_texts(texts, pairs, self.tokenizer, self.max_length)
+        device = next(self.model.parameters()).device
+        order = evaluation_order(tokens.lengths, 64)
+        self.model.eval()
+        parts = torch.cat([self.model(**tokens.batch(indices, device)).cpu() for indices in order])
+        together = torch.empty_like(parts)
+        together[torch.tensor([i for indices in order for i in indices])] = parts
+        return together
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str] | list[float]:
+        """The class of every text, or its number in the units of the training labels."""
+        return self.labels.decode(self.outputs(texts, pairs))
+
+
+def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path) -> None:
+    """Write factors and head; of the pretrained model in ``folder`` only its digest is kept."""
+    job = {
+        "model": digest(folder),
+        "method": asdict(method),
+        "labels": asdict(fine_tuned.labels),
+        "max_length": fine_tuned.max_length,
+    }
+    write_stored(path, Stored("adapter", job, trained_state(fine_tuned.model)))
+
+
+def load_adapter(path: Path, model: str, device: torch.device | None = None) -> FineTuned:
+    """The fine-tuned model of an adapter file and the pretrained model (folder or package) that it was made from.
+
+    Raises ``ValueError`` for a file that is no adapter, and for another pretrained model.
+    """
+    stored, folder = read_stored(path, "adapter"), locate(model)
+    if digest(folder) != stored.job["model"]:
+        raise ValueError(
+            f"{path}: expected the pretrained model that the adapter was trained on, found other weights in {folder}"
+        )
+    labels = Labels(**stored.job["labels"] | {"classes": tuple(stored.job["labels"]["classes"])})
+    encoder, tokenizer = load_encoder(folder)
+    classifier = Classifier(encoder, labels.outputs, torch.Generator())
+    GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
+    load_trained_state(classifier, stored.state)
+    return FineTuned(classifier.to(device), tokenizer, labels, stored.job["max_length"])

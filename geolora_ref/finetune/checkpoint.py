@@ -1,0 +1,130 @@
+"""The state of a job in one file: safetensors for the numbers, JSON in its header for the rest, replaced as a whole.
+
+A kill at any moment leaves the last whole file.  No pickle: reading a checkpoint runs no code of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+__all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds.
+
+    Attributes
+    ----------
+    kind : "checkpoint" or "adapter".
+    job : everything that determines the run, as plain JSON data; two files belong together iff these agree.
+    state : nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+    """
+
+    kind: str
+    job: dict[str, Any]
+    state: dict[str, Any]
+
+
+def write_stored(path: Path, stored: Stored) -> None:
+    """Write and sync a file beside ``path``, then move it there.  ``TypeError`` for a state that only pickle could hold."""
+    tensors: dict[str, torch.Tensor] = {}
+    header = {"format": FORMAT, "kind": stored.kind, "job": stored.job, "state": _pack(stored.state, "state", tensors)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    save_file(tensors, part, metadata={"geolora_ref": json.dumps(header, ensure_ascii=False, allow_nan=False)})
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_stored(path: Path, kind: str) -> Stored:
+    """Read a file of this kind.
+
+    Raises ``ValueError`` for a file that is damaged, is not one of ours, or has another format or kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("geolora_ref")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: expected a whole safetensors file, found: {error}") from error
+    if text is None:
+        raise ValueError(f"{path}: expected a {kind} of geolora-ref finetune, found a safetensors file of another program")
+    header = json.loads(text)
+    if header["format"] != FORMAT:
+        raise ValueError(f"{path}: this version reads format {FORMAT}, found format {header['format']}")
+    if header["kind"] != kind:
+        raise ValueError(f"{path}: expected a {kind}, found a file of the kind {header['kind']!r}")
+    return Stored(kind, header["job"], _unpack(header["state"], tensors))
+
+
+def check_same_job(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise ``ValueError`` that names every difference between the job of a checkpoint and this one."""
+    expected = json.loads(json.dumps(expected))
+    names = [*expected, *(name for name in found if name not in expected)]
+    differences = [
+        f"{name} was {found.get(name)!r}, is now {expected.get(name)!r}"
+        for name in names
+        if found.get(name) != expected.get(name)
+    ]
+    if differences:
+        raise ValueError(f"{path}: expected a checkpoint of this job, found another one: {'; '.join(differences)}")
+
+
+def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """``model.state_dict()`` without the frozen parameters, which come from the pretrained model."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """The inverse of :func:`trained_state`; ``RuntimeError`` if names or shapes differ."""
+    missing = set(trained_state(model)) ^ set(state)
+    if missing:
+        raise RuntimeError(f"only on one side: {', '.join(sorted(missing)[:5])}")
+    model.load_state_dict(state, strict=False)
+
+
+def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for ``value``; its tensors go to ``tensors``, contiguous and on the CPU.  Containers are tagged, so that keys that are
+    no strings, tuples and numbers that JSON lacks come back as they were.
+    """
+    if isinstance(value, torch.Tensor):
+        tensors[place] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": place}
+    if isinstance(value, dict):
+        return {"dict": [[_pack(k, place, tensors), _pack(item, f"{place}/{k}", tensors)] for k, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_pack(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]}
+    if type(value) is float and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"{place}: expected tensors, numbers, strings, dicts, lists and tuples, found {type(value).__name__}")
+
+
+def _unpack(data: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of :func:`_pack`; tensors are fresh, so that they are aligned as those of an undisturbed run are."""
+    if not isinstance(data, dict):
+        return data
+    if "tensor" in data:
+        return tensors[data["tensor"]].clone()
+    if "dict" in data:
+        return {_unpack(key, tensors): _unpack(item, tensors) for key, item in data["dict"]}
+    if "float" in data:
+        return float(data["float"])
+    (name, items), *_ = data.items()
+    return (list if name == "list" else tuple)(_unpack(item, tensors) for item in items)

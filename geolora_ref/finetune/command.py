@@ -1,0 +1,234 @@
+"""``geolora-ref finetune``: options, and what is printed and written."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import statistics
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
+from geolora_ref.finetune.batches import encode
+from geolora_ref.finetune.data import Columns, Row, read_rows, split
+from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
+from geolora_ref.finetune.labels import fit_labels, with_sign
+from geolora_ref.finetune.methods import GeoLoRAMethod
+from geolora_ref.finetune.metrics import METRICS, default_kind
+from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
+from geolora_ref.finetune.pictures import draw_run, short_names
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``geolora-ref finetune``."""
+    method, plan = GeoLoRAMethod(), Plan("accuracy")
+    data = parser.add_argument_group("model and data")
+    data.add_argument(
+        "--model", required=True, metavar="FOLDER|PACKAGE", help="a pretrained transformer with safetensors weights"
+    )
+    data.add_argument("--data", required=True, type=Path, metavar="FILE", help="training examples: tab-separated, nothing quoted")
+    data.add_argument("--dev", type=Path, metavar="FILE", help="examples for the metric (default: a part of --data)")
+    data.add_argument("--dev-fraction", type=float, default=0.1, help="the part of --data that is set aside (default: 0.1)")
+    data.add_argument("--header", action="store_true", help="the first line names the columns")
+    data.add_argument("--text-column", default="1", metavar="COLUMN", help="number from 1, or name (default: 1)")
+    data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
+    data.add_argument("--label-column", default="2", metavar="COLUMN", help="number from 1, or name (default: 2)")
+    data.add_argument("--metric", required=True, choices=list(METRICS), help="measured after every epoch")
+    data.add_argument("--labels", choices=["class", "number", "sign"], help="what labels are (default: what the metric needs)")
+    data.add_argument("--max-length", type=int, default=128, help="tokens of an example, the rest is cut (default: 128)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int, default=plan.epochs)
+    training.add_argument("--batch-size", type=int, default=plan.batch_size)
+    training.add_argument("--lr", type=float, default=method.lr, help=f"of the adapters (default: {method.lr:g})")
+    training.add_argument("--head-lr", type=float, default=method.head_lr, help=f"of the head (default: {method.head_lr:g})")
+    training.add_argument("--schedule", choices=["constant", "linear"], default=plan.schedule, help="of both learning rates")
+    training.add_argument("--warmup", type=float, default=plan.warmup, help="fraction of the steps in which they rise")
+    training.add_argument("--weight-decay", type=float, default=method.weight_decay)
+    training.add_argument("--seed", type=int, default=plan.seed)
+    training.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    geolora = parser.add_argument_group("GeoLoRA")
+    threshold = geolora.add_mutually_exclusive_group()
+    threshold.add_argument("--tau", type=float, help=f"relative truncation threshold (default: {method.tau:g})")
+    threshold.add_argument("--theta", type=float, help="absolute truncation threshold")
+    geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start (default: {method.rank})")
+    geolora.add_argument("--min-rank", type=int, default=method.min_rank)
+    geolora.add_argument("--max-rank", type=int, default=method.max_rank, help=f"of every layer (default: {method.max_rank})")
+    geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
+    geolora.add_argument("--unit", choices=["ranks", "parameters"], default=method.unit)
+    geolora.add_argument("--update", choices=["adam", "sgd", "heavy-ball", "normalised"], default=method.update)
+    geolora.add_argument("--coefficient-steps", type=int, default=method.coefficient_steps, help="on S alone, after every step")
+    geolora.add_argument(
+        "--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers (default: all-linear)"
+    )
+    geolora.add_argument("--alpha", type=float, default=method.alpha, help="scale of the adapters (default: 1)")
+    geolora.add_argument("--dropout", type=float, default=method.dropout, help="on the input of the adapters")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", type=Path, default=Path("build") / "finetune", metavar="FOLDER", help="default: build/finetune"
+    )
+    output.add_argument("--checkpoint-every", type=int, default=50, metavar="STEPS", help="default: 50; and after every epoch")
+    output.add_argument("--fresh", action="store_true", help="forget the checkpoint in --output instead of going on from it")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status 0: done; 1: diverged; 130: interrupted, the same command goes on.  ``ValueError`` for bad input."""
+    console = Console()
+    folder = locate(options.model)
+    train, dev = _rows(options, console)
+    labels = fit_labels(train, options.labels or default_kind(options.metric))
+    encoder, tokenizer = load_encoder(folder)
+    train_examples, dev_examples = (encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev))
+    method, plan = _method(options), _plan(options)
+    checkpoint = options.output / "checkpoint.safetensors"
+    if options.fresh:
+        checkpoint.unlink(missing_ok=True)
+    with _progress(console) as progress:
+        bar = progress.add_task("training", total=None)
+
+        def show(job: Job) -> None:
+            progress.update(bar, total=job.steps, completed=job.history.steps, description=f"loss {job.history.losses[-1]:.3f}")
+
+        job = Job(
+            lambda generator: Classifier(encoder, labels.outputs, generator).to(options.device),
+            method,
+            Data(train_examples, {"dev": dev_examples}, labels),
+            plan,
+            identity=_identity(options, folder, method, plan),
+            checkpoint=checkpoint,
+            checkpoint_every=options.checkpoint_every,
+            on_step=show,
+            on_epoch=lambda job: console.print(_epoch_line(job)),
+        )
+        if job.history.steps:
+            console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})")
+        if job.history.steps == job.steps:
+            console.print(_epoch_line(job))
+        try:
+            job.run()
+        except DivergedError as error:
+            console.print(f"[red]diverged[/]: {error}")
+            return 1
+        except KeyboardInterrupt:
+            console.print("interrupted; the same command goes on from the last checkpoint")
+            return 130
+    _finish(job, FineTuned(job.model, tokenizer, labels, options.max_length), method, folder, options.output, console)
+    return 0
+
+
+def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], list[Row]]:
+    """Training and development rows; what has no sign is left out, and said so."""
+    columns = Columns(options.text_column, options.label_column, options.pair_column, options.header)
+
+    def read(path: Path) -> list[Row]:
+        rows = read_rows(path, columns)
+        if options.labels != "sign":
+            return rows
+        kept, left_out = with_sign(rows)
+        if left_out:
+            console.print(f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out")
+        return kept
+
+    if options.dev is not None:
+        return read(options.data), read(options.dev)
+    return split(read(options.data), options.dev_fraction, options.seed)
+
+
+def _method(options: argparse.Namespace) -> GeoLoRAMethod:
+    targets = options.target_modules
+    chosen = {field.name: getattr(options, field.name) for field in fields(GeoLoRAMethod) if hasattr(options, field.name)}
+    chosen["target_modules"] = targets[0] if len(targets) == 1 else tuple(targets)
+    if options.tau is None and options.theta is None and options.budget is None:
+        chosen["tau"] = GeoLoRAMethod.tau
+    return GeoLoRAMethod(**chosen)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    return Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
+
+
+def _identity(options: argparse.Namespace, folder: Path, method: GeoLoRAMethod, plan: Plan) -> dict[str, Any]:
+    """Everything that determines the run; a checkpoint with another identity is refused."""
+    names = ("text_column", "pair_column", "label_column", "header", "labels", "max_length", "dev_fraction", "device")
+    return {
+        "version": version("geolora-ref"),
+        "model": digest(folder),
+        "data": digest(options.data),
+        "dev": None if options.dev is None else digest(options.dev),
+        **{name: getattr(options, name) for name in names},
+        **asdict(plan),
+        **asdict(method),
+    }
+
+
+def _progress(console: Console) -> Progress:
+    """A bar, on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _epoch_line(job: Job) -> str:
+    """The metric after an epoch, with what it cost."""
+    history, per_epoch = job.history, job.batches_per_epoch
+    loss = statistics.fmean(history.losses[-per_epoch:])
+    metric = ", ".join(f"{name} {job.plan.metric} {value:.4f}" for name, value in history.metrics[-1].items())
+    epoch = f"epoch {len(history.metrics)} of {job.plan.epochs}"
+    return f"{epoch}: training loss {loss:.4f}, {metric}, {job.prepared.parameters()} adapter parameters"
+
+
+def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path, output: Path, console: Console) -> None:
+    """Table, picture, adapter in both forms, and the figures as JSON."""
+    history, baseline = job.history, job.data.labels.baseline
+    console.print(rank_table(job))
+    if not history.learned(baseline):
+        console.print(f"[yellow]nothing was learned: the loss is not below {baseline:.4f}, that of a constant prediction[/]")
+    draw_run(history, output / "ranks.png", _epoch_line(job))
+    save_adapter(output / "adapter.safetensors", fine_tuned, method, folder)
+    results = {
+        "metrics": [
+            {name: value if math.isfinite(value) else None for name, value in epoch.items()} for epoch in history.metrics
+        ],
+        "ranks": job.prepared.ranks(),
+        "parameters": job.prepared.parameters(),
+        "median_seconds_per_step": statistics.median(history.seconds),
+        "job": job.identity,
+    }
+    (output / "results.json").write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
+    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {_export_lora(job, output / 'lora')}")
+
+
+def rank_table(job: Job) -> Table:
+    """The rank of every adapted layer and what it stores."""
+    from geolora_ref.nn import adapters
+
+    layers = adapters(job.model.encoder)
+    table = Table("layer", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("m x n", "rank", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for short, layer in zip(short_names(list(layers)), layers.values(), strict=True):
+        m, n = layer.adapter.shape
+        table.add_row(short, f"{m} x {n}", str(layer.adapter.rank), str(layer.adapter.parameter_count))
+    ranks = list(job.prepared.ranks().values())
+    table.add_section()
+    table.add_row("all", "", f"mean {statistics.fmean(ranks):.1f}", str(job.prepared.parameters()))
+    return table
+
+
+def _export_lora(job: Job, directory: Path) -> str:
+    """Write the adapter as a plain LoRA checkpoint, where PEFT is installed; says what was done."""
+    if importlib.util.find_spec("peft") is None:
+        return "no plain LoRA checkpoint (that needs the extra peft)"
+    from geolora_ref.nn.export import export_lora
+
+    export_lora(job.model.encoder, directory)
+    return f"{directory.name}/ (plain LoRA, for PEFT)"

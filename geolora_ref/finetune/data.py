@@ -1,0 +1,110 @@
+"""Labelled text from a tab-separated file: one example a line, nothing quoted, every complaint with its line number."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["Columns", "Row", "read_rows", "split"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what: a number that counts from 1, or a name if the first line is a header."""
+
+    text: str = "1"
+    label: str = "2"
+    pair: str | None = None
+    header: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example: its place, its text (or pair of texts) and its label, still as written."""
+
+    path: Path
+    line: int
+    text: str
+    pair: str | None
+    label: str
+
+    @property
+    def place(self) -> str:
+        """``FILE, line N``, as messages give it."""
+        return f"{self.path}, line {self.line}"
+
+
+def read_rows(path: Path, columns: Columns) -> list[Row]:
+    """All examples of a UTF-8 file of tab-separated columns without quoting; empty lines at its end are skipped.
+
+    Raises ``ValueError`` for a file that cannot be read, holds no example, is not UTF-8, lacks a column, or has a line with
+    another number of columns, without text or without label; the message has the line number.
+    """
+    records = _records(path)
+    if columns.header and not records:
+        raise ValueError(f"{path}: expected a header and examples, found an empty file")
+    header = records.pop(0)[1] if columns.header else None
+    if not records:
+        raise ValueError(f"{path}: expected at least one example, found none")
+    width = len(header or records[0][1])
+    text, label = _index(path, "text", columns.text, width, header), _index(path, "label", columns.label, width, header)
+    pair = None if columns.pair is None else _index(path, "pair", columns.pair, width, header)
+    rows = []
+    for line, fields in records:
+        if len(fields) != width:
+            raise ValueError(f"{path}, line {line}: expected {width} tab-separated columns, found {len(fields)}")
+        row = Row(path, line, fields[text].strip(), None if pair is None else fields[pair].strip(), fields[label].strip())
+        if not row.text or row.pair == "" or not row.label:
+            what = "text" if not row.text else "label" if not row.label else "second text"
+            raise ValueError(f"{row.place}: expected a {what}, found an empty column")
+        rows.append(row)
+    return rows
+
+
+def _records(path: Path) -> list[tuple[int, list[str]]]:
+    """Line numbers and fields."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: expected a readable file of tab-separated columns, found: {error.strerror}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: expected UTF-8 text, found the byte {raw[error.start]:#04x}") from error
+    reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        return [(reader.line_num, fields) for fields in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: expected tab-separated columns, found: {error}") from error
+
+
+def _index(path: Path, what: str, column: str, width: int, header: Sequence[str] | None) -> int:
+    """The place of a column, counted from 0; names of the header come before numbers."""
+    if header is not None and column in header:
+        return list(header).index(column)
+    if column.isdecimal() and 1 <= int(column) <= width:
+        return int(column) - 1
+    names = f"a name out of {', '.join(header)} or " if header is not None else ""
+    raise ValueError(f"{path}: {what} column: expected {names}a number from 1 to {width}, found {column!r}")
+
+
+def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Training and development rows: the given fraction of the rows, drawn by seed, is set aside for development.
+
+    Raises ``ValueError`` unless both parts get at least one row.
+    """
+    held_out = round(fraction * len(rows))
+    if not (0.0 < fraction < 1.0 and 0 < held_out < len(rows)):
+        raise ValueError(
+            f"fraction: expected a number between 0 and 1 that leaves examples on both sides, "
+            f"found {fraction:g} of {len(rows)} examples"
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    train, dev = sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())
+    return [rows[i] for i in train], [rows[i] for i in dev]

@@ -1,0 +1,269 @@
+"""The training loop: one method, one model, one data set, from the first step or from a checkpoint, to the same parameters."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from geolora_ref.finetune.batches import Examples, evaluation_order, training_order
+from geolora_ref.finetune.checkpoint import Stored, check_same_job, load_trained_state, read_stored, trained_state, write_stored
+from geolora_ref.finetune.labels import Labels
+from geolora_ref.finetune.methods import Method
+from geolora_ref.finetune.metrics import evaluate_metric
+from geolora_ref.finetune.model import Classifier
+
+__all__ = ["Data", "DivergedError", "History", "Job", "Plan"]
+
+RANK_RECORDS = 500
+"""Ranks are recorded at most about so many times in a run, evenly spaced."""
+
+
+class DivergedError(ArithmeticError):
+    """The training loss, or a gradient, is no finite number any more."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in which portions; a run is a function of plan, method, model and data."""
+
+    metric: str
+    epochs: int = 1
+    batch_size: int = 32
+    schedule: Literal["constant", "linear"] = "constant"
+    warmup: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a number >= 1, found {getattr(self, name)}")
+        if not 0.0 <= self.warmup < 1.0:
+            raise ValueError(f"warmup: expected a fraction of all steps in [0, 1), found {self.warmup}")
+
+    def factor(self, step: int, steps: int) -> float:
+        """What multiplies the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or to 0."""
+        rise = self.warmup * steps
+        if step < rise:
+            return (step + 1) / (math.floor(rise) + 1)
+        return 1.0 if self.schedule == "constant" else (steps - step) / (steps - rise)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned from, what the metric is measured on (sets by name, such as "dev"), and the meaning of the labels."""
+
+    train: Examples
+    evaluation: Mapping[str, Examples]
+    labels: Labels
+
+
+@dataclass
+class History:
+    """What a run has seen so far.
+
+    Attributes
+    ----------
+    losses, seconds : training loss and duration of every step.
+    rank_steps, ranks : the steps at which ranks were recorded, and the rank of every layer (in the order of ``layers``) there.
+    metrics : for each epoch the metric on each evaluation set.
+    """
+
+    layers: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    rank_steps: list[int] = field(default_factory=list)
+    ranks: list[list[int]] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were done."""
+        return len(self.losses)
+
+    def learned(self, baseline: float) -> bool:
+        """Whether the mean loss over the last tenth of the steps is below that of a model that ignores its input."""
+        tail = self.losses[-max(1, self.steps // 10) :]
+        return float(np.mean(tail)) < baseline
+
+
+class Job:
+    """A run that can be killed at any time and taken up again.
+
+    ``identity`` is what must agree between a checkpoint and this job, plain JSON data.  The global generator of torch is left as
+    it was: dropout and the like draw from a private copy of it, seeded by the plan and kept in the checkpoint.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[torch.Generator], Classifier],
+        method: Method,
+        data: Data,
+        plan: Plan,
+        *,
+        identity: dict[str, Any] | None = None,
+        checkpoint: Path | None = None,
+        checkpoint_every: int = 50,
+        on_step: Callable[[Job], None] | None = None,
+        on_epoch: Callable[[Job], None] | None = None,
+    ) -> None:
+        self.method, self.data, self.plan = method, data, plan
+        self.identity = identity or {}
+        self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
+        self.on_step, self.on_epoch = on_step, on_epoch
+        self.history = History()
+        self.batches_per_epoch = math.ceil(len(data.train) / plan.batch_size)
+        self.steps = plan.epochs * self.batches_per_epoch
+        with self._private_randomness():
+            generator = torch.Generator().manual_seed(plan.seed)
+            self.model = make_model(generator)
+            self.device = next(self.model.parameters()).device
+            self.prepared = method.prepare(self.model, generator, self.steps)
+            self._base_rates = [float(group["lr"]) for group in self.prepared.optimizer.param_groups]
+            self._random_state = self._get_random_state()
+        self.history.layers = list(self.prepared.ranks())
+        if checkpoint is not None and checkpoint.exists():
+            self._resume(checkpoint)
+
+    def run(self) -> History:
+        """All steps that are left, with the metric after every epoch.
+
+        Raises :class:`DivergedError` when a loss is not finite.
+        """
+        with self._private_randomness():
+            self._set_random_state(self._random_state)
+            try:
+                self._record_ranks()
+                while len(self.history.metrics) < self.plan.epochs:
+                    self._epoch(len(self.history.metrics))
+            finally:
+                self._random_state = self._get_random_state()
+        return self.history
+
+    def _epoch(self, epoch: int) -> None:
+        order = training_order(self.data.train.lengths, self.plan.batch_size, self.plan.seed, epoch)
+        for indices in order[self.history.steps - epoch * self.batches_per_epoch :]:
+            self._step(indices)
+            if self.history.steps % self.checkpoint_every == 0:
+                self.save()
+        self.history.metrics.append(self.evaluate())
+        self.save()
+        if self.on_epoch is not None:
+            self.on_epoch(self)
+
+    def _step(self, indices: list[int]) -> None:
+        """One batch: forward, backward, optimizer, records."""
+        started = time.perf_counter()
+        optimizer, done = self.prepared.optimizer, self.history.steps
+        for group, rate in zip(optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * self.plan.factor(done, self.steps)
+        self.model.train()
+        inputs, targets = self.data.train.batch(indices, self.device)
+        loss = self.data.labels.loss(self.model(**inputs), targets)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"step {done + 1} of {self.steps}: expected a finite training loss, found {value}; try a smaller lr"
+            )
+        total = loss if self.prepared.penalty is None else loss + self.prepared.penalty()
+        torch.autograd.backward(total)
+        try:
+            optimizer.step()
+        except FloatingPointError as error:
+            raise DivergedError(f"step {done + 1} of {self.steps}: {error}") from error
+        if self.prepared.after_step is not None:
+            self.prepared.after_step(done + 1)
+        optimizer.zero_grad()
+        self.history.losses.append(value)
+        self.history.seconds.append(time.perf_counter() - started)
+        self._record_ranks()
+        if self.on_step is not None:
+            self.on_step(self)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The metric on every evaluation set."""
+        return {name: self._metric(examples) for name, examples in self.data.evaluation.items()}
+
+    def _metric(self, examples: Examples) -> float:
+        predictions = self.predict(examples).numpy()
+        return evaluate_metric(self.plan.metric, examples.targets.numpy(), predictions)
+
+    @torch.no_grad()
+    def predict(self, examples: Examples) -> torch.Tensor:
+        """Class indices or standardised numbers, in the order of the examples."""
+        self.model.eval()
+        parts, order = [], evaluation_order(examples.lengths, 2 * self.plan.batch_size)
+        for indices in order:
+            inputs, _ = examples.batch(indices, self.device)
+            parts.append(self.data.labels.predictions(self.model(**inputs)).cpu())
+        together = torch.cat(parts)
+        return torch.empty_like(together).scatter_(0, torch.tensor([i for indices in order for i in indices]), together)
+
+    def _record_ranks(self) -> None:
+        """Every so many steps, at the start and at the end."""
+        history = self.history
+        due = history.steps % max(1, self.steps // RANK_RECORDS) == 0 or history.steps == self.steps
+        if history.layers and due and history.steps not in history.rank_steps[-1:]:
+            history.rank_steps.append(history.steps)
+            history.ranks.append(list(self.prepared.ranks().values()))
+
+    def save(self) -> None:
+        """Write the checkpoint, if the job keeps one."""
+        if self.checkpoint is None:
+            return
+        history = self.history
+        state = {
+            "model": trained_state(self.model),
+            "optimizer": self.prepared.optimizer.state_dict(),
+            "random": self._get_random_state(),
+            "layers": history.layers,
+            "losses": torch.tensor(history.losses, dtype=torch.float64),
+            "seconds": torch.tensor(history.seconds, dtype=torch.float64),
+            "rank_steps": torch.tensor(history.rank_steps),
+            "ranks": torch.tensor(history.ranks),
+            "metrics": history.metrics,
+        }
+        write_stored(self.checkpoint, Stored("checkpoint", self.identity, state))
+
+    def _resume(self, path: Path) -> None:
+        """Take over the state of a checkpoint of this job."""
+        stored = read_stored(path, "checkpoint")
+        check_same_job(path, stored.job, self.identity)
+        state = stored.state
+        try:
+            load_trained_state(self.model, state["model"])
+            self.prepared.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path}: expected the parameters of this model, found others: {error}") from error
+        self._random_state = state["random"]
+        self.history = History(
+            layers=state["layers"],
+            losses=state["losses"].tolist(),
+            seconds=state["seconds"].tolist(),
+            rank_steps=state["rank_steps"].tolist(),
+            ranks=state["ranks"].tolist(),
+            metrics=state["metrics"],
+        )
+
+    @contextmanager
+    def _private_randomness(self) -> Iterator[None]:
+        """Within, torch's global generators are ours, seeded by the plan; afterwards they are what they were."""
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(self.plan.seed)
+            yield
+
+    def _get_random_state(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+    def _set_random_state(self, state: dict[str, Any]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])

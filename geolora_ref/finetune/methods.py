@@ -1,0 +1,120 @@
+"""How a pretrained model is made trainable: what is adapted, and by which optimizer.  A method is data; the job runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+from geolora_ref.finetune.model import Classifier
+
+__all__ = ["GeoLoRAMethod", "Method", "Prepared", "geolora_prepared"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is ready to be trained.
+
+    Attributes
+    ----------
+    optimizer : steps everything that is trainable.
+    ranks : the current rank of every adapted layer, by name; empty for methods without ranks.
+    parameters : how many numbers the adaptation stores now, the head apart.
+    penalty : a term that the method adds to the loss, or None.
+    after_step : called with the number of steps done, while the gradients of the last one are still there.
+    """
+
+    optimizer: torch.optim.Optimizer
+    ranks: Callable[[], dict[str, int]]
+    parameters: Callable[[], int]
+    penalty: Callable[[], torch.Tensor] | None = None
+    after_step: Callable[[int], None] | None = None
+
+
+class Method(Protocol):
+    """A frozen dataclass; its fields are the whole configuration and plain JSON data."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
+    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        """Adapt ``model`` in place; ``steps`` is the length of the training to come."""
+
+
+@dataclass(frozen=True)
+class GeoLoRAMethod:
+    """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of :func:`geolora_ref.nn.adapt` and of the optimizer."""
+
+    lr: float = 3e-3
+    head_lr: float = 1e-3
+    tau: float | None = 0.3
+    theta: float | None = None
+    rank: int = 8
+    min_rank: int = 1
+    max_rank: int | None = 8
+    budget: int | None = None
+    unit: Literal["ranks", "parameters"] = "ranks"
+    update: Literal["adam", "sgd", "heavy-ball", "normalised"] = "adam"
+    weight_decay: float = 0.0
+    coefficient_steps: int = 0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    alpha: float = 1.0
+    dropout: float = 0.0
+    name: str = "geolora"
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> GeoLoRAMethod:
+        """The inverse of ``dataclasses.asdict``, also after a passage through JSON, which knows no tuples."""
+        targets = data["target_modules"]
+        return cls(**dict(data) | {"target_modules": targets if isinstance(targets, str) else tuple(targets)})
+
+    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        """Adapt the encoder; the head stays trainable as it is."""
+        from geolora_ref.nn import GeoLoRA
+
+        self.adapt(model, generator)
+        optimizer = GeoLoRA(
+            model,
+            lr=self.lr,
+            head_lr=self.head_lr,
+            tau=self.tau,
+            theta=self.theta,
+            min_rank=self.min_rank,
+            max_rank=self.max_rank,
+            budget=self.budget,
+            unit=self.unit,
+            update=self.update,
+            weight_decay=self.weight_decay,
+            coefficient_steps=self.coefficient_steps,
+        )
+        return geolora_prepared(model, optimizer)
+
+    def adapt(self, model: Classifier, generator: torch.Generator) -> None:
+        """Put the adapters into the encoder, in place."""
+        from geolora_ref.nn import adapt
+
+        targets: Any = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+        adapt(
+            model.encoder,
+            target_modules=targets,
+            rank=self.rank,
+            max_rank=None if self.max_rank is None else max(self.rank, self.max_rank),
+            alpha=self.alpha,
+            dropout=self.dropout,
+            generator=generator,
+        )
+
+
+def geolora_prepared(model: Classifier, optimizer: torch.optim.Optimizer) -> Prepared:
+    """What a job needs of a model with GeoLoRA adapters, whichever optimizer moves them."""
+    from geolora_ref.nn import adapters, parameter_count
+
+    layers = adapters(model.encoder)
+    return Prepared(
+        optimizer=optimizer,
+        ranks=lambda: {name: int(layer.adapter.rank) for name, layer in layers.items()},
+        parameters=lambda: int(parameter_count(model.encoder)),
+    )

@@ -1,0 +1,51 @@
+"""How good predictions are: the metrics of the usual text benchmarks, from scikit-learn and SciPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+
+from geolora_ref.finetune.labels import Kind
+
+__all__ = ["METRICS", "default_kind", "evaluate_metric"]
+
+Values = np.ndarray[Any, Any]
+
+
+def _pearson(targets: Values, predictions: Values) -> float:
+    return float(scipy.stats.pearsonr(targets, predictions).statistic)
+
+
+def _spearman(targets: Values, predictions: Values) -> float:
+    return float(scipy.stats.spearmanr(targets, predictions).statistic)
+
+
+METRICS: dict[str, Callable[[Values, Values], float]] = {
+    "accuracy": lambda targets, predictions: float(sklearn.metrics.accuracy_score(targets, predictions)),
+    "matthews": lambda targets, predictions: float(sklearn.metrics.matthews_corrcoef(targets, predictions)),
+    "pearson": _pearson,
+    "spearman": _spearman,
+}
+
+
+def default_kind(metric: str) -> Kind:
+    """Classes for accuracy and Matthews' correlation, numbers for the correlations of numbers."""
+    return "number" if metric in ("pearson", "spearman") else "class"
+
+
+def evaluate_metric(metric: str, targets: Values, predictions: Values) -> float:
+    """The metric, larger is better; nan where it is undefined: a correlation with a constant, predictions that are not finite.
+
+    Raises ``ValueError`` for an unknown metric.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}; found {metric!r}")
+    constant = np.ptp(targets) == 0.0 or np.ptp(predictions) == 0.0
+    if not np.all(np.isfinite(predictions)) or (default_kind(metric) == "number" and constant):
+        return math.nan
+    return METRICS[metric](targets, predictions)

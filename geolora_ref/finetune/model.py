@@ -1,0 +1,118 @@
+"""A pretrained transformer with mean pooling and a linear head, found in a folder or in an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Classifier", "digest", "load_encoder", "locate"]
+
+
+class Classifier(torch.nn.Module):
+    """outputs = head(mean over the tokens of encoder(inputs)).
+
+    Attributes
+    ----------
+    encoder : any model of transformers' ``AutoModel``; gives ``last_hidden_state`` (batch x tokens x hidden).
+    head : ``nn.Linear(hidden, outputs)``, drawn with ``generator`` as torch draws it.
+    """
+
+    def __init__(self, encoder: Any, outputs: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.encoder = encoder
+        hidden: int = encoder.config.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            self.head = torch.nn.Linear(hidden, outputs)
+        for parameter in self.head.parameters():
+            torch.nn.init.uniform_(parameter, -(hidden**-0.5), hidden**-0.5, generator=generator)
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits or numbers (batch x outputs); padding takes no part in the mean."""
+        states = self.encoder(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
+        outputs: torch.Tensor = self.head((states * mask).sum(dim=1) / mask.sum(dim=1))
+        return outputs
+
+
+def locate(model: str) -> Path:
+    """The folder that holds config.json and safetensors weights: ``model`` itself, or one inside the package of that name.
+
+    A package is found without importing it.  Raises ``ValueError`` if there is no such folder or package, or if a package
+    carries no model or more than one.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if not _holds_model(path):
+            raise ValueError(f"model: expected config.json and *.safetensors in {path}, found {_listing(path)}")
+        return path
+    if not model.isidentifier():
+        raise ValueError(f"model: expected a folder or the name of an installed package, found {model!r}, which is neither")
+    spec = importlib.util.find_spec(model)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"model: expected a folder or an installed package, found no folder and no package {model!r}")
+    roots = [Path(place) for place in spec.submodule_search_locations]
+    folders = sorted(config.parent for root in roots for config in root.rglob("config.json") if _holds_model(config.parent))
+    if len(folders) != 1:
+        found = ", ".join(map(str, folders)) or "none"
+        raise ValueError(f"model: expected one folder with config.json and *.safetensors in the package {model}, found {found}")
+    return folders[0]
+
+
+def load_encoder(folder: Path) -> tuple[Any, Any]:
+    """The encoder (float32, nothing fetched) and its tokenizer.
+
+    The pooler that some encoders bring is left out: mean pooling does not use it, and an adapter there would never learn.
+    """
+    import transformers
+
+    try:
+        with _no_progress_bars():
+            encoder = transformers.AutoModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"model: expected a pretrained model and its tokenizer in {folder}, found: {error}") from error
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder, tokenizer
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own; afterwards it may again, if it could."""
+    import transformers.utils.logging as bars
+
+    noisy = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if noisy:
+            bars.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 over the contents of files, and of the weights and configuration in folders."""
+    total = hashlib.sha256()
+    for path in paths:
+        for file in sorted([*path.glob("*.json"), *path.glob("*.safetensors")]) if path.is_dir() else [path]:
+            with file.open("rb") as opened:
+                total.update(hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def _listing(folder: Path) -> str:
+    """What is in a folder, the first few names."""
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "an empty folder"

@@ -1,0 +1,70 @@
+"""Batches: every example once, an order that seed and epoch determine, little padding, and padding without effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="the extra finetune is not installed")
+
+import torch
+
+from geolora_ref.finetune.batches import encode_texts, evaluation_order, training_order
+from geolora_ref.finetune.model import Classifier, load_encoder
+from tests.finetune.tiny import sentences
+
+
+def padded_tokens(lengths: np.ndarray, batches: list[list[int]]) -> int:
+    return sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+
+
+@pytest.fixture
+def lengths() -> np.ndarray:
+    """Geometric, as sentences are."""
+    return np.minimum(3 + np.random.default_rng(0).geometric(0.08, size=999), 60)
+
+
+def test_every_example_is_in_one_batch(lengths: np.ndarray) -> None:
+    for batches in (training_order(lengths, 32, 0, 0), evaluation_order(lengths, 32)):
+        assert sorted(i for batch in batches for i in batch) == list(range(999))
+        assert [len(batch) for batch in batches].count(32) == 31
+
+
+def test_order_is_a_function_of_seed_and_epoch(lengths: np.ndarray) -> None:
+    orders = [training_order(lengths, 32, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2] != orders[3] != orders[0]
+
+
+def test_bucketing_saves_the_padding(lengths: np.ndarray) -> None:
+    """Within 10 % of no padding at all; batches of a mere shuffle (the control) are not within 50 %."""
+    shuffled = np.random.default_rng(1).permutation(999)
+    plain = [shuffled[i : i + 32].tolist() for i in range(0, 999, 32)]
+    assert padded_tokens(lengths, training_order(lengths, 32, 0, 0)) <= 1.1 * lengths.sum()
+    assert padded_tokens(lengths, plain) > 1.5 * lengths.sum()
+
+
+def test_batches_are_not_in_order_of_length(lengths: np.ndarray) -> None:
+    longest = [int(lengths[batch].max()) for batch in training_order(lengths, 32, 0, 0)]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
+
+
+def test_padding_has_no_effect(model_folder: Path) -> None:
+    encoder, tokenizer = load_encoder(model_folder)
+    model = Classifier(encoder, 2, torch.Generator().manual_seed(0)).eval()
+    tokens = encode_texts([text for text, _ in sentences(6)], None, tokenizer, 16)
+    assert len(set(tokens.lengths.tolist())) > 1
+    device = torch.device("cpu")
+    with torch.no_grad():
+        together = model(**tokens.batch(range(6), device))
+        alone = torch.cat([model(**tokens.batch([i], device)) for i in range(6)])
+    scale = float(alone.norm())
+    assert float((together - alone).norm()) <= 100 * torch.finfo(torch.float32).eps * scale
+
+
+def test_pairs_of_texts_differ_from_one_text(model_folder: Path) -> None:
+    _, tokenizer = load_encoder(model_folder)
+    pair = encode_texts(["good film"], ["bad plot"], tokenizer, 16)
+    assert pair.inputs["token_type_ids"][0].tolist() == [0, 0, 0, 0, 1, 1, 1]

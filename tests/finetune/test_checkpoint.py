@@ -1,0 +1,132 @@
+"""Files of a job: what goes in comes out bit for bit, a kill while writing leaves the last whole file, others are refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="the extra finetune is not installed")
+
+import torch
+from safetensors.torch import save_file
+
+from geolora_ref.finetune.checkpoint import (
+    Stored,
+    check_same_job,
+    load_trained_state,
+    read_stored,
+    trained_state,
+    write_stored,
+)
+
+STATE: dict[str, Any] = {
+    "tensors": {0: {"step": torch.tensor(3.0), "moment": torch.arange(6.0).reshape(2, 3).T}, 1: {"mask": torch.tensor([True])}},
+    "random": {"cpu": torch.arange(5, dtype=torch.uint8), "cuda": []},
+    "numbers": (1, 0.1, -0.0, math.inf, True, None, "x"),
+    "groups": [{"betas": (0.9, 0.999), "names": ["a", "b"]}],
+    "empty": {},
+}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, with equal types all the way down and equal bits."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return bool(a.dtype == b.dtype and torch.equal(a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float):
+        return a.hex() == b.hex()
+    return bool(a == b)
+
+
+def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    write_stored(path, Stored("checkpoint", {"lr": 0.1}, STATE))
+    stored = read_stored(path, "checkpoint")
+    assert stored.job == {"lr": 0.1}
+    assert same(stored.state, STATE)
+    assert not same(stored.state | {"numbers": [*STATE["numbers"]]}, STATE)
+
+
+def test_what_only_pickle_could_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"state/a/1: expected tensors, numbers, .*, found PosixPath"):
+        write_stored(tmp_path / "x", Stored("checkpoint", {}, {"a": [1, tmp_path]}))
+
+
+@pytest.mark.parametrize("last", ["save_file", "replace"])
+def test_kill_while_writing_leaves_the_last_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+    """The kill comes after half of the new file was written, or when all of it was and only the move is missing."""
+    path = tmp_path / "checkpoint.safetensors"
+    write_stored(path, Stored("checkpoint", {}, {"step": 1}))
+
+    def killed(tensors: object, part: Path, metadata: object = None) -> None:
+        part.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    def not_moved(part: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if last == "save_file":
+            patch.setattr("geolora_ref.finetune.checkpoint.save_file", killed)
+        else:
+            patch.setattr(os, "replace", not_moved)
+        with pytest.raises(KeyboardInterrupt):
+            write_stored(path, Stored("checkpoint", {}, {"step": 2}))
+    assert read_stored(path, "checkpoint").state == {"step": 1}
+    write_stored(path, Stored("checkpoint", {}, {"step": 3}))
+    assert read_stored(path, "checkpoint").state == {"step": 3}
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def header(format_number: int, kind: str) -> dict[str, str]:
+    return {"geolora_ref": json.dumps({"format": format_number, "kind": kind, "job": {}, "state": {}})}
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    write_stored(path, Stored("checkpoint", {}, STATE))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"file.safetensors: expected a whole safetensors file, found: .*"):
+        read_stored(path, "checkpoint")
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"found a safetensors file of another program"):
+        read_stored(path, "checkpoint")
+    save_file({"x": torch.zeros(1)}, path, metadata=header(2, "checkpoint"))
+    with pytest.raises(ValueError, match=r"this version reads format 1, found format 2"):
+        read_stored(path, "checkpoint")
+    save_file({"x": torch.zeros(1)}, path, metadata=header(1, "adapter"))
+    with pytest.raises(ValueError, match=r"expected a checkpoint, found a file of the kind 'adapter'"):
+        read_stored(path, "checkpoint")
+    with pytest.raises(ValueError, match=r"expected a whole safetensors file, found: No such file"):
+        read_stored(tmp_path / "absent", "checkpoint")
+
+
+def test_every_difference_to_another_job_is_named(tmp_path: Path) -> None:
+    check_same_job(tmp_path, {"lr": 0.1, "targets": ["a"]}, {"lr": 0.1, "targets": ("a",)})
+    with pytest.raises(
+        ValueError, match=r"another one: lr was 0.1, is now 0.2; seed was None, is now 1; gone was 3, is now None"
+    ):
+        check_same_job(tmp_path, {"lr": 0.1, "same": 0, "gone": 3}, {"lr": 0.2, "same": 0, "seed": 1})
+
+
+def test_frozen_parameters_are_not_stored() -> None:
+    first, second = torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)
+    first.requires_grad_(False)
+    model = torch.nn.Sequential(first, second)
+    state = {name: value.clone() for name, value in trained_state(model).items()}
+    assert list(state) == ["1.weight", "1.bias"]
+    second.weight.data.zero_()
+    load_trained_state(model, state)
+    assert torch.equal(second.weight, state["1.weight"])
+    with pytest.raises(RuntimeError, match=r"only on one side: 1.bias, other"):
+        load_trained_state(model, {"1.weight": state["1.weight"], "other": state["1.bias"]})

@@ -1,0 +1,140 @@
+"""``geolora-ref finetune``: what it writes, what it refuses, and a kill from outside at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers", reason="the extra finetune is not installed")
+
+import torch
+
+from geolora_ref.finetune.__main__ import main
+from geolora_ref.finetune.adapter_file import load_adapter
+from geolora_ref.finetune.checkpoint import read_stored
+from tests.finetune.tiny import sentences, write_model, write_tsv
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+FAST = ["--lr", "3e-2", "--head-lr", "1e-2", "--max-length", "16", "--rank", "4"]
+
+
+def arguments(model: Path, tsv: Path, output: Path, *more: str) -> list[str]:
+    return ["--model", str(model), "--data", str(tsv), "--metric", "accuracy", "--output", str(output), *FAST, *more]
+
+
+def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    assert main(arguments(model_folder, tsv, tmp_path, "--epochs", "2")) == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"epoch \d of 2: training loss \d\.\d+, dev accuracy \d\.\d+, \d+ adapter parameters", printed)) == 2
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert len(results["ranks"]) == 12
+    assert f"{results['parameters']}" in printed
+    assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "lora" / "adapter_config.json").is_file()
+    assert results["metrics"][-1]["dev"] >= 0.75
+
+
+def test_adapter_file_predicts_as_the_trained_model(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path, "--epochs", "6")) == 0
+    fine_tuned = load_adapter(tmp_path / "adapter.safetensors", str(model_folder))
+    state = read_stored(tmp_path / "checkpoint.safetensors", "checkpoint").state["model"]
+    assert all(torch.equal(value, state[name]) for name, value in fine_tuned.model.state_dict().items() if name in state)
+    texts, labels = zip(*sentences(100, seed=9), strict=True)
+    right = [predicted == str(label) for predicted, label in zip(fine_tuned.predict(texts), labels, strict=True)]
+    assert sum(right) >= 75  # guessing gets so far in one of a million trials
+    other = write_model(tmp_path / "other", dropout=0.2)
+    with pytest.raises(ValueError, match="expected the pretrained model that the adapter was trained on"):
+        load_adapter(tmp_path / "adapter.safetensors", str(other))
+
+
+def test_numbers_pairs_and_signs(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tsv = tmp_path / "data.tsv"
+    rows = [f"{text}\tthe film\t{label * 2 - 1}.5" for text, label in sentences(80)]
+    tsv.write_text("\n".join(["first\tsecond\tscore", *rows, "the film\tthe film\t0.0"]), encoding="utf-8")
+    columns = ["--header", "--text-column", "first", "--pair-column", "second", "--label-column", "score"]
+    assert main(arguments(model_folder, tsv, tmp_path / "n", *columns, "--metric", "spearman", "--budget", "30")) == 0
+    assert "dev spearman" in capsys.readouterr().out
+    assert sum(json.loads((tmp_path / "n" / "results.json").read_text(encoding="utf-8"))["ranks"].values()) <= 30
+    assert main(arguments(model_folder, tsv, tmp_path / "s", *columns, "--labels", "sign")) == 0
+    assert "1 of 81 examples have the label 0, which has no sign, and are left out" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_run_that_learns_nothing_says_so(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path, "--lr", "0", "--head-lr", "0")) == 0
+    assert "nothing was learned" in capsys.readouterr().out
+    assert main(arguments(model_folder, tsv, tmp_path, "--fresh", "--epochs", "2")) == 0
+    assert "nothing was learned" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "no_such_package"], "model: expected a folder or an installed package"),
+        (["--data", "no such file"], "no such file: expected a readable file"),
+        (["--label-column", "3"], "label column: expected a number from 1 to 2, found '3'"),
+        (["--text-column", "2", "--label-column", "1", "--labels", "number"], "line 1: expected a finite number as label"),
+        (["--dev-fraction", "1"], "fraction: expected a number between 0 and 1"),
+        (["--target-modules", "no_such_layer"], "no_such_layer"),
+        (["--rank", "0"], "rank"),
+        (["--epochs", "0"], "epochs: expected a number >= 1, found 0"),
+        (["--budget", "20", "--tau", "0.1"], "budget: expected no threshold beside it"),
+        (["--metric", "f1"], "invalid choice: 'f1'"),
+    ],
+)
+def test_bad_input_is_status_2(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(model_folder, tsv, tmp_path, *options))
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_checkpoint_of_other_options_is_refused_until_fresh(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path)) == 0
+    with pytest.raises(SystemExit):
+        main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--tau", "0.2"))
+    assert "seed was 0, is now 1; tau was 0.3, is now 0.2" in capsys.readouterr().err
+    assert main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--fresh")) == 0
+
+
+def test_diverged_run_is_status_1(model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path, "--head-lr", "3e37", "--epochs", "3")) == 1
+    assert "diverged: step" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
+def test_kill_from_outside_and_resume_give_the_same_file(model_folder: Path, tmp_path: Path) -> None:
+    """A real SIGKILL in the middle of training; the adapter file at the end is that of an undisturbed run, byte for byte."""
+    tsv = write_tsv(tmp_path / "data.tsv", 400)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    options = ("--epochs", "2", "--checkpoint-every", "1")
+    command = [sys.executable, "-m", "geolora_ref.finetune", *arguments(model_folder, tsv, killed, *options)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        checkpoint = killed / "checkpoint.safetensors"
+        deadline = time.monotonic() + 60
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    done = len(read_stored(checkpoint, "checkpoint").state["losses"])
+    assert 0 < done < 24
+    assert not (killed / "adapter.safetensors").exists()
+    for output in (undisturbed, killed):
+        assert main(arguments(model_folder, tsv, output, *options)) == 0
+    assert (killed / "adapter.safetensors").read_bytes() == (undisturbed / "adapter.safetensors").read_bytes()

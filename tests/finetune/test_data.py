@@ -1,0 +1,135 @@
+"""Tab-separated examples: what is read, and what is refused with which line number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers", reason="the extra finetune is not installed")
+
+from geolora_ref.finetune.data import Columns, read_rows, split
+from geolora_ref.finetune.labels import fit_labels, with_sign
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "data.tsv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_quotes_are_text_and_line_ends_may_be_those_of_windows(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, '\ufeffa "quoted\t1\r\nsaid ""so""\t0\r\n\r\n'), Columns())
+    assert [(row.text, row.label, row.line) for row in rows] == [('a "quoted', "1", 1), ('said ""so""', "0", 2)]
+
+
+def test_columns_by_name_and_by_number(tmp_path: Path) -> None:
+    path = written(tmp_path, "id\tfirst\tsecond\tscore\n7\tone\ttwo\t2.5\n")
+    rows = read_rows(path, Columns("first", "4", pair="second", header=True))
+    assert [(row.text, row.pair, row.label, row.line) for row in rows] == [("one", "two", "2.5", 2)]
+
+
+BAD_FILES = {
+    "empty": (b"", Columns(), "expected at least one example, found none"),
+    "empty with header": (b"", Columns(header=True), "found an empty file"),
+    "header alone": (b"text\tlabel\n", Columns(header=True), "expected at least one example"),
+    "not UTF-8": (b"fine\t1\nbad \xff\t0\n", Columns(), "line 2: expected UTF-8 text, found the byte 0xff"),
+    "a column short": (b"fine\t1\nno label\n", Columns(), "line 2: expected 2 tab-separated columns, found 1"),
+    "a column too many": (b"fine\t1\na\tb\t0\n", Columns(), "line 2: expected 2 tab-separated columns, found 3"),
+    "empty line inside": (b"fine\t1\n\nbad\t0\n", Columns(), "line 2: expected 2 tab-separated columns, found 0"),
+    "no text": (b"fine\t1\n \t0\n", Columns(), "line 2: expected a text, found an empty column"),
+    "no label": (b"fine\t1\nbad\t\n", Columns(), "line 2: expected a label, found an empty column"),
+    "no second text": (b"a\tb\t1\na\t \t0\n", Columns("1", "3", "2"), "line 2: expected a second text"),
+    "column out of range": (b"fine\t1\n", Columns("3"), "text column: expected a number from 1 to 2, found '3'"),
+    "column zero": (b"fine\t1\n", Columns("0"), "text column: expected a number from 1 to 2, found '0'"),
+    "name without header": (b"fine\t1\n", Columns(label="score"), "label column: expected a number from 1 to 2, found 'score'"),
+    "unknown name": (
+        b"text\tlabel\na\t1\n",
+        Columns("txt", "label", None, True),
+        "a name out of text, label or a number from 1 to 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file_is_refused(tmp_path: Path, name: str) -> None:
+    contents, columns, message = BAD_FILES[name]
+    with pytest.raises(ValueError, match=r"data\.tsv") as refused:
+        read_rows(written(tmp_path, contents), columns)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: None], ids=["folder", "absent"])
+def test_unreadable_file_is_refused(tmp_path: Path, make: object) -> None:
+    path = tmp_path / "data.tsv"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(
+        ValueError, match=r"expected a readable file of tab-separated columns, found: (Is a directory|No such file)"
+    ):
+        read_rows(path, Columns())
+
+
+def test_split_is_drawn_by_seed_and_loses_nothing(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, "".join(f"text {i}\t{i % 2}\n" for i in range(20))), Columns())
+    train, dev = split(rows, 0.25, seed=1)
+    assert len(dev) == 5
+    assert sorted(row.line for row in train + dev) == list(range(1, 21))
+    assert split(rows, 0.25, seed=1) == (train, dev)
+    assert split(rows, 0.25, seed=2) != (train, dev)
+    with pytest.raises(ValueError, match=r"found 0.01 of 20 examples"):
+        split(rows, 0.01, seed=1)
+
+
+def test_numbers_are_standardised_and_come_back(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, "a\t1\nb\t3\nc\t-4\n"), Columns())
+    labels = fit_labels(rows, "number")
+    encoded = labels.encode(rows)
+    assert float(encoded.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert labels.decode(encoded[:, None]) == pytest.approx([1.0, 3.0, -4.0], rel=1e-6)
+
+
+def test_signs_are_classes_and_zero_has_none(tmp_path: Path) -> None:
+    rows, left_out = with_sign(read_rows(written(tmp_path, "a\t1.5\nb\t0\nc\t-4\n"), Columns()))
+    labels = fit_labels(rows, "sign")
+    assert left_out == 1
+    assert labels.classes == ("negative", "positive")
+    assert labels.encode(rows).tolist() == [1, 0]
+
+
+def test_baseline_is_the_loss_of_the_best_constant(tmp_path: Path) -> None:
+    import torch
+
+    rows = read_rows(written(tmp_path, "a\tx\nb\ty\nc\ty\nd\ty\n"), Columns())
+    labels = fit_labels(rows, "class")
+    constant = torch.log(torch.tensor([[0.25, 0.75]])).expand(4, 2)
+    assert labels.baseline == pytest.approx(float(labels.loss(constant, labels.encode(rows))), rel=1e-6)
+
+
+BAD_LABELS = {
+    "a word among numbers": ("a\t1\nb\thigh\n", "number", "line 2: expected a finite number as label, found 'high'"),
+    "not finite": ("a\t1\nb\tnan\n", "number", "line 2: expected a finite number as label, found 'nan'"),
+    "a word among signs": ("a\t1\nb\t-\n", "sign", "line 2: expected a finite number as label, found '-'"),
+    "one class": ("a\tx\nb\tx\n", "class", "expected at least two classes, found only 'x'"),
+    "one number": ("a\t2\nb\t2\n", "number", "expected labels that differ, found 2 in all 2 examples"),
+    "measurements": ("".join(f"a\t{i / 8}\n" for i in range(21)), "class", "found 21 different numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LABELS)
+def test_labels_of_the_wrong_kind_are_refused(tmp_path: Path, name: str) -> None:
+    contents, kind, message = BAD_LABELS[name]
+    rows = read_rows(written(tmp_path, contents), Columns())
+    with pytest.raises(ValueError, match=r"data\.tsv") as refused:
+        fit_labels(rows, kind)  # type: ignore[arg-type]
+    assert message in str(refused.value)
+
+
+def test_many_numbered_classes_are_classes(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, "".join(f"a\t{i}\n" for i in range(30))), Columns())
+    assert fit_labels(rows, "class").outputs == 30
+
+
+def test_unknown_class_is_refused_with_its_line(tmp_path: Path) -> None:
+    rows = read_rows(written(tmp_path, "a\tx\nb\ty\nc\tz\n"), Columns())
+    with pytest.raises(ValueError, match=r"line 3: expected a label of the training data \(x, y\), found 'z'"):
+        fit_labels(rows[:2], "class").encode(rows)

@@ -1,0 +1,213 @@
+"""The loop: a run that is killed anywhere and taken up again ends with the same parameters, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="the extra finetune is not installed")
+
+import torch
+
+from geolora_ref.finetune.batches import encode
+from geolora_ref.finetune.checkpoint import trained_state
+from geolora_ref.finetune.data import Columns, read_rows
+from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
+from geolora_ref.finetune.labels import fit_labels
+from geolora_ref.finetune.methods import GeoLoRAMethod
+from geolora_ref.finetune.model import Classifier, load_encoder
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+METHOD = GeoLoRAMethod(lr=3e-2, head_lr=1e-2, rank=4, max_rank=6)
+PLAN = Plan("accuracy", epochs=2, batch_size=32, schedule="linear", warmup=0.2)
+STEPS = 10
+
+
+class Killed(BaseException):
+    """As a SIGKILL, it is caught by nobody."""
+
+
+@pytest.fixture(scope="module")
+def make_job(model_folder: Path, tsv: Path, module_unchecked: None) -> Callable[..., Job]:
+    """A job of ten steps on the tiny model; the encoder is read once."""
+    encoder, tokenizer = load_encoder(model_folder)
+    rows = read_rows(tsv, Columns())
+    labels = fit_labels(rows, "class")
+    train, dev = (encode(part, tokenizer, labels, 16) for part in (rows, rows[:60]))
+
+    def make(**options: Any) -> Job:
+        method, plan = options.pop("method", METHOD), options.pop("plan", PLAN)
+
+        def model(generator: torch.Generator) -> Classifier:
+            return Classifier(copy.deepcopy(encoder), labels.outputs, generator)
+
+        return Job(model, method, Data(train, {"dev": dev}, labels), plan, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_job: Callable[..., Job]) -> Job:
+    job = make_job()
+    job.run()
+    return job
+
+
+def kill_at(step: int) -> Callable[[Job], None]:
+    def on_step(job: Job) -> None:
+        if job.history.steps == step:
+            raise Killed
+
+    return on_step
+
+
+def killed_and_resumed(make_job: Callable[..., Job], checkpoint: Path, step: int) -> Job:
+    """Checkpoints every two steps; a kill in step ``step``; a new job that finds the checkpoint."""
+    with pytest.raises(Killed):
+        make_job(checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(step)).run()
+    job = make_job(checkpoint=checkpoint, checkpoint_every=2)
+    assert job.history.steps == max(saved for saved in (0, 2, 4, 5, 6, 8) if saved < step)
+    job.run()
+    return job
+
+
+def differences(a: Job, b: Job) -> list[str]:
+    """Names of what is not the same bits: parameters, ranks, losses, metrics."""
+    one, other = trained_state(a.model), trained_state(b.model)
+    assert list(one) == list(other)
+    different = [name for name in one if one[name].shape != other[name].shape or not torch.equal(one[name], other[name])]
+    records = ("losses", "ranks", "rank_steps", "metrics")
+    return different + [name for name in records if getattr(a.history, name) != getattr(b.history, name)]
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_kill_and_resume_gives_the_same_bits(make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path, step: int) -> None:
+    assert differences(killed_and_resumed(make_job, tmp_path / "checkpoint.safetensors", step), undisturbed) == []
+
+
+def forget_randomness(job: Job, state: dict[str, Any]) -> None:
+    """Dropout starts over."""
+
+
+def forget_moments(optimizer: Any, state: dict[str, Any]) -> None:
+    """The optimizer starts over."""
+
+
+@pytest.mark.parametrize(
+    ("what", "mutant"),
+    [
+        ("geolora_ref.finetune.job.Job._set_random_state", forget_randomness),
+        ("geolora_ref.nn.optimizer.GeoLoRA.load_state_dict", forget_moments),
+        ("geolora_ref.finetune.job.load_trained_state", lambda model, state: None),
+    ],
+    ids=["random state", "optimizer state", "parameters"],
+)
+def test_resume_that_forgets_something_is_noticed(
+    make_job: Callable[..., Job],
+    undisturbed: Job,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    mutant: Callable[..., None],
+) -> None:
+    monkeypatch.setattr(what, mutant)
+    try:
+        resumed = killed_and_resumed(make_job, tmp_path / "checkpoint.safetensors", 8)
+    except RuntimeError as error:
+        assert "the optimizer remembers rank" in str(error)  # noqa: PT017  (one of the ways in which it is noticed)
+    else:
+        assert differences(resumed, undisturbed) != []
+
+
+def test_finished_run_is_not_repeated(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    make_job(checkpoint=checkpoint).run()
+    again = make_job(checkpoint=checkpoint, on_step=kill_at(STEPS))
+    assert again.history.steps == STEPS
+    again.run()
+
+
+def test_run_learns_and_ranks_move(undisturbed: Job) -> None:
+    history = undisturbed.history
+    assert history.steps == STEPS
+    assert history.learned(undisturbed.data.labels.baseline)
+    assert not history.learned(0.0)
+    assert history.metrics[-1]["dev"] > history.metrics[0]["dev"] > 0.5
+    assert history.rank_steps == list(range(STEPS + 1))
+    assert set(history.ranks[0]) == {4}
+    assert len(set(history.ranks[-1])) > 1
+    assert history.ranks[-1] == list(undisturbed.prepared.ranks().values())
+
+
+def test_adapted_model_starts_as_the_pretrained_one(make_job: Callable[..., Job], model_folder: Path) -> None:
+    job = make_job()
+    encoder, _ = load_encoder(model_folder)
+    inputs, _ = job.data.train.batch(range(8), torch.device("cpu"))
+    with torch.no_grad():
+        expected, found = (m.eval()(**inputs).last_hidden_state for m in (encoder, job.model.encoder))
+    assert float((expected - found).abs().max()) == 0.0
+
+
+def test_global_generator_is_left_alone(make_job: Callable[..., Job]) -> None:
+    before = torch.get_rng_state()
+    make_job(plan=Plan("accuracy", batch_size=80)).run()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_differ(make_job: Callable[..., Job], undisturbed: Job) -> None:
+    other = make_job(plan=Plan("accuracy", epochs=2, seed=1, schedule="linear", warmup=0.2))
+    other.run()
+    assert other.history.losses != undisturbed.history.losses
+
+
+def test_predictions_are_in_the_order_of_the_examples(undisturbed: Job) -> None:
+    examples = undisturbed.data.evaluation["dev"]
+    inputs, _ = examples.batch(range(len(examples)), undisturbed.device)
+    with torch.no_grad():
+        together = undisturbed.model.eval()(**inputs).argmax(dim=1)
+    assert torch.equal(undisturbed.predict(examples), together)
+
+
+@pytest.mark.parametrize("method", [METHOD, GeoLoRAMethod(lr=3e-2, update="sgd", weight_decay=1e6, head_lr=1e30)])
+def test_loss_that_is_not_finite_stops_the_run(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, method: GeoLoRAMethod
+) -> None:
+    if method is METHOD:
+        monkeypatch.setattr("geolora_ref.finetune.labels.Labels.loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
+    with pytest.raises(DivergedError, match=r"step \d+ of 10: .*(finite|overflow)"):
+        make_job(method=method).run()
+
+
+def test_checkpoint_of_another_job_is_refused(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Killed):
+        make_job(checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3), identity={"lr": 1.0}).run()
+    with pytest.raises(ValueError, match=r"lr was 1.0, is now 2.0"):
+        make_job(checkpoint=checkpoint, identity={"lr": 2.0})
+    narrow = GeoLoRAMethod(rank=2, max_rank=2, target_modules=r".*query")
+    with pytest.raises(ValueError, match=r"expected the parameters of this model, found others: only on one side"):
+        make_job(checkpoint=checkpoint, identity={"lr": 1.0}, method=narrow)
+
+
+SCHEDULES = [
+    (Plan("accuracy"), [1.0] * 5),
+    (Plan("accuracy", schedule="linear"), [1.0, 0.8, 0.6, 0.4, 0.2]),
+    (Plan("accuracy", warmup=0.4), [1 / 3, 2 / 3, 1.0, 1.0, 1.0]),
+    (Plan("accuracy", warmup=0.4, schedule="linear"), [1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3]),
+]
+
+
+@pytest.mark.parametrize(("plan", "factors"), SCHEDULES)
+def test_schedule(plan: Plan, factors: list[float]) -> None:
+    assert [plan.factor(step, 5) for step in range(5)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"warmup": 1.0}, {"warmup": -0.1}])
+def test_impossible_plans_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected a"):
+        Plan("accuracy", **options)

@@ -1,0 +1,69 @@
+"""A transformer of two layers of width 32 with random weights, and sentences whose label it can learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+WORDS = (
+    "good",
+    "fine",
+    "great",
+    "nice",
+    "bad",
+    "poor",
+    "awful",
+    "dull",
+    "a",
+    "the",
+    "film",
+    "plot",
+    "actor",
+    "is",
+    "was",
+    "very",
+)
+
+
+def write_model(folder: Path, dropout: float = 0.1) -> Path:
+    """config.json, safetensors weights and a tokenizer, as ``from_pretrained`` wants them."""
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = folder / "words.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]), encoding="utf-8")
+    transformers.BertTokenizer(vocab=str(vocabulary)).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS) + 5,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
+    """Sentences of 2 to 12 words; the label says whether good words outnumber bad ones."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        words = list(rng.choice(WORDS[8:], size=int(rng.integers(1, 10))))
+        label = int(rng.integers(2))
+        words += list(rng.choice(WORDS[:4] if label else WORDS[4:8], size=int(rng.integers(1, 4))))
+        rows.append((" ".join(rng.permutation(words)), label))
+    return rows
+
+
+def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
+    """Sentence TAB label."""
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in sentences(count, seed)), encoding="utf-8")
+    return path
