@@ -1,0 +1,24 @@
+"""The fast path (torch): the fused adapter function, and the step of all layers at once.  The oracle judges it as any backend.
+
+:func:`adapted_linear` is the frozen layer with its adapter as one function, whose backward pass leaves dK, dL, dS in ``.grad``.
+:class:`LayerBank` holds many layers and steps them in place, :func:`fast_updates` does the same for lists of factors,
+:func:`step` and :func:`batched_step` have the signature of a backend.
+"""
+
+from geolora_ref.fast.backend import batched_step, fast_update, fast_updates, step
+from geolora_ref.fast.bank import LayerBank, NonFiniteUpdateError, StepReport
+from geolora_ref.fast.linear import adapted_linear, lowrank_add, merge, merged_linear
+
+__all__ = [
+    "LayerBank",
+    "NonFiniteUpdateError",
+    "StepReport",
+    "adapted_linear",
+    "batched_step",
+    "fast_update",
+    "fast_updates",
+    "lowrank_add",
+    "merge",
+    "merged_linear",
+    "step",
+]

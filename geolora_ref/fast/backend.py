@@ -1,0 +1,100 @@
+"""The fast step with the signature of a backend, for one layer and for stacks, so that the oracle judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from geolora_ref import checks
+from geolora_ref.fast.bank import Factors, LayerBank, StepReport
+
+__all__ = ["batched_step", "fast_update", "fast_updates", "step"]
+
+
+def fast_updates(
+    factors: Sequence[Factors],
+    updates: Sequence[Factors],
+    *,
+    tau: float | None = None,
+    theta: float | None = None,
+    min_rank: int = 1,
+    max_rank: int | None = None,
+) -> tuple[list[Factors], StepReport]:
+    """One step of many layers, any shapes and ranks: (U, S, V) and (ΔK, ΔL, ΔS) of each layer to its new (U, S, V).
+
+    K_new = K − ΔK, L_new = L − ΔL, S_new = S − ΔS, for SGD ΔK = λ dK and so on.  Nothing is changed in place; the results
+    are views of new buffers.  Raises as :meth:`LayerBank.update_`; :class:`LayerBank` spares the copies.
+    """
+    largest = max((int(U.shape[-1]) for U, _, _ in factors), default=1)
+    checks.ranks(min_rank, max_rank, min(((U.shape[0], V.shape[0]) for U, _, V in factors), key=min, default=(1, 1)))
+    capacity = max(2 * largest, min_rank)  # no layer can have more columns than twice its rank
+    bank = LayerBank.of(factors, capacity)
+    delta_K, delta_L, delta_S = zip(*updates, strict=True) if updates else ((), (), ())
+    most = min(max_rank or capacity, capacity)
+    report = bank.update_(delta_K, delta_L, delta_S, tau=tau, theta=theta, min_rank=min_rank, max_rank=most)
+    return [bank.factors(layer) for layer in range(len(factors))], report
+
+
+def fast_update(
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    delta_K: Tensor,
+    delta_L: Tensor,
+    delta_S: Tensor,
+    *,
+    tau: float | None = None,
+    theta: float | None = None,
+    min_rank: int = 1,
+    max_rank: int | None = None,
+) -> tuple[Factors, StepReport]:
+    """:func:`fast_updates` for one layer: U, ΔK (m, r), S, ΔS (r, r), V, ΔL (n, r)."""
+    factors, updates = [(U, S, V)], [(delta_K, delta_L, delta_S)]
+    new, report = fast_updates(factors, updates, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)
+    return new[0], report
+
+
+def step(
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    dK: Tensor,
+    dL: Tensor,
+    dS: Tensor,
+    *,
+    learning_rate: float,
+    tau: float | None,
+    theta: float | None,
+    min_rank: int,
+    max_rank: int | None,
+) -> Factors:
+    """One SGD step of one layer, as the oracle calls it (``geolora-ref check geolora_ref.fast:step --array torch``)."""
+    stacks = [X[None] for X in (U, S, V, dK, dL, dS)]
+    limits: dict[str, Any] = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
+    return batched_step(*stacks, learning_rate=learning_rate, **limits)[0]
+
+
+def batched_step(
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    dK: Tensor,
+    dL: Tensor,
+    dS: Tensor,
+    *,
+    learning_rate: float,
+    tau: float | None,
+    theta: float | None,
+    min_rank: int,
+    max_rank: int | None,
+) -> list[Factors]:
+    """One SGD step of a stack of layers, U (L, m, r) and so on; a list, because the new ranks differ (``--batched``).
+
+    λ dK is formed in float32 for storage of less precision: rounded to that storage it would lose what the step keeps.
+    """
+    rate = checks.nonnegative_number("learning_rate", learning_rate)
+    wide = [X if X.element_size() >= 4 else X.float() for X in (dK, dL, dS)]
+    factors, updates = list(zip(U, S, V, strict=True)), list(zip(*(rate * X for X in wide), strict=True))
+    return fast_updates(factors, updates, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)[0]

@@ -1,0 +1,366 @@
+"""The factors of many layers in fixed-capacity buffers, and the step that changes all of them at once.
+
+Bases are stored transposed and contiguous, all that have the same length in one buffer (N, capacity, length), whether they are a
+U or a V: the long products of a step are one batched GEMM before and one after for each length, and its small matrices one batch
+for all layers.  A layer of rank r uses the first r rows of its buffers; the rows behind are zero, so that another rank
+reallocates no buffer.
+
+Host synchronisations of a step on an accelerator: one download, the spectra of all layers (ranks are decided on the host), and
+what ``torch.linalg.eigh`` does inside to look at its error flag, once for each width class; layers that need Householder's QR, if
+any, cost another download for each shape and what ``torch.linalg.svd`` does inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geolora_ref import checks
+from geolora_ref.algorithm import RankRule
+from geolora_ref.fast.core import RULES, Limits, Ranks, cut_at, decide_ranks
+from geolora_ref.fast.gram import GramCore, coordinates, gram_core, trusted
+from geolora_ref.fast.householder import householder_core
+
+__all__ = ["Budget", "Factors", "LayerBank", "NonFiniteUpdateError", "StepReport"]
+
+STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+Factors = tuple[Tensor, Tensor, Tensor]
+Values = NDArray[np.float64]
+Integers = NDArray[Any]
+Budget = Callable[[Sequence[Values]], Sequence[int]]
+"""A rank decision over all layers: their spectra (sorted, as many values as the layer's bases have columns) to ranks."""
+
+
+class NonFiniteUpdateError(FloatingPointError):
+    """Factors or an update have entries that are not finite, or the result left the range; ``layers``: in which layers."""
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        super().__init__(
+            f"expected finite factors, updates and results, found others in layers {list(layers)}; nothing was changed"
+        )
+        self.layers = tuple(layers)
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """What one step did, layer by layer.
+
+    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a layer's own; ``theta`` (L,)
+    the thresholds that were applied; ``discarded`` (L,) the norms that were cut off; all on the host.  ``exact`` : the layers
+    that went through Householder's QR, all of them for float64.
+    """
+
+    ranks: tuple[int, ...]
+    rank_rules: tuple[RankRule, ...]
+    singular_values: Values
+    theta: Values
+    discarded: Values
+    exact: tuple[int, ...]
+
+
+class _Length:
+    """All bases of one length: the storage (N, capacity, length), the float64 workspace [basis; update], and whose they are."""
+
+    def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.length, self.sides = length, sides
+        self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
+        self.index = torch.tensor(sides, device=device)
+        self.rows = self.index[:0]  # of the updates in the workspace
+        self._work = torch.zeros(2 * self.storage.numel(), dtype=torch.float64, device=device)
+
+    def work(self, w: int) -> Tensor:
+        """The workspace for width w: (N, 2w, length), contiguous."""
+        count = len(self.sides)
+        return self._work[: count * 2 * w * self.length].view(count, 2 * w, self.length)
+
+
+class _Exact(NamedTuple):
+    """One layer by Householder's QR: singular values (2w,), and the transposed singular vectors of Ŵ, (p, m) and (p, n)."""
+
+    sigma: Values
+    Ut: Tensor
+    Vt: Tensor
+
+
+class LayerBank:
+    """L layers W_l = U_l S_l V_lᵀ of any shapes (m_l, n_l) and ranks 1 ≤ r_l ≤ capacity.
+
+    ``factors(l)`` are views U (m, r), S (r, r), V (n, r) of the buffers, U and V column by column; a step changes them in place,
+    and they stay valid until the rank of the layer changes.
+
+    Raises ``ValueError`` for layers without a positive shape, another dtype than a real floating one, and a capacity below 1.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        capacity: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not shapes or not all(m >= 1 and n >= 1 for m, n in shapes):
+            raise ValueError(f"shapes: expected at least one layer of positive shape (m, n), found {list(shapes)}")
+        if dtype not in STORAGE:
+            raise ValueError(f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}")
+        if capacity < 1:
+            raise ValueError(f"capacity: expected an integer >= 1, found {capacity!r}")
+        self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, torch.device(device)
+        self.ranks: tuple[int, ...] = (0,) * len(shapes)
+        by_length: dict[int, list[int]] = {}
+        for side, length in enumerate([*(m for m, _ in shapes), *(n for _, n in shapes)]):  # U_0 … U_{L−1}, V_0 … V_{L−1}
+            by_length.setdefault(length, []).append(side)
+        self._lengths = [_Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
+        self._place = {side: (group, i) for group in self._lengths for i, side in enumerate(group.sides)}
+        self._in_order = torch.cat([group.index for group in self._lengths]).argsort()
+        self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=self.device)
+
+    @classmethod
+    def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
+        """A bank with copies of these (U, S, V); by default the capacity is twice the largest rank.
+
+        Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, and ranks above the capacity.
+        """
+        if not factors:
+            raise ValueError("factors: expected at least one layer, found none")
+        first = factors[0][0]
+        shapes = [(int(U.shape[0]), int(V.shape[0])) for U, _, V in factors]
+        largest = max(int(U.shape[-1]) for U, _, _ in factors)
+        bank = cls(shapes, 2 * largest if capacity is None else capacity, dtype=first.dtype, device=first.device)
+        bank.load(factors)
+        return bank
+
+    @torch.no_grad()
+    def load(self, factors: Sequence[Factors]) -> None:
+        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` as :meth:`of`."""
+        if len(factors) != len(self.shapes):
+            raise ValueError(f"factors: expected {len(self.shapes)} layers, found {len(factors)}")
+        for layer, ((m, n), (U, S, V)) in enumerate(zip(self.shapes, factors, strict=True)):
+            r, most = int(U.shape[-1]), min(self.capacity, m, n)
+            if not 1 <= r <= most:
+                raise ValueError(f"U[{layer}]: expected a rank between 1 and min(capacity, m, n) = {most}, found {r} columns")
+            self._check("U", [U], [torch.Size((m, r))], layer)
+            self._check("S", [S], [torch.Size((r, r))], layer)
+            self._check("V", [V], [torch.Size((n, r))], layer)
+        for group in self._lengths:
+            group.storage.zero_()
+        self._S.zero_()
+        self._set_ranks(tuple(int(U.shape[-1]) for U, _, _ in factors))
+        for layer, given in enumerate(factors):
+            for mine, X in zip(self.factors(layer), given, strict=True):
+                mine.copy_(X)
+
+    def factors(self, layer: int) -> Factors:
+        """Views (U, S, V) of one layer: (m, r), (r, r), (n, r)."""
+        r = self.ranks[layer]
+        U, V = (group.storage[i, :r].mT for group, i in (self._place[layer], self._place[len(self.shapes) + layer]))
+        return U, self._S[layer, :r, :r], V
+
+    @torch.no_grad()
+    def update_(
+        self,
+        delta_K: Sequence[Tensor],
+        delta_L: Sequence[Tensor],
+        delta_S: Sequence[Tensor],
+        *,
+        tau: float | None = None,
+        theta: float | None = None,
+        min_rank: int = 1,
+        max_rank: int | None = None,
+        budget: Budget | None = None,
+    ) -> StepReport:
+        """One step of all layers in place: K_new = K − ΔK, L_new = L − ΔL, S_new = S − ΔS, augmented and truncated.
+
+        Parameters
+        ----------
+        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; λ times the projected gradients for SGD.  Float32
+            updates are accepted for storage of less precision.
+        tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
+        min_rank, max_rank : the new ranks are clipped to this range; None is the capacity.
+        budget : a rank decision over all layers in place of the threshold.
+
+        Raises
+        ------
+        ValueError : an argument that does not fit, and where; nothing was changed.
+        NonFiniteUpdateError : entries that are not finite; nothing was changed.
+        """
+        limits = self._limits(tau, theta, min_rank, max_rank, budget)
+        self._fill(delta_K, delta_L, delta_S)
+        found: GramCore | None = None
+        exact: dict[int, _Exact] = {}
+        if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
+            self._refuse(self._work_is_finite())
+            exact = self._exact(range(len(self.shapes)))
+            sigma = np.stack([one.sigma for one in exact.values()])
+        else:
+            found = self._gram()
+            squares, scale, info = np.split(_host(found.squares, found.scale, found.info), [-2, -1], axis=1)
+            self._refuse(np.isfinite(scale[:, 0]))
+            sigma = np.sqrt(np.maximum(squares, 0.0))
+        while True:
+            chosen = self._choose(sigma, limits, budget)
+            self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
+            if found is None:
+                break
+            good = (info[:, 0] == 0.0) & trusted(squares, scale[:, 0], chosen.rank, torch.finfo(self.dtype).eps)
+            bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
+            if not bad:
+                break
+            for layer, one in self._exact(bad).items():
+                exact[layer], sigma[layer] = one, one.sigma
+        self._write(found, exact, sigma, chosen.rank)
+        rules = tuple(RULES[code] for code in chosen.rule)
+        return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
+
+    def _limits(
+        self, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None, budget: Budget | None
+    ) -> Limits:
+        """The checked limits of a step."""
+        if budget is None:
+            checks.threshold(tau, theta)
+        elif tau is not None or theta is not None:
+            raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
+        checks.ranks(min_rank, max_rank, min(self.shapes, key=min))
+        if max(min_rank, max_rank or 1) > self.capacity:
+            raise ValueError(
+                f"min_rank, max_rank: expected at most the capacity {self.capacity}, "
+                f"found min_rank={min_rank}, max_rank={max_rank}"
+            )
+        return Limits(tau, theta, min_rank, max_rank or self.capacity)
+
+    def _choose(self, sigma: Values, limits: Limits, budget: Budget | None) -> Ranks:
+        """The new ranks by the threshold, or by the budget."""
+        if budget is None:
+            return decide_ranks(sigma, self._columns, limits)
+        wanted = list(budget([values[:k] for values, k in zip(sigma, self._columns, strict=True)]))
+        most = np.minimum(self._columns, limits.max_rank).tolist()
+        if len(wanted) != len(most) or not all(1 <= r <= k for r, k in zip(wanted, most, strict=True)):
+            raise ValueError(f"budget: expected one rank a layer between 1 and {most}, found {wanted}")
+        return cut_at(sigma, np.asarray(wanted))
+
+    def _check(self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0) -> None:
+        """Shapes, dtype and device of one tensor a layer, or ``ValueError`` that says which is wrong."""
+        if len(given) != len(expected):
+            raise ValueError(f"{name}: expected one tensor for each of {len(expected)} layers, found {len(given)}")
+        widened = name.startswith("delta") and self.dtype in (torch.bfloat16, torch.float16)
+        dtypes = (self.dtype, torch.float32) if widened else (self.dtype,)
+        for layer, (X, shape) in enumerate(zip(given, expected, strict=True), start=first):
+            if X.shape != shape:
+                raise ValueError(f"{name}[{layer}]: expected shape {tuple(shape)}, found {tuple(X.shape)}")
+            if X.dtype not in dtypes:
+                raise ValueError(f"{name}[{layer}]: expected dtype {' or '.join(map(str, dtypes))}, found {X.dtype}")
+            if X.device != self.device:
+                raise ValueError(f"{name}[{layer}]: expected device {self.device}, found {X.device}")
+
+    def _refuse(self, usable: Iterable[Any]) -> None:
+        """Raise unless every layer is usable."""
+        unusable = [layer for layer, fine in enumerate(usable) if not fine]
+        if unusable:
+            raise NonFiniteUpdateError(unusable)
+
+    def _set_ranks(self, ranks: tuple[int, ...]) -> None:
+        """Change the ranks: where the updates go in the workspaces, zeros everywhere else."""
+        if ranks == self.ranks:
+            return
+        self.ranks, w = ranks, max(ranks)
+        self._columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in self.shapes])
+        self._S_work, self._dS_work = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
+        for group in self._lengths:
+            group.work(w).zero_()
+            group.rows = self._tensor([i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(self._rank(side))])
+        self._entries = self._tensor(
+            [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
+        )
+        self._update_shapes = (
+            [torch.Size((m, r)) for (m, _), r in zip(self.shapes, ranks, strict=True)],
+            [torch.Size((n, r)) for (_, n), r in zip(self.shapes, ranks, strict=True)],
+            [torch.Size((r, r)) for r in ranks],
+        )
+
+    def _rank(self, side: int) -> int:
+        """The rank of the layer whose U or V a side is."""
+        return self.ranks[side % len(self.ranks)]
+
+    def _tensor(self, values: Sequence[int]) -> Tensor:
+        """Indices on the device."""
+        return torch.tensor(values, device=self.device)
+
+    def _fill(self, *updates: Sequence[Tensor]) -> None:
+        """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""
+        for name, given, shapes in zip(("delta_K", "delta_L", "delta_S"), updates, self._update_shapes, strict=True):
+            self._check(name, given, shapes)
+        w, (delta_K, delta_L, delta_S) = max(self.ranks), updates
+        of_side = [X.mT for X in (*delta_K, *delta_L)]
+        for group in self._lengths:
+            work = group.work(w)
+            work[:, :w] = group.storage[:, :w]
+            rows = torch.cat([of_side[side] for side in group.sides])
+            work.view(-1, group.length).index_copy_(0, group.rows, rows.double())
+        self._S_work.copy_(self._S[:, :w, :w])
+        self._dS_work.view(-1).index_copy_(0, self._entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
+
+    def _rows(self, side: int) -> Tensor:
+        """[basis; update] of one side, (2w, length)."""
+        group, i = self._place[side]
+        return group.work(max(self.ranks))[i]
+
+    def _work_is_finite(self) -> list[int]:
+        """Whether all factors and updates of a layer are finite."""
+        count = len(self.shapes)
+        cores = (torch.isfinite(self._S_work) & torch.isfinite(self._dS_work)).all(2).all(1).long().tolist()
+        sides = [int(torch.isfinite(self._rows(side)).all()) for side in range(2 * count)]
+        return [cores[layer] * sides[layer] * sides[count + layer] for layer in range(count)]
+
+    def _gram(self) -> GramCore:
+        """The spectra of all layers from the Gram matrices of their sides."""
+        w, count = max(self.ranks), len(self.shapes)
+        Gammas = [work @ work.mT for work in (group.work(w) for group in self._lengths)]
+        Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[self._in_order]
+        return gram_core(Gamma[:count], Gamma[count:], self._S_work, self._dS_work, self.ranks)
+
+    def _exact(self, layers: Sequence[int]) -> dict[int, _Exact]:
+        """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape."""
+        count, w = len(self.shapes), max(self.ranks)
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for layer in layers:
+            by_shape.setdefault(self.shapes[layer], []).append(layer)
+        found: dict[int, _Exact] = {}
+        for members in by_shape.values():
+            Bt_K = torch.stack([self._rows(layer) for layer in members])
+            Bt_L = torch.stack([self._rows(count + layer) for layer in members])
+            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, self._S_work[members], self._dS_work[members])
+            padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
+            found |= {layer: _Exact(*one) for layer, one in zip(members, zip(padded, Ut, Vt, strict=True), strict=True)}
+        return dict(sorted(found.items()))
+
+    def _write(self, found: GramCore | None, exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
+        """The new factors into the buffers, zeros behind each layer's rank."""
+        w, ranks = max(self.ranks), tuple(rank.tolist())
+        width = max(ranks)
+        kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
+        inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
+        kept_values, inverse_values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
+        if found is not None:
+            X = torch.cat(coordinates(found, inverse_values[:, None, :]))
+            for group in self._lengths:
+                X_group = X if len(self._lengths) == 1 else X[group.index]
+                group.storage[:, :width] = X_group.mT @ group.work(w)
+        for layer, one in exact.items():
+            for side, basis in ((layer, one.Ut), (len(ranks) + layer, one.Vt)):
+                group, i = self._place[side]
+                group.storage[i, :width] = 0.0
+                group.storage[i, : ranks[layer]] = basis[: ranks[layer]]
+        self._S[:, :width, :width] = torch.diag_embed(kept_values)
+        self._set_ranks(ranks)
+
+
+def _host(*values: Tensor) -> Values:
+    """Several (L, k) or (L,) tensors side by side on the host: one transfer."""
+    columns = [X if X.ndim == 2 else X[:, None] for X in values]
+    return torch.cat([X.double() for X in columns], dim=1).cpu().numpy()

@@ -1,0 +1,89 @@
+"""The small matrices of the fast step: a core Ŝ₀ that needs no basis, and the ranks of all layers at once.
+
+Stack U and the update of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
+
+    Ŵ = U S_new Vᵀ − (I − UUᵀ) ΔK Vᵀ − U ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[S_new + C_K + C_Lᵀ, −I], [−I, 0]],
+
+with C_K = UᵀΔK and C_L = VᵀΔL: no augmented basis and no residual is formed.  A triangular factor B = Q R of each side turns
+this into the core of Algorithm 1 up to the choice of basis, Ŝ = R_K Ŝ₀ R_Lᵀ; R also carries whatever defect UᵀU − I earlier
+steps have left, so that no defect grows.  ``gram.py`` takes R from the Gram matrix and never forms Q, ``householder.py`` takes Q
+and R from LAPACK; both continue here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geolora_ref.algorithm import RankRule
+
+__all__ = ["RULES", "Limits", "Ranks", "core", "core_times", "cut_at", "decide_ranks"]
+
+RULES = (RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS, RankRule.BUDGET)
+"""The rank rules by their code in :attr:`Ranks.rule`."""
+THRESHOLD, MIN_RANK, MAX_RANK, BASIS, BUDGET = range(5)
+Values = NDArray[np.float64]
+Integers = NDArray[Any]
+
+
+def core(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor) -> Tensor:
+    """T = S_new + C_K + C_Lᵀ, the block of Ŝ₀ that is not known: S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL are (L, w, w)."""
+    return S - delta_S + (C_K + C_L.mT)
+
+
+def core_times(T: Tensor, X: Tensor) -> Tensor:
+    """Ŝ₀ X = [T X₁ − X₂; −X₁] for X = [X₁; X₂] (L, 2w, k): a quarter of the full product."""
+    w = T.shape[1]
+    X1, X2 = X[:, :w], X[:, w:]
+    return torch.cat([torch.baddbmm(X2, T, X1, beta=-1.0), -X1], dim=1)
+
+
+class Limits(NamedTuple):
+    """The truncation of a step: exactly one of tau (relative) and theta (absolute), and the range of the new ranks."""
+
+    tau: float | None
+    theta: float | None
+    min_rank: int
+    max_rank: int
+
+
+class Ranks(NamedTuple):
+    """The truncation of all layers: new rank, code of the rule that fixed it, threshold ϑ, discarded norm, each (L,)."""
+
+    rank: Integers
+    rule: Integers
+    theta: Values
+    discarded: Values
+
+
+def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
+    """Algorithm 2's rank for every row of ``sigma`` (L, p) at once; ``columns`` (L,) is how many each layer's bases have."""
+    tail = _tails(sigma)
+    tau, theta, min_rank, max_rank = limits
+    limit = tail[:, 0] * (tau or 0.0) if theta is None else np.full(len(tail), theta)
+    wanted = np.minimum(np.sum(tail[:, :-1] > limit[:, None], axis=1), columns)
+    least = np.minimum(columns, min_rank)
+    rank = np.maximum(np.minimum(wanted, max_rank), least)
+    raised = np.where(columns < min_rank, BASIS, MIN_RANK)
+    rule = np.where(rank < wanted, MAX_RANK, np.where(rank > wanted, raised, THRESHOLD))
+    return Ranks(rank, rule, limit, tail[np.arange(len(rank)), rank])
+
+
+def cut_at(sigma: Values, rank: Integers) -> Ranks:
+    """The truncation at ranks (L,) that a budget has chosen; no threshold was applied (ϑ = 0)."""
+    rows = np.arange(len(rank))
+    return Ranks(rank, np.full_like(rank, BUDGET), np.zeros(len(rank)), _tails(sigma)[rows, rank])
+
+
+def _tails(sigma: Values) -> Values:
+    """(Σ_{i≥j} σ_i²)^{1/2} of sorted singular values (L, p), and 0 behind the last: (L, p + 1).
+
+    Scaled by the largest, so that no square leaves the range.
+    """
+    largest = np.where(sigma[:, :1] > 0.0, sigma[:, :1], 1.0)
+    squares = np.square(sigma / largest)[:, ::-1]
+    return np.pad(np.sqrt(np.cumsum(squares, axis=1))[:, ::-1] * largest, ((0, 0), (0, 1)))

@@ -1,0 +1,102 @@
+"""The step from Gram matrices: all that is m or n long is two products, BᵀB before and B X after.
+
+For storage in float32 or less, everything small is computed in float64.  With Γ = BᵀB of each side (B = [U | ΔK], see
+``core.py``) and one Cholesky factor Γ_K = L Lᵀ,
+
+    A = Lᵀ Ŝ₀,   M = A Γ_L Aᵀ = P Σ² Pᵀ,   X_L = Aᵀ P Σ⁻¹,   X_K = Ŝ₀ Γ_L X_L Σ⁻¹,   U₁ = B_K X_K,  V₁ = B_L X_L,  S₁ = Σ,
+
+because M = ŜŜᵀ for the core Ŝ = Lᵀ Ŝ₀ L_L: the left singular vectors of Ŵ are B_K L⁻ᵀ P, the right ones Ŵᵀ U₁ Σ⁻¹, and
+U₁ = Ŵ V₁ Σ⁻¹ spares the inverse.  Neither a residual nor a basis of it is formed, so that rank-deficient updates, zero columns
+and S = 0 need no case of their own: what is not there has Σ = 0 and is not kept.
+
+Rounding.  With s² = ‖S_new + C_K + C_Lᵀ‖² + ‖ΔK‖² + ‖ΔL‖², M has an error of order eps₆₄·s², the singular values one of
+√eps₆₄·s at worst (below eps₃₂·s: W₁ is right to single precision always), and the bases a defect of order
+eps₆₄·(s/σ_{r₁})².  The last is the only thing that can go wrong, it is known after the eigenvalues, and :func:`trusted` says
+where it exceeds the rounding of the storage; such layers go through ``householder.py``.
+
+The Cholesky factor is that of Γ_K with its diagonal times 1 + 16 w·eps₆₄, which makes it exist for singular Γ_K: an error of
+the same order, counted by :func:`trusted`.  A zero column gets the pivot ``NOTHING``, below the square of every float32 that is
+not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geolora_ref.fast.core import core, core_times
+
+__all__ = ["GramCore", "coordinates", "gram_core", "trusted"]
+
+Values = NDArray[np.float64]
+EPS = torch.finfo(torch.float64).eps
+NOTHING = 1e-200
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Cores are diagonalised in classes of these widths, so that layers of small rank do not pay for the largest one."""
+
+
+class GramCore(NamedTuple):
+    """The spectra of all layers, and what :func:`coordinates` makes the new bases from.
+
+    ``squares`` (L, 2w) Σ², descending, 0 where a layer could not be factored; ``P``, ``At`` = Aᵀ, ``S0_Gamma_L`` (L, 2w, 2w);
+    ``scale`` (L,) s², infinite or NaN if anything is; ``info`` (L,) of the Cholesky factorisation.
+    """
+
+    squares: Tensor
+    P: Tensor
+    At: Tensor
+    S0_Gamma_L: Tensor
+    scale: Tensor
+    info: Tensor
+
+
+def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, ranks: Sequence[int]) -> GramCore:
+    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), float64, and the current ranks."""
+    w = S.shape[1]
+    T = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:])
+    diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
+    scale = T.square().sum((1, 2)) + diagonal_K[:, w:].sum(1) + diagonal_L[:, w:].sum(1)
+    diagonal_K.mul_(1.0 + 16 * w * EPS).clamp_(min=NOTHING)
+    factor, info = torch.linalg.cholesky_ex(Gamma_K)
+    At, S0_Gamma_L = core_times(T.mT, factor), core_times(T, Gamma_L)
+    usable = (info == 0) & torch.isfinite(scale)
+    M = torch.where(usable[:, None, None], (factor.mT @ S0_Gamma_L) @ At, 0.0)
+    squares, P = _eigh(M, ranks)
+    return GramCore(squares, P, At, S0_Gamma_L, scale, info)
+
+
+def _eigh(M: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, descending, and eigenvectors of M (L, 2w, 2w); a layer of rank r has r + r rows that are not 0 at most."""
+    w = M.shape[1] // 2
+    classes: dict[int, list[int]] = {}
+    for layer, rank in enumerate(ranks):
+        classes.setdefault(min(next(width for width in (*WIDTHS, rank) if width >= rank), w), []).append(layer)
+    if list(classes) == [w]:
+        values, vectors = torch.linalg.eigh(M)
+        return values.flip(1), vectors.flip(2)
+    all_values, all_vectors = M.new_zeros(M.shape[:2]), torch.zeros_like(M)
+    for width, members in classes.items():
+        layers = torch.tensor(members, device=M.device)
+        rows = torch.cat([torch.arange(width), w + torch.arange(width)]).to(M.device)
+        values, vectors = torch.linalg.eigh(M[layers[:, None, None], rows[:, None], rows])
+        all_values[layers, : 2 * width] = values.flip(1)
+        all_vectors[layers[:, None], rows, : 2 * width] = vectors.flip(2)
+    return all_values, all_vectors
+
+
+def trusted(squares: Values, scale: Values, rank: NDArray[Any], eps: float) -> NDArray[np.bool_]:
+    """Whether 2w·eps₆₄·s² ≤ eps·σ²_{r₁}, eps of the storage: the bases of the layer are orthonormal to rounding (L,)."""
+    smallest = squares[np.arange(len(rank)), rank - 1]
+    good: NDArray[np.bool_] = (scale > 0.0) & (scale * (squares.shape[1] * EPS) <= smallest * eps)
+    return good
+
+
+def coordinates(found: GramCore, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """X_K, X_L (L, 2w, k) with U₁ = B_K X_K and V₁ = B_L X_L, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
+    X_L = (found.At @ found.P[:, :, : inverse.shape[2]]) * inverse
+    return (found.S0_Gamma_L @ X_L) * inverse, X_L

@@ -1,0 +1,225 @@
+"""A frozen linear layer with a low-rank adapter as one function: y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, the gradients in one backward pass.
+
+Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the output of the base.  Backward,
+with upstream gradient g, a = x V and b = s·g U: ∇x = g W₀ + (b S) Vᵀ, the second product again in place, and
+
+    dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
+
+for the dense gradient G of the adapter W = U S Vᵀ that is never formed: the GEMMs of LoRA's backward and one r-wide product
+more.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.
+
+**Where the gradients go.**  As a deviation from what ``.grad`` means elsewhere, U receives dK, V receives dL and S receives dS:
+the gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.  They are linear in G, so whatever acts on ``.grad`` of
+parameters acts on them as it should: all-reduce over processes, accumulation, unscaling after a scaled loss, clipping (of the
+norm of these three).  ``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what autograd
+would compute.
+
+Layout decides the speed.  U (m, r) and V (n, r) are best column by column, that is U = Ut.mT of a contiguous (r, m); the gradients
+come in the same layout.  Any other works too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["adapted_linear", "lowrank_add", "merge", "merged_linear"]
+
+
+def adapted_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    scale: float = 1.0,
+    *,
+    factor_gradients: bool = False,
+) -> Tensor:
+    """y = x W₀ᵀ + bias + scale·x V Sᵀ Uᵀ.
+
+    Parameters
+    ----------
+    x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r, r), V (n, r).
+    scale : the constant factor of the adapter.
+    factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
+
+    Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.  Not twice differentiable.
+    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, or for mixed dtypes or devices.
+    """
+    x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, None)
+    return y
+
+
+def merged_linear(
+    x: Tensor,
+    weight: Tensor,
+    merged: Tensor,
+    bias: Tensor | None,
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    scale: float = 1.0,
+    *,
+    factor_gradients: bool = False,
+) -> Tensor:
+    """:func:`adapted_linear` computed with W₀ + scale·U S Vᵀ, ``merged`` (m, n), as :func:`merge` left it after the last step.
+
+    Forward and ∇x are those of the bare layer, for a second copy of the weight and one (m, n)-sized update a step: it pays where
+    there are many more rows in x than the m·n·r of the update are worth.
+    """
+    x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
+    if merged.shape != weight.shape or merged.requires_grad:
+        raise ValueError(f"merged: expected a frozen {tuple(weight.shape)} matrix, found {tuple(merged.shape)}")
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, merged.to(x.dtype))
+    return y
+
+
+@torch.no_grad()
+def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
+    """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up."""
+    return torch.addmm(weight, U @ S, V.mT, alpha=scale, out=merged)
+
+
+def lowrank_add(
+    output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0, *, factor_gradients: bool = False
+) -> Tensor:
+    """``output`` + scale·x V Sᵀ Uᵀ for a base layer of any kind, and for dropout on the adapter's x alone; in place in ``output``.
+
+    output : (…, m), what the base returned; it must not be needed by the base's own backward pass.  Otherwise as
+    :func:`adapted_linear`.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, U, S, V = (X.to(output.dtype) for X in (x, U, S, V))
+    _check(x, output.new_empty(output.shape[-1], x.shape[-1], device="meta"), None, U, S, V)
+    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, float(scale), factor_gradients)
+    return y
+
+
+def _prepared(
+    x: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    """Checked, and in the dtype of autocast where it is on: in-place products do not take part in autocast by themselves."""
+    if weight.requires_grad:
+        raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, U, S, V = (X.to(dtype) for X in (x, weight, U, S, V))
+        bias = None if bias is None else bias.to(dtype)
+    _check(x, weight, bias, U, S, V)
+    return x, weight, bias, U, S, V
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor) -> None:
+    """Shapes, dtypes and devices, or ``ValueError``."""
+    (m, n), r = weight.shape, U.shape[-1]
+    expected = {"x": (x, (*x.shape[:-1], n)), "U": (U, (m, r)), "S": (S, (r, r)), "V": (V, (n, r))}
+    if bias is not None:
+        expected["bias"] = (bias, (m,))
+    for name, (X, shape) in expected.items():
+        if X.shape != shape:
+            raise ValueError(
+                f"{name}: expected shape {tuple(shape)} for a weight of {m} x {n} and rank {r}, found {tuple(X.shape)}"
+            )
+        if X.dtype != weight.dtype:
+            raise ValueError(f"{name}: expected the dtype of the base, {weight.dtype}, found {X.dtype}")
+        if X.device != x.device:
+            raise ValueError(f"{name}: expected the device of x, {x.device}, found {X.device}")
+
+
+def _adapter_gradients(
+    g: Tensor, x: Tensor, a: Tensor, b: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dK, dS, dL) of 2-d g, x, a = x V, b = s·g U, or (∇_U, ∇_S, ∇_V); each formed transposed, which is the fast layout."""
+    dKt = a.mT @ g
+    if scale != 1.0:
+        dKt *= scale
+    dLt = b.mT @ x
+    dS = (dKt @ U).mT
+    if factor:
+        return (S @ dKt).mT, dS, (S.mT @ dLt).mT
+    return dKt.mT, dS, dLt.mT
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """``adapted_linear`` and, with a merged weight, ``merged_linear``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        U: Tensor,
+        S: Tensor,
+        V: Tensor,
+        scale: float,
+        factor_gradients: bool,
+        merged: Tensor | None,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        a = rows @ V
+        with torch.autocast(x.device.type, enabled=False):
+            if merged is None:
+                y = torch.nn.functional.linear(rows, weight, bias)
+                y.addmm_(a, S.mT @ U.mT, alpha=scale)
+            else:
+                y = torch.nn.functional.linear(rows, merged, bias)
+        ctx.save_for_backward(rows, a, weight if merged is None else merged, U, S, V)
+        ctx.scale, ctx.factor, ctx.merged, ctx.shape = scale, factor_gradients, merged is not None, x.shape
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, a, weight, U, S, V = ctx.saved_tensors
+        g = gradient.reshape(-1, gradient.shape[-1])
+        b = g @ U
+        if ctx.scale != 1.0:
+            b *= ctx.scale
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = g @ weight
+            if not ctx.merged:
+                dx.addmm_(b, S @ V.mT)
+            dx = dx.view(ctx.shape)
+        d_bias = g.sum(0) if ctx.needs_input_grad[2] else None
+        if not any(ctx.needs_input_grad[3:6]):
+            return dx, None, d_bias, None, None, None, None, None, None
+        dU, dS, dV = _adapter_gradients(g, x, a, b, U, S, V, ctx.scale, ctx.factor)
+        return dx, None, d_bias, dU, dS, dV, None, None, None
+
+
+class _LowRankAdd(torch.autograd.Function):
+    """``lowrank_add``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor_gradients: bool
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        a = rows @ V
+        output.view(-1, output.shape[-1]).addmm_(a, S.mT @ U.mT, alpha=scale)
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(rows, a, U, S, V)
+        ctx.scale, ctx.factor, ctx.shape = scale, factor_gradients, x.shape
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, a, U, S, V = ctx.saved_tensors
+        g = gradient.reshape(-1, gradient.shape[-1])
+        b = g @ U
+        if ctx.scale != 1.0:
+            b *= ctx.scale
+        dx = (b @ (S @ V.mT)).view(ctx.shape) if ctx.needs_input_grad[1] else None
+        if not any(ctx.needs_input_grad[2:5]):
+            return gradient, dx, None, None, None, None, None
+        dU, dS, dV = _adapter_gradients(g, x, a, b, U, S, V, ctx.scale, ctx.factor)
+        return gradient, dx, dU, dS, dV, None, None
