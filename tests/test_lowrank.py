@@ -139,3 +139,15 @@ def test_tangent_projection_does_not_depend_on_the_core(dtype: Dtype) -> None:
 def test_at_full_rank_everything_is_tangent(dtype: Dtype, m: int, n: int) -> None:
     Y, Z = _state(NUMPY, _case(dtype, m, n, min(m, n)), dtype)
     assert ratio(norm(tangent_projection(Y, Z) - Z), norm(Z), Y.shape, dtype.eps) <= FAIL
+
+
+def test_polishing_is_quadratic_in_the_defect_and_hardly_moves_W() -> None:
+    rng = np.random.default_rng(0)
+    U, S, V = LowRank.random((12, 9), [1.0, 0.1, 1e-6], rng)
+    for delta in (1e-9, 1e-12):
+        E = rng.standard_normal((3, 3))
+        Y = LowRank(U @ (np.eye(3) + delta * E), S, V)
+        defect = np.linalg.norm(Y.U.T @ Y.U - np.eye(3))
+        polished = Y.polished()
+        assert np.linalg.norm(polished.U.T @ polished.U - np.eye(3)) < 1e-15 * 4 * np.sqrt(21)
+        assert np.linalg.norm(polished.full() - Y.full()) <= defect * Y.norm()

@@ -159,8 +159,8 @@ def merge(model: nn.Module) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Undo :func:`merge`, bit for bit."""
-    for layer in adapters(model).values():
+    """Undo :func:`merge`, bit for bit (last in, first out: two adapters may share a base)."""
+    for layer in reversed(adapters(model).values()):
         layer.unmerge()
 
 

@@ -85,8 +85,12 @@ class LowRankAdapter(nn.Module):
         return self.rank * (sum(self.shape) + self.rank)
 
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through."""
-        r = self.rank
+        """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.
+
+        Compiled code gets the whole storage, whose other rows are zero and change nothing: it would be compiled anew for
+        every rank.
+        """
+        r = self.max_rank if torch.compiler.is_compiling() else self.rank
         return self.Ut[:r], self.S[:r, :r], self.Vt[:r]
 
     def factors(self) -> LowRank:

@@ -152,6 +152,11 @@ class AdaptedLayer(nn.Module):
             return getattr(self.base, name)
 
     @property
+    def base_weight(self) -> nn.Parameter:
+        """The frozen weight."""
+        return cast(nn.Parameter, self.base.weight)
+
+    @property
     def merged(self) -> bool:
         """Whether base.weight contains alpha·W at present."""
         return self._unmerged_weight is not None
@@ -159,12 +164,11 @@ class AdaptedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The effective weight; base.weight itself while merged or disabled."""
-        base_weight = cast(Tensor, self.base.weight)
         if self.merged or not self.enabled:
-            return base_weight
+            return self.base_weight
         Ut, S, Vt = self.adapter.active()
         W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
-        return base_weight + self.alpha * self.layout.weight(W).to(base_weight.dtype)
+        return self.base_weight + self.alpha * self.layout.weight(W).to(self.base_weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The base's output and the update."""
@@ -192,16 +196,16 @@ class AdaptedLayer(nn.Module):
         """
         if self.merged:
             raise RuntimeError("merge: the layer is merged already")
-        merged, weight = self.weight, cast(nn.Parameter, self.base.weight)
-        self._unmerged_weight = weight.detach().clone()
-        weight.copy_(merged)
+        merged = self.weight
+        self._unmerged_weight = self.base_weight.detach().clone()
+        self.base_weight.copy_(merged)
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Put the original base.weight back, bit for bit.  Raises ``RuntimeError`` if the layer is not merged."""
         if self._unmerged_weight is None:
             raise RuntimeError("unmerge: the layer is not merged")
-        cast(nn.Parameter, self.base.weight).copy_(self._unmerged_weight)
+        self.base_weight.copy_(self._unmerged_weight)
         self._unmerged_weight = None
 
     @contextmanager

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim.adamw import adamw
 
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit
-from geolora_ref.nn.adapt import adapters
-from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, update_rule
 from geolora_ref.training import Layer, LayerStep, Settings, training_step
 
 __all__ = ["GeoLoRA", "StepReport"]
-
-FORMAT = 1
-UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class StepReport:
     discarded: float
 
 
-class GeoLoRA(torch.optim.Optimizer):
+class GeoLoRA(AdapterOptimizer):
     """One optimizer for the adapters and the other trainable parameters of a model.
 
     Parameters
@@ -83,8 +76,6 @@ class GeoLoRA(torch.optim.Optimizer):
         head_lr: float | None = None,
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if on_nonfinite not in ("raise", "skip"):
-            raise ValueError(f"on_nonfinite: expected 'raise' or 'skip', found {on_nonfinite!r}")
         defaults = {
             "lr": lr,
             "tau": 0.1 if tau is None and theta is None and budget is None else tau,
@@ -102,37 +93,12 @@ class GeoLoRA(torch.optim.Optimizer):
             "truncate": truncate,
             "head_lr": head_lr,
         }
-        self.on_nonfinite = on_nonfinite
-        self.skipped = 0
         self.reports: dict[str, StepReport] = {}
-        self._adapters: dict[str, LowRankAdapter] = {}
-        parts = [{"module": model}] if isinstance(model, nn.Module) else [dict(part) for part in model]
-        super().__init__([group for part in parts for group in self._groups(part, defaults)], defaults)
-        if not self._adapters:
-            raise ValueError("model: expected one with adapters (geolora_ref.nn.adapt puts them in), found none")
+        super().__init__(model, defaults, on_nonfinite)
 
-    def _groups(self, part: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """One part of the model as parameter groups: its adapters, and the rest of what is trainable."""
-        module = part.pop("module", None)
-        unknown = sorted(part.keys() - defaults.keys())
-        if not isinstance(module, nn.Module) or unknown:
-            raise ValueError(
-                f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
-            )
-        found = {name: layer.adapter for name, layer in adapters(module).items()}
-        names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
-        self._adapters |= dict(zip(names, found.values(), strict=True))
-        owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
-        if owned:
-            group = {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part}
-            _settings(defaults | group)
-            yield group
-        ids = {id(factor) for factor in owned}
-        rest = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in ids]
-        if rest:
-            options = defaults | part
-            lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
-            yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": lr}
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range."""
+        _settings(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -140,125 +106,40 @@ class GeoLoRA(torch.optim.Optimizer):
 
         Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        bad = self._nonfinite()
-        if bad and self.on_nonfinite == "raise":
-            raise FloatingPointError(f"gradients are not finite: {', '.join(bad[:4])} ({len(bad)} in all); nothing was changed")
-        if bad:
-            self.skipped += 1
+        loss = self.evaluated(closure)
+        if self.refused():
             return loss
         adapted = [group for group in self.param_groups if group["adapters"]]
-        steps = [step for group in adapted for step in self._adapter_steps(group)]
-        for name, adapter, layer_step in steps:
-            self._take(name, adapter, layer_step)
-        for group in self.param_groups:
-            if not group["adapters"]:
-                self._adamw(group)
-            group["iteration"] += 1
+        for name, step in [named for group in adapted for named in self._adapter_steps(group)]:
+            self._take(name, step)
+        self.finish()
         return loss
 
-    def _nonfinite(self) -> list[str]:
-        """Whose gradients are not finite."""
-        owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
-        named = [
-            (owners.get(id(parameter), f"a parameter of shape {tuple(parameter.shape)}"), parameter.grad)
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        finite = [torch.isfinite(gradient).all() for _, gradient in named]
-        if not finite or bool(torch.stack([flag.to(finite[0].device) for flag in finite]).all()):
-            return []
-        return list(dict.fromkeys(name for (name, _), flag in zip(named, finite, strict=True) if not flag))
-
-    def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LowRankAdapter, LayerStep]]:
+    def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LayerStep]]:
         """The next state of every adapter of a group that has gradients."""
-        names, layers = [], []
+        layers = {}
         for name in group["adapters"]:
             adapter = self._adapters[name]
             gradients = adapter.collected_gradients()
             if gradients is not None:
-                names.append(name)
-                layers.append(Layer(adapter.factors(), gradients, self._moments(name, adapter), adapter.max_rank))
-        steps = training_step(layers, _settings(group), group["iteration"])
-        return [(name, self._adapters[name], step) for name, step in zip(names, steps, strict=True)]
+                layers[name] = Layer(adapter.factors(), gradients, self.moments(name, adapter), adapter.max_rank)
+        steps = training_step(list(layers.values()), _settings(group), group["iteration"])
+        return list(zip(layers, steps, strict=True))
 
-    def _take(self, name: str, adapter: LowRankAdapter, step: LayerStep) -> None:
+    def _take(self, name: str, step: LayerStep) -> None:
         """The adapter takes its new state, the optimizer its new memory."""
+        adapter = self._adapters[name]
         adapter.assign(step.Y)
+        self.remember(adapter, step.moments)
         if step.cut is not None:
             self.reports[name] = StepReport(step.Y.rank, step.cut.rank_rule, step.cut.theta, step.cut.discarded)
-        moments, memory = step.moments, {"step": step.moments.step}
-        for factor, letter in ((adapter.Ut, "K"), (adapter.S, "S"), (adapter.Vt, "L")):
-            self.state[factor] = memory | {
-                kind: getattr(triple, letter) for kind in ("first", "second") if (triple := getattr(moments, kind)) is not None
-            }
-
-    def _moments(self, name: str, adapter: LowRankAdapter) -> Moments:
-        """The optimizer's memory of an adapter.  Raises ``RuntimeError`` if it is of another rank than the adapter."""
-        of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
-        first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
-        if first is not None and first.S.shape[0] != adapter.rank:
-            raise RuntimeError(
-                f"{name}: the optimizer remembers rank {first.S.shape[0]}, the adapter has rank {adapter.rank}; "
-                "load the states of model and optimizer together"
-            )
-        return Moments(of_S.get("step", 0), first, second)
-
-    def _adamw(self, group: dict[str, Any]) -> None:
-        """AdamW on the parameters that are no adapters."""
-        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-        for parameter in trained:
-            if not self.state[parameter]:
-                zero = torch.zeros_like(parameter)
-                self.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zero, "exp_avg_sq": zero.clone()}
-        states = [self.state[parameter] for parameter in trained]
-        adamw(
-            trained,
-            [parameter.grad for parameter in trained if parameter.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state, with the ranks it was saved at; load the model's state as well.
-
-        Raises ``ValueError`` for a state of other groups, other adapters or another format; nothing is changed then.
-        """
-        own, found = (
-            [(group.get("format"), group.get("adapters")) for group in groups]
-            for groups in (self.param_groups, state_dict["param_groups"])
-        )
-        if own != found:
-            raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
-        super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: self.__dict__[name] for name in ("on_nonfinite", "skipped", "reports", "_adapters")}
-        return super().__getstate__() | own
+        return super().__getstate__() | {"reports": self.reports}
 
 
 def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
-    rules: dict[str, Callable[[], Optimizer]] = {
-        "adam": lambda: Adam(tuple(group["betas"]), group["eps"]),
-        "sgd": Sgd,
-        "heavy-ball": lambda: HeavyBall(group["momentum"]),
-        "normalised": lambda: NormalisedHeavyBall(tuple(group["betas"]), group["eps"]),
-    }
-    if group["update"] not in rules:
-        raise ValueError(f"update: expected one of {', '.join(rules)}, found {group['update']!r}")
     names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate")
-    return Settings(learning_rate=float(group["lr"]), optimizer=rules[group["update"]](), **{name: group[name] for name in names})
+    options = {name: group[name] for name in names}
+    return Settings(learning_rate=float(group["lr"]), optimizer=update_rule(group), **options)

@@ -1,0 +1,179 @@
+"""What every optimizer of an adapted model needs beside its rule: groups, refusal of bad gradients, memory, the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.adamw import adamw
+
+from geolora_ref.nn.adapt import adapters
+from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
+
+__all__ = ["AdapterOptimizer", "UpdateRule", "update_rule"]
+
+FORMAT = 1
+UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
+
+
+def update_rule(group: Mapping[str, Any]) -> Optimizer:
+    """The rule that a parameter group names by "update", with its "betas", "eps" and "momentum"."""
+    rules: dict[str, Callable[[], Optimizer]] = {
+        "adam": lambda: Adam(tuple(group["betas"]), group["eps"]),
+        "sgd": Sgd,
+        "heavy-ball": lambda: HeavyBall(group["momentum"]),
+        "normalised": lambda: NormalisedHeavyBall(tuple(group["betas"]), group["eps"]),
+    }
+    if group["update"] not in rules:
+        raise ValueError(f"update: expected one of {', '.join(rules)}, found {group['update']!r}")
+    return rules[group["update"]]()
+
+
+class AdapterOptimizer(torch.optim.Optimizer):
+    """Parameter groups of adapters, for a subclass to step, and of other parameters, which AdamW steps.
+
+    A group of adapters has their names under "adapters", a group of other parameters an empty list; both count their steps
+    under "iteration".  ``skipped`` counts the steps that were skipped for gradients that are not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Iterable[Mapping[str, Any]],
+        defaults: dict[str, Any],
+        on_nonfinite: Literal["raise", "skip"],
+    ) -> None:
+        if on_nonfinite not in ("raise", "skip"):
+            raise ValueError(f"on_nonfinite: expected 'raise' or 'skip', found {on_nonfinite!r}")
+        self.on_nonfinite = on_nonfinite
+        self.skipped = 0
+        self._adapters: dict[str, LowRankAdapter] = {}
+        parts = [{"module": model}] if isinstance(model, nn.Module) else [dict(part) for part in model]
+        super().__init__([group for part in parts for group in self._groups(part, defaults)], defaults)
+        if not self._adapters:
+            raise ValueError("model: expected one with adapters (geolora_ref.nn.adapt puts them in), found none")
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range."""
+        raise NotImplementedError
+
+    def _groups(self, part: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """One part of the model as parameter groups: its adapters, and the rest of what is trainable."""
+        module = part.pop("module", None)
+        unknown = sorted(part.keys() - defaults.keys())
+        if not isinstance(module, nn.Module) or unknown:
+            raise ValueError(
+                f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
+            )
+        found = {name: layer.adapter for name, layer in adapters(module).items()}
+        names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
+        self._adapters |= dict(zip(names, found.values(), strict=True))
+        owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
+        if owned:
+            self.check(defaults | part)
+            yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part}
+        ids = {id(factor) for factor in owned}
+        rest = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in ids]
+        if rest:
+            options = defaults | part
+            lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
+            yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": lr}
+
+    def evaluated(self, closure: Callable[[], float] | None) -> float | None:
+        """The loss and new gradients of a closure; None without one."""
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
+    def refused(self) -> bool:
+        """Whether this step is to be skipped because gradients are not finite; it is counted then.
+
+        Raises ``FloatingPointError`` instead if that was asked for; the message says whose gradients they are.
+        """
+        bad = self._nonfinite()
+        if bad and self.on_nonfinite == "raise":
+            raise FloatingPointError(f"gradients are not finite: {', '.join(bad[:4])} ({len(bad)} in all); nothing was changed")
+        self.skipped += bool(bad)
+        return bool(bad)
+
+    def _nonfinite(self) -> list[str]:
+        """Whose gradients are not finite; the device is asked once."""
+        owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
+        named = [
+            (owners.get(id(parameter), f"a parameter of shape {tuple(parameter.shape)}"), parameter.grad)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        flags = [torch.isfinite(gradient).all() for _, gradient in named]
+        if not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()):
+            return []
+        return list(dict.fromkeys(name for (name, _), flag in zip(named, flags, strict=True) if not flag))
+
+    def finish(self) -> None:
+        """AdamW on the parameters that are no adapters, and the count of steps: the last act of a step."""
+        for group in self.param_groups:
+            if not group["adapters"]:
+                self._adamw(group)
+            group["iteration"] += 1
+
+    def _adamw(self, group: dict[str, Any]) -> None:
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for parameter in trained:
+            if not self.state[parameter]:
+                zero = torch.zeros_like(parameter)
+                self.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zero, "exp_avg_sq": zero.clone()}
+        states = [self.state[parameter] for parameter in trained]
+        adamw(
+            trained,
+            [parameter.grad for parameter in trained if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def remember(self, adapter: LowRankAdapter, moments: Moments) -> None:
+        """Keep the memory of an adapter as the state of its three parameters, which ``state_dict`` knows how to save."""
+        for factor, letter in ((adapter.Ut, "K"), (adapter.S, "S"), (adapter.Vt, "L")):
+            kept = {"first": moments.first, "second": moments.second}
+            triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
+            self.state[factor] = {"step": moments.step, **triples}
+
+    def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
+        """The memory of an adapter.  Raises ``RuntimeError`` if it is of another rank than the adapter."""
+        of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
+        first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
+        if first is not None and first.S.shape[0] != adapter.rank:
+            raise RuntimeError(
+                f"{name}: the optimizer remembers rank {first.S.shape[0]}, the adapter has rank {adapter.rank}; "
+                "load the states of model and optimizer together"
+            )
+        return Moments(of_S.get("step", 0), first, second)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, with the ranks it was saved at; load the model's state as well.
+
+        Raises ``ValueError`` for a state of other groups, other adapters or another format; nothing is changed then.
+        """
+        own, found = (
+            [(group.get("format"), group.get("adapters")) for group in groups]
+            for groups in (self.param_groups, state_dict["param_groups"])
+        )
+        if own != found:
+            raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
+        super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("on_nonfinite", "skipped", "_adapters")
+        return super().__getstate__() | {name: self.__dict__[name] for name in own}

@@ -1,0 +1,294 @@
+"""Adapted layers: nothing changes at the start, merging is exact, state dicts carry the rank, bad layers are refused."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from geolora_ref import LowRank
+from geolora_ref.nn import AdaptedLayer, LowRankAdapter, adapt, adapters, disabled, merge, parameter_count, unmerge
+from tests.nn.models import LAYERS, adapted_layer, fill, network, regression
+
+
+def single(layer: nn.Module) -> nn.Sequential:
+    return nn.Sequential(layer)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_adapted_model_starts_as_the_model_it_was(name: str) -> None:
+    """S = 0: not a bit differs, in single precision."""
+    torch.manual_seed(0)
+    make, data = LAYERS[name]
+    model, x = single(make()), data()
+    before = model(x)
+    adapt(model, ["0"], rank=3)
+    assert torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_merged_and_adapted_agree(name: str) -> None:
+    layer, x = adapted_layer(name)
+    before, weight = layer(x), layer.base_weight.clone()
+    assert not torch.allclose(before, layer.base(x))
+    layer.merge()
+    assert layer.merged
+    assert float((layer(x) - before).detach().norm() / before.detach().norm()) < 1e-14
+    layer.unmerge()
+    assert torch.equal(layer.base_weight, weight)
+    assert torch.equal(layer(x), before)
+
+
+def test_merged_and_adapted_agree_in_single_precision() -> None:
+    torch.manual_seed(0)
+    model = single(nn.Linear(300, 200))
+    layer = adapt(model, rank=8)["0"]
+    fill(layer.adapter)
+    x = torch.randn(50, 300)
+    before = model(x)
+    merge(model)
+    assert float((model(x) - before).detach().norm() / before.detach().norm()) < 1e-6
+    unmerge(model)
+    assert torch.equal(model(x), before)
+
+
+def test_merging_twice_is_refused() -> None:
+    layer, _ = adapted_layer("linear")
+    with pytest.raises(RuntimeError, match="not merged"):
+        layer.unmerge()
+    layer.merge()
+    with pytest.raises(RuntimeError, match="merged already"):
+        layer.merge()
+
+
+def test_disabled_is_the_base() -> None:
+    model = network()
+    x, _ = regression()
+    base_only = model(x)
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    adapted = model(x)
+    with disabled(model):
+        assert torch.equal(model(x), base_only)
+    assert torch.equal(model(x), adapted)
+    assert not torch.equal(adapted, base_only)
+
+
+def test_whoever_reads_the_weight_gets_the_effective_one() -> None:
+    """nn.MultiheadAttention never calls its output layer; it multiplies by the layer's weight."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).double()
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    before = attention(x, x, x)[0]
+    layer = adapt(attention, ["out_proj"], rank=2)["out_proj"]
+    torch.testing.assert_close(attention(x, x, x)[0], before, rtol=1e-14, atol=1e-14)
+    fill(layer.adapter)
+    adapted = attention(x, x, x)[0]
+    assert not torch.allclose(adapted, before)
+    adapted.square().sum().backward()
+    gradients = layer.adapter.collected_gradients()
+    assert gradients is not None
+    merge(attention)
+    torch.testing.assert_close(attention(x, x, x)[0], adapted, rtol=1e-13, atol=1e-13)
+
+
+def test_the_transposed_linear_layer_of_transformers() -> None:
+    pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason="transformers is not installed")
+    torch.manual_seed(0)
+    layer = pytorch_utils.Conv1D(6, 9).double()
+    twin = nn.Linear(9, 6).double()
+    with torch.no_grad():
+        twin.weight.copy_(layer.weight.mT)
+        twin.bias.copy_(layer.bias)
+    model, model2 = single(layer), single(twin)
+    one, two = (adapt(each, rank=3, generator=torch.Generator().manual_seed(3))["0"] for each in (model, model2))
+    assert one.adapter.shape == two.adapter.shape == (6, 9)
+    fill(one.adapter)
+    two.adapter.assign(one.adapter.factors())
+    x = torch.randn(4, 9, dtype=torch.float64)
+    torch.testing.assert_close(model(x), model2(x), rtol=1e-14, atol=1e-14)
+    merge(model)
+    torch.testing.assert_close(model(x), model2(x), rtol=1e-14, atol=1e-14)
+
+
+def test_dropout_acts_on_the_update_only() -> None:
+    model = single(nn.Linear(50, 40).double())
+    layer = adapt(model, rank=4, dropout=0.5)["0"]
+    x = torch.randn(10, 50, dtype=torch.float64)
+    assert torch.equal(model(x), layer.base(x))
+    fill(layer.adapter)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+def test_autocast_runs_the_products_in_half_precision_and_leaves_gradients_in_single() -> None:
+    torch.manual_seed(0)
+    model = single(nn.Linear(40, 30))
+    layer = adapt(model, rank=4)["0"]
+    fill(layer.adapter)
+    x = torch.randn(20, 40)
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = model(x)
+        loss = y.float().square().mean()
+    assert y.dtype == torch.bfloat16
+    assert 1e-4 < float((y - exact).detach().norm() / exact.detach().norm()) < 2e-2
+    loss.backward()
+    gradients = layer.adapter.collected_gradients()
+    assert gradients is not None
+    assert gradients.dS.dtype == torch.float32
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_dict_restores_ranks_in_a_fresh_model() -> None:
+    model, fresh = network(seed=0), network(seed=1)
+    for layer, rank in zip(adapters(model).values(), (5, 1), strict=True):
+        layer.adapter.reset(rank)
+        fill(layer.adapter)
+    state = model.state_dict()
+    assert state["0.adapter.U"].shape == (20, 5)
+    assert state["2.adapter.S"].shape == (1, 1)
+    assert all(X.is_contiguous() for X in state.values())
+    fresh.load_state_dict(state)
+    x, _ = regression()
+    assert torch.equal(fresh(x), model(x))
+    assert [layer.adapter.rank for layer in adapters(fresh).values()] == [5, 1]
+    assert parameter_count(fresh) == 5 * (20 + 12 + 5) + 1 * (10 + 20 + 1)
+
+
+def test_a_state_dict_goes_through_safetensors(tmp_path: Any) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    model, fresh = network(seed=0), network(seed=1)
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    safetensors.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    fresh.load_state_dict(safetensors.load_file(tmp_path / "model.safetensors"))
+    x, _ = regression()
+    assert torch.equal(fresh(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.update({"0.adapter.U": torch.zeros(20, 9), "0.adapter.S": torch.zeros(9, 9)}),
+            "rank 1 to 8, found shapes",
+        ),
+        (lambda state: state.update({"0.adapter.U": torch.zeros(19, 3)}), r"a \(20, 12\) matrix .* found shapes \(\(19, 3\)"),
+        (lambda state: state.pop("0.adapter.S"), 'Missing key.*"0.adapter.S"'),
+        (lambda state: state.update({"0.adapter.inverse": torch.zeros(3)}), 'Unexpected key.*"0.adapter.inverse"'),
+    ],
+)
+def test_a_state_dict_of_another_shape_is_refused(change: Any, message: str) -> None:
+    model = network()
+    state = model.state_dict()
+    change(state)
+    with pytest.raises(RuntimeError, match=re.compile(message, re.DOTALL)):
+        model.load_state_dict(state)
+
+
+def test_a_copy_is_a_copy() -> None:
+    model = network()
+    twin = copy.deepcopy(model)
+    fill(next(iter(adapters(model).values())).adapter)
+    x, _ = regression()
+    assert not torch.equal(model(x), twin(x))
+
+
+def test_factors_are_stored_at_the_capped_rank() -> None:
+    model = single(nn.Linear(1000, 800))
+    layer = adapt(model, rank=4, max_rank=6)["0"]
+    assert sum(p.numel() for p in layer.adapter.parameters()) == 6 * (1000 + 800 + 6)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Conv2d(4, 4, 3, groups=2), "groups = 1, found groups = 2"),
+        (nn.LSTM(3, 4), "expected a layer with a weight, found LSTM"),
+        (nn.LayerNorm(4), "expected nn.Linear, .* found LayerNorm"),
+        (nn.Embedding(5, 3, max_norm=1.0), "without max_norm"),
+        (nn.Linear(3, 3, device="meta"), "meta device; load the model first"),
+    ],
+)
+def test_a_layer_that_cannot_be_adapted_is_named(layer: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^0: .*{message}"):
+        adapt(single(layer), ["0"])
+
+
+def test_a_quantised_weight_is_refused() -> None:
+    layer = nn.Linear(3, 3)
+    layer.weight = nn.Parameter(torch.zeros(3, 3, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"weight of floating point, found torch.uint8"):
+        adapt(single(layer))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_modules": ["query"]}, "no module is called 'query'; layers that can be adapted: 0 .Linear., 2"),
+        ({"target_modules": r"layer\d+"}, "no module name matches"),
+        ({"target_modules": []}, "at least one name"),
+        ({"train": ["head"]}, "train: no module is called 'head'"),
+        ({"train": "4"}, "expected a sequence of names, found the string"),
+        ({"rank": 0}, "1 <= rank"),
+        ({"rank": 5, "max_rank": 4}, "found 5, max_rank 4"),
+        ({"dtype": torch.bfloat16}, "expected torch.float32 or torch.float64, found torch.bfloat16"),
+        ({"gradients": "exact"}, "expected 'projected' or 'published'"),
+        ({"target_modules": ""}, "the model itself"),
+    ],
+)
+def test_bad_options_change_nothing(options: dict[str, Any], message: str, unchecked: None) -> None:
+    model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 10))
+    with pytest.raises(ValueError, match=message):
+        adapt(model, **options)
+    assert not adapters(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_shared_weight_is_refused() -> None:
+    model = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 9))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"1: .*shares with 0; leave the layer out"):
+        adapt(model)
+
+
+def test_adapting_twice_is_refused() -> None:
+    model = network()
+    with pytest.raises(ValueError, match="without adapters, found '0'"):
+        adapt(model)
+
+
+def test_an_adapter_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected the shape \(5, 7\)"):
+        AdaptedLayer(nn.Linear(7, 5), LowRankAdapter((7, 5), 2, 2))
+
+
+def test_factors_that_do_not_fit_are_refused() -> None:
+    adapter = LowRankAdapter((7, 5), 2, 3, dtype=torch.float64)
+    before = adapter.full().clone()
+    with pytest.raises(ValueError, match="rank 1 to 3"):
+        adapter.assign(
+            LowRank(torch.eye(7, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64), torch.eye(5, 4, dtype=torch.float64))
+        )
+    assert torch.equal(adapter.full(), before)
+
+
+def test_targets_by_regular_expression_and_by_suffix() -> None:
+    def model() -> nn.Module:
+        inner = nn.ModuleDict({"query": nn.Linear(4, 4), "value": nn.Linear(4, 4)})
+        return nn.ModuleDict({"first": inner, "second": nn.ModuleDict({"query": nn.Linear(4, 4)}), "subquery": nn.Linear(4, 4)})
+
+    assert set(adapt(model(), ["query"], rank=2)) == {"first.query", "second.query"}
+    assert set(adapt(model(), r"first\..*", rank=2)) == {"first.query", "first.value"}
+    assert set(adapt(model(), "all-linear", rank=2, train=["first"])) == {"second.query", "subquery"}

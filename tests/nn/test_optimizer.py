@@ -1,0 +1,346 @@
+"""The torch optimizer: the step is the reference's, nothing is half done, states round trip, and torch's tools work with it."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.nn import GeoLoRA, adapt, adapters, merge
+from tests.nn.models import fill, network, regression, train
+
+
+def snapshot(model: nn.Module, optimizer: GeoLoRA) -> tuple[list[Tensor], dict[str, Any]]:
+    """All tensors of a model, and the optimizer's state, copied."""
+    return [X.clone() for X in model.state_dict().values()], copy.deepcopy(optimizer.state_dict())
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit, through dicts and lists."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def head_of(model: nn.Sequential) -> nn.Linear:
+    """The layer that is trained as a whole."""
+    head = model[4]
+    assert isinstance(head, nn.Linear)
+    return head
+
+
+def backward(model: nn.Module, *, scale: float = 1.0) -> None:
+    x, target = regression()
+    (scale * (model(x) - target).square().mean()).backward()
+
+
+def test_the_step_of_every_layer_is_the_reference_step() -> None:
+    model = network()
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.2, update="sgd")
+    backward(model)
+    expected = {}
+    for name, layer in adapters(model).items():
+        gradients = layer.adapter.collected_gradients()
+        assert isinstance(gradients, ProjectedGradients)
+        expected[name] = geolora_step(layer.adapter.factors(), gradients, learning_rate=0.1, tau=0.2, max_rank=8)
+    optimizer.step()
+    for name, layer in adapters(model).items():
+        step = expected[name]
+        assert layer.adapter.rank == step.Y.rank
+        torch.testing.assert_close(layer.adapter.full(), step.Y.full(), rtol=1e-13, atol=1e-14)
+        report = optimizer.reports[name]
+        assert (report.rank, report.rank_rule, report.theta) == (step.Y.rank, step.rank_rule, step.theta)
+
+
+def test_the_head_is_trained_by_adamw() -> None:
+    model, twin = network(), network()
+    optimizer = GeoLoRA(model, lr=0.01, tau=0.1, weight_decay=0.1)
+    head = [p for p in twin.parameters() if p.requires_grad][-2:]
+    adamw = torch.optim.AdamW(head, lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        backward(model)
+        for mine, theirs in zip((p for p in head_of(model).parameters()), head, strict=True):
+            assert mine.grad is not None
+            theirs.grad = mine.grad.clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        adamw.step()
+    for mine, theirs in zip(head_of(model).parameters(), head, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tau": 0.1, "update": "adam"},
+        {"theta": 1e-3, "update": "sgd", "lr": 0.3},
+        {"tau": 0.1, "update": "heavy-ball"},
+        {"tau": 0.1, "update": "normalised", "weight_decay": 0.01},
+        {"budget": 9, "coefficient_steps": 2},
+        {"budget": 400, "unit": "parameters"},
+        {"tau": 0.1, "coefficient_steps": 3, "truncate": "after the cycle"},
+    ],
+    ids=str,
+)
+def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any]) -> None:
+    """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the interruption."""
+    options = {"lr": 0.02} | options
+    x, target = regression()
+    model = network()
+    optimizer = GeoLoRA(model, **options)
+    start = float((model(x) - target).square().mean().detach())
+    train(model, optimizer, 11)
+    fresh = network(seed=5)
+    fresh_optimizer = GeoLoRA(fresh, **options)
+    fresh.load_state_dict(model.state_dict())
+    fresh_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    copied, copied_optimizer = copy.deepcopy((model, optimizer))
+    ranks = [train(*pair, 9) for pair in ((model, optimizer), (fresh, fresh_optimizer), (copied, copied_optimizer))]
+    assert ranks[0] == ranks[1] == ranks[2]
+    assert same(snapshot(model, optimizer), snapshot(fresh, fresh_optimizer))
+    assert same(snapshot(model, optimizer), snapshot(copied, copied_optimizer))
+    assert float((model(x) - target).square().mean().detach()) < 0.8 * start
+
+
+def test_ranks_change_in_training() -> None:
+    """Without this the tests of reloading and compiling would prove little."""
+    model = network(rank=2)
+    ranks = train(model, GeoLoRA(model, lr=0.02, tau=0.15), 20)
+    assert len(set(ranks)) >= 3
+    assert max(max(r) for r in ranks) > 2
+
+
+def test_gradient_accumulation_is_the_gradient_of_the_sum() -> None:
+    whole, parts = network(), network()
+    optimizers = GeoLoRA(whole, lr=0.05, tau=0.1, update="sgd"), GeoLoRA(parts, lr=0.05, tau=0.1, update="sgd")
+    x, target = regression()
+    for _ in range(5):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (whole(x) - target).square().mean().backward()
+        for piece in range(4):
+            chosen = slice(16 * piece, 16 * (piece + 1))
+            ((parts(x[chosen]) - target[chosen]).square().mean() / 4).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(whole(x), parts(x), rtol=1e-11, atol=1e-12)
+
+
+def test_clipping_bounds_the_norm_that_the_text_says() -> None:
+    model = network()
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.1)
+    backward(model, scale=100.0)
+    squares = {name: (layer.adapter.collected_gradients(), layer.adapter.factors()) for name, layer in adapters(model).items()}
+    total = sum(float(p.grad.square().sum()) for p in head_of(model).parameters() if p.grad is not None)
+    for g, Y in squares.values():
+        assert isinstance(g, ProjectedGradients)
+        tangent = Y.U @ g.dL.mT + (g.dK - Y.U @ g.dS) @ Y.V.mT
+        mine = float(g.dK.square().sum() + g.dL.square().sum() + g.dS.square().sum())
+        assert mine == pytest.approx(float(tangent.square().sum() + 2 * g.dS.square().sum()), rel=1e-12)
+        total += mine
+    norm = torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    assert float(norm) == pytest.approx(total**0.5, rel=1e-12)
+
+
+def test_schedulers_set_the_rate_of_every_group() -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.1, head_lr=0.01, tau=0.1, update="sgd")
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.0 if epoch == 1 else 1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
+    backward(model)
+    optimizer.step()
+    scheduler.step()
+    before = [layer.adapter.full().clone() for layer in adapters(model).values()]
+    backward(model)
+    optimizer.step()  # λ = 0: truncation of W alone
+    for layer, W in zip(adapters(model).values(), before, strict=True):
+        assert float((layer.adapter.full() - W).norm()) <= optimizer.reports[next(iter(optimizer.reports))].theta + 0.1 * float(
+            W.norm()
+        )
+
+
+def test_groups_have_options_of_their_own() -> None:
+    model = network()
+    optimizer = GeoLoRA(
+        [{"module": model[0], "lr": 0.0, "update": "sgd"}, {"module": model[2], "max_rank": 2}, {"module": model[4]}],
+        lr=0.05,
+        tau=0.0,
+    )
+    first, second = adapters(model).values()
+    before, head = first.adapter.full().clone(), head_of(model).weight.detach().clone()
+    train(model, optimizer, 3)
+    assert torch.equal(first.adapter.full(), before)
+    assert second.adapter.rank == 2
+    assert not torch.equal(head_of(model).weight, head)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["adapter", "head"])
+def test_gradients_that_are_not_finite_change_nothing(where: str, poison: float) -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
+    train(model, optimizer, 2)
+    before = snapshot(model, optimizer)
+    backward(model)
+    victim = adapters(model)["2"].adapter.Vt if where == "adapter" else head_of(model).bias
+    assert isinstance(victim, nn.Parameter)
+    assert victim.grad is not None
+    victim.grad[0] = poison
+    name = "2" if where == "adapter" else r"a parameter of shape \(4,\)"
+    with pytest.raises(FloatingPointError, match=f"gradients are not finite: {name} .1 in all.; nothing was changed"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+    optimizer.on_nonfinite = "skip"
+    optimizer.step()
+    assert optimizer.skipped == 1
+    assert same(before, snapshot(model, optimizer))
+
+
+def test_an_overflow_inside_the_step_changes_nothing() -> None:
+    """The last layer fails after the first one has been computed."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=1e300, tau=0.1, update="sgd")
+    before = snapshot(model, optimizer)
+    backward(model)
+    last = adapters(model)["2"].adapter.Ut
+    assert last.grad is not None
+    last.grad.mul_(1e200)
+    with pytest.raises(FloatingPointError, match="overflowed the range"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+def test_a_loss_scaler_that_finds_an_overflow_skips_everything() -> None:
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    x, target = (X.float() for X in regression())
+
+    def step(factor: float) -> None:
+        optimizer.zero_grad()
+        scaler.scale((model(x) - target).square().mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(1.0)
+    before = snapshot(model, optimizer)
+    step(1e38)
+    assert same(before, snapshot(model, optimizer))
+    assert scaler.get_scale() == 2.0**9
+    step(1.0)
+    assert not same(before, snapshot(model, optimizer))
+
+
+def test_a_layer_that_took_no_part_is_left_alone() -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
+    merge(model)
+    before = [layer.adapter.full().clone() for layer in adapters(model).values()]
+    backward(model)
+    optimizer.step()
+    assert all(torch.equal(layer.adapter.full(), W) for layer, W in zip(adapters(model).values(), before, strict=True))
+
+
+COMPILED = """
+import torch
+from geolora_ref.nn import GeoLoRA
+from tests.nn.models import network, regression, train
+
+plain, model = network(rank=2), network(rank=2)
+compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+expected = train(plain, GeoLoRA(plain, lr=0.02, tau=0.15, update="sgd"), 12)
+found = train(model, GeoLoRA(model, lr=0.02, tau=0.15, update="sgd"), 12, call=compiled)
+assert found == expected, (found, expected)
+assert len(set(found)) > 1, found
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+x, _ = regression()
+torch.testing.assert_close(model(x), plain(x), rtol=1e-11, atol=1e-12)
+"""
+
+
+def test_a_compiled_model_trains_alike_and_is_compiled_once() -> None:
+    """Ranks change on the way; the whole storage takes part in compiled code, and its zero rows change rounding only.
+
+    In a process of its own: the run-time type checker of the tests cannot be compiled.
+    """
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_published_route_trains_alike_from_an_invertible_start() -> None:
+    models = network(gradients="projected"), network(gradients="published")
+    for model in models:
+        torch.manual_seed(3)
+        for layer in adapters(model).values():
+            Y = layer.adapter.factors()
+            layer.adapter.assign(LowRank(Y.U, torch.diag(torch.tensor([1.0, 0.8, 0.6], dtype=torch.float64)), Y.V))
+        train(model, GeoLoRA(model, lr=0.01, tau=0.0, max_rank=3, update="sgd"), 5)
+    x, _ = regression()
+    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-9, atol=1e-10)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "learning_rate: expected a finite number >= 0"),
+        ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
+        ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
+        ({"update": "adamw"}, "update: expected one of adam, sgd, heavy-ball, normalised, found 'adamw'"),
+        ({"on_nonfinite": "ignore"}, "expected 'raise' or 'skip'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(network(), **options)
+
+
+def test_a_model_without_adapters_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected one with adapters"):
+        GeoLoRA(nn.Linear(3, 3))
+
+
+def test_unknown_group_options_are_refused() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"found \['rate'\]"):
+        GeoLoRA([{"module": model, "rate": 0.1}])
+
+
+def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
+    model = network()
+    optimizer = GeoLoRA(model)
+    other = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 4)).double()
+    adapt(other, ["0"], rank=3, train=["2"])
+    with pytest.raises(ValueError, match=re.escape("expected (format, adapters) of each group")):
+        optimizer.load_state_dict(GeoLoRA(other).state_dict())
+    state = optimizer.state_dict()
+    state["param_groups"][0]["format"] = 2
+    with pytest.raises(ValueError, match=re.escape("found [(2, ['0', '2'])")):
+        optimizer.load_state_dict(state)
+
+
+def test_a_memory_of_another_rank_is_refused() -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.0)
+    train(model, optimizer, 1)
+    adapters(model)["0"].adapter.reset(2)
+    backward(model)
+    with pytest.raises(RuntimeError, match="0: the optimizer remembers rank 6, the adapter has rank 2"):
+        optimizer.step()

@@ -1,0 +1,141 @@
+"""Optimizers with memory: what is independent of the gauge is so, and what is transported arrives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from geolora_ref import LowRank, ProjectedGradients
+from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
+from geolora_ref.problems import Quadratic
+from geolora_ref.training import Layer, Settings, training_step
+from tests.steps import Matrix, ratio
+
+RULES: dict[str, Optimizer] = {"sgd": Sgd(), "heavy ball": HeavyBall(0.8), "normalised": NormalisedHeavyBall(), "adam": Adam()}
+SHAPE = (14, 11)
+EPS = float(np.finfo(float).eps)
+
+
+class Forgetful(HeavyBall):
+    """Keeps its memory in the coordinates of the old bases, as published code does."""
+
+    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+        """Nothing is done."""
+        return moments
+
+
+def unitary(size: int, rng: np.random.Generator) -> Matrix:
+    return np.asarray(np.linalg.qr(rng.standard_normal((size, size))).Q)
+
+
+def in_gauge(Y: LowRank, moments: Moments, rng: np.random.Generator) -> tuple[LowRank, Moments]:
+    """The same state and the same memory in other coordinates."""
+    Q1, Q2 = unitary(Y.rank, rng), unitary(Y.rank, rng)
+    first = moments.first and Triple(moments.first.K @ Q2, moments.first.L @ Q1, Q1.T @ moments.first.S @ Q2)
+    return Y.change_gauge(Q1, Q2), replace(moments, first=first)
+
+
+def trajectory(rule: Optimizer, steps: int, seed: int, *, regauge: bool) -> list[Matrix]:
+    """W of every step on a quadratic; at rank 4 always, so that no rank decision can differ."""
+    rng = np.random.default_rng(seed)
+    problem = Quadratic.random(SHAPE, spectrum=[1.0, 0.7, 0.5, 0.4, 0.2], rng=rng)
+    Y, moments = LowRank.random(SHAPE, [1.0, 0.9, 0.3, 0.2], rng), Moments()
+    settings = Settings(learning_rate=0.05, tau=0.0, max_rank=4, optimizer=rule)
+    dense = []
+    for k in range(steps):
+        if regauge:
+            Y, moments = in_gauge(Y, moments, rng)
+        gradients = ProjectedGradients.from_dense(Y, problem.gradient(Y.full()))
+        (step,) = training_step([Layer(Y, gradients, moments, 4)], settings, k)
+        Y, moments = step.Y, step.moments
+        dense.append(Y.full())
+    return dense
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gauge_independence(seed: int) -> None:
+    """Heavy ball and its normalised form; errors of 12 steps, each amplified by the gap of the truncation at most 1/gap."""
+    for name in ("sgd", "heavy ball", "normalised"):
+        plain, turned = (trajectory(RULES[name], 12, seed, regauge=regauge) for regauge in (False, True))
+        worst = max(float(np.linalg.norm(a - b)) for a, b in zip(plain, turned, strict=True))
+        assert worst < 1e-9, name
+
+
+def test_adam_depends_on_the_gauge() -> None:
+    """The negative control of the test above, and a fact that the documentation states."""
+    plain, turned = (trajectory(RULES["adam"], 12, 3, regauge=regauge) for regauge in (False, True))
+    assert float(np.linalg.norm(plain[-1] - turned[-1])) > 1e-3
+
+
+def test_a_memory_that_is_not_transported_is_caught_by_a_change_of_gauge() -> None:
+    plain, turned = (trajectory(Forgetful(0.8), 12, 3, regauge=regauge) for regauge in (False, True))
+    # The change of gauge moves the memory along by hand; what the rule itself forgot shows against the transported one.
+    right = trajectory(HeavyBall(0.8), 12, 3, regauge=False)
+    assert float(np.linalg.norm(plain[-1] - right[-1])) > 1e-2
+    assert float(np.linalg.norm(turned[-1] - right[-1])) > 1e-2
+
+
+@pytest.mark.parametrize(("rule", "passes"), [(HeavyBall(0.8), True), (Forgetful(0.8), False)])
+def test_the_ambient_moment_is_projected_on_the_new_bases(rule: Optimizer, passes: bool) -> None:
+    """M_K Vᴴ before and after: after the step it is M_K Vᴴ V₁ V₁ᴴ, and unchanged where range(V₁) contains range(V)."""
+    rng = np.random.default_rng(0)
+    Y = LowRank.random(SHAPE, [1.0, 0.5, 0.2], rng)
+    gradients = ProjectedGradients.from_dense(Y, rng.standard_normal(SHAPE))
+    settings = Settings(learning_rate=0.1, tau=0.0, optimizer=rule)
+    (step,) = training_step([Layer(Y, gradients, Moments(), 6)], settings, 0)
+    assert step.Y.rank == 6
+    first = step.moments.first
+    assert first is not None
+    agree = []
+    for moved, old, bases in ((first.K, gradients.dK, (step.Y.V, Y.V)), (first.L, gradients.dL, (step.Y.U, Y.U))):
+        if moved.shape[1] != bases[0].shape[1]:
+            agree.append(False)
+            continue
+        agree.append(ratio(np.linalg.norm(moved @ bases[0].T - old @ bases[1].T), np.linalg.norm(old), SHAPE, EPS) < 30)
+    assert agree == [passes, passes]
+
+
+def test_a_zero_gradient_step_moves_along_the_remembered_direction_only() -> None:
+    """After one step and with a zero gradient, heavy ball moves W by −λβ P(W)M with the ambient M of the step before."""
+    rng = np.random.default_rng(1)
+    Y, rule, rate = LowRank.random(SHAPE, [1.0, 0.5, 0.2], rng), HeavyBall(0.8), 0.1
+    G = rng.standard_normal(SHAPE)
+    settings = Settings(learning_rate=rate, tau=0.0, optimizer=rule)
+    (step,) = training_step([Layer(Y, ProjectedGradients.from_dense(Y, G), Moments(), 6)], settings, 0)
+    zero = ProjectedGradients.from_dense(step.Y, np.zeros(SHAPE))
+    (second,) = training_step([Layer(step.Y, zero, step.moments, 11)], settings, 1)
+    P_U, P_V, in_U, in_V = (B @ B.T for B in (step.Y.U, step.Y.V, Y.U, Y.V))
+    moved = P_U @ in_U @ G @ in_V @ P_V + (np.eye(14) - P_U) @ G @ in_V @ P_V + P_U @ in_U @ G @ (np.eye(11) - P_V)
+    expected = step.Y.full() - rate * 0.8 * moved
+    assert ratio(np.linalg.norm(second.Y.full() - expected), np.linalg.norm(expected), SHAPE, EPS) < 30
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_descends(name: str) -> None:
+    rng = np.random.default_rng(5)
+    problem = Quadratic.random(SHAPE, spectrum=[1.0, 0.7, 0.5], rng=rng)
+    Y, moments = LowRank.random(SHAPE, [0.0, 0.0, 0.0], rng), Moments()
+    settings = Settings(learning_rate=0.05, tau=0.02, max_rank=6, optimizer=RULES[name])
+    before = problem.loss(Y.full())
+    for k in range(60):
+        gradients = ProjectedGradients.from_dense(Y, problem.gradient(Y.full()))
+        (step,) = training_step([Layer(Y, gradients, moments, 6)], settings, k)
+        Y, moments = step.Y, step.moments
+    assert problem.loss(Y.full()) < 0.2 * before
+    assert moments.step == 60
+
+
+def test_adam_is_adam() -> None:
+    """Against the recursion written out for one entry."""
+    rng = np.random.default_rng(0)
+    rule, moments = Adam((0.8, 0.95), 1e-6), Moments()
+    m = v = 0.0
+    for t in range(1, 5):
+        g = ProjectedGradients(rng.standard_normal((4, 2)), rng.standard_normal((3, 2)), rng.standard_normal((2, 2)))
+        direction, moments = rule.direction(g, moments)
+        x = float(g.dK[1, 0])
+        m, v = 0.8 * m + 0.2 * x, 0.95 * v + 0.05 * x * x
+        expected = m / (1 - 0.8**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-6)
+        assert float(direction.dK[1, 0]) == pytest.approx(expected, rel=1e-13)
