@@ -1,0 +1,232 @@
+"""GeoLoRA as a method of PEFT: ``get_peft_model(model, GeoLoraConfig(...))``.
+
+Import this module once, also before ``PeftModel.from_pretrained``: the import registers the method under the name GEOLORA.  Every
+chosen layer becomes a :class:`GeoLoraLayer`, which keeps one :class:`LowRankAdapter` for each of PEFT's adapters.  The active one
+shows itself as an ordinary :class:`AdaptedLayer` on the same base and factors; it does all the computing, and the optimizer and
+whoever else asks :func:`geolora_ref.nn.adapters` find it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftType
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import register_peft_method
+from peft.utils.integrations import skip_init_on_device
+from torch import Tensor, nn
+
+from geolora_ref.nn.adapt import _adapter_for
+from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
+from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
+
+__all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel"]
+
+
+def _known_to_peft(name: str) -> PeftType:
+    """The member of this name of PEFT's list of methods, entered if need be.
+
+    ``register_peft_method`` is open to other packages, but asks for a member of an enumeration that is not.
+    """
+    if name not in PeftType.__members__:
+        member = str.__new__(PeftType, name)
+        member._name_ = member._value_ = name
+        PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
+        PeftType._member_names_.append(name)
+    return PeftType(name)
+
+
+GEOLORA = _known_to_peft("GEOLORA")
+
+
+@dataclass
+class GeoLoraConfig(PeftConfig):
+    """How PEFT puts GeoLoRA's adapters into a model.
+
+    Attributes
+    ----------
+    rank, max_rank, alpha, dropout, gradients : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training starts, a saved
+        adapter has its ranks in the shapes of its factors.
+    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names.
+    exclude_modules : the same form; what is left out.
+    modules_to_save : modules that are trained and saved as a whole (heads).
+    layers_to_transform, layers_pattern : as in PEFT's other methods.
+
+    Raises ``ValueError`` for ranks and factors out of range.
+    """
+
+    rank: int = 8
+    max_rank: int | None = None
+    alpha: float = 1.0
+    dropout: float = 0.0
+    gradients: GradientRoute = "projected"
+    target_modules: list[str] | set[str] | str | None = "all-linear"
+    exclude_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = GEOLORA
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if not 1 <= self.rank <= (self.rank if self.max_rank is None else self.max_rank):
+            raise ValueError(f"rank: expected 1 <= rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: expected 0 <= dropout < 1, found {self.dropout}")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern: expected layers_to_transform beside it, found none")
+
+
+class NamedLayer(AdaptedLayer):
+    """An adapted layer whose base and factors belong to a :class:`GeoLoraLayer`, under whose names they are saved.
+
+    ``merged_adapters``, shared by all of a base, are the names of those merged, in order.  Each keeps the weight that it found;
+    so the last one must be taken out first.
+    """
+
+    def __init__(self, name: str, merged_adapters: list[str], base: nn.Module, adapter: LowRankAdapter, **options: float) -> None:
+        super().__init__(base, adapter, **options)
+        self.name, self.merged_adapters = name, merged_adapters
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("base", "adapter"):
+            object.__setattr__(self, name, value)  # no submodules of this one: their parameters would appear twice
+        else:
+            super().__setattr__(name, value)
+
+    def merge(self) -> None:
+        """As :meth:`AdaptedLayer.merge`."""
+        super().merge()
+        self.merged_adapters.append(self.name)
+
+    def unmerge(self) -> None:
+        """As :meth:`AdaptedLayer.unmerge`.  Raises ``RuntimeError`` if another adapter has been merged since."""
+        if self.merged and self.merged_adapters[-1] != self.name:
+            raise RuntimeError(f"unmerge: expected {self.merged_adapters[-1]!r}, merged last, to go first, found {self.name!r}")
+        super().unmerge()
+        self.merged_adapters.remove(self.name)
+
+
+class GeoLoraLayer(nn.Module, BaseTunerLayer):
+    """A frozen layer with the adapters that PEFT has given it, one of which is active at most.
+
+    ``geolora_adapter`` holds them by name; ``geolora_active`` is the active one as an :class:`AdaptedLayer`, or None.
+    """
+
+    adapter_layer_names = ("geolora_adapter",)
+    other_param_names = ("geolora_layers",)
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.geolora_adapter = nn.ModuleDict()
+        self.geolora_layers: dict[str, NamedLayer] = {}
+        self.geolora_active: NamedLayer | None = None
+        self.merged_adapters = []
+        self.train(base_layer.training)
+
+    @skip_init_on_device
+    def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
+        """A new adapter, with S = 0; its factors have values even where PEFT would leave them without until it loads them."""
+        adapter = _adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, None, None)
+        named = NamedLayer(
+            adapter_name, self.merged_adapters, self.base_layer, adapter, alpha=config.alpha, dropout=config.dropout
+        )
+        self.geolora_layers[adapter_name] = named
+        self.geolora_adapter[adapter_name] = adapter
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Make this adapter the active one.  Raises ``ValueError`` for more than one: updates add up in ``merge`` alone."""
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        if len(names) > 1:
+            raise ValueError(f"expected one active adapter, found {', '.join(names)}; adapters can be merged one after the other")
+        super().set_adapter(names, inference_mode=inference_mode)
+        self.geolora_active = self.geolora_layers.get(names[0]) if names else None
+        if self.geolora_active is not None:
+            self.geolora_active.train(self.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight, for those who read it instead of calling the layer."""
+        if self.geolora_active is None or self.merged or self.disable_adapters:
+            return cast(Tensor, self.base_layer.weight)
+        return self.geolora_active.weight
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The active adapter's output; the base's while adapters are merged or disabled."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if self.geolora_active is None or self.merged or self.disable_adapters:
+            return cast(Tensor, self.base_layer(x, *args, **kwargs))
+        return cast(Tensor, self.geolora_active(x, *args, **kwargs))
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the active adapter, or those named, to the base weight.
+
+        Raises ``ValueError`` with ``safe_merge`` for factors that are not finite; this adapter is not merged then.
+        """
+        for name in check_adapters_to_merge(self, adapter_names):
+            layer = self.geolora_layers.get(name)
+            if layer is None:
+                continue
+            if safe_merge and not bool(torch.isfinite(layer.adapter.full()).all()):
+                raise ValueError(f"adapter {name!r}: expected finite factors, found others; it is not merged")
+            layer.merge()
+
+    def unmerge(self) -> None:
+        """Put the base weight back, bit for bit."""
+        for name in reversed(list(self.merged_adapters)):
+            self.geolora_layers[name].unmerge()
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """To the device, but not to the dtype: bases do not stay orthonormal in half precision."""
+        self.geolora_adapter[adapter_name].to(cast(Tensor, self.base_layer.weight).device if device is None else device)
+
+
+class GeoLoraLinear(GeoLoraLayer):
+    """The same under another name: by the word Linear in it PEFT knows again what "all-linear" means for a second adapter."""
+
+
+class GeoLoraModel(BaseTuner):
+    """What PEFT makes of a model; see :class:`GeoLoraConfig`."""
+
+    prefix = "geolora_"
+    tuner_layer_cls = GeoLoraLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT declares it so
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        peft_config: GeoLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = target if isinstance(target, GeoLoraLayer) else _layer_kind(target)(target)
+        try:
+            layer.add(adapter_name, peft_config)
+        except ValueError as problem:
+            raise ValueError(f"{current_key}: {problem}") from problem
+        layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes nothing then."""
+        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
+            raise ValueError(f"expected one active adapter, found {', '.join(adapter_name)}")
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+
+def _layer_kind(base_layer: nn.Module) -> type[GeoLoraLayer]:
+    return GeoLoraLinear if isinstance(base_layer, nn.Linear) or is_transposed_linear(base_layer) else GeoLoraLayer
+
+
+register_peft_method(name="geolora", config_cls=GeoLoraConfig, model_cls=GeoLoraModel)

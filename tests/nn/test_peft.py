@@ -1,0 +1,368 @@
+"""GeoLoRA as a method of PEFT: everything that PEFT's users do with an adapter."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+REASON = "the extra peft is not installed"
+peft = pytest.importorskip("peft", reason=REASON)
+pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason=REASON)
+safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
+
+from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, parameter_count, unmerge  # noqa: E402
+from geolora_ref.nn.export import export_lora  # noqa: E402
+from geolora_ref.nn.peft_tuner import GeoLoraConfig, GeoLoraLayer  # noqa: E402
+from tests.nn.models import fill, regression  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+SHOWN = "base_model.model.{}.geolora_active"
+
+
+def base_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = {"first": nn.Linear(12, 20), "tanh": nn.Tanh(), "second": nn.Linear(20, 10), "head": nn.Linear(10, 4)}
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model.double()
+
+
+def config(**options: Any) -> GeoLoraConfig:
+    defaults: dict[str, Any] = {"rank": 3, "max_rank": 8, "modules_to_save": ["head"]}
+    return GeoLoraConfig(**(defaults | options))
+
+
+def wrapped(**options: Any) -> Any:
+    return peft.get_peft_model(base_model(), config(**options))
+
+
+def train(model: nn.Module, steps: int = 12) -> GeoLoRA:
+    """A plain loop whose ranks move."""
+    x, target = regression()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - target).square().mean().backward()
+        optimizer.step()
+    return optimizer
+
+
+def ranks(model: nn.Module) -> list[int]:
+    return [layer.adapter.rank for layer in adapters(model).values()]
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).detach().norm() / expected.detach().norm())
+
+
+def test_the_wrapped_model_computes_what_the_model_did() -> None:
+    x, _ = regression()
+    assert torch.equal(wrapped()(x), base_model()(x))
+
+
+def test_the_wrapped_model_trains_like_the_adapted_one() -> None:
+    """Bit for bit: it is the same layer and the same optimizer."""
+    x, _ = regression()
+    adapted, tuned = base_model(), wrapped()
+    adapt(adapted, rank=3, max_rank=8, train=["head"])
+    for ours, theirs in zip(adapters(adapted).values(), adapters(tuned).values(), strict=True):
+        theirs.adapter.assign(ours.adapter.factors())
+    train(adapted)
+    train(tuned)
+    assert ranks(adapted) == ranks(tuned) != [3, 3]
+    assert torch.equal(adapted(x), tuned(x))
+
+
+def test_only_adapters_and_heads_are_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    model = wrapped()
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    factors = {
+        f"base_model.model.{layer}.geolora_adapter.default.{X}" for layer in ("first", "second") for X in ("Ut", "S", "Vt")
+    }
+    assert trainable == factors | {f"base_model.model.head.modules_to_save.default.{X}" for X in ("weight", "bias")}
+    model.print_trainable_parameters()  # the storage, not the ranks in use
+    storage = 8 * (12 + 20 + 8) + 8 * (20 + 10 + 8) + 44
+    assert f"trainable params: {storage:,}" in capsys.readouterr().out
+    assert parameter_count(model) == 3 * (12 + 20 + 3) + 3 * (20 + 10 + 3)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_saved_and_loaded(tmp_path: Path, low_memory: bool) -> None:
+    x, _ = regression()
+    model = wrapped(alpha=0.3)
+    train(model)
+    model.eval()
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path, low_cpu_mem_usage=low_memory).eval()
+    assert ranks(loaded) == ranks(model) != [3, 3]
+    assert torch.equal(loaded(x), model(x))
+    assert not [name for name, parameter in loaded.named_parameters() if parameter.requires_grad]
+    saved = safetensors_torch.load_file(tmp_path / "adapter_model.safetensors")
+    assert set(saved) == {f"base_model.model.{layer}.geolora_adapter.{X}" for layer in ("first", "second") for X in "USV"} | {
+        "base_model.model.head.weight",
+        "base_model.model.head.bias",
+    }
+    assert saved["base_model.model.first.geolora_adapter.S"].shape == (ranks(model)[0],) * 2
+    assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"] == "GEOLORA"
+
+
+def test_a_loaded_adapter_trains_on(tmp_path: Path) -> None:
+    """Loading changes nothing that training sees: two runs from the same file and from memory stay equal."""
+    x, _ = regression()
+    model = wrapped()
+    train(model)
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path, is_trainable=True)
+    train(loaded)
+    train(model)
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_an_adapter_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    """The negative control of loading: nothing is skipped in silence."""
+    model = wrapped()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"rank": 1, "max_rank": 2}), encoding="utf-8")
+    with pytest.raises(RuntimeError, match=r"first\.geolora_adapter\.default: expected factors .* of rank 1 to 2"):
+        peft.PeftModel.from_pretrained(base_model(), tmp_path)
+
+
+def two_adapters() -> Any:
+    """ "default" trained, and "other" on one layer only, filled."""
+    model = wrapped(modules_to_save=None, exclude_modules=["head"])
+    train(model)
+    model.add_adapter("other", config(rank=2, modules_to_save=None, target_modules=["second"]))
+    fill(model.get_submodule("base_model.model.second").geolora_adapter["other"])
+    return model.eval()
+
+
+def test_adapters_are_switched() -> None:
+    x, _ = regression()
+    model = two_adapters()
+    first = model(x)
+    assert sorted(adapters(model)) == [SHOWN.format("first"), SHOWN.format("second")]
+    model.set_adapter("other")
+    second = model(x)
+    assert list(adapters(model)) == [SHOWN.format("second")]
+    assert ranks(model) == [2]
+    assert difference(second, first) > 1e-3
+    with model.disable_adapter():
+        assert torch.equal(model(x), base_model()(x))
+    model.set_adapter("default")
+    assert torch.equal(model(x), first)
+
+
+def test_the_optimizer_trains_the_active_adapter_alone() -> None:
+    model = two_adapters().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.set_adapter("other")
+    train(model, 2)
+    changed = {
+        key for key, value in model.state_dict().items() if value.shape != before[key].shape or not value.equal(before[key])
+    }
+    assert changed == {f"base_model.model.second.geolora_adapter.other.{X}" for X in "USV"}
+
+
+def test_two_active_adapters_are_refused_and_nothing_is_changed() -> None:
+    x, _ = regression()
+    model = two_adapters()
+    before = model(x)
+    with pytest.raises(ValueError, match="expected one active adapter, found default, other"):
+        model.base_model.set_adapter(["default", "other"])
+    assert torch.equal(model(x), before)
+
+
+def test_all_linear_means_the_same_for_a_second_adapter() -> None:
+    model = wrapped()
+    model.add_adapter("other", config(rank=2))
+    model.set_adapter("other")
+    assert ranks(model) == [2, 2]
+
+
+def test_merged_and_unmerged() -> None:
+    x, _ = regression()
+    model = two_adapters()
+    before, weights = model(x), {key: value.clone() for key, value in model.state_dict().items()}
+    model.merge_adapter()
+    assert difference(model(x), before) < 1e-14
+    assert not torch.equal(
+        model.state_dict()["base_model.model.first.base_layer.weight"], weights["base_model.model.first.base_layer.weight"]
+    )
+    model.unmerge_adapter()
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_adapters_merged_one_after_the_other_add_up() -> None:
+    model = two_adapters()
+    layer = model.get_submodule("base_model.model.second")
+    weight = layer.base_layer.weight.clone()
+    model.merge_adapter(["default", "other"])
+    expected = weight + sum(layer.geolora_adapter[name].full() for name in ("default", "other"))
+    assert difference(layer.base_layer.weight, expected) < 1e-15
+    with pytest.raises(ValueError, match="while they are merged"):
+        model.delete_adapter("other")
+    with pytest.raises(RuntimeError, match="expected 'other', merged last, to go first"):
+        layer.geolora_layers["default"].unmerge()
+    model.unmerge_adapter()
+    assert torch.equal(layer.base_layer.weight, weight)
+
+
+def test_merged_and_unloaded() -> None:
+    x, _ = regression()
+    model = wrapped()
+    train(model)
+    model.eval()
+    before = model(x)
+    plain = model.merge_and_unload()
+    assert difference(plain(x), before) < 1e-14
+    assert {type(module) for module in plain.modules()} == {nn.Sequential, nn.Linear, nn.Tanh}
+
+
+def test_a_safe_merge_refuses_broken_factors() -> None:
+    model = wrapped()
+    with torch.no_grad():
+        model.get_submodule("base_model.model.first").geolora_adapter["default"].S[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="'default': expected finite factors"):
+        model.merge_adapter(safe_merge=True)
+
+
+def test_deleted() -> None:
+    x, _ = regression()
+    model = two_adapters()
+    before = model(x)
+    model.delete_adapter("other")
+    assert torch.equal(model(x), before)
+    assert not [key for key in model.state_dict() if "other" in key]
+    model.delete_adapter("default")
+    assert torch.equal(model.base_model.model(x), base_model()(x))
+    assert not adapters(model)
+
+
+def test_deleting_the_active_adapter_activates_another() -> None:
+    model = two_adapters()
+    model.set_adapter("other")
+    with pytest.warns(UserWarning, match="Setting active adapter to default"):
+        model.delete_adapter("other")
+    assert len(adapters(model)) == 2
+
+
+@pytest.mark.parametrize(
+    ("target_modules", "expected"),
+    [("all-linear", ["first", "second"]), (".*ond", ["second"]), (["first"], ["first"])],
+    ids=["all-linear", "pattern", "names"],
+)
+def test_target_modules(target_modules: str | list[str], expected: list[str]) -> None:
+    assert list(adapters(wrapped(target_modules=target_modules))) == [SHOWN.format(name) for name in expected]
+
+
+KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "Conv1D": (lambda: pytorch_utils.Conv1D(9, 6), lambda: torch.randn(2, 5, 6)),
+    "Conv2d": (lambda: nn.Conv2d(2, 5, 3, padding=1), lambda: torch.randn(2, 2, 5, 4)),
+    "Embedding": (lambda: nn.Embedding(9, 6, padding_idx=1), lambda: torch.tensor([[0, 1, 8]])),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_layers(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(1)
+    make, data = KINDS[kind]
+    base, x = nn.Sequential(make()), data()
+    model = peft.get_peft_model(copy.deepcopy(base), GeoLoraConfig(rank=2, target_modules=["0"]))
+    (layer,) = adapters(model).values()
+    fill(layer.adapter)
+    assert difference(model(x), base(x)) > 1e-3
+    model.save_pretrained(tmp_path)
+    assert torch.equal(peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)(x), model(x))
+    assert difference(copy.deepcopy(model).merge_and_unload()(x), model(x)) < 1e-6
+
+
+def test_dropout_follows_the_mode_of_the_model() -> None:
+    x, _ = regression()
+    model = wrapped(dropout=0.5)
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    assert not torch.equal(model(x), model(x))
+    model.add_adapter("other", config(dropout=0.5))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    for layer in model.modules():
+        if isinstance(layer, GeoLoraLayer):
+            fill(layer.geolora_adapter["other"])  # type: ignore[arg-type]
+    model.set_adapter("other")  # not active while the mode changed
+    assert torch.equal(model(x), model(x))
+    assert not torch.equal(model.train()(x), model(x))
+
+
+def test_a_copy_is_a_model_of_its_own() -> None:
+    x, _ = regression()
+    model = wrapped()
+    train(model)
+    other, before = copy.deepcopy(model), model(x)
+    train(other, 3)
+    assert torch.equal(model(x), before)
+    assert not torch.equal(other(x), before)
+    other.merge_adapter()
+    assert not [layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and layer.merged]
+
+
+def test_the_functions_of_this_package_work_too() -> None:
+    x, _ = regression()
+    model = wrapped()
+    train(model)
+    model.eval()
+    before = model(x)
+    merge(model)
+    assert difference(model(x), before) < 1e-14
+    unmerge(model)
+    assert torch.equal(model(x), before)
+    with disabled(model):
+        assert difference(model(x), before) > 1e-3
+
+
+def test_exported_as_plain_lora(tmp_path: Path) -> None:
+    x, _ = regression()
+    model = wrapped(alpha=0.7)
+    train(model)
+    model.eval()
+    export_lora(model, tmp_path)
+    plain = peft.PeftModel.from_pretrained(base_model(), tmp_path).eval()
+    assert type(plain.base_model).__name__ == "LoraModel"
+    assert difference(plain(x), model(x)) < 1e-13
+
+
+def test_factors_of_half_precision_models_are_in_single(tmp_path: Path) -> None:
+    base = base_model().to(torch.bfloat16)
+    model = peft.get_peft_model(copy.deepcopy(base), config())
+    model.save_pretrained(tmp_path)
+    for low_memory in (False, True):
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, low_cpu_mem_usage=low_memory)
+        assert {layer.adapter.S.dtype for layer in adapters(loaded).values()} == {torch.float32}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "rank": ({"rank": 0}, "rank: expected 1 <= rank"),
+    "max_rank": ({"rank": 4, "max_rank": 3}, "found 4, max_rank 3"),
+    "dropout": ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1"),
+    "layers_pattern": ({"layers_pattern": "layers"}, "expected layers_to_transform"),
+    "gradients": ({"gradients": "numerical"}, "first: gradients: expected 'projected' or 'published'"),
+    "an activation": ({"target_modules": ["tanh"]}, "tanh: expected a layer with a weight, found Tanh"),
+    "no such module": ({"target_modules": ["query"], "modules_to_save": None}, re.escape("{'query'} not found")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_configurations_are_refused(case: str) -> None:
+    options, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        wrapped(**options)
