@@ -77,7 +77,7 @@ def test_legitimate_variant_conforms(name: str) -> None:
     """Another QR, another SVD, another basis, other signs: no false alarm."""
     variant = VARIANTS[name]
     for group in ("shape", "truncation", "sequence"):
-        report = check_step(variant.step, diagonal=variant.diagonal, select={"group": group})
+        report = check_step(variant.step, diagonal=variant.diagonal, precision=variant.precision, select={"group": group})
         assert report.passed, report.failures[:3]
 
 

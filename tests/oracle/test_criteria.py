@@ -20,6 +20,8 @@ from tests.strategies import case_parameters
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 Output = tuple[Matrix, Matrix, Matrix]
+EQUAL_UP_TO_ROUNDING = ("Newton-Schulz", "stacked")
+"""Variants of another form whose factors are the reference's up to rounding."""
 
 
 def _reference(inputs: StepInputs) -> Output:
@@ -56,16 +58,17 @@ def test_the_reference_is_right(dtype: Dtype, parameters: CaseParameters) -> Non
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_a_right_step_computed_otherwise_is_right(variant: Variant) -> None:
     for inputs in drawn_inputs(100, seed=7):
-        verdict = judge(inputs, variant.step(*inputs.arrays, **inputs.parameters), diagonal=variant.diagonal)
+        output = variant.step(*inputs.arrays, **inputs.parameters)
+        verdict = judge(inputs, output, diagonal=variant.diagonal, eps=variant.eps)
         assert verdict.worst_ratio <= FAIL, (inputs, verdict)
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_the_variants_do_differ_from_the_reference(variant: Variant) -> None:
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in EQUAL_UP_TO_ROUNDING])
+def test_the_variants_do_differ_from_the_reference(name: str) -> None:
     """An entrywise comparison of factors would reject each of them."""
     rejected = 0
     for inputs in drawn_inputs(100, seed=7):
-        theirs, ours = variant.step(*inputs.arrays, **inputs.parameters), _reference(inputs)
+        theirs, ours = VARIANTS[name].step(*inputs.arrays, **inputs.parameters), _reference(inputs)
         close = all(A.shape == B.shape and np.allclose(A, B, rtol=1e-8) for A, B in zip(theirs, ours, strict=True))
         rejected += not close
     assert rejected >= 10

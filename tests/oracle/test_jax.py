@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle import check_step
-from geolora_ref.oracle.catalogue import FLOOR, catalogue
+from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import Harness, run_case
 from geolora_ref.oracle.conversion import Conversion
 
@@ -19,31 +19,22 @@ from tests.oracle import jax_step  # noqa: E402  only where JAX is
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-SHAPES = {"group": "shape"}
+GROUPS = tuple(dict.fromkeys(case.group for case in catalogue()))
 
 
-def test_the_port_conforms_in_double_precision() -> None:
-    report = check_step(jax_step.step, array="jax", dtype="float64")
-    assert report.passed, report.failures[:3]
-    assert len(report.rows) >= 300
-
-
-def test_the_port_conforms_in_single_precision() -> None:
-    """Every rank of a sequence is compiled anew, which takes most of the time: in the nightly profile."""
-    groups = dict.fromkeys(case.group for case in catalogue() if NIGHTLY or case.group not in ("sequence", "complex"))
-    reports = [check_step(jax_step.step, array="jax", dtype="float32", select={"group": group}) for group in groups]
+@pytest.mark.parametrize(("dtype", "cases"), [("float64", 300), ("float32", 300), ("complex128", 15)])
+def test_the_port_conforms(dtype: str, cases: int) -> None:
+    """Every rank of a sequence is compiled anew, which takes most of the time: sequences are for the nightly profile."""
+    real = [group for group in GROUPS if group != "complex" and (NIGHTLY or group not in ("sequence", "long-run"))]
+    groups = ["complex"] if dtype == "complex128" else real
+    reports = [check_step(jax_step.step, array="jax", dtype=dtype, select={"group": group}) for group in groups]
     assert all(report.passed for report in reports), [report.failures[:3] for report in reports]
-    assert sum(len(report.rows) for report in reports) >= FLOOR
-
-
-@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
-def test_the_port_conforms_on_complex_data(dtype: str) -> None:
-    assert check_step(jax_step.step, array="jax", dtype=dtype, select={"group": "complex"}).passed
+    assert sum(len(report.rows) for report in reports) >= cases
 
 
 def test_a_result_that_is_not_assigned_is_named() -> None:
     """``S_hat.at[…].set(…)`` changes nothing by itself."""
-    report = check_step(jax_step.step_without_assignment, array="jax", select=SHAPES)
+    report = check_step(jax_step.step_without_assignment, array="jax", select={"group": "gradient"})
     assert not report.passed
     assert report.diagnosis is not None
     named, share = report.diagnosis.matches[0]

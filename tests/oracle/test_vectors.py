@@ -236,7 +236,7 @@ def test_the_ratios_are_those_of_the_criteria(vector: Vector) -> None:
             assert ratios[name] == pytest.approx(theirs[name], rel=1e-3, abs=0.1) or min(ratios[name], theirs[name]) == np.inf
 
 
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.diagonal])
+@pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.diagonal and v.precision == "float64"])
 def test_a_right_step_that_is_computed_otherwise_passes(name: str) -> None:
     verdicts = {vector.id: _verdict(vector, VARIANTS[name].step) for vector in VECTORS.values()}
     assert [found for found, verdict in verdicts.items() if not verdict.passed] == []
