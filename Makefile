@@ -31,7 +31,7 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (the first time this downloads torch, which takes a while)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune]' --group dev
 	@touch $@
 
 clean:  ## remove the environment and everything that was built

@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from geolora_ref.arrays import Array, H, Inexact, namespace
-from geolora_ref.gradients import ProjectedGradients
-from geolora_ref.lowrank import LowRank
 
 __all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple"]
 
@@ -49,15 +47,11 @@ class Moments:
 class Optimizer(Protocol):
     """opt of Algorithm 1, split into a direction and the move of its memory to new bases."""
 
-    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
-        """The directions that take the place of the gradients, and the new memory, still in the old bases."""
+    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """The directions that take the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the old bases."""
 
-    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
-        """The memory in the coordinates of the new bases."""
-
-
-def _triple(gradients: ProjectedGradients) -> Triple:
-    return Triple(gradients.dK, gradients.dL, gradients.dS)
+    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
+        """The memory in the coordinates of the new bases, from A = Uᴴ U₁ and B = Vᴴ V₁."""
 
 
 def _each(function: Callable[..., Array], *triples: Triple) -> Triple:
@@ -76,21 +70,19 @@ def _moved(moment: Triple, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"])
     return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
 
 
-def _transported_first(moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
-    if moments.first is None:
-        return moments
-    return replace(moments, first=_moved(moments.first, H(Y.U) @ Y1.U, H(Y.V) @ Y1.V))
+def _transported_first(moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
+    return moments if moments.first is None else replace(moments, first=_moved(moments.first, A, B))
 
 
 @dataclass(frozen=True)
 class Sgd:
     """The gradients themselves: the case that the theory covers."""
 
-    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """∇."""
         return gradients, replace(moments, step=moments.step + 1)
 
-    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
         """Nothing to move."""
         return moments
 
@@ -101,14 +93,14 @@ class HeavyBall:
 
     momentum: float = 0.9
 
-    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M."""
-        first = _average(moments.first, _triple(gradients), self.momentum, 1.0)
-        return ProjectedGradients(*first), replace(moments, step=moments.step + 1, first=first)
+        first = _average(moments.first, gradients, self.momentum, 1.0)
+        return first, replace(moments, step=moments.step + 1, first=first)
 
-    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
         """M in the new bases."""
-        return _transported_first(moments, Y, Y1)
+        return _transported_first(moments, A, B)
 
 
 @dataclass(frozen=True)
@@ -118,27 +110,26 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
-    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps)."""
-        (beta1, beta2), t, g = self.betas, moments.step + 1, _triple(gradients)
-        xp = namespace(g.S)
-        first = _average(moments.first, g, beta1, 1.0 - beta1)
-        second = _average(moments.second, _each(lambda x: xp.abs(x) ** 2, g), beta2, 1.0 - beta2)
+        (beta1, beta2), t = self.betas, moments.step + 1
+        xp = namespace(gradients.S)
+        first = _average(moments.first, gradients, beta1, 1.0 - beta1)
+        second = _average(moments.second, _each(lambda x: xp.abs(x) ** 2, gradients), beta2, 1.0 - beta2)
         directions = _each(
             lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + self.eps),
             first,
             second,
         )
-        return ProjectedGradients(*directions), Moments(t, first, second)
+        return directions, Moments(t, first, second)
 
-    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
         """M in the new bases; v by the squared entries of the transports."""
-        moved = _transported_first(moments, Y, Y1)
+        moved = _transported_first(moments, A, B)
         if moments.second is None:
             return moved
-        xp = namespace(Y.S)
-        squared_A, squared_B = (xp.abs(T) ** 2 for T in (H(Y.U) @ Y1.U, H(Y.V) @ Y1.V))
-        return replace(moved, second=_moved(moments.second, squared_A, squared_B))
+        xp = namespace(A)
+        return replace(moved, second=_moved(moments.second, xp.abs(A) ** 2, xp.abs(B) ** 2))
 
 
 @dataclass(frozen=True)
@@ -148,19 +139,19 @@ class NormalisedHeavyBall:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
-    def direction(self, gradients: ProjectedGradients, moments: Moments) -> tuple[ProjectedGradients, Moments]:
+    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""
-        (beta1, beta2), t, g = self.betas, moments.step + 1, _triple(gradients)
-        xp = namespace(g.S)
-        first = _average(moments.first, g, beta1, 1.0 - beta1)
-        second = _average(moments.second, _each(lambda x: xp.mean(xp.abs(x) ** 2), g), beta2, 1.0 - beta2)
+        (beta1, beta2), t = self.betas, moments.step + 1
+        xp = namespace(gradients.S)
+        first = _average(moments.first, gradients, beta1, 1.0 - beta1)
+        second = _average(moments.second, _each(lambda x: xp.mean(xp.abs(x) ** 2), gradients), beta2, 1.0 - beta2)
         directions = _each(
             lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + self.eps),
             first,
             second,
         )
-        return ProjectedGradients(*directions), Moments(t, first, second)
+        return directions, Moments(t, first, second)
 
-    def transport(self, moments: Moments, Y: LowRank, Y1: LowRank) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
         """M in the new bases; v has no coordinates."""
-        return _transported_first(moments, Y, Y1)
+        return _transported_first(moments, A, B)

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
-from geolora_ref.arrays import Array, Inexact
+from geolora_ref.arrays import Array, H, Inexact
 from geolora_ref.budget import Unit, truncate_to_budget
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
-from geolora_ref.optimizers import Moments, Optimizer, Sgd
+from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
 
 __all__ = ["Layer", "LayerStep", "Settings", "training_step"]
 
@@ -107,18 +107,23 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
         return [
             LayerStep(LowRank(W.U_hat, W.S_hat, W.V_hat), layer.moments, None) for W, layer in zip(moved, directed, strict=True)
         ]
-    return [
-        LayerStep(cut.Y.polished(), settings.optimizer.transport(layer.moments, layer.Y, cut.Y), cut)
-        for layer, cut in zip(directed, cuts, strict=True)
-    ]
+    return [_arrived(layer, cut, settings.optimizer) for layer, cut in zip(directed, cuts, strict=True)]
 
 
 def _directed(layer: Layer, settings: Settings) -> Layer:
     """The layer with the optimizer's directions in place of its gradients, and the new memory in the old bases."""
     gradients = layer.gradients.projected(layer.Y)
-    direction, moments = settings.optimizer.direction(gradients, layer.moments)
-    direction = replace(direction, dS=direction.dS + settings.weight_decay * layer.Y.S)
+    given = Triple(gradients.dK, gradients.dL, gradients.dS)
+    (dK, dL, dS), moments = settings.optimizer.direction(given, layer.moments)
+    direction = ProjectedGradients(dK, dL, dS + settings.weight_decay * layer.Y.S)
     return replace(layer, gradients=direction, moments=moments)
+
+
+def _arrived(layer: Layer, cut: Truncation, optimizer: Optimizer) -> LayerStep:
+    """The new state with bases orthonormal to rounding, and the memory in them."""
+    U, _, V = layer.Y
+    U1, _, V1 = cut.Y
+    return LayerStep(cut.Y.polished(), optimizer.transport(layer.moments, H(U) @ U1, H(V) @ V1), cut)
 
 
 def _coefficient_step(layer: Layer, learning_rate: float) -> Untruncated:
