@@ -98,8 +98,8 @@ def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _factors(layer: AdaptedLayer) -> dict[str, Tensor]:
-    U, S, V = layer.adapter.factors()
-    B, A, base = U @ S, V.mT, layer.base
+    Ut, S, Vt = layer.adapter.active()
+    B, A, base = Ut.mT @ S, Vt, layer.base
     if isinstance(base, nn.Embedding):
         if base.padding_idx is not None:  # that row is looked up too, and gets no update
             A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)
