@@ -203,7 +203,9 @@ class LayerBank:
             squares, scale, info = np.split(_host(found.squares, found.scale, found.info), [-2, -1], axis=1)
             self._refuse(np.isfinite(scale[:, 0]))
             sigma = np.sqrt(np.maximum(squares, 0.0))
+        own = np.arange(sigma.shape[1]) < self._columns[:, None]  # behind it there is nothing but rounding
         while True:
+            sigma = np.where(own, sigma, 0.0)
             chosen = self._choose(sigma, limits, budget)
             self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
             if found is None:

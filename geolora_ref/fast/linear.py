@@ -1,11 +1,11 @@
-"""A frozen linear layer with a low-rank adapter as one function: y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, the gradients in one backward pass.
+"""A frozen linear layer with its adapter as one function, y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, and its gradients in one backward pass.
 
 Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the output of the base.  Backward,
 with upstream gradient g, a = x V and b = s·g U: ∇x = g W₀ + (b S) Vᵀ, the second product again in place, and
 
     dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
 
-for the dense gradient G of the adapter W = U S Vᵀ that is never formed: the GEMMs of LoRA's backward and one r-wide product
+for the dense gradient G of the adapter W = U S Vᵀ that is never formed: the GEMMs of LoRA's backward and one r x m x r product
 more.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.
 
 **Where the gradients go.**  As a deviation from what ``.grad`` means elsewhere, U receives dK, V receives dL and S receives dS:
@@ -14,8 +14,8 @@ parameters acts on them as it should: all-reduce over processes, accumulation, u
 norm of these three).  ``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what autograd
 would compute.
 
-Layout decides the speed.  U (m, r) and V (n, r) are best column by column, that is U = Ut.mT of a contiguous (r, m); the gradients
-come in the same layout.  Any other works too.
+Layout decides the speed.  U (m, r) and V (n, r) are best column by column, that is U = Ut.mT of a contiguous (r, m); the
+gradients come in the same layout.  Any other works too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def adapted_linear(
     Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, or for mixed dtypes or devices.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, None)
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, None)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -76,7 +76,7 @@ def merged_linear(
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
     if merged.shape != weight.shape or merged.requires_grad:
         raise ValueError(f"merged: expected a frozen {tuple(weight.shape)} matrix, found {tuple(merged.shape)}")
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, merged.to(x.dtype))
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call]
     return y
 
 
@@ -89,7 +89,7 @@ def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale
 def lowrank_add(
     output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0, *, factor_gradients: bool = False
 ) -> Tensor:
-    """``output`` + scale·x V Sᵀ Uᵀ for a base layer of any kind, and for dropout on the adapter's x alone; in place in ``output``.
+    """``output`` + scale·x V Sᵀ Uᵀ, in place, for a base layer of any kind and for dropout on the adapter's x alone.
 
     output : (…, m), what the base returned; it must not be needed by the base's own backward pass.  Otherwise as
     :func:`adapted_linear`.
@@ -97,7 +97,7 @@ def lowrank_add(
     if torch.is_autocast_enabled(x.device.type):
         x, U, S, V = (X.to(output.dtype) for X in (x, U, S, V))
     _check(x, output.new_empty(output.shape[-1], x.shape[-1], device="meta"), None, U, S, V)
-    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, float(scale), factor_gradients)
+    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, float(scale), factor_gradients)  # type: ignore[no-untyped-call]
     return y
 
 

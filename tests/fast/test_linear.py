@@ -1,0 +1,228 @@
+"""The fused adapter function: gradients against autograd and finite differences, precision, autocast, what acts on ``.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
+from tests.fast.layers import random_layer
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+M, N, R, SCALE = 6, 7, 2, 1.7
+CORES = ("zero", "dense", "singular")
+FORMS = ("adapted", "merged", "added")
+
+
+def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+class Problem:
+    """x, a frozen base, a layer and the loss ⟨y, target⟩; G, the dense gradient of the adapter, from autograd alone."""
+
+    def __init__(self, core: str, dtype: torch.dtype = torch.float64) -> None:
+        torch.set_num_threads(1)
+        generator = torch.Generator().manual_seed(3)
+        self.x = _draw(generator, dtype, 3, 5, N).requires_grad_()
+        self.weight, self.bias = _draw(generator, dtype, M, N), _draw(generator, dtype, M).requires_grad_()
+        self.target = _draw(generator, dtype, 3, 5, M)
+        U, S, V = random_layer(M, N, R, generator, dtype)
+        S = {"zero": torch.zeros_like(S), "dense": S, "singular": S * torch.tensor([[1.0], [0.0]], dtype=dtype)}[core]
+        self.U, self.S, self.V = (X.requires_grad_() for X in (U, S, V))
+
+    def forward(self, form: str, *, factor_gradients: bool = False) -> Tensor:
+        adapter = (self.U, self.S, self.V, SCALE)
+        if form == "added":
+            return lowrank_add(linear(self.x, self.weight, self.bias), self.x, *adapter, factor_gradients=factor_gradients)
+        if form == "adapted":
+            return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients)
+        merged = merge(torch.empty_like(self.weight), self.weight, *adapter)
+        return merged_linear(self.x, self.weight, merged, self.bias, *adapter, factor_gradients=factor_gradients)
+
+    def backward(self, y: Tensor) -> None:
+        """Gradients of ⟨y, target⟩ into the parameters."""
+        torch.autograd.backward((y * self.target).sum())
+
+    def dense(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y, ∇x, ∇bias and G by autograd on y = x (W₀ + s W)ᵀ + bias."""
+        W = (self.U @ self.S @ self.V.mT).detach().requires_grad_()
+        y = linear(self.x, self.weight + SCALE * W, self.bias)
+        dx, d_bias, G = torch.autograd.grad((y * self.target).sum(), (self.x, self.bias, W))
+        return y, dx, d_bias, G
+
+
+def _close(X: Tensor | None, Y: Tensor, bound: float = 1e-13) -> bool:
+    return X is not None and float((X - Y).detach().norm()) <= bound * max(1.0, float(Y.detach().norm()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("core", CORES)
+def test_projected_gradients_are_those_of_the_dense_gradient(form: str, core: str) -> None:
+    p = Problem(core)
+    y = p.forward(form)
+    p.backward(y)
+    expected, dx, d_bias, G = p.dense()
+    assert _close(y, expected)
+    assert _close(p.x.grad, dx)
+    assert _close(p.bias.grad, d_bias)
+    assert _close(p.U.grad, G @ p.V), "U.grad is dK = G V"
+    assert _close(p.V.grad, G.mT @ p.U), "V.grad is dL = Gᵀ U"
+    assert _close(p.S.grad, p.U.mT @ G @ p.V), "S.grad is dS = Uᵀ G V"
+    assert p.U.grad is not None
+    assert p.U.grad.mT.is_contiguous()
+
+
+def test_projected_gradients_are_the_derivatives_along_K_L_and_S() -> None:
+    """Without autograd: central differences of the loss under W + εE Vᵀ, W + εU Eᵀ, W + εU E Vᵀ, exact for a loss linear in W."""
+    p = Problem("dense")
+    p.backward(p.forward("adapted"))
+    assert p.U.grad is not None
+    assert p.V.grad is not None
+    assert p.S.grad is not None
+    U, S, V = (X.detach() for X in (p.U, p.S, p.V))
+
+    def loss(W: Tensor) -> float:
+        return float((linear(p.x, p.weight + SCALE * W, p.bias) * p.target).detach().sum())
+
+    directions: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = [
+        (p.U.grad, lambda E: E @ V.mT),
+        (p.V.grad, lambda E: U @ E.mT),
+        (p.S.grad, lambda E: U @ E @ V.mT),
+    ]
+    for gradient, direction in directions:
+        E = _draw(torch.Generator().manual_seed(1), gradient.dtype, *gradient.shape)
+        slope = loss(U @ S @ V.mT + 0.5 * direction(E)) - loss(U @ S @ V.mT - 0.5 * direction(E))
+        assert float((gradient * E).sum()) == pytest.approx(slope, rel=1e-12)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_gradcheck(core: str) -> None:
+    """With factor gradients the function is an ordinary one: every input's gradient by finite differences."""
+    p = Problem(core)
+
+    def adapted(x: Tensor, bias: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
+        return adapted_linear(x, p.weight, bias, U, S, V, SCALE, factor_gradients=True)
+
+    def added(x: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
+        return lowrank_add(linear(x, p.weight), x, U, S, V, SCALE, factor_gradients=True)
+
+    assert torch.autograd.gradcheck(adapted, (p.x, p.bias, p.U, p.S, p.V))
+    assert torch.autograd.gradcheck(added, (p.x, p.U, p.S, p.V))
+
+
+def test_projected_gradients_fail_gradcheck() -> None:
+    """The control: dK is not ∇_U, and gradcheck sees it."""
+    p = Problem("dense")
+
+    def adapted(x: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
+        return adapted_linear(x, p.weight, None, U, S, V, SCALE)
+
+    assert not torch.autograd.gradcheck(adapted, (p.x, p.U, p.S, p.V), raise_exception=False)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_published_route_divided_by_S_gives_the_projected_gradients(form: str) -> None:
+    p = Problem("dense")
+    p.backward(p.forward(form, factor_gradients=True))
+    _, _, _, G = p.dense()
+    assert p.U.grad is not None
+    assert p.V.grad is not None
+    assert _close(torch.linalg.solve(p.S, p.U.grad.mT).mT, G @ p.V, 1e-12)
+    assert _close(torch.linalg.solve(p.S.mT, p.V.grad.mT).mT, G.mT @ p.U, 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])
+def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: float) -> None:
+    p, exact = Problem("dense", dtype), Problem("dense")
+    for name in ("x", "weight", "bias", "U", "S", "V", "target"):  # the same rounded numbers
+        getattr(exact, name).data = getattr(p, name).data.double()
+    y = p.forward(form)
+    p.backward(y)
+    expected, dx, _, G = exact.dense()
+    assert y.dtype == dtype
+    for X, Y in ((y, expected), (p.x.grad, dx), (p.U.grad, G @ exact.V), (p.V.grad, G.mT @ exact.U)):
+        assert X is not None
+        assert float((X.double() - Y).detach().norm()) <= 4 * eps * float(Y.detach().norm())
+
+
+def test_start_is_the_frozen_layer_exactly() -> None:
+    p = Problem("zero", torch.float32)
+    assert torch.equal(p.forward("adapted"), linear(p.x, p.weight, p.bias))
+
+
+def test_autocast_computes_in_its_dtype_and_leaves_gradients_in_the_parameters_dtype() -> None:
+    p = Problem("dense", torch.float32)
+    _, _, _, G = p.dense()
+    for form in ("adapted", "added"):
+        for X in (p.U, p.S, p.V):
+            X.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            y = p.forward(form)
+        assert y.dtype == torch.bfloat16
+        p.backward(y.float())
+        assert p.U.grad is not None
+        assert p.U.grad.dtype == torch.float32
+        assert float((p.U.grad - G @ p.V).detach().norm()) <= 4 * 2.0**-7 * float(G.norm())
+
+
+def test_frozen_parts_get_no_gradient() -> None:
+    p = Problem("dense")
+    for X in (p.U, p.S, p.V, p.bias):
+        X.requires_grad_(False)
+    for form in FORMS:
+        p.x.grad = None
+        p.backward(p.forward(form))
+        assert _close(p.x.grad, p.target @ (p.weight + SCALE * p.U @ p.S @ p.V.mT))
+        assert p.U.grad is None
+
+
+def test_dropout_on_the_adapters_input_alone() -> None:
+    """``lowrank_add`` with another x than the base's: both paths' gradients reach x."""
+    p = Problem("dense")
+    mask = (torch.rand(p.x.shape, generator=torch.Generator().manual_seed(2)) > 0.5).double() * 2.0
+    y = lowrank_add(linear(p.x, p.weight, p.bias), p.x * mask, p.U, p.S, p.V, SCALE)
+    p.backward(y)
+    expected = p.target @ p.weight + SCALE * (p.target @ p.U @ p.S @ p.V.mT) * mask
+    assert _close(p.x.grad, expected)
+
+
+def test_merging_again_and_again_does_not_move_the_base() -> None:
+    p = Problem("dense", torch.float32)
+    merged = torch.empty_like(p.weight)
+    for _ in range(3):
+        merge(merged, p.weight, p.U, p.S, p.V, SCALE)
+        assert torch.equal(merged, torch.addmm(p.weight, p.U @ p.S, p.V.mT, alpha=SCALE))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": lambda p: p.weight.requires_grad_()}, "weight: expected a frozen base weight"),
+        ({"x": lambda p: p.x[..., :3]}, r"x: expected shape \(3, 5, 7\) for a weight of 6 x 7 and rank 2, found \(3, 5, 3\)"),
+        ({"U": lambda p: p.U.mT}, r"U: expected shape \(6, 6\)"),
+        ({"S": lambda p: p.S[:1]}, r"S: expected shape \(2, 2\)"),
+        ({"V": lambda p: p.V.float()}, "V: expected the dtype of the base, torch.float64, found torch.float32"),
+        ({"V": lambda p: p.V.to("meta")}, "V: expected the device of x, cpu, found meta"),
+        ({"bias": lambda p: p.bias[:2]}, r"bias: expected shape \(6,\)"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message: str) -> None:
+    p = Problem("dense")
+    given = {name: getattr(p, name) for name in ("x", "weight", "bias", "U", "S", "V")}
+    given |= {name: make(p) for name, make in change.items()}
+    with pytest.raises(ValueError, match=message):
+        adapted_linear(**given)
+
+
+def test_a_merged_weight_of_another_shape_is_refused() -> None:
+    p = Problem("dense")
+    with pytest.raises(ValueError, match="merged: expected a frozen"):
+        merged_linear(p.x, p.weight, p.weight[:3], p.bias, p.U, p.S, p.V)

@@ -1,0 +1,353 @@
+"""The fast step against the oracle and the reference: every dtype, whole trainings, the traps, and bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import geolora_ref.fast.bank as bank_module
+import geolora_ref.fast.gram as gram_module
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.algorithm import RankRule, choose_rank
+from geolora_ref.arrays import tail_norms
+from geolora_ref.budget import allocate_ranks
+from geolora_ref.fast import LayerBank, NonFiniteUpdateError, batched_step, fast_update, fast_updates, step
+from geolora_ref.fast.core import RULES, Limits, decide_ranks
+from geolora_ref.oracle import check_step
+from tests.fast.layers import SHAPES, defect, random_layer, random_layers, random_update
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+DTYPES = ("float64", "float32", "bfloat16")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator of the test's own."""
+    torch.set_num_threads(1)
+    return torch.Generator().manual_seed(7)
+
+
+# --- the oracle ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fast_step_conforms(dtype: str) -> None:
+    report = check_step(step, array="torch", dtype=dtype)
+    assert report.passed, report.problems or [(row.id, row.error, row.criteria) for row in report.failures][:5]
+
+
+def test_batched_step_conforms() -> None:
+    assert check_step(batched_step, array="torch", dtype="float16", batched=True, select={"group": "truncation"}).passed
+
+
+def _untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No layer goes through Householder's QR."""
+    monkeypatch.setattr(bank_module, "trusted", lambda squares, scale, rank, eps: np.ones(len(rank), dtype=bool))
+
+
+def _no_couplings_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ŝ₀ without C_K + C_Lᵀ: the part of ΔK and ΔL inside the old bases is counted twice."""
+    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L: S - delta_S)
+
+
+def _half_the_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C_L without its transpose."""
+    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L: S - delta_S + C_K + C_L)
+
+
+def _single_precision_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eigenvalues of M in float32: small singular values are lost."""
+    eigh: Callable[..., Any] = torch.linalg.eigh
+
+    def rounded(M: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = eigh(M.float())
+        return values.double(), vectors.double()
+
+    monkeypatch.setattr(torch.linalg, "eigh", rounded)
+
+
+@pytest.mark.parametrize(
+    "mutate", [_untrusting, _no_couplings_removed, _half_the_couplings, _single_precision_spectrum], ids=lambda f: f.__name__[1:]
+)
+def test_mutants_of_the_fast_step_are_rejected(
+    mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+    assert not check_step(step, array="torch", dtype="float32", select={"group": "gradient"}).passed
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+def _reference(factors: Any, update: Any, **limits: Any) -> Any:
+    """The reference step with K_new = K − ΔK and so on: an optimizer that subtracts what it is given as the gradient."""
+    U, S, V = factors
+    dK, dL, dS = update
+    gradients = ProjectedGradients(dK=dK.contiguous(), dL=dL.contiguous(), dS=dS.contiguous())
+    return geolora_step(LowRank(U, S, V), gradients, learning_rate=1.0, **limits)
+
+
+@pytest.mark.parametrize("limits", [{"tau": 0.1}, {"theta": 0.5, "min_rank": 2}, {"tau": 0.0, "max_rank": 3}])
+def test_general_updates_give_what_the_reference_gives(limits: dict[str, Any], generator: torch.Generator) -> None:
+    """Updates that belong to no gradient; layers of several shapes and ranks in one call."""
+    factors = random_layers([1, 4, 2, 5, 3, 3], generator)
+    updates = [random_update(layer, generator) for layer in factors]
+    results, report = fast_updates(factors, updates, **limits)
+    for layer, (U, S, V) in enumerate(results):
+        expected = _reference(factors[layer], updates[layer], **limits)
+        assert report.ranks[layer] == expected.Y.rank == U.shape[1]
+        assert report.rank_rules[layer] == expected.rank_rule
+        W, scale = expected.Y.full(), float(expected.singular_values[0])
+        assert float((U @ S @ V.mT - W).norm()) < 1e-13 * scale
+        count = len(expected.singular_values)
+        np.testing.assert_allclose(report.singular_values[layer][:count], expected.singular_values, atol=1e-13 * scale)
+        assert not np.any(report.singular_values[layer][count:])
+        assert report.theta[layer] == pytest.approx(expected.theta, rel=1e-12)
+        assert report.discarded[layer] == pytest.approx(expected.discarded, abs=1e-13 * scale)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+def test_trainings_agree_with_the_reference(dtype: torch.dtype, bound: float, generator: torch.Generator) -> None:
+    """100 steps of five layers whose ranks change, each on its own quadratic, S trained in between every third step.
+
+    The bound in float32 is 100 steps of c·eps, c = 4√(m + n) ≤ 28, halved: the criteria allow 30 times as much a step.
+    """
+    factors = random_layers([2, 6, 3, 8, 1], generator, dtype)
+    targets = [
+        (random_layer(m, n, 4, generator, dtype), 0.5 + torch.rand(m, 1, generator=generator).to(dtype)) for m, n in SHAPES[:5]
+    ]
+    bank = LayerBank.of(factors, capacity=12)
+    states = [LowRank(*layer) for layer in factors]
+    rates, ranks = 0.3, []
+    for k in range(100):
+        updates = []
+        for layer, ((A, S_A, B), H) in enumerate(targets):
+            U, S, V = bank.factors(layer)
+            G = H * (U @ S @ V.mT - A @ S_A @ B.mT)
+            updates.append((rates * G @ V, rates * G.mT @ U, rates * U.mT @ G @ V))
+            Y = states[layer]
+            G_Y = H * (Y.full() - A @ S_A @ B.mT)
+            expected = geolora_step(
+                Y, ProjectedGradients.from_dense(Y, G_Y), learning_rate=rates, theta=2e-3, min_rank=1, max_rank=12
+            )
+            states[layer] = expected.Y
+        report = bank.update_(*zip(*updates, strict=True), theta=2e-3)
+        ranks.append(report.ranks)
+        for layer, Y in enumerate(states):
+            U, S, V = bank.factors(layer)
+            assert float((U @ S @ V.mT - Y.full()).norm()) <= bound * float(Y.norm()), (k, layer)
+            if k % 3 == 0:  # an optimizer trains S: the same dense change of W on both sides
+                E = 0.01 * torch.randn(24, 24, generator=generator).to(dtype)[: U.shape[0], : V.shape[0]]
+                if E.shape == (U.shape[0], V.shape[0]):
+                    S += U.mT @ E @ V
+                    states[layer] = LowRank(Y.U, Y.S + Y.U.mT @ E @ Y.V, Y.V)
+    assert len(set(ranks)) > 3, "the ranks must change for this to be a test"
+
+
+def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
+    rng = np.random.default_rng(0)
+    sigma = np.sort(rng.random((50, 8)), axis=1)[:, ::-1] * 10.0 ** rng.integers(-150, 150, (50, 1))
+    for tau, least, most in [(0.0, 1, 8), (0.3, 2, 5), (1.0, 1, 8), (0.5, 8, 8)]:
+        found = decide_ranks(sigma, np.full(50, 8), Limits(tau, None, least, most))
+        for row, rank, rule in zip(sigma, found.rank, found.rule, strict=True):
+            tails = tail_norms(row)
+            expected, expected_rule = choose_rank(tails, tau * float(tails[0]), least, most)
+            assert (rank, RULES[rule]) == (expected, expected_rule)
+
+
+def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:
+    factors = random_layers([4, 4, 4], generator, torch.float32)
+    bank = LayerBank.of(factors)
+    updates = [random_update(layer, generator) for layer in factors]
+    spectra = []
+
+    def budget(found: Any) -> Any:
+        spectra.extend(found)
+        return allocate_ranks(found, bank.shapes, 9).ranks
+
+    report = bank.update_(*zip(*updates, strict=True), budget=budget)
+    assert sum(report.ranks) == 9
+    assert set(report.rank_rules) == {RankRule.BUDGET}
+    values = np.sort(np.concatenate(spectra))[::-1]
+    kept = np.sort(np.concatenate([s[:r] for s, r in zip(spectra, report.ranks, strict=True)]))[::-1]
+    np.testing.assert_array_equal(kept, values[:9])
+
+
+# --- robustness ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "limits", [{"tau": 0.0}, {"tau": 0.0, "max_rank": 8}, {"theta": 0.0, "min_rank": 8, "max_rank": 8}, {"tau": 0.1}]
+)
+@pytest.mark.parametrize("update", ["rank one", "zero columns", "tiny columns", "zero", "in the range"])
+@pytest.mark.parametrize("core", ["zero", "dense", "one tiny"])
+def test_bases_stay_orthonormal_whatever_the_update(
+    core: str, update: str, limits: dict[str, Any], generator: torch.Generator
+) -> None:
+    """The trap: S = 0 and gradients of rank one, where a single QR of the residual leaves 0.27, Cholesky NaN, dropping 1.0."""
+    m, n, r = 96, 64, 8
+    U, S, V = random_layer(m, n, r, generator, torch.float32)
+    S = {"zero": torch.zeros_like(S), "dense": S, "one tiny": torch.diag(torch.tensor([1.0] * 7 + [1e-30]))}[core]
+    G = torch.randn(m, n, generator=generator)
+    if update == "rank one":
+        G = G[:, :1] @ G[:1]
+    if update == "in the range":
+        G = U @ (U.mT @ G)
+    dK, dL, dS = G @ V, G.mT @ U, U.mT @ G @ V
+    if update in ("zero columns", "tiny columns"):
+        for X in (dK, dL):
+            X[:, 1:] *= 0.0 if update == "zero columns" else 1e-25
+    if update == "zero":
+        dK, dL, dS = (torch.zeros_like(X) for X in (dK, dL, dS))
+    (U1, S1, V1), _ = fast_update(U, S, V, dK, dL, dS, **limits)
+    assert max(defect(U1), defect(V1)) < 1e-6
+    assert bool(torch.isfinite(S1).all())
+
+
+def test_without_the_guard_the_trap_springs(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """The negative control: trusting the Gram matrices everywhere spoils the bases."""
+    _untrusting(monkeypatch)
+    U, _, V = random_layer(96, 64, 8, generator, torch.float32)
+    G = torch.randn(96, 1, generator=generator) @ torch.randn(1, 64, generator=generator)
+    (U1, _, _), report = fast_update(U, torch.zeros(8, 8), V, G @ V, G.mT @ U, U.mT @ G @ V, theta=0.0, min_rank=8)
+    assert not report.exact
+    assert defect(U1) > 1e-2
+
+
+def test_no_drift_in_a_thousand_single_precision_steps(generator: torch.Generator) -> None:
+    """The defect of the bases stays at the rounding of one step: 4·eps₃₂, where drift leaves 2e-5."""
+    factors = random_layers([4, 4], generator, torch.float32)
+    bank = LayerBank.of(factors, capacity=4)
+    worst = 0.0
+    for _ in range(1000):
+        updates = [random_update(layer, generator, 0.02) for layer in factors]
+        report = bank.update_(*zip(*updates, strict=True), tau=0.0, max_rank=4, min_rank=4)
+        assert not report.exact
+        worst = max(worst, *(defect(X) for layer in (0, 1) for X in bank.factors(layer)[::2]))
+    assert worst < 4 * torch.finfo(torch.float32).eps
+
+
+def test_small_singular_values_go_the_exact_way_and_no_others(generator: torch.Generator) -> None:
+    """Only the layer whose kept singular value is below what the Gram matrix resolves."""
+    factors = random_layers([3, 3], generator, torch.float32)
+    factors[1] = (factors[1][0], torch.diag(torch.tensor([1.0, 1.0, 1e-6])), factors[1][2])
+    updates = [tuple(torch.zeros_like(X) for X in (U, V, S)) for U, S, V in factors]
+    results, report = fast_updates(factors, updates, theta=1e-9, max_rank=3)  # type: ignore[arg-type]
+    assert report.exact == (1,)
+    assert float(results[1][1][2, 2]) == pytest.approx(1e-6, rel=1e-5)
+
+
+# --- the bank --------------------------------------------------------------------------------------------------------
+
+
+def test_rank_changes_reallocate_no_buffer(generator: torch.Generator) -> None:
+    bank = LayerBank.of(random_layers([2, 5, 3], generator, torch.float32), capacity=9)
+    addresses = [bank.factors(layer)[i].data_ptr() for layer in range(3) for i in range(3)]
+    seen = set()
+    for tau in (1e-6, 1e-6, 0.3, 0.9, 1e-6, 0.2):
+        factors = [bank.factors(layer) for layer in range(3)]
+        updates = [random_update(layer, generator) for layer in factors]
+        seen.add(bank.update_(*zip(*updates, strict=True), tau=tau).ranks)
+        assert [bank.factors(layer)[i].data_ptr() for layer in range(3) for i in range(3)] == addresses
+    assert len(seen) > 3
+    assert max(max(ranks) for ranks in seen) == 9
+
+
+def test_functional_form_changes_nothing_in_place(generator: torch.Generator) -> None:
+    factors = random_layers([3], generator, torch.float32)
+    update = random_update(factors[0], generator)
+    before = [X.clone() for X in (*factors[0], *update)]
+    (U, _, _), _ = fast_update(*factors[0], *update, tau=0.1)
+    U += 1.0
+    assert all(torch.equal(X, Y) for X, Y in zip((*factors[0], *update), before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_an_update_that_is_not_finite_changes_nothing(
+    dtype: torch.dtype, bad: float, where: int, generator: torch.Generator
+) -> None:
+    bank = LayerBank.of(random_layers([3, 2, 4], generator, dtype))
+    before = [X.clone() for layer in range(3) for X in bank.factors(layer)]
+    updates = [random_update(bank.factors(layer), generator) for layer in range(3)]
+    updates[1][where][0, -1] = bad
+    with pytest.raises(NonFiniteUpdateError, match=r"layers \[1\]; nothing was changed") as caught:
+        bank.update_(*zip(*updates, strict=True), tau=0.1)
+    assert caught.value.layers == (1,)
+    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
+
+
+def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: torch.Generator) -> None:
+    U, _, V = random_layer(8, 6, 2, generator, torch.float32)
+    bank = LayerBank.of([(U, 1e38 * torch.eye(2), V)])
+    updates = ([torch.zeros(8, 2)], [torch.zeros(6, 2)], [-3e38 * torch.eye(2)])
+    with pytest.raises(NonFiniteUpdateError):
+        bank.update_(*updates, tau=0.1)
+    assert torch.equal(bank.factors(0)[1], 1e38 * torch.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"updates": 1}, r"delta_K: expected one tensor for each of 2 layers, found 1"),
+        ({"shape": 5}, r"delta_K\[1\]: expected shape \(16, 2\), found \(5, 2\)"),
+        ({"dtype": torch.float64}, r"delta_K\[1\]: expected dtype torch.float32, found torch.float64"),
+        ({"device": "meta"}, r"delta_K\[1\]: expected device cpu, found meta"),
+        ({"max_rank": 7}, r"expected at most the capacity 6, found min_rank=1, max_rank=7"),
+        ({"tau": None}, r"expected exactly one of the two thresholds"),
+        ({"theta": 0.1}, r"expected exactly one of the two thresholds"),
+        ({"min_rank": 0}, r"min_rank: expected an integer >= 1, found 0"),
+        ({"budget": lambda spectra: [1, 1]}, r"expected neither beside a budget"),
+        (
+            {"budget": lambda spectra: [1, 99], "tau": None},
+            r"budget: expected one rank a layer between 1 and \[6, 4\], found \[1, 99\]",
+        ),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Any], message: str, generator: torch.Generator) -> None:
+    bank = LayerBank.of(random_layers([3, 2], generator, torch.float32), capacity=6)
+    before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
+    updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
+    dK, dL, dS = (list(X) for X in zip(*updates, strict=True))
+    options: dict[str, Any] = {"tau": 0.1} | {
+        k: v for k, v in change.items() if k in ("tau", "theta", "min_rank", "max_rank", "budget")
+    }
+    dK = dK[: change.get("updates", 2)]
+    if "shape" in change:
+        dK[1] = dK[1][: change["shape"]]
+    if "dtype" in change or "device" in change:
+        dK[1] = dK[1].to(dtype=change.get("dtype"), device=change.get("device"))
+    with pytest.raises(ValueError, match=message):
+        bank.update_(dK, dL, dS, **options)
+    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda layer: LayerBank.of([]), "expected at least one layer"),
+        (lambda layer: LayerBank([(3, 0)], 2), r"positive shape \(m, n\), found \[\(3, 0\)\]"),
+        (lambda layer: LayerBank([(3, 3)], 0), "capacity: expected an integer >= 1, found 0"),
+        (lambda layer: LayerBank([(3, 3)], 2, dtype=torch.complex64), "dtype: expected one of"),
+        (
+            lambda layer: LayerBank.of([layer], capacity=2),
+            r"U\[0\]: expected a rank between 1 and min\(capacity, m, n\) = 2, found 3",
+        ),
+        (
+            lambda layer: LayerBank.of([layer, tuple(X.double() for X in layer)]),
+            r"U\[1\]: expected dtype torch.float32, found torch.float64",
+        ),
+        (lambda layer: LayerBank.of([(layer[0], layer[1], layer[2][:, :2])]), r"V\[0\]: expected shape \(7, 3\), found \(7, 2\)"),
+        (lambda layer: LayerBank.of([layer]).load([layer, layer]), "factors: expected 1 layers, found 2"),
+    ],
+)
+def test_a_bank_that_cannot_be_is_refused(make: Callable[[Any], Any], message: str, generator: torch.Generator) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(random_layer(9, 7, 3, generator, torch.float32))
