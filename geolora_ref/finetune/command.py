@@ -204,7 +204,7 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         "job": job.identity,
     }
     (output / "results.json").write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
-    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {_export_lora(job, output / 'lora')}")
+    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {_export_lora(job, folder, output / 'lora')}")
 
 
 def rank_table(job: Job) -> Table:
@@ -224,11 +224,11 @@ def rank_table(job: Job) -> Table:
     return table
 
 
-def _export_lora(job: Job, directory: Path) -> str:
+def _export_lora(job: Job, folder: Path, directory: Path) -> str:
     """Write the adapter as a plain LoRA checkpoint, where PEFT is installed; says what was done."""
     if importlib.util.find_spec("peft") is None:
         return "no plain LoRA checkpoint (that needs the extra peft)"
     from geolora_ref.nn.export import export_lora
 
-    export_lora(job.model.encoder, directory)
+    export_lora(job.model.encoder, directory, base_model_name_or_path=str(folder), overwrite=True)
     return f"{directory.name}/ (plain LoRA, for PEFT)"

@@ -45,7 +45,7 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, float):
         return a.hex() == b.hex()
-    return bool(a == b)
+    return a == b  # type: ignore[no-any-return]
 
 
 def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:

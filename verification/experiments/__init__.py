@@ -1,0 +1,1 @@
+"""Experiments: questions that measurements answer, with no theorem to hold them against."""

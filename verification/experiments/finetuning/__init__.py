@@ -1,0 +1,1 @@
+"""GeoLoRA and its relatives on a real task: ``python -m verification.experiments.finetuning``."""

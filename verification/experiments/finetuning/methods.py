@@ -1,0 +1,150 @@
+"""The methods that GeoLoRA is compared with, each as data for the same job; those of PEFT are PEFT's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from geolora_ref.finetune.methods import GeoLoRAMethod, Prepared, geolora_prepared
+from geolora_ref.finetune.model import Classifier
+
+__all__ = ["AdaLoRAMethod", "FullMethod", "HeadMethod", "LoRAMethod", "SimultaneousMethod"]
+
+
+def adamw(model: Classifier, lr: float, head_lr: float, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
+    """AdamW without weight decay; the head has a learning rate of its own, as with GeoLoRA."""
+    groups = [{"params": list(parameters), "lr": lr}, {"params": list(model.head.parameters()), "lr": head_lr}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+
+
+def trainable(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Parameters that are trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+@dataclass(frozen=True)
+class HeadMethod:
+    """The pretrained encoder as it is; only the head learns."""
+
+    lr: float = 1e-3
+    name: str = "head only"
+
+    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        """Freeze the encoder."""
+        model.encoder.requires_grad_(False)
+        return Prepared(adamw(model, self.lr, self.lr, ()), dict, lambda: 0)
+
+
+@dataclass(frozen=True)
+class FullMethod:
+    """Every parameter of the encoder."""
+
+    lr: float
+    head_lr: float = 1e-3
+    name: str = "full"
+
+    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        """Nothing to adapt."""
+        parameters = trainable(model.encoder)
+        count = sum(parameter.numel() for parameter in parameters)
+        return Prepared(adamw(model, self.lr, self.head_lr, parameters), dict, lambda: count)
+
+
+@dataclass(frozen=True)
+class LoRAMethod:
+    """PEFT's LoRA [H22] on all linear layers, scale lora_alpha/r = 1."""
+
+    lr: float
+    head_lr: float = 1e-3
+    rank: int = 8
+    name: str = "lora"
+
+    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        """PEFT draws A from torch's global generator, which the job has forked and seeded."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules="all-linear")
+        model.encoder = get_peft_model(model.encoder, config)
+        parameters = trainable(model.encoder)
+        count, layers = sum(parameter.numel() for parameter in parameters), _adapted(model.encoder, "lora_A")
+        return Prepared(adamw(model, self.lr, self.head_lr, parameters), lambda: dict.fromkeys(layers, self.rank), lambda: count)
+
+
+@dataclass(frozen=True)
+class AdaLoRAMethod:
+    """PEFT's AdaLoRA [Zh23] on all linear layers, scale 1: from half as much rank again down to ``target_rank`` on average.
+
+    The budget falls from an eighth of the training on and is final three eighths before its end, as in [Zh23]'s SST-2 runs.
+    """
+
+    lr: float
+    head_lr: float = 1e-3
+    target_rank: int = 8
+    orthogonality: float = 0.5
+    name: str = "adalora"
+
+    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        """The orthogonality penalty is added here: PEFT adds it only to models that compute their loss themselves."""
+        from peft import AdaLoraConfig, get_peft_model
+
+        first = self.target_rank * 3 // 2
+        config = AdaLoraConfig(
+            init_r=first,
+            target_r=self.target_rank,
+            lora_alpha=first,
+            target_modules="all-linear",
+            total_step=steps,
+            tinit=steps // 8,
+            tfinal=steps * 3 // 8,
+            orth_reg_weight=self.orthogonality,
+        )
+        wrapped: Any = get_peft_model(model.encoder, config)
+        model.encoder = wrapped
+        factors = [p for name, p in wrapped.named_parameters() if "lora_A" in name or "lora_B" in name]
+        sizes = _adapted(wrapped, "lora_A")
+
+        def ranks() -> dict[str, int]:
+            pattern = wrapped.peft_config["default"].rank_pattern or {}
+            kept = {name.partition(".lora_E")[0]: sum(mask) for name, mask in pattern.items()}
+            return {name: kept.get(name, first) for name in sizes}
+
+        def penalty() -> torch.Tensor:
+            """Mean of ‖PᵀP − I‖ and ‖QQᵀ − I‖ over all factors [Zh23, eq. 4], as PEFT computes it."""
+            grams = [p @ p.T if p.shape[0] < p.shape[1] else p.T @ p for p in factors]
+            defects = torch.stack([torch.linalg.norm(gram - torch.eye(len(gram))) for gram in grams])
+            return self.orthogonality * defects.mean()
+
+        def parameters() -> int:
+            return sum(rank * (sum(sizes[name]) + 1) for name, rank in ranks().items())
+
+        optimizer = adamw(model, self.lr, self.head_lr, trainable(wrapped))
+        return Prepared(optimizer, ranks, parameters, penalty, wrapped.base_model.update_and_allocate)
+
+
+@dataclass(frozen=True)
+class SimultaneousMethod:
+    """All of U, S and V by gradient steps at once, at fixed rank: what GeoLoRA replaces (mathematics 4.6)."""
+
+    lr: float
+    head_lr: float = 1e-3
+    rank: int = 8
+    name: str = "simultaneous"
+
+    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        """GeoLoRA's adapters under another optimizer."""
+        from geolora_ref.nn.baselines import SimultaneousDescent
+
+        GeoLoRAMethod(rank=self.rank, max_rank=self.rank).adapt(model, generator)
+        return geolora_prepared(model, SimultaneousDescent(model, lr=self.lr, head_lr=self.head_lr))
+
+
+def _adapted(model: Any, factor: str) -> dict[str, tuple[int, int]]:
+    """The (m, n) of every layer that PEFT adapted, by its name as PEFT's rank patterns have it."""
+    return {
+        name.removeprefix("base_model.model."): (int(module.out_features), int(module.in_features))
+        for name, module in model.named_modules()
+        if hasattr(module, factor)
+    }

@@ -1,0 +1,125 @@
+"""Runs and their results on disk: one JSON file a run, named after everything that determines it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geolora_ref.finetune.batches import Examples, encode
+from geolora_ref.finetune.data import Columns, read_rows
+from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
+from geolora_ref.finetune.labels import Labels, fit_labels
+from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
+from verification.experiments.finetuning.design import Run
+from verification.journal import write_atomically
+from verification.report import machine_facts
+
+__all__ = ["Corpus", "Store", "execute"]
+
+FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The pretrained encoder and the tokenised sentences, read once; ``identity`` says which they are."""
+
+    encoder: Any
+    labels: Labels
+    examples: dict[str, Examples]
+    plan: Plan
+    identity: dict[str, Any]
+
+    @classmethod
+    def read(cls, model: str, data: Path, columns: Columns, plan: Plan, *, sentences: int | None, max_length: int) -> Corpus:
+        """train.tsv, dev.tsv and test.tsv of a folder, at most ``sentences`` lines of each."""
+        folder = locate(model)
+        paths = {name: data / file for name, file in FILES.items()}
+        rows = {name: read_rows(path, columns)[:sentences] for name, path in paths.items()}
+        labels = fit_labels(rows["train"], "class")
+        encoder, tokenizer = load_encoder(folder)
+        identity = {
+            "model": digest(folder),
+            "data": digest(*paths.values()),
+            "max_length": max_length,
+            "sentences": sentences,
+            "threads": torch.get_num_threads(),
+        }
+        examples = {name: encode(part, tokenizer, labels, max_length) for name, part in rows.items()}
+        return cls(encoder, labels, examples, plan, identity)
+
+
+def execute(run: Run, corpus: Corpus, on_step: Callable[[Job], None] | None = None) -> dict[str, Any]:
+    """Train and evaluate; a run that diverges is a result like any other."""
+    plan = Plan(**asdict(corpus.plan) | {"seed": run.seed})
+    job = Job(
+        lambda generator: Classifier(copy.deepcopy(corpus.encoder), corpus.labels.outputs, generator),
+        run.method,
+        Data(corpus.examples["train"], {name: corpus.examples[name] for name in ("dev", "test")}, corpus.labels),
+        plan,
+        on_step=on_step,
+    )
+    try:
+        job.run()
+        diverged = ""
+    except DivergedError as error:
+        diverged = str(error)
+    history = job.history
+    metrics = history.metrics[-1] if history.metrics else {}
+    return {
+        "diverged": diverged,
+        "learned": not diverged and history.learned(corpus.labels.baseline),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        "parameters": job.prepared.parameters(),
+        "ranks": job.prepared.ranks(),
+        "mean_rank_over_time": [[step, statistics.fmean(r)] for step, r in zip(history.rank_steps, history.ranks, strict=True)],
+        "median_seconds_per_step": statistics.median(history.seconds) if history.seconds else None,
+        "loss_at_end": statistics.fmean(history.losses[-20:]) if history.losses else None,
+        "steps": history.steps,
+    }
+
+
+class Store:
+    """The finished runs of one corpus and plan in a folder."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.folder, self.corpus = folder / "runs", corpus
+        self.facts = machine_facts()
+
+    def config(self, run: Run) -> dict[str, Any]:
+        """Everything that determines a run, the sources and their libraries apart (those are recorded beside it)."""
+        plan = asdict(self.corpus.plan) | {"seed": run.seed}
+        return {"format": FORMAT, "method": asdict(run.method), "plan": plan, **self.corpus.identity}  # type: ignore[call-overload]
+
+    def path(self, run: Run) -> Path:
+        """A name to read, and a digest to tell apart."""
+        text = json.dumps(self.config(run), sort_keys=True)
+        rate = getattr(run.method, "lr", 0.0)
+        name = f"{run.method.name}-r{run.budget}-lr{rate:g}-seed{run.seed}".replace(" ", "-")
+        return self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}.json"
+
+    def get(self, run: Run) -> dict[str, Any] | None:
+        """The stored result, or None."""
+        path = self.path(run)
+        if not path.exists():
+            return None
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+
+    def missing(self, runs: Iterable[Run]) -> list[Run]:
+        """Those that are not stored yet, each once."""
+        return list({self.path(run): run for run in runs if self.get(run) is None}.values())
+
+    def put(self, run: Run, result: dict[str, Any], seconds: float) -> None:
+        """Store a result, whole or not at all."""
+        data = {"config": self.config(run), "family": run.family, "budget": run.budget, "seconds": seconds, "machine": self.facts}
+        write_atomically(self.path(run), json.dumps(data | result, ensure_ascii=False, indent=1, allow_nan=False))

@@ -1,0 +1,131 @@
+"""From stored runs to figures: best learning rates, means and spreads, ranges of learning rates, ratios of parameters."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from verification.experiments.finetuning.design import MAIN_BUDGET, Effort, Run, comparison, initial_ranks, robustness
+from verification.experiments.finetuning.runs import Store
+
+__all__ = ["Point", "best_rates", "points", "summarise", "wide_range"]
+
+Point = dict[str, Any]
+"""A stored run with what the tables need on top: family, budget, rate, seed, dev, test (None if it diverged)."""
+
+
+def points(store: Store, runs: Sequence[Run]) -> list[Point]:
+    """The stored ones among the runs."""
+    found = []
+    for run in runs:
+        stored = store.get(run)
+        if stored is not None:
+            metrics = stored["metrics"]
+            found.append(
+                {
+                    "family": run.family,
+                    "budget": run.budget,
+                    "rate": getattr(run.method, "lr", None),
+                    "seed": run.seed,
+                    "dev": metrics.get("dev"),
+                    "test": metrics.get("test"),
+                    "usable": bool(stored["learned"]) and metrics.get("dev") is not None,
+                    "parameters": stored["parameters"],
+                    "seconds_per_step": stored["median_seconds_per_step"],
+                    "ranks": stored["ranks"],
+                    "commit": stored["machine"].get("commit"),
+                }
+            )
+    return found
+
+
+def best_rates(swept: Sequence[Point]) -> dict[str, float]:
+    """The learning rate with the best development metric at the main budget, by family; the smaller one of equals."""
+    best: dict[str, Point] = {}
+    for point in sorted(swept, key=lambda point: point["rate"]):
+        known = best.get(point["family"])
+        if point["budget"] == MAIN_BUDGET and point["dev"] is not None and (known is None or point["dev"] > known["dev"]):
+            best[point["family"]] = point
+    return {family: float(point["rate"]) for family, point in best.items()}
+
+
+def wide_range(swept: Sequence[Point], share: float = 0.95) -> dict[str, Any] | None:
+    """The longest run of neighbouring learning rates whose development metric is at least ``share`` of the best one's."""
+    ordered = sorted(swept, key=lambda point: point["rate"])
+    values = [point["dev"] if point["usable"] else None for point in ordered]
+    top = max((value for value in values if value is not None), default=None)
+    if top is None:
+        return None
+    good = [value is not None and value >= share * top for value in values]
+    longest = max(
+        ((i, j) for i in range(len(good)) for j in range(i, len(good)) if all(good[i : j + 1])),
+        key=lambda ends: ordered[ends[1]]["rate"] / ordered[ends[0]]["rate"],
+    )
+    low, high = (ordered[i]["rate"] for i in longest)
+    return {"low": low, "high": high, "ratio": high / low, "best": top}
+
+
+def _statistics(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and standard deviation (n − 1) of what is there."""
+    there = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(there) if there else None,
+        "std": statistics.stdev(there) if len(there) > 1 else None,
+        "count": len(there),
+    }
+
+
+def _grouped(found: Sequence[Point]) -> dict[tuple[str, int], list[Point]]:
+    groups: dict[tuple[str, int], list[Point]] = defaultdict(list)
+    for point in found:
+        groups[point["family"], point["budget"]].append(point)
+    return groups
+
+
+def _rows(found: Sequence[Point]) -> list[dict[str, Any]]:
+    """One row a family and budget, over the seeds."""
+    return [
+        {
+            "family": family,
+            "budget": budget,
+            "rate": group[0]["rate"],
+            "seeds": len(group),
+            "failed": sum(not point["usable"] for point in group),
+            "dev": _statistics([point["dev"] for point in group]),
+            "test": _statistics([point["test"] for point in group]),
+            "parameters": _statistics([point["parameters"] for point in group]),
+            "seconds_per_step": min((p["seconds_per_step"] for p in group if p["seconds_per_step"] is not None), default=None),
+        }
+        for (family, budget), group in _grouped(found).items()
+    ]
+
+
+def _ratio(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Largest over smallest mean."""
+    means = [row[key]["mean"] for row in rows if row[key]["mean"]]
+    return max(means) / min(means) if means else None
+
+
+def summarise(store: Store, effort: Effort) -> dict[str, Any]:
+    """Everything that the page shows, of the runs that are stored so far."""
+    swept = points(store, robustness(effort))
+    best = best_rates(swept)
+    complete = {"geolora", "lora"} <= set(best)
+    a = _rows(points(store, comparison(effort, best))) if complete else []
+    b = _rows(points(store, initial_ranks(effort, best))) if complete else []
+    free = [row for row in b if row["family"] == "geolora free"]
+    tests = [row["test"]["mean"] for row in free if row["test"]["mean"] is not None]
+    everything = swept + (points(store, [*comparison(effort, best), *initial_ranks(effort, best)]) if complete else [])
+    return {
+        "best_rates": best,
+        "comparison": a,
+        "initial_ranks": b,
+        "initial_ranks_parameter_ratio": _ratio(free, "parameters"),
+        "initial_ranks_test_spread": max(tests) - min(tests) if tests else None,
+        "robustness": swept,
+        "ranges": {f"{family}, rank {budget}": wide_range(group) for (family, budget), group in _grouped(swept).items()},
+        "commits": sorted({str(point["commit"]) for point in everything}),
+        "runs": len(everything),
+    }

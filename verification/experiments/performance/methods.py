@@ -1,0 +1,305 @@
+"""The rows of the table: each method as a training step, a function without arguments, on its own copy of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
+from verification.experiments.performance.networks import Case, chosen_layers
+
+__all__ = ["METHODS", "Method", "Training"]
+
+RANK, RATE = 8, 1e-3
+
+
+class Training:
+    """A network, its batch and its step.  ``step()`` is one whole training step; ``note`` says what a run of them did."""
+
+    def __init__(self, case: Case) -> None:
+        self.network, self.batch, self.case = case.build().train(), case.batch(), case
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.note = ""
+
+    def freeze(self) -> list[nn.Parameter]:
+        """Freeze everything but the head; its parameters."""
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name.startswith(self.case.head + "."))
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def backward(self) -> None:
+        """Forward and backward."""
+        torch.autograd.backward(self.network(**self.batch))
+
+    def step(self) -> None:
+        """One training step."""
+        raise NotImplementedError
+
+
+class WithAdamW(Training):
+    """Everything that is trainable by AdamW, all parameters in one call."""
+
+    def start(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The optimizer."""
+        self.optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=RATE, foreach=True)
+
+    def step(self) -> None:
+        """Forward, backward, AdamW."""
+        self.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Frozen(WithAdamW):
+    """The floor: the frozen network forward and backward, ∇x through every layer behind the first adapted one; the head is trained."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.start(self.freeze())
+        first = next(iter(chosen_layers(self.network, case).values()))
+        first.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+
+
+class Full(WithAdamW):
+    """Full fine-tuning."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.start(self.network.parameters())
+
+
+class PeftLoRA(WithAdamW):
+    """LoRA of the PEFT library, r = 8."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        from peft import LoraConfig, get_peft_model
+
+        head = self.freeze()
+        config = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=list(chosen_layers(self.network, case)))
+        self.network = get_peft_model(_Bare(self.network), _inside(config))
+        for parameter in head:
+            parameter.requires_grad_()
+        self.start(self.network.parameters())
+
+
+class PeftAdaLoRA(WithAdamW):
+    """AdaLoRA of the PEFT library: starts at 12, target 8 (its defaults), its orthogonality term, an allocation at every step."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        from peft import AdaLoraConfig, get_peft_model
+
+        head = self.freeze()
+        names = list(chosen_layers(self.network, case))
+        config = AdaLoraConfig(
+            init_r=12, target_r=RANK, lora_dropout=0.0, tinit=0, tfinal=1, deltaT=1, total_step=10**6, target_modules=names
+        )
+        self.network = get_peft_model(_Bare(self.network), _inside(config))
+        for parameter in head:
+            parameter.requires_grad_()
+        self.start(self.network.parameters())
+        self.count = 0
+
+    def step(self) -> None:
+        """Forward, backward, AdamW, allocation."""
+        self.backward()
+        self.optimizer.step()
+        self.count += 1
+        model: Any = self.network.base_model
+        model.update_and_allocate(self.count)
+        self.optimizer.zero_grad()
+
+
+class _Bare(nn.Module):
+    """PEFT wraps what it is given; AdaLoRA adds its penalty to an output with a loss."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """The loss."""
+        loss: Tensor = self.network(**batch)
+        return loss
+
+
+def _inside(config: Any) -> Any:
+    """The same layers, now one level down."""
+    config.target_modules = {f"network.{name}" for name in config.target_modules}
+    return config
+
+
+class _LeanFunction(torch.autograd.Function):
+    """LoRA as ``geolora_ref.fast.linear`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, Bt: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        a = rows @ A.mT
+        y = nn.functional.linear(rows, weight, bias).addmm_(a, Bt)
+        ctx.save_for_backward(rows, a, weight, A, Bt)
+        ctx.shape = x.shape
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, a, weight, A, Bt = ctx.saved_tensors
+        g = gradient.reshape(-1, gradient.shape[-1])
+        b = g @ Bt.mT
+        dx = (g @ weight).addmm_(b, A).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return dx, None, None, b.mT @ x, a.mT @ g
+
+
+class LeanLinear(nn.Module):
+    """A frozen layer with a lean LoRA adapter: A (r, n), B = 0 stored transposed (r, m)."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.A = nn.Parameter(torch.randn(RANK, base.in_features) / base.in_features**0.5)
+        self.Bt = nn.Parameter(torch.zeros(RANK, base.out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The adapted output."""
+        y: Tensor = _LeanFunction.apply(x, self.base.weight, self.base.bias, self.A, self.Bt)  # type: ignore[no-untyped-call]
+        return y
+
+
+class FastLinear(nn.Module):
+    """A frozen layer with a GeoLoRA adapter: U, S = 0, V, computed by the fused function; optionally with a merged weight."""
+
+    def __init__(self, base: nn.Linear, *, merged: bool = False) -> None:
+        super().__init__()
+        self.base = base
+        U, V = (torch.linalg.qr(torch.randn(k, RANK))[0].mT.contiguous().mT for k in base.weight.shape)
+        self.U, self.S, self.V = nn.Parameter(U), nn.Parameter(torch.zeros(RANK, RANK)), nn.Parameter(V)
+        self.merged = base.weight.detach().clone() if merged else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The adapted output."""
+        if self.merged is not None:
+            return merged_linear(x, self.base.weight, self.merged, self.base.bias, self.U, self.S, self.V)
+        return adapted_linear(x, self.base.weight, self.base.bias, self.U, self.S, self.V)
+
+
+def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Module]) -> list[Any]:
+    """Put adapted layers in the places of the chosen ones."""
+    made = []
+    for name, layer in chosen_layers(network, case).items():
+        parent, _, last = name.rpartition(".")
+        made.append(make(layer))
+        setattr(network.get_submodule(parent), last, made[-1])
+    return made
+
+
+class LeanLoRA(WithAdamW):
+    """LoRA with the fused function: what the implementation is worth, without the geometry."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        head = self.freeze()
+        layers = _replace(self.network, case, LeanLinear)
+        self.start([*head, *(p for layer in layers for p in (layer.A, layer.Bt))])
+
+
+class GeoLoRAReference(WithAdamW):
+    """The fused function, and the reference step layer by layer."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.start(self.freeze())
+        self.layers = _replace(self.network, case, FastLinear)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """SGD, τ = 0, fixed rank."""
+        for layer in self.layers:
+            factors = layer.U, layer.S, layer.V
+            Y = LowRank(*(X.detach() for X in factors))
+            gradients = ProjectedGradients(dK=layer.U.grad, dL=layer.V.grad, dS=layer.S.grad)
+            new = geolora_step(Y, gradients, learning_rate=RATE, tau=0.0, max_rank=RANK).Y
+            for X, X1 in zip(factors, new, strict=True):
+                X.copy_(X1)
+
+    def step(self) -> None:
+        """Forward, backward, the update of the adapters, AdamW for the head."""
+        self.backward()
+        self.update()
+        self.optimizer.step()
+        self.network.zero_grad()
+
+
+class GeoLoRAFast(WithAdamW):
+    """The fused function, and one step for all layers."""
+
+    merged = False
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.start(self.freeze())
+        self.layers = _replace(self.network, case, lambda layer: FastLinear(layer, merged=self.merged))
+        self.bank = LayerBank.of([(layer.U.data, layer.S.data, layer.V.data) for layer in self.layers], capacity=RANK)
+        for i, layer in enumerate(self.layers):
+            layer.U.data, layer.S.data, layer.V.data = self.bank.factors(i)
+        self.steps, self.exact = 0, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """SGD, τ = 0, fixed rank."""
+        gradients = [[X.grad for layer in self.layers for X in (layer.U,)], [layer.V.grad for layer in self.layers]]
+        gradients.append([layer.S.grad for layer in self.layers])
+        updates = [torch._foreach_mul(g, RATE) for g in gradients]
+        report = self.bank.update_(*updates, tau=0.0, min_rank=RANK, max_rank=RANK)
+        self.steps, self.exact = self.steps + len(self.layers), self.exact + len(report.exact)
+        self.note = f"{self.exact} of {self.steps} layer steps went through Householder's QR"
+
+    def step(self) -> None:
+        """Forward, backward, the update of the adapters, AdamW for the head."""
+        self.backward()
+        self.update()
+        self.optimizer.step()
+        self.network.zero_grad()
+
+
+class GeoLoRAMerged(GeoLoRAFast):
+    """The same with the adapter merged into a second copy of the weight after each step."""
+
+    merged = True
+
+    def step(self) -> None:
+        """As before, then the merged weights."""
+        super().step()
+        for layer in self.layers:
+            merge(layer.merged, layer.base.weight, layer.U, layer.S, layer.V)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row: id, what it is, how it is made."""
+
+    id: str
+    title: str
+    make: Callable[[Case], Training]
+
+
+METHODS = (
+    Method("frozen", "frozen network, forward + backward", Frozen),
+    Method("lora", "LoRA (PEFT)", PeftLoRA),
+    Method("adalora", "AdaLoRA (PEFT)", PeftAdaLoRA),
+    Method("full", "full fine-tuning", Full),
+    Method("lean", "lean LoRA (our fused function)", LeanLoRA),
+    Method("reference", "GeoLoRA, reference step", GeoLoRAReference),
+    Method("fast", "GeoLoRA, fast", GeoLoRAFast),
+    Method("merged", "GeoLoRA, fast, merged", GeoLoRAMerged),
+)
+"""The first is the floor, the second what the others are compared with."""
