@@ -9,6 +9,8 @@ import pytest
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
 
+pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
+
 PLAN = Plan("quick", seed=7)  # another seed than the report's
 
 

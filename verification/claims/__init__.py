@@ -2,15 +2,25 @@
 
 from verification.claim import Claim
 from verification.claims import (
+    conservation,
     convergence,
     curvature_tail,
     descent,
+    energy_descent,
     equivariance,
     error_bound,
+    exactness,
+    golden_figures,
+    integrator_robustness,
     limits,
+    local_error,
     one_backward_pass,
     oracles,
+    order,
+    parallel_is_geolora,
+    physics,
     problems,
+    rank_behaviour,
     rank_recovery,
     rank_stall,
     robustness,
@@ -18,6 +28,7 @@ from verification.claims import (
     stochastic,
     tangent_step,
     truncation,
+    work_precision,
 )
 
 __all__ = ["CLAIMS"]
@@ -39,6 +50,17 @@ CLAIMS: dict[str, Claim] = {
         rank_stall,
         simultaneous_descent,
         rank_recovery,
+        parallel_is_geolora,
+        order,
+        local_error,
+        exactness,
+        integrator_robustness,
+        rank_behaviour,
+        conservation,
+        energy_descent,
+        golden_figures,
+        physics,
+        work_precision,
         oracles,
         problems,
     )

@@ -1,0 +1,145 @@
+"""5: norm and energy of a Hamiltonian flow, kept by the integrators whose sub-steps are Galerkin steps around the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from geolora_ref.integrators import Integrator, SolveIVP, TruncationRule
+from geolora_ref.problems import Product, Schroedinger
+from geolora_ref.problems.problem import Matrix
+from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
+from verification.integrator_family import FAMILY
+
+N, RANK = 40, 4
+SUB_SOLVER = SolveIVP(rtol=1e-11, atol=1e-13)
+ROUNDING = 1e-9
+"""What one step may drift by its sub-solver: a hundred tolerances, at ‖Y‖ = 1 and ‖H‖ ≤ 8."""
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for name, promise in FAMILY.items():
+        if promise.conservative:
+            yield from cases_of(name, plan)
+
+
+def cases_of(name: str, plan: Plan) -> Iterator[Case]:
+    for theta in (0.0, 1e-3):
+        for h in (0.5, 0.1):
+            for seed in range(plan.pick(1, 5)):
+                parameters = {"integrator": name, "theta": theta, "h": h, "steps": plan.pick(4, 20), "seed": plan.seed + seed}
+                yield Case(f"{name}-{theta:g}-{h}-{seed}", parameters)
+
+
+@lru_cache(maxsize=8)
+def problem_of(seed: int) -> Schroedinger:
+    return Schroedinger(N, np.random.default_rng([seed, 55]))
+
+
+@dataclass
+class Unconjugated:
+    """A field whose adjoint action forgets the conjugation: Fᵀ U for Fᴴ U."""
+
+    problem: Schroedinger
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the problem."""
+        return self.problem.shape
+
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        """F V."""
+        return self.problem.apply_right(t, Y, V)
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        """Fᵀ U = conj(Fᴴ conj(U))."""
+        return np.asarray(self.problem.apply_left(t, Y, U.conj()).conj())
+
+
+def check(case: Case, integrator: Integrator | None = None, broken: bool = False) -> CaseResult:
+    """Step by step: ‖Y₁‖² = ‖Y₀‖² − discarded², and |E(Y₁) − E(Y₀)| ≤ ‖H‖(2‖Y₀‖ discarded + discarded²).
+
+    Before the truncation both are kept.  The truncation cuts off a part orthogonal to Y₁, and E is quadratic.  At fixed rank
+    (ϑ = 0) methods that augment discard what the rank does not hold, which is counted in the same way.
+    """
+    out, problem = Measurements(), problem_of(case["seed"])
+    rule = TruncationRule.fixed_rank(RANK) if case["theta"] == 0.0 else TruncationRule(theta=case["theta"])
+    integrator = integrator or FAMILY[case["integrator"]].make(rule, SUB_SOLVER)
+    field: Any = Unconjugated(problem) if broken else problem
+    Y, norms, energies = problem.start(RANK), [], []
+    for k in range(case["steps"]):
+        step = integrator.step(field, k * case["h"], Y, case["h"])
+        before, after, cut = Y.norm(), step.Y.norm(), step.discarded
+        out.at_most("norm: |‖Y₁‖² − ‖Y₀‖² + discarded²|", abs(after**2 - before**2 + cut**2), ROUNDING)
+        energy = abs(problem.energy(step.Y) - problem.energy(Y))
+        out.at_most("energy: |E(Y₁) − E(Y₀)|", energy, problem.lipschitz * (2.0 * before * cut + cut**2) + ROUNDING)
+        norms.append(after)
+        energies.append(problem.energy(step.Y))
+        Y = step.Y
+    out.series = {**case.parameters, "norms": norms, "energies": energies}
+    return out.result(case)
+
+
+def control_cases(plan: Plan) -> Iterator[Case]:
+    yield Case("control", {"integrator": "projector splitting, Lie", "theta": 0.0, "h": 0.5, "steps": 2, "seed": plan.seed})
+
+
+def draw(axes: Any, results: Results) -> None:
+    for result in results:
+        if result.series["theta"] == 0.0 and result.series["h"] == 0.1 and result.case.endswith("-0"):
+            drift = np.abs(np.array(result.series["norms"]) - 1.0) + 1e-17
+            axes.plot(0.1 * np.arange(1, len(drift) + 1), drift, "o-", markersize=3, label=result.series["integrator"])
+    for name in ("BUG", "parallel BUG"):
+        Y, drifts, problem = problem_of(0).start(RANK), [], problem_of(0)
+        integrator = FAMILY[name].make(TruncationRule.fixed_rank(RANK), SUB_SOLVER)
+        for k in range(4):
+            Y = integrator.step(problem, 0.1 * k, Y, 0.1).Y
+            drifts.append(abs(Y.norm() - 1.0))
+        axes.plot(0.1 * np.arange(1, 5), drifts, "x--", markersize=5, label=f"{name} (promises nothing)")
+    axes.set(yscale="log", xlabel="t", ylabel="|‖Y‖ − 1| at fixed rank 4, h = 0.1")
+    axes.legend(ncols=2)
+
+
+CLAIM = Claim(
+    id="conservation",
+    title="Conservation of norm and energy",
+    section="5",
+    statement="for i Ẏ = H[Y], H Hermitian: ‖Y₁‖² = ‖Y₀‖² − discarded² and |E(Y₁) − E(Y₀)| ≤ ‖H‖(2‖Y₀‖ discarded + discarded²)",
+    hypotheses=(
+        "every sub-step is a Galerkin step in a space that contains the state",
+        "sub-equations by solve_ivp at tolerance 1e-11",
+    ),
+    sources=("LO14", "CKL22", "CEKL24"),
+    explanation=(
+        "Discrete Schrödinger equation, complex. Projector splitting keeps both to the sub-solver's accuracy, augmented and "
+        "midpoint BUG up to the truncation. BUG (which projects the start onto new bases) and the parallel integrators do not."
+    ),
+    cases=cases,
+    check=check,
+    floor=100,
+    controls=(
+        Control(
+            "BUG",
+            "projects the old state onto bases that do not contain it",
+            control_cases,
+            lambda case: check(case, FAMILY["BUG"].make(TruncationRule.fixed_rank(RANK), SUB_SOLVER)),
+        ),
+        Control(
+            "parallel BUG",
+            "its lower right block is 0",
+            control_cases,
+            lambda case: check(case, FAMILY["parallel BUG"].make(TruncationRule(theta=1e-9), SUB_SOLVER)),
+        ),
+        Control(
+            "unconjugated transpose",
+            "Fᵀ U for Fᴴ U in the L-step of the projector splitting",
+            control_cases,
+            lambda case: check(case, broken=True),
+        ),
+    ),
+    figures=(Figure("Drift of the norm", "Solid: by the claim; dashed: methods that promise nothing.", draw),),
+)

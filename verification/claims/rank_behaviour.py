@@ -1,0 +1,139 @@
+"""4.5, 5: how the rank behaves: fixed, adaptive, stalled, and the step rejection that cures the stall."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from geolora_ref.integrators import EXPLICIT_EULER, Integrator, ParallelBUG, TruncationRule, integrate
+from geolora_ref.problems import Quadratic
+from geolora_ref.spectra import geometric
+from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.integrator_family import FAMILY
+
+RANK, CAP, T, THETA = 5, 12, 0.5, 1e-3
+H = 0.00625
+FIXED = tuple(name for name, promise in FAMILY.items() if not promise.adaptive)
+REJECTING = "parallel BUG with step rejection"
+NAMES = (*FAMILY, REJECTING)
+EXPECTED = dict.fromkeys((*FIXED, "parallel BUG", "projected Runge–Kutta"), "stays")
+"""All others grow.  The parallel step and the tangent space of projected methods do not contain what lies outside of both bases:
+a new direction enters with size O(h²/σ_min), below ϑ = 1e-3 h."""
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for name in NAMES:
+        for seed in range(plan.pick(2, 10)):
+            yield Case(f"{name}-{seed}", {"integrator": name, "seed": plan.seed + seed})
+
+
+def integrator_of(name: str) -> Integrator:
+    rule = TruncationRule(theta=THETA, max_rank=CAP, per_time=True)
+    if name == REJECTING:
+        return ParallelBUG(rule, EXPLICIT_EULER, rejection=10.0)
+    return FAMILY[name].make(rule, EXPLICIT_EULER)
+
+
+def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
+    """A quadratic with 20 relevant directions from a start of rank 5 with singular values of order one, ϑ = 1e-3 h.
+
+    Grows: the rank reaches its cap of 12, and the error ends near the best rank-12 error.  Stays: rank 5 to the end.
+    """
+    rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
+    problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
+    Y0 = problem.initial(np.linspace(1.0, 0.6, RANK), rng)
+    run = integrate(integrator or integrator_of(case["integrator"]), problem, Y0, (0.0, T), H)
+    end = problem.solution(T, Y0.full())
+    best = float(np.linalg.norm(np.linalg.svd(end, compute_uv=False)[CAP:]))
+    error = float(np.linalg.norm(run.Y.full() - end))
+    if EXPECTED.get(case["integrator"]) == "stays":
+        for rank in run.ranks[1:]:
+            out.ratio("the rank stays", rank / RANK)
+    else:
+        out.ratio("the rank reaches its cap", CAP / run.ranks[-1])
+        out.at_most("best rank-12 error ≤ error", best, error)
+        out.ratio(
+            "error ≤ 3 best rank-12 errors + first-order error", error / (3.0 * best + first_order_error(problem, Y0.full()))
+        )
+    out.series = {
+        **case.parameters,
+        "ranks": run.ranks,
+        "error": error,
+        "best": best,
+        "rejections": sum(record.rejections for record in run.records),
+    }
+    return out.result(case)
+
+
+def first_order_error(problem: Quadratic, Y: Any) -> float:
+    """What explicit Euler with the same h makes of the full flow."""
+    W = Y
+    for _ in range(round(T / H)):
+        W = W + H * problem.field(0.0, W)
+    return float(np.linalg.norm(W - problem.solution(T, Y)))
+
+
+def rejecting(plan: Plan) -> Iterator[Case]:
+    yield Case("control", {"integrator": REJECTING, "seed": plan.seed})
+
+
+def staying(plan: Plan) -> Iterator[Case]:
+    yield Case("control", {"integrator": "parallel BUG", "seed": plan.seed})
+
+
+def draw(axes: Any, results: Results) -> None:
+    offset = 0.0
+    for result in results:
+        if result.case.endswith("-0") and result.series["integrator"] not in FIXED:
+            ranks = np.array(result.series["ranks"][:33]) + offset
+            axes.plot(H * np.arange(len(ranks)), ranks, label=result.series["integrator"])
+            offset += 0.06
+    axes.set(xlabel="t", ylabel="rank (curves slightly shifted)", ylim=(0, CAP + 1))
+    axes.legend()
+
+
+def table(results: Results) -> list[list[str]]:
+    rows = [["integrator", "rank", "final rank", "error at T", "best error of rank 12", "rejections"]]
+    for result in results:
+        if result.case.endswith("-0"):
+            s = result.series
+            kind = "fixed" if s["integrator"] in FIXED else ("stalls" if s["integrator"] in EXPECTED else "adaptive")
+            rows.append(
+                [s["integrator"], kind, str(s["ranks"][-1]), f"{s['error']:.2e}", f"{s['best']:.2e}", str(s["rejections"])]
+            )
+    return rows
+
+
+CLAIM = Claim(
+    id="rank-behaviour",
+    title="Rank: fixed, adaptive, stalled, and cured by step rejection",
+    section="4.5, 5",
+    statement="with ϑ = 1e-3·h and S of order one the parallel step gains no rank; with step rejection it does",
+    hypotheses=("absolute threshold ϑ = 1e-3·h, h = 0.00625", "explicit Euler sub-steps"),
+    sources=("CKL22", "CKL24"),
+    explanation=(
+        "A rejected step is repeated from the augmented bases, so that the missing lower right block becomes part of the S-step. "
+        "The rejected steps and their field evaluations are reported in every step's record."
+    ),
+    cases=cases,
+    check=check,
+    floor=150,
+    controls=(
+        Control(
+            "no rejection",
+            "the parallel step as it is, asked to grow",
+            rejecting,
+            lambda case: check(case, integrator_of("parallel BUG")),
+        ),
+        Control(
+            "rejection",
+            "the parallel step with rejection, asked to stay",
+            staying,
+            lambda case: check(case, integrator_of(REJECTING)),
+        ),
+    ),
+    figures=(Figure("Rank over time", "From 5 to the cap of 12, or not.", draw),),
+    tables=(Table("Ranks (seed 0)", table),),
+)

@@ -1,0 +1,133 @@
+"""5: what accuracy costs: the error of every integrator against wall time and field evaluations, with the best possible error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from geolora_ref import LowRank
+from geolora_ref.integrators import Integrator, integrate
+from geolora_ref.problems import MatrixODE, RotatingExponential, Schroedinger
+from geolora_ref.problems.problem import Matrix
+from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
+from verification.integrator_family import FAMILY, member
+
+T = 1.0
+RANKS = {"Schrödinger": 10, "rotating exponential": 10}
+STEPS = (4, 8, 16, 32, 64)
+REACHED = 2.0
+WORK = (("seconds", "wall time", "seconds"), ("evaluations", "field evaluations", "actions F V and Fᴴ U"))
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for problem in RANKS:
+        for name, promise in FAMILY.items():
+            for seed in range(plan.pick(1, 3)):
+                if promise.robust:
+                    yield Case(f"{problem}-{name}-{seed}", {"problem": problem, "integrator": name, "seed": plan.seed + seed})
+
+
+@lru_cache(maxsize=4)
+def problem_of(name: str, seed: int) -> tuple[MatrixODE, LowRank, Matrix, float]:
+    """The problem, its start, the full solution at T and the best error of the fixed rank."""
+    rng = np.random.default_rng([seed, 59])
+    problem: Schroedinger | RotatingExponential
+    if name == "Schrödinger":
+        problem = Schroedinger(48, rng)
+        whole = problem.start(2 * RANKS[name]).full()
+    else:
+        problem = RotatingExponential.random(48, rng, rank=24, speed=3.0)
+        whole = problem.curve(0.0)
+    Y0, end = problem.start(RANKS[name]), problem.solution(T, whole)
+    return problem, Y0, end, float(np.linalg.norm(np.linalg.svd(end, compute_uv=False)[RANKS[name] :]))
+
+
+def check(case: Case, integrator: Integrator | None = None, rank: int | None = None) -> CaseResult:
+    """Nothing is closer than the best approximation of that rank; and as h falls every robust integrator comes close to it: a
+    first-order error that is left at the smallest h is about as large as its last change.
+
+    ``rank`` : start with another rank than the one that the errors are compared with (for a control).
+    """
+    out, name = Measurements(), case["problem"]
+    problem, Y0, end, best = problem_of(name, case["seed"])
+    if rank is not None:
+        assert isinstance(problem, Schroedinger | RotatingExponential)
+        Y0 = problem.start(rank)
+    integrator = integrator or member(case["integrator"], Y0.rank)
+    errors, seconds, evaluations = [], [], []
+    for steps in STEPS:
+        started = time.perf_counter()
+        run = integrate(integrator, problem, Y0, (0.0, T), T / steps)
+        seconds.append(time.perf_counter() - started)
+        errors.append(float(np.linalg.norm(run.states[-1].full() - end)) if run.stopped is None else float("inf"))
+        evaluations.append(run.evaluations.calls)
+        out.at_most("best error of the rank ≤ error", best, errors[-1], 1e-13)
+    settled = REACHED * (best + abs(errors[-2] - errors[-1]))
+    out.ratio("at the smallest step: error ≤ 2 (best error + what the last halving of h changed)", errors[-1] / settled)
+    per_step = evaluations[-1] / STEPS[-1]
+    out.series = {
+        **case.parameters,
+        "errors": errors,
+        "seconds": seconds,
+        "evaluations": evaluations,
+        "best": best,
+        "per step": per_step,
+    }
+    return out.result(case)
+
+
+def control_cases(plan: Plan) -> Iterator[Case]:
+    yield Case("control", {"problem": "rotating exponential", "integrator": "augmented BUG", "seed": plan.seed})
+
+
+def draw(problem: str, against: str, label: str) -> Any:
+    def on(axes: Any, results: Results) -> None:
+        mine = [r.series for r in results if r.series["problem"] == problem and r.case.endswith("-0")]
+        for series in mine:
+            axes.plot(series[against], series["errors"], "o-", markersize=3, label=series["integrator"])
+        axes.axhline(mine[0]["best"], linestyle=":", color="gray", label=f"best rank-{RANKS[problem]} error")
+        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="error against the full solution")
+        axes.legend(ncols=2)
+
+    return on
+
+
+def table(results: Results) -> list[list[str]]:
+    rows = [["integrator", "field evaluations a step (RK4)", *(f"{problem}: error / best at h = 1/64" for problem in RANKS)]]
+    for name in FAMILY:
+        mine = {r.series["problem"]: r.series for r in results if r.series["integrator"] == name and r.case.endswith("-0")}
+        if mine:
+            quotients = [f"{mine[problem]['errors'][-1] / mine[problem]['best']:.3f}" for problem in RANKS]
+            rows.append([name, f"{next(iter(mine.values()))['per step']:g}", *quotients])
+    return rows
+
+
+CLAIM = Claim(
+    id="work-precision",
+    title="Work and precision",
+    section="5",
+    statement="no error is below the best of the same rank, and as h → 0 every robust integrator comes within a factor 2 of it",
+    hypotheses=("fixed rank", "the full solution as reference"),
+    sources=("CL22", "CKL22", "CKL24", "CEKL24", "K24"),
+    explanation="Wall times are of this machine and this run, one thread; compare them within the figure only.",
+    cases=cases,
+    check=check,
+    floor=100,
+    controls=(
+        Control("a higher rank", "rank 14 is closer than the best of rank 10", control_cases, lambda case: check(case, rank=14)),
+        Control("a lower rank", "rank 7 does not come within a factor 2", control_cases, lambda case: check(case, rank=7)),
+    ),
+    figures=tuple(
+        Figure(f"{problem}: error against {words}", "Dotted: no matrix of this rank is closer.", draw(problem, against, label))
+        for problem in RANKS
+        for against, words, label in (
+            ("seconds", "wall time", "seconds"),
+            ("evaluations", "field evaluations", "actions F V and Fᴴ U"),
+        )
+    ),
+    tables=(Table("Cost and accuracy", table),),
+)

@@ -1,0 +1,125 @@
+"""The integrators by name, and what each promises: data for the claims, the figures and the table of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.integrate
+from numpy.typing import NDArray
+
+from geolora_ref import LowRank
+from geolora_ref.arrays import H
+from geolora_ref.integrators import (
+    BUG,
+    RK4,
+    AugmentedBUG,
+    Integrator,
+    MidpointBUG,
+    NaiveFactorEuler,
+    ParallelBUG,
+    ProjectedRK,
+    ProjectorSplitting,
+    SecondOrderParallel,
+    StrangSplitting,
+    TruncationRule,
+)
+from geolora_ref.integrators.sub_solvers import SubSolver
+from geolora_ref.problems import MatrixODE, Product
+
+__all__ = ["FAMILY", "Member", "member", "projected_flow"]
+
+Matrix = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One integrator and its promises.
+
+    ``tangential``, ``general`` : its order against the projected flow for a tangential field and for one with a normal part.
+    ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away by ε.  ``exact`` : whether it
+    reproduces a given curve of its rank.  ``conservative`` : whether every sub-step is a Galerkin step in a space that contains
+    the state, so that the invariants of a Hamiltonian field stay up to the truncation.  ``coarsest`` : the number of steps per
+    unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a tolerance.
+    """
+
+    name: str
+    make: Callable[[TruncationRule, SubSolver], Integrator]
+    tangential: int
+    general: int
+    dial: bool = False
+    exact: bool = False
+    conservative: bool = False
+    robust: bool = True
+    coarsest: int = 16
+    adaptive: bool = True
+
+
+FAMILY = {
+    member.name: member
+    for member in (
+        Member(
+            "projector splitting, Lie",
+            lambda _, s: ProjectorSplitting(s),
+            tangential=2,
+            general=1,
+            dial=True,
+            exact=True,
+            conservative=True,
+            adaptive=False,
+        ),
+        Member(
+            "projector splitting, Strang",
+            lambda _, s: StrangSplitting(s),
+            tangential=2,
+            general=2,
+            exact=True,
+            conservative=True,
+            adaptive=False,
+        ),
+        Member("BUG", lambda _, s: BUG(s), 1, 1, exact=True, adaptive=False),
+        Member("augmented BUG", AugmentedBUG, 2, 1, dial=True, exact=True, conservative=True),
+        Member("parallel BUG", ParallelBUG, 1, 1),
+        # 4r columns are so rich that coarse steps superconverge: the order shows later
+        Member("midpoint BUG", MidpointBUG, 2, 1, dial=True, conservative=True, coarsest=32),
+        Member("midpoint BUG, 3r", lambda rule, s: MidpointBUG(rule, s, wide=False), 2, 1, dial=True, conservative=True),
+        Member("second-order parallel", SecondOrderParallel, 2, 1, dial=True),
+        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2),
+        Member("naive factor Euler", lambda *_: NaiveFactorEuler(), 1, 1, robust=False, adaptive=False),
+    )
+}
+
+
+def member(name: str, rank: int, solver: SubSolver = RK4) -> Integrator:
+    """An integrator by name, at fixed rank."""
+    return FAMILY[name].make(TruncationRule.fixed_rank(rank), solver)
+
+
+def projected_flow(problem: MatrixODE, Y0: LowRank, t: float) -> Matrix:
+    """Y(t) of Ẏ = P(Y)F(t, Y), by DOP853 at tolerance 1e-12 on the factor equations: what the integrators converge to.
+
+    These divide by S, so S must stay well conditioned.
+    """
+    m, r, n = Y0.shape[0], Y0.rank, Y0.shape[1]
+    cuts = (m * r, m * r + r * r)
+
+    def unpacked(y: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        U, S, V = np.split(y, cuts)
+        return U.reshape(m, r), S.reshape(r, r), V.reshape(n, r)
+
+    def derivative(s: float, y: Matrix) -> Matrix:
+        U, S, V = unpacked(y)
+        at = Product(U @ S, V)
+        FV, FhU = problem.apply_right(s, at, V), problem.apply_left(s, at, U)
+        dS = H(U) @ FV
+        dU, dV = np.linalg.solve(S.T, (FV - U @ dS).T).T, np.linalg.solve(S.conj(), (FhU - V @ H(dS)).T).T
+        return np.concatenate([dU.ravel(), dS.ravel(), dV.ravel()])
+
+    y0 = np.concatenate([Y0.U.ravel(), Y0.S.ravel(), Y0.V.ravel()])
+    run = scipy.integrate.solve_ivp(derivative, (0.0, t), y0, "DOP853", rtol=1e-12, atol=1e-12)
+    if not run.success:
+        raise RuntimeError(f"projected flow of {type(problem).__name__} at t = {t}: {run.message}")
+    U, S, V = unpacked(run.y[:, -1])
+    return np.asarray(U @ S @ H(V))
