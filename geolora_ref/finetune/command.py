@@ -204,7 +204,8 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         "job": job.identity,
     }
     (output / "results.json").write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
-    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {_export_lora(job, folder, output / 'lora')}")
+    plain = _export_lora(job, folder, output / "lora")
+    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {plain}")
 
 
 def rank_table(job: Job) -> Table:

@@ -36,6 +36,7 @@ def _draw_loss(axes: Axes, history: History) -> None:
     mean = np.convolve(losses, np.full(window, 1.0 / window), mode="valid")
     axes.plot(steps[window - 1 :], mean, color="tab:blue", label=f"mean over {window} steps")
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss")
     axes.legend(loc="upper right", frameon=False)
 
@@ -49,6 +50,7 @@ def _draw_ranks(axes: Axes, history: History) -> None:
     image = axes.pcolormesh(edges, np.arange(len(ranks) + 1), ranks, cmap="viridis", vmin=0, vmax=max(1, int(ranks.max())))
     axes.set_yticks(np.arange(len(ranks)) + 0.5, short_names(history.layers), fontsize=6)
     axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     bar = axes.figure.colorbar(image, ax=axes, label="rank")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -44,8 +44,8 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, float):
-        return a.hex() == b.hex()
-    return a == b  # type: ignore[no-any-return]
+        return bool(a.hex() == b.hex())
+    return bool(a == b)
 
 
 def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:

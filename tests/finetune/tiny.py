@@ -65,5 +65,6 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
 
 def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
     """Sentence TAB label."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{text}\t{label}\n" for text, label in sentences(count, seed)), encoding="utf-8")
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from geolora_ref.finetune.methods import GeoLoRAMethod, Prepared, geolora_prepared
 from geolora_ref.finetune.model import Classifier
 
-__all__ = ["AdaLoRAMethod", "FullMethod", "HeadMethod", "LoRAMethod", "SimultaneousMethod"]
+__all__ = ["AdaLoRAMethod", "FullMethod", "HeadMethod", "LoRAMethod", "SimultaneousMethod", "orthogonality_defect"]
 
 
 def adamw(model: Classifier, lr: float, head_lr: float, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
@@ -73,6 +73,12 @@ class LoRAMethod:
         return Prepared(adamw(model, self.lr, self.head_lr, parameters), lambda: dict.fromkeys(layers, self.rank), lambda: count)
 
 
+def orthogonality_defect(factors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean of ‖PᵀP − I‖ and ‖QQᵀ − I‖ over AdaLoRA's factors [Zh23, eq. 4], tall ones and wide ones."""
+    grams = [factor @ factor.T if factor.shape[0] < factor.shape[1] else factor.T @ factor for factor in factors]
+    return torch.stack([torch.linalg.norm(gram - torch.eye(len(gram))) for gram in grams]).mean()
+
+
 @dataclass(frozen=True)
 class AdaLoRAMethod:
     """PEFT's AdaLoRA [Zh23] on all linear layers, scale 1: from half as much rank again down to ``target_rank`` on average.
@@ -112,10 +118,7 @@ class AdaLoRAMethod:
             return {name: kept.get(name, first) for name in sizes}
 
         def penalty() -> torch.Tensor:
-            """Mean of ‖PᵀP − I‖ and ‖QQᵀ − I‖ over all factors [Zh23, eq. 4], as PEFT computes it."""
-            grams = [p @ p.T if p.shape[0] < p.shape[1] else p.T @ p for p in factors]
-            defects = torch.stack([torch.linalg.norm(gram - torch.eye(len(gram))) for gram in grams])
-            return self.orthogonality * defects.mean()
+            return self.orthogonality * orthogonality_defect(factors)
 
         def parameters() -> int:
             return sum(rank * (sum(sizes[name]) + 1) for name, rank in ranks().items())

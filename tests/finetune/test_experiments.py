@@ -1,0 +1,200 @@
+"""The experiments: the other methods are what they claim to be, a broken-off campaign goes on, and figures follow from runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="the extra finetune is not installed")
+pytest.importorskip("peft", reason="the extra peft is not installed")
+
+import torch
+
+from geolora_ref.finetune.data import Columns
+from geolora_ref.finetune.job import Plan
+from geolora_ref.finetune.methods import Method, Prepared
+from geolora_ref.finetune.model import Classifier, load_encoder
+from tests.finetune.tiny import write_tsv
+from verification.experiments.finetuning import __main__ as command
+from verification.experiments.finetuning import runs
+from verification.experiments.finetuning.design import FAMILIES, QUICK, Run, robustness
+from verification.experiments.finetuning.methods import (
+    AdaLoRAMethod,
+    FullMethod,
+    HeadMethod,
+    LoRAMethod,
+    SimultaneousMethod,
+    orthogonality_defect,
+)
+from verification.experiments.finetuning.summary import best_rates, wide_range
+
+pytestmark = [
+    pytest.mark.usefixtures("module_unchecked"),
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # PEFT calls it
+]
+SHAPES = [(32, 32)] * 4 + [(48, 32), (32, 48)]
+"""Of the six linear layers in each of the two blocks."""
+STEPS = 24
+
+
+def trained(model_folder: Path, method: Method, done: int = STEPS) -> tuple[Classifier, Prepared, list[float]]:
+    """The first steps of a training on one batch; the losses."""
+    encoder, _ = load_encoder(model_folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Classifier(encoder, 2, torch.Generator().manual_seed(0)).eval()
+        prepared = method.prepare(model, torch.Generator().manual_seed(1), STEPS)
+    inputs = {"input_ids": torch.tensor([[2, 5, 13, 3], [2, 9, 14, 3]]), "attention_mask": torch.ones(2, 4, dtype=torch.int64)}
+    losses = []
+    for step in range(1, done + 1):
+        loss = torch.nn.functional.cross_entropy(model(**inputs), torch.tensor([1, 0]))
+        torch.autograd.backward(loss if prepared.penalty is None else loss + prepared.penalty())
+        prepared.optimizer.step()
+        if prepared.after_step is not None:
+            prepared.after_step(step)
+        prepared.optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return model, prepared, losses
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        (HeadMethod(), 0),
+        (LoRAMethod(1e-2, rank=3), 2 * sum(3 * (m + n) for m, n in SHAPES)),
+        (SimultaneousMethod(1e-2, rank=3), 2 * sum(3 * (m + n + 3) for m, n in SHAPES)),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_parameters_are_those_of_the_method(model_folder: Path, method: Method, parameters: int) -> None:
+    model, prepared, losses = trained(model_folder, method)
+    assert prepared.parameters() == parameters
+    assert losses[-1] < losses[0]
+    moved = {id(p) for group in prepared.optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == moved
+
+
+def test_full_fine_tuning_counts_every_parameter_of_the_encoder(model_folder: Path) -> None:
+    model, prepared, losses = trained(model_folder, FullMethod(1e-3))
+    assert prepared.parameters() == sum(p.numel() for p in model.encoder.parameters())
+    assert losses[-1] < losses[0]
+
+
+def test_adalora_ends_at_its_budget(model_folder: Path) -> None:
+    """From rank 3 in each of the 12 layers to 2 on average; the layers that lost nothing keep 3."""
+    _, before, _ = trained(model_folder, AdaLoRAMethod(1e-2, target_rank=2), done=1)
+    assert sum(before.ranks().values()) == 36
+    _, after, losses = trained(model_folder, AdaLoRAMethod(1e-2, target_rank=2))
+    assert sum(after.ranks().values()) == 24
+    assert len(set(after.ranks().values())) > 1
+    assert after.parameters() < before.parameters() == 2 * sum(3 * (m + n + 1) for m, n in SHAPES)
+    assert losses[-1] < losses[0]
+
+
+def test_adalora_penalty_is_that_of_peft(model_folder: Path) -> None:
+    """PEFT adds it to models that compute their loss themselves; there it is the difference of two losses."""
+    import transformers
+    from peft import AdaLoraConfig, get_peft_model
+
+    encoder, _ = load_encoder(model_folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = transformers.BertForSequenceClassification(encoder.config)
+        config = AdaLoraConfig(init_r=3, target_r=2, total_step=24, target_modules=".*encoder.*(query|dense)")
+        wrapped: Any = get_peft_model(whole, config)
+        wrapped.eval()
+    inputs = {"input_ids": torch.tensor([[2, 5, 3]]), "labels": torch.tensor([1])}
+    outputs = wrapped.base_model(**inputs)
+    plain = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"])
+    factors = [p for name, p in wrapped.named_parameters() if "lora_A" in name or "lora_B" in name]
+    expected = float((outputs.loss - plain).detach())
+    assert 0.5 * float(orthogonality_defect(factors).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def point(family: str, rate: float, dev: float | None, *, usable: bool = True) -> dict[str, Any]:
+    return {"family": family, "budget": 8, "rate": rate, "dev": dev, "usable": usable}
+
+
+def test_best_rate_is_the_smallest_of_the_best() -> None:
+    swept = [point("a", 1.0, 0.9), point("a", 0.1, 0.9), point("a", 0.01, 0.8), point("b", 0.1, None), point("a", 9.0, None)]
+    assert best_rates([*swept, point("a", 5.0, 1.0) | {"budget": 4}]) == {"a": 0.1}
+
+
+def test_range_of_learning_rates_has_no_gap() -> None:
+    good = [(1e-4, 0.80), (1e-3, 0.78), (1e-2, 0.70), (1e-1, 0.79), (1.0, 0.79), (10.0, 0.77)]
+    swept = [point("a", rate, dev) for rate, dev in reversed(good)]
+    assert wide_range(swept) == {"low": 1e-1, "high": 10.0, "ratio": pytest.approx(100.0), "best": 0.80}
+    swept[0]["usable"] = False
+    assert wide_range(swept) == {"low": 1e-4, "high": 1e-3, "ratio": pytest.approx(10.0), "best": 0.80}
+    assert wide_range([point("a", 1.0, None, usable=False)]) is None
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("train", "dev", "test")):
+        write_tsv(tmp_path / "data" / f"{name}.tsv", 64, seed)
+    return tmp_path / "data"
+
+
+def test_campaign_that_is_broken_off_goes_on_and_writes_the_page(
+    model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted in its fourth run; the second call does the fourth run and the rest, each once; a third call does nothing."""
+    monkeypatch.setattr(command, "QUICK", replace(QUICK, sentences=64))
+    arguments = [
+        "--data",
+        str(data),
+        "--model",
+        str(model_folder),
+        "--output",
+        str(tmp_path / "out"),
+        "--quick",
+        "--threads",
+        "1",
+    ]
+    executed: list[str] = []
+    interrupt_at: list[int] = [4]
+
+    def execute(run: Run, corpus: runs.Corpus, on_step: Any) -> dict[str, Any]:
+        executed.append(f"{run.method} {run.seed}")
+        if len(executed) in interrupt_at:
+            raise KeyboardInterrupt
+        return runs.execute(run, corpus, on_step)
+
+    monkeypatch.setattr(command, "execute", execute)
+    assert command.main(arguments) == 130
+    interrupt_at.clear()
+    assert command.main(arguments) == 0
+    assert executed[3] == executed[4]
+    assert len(set(executed)) == len(executed) - 1
+    files = list((tmp_path / "out" / "runs").iterdir())
+    assert len(files) == len(set(executed))
+    assert command.main([*arguments, "--only", "c"]) == 0
+    assert len(executed) == len(files) + 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert {row["family"] for row in summary["comparison"]} == {*FAMILIES, "head only"}
+    assert all(row["seeds"] == 2 for row in summary["comparison"])
+    assert {(row["family"], row["budget"]) for row in summary["initial_ranks"]} == {
+        (family, rank) for family in ("geolora free", "lora") for rank in (2, 8)
+    }
+    page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/svg+xml") == 2
+    assert "of a quick" in page
+    assert "min left" in capsys.readouterr().out
+
+
+def test_run_that_diverges_is_a_result(model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geolora_ref.finetune.labels.Labels.loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
+    corpus = runs.Corpus.read(str(model_folder), data, Columns(), Plan("accuracy"), sentences=None, max_length=16)
+    store, run = runs.Store(tmp_path, corpus), robustness(QUICK)[0]
+    store.put(run, runs.execute(run, corpus), 1.0)
+    stored = store.get(run)
+    assert stored is not None
+    assert stored["diverged"].startswith("step 1 of 2: expected a finite training loss")
+    assert not stored["learned"]
+    assert store.missing([run, replace(run, seed=1), replace(run, seed=1)]) == [replace(run, seed=1)]
