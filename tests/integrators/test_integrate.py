@@ -1,0 +1,247 @@
+"""The driver: progress, records, step size control, and interruption that keeps what was computed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.linalg import norm
+
+from geolora_ref import LowRank
+from geolora_ref.integrators import (
+    BUG,
+    RK4,
+    Adaptive,
+    AugmentedBUG,
+    Interrupted,
+    ParallelBUG,
+    Progress,
+    StepError,
+    StrangSplitting,
+    TruncationRule,
+    distance,
+    integrate,
+)
+from geolora_ref.problems import Lyapunov, Product, RankPreservingRiccati, RotatingExponential
+from tests.integrators.fields import Matrix
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+RULE = TruncationRule.fixed_rank(3)
+
+
+def _problem() -> tuple[RankPreservingRiccati, LowRank]:
+    rng = np.random.default_rng(0)
+    problem = RankPreservingRiccati.random((12, 10), rng)
+    return problem, problem.initial((1.0, 0.6, 0.3), rng)
+
+
+class FailsAfter(RankPreservingRiccati):
+    """From a time on it does something else."""
+
+    failure: Any = None
+    after = 0.5
+
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        """F V, until then."""
+        value = super().apply_right(t, Y, V)
+        if t < self.after:
+            return value
+        if isinstance(self.failure, BaseException):
+            raise self.failure
+        return value * np.nan
+
+
+def _failing(failure: Any) -> tuple[FailsAfter, LowRank]:
+    rng = np.random.default_rng(0)
+    problem = FailsAfter.random((12, 10), rng)
+    assert isinstance(problem, FailsAfter)
+    problem.failure = failure
+    return problem, problem.initial((1.0, 0.6, 0.3), rng)
+
+
+def test_a_run_reaches_the_end_and_remembers_every_step() -> None:
+    problem, Y0 = _problem()
+    run = integrate(StrangSplitting(), problem, Y0, (0.0, 1.0), 0.1)
+    assert run.stopped is None
+    assert (run.times, len(run.states), len(run.records)) == ([0.0, 1.0], 2, 10)
+    assert run.ranks == [3] * 11
+    assert [record.t for record in run.records] == pytest.approx([0.1 * k for k in range(1, 11)], abs=1e-15)
+    assert run.evaluations.calls == 10 * 24
+    assert norm(run.Y.full() - problem.solution(1.0, Y0.full())) <= 1e-3
+
+
+@pytest.mark.parametrize(("h", "steps", "last"), [(0.3, 4, 0.1), (0.1, 10, 0.1), (1 / 3, 3, 1 / 3), (5.0, 1, 1.0), (0.7, 2, 0.3)])
+def test_the_last_step_ends_on_the_end(h: float, steps: int, last: float) -> None:
+    problem, Y0 = _problem()
+    run = integrate(BUG(), problem, Y0, (2.0, 3.0), h)
+    assert run.times[-1] == run.records[-1].t == 3.0
+    assert len(run.records) == steps
+    assert run.records[-1].h == pytest.approx(last)
+    assert math.fsum(record.h for record in run.records) == pytest.approx(1.0, abs=1e-14)
+
+
+def test_time_is_passed_on() -> None:
+    """A non-autonomous problem from t = 0.5: A(t) is followed from there, exactly."""
+    problem = RotatingExponential.random(10, np.random.default_rng(0), rank=3)
+    start = LowRank.from_dense(problem.curve(0.5), 3)
+    run = integrate(BUG(RK4), problem, start, (0.5, 1.0), 0.01)
+    assert norm(run.Y.full() - problem.curve(1.0)) <= 1e-9
+
+
+def test_the_callback_is_told_after_every_step() -> None:
+    problem, Y0 = _problem()
+    told: list[Progress] = []
+    integrate(AugmentedBUG(RULE), problem, Y0, (0.0, 1.0), 0.25, callback=told.append)
+    assert [(p.number, p.t, p.t_end) for p in told] == [(1, 0.25, 1.0), (2, 0.5, 1.0), (3, 0.75, 1.0), (4, 1.0, 1.0)]
+    assert told[-1].record.discarded > 0.0
+    assert told[-1].Y.rank == 3
+
+
+def test_states_are_saved_on_demand() -> None:
+    problem, Y0 = _problem()
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1, save_every=4)
+    assert run.times == pytest.approx([0.0, 0.4, 0.8, 1.0])
+    middle = integrate(BUG(), problem, Y0, (0.0, 0.4), 0.1)
+    np.testing.assert_array_equal(run.states[1].full(), middle.Y.full())
+
+
+def test_what_was_discarded_adds_up() -> None:
+    problem, Y0 = _problem()
+    run = integrate(ParallelBUG(TruncationRule(theta=1e-3)), problem, Y0, (0.0, 1.0), 0.1)
+    assert 0.0 < run.discarded == pytest.approx(sum(record.discarded for record in run.records))
+    assert all(record.discarded <= record.theta == 1e-3 for record in run.records)
+
+
+def test_the_callback_may_stop_the_run() -> None:
+    problem, Y0 = _problem()
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.125, callback=lambda progress: progress.number == 3)
+    assert isinstance(run.stopped, Interrupted)
+    assert str(run.stopped) == "stopped by the callback after step 3, t = 0.375"
+    assert run.times == [0.0, 0.375]
+    np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 0.375), 0.125).Y.full())
+    with pytest.raises(Interrupted, match="after step 3"):
+        run.Y  # noqa: B018  (a part is not a whole)
+
+
+def test_stopping_at_the_end_is_no_interruption() -> None:
+    problem, Y0 = _problem()
+    assert integrate(BUG(), problem, Y0, (0.0, 0.3), 0.1, callback=lambda progress: progress.number == 3).stopped is None
+
+
+def test_a_field_that_fails_keeps_what_was_computed() -> None:
+    problem, Y0 = _failing(None)
+    with np.errstate(all="ignore"):
+        run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1)
+    assert isinstance(run.stopped, StepError)
+    assert str(run.stopped).startswith(
+        "step 5, t = 0.4, h = 0.1: ValueError: F V at t = 0.5: expected finite entries, found 36 of 36"
+    )
+    assert (run.stopped.number, run.stopped.t) == (5, pytest.approx(0.4))
+    assert run.times == pytest.approx([0.0, 0.4])
+    assert len(run.records) == 4
+    with pytest.raises(StepError, match=r"^step 5, t = 0\.4"):
+        run.Y  # noqa: B018
+
+
+def test_the_keyboard_keeps_what_was_computed() -> None:
+    problem, Y0 = _failing(KeyboardInterrupt())
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1)
+    assert isinstance(run.stopped, Interrupted)
+    assert str(run.stopped) == "interrupted after step 4, t = 0.4"
+    assert run.times == pytest.approx([0.0, 0.4])
+
+
+def test_a_failure_in_the_first_step_leaves_the_start() -> None:
+    problem, Y0 = _failing(ValueError("never"))
+    problem.after = 0.0
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1)
+    assert (run.times, run.records, run.states) == ([0.0], [], [Y0])
+    assert "step 1, t = 0" in str(run.stopped)
+
+
+# --- step size control -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "integrator", [StrangSplitting(), AugmentedBUG(RULE), ParallelBUG(RULE)], ids=["Strang", "augmented", "parallel"]
+)
+def test_step_size_control_follows_the_tolerance(integrator: Any) -> None:
+    """A hundredth of the tolerance: more steps and a smaller error; a step adds its tolerance at most, grown by e^{ℓT} < 20."""
+    problem, Y0 = _problem()
+    end, found = problem.solution(1.0, Y0.full()), []
+    for rtol in (1e-3, 1e-5):
+        run = integrate(integrator, problem, Y0, (0.0, 1.0), Adaptive(first=0.5, rtol=rtol))
+        error = norm(run.Y.full() - end)
+        assert error <= 20.0 * len(run.records) * rtol
+        found.append((error, len(run.records), run.evaluations.calls))
+    assert found[1][0] < 0.3 * found[0][0]
+    assert found[1][1] > found[0][1]
+    assert found[1][2] > found[0][2]
+
+
+def test_refused_steps_are_counted() -> None:
+    problem, Y0 = _problem()
+    run = integrate(ParallelBUG(RULE), problem, Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-4))
+    assert run.records[0].refused >= 1
+    assert run.records[0].h < 1.0
+    assert run.records[0].evaluations.calls == 36 * (run.records[0].refused + 1), "three steps of 12 evaluations each time"
+
+
+def test_step_size_control_finds_the_stiffness() -> None:
+    """The heat equation with a first step far beyond the stability of RK4: refused until it is stable, then it runs."""
+    rng = np.random.default_rng(0)
+    problem = Lyapunov(40, [1.0, 0.1], rng)
+    Y0 = problem.smooth_initial((1.0, 0.1, 0.01), rng)
+    run = integrate(AugmentedBUG(TruncationRule(theta=1e-6)), problem, Y0, (0.0, 0.5), Adaptive(first=0.5, rtol=1e-4))
+    assert distance(run.Y, problem.smooth_solution(0.5, Y0)) <= 1e-2
+    assert run.records[0].refused > 0
+
+
+def test_step_size_control_gives_up_instead_of_creeping() -> None:
+    """A jump in time that no step size resolves."""
+    problem, Y0 = _failing(None)
+
+    class Jump(FailsAfter):
+        def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+            return RankPreservingRiccati.apply_right(self, t, Y, V) + (1e6 * np.ones((12, V.shape[1])) if t >= 0.5 else 0.0)
+
+    rng = np.random.default_rng(0)
+    jump = Jump.random((12, 10), rng)
+    run = integrate(BUG(), jump, Y0, (0.0, 1.0), Adaptive(first=0.1, rtol=1e-6, smallest=1e-3))
+    assert isinstance(run.stopped, StepError)
+    assert "and the next step is below 1.0e-03" in str(run.stopped)
+    assert 0.4 <= run.times[-1] <= 0.5
+    assert problem.shape == (12, 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"t_span": (1.0, 0.0)}, "^t_span: expected two finite numbers, the first one smaller"),
+        ({"t_span": (0.0, math.inf)}, "^t_span: expected two finite numbers"),
+        ({"h": 0.0}, "^h: expected a finite number > 0, found 0"),
+        ({"h": math.nan}, "^h: expected a finite number > 0, found nan"),
+        ({"save_every": 0}, "^save_every: expected an integer >= 1, found 0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(change: dict[str, Any], message: str) -> None:
+    problem, Y0 = _problem()
+    arguments: dict[str, Any] = {"t_span": (0.0, 1.0), "h": 0.1, **change}
+    with pytest.raises(ValueError, match=message):
+        integrate(BUG(), problem, Y0, arguments.pop("t_span"), arguments.pop("h"), **arguments)
+
+
+@pytest.mark.parametrize("wrong", [{"first": 0.0}, {"rtol": -1.0}, {"rtol": 0.0}, {"smallest": 0.0}, {"first": math.nan}])
+def test_bad_step_size_control_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"expected a (positive tolerance|finite number)"):
+        Adaptive(**{"first": 0.1, **wrong})
+
+
+def test_distance_is_that_of_the_dense_matrices() -> None:
+    rng = np.random.default_rng(0)
+    Y, Z = (LowRank.random((9, 7), [1.0, 0.5], rng) for _ in range(2))
+    assert distance(Y, Z) == pytest.approx(norm(Y.full() - Z.full()), rel=1e-14)
+    assert distance(Y, Y) <= 1e-15

@@ -1,0 +1,398 @@
+"""What all integrators have in common: one interface, symmetries, honest reports, and bad input refused with time and reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.linalg import norm
+
+from geolora_ref import LowRank, RankRule
+from geolora_ref.integrators import (
+    BUG,
+    EXPLICIT_EULER,
+    RK4,
+    AugmentedBUG,
+    Evaluations,
+    ParallelBUG,
+    ProjectedRK,
+    RungeKutta,
+    SolveIVP,
+    StepError,
+    Tableau,
+    TruncationRule,
+    distance,
+)
+from geolora_ref.integrators.augmented_bug import augmented
+from geolora_ref.integrators.sub_solvers import HEUN
+from geolora_ref.problems import MatrixODE, Product, Quadratic, RankPreservingRiccati
+from tests.integrators.fields import ALL, DenseField, Matrix, complex_low_rank, linear
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+EVERY = pytest.mark.parametrize("name", ALL)
+SPECTRUM = (1.0, 0.6, 0.3)
+
+
+def _setting(m: int = 9, n: int = 7, *, complex_data: bool = True, seed: int = 0) -> tuple[DenseField, LowRank]:
+    rng = np.random.default_rng(seed)
+    return (
+        linear(m, n, rng, complex_data=complex_data, normal=0.3),
+        complex_low_rank(m, n, SPECTRUM[: min(m, n, 3)], rng, complex_data=complex_data),
+    )
+
+
+def _step(name: str, field: Any, Y: LowRank, h: float = 0.1, t: float = 0.2) -> Any:
+    return ALL[name](TruncationRule.fixed_rank(Y.rank), RK4).step(field, t, Y, h)
+
+
+@EVERY
+@pytest.mark.parametrize("shape", [(9, 7), (7, 9), (5, 4), (4, 4), (3, 5), (1, 6), (1, 1)], ids=str)
+@pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
+def test_every_shape(name: str, shape: tuple[int, int], complex_data: bool) -> None:
+    """m ≠ n, 2r > min(m, n), 4r > min(m, n), r = min(m, n), one row, one number: one small step, close to the flow.
+
+    ``LowRank`` itself checks the shapes and that the bases are orthonormal.
+    """
+    field, Y = _setting(*shape, complex_data=complex_data)
+    step = _step(name, field, Y, h=1e-3)
+    assert step.Y.S.dtype == Y.S.dtype
+    assert step.Y.rank == Y.rank
+    euler = Y.full() + 1e-3 * Y.tangent_projection(field.F(0.2, Y.full()))
+    assert norm(step.Y.full() - euler) <= 2e-5, "off by O(h²)"
+
+
+@EVERY
+def test_real_data_in_complex_dress(name: str) -> None:
+    field, Y = _setting(complex_data=False)
+    dressed = LowRank(*(X.astype(np.complex128) for X in Y))
+    both = DenseField(field.shape, lambda t, W: field.F(t, W) + 0j)
+    assert norm(_step(name, field, Y).Y.full() - _step(name, both, dressed).Y.full()) <= 1e-13
+
+
+@EVERY
+def test_the_gauge_does_not_matter(name: str) -> None:
+    field, Y = _setting()
+    rng = np.random.default_rng(5)
+    Q1, Q2 = (np.linalg.qr(rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3))).Q for _ in range(2))
+    assert norm(_step(name, field, Y).Y.full() - _step(name, field, Y.change_gauge(Q1, Q2)).Y.full()) <= 1e-13
+
+
+@EVERY
+def test_unitary_equivariance(name: str) -> None:
+    """The field A F(Aᴴ Y Bᴴ) B with unitary A, B from A Y₀ B gives A Y₁ B."""
+    field, Y = _setting()
+    rng = np.random.default_rng(6)
+    A, B = (np.linalg.qr(rng.standard_normal((k, k)) + 1j * rng.standard_normal((k, k))).Q for k in (9, 7))
+    turned = DenseField(field.shape, lambda t, W: A @ field.F(t, A.conj().T @ W @ B.conj().T) @ B)
+    Z = LowRank(A @ Y.U, Y.S, B.conj().T @ Y.V)
+    assert norm(A @ _step(name, field, Y).Y.full() @ B - _step(name, turned, Z).Y.full()) <= 1e-13
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang")])
+def test_adjoint_equivariance(name: str) -> None:
+    """Yᴴ under F(Yᴴ)ᴴ gives Y₁ᴴ: U and V swap roles.  (The splittings begin with K: their adjoint begins with L.)"""
+    field, Y = _setting()
+    swapped = DenseField((7, 9), lambda t, W: field.F(t, W.conj().T).conj().T)
+    assert norm(_step(name, field, Y).Y.full().conj().T - _step(name, swapped, Y.adjoint()).Y.full()) <= 1e-13
+
+
+@EVERY
+def test_a_field_of_zero_changes_nothing(name: str) -> None:
+    _, Y = _setting()
+    nothing = DenseField((9, 7), lambda _, W: np.zeros_like(W))
+    assert norm(_step(name, nothing, Y, h=10.0).Y.full() - Y.full()) <= 1e-14
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("projected Runge–Kutta", "naive")])
+def test_full_rank_is_the_sub_solver_alone(name: str) -> None:
+    """For m = n = r no direction is missing: every sub-equation, or their sum, is the equation itself, whatever h."""
+    rng = np.random.default_rng(1)
+    problem = RankPreservingRiccati.random((4, 4), rng, epsilon=0.3)
+    Y = problem.initial((1.0, 0.8, 0.6, 0.5), rng)
+    step = ALL[name](TruncationRule.fixed_rank(4), SolveIVP()).step(problem, 0.0, Y, 0.5)
+    assert norm(step.Y.full() - problem.solution(0.5, Y.full())) <= 1e-10
+
+
+CALLS = {
+    "Lie": 3,
+    "Strang": 6,
+    "BUG": 3,
+    "augmented BUG": 3,
+    "parallel BUG": 3,
+    "midpoint BUG": 6,
+    "midpoint BUG, 3r": 6,
+    "second-order parallel": 5,
+    "projected Runge–Kutta": 4,
+    "naive": 2,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_field_evaluations_are_counted(name: str) -> None:
+    """The table of docs/integrators.md: actions of F or Fᴴ in one step with explicit Euler (Heun for projected Runge–Kutta)."""
+    field, Y = _setting()
+    seen: list[int] = []
+
+    class Counting(DenseField):
+        def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+            seen.append(V.shape[1])
+            return super().apply_right(t, Y, V)
+
+        def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+            seen.append(U.shape[1])
+            return super().apply_left(t, Y, U)
+
+    step = ALL[name](TruncationRule.fixed_rank(3), EXPLICIT_EULER).step(Counting(field.shape, field.F), 0.0, Y, 0.1)
+    assert step.evaluations == Evaluations(len(seen), sum(seen))
+    assert step.evaluations.calls == CALLS[name]
+
+
+# --- the truncation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
+def test_what_was_discarded_is_told(name: str) -> None:
+    """Without truncation the same step ends elsewhere, by exactly the norm that is reported (last truncation only)."""
+    field, Y = _setting(20, 18)
+    cut = ALL[name](TruncationRule(theta=0.02), EXPLICIT_EULER).step(field, 0.0, Y, 0.3)
+    assert cut.rank_rule == RankRule.THRESHOLD
+    truncations = 2 if name == "projected Runge–Kutta" else 1
+    assert 0.0 < cut.discarded <= truncations * cut.theta
+    if name in ("augmented BUG", "parallel BUG", "midpoint BUG", "second-order parallel"):
+        whole = ALL[name](TruncationRule(theta=0.0), EXPLICIT_EULER).step(field, 0.0, Y, 0.3)
+        assert distance(whole.Y, cut.Y) == pytest.approx(cut.discarded, rel=1e-10)
+
+
+def test_a_tolerance_per_time_is_multiplied_by_h() -> None:
+    field, Y = _setting()
+    for h in (0.5, 0.25):
+        step = AugmentedBUG(TruncationRule(theta=1e-2, per_time=True)).step(field, 0.0, Y, h)
+        assert step.theta == pytest.approx(1e-2 * h)
+
+
+def test_fixed_rank_methods_report_no_truncation() -> None:
+    field, Y = _setting()
+    step = BUG().step(field, 0.0, Y, 0.1)
+    assert (step.discarded, step.theta, step.rank_rule, step.rejections) == (0.0, 0.0, None, 0)
+    assert math.isnan(step.eta)
+
+
+def test_the_callers_basis_is_kept_exactly() -> None:
+    """QR's own first columns may have other signs."""
+    _, Y = _setting()
+    X = np.random.default_rng(2).standard_normal((9, 3)) + 0j
+    U_hat = augmented(Y.U, X)
+    np.testing.assert_array_equal(U_hat[:, :3], Y.U)
+    assert norm(U_hat.conj().T @ U_hat - np.eye(6)) <= 1e-14
+    assert norm(X - U_hat @ (U_hat.conj().T @ X)) <= 1e-13
+
+
+# --- step rejection --------------------------------------------------------------------------------------------------
+
+
+def _stalling() -> tuple[Quadratic, LowRank, TruncationRule]:
+    rng = np.random.default_rng(0)
+    problem = Quadratic.random((24, 20), np.geomspace(1.0, 1e-2, 20), rng)
+    return problem, problem.initial(np.linspace(1.0, 0.6, 5), rng), TruncationRule(theta=1e-3 * 0.00625, max_rank=12)
+
+
+def test_rejection_cures_the_rank_stall_of_one_step() -> None:
+    problem, Y, rule = _stalling()
+    plain = ParallelBUG(rule, EXPLICIT_EULER).step(problem, 0.0, Y, 0.00625)
+    cured = ParallelBUG(rule, EXPLICIT_EULER, rejection=10.0).step(problem, 0.0, Y, 0.00625)
+    assert (plain.Y.rank, plain.rejections) == (5, 0)
+    assert cured.rejections > 0
+    assert cured.Y.rank > 5
+    assert cured.evaluations.calls > plain.evaluations.calls
+    assert norm(cured.Y.full() - problem.solution(0.00625, Y.full())) < 0.5 * norm(
+        plain.Y.full() - problem.solution(0.00625, Y.full())
+    )
+
+
+def test_a_step_that_stays_rejected_says_so() -> None:
+    problem, Y, rule = _stalling()
+    integrator = ParallelBUG(rule, EXPLICIT_EULER, rejection=10.0, max_rejections=0)
+    step = integrator.step(problem, 0.0, Y, 0.00625)
+    assert not step.resolved
+    assert 0.00625 * step.eta > 10.0 * step.theta
+    assert replace(integrator, max_rejections=4).step(problem, 0.0, Y, 0.00625).resolved
+
+
+def test_nothing_truncated_rejects_although_the_normal_part_is_small() -> None:
+    """The rank reached 2r: with a large factor only this rule can fire."""
+    field, Y = _setting(20, 18)
+    step = ParallelBUG(TruncationRule(theta=1e-9), EXPLICIT_EULER, rejection=1e12).step(field, 0.0, Y, 0.3)
+    assert step.rejections >= 1
+
+
+def test_rejection_ends_at_full_bases() -> None:
+    field, Y = _setting(9, 7)
+    step = ParallelBUG(TruncationRule(theta=0.0), EXPLICIT_EULER, rejection=0.0, max_rejections=50).step(field, 0.0, Y, 0.3)
+    assert step.Y.rank == 7
+    assert step.rejections < 5
+    euler = Y.full() + 0.3 * field.F(0.0, Y.full())
+    assert norm(step.Y.full() - euler) <= 1e-13, "with full bases the step is the sub-solver's own"
+
+
+# --- sub-solvers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("solver", "order"), [(EXPLICIT_EULER, 1), (HEUN, 2), (RK4, 4)], ids=["Euler", "Heun", "RK4"])
+def test_runge_kutta_methods_have_their_order(solver: RungeKutta, order: int) -> None:
+    """On X' = cos(t) X, X(1) = e^{sin 1}; signed slope between 40 and 80 sub-steps."""
+    errors = []
+    for substeps in (40, 80):
+        X = replace(solver, substeps=substeps)(lambda t, X: np.cos(t) * X, 0.0, np.ones((1, 1)), 1.0)
+        errors.append(abs(float(X[0, 0]) - math.exp(math.sin(1.0))))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
+
+
+def test_solve_ivp_is_exact_to_its_tolerance_real_and_complex() -> None:
+    real = SolveIVP()(lambda t, X: np.cos(t) * X, 0.0, np.ones((2, 1)), 1.0)
+    assert norm(real - np.exp(math.sin(1.0))) <= 1e-11
+    imaginary = SolveIVP()(lambda t, X: 1j * np.cos(t) * X, 0.0, np.ones((2, 1), dtype=np.complex128), 1.0)
+    assert norm(imaginary - np.exp(1j * math.sin(1.0))) <= 1e-11
+
+
+@pytest.mark.parametrize("name", ["Strang", "parallel BUG, rejection", "midpoint BUG", "projected Runge–Kutta", "naive"])
+def test_torch_goes_in_and_comes_out(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    field, Y = _setting(complex_data=False)
+    in_torch = LowRank(*(torch.from_numpy(np.array(X)) for X in Y))
+
+    class Torch(DenseField):
+        def apply_right(self, t: float, Y: Product, V: Any) -> Any:
+            return torch.from_numpy(self.F(t, Y.full().numpy()) @ V.numpy())
+
+        def apply_left(self, t: float, Y: Product, U: Any) -> Any:
+            return torch.from_numpy(self.F(t, Y.full().numpy()).T @ U.numpy())
+
+    there, here = _step(name, Torch(field.shape, field.F), in_torch).Y, _step(name, field, Y).Y
+    assert norm(there.full().numpy() - here.full()) <= 1e-13
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+class Broken(MatrixODE):
+    """A field whose values go wrong in a chosen way."""
+
+    shape = (9, 7)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        value = np.zeros((9, 7))
+        match self.kind:
+            case "nan":
+                value[2, 3] = np.nan
+            case "shape":
+                value = value[:, :-1]
+            case "dtype":
+                value = value + 0j
+            case "raises":
+                raise ZeroDivisionError("no physics today")
+        return value
+
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        value = self.field(t, Y.full())
+        return value @ V if self.kind != "shape" else value
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        value = self.field(t, Y.full())
+        return value.T @ U if self.kind != "shape" else value.T
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("nan", r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected finite entries, found \d of \d+ not finite$"),
+        ("shape", r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected shape \(., 3\), found"),
+        (
+            "dtype",
+            r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected the dtype of Y \(float64\), found complex128$",
+        ),
+        ("raises", r"^t = 0\.2, h = 0\.1: ZeroDivisionError: no physics today$"),
+    ],
+    ids=["not finite", "shape", "dtype", "raises"],
+)
+def test_a_bad_field_is_refused_with_time_and_reason(name: str, kind: str, message: str) -> None:
+    _, Y = _setting(complex_data=False)
+    with pytest.raises(StepError, match=message):
+        _step(name, Broken(kind), Y)
+
+
+@EVERY
+def test_a_state_that_does_not_fit_the_field_is_refused(name: str) -> None:
+    field, _ = _setting()
+    _, other = _setting(7, 9)
+    with pytest.raises(StepError, match=r"Y: expected the shape of the field, \(9, 7\), found \(7, 9\)$"):
+        _step(name, field, other)
+
+
+@pytest.mark.parametrize("h", [0.0, -0.1, math.nan, math.inf])
+def test_a_step_size_that_is_none_is_refused(h: float) -> None:
+    field, Y = _setting()
+    with pytest.raises(StepError, match=r"h: expected a finite number > 0"):
+        _step("BUG", field, Y, h=h)
+
+
+def test_the_naive_integrator_stops_at_a_singular_S() -> None:
+    field, Y = _setting()
+    with pytest.raises(StepError, match="LinAlgError: Singular matrix"):
+        _step("naive", field, LowRank(Y.U, np.zeros_like(Y.S), Y.V))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TruncationRule(), "^tau, theta: expected exactly one"),
+        (lambda: TruncationRule(tau=0.1, theta=0.1), "^tau, theta: expected exactly one"),
+        (lambda: TruncationRule(tau=-0.1), "^tau: expected a finite number >= 0"),
+        (lambda: ParallelBUG(TruncationRule(tau=0.1), rejection=-1.0), "^rejection: expected a finite number >= 0"),
+        (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=-1), "^max_rejections: expected an integer >= 0, found -1"),
+        (lambda: RungeKutta(RK4.tableau, 0), "^substeps: expected an integer >= 1, found 0"),
+    ],
+)
+def test_bad_settings_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_solve_ivp_refuses_other_libraries_and_reports_failure() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    with pytest.raises(ValueError, match="expected NumPy arrays, found Tensor"):
+        SolveIVP()(lambda t, X: X, 0.0, torch.ones((1, 1)), 1.0)
+    with np.errstate(all="ignore"), pytest.raises(RuntimeError, match=r"^solve_ivp over \[0\.0, 2\.0\]: "):
+        SolveIVP()(lambda t, X: X * X, 0.0, np.ones((1, 1)), 2.0)
+
+
+def test_inputs_are_not_changed() -> None:
+    field, Y = _setting()
+    before = [X.copy() for X in Y]
+    for name in ALL:
+        _step(name, field, Y)
+    for X, old in zip(Y, before, strict=True):
+        np.testing.assert_array_equal(X, old)
+
+
+def test_orders_are_stated() -> None:
+    """What step size control uses."""
+    rule = TruncationRule.fixed_rank(2)
+    stated = {name: make(rule, RK4).order for name, make in ALL.items()}
+    assert {name for name, order in stated.items() if order == 2} == {
+        "Strang",
+        "midpoint BUG",
+        "midpoint BUG, 3r",
+        "second-order parallel",
+        "projected Runge–Kutta",
+    }
+    assert set(stated.values()) == {1, 2}
+    assert ProjectedRK(rule, RK4.tableau).order == 4
+    assert Tableau(((),), (1.0,), 1).c == (0.0,)

@@ -1,0 +1,156 @@
+"""The integrators against direct dense transcriptions of their definitions, which share nothing with the package.
+
+Here bases come from the singular value decomposition instead of QR, fields are dense, and F is projected onto the augmented
+subspaces by projector matrices: what must agree is the matrix, since bases are free within their range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.integrate
+from numpy.linalg import norm
+
+from geolora_ref.integrators import (
+    BUG,
+    AugmentedBUG,
+    MidpointBUG,
+    ParallelBUG,
+    ProjectorSplitting,
+    SecondOrderParallel,
+    TruncationRule,
+)
+from geolora_ref.integrators.integrator import Integrator
+from geolora_ref.integrators.sub_solvers import EXPLICIT_EULER, SolveIVP
+from tests.integrators.fields import DenseField, Matrix, complex_low_rank, linear
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+F = Callable[[float, Matrix], Matrix]
+Flow = Callable[[F, float, Matrix, float], Matrix]
+
+
+def euler(f: F, t: float, X: Matrix, h: float) -> Matrix:
+    return X + h * f(t, X)
+
+
+def exact(f: F, t: float, X: Matrix, h: float) -> Matrix:
+    run = scipy.integrate.solve_ivp(
+        lambda s, x: f(s, x.reshape(X.shape)).ravel(), (t, t + h), X.ravel(), "DOP853", rtol=1e-12, atol=1e-12
+    )
+    return np.asarray(run.y[:, -1].reshape(X.shape))
+
+
+def projector(*blocks: Matrix) -> Matrix:
+    """Onto the sum of the ranges."""
+    X = np.hstack([block / norm(block) for block in blocks])
+    U, s, _ = np.linalg.svd(X, full_matrices=False)
+    U = U[:, s > 1e-12 * s[0]]
+    return np.asarray(U @ U.conj().T)
+
+
+def best(W: Matrix, rank: int) -> Matrix:
+    U, s, Vh = np.linalg.svd(W, full_matrices=False)
+    return np.asarray((U[:, :rank] * s[:rank]) @ Vh[:rank])
+
+
+def ranges(Y: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """Projectors onto the column and the row space."""
+    U, _, Vh = np.linalg.svd(Y)
+    U, V = U[:, :rank], Vh[:rank].conj().T
+    return U @ U.conj().T, V @ V.conj().T
+
+
+def dense_parallel(
+    f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow, P: Matrix | None = None, Q: Matrix | None = None
+) -> Matrix:
+    """Y₁ = best(Y_S + (I − P)Y_K + Y_L(I − Q)): Y_K, Y_L, Y_S solve Y' = F(Y)Q, P F(Y), P F(Y)Q, all in the old spaces."""
+    if P is None or Q is None:
+        P, Q = ranges(Y, rank)
+    Y_K = flow(lambda s, X: f(s, X) @ Q, t, Y, h)
+    Y_L = flow(lambda s, X: P @ f(s, X), t, Y, h)
+    Y_S = flow(lambda s, X: P @ f(s, X) @ Q, t, Y, h)
+    return best(Y_S + (Y_K - P @ Y_K) + (Y_L - Y_L @ Q), rank)
+
+
+def augmented_spaces(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> tuple[Matrix, Matrix]:
+    P, Q = ranges(Y, rank)
+    Y_K = flow(lambda s, X: f(s, X) @ Q, t, Y, h)
+    Y_L = flow(lambda s, X: P @ f(s, X), t, Y, h)
+    return projector(P @ Y, Y_K), projector(Q @ Y.conj().T, Y_L.conj().T)
+
+
+def dense_augmented(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    P, Q = augmented_spaces(f, t, Y, h, rank, flow)
+    return best(flow(lambda s, X: P @ f(s, X) @ Q, t, Y, h), rank)
+
+
+def dense_bug(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    P, Q = ranges(Y, rank)
+    P1 = projector(flow(lambda s, X: f(s, X) @ Q, t, Y, h))
+    Q1 = projector(flow(lambda s, X: P @ f(s, X), t, Y, h).conj().T)
+    return flow(lambda s, X: P1 @ f(s, X) @ Q1, t, P1 @ Y @ Q1, h)
+
+
+def dense_lie(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """The three parts of P(Y)F = F Q − P F Q + P F, one after the other."""
+    _, Q = ranges(Y, rank)
+    Y = flow(lambda s, X: f(s, X) @ Q, t, Y, h)
+    P, _ = ranges(Y, rank)
+    Y = flow(lambda s, X: -P @ f(s, X) @ Q, t, Y, h)
+    return flow(lambda s, X: P @ f(s, X), t, Y, h)
+
+
+def dense_midpoint(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    P, Q = augmented_spaces(f, t, Y, 0.5 * h, rank, flow)
+    middle = flow(lambda s, X: P @ f(s, X) @ Q, t, Y, 0.5 * h)
+    half = f(t + 0.5 * h, middle)
+    P, Q = projector(P, half @ Q), projector(Q, half.conj().T @ P)
+    return best(flow(lambda s, X: P @ f(s, X) @ Q, t, Y, h), rank)
+
+
+def dense_second_order(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    P, Q = ranges(Y, rank)
+    P, Q = projector(P, f(t, Y) @ Q), projector(Q, f(t, Y).conj().T @ P)
+    return dense_parallel(f, t, Y, h, rank, flow, P, Q)
+
+
+PAIRS: dict[str, tuple[Callable[..., Integrator], Callable[..., Matrix]]] = {
+    "parallel BUG": (ParallelBUG, dense_parallel),
+    "augmented BUG": (AugmentedBUG, dense_augmented),
+    "midpoint BUG": (MidpointBUG, dense_midpoint),
+    "second-order parallel": (SecondOrderParallel, dense_second_order),
+    "BUG": (lambda _, s: BUG(s), dense_bug),
+    "Lie": (lambda _, s: ProjectorSplitting(s), dense_lie),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize("solver", ["Euler", "exact"])
+def test_a_step_is_what_its_definition_says(name: str, complex_data: bool, solver: str) -> None:
+    """A non-autonomous field with a normal part, dense S, m ≠ n ≠ r.  The tolerance is that of the sub-solver, or rounding."""
+    make, transcription = PAIRS[name]
+    rng = np.random.default_rng(3)
+    field = linear(17, 14, rng, complex_data=complex_data, normal=0.5)
+    Y0 = complex_low_rank(17, 14, (1.0, 0.6, 0.2), rng, complex_data=complex_data)
+    flow = euler if solver == "Euler" else exact
+    sub_solver = EXPLICIT_EULER if solver == "Euler" else SolveIVP(1e-12, 1e-12)
+    step = make(TruncationRule.fixed_rank(3), sub_solver).step(field, 0.3, Y0, 0.2)
+    expected = transcription(field.F, 0.3, np.asarray(Y0.full()), 0.2, 3, flow)
+    assert norm(step.Y.full() - expected) <= (1e-13 if solver == "Euler" else 1e-9)
+    wrong = transcription(field.F, 0.3, np.asarray(Y0.full()), 0.21, 3, flow)
+    assert norm(step.Y.full() - wrong) > 1e-4, "another step size must be seen"
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_transcriptions_differ_from_each_other(name: str) -> None:
+    """So that an agreement says which integrator it was."""
+    rng = np.random.default_rng(3)
+    field: DenseField = linear(17, 14, rng, normal=0.5)
+    Y0 = np.asarray(complex_low_rank(17, 14, (1.0, 0.6, 0.2), rng, complex_data=False).full())
+    mine = PAIRS[name][1](field.F, 0.3, Y0, 0.2, 3, exact)
+    others = [PAIRS[other][1](field.F, 0.3, Y0, 0.2, 3, exact) for other in PAIRS if other != name]
+    assert min(norm(mine - other) for other in others) > 1e-6
