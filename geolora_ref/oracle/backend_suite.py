@@ -5,16 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from geolora_ref.oracle.check import Harness, load_backend, run_case
-from geolora_ref.oracle.conversion import EPS, Conversion
 
 
 def test_conformance(conformance_case: Any, pytestconfig: Any) -> None:
     """The backend's answer is the exact answer to a question within rounding."""
     option = pytestconfig.getoption
-    dtype = option("--geolora-dtype")
-    harness = Harness(
-        load_backend(option("--geolora-backend")), Conversion(option("--geolora-array"), dtype, option("--geolora-device"))
-    )
-    row, _ = run_case(harness, conformance_case, eps=EPS[dtype])
-    what = row.error or f"ratio {row.ratio:.3g} in {', '.join(row.criteria)}"
-    assert row.outcome == "passed", f"{what} (step {row.step}): {row.reason}"
+    given = {name: option(f"--geolora-{name}") for name in ("array", "dtype", "device")}
+    row, _ = run_case(Harness.of(load_backend(option("--geolora-backend")), **given), conformance_case)
+    assert row.outcome == "passed", row.text

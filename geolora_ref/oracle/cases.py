@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.spectra import EXTREME, SPECTRA
 
-__all__ = ["CORES", "GRADIENTS", "TRAPS", "CaseParameters", "StepCase", "draw_parameters"]
+__all__ = ["CORES", "GRADIENTS", "TRAPS", "CaseParameters", "StepCase", "draw_cases", "draw_parameters"]
 
 Matrix = NDArray[Any]
 
@@ -136,6 +136,13 @@ def draw_parameters(rng: np.random.Generator, *, largest: int = 24, complex_data
         complex=complex_data,
         seed=int(rng.integers(2**32)),
     )
+
+
+def draw_cases(count: int, seed: int, largest: int = 12) -> tuple[StepCase, ...]:
+    """The named traps, then cases drawn from one seed, real and complex in turn; ``count`` in all."""
+    rng = np.random.default_rng(seed)
+    drawn = (draw_parameters(rng, largest=largest, complex_data=bool(i % 2)) for i in range(count - len(TRAPS)))
+    return tuple(StepCase.build(parameters) for parameters in (*TRAPS.values(), *drawn))
 
 
 def _choose(rng: np.random.Generator, options: Sequence[Any]) -> Any:

@@ -20,7 +20,7 @@ from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, judge, judge_
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.stages import Backend
 
-__all__ = ["Outcome", "Report", "Row", "check_step", "load_backend", "run_case"]
+__all__ = ["Harness", "Outcome", "Report", "Row", "check_step", "load_backend", "run_case"]
 
 Matrix = NDArray[Any]
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
@@ -44,6 +44,12 @@ class Row:
     error: str = ""
     step: int = 0
     seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """What came back, in one line."""
+        what = self.error or f"ratio {self.ratio:.3g} in {', '.join(self.criteria)}"
+        return f"{what} (step {self.step}): {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,42 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Harness:
-    """A backend together with how to call it.
+    """A backend together with how to call it and what it promises.
 
     ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W, instead of dK, dL, dS.
     ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
+    ``precision`` : the working precision that it claims, by default the dtype (float32 for float64 arrays computed in float32).
+    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.
+
+    Raises ``ValueError`` for an unknown precision.
     """
 
     step: Callable[..., Any]
-    conversion: Conversion
+    conversion: Conversion = field(default_factory=Conversion)
     whole: bool = False
     batched: bool = False
+    precision: str | None = None
+    diagonal: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in EPS:
+            raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}")
+
+    @classmethod
+    def of(
+        cls, step: Callable[..., Any], *, dtype: str = "float64", array: str = "numpy", device: str | None = None, **promises: Any
+    ) -> Harness:
+        """With the arrays that the backend is given: of a library (numpy, torch, jax, cupy), a dtype, and for torch a device.
+
+        Raises as :class:`Conversion`, and ``TypeError`` for an option that does not exist.
+        """
+        return cls(step, Conversion(array, dtype, device), **promises)
+
+    @property
+    def eps(self) -> float:
+        """The precision that counts: what is claimed, but no more than the arrays can hold."""
+        dtype = self.conversion.dtype
+        return max(EPS[self.precision or dtype], EPS[dtype])
 
     def call(self, inputs: StepInputs, gradient: Callable[[Matrix], Matrix]) -> Outcome:
         """One step; every misbehaviour becomes a text."""
@@ -182,7 +214,7 @@ def _described(X: Any) -> str:
     return f"{type(X).__name__} {tuple(shape)}" if shape is not None else type(X).__name__
 
 
-def run_case(harness: Harness, case: ConformanceCase, *, eps: float, diagonal: bool = True) -> tuple[Row, StepInputs | None]:
+def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
     Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there.
@@ -194,7 +226,9 @@ def run_case(harness: Harness, case: ConformanceCase, *, eps: float, diagonal: b
     for k in range(case.steps):
         inputs = _inputs(state, drawn, harness.conversion)
         outcome = harness.call(inputs, drawn.gradient)
-        verdict = judge(inputs, outcome.factors, diagonal=diagonal, eps=eps) if outcome.factors else Verdict(error=outcome.error)
+        verdict = Verdict(error=outcome.error)
+        if outcome.factors:
+            verdict = judge(inputs, outcome.factors, diagonal=harness.diagonal, eps=harness.eps)
         worst = max(worst, verdict.worst_ratio)
         if not verdict.passed or outcome.factors is None:
             failed = replace(row, ratio=worst, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
@@ -226,48 +260,35 @@ def applicable(case: ConformanceCase, dtype: str) -> bool:
 def check_step(
     step: Backend | Callable[..., Any],
     *,
-    dtype: str = "float64",
-    array: str = "numpy",
-    device: str | None = None,
-    precision: str | None = None,
-    diagonal: bool = True,
-    whole: bool = False,
-    batched: bool = False,
     stages: Callable[..., Mapping[str, Array]] | None = None,
     select: Mapping[str, str] | None = None,
     xfail: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
 ) -> Report:
     """Run the conformance kit on a backend.
 
     Parameters
     ----------
     step : the backend, called as ``step(U, S, V, dK, dL, dS, learning_rate=, tau=, theta=, min_rank=, max_rank=)``.
-    dtype, array, device : of the arrays that it is given: numpy, torch, jax or cupy; device for torch only.
-    precision : the working precision that it claims, by default ``dtype`` (float32 for float64 arrays computed in float32).
-    diagonal : whether it promises a diagonal, nonnegative, sorted S₁.
-    whole : it is a whole training step and gets ``gradients`` (dense W to dense G) in place of dK, dL, dS.
-    batched : it takes stacks with a leading axis.
     stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat, for the diagnosis.
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning of one).
     xfail : {case id: reason}: cases that are known to fail.  Strict: one that passes, or that does not exist, is a problem.
     progress : called with (done, total).
+    options : what it is given and what it promises, those of :meth:`Harness.of`: dtype = "float64", array = "numpy", device,
+        precision, diagonal = True, whole = False, batched = False.
 
-    Raises ``ValueError`` for unknown options; whatever the backend itself does becomes a row.
+    Raises as :meth:`Harness.of`; whatever the backend itself does becomes a row.
     """
     started = time.perf_counter()
-    conversion = Conversion(array, dtype, device)
-    if (precision or dtype) not in EPS:
-        raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {precision!r}")
-    eps = max(EPS[precision or dtype], EPS[dtype])
-    harness = Harness(step, conversion, whole, batched)
-    xfail = dict(xfail or {})
-    cases = [case for case in catalogue() if applicable(case, dtype) and _selected(case, select or {})]
+    harness, xfail = Harness.of(step, **options), dict(xfail or {})
+    conversion, eps = harness.conversion, harness.eps
+    cases = [case for case in catalogue() if applicable(case, conversion.dtype) and _selected(case, select or {})]
     rows: list[Row] = []
     looked_at: dict[str, list[StepInputs]] = {"failed": [], "passed": []}
     for done, case in enumerate(cases):
         progress(done, len(cases))
-        row, inputs = run_case(harness, case, eps=eps, diagonal=diagonal)
+        row, inputs = run_case(harness, case)
         if case.id in xfail:
             row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or xfail[case.id])
         elif inputs is not None:
@@ -275,11 +296,11 @@ def check_step(
         rows.append(row)
     progress(len(cases), len(cases))
     diagnosis, failing = None, looked_at["failed"]
-    if failing and not whole:
+    if failing and not harness.whole:
         line = _first_line(stages, conversion, failing, eps)
         diagnosis = diagnose(lambda inputs: harness.call(inputs, lambda W: W).factors, failing, looked_at["passed"], eps, line)
     problems = _problems(cases, rows, xfail, select)
-    return Report(_name(step), array, dtype, rows, problems, diagnosis, time.perf_counter() - started)
+    return Report(_name(step), conversion.array, conversion.dtype, rows, problems, diagnosis, time.perf_counter() - started)
 
 
 def _selected(case: ConformanceCase, select: Mapping[str, str]) -> bool:

@@ -186,7 +186,10 @@ def _judge_truncation(
 
 
 def _rank_ratios(rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float) -> dict[str, float]:
-    """Too low: tail_r > ϑ though the cap allows more.  Too high: tail_{r−1} ≤ ϑ though min_rank allows less."""
+    """Too low: tail_r > ϑ though the cap allows more.  Too high: tail_{r−1} ≤ ϑ though min_rank allows less.
+
+    Equality is within rounding of both, and either rank is right; where nothing is rounded (Ŵ = 0) it is not.
+    """
     tau = inputs.tau or 0.0
     theta = tau * float(tails[0]) if inputs.theta is None else inputs.theta
     most = columns if inputs.max_rank is None else min(columns, inputs.max_rank)
@@ -195,7 +198,7 @@ def _rank_ratios(rank: int, tails: NDArray[np.float64], inputs: StepInputs, colu
     return {
         "rank clipping": 0.0 if least <= rank <= most else np.inf,
         "rank not too low": _ratio(float(tails[rank]) - theta, unit) if rank < most else 0.0,
-        "rank not too high": _ratio(theta - float(tails[rank - 1]), unit) if rank > least else 0.0,
+        "rank not too high": _ratio(theta - float(tails[rank - 1]), unit, strict=True) if rank > least else 0.0,
     }
 
 
@@ -262,11 +265,12 @@ def _eps(inputs: StepInputs) -> float:
     return float(np.finfo(inputs.S.dtype).eps)
 
 
-def _ratio(defect: float, unit: float) -> float:
-    """A defect in units; a negative defect is none, and where the unit is 0 only 0 is right."""
-    if defect <= 0.0:
-        return 0.0
-    return defect / unit if unit > 0.0 else np.inf
+def _ratio(defect: float, unit: float, *, strict: bool = False) -> float:
+    """A defect in units; a negative defect is none.  Where the unit is 0 only 0 is right, or, strictly, not even that."""
+    if unit > 0.0:
+        return max(defect, 0.0) / unit
+    right = defect < 0.0 if strict else defect <= 0.0
+    return 0.0 if right else np.inf
 
 
 def _wide(X: Matrix) -> Matrix:

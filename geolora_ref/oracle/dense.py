@@ -100,7 +100,7 @@ def dense_oracle(
     most = min(2 * r, m, n) if max_rank is None else min(2 * r, m, n, max_rank)
     least = min(min_rank, most)
     smallest = int(np.count_nonzero(tails > theta + slack))
-    largest = int(np.count_nonzero(tails[:-1] >= theta - slack))
+    largest = int(np.count_nonzero(tails[:-1] > theta - slack))
     ranks = range(min(max(smallest, least), most), min(max(largest, least), most) + 1)
     return DenseOracle(W_hat, sigma, tails, theta, ranks, scale, unit)
 

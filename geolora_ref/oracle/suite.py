@@ -7,31 +7,19 @@ from typing import Any
 
 from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import Harness, applicable, run_case
-from geolora_ref.oracle.conversion import EPS, Conversion
 
 __all__ = ["conformance_suite"]
 
 
-def conformance_suite(
-    step: Callable[..., Any],
-    *,
-    dtype: str = "float64",
-    array: str = "numpy",
-    device: str | None = None,
-    precision: str | None = None,
-    diagonal: bool = True,
-    whole: bool = False,
-    batched: bool = False,
-) -> type:
-    """A test class with one test for every case; the options are those of :func:`geolora_ref.oracle.check_step`.
+def conformance_suite(step: Callable[..., Any], **options: Any) -> type:
+    """A test class with one test for every case; the options are those of :meth:`geolora_ref.oracle.check.Harness.of`.
 
-    Raises ``ValueError`` for unknown options, ``ModuleNotFoundError`` if pytest is not installed.
+    Raises as it does, and ``ModuleNotFoundError`` if pytest is not installed.
     """
     import pytest
 
-    harness = Harness(step, Conversion(array, dtype, device), whole, batched)
-    eps = max(EPS[precision or dtype], EPS[dtype])
-    cases = [case for case in catalogue() if applicable(case, dtype)]
+    harness = Harness.of(step, **options)
+    cases = [case for case in catalogue() if applicable(case, harness.conversion.dtype)]
 
     class ConformanceSuite:
         """One test a case."""
@@ -39,8 +27,7 @@ def conformance_suite(
         @pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
         def test_case(self, case: Any) -> None:
             """The backend's answer is the exact answer to a question within rounding."""
-            row, _ = run_case(harness, case, eps=eps, diagonal=diagonal)
-            what = row.error or f"ratio {row.ratio:.3g} in {', '.join(row.criteria)}"
-            assert row.outcome == "passed", f"{what} (step {row.step}): {case.reason}"
+            row, _ = run_case(harness, case)
+            assert row.outcome == "passed", row.text
 
     return ConformanceSuite

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 
 from geolora_ref.arrays import to_numpy
-from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
+from geolora_ref.oracle.cases import StepCase, draw_cases
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.stages import Backend, Factors, Stages, truncate, truncated_rank
@@ -26,10 +26,8 @@ REFERENCE = Stages()
 
 @cache
 def drawn_cases(count: int, seed: int, largest: int = 12) -> tuple[StepCase, ...]:
-    """The named traps, then cases drawn from one seed, real and complex in turn; ``count`` in all."""
-    rng = np.random.default_rng(seed)
-    drawn = (draw_parameters(rng, largest=largest, complex_data=bool(i % 2)) for i in range(count - len(TRAPS)))
-    return tuple(StepCase.build(parameters) for parameters in (*TRAPS.values(), *drawn))
+    """The same cases for every test that asks for them."""
+    return draw_cases(count, seed, largest)
 
 
 @cache

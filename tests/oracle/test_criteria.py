@@ -207,6 +207,12 @@ def test_where_the_answer_is_zero_only_zero_is_right() -> None:
     assert not judge(inputs, _diagonal_output([1e-100])).passed
 
 
+def test_where_the_answer_is_zero_the_rank_is_no_tie() -> None:
+    """Nothing is rounded: tail_1 = 0 ≤ ϑ = 0 says that the second direction goes, unless min_rank keeps it."""
+    assert judge(_plain([0.0, 0.0]), _diagonal_output([0.0, 0.0])).failed_criteria == ("rank not too high",)
+    assert judge(_plain([0.0, 0.0], min_rank=2), _diagonal_output([0.0, 0.0])).passed
+
+
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 

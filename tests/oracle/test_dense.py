@@ -108,6 +108,7 @@ def test_what_cannot_be_compared_fails() -> None:
 
 def test_where_nothing_moves_from_zero_only_zero_is_right() -> None:
     oracle = _diagonal_case([0.0, 0.0])
+    assert oracle.ranks == range(1, 2)
     assert oracle.ratio(np.zeros((8, 9)), 1) == 0.0
     assert oracle.ratio(np.full((8, 9), 1e-100), 1) == np.inf
 

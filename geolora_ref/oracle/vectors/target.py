@@ -80,9 +80,9 @@ def target(
 
 
 def _admissible(tails: Sequence[Real], theta: Real, slack: Real, least: int, most: int) -> tuple[int, int]:
-    """The smallest r' with tail_{r'} ≤ ϑ, for ϑ + slack and for ϑ − slack, each clipped to [least, most]."""
+    """The smallest r' with tail_{r'} ≤ ϑ + slack and the largest with tail_{r'−1} > ϑ − slack, each clipped to [least, most]."""
     lowest = sum(tail > theta + slack for tail in tails)
-    highest = sum(tail >= theta - slack for tail in tails[:-1]) if slack else lowest
+    highest = sum(tail > theta - slack for tail in tails[:-1])
     return min(max(lowest, least), most), min(max(highest, least), most)
 
 

@@ -1,0 +1,122 @@
+"""Which criterion rejects which mutant: ``python -m geolora_ref.oracle.kill_matrix`` prints the page docs/kill_matrix.md."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+
+from geolora_ref.oracle.cases import draw_cases
+from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge
+from geolora_ref.oracle.mutants import MUTANTS
+
+__all__ = ["ALONE", "CASES", "CRITERIA", "SEED", "STAYS", "WITH_OTHERS", "matrix", "page", "verdicts"]
+
+CRITERIA = (
+    "output",
+    "orthonormal U",
+    "orthonormal V",
+    "stationarity",
+    "dominance",
+    "optimality",
+    "rank clipping",
+    "rank not too low",
+    "rank not too high",
+    "S diagonal",
+    "S nonnegative",
+    "S sorted",
+)
+"""All criteria on the result of a step; "output" is that there is nothing to judge."""
+
+STAYS = {
+    "dominance": (
+        "alone it rejects only where nearly equal singular values are exchanged beside a large tail (`test_dominance_is_needed`); "
+        "without it a stationary point that is no best approximation would pass where the tail hides it"
+    ),
+    "optimality": (
+        "it follows from stationarity and dominance and can never reject alone; it is the usual test, "
+        "and its ratio lets a backend be compared with others"
+    ),
+}
+"""Why a criterion is there that no mutant needs."""
+
+CASES, SEED = 150, 3
+ALONE, WITH_OTHERS = "●", "○"
+CLEAR = 2.0
+"""A rejection is shown if it is clear by this factor, so that the page does not depend on the rounding of a machine."""
+
+
+@cache
+def _inputs() -> tuple[StepInputs, ...]:
+    return tuple(case.inputs() for case in draw_cases(CASES, SEED))
+
+
+@cache
+def verdicts(mutant: str) -> tuple[Verdict, ...]:
+    """The verdict on one mutant in every drawn case."""
+    step = MUTANTS[mutant].step
+    return tuple(judge(x, step(*(X.copy() for X in x.arrays), **x.parameters)) for x in _inputs())
+
+
+@cache
+def matrix() -> Mapping[str, Mapping[str, str]]:
+    """For every mutant and criterion: ``ALONE`` if in some case nothing else rejects, ``WITH_OTHERS`` if in all cases others do."""
+    return {name: {criterion: _mark(name, criterion) for criterion in CRITERIA} for name in MUTANTS}
+
+
+def _mark(mutant: str, criterion: str) -> str:
+    if MUTANTS[mutant].visible_in == "kit":
+        return ""
+    found = ""
+    for verdict in verdicts(mutant):
+        ratios = {"output": np.inf} if verdict.error else verdict.ratios
+        if ratios.get(criterion, 0.0) > CLEAR * FAIL:
+            if all(ratio < FAIL / CLEAR for name, ratio in ratios.items() if name != criterion):
+                return ALONE
+            found = WITH_OTHERS
+    return found
+
+
+def page() -> str:
+    """The page in Markdown."""
+    marks = matrix()
+    return "\n".join([HEAD, *_table(marks), "", "## What each criterion is for", "", *_purposes(marks), ""])
+
+
+HEAD = f"""\
+# Kill matrix
+
+Printed by `python -m geolora_ref.oracle.kill_matrix`; a test compares it with this file.
+
+{len(MUTANTS)} broken backends against {len(CRITERIA)} criteria on {CASES} drawn cases in double precision.
+{ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every rejection
+that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.  A row without a mark is seen by the
+stages, because the output cannot show it, or by the kit itself, because the numbers are right and the manners are not.
+"""
+
+
+def _table(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
+    columns = ("mutant", "line", "published", "seen by", *CRITERIA)
+    lines = ["| " + " | ".join(columns) + " |", "|---|---|---|---|" + ":-:|" * len(CRITERIA)]
+    for name, mutant in MUTANTS.items():
+        row = [name, str(mutant.line), "yes" if mutant.published else "", mutant.visible_in, *marks[name].values()]
+        lines.append("| " + " | ".join(row) + " |")
+    return lines
+
+
+def _purposes(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
+    lines = []
+    for criterion in CRITERIA:
+        alone = [name for name in MUTANTS if marks[name][criterion] == ALONE]
+        lines.append(f"- **{criterion}**: " + (_listed(alone) if alone else STAYS[criterion]) + ".")
+    return lines
+
+
+def _listed(mutants: Sequence[str]) -> str:
+    return f"needed for {len(mutants)}: " + ", ".join(mutants)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
