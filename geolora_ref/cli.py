@@ -1,4 +1,4 @@
-"""``geolora-ref``: judge a backend, export and judge test vectors."""
+"""``geolora-ref``: judge a backend, export and judge test vectors, fine-tune a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="geolora-ref", description="Judge an implementation of the GeoLoRA step.")
+    top = argparse.ArgumentParser(prog="geolora-ref", description="GeoLoRA: judge a step, fine-tune a model.")
     commands = top.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="run the conformance kit on a backend")
     check.add_argument("backend", help="package.module:function (the current folder is searched as well)")
@@ -48,13 +48,16 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("directory", type=Path, help="of the vectors")
     judge.add_argument("outputs", type=Path, help="one JSON file a vector")
     vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
+    commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts", add_help=False)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: conforms; 1: does not; 2: the call is wrong."""
-    top = parser()
-    options = top.parse_args(argv)
+    top, given = parser(), list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["finetune"]:
+        return _finetune(given[1:])
+    options = top.parse_args(given)
     try:
         return _check(options) if options.command == "check" else _vectors(options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -84,6 +87,16 @@ def _check(options: argparse.Namespace) -> int:
         _write(options.junit, _junit(report))
     print(summary(report))
     return 0 if report.passed else 1
+
+
+def _finetune(argv: Sequence[str]) -> int:
+    """``geolora-ref finetune``, whose options need the extra "finetune" to be read."""
+    try:
+        from geolora_ref.finetune.__main__ import main as finetune
+    except ModuleNotFoundError as missing:
+        sys.stderr.write(f"geolora-ref finetune: {missing}; it needs the extra: pip install 'geolora-ref[finetune]'\n")
+        return 2
+    return finetune(argv)
 
 
 def _vectors(options: argparse.Namespace) -> int:
