@@ -32,7 +32,10 @@ class Product(NamedTuple):
 class Field(Protocol):
     """F(t, Y) in R^{m x n} or C^{m x n}, seen through its action on V (n x k) and on U (m x k)."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        ...
 
     def apply_right(self, t: float, Y: Product, V: Inexact[Array, "n k"]) -> Inexact[Array, "m k"]:
         """F(t, Y) V."""

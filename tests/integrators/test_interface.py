@@ -294,7 +294,7 @@ class Broken(MatrixODE):
             case "shape":
                 value = value[:, :-1]
             case "dtype":
-                value = value + 0j
+                return value + 0j
             case "raises":
                 raise ZeroDivisionError("no physics today")
         return value

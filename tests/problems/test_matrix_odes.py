@@ -1,0 +1,342 @@
+"""The matrix equations are what their texts say, beyond what every problem checks of itself, and their checks can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+from numpy.linalg import norm
+
+from geolora_ref import LowRank
+from geolora_ref.problems import (
+    AllenCahn,
+    KochLubich,
+    Lyapunov,
+    MatrixODE,
+    Product,
+    Riccati,
+    RotatingExponential,
+    Saddle,
+    Schroedinger,
+    VlasovPoisson,
+)
+from geolora_ref.problems.problem import Matrix
+from geolora_ref.problems.self_test import self_test
+from verification.claims.physics import dispersion_root
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def _failed(problem: MatrixODE) -> set[str]:
+    return {check.name for check in self_test(problem, np.random.default_rng(1)) if not check.passed}
+
+
+ACTIONS, SOLUTION, START = (
+    "actions on columns: those of the dense field",
+    "solution: residual in its own equation",
+    "start: rank and spectrum",
+)
+NORM, ENERGY = "invariant: norm", "invariant: energy"
+ONE_SIDED, NEVER_VIOLATED, ATTAINED = (
+    "one-sided constant: never violated",
+    "Lipschitz constant: never violated",
+    "Lipschitz constant: attained",
+)
+
+# --- defects that published codes had, and relatives of theirs -------------------------------------------------------
+
+
+class Unconjugated(Schroedinger):
+    """An unconjugated transpose in the factored form."""
+
+    def factored(self, t: float, Y: Product) -> Product:
+        F = super().factored(t, Y)
+        return Product(F.left, F.right.conj())
+
+
+class Dissipative(Schroedinger):
+    """The factor i is forgotten: heat instead of waves."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return -self.hamiltonian(Y)
+
+    def factored(self, t: float, Y: Product) -> Product:
+        F = super().factored(t, Y)
+        return Product(-1j * F.left, F.right)
+
+
+class OverwrittenStart(Schroedinger):
+    """An initial value of many terms that is of rank 1: `=` for `+=`."""
+
+    def start(self, rank: int) -> LowRank:
+        Y = super().start(rank)
+        S = np.zeros_like(Y.S)
+        S[-1, -1] = Y.S[-1, -1]
+        return LowRank(Y.U, S, Y.V)
+
+
+class WrongVariable(AllenCahn):
+    """x for y in the initial function."""
+
+    def start_dense(self) -> Matrix:
+        x = self.x[:, None] + 0.0 * self.x
+        with np.errstate(divide="ignore", over="ignore"):
+            wall = 1.0 + 2.0 * np.exp(np.abs(1.0 / np.sin(-0.5 * x)))
+            return np.asarray(2.0 * np.exp(-(np.tan(x) ** 2)) * np.sin(x) ** 2 / wall)
+
+    def start_spectrum(self, rank: int) -> Any:
+        return np.sort(np.abs(np.linalg.eigvalsh(AllenCahn.start_dense(self))))[::-1][:rank]
+
+
+class WrongSource(Lyapunov):
+    """The closed form with the source's sign wrong: X∞ for −X∞."""
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        free = super().solution(t, Y0) - super().solution(t, 0.0 * Y0)
+        return np.asarray(free - super().solution(t, 0.0 * Y0))
+
+
+class NoTranspose(Riccati):
+    """A Riccati solution of another equation: the quadratic term is forgotten."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return np.asarray(super().field(t, Y) + Y @ Y)
+
+
+class WrongSkew(RotatingExponential):
+    """Ω₂ for Ω₂ᵀ in the derivative."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        A = self.curve(t)
+        return np.asarray(self.Omega1 @ A + A + A @ self.Omega2)
+
+
+class LeakyVelocity(VlasovPoisson):
+    """One-sided differences in v: not skew, so the norm is lost."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return super().field(t, Y) - 0.1 * (Y - np.roll(Y, 1, axis=1))
+
+
+def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
+    for name, factor in factors.items():
+        setattr(problem, name, factor * getattr(problem, name))
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("make", "failed"),
+    [
+        (lambda: Unconjugated(12, _rng()), {ACTIONS}),
+        (lambda: Dissipative(12, _rng()), {NORM, ENERGY}),
+        (lambda: OverwrittenStart(12, _rng()), {START}),
+        (lambda: WrongVariable(12), {START}),
+        (lambda: WrongSource(12, [1.0, 0.1], _rng()), {SOLUTION}),
+        (lambda: NoTranspose(12), {SOLUTION, ACTIONS}),
+        (lambda: WrongSkew.random(12, _rng()), {SOLUTION, ACTIONS}),
+        (lambda: LeakyVelocity.landau_damping(shape=(16, 24)), {ACTIONS, NORM}),
+        (lambda: _detuned(Schroedinger(12, _rng()), lipschitz=0.5), {NEVER_VIOLATED}),
+        (lambda: _detuned(Schroedinger(12, _rng()), lipschitz=2.5), {ATTAINED}),
+        (lambda: _detuned(Lyapunov(12, [1.0], _rng()), lipschitz=0.9), {NEVER_VIOLATED}),
+        (lambda: _detuned(AllenCahn(12), one_sided_lipschitz=-1.0), {ONE_SIDED}),
+    ],
+    ids=[
+        "unconjugated",
+        "factor i",
+        "= for +=",
+        "x for y",
+        "sign of the source",
+        "quadratic term",
+        "Ω for Ωᵀ",
+        "not skew",
+        "small ℓ",
+        "loose ℓ",
+        "small ℓ of the heat equation",
+        "small μ",
+    ],
+)
+def test_a_wrong_problem_is_rejected(make: Callable[[], MatrixODE], failed: set[str]) -> None:
+    assert _failed(make()) >= failed
+
+
+# --- each problem's own text -----------------------------------------------------------------------------------------
+
+
+def test_the_rotating_exponential_is_its_matrix_exponentials() -> None:
+    problem = RotatingExponential.random(12, _rng(), base=3.0)
+    D = np.diag(3.0 ** -np.arange(1.0, 13.0))
+    expected = scipy.linalg.expm(0.7 * problem.Omega1) @ (np.exp(0.7) * D) @ scipy.linalg.expm(0.7 * problem.Omega2.T)
+    assert norm(problem.curve(0.7) - expected) <= 1e-13
+    np.testing.assert_allclose(np.linalg.svd(problem.curve(0.7), compute_uv=False), np.exp(0.7) * np.diag(D), rtol=1e-9)
+
+
+def test_a_cut_curve_has_the_rank_it_says() -> None:
+    problem = RotatingExponential.random(12, _rng(), rank=4)
+    sigma = np.linalg.svd(problem.curve(0.3), compute_uv=False)
+    assert sigma[3] > 0.05
+    assert sigma[4] <= 1e-15
+    assert norm(problem.start(4).full() - problem.curve(0.0)) <= 1e-14
+
+
+def test_koch_lubich_has_the_stated_matrices() -> None:
+    problem = KochLubich(14, 1e-3, _rng())
+    assert [problem.T1[1, 0], problem.T1[0, 1]] == [1.0, -1.0]
+    assert [problem.T2[1, 0], problem.T2[0, 1], problem.T2[2, 0], problem.T2[0, 2]] == [0.5, -0.5, 1.0, -1.0]
+    assert norm(problem.T1 + problem.T1.T) == norm(problem.T2 + problem.T2.T) == 0.0
+    for A in (problem.A1, problem.A2):
+        block, rest = A[:10, :10], A.copy()
+        rest[:10, :10] = 0.0
+        assert np.all((np.diag(block) >= 1.0) & (np.diag(block) <= 1.5 + 1e-3))
+        assert 0.0 <= rest.min() <= rest.max() <= 1e-3
+    expected = (
+        scipy.linalg.expm(0.4 * problem.T1) @ (problem.A1 + np.exp(0.4) * problem.A2) @ scipy.linalg.expm(0.4 * problem.T2.T)
+    )
+    assert norm(problem.curve(0.4) - expected) <= 1e-12 * norm(expected)
+
+
+def test_the_hamiltonian_is_the_stated_one() -> None:
+    problem = Schroedinger(8, _rng())
+    D = np.eye(8) - 0.5 * (np.eye(8, k=1) + np.eye(8, k=-1))
+    V = np.diag(1.0 - np.cos(2.0 * np.pi * np.arange(-4, 4) / 8))
+    Y = np.random.default_rng(1).standard_normal((8, 8)) + 1j
+    assert norm(problem.hamiltonian(Y) - (D @ Y + Y @ D.T + V @ Y @ V.T)) <= 1e-14 * norm(Y)
+    assert norm(problem.field(0.0, Y) + 1j * problem.hamiltonian(Y)) == 0.0
+    start = problem.start(4)
+    assert problem.energy(start) == pytest.approx(problem.invariants(start.full())["energy"], rel=1e-13)
+
+
+def test_the_steady_state_of_the_heat_equation() -> None:
+    """For t → ∞ X = −Z with AZ + ZAᵀ = C, by scipy's solver; and the factored solution is the dense one."""
+    problem = Lyapunov(20, [1.0, 0.3], _rng())
+    A, C = problem.A(np.eye(20)), (problem.G * problem.source) @ problem.G.T
+    steady = -scipy.linalg.solve_continuous_lyapunov(A, C)
+    assert norm(problem.solution(1e3, np.ones((20, 20))) - steady) <= 1e-12 * norm(steady)
+    np.testing.assert_allclose(np.linalg.eigvalsh(A)[::-1], problem.eigenvalues, rtol=1e-12)
+    np.testing.assert_allclose(np.linalg.svd(C, compute_uv=False)[:3], [1.0, 0.3, 0.0], atol=1e-14)
+    Y0 = problem.smooth_initial([1.0, 1e-3], _rng())
+    assert norm(problem.smooth_solution(0.7, Y0).full() - problem.solution(0.7, Y0.full())) <= 1e-13
+
+
+def test_the_riccati_equation_goes_to_its_steady_state() -> None:
+    problem = Riccati(20)
+    X = problem.steady_state
+    assert norm(problem.field(0.0, X)) <= 1e-9 * norm(problem.A) * norm(X)
+    assert np.linalg.eigvalsh(X)[0] >= -1e-14
+    assert norm(problem.solution(2.0, np.zeros((20, 20))) - X) <= 1e-12 * norm(X)
+    start = np.eye(20)
+    later = problem.solution(0.01, start)
+    assert norm(later - later.T) <= 1e-12
+    assert np.linalg.eigvalsh(later)[0] >= -1e-14, "positive semidefinite it stays"
+
+
+def test_the_operator_of_the_riccati_equation() -> None:
+    """A applied to sin πx approximates (α u')' − u with α = 2 + cos 2πx, with an error of O(h²)."""
+    errors = []
+    for m in (40, 80):
+        x = np.arange(1, m + 1) / (m + 1)
+        u, du, ddu = np.sin(np.pi * x), np.pi * np.cos(np.pi * x), -(np.pi**2) * np.sin(np.pi * x)
+        exact = (2.0 + np.cos(2 * np.pi * x)) * ddu - 2 * np.pi * np.sin(2 * np.pi * x) * du - u
+        errors.append(float(np.max(np.abs(Riccati(m).A @ u - exact))))
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.1)
+
+
+def test_the_start_of_allen_cahn_at_some_points() -> None:
+    problem = AllenCahn(12)
+    u = problem.start_dense()
+    for i, j in ((1, 2), (4, 7), (11, 5)):
+        x, y = 2 * np.pi * i / 12, 2 * np.pi * j / 12
+        bump = np.exp(-(np.tan(x) ** 2)) + np.exp(-(np.tan(y) ** 2))
+        wall = 1 + np.exp(abs(1 / np.sin(-x / 2))) + np.exp(abs(1 / np.sin(-y / 2)))
+        assert u[i, j] == pytest.approx(bump * np.sin(x) * np.sin(y) / wall, rel=1e-12)
+    assert norm(u - u.T) <= 1e-16
+    assert not u[0].any()
+
+
+def test_constant_states_of_allen_cahn() -> None:
+    problem = AllenCahn(8)
+    for value, loss in ((1.0, 0.0), (-1.0, 0.0), (0.0, 0.25 * 64)):
+        assert norm(problem.gradient(np.full((8, 8), value))) <= 1e-14
+        assert problem.loss(np.full((8, 8), value)) == pytest.approx(loss, abs=1e-14)
+
+
+def test_derivatives_of_the_plasma_are_exact_on_waves() -> None:
+    problem = VlasovPoisson.landau_damping(shape=(16, 24))
+    k = 2.0 * np.pi / (problem.cell[0] * 16)
+    assert norm(problem.D_x @ np.sin(3 * k * problem.x) - 3 * k * np.cos(3 * k * problem.x)) <= 1e-12
+    assert norm(problem.D_v + problem.D_v.T) <= 1e-12
+    E = problem.electric_field(Product(problem.density[:, None], problem.maxwellian[:, None]))
+    charge = 1.0 - problem.density * problem.maxwellian.sum() * problem.cell[1]
+    assert norm(problem.D_x @ E - (charge - charge.mean())) <= 1e-12
+
+
+def test_the_energy_of_the_plasma_is_kept_by_its_full_flow() -> None:
+    problem = VlasovPoisson.landau_damping(alpha=0.3, shape=(16, 48))
+    f0 = problem.start(3).full()
+    f1 = problem.reference(2.0, f0)
+    before, after = (problem.energy(Product(f, np.eye(48))) for f in (f0, f1))
+    assert abs(after / before - 1.0) <= 1e-5
+    assert abs(problem.electric_energy(Product(f1, np.eye(48))) / problem.electric_energy(Product(f0, np.eye(48))) - 1.0) > 0.1
+
+
+def test_the_dispersion_relation_gives_the_textbook_numbers() -> None:
+    """Landau damping for k = ½ and 0.4 (standard tables), and a stable pair of beams for large k."""
+    assert dispersion_root(0.5, (0.0,), 1.4 - 0.15j) == pytest.approx(1.4156 - 0.1533j, abs=1e-4)
+    assert dispersion_root(0.4, (0.0,), 1.3 - 0.07j) == pytest.approx(1.2851 - 0.0661j, abs=1e-4)
+    assert dispersion_root(0.2, (-2.4, 2.4), 0.3j).imag == pytest.approx(0.2258, abs=1e-4)
+
+
+def test_the_saddles_are_stationary_with_the_stated_curvatures() -> None:
+    problem = Saddle([3.0, 2.0, 1.5, 1.0, 0.5], 3, _rng())
+    W = problem.stationary_point([1, 2]).full()
+    assert norm(problem.gradient(W)) <= 1e-14
+
+    def curvature(D: Matrix) -> float:
+        h = 1e-4
+        return float(problem.loss(W + h * D) - 2.0 * problem.loss(W) + problem.loss(W - h * D)) / h**2
+
+    e = np.eye(3)
+    assert curvature(np.outer(problem.Q[:, 0], e[2])) == pytest.approx(-3.0, abs=1e-5)
+    assert curvature(np.outer(problem.Q[:, 0], e[0])) == pytest.approx(2.0 - 3.0, abs=1e-5)
+    assert curvature(np.outer(problem.Q[:, 4], e[1])) == pytest.approx(1.5 - 0.5, abs=1e-5)
+    minimum = problem.stationary_point([0, 1, 2])
+    assert problem.loss(minimum.full()) == pytest.approx(problem.minimum, rel=1e-13)
+
+
+def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> None:
+    """On the stable manifold it ends at the saddle; a push off it ends at the minimum."""
+    problem = Saddle([3.0, 2.0, 1.0], 1, _rng())
+    stuck = problem.reference(20.0, 0.1 * problem.Q[:, 1:2])
+    assert norm(problem.gradient(stuck)) <= 1e-6
+    assert problem.loss(stuck) > problem.minimum + 0.5
+    free = problem.reference(20.0, 0.1 * problem.Q[:, 1:2] + 1e-3 * problem.Q[:, :1])
+    assert problem.loss(free) <= problem.minimum + 1e-8
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RotatingExponential(np.eye(3), np.zeros((3, 3))), "^Omega1: expected a skew 3 x 3 matrix"),
+        (lambda: RotatingExponential(np.zeros((3, 3)), np.zeros((2, 2))), "^Omega2: expected a skew 3 x 3 matrix, found shape"),
+        (lambda: RotatingExponential(np.zeros((3, 3)), np.zeros((3, 3)), base=1.0), "^base: expected a number > 1, found 1"),
+        (lambda: RotatingExponential(np.zeros((3, 3)), np.zeros((3, 3)), rank=4), "^rank: expected between 1 and n = 3, found 4"),
+        (lambda: KochLubich(9, 0.1, _rng()), "^n: expected at least 10, the size of the leading block, found 9"),
+        (lambda: Schroedinger(7, _rng()), "^n: expected an even number >= 2, found 7"),
+        (lambda: Lyapunov(6, [1.0] * 3, _rng()), "^source: expected at most n - 4 = 2 values, found 3"),
+        (lambda: Lyapunov(9, [1.0], _rng(), diffusion=0.0), "^diffusion: expected a number > 0, found 0"),
+        (lambda: Riccati(4), "^m: expected at least 5, found 4"),
+        (lambda: AllenCahn(2), "^n, diffusion: expected n >= 3 and a number >= 0, found 2 and"),
+        (lambda: VlasovPoisson.landau_damping(shape=(15, 24)), "^shape: expected even numbers of points"),
+        (lambda: Saddle([1.0, 2.0], 1, _rng()), "^b: expected decreasing positive numbers"),
+        (lambda: Saddle([2.0, 1.0], 2, _rng()), "^n: expected between 1 and m - 1 = 1, found 2"),
+    ],
+)
+def test_bad_input_is_refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
