@@ -218,6 +218,19 @@ def test_adapters_merged_one_after_the_other_add_up() -> None:
     assert torch.equal(layer.base_layer.weight, weight)
 
 
+def test_while_another_adapter_is_merged_the_active_one_waits() -> None:
+    """As in PEFT's other methods: a merged model is its base."""
+    x, _ = regression()
+    model = two_adapters()
+    layer = model.get_submodule("base_model.model.second")
+    expected = layer.base_layer.weight + layer.geolora_adapter["other"].full()
+    model.merge_adapter(["other"])
+    hidden = torch.randn(5, 20, dtype=torch.float64)
+    assert difference(layer(hidden), hidden @ expected.mT + layer.base_layer.bias) < 1e-14
+    with model.disable_adapter():
+        assert torch.equal(model(x), base_model()(x))
+
+
 def test_merged_and_unloaded() -> None:
     x, _ = regression()
     model = wrapped()
@@ -347,7 +360,9 @@ def test_factors_of_half_precision_models_are_in_single(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     for low_memory in (False, True):
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, low_cpu_mem_usage=low_memory)
-        assert {layer.adapter.S.dtype for layer in adapters(loaded).values()} == {torch.float32}
+        for layer, saved in zip(adapters(loaded).values(), adapters(model).values(), strict=True):
+            assert layer.adapter.Ut.dtype == torch.float32
+            assert torch.equal(layer.adapter.Ut, saved.adapter.Ut)  # not rounded on the way either
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,18 @@ def test_the_checkpoint_is_an_adapter_that_peft_loads(uninterrupted: Any) -> Non
     loaded = peft.PeftModel.from_pretrained(bert(), directory / f"checkpoint-{STEPS}")
     assert ranks(loaded) == ranks(run.model)
     assert torch.equal(logits(loaded), logits(run.model))
+
+
+def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "peft.md"
+    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(examples[0], names)
+    names["fresh_base"] = type(names["base"])(names["base"].config)
+    exec(examples[1], names)
+    assert len(examples) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "plain-lora"}
 
 
 def test_with_adapters_of_this_package(tmp_path: Path) -> None:
