@@ -32,8 +32,9 @@ CRITERIA = (
 
 STAYS = {
     "dominance": (
-        "alone it rejects only where nearly equal singular values are exchanged beside a large tail (`test_dominance_is_needed`); "
-        "without it a stationary point that is no best approximation would pass where the tail hides it"
+        "alone it rejects only where nearly equal singular values are exchanged beside a large tail "
+        "(`test_dominance_is_needed`); without it a stationary point that is no best approximation "
+        "would pass where the tail hides it"
     ),
     "optimality": (
         "it follows from stationarity and dominance and can never reject alone; it is the usual test, "
@@ -62,7 +63,7 @@ def verdicts(mutant: str) -> tuple[Verdict, ...]:
 
 @cache
 def matrix() -> Mapping[str, Mapping[str, str]]:
-    """For every mutant and criterion: ``ALONE`` if in some case nothing else rejects, ``WITH_OTHERS`` if in all cases others do."""
+    """By mutant and criterion: ``ALONE`` if in some case nothing else rejects, ``WITH_OTHERS`` if in all cases others do."""
     return {name: {criterion: _mark(name, criterion) for criterion in CRITERIA} for name in MUTANTS}
 
 
@@ -92,8 +93,8 @@ Printed by `python -m geolora_ref.oracle.kill_matrix`; a test compares it with t
 
 {len(MUTANTS)} broken backends against {len(CRITERIA)} criteria on {CASES} drawn cases in double precision.
 {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every rejection
-that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.  A row without a mark is seen by the
-stages, because the output cannot show it, or by the kit itself, because the numbers are right and the manners are not.
+that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.  A row without a mark is seen
+by the stages, because the output cannot show it, or by the kit itself, because the numbers are right and the manners are not.
 """
 
 

@@ -246,19 +246,21 @@ def dense_matrix(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Ma
     return _truncated_svd(P[:, :kept], sigma[:kept], _H(Qh)[:, :kept], np.eye(len(U)), np.eye(len(V)), **parameters)
 
 
+def _adjoints(stack: Matrix) -> Matrix:
+    return np.asarray(np.conj(np.swapaxes(stack, -1, -2)))
+
+
 def stacked(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Factors:
     """A stack of three problems, this one in the middle, by products, QR and SVD along the first axis."""
     rate = parameters.pop("learning_rate")
     weight = np.array([0.5, 1.0, 2.0])[:, None, None].astype(S.real.dtype)
-    stack = lambda X: np.broadcast_to(X, (3, *X.shape))  # noqa: E731
-    adjoint = lambda X: np.conj(np.swapaxes(X, -1, -2))  # noqa: E731
-    Us, Vs, Ss = stack(U), stack(V), weight * S
-    K_new, L_new = Us @ Ss - rate * weight * dK, Vs @ adjoint(Ss) - rate * weight * dL
-    U_hat, V_hat = (np.linalg.qr(np.concatenate(pair, axis=2)).Q[..., len(S) :] for pair in ((Us, K_new), (Vs, L_new)))
-    zero = np.zeros((3, U_hat.shape[2], V_hat.shape[2]))
-    S_hat = np.block([[Ss - rate * weight * dS, adjoint(L_new) @ V_hat], [adjoint(U_hat) @ K_new, zero]])
+    Us, Vs = (np.broadcast_to(B, (3, *B.shape)) for B in (U, V))
+    K_new, L_new = Us @ (weight * S) - rate * weight * dK, Vs @ _adjoints(weight * S) - rate * weight * dL
+    Ut, Vt = (np.linalg.qr(np.concatenate(pair, axis=2)).Q[..., len(S) :] for pair in ((Us, K_new), (Vs, L_new)))
+    zero = np.zeros((3, Ut.shape[2], Vt.shape[2]))
+    S_hat = np.block([[weight * (S - rate * dS), _adjoints(L_new) @ Vt], [_adjoints(Ut) @ K_new, zero]])
     P, sigma, Qh = (X[1] for X in np.linalg.svd(S_hat, full_matrices=False))
-    return _truncated_svd(P, sigma, _H(Qh), np.hstack([U, U_hat[1]]), np.hstack([V, V_hat[1]]), **parameters)
+    return _truncated_svd(P, sigma, _H(Qh), np.hstack([U, Ut[1]]), np.hstack([V, Vt[1]]), **parameters)
 
 
 def by_torch(*arrays: Matrix, **parameters: Any) -> Factors:
