@@ -96,8 +96,8 @@ def run(options: argparse.Namespace) -> int:
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None)
 
-        def show(job: Job) -> None:
-            progress.update(bar, total=job.steps, completed=job.history.steps, description=f"loss {job.history.losses[-1]:.3f}")
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, description=f"loss {job.history.losses[-1]:.3f}")
 
         job = Job(
             lambda generator: Classifier(encoder, labels.outputs, generator).to(options.device),
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
             checkpoint=checkpoint,
             checkpoint_every=options.checkpoint_every,
             on_step=show,
-            on_epoch=lambda job: console.print(_epoch_line(job)),
+            on_epoch=lambda *_: console.print(_epoch_line(job)),
         )
         if job.history.steps:
             console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})")

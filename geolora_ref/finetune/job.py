@@ -97,8 +97,9 @@ class History:
 class Job:
     """A run that can be killed at any time and taken up again.
 
-    ``identity`` is what must agree between a checkpoint and this job, plain JSON data.  The global generator of torch is left as
-    it was: dropout and the like draw from a private copy of it, seeded by the plan and kept in the checkpoint.
+    ``identity`` is what must agree between a checkpoint and this job, plain JSON data; ``on_step`` and ``on_epoch`` are called
+    with how many are done and how many there are.  The global generator of torch is left as it was: dropout and the like draw
+    from a private copy of it, seeded by the plan and kept in the checkpoint.
     """
 
     def __init__(
@@ -111,8 +112,8 @@ class Job:
         identity: dict[str, Any] | None = None,
         checkpoint: Path | None = None,
         checkpoint_every: int = 50,
-        on_step: Callable[[Job], None] | None = None,
-        on_epoch: Callable[[Job], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+        on_epoch: Callable[[int, int], None] | None = None,
     ) -> None:
         self.method, self.data, self.plan = method, data, plan
         self.identity = identity or {}
@@ -156,7 +157,7 @@ class Job:
         self.history.metrics.append(self.evaluate())
         self.save()
         if self.on_epoch is not None:
-            self.on_epoch(self)
+            self.on_epoch(len(self.history.metrics), self.plan.epochs)
 
     def _step(self, indices: list[int]) -> None:
         """One batch: forward, backward, optimizer, records."""
@@ -185,7 +186,7 @@ class Job:
         self.history.seconds.append(time.perf_counter() - started)
         self._record_ranks()
         if self.on_step is not None:
-            self.on_step(self)
+            self.on_step(self.history.steps, self.steps)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -33,6 +33,7 @@ class Prepared:
     after_step: Callable[[int], None] | None = None
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass; its fields are the whole configuration and plain JSON data."""
 

@@ -58,9 +58,9 @@ def undisturbed(make_job: Callable[..., Job]) -> Job:
     return job
 
 
-def kill_at(step: int) -> Callable[[Job], None]:
-    def on_step(job: Job) -> None:
-        if job.history.steps == step:
+def kill_at(step: int) -> Callable[[int, int], None]:
+    def on_step(done: int, total: int) -> None:
+        if done == step:
             raise Killed
 
     return on_step

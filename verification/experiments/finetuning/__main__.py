@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from geolora_ref.finetune.data import Columns
-from geolora_ref.finetune.job import Job, Plan
+from geolora_ref.finetune.job import Plan
 from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness
 from verification.experiments.finetuning.page import write_page
 from verification.experiments.finetuning.runs import Corpus, Store, execute
@@ -94,8 +94,8 @@ def campaign(runs: Sequence[Run], store: Store, console: Console) -> None:
             name = f"[{number}/{len(missing)}] {store.path(run).stem.rpartition('-')[0]}"
             task = bar.add_task(name, total=None)
 
-            def show(job: Job, task: int = task) -> None:
-                bar.update(task, total=job.steps, completed=job.history.steps)  # type: ignore[arg-type]
+            def show(done: int, total: int, task: TaskID = task) -> None:
+                bar.update(task, completed=done, total=total)
 
             started = time.monotonic()
             result = execute(run, store.corpus, show)

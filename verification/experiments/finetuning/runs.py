@@ -58,7 +58,7 @@ class Corpus:
         return cls(encoder, labels, examples, plan, identity)
 
 
-def execute(run: Run, corpus: Corpus, on_step: Callable[[Job], None] | None = None) -> dict[str, Any]:
+def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Train and evaluate; a run that diverges is a result like any other."""
     plan = Plan(**asdict(corpus.plan) | {"seed": run.seed})
     job = Job(
