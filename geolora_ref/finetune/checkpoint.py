@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 __all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
 
@@ -44,8 +44,9 @@ def write_stored(path: Path, stored: Stored) -> None:
     header = {"format": FORMAT, "kind": stored.kind, "job": stored.job, "state": _pack(stored.state, "state", tensors)}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, metadata={"geolora_ref": json.dumps(header, ensure_ascii=False, allow_nan=False)})
-    with part.open("rb") as file:
+    with part.open("wb") as file:
+        file.write(save(tensors, metadata={"geolora_ref": json.dumps(header, ensure_ascii=False, allow_nan=False)}))
+        file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
 

@@ -62,24 +62,17 @@ def test_what_only_pickle_could_hold_is_refused(tmp_path: Path) -> None:
         write_stored(tmp_path / "x", Stored("checkpoint", {}, {"a": [1, tmp_path]}))
 
 
-@pytest.mark.parametrize("last", ["save_file", "replace"])
+@pytest.mark.parametrize("last", ["fsync", "replace"])
 def test_kill_while_writing_leaves_the_last_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
-    """The kill comes after half of the new file was written, or when all of it was and only the move is missing."""
+    """The kill comes when the new file is not safe on disk yet, or when only the move is missing; a third write clears up."""
     path = tmp_path / "checkpoint.safetensors"
     write_stored(path, Stored("checkpoint", {}, {"step": 1}))
 
-    def killed(tensors: object, part: Path, metadata: object = None) -> None:
-        part.write_bytes(b"half of it")
-        raise KeyboardInterrupt
-
-    def not_moved(part: Path, target: Path) -> None:
+    def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if last == "save_file":
-            patch.setattr("geolora_ref.finetune.checkpoint.save_file", killed)
-        else:
-            patch.setattr(os, "replace", not_moved)
+        patch.setattr(os, last, killed)
         with pytest.raises(KeyboardInterrupt):
             write_stored(path, Stored("checkpoint", {}, {"step": 2}))
     assert read_stored(path, "checkpoint").state == {"step": 1}
