@@ -20,7 +20,7 @@ def fast_updates(
     tau: float | None = None,
     theta: float | None = None,
     min_rank: int = 1,
-    max_rank: int | None = None,
+    max_rank: int | Sequence[int] | None = None,
 ) -> tuple[list[Factors], StepReport]:
     """One step of many layers, any shapes and ranks: (U, S, V) and (ΔK, ΔL, ΔS) of each layer to its new (U, S, V).
 
@@ -28,11 +28,13 @@ def fast_updates(
     are views of new buffers.  Raises as :meth:`LayerBank.update_`; :class:`LayerBank` spares the copies.
     """
     largest = max((int(U.shape[-1]) for U, _, _ in factors), default=1)
-    checks.ranks(min_rank, max_rank, min(((U.shape[0], V.shape[0]) for U, _, V in factors), key=min, default=(1, 1)))
+    limits = max_rank if isinstance(max_rank, Sequence) else [max_rank] * len(factors)
+    for (U, _, V), limit in zip(factors, limits, strict=True):
+        checks.ranks(min_rank, limit, (int(U.shape[0]), int(V.shape[0])))
     capacity = max(2 * largest, min_rank)  # no layer can have more columns than twice its rank
     bank = LayerBank.of(factors, capacity)
     delta_K, delta_L, delta_S = zip(*updates, strict=True) if updates else ((), (), ())
-    most = min(max_rank or capacity, capacity)
+    most = [min(limit or capacity, capacity) for limit in limits]
     report = bank.update_(delta_K, delta_L, delta_S, tau=tau, theta=theta, min_rank=min_rank, max_rank=most)
     return [bank.factors(layer) for layer in range(len(factors))], report
 

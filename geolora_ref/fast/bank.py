@@ -172,7 +172,7 @@ class LayerBank:
         tau: float | None = None,
         theta: float | None = None,
         min_rank: int = 1,
-        max_rank: int | None = None,
+        max_rank: int | Sequence[int] | None = None,
         budget: Budget | None = None,
     ) -> StepReport:
         """One step of all layers in place: K_new = K − ΔK, L_new = L − ΔL, S_new = S − ΔS, augmented and truncated.
@@ -182,7 +182,7 @@ class LayerBank:
         delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; λ times the projected gradients for SGD.  Float32
             updates are accepted for storage of less precision.
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
-        min_rank, max_rank : the new ranks are clipped to this range; None is the capacity.
+        min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
         budget : a rank decision over all layers in place of the threshold.
 
         Raises
@@ -221,20 +221,30 @@ class LayerBank:
         return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
 
     def _limits(
-        self, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None, budget: Budget | None
+        self,
+        tau: float | None,
+        theta: float | None,
+        min_rank: int,
+        max_rank: int | Sequence[int] | None,
+        budget: Budget | None,
     ) -> Limits:
         """The checked limits of a step."""
         if budget is None:
             checks.threshold(tau, theta)
         elif tau is not None or theta is not None:
             raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
-        checks.ranks(min_rank, max_rank, min(self.shapes, key=min))
-        if max(min_rank, max_rank or 1) > self.capacity:
+        count = len(self.shapes)
+        most = list(max_rank) if isinstance(max_rank, Sequence) else [self.capacity if max_rank is None else max_rank] * count
+        if len(most) != count:
+            raise ValueError(f"max_rank: expected one number, or one for each of {count} layers, found {len(most)}")
+        for shape, limit in set(zip(self.shapes, most, strict=True)):
+            checks.ranks(min_rank, limit, shape)
+        if max(min_rank, *most) > self.capacity:
             raise ValueError(
                 f"min_rank, max_rank: expected at most the capacity {self.capacity}, "
                 f"found min_rank={min_rank}, max_rank={max_rank}"
             )
-        return Limits(tau, theta, min_rank, max_rank or self.capacity)
+        return Limits(tau, theta, min_rank, np.asarray(most))
 
     def _choose(self, sigma: Values, limits: Limits, budget: Budget | None) -> Ranks:
         """The new ranks by the threshold, or by the budget."""

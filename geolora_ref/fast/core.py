@@ -43,12 +43,12 @@ def core_times(T: Tensor, X: Tensor) -> Tensor:
 
 
 class Limits(NamedTuple):
-    """The truncation of a step: exactly one of tau (relative) and theta (absolute), and the range of the new ranks."""
+    """The truncation of a step: one of tau (relative) and theta (absolute), and the range of the new ranks, max_rank (L,)."""
 
     tau: float | None
     theta: float | None
     min_rank: int
-    max_rank: int
+    max_rank: Integers
 
 
 class Ranks(NamedTuple):

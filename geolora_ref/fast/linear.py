@@ -1,7 +1,7 @@
 """A frozen linear layer with its adapter as one function, y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, and its gradients in one backward pass.
 
 Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the output of the base.  Backward,
-with upstream gradient g, a = x V and b = s·g U: ∇x = g W₀ + (b S) Vᵀ, the second product again in place, and
+with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g W₀, again accumulated in place, and
 
     dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
 
@@ -184,9 +184,7 @@ class _AdaptedLinear(torch.autograd.Function):
             b *= ctx.scale
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = g @ weight
-            if not ctx.merged:
-                dx.addmm_(b, S @ V.mT)
+            dx = g @ weight if ctx.merged else (b @ (S @ V.mT)).addmm_(g, weight)  # the big product last: one pass over ∇x less
             dx = dx.view(ctx.shape)
         d_bias = g.sum(0) if ctx.needs_input_grad[2] else None
         if not any(ctx.needs_input_grad[3:6]):

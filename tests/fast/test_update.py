@@ -154,11 +154,18 @@ def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
     rng = np.random.default_rng(0)
     sigma = np.sort(rng.random((50, 8)), axis=1)[:, ::-1] * 10.0 ** rng.integers(-150, 150, (50, 1))
     for tau, least, most in [(0.0, 1, 8), (0.3, 2, 5), (1.0, 1, 8), (0.5, 8, 8)]:
-        found = decide_ranks(sigma, np.full(50, 8), Limits(tau, None, least, most))
+        found = decide_ranks(sigma, np.full(50, 8), Limits(tau, None, least, np.full(50, most)))
         for row, rank, rule in zip(sigma, found.rank, found.rule, strict=True):
             tails = tail_norms(row)
             expected, expected_rule = choose_rank(tails, tau * float(tails[0]), least, most)
             assert (rank, RULES[rule]) == (expected, expected_rule)
+
+
+def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
+    factors = random_layers([3, 3, 3], generator)
+    updates = [random_update(layer, generator) for layer in factors]
+    _, report = fast_updates(factors, updates, tau=0.0, max_rank=[2, 5, 6])
+    assert report.ranks == (2, 5, 6)
 
 
 def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:
@@ -303,6 +310,8 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
         ({"max_rank": 7}, r"expected at most the capacity 6, found min_rank=1, max_rank=7"),
         ({"tau": None}, r"expected exactly one of the two thresholds"),
         ({"theta": 0.1}, r"expected exactly one of the two thresholds"),
+        ({"max_rank": 0}, r"max_rank: expected at least min_rank = 1, found 0"),
+        ({"max_rank": [3]}, r"max_rank: expected one number, or one for each of 2 layers, found 1"),
         ({"min_rank": 0}, r"min_rank: expected an integer >= 1, found 0"),
         ({"budget": lambda spectra: [1, 1]}, r"expected neither beside a budget"),
         (

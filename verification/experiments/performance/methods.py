@@ -59,7 +59,7 @@ class WithAdamW(Training):
 
 
 class Frozen(WithAdamW):
-    """The floor: the frozen network forward and backward, ∇x through every layer behind the first adapted one; the head is trained."""
+    """The floor: the frozen network forward and backward, ∇x down to the first adapted layer; the head is trained."""
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)

@@ -20,8 +20,8 @@ __all__ = ["CASES", "Case", "chosen_layers"]
 class Case:
     """A network at a size.
 
-    ``build`` makes the network (always with the same weights), ``batch`` its input, ``targets`` is a regular expression of the names
-    of the linear layers that are adapted; ``head`` the names of what is trained beside the adapters.
+    ``build`` makes the network (always with the same weights), ``batch`` its input; ``targets`` is a regular expression of the
+    names of the linear layers that are adapted, ``head`` the name of what is trained beside the adapters.
     """
 
     id: str

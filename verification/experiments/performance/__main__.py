@@ -1,0 +1,72 @@
+"""``python -m verification.experiments.performance``: measure, write results.json, results.md and results.svg."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from verification.experiments.performance.measure import FULL, QUICK, environment, growth, training, update_table
+from verification.experiments.performance.networks import CASES
+from verification.experiments.performance.page import figure, markdown
+
+PARTS = ("training", "updates", "growth")
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.performance",
+        description="Time of a training step and of the update alone, side by side and interleaved.",
+    )
+    parser.add_argument("--quick", action="store_true", help="few rounds and small sizes: does everything work?")
+    parser.add_argument("--only", choices=PARTS, action="append", help="this part only (may be given several times)")
+    parser.add_argument("--case", choices=[case.id for case in CASES], action="append", help="this network only")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
+    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "performance", metavar="FOLDER")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: everything was measured."""
+    options = arguments(argv)
+    torch.set_num_threads(options.threads)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    effort, parts = QUICK if options.quick else FULL, options.only or PARTS
+    console = Console(stderr=True)
+    found: dict[str, Any] = {"format": 1, "quick": options.quick}
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        if "training" in parts:  # first: the peaks of memory are measured in forks of a process that has done little
+            cases = [case for case in CASES if not options.case or case.id in options.case]
+            found["training"] = [training(case, effort, progress) for case in cases]
+        found["environment"] = environment()
+        if "updates" in parts:
+            found["updates"] = update_table(effort, progress)
+        if "growth" in parts:
+            found["growth"] = growth(effort, progress)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    text = markdown(found)
+    (options.output / "results.md").write_text(text, encoding="utf-8")
+    figure(found, options.output / "results.svg")
+    console.print(text, markup=False)
+    console.print(f"{options.output}/results.json, results.md, results.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

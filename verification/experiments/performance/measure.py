@@ -1,0 +1,170 @@
+"""Do the measurements: plain data out, for the page and the JSON."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop
+
+from verification.experiments.performance.methods import METHODS, Method, Training
+from verification.experiments.performance.networks import CASES, Case
+from verification.experiments.performance.timing import Times, interleaved, peak_above
+from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Size, fitted_exponent, update_rows
+
+__all__ = ["FULL", "QUICK", "Effort", "environment", "growth", "own_peak", "training", "update_table"]
+
+Progress = Callable[[str, int, int], None]
+IN_PLACE = {torch.ops.aten.addmm_: addmm_flop}
+"""Flops that torch's counter does not know."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many rounds: of training steps, of updates, and of each point of the growth table, which ends at ``largest``."""
+
+    training: int
+    updates: int
+    growth: int
+    largest: int
+
+
+FULL, QUICK = Effort(25, 60, 9, 8192), Effort(3, 5, 3, 1024)
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions, with the GEMM throughput that bounds everything: 2048 x 1536 x 384 in float32."""
+    import numpy
+    import peft
+    import transformers
+
+    A, B = torch.randn(2048, 1536), torch.randn(1536, 384)
+    gemm = interleaved({"gemm": partial(torch.mm, A, B)}, 20)["gemm"]
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gemm_gflops": 2e-9 * 2048 * 1536 * 384 / gemm.quartiles()[1],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "peft": peft.__version__,
+        "transformers": transformers.__version__,
+        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    """The name of the processor, where the system tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _summary(times: Times, base: Times, floor: Times) -> dict[str, Any]:
+    """Quartiles in milliseconds and the ratios, round by round."""
+    return {
+        "milliseconds": [1e3 * value for value in times.quartiles()],
+        "ratio": list(times.over(base).quartiles()),
+        "ratio_to_floor": list(times.over(floor).quartiles()),
+    }
+
+
+def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[Method] = METHODS) -> dict[str, Any]:
+    """Whole training steps, all methods in turn; the flops of one step, and the peak of memory in a process of its own."""
+    memory = {}
+    for done, method in enumerate(methods):
+        progress(f"{case.id}: memory", done, len(methods))
+        memory[method.id] = peak_memory(method.id, case.id)
+    made: dict[str, Training] = {}
+    flops: dict[str, int] = {}
+    for done, method in enumerate(methods):
+        progress(f"{case.id}: set-up", done, len(methods))
+        made[method.id] = method.make(case)
+        with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+            made[method.id].step()
+        flops[method.id] = counter.get_total_flops()
+    steps = {name: one.step for name, one in made.items()}
+    total = effort.training + 2
+    times = interleaved(steps, effort.training, progress=lambda done: progress(f"{case.id}: steps", done, total))
+    floor, base = times[methods[0].id], times[methods[1].id]
+    rows = {}
+    for method in methods:
+        rows[method.id] = {
+            "title": method.title,
+            **_summary(times[method.id], base, floor),
+            "over_lean": list(times[method.id].over(times["lean"]).quartiles()) if "lean" in times else None,
+            "gflop": 1e-9 * flops[method.id],
+            "peak_mib": memory[method.id] / 2**20,
+            "note": made[method.id].note,
+        }
+    return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
+
+
+def peak_memory(method: str, case: str) -> int:
+    """Bytes that two training steps need beside the libraries, set-up included, in a process of its own.  Raises as it does."""
+    command = f"from {__name__} import own_peak; print(own_peak({method!r}, {case!r}, {torch.get_num_threads()}))"
+    done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)  # noqa: S603
+    return int(done.stdout.split()[-1])
+
+
+def own_peak(method: str, case: str, threads: int) -> int:
+    """:func:`peak_memory`, measured in this process."""
+    import peft  # noqa: F401  (what the libraries themselves need is not counted)
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(threads)
+    chosen, network = next(m for m in METHODS if m.id == method), next(c for c in CASES if c.id == case)
+
+    def two_steps() -> None:
+        one = chosen.make(network)
+        one.step()
+        one.step()
+
+    return peak_above(two_steps)
+
+
+def update_table(effort: Effort, progress: Progress, sizes: Sequence[Size] = SIDE_BY_SIDE) -> list[dict[str, Any]]:
+    """The update alone beside AdamW on LoRA's factors and the reference."""
+    table = []
+    for done, size in enumerate(sizes):
+        progress("updates", done, len(sizes))
+        times = interleaved(update_rows(size, reference=True), effort.updates, warm_up=5)
+        rows = {name: _summary(one, times["adamw"], times["adamw"]) for name, one in times.items()}
+        table.append({**asdict(size), "rows": rows})
+    return table
+
+
+def growth(effort: Effort, progress: Progress) -> dict[str, Any]:
+    """Seconds of the fast update along each axis, and the exponents fitted to them."""
+    found: dict[str, Any] = {}
+    for axis, grid in GRID.items():
+        sizes = [size for size in grid if size.m <= effort.largest]
+        points = []
+        for done, size in enumerate(sizes):
+            progress(f"growth in {axis}", done, len(sizes))
+            times = interleaved(update_rows(size, reference=False), effort.growth, warm_up=2)
+            points.append({**asdict(size), "milliseconds": [1e3 * value for value in times["fast"].quartiles()]})
+        found[axis] = {"points": points, "exponents": _exponents(axis, points)}
+    return found
+
+
+def _exponents(axis: str, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One fit for each line of a table: m from 1024 to 4096 and r ≥ 16 for r, where the constant costs no longer count."""
+    fixed = {"m": "r", "r": "m", "layers": "m"}[axis]
+    least, most = {"m": (1024, 4096), "r": (16, 64), "layers": (12, 200)}[axis]
+    fits = []
+    for value in sorted({point[fixed] for point in points}):
+        line = [p for p in points if p[fixed] == value and least <= p[axis] <= most]
+        if len(line) > 1:
+            exponent = fitted_exponent([p[axis] for p in line], [p["milliseconds"][1] for p in line])
+            fits.append({fixed: value, "from": line[0][axis], "to": line[-1][axis], "exponent": exponent})
+    return fits

@@ -1,0 +1,70 @@
+"""Interleaved timing: every round runs every row once, in turn, so that a disturbance of the machine meets all of them."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Times", "interleaved", "peak_above"]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one row, round by round."""
+
+    seconds: tuple[float, ...]
+
+    def quartiles(self) -> tuple[float, float, float]:
+        """Lower quartile, median, upper quartile."""
+        lower, median, upper = np.percentile(self.seconds, [25, 50, 75])
+        return float(lower), float(median), float(upper)
+
+    def over(self, other: Times) -> Times:
+        """The ratio to another row, round by round."""
+        return Times(tuple(mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)))
+
+
+def interleaved(
+    rows: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Times]:
+    """``rounds`` timings of each row; the row that begins changes from round to round."""
+    names = list(rows)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warm_up, rounds):
+        first = turn % len(names)
+        for name in (*names[first:], *names[:first]):
+            started = time.perf_counter()
+            rows[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - started)
+        progress(turn + warm_up + 1)
+    return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+def peak_above(work: Callable[[], object]) -> int:
+    """Bytes by which the peak of this process, once ``work`` is done, lies above what is resident now.
+
+    Only the first call in a process means anything: a peak does not go down again.
+    """
+    before = resident()
+    work()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+
+
+def resident() -> int:
+    """Bytes that are resident now (Linux; 0 elsewhere: then the peak is that of the whole process)."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
