@@ -12,7 +12,7 @@ from torch import nn
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear, layout_of
 
-__all__ = ["adapt", "adapters", "disabled", "merge", "parameter_count", "unmerge"]
+__all__ = ["adapt", "adapter_for", "adapters", "disabled", "merge", "parameter_count", "unmerge"]
 
 
 def adapt(
@@ -55,7 +55,7 @@ def adapt(
     for name, layer in chosen.items():
         try:
             _refuse_shared(model, name, layer)
-            adapter = _adapter_for(layer, rank, max_rank, gradients, dtype, generator)
+            adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from problem
@@ -68,7 +68,7 @@ def adapt(
     return layers
 
 
-def _adapter_for(
+def adapter_for(
     layer: nn.Module,
     rank: int,
     max_rank: int | None,
@@ -76,6 +76,7 @@ def _adapter_for(
     dtype: torch.dtype | None,
     generator: torch.Generator | None,
 ) -> LowRankAdapter:
+    """A new adapter for a layer, with the options of :func:`adapt`; ``ValueError`` if the layer cannot be adapted."""
     shape, weight = layout_of(layer).shape, layer.weight
     assert isinstance(weight, torch.Tensor)
     if dtype is None:

@@ -51,9 +51,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.skipped = 0
         self._adapters: dict[str, LowRankAdapter] = {}
         parts = [{"module": model}] if isinstance(model, nn.Module) else [dict(part) for part in model]
-        super().__init__([group for part in parts for group in self._groups(part, defaults)], defaults)
+        groups = [group for part in parts for group in self._groups(part, defaults)]
         if not self._adapters:
-            raise ValueError("model: expected one with adapters (geolora_ref.nn.adapt puts them in), found none")
+            raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
+        super().__init__(groups, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise ``ValueError`` unless the options of a group of adapters are in range."""
@@ -67,7 +68,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
             )
-        found = {name: layer.adapter for name, layer in adapters(module).items()}
+        found = {name: layer.adapter for name, layer in adapters(module).items() if layer.adapter.S.requires_grad}
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]

@@ -119,6 +119,8 @@ def _convolution_layout(layer: nn.Conv2d) -> Layout:
 def _embedding_layout(layer: nn.Embedding) -> Layout:
     if layer.max_norm is not None or layer.scale_grad_by_freq or layer.sparse:
         raise ValueError("expected an embedding without max_norm, scale_grad_by_freq and sparse gradients")
+    if type(layer) is not nn.Embedding:
+        raise ValueError(f"expected nn.Embedding itself, found {type(layer).__name__}, which may scale what it looks up")
     lookup = LookupMap(layer.num_embeddings, layer.padding_idx)
     return _EmbeddingLayout((layer.embedding_dim, layer.num_embeddings), lookup)
 

@@ -18,7 +18,7 @@ from peft.utils import register_peft_method
 from peft.utils.integrations import skip_init_on_device
 from torch import Tensor, nn
 
-from geolora_ref.nn.adapt import _adapter_for
+from geolora_ref.nn.adapt import adapter_for
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
 
@@ -132,7 +132,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
     @skip_init_on_device
     def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
         """A new adapter, with S = 0; its factors have values even where PEFT would leave them without until it loads them."""
-        adapter = _adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, None, None)
+        adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, None, None)
         named = NamedLayer(
             adapter_name, self.merged_adapters, self.base_layer, adapter, alpha=config.alpha, dropout=config.dropout
         )

@@ -244,10 +244,6 @@ def adapted(layer: nn.Module) -> nn.Module:
     return model
 
 
-class ScaledEmbedding(nn.Embedding):
-    embed_scale = 3.0
-
-
 def merged() -> nn.Module:
     _, model = mixed()
     merge(model)
@@ -274,7 +270,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "merged": (merged, "not merged"),
     "dilated": (lambda: adapted(nn.Conv2d(2, 4, 3, dilation=2)), r"dilation \(2, 2\)"),
     "reflected": (lambda: adapted(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")), "'reflect'"),
-    "scaled embedding": (lambda: adapted(ScaledEmbedding(5, 4)), "embed_scale"),
     "attention": (attention, r"attention\.out_proj: .*MultiheadAttention"),
     "a bias beside an adapter": (lambda: with_trained("fc.base.bias"), r"fc\.base\.bias: expected it frozen"),
     "a head whose name ends others": (ambiguous_head, "found other_head"),

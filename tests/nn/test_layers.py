@@ -15,6 +15,10 @@ from geolora_ref.nn import AdaptedLayer, LowRankAdapter, adapt, adapters, disabl
 from tests.nn.models import LAYERS, adapted_layer, fill, network, regression
 
 
+class ScaledEmbedding(nn.Embedding):
+    """As in Gemma: what is looked up is multiplied by a constant."""
+
+
 def single(layer: nn.Module) -> nn.Sequential:
     return nn.Sequential(layer)
 
@@ -218,6 +222,7 @@ def test_factors_are_stored_at_the_capped_rank() -> None:
         (nn.LSTM(3, 4), "expected a layer with a weight, found LSTM"),
         (nn.LayerNorm(4), "expected nn.Linear, .* found LayerNorm"),
         (nn.Embedding(5, 3, max_norm=1.0), "without max_norm"),
+        (ScaledEmbedding(5, 3), "nn.Embedding itself, found ScaledEmbedding"),
         (nn.Linear(3, 3, device="meta"), "meta device; load the model first"),
     ],
 )

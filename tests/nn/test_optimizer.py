@@ -313,8 +313,12 @@ def test_bad_options(options: dict[str, Any], message: str, unchecked: None) -> 
 
 
 def test_a_model_without_adapters_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one with adapters"):
+    with pytest.raises(ValueError, match="expected one with trainable adapters"):
         GeoLoRA(nn.Linear(3, 3))
+    frozen = network()
+    frozen.requires_grad_(False)
+    with pytest.raises(ValueError, match="expected one with trainable adapters"):
+        GeoLoRA(frozen)
 
 
 def test_unknown_group_options_are_refused() -> None:
