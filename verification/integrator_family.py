@@ -42,7 +42,8 @@ class Member:
     ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away by ε.  ``exact`` : whether it
     reproduces a given curve of its rank.  ``conservative`` : whether every sub-step is a Galerkin step in a space that contains
     the state, so that the invariants of a Hamiltonian field stay up to the truncation.  ``coarsest`` : the number of steps per
-    unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a tolerance.
+    unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a tolerance.  ``stalls`` : whether it
+    fails to do so from a well conditioned state as h falls, since a new direction enters with size O(h²/σ_min) only.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Member:
     robust: bool = True
     coarsest: int = 16
     adaptive: bool = True
+    stalls: bool = False
 
 
 FAMILY = {
@@ -81,12 +83,12 @@ FAMILY = {
         ),
         Member("BUG", lambda _, s: BUG(s), 1, 1, exact=True, adaptive=False),
         Member("augmented BUG", AugmentedBUG, 2, 1, dial=True, exact=True, conservative=True),
-        Member("parallel BUG", ParallelBUG, 1, 1),
+        Member("parallel BUG", ParallelBUG, 1, 1, stalls=True),
         # 4r columns are so rich that coarse steps superconverge: the order shows later
         Member("midpoint BUG", MidpointBUG, 2, 1, dial=True, conservative=True, coarsest=32),
         Member("midpoint BUG, 3r", lambda rule, s: MidpointBUG(rule, s, wide=False), 2, 1, dial=True, conservative=True),
         Member("second-order parallel", SecondOrderParallel, 2, 1, dial=True),
-        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2),
+        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True),
         Member("naive factor Euler", lambda *_: NaiveFactorEuler(), 1, 1, robust=False, adaptive=False),
     )
 }

@@ -61,7 +61,10 @@ def draw(axes: Any, results: Results) -> None:
     shown = [r.series for r in results if r.series["epsilon"] == 1e-2 and r.series["h"] == 0.1 and r.case.endswith("-0")]
     for series in shown:
         axes.plot(SIGMA_MIN, series["errors"], "o-", markersize=3, label=series["integrator"])
-    naive = check(Case("naive", {**{key: shown[0][key] for key in ("epsilon", "h", "seed")}, "integrator": "naive factor Euler"}))
+    with np.errstate(all="ignore"):
+        naive = check(
+            Case("naive", {**{key: shown[0][key] for key in ("epsilon", "h", "seed")}, "integrator": "naive factor Euler"})
+        )
     axes.plot(SIGMA_MIN, np.minimum(naive.series["errors"], 1e3), "x--", color="black", markersize=5, label="naive factor Euler")
     axes.plot(SIGMA_MIN, shown[0]["best"], ":", color="gray", label=f"best rank-{RANK} error")
     axes.set(xscale="log", yscale="log", xlabel="σ_min of the start", ylabel="error at T = 1 (cut at 1e3)", ylim=(1e-3, 1e6))
