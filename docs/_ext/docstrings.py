@@ -1,0 +1,80 @@
+"""Docstrings as the code writes them, for autodoc: sections become lists of definitions, keys like [CKL24] citations."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+BIBLIOGRAPHY = Path(__file__).resolve().parent.parent / "references.bib"
+UNDERLINE = re.compile(r"-{3,}")
+ENTRY = re.compile(r"(?P<names>\S(?:.*?\S)?) : (?P<text>.*)")
+NAMED = re.compile(r"``[^`]+``(, ``[^`]+``)*")
+EXCEPTION = re.compile(r"[A-Z]\w+(Error|Exception)")
+BARS = re.compile(r"\|(?=\S)([^|`]*)(?<=\S)\|")
+KEY = re.compile(r"\[([A-Za-z]+\d{0,2})\]")
+
+
+@cache
+def keys() -> frozenset[str]:
+    """The keys of the bibliography."""
+    return frozenset(re.findall(r"^@\w+\{([^,]+),", BIBLIOGRAPHY.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def citations(line: str) -> str:
+    """[CKL24] as a citation, where the bibliography has that key."""
+    return KEY.sub(lambda found: f":cite:`{found[1]}`" if found[1] in keys() else found[0], line)
+
+
+def inline(line: str) -> str:
+    """Citations, and bars that are no substitution."""
+    return BARS.sub(r"\\|\1\\|", citations(line))
+
+
+def definitions(lines: list[str]) -> list[str]:
+    """The text with underlined heads as rubrics, and "name : text" under a head, "``name`` : text" anywhere, as definitions.
+
+    A definition goes on to the next blank line, or in a section to the next line that is not indented; a section ends at the
+    first line that is neither an entry nor indented.
+    """
+    out: list[str] = []
+    in_section = in_entry = False
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        entry, indented = ENTRY.fullmatch(line), line.startswith(" ")
+        if UNDERLINE.fullmatch(line):
+            continue
+        if UNDERLINE.fullmatch(following) and line.strip():
+            out += ["", f".. rubric:: {line}", ""]
+            in_section, in_entry = True, False
+        elif in_section and not indented and (entry or EXCEPTION.fullmatch(line)):
+            names, text = (entry["names"], entry["text"]) if entry else (line, "")
+            out += ["", names if names.startswith("``") else f"``{names}``", f"    {inline(text)}".rstrip()]
+            in_entry = True
+        elif entry and NAMED.fullmatch(entry["names"]):
+            out += ["", entry["names"], f"    {inline(entry['text'])}"]
+            in_section, in_entry = False, True
+        elif not line.strip():
+            out.append("")
+            in_entry = in_entry and in_section
+        elif in_entry and (indented or not in_section):
+            out.append(f"    {inline(line.strip())}")
+        else:
+            if in_section or in_entry:
+                out.append("")
+            in_section = in_entry = False
+            out.append(inline(line))
+    return out
+
+
+def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """The event of autodoc."""
+    lines[:] = definitions(lines)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the event."""
+    app.connect("autodoc-process-docstring", process)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,110 @@
+"""``{algorithm-lines}``: Algorithm 1 and 2 line by line, the formula left and the code right, with what guards each line."""
+
+from __future__ import annotations
+
+from html import escape
+
+from algorithm_lines import LINES, Line, checks_of, claims_of, mutants_of
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from verified import ClaimLinks, results, table, value
+
+from geolora_ref.oracle.mutants import Mutant
+from verification.report import _math as mathematics
+
+TEMPLATE = """\
+::::::{{grid}} 1 1 2 2
+:class-container: algorithm-line
+:gutter: 2
+
+:::::{{grid-item}}
+:columns: 12 12 5 5
+
+<p class="line-head" id="line-{id}"><span class="line-number">{id}</span> {title}</p>
+
+$$
+{formula}
+$$
+
+{proved}
+
+**Shapes** ${shapes}$
+
+**Cost** {cost}
+:::::
+
+:::::{{grid-item}}
+:columns: 12 12 7 7
+
+```{{literalinclude}} /../{file}
+:language: python
+:caption: {file}
+{options}
+```
+:::::
+::::::
+"""
+
+
+def code_options(line: Line) -> str:
+    """The options of literalinclude that select the code of a line."""
+    anchor = line.anchor
+    if anchor.pyobject:
+        return f":pyobject: {anchor.pyobject}"
+    return f':start-at: "{anchor.start}"\n:end-at: "{anchor.end}"\n:dedent:'
+
+
+def kill(mutant: Mutant) -> str:
+    """How a mutant is described in a list."""
+    published = ' <span class="verdict warn">found in public code</span>' if mutant.published else ""
+    return f"<li><code>{mutant.id}</code> {mathematics(mutant.defect)}{published}</li>"
+
+
+def guards(line: Line) -> str:
+    """Checks, claims and mutants of a line as HTML, or where to find them for a helper."""
+    if line.caller:
+        return f'<p class="guards">Guarded with <a href="#line-{line.caller}">line {line.caller}</a>.</p>'
+    rows = []
+    for claim, controls in claims_of(line):
+        measured = results()[claim.id]
+        worst = {control["id"]: control["worst"] for control in measured["controls"]}
+        broken = ", ".join(f"<code>{escape(c.id)}</code> {value(worst[c.id])}" for c in controls)
+        rows.append(
+            [
+                f"<!--claim {claim.id}-->{escape(claim.title)}<!--/claim-->",
+                f"{value(measured['worst'])} of {value(measured['limit'])}",
+                broken,
+            ]
+        )
+    html = table(["claim that fails if this line is wrong", "worst ratio", "with the line broken"], rows)
+    checks = ", ".join(escape(name) for name in checks_of(line))
+    if checks:
+        html = f"<p class='guards'><b>Stage checks</b> of the oracle: {checks}.</p>{html}"
+    mutants = mutants_of(line)
+    if mutants:
+        items = "".join(kill(mutant) for mutant in mutants)
+        html += f"<details class='measured'><summary>{len(mutants)} mutants break this line; all are rejected</summary><ul>{items}</ul></details>"
+    return html
+
+
+class AlgorithmLines(SphinxDirective):
+    """All lines, in order."""
+
+    def run(self) -> list[nodes.Node]:
+        """One grid a line, and its guards under it."""
+        found: list[nodes.Node] = []
+        for line in LINES:
+            fields = {"id": line.id, "title": line.title, "formula": line.formula, "shapes": line.shapes}
+            text = TEMPLATE.format(
+                **fields, proved=line.proved, cost=line.cost, file=line.anchor.file, options=code_options(line)
+            )
+            found += self.parse_text_to_nodes(text, allow_section_headings=False)
+            found.append(ClaimLinks("", f'<div class="line-guards">{guards(line)}</div>', format="html"))
+        return found
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive."""
+    app.add_directive("algorithm-lines", AlgorithmLines)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

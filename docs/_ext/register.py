@@ -1,0 +1,319 @@
+"""The deviations register: published algorithm, authors' public code, this project, and the measured effect of each.
+
+``{deviations}`` is the register, ``{published-defects}`` the defects found in public code of the field.  Every effect is computed
+while the page is built, by the reference and by the broken steps of the oracle's catalogue; none is typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from verified import raw, table
+
+from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_step
+from geolora_ref.algorithm import basis_augmentation, choose_rank
+from geolora_ref.arrays import tail_norms
+from geolora_ref.budget import parameter_count
+from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
+from geolora_ref.oracle.criteria import StepInputs, judge
+from geolora_ref.oracle.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.stages import Stages
+from geolora_ref.optimizers import HeavyBall, Moments, Triple
+from verification.report import _math as mathematics
+from verification.report import _number as number
+
+DRAWS = 240
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A row: what the paper says, what its authors' public code does, what is done here and why, and how to measure the difference."""
+
+    subject: str
+    paper: str
+    authors: str
+    here: str
+    effect: Callable[[], str]
+
+
+@cache
+def steps() -> tuple[StepInputs, ...]:
+    """The steps on which effects are measured: the named traps and drawn ones, real and complex in turn."""
+    rng = np.random.default_rng(0)
+    drawn = (draw_parameters(rng, largest=16, complex_data=bool(i % 4 == 3)) for i in range(DRAWS - len(TRAPS)))
+    return tuple(StepCase.build(parameters).inputs() for parameters in (*TRAPS.values(), *drawn))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """On how many steps a mutant is rejected, the median and the largest relative change of W₁ there, breakdowns included."""
+
+    rejected: int
+    judged: int
+    median: float
+    largest: float
+
+
+def _product(factors: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    U, S, V = factors
+    return U @ S @ V.conj().T
+
+
+@cache
+def effect_of(name: str) -> Effect:
+    """The effect of one mutant on :func:`steps`: ‖W₁ − W₁ of the reference‖ / ‖W₁ of the reference‖."""
+    mutant, reference, changes = MUTANTS[name], Stages(), []
+    with np.errstate(all="ignore"):
+        for inputs in steps():
+            right = _product(reference.step(*inputs.arrays, **inputs.parameters))
+            try:
+                factors = mutant.step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
+            except (ValueError, np.linalg.LinAlgError):
+                changes.append(np.inf)
+                continue
+            if judge(inputs, factors).passed:
+                continue
+            fits = factors[0].shape[0] == right.shape[0] and factors[2].shape[0] == right.shape[1]
+            difference = np.linalg.norm(_product(factors) - right) if fits else np.inf
+            changes.append(float(difference / (np.linalg.norm(right) or 1.0)))
+    finite = [x if np.isfinite(x) else np.inf for x in changes]
+    return Effect(len(changes), len(steps()), float(np.median(finite or [0.0])), max(finite, default=0.0))
+
+
+def _by_mutant(name: str) -> Callable[[], str]:
+    def words() -> str:
+        effect = effect_of(name)
+        return (
+            f"rejected on {effect.rejected} of {effect.judged} steps; there W₁ changes by {number(effect.median)} of its norm "
+            f"(median), {number(effect.largest)} at most"
+        )
+
+    return words
+
+
+def _dense_state(condition: float, rng: np.random.Generator) -> tuple[LowRank, np.ndarray]:
+    """A state whose dense S has this condition number, and a gradient."""
+    Y = LowRank.random((30, 20), np.geomspace(1.0, 1.0 / condition, 5), rng)
+    Q1, Q2 = (np.linalg.qr(rng.standard_normal((5, 5))).Q for _ in range(2))
+    return Y.change_gauge(Q1, Q2), rng.standard_normal((30, 20))
+
+
+def _division() -> str:
+    """The published route through S⁻¹ against G V, for dense S."""
+    found = []
+    for condition in (1e3, 1e8, 1e12):
+        Y, G = _dense_state(condition, np.random.default_rng(7))
+        exact, divided = ProjectedGradients.from_dense(Y, G), FactorGradients.from_dense(Y, G).projected(Y)
+        error = np.linalg.norm(divided.dK - exact.dK) / np.linalg.norm(exact.dK)
+        found.append(f"{number(float(error))} for cond(S) = {condition:.0e}")
+    return "relative error of ∇_K with a dense S: " + ", ".join(found) + "; for S = 0 the route does not exist"
+
+
+def _update_error(Y: LowRank, G: np.ndarray, rate: float, direction: bool) -> float:
+    """‖(Ŵ − W)/λ + P(W)G‖/‖P(W)G‖ with Ŵ − W read off the blocks of Ŝ, from K_new or from ∇_K."""
+    g = ProjectedGradients.from_dense(Y, G)
+    exact = -Y.tangent_projection(G)
+    if direction:
+        U_tilde, V_tilde = basis_augmentation(Y.U, g.dK), basis_augmentation(Y.V, g.dL)
+        left, right = -(U_tilde.T @ g.dK), -(g.dL.T @ V_tilde)
+    else:
+        step = augmented_step(Y, g, learning_rate=rate)
+        U_tilde, V_tilde = step.U_tilde, step.V_tilde
+        left, right = U_tilde.T @ step.K_new / rate, step.L_new.T @ V_tilde / rate
+    found = -Y.U @ g.dS @ Y.V.T + U_tilde @ left @ Y.V.T + Y.U @ right @ V_tilde.T
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+def _augmentation_source() -> str:
+    """K_new or ∇_K as the source of new directions, for a small step."""
+    rng = np.random.default_rng(3)
+    Y, G = LowRank.random((30, 20), [1.0, 0.5, 0.2], rng), rng.standard_normal((30, 20))
+    pairs = []
+    for rate in (1e-3, 1e-8, 1e-14):
+        from_K, from_gradient = (number(_update_error(Y, G, rate, direction)) for direction in (False, True))
+        pairs.append(f"{from_K} from K_new, {from_gradient} from ∇_K at λ = {rate:.0e}")
+    return "relative error of the new directions in float64: " + "; ".join(pairs)
+
+
+def _scaling() -> str:
+    """A factor α/r re-set at a truncation that discards nothing."""
+    rng = np.random.default_rng(5)
+    r, alpha = 4, 8.0
+    Y = LowRank.random((30, 20), [1.0, 0.8, 0.6, 0.4], rng)
+    step = augmented_step(Y, ProjectedGradients.from_dense(Y, np.zeros((30, 20))), learning_rate=0.1)
+    before = alpha / r * step.full()
+    after = alpha / step.S_hat.shape[0] * step.full()
+    change = np.linalg.norm(after - before) / np.linalg.norm(before)
+    return f"a rank {r} adapter stored with {step.S_hat.shape[0]} columns, nothing discarded, is {number(float(change))} of itself off"
+
+
+def _tie() -> str:
+    """A tail that equals the threshold exactly."""
+    sigma = np.array([4.0, 3.0, 0.0])
+    tails, theta = tail_norms(sigma), 3.0
+    rank, _ = choose_rank(tails, theta)
+    strict = int(np.sum(tails >= theta))
+    return f"σ = (4, 3, 0), ϑ = 3: “≤” keeps {rank}, “<” keeps {strict}; the oracle accepts both on a tie"
+
+
+def _edge_rank() -> str:
+    rng = np.random.default_rng(11)
+    Y = LowRank.random((7, 6), [1.0, 0.8, 0.6, 0.4], rng)
+    step = augmented_step(Y, ProjectedGradients.from_dense(Y, rng.standard_normal((7, 6))), learning_rate=0.1)
+    return f"7 x 6, r = 4: Ŝ is {step.S_hat.shape[0]} x {step.S_hat.shape[1]} in place of 8 x 8"
+
+
+def _conjugate() -> str:
+    return _by_mutant("missing-conjugate")()
+
+
+def _moments() -> str:
+    """A zero gradient after a step: heavy ball moves W by its memory, along the right direction only if that was carried along."""
+    rng = np.random.default_rng(13)
+    Y, G = LowRank.random((30, 20), [1.0, 0.8, 0.6], rng), rng.standard_normal((30, 20))
+    g = ProjectedGradients.from_dense(Y, G)
+    rule = HeavyBall(0.9)
+    directions, kept = rule.direction(Triple(g.dK, g.dL, g.dS), Moments())
+    step = augmented_step(Y, ProjectedGradients(directions.K, directions.L, directions.S), learning_rate=0.3)
+    P, sigma, Qh = np.linalg.svd(step.S_hat)
+    U1, V1 = step.U_hat @ P[:, :3], step.V_hat @ Qh[:3].T
+    ambient = directions.K @ Y.V.T
+    moved = rule.transport(kept, Y.U.T @ U1, Y.V.T @ V1)
+    assert moved.first is not None
+    assert kept.first is not None
+    best = np.linalg.norm(ambient @ V1 @ V1.T - ambient)
+    with_it = np.linalg.norm(moved.first.K @ V1.T - ambient @ V1 @ V1.T) / np.linalg.norm(ambient)
+    without = np.linalg.norm(kept.first.K @ V1.T - ambient @ V1 @ V1.T) / np.linalg.norm(ambient)
+    return (
+        f"after one step the remembered direction is off by {number(float(without))} of its norm if it is kept as it is, by "
+        f"{number(float(with_it))} if it is transported (the part that the new basis cannot hold, {number(float(best / np.linalg.norm(ambient)))}, apart)"
+    )
+
+
+def _parameters() -> str:
+    wrong = 8 * (768 + 768) + (8 ^ 2)
+    return f"768 x 768, rank 8: {parameter_count(8, (768, 768))} numbers; with the operator “^”, which is not a power in Python, {wrong}"
+
+
+REGISTER = (
+    Deviation(
+        "truncation: which factor goes where",
+        "Û P, V̂ Q from Ŝ = P Σ Qᵀ",
+        "experiment 1 (`lora_dlrt/layer.py`) multiplies the two bases by the other factor; experiment 2 is right",
+        "as published",
+        _by_mutant("swap-truncation-factors"),
+    ),
+    Deviation(
+        "the inverse of S",
+        "S⁻¹ is kept from the truncation",
+        "kept, while the optimizer trains S in between: a stale inverse",
+        "formed from the current S, only where the published route is asked for",
+        _by_mutant("stale-inverse"),
+    ),
+    Deviation(
+        "transpose of the inverse",
+        "∇_K = G_U S⁻ᵀ",
+        "experiment 2 (`LoRAParallelDLRT.py`) multiplies by S⁻¹: right while S is diagonal",
+        "S⁻ᴴ, by solving with the current S",
+        _by_mutant("missing-transpose-inverse"),
+    ),
+    Deviation(
+        "K- and L-gradients",
+        "G_U S⁻ᵀ, G_V S⁻¹",
+        "as published",
+        "G V and Gᵀ U directly, exact for every S; the published route stays as `FactorGradients.projected`",
+        _division,
+    ),
+    Deviation(
+        "source of the new directions",
+        "QR of [U | K_new]",
+        "QR of [U | ∇_K]: the same range for SGD in exact arithmetic",
+        "as published in `algorithm.py`; the more accurate form in the fast path",
+        _augmentation_source,
+    ),
+    Deviation(
+        "scaling α/r",
+        "no such factor",
+        "re-set when the rank changes, so a truncation changes the function",
+        "a constant factor, part of the adapted layer",
+        _scaling,
+    ),
+    Deviation("least rank", "1", "2, built in", "`min_rank`, 1 by default, and reported when it decides", _by_mutant("built-in-minimum")),
+    Deviation("tail on the threshold", "tail ≤ ϑ", "strict “<”", "≤", _tie),
+    Deviation(
+        "size of Ŝ",
+        "2r x 2r",
+        "2r x 2r",
+        "fewer new columns near min(m, n): QR of an m x 2r matrix has min(m, 2r) columns",
+        _edge_rank,
+    ),
+    Deviation("transposes", "real data", "real data", "conjugate transposes", _conjugate),
+    Deviation(
+        "memory of the optimizer",
+        "plain SGD in the analysis, AdamW in the experiments",
+        "moments stay in the coordinates of the old bases",
+        "moments are transported to the new bases (`geolora_ref.optimizers`)",
+        _moments,
+    ),
+    Deviation("number of parameters", "r(m + n + r)", "“r ^ 2” for r²", "`parameter_count`", _parameters),
+)
+
+
+def code(text: str) -> str:
+    """Marked text as HTML: backticks become code, subscripts stay subscripts outside of them."""
+    parts = text.split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else str(mathematics(part)) for i, part in enumerate(parts))
+
+
+class Deviations(SphinxDirective):
+    """The register."""
+
+    def run(self) -> list[nodes.Node]:
+        """One block a row: five columns would be too narrow to read."""
+        blocks = []
+        for row in REGISTER:
+            cells = (("published", row.paper), ("authors' public code", row.authors), ("here", row.here))
+            items = "".join(f"<div><dt>{name}</dt><dd>{code(text)}</dd></div>" for name, text in cells)
+            blocks.append(
+                f"<div class='deviation'><h3>{code(row.subject)}</h3><dl>{items}</dl><p><b>Measured</b>: {mathematics(row.effect())}.</p></div>"
+            )
+        return [raw("".join(blocks))]
+
+
+def _row(mutant: Mutant) -> list[str]:
+    if mutant.visible_in == "kit":
+        return [f"<code>{mutant.id}</code>", str(mutant.line), str(mathematics(mutant.defect)), "seen by the kit alone", "", ""]
+    effect = effect_of(mutant.id)
+    share = f"{effect.rejected}/{effect.judged}"
+    return [
+        f"<code>{mutant.id}</code>",
+        str(mutant.line),
+        str(mathematics(mutant.defect)),
+        share,
+        number(effect.median),
+        number(effect.largest),
+    ]
+
+
+class PublishedDefects(SphinxDirective):
+    """The mutants that were found in public code."""
+
+    def run(self) -> list[nodes.Node]:
+        """The table, worst first."""
+        published = [mutant for mutant in MUTANTS.values() if mutant.published]
+        published.sort(key=lambda m: (m.visible_in == "kit", m.line))
+        head = ["defect", "line", "what is wrong", "rejected", "change of W₁, median", "largest"]
+        return [raw(table(head, [_row(mutant) for mutant in published], numeric=3))]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("deviations", Deviations)
+    app.add_directive("published-defects", PublishedDefects)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

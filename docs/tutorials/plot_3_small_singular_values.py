@@ -1,0 +1,84 @@
+r"""
+What small singular values do to naive methods
+==============================================
+
+Three ways of descending that agree on paper, from starts that differ in the size of their singular values alone.
+"""
+
+# %%
+# Two methods besides GeoLoRA, each of them three lines. The *factor equations*
+# :math:`\dot U=-(I-UU^T)GVS^{-1}`, :math:`\dot V=-(I-VV^T)G^TUS^{-T}`, :math:`\dot S=-U^TGV` are equivalent to the low-rank flow
+# as long as :math:`S` is invertible; an explicit step on them divides by :math:`S`. *Simultaneous descent* moves
+# :math:`U, S, V` along their own gradients.
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.problems import Quadratic
+
+rng = np.random.default_rng(2)
+target = LowRank.random((24, 20), spectrum=[1.0, 0.7, 0.4], rng=rng)
+problem = Quadratic(target.full(), np.eye(24), np.eye(20))  # L(W) = ½‖W − A‖², A of rank 3
+rate, steps = 0.2, 120
+
+
+def geolora(U, S, V, G):
+    """Algorithm 1 at rank 3."""
+    Y = LowRank(U, S, V)
+    return geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=0.0, max_rank=3).Y
+
+
+def naive(U, S, V, G):
+    """Explicit Euler on the factor equations, then orthonormal again."""
+    GV, GtU, dS = G @ V, G.T @ U, U.T @ G @ V
+    QU, RU = np.linalg.qr(U - rate * (GV - U @ dS) @ np.linalg.inv(S))
+    QV, RV = np.linalg.qr(V - rate * (GtU - V @ dS.T) @ np.linalg.inv(S).T)
+    return QU, RU @ (S - rate * dS) @ RV.T, QV
+
+
+def simultaneous(U, S, V, G):
+    """Each factor along its own gradient."""
+    return U - rate * G @ V @ S.T, S - rate * U.T @ G @ V, V - rate * G.T @ U @ S
+
+
+# %%
+# The start has the right row space, a column space that overlaps with that of :math:`A` by 2 %, and :math:`S=\sigma I`, with
+# :math:`\sigma` from 1 to :math:`10^{-8}`.
+
+Z = rng.standard_normal((24, 3))
+U0 = np.linalg.qr(np.linalg.qr(Z - target.U @ (target.U.T @ Z)).Q + 0.02 * target.U).Q
+
+
+def losses(method, sigma):
+    """The loss over the steps, nan from where the method breaks down."""
+    U, S, V = U0, sigma * np.eye(3), target.V
+    found = [problem.loss(U @ S @ V.T)]
+    for _ in range(steps):
+        try:
+            with np.errstate(all="ignore"):
+                U, S, V = method(U, S, V, problem.gradient(U @ S @ V.T))
+                loss = problem.loss(U @ S @ V.T)
+        except (ValueError, np.linalg.LinAlgError):
+            loss = np.nan
+        found.append(loss if loss < 1e6 else np.nan)
+        if not np.isfinite(found[-1]):
+            break
+    return found
+
+
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
+for axes, method in zip(panels, (geolora, naive, simultaneous), strict=True):
+    for sigma in (1.0, 1e-2, 1e-4, 1e-8):
+        found = losses(method, sigma)
+        axes.semilogy(found, label=f"σ = {sigma:g}")
+        print(f"{method.__name__:<13} σ = {sigma:<7g} loss after {len(found) - 1:2d} steps: {found[-1]:.2e}")
+    axes.set(title=method.__name__, xlabel="step", ylim=(1e-13, 1e6))
+panels[0].set_ylabel("loss")
+panels[0].legend()
+plt.show()
+
+# %%
+# GeoLoRA does not notice. The factor equations overshoot as soon as :math:`\sigma` is small against the step, and leave floating point.
+# Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves by
+# :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. The proofs are in :doc:`/theory/factors`.

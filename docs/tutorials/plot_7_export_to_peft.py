@@ -1,0 +1,54 @@
+r"""
+Export to PEFT
+==============
+
+An adapter of changing rank is, when training is over, a plain LoRA adapter with a rank for each layer. Written as one, it is loaded by
+PEFT without this package.
+"""
+
+# %%
+# A model of two linear layers, adapted and trained for a few steps. :doc:`plot_6_fine_tune` has the real thing.
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from geolora_ref.nn import GeoLoRA, adapt, adapters
+
+
+def network():
+    """The base model; always the same weights."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 6))
+
+
+model = network()
+adapt(model, "all-linear", rank=3)
+optimizer = GeoLoRA(model, lr=1e-2, tau=0.05)
+x, target = torch.randn(64, 12), torch.randn(64, 6)
+for _ in range(30):
+    optimizer.zero_grad()
+    nn.functional.mse_loss(model(x), target).backward()
+    optimizer.step()
+print({name: layer.adapter.rank for name, layer in adapters(model).items()})
+
+# %%
+# :math:`W=USV^T` becomes LoRA's :math:`BA` with :math:`B=US`, :math:`A=V^T`; the ranks go into ``rank_pattern``.
+
+try:
+    import peft
+
+    from geolora_ref.nn.export import export_lora
+except ModuleNotFoundError as missing:
+    print(f"skipped: {missing.name} is not installed (pip install 'geolora-ref[peft]')")
+else:
+    with tempfile.TemporaryDirectory() as folder:
+        export_lora(model, folder)
+        print(sorted(path.name for path in Path(folder).iterdir()))
+        loaded = peft.PeftModel.from_pretrained(network(), folder)
+        config = loaded.peft_config["default"]
+        print("rank_pattern:", config.rank_pattern)
+        with torch.no_grad():
+            print("largest difference of the outputs:", float((loaded(x) - model(x)).abs().max()))
