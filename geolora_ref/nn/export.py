@@ -39,16 +39,16 @@ def export_lora(
 ) -> None:
     """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-        ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules with trainable
-        parameters of their own (heads) become ``modules_to_save``.  The factors keep their dtype.
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules with trainable
+    parameters of their own (heads) become ``modules_to_save``.  The factors keep their dtype.
 
-        Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away first
-        and comes last.
+    Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away
+    first and comes last.
 
-        Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model without
-        adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is not zeros,
-    the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
-        low-rank update in the same layer, a trained module that PEFT cannot name.  Nothing is written then.
+    Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model
+    without adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is
+    not zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
+    low-rank update in the same layer, a trained module that PEFT cannot name.  Nothing is written then.
     """
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
     state = lora_state_dict(model)

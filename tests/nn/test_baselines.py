@@ -356,7 +356,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "lr": (lambda: SimultaneousDescent(network(), -1.0), "lr: expected a finite number >= 0"),
     "weight_decay": (lambda: Dlrt(network(), weight_decay=float("nan")), "weight_decay: expected a finite number"),
     "update": (lambda: SimultaneousDescent(network(), update="lion"), "update: expected one of adam"),  # type: ignore[arg-type]
-    "no adapters": (lambda: SimultaneousDescent(nn.Linear(2, 2)), "expected one with adapters"),
+    "no adapters": (lambda: SimultaneousDescent(nn.Linear(2, 2)), "expected one with trainable adapters"),
     "unknown option": (lambda: SimultaneousDescent([{"module": network(), "tau": 0.1}]), "tau"),
 }
 
