@@ -1,0 +1,38 @@
+"""``python -m verification.parity``: judge the fast path on a device and write parity.json; says so where there is no device."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from verification.parity.measure import measure, missing
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: conforms, or there is no such device here; 1: does not conform."""
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.parity", description="The fast path on a device, by the oracle."
+    )
+    parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
+    parser.add_argument("--output", type=Path, default=Path("build") / "parity", metavar="FOLDER")
+    options = parser.parse_args(argv)
+    why = missing(options.device)
+    if why:
+        print(f"skipped: {why}; nothing was measured and nothing written")  # noqa: T201
+        return 0
+    found = measure(options.device, progress=lambda what: print(what, file=sys.stderr))  # noqa: T201
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "parity.json"
+    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    for dtype, of_dtype in found["conformance"].items():
+        worst = max(one["worst_ratio"] for one in of_dtype.values())
+        print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")  # noqa: T201
+    print(f"{'conforms' if found['passed'] else 'DOES NOT CONFORM'} on {found['device']}: {path}")  # noqa: T201
+    return 0 if found["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""What is measured on a device: conformance by dtype, agreement of a training with the CPU, and the time of an update."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from geolora_ref.fast import LayerBank, batched_step, step
+from geolora_ref.fast.bank import Factors
+from geolora_ref.oracle import check_step
+
+__all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "training_difference"]
+
+DTYPES = ("float64", "float32", "bfloat16")
+RATE, STEPS = 0.3, 100
+BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-4}
+"""Relative difference of W after each of 100 steps; see ``tests/fast/test_update.py``."""
+
+
+def missing(device: str) -> str:
+    """Why a device cannot be used, or an empty string."""
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        return f"no CUDA device is at hand (torch {torch.__version__}, {built})"
+    return ""
+
+
+def device_name(device: str) -> str:
+    """The name of the hardware."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.machine()
+
+
+def conformance(device: str, dtype: str) -> dict[str, Any]:
+    """The oracle's verdict on both backends, with the worst ratio of every case."""
+    found = {}
+    for name, backend, batched in (("step", step, False), ("batched_step", batched_step, True)):
+        report = check_step(backend, array="torch", dtype=dtype, device=device, batched=batched)
+        found[name] = {
+            "passed": report.passed,
+            "worst_ratio": float(report.worst_ratio),
+            "seconds": report.seconds,
+            "ratios": {row.id: float(row.ratio) for row in report.rows},
+            "failures": [row.id for row in report.failures],
+        }
+    return found
+
+
+def training_difference(device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """100 steps of four layers with changing ranks on the device and on the CPU: the largest relative difference of W."""
+    generator = torch.Generator().manual_seed(0)
+    shapes, ranks = ((24, 16), (16, 24), (24, 24), (16, 16)), (2, 6, 3, 8)
+    layers = [_layer(*shape, r, dtype, generator) for shape, r in zip(shapes, ranks, strict=True)]
+    targets = [_dense(_layer(*shape, 4, dtype, generator)) for shape in shapes]
+    banks = [LayerBank.of([tuple(X.to(where) for X in layer) for layer in layers], capacity=12) for where in ("cpu", device)]  # type: ignore[misc]
+    worst, seen = 0.0, set()
+    for _ in range(STEPS):
+        for bank in banks:
+            updates = []
+            for layer, A in enumerate(targets):
+                U, S, V = bank.factors(layer)
+                G = U @ S @ V.mT - A.to(U.device)
+                updates.append((RATE * G @ V, RATE * G.mT @ U, RATE * U.mT @ G @ V))
+            delta_K, delta_L, delta_S = (list(X) for X in zip(*updates, strict=True))
+            seen.add(bank.update_(delta_K, delta_L, delta_S, theta=2e-3).ranks)
+        for layer in range(len(shapes)):
+            W, other = (_dense(bank.factors(layer)).cpu() for bank in banks)
+            worst = max(worst, float((W - other).norm() / W.norm()))
+    return {"worst": worst, "bound": BOUNDS[dtype], "passed": worst <= BOUNDS[dtype], "different_ranks": len(seen)}
+
+
+def _layer(m: int, n: int, r: int, dtype: torch.dtype, generator: torch.Generator) -> Factors:
+    U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0].to(dtype) for k in (m, n))
+    return U, torch.randn(r, r, generator=generator, dtype=torch.float64).to(dtype), V
+
+
+def _dense(factors: Factors) -> torch.Tensor:
+    U, S, V = factors
+    return U @ S @ V.mT
+
+
+def update_milliseconds(device: str, r: int, rounds: int = 30) -> float:
+    """The median time of one update of 36 layers of 384 x 384 in float32."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [tuple(X.to(device) for X in _layer(384, 384, r, torch.float32, generator)) for _ in range(36)]
+    bank = LayerBank.of(layers, capacity=r)  # type: ignore[arg-type]
+    updates = [[0.01 * torch.randn(k, r, generator=generator).to(device) for _ in layers] for k in (384, 384, r)]
+    seconds = []
+    for _ in range(rounds + 3):
+        _wait(device)
+        started = time.perf_counter()
+        bank.update_(*updates, tau=0.0, min_rank=r, max_rank=r)
+        _wait(device)
+        seconds.append(time.perf_counter() - started)
+    return 1e3 * sorted(seconds[3:])[rounds // 2]
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(device: str, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """Everything, as JSON data."""
+    found: dict[str, Any] = {
+        "format": 1,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "conformance": {},
+        "trainings": {},
+        "update_milliseconds": {},
+    }
+    for dtype in DTYPES:
+        progress(f"oracle, {dtype}")
+        found["conformance"][dtype] = conformance(device, dtype)
+    for working in BOUNDS:
+        progress(f"training, {working}")
+        found["trainings"][str(working).removeprefix("torch.")] = training_difference(device, working)
+    for r in (4, 8, 16, 32):
+        progress(f"update, r = {r}")
+        found["update_milliseconds"][str(r)] = update_milliseconds(device, r)
+    verdicts = [one["passed"] for of_dtype in found["conformance"].values() for one in of_dtype.values()]
+    found["passed"] = all(verdicts) and all(one["passed"] for one in found["trainings"].values())
+    return found
