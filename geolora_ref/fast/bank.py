@@ -27,7 +27,7 @@ from geolora_ref.fast.core import RULES, Limits, Ranks, cut_at, decide_ranks
 from geolora_ref.fast.gram import GramCore, coordinates, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
 
-__all__ = ["Budget", "Factors", "LayerBank", "NonFiniteUpdateError", "StepReport"]
+__all__ = ["Bases", "Budget", "Factors", "LayerBank", "NonFiniteUpdateError", "StepReport"]
 
 STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Factors = tuple[Tensor, Tensor, Tensor]
@@ -78,6 +78,13 @@ class _Length:
         """The workspace for width w: (N, 2w, length), contiguous."""
         count = len(self.sides)
         return self._work[: count * 2 * w * self.length].view(count, 2 * w, self.length)
+
+
+class Bases(NamedTuple):
+    """The bases of all layers at one time: the ranks, and for each length a copy of the storage up to the largest of them."""
+
+    ranks: tuple[int, ...]
+    storage: list[Tensor]
 
 
 class _Exact(NamedTuple):
@@ -161,6 +168,30 @@ class LayerBank:
         r = self.ranks[layer]
         U, V = (group.storage[i, :r].mT for group, i in (self._place[layer], self._place[len(self.shapes) + layer]))
         return U, self._S[layer, :r, :r], V
+
+    def storage(self, layer: int) -> Factors:
+        """The whole buffers (Ut, S, Vt) of one layer: (capacity, m), (capacity, capacity), (capacity, n), zero behind its rank.
+
+        They stay where they are for the life of the bank: parameters may live in them.
+        """
+        Ut, Vt = (group.storage[i] for group, i in (self._place[layer], self._place[len(self.shapes) + layer]))
+        return Ut, self._S[layer], Vt
+
+    def bases(self) -> Bases:
+        """A copy of all bases, to be compared with those after a step by :meth:`transports`."""
+        return Bases(self.ranks, [group.storage[:, : max(self.ranks)].clone() for group in self._lengths])
+
+    def transports(self, before: Bases) -> list[tuple[Tensor, Tensor]]:
+        """(UᵀU₁, VᵀV₁) of every layer, (r, r₁) each, from the bases before a step and those now."""
+        width, count = max(self.ranks), len(self.shapes)
+        products = [old @ group.storage[:, :width].mT for old, group in zip(before.storage, self._lengths, strict=True)]
+        of_side = {
+            side: product[i] for group, product in zip(self._lengths, products, strict=True) for i, side in enumerate(group.sides)
+        }
+        return [
+            (of_side[layer][:r, :r1], of_side[count + layer][:r, :r1])
+            for layer, (r, r1) in enumerate(zip(before.ranks, self.ranks, strict=True))
+        ]
 
     @torch.no_grad()
     def update_(
@@ -307,15 +338,21 @@ class LayerBank:
         """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""
         for name, given, shapes in zip(("delta_K", "delta_L", "delta_S"), updates, self._update_shapes, strict=True):
             self._check(name, given, shapes)
-        w, (delta_K, delta_L, delta_S) = max(self.ranks), updates
+        w, uniform, (delta_K, delta_L, delta_S) = max(self.ranks), len(set(self.ranks)) == 1, updates
         of_side = [X.mT for X in (*delta_K, *delta_L)]
         for group in self._lengths:
             work = group.work(w)
             work[:, :w] = group.storage[:, :w]
             rows = torch.cat([of_side[side] for side in group.sides])
-            work.view(-1, group.length).index_copy_(0, group.rows, rows.double())
+            if uniform:  # one copy, which converts as well
+                work[:, w:] = rows.view(-1, w, group.length)
+            else:
+                work.view(-1, group.length).index_copy_(0, group.rows, rows.double())
         self._S_work.copy_(self._S[:, :w, :w])
-        self._dS_work.view(-1).index_copy_(0, self._entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
+        if uniform:
+            self._dS_work.copy_(torch.stack(list(delta_S)))
+        else:
+            self._dS_work.view(-1).index_copy_(0, self._entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
 
     def _rows(self, side: int) -> Tensor:
         """[basis; update] of one side, (2w, length)."""

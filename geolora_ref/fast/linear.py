@@ -140,7 +140,7 @@ def _adapter_gradients(
     if scale != 1.0:
         dKt *= scale
     dLt = b.mT @ x
-    dS = (dKt @ U).mT
+    dS = U.mT @ dKt.mT
     if factor:
         return (S @ dKt).mT, dS, (S.mT @ dLt).mT
     return dKt.mT, dS, dLt.mT
