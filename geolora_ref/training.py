@@ -19,7 +19,7 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
 
-__all__ = ["Layer", "LayerStep", "Settings", "training_step"]
+__all__ = ["Layer", "LayerStep", "Phase", "Settings", "limits_of_rank", "phase_of", "training_step"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,20 @@ class LayerStep:
     cut: Truncation | None
 
 
+class Phase(NamedTuple):
+    """What an iteration of the cycle does: augment the bases (otherwise S alone is trained), truncate by the settings' limits."""
+
+    augments: bool
+    truncates: bool
+
+
+def phase_of(settings: Settings, iteration: int) -> Phase:
+    """The phase of iteration number ``iteration``, from 0."""
+    place = iteration % (settings.coefficient_steps + 1)
+    last = place == settings.coefficient_steps
+    return Phase(augments=place == 0, truncates=last if settings.truncate == "after the cycle" else place == 0)
+
+
 class Untruncated(NamedTuple):
     """Ŵ = Û Ŝ V̂ᴴ."""
 
@@ -91,23 +105,27 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
 
     Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`.
     """
-    place = iteration % (settings.coefficient_steps + 1)
+    phase = phase_of(settings, iteration)
     directed = [_directed(layer, settings) for layer in layers]
-    if place == 0:
+    if phase.augments:
         steps = [augmented_step(layer.Y, layer.gradients, learning_rate=settings.learning_rate) for layer in directed]
         moved = [Untruncated(step.S_hat, step.U_hat, step.V_hat) for step in steps]
     else:
         moved = [_coefficient_step(layer, settings.learning_rate) for layer in directed]
-    last = place == settings.coefficient_steps
-    if last if settings.truncate == "after the cycle" else place == 0:
+    if phase.truncates:
         cuts = _truncated(moved, directed, settings)
-    elif place == 0:
+    elif phase.augments:
         cuts = [truncation(*W, theta=0.0, max_rank=layer.capacity) for W, layer in zip(moved, directed, strict=True)]
     else:
         return [
             LayerStep(LowRank(W.U_hat, W.S_hat, W.V_hat), layer.moments, None) for W, layer in zip(moved, directed, strict=True)
         ]
     return [_arrived(layer, cut, settings.optimizer) for layer, cut in zip(directed, cuts, strict=True)]
+
+
+def limits_of_rank(settings: Settings, capacities: Sequence[int]) -> list[int]:
+    """The largest rank of every layer: what it can hold, and ``max_rank``."""
+    return [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
 
 
 def _directed(layer: Layer, settings: Settings) -> Layer:
@@ -136,7 +154,7 @@ def _coefficient_step(layer: Layer, learning_rate: float) -> Untruncated:
 
 def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], settings: Settings) -> list[Truncation]:
     """Line 6 for all layers: by the budget, or each by the threshold."""
-    most = [layer.capacity if settings.max_rank is None else min(layer.capacity, settings.max_rank) for layer in layers]
+    most = limits_of_rank(settings, [layer.capacity for layer in layers])
     if settings.budget is not None:
         return truncate_to_budget(moved, settings.budget, unit=settings.unit, min_rank=settings.min_rank, max_rank=most)
     return [

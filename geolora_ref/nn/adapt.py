@@ -25,6 +25,7 @@ def adapt(
     dropout: float = 0.0,
     dtype: torch.dtype | None = None,
     gradients: GradientRoute = "projected",
+    fused: bool = False,
     train: Sequence[str] = (),
     generator: torch.Generator | None = None,
 ) -> dict[str, AdaptedLayer]:
@@ -36,7 +37,7 @@ def adapt(
         matches whole module names, or names; a name stands for all modules whose name is it or ends in ".name".
     rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).  Both are lowered to
         min(m, n) of a layer.
-    alpha, dropout : see :class:`AdaptedLayer`.
+    alpha, dropout, fused : see :class:`AdaptedLayer`.
     dtype : of the factors; by default the layer's, single precision where that is lower.
     gradients : see :class:`LowRankAdapter`.
     train : names of modules that stay trainable as a whole (heads).
@@ -56,7 +57,7 @@ def adapt(
         try:
             _refuse_shared(model, name, layer)
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
-            layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout)
+            layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from problem
     model.requires_grad_(False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
+from geolora_ref.optimizers import Triple
 
 __all__ = ["GradientRoute", "LowRankAdapter"]
 
@@ -133,6 +134,18 @@ class LowRankAdapter(nn.Module):
         if self.gradients == "published":
             return FactorGradients(dU=left, dS=core, dV=right)
         return ProjectedGradients(dK=left, dL=right, dS=core)
+
+    def bare_gradients(self) -> Triple | None:
+        """(∇_K, ∇_L, ∇_S) unchecked, for the fast path; None if there are none.
+
+        Raises ``ValueError`` for the published route, whose division the fast path does not have.
+        """
+        if self.gradients != "projected":
+            raise ValueError(f"gradients: the fast path expects 'projected', found {self.gradients!r}")
+        if self.Ut.grad is None or self.S.grad is None or self.Vt.grad is None:
+            return None
+        r = self.rank
+        return Triple(self.Ut.grad[:r].mT, self.Vt.grad[:r].mT, self.S.grad[:r, :r])
 
     def extra_repr(self) -> str:
         """What ``print(model)`` says."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geolora_ref.fast import adapted_linear, lowrank_add
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 
@@ -129,11 +130,15 @@ class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
+    ``fused`` : linear layers by ``geolora_ref.fast``, one function for base and update; other layers, and factors of another
+    dtype than the base, take the plain way.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form.  Every other attribute is the base's.
     """
 
-    def __init__(self, base: nn.Module, adapter: LowRankAdapter, *, alpha: float = 1.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, base: nn.Module, adapter: LowRankAdapter, *, alpha: float = 1.0, dropout: float = 0.0, fused: bool = False
+    ) -> None:
         super().__init__()
         self.layout = layout = layout_of(base)
         if adapter.shape != layout.shape:
@@ -143,6 +148,7 @@ class AdaptedLayer(nn.Module):
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
         self.dropout = nn.Dropout(dropout)
         self.enabled = True
+        self.fused = fused and type(base) is nn.Linear and base.weight.dtype == adapter.S.dtype
         self._unmerged_weight: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -174,10 +180,23 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The base's output and the update."""
-        y: Tensor = self.base(x)
         if self.merged or not self.enabled:
+            y: Tensor = self.base(x)
             return y
+        if self.fused:
+            return self._fused(x)
+        y = self.base(x)
         return y + self.alpha * self.update(x).to(y.dtype)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """The same by the fast path; dropout takes its products out of the base's."""
+        Ut, S, Vt = self.adapter.active()
+        published = self.adapter.gradients == "published"
+        if self.training and self.dropout.p > 0.0:
+            y, x = self.base(x), self.dropout(x)
+            return lowrank_add(y, x, Ut.mT, S, Vt.mT, self.alpha, factor_gradients=published)
+        base = cast(nn.Linear, self.base)
+        return adapted_linear(x, base.weight, base.bias, Ut.mT, S, Vt.mT, self.alpha, factor_gradients=published)
 
     def update(self, x: Tensor) -> Tensor:
         """X Wᵀ, arranged like the output of the base; in autocast's precision where that is on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ from torch import nn
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, update_rule
+from geolora_ref.nn.fast_group import FastGroup
+from geolora_ref.optimizers import Moments
 from geolora_ref.training import Layer, LayerStep, Settings, training_step
 
 __all__ = ["GeoLoRA", "StepReport"]
@@ -41,6 +43,8 @@ class GeoLoRA(AdapterOptimizer):
     betas, eps, momentum : of that rule; betas and eps also of AdamW for the other parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
     coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
+    method : "reference", ``geolora_step`` layer by layer, or "fast", ``geolora_ref.fast`` for all layers at once: the same
+        iteration within rounding (the parameters then live in buffers of the optimizer).
     on_nonfinite : on gradients that are not finite "raise" ``FloatingPointError``, or "skip" the step and count it in
         ``skipped``.  Nothing at all is changed in either case.
 
@@ -74,8 +78,11 @@ class GeoLoRA(AdapterOptimizer):
         coefficient_steps: int = 0,
         truncate: Literal["at once", "after the cycle"] = "at once",
         head_lr: float | None = None,
+        method: Literal["reference", "fast"] = "reference",
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
+        if method not in ("reference", "fast"):
+            raise ValueError(f"method: expected 'reference' or 'fast', found {method!r}")
         defaults = {
             "lr": lr,
             "tau": 0.1 if tau is None and theta is None and budget is None else tau,
@@ -94,6 +101,8 @@ class GeoLoRA(AdapterOptimizer):
             "head_lr": head_lr,
         }
         self.reports: dict[str, StepReport] = {}
+        self.method = method
+        self._fast_groups: dict[tuple[str, ...], FastGroup] = {}
         super().__init__(model, defaults, on_nonfinite)
 
     def check(self, group: Mapping[str, Any]) -> None:
@@ -110,8 +119,11 @@ class GeoLoRA(AdapterOptimizer):
         if self.refused():
             return loss
         adapted = [group for group in self.param_groups if group["adapters"]]
-        for name, step in [named for group in adapted for named in self._adapter_steps(group)]:
-            self._take(name, step)
+        if self.method == "fast":
+            self._fast_steps(adapted)
+        else:
+            for name, step in [named for group in adapted for named in self._adapter_steps(group)]:
+                self._take(name, step)
         self.finish()
         return loss
 
@@ -134,8 +146,54 @@ class GeoLoRA(AdapterOptimizer):
         if step.cut is not None:
             self.reports[name] = StepReport(step.Y.rank, step.cut.rank_rule, step.cut.theta, step.cut.discarded)
 
+    def _fast_steps(self, groups: Sequence[dict[str, Any]]) -> None:
+        """The same by the fast path, in place; what earlier groups did is undone if a later one fails."""
+        first = [self._adapters[name] for group in groups[:-1] for name in group["adapters"]]
+        before = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in first]
+        try:
+            steps = [step for group in groups for step in self._fast_step(group)]
+        except (ValueError, FloatingPointError):
+            for adapter, (Ut, S, Vt) in before:
+                adapter.assign_factors(Ut.mT, S, Vt.mT)
+            raise
+        for name, moments, report in steps:
+            self.remember(self._adapters[name], moments)
+            if report is not None:
+                self.reports[name] = report
+
+    def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, StepReport | None]]:
+        """The adapters of one group: changed already; their new memory and reports."""
+        settings, named = _settings(group), {name: self._adapters[name] for name in group["adapters"]}
+        gradients = {name: found for name, adapter in named.items() if (found := adapter.bare_gradients()) is not None}
+        if not gradients:
+            return []
+        rule, names = settings.optimizer, tuple(gradients)
+        directed = [rule.direction(gradients[name], self.moments(name, named[name])) for name in names]
+        directions = [
+            direction._replace(S=direction.S + settings.weight_decay * named[name].active()[1].detach())
+            for name, (direction, _) in zip(names, directed, strict=True)
+        ]
+        remembers = any(moments.first is not None for _, moments in directed)
+        done = self._fast_group(names).step(directions, settings, group["iteration"], moved=remembers)
+        if done is None:
+            return [(name, moments, None) for name, (_, moments) in zip(names, directed, strict=True)]
+        reports = [StepReport(*values) for values in zip(done.ranks, done.rank_rules, done.theta, done.discarded, strict=True)]
+        moved = (
+            [rule.transport(moments, *transport) for (_, moments), transport in zip(directed, done.transports, strict=True)]
+            if remembers
+            else [moments for _, moments in directed]
+        )
+        return list(zip(names, moved, reports, strict=True))
+
+    def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
+        """The bank of these adapters; an adapter lives in one at a time."""
+        if names not in self._fast_groups:
+            others = {key: group for key, group in self._fast_groups.items() if not set(key) & set(names)}
+            self._fast_groups = {**others, names: FastGroup([self._adapters[name] for name in names])}
+        return self._fast_groups[names]
+
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"reports": self.reports}
+        return super().__getstate__() | {"reports": self.reports, "method": self.method, "_fast_groups": {}}
 
 
 def _settings(group: Mapping[str, Any]) -> Settings:

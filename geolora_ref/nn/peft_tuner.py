@@ -88,7 +88,7 @@ class NamedLayer(AdaptedLayer):
     so the last one must be taken out first.
     """
 
-    def __init__(self, name: str, merged_adapters: list[str], base: nn.Module, adapter: LowRankAdapter, **options: float) -> None:
+    def __init__(self, name: str, merged_adapters: list[str], base: nn.Module, adapter: LowRankAdapter, **options: Any) -> None:
         super().__init__(base, adapter, **options)
         self.name, self.merged_adapters = name, merged_adapters
 

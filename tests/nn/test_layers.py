@@ -130,6 +130,33 @@ def test_dropout_acts_on_the_update_only() -> None:
     assert torch.equal(model(x), model(x))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("gradients", ["projected", "published"])
+def test_the_fused_layer_is_the_plain_one(gradients: Any, dropout: float) -> None:
+    """Output and all gradients, in training with the same dropout."""
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = single(nn.Linear(9, 6).double())
+        layer = adapt(model, rank=3, alpha=0.7, gradients=gradients, dropout=dropout, fused=fused)["0"]
+        fill(layer.adapter)
+        assert layer.fused == fused
+        x = torch.randn(2, 5, 9, dtype=torch.float64, requires_grad=True)
+        y = model(x)
+        y.sin().sum().backward()
+        results.append((y, x.grad, layer.adapter.Ut.grad, layer.adapter.S.grad, layer.adapter.Vt.grad))
+    for plain, quick in zip(*results, strict=True):
+        torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-13)
+
+
+def test_a_fused_model_starts_as_the_model_it_was() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 7)), torch.randn(8, 30)
+    before = model(x)
+    adapt(model, rank=3, fused=True)
+    assert torch.equal(model(x), before)
+
+
 def test_autocast_runs_the_products_in_half_precision_and_leaves_gradients_in_single() -> None:
     torch.manual_seed(0)
     model = single(nn.Linear(40, 30))

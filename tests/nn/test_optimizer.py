@@ -6,7 +6,7 @@ import copy
 import re
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -31,6 +31,9 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+METHODS: tuple[Literal["reference", "fast"], ...] = ("reference", "fast")
 
 
 def head_of(model: nn.Sequential) -> nn.Linear:
@@ -82,22 +85,39 @@ def test_the_head_is_trained_by_adamw() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"tau": 0.1, "update": "adam"},
-        {"theta": 1e-3, "update": "sgd", "lr": 0.3},
-        {"tau": 0.1, "update": "heavy-ball"},
-        {"tau": 0.1, "update": "normalised", "weight_decay": 0.01},
-        {"budget": 9, "coefficient_steps": 2},
-        {"budget": 400, "unit": "parameters"},
-        {"tau": 0.1, "coefficient_steps": 3, "truncate": "after the cycle"},
-    ],
-    ids=str,
-)
-def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any]) -> None:
-    """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the interruption."""
+WAYS: list[dict[str, Any]] = [
+    {"tau": 0.1, "update": "adam"},
+    {"theta": 1e-3, "update": "sgd", "lr": 0.3},
+    {"tau": 0.1, "update": "heavy-ball"},
+    {"tau": 0.1, "update": "normalised", "weight_decay": 0.01},
+    {"budget": 9, "coefficient_steps": 2},
+    {"budget": 400, "unit": "parameters"},
+    {"tau": 0.1, "coefficient_steps": 3, "truncate": "after the cycle"},
+]
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any]) -> None:
+    """25 steps in which ranks change; the same ranks, reports and function."""
     options = {"lr": 0.02} | options
+    models = network(rank=2), network(rank=2)
+    reference, fast = GeoLoRA(models[0], **options), GeoLoRA(models[1], method="fast", **options)
+    ranks = [train(model, optimizer, 25) for model, optimizer in zip(models, (reference, fast), strict=True)]
+    x, _ = regression()
+    assert ranks[0] == ranks[1]
+    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-10, atol=1e-11)
+    for name, report in reference.reports.items():
+        found = fast.reports[name]
+        assert (found.rank, found.rank_rule) == (report.rank, report.rank_rule)
+        assert found.theta == pytest.approx(report.theta, rel=1e-9)
+        assert found.discarded == pytest.approx(report.discarded, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["reference", "fast"])
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any], method: str) -> None:
+    """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the interruption."""
+    options = {"lr": 0.02, "method": method} | options
     x, target = regression()
     model = network()
     optimizer = GeoLoRA(model, **options)
@@ -211,16 +231,19 @@ def test_gradients_that_are_not_finite_change_nothing(where: str, poison: float)
     assert same(before, snapshot(model, optimizer))
 
 
-def test_an_overflow_inside_the_step_changes_nothing() -> None:
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("method", ["reference", "fast"])
+def test_an_overflow_inside_the_step_changes_nothing(method: Any, groups: int) -> None:
     """The last layer fails after the first one has been computed."""
     model = network()
-    optimizer = GeoLoRA(model, lr=1e300, tau=0.1, update="sgd")
+    parts: Any = model if groups == 1 else [{"module": model[0]}, {"module": model[2]}, {"module": model[4]}]
+    optimizer = GeoLoRA(parts, lr=1e300, tau=0.1, update="sgd", method=method)
     before = snapshot(model, optimizer)
     backward(model)
     last = adapters(model)["2"].adapter.Ut
     assert last.grad is not None
     last.grad.mul_(1e200)
-    with pytest.raises(FloatingPointError, match="overflowed the range"):
+    with pytest.raises(FloatingPointError, match=r"overflowed the range|expected finite factors, updates and results"):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
@@ -294,6 +317,27 @@ def test_the_published_route_trains_alike_from_an_invertible_start() -> None:
     torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-9, atol=1e-10)
 
 
+def test_the_fast_method_needs_projected_gradients() -> None:
+    model = network(gradients="published")
+    optimizer = GeoLoRA(model, method="fast")
+    backward(model)
+    with pytest.raises(ValueError, match="the fast path expects 'projected'"):
+        optimizer.step()
+
+
+def test_the_fast_method_follows_parameters_that_were_moved() -> None:
+    """Factors assigned from outside between two steps, to another rank as well."""
+    models = network(), network()
+    optimizers = [GeoLoRA(model, lr=0.05, tau=0.1, update="sgd", method=m) for model, m in zip(models, METHODS, strict=True)]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 2)
+        torch.manual_seed(11)
+        adapters(model)["2"].adapter.reset(1)
+        train(model, optimizer, 2)
+    x, _ = regression()
+    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-11, atol=1e-12)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +348,7 @@ def test_the_published_route_trains_alike_from_an_invertible_start() -> None:
         ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
         ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
         ({"update": "adamw"}, "update: expected one of adam, sgd, heavy-ball, normalised, found 'adamw'"),
+        ({"method": "fused"}, "method: expected 'reference' or 'fast'"),
         ({"on_nonfinite": "ignore"}, "expected 'raise' or 'skip'"),
     ],
 )

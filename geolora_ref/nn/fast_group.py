@@ -1,0 +1,113 @@
+"""The iteration of ``geolora_ref.training`` by the fast path: all adapters of a group in one bank, stepped in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolora_ref.algorithm import RankRule
+from geolora_ref.budget import allocate_ranks
+from geolora_ref.fast import LayerBank
+from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.optimizers import Triple
+from geolora_ref.training import Settings, limits_of_rank, phase_of
+
+__all__ = ["FastGroup"]
+
+
+class Done(NamedTuple):
+    """What a step with a truncation did, layer by layer; ``transports`` (UᵀU₁, VᵀV₁) if they were asked for."""
+
+    ranks: Sequence[int]
+    rank_rules: Sequence[RankRule]
+    theta: Sequence[float]
+    discarded: Sequence[float]
+    transports: Sequence[tuple[Tensor, Tensor]]
+
+
+class FastGroup:
+    """Adapters whose parameters live in the buffers of one :class:`LayerBank`.
+
+    A step changes them where they are, whatever happens to the ranks.  If a parameter has been moved elsewhere in the meantime
+    (a copy, another device, a rank that was loaded), everything is gathered into a new bank first.
+    """
+
+    def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
+        self.adapters = list(adapters)
+        self._gather()
+
+    def _gather(self) -> None:
+        """A bank with the present factors, and the parameters in it."""
+        factors = [tuple(X.detach().clone() for X in adapter.active()) for adapter in self.adapters]
+        first, capacity = self.adapters[0].S, max(adapter.max_rank for adapter in self.adapters)
+        self.bank = LayerBank([a.shape for a in self.adapters], capacity, dtype=first.dtype, device=first.device)
+        self.bank.load([(Ut.mT, S, Vt.mT) for Ut, S, Vt in factors])
+        for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True):
+            adapter.Ut.data, adapter.S.data, adapter.Vt.data = Ut, S, Vt
+
+    def _buffers(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Where the parameters of each adapter belong."""
+        buffers = []
+        for layer, adapter in enumerate(self.adapters):
+            c, (Ut, S, Vt) = adapter.max_rank, self.bank.storage(layer)
+            buffers.append((Ut[:c], S[:c, :c], Vt[:c]))
+        return buffers
+
+    def _in_place(self) -> bool:
+        """Whether every parameter is where it belongs, with the rank that the bank knows."""
+        return self.bank.ranks == tuple(adapter.rank for adapter in self.adapters) and all(
+            adapter.Ut.data_ptr() == Ut.data_ptr()
+            and adapter.S.data_ptr() == S.data_ptr()
+            and adapter.Vt.data_ptr() == Vt.data_ptr()
+            for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True)
+        )
+
+    def step(self, directions: Sequence[Triple], settings: Settings, iteration: int, *, moved: bool) -> Done | None:
+        """One iteration of all adapters: S ← S − λ·direction, and K and L as well where the bases are augmented.
+
+        Returns None where S alone was trained; ``moved`` asks for the transports.
+        Raises :class:`geolora_ref.fast.NonFiniteUpdateError`; nothing is changed then.
+        """
+        if not self._in_place():
+            self._gather()
+        phase, rate = phase_of(settings, iteration), settings.learning_rate
+        delta_S = [rate * direction.S for direction in directions]
+        if not phase.augments and not phase.truncates:
+            self._train_cores(delta_S)
+            return None
+        before = self.bank.bases() if moved else None
+        factor = rate if phase.augments else 0.0
+        delta_K, delta_L = [factor * direction.K for direction in directions], [factor * direction.L for direction in directions]
+        report = self.bank.update_(delta_K, delta_L, delta_S, **self._limits(settings, truncates=phase.truncates))
+        for adapter, rank in zip(self.adapters, report.ranks, strict=True):
+            adapter.rank = rank
+        transports = [] if before is None else self.bank.transports(before)
+        return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), transports)
+
+    def _train_cores(self, delta_S: Sequence[Tensor]) -> None:
+        new = [adapter.active()[1].detach() - delta for adapter, delta in zip(self.adapters, delta_S, strict=True)]
+        if not bool(torch.stack([torch.isfinite(S).all() for S in new]).all()):
+            raise FloatingPointError("coefficient step: S overflowed the range of its dtype; nothing was changed")
+        for adapter, S in zip(self.adapters, new, strict=True):
+            adapter.active()[1].detach().copy_(S)
+
+    def _limits(self, settings: Settings, *, truncates: bool) -> Mapping[str, Any]:
+        """The truncation: by the settings, or by what the storage holds."""
+        capacities = [adapter.max_rank for adapter in self.adapters]
+        if not truncates:
+            return {"theta": 0.0, "max_rank": capacities}
+        most = limits_of_rank(settings, capacities)
+        common = {"min_rank": settings.min_rank, "max_rank": most}
+        budget = settings.budget
+        if budget is None:
+            return {"tau": settings.tau, "theta": settings.theta, **common}
+
+        def by_budget(spectra: Sequence[np.ndarray[Any, Any]]) -> Sequence[int]:
+            shapes, unit, least = self.bank.shapes, settings.unit, settings.min_rank
+            return allocate_ranks(spectra, shapes, budget, unit=unit, min_rank=least, max_rank=most).ranks
+
+        return {"budget": by_budget, **common}
