@@ -100,7 +100,7 @@ def draw(axes: Any, results: Results) -> None:
         )
         if series["integrator"] == INTEGRATORS[0]:
             t = np.array(series["t"])
-            anchor = len(t) // 2
+            anchor = 5 * len(t) // 6
             level = np.max(series["energy"][anchor - 8 : anchor + 8])
             label = f"e^(2γt), γ = {series['theory']:.4f}"
             axes.plot(t, level * np.exp(2.0 * series["theory"] * (t - t[anchor])), ":", color=line.get_color(), label=label)
