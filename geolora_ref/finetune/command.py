@@ -108,16 +108,16 @@ def run(options: argparse.Namespace) -> int:
             checkpoint=checkpoint,
             checkpoint_every=options.checkpoint_every,
             on_step=show,
-            on_epoch=lambda *_: console.print(_epoch_line(job)),
+            on_epoch=lambda *_: console.print(_epoch_line(job), soft_wrap=True),
         )
         if job.history.steps:
-            console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})")
+            console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})", soft_wrap=True)
         if job.history.steps == job.steps:
-            console.print(_epoch_line(job))
+            console.print(_epoch_line(job), soft_wrap=True)
         try:
             job.run()
         except DivergedError as error:
-            console.print(f"[red]diverged[/]: {error}")
+            console.print(f"[red]diverged[/]: {error}", soft_wrap=True)
             return 1
         except KeyboardInterrupt:
             console.print("interrupted; the same command goes on from the last checkpoint")
@@ -136,7 +136,10 @@ def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], lis
             return rows
         kept, left_out = with_sign(rows)
         if left_out:
-            console.print(f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out")
+            console.print(
+                f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out",
+                soft_wrap=True,
+            )
         return kept
 
     if options.dev is not None:
@@ -191,7 +194,9 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
     history, baseline = job.history, job.data.labels.baseline
     console.print(rank_table(job))
     if not history.learned(baseline):
-        console.print(f"[yellow]nothing was learned: the loss is not below {baseline:.4f}, that of a constant prediction[/]")
+        console.print(
+            f"[yellow]nothing was learned: the loss is not below {baseline:.4f}, that of a constant prediction[/]", soft_wrap=True
+        )
     draw_run(history, output / "ranks.png", _epoch_line(job))
     save_adapter(output / "adapter.safetensors", fine_tuned, method, folder)
     results = {
@@ -205,7 +210,7 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
     }
     (output / "results.json").write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
     plain = _export_lora(job, folder, output / "lora")
-    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {plain}")
+    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {plain}", soft_wrap=True)
 
 
 def rank_table(job: Job) -> Table:

@@ -65,7 +65,7 @@ def test_numbers_pairs_and_signs(model_folder: Path, tmp_path: Path, capsys: pyt
     assert "dev spearman" in capsys.readouterr().out
     assert sum(json.loads((tmp_path / "n" / "results.json").read_text(encoding="utf-8"))["ranks"].values()) <= 30
     assert main(arguments(model_folder, tsv, tmp_path / "s", *columns, "--labels", "sign")) == 0
-    assert "1 of 81 examples have the label 0, which has no sign, and are left out" in capsys.readouterr().out.replace("\n", "")
+    assert "1 of 81 examples have the label 0, which has no sign, and are left out" in capsys.readouterr().out
 
 
 def test_run_that_learns_nothing_says_so(

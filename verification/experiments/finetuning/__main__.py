@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         torch.set_num_threads(threads)
-    console.print(f"page: {write_page(store, effort, options.output, options.model).resolve()}")
+    console.print(f"page: {write_page(store, effort, options.output, options.model).resolve()}", soft_wrap=True)
     return 0
 
 
@@ -104,7 +104,9 @@ def campaign(runs: Sequence[Run], store: Store, console: Console) -> None:
             bar.remove_task(task)
             left = sum(durations) / number * (len(missing) - number)
             outcome = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
-            console.print(f"{name}: {outcome}, {durations[-1]:.0f} s; about {left / 60:.0f} min left", highlight=False)
+            console.print(
+                f"{name}: {outcome}, {durations[-1]:.0f} s; about {left / 60:.0f} min left", highlight=False, soft_wrap=True
+            )
 
 
 if __name__ == "__main__":
