@@ -38,12 +38,12 @@ def draw_robustness(axes: Axes, summary: dict[str, Any]) -> None:
             chosen = [(x, y) for x, y, usable in shown if usable is wanted]
             axes.plot([x for x, _ in chosen], [y for _, y in chosen], marker, color=colour)
     axes.plot([], [], "kx", label="diverged or learned nothing")
-    axes.set(xscale="log", xlabel="learning rate of the adapters", ylabel="accuracy (dev)")
+    axes.set(xscale="log", xlabel="learning rate of the adapters", ylabel=f"{summary['metric']} (dev)")
     axes.legend(fontsize=7, frameon=False, ncols=2)
 
 
 def draw_initial_ranks(axes: Axes, summary: dict[str, Any]) -> None:
-    """Mean over the seeds; the numbers at the points are the accuracy on the test sentences."""
+    """Mean over the seeds; the numbers at the points are the metric on the test sentences."""
     for family, label in (("geolora free", "geolora"), ("lora", "lora")):
         rows = sorted((row for row in summary["initial_ranks"] if row["family"] == family), key=lambda row: row["budget"])
         ranks, counts = [row["budget"] for row in rows], [row["parameters"]["mean"] for row in rows]

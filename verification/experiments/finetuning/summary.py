@@ -119,6 +119,7 @@ def summarise(store: Store, effort: Effort) -> dict[str, Any]:
     tests = [row["test"]["mean"] for row in free if row["test"]["mean"] is not None]
     everything = swept + (points(store, [*comparison(effort, best), *initial_ranks(effort, best)]) if complete else [])
     return {
+        "metric": store.corpus.plan.metric,
         "best_rates": best,
         "comparison": a,
         "initial_ranks": b,
