@@ -29,6 +29,8 @@ from geolora_ref.fast.householder import householder_core
 
 __all__ = ["Bases", "Budget", "Factors", "LayerBank", "NonFiniteUpdateError", "StepReport"]
 
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Layers are treated in classes of these widths, so that those of small rank do not pay for the largest one."""
 STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Factors = tuple[Tensor, Tensor, Tensor]
 Values = NDArray[np.float64]
@@ -70,8 +72,7 @@ class _Length:
     def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         self.length, self.sides = length, sides
         self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
-        self.index = torch.tensor(sides, device=device)
-        self.rows = self.index[:0]  # of the updates in the workspace
+        self.rows = torch.empty(0, dtype=torch.int64, device=device)  # of the updates in the workspace
         self._work = torch.zeros(2 * self.storage.numel(), dtype=torch.float64, device=device)
 
     def work(self, w: int) -> Tensor:
@@ -85,6 +86,23 @@ class Bases(NamedTuple):
 
     ranks: tuple[int, ...]
     storage: list[Tensor]
+
+
+class _Part(NamedTuple):
+    """The sides of a width class that have one length: where they are in its buffers, and their places in the class."""
+
+    group: _Length
+    positions: Tensor
+    places: Tensor
+
+
+class _WidthClass(NamedTuple):
+    """Layers whose ranks are at most ``width`` and not much less; ``in_order`` sorts its sides: all U, then all V."""
+
+    width: int
+    layers: Tensor
+    parts: list[_Part]
+    in_order: Tensor
 
 
 class _Exact(NamedTuple):
@@ -125,7 +143,6 @@ class LayerBank:
             by_length.setdefault(length, []).append(side)
         self._lengths = [_Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
         self._place = {side: (group, i) for group in self._lengths for i, side in enumerate(group.sides)}
-        self._in_order = torch.cat([group.index for group in self._lengths]).argsort()
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=self.device)
 
     @classmethod
@@ -223,7 +240,7 @@ class LayerBank:
         """
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._fill(delta_K, delta_L, delta_S)
-        found: GramCore | None = None
+        found: list[GramCore] = []
         exact: dict[int, _Exact] = {}
         if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
             self._refuse(self._work_is_finite())
@@ -231,7 +248,7 @@ class LayerBank:
             sigma = np.stack([one.sigma for one in exact.values()])
         else:
             found = self._gram()
-            squares, scale, info = np.split(_host(found.squares, found.scale, found.info), [-2, -1], axis=1)
+            squares, scale, info = np.split(self._host(found), [-2, -1], axis=1)
             self._refuse(np.isfinite(scale[:, 0]))
             sigma = np.sqrt(np.maximum(squares, 0.0))
         own = np.arange(sigma.shape[1]) < self._columns[:, None]  # behind it there is nothing but rounding
@@ -239,7 +256,7 @@ class LayerBank:
             sigma = np.where(own, sigma, 0.0)
             chosen = self._choose(sigma, limits, budget)
             self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
-            if found is None:
+            if not found:
                 break
             good = (info[:, 0] == 0.0) & trusted(squares, scale[:, 0], chosen.rank, torch.finfo(self.dtype).eps)
             bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
@@ -320,11 +337,32 @@ class LayerBank:
         self._entries = self._tensor(
             [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
         )
+        self._classes = self._width_classes()
         self._update_shapes = (
             [torch.Size((m, r)) for (m, _), r in zip(self.shapes, ranks, strict=True)],
             [torch.Size((n, r)) for (_, n), r in zip(self.shapes, ranks, strict=True)],
             [torch.Size((r, r)) for r in ranks],
         )
+
+    def _width_classes(self) -> list[_WidthClass]:
+        """The layers by similar rank."""
+        w, count = max(self.ranks), len(self.ranks)
+        by_width: dict[int, list[int]] = {}
+        for layer, rank in enumerate(self.ranks):
+            by_width.setdefault(min(next(width for width in (*WIDTHS, rank) if width >= rank), w), []).append(layer)
+        classes = []
+        for width, layers in by_width.items():
+            order = {side: i for i, side in enumerate([*layers, *(count + layer for layer in layers)])}
+            parts: list[_Part] = []
+            sorted_sides: list[int] = []
+            for group in self._lengths:
+                sides = [(i, order[side]) for i, side in enumerate(group.sides) if side in order]
+                if sides:
+                    positions, places = zip(*sides, strict=True)
+                    parts.append(_Part(group, self._tensor(positions), self._tensor(places)))
+                    sorted_sides += places
+            classes.append(_WidthClass(width, self._tensor(layers), parts, self._tensor(sorted_sides).argsort()))
+        return classes
 
     def _rank(self, side: int) -> int:
         """The rank of the layer whose U or V a side is."""
@@ -354,62 +392,88 @@ class LayerBank:
         else:
             self._dS_work.view(-1).index_copy_(0, self._entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
 
-    def _rows(self, side: int) -> Tensor:
-        """[basis; update] of one side, (2w, length)."""
+    def _rows(self, side: int, width: int) -> Tensor:
+        """[basis; update] of one side, the first ``width`` rows of each: (2 width, length)."""
         group, i = self._place[side]
-        return group.work(max(self.ranks))[i]
+        return group.work(max(self.ranks))[i].view(2, -1, group.length)[:, :width].flatten(0, 1)
+
+    def _stacks(self, of: _WidthClass) -> list[Tensor]:
+        """[basis; update] of all sides of a class by length, (N, 2 width, length): the workspace itself if there is one class."""
+        w = max(self.ranks)
+        if len(self._classes) == 1:
+            return [part.group.work(w) for part in of.parts]
+        return [
+            part.group.work(w).view(-1, 2, w, part.group.length)[part.positions, :, : of.width].flatten(1, 2) for part in of.parts
+        ]
 
     def _work_is_finite(self) -> list[int]:
         """Whether all factors and updates of a layer are finite."""
         count = len(self.shapes)
         cores = (torch.isfinite(self._S_work) & torch.isfinite(self._dS_work)).all(2).all(1).long().tolist()
-        sides = [int(torch.isfinite(self._rows(side)).all()) for side in range(2 * count)]
+        sides = [int(torch.isfinite(self._rows(side, max(self.ranks))).all()) for side in range(2 * count)]
         return [cores[layer] * sides[layer] * sides[count + layer] for layer in range(count)]
 
-    def _gram(self) -> GramCore:
-        """The spectra of all layers from the Gram matrices of their sides."""
-        w, count = max(self.ranks), len(self.shapes)
-        Gammas = [work @ work.mT for work in (group.work(w) for group in self._lengths)]
-        Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[self._in_order]
-        return gram_core(Gamma[:count], Gamma[count:], self._S_work, self._dS_work, self.ranks)
+    def _gram(self) -> list[GramCore]:
+        """The spectra from the Gram matrices of the sides, class by class."""
+        found = []
+        for of in self._classes:
+            Gammas, count = [stack @ stack.mT for stack in self._stacks(of)], len(of.layers)
+            Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
+            S, dS = self._S_work, self._dS_work
+            if len(self._classes) > 1:
+                S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
+            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS))
+        return found
+
+    def _host(self, found: Sequence[GramCore]) -> Values:
+        """Σ², s² and the error code of every layer, side by side, on the host: one transfer."""
+        most = 2 * max(self.ranks)
+        rows = []
+        for one in found:
+            squares = torch.nn.functional.pad(one.squares, (0, most - one.squares.shape[1]))
+            rows.append(torch.cat([squares, one.scale[:, None], one.info[:, None].double()], dim=1))
+        if len(rows) == 1:
+            return rows[0].cpu().numpy()
+        return torch.cat(rows)[torch.cat([of.layers for of in self._classes]).argsort()].cpu().numpy()
 
     def _exact(self, layers: Sequence[int]) -> dict[int, _Exact]:
         """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape."""
         count, w = len(self.shapes), max(self.ranks)
-        by_shape: dict[tuple[int, int], list[int]] = {}
+        width_of = {layer: of.width for of in self._classes for layer in of.layers.tolist()}
+        alike: dict[tuple[tuple[int, int], int], list[int]] = {}
         for layer in layers:
-            by_shape.setdefault(self.shapes[layer], []).append(layer)
+            alike.setdefault((self.shapes[layer], width_of[layer]), []).append(layer)
         found: dict[int, _Exact] = {}
-        for members in by_shape.values():
-            Bt_K = torch.stack([self._rows(layer) for layer in members])
-            Bt_L = torch.stack([self._rows(count + layer) for layer in members])
-            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, self._S_work[members], self._dS_work[members])
+        for (_, width), members in alike.items():
+            Bt_K = torch.stack([self._rows(layer, width) for layer in members])
+            Bt_L = torch.stack([self._rows(count + layer, width) for layer in members])
+            S, dS = (X[members, :width, :width] for X in (self._S_work, self._dS_work))
+            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, dS)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
             found |= {layer: _Exact(*one) for layer, one in zip(members, zip(padded, Ut, Vt, strict=True), strict=True)}
         return dict(sorted(found.items()))
 
-    def _write(self, found: GramCore | None, exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
+    def _write(self, found: Sequence[GramCore], exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
         """The new factors into the buffers, zeros behind each layer's rank."""
-        w, ranks = max(self.ranks), tuple(rank.tolist())
+        ranks = tuple(rank.tolist())
         width = max(ranks)
         kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
         inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
         kept_values, inverse_values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
-        if found is not None:
-            X = torch.cat(coordinates(found, inverse_values[:, None, :]))
-            for group in self._lengths:
-                X_group = X if len(self._lengths) == 1 else X[group.index]
-                group.storage[:, :width] = X_group.mT @ group.work(w)
-        for layer, one in exact.items():
-            for side, basis in ((layer, one.Ut), (len(ranks) + layer, one.Vt)):
+        for of, one in zip(self._classes, found, strict=False):
+            most = min(width, 2 * of.width)  # no rank of this class is above it
+            X = torch.cat(coordinates(one, inverse_values[of.layers, None, :most]))
+            for part, stack in zip(of.parts, self._stacks(of), strict=True):
+                new = (X if len(of.parts) == 1 else X[part.places]).mT @ stack
+                if len(self._classes) == 1:
+                    part.group.storage[:, :most] = new
+                else:
+                    part.group.storage[part.positions, :most] = new.to(self.dtype)
+                    part.group.storage[part.positions, most:width] = 0.0
+        for layer, basis in exact.items():
+            for side, rows in ((layer, basis.Ut), (len(ranks) + layer, basis.Vt)):
                 group, i = self._place[side]
                 group.storage[i, :width] = 0.0
-                group.storage[i, : ranks[layer]] = basis[: ranks[layer]]
+                group.storage[i, : ranks[layer]] = rows[: ranks[layer]]
         self._S[:, :width, :width] = torch.diag_embed(kept_values)
         self._set_ranks(ranks)
-
-
-def _host(*values: Tensor) -> Values:
-    """Several (L, k) or (L,) tensors side by side on the host: one transfer."""
-    columns = [X if X.ndim == 2 else X[:, None] for X in values]
-    return torch.cat([X.double() for X in columns], dim=1).cpu().numpy()

@@ -21,7 +21,6 @@ not 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +35,6 @@ __all__ = ["GramCore", "coordinates", "gram_core", "trusted"]
 Values = NDArray[np.float64]
 EPS = torch.finfo(torch.float64).eps
 NOTHING = 1e-200
-WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Cores are diagonalised in classes of these widths, so that layers of small rank do not pay for the largest one."""
 
 
 class GramCore(NamedTuple):
@@ -55,8 +52,8 @@ class GramCore(NamedTuple):
     info: Tensor
 
 
-def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, ranks: Sequence[int]) -> GramCore:
-    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), float64, and the current ranks."""
+def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor) -> GramCore:
+    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), all float64."""
     w = S.shape[1]
     T = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:])
     diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
@@ -66,27 +63,8 @@ def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, rank
     At, S0_Gamma_L = core_times(T.mT, factor), core_times(T, Gamma_L)
     usable = (info == 0) & torch.isfinite(scale)
     M = torch.where(usable[:, None, None], (factor.mT @ S0_Gamma_L) @ At, 0.0)
-    squares, P = _eigh(M, ranks)
-    return GramCore(squares, P, At, S0_Gamma_L, scale, info)
-
-
-def _eigh(M: Tensor, ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, descending, and eigenvectors of M (L, 2w, 2w); a layer of rank r has r + r rows that are not 0 at most."""
-    w = M.shape[1] // 2
-    classes: dict[int, list[int]] = {}
-    for layer, rank in enumerate(ranks):
-        classes.setdefault(min(next(width for width in (*WIDTHS, rank) if width >= rank), w), []).append(layer)
-    if list(classes) == [w]:
-        values, vectors = torch.linalg.eigh(M)
-        return values.flip(1), vectors.flip(2)
-    all_values, all_vectors = M.new_zeros(M.shape[:2]), torch.zeros_like(M)
-    for width, members in classes.items():
-        layers = torch.tensor(members, device=M.device)
-        rows = torch.cat([torch.arange(width), w + torch.arange(width)]).to(M.device)
-        values, vectors = torch.linalg.eigh(M[layers[:, None, None], rows[:, None], rows])
-        all_values[layers, : 2 * width] = values.flip(1)
-        all_vectors[layers[:, None], rows, : 2 * width] = vectors.flip(2)
-    return all_values, all_vectors
+    squares, P = torch.linalg.eigh(M)
+    return GramCore(squares.flip(1), P.flip(2), At, S0_Gamma_L, scale, info)
 
 
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], eps: float) -> NDArray[np.bool_]:
