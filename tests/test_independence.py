@@ -15,9 +15,9 @@ import geolora_ref
 
 PACKAGE = "geolora_ref"
 ROOT = Path(geolora_ref.__file__).parent
-CORE = ("arrays", "checks", "lowrank", "gradients", "algorithm", "budget")
+CORE = ("arrays", "checks", "lowrank", "gradients", "algorithm", "budget", "optimizers", "training")
 """The lower floors of the house, each may import those before it only."""
-UPSTAIRS = ("oracle", "problems", "integrators", "nn", "fast", "cli")
+UPSTAIRS = ("problems", "oracle", "integrators", "fast", "nn", "finetune", "cli")
 
 
 def _source(module: str, root: Path) -> Path | None:
@@ -96,6 +96,22 @@ def test_the_core_imports_downwards_only(floor: int) -> None:
 @pytest.mark.parametrize("name", [*CORE, "spectra"])
 def test_the_core_does_not_reach_what_is_built_on_it(name: str) -> None:
     assert not [found for found in reached(f"{PACKAGE}.{name}") if found.split(".")[1] in UPSTAIRS]
+
+
+@pytest.mark.parametrize(
+    ("floor", "above"),
+    [
+        ("integrators", {"problems", "oracle", "fast", "nn", "finetune", "cli"}),
+        ("fast", {"integrators", "oracle", "nn", "finetune", "cli"}),
+        ("nn", {"integrators", "oracle", "finetune", "cli"}),
+        ("finetune", {"integrators", "oracle", "cli"}),
+    ],
+)
+def test_a_package_does_not_reach_those_above_it(floor: str, above: set[str]) -> None:
+    modules = [name for name in _modules() if name.startswith(f"{PACKAGE}.{floor}")]
+    found = {name.split(".")[1] for module in modules for name in reached(module)}
+    assert len(modules) > 3
+    assert not found & above
 
 
 def test_the_problems_do_not_reach_the_algorithm_or_the_oracle() -> None:
