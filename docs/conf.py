@@ -27,6 +27,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "sphinx-mathjax-offline",
+    "citation_keys",
     "api_pages",
     "docstrings",
     "verified",
@@ -43,7 +44,7 @@ nitpicky = False
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 bibtex_bibfiles = ["references.bib"]
-bibtex_default_style = "alpha"
+bibtex_default_style = "keys"
 bibtex_reference_style = "label"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

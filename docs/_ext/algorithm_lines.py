@@ -34,7 +34,7 @@ class Line:
 
     ``id`` : "1" … "6" of Algorithm 1, or the name of a helper of Algorithm 2.  ``caller`` : for a helper the line that calls it,
     whose guards are its guards.  ``controls`` : pairs (claim, control) for the lines before the step begins, which no broken
-    step can get wrong.  ``formula`` and ``shapes`` in TeX, ``proved`` and ``cost`` in MyST.
+    step can get wrong.  ``formula`` and ``shapes`` (parted by semicolons) in TeX, ``proved`` and ``cost`` in MyST.
     """
 
     id: str
@@ -60,7 +60,7 @@ LINES = (
         "1",
         "Forward",
         r"\mathcal L(W),\qquad W = U S V^{\mathsf H}",
-        r"U\in\mathbb K^{m\times r},\; S\in\mathbb K^{r\times r},\; V\in\mathbb K^{n\times r}",
+        r"U\in\mathbb K^{m\times r}; S\in\mathbb K^{r\times r}; V\in\mathbb K^{n\times r}",
         "The loss and the gradient that follow from it belong together; the test problems prove it of themselves. In a layer "
         "$W$ is never formed: $y = ((x V) S^{\\mathsf T}) U^{\\mathsf T}$.",
         "$r(m+n+r)$ products for each row of $x$, in place of $mn$",
@@ -71,11 +71,12 @@ LINES = (
         "2",
         "One backward pass",
         r"""\begin{aligned}
-        \nabla_K\mathcal L &= G V, & \nabla_L\mathcal L &= G^{\mathsf H}U, & \nabla_S\mathcal L &= U^{\mathsf H}G V\\
-        \text{published: } G_U &= G V S^{\mathsf H}, & G_V &= G^{\mathsf H}U S, & G_S &= U^{\mathsf H} G V
+        \nabla_K\mathcal L &= G V &&(G_U = G V S^{\mathsf H}\text{ as published})\\
+        \nabla_L\mathcal L &= G^{\mathsf H}U &&(G_V = G^{\mathsf H}U S)\\
+        \nabla_S\mathcal L &= U^{\mathsf H}G V &&(G_S = U^{\mathsf H} G V)
         \end{aligned}""",
-        r"G=\nabla\mathcal L(W)\in\mathbb K^{m\times n},\; \nabla_K\in\mathbb K^{m\times r},\; "
-        r"\nabla_L\in\mathbb K^{n\times r},\; \nabla_S\in\mathbb K^{r\times r}",
+        r"G=\nabla\mathcal L(W)\in\mathbb K^{m\times n}; \nabla_K\mathcal L\in\mathbb K^{m\times r}; "
+        r"\nabla_L\mathcal L\in\mathbb K^{n\times r}; \nabla_S\mathcal L\in\mathbb K^{r\times r}",
         "All three come from one backward pass ({ref}`identities <thm-one-pass>`). We obtain $GV$ and $G^{\\mathsf H}U$ directly "
         "and never divide by $S$; the published route is {py:meth}`~geolora_ref.gradients.FactorGradients.projected`.",
         "the matrix products of LoRA's backward pass and one of size $r\\times r$; $G$ is not formed",
@@ -90,7 +91,7 @@ LINES = (
         L_{\text{new}} &= \operatorname{opt}(V S^{\mathsf H},\; \nabla_L\mathcal L,\; \lambda)\\
         S_{\text{new}} &= \operatorname{opt}(S,\; \nabla_S\mathcal L,\; \lambda)
         \end{aligned}""",
-        r"K_{\text{new}}\in\mathbb K^{m\times r},\; L_{\text{new}}\in\mathbb K^{n\times r},\; S_{\text{new}}\in\mathbb K^{r\times r}",
+        r"K_{\text{new}}\in\mathbb K^{m\times r}; L_{\text{new}}\in\mathbb K^{n\times r}; S_{\text{new}}\in\mathbb K^{r\times r}",
         "The three are independent of each other, so they may run at the same time. Each is one explicit Euler step of the three "
         "sub-equations of the parallel integrator {cite}`CKL24`.",
         "$r^2(m+n)$ products",
@@ -111,7 +112,7 @@ LINES = (
         "4",
         "Basis augmentation",
         r"\tilde U = \operatorname{aug}(U, K_{\text{new}}),\qquad \tilde V = \operatorname{aug}(V, L_{\text{new}})",
-        r"\tilde U\in\mathbb K^{m\times k},\; \tilde V\in\mathbb K^{n\times l},\quad k=\min(r, m-r),\; l=\min(r, n-r)",
+        r"\tilde U\in\mathbb K^{m\times k}; \tilde V\in\mathbb K^{n\times l}; k=\min(r, m-r); l=\min(r, n-r)",
         "The augmented bases contain the old ones and the updates, so nothing of $W$ and nothing of the tangent direction is lost "
         "({ref}`the exact step <thm-tangent-step>`).",
         "two QR decompositions, $\\approx 8 r^2(m+n)$",
@@ -125,9 +126,8 @@ LINES = (
         "aug",
         "Helper: augmentation",
         r"[\,B \mid \tilde B\,] = \operatorname{qr}([\,B \mid X\,])",
-        r"B, X\in\mathbb K^{m\times r},\; \tilde B\in\mathbb K^{m\times k}",
-        r"$B^{\mathsf H}\tilde B = 0$, $\tilde B^{\mathsf H}\tilde B = I$ and $\operatorname{range}[B\mid\tilde B]\supseteq"
-        r"\operatorname{range}X$. QR may turn the signs of the first $r$ columns: the caller keeps its own $B$.",
+        r"B, X\in\mathbb K^{m\times r}; \tilde B\in\mathbb K^{m\times k}",
+        r"$B^{\mathsf H}\tilde B = 0$, $\tilde B^{\mathsf H}\tilde B = I$, and the range of $[B\mid\tilde B]$ contains that of $X$. QR may turn the signs of the first $r$ columns: the caller keeps its own $B$.",
         "one Householder QR of $m\\times 2r$; orthogonal to rounding however small the new part is",
         Anchor(ALGORITHM, "basis_augmentation"),
         caller="4",
@@ -137,7 +137,7 @@ LINES = (
         "Assemble the augmented coefficients",
         r"\hat S = \begin{bmatrix} S_{\text{new}} & L_{\text{new}}^{\mathsf H}\tilde V\\ \tilde U^{\mathsf H}K_{\text{new}} & 0\end{bmatrix}",
         r"\hat S\in\mathbb K^{(r+k)\times(r+l)}",
-        r"$[U\mid\tilde U]\,\hat S\,[V\mid\tilde V]^{\mathsf H} = W - \lambda P(W)G$ exactly. The zero block is what makes the step "
+        r"$\hat W = [U\mid\tilde U]\,\hat S\,[V\mid\tilde V]^{\mathsf H}$ is exactly $W - \lambda P(W)G$. The zero block is what makes the step "
         "parallel, and what can make the rank {ref}`stall <thm-stall>`.",
         "$2r^2(m+n)$ products",
         Anchor(ALGORITHM, "assemble"),
@@ -146,7 +146,7 @@ LINES = (
         "6",
         "Truncation",
         r"(U, S, V) \leftarrow \operatorname{trunc}\bigl(\hat S, [U\mid\tilde U], [V\mid\tilde V], \tau\bigr)",
-        r"U_1\in\mathbb K^{m\times r_1},\; S_1\in\mathbb R^{r_1\times r_1},\; V_1\in\mathbb K^{n\times r_1}",
+        r"U_1\in\mathbb K^{m\times r_1}; S_1\in\mathbb R^{r_1\times r_1}; V_1\in\mathbb K^{n\times r_1}",
         "The new state is a best approximation of its rank, and what was discarded is known and returned "
         "({ref}`truncation <thm-truncation>`).",
         "see the helper",
@@ -158,9 +158,10 @@ LINES = (
         r"""\begin{aligned}
         \hat S &= P\Sigma Q^{\mathsf H},\quad \vartheta = \tau\norm{\Sigma}\\
         r_1 &= \min\Bigl\{r' : \bigl(\textstyle\sum_{i>r'}\sigma_i^2\bigr)^{1/2}\le\vartheta\Bigr\}\text{, clipped}\\
-        U_1 &= \hat U P_{:,1:r_1},\; V_1 = \hat V Q_{:,1:r_1},\; S_1 = \operatorname{diag}(\sigma_1,\dots,\sigma_{r_1})
+        U_1 &= \hat U P_{:,1:r_1},\quad V_1 = \hat V Q_{:,1:r_1}\\
+        S_1 &= \operatorname{diag}(\sigma_1,\dots,\sigma_{r_1})
         \end{aligned}""",
-        r"\hat U\in\mathbb K^{m\times p},\; \hat V\in\mathbb K^{n\times q},\; \hat S\in\mathbb K^{p\times q}",
+        r"\hat U\in\mathbb K^{m\times p}; \hat V\in\mathbb K^{n\times q}; \hat S\in\mathbb K^{p\times q}",
         r"$\norm{\hat W - W_1} = (\sum_{i>r_1}\sigma_i^2)^{1/2}$, at most $\vartheta$ unless `max_rank` clipped the rank.",
         "one SVD of $2r\\times 2r$, $\\approx 22\\,(2r)^3$, and $2 r r_1(m+n)$ products",
         Anchor(ALGORITHM, "truncation"),

@@ -93,7 +93,8 @@ def index() -> str:
         # API reference
 
         Shapes stand in the signatures: `Inexact[Array, "m r"]` is a real or complex floating array of shape $m\\times r$ of any
-        array API library, `Float` a real one. Errors are listed with what raises them; keys in brackets lead to the {doc}`/bibliography`.
+        array API library, `Float` a real one. Errors are listed with what raises them; keys in brackets lead to the
+        {doc}`/bibliography`.
 
         ```{toctree}
         :maxdepth: 1

@@ -15,6 +15,7 @@ ENTRY = re.compile(r"(?P<names>\S(?:.*?\S)?) : (?P<text>.*)")
 NAMED = re.compile(r"``[^`]+``(, ``[^`]+``)*")
 EXCEPTION = re.compile(r"[A-Z]\w+(Error|Exception)")
 BARS = re.compile(r"\|(?=\S)([^|`]*)(?<=\S)\|")
+TARGET = re.compile(r"(?<=[^\s`_])_(?![\w{`(])")
 KEY = re.compile(r"\[([A-Za-z]+\d{0,2})\]")
 
 
@@ -30,8 +31,8 @@ def citations(line: str) -> str:
 
 
 def inline(line: str) -> str:
-    """Citations, and bars that are no substitution."""
-    return BARS.sub(r"\\|\1\\|", citations(line))
+    """Citations; bars that are no substitution, and an underscore at the end of a symbol that is no link."""
+    return TARGET.sub(r"\\_", BARS.sub(r"\\|\1\\|", citations(line)))
 
 
 def definitions(lines: list[str]) -> list[str]:
@@ -42,20 +43,20 @@ def definitions(lines: list[str]) -> list[str]:
     """
     out: list[str] = []
     in_section = in_entry = False
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):
         entry, indented = ENTRY.fullmatch(line), line.startswith(" ")
         if UNDERLINE.fullmatch(line):
             continue
         if UNDERLINE.fullmatch(following) and line.strip():
             out += ["", f".. rubric:: {line}", ""]
             in_section, in_entry = True, False
-        elif in_section and not indented and (entry or EXCEPTION.fullmatch(line)):
-            names, text = (entry["names"], entry["text"]) if entry else (line, "")
-            out += ["", names if names.startswith("``") else f"``{names}``", f"    {inline(text)}".rstrip()]
-            in_entry = True
         elif entry and NAMED.fullmatch(entry["names"]):
             out += ["", entry["names"], f"    {inline(entry['text'])}"]
             in_section, in_entry = False, True
+        elif in_section and not indented and (entry or EXCEPTION.fullmatch(line)):
+            names, text = (entry["names"], entry["text"]) if entry else (line, "")
+            out += ["", f"``{names}``", f"    {inline(text)}".rstrip()]
+            in_entry = True
         elif not line.strip():
             out.append("")
             in_entry = in_entry and in_section

@@ -110,7 +110,14 @@ def draw(path: Path) -> None:
         for other in others:
             (x0, y0), (x1, y1) = where[part], where[other]
             bend = 0.0 if abs(y0 - y1) < 1.5 else (0.12 if x0 <= x1 else -0.12)
-            style = {"arrowstyle": "-|>", "color": "#57606a", "lw": 0.9, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 11, "shrinkB": 11}
+            style = {
+                "arrowstyle": "-|>",
+                "color": "#57606a",
+                "lw": 0.9,
+                "connectionstyle": f"arc3,rad={bend}",
+                "shrinkA": 11,
+                "shrinkB": 11,
+            }
             axes.annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=style, zorder=1)
     for part, (x, y) in where.items():
         name = part.removeprefix("geolora_ref.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from html import escape
 
-from algorithm_lines import LINES, Line, checks_of, claims_of, mutants_of
 from docutils import nodes
+from geolora_ref.oracle.mutants import Mutant
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from verified import ClaimLinks, results, table, value
-
-from geolora_ref.oracle.mutants import Mutant
 from verification.report import _math as mathematics
+
+from algorithm_lines import LINES, Line, checks_of, claims_of, mutants_of
+from verified import ClaimLinks, results, table, value
 
 TEMPLATE = """\
 ::::::{{grid}} 1 1 2 2
@@ -29,7 +29,7 @@ $$
 
 {proved}
 
-**Shapes** ${shapes}$
+**Shapes** {shapes}
 
 **Cost** {cost}
 :::::
@@ -84,7 +84,8 @@ def guards(line: Line) -> str:
     mutants = mutants_of(line)
     if mutants:
         items = "".join(kill(mutant) for mutant in mutants)
-        html += f"<details class='measured'><summary>{len(mutants)} mutants break this line; all are rejected</summary><ul>{items}</ul></details>"
+        summary = f"<summary>{len(mutants)} mutants break this line; all are rejected</summary>"
+        html += f"<details class='measured'>{summary}<ul>{items}</ul></details>"
     return html
 
 
@@ -95,7 +96,8 @@ class AlgorithmLines(SphinxDirective):
         """One grid a line, and its guards under it."""
         found: list[nodes.Node] = []
         for line in LINES:
-            fields = {"id": line.id, "title": line.title, "formula": line.formula, "shapes": line.shapes}
+            shapes = ", ".join(f"${shape.strip()}$" for shape in line.shapes.split(";"))
+            fields = {"id": line.id, "title": line.title, "formula": line.formula, "shapes": shapes}
             text = TEMPLATE.format(
                 **fields, proved=line.proved, cost=line.cost, file=line.anchor.file, options=code_options(line)
             )

@@ -12,28 +12,28 @@ from functools import cache
 
 import numpy as np
 from docutils import nodes
-from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
-from verified import raw, table
-
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_step
 from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import parameter_count
+from geolora_ref.optimizers import HeavyBall, Moments, Triple
 from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
 from geolora_ref.oracle.criteria import StepInputs, judge
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
-from geolora_ref.optimizers import HeavyBall, Moments, Triple
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 from verification.report import _math as mathematics
 from verification.report import _number as number
+
+from verified import raw, table
 
 DRAWS = 240
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A row: what the paper says, what its authors' public code does, what is done here and why, and how to measure the difference."""
+    """A row: what the paper says, what its authors' public code does, what is done here, and how to measure the difference."""
 
     subject: str
     paper: str
@@ -150,7 +150,8 @@ def _scaling() -> str:
     before = alpha / r * step.full()
     after = alpha / step.S_hat.shape[0] * step.full()
     change = np.linalg.norm(after - before) / np.linalg.norm(before)
-    return f"a rank {r} adapter stored with {step.S_hat.shape[0]} columns, nothing discarded, is {number(float(change))} of itself off"
+    columns = step.S_hat.shape[0]
+    return f"a rank {r} adapter stored with {columns} columns, nothing discarded, is {number(float(change))} of itself off"
 
 
 def _tie() -> str:
@@ -181,18 +182,20 @@ def _moments() -> str:
     rule = HeavyBall(0.9)
     directions, kept = rule.direction(Triple(g.dK, g.dL, g.dS), Moments())
     step = augmented_step(Y, ProjectedGradients(directions.K, directions.L, directions.S), learning_rate=0.3)
-    P, sigma, Qh = np.linalg.svd(step.S_hat)
+    P, _, Qh = np.linalg.svd(step.S_hat)
     U1, V1 = step.U_hat @ P[:, :3], step.V_hat @ Qh[:3].T
     ambient = directions.K @ Y.V.T
     moved = rule.transport(kept, Y.U.T @ U1, Y.V.T @ V1)
     assert moved.first is not None
     assert kept.first is not None
-    best = np.linalg.norm(ambient @ V1 @ V1.T - ambient)
-    with_it = np.linalg.norm(moved.first.K @ V1.T - ambient @ V1 @ V1.T) / np.linalg.norm(ambient)
-    without = np.linalg.norm(kept.first.K @ V1.T - ambient @ V1 @ V1.T) / np.linalg.norm(ambient)
+    held = ambient @ V1 @ V1.T  # what the new basis can hold of it
+    size = np.linalg.norm(ambient)
+    lost, right, stale = (
+        number(float(np.linalg.norm(X) / size)) for X in (ambient - held, moved.first.K @ V1.T - held, kept.first.K @ V1.T - held)
+    )
     return (
-        f"after one step the remembered direction is off by {number(float(without))} of its norm if it is kept as it is, by "
-        f"{number(float(with_it))} if it is transported (the part that the new basis cannot hold, {number(float(best / np.linalg.norm(ambient)))}, apart)"
+        f"after one step the remembered direction is off by {stale} of its norm if it is kept as it is, by {right} if it is "
+        f"transported (apart from {lost} that the new basis cannot hold)"
     )
 
 
@@ -244,7 +247,9 @@ REGISTER = (
         "a constant factor, part of the adapted layer",
         _scaling,
     ),
-    Deviation("least rank", "1", "2, built in", "`min_rank`, 1 by default, and reported when it decides", _by_mutant("built-in-minimum")),
+    Deviation(
+        "least rank", "1", "2, built in", "`min_rank`, 1 by default, and reported when it decides", _by_mutant("built-in-minimum")
+    ),
     Deviation("tail on the threshold", "tail ≤ ϑ", "strict “<”", "≤", _tie),
     Deviation(
         "size of Ŝ",
@@ -280,9 +285,8 @@ class Deviations(SphinxDirective):
         for row in REGISTER:
             cells = (("published", row.paper), ("authors' public code", row.authors), ("here", row.here))
             items = "".join(f"<div><dt>{name}</dt><dd>{code(text)}</dd></div>" for name, text in cells)
-            blocks.append(
-                f"<div class='deviation'><h3>{code(row.subject)}</h3><dl>{items}</dl><p><b>Measured</b>: {mathematics(row.effect())}.</p></div>"
-            )
+            effect = f"<p><b>Measured</b>: {mathematics(row.effect())}.</p>"
+            blocks.append(f"<div class='deviation'><h3>{code(row.subject)}</h3><dl>{items}</dl>{effect}</div>")
         return [raw("".join(blocks))]
 
 

@@ -1,8 +1,8 @@
 """What the verification measured, on the pages: the numbers are read from results.json, the figures drawn from its journal.
 
-``{measured} descent`` shows one claim, ``{measured-rest}`` those that no page places by hand, ``{verdicts}`` the table of all of them,
-``{worst}`descent``` its worst ratio in a sentence.  Sources that were verified before are not verified again; otherwise the
-quick verification runs first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
+``{measured} descent`` shows one claim, ``{measured-rest}`` those that no page places by hand, ``{verdicts}`` the table of all of
+them, ``{worst}`descent``` its worst ratio in a sentence.  Sources that were verified before are not verified again; otherwise
+the quick verification runs first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
-
 from verification.claim import Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
@@ -87,7 +86,7 @@ def table(head: list[str], rows: list[list[str]], numeric: int = 0) -> str:
     first = len(head) - numeric
 
     def row(cells: list[str], tag: str) -> str:
-        marked = (f'<{tag}{" class=n" if i >= first else ""}>{cell}</{tag}>' for i, cell in enumerate(cells))
+        marked = (f"<{tag}{' class=n' if i >= first else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
         return f"<tr>{''.join(marked)}</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
@@ -98,9 +97,9 @@ def summary(claim: dict[str, Any]) -> str:
     """One line: the verdict, the worst ratio, how much was compared, how many controls fail."""
     failing = sum(control["fails"] for control in claim["controls"])
     return (
-        f'{badge(claim["holds"])} worst ratio <b>{value(claim["worst"])}</b> (median {value(claim["median"])}, '
-        f'limit {value(claim["limit"])} {claim["unit"]}); {claim["compared"]} comparisons in {claim["cases"]} cases; '
-        f'{failing} of {len(claim["controls"])} negative controls fail, as they must'
+        f"{badge(claim['holds'])} worst ratio <b>{value(claim['worst'])}</b> (median {value(claim['median'])}, "
+        f"limit {value(claim['limit'])} {claim['unit']}); {claim['compared']} comparisons in {claim['cases']} cases; "
+        f"{failing} of {len(claim['controls'])} negative controls fail, as they must"
     )
 
 

@@ -12,7 +12,6 @@ One iteration of Algorithm 1 :cite:`GeoLoRA` on a 20 x 15 matrix, each line type
 
 import matplotlib.pyplot as plt
 import numpy as np
-
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.problems import Quadratic
 

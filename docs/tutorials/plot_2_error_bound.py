@@ -14,8 +14,7 @@ import math
 
 import matplotlib.pyplot as plt
 import numpy as np
-
-from geolora_ref import LowRank, ProjectedGradients, geolora_step, tangent_projection
+from geolora_ref import ProjectedGradients, geolora_step, tangent_projection
 from geolora_ref.problems import Quadratic
 
 rng = np.random.default_rng(1)
@@ -26,8 +25,8 @@ ell, mu = problem.lipschitz, problem.one_sided_lipschitz
 print(f"ℓ = {ell:.3f}, μ = {mu:.3f}")
 
 # %%
-# Step by step the error obeys :math:`e_{k+1}\le e^{\mu\lambda}e_k+\lambda\varepsilon_k+\frac12\ell\lambda^2\|F(W_k)\|+\vartheta_k`,
-# with the *measured* part :math:`\varepsilon_k` of the field outside of the tangent space and the *measured* truncation
+# Step by step the error obeys
+# :math:`e_{k+1}\le e^{\mu\lambda}e_k+\lambda\varepsilon_k+\frac12\ell\lambda^2\|F(W_k)\|+\vartheta_k`, with the *measured* part :math:`\varepsilon_k` of the field outside of the tangent space and the *measured* truncation
 # :math:`\vartheta_k`. Everything on the right is computable along the way.
 
 

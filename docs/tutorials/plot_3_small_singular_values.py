@@ -13,7 +13,6 @@ Three ways of descending that agree on paper, from starts that differ in the siz
 
 import matplotlib.pyplot as plt
 import numpy as np
-
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.problems import Quadratic
 
@@ -79,6 +78,7 @@ panels[0].legend()
 plt.show()
 
 # %%
-# GeoLoRA does not notice. The factor equations overshoot as soon as :math:`\sigma` is small against the step, and leave floating point.
+# GeoLoRA does not notice. The factor equations overshoot as soon as :math:`\sigma` is small against the step, and leave
+# floating point.
 # Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves by
 # :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. The proofs are in :doc:`/theory/factors`.

@@ -10,7 +10,6 @@ The rank follows the threshold, up and down. There is one way to stop it from gr
 
 import matplotlib.pyplot as plt
 import numpy as np
-
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.problems import Quadratic
 
@@ -38,8 +37,10 @@ plt.show()
 
 # %%
 # **Stall.** The lower right block of :math:`\hat S` is zero. So a new direction enters with a singular value of about
-# :math:`\lambda^2\|\cdot\|\|\cdot\|/\sigma_{\min}(S)`; if the threshold is above that, it is discarded at every step, and the rank
-# cannot grow although the gradient asks for it. With :math:`S` of order one and :math:`\vartheta\propto\lambda`, *smaller* steps make it
+# :math:`\lambda^2\|\cdot\|\|\cdot\|/\sigma_{\min}(S)`; if the threshold is above that, it is discarded at every step, and
+# the rank
+# cannot grow although the gradient asks for it. With :math:`S` of order one and :math:`\vartheta\propto\lambda`, *smaller*
+# steps make it
 # surer.
 
 figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")

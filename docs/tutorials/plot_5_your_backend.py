@@ -9,7 +9,6 @@ You have a fast step of your own. Is it right? And if not, which line is wrong?
 # Here is one, written as one would write it in a hurry: no helper, float64, NumPy.
 
 import numpy as np
-
 from geolora_ref.oracle import check_step
 
 
@@ -53,5 +52,6 @@ print(report.passed, f"{len(report.failures)} of {len(report.rows)} cases fail")
 print(report.diagnosis.text.replace(". ", ".\n"))
 
 # %%
-# The report names the line and the defect, because the kit has seen this mistake before: it compares what comes back with what its
+# The report names the line and the defect, because the kit has seen this mistake before: it compares what comes back with
+# what its
 # own broken steps return. From a shell it is one line, ``geolora-ref check mypackage.mymodule:step``; see :doc:`/howto/backend`.

@@ -10,10 +10,9 @@ A small network is pretrained on eight of ten handwritten digits, then adapted t
 
 import matplotlib.pyplot as plt
 import torch
+from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, parameter_count
 from sklearn.datasets import load_digits
 from torch import nn
-
-from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, parameter_count
 
 torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)
@@ -43,7 +42,8 @@ train(torch.optim.Adam(model.parameters(), lr=2e-3), y < 8, epochs=8)
 print(f"pretrained on 0 to 7: accuracy on all ten digits {accuracy():.3f}")
 
 # %%
-# ``adapt`` puts an adapter :math:`W = USV^T` with :math:`S=0` beside each linear layer and freezes the rest. The model still computes
+# ``adapt`` puts an adapter :math:`W = USV^T` with :math:`S=0` beside each linear layer and freezes the rest. The model still
+# computes
 # what it computed before, exactly.
 
 before = model(X[test])
@@ -67,7 +67,9 @@ def watch():
 train(optimizer, torch.ones_like(y, dtype=torch.bool), epochs=12, after=watch)
 print(f"adapted: accuracy {accuracy():.3f} with {parameter_count(model)} numbers in the adapters")
 for name, report in optimizer.reports.items():
-    print(f"  layer {name}: rank {report.rank}, fixed by {report.rank_rule}, cut off {report.discarded:.2e} of at most {report.theta:.2e}")
+    print(
+        f"  layer {name}: rank {report.rank}, fixed by {report.rank_rule}, cut off {report.discarded:.2e} of at most {report.theta:.2e}"
+    )
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")

@@ -2,7 +2,8 @@ r"""
 Export to PEFT
 ==============
 
-An adapter of changing rank is, when training is over, a plain LoRA adapter with a rank for each layer. Written as one, it is loaded by
+An adapter of changing rank is, when training is over, a plain LoRA adapter with a rank for each layer. Written as one, it is
+loaded by
 PEFT without this package.
 """
 
@@ -13,9 +14,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from geolora_ref.nn import GeoLoRA, adapt, adapters
+from torch import nn
 
 
 def network():
@@ -39,7 +39,6 @@ print({name: layer.adapter.rank for name, layer in adapters(model).items()})
 
 try:
     import peft
-
     from geolora_ref.nn.export import export_lora
 except ModuleNotFoundError as missing:
     print(f"skipped: {missing.name} is not installed (pip install 'geolora-ref[peft]')")

@@ -1,0 +1,219 @@
+"""The built pages: nothing external, formulas rendered, no console errors, nothing clipped or overlapping.
+
+They are in build/docs after ``make docs``; without them, and without Chromium for what needs a browser, these tests skip.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+BUILT = Path(__file__).resolve().parents[2] / "build" / "docs"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+KEY_PAGES = ("read/line_by_line.html", "theory/error_bound.html", "verification-report.html", "read/paper_and_code.html")
+WIDTHS = (1280, 390)
+LAYOUT = Path(__file__).with_name("layout.js")
+
+pytestmark = pytest.mark.skipif(not (BUILT / "index.html").exists(), reason="the documentation is not built (make docs)")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open the pages with")
+
+
+def pages() -> list[Path]:
+    """Every built page."""
+    return sorted(BUILT.rglob("*.html"))
+
+
+class Loads(HTMLParser):
+    """What a page loads when it is opened, and the text that a reader sees outside of formulas and code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+        self.words: list[str] = []
+        self._hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Remember sources and stylesheets; a link that is only followed on a click is no load."""
+        given = {name: value or "" for name, value in attrs}
+        if tag == "link" and not set(given.get("rel", "").split()) & {
+            "next",
+            "prev",
+            "index",
+            "search",
+            "canonical",
+            "alternate",
+        }:
+            self.urls.append(given.get("href", ""))
+        if tag != "a":
+            self.urls += [given[name] for name in ("src", "srcset", "data", "poster") if name in given]
+        self.urls += re.findall(r"url\(([^)]*)\)", given.get("style", ""))
+        hidden = tag in ("script", "style", "pre", "code") or "math" in given.get("class", "").split()
+        if (hidden or self._hidden) and tag not in ("img", "br", "input", "meta", "link", "hr", "source", "wbr", "path", "use"):
+            self._hidden.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave formulas and code."""
+        if self._hidden and self._hidden[-1] == tag:
+            self._hidden.pop()
+
+    def handle_data(self, data: str) -> None:
+        """Visible text."""
+        if not self._hidden:
+            self.words.append(data)
+
+
+def parsed(text: str) -> Loads:
+    """A page, read."""
+    reader = Loads()
+    reader.feed(text)
+    return reader
+
+
+def external(urls: list[str]) -> list[str]:
+    """Those that need a network."""
+    return [url for url in urls if re.match(r"\s*['\"]?(https?:)?//", url)]
+
+
+def test_there_are_enough_pages() -> None:
+    assert len(pages()) > 40
+
+
+def test_no_page_loads_anything_external() -> None:
+    assert {page.name: urls for page in pages() if (urls := external(parsed(page.read_text("utf-8")).urls))} == {}
+
+
+def test_no_stylesheet_loads_anything_external() -> None:
+    sheets = {
+        sheet.name: re.findall(r"url\(([^)]*)\)|@import\s+['\"]([^'\"]*)", sheet.read_text("utf-8"))
+        for sheet in BUILT.rglob("*.css")
+    }
+    assert sheets
+    assert {name: found for name, urls in sheets.items() if (found := external([url for pair in urls for url in pair]))} == {}
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        '<script src="https://cdn.example.org/x.js"></script>',
+        '<link rel="stylesheet" href="//cdn.example.org/x.css">',
+        '<link rel="preconnect" href="https://fonts.example.org">',
+        '<img src="https://example.org/x.png">',
+        '<p style="background: url(https://example.org/x.png)">',
+    ],
+)
+def test_an_external_load_is_found(snippet: str) -> None:
+    assert external(parsed(f"<html>{snippet}</html>").urls)
+
+
+def test_no_formula_is_left_as_text() -> None:
+    """Text with TeX commands in it is a formula that the parser did not see."""
+    left = {
+        page.name: found
+        for page in pages()
+        if (found := _tex(parsed(page.read_text("utf-8")).words)) and "_generated" not in page.parts
+    }
+    assert left == {}
+    assert _tex(["so $", r"\mathsf H", " that"])
+
+
+def _tex(words: list[str]) -> list[str]:
+    return [word for word in words if re.search(r"\\(mathsf|norm|hat|tilde|frac|lambda|sigma|inner|begin)\b", word)]
+
+
+def test_the_numbers_are_those_of_the_results() -> None:
+    results = json.loads((BUILT / "results.json").read_text("utf-8"))
+    text = (BUILT / "verification.html").read_text("utf-8")
+    for claim in results["claims"]:
+        assert html.escape(claim["title"]) in text
+        assert f"{claim['compared']}</td>" in text
+
+
+def chromium(*options: str, page: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Open a page with the network cut: every name fails to resolve and the proxy is no proxy."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9", f"--user-data-dir={folder}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=20000", *options, page]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def console_errors(log: str) -> list[str]:
+    """What pages wrote to the console that is an error."""
+    return [
+        line for line in log.splitlines() if "CONSOLE" in line and re.search(r"error|failed|uncaught|ERR_", line, re.IGNORECASE)
+    ]
+
+
+@needs_chromium
+def test_formulas_are_rendered_and_the_console_is_clean(tmp_path: Path) -> None:
+    for name in ("read/line_by_line.html", "theory/error_bound.html"):
+        source = (BUILT / name).read_text("utf-8")
+        run = chromium("--dump-dom", page=(BUILT / name).as_uri(), folder=tmp_path / name.replace("/", "-"))
+        wanted = len(re.findall(r'class="math notranslate', source))
+        assert wanted > 20
+        assert run.stdout.count("<mjx-container") == wanted
+        assert "data-mjx-error" not in run.stdout
+        assert console_errors(run.stderr) == []
+
+
+@needs_chromium
+def test_an_error_on_the_console_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<script>nothing.there()</script><img src='https://example.org/x.png'>", encoding="utf-8")
+    run = chromium("--dump-dom", page=page.as_uri(), folder=tmp_path / "profile")
+    assert console_errors(run.stderr)
+
+
+def faults(page: Path, width: int, folder: Path) -> list[str]:
+    """What is clipped, sticks out or overlaps on a page of this width."""
+    folder.mkdir()
+    frame = f"<iframe id=page src='{page.as_uri()}' style='border:0;width:{width}px;height:2000px'></iframe>"
+    script = LAYOUT.read_text("utf-8")
+    (folder / "frame.html").write_text(
+        f"<body style='margin:0'>{frame}<pre id=out></pre><script>const WIDTH = {width};{script}</script>", encoding="utf-8"
+    )
+    run = chromium(
+        "--allow-file-access-from-files",
+        "--dump-dom",
+        f"--window-size={max(width, 600)},2000",
+        page=(folder / "frame.html").as_uri(),
+        folder=folder / "profile",
+    )
+    found = re.search(r'<pre id="out">(.*?)</pre>', run.stdout, re.DOTALL)
+    assert found, run.stderr[-2000:]
+    return list(json.loads(html.unescape(found[1])))
+
+
+def cases() -> Iterator[tuple[str, int]]:
+    """Key pages at both widths."""
+    yield from ((name, width) for name in KEY_PAGES for width in WIDTHS)
+
+
+@needs_chromium
+@pytest.mark.parametrize(("name", "width"), list(cases()))
+def test_nothing_is_clipped_or_overlaps(name: str, width: int, tmp_path: Path) -> None:
+    assert faults(BUILT / name, width, tmp_path / "run") == []
+
+
+BAD = {
+    "sticks out": "<div style='width:3000px'>wide</div>",
+    "clipped": "<div style='width:100px;overflow:hidden;white-space:nowrap'>a text that is far too long for its box</div>",
+    "overlap": "<p>one</p><p style='margin-top:-2rem'>two</p>",
+}
+
+
+@needs_chromium
+@pytest.mark.parametrize("fault", BAD)
+def test_a_fault_of_the_layout_is_found(fault: str, tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text(f"<!doctype html><body><article>{BAD[fault]}</article>", encoding="utf-8")
+    assert any(fault in line for line in faults(page, 390, tmp_path / "run"))

@@ -1,0 +1,130 @@
+"""What the pages say of the code exists in the code; the examples on them run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from graphlib import CycleError
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from verification.claims import CLAIMS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_generated", "gallery"} & set(path.parts))
+Extension = Callable[[str], ModuleType]
+
+
+def text_of(path: Path) -> str:
+    """A page."""
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("page", [p for p in PAGES if ">>>" in text_of(p)], ids=lambda p: p.relative_to(DOCS).as_posix())
+def test_the_examples_on_a_page_run(page: Path) -> None:
+    result = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_there_are_pages_with_examples() -> None:
+    assert len([page for page in PAGES if ">>>" in text_of(page)]) >= 2
+
+
+def test_every_claim_that_a_page_names_exists() -> None:
+    text = "\n".join(map(text_of, PAGES))
+    named = set(re.findall(r"^:{3,}\{measured\} (\S+)$", text, re.MULTILINE)) | set(re.findall(r"\{worst\}`([^`]+)`", text))
+    assert named <= set(CLAIMS)
+    assert len(named) >= 15
+
+
+def test_no_claim_is_placed_twice() -> None:
+    placed = [name for page in PAGES for name in re.findall(r"^:{3,}\{measured\} (\S+)$", text_of(page), re.MULTILINE)]
+    assert len(placed) == len(set(placed))
+
+
+def test_the_rest_of_the_claims_has_a_page() -> None:
+    assert [page.name for page in PAGES if re.search(r"^:{3,}\{measured-rest\}$", text_of(page), re.MULTILINE)] == [
+        "integrator_claims.md"
+    ]
+
+
+def test_every_statement_has_a_proof() -> None:
+    for page in (DOCS / "theory").glob("*.md"):
+        text = text_of(page)
+        assert text.count("{admonition} Statement") == text.count("{admonition} Proof"), page.name
+
+
+def test_the_names_in_the_notation_table_exist(extension: Extension) -> None:
+    for symbol in extension("notation").SYMBOLS:
+        module, _, name = symbol.code.partition(":")
+        name, _, argument = name.partition("(")
+        found = importlib.import_module(module)
+        owner, *rest = name.split(".")
+        found = getattr(found, owner)
+        for attribute in rest:
+            annotated = {key for cls in found.__mro__ for key in getattr(cls, "__annotations__", {})}
+            assert hasattr(found, attribute) or attribute in annotated, symbol.code
+            found = getattr(found, attribute, None)
+        if argument:
+            assert argument.rstrip(")") in inspect.signature(found).parameters, symbol.code
+
+
+def test_the_keys_of_docstrings_and_claims_are_in_the_bibliography(extension: Extension) -> None:
+    keys = extension("docstrings").keys()
+    cited = {key for claim in CLAIMS.values() for key in claim.sources}
+    cited |= {key for page in PAGES for group in re.findall(r"\{cite\}`([^`]+)`", text_of(page)) for key in group.split(",")}
+    assert cited <= keys
+    assert len(keys) >= 16
+
+
+def test_imports_go_one_way(extension: Extension) -> None:
+    picture = extension("import_picture")
+    graph = picture.imports()
+    height = picture.heights(graph)
+    assert len(graph) > 12
+    assert all(height[part] > height[other] for part, others in graph.items() for other in others)
+    assert graph["verification"] > {"geolora_ref.oracle"}
+
+
+def test_a_cycle_of_imports_is_found(extension: Extension) -> None:
+    with pytest.raises(CycleError):
+        extension("import_picture").reduced({"a": {"b"}, "b": {"a"}})
+
+
+def test_arrows_that_follow_from_others_are_left_out(extension: Extension) -> None:
+    graph = {"a": {"b", "c"}, "b": {"c"}, "c": set()}
+    assert extension("import_picture").reduced(graph) == {"a": {"b"}, "b": {"c"}, "c": set()}
+
+
+DOCSTRING = """First | Ω | and |Ω| for x_ [CKL24] and [XX].
+
+Parameters
+----------
+a, b : one,
+    two.
+
+Raises
+------
+ValueError
+    always.
+
+``c`` : three
+and four.
+"""
+
+
+def test_docstrings_become_definitions(extension: Extension) -> None:
+    lines = extension("docstrings").definitions(DOCSTRING.splitlines())
+    assert lines[0] == r"First | Ω | and \|Ω\| for x\_ :cite:`CKL24` and [XX]."
+    assert "``a, b``" in lines
+    assert lines[lines.index("``a, b``") + 1 :][:2] == ["    one,", "    two."]
+    assert "    always." in lines[lines.index("``ValueError``") :]
+    assert lines[lines.index("``c``") + 1 :][:2] == ["    three", "    and four."]
+    assert [line for line in lines if line.startswith(".. rubric::")] == [".. rubric:: Parameters", ".. rubric:: Raises"]
