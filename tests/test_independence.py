@@ -101,7 +101,7 @@ def test_the_core_does_not_reach_what_is_built_on_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("floor", "above"),
     [
-        ("integrators", {"problems", "oracle", "fast", "nn", "finetune", "cli"}),
+        ("integrators", {"oracle", "fast", "nn", "finetune", "cli"}),
         ("fast", {"integrators", "oracle", "nn", "finetune", "cli"}),
         ("nn", {"integrators", "oracle", "finetune", "cli"}),
         ("finetune", {"integrators", "oracle", "cli"}),
