@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from geolora_ref import checks
+from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import norm
 from geolora_ref.integrators.integrator import Evaluations, Integrator, Step, StepError, combine
 from geolora_ref.integrators.sub_equations import Factors
@@ -50,6 +51,7 @@ class Record:
     rank: int
     discarded: float
     theta: float
+    rank_rule: RankRule | None
     evaluations: Evaluations
     rejections: int
     eta: float
@@ -69,7 +71,7 @@ class Progress:
 
 
 class Interrupted(Exception):  # noqa: N818  (not an error: somebody asked for it)
-    """The run was stopped from outside, by the keyboard or by its callback."""
+    """The run was stopped from outside: by the keyboard, or by its callback, which asked for it or failed."""
 
 
 @dataclass(eq=False)
@@ -145,7 +147,7 @@ def integrate(
             if save_every and len(run.records) % save_every == 0 and not at_the_end:
                 run.times.append(clock.t)
                 run.states.append(Y)
-            if callback and callback(Progress(len(run.records), clock.t, t_end, record, Y)) and not at_the_end:
+            if callback and _asks_to_stop(callback, Progress(len(run.records), clock.t, t_end, record, Y)) and not at_the_end:
                 raise Interrupted(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
     except (StepError, Interrupted) as stop:
         run.stopped = stop
@@ -155,6 +157,15 @@ def integrate(
         run.times.append(run.records[-1].t)
         run.states.append(Y)
     return run
+
+
+def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progress) -> bool:
+    """What the callback says; one that fails stops the run like one that asks for it, and its error is told."""
+    try:
+        return bool(callback(progress))
+    except Exception as error:
+        where = f"after step {progress.number}, t = {progress.t:.6g}"
+        raise Interrupted(f"the callback failed {where}: {type(error).__name__}: {error}") from error
 
 
 class _Clock:
@@ -217,6 +228,7 @@ def _record(t: float, h: float, steps: list[Step], spent: Evaluations, refused: 
         rank=steps[-1].Y.rank,
         discarded=math.fsum(step.discarded for step in steps),
         theta=steps[-1].theta,
+        rank_rule=steps[-1].rank_rule,
         evaluations=sum((step.evaluations for step in steps), spent),
         rejections=sum(step.rejections for step in steps),
         eta=steps[-1].eta,

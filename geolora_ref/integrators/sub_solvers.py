@@ -91,10 +91,12 @@ class SolveIVP:
         """X(t + h)."""
         if not array_api_compat.is_numpy_array(X):
             raise ValueError(f"solve_ivp: expected NumPy arrays, found {type(X).__name__}; use RungeKutta for other libraries")
-        shape = X.shape
-        run = scipy.integrate.solve_ivp(
-            lambda s, x: f(s, x.reshape(shape)).ravel(), (t, t + h), X.ravel(), self.method, rtol=self.rtol, atol=self.atol
-        )
+        shape, dtype = X.shape, X.dtype  # scipy works in double precision, the field in its own
+
+        def derivative(s: float, x: Array) -> Array:
+            return f(s, x.reshape(shape).astype(dtype, copy=False)).ravel()
+
+        run = scipy.integrate.solve_ivp(derivative, (t, t + h), X.ravel(), self.method, rtol=self.rtol, atol=self.atol)
         if not run.success:
             raise RuntimeError(f"solve_ivp over [{t}, {t + h}]: {run.message}")
-        return run.y[:, -1].reshape(shape)
+        return run.y[:, -1].reshape(shape).astype(dtype, copy=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.linalg import norm
 
-from geolora_ref import LowRank
+from geolora_ref import LowRank, RankRule
 from geolora_ref.integrators import (
     BUG,
     RK4,
@@ -113,6 +113,7 @@ def test_what_was_discarded_adds_up() -> None:
     run = integrate(ParallelBUG(TruncationRule(theta=1e-3)), problem, Y0, (0.0, 1.0), 0.1)
     assert 0.0 < run.discarded == pytest.approx(sum(record.discarded for record in run.records))
     assert all(record.discarded <= record.theta == 1e-3 for record in run.records)
+    assert {record.rank_rule for record in run.records} == {RankRule.THRESHOLD}
 
 
 def test_the_callback_may_stop_the_run() -> None:
@@ -124,6 +125,19 @@ def test_the_callback_may_stop_the_run() -> None:
     np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 0.375), 0.125).Y.full())
     with pytest.raises(Interrupted, match="after step 3"):
         run.Y  # noqa: B018  (a part is not a whole)
+
+
+def test_a_callback_that_fails_loses_nothing() -> None:
+    problem, Y0 = _problem()
+
+    def careless(progress: Progress) -> None:
+        assert progress.number < 3, "too far"
+
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.125, callback=careless)
+    assert str(run.stopped).startswith("the callback failed after step 3, t = 0.375: AssertionError: too far")
+    assert run.times == [0.0, 0.375]
+    assert run.stopped is not None
+    assert isinstance(run.stopped.__cause__, AssertionError)
 
 
 def test_stopping_at_the_end_is_no_interruption() -> None:

@@ -258,6 +258,18 @@ def test_solve_ivp_is_exact_to_its_tolerance_real_and_complex() -> None:
     assert norm(imaginary - np.exp(1j * math.sin(1.0))) <= 1e-11
 
 
+@EVERY
+@pytest.mark.parametrize("solver", [RK4, SolveIVP(1e-6, 1e-6)], ids=["RK4", "solve_ivp"])
+def test_single_precision_stays_single(name: str, solver: Any) -> None:
+    field, Y = _setting(complex_data=False)
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((9, 9)).astype(np.float32) / 9
+    single = DenseField(field.shape, lambda t, W: A @ W)
+    state = LowRank(*(X.astype(np.float32) for X in Y))
+    step = ALL[name](TruncationRule.fixed_rank(3), solver).step(single, 0.0, state, 0.1)
+    assert step.Y.S.dtype == np.float32
+
+
 @pytest.mark.parametrize("name", ["Strang", "parallel BUG, rejection", "midpoint BUG", "projected Runge–Kutta", "naive"])
 def test_torch_goes_in_and_comes_out(name: str) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
