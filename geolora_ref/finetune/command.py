@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers (default: all-linear)"
     )
     geolora.add_argument("--alpha", type=float, default=method.alpha, help="scale of the adapters (default: 1)")
+    geolora.add_argument("--fast", action="store_true", help="by the fast path: the same within rounding, in less time")
     geolora.add_argument("--dropout", type=float, default=method.dropout, help="on the input of the adapters")
     output = parser.add_argument_group("output")
     output.add_argument(

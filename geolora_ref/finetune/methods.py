@@ -47,7 +47,10 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class GeoLoRAMethod:
-    """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of :func:`geolora_ref.nn.adapt` and of the optimizer."""
+    """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of :func:`geolora_ref.nn.adapt` and of the optimizer.
+
+    ``fast`` : fused layers and the fast step, the same training within rounding.
+    """
 
     lr: float = 3e-3
     head_lr: float = 1e-3
@@ -64,6 +67,7 @@ class GeoLoRAMethod:
     target_modules: str | tuple[str, ...] = "all-linear"
     alpha: float = 1.0
     dropout: float = 0.0
+    fast: bool = False
     name: str = "geolora"
 
     @classmethod
@@ -90,6 +94,7 @@ class GeoLoRAMethod:
             update=self.update,
             weight_decay=self.weight_decay,
             coefficient_steps=self.coefficient_steps,
+            method="fast" if self.fast else "reference",
         )
         return geolora_prepared(model, optimizer)
 
@@ -105,6 +110,7 @@ class GeoLoRAMethod:
             max_rank=None if self.max_rank is None else max(self.rank, self.max_rank),
             alpha=self.alpha,
             dropout=self.dropout,
+            fused=self.fast,
             generator=generator,
         )
 

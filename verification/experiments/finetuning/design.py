@@ -34,13 +34,20 @@ class Family:
     budgets: tuple[int, ...] = (MAIN_BUDGET,)
     lr_scale: float = 1.0
     """Its learning rates are the common ones times this."""
+    margin: int = 1
+    """How many of the common learning rates are left out at either end."""
+
+    def rates(self, effort: Effort) -> tuple[float, ...]:
+        """Its learning rates; all of the common ones if leaving some out would leave none."""
+        common = effort.rates[self.margin : len(effort.rates) - self.margin] or effort.rates
+        return tuple(rate * self.lr_scale for rate in common)
 
 
 FAMILIES = {
     family.name: family
     for family in (
-        Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r), (4, 8, 16)),
-        Family("lora", lambda lr, r: LoRAMethod(lr=lr, rank=r), (4, 8, 16)),
+        Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True), (4, 8, 16), margin=0),
+        Family("lora", lambda lr, r: LoRAMethod(lr=lr, rank=r), (4, 8, 16), margin=0),
         Family("adalora", lambda lr, r: AdaLoRAMethod(lr=lr, target_rank=r)),
         Family("simultaneous", lambda lr, r: SimultaneousMethod(lr=lr, rank=r)),
         Family("full", lambda lr, _: FullMethod(lr=lr), lr_scale=0.1),
@@ -59,7 +66,7 @@ class Effort:
     only_main_budget: bool = False
 
 
-FULL = Effort(3, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (2, 4, 8, 16, 32), None)
+FULL = Effort(3, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (2, 4, 8, 16, 32), None)
 QUICK = Effort(2, (1e-3, 1e-2), (2, 8), 256, only_main_budget=True)
 
 
@@ -80,11 +87,11 @@ def robustness(effort: Effort, *, main_budget_only: bool = False) -> list[Run]:
     if main_budget_only or effort.only_main_budget:
         budgets = [MAIN_BUDGET]
     return [
-        Run(family.name, budget, family.make(rate * family.lr_scale, budget), 0, effort.sentences)
+        Run(family.name, budget, family.make(rate, budget), 0, effort.sentences)
         for budget in budgets
         for family in FAMILIES.values()
         if budget in family.budgets
-        for rate in effort.rates
+        for rate in family.rates(effort)
     ]
 
 
@@ -96,7 +103,7 @@ def comparison(effort: Effort, best: dict[str, float]) -> list[Run]:
 
 
 def initial_ranks(effort: Effort, best: dict[str, float]) -> list[Run]:
-    """(b): GeoLoRA may use any rank up to the largest initial one; LoRA keeps the rank that it starts with."""
+    """(b): GeoLoRA may use any rank up to the largest initial one; LoRA (one seed) keeps the rank that it starts with."""
     adaptive = FAMILIES["geolora"].make(best["geolora"], max(effort.ranks))
     return [
         Run(name, rank, method, seed, effort.sentences)
@@ -106,4 +113,5 @@ def initial_ranks(effort: Effort, best: dict[str, float]) -> list[Run]:
             ("geolora free", replace(adaptive, rank=rank)),  # type: ignore[type-var]
             ("lora", FAMILIES["lora"].make(best["lora"], rank)),
         )
+        if name != "lora" or seed == 0
     ]
