@@ -170,12 +170,8 @@ def _edge_rank() -> str:
     return f"7 x 6, r = 4: Ŝ is {step.S_hat.shape[0]} x {step.S_hat.shape[1]} in place of 8 x 8"
 
 
-def _conjugate() -> str:
-    return _by_mutant("missing-conjugate")()
-
-
 def _moments() -> str:
-    """A zero gradient after a step: heavy ball moves W by its memory, along the right direction only if that was carried along."""
+    """A zero gradient after a step: heavy ball moves W by its memory, rightly so only if that was carried along."""
     rng = np.random.default_rng(13)
     Y, G = LowRank.random((30, 20), [1.0, 0.8, 0.6], rng), rng.standard_normal((30, 20))
     g = ProjectedGradients.from_dense(Y, G)
@@ -201,7 +197,7 @@ def _moments() -> str:
 
 def _parameters() -> str:
     wrong = 8 * (768 + 768) + (8 ^ 2)
-    return f"768 x 768, rank 8: {parameter_count(8, (768, 768))} numbers; with the operator “^”, which is not a power in Python, {wrong}"
+    return f"768 x 768, rank 8: {parameter_count(8, (768, 768))} numbers; with “^”, which is no power in Python, {wrong}"
 
 
 REGISTER = (
@@ -258,7 +254,7 @@ REGISTER = (
         "fewer new columns near min(m, n): QR of an m x 2r matrix has min(m, 2r) columns",
         _edge_rank,
     ),
-    Deviation("transposes", "real data", "real data", "conjugate transposes", _conjugate),
+    Deviation("transposes", "real data", "real data", "conjugate transposes", _by_mutant("missing-conjugate")),
     Deviation(
         "memory of the optimizer",
         "plain SGD in the analysis, AdamW in the experiments",

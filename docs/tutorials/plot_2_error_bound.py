@@ -26,7 +26,8 @@ print(f"ℓ = {ell:.3f}, μ = {mu:.3f}")
 
 # %%
 # Step by step the error obeys
-# :math:`e_{k+1}\le e^{\mu\lambda}e_k+\lambda\varepsilon_k+\frac12\ell\lambda^2\|F(W_k)\|+\vartheta_k`, with the *measured* part :math:`\varepsilon_k` of the field outside of the tangent space and the *measured* truncation
+# :math:`e_{k+1}\le e^{\mu\lambda}e_k+\lambda\varepsilon_k+\frac12\ell\lambda^2\|F(W_k)\|+\vartheta_k`,
+# with the *measured* part :math:`\varepsilon_k` of the field outside of the tangent space and the *measured* truncation
 # :math:`\vartheta_k`. Everything on the right is computable along the way.
 
 

@@ -67,9 +67,8 @@ def watch():
 train(optimizer, torch.ones_like(y, dtype=torch.bool), epochs=12, after=watch)
 print(f"adapted: accuracy {accuracy():.3f} with {parameter_count(model)} numbers in the adapters")
 for name, report in optimizer.reports.items():
-    print(
-        f"  layer {name}: rank {report.rank}, fixed by {report.rank_rule}, cut off {report.discarded:.2e} of at most {report.theta:.2e}"
-    )
+    cut = f"cut off {report.discarded:.2e} of at most {report.theta:.2e}"
+    print(f"  layer {name}: rank {report.rank}, fixed by {report.rank_rule}, {cut}")
 
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
