@@ -33,7 +33,7 @@ FLOOR = 1e-11
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for seed in range(plan.pick(1, 10)):
+    for seed in range(plan.pick(1, 5)):
         for name, promise in FAMILY.items():
             kinds = ["tangential", "general"] + ["dial"] * promise.dial + ["tolerance"] * promise.adaptive
             kinds += plan.pick([], ["small σ"] * promise.robust)
