@@ -133,8 +133,14 @@ def _directed(layer: Layer, settings: Settings) -> Layer:
     gradients = layer.gradients.projected(layer.Y)
     given = Triple(gradients.dK, gradients.dL, gradients.dS)
     (dK, dL, dS), moments = settings.optimizer.direction(given, layer.moments)
+    checks.finite_results("optimizer", **dict(zip(("dK", "dL", "dS"), (dK, dL, dS), strict=True)), **_named(moments.second))
     direction = ProjectedGradients(dK, dL, dS + settings.weight_decay * layer.Y.S)
     return replace(layer, gradients=direction, moments=moments)
+
+
+def _named(second: Triple | None) -> dict[str, Array]:
+    """The second moments by name; a square overflows long before the gradient does."""
+    return {} if second is None else {f"second moment of {name}": X for name, X in second._asdict().items()}
 
 
 def _arrived(layer: Layer, cut: Truncation, optimizer: Optimizer) -> LayerStep:

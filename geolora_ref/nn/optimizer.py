@@ -169,6 +169,7 @@ class GeoLoRA(AdapterOptimizer):
             return []
         rule, names = settings.optimizer, tuple(gradients)
         directed = [rule.direction(gradients[name], self.moments(name, named[name])) for name in names]
+        _refuse_overflow(names, [moments for _, moments in directed])
         directions = [
             direction._replace(S=direction.S + settings.weight_decay * named[name].active()[1].detach())
             for name, (direction, _) in zip(names, directed, strict=True)
@@ -194,6 +195,17 @@ class GeoLoRA(AdapterOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"reports": self.reports, "method": self.method, "_fast_groups": {}}
+
+
+def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
+    """Raise ``FloatingPointError`` if second moments left the range, as squares do long before gradients; one question."""
+    seconds = {name: moment.second for name, moment in zip(names, moments, strict=True) if moment.second is not None}
+    flags = [torch.stack([torch.isfinite(X).all() for X in second]).all() for second in seconds.values()]
+    if flags and not bool(torch.stack(flags).all()):
+        bad = [name for name, flag in zip(seconds, flags, strict=True) if not flag]
+        raise FloatingPointError(
+            f"optimizer: second moments overflowed the range of their dtype in {bad[:4]}; nothing was changed"
+        )
 
 
 def _settings(group: Mapping[str, Any]) -> Settings:

@@ -248,6 +248,22 @@ def test_an_overflow_inside_the_step_changes_nothing(method: Any, groups: int) -
     assert same(before, snapshot(model, optimizer))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    x, target = (X.float() for X in regression())
+    ((model(x) - target).square().mean()).backward()
+    optimizer.step()
+    before = snapshot(model, optimizer)
+    for parameter in (adapters(model)["2"].adapter.Ut, adapters(model)["2"].adapter.S):
+        assert parameter.grad is not None
+        parameter.grad.add_(1e25)
+    with pytest.raises(FloatingPointError, match="second moment"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
 def test_a_loss_scaler_that_finds_an_overflow_skips_everything() -> None:
     model = network().float()
     optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
