@@ -75,7 +75,14 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
     lines[:] = definitions(lines)
 
 
+def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, text: str | None, returns: str | None) -> Any:
+    """Array as Array also inside of Callable[…], where the alias is left as it is."""
+    alias = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
+    return tuple(alias.sub(r"\1", part) if part else part for part in (text, returns))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the event."""
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

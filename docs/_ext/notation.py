@@ -66,7 +66,7 @@ SYMBOLS = (
         r"\lambda",
         "learning rate, the step size of the flow",
     ),
-    Symbol(r"\operatorname{opt}", "geolora_ref.algorithm:optimizer_step", "", r"\texttt{optimizer\_step}", "$P-\\lambda G$"),
+    Symbol(r"\operatorname{opt}", "geolora_ref.algorithm:optimizer_step", "", r"\texttt{optimizer_step}", "$P-\\lambda G$"),
     Symbol(
         r"K_{\text{new}}", "geolora_ref.algorithm:AugmentedStep.K_new", r"m\times r", r"K^{\text{new}}", "$US$ after its step"
     ),
@@ -82,7 +82,7 @@ SYMBOLS = (
         r"\operatorname{aug}",
         "geolora_ref.algorithm:basis_augmentation",
         "",
-        r"\texttt{basis\_augmentation}",
+        r"\texttt{basis_augmentation}",
         "the new columns of a QR",
     ),
     Symbol(
@@ -130,7 +130,7 @@ SYMBOLS = (
         r"\beta, \ell",
         "geolora_ref.problems.problem:MatrixODE.lipschitz",
         "",
-        r"c_l, L",
+        "",
         "Lipschitz constant of $\\nabla\\mathcal L$, of $F$",
     ),
     Symbol(r"\mu", "geolora_ref.problems.problem:MatrixODE.one_sided_lipschitz", "", "", "one-sided Lipschitz constant of $F$"),

@@ -43,7 +43,10 @@ S_new = S - rate * dS
 
 U_tilde = np.linalg.qr(np.hstack([U, K_new])).Q[:, 2:]
 V_tilde = np.linalg.qr(np.hstack([V, L_new])).Q[:, 2:]
-print("new columns are orthogonal to the old ones:", np.allclose(U.T @ U_tilde, 0.0, atol=1e-14))
+print(
+    "new columns are orthogonal to the old ones:",
+    np.allclose(U.T @ U_tilde, 0.0, atol=1e-14),
+)
 
 # %%
 # **Line 5.** The augmented coefficients. The lower right block is zero: no gradient was evaluated for it.
@@ -64,14 +67,26 @@ print("‖Ŵ − (W − λP(W)G)‖ =", np.linalg.norm(W_hat - (U @ S @ V.T - ra
 P, sigma, Qt = np.linalg.svd(S_hat)
 tails = np.sqrt(np.cumsum(sigma[::-1] ** 2)[::-1])
 rank = int(np.sum(tails > tau * np.linalg.norm(sigma)))
-U1, S1, V1 = np.hstack([U, U_tilde]) @ P[:, :rank], np.diag(sigma[:rank]), np.hstack([V, V_tilde]) @ Qt[:rank].T
+U1, S1, V1 = (
+    np.hstack([U, U_tilde]) @ P[:, :rank],
+    np.diag(sigma[:rank]),
+    np.hstack([V, V_tilde]) @ Qt[:rank].T,
+)
 print("singular values", np.round(sigma, 3), "-> rank", rank)
 
 # %%
 # The package does the same, and says what it discarded and which rule chose the rank.
 
 step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=tau)
-print(step.Y, "| rule:", step.rank_rule, "| discarded:", round(step.discarded, 4), "| ϑ:", round(step.theta, 4))
+print(
+    step.Y,
+    "| rule:",
+    step.rank_rule,
+    "| discarded:",
+    round(step.discarded, 4),
+    "| ϑ:",
+    round(step.theta, 4),
+)
 print("difference to the step by hand:", np.linalg.norm(step.Y.full() - U1 @ S1 @ V1.T))
 
 # %%
@@ -79,7 +94,12 @@ print("difference to the step by hand:", np.linalg.norm(step.Y.full() - U1 @ S1 
 
 losses, ranks = [], []
 for _ in range(40):
-    Y = geolora_step(Y, ProjectedGradients.from_dense(Y, problem.gradient(Y.full())), learning_rate=rate, tau=tau).Y
+    Y = geolora_step(
+        Y,
+        ProjectedGradients.from_dense(Y, problem.gradient(Y.full())),
+        learning_rate=rate,
+        tau=tau,
+    ).Y
     losses.append(problem.loss(Y.full()))
     ranks.append(Y.rank)
 

@@ -25,7 +25,9 @@ rate, steps = 0.2, 120
 def geolora(U, S, V, G):
     """Algorithm 1 at rank 3."""
     Y = LowRank(U, S, V)
-    return geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=0.0, max_rank=3).Y
+    return geolora_step(
+        Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=0.0, max_rank=3
+    ).Y
 
 
 def naive(U, S, V, G):
@@ -71,7 +73,9 @@ for axes, method in zip(panels, (geolora, naive, simultaneous), strict=True):
     for sigma in (1.0, 1e-2, 1e-4, 1e-8):
         found = losses(method, sigma)
         axes.semilogy(found, label=f"σ = {sigma:g}")
-        print(f"{method.__name__:<13} σ = {sigma:<7g} loss after {len(found) - 1:2d} steps: {found[-1]:.2e}")
+        print(
+            f"{method.__name__:<13} σ = {sigma:<7g} loss after {len(found) - 1:2d} steps: {found[-1]:.2e}"
+        )
     axes.set(title=method.__name__, xlabel="step", ylim=(1e-13, 1e6))
 panels[0].set_ylabel("loss")
 panels[0].legend()

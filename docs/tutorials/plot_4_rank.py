@@ -21,7 +21,12 @@ def ranks(Y, rate, steps, **threshold):
     """The rank after every step."""
     found = [Y.rank]
     for _ in range(steps):
-        Y = geolora_step(Y, ProjectedGradients.from_dense(Y, problem.gradient(Y.full())), learning_rate=rate, **threshold).Y
+        Y = geolora_step(
+            Y,
+            ProjectedGradients.from_dense(Y, problem.gradient(Y.full())),
+            learning_rate=rate,
+            **threshold,
+        ).Y
         found.append(Y.rank)
     return found
 
@@ -48,7 +53,13 @@ for name, spectrum in (("S of order one", [1.0, 0.9]), ("S = 0", [0.0, 0.0])):
     Y = LowRank.random((30, 24), spectrum, np.random.default_rng(4))
     for rate, style in ((0.2, "-"), (0.05, "--"), (0.01, ":")):
         found = ranks(Y, rate, round(4.0 / rate), theta=0.01 * rate, max_rank=8)
-        axes.plot(rate * np.arange(len(found)), found, style, color="C0" if spectrum[0] else "C1", label=f"{name}, λ = {rate}")
+        axes.plot(
+            rate * np.arange(len(found)),
+            found,
+            style,
+            color="C0" if spectrum[0] else "C1",
+            label=f"{name}, λ = {rate}",
+        )
         print(f"{name:<14} λ = {rate:<6} final rank {found[-1]}")
 axes.set(xlabel="t", ylabel="rank", ylim=(0, 9))
 axes.legend(ncols=2)

@@ -12,11 +12,16 @@ import numpy as np
 from geolora_ref.oracle import check_step
 
 
-def my_step(U, S, V, dK, dL, dS, *, learning_rate, tau, theta, min_rank, max_rank, swap=False):
+def my_step(
+    U, S, V, dK, dL, dS, *, learning_rate, tau, theta, min_rank, max_rank, swap=False
+):
     """A step of my own; ``swap`` is for later."""
     H, r = lambda X: X.conj().T, len(S)
     K, L = U @ S - learning_rate * dK, V @ H(S) - learning_rate * dL
-    U_new, V_new = np.linalg.qr(np.hstack([U, K])).Q[:, r:], np.linalg.qr(np.hstack([V, L])).Q[:, r:]
+    U_new, V_new = (
+        np.linalg.qr(np.hstack([U, K])).Q[:, r:],
+        np.linalg.qr(np.hstack([V, L])).Q[:, r:],
+    )
     zero = np.zeros((U_new.shape[1], V_new.shape[1]))
     core = np.block([[S - learning_rate * dS, H(L) @ V_new], [H(U_new) @ K, zero]])
     P, sigma, Qh = np.linalg.svd(core, full_matrices=False)
@@ -26,7 +31,11 @@ def my_step(U, S, V, dK, dL, dS, *, learning_rate, tau, theta, min_rank, max_ran
     limit = tau * tails[0] if theta is None else theta
     rank = max(int(np.sum(tails > limit)), min_rank)
     rank = min(rank, len(sigma), max_rank or len(sigma))
-    return np.hstack([U, U_new]) @ P[:, :rank], np.diag(sigma[:rank]), np.hstack([V, V_new]) @ H(Qh)[:, :rank]
+    return (
+        np.hstack([U, U_new]) @ P[:, :rank],
+        np.diag(sigma[:rank]),
+        np.hstack([V, V_new]) @ H(Qh)[:, :rank],
+    )
 
 
 # %%

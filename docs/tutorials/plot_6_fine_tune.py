@@ -18,7 +18,9 @@ torch.manual_seed(0)
 images, labels = load_digits(return_X_y=True)
 X, y = torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels)
 test = torch.arange(len(X)) % 5 == 0
-model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+model = nn.Sequential(
+    nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+)
 
 
 def train(optimizer, chosen, epochs, after=lambda: None):
@@ -65,7 +67,9 @@ def watch():
 
 
 train(optimizer, torch.ones_like(y, dtype=torch.bool), epochs=12, after=watch)
-print(f"adapted: accuracy {accuracy():.3f} with {parameter_count(model)} numbers in the adapters")
+print(
+    f"adapted: accuracy {accuracy():.3f} with {parameter_count(model)} numbers in the adapters"
+)
 for name, report in optimizer.reports.items():
     cut = f"cut off {report.discarded:.2e} of at most {report.theta:.2e}"
     print(f"  layer {name}: rank {report.rank}, fixed by {report.rank_rule}, {cut}")
@@ -73,7 +77,10 @@ for name, report in optimizer.reports.items():
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for name, found in ranks.items():
-    axes.plot(found, label=f"layer {name}, {layers[name].adapter.shape[0]} x {layers[name].adapter.shape[1]}")
+    axes.plot(
+        found,
+        label=f"layer {name}, {layers[name].adapter.shape[0]} x {layers[name].adapter.shape[1]}",
+    )
 axes.set(xlabel="step", ylabel="rank", ylim=(0, None))
 axes.legend()
 plt.show()
@@ -85,4 +92,9 @@ with disabled(model):
     print("without adapters as before:", bool(torch.equal(model(X[test]), before)))
 adapted = model(X[test]).detach()
 merge(model)
-print("merged differs by", float((model(X[test]) - adapted).abs().max()), "| adapters:", len(adapters(model)))
+print(
+    "merged differs by",
+    float((model(X[test]) - adapted).abs().max()),
+    "| adapters:",
+    len(adapters(model)),
+)

@@ -50,4 +50,7 @@ else:
         config = loaded.peft_config["default"]
         print("rank_pattern:", config.rank_pattern)
         with torch.no_grad():
-            print("largest difference of the outputs:", float((loaded(x) - model(x)).abs().max()))
+            print(
+                "largest difference of the outputs:",
+                float((loaded(x) - model(x)).abs().max()),
+            )
