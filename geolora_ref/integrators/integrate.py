@@ -21,7 +21,8 @@ __all__ = ["Adaptive", "Interrupted", "Progress", "Record", "Run", "distance", "
 class Adaptive:
     """Step size by step doubling: a step of h against two of h/2; the difference may be rtol·‖Y‖ + atol a step.
 
-    ``first`` : the first step size.  ``smallest`` : below it the run fails instead of creeping on.  The next step size is
+    ``first`` : the first step size.  ``smallest`` : below it the run fails instead of creeping on.  A step that fails is tried
+    again with h/4.  The next step size is
     h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
 
     Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, and for step sizes not > 0.
@@ -43,7 +44,8 @@ class Adaptive:
 class Record:
     """What one accepted step told: it ended at ``t`` with this ``rank`` after a step of ``h``; see :class:`Step`.
 
-    ``refused`` : how often step size control tried a larger h first; their evaluations are counted.
+    ``refused`` : how often step size control tried a larger h first, or one at which the step failed; their evaluations are
+    counted.
     """
 
     t: float
@@ -141,7 +143,10 @@ def integrate(
     clock = _Clock(t, t_end, size)
     try:
         while clock.t < t_end:
-            Y, record = _one(integrator, problem, Y, clock, h, len(run.records) + 1)
+            if isinstance(h, Adaptive):
+                Y, record = _controlled_step(integrator, problem, Y, clock, h)
+            else:
+                Y, record = _equal_step(integrator, problem, Y, clock)
             run.records.append(record)
             at_the_end = clock.t >= t_end
             if save_every and len(run.records) % save_every == 0 and not at_the_end:
@@ -149,7 +154,10 @@ def integrate(
                 run.states.append(Y)
             if callback and _asks_to_stop(callback, Progress(len(run.records), clock.t, t_end, record, Y)) and not at_the_end:
                 raise Interrupted(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
-    except (StepError, Interrupted) as stop:
+    except StepError as error:
+        run.stopped = error.numbered(len(run.records) + 1)
+        run.stopped.__cause__ = error
+    except Interrupted as stop:
         run.stopped = stop
     except KeyboardInterrupt:
         run.stopped = Interrupted(f"interrupted after step {len(run.records)}, t = {clock.t:.6g}")
@@ -189,34 +197,42 @@ class _Clock:
         self.h, self._start, self._steps = h, self.t, 0
 
 
-def _one(
-    integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock, h: float | Adaptive, number: int
+def _equal_step(integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock) -> tuple[LowRank, Record]:
+    """One step of the given size; :class:`StepError` where it fails."""
+    t, size = clock.t, clock.next() - clock.t
+    step = integrator.step(problem, t, Y, size)
+    clock.advance()
+    return step.Y, _record(clock.t, size, [step], Evaluations())
+
+
+def _controlled_step(
+    integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock, control: Adaptive
 ) -> tuple[LowRank, Record]:
-    """One accepted step; :class:`StepError` with the number of the step."""
+    """One accepted step of a size that is found; :class:`StepError` where even the smallest one fails."""
     spent, refused = Evaluations(), 0
     while True:
         t, size = clock.t, clock.next() - clock.t
         try:
-            if not isinstance(h, Adaptive):
-                step = integrator.step(problem, t, Y, size)
-                clock.advance()
-                return step.Y, _record(clock.t, size, [step], spent)
             whole = integrator.step(problem, t, Y, size)
+            spent += whole.evaluations
             first = integrator.step(problem, t, Y, 0.5 * size)
             second = integrator.step(problem, t + 0.5 * size, first.Y, 0.5 * size)
-        except StepError as error:
-            raise StepError(error.reason, error.t, error.h, number) from error
-        spent += whole.evaluations
-        difference, allowed = distance(whole.Y, second.Y), h.rtol * second.Y.norm() + h.atol
+        except StepError as error:  # too large a step may leave the range of the field, or of floating point
+            if 0.25 * size < control.smallest:
+                raise
+            spent, refused = spent + error.evaluations, refused + 1
+            clock.change(0.25 * size)
+            continue
+        difference, allowed = distance(whole.Y, second.Y), control.rtol * second.Y.norm() + control.atol
         growth = 0.9 * (allowed / difference) ** (1.0 / (integrator.order + 1)) if difference > 0.0 else math.inf
         following = size * min(4.0, max(0.25, growth))
         if difference <= allowed:
             clock.advance()
             clock.change(following)
             return second.Y, _record(clock.t, size, [first, second], spent, refused)
-        if following < h.smallest:
-            reason = f"difference {difference:.2e}, allowed {allowed:.2e}, and the next step is below {h.smallest:.1e}"
-            raise StepError(reason, t, size, number)
+        if following < control.smallest:
+            reason = f"difference {difference:.2e}, allowed {allowed:.2e}, and the next step is below {control.smallest:.1e}"
+            raise StepError(reason, t, size)
         spent, refused = spent + first.evaluations + second.evaluations, refused + 1
         clock.change(following)
 

@@ -54,12 +54,21 @@ class Step:
 
 
 class StepError(ArithmeticError):
-    """A step that could not be done: says time, step size, the reason, and the step number where a driver knows it."""
+    """A step that could not be done: says time, step size, the reason, and the step number where a driver knows it.
 
-    def __init__(self, reason: str, t: float, h: float, number: int | None = None) -> None:
+    ``evaluations`` : how often the field was asked until then.
+    """
+
+    def __init__(
+        self, reason: str, t: float, h: float, number: int | None = None, evaluations: Evaluations = Evaluations()
+    ) -> None:
         where = f"t = {t:.6g}, h = {h:.3g}" if number is None else f"step {number}, t = {t:.6g}, h = {h:.3g}"
         super().__init__(f"{where}: {reason}")
-        self.reason, self.t, self.h, self.number = reason, t, h, number
+        self.reason, self.t, self.h, self.number, self.evaluations = reason, t, h, number, evaluations
+
+    def numbered(self, number: int) -> StepError:
+        """The same error, with the number of the step."""
+        return StepError(self.reason, self.t, self.h, number, self.evaluations)
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class Integrator(ABC):
                 raise ValueError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
             done = self.advance(observed, t, Y, h)
         except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
-            raise StepError(f"{type(error).__name__}: {error}", t, h) from error
+            raise StepError(f"{type(error).__name__}: {error}", t, h, evaluations=observed.count) from error
         return replace(done, evaluations=observed.count)
 
     @abstractmethod

@@ -25,7 +25,7 @@ from geolora_ref.integrators import (
     integrate,
 )
 from geolora_ref.problems import Lyapunov, Product, RankPreservingRiccati, RotatingExponential
-from tests.integrators.fields import Matrix
+from tests.integrators.fields import DenseField, Matrix
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -213,6 +213,30 @@ def test_step_size_control_finds_the_stiffness() -> None:
     run = integrate(AugmentedBUG(TruncationRule(theta=1e-6)), problem, Y0, (0.0, 0.5), Adaptive(first=0.5, rtol=1e-4))
     assert distance(run.Y, problem.smooth_solution(0.5, Y0)) <= 1e-2
     assert run.records[0].refused > 0
+
+
+def test_a_step_that_fails_at_a_large_size_is_tried_at_a_smaller_one() -> None:
+    """Ẏ = −50Y, defined for entries up to 2 only, which the stages of RK4 leave for h = 1."""
+
+    def decay(_: float, W: Matrix) -> Matrix:
+        if np.max(np.abs(W)) > 2.0:
+            raise ValueError("outside of the domain")
+        return -50.0 * W
+
+    Y0 = LowRank.from_dense(np.ones((4, 3)), 1)
+    assert integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), 1.0).stopped is not None
+    run = integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-6, atol=1e-9))
+    assert run.records[0].refused > 0
+    assert run.records[0].evaluations.calls > 36, "those of the failed steps, too"
+    assert norm(run.Y.full() - math.exp(-50.0)) <= 1e-6
+
+
+def test_a_field_that_always_fails_ends_step_size_control() -> None:
+    problem, Y0 = _failing(ValueError("never"))
+    problem.after = 0.0
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), Adaptive(first=0.5, smallest=1e-2))
+    assert str(run.stopped) == "step 1, t = 0, h = 0.0312: ValueError: never"
+    assert run.records == []
 
 
 def test_step_size_control_gives_up_instead_of_creeping() -> None:
