@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def part_of(module: str) -> str:
     return pieces[0] if pieces[0] == "verification" else ".".join(pieces[:2])
 
 
+@cache
 def exists(module: str) -> bool:
     """Whether this is a module or package of the checkout."""
     path = ROOT.joinpath(*module.split("."))
@@ -55,9 +57,9 @@ def imports() -> dict[str, set[str]]:
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             if module == "geolora_ref.__init__":
                 continue
-            part = part_of(module)
-            found[part] |= {part_of(name) for name in imported(path) if name != "geolora_ref"} - {part}
-            if any(name == "geolora_ref" for name in imported(path)):
+            part, names = part_of(module), set(imported(path))
+            found[part] |= {part_of(name) for name in names - {"geolora_ref"}} - {part}
+            if "geolora_ref" in names:
                 found[part] |= {"geolora_ref.algorithm"} - {part}
     return dict(found)
 

@@ -33,7 +33,10 @@ DRAWS = 240
 
 @dataclass(frozen=True)
 class Deviation:
-    """A row: what the paper says, what its authors' public code does, what is done here, and how to measure the difference."""
+    """A row: what the paper says, what its authors' public code does, what is done here, and how to measure the difference.
+
+    ``authors`` is empty where their code does the same, or is not the one that differs.
+    """
 
     subject: str
     paper: str
@@ -204,7 +207,7 @@ REGISTER = (
     Deviation(
         "truncation: which factor goes where",
         "Û P, V̂ Q from Ŝ = P Σ Qᵀ",
-        "experiment 1 (`lora_dlrt/layer.py`) multiplies the two bases by the other factor; experiment 2 is right",
+        "vision experiment (`lora_dlrt/layer.py`): each basis is multiplied by the other factor; GLUE experiment: right",
         "as published",
         _by_mutant("swap-truncation-factors"),
     ),
@@ -218,28 +221,42 @@ REGISTER = (
     Deviation(
         "transpose of the inverse",
         "∇_K = G_U S⁻ᵀ",
-        "experiment 2 (`LoRAParallelDLRT.py`) multiplies by S⁻¹: right while S is diagonal",
+        "GLUE experiment (`LoRAParallelDLRT.py`): S⁻¹ without the transpose, right while S is diagonal; vision experiment: right",
         "S⁻ᴴ, by solving with the current S",
         _by_mutant("missing-transpose-inverse"),
     ),
     Deviation(
+        "start at S = 0",
+        "S is invertible",
+        "the identity takes the place of the inverse: the K- and L-steps are void",
+        "nothing is divided by S",
+        _by_mutant("zero-start-inverse"),
+    ),
+    Deviation(
         "K- and L-gradients",
         "G_U S⁻ᵀ, G_V S⁻¹",
-        "as published",
+        "as published, but for the two rows above",
         "G V and Gᵀ U directly, exact for every S; the published route stays as `FactorGradients.projected`",
         _division,
     ),
     Deviation(
         "source of the new directions",
         "QR of [U | K_new]",
-        "QR of [U | ∇_K]: the same range for SGD in exact arithmetic",
+        "QR of [U | ∇_K]: the same range for SGD in exact arithmetic, and more accurate",
         "as published in `algorithm.py`; the more accurate form in the fast path",
         _augmentation_source,
     ),
     Deviation(
+        "limit of the rank",
+        "the new rank is limited",
+        "GLUE experiment: the augmented basis is limited, so that at the limit it never moves again",
+        "the new rank is limited",
+        _by_mutant("cap-before-truncation"),
+    ),
+    Deviation(
         "scaling α/r",
         "no such factor",
-        "re-set when the rank changes, so a truncation changes the function",
+        "GLUE experiment: re-set at the truncation, so that a truncation changes the function",
         "a constant factor, part of the adapted layer",
         _scaling,
     ),
@@ -250,19 +267,25 @@ REGISTER = (
     Deviation(
         "size of Ŝ",
         "2r x 2r",
-        "2r x 2r",
+        "",
         "fewer new columns near min(m, n): QR of an m x 2r matrix has min(m, 2r) columns",
         _edge_rank,
     ),
-    Deviation("transposes", "real data", "real data", "conjugate transposes", _by_mutant("missing-conjugate")),
+    Deviation("transposes", "real data", "", "conjugate transposes", _by_mutant("missing-conjugate")),
     Deviation(
         "memory of the optimizer",
-        "plain SGD in the analysis, AdamW in the experiments",
-        "moments stay in the coordinates of the old bases",
-        "moments are transported to the new bases (`geolora_ref.optimizers`)",
+        "plain SGD in the analysis",
+        "",
+        "moments are transported to the new bases (`geolora_ref.optimizers`); other public code leaves them in the old ones",
         _moments,
     ),
-    Deviation("number of parameters", "r(m + n + r)", "“r ^ 2” for r²", "`parameter_count`", _parameters),
+    Deviation(
+        "number of parameters",
+        "r(m + n + r)",
+        "",
+        "`parameter_count`; other public code has “r ^ 2” for r²",
+        _parameters,
+    ),
 )
 
 
@@ -280,7 +303,7 @@ class Deviations(SphinxDirective):
         blocks = []
         for row in REGISTER:
             cells = (("published", row.paper), ("authors' public code", row.authors), ("here", row.here))
-            items = "".join(f"<div><dt>{name}</dt><dd>{code(text)}</dd></div>" for name, text in cells)
+            items = "".join(f"<div><dt>{name}</dt><dd>{code(text)}</dd></div>" for name, text in cells if text)
             effect = f"<p><b>Measured</b>: {mathematics(row.effect())}.</p>"
             blocks.append(f"<div class='deviation'><h3>{code(row.subject)}</h3><dl>{items}</dl>{effect}</div>")
         return [raw("".join(blocks))]
