@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
+from geolora_ref.nn import GeoLoRA, adapt
+from verification.experiments.performance.authors import authors_layer, checkout
 from verification.experiments.performance.networks import Case, chosen_layers
 
 __all__ = ["METHODS", "Method", "Training"]
@@ -202,6 +204,30 @@ def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Modu
     return made
 
 
+class Authors(WithAdamW):
+    """The public layer of the authors' GLUE experiment, by path: step and truncation to r = 8 at every iteration.
+
+    Their trainer steps once in 31 iterations; a layer has room for 2r columns and is cut back to r by the cap.
+    """
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.start(self.freeze())
+        layer_class = authors_layer()
+        self.layers = _replace(self.network, case, lambda base: layer_class(base, RANK, 0.0, alpha=RANK, max_rank=2 * RANK))
+
+    def step(self) -> None:
+        """Forward, backward, their step and truncation, AdamW for the head."""
+        self.backward()
+        for layer in self.layers:
+            layer.rmax = 2 * RANK
+            layer.step(RATE, 0.0)
+            layer.rmax = RANK
+            layer.Truncate()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
 class LeanLoRA(WithAdamW):
     """LoRA with the fused function: what the implementation is worth, without the geometry."""
 
@@ -212,35 +238,37 @@ class LeanLoRA(WithAdamW):
         self.start([*head, *(p for layer in layers for p in (layer.A, layer.Bt))])
 
 
-class GeoLoRAReference(WithAdamW):
-    """The fused function, and the reference step layer by layer."""
+class GeoLoRAOptimizer(Training):
+    """What a user writes: ``adapt(fused=True)`` and the optimizer ``GeoLoRA``, which trains the head as well."""
+
+    options: Mapping[str, Any] = MappingProxyType({"method": "fast", "update": "sgd"})
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
-        self.start(self.freeze())
-        self.layers = _replace(self.network, case, FastLinear)
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """SGD, τ = 0, fixed rank."""
-        for layer in self.layers:
-            factors = layer.U, layer.S, layer.V
-            Y = LowRank(*(X.detach() for X in factors))
-            gradients = ProjectedGradients(dK=layer.U.grad, dL=layer.V.grad, dS=layer.S.grad)
-            new = geolora_step(Y, gradients, learning_rate=RATE, tau=0.0, max_rank=RANK).Y
-            for X, X1 in zip(factors, new, strict=True):
-                X.copy_(X1)
+        adapt(self.network, case.targets, RANK, max_rank=RANK, train=[case.head], fused=True)
+        self.optimizer = GeoLoRA(self.network, lr=RATE, tau=0.0, **self.options)
 
     def step(self) -> None:
-        """Forward, backward, the update of the adapters, AdamW for the head."""
+        """Forward, backward, step."""
         self.backward()
-        self.update()
         self.optimizer.step()
-        self.network.zero_grad()
+        self.optimizer.zero_grad()
+
+
+class GeoLoRAReference(GeoLoRAOptimizer):
+    """The same with the reference step, layer by layer."""
+
+    options = MappingProxyType({"method": "reference", "update": "sgd"})
+
+
+class GeoLoRAAdam(GeoLoRAOptimizer):
+    """The same with Adam, whose moments move with the bases."""
+
+    options = MappingProxyType({"method": "fast", "update": "adam"})
 
 
 class GeoLoRAFast(WithAdamW):
-    """The fused function, and one step for all layers."""
+    """The fused function, and one step for all layers, called directly."""
 
     merged = False
 
@@ -301,5 +329,8 @@ METHODS = (
     Method("reference", "GeoLoRA, reference step", GeoLoRAReference),
     Method("fast", "GeoLoRA, fast", GeoLoRAFast),
     Method("merged", "GeoLoRA, fast, merged", GeoLoRAMerged),
+    Method("optimizer", "GeoLoRA, fast, by its optimizer", GeoLoRAOptimizer),
+    Method("adam", "GeoLoRA, fast, by its optimizer, Adam", GeoLoRAAdam),
+    *([Method("authors", "the authors' layer, stepping at every iteration", Authors)] if checkout() else []),
 )
 """The first is the floor, the second what the others are compared with."""
