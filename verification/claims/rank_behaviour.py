@@ -14,7 +14,7 @@ from verification.claim import Case, CaseResult, Claim, Control, Figure, Measure
 from verification.integrator_family import FAMILY
 
 RANK, CAP, T, THETA = 5, 12, 0.5, 1e-3
-H = 0.00625
+H = 0.003125
 FIXED = tuple(name for name, promise in FAMILY.items() if not promise.adaptive)
 REJECTING = "parallel BUG with step rejection"
 NAMES = (*FAMILY, REJECTING)
@@ -111,7 +111,7 @@ CLAIM = Claim(
     title="Rank: fixed, adaptive, stalled, and cured by step rejection",
     section="4.5, 5",
     statement="with ϑ = 1e-3·h and S of order one the parallel step gains no rank; with step rejection it does",
-    hypotheses=("absolute threshold ϑ = 1e-3·h, h = 0.00625", "explicit Euler sub-steps"),
+    hypotheses=("absolute threshold ϑ = 1e-3·h, h = 0.003125", "explicit Euler sub-steps"),
     sources=("CKL22", "CKL24"),
     explanation=(
         "A rejected step is repeated from the augmented bases, so that the missing lower right block becomes part of the S-step. "
