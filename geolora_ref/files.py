@@ -1,0 +1,113 @@
+"""Files that are whole or not there, that show when they were damaged, and folders that one process has to itself.
+
+Nothing here knows what the files mean.  Every file that the package keeps is written through :func:`write_atomically`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["digest", "locked", "read_json", "write_atomically", "write_json"]
+
+SEAL = "sha256"
+"""The key under which a sealed JSON document keeps the digest of the rest."""
+LOCK = ".lock"
+
+
+def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
+    """Write and sync a file beside ``path``, then move it there: whoever reads ``path`` finds the old contents or the new ones.
+
+    Text is written as UTF-8; missing folders are made.  Raises ``OSError`` if the disk is full or the folder unwritable; the old
+    file is then as it was, and nothing is left beside it (a process that is killed may leave a hidden ``.part`` file).
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(contents.encode() if isinstance(contents, str) else contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def digest(contents: str | bytes) -> str:
+    """SHA-256 in hexadecimal; of the UTF-8 bytes of a text."""
+    return hashlib.sha256(contents.encode() if isinstance(contents, str) else contents).hexdigest()
+
+
+def write_json(path: str | os.PathLike[str], data: dict[str, Any], *, indent: int | None = 1) -> None:
+    """Write an object as JSON, atomically and sealed: with the digest of its canonical form under ``"sha256"``.
+
+    Raises ``ValueError`` for numbers that JSON lacks and for an object that has that key already, ``OSError`` as above.
+    """
+    if SEAL in data:
+        raise ValueError(f"{SEAL}: expected an object without this key, it holds the digest")
+    write_atomically(path, json.dumps(data | {SEAL: _seal(data)}, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object that :func:`write_json` wrote, without its seal.
+
+    Raises ``ValueError`` that names the file if it is cut off, altered or not sealed, ``OSError`` if it cannot be read.
+    """
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected a whole JSON document, found: {error}") from error
+    if not isinstance(data, dict) or SEAL not in data:
+        raise ValueError(f"{path}: expected an object with its digest under {SEAL!r}, found none")
+    expected = data.pop(SEAL)
+    found = _seal(data)
+    if found != expected:
+        raise ValueError(f"{path}: expected contents with the digest {expected}, found {found}: the file was altered or damaged")
+    return data
+
+
+def _seal(data: dict[str, Any]) -> str:
+    return digest(json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":")))
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Have ``folder`` (made if missing) to oneself.  The lock ends with the process, however that ends.
+
+    Raises ``BlockingIOError`` that names the folder and the process if another one has it.
+    """
+    import fcntl  # POSIX only
+
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise BlockingIOError(f"{place}: expected a folder that no run is using, process {owner} has it") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a move survive a power failure, where the system can open folders."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,197 @@
+"""Certificates: what is true is proved, mutants are refuted, the checker follows, but nothing that was tampered with."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tests.typechecking
+from geolora_ref.files import read_json
+
+flint = pytest.importorskip("flint", reason="ball arithmetic needs the extra 'rigor'")
+
+from verification.rigor import checker  # noqa: E402
+from verification.rigor.__main__ import BROKEN, main, prove, refute  # noqa: E402
+from verification.rigor.balls import matrix, off, precision, singular_values  # noqa: E402
+from verification.rigor.certificate import certify, outcomes  # noqa: E402
+from verification.rigor.instances import draw, mutant, reference  # noqa: E402
+from verification.rigor.statements import STATEMENTS  # noqa: E402
+
+INSTANCES = list(draw(16, largest=9))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def untyped() -> Iterator[None]:
+    """Mutants break the shapes that the run-time type checker enforces."""
+    with tests.typechecking.unchecked():
+        yield
+
+
+@pytest.fixture(scope="module")
+def certificate() -> dict[str, Any]:
+    return through_json(certify(INSTANCES[1], reference(INSTANCES[1])))
+
+
+def through_json(certificate: dict[str, Any]) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads(json.dumps(certificate))
+    return stored
+
+
+def test_everything_is_certified_for_the_reference() -> None:
+    found = prove(INSTANCES)
+    assert found["objections"] == []
+    assert all(set(counts) <= {"certified", "void"} for counts in found["outcomes"].values()), found["outcomes"]
+    assert all(counts["certified"] >= 4 for counts in found["outcomes"].values()), found["outcomes"]
+
+
+CONTROLS = {  # of every statement, a broken step that it refutes
+    "orthonormal U": "u-rescaled",
+    "orthonormal V": "v-rescaled",
+    "diagonal core": "ascending-order",
+    "rank in range": "max-rank-ignored",
+    "conformance": "kept-value-perturbed",
+    "rank not too low": "off-by-one-low",
+    "rank not too high": "off-by-one-high",
+    "tangent step": "core-counted-twice",
+    "descent": "s-step-sign",
+    "error recursion": "swap-truncation-factors",
+    "tail bound": "cap-before-truncation",
+    "projection": "oblique-by-1e-11",
+    "projection idempotent": "leaking-1e-11",
+    "projection orthogonal": "projected-twice",
+}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_every_statement_is_refuted_for_something_wrong(statement: str) -> None:
+    name = CONTROLS[statement]
+    for x in INSTANCES:
+        with np.errstate(all="ignore"):
+            certificate = through_json(certify(x, BROKEN[name](x), (53, 106)))
+        if statement in outcomes(certificate, "refuted"):
+            assert checker.objections(certificate) == []
+            return
+    pytest.fail(f"{name} was not refuted by {statement!r} on any instance")
+
+
+@pytest.mark.parametrize("name", ["silent-regularisation", "single-pass-residual", "gram-singular-values", "divide-by-zero"])
+def test_mutants_that_only_one_kind_of_instance_shows(name: str) -> None:
+    (found,) = refute([name], list(draw(56, largest=9))).values()
+    assert found["followed"], found
+
+
+def test_more_bits_decide_what_double_precision_leaves_open() -> None:
+    """σ_min(S_new) = 1e-20 is not told from 0 by an SVD in double precision."""
+    x = next(x for x in draw(56, largest=9) if x.id.startswith("1e-14, fixed"))
+    tiny = replace(x, S=np.diag([*np.diag(x.S)[:-1], 1e-20]), learning_rate=1e-26)
+    coarse, fine = (certify(tiny, reference(tiny), bits)["statements"]["tail bound"] for bits in ((53,), (53, 106)))
+    assert (coarse["outcome"], fine["outcome"], fine["bits"]) == ("undecided", "certified", 106)
+
+
+def test_rounding_beats_descent_at_a_tiny_rate_and_that_is_refuted() -> None:
+    """4.1 has no allowance for rounding: at λ = 1e-20 some computed steps go up by a rounding error, provably."""
+    tiny = [replace(x, learning_rate=1e-20) for x in draw(56, largest=9) if "nothing" in x.id]
+    refuted = [outcomes(certify(x, reference(x)), "refuted") for x in tiny]
+    assert ["descent"] in refuted
+    assert not any("conformance" in names for names in refuted)
+
+
+TAMPERED = {
+    "an entry of S1": lambda c: c["data"]["S1"][0].__setitem__(0, (1.0 + float.fromhex(c["data"]["S1"][0][0])).hex()),
+    "a bound that is too small": lambda c: c["bounds"]["W_hat"][0][1].__setitem__(0, c["bounds"]["W_hat"][0][1][0] // 2),
+    "a bound that is too large": lambda c: c["bounds"]["W_hat"][0][0].__setitem__(0, c["bounds"]["W_hat"][0][0][0] * 2),
+    "bounds left out": lambda c: c["bounds"].__setitem__("N", []),
+    "an outcome": lambda c: c["statements"]["descent"].__setitem__("outcome", "refuted"),
+    "a statement made void": lambda c: c["statements"]["conformance"].__setitem__("outcome", "void"),
+    "a statement left out": lambda c: c["statements"].pop("conformance"),
+    "a statement of its own": lambda c: c["statements"].__setitem__("beauty", {"outcome": "certified"}),
+    "called unusable": lambda c: c.__setitem__("unusable", "U1"),
+}
+
+
+def test_checker_follows_the_certificate(certificate: dict[str, Any]) -> None:
+    assert checker.objections(certificate) == []
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_checker_objects_to_what_was_tampered_with(certificate: dict[str, Any], what: str) -> None:
+    changed = through_json(certificate)
+    TAMPERED[what](changed)
+    assert checker.objections(changed)
+
+
+def test_output_that_is_no_number_is_refuted_and_the_checker_sees_it() -> None:
+    x = INSTANCES[0]
+    broken = certify(x, replace(reference(x), S1=np.full_like(reference(x).S1, np.nan)))
+    assert outcomes(broken, "refuted") == ["output"]
+    assert checker.objections(through_json(broken)) == []
+
+
+def test_checker_is_short_and_shares_nothing() -> None:
+    source = Path(checker.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"json", "sys", "pathlib", "typing", "flint"}
+    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node)]
+    prose = {line for node in documented for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
+    code = [line for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in prose]
+    assert len(code) <= 100
+
+
+@pytest.mark.parametrize("bits", [53, 106])
+def test_singular_values_lie_within_their_bounds(bits: int) -> None:
+    """Against the known singular values of a Hadamard matrix times a diagonal one: equal, tiny and zero ones."""
+    H2 = np.array([[1.0, 1.0], [1.0, -1.0]])
+    H4 = np.kron(H2, H2)  # HᵀH = 4I
+    known = np.array([1.0, 1.0, 2.0**-40, 0.0])
+    with precision(4 * bits):
+        bounds = singular_values(matrix(H4 * known), bits)
+        for value, (low, high) in zip(2.0 * known, bounds, strict=True):
+            assert low <= flint.arb(value) <= high
+            assert high - low < 2.0 ** (6 - bits)
+
+
+def test_bounds_hold_however_bad_the_vectors_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    M = np.diag([3.0, 2.0, 1.0])
+    P, sigma, Qt = np.linalg.svd(M + 0.05 * np.ones((3, 3)))
+    monkeypatch.setattr(np.linalg, "svd", lambda X: (1.001 * P, sigma, Qt))
+    with precision(128):
+        for value, (low, high) in zip((3.0, 2.0, 1.0), singular_values(matrix(M), 53), strict=True):
+            assert low <= flint.arb(value) <= high
+
+
+def test_off_is_the_exact_projection_for_a_basis_that_is_not_orthonormal() -> None:
+    B, Z = np.array([[2.0], [0.0]]), np.array([[5.0], [7.0]])
+    with precision(128):
+        assert [float(x.mid()) for x in off(matrix(B), matrix(Z)).entries()] == [0.0, 7.0]
+    with pytest.raises(ZeroDivisionError):
+        off(matrix(0.0 * B), matrix(Z))
+
+
+def test_command_proves_and_the_checker_follows_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--count", "14", "--largest", "6", "--only", "s-step-sign", "--json", "--output", str(tmp_path)]
+    status = main(command)
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == read_json(tmp_path / "results.json")
+    assert summary["refuted"]["s-step-sign"]["followed"]
+    assert status == (0 if summary["passed"] else 1)
+    files = [str(tmp_path / name) for name in ("certificates.json", "refutations.json")]
+    done = subprocess.run([sys.executable, checker.__file__, *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "15 certificates, 0 objections\n")
+
+
+def test_a_step_that_is_not_refuted_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BROKEN, "s-step-sign", reference)
+    assert main(["--count", "7", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)]) == 1
+    assert read_json(tmp_path / "results.json")["not_refuted"] == ["s-step-sign"]
+    assert mutant("s-step-sign") is not reference
