@@ -45,14 +45,15 @@ def dispersion_root(k: float, beams: tuple[float, ...], guess: complex) -> compl
 def cases(plan: Plan) -> Iterator[Case]:
     for setting in SETTINGS:
         for name in plan.pick(INTEGRATORS, (*INTEGRATORS, "projector splitting, Strang", "midpoint BUG, 3r", "parallel BUG")):
-            yield Case(f"{setting}-{name}", {"setting": setting, "integrator": name, "h": SETTINGS[setting]["h"]})
+            h = SETTINGS[setting]["h"] / (4.0 if name == "parallel BUG" else 1.0)  # of order 1, and all others here of order 2
+            yield Case(f"{setting}-{name}", {"setting": setting, "integrator": name, "h": h})
 
 
 def check(case: Case, rate_factor: float = 1.0, speed: float = 1.0) -> CaseResult:
     """The electric energy ½∫E² decays like e^{2γt} while it oscillates (Landau), or grows like e^{2γt} (two streams).
 
     Decay: the slope through the maxima, and the distance of the maxima, π/ω.  Growth: the slope in the linear phase.  On the way
-    the mass and the norm of f: their drift is at most what was discarded.
+    the norm of f, for the methods that keep it: its drift is at most what was discarded.
     """
     out, setting = Measurements(), SETTINGS[case["setting"]]
     problem = VlasovPoisson.landau_damping() if case["setting"] == "landau" else VlasovPoisson.two_stream(alpha=1e-5)
@@ -81,7 +82,7 @@ def check(case: Case, rate_factor: float = 1.0, speed: float = 1.0) -> CaseResul
         rate = float(np.polyfit(t[linear], log_E[linear], 1)[0])
     out.ratio("rate within 2 % of the dispersion relation", abs(rate / (rate_factor * omega.imag) - 1.0) / ALLOWED)
     start = problem.start(RANK).norm()
-    for k in range(0, len(N), 10):
+    for k in range(0, len(N) if FAMILY[case["integrator"]].conservative else 0, 10):
         drift = abs(N[k] - start) / start
         out.at_most("norm of f: relative drift at most 1e-6 + what was discarded", drift, 1e-6 + run.discarded / start)
     out.series = {**case.parameters, "t": times[::4], "energy": energies[::4], "rate": rate, "theory": omega.imag}

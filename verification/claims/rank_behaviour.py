@@ -13,7 +13,7 @@ from geolora_ref.spectra import geometric
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY
 
-RANK, CAP, T, THETA = 5, 12, 0.5, 1e-3
+RANK, CAP, T, THETA = 5, 12, 0.25, 1e-3
 H = 0.003125
 FIXED = tuple(name for name, promise in FAMILY.items() if not promise.adaptive)
 REJECTING = "parallel BUG with step rejection"
