@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import TopologicalSorter
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from docutils import nodes
@@ -22,7 +24,7 @@ DOCS = Path(__file__).resolve().parent.parent
 ROOT = DOCS.parent
 PICTURE = DOCS / "_generated" / "figures" / "imports.svg"
 PACKAGES = ("geolora_ref", "verification")
-PER_ROW = 6
+SWEEPS = 12
 COLOURS = {"geolora_ref": "#dbe9f6", "verification": "#e6f3e2"}
 
 
@@ -83,23 +85,50 @@ def heights(graph: Mapping[str, set[str]]) -> dict[str, int]:
     return found
 
 
-def places(graph: Mapping[str, set[str]]) -> dict[str, tuple[float, float]]:
-    """Where each box stands: its floor, and beside the ones that it imports."""
+def chains(graph: Mapping[str, set[str]]) -> dict[tuple[str, str], list[str]]:
+    """For each arrow the points that it passes: its two boxes, and on every floor in between a free place of its own."""
     floor = heights(graph)
+    return {
+        (part, other): [part, *(f"{part}>{other}>{f}" for f in range(floor[part] - 1, floor[other], -1)), other]
+        for part, others in graph.items()
+        for other in others
+    }
+
+
+def places(graph: Mapping[str, set[str]]) -> dict[str, tuple[float, float]]:
+    """Where each box and each point of an arrow stands: on its floor, beside what it is joined to."""
+    floor = dict(heights(graph))
+    joined: dict[str, set[str]] = defaultdict(set)
+    for (part, _), chain in chains(graph).items():
+        for depth, (upper, lower) in enumerate(pairwise(chain)):
+            floor.setdefault(lower, floor[part] - depth - 1)
+            joined[upper].add(lower)
+            joined[lower].add(upper)
     rows: dict[int, list[str]] = defaultdict(list)
-    for part, height in floor.items():
-        rows[height].append(part)
-    where: dict[str, tuple[float, float]] = {}
-    for height in sorted(rows):
+    for name in sorted(floor):
+        rows[floor[name]].append(name)
+    x = {name: position for row in rows.values() for name, position in _spread(row).items()}
+    for sweep in range(SWEEPS):  # a row in the order of what it is joined to below, then above, in turn
+        up = sweep % 2 == 0
+        for f in sorted(rows, reverse=not up):
+            beside = {name: [x[o] for o in joined[name] if floor[o] == (f - 1 if up else f + 1)] for name in rows[f]}
+            middle = {name: sum(found) / len(found) if found else x[name] for name, found in beside.items()}
+            x |= _spread(sorted(rows[f], key=middle.__getitem__))
+    return {name: (x[name], float(floor[name])) for name in floor}
 
-        def middle(part: str) -> float:
-            below = [where[other][0] for other in graph.get(part, ()) if other in where]
-            return sum(below) / len(below) if below else 0.0
 
-        row = sorted(rows[height], key=lambda part: (middle(part), part))
-        for i, part in enumerate(row):
-            where[part] = ((i + 0.5) / len(row), float(height))
-    return where
+def _spread(row: Sequence[str]) -> dict[str, float]:
+    """A row from 0 to 1; a box is wider than the place of an arrow that passes."""
+    widths = [0.45 if ">" in name else 1.0 for name in row]
+    ends = list(accumulate(widths))
+    return {name: (end - width / 2) / ends[-1] for name, end, width in zip(row, ends, widths, strict=True)}
+
+
+def _box(axes: Any, part: str, x: float, y: float) -> Any:
+    """The box of a part, without the name of the package."""
+    style = {"boxstyle": "round,pad=0.45", "facecolor": COLOURS[part.split(".")[0]], "edgecolor": "#8b949e"}
+    text = axes.text(x, y, part.removeprefix("geolora_ref."), ha="center", va="center", fontsize=10, bbox=style, zorder=2)
+    return text.get_bbox_patch()
 
 
 def draw(path: Path) -> None:
@@ -107,29 +136,21 @@ def draw(path: Path) -> None:
     graph = reduced(imports())
     where = places(graph)
     top = max(y for _, y in where.values())
-    figure, axes = plt.subplots(figsize=(8.6, 0.82 * (top + 1)))
-    for part, others in graph.items():
-        for other in others:
-            (x0, y0), (x1, y1) = where[part], where[other]
-            bend = 0.0 if abs(y0 - y1) < 1.5 else (0.12 if x0 <= x1 else -0.12)
-            style = {
-                "arrowstyle": "-|>",
-                "color": "#57606a",
-                "lw": 0.9,
-                "connectionstyle": f"arc3,rad={bend}",
-                "shrinkA": 11,
-                "shrinkB": 11,
-            }
-            axes.annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=style, zorder=1)
-    for part, (x, y) in where.items():
-        name = part.removeprefix("geolora_ref.")
-        box = {"boxstyle": "round,pad=0.45", "facecolor": COLOURS[part.split(".")[0]], "edgecolor": "#8b949e"}
-        axes.text(x, y, name, ha="center", va="center", fontsize=10, bbox=box, zorder=2)
+    figure, axes = plt.subplots(figsize=(8.6, 0.82 * (top + 1)), dpi=72)  # the unit of SVG, so that arrows end at the rims
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, top + 0.5))
     axes.axis("off")
+    figure.subplots_adjust(0.0, 0.0, 1.0, 1.0)
+    boxes = {part: _box(axes, part, *where[part]) for part in graph}
+    figure.canvas.draw()  # the size of a box is known now
+    line: dict[str, Any] = {"color": "#57606a", "lw": 0.9}
+    for (_, other), chain in chains(graph).items():
+        axes.plot(*zip(*(where[name] for name in chain[:-1]), strict=True), **line, zorder=1)
+        start = {"patchA": boxes[chain[-2]]} if chain[-2] in boxes else {}
+        ends = {"patchB": boxes[other], "shrinkA": 0, "shrinkB": 1, **start}
+        axes.annotate("", xy=where[other], xytext=where[chain[-2]], arrowprops={"arrowstyle": "-|>", **line, **ends}, zorder=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "geolora_ref"}):
-        figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+        figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 

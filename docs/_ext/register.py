@@ -65,7 +65,7 @@ class Effect:
 
 def _product(factors: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     U, S, V = factors
-    return U @ S @ V.conj().T
+    return np.asarray(U @ S @ V.conj().T)
 
 
 @cache
