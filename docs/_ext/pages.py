@@ -1,4 +1,7 @@
-"""``{pages}``: a table of contents of those of its pages that exist, so that a part of the project may be left out."""
+"""``{pages}``: a table of contents of those of its pages that exist, so that a part of the project may be left out.
+
+A line ``*`` stands for every page beside this one that the page does not name.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ class Pages(TocTree):
 
     def run(self) -> list[nodes.Node]:
         """The toctree of the pages that exist."""
-        there = [(line, *self.content.info(i)) for i, line in enumerate(self.content) if line.strip() in self.env.found_docs]
-        self.content = StringList([line for line, *_ in there], items=[(str(source), int(at or 0)) for _, source, at in there])
+        source = self.env.doc2path(self.env.docname).read_text(encoding="utf-8")
+        named = set(source.split())
+        rest = sorted(page for page in self.env.found_docs - named - {self.env.docname} if "/" not in page)
+        wanted = [page for line in self.content for page in (rest if line.strip() == "*" else [line.strip()])]
+        there = [page for page in wanted if page in self.env.found_docs]
+        self.content = StringList(there, items=[(str(self.env.doc2path(self.env.docname)), self.lineno)] * len(there))
         return super().run()
 
 
