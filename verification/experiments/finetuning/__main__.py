@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.model,
             options.data,
             Columns(options.text_column, options.label_column),
-            Plan(options.metric),
+            Plan(options.metric, schedule="linear"),
             sentences=effort.sentences,
             max_length=64,
         )
