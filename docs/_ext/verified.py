@@ -112,6 +112,11 @@ def _inequalities(outcome: ClaimOutcome) -> str:
     return table(["compared", "times", "median", "worst ratio"], rows, numeric=3)
 
 
+def _hypotheses(claim: dict[str, Any]) -> str:
+    listed = "; ".join(claim["hypotheses"])
+    return f"<br>Hypotheses: {mathematics(listed)}." if listed else ""
+
+
 def _controls(claim: dict[str, Any]) -> str:
     rows = [
         [
@@ -154,7 +159,7 @@ def measured(claim_id: str) -> list[nodes.Node]:
     box = nodes.container(classes=["measured"], ids=[anchor(claim_id)])
     box += raw(
         f'<p class="measured-head"><b>Measured</b>: {escape(claim["title"])} <code>{claim_id}</code></p>'
-        f"<p>{summary(claim)}</p><p class='checked'>{mathematics(claim['statement'])}</p>"
+        f"<p>{summary(claim)}</p><p class='checked'>{mathematics(claim['statement'])}{_hypotheses(claim)}</p>"
     )
     for index, figure in enumerate(outcome.claim.figures):
         box += drawn(claim_id, index, figure, outcome.results)
