@@ -145,7 +145,8 @@ def _processor() -> str:
 
 
 def _section(outcome: ClaimOutcome) -> dict[str, Any]:
-    """What the template shows of one claim."""
+    """What the template shows of one claim; no figures and tables where a case broke, since its series are missing."""
+    complete = not any(result.error for result in outcome.results)
     inequalities = [
         {"name": name, "count": len(values), "median": statistics.median(values), "worst": max(values)}
         for name, values in outcome.ratios.items()
@@ -155,8 +156,8 @@ def _section(outcome: ClaimOutcome) -> dict[str, Any]:
         "outcome": outcome,
         "claim": outcome.claim,
         "inequalities": inequalities,
-        "figures": [{"figure": f, "image": _image(f, outcome.results)} for f in outcome.claim.figures],
-        "tables": [{"title": table.title, "rows": table.rows(outcome.results)} for table in outcome.claim.tables],
+        "figures": [{"figure": f, "image": _image(f, outcome.results)} for f in outcome.claim.figures if complete],
+        "tables": [{"title": table.title, "rows": table.rows(outcome.results)} for table in outcome.claim.tables if complete],
     }
 
 

@@ -116,6 +116,18 @@ def test_other_plans_have_other_journals(tmp_path: Path) -> None:
     assert Journal(tmp_path, Plan(seed=1), fresh=True).path != Journal(tmp_path, Plan(seed=2), fresh=True).path
 
 
+def test_report_is_written_although_a_case_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What broke is told; the figures, which need its series, are left out."""
+    claim = CLAIMS["local-error"]
+    first = next(iter(claim.cases(PLAN))).id
+    half_broken = replace(claim, check=lambda case: broken(case) if case.id == first else claim.check(case))
+    monkeypatch.setitem(CLAIMS, claim.id, half_broken)
+    outcomes = run([half_broken], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)
+    html = write_report(outcomes, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+    assert "ZeroDivisionError: the check itself is wrong" in html
+    assert "data:image" not in html
+
+
 def test_report_is_self_contained(tmp_path: Path) -> None:
     claim = CLAIMS["simultaneous-descent"]
     outcomes = run([claim], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)
