@@ -1,7 +1,7 @@
-// Looks at the page in the frame once its formulas are there, and writes what is wrong with its layout as JSON.
+// Looks at the page in each frame once its formulas are there, and writes as JSON what is wrong with its layout and its formulas.
 const scrolls = (style) => ["auto", "scroll"].includes(style.overflowX);
 
-function faultsOf(page, view) {
+function faultsOf(page, view, width) {
   const found = [];
   const say = (kind, element) => found.push(`${kind}: <${element.tagName.toLowerCase()} class="${element.className}"> ${element.textContent.trim().slice(0, 60)}`);
   const shown = (element) => element.getClientRects().length > 0 && view.getComputedStyle(element).visibility !== "hidden";
@@ -13,7 +13,7 @@ function faultsOf(page, view) {
   for (const element of content.querySelectorAll("*")) {
     if (!shown(element) || element.closest("svg, mjx-container, .visually-hidden, .headerlink, .copybtn")) continue;
     const style = view.getComputedStyle(element), box = element.getBoundingClientRect();
-    if (box.right > WIDTH + 1 && !inScroller(element)) say("sticks out", element);
+    if (box.right > width + 1 && !inScroller(element)) say("sticks out", element);
     if (["hidden", "clip"].includes(style.overflowX) && element.scrollWidth > element.clientWidth + 1) say("clipped", element);
     const inFlow = (e) => !["absolute", "fixed", "sticky"].includes(view.getComputedStyle(e).position);
     const isBlock = (e) => ["block", "flex", "grid", "table"].includes(view.getComputedStyle(e).display);
@@ -27,7 +27,16 @@ function faultsOf(page, view) {
   return [...new Set(found)];
 }
 
+function report(frame) {
+  const view = frame.contentWindow, page = view.document;
+  return {
+    faults: faultsOf(page, view, frame.clientWidth),
+    formulas: page.querySelectorAll("mjx-container").length,
+    broken: page.querySelectorAll("[data-mjx-error]").length,
+  };
+}
+
 window.addEventListener("load", () => setTimeout(() => {
-  const view = document.getElementById("page").contentWindow;
-  document.getElementById("out").textContent = JSON.stringify(faultsOf(view.document, view));
-}, 8000));
+  const reports = [...document.querySelectorAll("iframe")].map(report);
+  document.getElementById("out").textContent = JSON.stringify(reports);
+}, 10000));

@@ -10,9 +10,10 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,7 +144,7 @@ def chromium(*options: str, page: str, folder: Path) -> subprocess.CompletedProc
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9", f"--user-data-dir={folder}"]
     command += ["--enable-logging=stderr", "--virtual-time-budget=20000", *options, page]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
 
 
 def console_errors(log: str) -> list[str]:
@@ -153,67 +154,68 @@ def console_errors(log: str) -> list[str]:
     ]
 
 
-@needs_chromium
-def test_formulas_are_rendered_and_the_console_is_clean(tmp_path: Path) -> None:
-    for name in ("read/line_by_line.html", "theory/error_bound.html"):
-        source = (BUILT / name).read_text("utf-8")
-        run = chromium("--dump-dom", page=(BUILT / name).as_uri(), folder=tmp_path / name.replace("/", "-"))
-        wanted = len(re.findall(r'class="math notranslate', source))
-        assert wanted > 20
-        assert run.stdout.count("<mjx-container") == wanted
-        assert "data-mjx-error" not in run.stdout
-        assert console_errors(run.stderr) == []
+Question = tuple[Path, int]
+"""A page and the width that it is opened at."""
 
 
-@needs_chromium
-def test_an_error_on_the_console_is_found(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    page.write_text("<script>nothing.there()</script><img src='https://example.org/x.png'>", encoding="utf-8")
-    run = chromium("--dump-dom", page=page.as_uri(), folder=tmp_path / "profile")
-    assert console_errors(run.stderr)
-
-
-def faults(page: Path, width: int, folder: Path) -> list[str]:
-    """What is clipped, sticks out or overlaps on a page of this width."""
-    folder.mkdir()
-    frame = f"<iframe id=page src='{page.as_uri()}' style='border:0;width:{width}px;height:2000px'></iframe>"
-    script = LAYOUT.read_text("utf-8")
-    (folder / "frame.html").write_text(
-        f"<body style='margin:0'>{frame}<pre id=out></pre><script>const WIDTH = {width};{script}</script>", encoding="utf-8"
+def look(questions: Sequence[Question], folder: Path) -> tuple[dict[Question, dict[str, Any]], str]:
+    """Open pages side by side: for each its layout faults and its formulas, rendered and broken; and the console's log."""
+    frames = "".join(
+        f"<iframe src='{page.as_uri()}' style='border:0;width:{width}px;height:2000px'></iframe>" for page, width in questions
     )
-    run = chromium(
-        "--allow-file-access-from-files",
-        "--dump-dom",
-        f"--window-size={max(width, 600)},2000",
-        page=(folder / "frame.html").as_uri(),
-        folder=folder / "profile",
-    )
-    found = re.search(r'<pre id="out">(.*?)</pre>', run.stdout, re.DOTALL)
+    document = f"<body>{frames}<pre id=out></pre><script>{LAYOUT.read_text('utf-8')}</script>"
+    (folder / "frames.html").write_text(document, encoding="utf-8")
+    options = ("--allow-file-access-from-files", "--dump-dom", "--window-size=1400,2000")
+    run = chromium(*options, page=(folder / "frames.html").as_uri(), folder=folder / "profile")
+    found = re.search(r'<pre id="out">(.+?)</pre>', run.stdout, re.DOTALL)
     assert found, run.stderr[-2000:]
-    return list(json.loads(html.unescape(found[1])))
+    return dict(zip(questions, json.loads(html.unescape(found[1])), strict=True)), run.stderr
 
 
-def cases() -> Iterator[tuple[str, int]]:
-    """Key pages at both widths."""
-    yield from ((name, width) for name in KEY_PAGES for width in WIDTHS)
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Question, dict[str, Any]], str]:
+    """The key pages at all widths."""
+    return look([(BUILT / name, width) for name in KEY_PAGES for width in WIDTHS], tmp_path_factory.mktemp("opened"))
+
+
+Opened = tuple[dict[Question, dict[str, Any]], str]
 
 
 @needs_chromium
-@pytest.mark.parametrize(("name", "width"), list(cases()))
-def test_nothing_is_clipped_or_overlaps(name: str, width: int, tmp_path: Path) -> None:
-    assert faults(BUILT / name, width, tmp_path / "run") == []
+def test_every_formula_is_rendered(opened: Opened) -> None:
+    for (page, width), report in opened[0].items():
+        wanted = len(re.findall(r'class="math notranslate', page.read_text("utf-8")))
+        assert (report["formulas"], report["broken"]) == (wanted, 0), (page.name, width)
+    assert max(report["formulas"] for report in opened[0].values()) > 40
+
+
+@needs_chromium
+def test_the_console_is_clean(opened: Opened) -> None:
+    assert console_errors(opened[1]) == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", KEY_PAGES)
+def test_nothing_is_clipped_or_overlaps(name: str, width: int, opened: Opened) -> None:
+    assert opened[0][BUILT / name, width]["faults"] == []
 
 
 BAD = {
     "sticks out": "<div style='width:3000px'>wide</div>",
     "clipped": "<div style='width:100px;overflow:hidden;white-space:nowrap'>a text that is far too long for its box</div>",
     "overlap": "<p>one</p><p style='margin-top:-2rem'>two</p>",
+    "console": "<script>nothing.there()</script>",
 }
 
 
 @needs_chromium
-@pytest.mark.parametrize("fault", BAD)
-def test_a_fault_of_the_layout_is_found(fault: str, tmp_path: Path) -> None:
-    page = tmp_path / "bad.html"
-    page.write_text(f"<!doctype html><body><article>{BAD[fault]}</article>", encoding="utf-8")
-    assert any(fault in line for line in faults(page, 390, tmp_path / "run"))
+def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+    """The negative control: pages with one fault each."""
+    pages = {fault: tmp_path / f"{fault}.html" for fault in BAD}
+    for fault, page in pages.items():
+        page.write_text(f"<!doctype html><body><article>{BAD[fault]}</article>", encoding="utf-8")
+    reports, log = look([(page, 390) for page in pages.values()], tmp_path)
+    found = {fault: {line.split(":")[0] for line in reports[page, 390]["faults"]} for fault, page in pages.items()}
+    assert found == {fault: {fault} if fault != "console" else set() for fault in BAD}
+    assert console_errors(log)
