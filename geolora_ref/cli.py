@@ -6,11 +6,11 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from geolora_ref.files import write_atomically
 from geolora_ref.oracle.check import Report, check_step, load_backend
 from geolora_ref.oracle.conversion import EPS, LIBRARIES
 
@@ -82,9 +82,9 @@ def _check(options: argparse.Namespace) -> int:
         progress=_progress,
     )
     if options.json:
-        _write(options.json, json.dumps(report.as_data(), ensure_ascii=False, indent=1))
+        write_atomically(options.json, json.dumps(report.as_data(), ensure_ascii=False, indent=1))
     if options.junit:
-        _write(options.junit, _junit(report))
+        write_atomically(options.junit, _junit(report))
     print(summary(report))
     return 0 if report.passed else 1
 
@@ -175,13 +175,6 @@ def _junit(report: Report) -> str:
         elif row.outcome == "xfailed":
             ET.SubElement(case, "skipped", message=row.error)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
 
 
 def _progress(done: int, total: int) -> None:

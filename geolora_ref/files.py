@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "locked", "read_json", "write_atomically", "write_json"]
+__all__ = ["digest", "locked", "read_json", "seal", "unseal", "write_atomically", "write_json"]
 
 SEAL = "sha256"
 """The key under which a sealed JSON document keeps the digest of the rest."""
@@ -48,36 +48,46 @@ def digest(contents: str | bytes) -> str:
     return hashlib.sha256(contents.encode() if isinstance(contents, str) else contents).hexdigest()
 
 
-def write_json(path: str | os.PathLike[str], data: dict[str, Any], *, indent: int | None = 1) -> None:
-    """Write an object as JSON, atomically and sealed: with the digest of its canonical form under ``"sha256"``.
-
-    Raises ``ValueError`` for numbers that JSON lacks and for an object that has that key already, ``OSError`` as above.
-    """
+def seal(data: dict[str, Any]) -> dict[str, Any]:
+    """The object with the digest of its canonical JSON under ``"sha256"``; ``ValueError`` for one that has that key already."""
     if SEAL in data:
         raise ValueError(f"{SEAL}: expected an object without this key, it holds the digest")
-    write_atomically(path, json.dumps(data | {SEAL: _seal(data)}, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+    return data | {SEAL: _canonical_digest(json.loads(json.dumps(data)))}
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object that :func:`write_json` wrote, without its seal.
-
-    Raises ``ValueError`` that names the file if it is cut off, altered or not sealed, ``OSError`` if it cannot be read.
-    """
+def unseal(text: str | bytes, where: object) -> dict[str, Any]:
+    """The object of a sealed JSON document; ``ValueError`` that says ``where`` if it is cut off, altered or not sealed."""
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected a whole JSON document, found: {error}") from error
+        raise ValueError(f"{where}: expected a whole JSON document, found: {error}") from error
     if not isinstance(data, dict) or SEAL not in data:
-        raise ValueError(f"{path}: expected an object with its digest under {SEAL!r}, found none")
+        raise ValueError(f"{where}: expected an object with its digest under {SEAL!r}, found none")
     expected = data.pop(SEAL)
-    found = _seal(data)
+    found = _canonical_digest(data)
     if found != expected:
-        raise ValueError(f"{path}: expected contents with the digest {expected}, found {found}: the file was altered or damaged")
+        raise ValueError(f"{where}: expected contents with the digest {expected}, found {found}: altered or damaged")
     return data
 
 
-def _seal(data: dict[str, Any]) -> str:
-    return digest(json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":")))
+def _canonical_digest(data: dict[str, Any]) -> str:
+    return digest(json.dumps(data, sort_keys=True, separators=(",", ":")))
+
+
+def write_json(path: str | os.PathLike[str], data: dict[str, Any], *, indent: int | None = 1) -> None:
+    """Write an object as sealed JSON, atomically.
+
+    Raises ``ValueError`` for numbers that JSON lacks and for the key ``"sha256"``, ``OSError`` as :func:`write_atomically`.
+    """
+    write_atomically(path, json.dumps(seal(data), ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object that :func:`write_json` wrote, without its digest.
+
+    Raises ``ValueError`` that names the file if it is cut off, altered or not sealed, ``OSError`` if it cannot be read.
+    """
+    return unseal(Path(path).read_bytes(), path)
 
 
 @contextmanager

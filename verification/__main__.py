@@ -12,10 +12,12 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from verification.claim import Plan
+from geolora_ref.files import locked
+from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal
 from verification.report import as_data, write_report
@@ -52,7 +54,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0 only if every claim holds and every negative control fails."""
+    """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked."""
     options = arguments(argv)
     console = Console(stderr=options.json)
     if options.list:
@@ -61,7 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     claims = [CLAIMS[name] for name in options.only] if options.only else list(CLAIMS.values())
     plan = Plan("full" if options.full else "quick", options.seed)
     folder = options.output or DEFAULT_FOLDER / (f"{plan.effort}-part" if options.only else plan.effort)
+    try:
+        with locked(folder):
+            return check(claims, plan, folder, options, console)
+    except OSError as error:  # taken by another run, unwritable, or full: what had been written is whole
+        console.print(f"[red]cannot go on:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
+
+
+def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.Namespace, console: Console) -> int:
+    """Check these claims in a folder that no other run uses."""
     journal = Journal(folder, plan, fresh=options.fresh or not options.full)
+    for line in journal.damaged:
+        console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)
     started = time.monotonic()
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:

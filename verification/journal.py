@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from geolora_ref.files import seal, unseal, write_atomically
 from verification.claim import CaseResult, Plan
 
-__all__ = ["Journal", "fingerprint", "write_atomically"]
+__all__ = ["Journal", "fingerprint"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,10 +35,11 @@ def fingerprint(plan: Plan) -> str:
 
 
 class Journal:
-    """One line of JSON for every finished case, written and synced as it finishes.
+    """One line of sealed JSON for every finished case, written and synced as it finishes.
 
-    A journal belongs to one fingerprint; results of other sources are never reused.  A last line that an interruption cut off
-    is dropped when the journal is opened again.
+    A journal belongs to one fingerprint; results of other sources are never reused.  What cannot be trusted is dropped when the
+    journal is opened again, so that its case is done again: a last line that an interruption cut off, and lines that were
+    altered, which ``damaged`` names.  Two processes must not write one journal: see :func:`geolora_ref.files.locked`.
     """
 
     def __init__(self, folder: Path, plan: Plan, *, fresh: bool) -> None:
@@ -46,45 +49,50 @@ class Journal:
             for old in folder.glob("journal-*.jsonl"):
                 old.unlink()
         self.done: dict[str, CaseResult] = {}
-        self._file: TextIO | None = None
+        self.damaged: list[str] = []
+        self._handle: int | None = None
         if self.path.exists():
             self._read()
 
     def _read(self) -> None:
+        *lines, cut_off = self.path.read_bytes().split(b"\n")
         whole = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for number, line in enumerate(lines, 1):
             try:
-                entry = json.loads(line) if line.endswith("\n") else None
-            except json.JSONDecodeError:
-                entry = None
-            if entry is None:
-                break
-            whole.append(line)
+                entry = unseal(line, f"{self.path}, line {number}")
+            except ValueError as error:
+                self.damaged.append(str(error))
+                continue
+            whole.append(line + b"\n")
             self.done[entry["unit"]] = CaseResult(**entry["result"])
-        write_atomically(self.path, "".join(whole))
+        if cut_off or self.damaged:
+            write_atomically(self.path, b"".join(whole))
 
     def add(self, unit: str, result: CaseResult) -> None:
-        """Append one finished case and sync it to disk."""
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps({"unit": unit, "result": asdict(result)}, default=_plain, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Append one finished case and sync it to disk.
+
+        Raises ``OSError`` if it cannot be written (disk full); what the journal had before stays whole.
+        """
+        if self._handle is None:
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        entry = json.loads(json.dumps({"unit": unit, "result": asdict(result)}, default=_plain))
+        line = (json.dumps(seal(entry), ensure_ascii=False) + "\n").encode()
+        before = os.fstat(self._handle).st_size
+        try:
+            while line:  # where the disk is nearly full, a part is written first, and the next write says so
+                line = line[os.write(self._handle, line) :]
+            os.fsync(self._handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._handle, before)
+            raise
         self.done[unit] = result
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary file beside ``path`` and move it there, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
 def _plain(value: Any) -> Any:

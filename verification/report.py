@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import datetime
 import io
-import json
 import math
 import os
 import platform
@@ -24,8 +23,8 @@ from markupsafe import Markup, escape
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from geolora_ref.files import write_atomically, write_json
 from verification.claim import Figure, Plan, Results
-from verification.journal import write_atomically
 from verification.runner import ClaimOutcome
 
 __all__ = ["as_data", "machine_facts", "write_report"]
@@ -48,7 +47,7 @@ STYLE: Any = {
 def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, seconds: float) -> Path:
     """Write ``results.json`` and ``report.html``, each whole or not at all; returns the path of the report."""
     data = as_data(outcomes, plan, seconds)
-    write_atomically(folder / "results.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False))
+    write_json(folder / "results.json", data)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from geolora_ref.files import digest, seal, unseal, write_atomically
+
 __all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,18 @@ class Stored:
 
 
 def write_stored(path: Path, stored: Stored) -> None:
-    """Write and sync a file beside ``path``, then move it there.  ``TypeError`` for a state that only pickle could hold."""
+    """Write the file as a whole or not at all.  ``TypeError`` for a state that only pickle could hold."""
     tensors: dict[str, torch.Tensor] = {}
     header = {"format": FORMAT, "kind": stored.kind, "job": stored.job, "state": _pack(stored.state, "state", tensors)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(save(tensors, metadata={"geolora_ref": json.dumps(header, ensure_ascii=False, allow_nan=False)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    text = json.dumps(seal(header | {"tensors": digest(save(tensors))}), ensure_ascii=False, allow_nan=False)
+    write_atomically(path, save(tensors, metadata={"geolora_ref": text}))
 
 
 def read_stored(path: Path, kind: str) -> Stored:
     """Read a file of this kind.
 
-    Raises ``ValueError`` for a file that is damaged, is not one of ours, or has another format or kind.
+    Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests), is not one of ours, or has
+    another format or kind.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -64,11 +61,13 @@ def read_stored(path: Path, kind: str) -> Stored:
         raise ValueError(f"{path}: expected a whole safetensors file, found: {error}") from error
     if text is None:
         raise ValueError(f"{path}: expected a {kind} of geolora-ref finetune, found a safetensors file of another program")
-    header = json.loads(text)
+    header = unseal(text, path)
     if header["format"] != FORMAT:
         raise ValueError(f"{path}: this version reads format {FORMAT}, found format {header['format']}")
     if header["kind"] != kind:
         raise ValueError(f"{path}: expected a {kind}, found a file of the kind {header['kind']!r}")
+    if header["tensors"] != digest(save(tensors)):
+        raise ValueError(f"{path}: expected tensors with the digest {header['tensors']}, found others: altered or damaged")
     return Stored(kind, header["job"], _unpack(header["state"], tensors))
 
 

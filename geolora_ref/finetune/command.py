@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import math
 import statistics
 from dataclasses import asdict, fields
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from geolora_ref.files import write_json
 from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, Row, read_rows, split
@@ -209,7 +209,7 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         "median_seconds_per_step": statistics.median(history.seconds),
         "job": job.identity,
     }
-    (output / "results.json").write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
+    write_json(output / "results.json", results)
     plain = _export_lora(job, folder, output / "lora")
     console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {plain}", soft_wrap=True)
 

@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from geolora_ref.files import write_atomically
+
 __all__ = ["FILE", "fetch"]
 
 REQUIREMENT = "vaderSentiment==3.3.2"
@@ -32,10 +34,7 @@ def fetch(folder: Path) -> Path:
     if not target.exists():
         contents = _download()
         _check(contents, REQUIREMENT)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")
-        part.write_bytes(contents)
-        part.replace(target)
+        write_atomically(target, contents)
     _check(target.read_bytes(), str(target))
     return target
 

@@ -15,6 +15,7 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 import torch
 from safetensors.torch import save_file
 
+from geolora_ref.files import seal
 from geolora_ref.finetune.checkpoint import (
     Stored,
     check_same_job,
@@ -82,7 +83,7 @@ def test_kill_while_writing_leaves_the_last_whole_file(tmp_path: Path, monkeypat
 
 
 def header(format_number: int, kind: str) -> dict[str, str]:
-    return {"geolora_ref": json.dumps({"format": format_number, "kind": kind, "job": {}, "state": {}})}
+    return {"geolora_ref": json.dumps(seal({"format": format_number, "kind": kind, "job": {}, "state": {}, "tensors": ""}))}
 
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
@@ -94,14 +95,32 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"found a safetensors file of another program"):
         read_stored(path, "checkpoint")
-    save_file({"x": torch.zeros(1)}, path, metadata=header(2, "checkpoint"))
-    with pytest.raises(ValueError, match=r"this version reads format 1, found format 2"):
+    save_file({"x": torch.zeros(1)}, path, metadata=header(1, "checkpoint"))
+    with pytest.raises(ValueError, match=r"this version reads format 2, found format 1"):
         read_stored(path, "checkpoint")
-    save_file({"x": torch.zeros(1)}, path, metadata=header(1, "adapter"))
+    save_file({"x": torch.zeros(1)}, path, metadata=header(2, "adapter"))
     with pytest.raises(ValueError, match=r"expected a checkpoint, found a file of the kind 'adapter'"):
         read_stored(path, "checkpoint")
     with pytest.raises(ValueError, match=r"expected a whole safetensors file, found: No such file"):
         read_stored(tmp_path / "absent", "checkpoint")
+
+
+def test_every_flipped_bit_is_named(tmp_path: Path) -> None:
+    """In the header or in the numbers; a file that is still read holds what was written."""
+    path = tmp_path / "file.safetensors"
+    write_stored(path, Stored("checkpoint", {"lr": 0.1}, STATE))
+    whole, unnoticed = path.read_bytes(), 0
+    for at in range(0, len(whole), 3):
+        path.write_bytes(bytes([*whole[:at], whole[at] ^ (1 << at % 8), *whole[at + 1 :]]))
+        try:
+            stored = read_stored(path, "checkpoint")
+        except ValueError as error:
+            assert "file.safetensors: " in str(error)  # noqa: PT017  (what passes is looked at below)
+        else:
+            unnoticed += 1
+            assert same(stored.state, STATE)
+            assert stored.job == {"lr": 0.1}
+    assert unnoticed <= 8  # white space that fills up the header
 
 
 def test_every_difference_to_another_job_is_named(tmp_path: Path) -> None:

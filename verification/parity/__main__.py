@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from geolora_ref.files import write_atomically
 from verification.parity.measure import measure, missing
 
 
@@ -24,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"skipped: {why}; nothing was measured and nothing written")  # noqa: T201
         return 0
     found = measure(options.device, progress=lambda what: print(what, file=sys.stderr))  # noqa: T201
-    options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "parity.json"
-    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_atomically(path, json.dumps(found, indent=1))
     for dtype, of_dtype in found["conformance"].items():
         worst = max(one["worst_ratio"] for one in of_dtype.values())
         print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")  # noqa: T201

@@ -6,7 +6,7 @@ here once more, relative to s (numbers of size 1e±140 neither overflow nor unde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geolora_ref.files import digest
 from geolora_ref.oracle.criteria import Verdict
-from geolora_ref.oracle.vectors.documents import OUTPUT, matrix, number, read
+from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
 from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors
 
 __all__ = ["Judgement", "VectorVerdict", "judge_outputs", "judge_vector"]
@@ -56,12 +57,24 @@ def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
     """Judge ``outputs_dir``/<id>.json for every vector of an exported ``vectors_dir``.
 
     What is wrong with an output (missing, damaged, of an unknown id) is said in its row and stops nothing.  Raises
-    ``ValueError`` if a vector itself is damaged or there is none.
+    ``ValueError`` if a vector itself is damaged (one of this package by its digest, others by the schema) or there is none.
     """
     vectors = load_vectors(vectors_dir)
+    _check_digests(vectors_dir, vectors)
     unknown = sorted(path.stem for path in outputs_dir.glob("*.json") if path.stem not in vectors)
     judged = (_judge_file(vector, outputs_dir / f"{name}.json") for name, vector in vectors.items())
     return Judgement((*judged, *(VectorVerdict(id=name, error="no vector has this id") for name in unknown)))
+
+
+def _check_digests(directory: Path, ids: Iterable[str]) -> None:
+    """Raise ``ValueError`` that names the first vector of this package whose file is not the one that was exported."""
+    for path in (Path("vectors") / f"{name}.json" for name in ids):
+        if (DATA / path).exists():
+            expected, found = (digest((folder / path).read_bytes()) for folder in (DATA, directory))
+            if found != expected:
+                raise ValueError(
+                    f"{directory / path}: expected contents with the digest {expected}, found {found}: export it anew"
+                )
 
 
 def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Mapping[str, float]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import jinja2
 
+from geolora_ref.files import write_atomically
 from verification.experiments.finetuning.design import MAIN_BUDGET, Effort
 from verification.experiments.finetuning.figures import draw_initial_ranks, draw_robustness, image
 from verification.experiments.finetuning.runs import Store
 from verification.experiments.finetuning.summary import summarise
-from verification.journal import write_atomically
 
 __all__ = ["write_page"]
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from geolora_ref.files import write_atomically
 from geolora_ref.finetune.batches import Examples, encode
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
 from verification.experiments.finetuning.design import Run
-from verification.journal import write_atomically
 from verification.report import machine_facts
 
 __all__ = ["Corpus", "Store", "execute"]

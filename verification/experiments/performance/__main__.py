@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from geolora_ref.files import write_atomically, write_json
 from verification.experiments.performance.measure import FULL, QUICK, environment, growth, training, update_table
 from verification.experiments.performance.networks import CASES
 from verification.experiments.performance.page import figure, markdown
@@ -58,10 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             found["updates"] = update_table(effort, progress)
         if "growth" in parts:
             found["growth"] = growth(effort, progress)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_json(options.output / "results.json", found)
     text = markdown(found)
-    (options.output / "results.md").write_text(text, encoding="utf-8")
+    write_atomically(options.output / "results.md", text)
     figure(found, options.output / "results.svg")
     console.print(text, markup=False)
     console.print(f"{options.output}/results.json, results.md, results.svg")

@@ -1,0 +1,194 @@
+"""Runs that are killed, full disks, folders in use, altered files: nothing is lost, nothing is counted twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geolora_ref.files import locked, read_json
+from geolora_ref.oracle.vectors import export, judge_outputs
+from tests.rigor.test_files import in_child, status_of
+from verification.__main__ import main
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.claims import CLAIMS
+from verification.journal import Journal
+from verification.report import as_data
+from verification.runner import run
+
+PLAN = Plan("full")
+CASES = 30
+KILLS = 20
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for k in range(CASES):
+        yield Case(f"case {k}", {"k": k})
+
+
+def slow_check(case: Case) -> CaseResult:
+    """A ratio that the case alone determines; one is infinite, as broken ones are."""
+    time.sleep(0.001)
+    out = Measurements()
+    out.ratio("ratio", random.Random(case["k"]).uniform(0.0, 0.99))
+    out.series = {"numbers": [case["k"], float("inf")]}
+    return out.result(case)
+
+
+def fails(case: Case) -> CaseResult:
+    return replace(slow_check(case), ratios={"ratio": [float("inf")]})
+
+
+CLAIM = Claim("made-up", "Made up", "0", "x ≤ 1", (), ("GeoLoRA",), cases, slow_check, (Control("wrong", "x > 1", cases, fails),))
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLAIMS, CLAIM.id, CLAIM)
+    monkeypatch.setattr("verification.journal.fingerprint", lambda plan: "made-up")  # the true one reads every source
+
+
+def finish(folder: Path) -> dict[str, Any]:
+    """Do the rest in this process; the claims part of the results."""
+    claims: dict[str, Any] = as_data(run([CLAIM], PLAN, Journal(folder, PLAN, fresh=False), jobs=1), PLAN, 1.0)["claims"]
+    return claims
+
+
+def units(folder: Path) -> list[str]:
+    """The unit of every line that the journal has."""
+    (path,) = folder.glob("journal-*.jsonl")
+    return [json.loads(line)["unit"] for line in path.read_bytes().split(b"\n") if line.endswith(b"}")]
+
+
+def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Killed at random moments, most of them by SIGKILL, until 20 kills have hit a run that was at work."""
+    folder, clock, finished, hits = tmp_path / "killed", random.Random(20), 0, 0
+
+    def work() -> None:
+        with locked(folder):
+            run([CLAIM], PLAN, Journal(folder, PLAN, fresh=False), jobs=1)
+
+    while hits < KILLS:
+        pid = in_child(work)
+        time.sleep(clock.uniform(0.0, 0.02))
+        os.kill(pid, clock.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        hits += status_of(pid) != 0
+        there = units(folder) if list(folder.glob("journal-*")) else []
+        assert len(there) >= finished, "finished cases were lost"
+        assert len(set(there)) == len(there), "a case was counted twice"
+        finished = len(there)
+        if finished == 2 * CASES:  # it was done before the kills were: once more from the start
+            shutil.rmtree(folder)
+            finished = 0
+    resumed = finish(folder)
+    assert resumed == finish(tmp_path / "undisturbed")
+    assert sorted(units(folder)) == sorted(units(tmp_path / "undisturbed"))
+    assert len(units(folder)) == 2 * CASES
+    record_property("table", f"faults: {hits} kills, {2 * CASES} units, none lost, none twice")
+
+
+def test_a_line_cut_off_anywhere_costs_one_case(tmp_path: Path) -> None:
+    undisturbed = finish(tmp_path)
+    (path,) = tmp_path.glob("journal-*.jsonl")
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last + 1, len(whole), 5):
+        path.write_bytes(whole[:end])
+        journal = Journal(tmp_path, PLAN, fresh=False)
+        assert (len(journal.done), journal.damaged) == (2 * CASES - 1, [])
+        assert path.read_bytes() == whole[:last]
+    assert finish(tmp_path) == undisturbed
+
+
+def test_every_altered_line_is_named_and_done_again(tmp_path: Path) -> None:
+    undisturbed = finish(tmp_path)
+    (path,) = tmp_path.glob("journal-*.jsonl")
+    whole, clock = path.read_bytes(), random.Random(3)
+    for _ in range(40):
+        at = clock.randrange(len(whole) - 1)
+        path.write_bytes(bytes([*whole[:at], whole[at] ^ (1 << clock.randrange(8)), *whole[at + 1 :]]))
+        number = whole.count(b"\n", 0, at) + 1
+        journal = Journal(tmp_path, PLAN, fresh=False)
+        assert len(journal.done) in (2 * CASES - 1, 2 * CASES - 2)  # two where the newline between them was hit
+        assert f"{path}, line {number}: expected" in journal.damaged[0]
+    assert finish(tmp_path) == undisturbed
+
+
+def test_an_altered_journal_is_reported_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--full", "--only", CLAIM.id, "--jobs", "1", "--output", str(tmp_path)]
+    assert main(command) == 0
+    before = read_json(tmp_path / "results.json")["claims"]
+    (path,) = tmp_path.glob("journal-*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b"case 7", b"case 8", 1))
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "its case is done again" in capsys.readouterr().out
+    assert read_json(tmp_path / "results.json")["claims"] == before
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        with pytest.raises(OSError, match="File too large"):
+            run([CLAIM], PLAN, Journal(tmp_path, PLAN, fresh=False), jobs=1)
+
+    assert status_of(in_child(work)) == 0
+    (path,) = tmp_path.glob("journal-*.jsonl")
+    assert path.read_bytes().endswith(b"}\n")
+    assert 5 <= len(Journal(tmp_path, PLAN, fresh=False).done) < CASES
+    assert finish(tmp_path) == finish(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("place", ["/proc/no-such-folder", "file/below"])
+def test_an_unwritable_folder_is_status_2_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Nobody can write below /proc or below a file, the superuser included."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert main(["--full", "--only", CLAIM.id, "--output", place]) == 2
+    assert place in capsys.readouterr().out
+
+
+def test_a_folder_that_another_run_uses_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path):
+        assert main(["--full", "--only", CLAIM.id, "--output", str(tmp_path)]) == 2
+    assert f"process {os.getpid()} has it" in capsys.readouterr().out
+    assert not list(tmp_path.glob("journal-*"))
+
+
+def test_two_runs_at_once_do_not_corrupt_each_other(tmp_path: Path) -> None:
+    """Of two commands that start together on one folder at least one finishes, and the journal is whole."""
+    command = ["--full", "--only", CLAIM.id, "--jobs", "1", "--json", "--output", str(tmp_path)]
+
+    def work() -> None:
+        os._exit(main(command))
+
+    statuses = [status_of(pid) for pid in [in_child(work), in_child(work)]]
+    assert 0 in statuses
+    assert set(statuses) <= {0, 2}
+    assert sorted(units(tmp_path)) == sorted(set(units(tmp_path)))
+    assert len(units(tmp_path)) == 2 * CASES
+
+
+def test_an_altered_vector_is_named(tmp_path: Path) -> None:
+    export(tmp_path)
+    path = sorted((tmp_path / "vectors").glob("*.json"))[0]
+    text = path.read_text("utf-8")
+    at = text.index("0x1.") + 5
+    path.write_text(text[:at] + ("1" if text[at] != "1" else "2") + text[at + 1 :], "utf-8")
+    (tmp_path / "outputs").mkdir()
+    with pytest.raises(ValueError, match=rf"{path.name}: expected contents with the digest"):
+        judge_outputs(tmp_path, tmp_path / "outputs")
