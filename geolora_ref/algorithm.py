@@ -84,7 +84,7 @@ def coefficient_update(
     )
 
 
-def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m r"]) -> Inexact[Array, "m k"]:
+def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m s"]) -> Inexact[Array, "m k"]:
     """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]), so that BᴴB̃ = 0 and range([B | B̃]) ⊇ range(X).
 
     QR may flip the signs of its first r columns; the caller keeps its own ``B`` and takes only the new ones.  There are
@@ -96,12 +96,12 @@ def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m r"]) -> In
 
 
 def assemble(
-    S_new: Inexact[Array, "r r"],
-    K_new: Inexact[Array, "m r"],
-    L_new: Inexact[Array, "n r"],
+    S_new: Inexact[Array, "p q"],
+    K_new: Inexact[Array, "m q"],
+    L_new: Inexact[Array, "n p"],
     U_tilde: Inexact[Array, "m k"],
     V_tilde: Inexact[Array, "n l"],
-) -> Inexact[Array, "r+k r+l"]:
+) -> Inexact[Array, "p+k q+l"]:
     """Algorithm 1, line 5: Ŝ = [[S_new, L_newᴴ Ṽ], [Ũᴴ K_new, 0]]."""
     xp = namespace(S_new)
     zero = zeros((U_tilde.shape[1], V_tilde.shape[1]), like=S_new)
