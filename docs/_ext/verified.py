@@ -146,6 +146,7 @@ def drawn(claim: str, index: int, figure: Figure, found: Results) -> nodes.figur
     with plt.rc_context(STYLE):
         drawing, axes = plt.subplots()
         figure.draw(axes, found)
+        axes.tick_params(which="minor", labelsize=6)  # 3 x 10⁻² and 4 x 10⁻² stand close together on a logarithmic axis
         drawing.savefig(path, metadata={"Date": None})
         plt.close(drawing)
     image = nodes.image(uri=f"/{path.relative_to(DOCS).as_posix()}", alt=f"{figure.title}: {figure.caption}")
