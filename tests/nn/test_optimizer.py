@@ -115,9 +115,9 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
 
 @pytest.mark.parametrize("method", ["reference", "fast"])
 @pytest.mark.parametrize("options", WAYS, ids=str)
-def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any], method: str) -> None:
+def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any], method: Any) -> None:
     """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the interruption."""
-    options = {"lr": 0.02, "method": method} | options
+    options = {"lr": 0.02, "method": method, **options}
     x, target = regression()
     model = network()
     optimizer = GeoLoRA(model, **options)
