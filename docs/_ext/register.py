@@ -23,8 +23,7 @@ from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from verification.report import _math as mathematics
-from verification.report import _number as number
+from verification.report import mathematics, number
 
 from verified import raw, table
 

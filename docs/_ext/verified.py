@@ -25,9 +25,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from verification.claim import Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
-from verification.report import STYLE, write_report
-from verification.report import _math as mathematics
-from verification.report import _number as number
+from verification.report import STYLE, mathematics, number, write_report
 from verification.runner import ClaimOutcome, run
 
 LOGGER = logging.getLogger(__name__)
