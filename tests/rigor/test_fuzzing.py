@@ -57,7 +57,8 @@ class Trajectory(RuleBasedStateMachine):
 
     def accept(self, Y: LowRank, G: Any, rate: float, **options: Any) -> None:
         """The dense oracle judges the new state; the dense model goes on from there."""
-        ratio = dense_oracle(*self.Y, G, learning_rate=rate, **options).ratio(Y.full().astype(np.float64), Y.rank)
+        U, S, V = self.Y
+        ratio = dense_oracle(U, S, V, G, learning_rate=rate, **options).ratio(Y.full().astype(np.float64), Y.rank)
         assert ratio <= FAIL, f"ratio {ratio:.3g} with {options}"
         self.Y, self.W = Y, Y.full()
 
@@ -125,7 +126,7 @@ class Trajectory(RuleBasedStateMachine):
     @invariant()
     def stands_for_the_dense_matrix(self) -> None:
         if hasattr(self, "Y"):
-            assert np.linalg.norm(self.Y.full() - self.W) <= LENGTH * FAIL * self.unit * max(np.linalg.norm(self.W), 0.0)
+            assert np.linalg.norm(self.Y.full() - self.W) <= LENGTH * FAIL * self.unit * float(np.linalg.norm(self.W))
             for B in (self.Y.U, self.Y.V):  # every operation adds a rounding error, none takes it away
                 assert np.linalg.norm(B.T @ B - np.eye(self.Y.rank)) <= LENGTH * FAIL * self.unit
 

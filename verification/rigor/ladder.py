@@ -1,0 +1,209 @@
+"""The precision ladder: one step with 8 to 113 significant bits against 200, and what the two routes to the gradients lose.
+
+``python -m verification.rigor.ladder`` writes ladder.json and ladder.svg.
+
+The step is written once, for numbers of any precision (mpmath).  Its significands are those of bfloat16, float16, float32,
+float64 and binary128; the range of exponents is not limited.  Every error is relative to the natural scale of what is compared,
+and independent of the gauge.  Prediction: the error is a modest multiple of the unit round-off u, slope 1 on log-log axes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import mpmath
+import numpy as np
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from geolora_ref import FactorGradients, LowRank, ProjectedGradients
+from geolora_ref.algorithm import basis_augmentation, optimizer_step
+from geolora_ref.files import write_atomically, write_json
+
+__all__ = ["BITS", "augmentation_errors", "ladder", "main", "route_errors", "slope"]
+
+Matrix = NDArray[np.float64]
+BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "binary128": 113}
+EXACT = 200
+GUARD = 53
+"""Bits with which the QR iteration of line 6 goes on (it does not converge with 8); its results are rounded."""
+EPS = float(np.finfo(np.float64).eps)
+STAGES = ("K_new", "L_new", "S_new", "W_hat", "singular values", "W_1")
+
+
+def _instance(seed: int) -> tuple[Any, ...]:
+    """U, S, V, G of sizes 9, 7, 3: exact in every precision of the ladder once U and V are made orthonormal in it."""
+    rng = np.random.default_rng([seed, 11])
+    Y = LowRank.random((9, 7), [1.0, 0.5, 0.25], rng)
+    return Y.U, Y.S, Y.V, rng.standard_normal((9, 7))
+
+
+def _step(arrays: Sequence[Matrix], bits: int, coarse: int | None = None) -> dict[str, Any]:
+    """Algorithm 1 with ``bits`` significant bits, truncated to rank 4; ``coarse`` bits in line 3 (for a control)."""
+    U, S, V, G = (mpmath.matrix(X.tolist()) for X in arrays)
+    r, rate = S.rows, mpmath.mpf("0.25")
+    with mpmath.mp.workprec(coarse or bits):
+        U, V, G = +U, +V, +G
+        dK, dL = G * V, G.T * U
+        K_new, L_new, S_new = U * S - rate * dK, V * S.T - rate * dL, S - rate * (U.T * dK)
+    with mpmath.mp.workprec(bits):
+        U_hat, V_hat = (_orthonormal(_beside(B, X)) for B, X in ((U, K_new), (V, L_new)))
+        for B, B_hat in ((U, U_hat), (V, V_hat)):  # keep the caller's basis
+            B_hat[:, :r] = B
+        S_hat = mpmath.zeros(U_hat.cols, V_hat.cols)
+        S_hat[:r, :r], S_hat[r:, :r], S_hat[:r, r:] = S_new, U_hat[:, r:].T * K_new, L_new.T * V_hat[:, r:]
+        with mpmath.mp.workprec(bits + GUARD):
+            factors = mpmath.mp.svd_r(S_hat)
+        P, sigma, Qt = (+X for X in factors)
+        W_1 = (U_hat * P[:, :4]) * mpmath.diag(sigma[:4]) * (Qt[:4, :] * V_hat.T)
+        values = mpmath.matrix(sigma)
+        return dict(zip(STAGES, (K_new, L_new, S_new, U_hat * S_hat * V_hat.T, values, W_1), strict=True))
+
+
+def _beside(A: Any, B: Any) -> Any:
+    both = mpmath.zeros(A.rows, A.cols + B.cols)
+    both[:, : A.cols], both[:, A.cols :] = A, B
+    return both
+
+
+def _orthonormal(X: Any) -> Any:
+    Q, _ = mpmath.mp.qr(X, mode="skinny")
+    return Q
+
+
+def ladder(seeds: int = 3, coarse: int | None = None) -> dict[str, list[float]]:
+    """For every stage the largest relative error over the seeds, one a rung of :data:`BITS`."""
+    errors: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for bits in BITS.values():
+        found = dict.fromkeys(STAGES, 0.0)
+        for seed in range(seeds):
+            arrays = _instance(seed)
+            exact, rounded = _step(arrays, EXACT), _step(arrays, bits, coarse)
+            with mpmath.mp.workprec(EXACT):
+                for stage in STAGES:
+                    size = max(mpmath.norm(exact[stage], 2) if exact[stage].cols == 1 else mpmath.mnorm(exact[stage], "f"), 1)
+                    error = mpmath.mnorm(rounded[stage] - exact[stage], "f") / size
+                    found[stage] = max(found[stage], float(error))
+        for stage in STAGES:
+            errors[stage].append(found[stage])
+    return errors
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The slope of the least-squares line through (log x, log y)."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def route_errors(conditions: Sequence[float], seed: int = 0) -> dict[str, list[float]]:
+    """Relative error of ∇_K by the published route (dense S of this condition) and by the division-free one, in float64."""
+    rng = np.random.default_rng([seed, 12])
+    errors: dict[str, list[float]] = {"published": [], "division-free": []}
+    for condition in conditions:
+        Q1, Q2 = (np.linalg.qr(rng.standard_normal((4, 4))).Q for _ in range(2))
+        Y = LowRank.random((20, 16), np.geomspace(1.0, 1.0 / condition, 4), rng).change_gauge(Q1, Q2)
+        G = rng.standard_normal((20, 16))
+        exact = G.astype(np.longdouble) @ Y.V.astype(np.longdouble)
+        routes = {
+            "published": FactorGradients.from_dense(Y, G).projected(Y),
+            "division-free": ProjectedGradients.from_dense(Y, G),
+        }
+        for name, gradients in routes.items():
+            errors[name].append(float(np.linalg.norm((gradients.dK - exact).astype(float)) / np.linalg.norm(exact.astype(float))))
+    return errors
+
+
+def augmentation_errors(sizes: Sequence[float], seed: int = 0) -> dict[str, list[float]]:
+    """How far (I − UUᵀ)∇_K is from the range of Ũ, relative to it, for λ‖∇_K‖/‖S‖ of these sizes: from K_new and from ∇_K."""
+    rng = np.random.default_rng([seed, 13])
+    errors: dict[str, list[float]] = {"augmented with K_new": [], "augmented with the gradient": []}
+    for size in sizes:
+        Y = LowRank.random((20, 16), [1.0, 0.9, 0.8], rng)
+        G = rng.standard_normal((20, 16))
+        dK = G @ Y.V
+        rate = size * float(np.linalg.norm(Y.S) / np.linalg.norm(dK))
+        wanted = dK - Y.U @ (Y.U.T @ dK)
+        updates = {"augmented with K_new": optimizer_step(Y.U @ Y.S, dK, rate), "augmented with the gradient": dK}
+        for name, X in updates.items():
+            U_tilde = basis_augmentation(Y.U, X)
+            missed = wanted - U_tilde @ (U_tilde.T @ wanted)
+            errors[name].append(float(np.linalg.norm(missed) / np.linalg.norm(wanted)))
+    return errors
+
+
+CONDITIONS = [10.0**k for k in range(13)]
+SIZES = [10.0**-k for k in range(13)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: every slope is that of the prediction, to 0.1."""
+    parser = argparse.ArgumentParser(prog="python -m verification.rigor.ladder", description="Error against unit round-off.")
+    parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
+    options = parser.parse_args(argv)
+    found = measure()
+    write_json(options.output / "ladder.json", found)
+    write_atomically(options.output / "ladder.svg", figure(found))
+    for name, value in found["slopes"].items():
+        print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")  # noqa: T201
+    return 0 if found["passed"] else 1
+
+
+def measure() -> dict[str, Any]:
+    """All errors, the slopes and what they should be."""
+    rungs, routes, augmented = ladder(), route_errors(CONDITIONS), augmentation_errors(SIZES)
+    u = [2.0**-bits for bits in BITS.values()]
+    slopes = {stage: slope(u, errors) for stage, errors in rungs.items()}
+    predicted = dict.fromkeys(rungs, 1.0)
+    for x, errors in ((CONDITIONS, routes), (SIZES, augmented)):
+        slopes |= {name: slope(x[2:], values[2:]) for name, values in errors.items()}
+    predicted |= {"published": 1.0, "division-free": 0.0, "augmented with K_new": -1.0, "augmented with the gradient": 0.0}
+    digits = {stage: [-float(np.log10(e)) for e in errors] for stage, errors in rungs.items()}
+    return {
+        "format": 1,
+        "bits": BITS,
+        "errors": rungs,
+        "correct digits": digits,
+        "conditions": CONDITIONS,
+        "routes": routes,
+        "sizes": SIZES,
+        "augmentation": augmented,
+        "slopes": slopes,
+        "predicted": predicted,
+        "passed": all(abs(slopes[name] - predicted[name]) <= 0.1 for name in predicted),
+    }
+
+
+def figure(found: dict[str, Any]) -> bytes:
+    """The three plots with their predicted lines, as SVG."""
+    drawing, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+    u = [2.0**-bits for bits in found["bits"].values()]
+    for stage, errors in found["errors"].items():
+        left.plot(u, errors, "o-", markersize=4, label=stage)
+    left.plot(u, u, ":", color="gray", label="u")
+    left.set(xlabel="unit round-off u", ylabel="relative error")
+    for axes, x, errors, line, label in (
+        (middle, found["conditions"], found["routes"], [EPS * c for c in found["conditions"]], "cond(S)"),
+        (right, found["sizes"], found["augmentation"], [EPS / s for s in found["sizes"]], "λ‖∇_K‖/‖S‖"),
+    ):
+        for name, values in errors.items():
+            axes.plot(x, values, "o-", markersize=4, label=name)
+        axes.plot(x, line, ":", color="gray", label="predicted")
+        axes.set(xlabel=label)
+    for axes in (left, middle, right):
+        axes.set(xscale="log", yscale="log")
+        axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(drawing)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
