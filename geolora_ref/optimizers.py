@@ -65,6 +65,17 @@ def _average(old: Triple | None, new: Triple, beta: float, weight: float) -> Tri
     return _each(lambda m, x: beta * m + weight * x, old, new)
 
 
+def _normalised(
+    gradients: Triple, moments: Moments, squares: Triple, betas: tuple[float, float], eps: float
+) -> tuple[Triple, Moments]:
+    """Running means of gradients and ``squares``, and M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps."""
+    (beta1, beta2), t, xp = betas, moments.step + 1, namespace(gradients.S)
+    first = _average(moments.first, gradients, beta1, 1.0 - beta1)
+    second = _average(moments.second, squares, beta2, 1.0 - beta2)
+    directions = _each(lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + eps), first, second)
+    return directions, Moments(t, first, second)
+
+
 def _moved(moment: Triple, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Triple:
     """(M_K B, M_L A, Aᴴ M_S B) with A = Uᴴ U₁, B = Vᴴ V₁."""
     return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
@@ -112,16 +123,8 @@ class Adam:
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps)."""
-        (beta1, beta2), t = self.betas, moments.step + 1
         xp = namespace(gradients.S)
-        first = _average(moments.first, gradients, beta1, 1.0 - beta1)
-        second = _average(moments.second, _each(lambda x: xp.abs(x) ** 2, gradients), beta2, 1.0 - beta2)
-        directions = _each(
-            lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + self.eps),
-            first,
-            second,
-        )
-        return directions, Moments(t, first, second)
+        return _normalised(gradients, moments, _each(lambda x: xp.abs(x) ** 2, gradients), self.betas, self.eps)
 
     def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
         """M in the new bases; v by the squared entries of the transports."""
@@ -141,16 +144,8 @@ class NormalisedHeavyBall:
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""
-        (beta1, beta2), t = self.betas, moments.step + 1
         xp = namespace(gradients.S)
-        first = _average(moments.first, gradients, beta1, 1.0 - beta1)
-        second = _average(moments.second, _each(lambda x: xp.mean(xp.abs(x) ** 2), gradients), beta2, 1.0 - beta2)
-        directions = _each(
-            lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + self.eps),
-            first,
-            second,
-        )
-        return directions, Moments(t, first, second)
+        return _normalised(gradients, moments, _each(lambda x: xp.mean(xp.abs(x) ** 2), gradients), self.betas, self.eps)
 
     def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
         """M in the new bases; v has no coordinates."""

@@ -72,6 +72,7 @@ def merged_linear(
 
     Forward and ∇x are those of the bare layer, for a second copy of the weight and one (m, n)-sized update a step: it pays where
     there are many more rows in x than the m·n·r of the update are worth.
+    Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` of another shape or one that requires a gradient.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
     if merged.shape != weight.shape or merged.requires_grad:

@@ -41,7 +41,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised texts and their targets."""
+    """Tokenised texts and their targets, a tensor (N,): class indices, or numbers in the units of the labels."""
 
     tokens: Tokens
     targets: torch.Tensor

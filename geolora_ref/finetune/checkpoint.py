@@ -85,7 +85,7 @@ def check_same_job(path: Path, found: dict[str, Any], expected: dict[str, Any]) 
 
 
 def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """``model.state_dict()`` without the frozen parameters, which come from the pretrained model."""
+    """``model.state_dict()`` without the frozen parameters, which come from the pretrained model: tensors by name."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 

@@ -95,7 +95,7 @@ class History:
 
 
 class Job:
-    """A run that can be killed at any time and taken up again.
+    """A run that can be killed at any time and taken up again; ``predict`` gives one entry (N,) for each of N examples.
 
     ``identity`` is what must agree between a checkpoint and this job, plain JSON data; ``on_step`` and ``on_epoch`` are called
     with how many are done and how many there are.  The global generator of torch is left as it was: dropout and the like draw

@@ -22,6 +22,8 @@ Kind = Literal["class", "number", "sign"]
 class Labels:
     """The meaning of a model's outputs: one logit for each of ``classes``, or one number, in units of ``scale`` about ``mean``.
 
+    Of a batch of B examples the loss takes outputs (B, classes), or (B, 1) for numbers, and targets (B,); predictions are (B,).
+
     Attributes
     ----------
     kind : "class" (any words), "number" (regression) or "sign" (the classes "negative" and "positive" of a number).

@@ -67,6 +67,8 @@ def locate(model: str) -> Path:
 def load_encoder(folder: Path) -> tuple[Any, Any]:
     """The encoder (float32, nothing fetched) and its tokenizer.
 
+    Raises ``ValueError`` for a folder that holds none.
+
     The pooler that some encoders bring is left out: mean pooling does not use it, and an adapter there would never learn.
     """
     import transformers

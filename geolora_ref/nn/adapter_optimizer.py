@@ -20,7 +20,7 @@ UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
 
 
 def update_rule(group: Mapping[str, Any]) -> Optimizer:
-    """The rule that a parameter group names by "update", with its "betas", "eps" and "momentum"."""
+    """The rule that a group names by "update", with its "betas", "eps" and "momentum"; ``ValueError`` for another name."""
     rules: dict[str, Callable[[], Optimizer]] = {
         "adam": lambda: Adam(tuple(group["betas"]), group["eps"]),
         "sgd": Sgd,

@@ -62,7 +62,7 @@ class MatrixODE(ABC):
         return self.reference(t, Y0)
 
     def reference(self, t: float, Y0: Matrix) -> Matrix:
-        """Y(t) by scipy's DOP853 at rtol = atol = 1e-12."""
+        """Y(t) (m x n) by scipy's DOP853 at rtol = atol = 1e-12; raises ``RuntimeError`` if it does not get there."""
         if t == 0.0:
             return Y0
         run = scipy.integrate.solve_ivp(

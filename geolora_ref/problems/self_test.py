@@ -52,7 +52,7 @@ class Check:
 
 
 def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check:
-    """Taylor's theorem: |L(W + hD) − L(W) − h⟨∇L(W), D⟩| falls like h², so halving h divides it by 4.
+    """Taylor's theorem for matrices: |L(W + hD) − L(W) − h⟨∇L(W), D⟩| falls like h², so halving h divides it by 4.
 
     Measured is the distance of the slope from 2 over h = 2⁻⁶, …, 2⁻¹², where the next term is below 2⁻⁶ of the remainder and
     rounding far below it.  D is the unit ``direction`` plus the unit gradient: in a random direction alone a wrong gradient can
@@ -68,7 +68,7 @@ def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check
 
 
 def check_solution(problem: MatrixODE, Y0: Matrix, t: float = 0.5) -> Check:
-    """The residual of the stated solution in its own equation, by a central difference of order 4, relative to ‖F‖.
+    """The residual of the stated solution from Y0 (m x n) in its own equation, by a central difference of order 4, over ‖F‖.
 
     Times are in units of the problem's time scale.  With h = 1/(400 max(1, ℓ)) the difference's own error is
     h⁴/30 · |fifth derivative| ≈ 1e-12 · |fifth derivative|, and rounding adds eps/h ≈ 1e-13; the fifth derivative may reach 1e4.
@@ -174,7 +174,7 @@ def check_start(problem: StartedODE, rank: int = 4) -> Check:
 
 
 def check_minimum(problem: GradientFlow, W: Matrix, steps: int = 2000) -> Check:
-    """Gradient descent never goes below the stated minimum; steps of 1/ℓ, or halved until they descend where there is no ℓ."""
+    """Gradient descent from a matrix W never goes below the stated minimum; steps of 1/ℓ, or halved until they descend."""
     rate = 1.0 if math.isnan(problem.lipschitz) else 1.0 / problem.lipschitz
     for _ in range(steps):
         G = problem.gradient(W)

@@ -37,7 +37,7 @@ class SoftmaxRegression(GradientFlow):
 
     @classmethod
     def digits(cls, ridge: float = 0.0) -> SoftmaxRegression:
-        """1797 images of handwritten digits, 64 pixels in [0, 1], 10 classes (ships inside scikit-learn)."""
+        """1797 images of handwritten digits, 64 pixels in [0, 1], 10 classes; ``ModuleNotFoundError`` without scikit-learn."""
         try:
             from sklearn.datasets import load_digits
         except ModuleNotFoundError as error:

@@ -16,6 +16,8 @@ __all__ = ["TwoLayerLinear"]
 class TwoLayerLinear:
     """L(W₁, W₂) = ½‖W₂W₁X − Y‖² with W₁ (h x p), W₂ (q x h), X (p x N), Y (q x N); L* = 0 for planted data.
 
+    ``hidden`` is h.  Raises ``ValueError`` unless X and Y are matrices with as many columns.
+
     No global Lipschitz constant exists, but on every segment there is one in closed form, see :meth:`lipschitz_on`.
     """
 

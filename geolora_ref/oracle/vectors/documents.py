@@ -58,7 +58,7 @@ def number(value: Any, where: str) -> float:
 
 
 def numbers(values: Sequence[Any], where: str, parse: Callable[[Any, str], Any] = number) -> Matrix:
-    """A list of numbers, each by ``parse``."""
+    """A list of numbers, each by ``parse``, as a vector of their length."""
     return np.array([parse(value, f"{where}[{i}]") for i, value in enumerate(values)])
 
 
