@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import truncation
+from geolora_ref.integrators import NaiveFactorEuler
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.problems.field import Product
 
 __all__ = ["Outcome", "Stepper", "augmented_bug", "mutant", "naive_factor_euler", "reference", "simultaneous_descent"]
 
@@ -56,19 +58,29 @@ def mutant(name: str) -> Stepper:
     return step
 
 
-def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any) -> Outcome:
-    """One explicit Euler step of the factor equations U̇ = −(I − UUᵀ)GVS⁻¹, V̇ = −(I − VVᵀ)GᵀUS⁻ᵀ, Ṡ = −UᵀGV.
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """The field F = −G, whatever the state: what an explicit Euler step sees of a gradient flow."""
 
-    Equivalent to the Riemannian flow in exact arithmetic and for step size 0, but stiff like 1/σ_min [KL07].  The bases are
-    orthonormalised after the step, and the triangular factors moved into S.
-    """
-    U, S, V = Y
-    GV, GtU = G @ V, G.T @ U
-    dS = U.T @ GV
-    U1 = U - learning_rate * np.linalg.solve(S.T, (GV - U @ dS).T).T
-    V1 = V - learning_rate * np.linalg.solve(S, (GtU - V @ dS.T).T).T
-    (QU, RU), (QV, RV) = np.linalg.qr(U1), np.linalg.qr(V1)
-    Y1 = LowRank(QU, RU @ (S - learning_rate * dS) @ RV.T, QV)
+    G: Matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return self.G.shape[0], self.G.shape[1]
+
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        """−G V."""
+        return -self.G @ V
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        """−Gᵀ U."""
+        return -self.G.T @ U
+
+
+def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any) -> Outcome:
+    """One explicit Euler step of the factor equations, stiff like 1/σ_min [KL07]: the counterexample."""
+    Y1 = NaiveFactorEuler().advance(Frozen(G), 0.0, Y, learning_rate).Y
     return Outcome(Y1.full(), Y1, 0.0)
 
 
