@@ -50,7 +50,7 @@ def namespace(*arrays: Array) -> Any:
     return array_api_compat.array_namespace(*arrays)
 
 
-def H(X: Inexact[Array, "a b"]) -> Inexact[Array, "b a"]:
+def H(X: Inexact[Array, "*stack a b"]) -> Inexact[Array, "*stack b a"]:
     """Conjugate transpose Xᴴ."""
     xp = namespace(X)
     return xp.conj(X).mT if xp.isdtype(X.dtype, "complex floating") else X.mT

@@ -50,8 +50,8 @@ class Optimizer(Protocol):
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """The directions that take the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the old bases."""
 
-    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
-        """The memory in the coordinates of the new bases, from A = Uᴴ U₁ and B = Vᴴ V₁."""
+    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
+        """The memory in the coordinates of the new bases, from A = Uᴴ U₁ and B = Vᴴ V₁; all may be stacks of layers."""
 
 
 def _each(function: Callable[..., Array], *triples: Triple) -> Triple:
@@ -76,12 +76,12 @@ def _normalised(
     return directions, Moments(t, first, second)
 
 
-def _moved(moment: Triple, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Triple:
+def _moved(moment: Triple, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Triple:
     """(M_K B, M_L A, Aᴴ M_S B) with A = Uᴴ U₁, B = Vᴴ V₁."""
     return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
 
 
-def _transported_first(moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
+def _transported_first(moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
     return moments if moments.first is None else replace(moments, first=_moved(moments.first, A, B))
 
 
@@ -93,7 +93,7 @@ class Sgd:
         """∇."""
         return gradients, replace(moments, step=moments.step + 1)
 
-    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
         """Nothing to move."""
         return moments
 
@@ -109,7 +109,7 @@ class HeavyBall:
         first = _average(moments.first, gradients, self.momentum, 1.0)
         return first, replace(moments, step=moments.step + 1, first=first)
 
-    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
         """M in the new bases."""
         return _transported_first(moments, A, B)
 
@@ -126,7 +126,7 @@ class Adam:
         xp = namespace(gradients.S)
         return _normalised(gradients, moments, _each(lambda x: xp.abs(x) ** 2, gradients), self.betas, self.eps)
 
-    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
         """M in the new bases; v by the squared entries of the transports."""
         moved = _transported_first(moments, A, B)
         if moments.second is None:
@@ -147,6 +147,6 @@ class NormalisedHeavyBall:
         xp = namespace(gradients.S)
         return _normalised(gradients, moments, _each(lambda x: xp.mean(xp.abs(x) ** 2), gradients), self.betas, self.eps)
 
-    def transport(self, moments: Moments, A: Inexact[Array, "r r1"], B: Inexact[Array, "r r1"]) -> Moments:
+    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
         """M in the new bases; v has no coordinates."""
         return _transported_first(moments, A, B)

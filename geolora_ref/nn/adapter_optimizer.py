@@ -11,6 +11,7 @@ from torch.optim.adamw import adamw
 
 from geolora_ref.nn.adapt import adapters
 from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.nn.batched_rules import finite
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
 __all__ = ["AdapterOptimizer", "UpdateRule", "update_rule"]
@@ -102,17 +103,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def _nonfinite(self) -> list[str]:
         """Whose gradients are not finite; the device is asked once."""
-        owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
-        named = [
-            (owners.get(id(parameter), f"a parameter of shape {tuple(parameter.shape)}"), parameter.grad)
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        flags = [torch.isfinite(gradient).all() for _, gradient in named]
-        if not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()):
+        trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        if not trained or finite([parameter.grad for parameter in trained if parameter.grad is not None]):
             return []
-        return list(dict.fromkeys(name for (name, _), flag in zip(named, flags, strict=True) if not flag))
+        owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
+        bad = [parameter for parameter in trained if parameter.grad is not None and not finite([parameter.grad])]
+        return list(dict.fromkeys(owners.get(id(p), f"a parameter of shape {tuple(p.shape)}") for p in bad))
 
     def finish(self) -> None:
         """AdamW on the parameters that are no adapters, and the count of steps: the last act of a step."""

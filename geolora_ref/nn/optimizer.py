@@ -12,6 +12,7 @@ from torch import nn
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, update_rule
+from geolora_ref.nn.batched_rules import directions, finite, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
 from geolora_ref.training import Layer, LayerStep, Settings, training_step
@@ -168,22 +169,17 @@ class GeoLoRA(AdapterOptimizer):
         if not gradients:
             return []
         rule, names = settings.optimizer, tuple(gradients)
-        directed = [rule.direction(gradients[name], self.moments(name, named[name])) for name in names]
-        _refuse_overflow(names, [moments for _, moments in directed])
-        directions = [
-            direction._replace(S=direction.S + settings.weight_decay * named[name].active()[1].detach())
-            for name, (direction, _) in zip(names, directed, strict=True)
-        ]
-        remembers = any(moments.first is not None for _, moments in directed)
-        done = self._fast_group(names).step(directions, settings, group["iteration"], moved=remembers)
+        directed, memories = directions(rule, list(gradients.values()), [self.moments(name, named[name]) for name in names])
+        _refuse_overflow(names, memories)
+        if settings.weight_decay:
+            decay, cores = settings.weight_decay, [named[name].active()[1].detach() for name in names]
+            directed = [d._replace(S=d.S + decay * S) for d, S in zip(directed, cores, strict=True)]
+        remembers = any(memory.first is not None for memory in memories)
+        done = self._fast_group(names).step(directed, settings, group["iteration"], moved=remembers)
         if done is None:
-            return [(name, moments, None) for name, (_, moments) in zip(names, directed, strict=True)]
+            return [(name, memory, None) for name, memory in zip(names, memories, strict=True)]
         reports = [StepReport(*values) for values in zip(done.ranks, done.rank_rules, done.theta, done.discarded, strict=True)]
-        moved = (
-            [rule.transport(moments, *transport) for (_, moments), transport in zip(directed, done.transports, strict=True)]
-            if remembers
-            else [moments for _, moments in directed]
-        )
+        moved = transported(rule, memories, done.transports) if remembers else memories
         return list(zip(names, moved, reports, strict=True))
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
@@ -200,9 +196,8 @@ class GeoLoRA(AdapterOptimizer):
 def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
     """Raise ``FloatingPointError`` if second moments left the range, as squares do long before gradients; one question."""
     seconds = {name: moment.second for name, moment in zip(names, moments, strict=True) if moment.second is not None}
-    flags = [torch.stack([torch.isfinite(X).all() for X in second]).all() for second in seconds.values()]
-    if flags and not bool(torch.stack(flags).all()):
-        bad = [name for name, flag in zip(seconds, flags, strict=True) if not flag]
+    if seconds and not finite([X for second in seconds.values() for X in second]):
+        bad = [name for name, second in seconds.items() if not finite(second)]
         raise FloatingPointError(
             f"optimizer: second moments overflowed the range of their dtype in {bad[:4]}; nothing was changed"
         )
