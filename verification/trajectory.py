@@ -45,6 +45,15 @@ class Iterate:
         """ε_k = ‖(I − P(W_k))∇L(W_k)‖."""
         return float(np.linalg.norm(self.G - self.PG))
 
+    @property
+    def lost(self) -> float:
+        """ϑ_k: the tail of W_k − λP(W_k)G behind the rank of W_{k+1}, the least that any matrix of this rank loses.
+
+        What the step reports, or ‖Ŵ − W_{k+1}‖, would excuse whatever W_{k+1} is.
+        """
+        sigma = np.linalg.svd(self.W - self.learning_rate * self.PG, compute_uv=False)
+        return float(np.linalg.norm(sigma[self.outcome.Y.rank :]))
+
 
 def trajectory(
     problem: GradientFlow,
