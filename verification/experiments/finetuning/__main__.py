@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
 from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness
-from verification.experiments.finetuning.page import write_page
+from verification.experiments.finetuning.page import described, write_page
 from verification.experiments.finetuning.runs import Corpus, Store, execute
 from verification.experiments.finetuning.summary import best_rates, points
 
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         torch.set_num_threads(threads)
-    console.print(f"page: {write_page(store, effort, options.output, options.model).resolve()}", soft_wrap=True)
+    page = write_page(described(store, effort, options.model), options.output)
+    console.print(f"page: {page.resolve()}", soft_wrap=True)
     return 0
 
 

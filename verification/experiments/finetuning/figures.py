@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ COLOURS = {
 LINES = {4: ":", 8: "-", 16: "--"}
 
 
-def draw_robustness(axes: Axes, summary: dict[str, Any]) -> None:
+def draw_robustness(axes: Axes, summary: Mapping[str, Any]) -> None:
     """One line a method and budget; runs that diverged or learned nothing are crosses, those without a metric at the bottom."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for point in summary["robustness"]:
@@ -42,7 +43,7 @@ def draw_robustness(axes: Axes, summary: dict[str, Any]) -> None:
     axes.legend(fontsize=7, frameon=False, ncols=2)
 
 
-def draw_initial_ranks(axes: Axes, summary: dict[str, Any]) -> None:
+def draw_initial_ranks(axes: Axes, summary: Mapping[str, Any]) -> None:
     """Mean over the seeds; the numbers at the points are the metric on the test sentences."""
     for family, label in (("geolora free", "geolora"), ("lora", "lora")):
         rows = sorted((row for row in summary["initial_ranks"] if row["family"] == family), key=lambda row: row["budget"])
@@ -59,7 +60,7 @@ def draw_initial_ranks(axes: Axes, summary: dict[str, Any]) -> None:
     axes.legend(frameon=False)
 
 
-def image(draw: Any, summary: dict[str, Any]) -> str:
+def image(draw: Any, summary: Mapping[str, Any]) -> str:
     """A figure as an SVG data URI."""
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     axes = figure.add_subplot()

@@ -1,8 +1,10 @@
-"""The page and ``summary.json``, made of the stored runs."""
+"""What is shown of the runs: the page, and the tables of the documentation.  Both are made of a summary, plain data."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,36 @@ from verification.experiments.finetuning.figures import draw_initial_ranks, draw
 from verification.experiments.finetuning.runs import Store
 from verification.experiments.finetuning.summary import summarise
 
-__all__ = ["write_page"]
+__all__ = ["MEASURED", "described", "page", "tables", "write_page"]
+
+MEASURED = Path(__file__).parent / "measured.json"
+"""The summary of the last whole campaign."""
 
 
-def write_page(store: Store, effort: Effort, folder: Path, model: str) -> Path:
-    """Write ``summary.json`` and ``page.html``, of whatever is stored so far; returns the path of the page."""
-    summary, corpus = summarise(store, effort), store.corpus
-    about: dict[str, Any] = {
+def described(store: Store, effort: Effort, model: str) -> dict[str, Any]:
+    """The summary of whatever is stored so far, and ``about``: what was trained on what, and where."""
+    corpus = store.corpus
+    about = {
         "model": model,
-        "plan": corpus.plan,
+        "plan": asdict(corpus.plan),
         "sentences": effort.sentences,
         "threads": corpus.identity["threads"],
         "main_budget": MAIN_BUDGET,
         "machine": store.facts,
         **{name: len(examples) for name, examples in corpus.examples.items()},
     }
+    return {"about": about, **summarise(store, effort)}
+
+
+def write_page(summary: Mapping[str, Any], folder: Path) -> Path:
+    """Write ``summary.json`` and ``page.html``; returns the path of the page."""
     write_atomically(folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1, allow_nan=False))
+    write_atomically(folder / "page.html", page(summary))
+    return folder / "page.html"
+
+
+def page(summary: Mapping[str, Any]) -> str:
+    """The page, self-contained."""
     figures = {"robustness": image(draw_robustness, summary), "initial_ranks": image(draw_initial_ranks, summary)}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -38,9 +54,52 @@ def write_page(store: Store, effort: Effort, folder: Path, model: str) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": _number, "spread": _spread, "count": _count}
-    html = environment.get_template("page.html.j2").render(summary=summary, about=about, figures=figures)
-    write_atomically(folder / "page.html", html)
-    return folder / "page.html"
+    return environment.get_template("page.html.j2").render(summary=summary, about=summary["about"], figures=figures)
+
+
+def tables(summary: Mapping[str, Any]) -> str:
+    """The three tables of the documentation, in Markdown."""
+    comparison = _markdown(
+        ("method", "lr", "test, mean ± std", "dev, mean ± std", "adapter parameters at the end", "seeds"),
+        (
+            (
+                row["family"],
+                f"{row['rate']:g}",
+                _spread(row["test"]),
+                _spread(row["dev"]),
+                _count(row["parameters"]["mean"]),
+                row["seeds"],
+            )
+            for row in summary["comparison"]
+        ),
+    )
+    initial_ranks = _markdown(
+        ("method", "initial rank", "test, mean ± std", "adapter parameters at the end", "seeds"),
+        (
+            (row["family"], row["budget"], _spread(row["test"]), _count(row["parameters"]["mean"]), row["seeds"])
+            for row in summary["initial_ranks"]
+        ),
+    )
+    return "\n\n".join((comparison, initial_ranks, _map(summary)))
+
+
+def _map(summary: Mapping[str, Any]) -> str:
+    """Development metric by method and rank (rows) and learning rate (columns), with the range that keeps 95 % of the best."""
+    rates = sorted({point["rate"] for point in summary["robustness"]})
+    cells: dict[str, dict[float, str]] = {}
+    for point in summary["robustness"]:
+        value = "diverged" if point["dev"] is None else f"{point['dev']:.3f}" + ("" if point["usable"] else ", nothing learned")
+        cells.setdefault(f"{point['family']}, rank {point['budget']}", {})[point["rate"]] = value
+    ranges = {name: "–" if span is None else f"{span['ratio']:.2g} x" for name, span in summary["ranges"].items()}
+    return _markdown(
+        ("dev, one seed, lr", *(f"{rate:g}" for rate in rates), "width of the range"),
+        ((name, *(row.get(rate, "") for rate in rates), ranges[name]) for name, row in cells.items()),
+    )
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _number(value: float | None) -> str:
@@ -48,7 +107,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _spread(value: dict[str, Any]) -> str:
+def _spread(value: Mapping[str, Any]) -> str:
     """Mean ± standard deviation."""
     if value["mean"] is None:
         return "–"

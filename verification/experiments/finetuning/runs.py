@@ -81,7 +81,6 @@ def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "parameters": job.prepared.parameters(),
         "ranks": job.prepared.ranks(),
-        "mean_rank_over_time": [[step, statistics.fmean(r)] for step, r in zip(history.rank_steps, history.ranks, strict=True)],
         "median_seconds_per_step": statistics.median(history.seconds) if history.seconds else None,
         "loss_at_end": statistics.fmean(history.losses[-20:]) if history.losses else None,
         "steps": history.steps,
