@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from geolora_ref.files import locked
+from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal
@@ -36,7 +37,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the claims and their controls, and check nothing")
     parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument("--backend", choices=("loky", "dask"), default="loky", help="processes here (default), or a Dask cluster")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="with --backend dask: the cluster, for example tcp://host:8786")
     parser.add_argument(
         "--output",
         type=Path,
@@ -48,8 +51,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = [name for name in options.only or () if name not in CLAIMS]
     if unknown:
         parser.error(f"--only: expected one of {', '.join(CLAIMS)}; found {', '.join(unknown)}")
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         parser.error(f"--jobs: expected a number >= 1, found {options.jobs}")
+    if (options.backend == "dask") != (options.scheduler is not None):
+        parser.error(f"--scheduler: expected with --backend dask and only there, found --backend {options.backend}")
+    if options.backend == "dask" and options.jobs is not None:
+        parser.error("--jobs: expected with --backend loky only, a cluster has the workers that it has")
     return options
 
 
@@ -85,13 +92,16 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
                 claims,
                 plan,
                 journal,
-                jobs=options.jobs,
+                jobs=options.jobs or os.cpu_count() or 1,
+                scheduler=options.scheduler,
                 progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BackendError) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = "interrupted:" if interrupted else f"[red]cannot go on:[/] {escape(str(error))};"
         kept = "; --full goes on from there" if options.full else ""
-        console.print(f"interrupted: {len(journal.done)} finished cases are kept in {journal.path}{kept}")
-        return 130
+        console.print(f"{reason} {len(journal.done)} finished cases are kept in {journal.path}{kept}", soft_wrap=True)
+        return 130 if interrupted else 2
     seconds = time.monotonic() - started
     report = write_report(outcomes, plan, folder, seconds)
     if options.json:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
-import joblib
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from verification.backends import in_processes, on_dask
 from verification.claim import Case, CaseResult, Claim, Control, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal
@@ -134,11 +135,14 @@ def run(
     journal: Journal,
     *,
     jobs: int,
+    scheduler: str | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[ClaimOutcome]:
     """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
 
-    Interrupted (by an exception or a signal), everything that had finished is in the journal.
+    The work is done by ``jobs`` processes of this machine, or, if it is given, by the Dask cluster with this ``scheduler``; the
+    journal is written here.  Interrupted (by an exception or a signal), everything that had finished is in the journal.
+    Raises ``BackendError`` if whoever should work is missing, has other sources, or dies.
     """
     units: list[Unit] = [(claim.id, "", case) for claim in claims for case in claim.cases(plan)]
     units += [(claim.id, control.id, case) for claim in claims for control in claim.controls for case in control.cases(plan)]
@@ -148,11 +152,12 @@ def run(
     todo = [unit for unit in units if _key(unit) not in journal.done]
     total = len(units)
     progress("resumed" if len(todo) < total else "starting", total - len(todo), total)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs", batch_size=1)
+    finished = in_processes(_labelled, todo, jobs) if scheduler is None else on_dask(_labelled, todo, scheduler)
     try:
-        for done, (unit, result) in enumerate(parallel(joblib.delayed(_labelled)(unit) for unit in todo), total - len(todo) + 1):
-            journal.add(_key(unit), result)
-            progress(unit[0], done, total)
+        with closing(finished):
+            for done, (unit, result) in enumerate(finished, total - len(todo) + 1):
+                journal.add(_key(unit), result)
+                progress(unit[0], done, total)
     finally:
         journal.close()
     return [_outcome(claim, plan, journal) for claim in claims]

@@ -1,0 +1,271 @@
+"""Campaigns beyond one process: the same results wherever the work is done, nothing lost, strangers and deaths are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from joblib.externals.loky import reusable_executor
+
+from verification import backends
+from verification.__main__ import main
+from verification.backends import BackendError, on_dask
+from verification.claim import CaseResult, Plan
+from verification.claims import CLAIMS
+from verification.journal import ROOT, Journal, fingerprint
+from verification.report import as_data
+from verification.runner import run
+
+distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+
+CLAIM = "one-backward-pass"
+UNITS = 132
+PLAN = Plan()
+
+slow = pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="starting and ending clusters: nightly")
+PRELOAD = "from verification import backends; backends.sources = lambda: 'the same'"
+"""The true fingerprint reads the sources, which somebody may edit while the tests run."""
+
+
+@pytest.fixture(autouse=True)
+def same_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "sources", lambda: "the same")
+    monkeypatch.setattr("verification.journal.fingerprint", lambda plan: f"the-same-{plan.effort}")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes below nannies, which start another one for each that dies."""
+    options: dict[str, Any] = {"dashboard_address": ":0", "silence_logs": 50, "preload": [PRELOAD]}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as started:
+        yield started
+
+
+@pytest.fixture
+def in_process() -> Iterator[Callable[..., Any]]:
+    """Makes clusters whose workers are threads of this process."""
+    made = []
+
+    def cluster(**options: int) -> Any:
+        made.append(distributed.LocalCluster(processes=False, dashboard_address=":0", silence_logs=50, **options))
+        return made[-1]
+
+    yield cluster
+    for started in made:
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What one process finds."""
+    return finish(tmp_path_factory.mktemp("undisturbed"))
+
+
+def finish(folder: Path) -> Any:
+    """Do the rest in this process; the claims part of the results."""
+    return as_data(run([CLAIMS[CLAIM]], PLAN, Journal(folder, PLAN, fresh=False), jobs=1), PLAN, 1.0)["claims"]
+
+
+def units(folder: Path) -> list[str]:
+    (path,) = folder.glob("journal-*.jsonl")
+    return [json.loads(line)["unit"] for line in path.read_bytes().splitlines()]
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    return ["--only", CLAIM, "--output", str(folder), *options]
+
+
+def dask(folder: Path, scheduler: str) -> list[str]:
+    return command(folder, "--backend", "dask", "--scheduler", scheduler)
+
+
+def after(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], None]) -> None:
+    """Do this as soon as the journal has so many cases."""
+    add = Journal.add
+
+    def add_and_act(self: Journal, unit: str, result: CaseResult) -> None:
+        add(self, unit, result)
+        if len(self.done) == count:
+            act()
+
+    monkeypatch.setattr(Journal, "add", add_and_act)
+
+
+# --- a cluster -------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_changes_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undisturbed: Any
+) -> None:
+    left_behind: list[str] = []
+
+    def kill_one_at_work() -> None:
+        with distributed.Client(cluster, set_as_default=False) as client:
+            tasks = client.processing()
+            busy = max(tasks, key=lambda address: len(tasks[address]))
+            left_behind.extend(tasks[busy])
+            os.kill(client.run(os.getpid, workers=[busy])[busy], signal.SIGKILL)
+
+    after(monkeypatch, UNITS // 4, kill_one_at_work)
+    assert main(dask(tmp_path, cluster.scheduler_address)) == 0
+    assert left_behind, "the kill must hit a worker with work for this to prove anything"
+    assert json.loads((tmp_path / "results.json").read_text("utf-8"))["claims"] == undisturbed
+    assert len(units(tmp_path)) == len(set(units(tmp_path))) == UNITS
+    assert f"{UNITS}/{UNITS}" in capsys.readouterr().out  # the progress
+
+
+def test_a_case_that_kills_every_worker_is_given_up(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(BackendError, match="gave a case up: KilledWorker"):
+        list(on_dask(os._exit, [1], cluster.scheduler_address))
+
+
+def test_workers_of_other_sources_are_refused(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client has the other ones here; both before the campaign and, for workers that join later, at the first case."""
+    monkeypatch.setattr(backends, "sources", lambda: "mine")
+    expected = "expected the sources and libraries of the client (fingerprint mine), found the same"
+    assert main(dask(tmp_path, cluster.scheduler_address)) == 2
+    assert expected in capsys.readouterr().out
+    monkeypatch.setattr(backends, "_refuse_unfit", lambda client: None)
+    assert main(dask(tmp_path, cluster.scheduler_address)) == 2
+    assert expected in capsys.readouterr().out
+    assert not list(tmp_path.glob("journal-*"))
+
+
+@slow
+def test_a_worker_of_an_altered_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a copy of the sources are accepted; with one comment more in one file they are not."""
+    for package in ("geolora_ref", "verification"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(backends, "PATIENCE", 60.0)  # a worker has to start
+    monkeypatch.setattr("verification.journal.ROOT", tmp_path)
+    expected = fingerprint(PLAN)
+    monkeypatch.setattr(backends, "sources", lambda: expected)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as cluster:
+        with worker(tmp_path, cluster):
+            assert sorted(on_dask(abs, range(100), cluster.scheduler_address)) == list(range(100))
+        with (tmp_path / "verification" / "slopes.py").open("a") as file:
+            file.write("# another version\n")
+        with worker(tmp_path, cluster):
+            message = rf"worker tcp://\S+: expected the sources .* \(fingerprint {expected}\), found {fingerprint(PLAN)}"
+            with pytest.raises(BackendError, match=message):
+                list(on_dask(abs, range(100), cluster.scheduler_address))
+            monkeypatch.setattr(backends, "_refuse_unfit", lambda client: None)  # as if it had not been there yet
+            with pytest.raises(BackendError, match=message):
+                list(on_dask(abs, range(100), cluster.scheduler_address))
+
+
+@contextmanager
+def worker(folder: Path, cluster: Any) -> Iterator[None]:
+    """A worker as the command line starts it in this folder."""
+    start = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--nthreads", "1", "--no-nanny"]
+    process = subprocess.Popen([*start, "--no-dashboard"], cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_workers_with_more_threads_are_refused(in_process: Callable[..., Any]) -> None:
+    address = in_process(n_workers=1, threads_per_worker=2).scheduler_address
+    with pytest.raises(BackendError, match=r"expected one thread \(dask worker --nthreads 1\), found 2"):
+        list(on_dask(abs, [1], address))
+
+
+@slow
+def test_a_scheduler_that_ends_is_named(in_process: Callable[..., Any]) -> None:
+    cluster = in_process(n_workers=1, threads_per_worker=1)
+    results = on_dask(abs, range(1000), cluster.scheduler_address)
+    assert next(results) >= 0
+    cluster.close()
+    with pytest.raises(BackendError, match="gave a case up"):
+        list(results)
+
+
+def test_a_cluster_that_loses_its_last_worker_is_named(in_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "PATIENCE", 1.5)
+    cluster = in_process(n_workers=1, threads_per_worker=1)
+    results = on_dask(time.sleep, [0.0, *[0.05] * 200], cluster.scheduler_address)
+    assert next(results) is None
+    cluster.scale(0)
+    with pytest.raises(BackendError, match="has had no worker for"):
+        list(results)
+
+
+# --- no cluster ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_without_workers_is_status_2(
+    in_process: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backends, "PATIENCE", 1.0)
+    address = in_process(n_workers=0).scheduler_address
+    assert main(dask(tmp_path, address)) == 2
+    assert f"expected a cluster with workers, {address} has none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "foo://host:1"])
+def test_an_address_that_does_not_answer_is_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    monkeypatch.setattr(backends, "PATIENCE", 0.5)
+    assert main(dask(tmp_path, address)) == 2
+    assert f"expected the address of a Dask scheduler, found {address!r}" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(dask(tmp_path, "tcp://127.0.0.1:1")) == 2
+    assert "expected the package distributed, it is not installed (extra 'dask')" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backend", "dask"], "--scheduler: expected with --backend dask and only there"),
+        (["--scheduler", "tcp://host:1"], "--scheduler: expected with --backend dask and only there"),
+        (["--backend", "dask", "--scheduler", "tcp://host:1", "--jobs", "2"], "--jobs: expected with --backend loky only"),
+        (["--backend", "ray"], "invalid choice"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+# --- processes here --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_process_ends_the_run_which_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undisturbed: Any
+) -> None:
+    """A sentence and status 2; what had finished is kept, and the rest gives the results of an undisturbed run."""
+    with monkeypatch.context() as patch:
+        after(patch, UNITS // 4, lambda: os.kill(next(iter(reusable_executor._executor._processes)), signal.SIGKILL))
+        assert main(command(tmp_path, "--jobs", "2")) == 2
+    printed, kept = capsys.readouterr(), len(units(tmp_path))
+    assert UNITS // 4 <= kept < UNITS
+    assert "cannot go on: a worker process died" in printed.out
+    assert f"{kept} finished cases are kept" in printed.out
+    assert "Traceback" not in printed.out + printed.err
+    assert finish(tmp_path) == undisturbed
+    assert len(units(tmp_path)) == len(set(units(tmp_path))) == UNITS

@@ -1,0 +1,143 @@
+"""Who does the cases of a campaign: processes of this machine (joblib's loky), or the workers of a Dask cluster.
+
+Either yields ``work(item)`` for every item as it finishes, in no order, and raises :class:`BackendError` where it cannot go on.
+
+Dask is not used through joblib: joblib's generators wait forever for a task that Dask has given up (1.6.0: its callback, which
+ends the waiting, is not called for errors), and a worker that dies again and again is what must be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from functools import cache, partial
+from queue import Empty, Queue
+from typing import Any, TypeVar
+
+import joblib
+from joblib.externals.loky.process_executor import BrokenProcessPool
+
+from verification.claim import Plan
+from verification.journal import fingerprint
+
+__all__ = ["BackendError", "in_processes", "on_dask"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PATIENCE = 20.0
+"""Seconds to wait for the scheduler, and for a worker where there is none."""
+
+
+class BackendError(RuntimeError):
+    """Those who should do the work are missing, must not do it, or died."""
+
+
+def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Generator[Result]:
+    """On this machine; in this process alone if ``jobs`` is 1."""
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs", batch_size=1)
+    try:
+        yield from parallel(joblib.delayed(work)(item) for item in items)
+    except BrokenProcessPool as error:
+        raise BackendError("a worker process died: it was killed, ran out of memory, or crashed") from error
+
+
+def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Generator[Result]:
+    """On the workers of the Dask cluster whose scheduler has this address; Dask repeats what dying workers leave behind.
+
+    Every worker, also one that joins later, must have the sources and the libraries of this process, and one thread.
+    """
+    with _connected(scheduler) as client:
+        _refuse_unfit(client)
+        finished: Queue[Any] = Queue()
+        for task in client.map(partial(_work_if_fit, sources(), work), items, pure=False):
+            task.add_done_callback(finished.put)  # nothing else refers to it: a result that was yielded leaves its worker
+        for _ in items:
+            yield _next(finished, client)
+
+
+@cache
+def sources() -> str:
+    """The fingerprint of this process: a worker goes on with what it had imported, although its files may change later."""
+    return fingerprint(Plan())
+
+
+@contextmanager
+def _connected(scheduler: str) -> Iterator[Any]:
+    """A client of the scheduler, with a worker at least."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise BackendError("--backend dask: expected the package distributed, it is not installed (extra 'dask')") from error
+    try:
+        asyncio.run(_greet(scheduler))
+    except (OSError, ValueError) as error:
+        raise BackendError(f"--scheduler: expected the address of a Dask scheduler, found {scheduler!r}: {error}") from error
+    with distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False) as client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            raise BackendError(f"--scheduler: expected a cluster with workers, {scheduler} has none") from error
+        yield client
+
+
+async def _greet(scheduler: str) -> None:
+    """Connect and hang up.  Raises ``OSError`` or ``ValueError``; a client that fails to connect takes long to end."""
+    from distributed import Security
+    from distributed.comm import connect
+
+    await (await connect(scheduler, timeout=PATIENCE, **Security().get_connection_args("client"))).close()
+
+
+def _refuse_unfit(client: Any) -> None:
+    """Raise :class:`BackendError` that says which workers must not work for this process, and why."""
+    answers = client.run(_objection, sources(), on_error="return")
+    refused = [f"worker {address}: {_sentence(answer)}" for address, answer in answers.items() if answer]
+    if refused:
+        raise BackendError("; ".join(sorted(refused)))
+
+
+def _objection(expected: str, dask_worker: Any) -> str:
+    """Why this worker, on which this runs, must not work for a client with these sources; empty if it may."""
+    if sources() != expected:
+        return f"expected the sources and libraries of the client (fingerprint {expected}), found {sources()}"
+    # Checks limit the threads of BLAS, which is a setting of the process: beside each other they would undo it.
+    threads = dask_worker.state.nthreads
+    return "" if threads == 1 else f"expected one thread (dask worker --nthreads 1), found {threads}"
+
+
+def _work_if_fit(expected: str, work: Callable[[Item], Result], item: Item) -> Result:
+    """On a worker: it may have joined after the campaign began."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    reason = _objection(expected, worker)
+    if reason:
+        raise BackendError(f"worker {worker.address}: {reason}")
+    return work(item)
+
+
+def _next(finished: Queue[Any], client: Any) -> Any:
+    """The next result.  Raises :class:`BackendError` for what the cluster gave up, and if there is no worker any more."""
+    patience = time.monotonic() + PATIENCE
+    try:
+        while True:
+            try:
+                return finished.get(timeout=1.0).result()
+            except Empty:
+                if client.nthreads():
+                    patience = time.monotonic() + PATIENCE
+                elif time.monotonic() > patience:
+                    raise BackendError(f"the Dask cluster has had no worker for {PATIENCE:g} s") from None
+    except BackendError:
+        raise
+    except (Exception, CancelledError) as error:  # checks catch their own exceptions: this one is the cluster's
+        raise BackendError(f"the Dask cluster gave a case up: {_sentence(error)}") from error
+
+
+def _sentence(answer: object) -> str:
+    """One line, of an exception with its kind."""
+    return f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else str(answer)
