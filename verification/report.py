@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file with every statement, ratio, control and figure, and ``results.json``."""
+"""The report: a self-contained HTML file with every statement, ratio, control and figure, ``results.json``, the page "Rigor"."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ import matplotlib.pyplot as plt
 
 from geolora_ref.files import write_atomically, write_json
 from verification.claim import Figure, Plan, Results
+from verification.rigor.results import FOLDER, overview
 from verification.runner import ClaimOutcome
 
-__all__ = ["as_data", "machine_facts", "mathematics", "number", "write_report"]
+__all__ = ["as_data", "machine_facts", "mathematics", "number", "write_report", "write_rigor"]
 
 STYLE: Any = {
     "figure.figsize": (7.2, 4.2),
@@ -45,9 +46,23 @@ STYLE: Any = {
 
 
 def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, seconds: float) -> Path:
-    """Write ``results.json`` and ``report.html``, each whole or not at all; returns the path of the report."""
+    """Write ``results.json``, ``rigor-report.html`` and ``report.html``, all or nothing each; returns the path of the last."""
     data = as_data(outcomes, plan, seconds)
     write_json(folder / "results.json", data)
+    write_rigor(FOLDER, folder)
+    with plt.rc_context(STYLE):
+        sections = [_section(outcome) for outcome in outcomes]
+    write_atomically(folder / "report.html", _rendered("report.html.j2", sections=sections, data=data, plan=plan))
+    return folder / "report.html"
+
+
+def write_rigor(results: Path, folder: Path) -> Path:
+    """Write the page "Rigor" about what is in the folder ``results``; returns its path."""
+    write_atomically(folder / "rigor-report.html", _rendered("rigor.html.j2", items=overview(results), machine=machine_facts()))
+    return folder / "rigor-report.html"
+
+
+def _rendered(template: str, **content: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -55,12 +70,8 @@ def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, sec
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "math": mathematics}
-    with plt.rc_context(STYLE):
-        sections = [_section(outcome) for outcome in outcomes]
-    html = environment.get_template("report.html.j2").render(sections=sections, data=data, plan=plan)
-    write_atomically(folder / "report.html", html)
-    return folder / "report.html"
+    environment.filters |= {"number": number, "math": mathematics, "numeric": re.compile(r"[\d.,−+-]+( %)?").fullmatch}
+    return environment.get_template(template).render(**content)
 
 
 def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dict[str, Any]:

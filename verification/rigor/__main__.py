@@ -116,6 +116,7 @@ def _summary(proved: dict[str, Any], refuted: dict[str, Any], seconds: float) ->
         "format": 1,
         "seconds": round(seconds, 1),
         "instances": len(proved["certificates"]),
+        "statements": {name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()},
         "outcomes": counts,
         "more_bits": sum(s["bits"] > BITS[0] for c in proved["certificates"] for s in c["statements"].values()),
         "objections": proved["objections"],

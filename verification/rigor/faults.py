@@ -1,0 +1,167 @@
+"""``python -m verification.rigor.faults``: kill the real command line at random moments and compare; writes faults.json.
+
+A campaign ``python -m verification --full --only …`` runs in a process group of its own.  It is killed (SIGKILL in half of the
+cases, else SIGTERM or SIGINT) at a moment drawn at random behind its first finished case, and started again, until enough kills
+have hit.  After every kill the journal may have lost nothing and have nothing twice; at the end its results must be those of an
+undisturbed run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be editing them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from geolora_ref.files import read_json, write_json
+
+__all__ = ["CLAIMS", "campaign", "judge", "main", "units"]
+
+ROOT = Path(__file__).resolve().parents[2]
+CLAIMS = ("one-backward-pass",)
+"""A small one: some hundred cases that take seconds."""
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+Line = tuple[str, str]
+"""The unit that a line of a journal is about, and the line."""
+
+
+def units(folder: Path) -> list[Line]:
+    """Every whole line of the journals of this folder: which case it is, and the line itself."""
+    lines = [line for path in sorted(folder.glob("journal-*.jsonl")) for line in path.read_bytes().split(b"\n")]
+    return [(json.loads(line)["unit"], line.decode()) for line in lines if line.endswith(b"}")]
+
+
+def judge(before: Sequence[Line], after: Sequence[Line]) -> tuple[int, int]:
+    """How many finished cases a kill lost or changed, and how many are there more than once."""
+    there = set(after)
+    lost = sum(line not in there for line in before)
+    return lost, sum(count - 1 for count in Counter(unit for unit, _ in after).values())
+
+
+def campaign(
+    kills: int, folder: Path, claims: Sequence[str] = CLAIMS, seed: int = 0, report: Callable[[int], None] = lambda hits: None
+) -> dict[str, Any]:
+    """``kills`` kills that hit a campaign at work, and what they did."""
+    clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)
+    killed, undisturbed = folder / "killed", folder / "undisturbed"
+    for package in ("geolora_ref", "verification"):
+        shutil.copytree(ROOT / package, folder / "sources" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    seconds = _run(folder, claims, undisturbed)
+    expected, whole = _ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
+    hits: Counter[str] = Counter()
+    lost = doubled = campaigns = resumed = 0
+    before: list[Line] = []
+    identical = True
+    while hits.total() < kills:
+        sent = _kill(folder, claims, killed, len(before), clock.uniform(0.0, seconds), clock.choice(SIGNALS))
+        after = units(killed)
+        lost_now, doubled_now = judge(before, after)
+        lost, doubled, resumed = lost + lost_now, doubled + doubled_now, resumed + bool(before)
+        if sent:
+            hits[sent.name] += 1
+            before = after
+            report(hits.total())
+        if not sent or hits.total() == kills:  # done before the kill, or enough: what came out must be the undisturbed results
+            if sent:
+                _run(folder, claims, killed)
+            identical &= _ratios(killed) == expected and sorted(unit for unit, _ in units(killed)) == whole
+            campaigns += 1
+            shutil.rmtree(killed)
+            before = []
+    return {
+        "format": 1,
+        "claims": list(claims),
+        "cases": len(whole),
+        "kills": hits.total(),
+        "signals": dict(sorted(hits.items())),
+        "campaigns": campaigns,
+        "resumed": resumed,
+        "lost": lost,
+        "doubled": doubled,
+        "identical": identical,
+        "passed": identical and not lost and not doubled,
+    }
+
+
+def _command(claims: Sequence[str], output: Path) -> list[str]:
+    only = [word for claim in claims for word in ("--only", claim)]
+    return [sys.executable, "-m", "verification", "--full", *only, "--jobs", "1", "--output", str(output)]
+
+
+def _run(folder: Path, claims: Sequence[str], output: Path) -> float:
+    """A run to its end; the seconds that it worked on cases."""
+    done = subprocess.run(  # noqa: S603  (our own command)
+        _command(claims, output), cwd=folder / "sources", capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{output}: expected a campaign that holds, found status {done.returncode}: {done.stdout[-500:]}")
+    seconds: float = read_json(output / "results.json")["seconds"]
+    return seconds
+
+
+def _kill(
+    folder: Path, claims: Sequence[str], output: Path, finished: int, wait: float, chosen: signal.Signals
+) -> signal.Signals | None:
+    """Start, wait until a case more than ``finished`` is there and then this long, kill; None if it was done before that."""
+    process = subprocess.Popen(  # noqa: S603  (our own command)
+        _command(claims, output),
+        cwd=folder / "sources",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while process.poll() is None and len(units(output)) <= finished:
+            time.sleep(0.02)
+        process.wait(timeout=wait)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, chosen)
+    except BaseException:  # nobody is left behind where this program itself is stopped
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return chosen if process.wait() else None
+
+
+def _ratios(output: Path) -> Any:
+    return [(claim["id"], claim["ratios"], claim["controls"]) for claim in read_json(output / "results.json")["claims"]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: nothing was lost, nothing counted twice, and the results are those of an undisturbed run."""
+    parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Kill campaigns and compare.")
+    parser.add_argument("--kills", type=int, default=20, help="kills that hit a campaign at work (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
+    parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
+    options = parser.parse_args(argv)
+    if options.kills < 1:
+        parser.error(f"--kills: expected a number >= 1, found {options.kills}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("kills", total=options.kills)
+        found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
+    write_json(options.output / "faults.json", found)
+    print(  # noqa: T201
+        f"{found['kills']} kills {found['signals']} of {found['campaigns']} campaigns with {found['cases']} cases: "
+        f"{found['lost']} lost, {found['doubled']} doubled, results "
+        f"{'identical to an undisturbed run' if found['identical'] else 'NOT those of an undisturbed run'}"
+    )
+    return 0 if found["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""``python -m verification.rigor.page``: write the page "Rigor" from what is in build/rigor, and print every total."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from verification.report import write_rigor
+from verification.rigor.results import FOLDER, overview
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: nothing that was run failed (what was not run is said); 1: something did."""
+    parser = argparse.ArgumentParser(prog="python -m verification.rigor.page", description='The page "Rigor" and its totals.')
+    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})")
+    options = parser.parse_args(argv)
+    items = overview(options.results)
+    for item, shown in items:
+        verdict = {True: "passed", False: "FAILED", None: "not run"}[shown.passed]
+        print(f"{item.title:<18} {verdict:<8} {shown.line}")  # noqa: T201
+    print(f"page: {write_rigor(options.results, options.results).resolve()}")  # noqa: T201
+    return 1 if any(shown.passed is False for _, shown in items) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""What was measured about rigor, read from ``build/rigor/*.json`` and laid out for the report; nothing is computed again.
+
+Every item says by which command it is made.  One that has no file was not run; one whose file is damaged is told as such.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geolora_ref.files import read_json
+
+__all__ = ["FOLDER", "ITEMS", "Item", "Shown", "overview"]
+
+FOLDER = Path("build") / "rigor"
+OUTCOMES = ("certified", "void", "refuted", "undecided")
+
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One item as the page shows it: a verdict (None: not run), one line, tables whose first row is the head, a picture."""
+
+    passed: bool | None
+    line: str
+    tables: Mapping[str, Rows] = field(default_factory=dict)
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item: its file, the command that writes it, what it is about, and how its data is shown."""
+
+    id: str
+    title: str
+    file: str
+    command: str
+    about: str
+    show: Callable[[dict[str, Any], Path], Shown]
+
+
+def overview(folder: Path = FOLDER) -> list[tuple[Item, Shown]]:
+    """Every item with what its file says."""
+    return [(item, _shown(item, folder)) for item in ITEMS]
+
+
+def _shown(item: Item, folder: Path) -> Shown:
+    path = folder / item.file
+    if not path.exists():
+        return Shown(None, f"Not run here. It is run by: {item.command}")
+    try:
+        return item.show(read_json(path), folder)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {item.command}")
+
+
+def _certificates(data: dict[str, Any], folder: Path) -> Shown:
+    texts = data["statements"]
+    rows = [["Statement", "Section", "", *OUTCOMES]]
+    for name, counts in data["outcomes"].items():
+        found = [str(counts.get(outcome, 0)) for outcome in OUTCOMES]
+        rows.append([name, texts[name]["section"], texts[name]["text"], *found])
+    broken = [["Broken step or projection", "Refuted on", "Statements refuted", "Checker agrees"]]
+    for name, one in data["refuted"].items():
+        row = (
+            [one["instance"], ", ".join(one["statements"]), "yes" if one["followed"] else "NO"] if one else ["nowhere", "", "NO"]
+        )
+        broken.append([name, *row])
+    refuted = len(data["refuted"]) - len(data["not_refuted"])
+    line = (
+        f"{data['instances']} instances; {data['more_bits']} decisions needed more than double precision's bits; "
+        f"{refuted} of {len(data['refuted'])} broken steps refuted by proof; {len(data['objections'])} objections of the "
+        f"independent checker; {data['seconds']} s."
+    )
+    tables = {"Outcomes": rows, "What must be refuted": broken}
+    if data["objections"]:
+        tables["Objections"] = [["Objection"], *([line] for line in data["objections"])]
+    return Shown(data["passed"], line, tables)
+
+
+def _ladder(data: dict[str, Any], folder: Path) -> Shown:
+    rows = [["Quantity", "Slope", "Predicted", "Within 0.1"]]
+    for name, predicted in data["predicted"].items():
+        slope = data["slopes"][name]
+        rows.append([name, f"{slope:.3f}", f"{predicted:g}", _yes(abs(slope - predicted) <= 0.1)])
+    image = folder / "ladder.svg"
+    picture = "data:image/svg+xml;base64," + base64.b64encode(image.read_bytes()).decode() if image.exists() else ""
+    rungs = ", ".join(f"{name} ({bits} bits)" for name, bits in data["bits"].items())
+    near = sum(row[-1] == "yes" for row in rows[1:])
+    line = f"{near} of {len(rows) - 1} slopes within 0.1 of the prediction; rungs: {rungs}."
+    return Shown(data["passed"], line, {"Slopes of log error": rows}, picture)
+
+
+def _long_runs(data: dict[str, Any], folder: Path) -> Shown:
+    tables: dict[str, Rows] = {}
+    for run in data["runs"]:
+        rows = [["Tenth", "Defect of the bases / eps", "Ranks", "µs a step", "Peak MiB"]]
+        for number, tenth in enumerate(run["tenths"], 1):
+            ranks = f"{tenth['ranks'][0]} to {tenth['ranks'][-1]}"
+            micro, peak = 1e6 * tenth["seconds"] / tenth["steps"], tenth["peak_kib"] / 1024
+            rows.append([str(number), f"{tenth['defect'] / run['eps']:.1f}", ranks, f"{micro:.0f}", f"{peak:.0f}"])
+        tables[f"{run['steps']:,} steps in {run['dtype']}"] = rows
+        tables[f"Checks in {run['dtype']}"] = [["Check", "Holds"], *([check, _yes(ok)] for check, ok in run["checks"].items())]
+    lines = []
+    for run in data["runs"]:
+        held, resumed = sum(run["checks"].values()), f", resumed {run['resumed']} times" if run["resumed"] else ""
+        lines.append(f"{run['steps']:,} steps in {run['dtype']}{resumed}: {held} of {len(run['checks'])} checks hold")
+    passed = bool(data["runs"]) and all(run["passed"] for run in data["runs"])
+    return Shown(passed, "; ".join(lines) + ".", tables)
+
+
+def _faults(data: dict[str, Any], folder: Path) -> Shown:
+    signals = ", ".join(f"{count} {name}" for name, count in data["signals"].items())
+    rows = [
+        ["Kills that hit", "Campaigns", "Cases in one", "Taken up", "Cases lost", "Counted twice", "As undisturbed"],
+        [str(data[key]) for key in ("kills", "campaigns", "cases", "resumed", "lost", "doubled")] + [_yes(data["identical"])],
+    ]
+    return Shown(data["passed"], f"{signals}; claims: {', '.join(data['claims'])}.", {"Kills": rows})
+
+
+def _fuzzing(data: dict[str, Any], folder: Path) -> Shown:
+    rows = [["Operation", "Times"], *([name, f"{count:,}"] for name, count in sorted(data["counts"].items()))]
+    violation = f"VIOLATION: {data['violation'].splitlines()[0]}" if data["violation"] else "no violation"
+    counted = f"{data['operations']:,} operations, {data['steps']:,} of them steps"
+    line = f"{counted} (at least {data['floor']:,} are asked for); {violation}; {data['seconds']} s of processor time."
+    return Shown(not data["violation"] and data["steps"] >= data["floor"], line, {"Operations": rows})
+
+
+def _mutation(data: dict[str, Any], folder: Path) -> Shown:
+    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Sampled"]]
+    for scope in data["scopes"]:
+        counts = [str(scope[key]) for key in ("mutants", "killed", "equivalent", "survived")]
+        rows.append([scope["name"], *counts, f"{100.0 * scope['score']:.1f} %", _yes(scope["sampled"])])
+    passed = all(scope["score"] >= 0.9 for scope in data["scopes"])
+    return Shown(passed, "Asked for: 90 % of the mutants that are not equivalent.", {"Mutation scores": rows})
+
+
+def _coverage(data: dict[str, Any], folder: Path) -> Shown:
+    rows = [["Module", "Branches"], *([name, f"{value:.1f} %"] for name, value in data["branch_percent"].items())]
+    return Shown(data["total"] >= 95.0, f"{data['total']:.1f} % in all; asked for: 95 %.", {"Branch coverage": rows})
+
+
+def _yes(holds: Any) -> str:
+    return "yes" if holds else "NO"
+
+
+ITEMS = (
+    Item(
+        "certificates",
+        "Certificates",
+        "results.json",
+        "make rigor",
+        "Proofs by ball arithmetic about the exact numbers that double precision took in and gave out. Void: a statement says "
+        "nothing about this output. Every certificate is checked by a program that shares no code with what made it.",
+        _certificates,
+    ),
+    Item(
+        "ladder",
+        "Precision ladder",
+        "ladder.json",
+        "make rigor",
+        "One step with 8 to 113 significant bits against 200: errors fall like the unit round-off, and the two routes to the "
+        "gradients lose what is predicted.",
+        _ladder,
+    ),
+    Item(
+        "long-runs",
+        "Long runs",
+        "long_runs.json",
+        "python -m verification.rigor.long_runs",
+        "Many steps with a target that changes between ranks 6 and 1. The defect is measured just before the bases are cured.",
+        _long_runs,
+    ),
+    Item(
+        "faults",
+        "Faults",
+        "faults.json",
+        "python -m verification.rigor.faults",
+        "Campaigns of the real command line, killed at random moments and started again.",
+        _faults,
+    ),
+    Item(
+        "fuzzing",
+        "Fuzzing",
+        "fuzzing.json",
+        "HYPOTHESIS_PROFILE=nightly pytest tests/rigor/test_fuzzing.py",
+        "Drawn sequences of everything that can happen to a state, judged by the dense oracle.",
+        _fuzzing,
+    ),
+    Item(
+        "mutation",
+        "Mutation score",
+        "mutation.json",
+        "make mutation",
+        "How many small changes of the sources the checks notice.",
+        _mutation,
+    ),
+    Item(
+        "coverage",
+        "Branch coverage",
+        "coverage.json",
+        "make coverage",
+        "The share of the branches of the core that its tests take.",
+        _coverage,
+    ),
+)
