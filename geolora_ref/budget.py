@@ -72,7 +72,7 @@ def allocate_ranks(
     limits = list(max_rank) if isinstance(max_rank, Sequence) else [max_rank] * len(spectra)
     if len(limits) != len(spectra):
         raise ValueError(f"max_rank: expected one limit for each of {len(spectra)} layers, found {len(limits)}")
-    sigmas = [to_numpy(spectrum).astype(float).tolist() for spectrum in spectra]
+    sigmas = [to_numpy(spectrum).tolist() for spectrum in spectra]
     for layer, sigma in enumerate(sigmas):
         checks.ranks(min_rank, limits[layer], shapes[layer])
         if not sigma or not all(map(math.isfinite, sigma)) or sorted(sigma, reverse=True) != sigma or sigma[-1] < 0.0:

@@ -19,7 +19,7 @@ def flat(r: int) -> Spectrum:
 
 def geometric(r: int, smallest: float = 1e-8) -> Spectrum:
     """From 1 down to ``smallest`` in equal ratios."""
-    return np.geomspace(1.0, smallest, r) if r > 1 else np.ones(1)
+    return np.geomspace(1.0, smallest, r)
 
 
 def algebraic(r: int) -> Spectrum:

@@ -348,3 +348,34 @@ def test_overflow_names_the_line_and_the_coefficient(library: Library, name: str
     with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=f"^line 3: {name} overflowed .*float64"):
         geolora_step(Y, ProjectedGradients(**gradients), learning_rate=1e10, tau=0.1)
     assert bytes_of(Y) == before
+
+
+def test_overflow_of_the_assembled_core_is_named() -> None:
+    """K and L fit into the range, each with the norm 1.5e308; Ŝ with both of them does not."""
+    Y = LowRank(np.eye(3)[:, :1], np.zeros((1, 1)), np.eye(3)[:, :1])
+    steep = np.array([[0.0], [-1.5e308], [0.0]])
+    with pytest.raises(FloatingPointError, match=r"^line 5: S_hat overflowed the range of float64; nothing was changed$"):
+        geolora_step(Y, ProjectedGradients(steep, steep, np.zeros((1, 1))), learning_rate=1.0, tau=0.1)
+
+
+def test_a_coefficient_whose_norm_overflows_is_refused() -> None:
+    """Every entry is finite, the norm is not."""
+    Y = LowRank(np.eye(4)[:, :1], np.zeros((1, 1)), np.eye(3)[:, :1])
+    gradients = ProjectedGradients(np.full((4, 1), 1.5e308), np.zeros((3, 1)), np.zeros((1, 1)))
+    with pytest.raises(FloatingPointError, match=r"^line 3: K_new overflowed"):
+        geolora_step(Y, gradients, learning_rate=1.0, tau=0.1)
+
+
+def test_rank_rules_have_names_for_reports() -> None:
+    assert [str(rule) for rule in RankRule] == ["threshold", "min_rank", "max_rank", "basis", "budget"]
+
+
+def test_ranks_start_at_one_by_default() -> None:
+    assert choose_rank(np.array([5.0, 1.0]), 2.0) == (1, RankRule.THRESHOLD)
+    assert choose_rank(np.array([5.0, 1.0]), 9.0) == (1, RankRule.MIN_RANK)
+
+
+def test_truncation_alone_refuses_contradicting_ranks(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"^max_rank: expected at least min_rank = 2, found 1$"):
+        truncation(np.eye(3), np.eye(4)[:, :3], np.eye(5)[:, :3], tau=0.1, min_rank=2, max_rank=1)
+    assert truncation(np.eye(3), np.eye(4)[:, :3], np.eye(3), tau=0.0, min_rank=3).Y.rank == 3

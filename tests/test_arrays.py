@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geolora_ref import checks
 from geolora_ref.arrays import (
     H,
     diagonal_matrix,
@@ -133,3 +134,20 @@ def test_to_numpy_of_special_tensors() -> None:
 def test_libraries_do_not_mix() -> None:
     with pytest.raises(TypeError, match="Multiple namespaces"):
         namespace(NUMPY.array(np.ones(2)), load("array_api_strict").array(np.ones(2)))
+
+
+def test_constructors_follow_the_device() -> None:
+    strict = load("array_api_strict").module
+    like = strict.asarray([[1.0, 2.0]], device=strict.Device("device1"))
+    sigma = strict.asarray([2.0, 1.0], device=strict.Device("device1"))
+    for made in (identity(2, like), zeros((2, 3), like), diagonal_matrix(sigma, like), tail_norms(sigma)):
+        assert made.device == strict.Device("device1")
+
+
+def test_devices_do_not_mix() -> None:
+    strict = load("array_api_strict").module
+    here = strict.asarray(np.eye(3)[:, :1])
+    there = strict.asarray(np.eye(1), device=strict.Device("device1"))
+    expected = r"^S: expected the device of U \(.*CPU_DEVICE.*\), found .*device1.*$"
+    with pytest.raises(ValueError, match=expected):
+        checks.matrices(U=here, S=there)

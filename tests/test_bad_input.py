@@ -336,3 +336,38 @@ def test_the_limit_follows_the_precision() -> None:
     assert LowRank(**single).rank == 3
     with pytest.raises(ValueError, match=r"√eps = 3\.5e-04, found 6\.9..e-04"):
         LowRank(**{**single, "U": (1.0002 * U).astype(np.float32)})
+
+
+def test_the_largest_rank_is_allowed() -> None:
+    assert (
+        geolora_step(
+            LowRank(U, S, V), ProjectedGradients(G @ V, G.T @ U, U.T @ G @ V), learning_rate=0.1, tau=0.9, min_rank=5
+        ).Y.rank
+        == 5
+    )
+
+
+def test_the_largest_defect_is_allowed() -> None:
+    """fl((1 + 2⁻²⁷)²) = 1 + 2⁻²⁶: the defect is √eps = 2⁻²⁶ to the last bit."""
+    one = np.ones((1, 1))
+    assert LowRank((1.0 + 2.0**-27) * one, one, one).rank == 1
+    with pytest.raises(ValueError, match=r"^U: expected orthonormal columns"):
+        LowRank((1.0 + 2.0**-27 + 2.0**-52) * one, one, one)
+
+
+def test_an_array_that_is_differentiated_is_refused() -> None:
+    torch = load("torch").module
+    factors = {name: torch.asarray(X) for name, X in {"U": U, "S": S, "V": V}.items()}
+    for name in factors:
+        marked = {**factors, name: factors[name].clone().requires_grad_()}
+        with pytest.raises(ValueError, match=rf"^{name}: .*outside of automatic differentiation.*requires a gradient$"):
+            LowRank(**marked)
+
+
+@pytest.mark.parametrize("name", ["Q1", "Q2"])
+def test_both_sides_of_a_gauge_are_checked(name: str) -> None:
+    gauge = {"Q1": np.eye(3), "Q2": np.eye(3)}
+    with pytest.raises(ValueError, match=rf"^{name}: expected finite entries, found 1 of 9"):
+        LowRank(U, S, V).change_gauge(**{**gauge, name: _with(np.eye(3), np.nan)})
+    with pytest.raises(ValueError, match=rf"^{name}: expected the dtype of U"):
+        LowRank(U, S, V).change_gauge(**{**gauge, name: np.eye(3, dtype=np.float32)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geolora_ref import LowRank, ProjectedGradients, augmented_step
+from geolora_ref import LowRank, ProjectedGradients, RankRule, augmented_step
 from geolora_ref.algorithm import AugmentedStep
 from geolora_ref.budget import RankAllocation, Unit, allocate_ranks, parameter_count, truncate_to_budget
 from geolora_ref.oracle.criteria import FAIL
-from tests.libraries import Dtype, Library
+from tests.libraries import NUMPY, Dtype, Library
 from tests.steps import dense, ratio
 
 EPS = float(np.finfo(np.float64).eps)
@@ -130,6 +131,19 @@ def test_minimum_and_maximum_ranks_are_kept() -> None:
     assert _allocate(drawn, 5, min_rank=2, max_rank=2) == RankAllocation((2, 2, 1), 5, math.hypot(7.0, 6.0))
 
 
+def test_worth_is_the_square_per_parameter() -> None:
+    """σ = 2 costs 12 parameters, σ = 5 costs 34: 4/12 < 25/34, although 2/12 > 5/34."""
+    drawn: Layers = [([10.0, 2.0], (4, 5)), ([10.0, 5.0], (15, 16))]
+    assert _allocate(drawn, 10 + 32 + 34, unit="parameters").ranks == (1, 2)
+
+
+def test_every_layer_can_have_its_own_limit() -> None:
+    spectra = [np.array([9.0, 8.0, 7.0]), np.array([6.0, 5.0, 4.0])]
+    assert allocate_ranks(spectra, [(5, 5)] * 2, 6, max_rank=[1, 3]).ranks == (1, 3)
+    with pytest.raises(ValueError, match=r"^max_rank: expected one limit for each of 2 layers, found 1$"):
+        allocate_ranks(spectra, [(5, 5)] * 2, 6, max_rank=[2])
+
+
 @pytest.mark.parametrize(("rank", "shape", "count"), [(1, (1, 1), 3), (3, (7, 5), 45), (2, (5, 7), 28)])
 def test_parameter_count(rank: int, shape: tuple[int, int], count: int) -> None:
     """The entries of U, S and V."""
@@ -171,3 +185,14 @@ def test_layers_are_truncated_within_their_parameters(library: Library) -> None:
     cuts = truncate_to_budget(steps, 70, unit="parameters", min_rank=1, max_rank=3)
     assert sum(parameter_count(cut.Y.rank, cut.Y.shape) for cut in cuts) <= 70
     assert all(1 <= cut.Y.rank <= 3 for cut in cuts)
+
+
+def test_limits_reach_every_layer() -> None:
+    """The minimum goes to the layer whose singular values are worth least, the maximum binds the other one."""
+    double = Dtype("float64", np.float64, False)
+    large, small = _augmented(NUMPY, double, (7, 5), 1), _augmented(NUMPY, double, (5, 9), 1)
+    small = replace(small, S_hat=1e-6 * small.S_hat)
+    assert [cut.Y.rank for cut in truncate_to_budget([large, small], 5)] == [4, 1]
+    assert [cut.Y.rank for cut in truncate_to_budget([large, small], 5, min_rank=2)] == [3, 2]
+    assert [cut.Y.rank for cut in truncate_to_budget([large, small], 9, max_rank=[2, 3])] == [2, 3]
+    assert all(cut.rank_rule is RankRule.BUDGET for cut in truncate_to_budget([large, small], 5))

@@ -118,3 +118,51 @@ def test_a_singular_core_is_refused(library: Library, dtype: Dtype, changes: dic
     with pytest.raises(ValueError, match=r"^S: .*divides by S, expected an invertible S.*use ProjectedGradients"):
         FactorGradients.from_dense(Y, G).projected(Y)
     assert ProjectedGradients.from_dense(Y, G).projected(Y).dK.shape == (7, 3)
+
+
+@pytest.mark.parametrize("name", ["dK", "dL", "dS"])
+def test_gradients_that_were_changed_after_they_were_made_are_checked_again(name: str) -> None:
+    Y, G = _state(NUMPY, _case(Dtype("float64", np.float64, False)), Dtype("float64", np.float64, False))
+    gradients = ProjectedGradients.from_dense(Y, G)
+    getattr(gradients, name)[0, 0] = np.nan
+    with pytest.raises(ValueError, match=f"^{name}: expected finite entries, found 1 of"):
+        gradients.projected(Y)
+
+
+@pytest.mark.parametrize("name", ["dU", "dS", "dV"])
+def test_factor_gradients_are_checked_again_too(name: str) -> None:
+    Y, G = _state(NUMPY, _case(Dtype("float64", np.float64, False)), Dtype("float64", np.float64, False))
+    gradients = FactorGradients.from_dense(Y, G)
+    getattr(gradients, name)[0, 0] = np.nan
+    with pytest.raises(ValueError, match=f"^{name}: expected finite entries, found 1 of"):
+        gradients.projected(Y)
+
+
+def test_a_gradient_of_another_precision_is_refused(unchecked: None) -> None:
+    Y, G = _state(NUMPY, _case(Dtype("float64", np.float64, False)), Dtype("float64", np.float64, False))
+    with pytest.raises(ValueError, match=r"^G: expected the dtype of U .*float64.*, found float32$"):
+        ProjectedGradients.from_dense(Y, G.astype(np.float32))
+
+
+def test_a_diagonal_core_may_be_as_badly_conditioned_as_it_likes() -> None:
+    """Division by its entries loses nothing, so nothing but a zero is refused; a dense core of this condition is."""
+    Y = LowRank(np.eye(4)[:, :2], np.diag([1.0, 1e-30]), np.eye(3)[:, :2])
+    G = np.arange(12.0).reshape(4, 3)
+    divided, direct = FactorGradients.from_dense(Y, G).projected(Y), ProjectedGradients.from_dense(Y, G)
+    np.testing.assert_allclose(divided.dK, direct.dK, rtol=8 * 2.0**-52)
+    rotation = np.array([[3.0, -4.0], [4.0, 3.0]]) / 5.0
+    dense_core = LowRank(Y.U, rotation @ Y.S @ rotation.T, Y.V)
+    with pytest.raises(ValueError, match=r"^S: .*expected an invertible S"):
+        FactorGradients.from_dense(dense_core, G).projected(dense_core)
+
+
+@pytest.mark.parametrize("size", [2.0**-200, 1.0, 2.0**200])
+def test_singularity_is_relative_to_the_size_of_the_core(size: float) -> None:
+    """A power of two changes no rounding: what is singular at one size is so at every size, and what is not is not."""
+    singular, regular = np.ones((2, 2)), np.array([[1.0, 0.5], [0.25, 1.0]])
+    G = np.arange(12.0).reshape(4, 3)
+    Y = LowRank(np.eye(4)[:, :2], size * singular, np.eye(3)[:, :2])
+    with pytest.raises(ValueError, match=r"^S: .*expected an invertible S, found smallest singular value"):
+        FactorGradients.from_dense(Y, G).projected(Y)
+    Y = LowRank(Y.U, size * regular, Y.V)
+    assert FactorGradients.from_dense(Y, G).projected(Y).dK.shape == (4, 2)

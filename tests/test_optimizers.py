@@ -139,3 +139,35 @@ def test_adam_is_adam() -> None:
         m, v = 0.8 * m + 0.2 * x, 0.95 * v + 0.05 * x * x
         expected = m / (1 - 0.8**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-6)
         assert float(direction.K[1, 0]) == pytest.approx(expected, rel=1e-13)
+
+
+def test_the_defaults_are_those_of_the_literature() -> None:
+    assert HeavyBall() == HeavyBall(momentum=0.9)
+    assert Adam() == Adam(betas=(0.9, 0.999), eps=1e-8)
+    assert NormalisedHeavyBall() == NormalisedHeavyBall(betas=(0.9, 0.999), eps=1e-8)
+
+
+@pytest.mark.parametrize("rule", [Adam(), NormalisedHeavyBall(), HeavyBall(), Sgd()], ids=lambda rule: type(rule).__name__)
+def test_transport_by_its_formula(rule: Optimizer) -> None:
+    """First moments by A and B, second moments of Adam by their squared entries, one number for each factor stays."""
+    rng = np.random.default_rng(2)
+    A, B = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    gradients = Triple(rng.standard_normal((5, 2)), rng.standard_normal((4, 2)), rng.standard_normal((2, 2)))
+    _, moments = rule.direction(gradients, Moments())
+    moved = rule.transport(moments, A, B)
+    assert moved.step == moments.step == 1
+    for name, P, Q in (("first", A, B), ("second", A**2, B**2)):
+        old, new = getattr(moments, name), getattr(moved, name)
+        if old is None or np.ndim(old.S) == 0:
+            assert new is old
+            continue
+        for found, expected in zip(new, (old.K @ Q, old.L @ P, P.T @ old.S @ Q), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-16, err_msg=name)
+
+
+def test_memory_without_second_moments_is_moved_as_it_is() -> None:
+    """Before the first step nothing is remembered, and nothing is moved."""
+    A = B = np.eye(2)
+    assert all(
+        rule.transport(Moments(), A, B) == Moments() or rule.transport(Moments(), A, B).step == 0 for rule in RULES.values()
+    )

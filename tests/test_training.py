@@ -9,8 +9,8 @@ import pytest
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, geolora_step
 from geolora_ref.budget import parameter_count
-from geolora_ref.optimizers import HeavyBall, Moments
-from geolora_ref.training import Layer, LayerStep, Settings, training_step
+from geolora_ref.optimizers import Adam, HeavyBall, Moments, Sgd, Triple
+from geolora_ref.training import Layer, LayerStep, Settings, limits_of_rank, training_step
 from tests.steps import Matrix, ratio
 
 SHAPE = (14, 11)
@@ -152,13 +152,20 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": -1.0, "tau": 0.1}, "learning_rate"),
-        ({"learning_rate": 1.0}, "exactly one of the two thresholds"),
-        ({"learning_rate": 1.0, "tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
-        ({"learning_rate": 1.0, "tau": 0.1, "budget": 3}, "no threshold beside it"),
-        ({"learning_rate": 1.0, "tau": 0.1, "weight_decay": float("nan")}, "weight_decay"),
-        ({"learning_rate": 1.0, "tau": 0.1, "coefficient_steps": -1}, "coefficient_steps"),
-        ({"learning_rate": 1.0, "tau": 0.1, "truncate": "never"}, "'at once' or 'after the cycle'"),
+        ({"learning_rate": -1.0, "tau": 0.1}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
+        ({"learning_rate": 1.0}, "^tau, theta: expected exactly one of the two thresholds"),
+        ({"learning_rate": 1.0, "tau": 0.1, "theta": 0.1}, "^tau, theta: expected exactly one of the two thresholds"),
+        ({"learning_rate": 1.0, "tau": 0.1, "budget": 3}, r"^budget: .* no threshold beside it, found tau=0\.1, theta=None$"),
+        ({"learning_rate": 1.0, "theta": 0.1, "budget": 3}, r"^budget: .* no threshold beside it, found tau=None, theta=0\.1$"),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "weight_decay": float("nan")},
+            "^weight_decay: expected a finite number >= 0, found nan$",
+        ),
+        ({"learning_rate": 1.0, "tau": 0.1, "coefficient_steps": -1}, "^coefficient_steps: expected an integer >= 0, found -1$"),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "truncate": "never"},
+            "^truncate: expected 'at once' or 'after the cycle', found 'never'$",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str, unchecked: None) -> None:
@@ -171,3 +178,74 @@ def test_gradients_of_another_shape_are_refused() -> None:
     other, _ = layer(rank=2)
     with pytest.raises(ValueError, match="dK: expected shape"):
         run(Layer(one.Y, other.gradients, Moments(), 11), Settings(learning_rate=0.1, tau=0.1))
+
+
+def test_the_defaults_are_the_plain_method() -> None:
+    settings = Settings(learning_rate=0.1, tau=0.1)
+    assert (settings.min_rank, settings.max_rank, settings.budget, settings.unit) == (1, None, None, "ranks")
+    assert (settings.weight_decay, settings.coefficient_steps, settings.truncate) == (0.0, 0, "at once")
+    assert settings.optimizer == Sgd()
+
+
+def test_the_rank_is_limited_by_the_layer_and_by_the_settings() -> None:
+    assert limits_of_rank(Settings(learning_rate=0.1, tau=0.1, max_rank=3), [2, 3, 5]) == [2, 3, 3]
+    assert limits_of_rank(Settings(learning_rate=0.1, tau=0.1), [2, 5]) == [2, 5]
+
+
+@pytest.mark.parametrize("options", [{"tau": 1.0}, {"theta": 100.0}, {"budget": 4}], ids=["tau", "theta", "budget"])
+def test_the_minimum_rank_is_kept(options: dict[str, Any]) -> None:
+    one, _ = layer()
+    assert run(one, Settings(learning_rate=0.1, min_rank=4, **options)).Y.rank == 4
+
+
+def test_an_absolute_threshold_cuts_as_in_the_plain_step() -> None:
+    one, _ = layer()
+    step = run(one, Settings(learning_rate=0.1, theta=0.3))
+    expected = geolora_step(one.Y, one.gradients, learning_rate=0.1, theta=0.3)
+    assert step.cut is not None
+    assert (step.cut.theta, step.Y.rank) == (0.3, expected.Y.rank)
+    assert expected.Y.rank < 6
+
+
+def test_a_coefficient_step_remembers() -> None:
+    """Momentum of S grows while the bases stay: (1 + β)∇_S after two steps, and their number is counted."""
+    one, _ = layer()
+    settings = Settings(learning_rate=0.0, tau=0.0, coefficient_steps=2, optimizer=HeavyBall(0.5))
+    first = run(one, settings, 1)
+    second = run(Layer(first.Y, one.gradients, first.moments, 11), settings, 2)
+    assert second.moments.step == 2
+    assert second.moments.first is not None
+    assert np.array_equal(second.moments.first.S, 1.5 * one.gradients.dS)
+
+
+@pytest.mark.parametrize("name", ["dK", "dL", "dS"])
+def test_a_direction_that_overflows_is_named(name: str) -> None:
+    one, _ = layer()
+    size = {"dK": (14, 3), "dL": (11, 3), "dS": (3, 3)}
+    huge = ProjectedGradients(**{g: np.full(shape, 1e300 if g == name else 0.0) for g, shape in size.items()})
+    settings = Settings(learning_rate=0.1, tau=0.1, optimizer=HeavyBall(1e10))
+    first = Layer(one.Y, huge, HeavyBall(1e10).direction(Triple(huge.dK, huge.dL, huge.dS), Moments())[1], 11)
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(FloatingPointError, match=f"^optimizer: {name} overflowed the range of float64"),
+    ):
+        run(first, settings)
+
+
+@pytest.mark.parametrize("name", ["K", "L", "S"])
+def test_a_second_moment_that_overflows_is_named(name: str) -> None:
+    """Adam divides by its root, so the direction alone would be 0 and hide it."""
+    one, _ = layer()
+    size = {"K": (14, 3), "L": (11, 3), "S": (3, 3)}
+    huge = ProjectedGradients(**{f"d{g}": np.full(shape, 1e200 if g == name else 1.0) for g, shape in size.items()})
+    settings = Settings(learning_rate=0.1, tau=0.1, optimizer=Adam())
+    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=f"^optimizer: second moment of {name} overflowed"):
+        run(Layer(one.Y, huge, Moments(), 11), settings)
+
+
+def test_a_coefficient_step_that_overflows_is_named() -> None:
+    one, _ = layer()
+    huge = ProjectedGradients(np.zeros((14, 3)), np.zeros((11, 3)), np.full((3, 3), 1e300))
+    settings = Settings(learning_rate=1e10, tau=0.1, coefficient_steps=1)
+    with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=r"^coefficient step: S_new overflowed"):
+        run(Layer(one.Y, huge, Moments(), 11), settings, 1)
