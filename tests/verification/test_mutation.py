@@ -1,0 +1,134 @@
+"""Mutation testing itself: which changes are made, what is left alone, how a fork is judged, and how the list is kept honest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from verification.rigor.mutation import Scope, Suspect, accepted, judge, objections, scopes, summary
+from verification.rigor.mutation_coverage import percentages
+from verification.rigor.mutation_rules import RULES
+from verification.rigor.mutation_sources import Mutant, mutants_of
+
+SOURCE = '''"""Text."""
+__all__ = ["f"]
+LIMIT = 3
+
+
+class C:
+    @property
+    def p(self) -> int:
+        assert self
+        return 1 if LIMIT > 2 else 0
+
+
+def f(axes, rng, x: float = 1.5):
+    y = rng.default_rng([1, 2])
+    return max(x + 1, y, key=len(axes))
+'''
+
+
+@pytest.fixture
+def mutants(tmp_path: Path) -> list[Mutant]:
+    (tmp_path / "module.py").write_text(SOURCE, encoding="utf-8")
+    return mutants_of(tmp_path, "module.py")
+
+
+def test_data_properties_and_defaults_are_mutated(mutants: list[Mutant]) -> None:
+    keys = {mutant.key for mutant in mutants}
+    assert "module.py::module::LIMIT = 3 ⇒ LIMIT = 4" in keys
+    assert "module.py::C.p::return 1 if LIMIT > 2 else 0 ⇒ return 1 if LIMIT >= 2 else 0" in keys
+    assert "module.py::f::def f(axes, rng, x: float = 1.5): ⇒ def f(axes, rng, x: float = 2.5):" in keys, (
+        "the annotation stays, the default does not"
+    )
+    assert "module.py::f::return max(x + 1, y, key=len(axes)) ⇒ return max(x - 1, y, key=len(axes))" in keys
+    assert "module.py::f::return max(x + 1, y, key=len(axes)) ⇒ return max(x + 1, y, )" in keys
+    assert len(keys) == len(mutants)
+
+
+def test_a_mutant_changes_one_place_and_is_a_program(mutants: list[Mutant]) -> None:
+    for mutant in mutants:
+        assert mutant.compiles
+        assert mutant.mutated != SOURCE
+        assert sum(a != b for a, b in zip(SOURCE.split("\n"), mutant.mutated.split("\n"), strict=True)) == 1
+
+
+def test_easy_kills_and_names_for_readers_are_left_alone(mutants: list[Mutant]) -> None:
+    changed = [mutant.diff for mutant in mutants]
+    assert not any("__all__" in diff or "XXText" in diff for diff in changed)
+    assert not any(diff.endswith(("LIMIT = None", "y = None")) for diff in changed)
+    assert not any("len(None)" in diff for diff in changed)
+
+
+@pytest.mark.parametrize(
+    ("rule", "function", "part"), [("assertions", "C.p", "assert"), ("pictures", "f", ""), ("random_streams", "f", "default_rng")]
+)
+def test_a_rule_leaves_out_what_it_names_and_nothing_else(
+    rule: str, function: str, part: str, mutants: list[Mutant], tmp_path: Path
+) -> None:
+    left = {mutant.key for mutant in mutants_of(tmp_path, "module.py", (RULES[rule],))}
+    gone = [mutant for mutant in mutants if mutant.key not in left]
+    assert left < {mutant.key for mutant in mutants} or rule == "assertions"
+    assert all(mutant.function == function and part in mutant.diff for mutant in gone)
+
+
+def _endless() -> bool:
+    while True:
+        pass
+
+
+def test_a_fork_is_judged_by_what_it_returns(mutants: list[Mutant]) -> None:
+    assert judge(lambda: True, None, 60)[0] == "survived"
+    assert judge(lambda: False, None, 60)[0] == "killed"
+    assert judge(lambda: 1 // 0 == 0, None, 60)[0] == "killed"
+    assert judge(_endless, None, 1)[0] == "timeout"
+
+
+def test_a_fork_imports_the_mutant() -> None:
+    """The number that a changed module computes is the changed one (the type checker of the test run would be in the way)."""
+    root = Path(__file__).resolve().parents[2]
+    mutant = next(m for m in mutants_of(root, "geolora_ref/budget.py") if "m + n - rank" in m.mutated)
+
+    def count_is(expected: int) -> bool:
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("jaxtyping")]
+        from geolora_ref.budget import parameter_count
+
+        return parameter_count(2, (3, 4)) == expected
+
+    assert judge(lambda: count_is(18), None, 60)[0] == "survived"
+    assert judge(lambda: count_is(18), mutant, 60)[0] == "killed"
+    assert judge(lambda: count_is(10), mutant, 60)[0] == "survived"
+
+
+def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(mutants: list[Mutant]) -> None:
+    scope = Scope("s", 0.9, suspects := [Suspect(mutant, lambda: True) for mutant in mutants[:4]], suspects)
+    keys = [mutant.key for mutant in mutants[:4]]
+    outcomes = dict(zip(keys, ["killed", "survived", "survived", "timeout"], strict=True))
+    reasons = {keys[1]: "because"}
+    result = summary(scope, outcomes, reasons)
+    expected: dict[str, Any] = {"killed": 2, "survived": 1, "equivalent": 1, "timeouts": 1, "score": 0.6667}
+    assert {name: result[name] for name in expected} == expected
+    assert result["survivors"] == [keys[2]]
+    assert objections([scope], outcomes, reasons) == []
+    assert len(objections([scope], outcomes, {keys[0]: "wrong", "module.py::f::gone": "old"})) == 2
+
+
+def test_a_smaller_sample_begins_a_larger_one() -> None:
+    (few,), (more,) = (list(scopes(["core"], most)) for most in (20, 30))
+    assert [s.mutant.key for s in few.drawn] == [s.mutant.key for s in more.drawn[:20]]
+    assert len(few.suspects) > 500
+
+
+def test_every_accepted_mutant_exists() -> None:
+    reasons = accepted()
+    files = {key.split("::")[0] for key in reasons}
+    root = Path(__file__).resolve().parents[2]
+    assert set(reasons) <= {mutant.key for file in files for mutant in mutants_of(root, file)}
+
+
+def test_shares_of_branches() -> None:
+    counts = {"a": {"covered_branches": 3, "num_branches": 4}, "b": {"covered_branches": 0, "num_branches": 0}}
+    assert percentages(counts) == {"branch_percent": {"a": 75.0, "b": 100.0}, "total": 75.0}

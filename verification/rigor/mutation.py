@@ -1,0 +1,321 @@
+"""``python -m verification.rigor.mutation``: break the code in small ways, and count which breaks the tests and claims notice.
+
+Every mutant runs in a fork of this process, which has imported the libraries but nothing of this package; a fork imports the
+package with one file changed.  What is mutated, what must notice and how many are drawn is in ``mutation.toml``; survivors that
+cannot be noticed are in ``mutation_equivalents.toml``, each with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import random
+import resource
+import signal
+import sys
+import tomllib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from itertools import islice
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+from unittest.mock import patch
+
+from rich.console import Console
+from scipy.stats import binomtest
+
+from geolora_ref.files import read_json, write_json
+from verification.rigor.mutation_rules import RULES
+from verification.rigor.mutation_sources import Mutant, mutants_of
+
+__all__ = ["Scope", "Suspect", "accepted", "judge", "main", "summary"]
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "rigor"
+OURS = ("geolora_ref", "verification", "tests")
+PRELOADED = (
+    "numpy", "scipy.linalg", "scipy.integrate", "scipy.stats", "torch", "array_api_compat.numpy", "array_api_compat.torch",
+    "array_api_strict", "hypothesis", "pytest", "jaxtyping", "beartype", "mpmath", "joblib", "threadpoolctl", "sklearn",
+    "matplotlib.figure",
+)  # fmt: skip
+CONFIDENCE = 0.95
+say = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
+
+Check = Callable[[], bool]
+"""Whether everything holds; called in a fork."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A mutant and the check that ought to notice it."""
+
+    mutant: Mutant
+    check: Check
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Code that is mutated together, and the least score that it must reach."""
+
+    name: str
+    floor: float
+    suspects: Sequence[Suspect]
+    drawn: Sequence[Suspect]
+
+
+class Altered(SourceFileLoader):
+    """Load a module from a changed text, and find it before anything else does."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        name = mutant.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        super().__init__(name, str(ROOT / mutant.file))
+        self.text = mutant.mutated
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The changed text, compiled; nothing is cached."""
+        code: CodeType = compile(self.text, self.path, "exec", dont_inherit=True)
+        return code
+
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Where the changed module is; no other is found here."""
+        return spec_from_file_location(fullname, self.path, loader=self) if fullname == self.name else None
+
+
+# --- what must notice ------------------------------------------------------------------------------------------------
+
+
+class Profile:
+    """A pytest plugin: few examples, always the same, and no shrinking of what fails anyway."""
+
+    def pytest_configure(self) -> None:
+        """Load the profile after that of the test run."""
+        from hypothesis import Phase, settings
+
+        settings.register_profile(
+            "mutation", max_examples=10, deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+        )
+        settings.load_profile("mutation")
+
+
+def tests_pass(arguments: Sequence[str]) -> bool:
+    """Whether these tests pass, without the run-time type checker: shapes in annotations must not be what notices."""
+    import pytest
+
+    with patch("jaxtyping.install_import_hook", lambda *_: nullcontext()):
+        return pytest.main(["-x", "--assert=plain", "-p", "no:cacheprovider", "--tb=no", *arguments], plugins=[Profile()]) == 0
+
+
+def claim_stands(module: str) -> bool:
+    """Whether the claim of this module holds in the quick plan, its controls fail, and its pictures and tables can be made."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    warnings.simplefilter("ignore")
+    claim = import_module(module).CLAIM
+    outcome = import_module("verification.runner").ClaimOutcome
+    controlled = import_module("verification.runner").ControlOutcome
+    plan = import_module("verification.claim").Plan("quick", seed=7)
+    with np.errstate(all="ignore"):
+        results = []
+        for case in claim.cases(plan):
+            results.append(claim.check(case))
+            if results[-1].worst > claim.limit or results[-1].violated_hypotheses:
+                return False
+        controls = [controlled(c, [c.check(case) for case in c.cases(plan)], claim.limit) for c in claim.controls]
+        for figure in claim.figures:
+            figure.draw(Figure().subplots(), results)
+        for table in claim.tables:
+            head, *rows = table.rows(results)
+            if not rows or any(len(row) != len(head) for row in rows):
+                return False
+    return bool(outcome(claim, results, controls).holds)
+
+
+# --- mutants in forks ------------------------------------------------------------------------------------------------
+
+
+def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
+    """Run the check in a fork, the mutant in place of its file; what came of it, and the seconds of processor time it took.
+
+    "survived", "killed", or "timeout": ``limit`` seconds of processor time (a busy machine must not make a difference).
+    """
+    child = os.fork()
+    if child == 0:
+        _in_fork(check, mutant, limit)
+    _, status, used = os.wait4(child, 0)
+    spent = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM)
+    outcome = "timeout" if spent else "survived" if status == 0 else "killed"
+    return outcome, used.ru_utime + used.ru_stime
+
+
+def _in_fork(check: Check, mutant: Mutant | None, limit: int) -> None:
+    """Never returns: exits with 0 if the check holds."""
+    status = 1
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+        signal.alarm(60 * limit)  # for what waits for ever and needs no processor
+        silent = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(silent, stream)
+        for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+            del sys.modules[name]
+        if mutant is not None:
+            sys.meta_path.insert(0, Altered(mutant))
+        status = 0 if check() else 1
+    finally:
+        os._exit(status)
+
+
+def preload() -> None:
+    """Import what every fork needs, so that none has to."""
+    for name in PRELOADED:
+        with suppress(ModuleNotFoundError):
+            import_module(name)
+    import_module("torch").set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+
+
+# --- the plan, the run, the result -----------------------------------------------------------------------------------
+
+
+def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope]:
+    """The scopes of ``mutation.toml``, all or those named, with the mutants that the seed draws, ``most`` of each scope.
+
+    A smaller sample is the beginning of a larger one.
+    """
+    plan = tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))
+    for scope in plan["scope"]:
+        if names and scope["name"] not in names:
+            continue
+        rules = tuple(RULES[name] for name in scope.get("rules", ()))
+        suspects: list[Suspect] = []
+        for module in scope["module"]:
+            for path in sorted(ROOT.glob(module["file"])):
+                file = path.relative_to(ROOT).as_posix()
+                suspects += [Suspect(mutant, _check(file, module, plan["options"])) for mutant in mutants_of(ROOT, file, rules)]
+        order = list(suspects)
+        random.Random(plan["seed"]).shuffle(order)  # noqa: S311  a sample, not a secret
+        size = scope.get("sample", len(order))
+        programs = (suspect for suspect in order if suspect.mutant.compiles)
+        yield Scope(scope["name"], scope["floor"], suspects, list(islice(programs, size if most is None else min(size, most))))
+
+
+def _check(file: str, module: dict[str, Any], options: dict[str, list[str]]) -> Check:
+    if "tests" in module:
+        return partial(tests_pass, [*module["tests"], *options[module.get("options", "all")]])
+    return partial(claim_stands, file.removesuffix(".py").replace("/", "."))
+
+
+def accepted() -> dict[str, str]:
+    """The mutants that nothing can notice, with the reason; ``ValueError`` for an entry without one or given twice."""
+    entries = tomllib.loads((ROOT / "verification/rigor/mutation_equivalents.toml").read_text(encoding="utf-8"))["equivalent"]
+    reasons = {f"{entry['in']}::{entry['diff']}": entry["reason"] for entry in entries}
+    if len(reasons) != len(entries) or not all(reasons.values()):
+        raise ValueError("mutation_equivalents.toml: expected every mutant once, with a reason")
+    return reasons
+
+
+def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> dict[str, Any]:
+    """The figures of one scope; the score counts the drawn mutants that are not accepted as equivalent."""
+    drawn = [suspect.mutant.key for suspect in scope.drawn]
+    counted = [key for key in drawn if key not in reasons]
+    survivors = [key for key in counted if outcomes[key] == "survived"]
+    killed = len(counted) - len(survivors)
+    interval = binomtest(killed, len(counted)).proportion_ci(CONFIDENCE, "exact") if counted else None
+    return {
+        "name": scope.name,
+        "mutants": len(scope.suspects),
+        "sampled": len(drawn),
+        "killed": killed,
+        "timeouts": sum(outcomes[key] == "timeout" for key in counted),
+        "equivalent": len(drawn) - len(counted),
+        "survived": len(survivors),
+        "score": round(killed / len(counted), 4) if counted else None,
+        "score_at_least": round(float(interval.low), 4) if interval and len(drawn) < len(scope.suspects) else None,
+        "floor": scope.floor,
+        "survivors": survivors,
+    }
+
+
+def objections(scopes: Sequence[Scope], outcomes: dict[str, str], reasons: dict[str, str]) -> list[str]:
+    """What is wrong with the list of equivalents: an entry that matches no mutant, or one that is killed."""
+    files = {suspect.mutant.file for scope in scopes for suspect in scope.suspects}
+    keys = Counter(suspect.mutant.key for scope in scopes for suspect in scope.suspects)
+    ours = [key for key in reasons if key.split("::")[0] in files]
+    return [f"no such mutant: {key}" for key in ours if not keys[key]] + [
+        f"accepted as equivalent, but {outcomes[key]}: {key}" for key in ours if outcomes.get(key, "survived") != "survived"
+    ]
+
+
+def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
+    """The seconds that each file's check may take; ``RuntimeError`` if it fails on the code as it is."""
+    allowed: dict[str, int] = {}
+    for suspect in suspects:
+        file = suspect.mutant.file
+        if file not in allowed:
+            outcome, seconds = judge(suspect.check, None, 600)
+            if outcome != "survived":
+                raise RuntimeError(f"{file}: expected its check to hold before anything is mutated, it does not")
+            allowed[file] = 10 + round(4.0 * seconds)
+            say(f"{file}: holds, {seconds:.1f} s")
+    return allowed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; 0 if every scope reaches its floor and every accepted mutant exists and survives."""
+    parser = argparse.ArgumentParser(prog="python -m verification.rigor.mutation", description=__doc__)
+    parser.add_argument("scope", nargs="*", help="core, oracle, claims; all by default")
+    parser.add_argument("--keep", action="store_true", help="go on: what an earlier run killed is not tried again")
+    parser.add_argument("--sample", type=int, help="try at most so many mutants of each scope")
+    options = parser.parse_args(arguments)
+    os.chdir(ROOT)
+    os.environ["CI"] = "true"
+    store = BUILD / "mutation_outcomes.json"
+    outcomes: dict[str, str] = read_json(store)["outcomes"] if options.keep and store.exists() else {}
+    reasons, chosen = accepted(), list(scopes(options.scope, options.sample))
+    preload()
+    for scope in chosen:
+        _run(scope, outcomes, store, reasons)
+    results = [summary(scope, outcomes, reasons) for scope in chosen]
+    faults = objections(chosen, outcomes, reasons)
+    write_json(BUILD / "mutation.json", {"format": 1, "scopes": results, "objections": faults})
+    for result in results:
+        _report(result)
+    for fault in faults:
+        say(fault)
+    return int(bool(faults) or any((result["score"] or 0.0) < result["floor"] for result in results))
+
+
+def _run(scope: Scope, outcomes: dict[str, str], store: Path, reasons: dict[str, str]) -> None:
+    """Try every drawn mutant that is not known to be killed, and every accepted one."""
+    extra = [s for s in scope.suspects if s.mutant.key in reasons and s not in scope.drawn]
+    todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key, "survived") == "survived"]
+    allowed = limits(todo)
+    for number, suspect in enumerate(todo, 1):
+        mutant = suspect.mutant
+        outcomes[mutant.key], _ = judge(suspect.check, mutant, allowed[mutant.file])
+        if outcomes[mutant.key] == "survived" and mutant.key not in reasons:
+            say(f"[{number}/{len(todo)}] survived, line {mutant.line}: {mutant.key}")
+        if number % 20 == 0 or number == len(todo):
+            write_json(store, {"format": 1, "outcomes": outcomes})
+
+
+def _report(result: dict[str, Any]) -> None:
+    tried = result["sampled"] - result["equivalent"]
+    bound = f", at least {result['score_at_least']:.1%} of all (95 %)" if result["score_at_least"] is not None else ""
+    say(f"{result['name']}: {result['killed']} of {tried} mutants killed ({result['score']:.1%}{bound}), ")
+    say(f"    {result['equivalent']} more accepted as equivalent; {result['sampled']} of {result['mutants']} were tried")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""``python -m verification.rigor.mutation_coverage``: which branches of the core its own tests take; fails below 95 %."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["LEAST", "main", "percentages"]
+
+ROOT = Path(__file__).resolve().parents[2]
+LEAST = 95.0
+
+
+def main() -> int:
+    """Run the tests that `mutation.toml` names for the core, and write ``build/rigor/coverage.json``."""
+    os.chdir(ROOT)
+    scopes = tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))["scope"]
+    modules = next(scope["module"] for scope in scopes if scope["name"] == "core")
+    tests = sorted({test for module in modules for test in module["tests"]})
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw.json"
+        options = ["--cov=geolora_ref", "--cov-branch", "--cov-report", f"json:{raw}", "-p", "no:cacheprovider"]
+        os.environ["COVERAGE_FILE"] = str(Path(folder) / "data")
+        if failed := pytest.main([*options, *tests]):
+            return int(failed)
+        files = json.loads(raw.read_text(encoding="utf-8"))["files"]
+    result = percentages({module["file"]: files[module["file"]]["summary"] for module in modules})
+    from geolora_ref.files import write_json  # the test run imports the package first, with its type checker
+
+    write_json(ROOT / "build/rigor/coverage.json", {"format": 1, **result})
+    sys.stdout.write(
+        "".join(f"{name:32s} {value:6.2f} %\n" for name, value in [*result["branch_percent"].items(), ("total", result["total"])])
+    )
+    return int(result["total"] < LEAST)
+
+
+def percentages(summaries: dict[str, Any]) -> dict[str, Any]:
+    """The share of branches taken, by module and in total; a module without branches has all of them."""
+    counts = {name: (summary["covered_branches"], summary["num_branches"]) for name, summary in summaries.items()}
+    share = {name: round(100.0 * taken / of, 2) if of else 100.0 for name, (taken, of) in counts.items()}
+    taken, of = (sum(values) for values in zip(*counts.values(), strict=True))
+    return {"branch_percent": share, "total": round(100.0 * taken / of, 2)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,40 @@
+"""What a scope leaves out of its mutants, by rule and not by case."""
+
+from __future__ import annotations
+
+import libcst as cst
+import libcst.matchers as m
+
+from verification.rigor.mutation_sources import Rule
+
+__all__ = ["RULES"]
+
+
+def prose(node: cst.CSTNode) -> bool:
+    """A text with a space in it: titles, statements, captions and the names of inequalities are for readers."""
+    return isinstance(node, cst.SimpleString) and " " in node.value
+
+
+def pictures(node: cst.CSTNode) -> bool:
+    """A function that draws on given axes; that it draws at all is checked, what it looks like is not."""
+    return m.matches(node, m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("axes")), m.ZeroOrMore()])))
+
+
+def random_streams(node: cst.CSTNode) -> bool:
+    """The seed of a generator: a claim holds for every stream of random numbers."""
+    return m.matches(node, m.Call(func=m.Attribute(attr=m.Name("default_rng"))))
+
+
+def choice_of_instances(node: cst.CSTNode) -> bool:
+    """The numbers of a plan: how many, how large and how far; a claim holds for every instance."""
+    return m.matches(
+        node, m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("plan")), m.ZeroOrMore()]))
+    ) or m.matches(node, m.Arg(keyword=m.Name("floor")))
+
+
+def assertions(node: cst.CSTNode) -> bool:
+    """``assert`` and ``zip(strict=True)`` state what is true of our own data; without them right code does the same."""
+    return isinstance(node, cst.Assert) or m.matches(node, m.Call(func=m.Name("zip")))
+
+
+RULES: dict[str, Rule] = {rule.__name__: rule for rule in (assertions, prose, pictures, random_streams, choice_of_instances)}

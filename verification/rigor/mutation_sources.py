@@ -1,0 +1,147 @@
+"""The mutants of a source file: every small change that the operators of mutmut know, one at a time.
+
+mutmut as a whole mutates neither decorated functions nor data outside of functions (a claim is such data), and the names of its
+mutants change with every edit.  Therefore its operators are applied here, and a mutant is known by file, function and diff.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import libcst as cst
+import libcst.matchers as m
+from libcst.metadata import MetadataWrapper, WhitespaceInclusivePositionProvider
+from mutmut.mutation.mutators import mutation_operators, operator_arg_removal, operator_assignment, operator_string
+
+__all__ = ["Mutant", "Rule", "mutants_of"]
+
+Rule = Callable[[cst.CSTNode], bool]
+"""Whether a node, with everything in it, is left as it is."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: ``source`` from ``start`` to ``end`` (offsets in characters) becomes ``new``."""
+
+    file: str
+    function: str
+    line: int
+    source: str
+    start: int
+    end: int
+    new: str
+
+    @property
+    def mutated(self) -> str:
+        """The text of the whole file after the change."""
+        return self.source[: self.start] + self.new + self.source[self.end :]
+
+    @property
+    def diff(self) -> str:
+        """What the change does to the lines, without their indentation: ``old ⇒ new``."""
+        first = self.source.rfind("\n", 0, self.start) + 1
+        last = self.source.find("\n", self.end)
+        before = self.source[first:last].split("\n")
+        after = (self.source[first : self.start] + self.new + self.source[self.end : last]).split("\n")
+        changes = [line for line in difflib.ndiff(before, after) if line[:2] in ("- ", "+ ")]
+        old, new = (" ".join(line[2:].strip() for line in changes if line[0] == sign) for sign in "-+")
+        return f"{old} ⇒ {new}"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether this is a program at all (slow; a few mutants are not)."""
+        try:
+            compile(self.mutated, "mutant", "exec", dont_inherit=True)
+        except SyntaxError:
+            return False
+        return True
+
+    @property
+    def key(self) -> str:
+        """The name that survives edits elsewhere."""
+        return f"{self.file}::{self.function}::{self.diff}"
+
+
+NEVER: tuple[m.BaseMatcherNode, ...] = (
+    m.Annotation(),
+    m.Decorator(),
+    m.ImportFrom(),
+    m.Assign(targets=[m.AssignTarget(m.Name("__all__"))]),
+    m.If(test=m.Name("TYPE_CHECKING")),
+    m.Call(func=m.Name("len") | m.Name("isinstance")),
+    m.Subscript(value=m.Name("Literal") | m.Name("Callable")),
+)
+"""What only readers and type checkers see, and, as mutmut has it, calls whose mutants break at once."""
+
+
+class _Collector(cst.CSTVisitor):
+    """Walk through a module with the name of the function in hand, and note every change that an operator offers."""
+
+    METADATA_DEPENDENCIES = (WhitespaceInclusivePositionProvider,)
+
+    def __init__(self, file: str, source: str, rules: tuple[Rule, ...]) -> None:
+        super().__init__()
+        self.file, self.source, self.rules = file, source, rules
+        self.offsets = [0]
+        for line in source.splitlines(keepends=True):
+            self.offsets.append(self.offsets[-1] + len(line))
+        self.scope: list[str] = []
+        self.found: list[Mutant] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.FunctionDef | cst.ClassDef):
+            self.scope.append(node.name.value)
+        if m.matches(node, m.OneOf(*NEVER)) or any(rule(node) for rule in self.rules):
+            return False
+        for kind, operator in mutation_operators:
+            if isinstance(node, kind):
+                self.found.extend(self._mutant(node, changed) for changed in _offered(operator, node))
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        if isinstance(original_node, cst.FunctionDef | cst.ClassDef):
+            self.scope.pop()
+
+    def _mutant(self, node: cst.CSTNode, changed: cst.CSTNode) -> Mutant:
+        span = self.get_metadata(WhitespaceInclusivePositionProvider, node)
+        start, end = (self.offsets[p.line - 1] + p.column for p in (span.start, span.end))
+        new = cst.Module([]).code_for_node(changed)
+        return Mutant(self.file, ".".join(self.scope) or "module", span.start.line, self.source, start, end, new)
+
+
+def _offered(operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst.CSTNode) -> Iterable[cst.CSTNode]:
+    """What the operator makes of the node, without what dies at once whatever the tests are: easy kills prove nothing.
+
+    No value that is assigned becomes None.  A positional argument becomes None but does not vanish, a keyword argument vanishes
+    (so that its default acts) but does not become None.  A string is changed in one way, not in three.
+    """
+    if operator is operator_assignment:
+        return []
+    if operator is operator_string:
+        assert isinstance(node, cst.BaseString)
+        return list(operator_string(node))[:1]
+    if operator is operator_arg_removal:
+        assert isinstance(node, cst.Call)
+        return [changed for changed in operator(node) if isinstance(changed, cst.Call) and _matters(node, changed)]
+    return operator(node)
+
+
+def _matters(call: cst.Call, changed: cst.Call) -> bool:
+    """Whether a positional argument was replaced, or an argument with a keyword removed."""
+    if len(call.args) == len(changed.args):
+        return next(old for old, new in zip(call.args, changed.args, strict=True) if old is not new).keyword is None
+    return next(old for old in call.args if old not in changed.args).keyword is not None
+
+
+def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[Mutant]:
+    """Every mutant of ``root / file`` that changes its text, in the order of the text.
+
+    Nodes of which a rule says so are left alone.
+    """
+    source = (root / file).read_text(encoding="utf-8")
+    collector = _Collector(file, source, rules)
+    MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True).visit(collector)
+    return [mutant for mutant in collector.found if mutant.mutated != source]
