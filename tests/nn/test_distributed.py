@@ -1,4 +1,7 @@
-"""Data-parallel training on gloo: what is averaged are ∇_K, ∇_L, ∇_S, so it is the training of one process on all data."""
+"""Training by several processes on gloo: what is averaged are ∇_K, ∇_L, ∇_S, so it is the training of one process on all data.
+
+Either everything is in every process (DistributedDataParallel), or the frozen base is spread over them (fully_shard).
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,95 @@ import torch
 from torch import Tensor
 
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+if not torch.distributed.is_available() or not hasattr(os, "fork"):
+    pytest.skip("needs torch.distributed and processes that can be forked", allow_module_level=True)
+
+from tests.nn.workers import CAN_SHARD  # noqa: E402  it imports torch.distributed
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+LAYERS = ("0", "2")
+can_shard = pytest.mark.skipif(not CAN_SHARD, reason=f"fully_shard of torch {torch.__version__} has no ignored_params")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all trainings saved."""
+    out = tmp_path_factory.mktemp("trainings")
+    command = [sys.executable, "-m", "tests.nn.workers", str(out)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def saved(folder: Path, way: str, world: int) -> list[dict[str, Tensor]]:
+    """By rank."""
+    return [safetensors.load_file(folder / f"{way}-{world}-{rank}.safetensors") for rank in range(world)]
 
 
 def dense(state: dict[str, Tensor], name: str) -> Tensor:
     return state[f"{name}.adapter.U"] @ state[f"{name}.adapter.S"] @ state[f"{name}.adapter.V"].mT
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
-def test_two_and_four_processes_train_like_one(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.nn.workers", str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+def alike(states: list[dict[str, Tensor]]) -> bool:
+    """Whether the processes have the same, bit for bit (but their own parts of the base)."""
+    return all(torch.equal(X, other[name]) for other in states[1:] for name, X in states[0].items() if name != "held")
+
+
+def distance(state: dict[str, Tensor], alone: dict[str, Tensor]) -> float:
+    """The largest relative distance of what was trained from the training of one process."""
+    found = [(dense(state, name), dense(alone, name)) for name in LAYERS]
+    found += [(state[name], alone[name]) for name in ("4.weight", "4.bias")]
+    return max(float((X - expected).norm() / expected.norm()) for X, expected in found)
+
+
+@pytest.mark.parametrize(
+    ("way", "world"),
+    [
+        ("replicated", 2),
+        ("replicated", 4),
+        pytest.param("sharded", 2, marks=can_shard),
+        pytest.param("sharded", 4, marks=can_shard),
+    ],
+)
+def test_processes_train_like_one(folder: Path, way: str, world: int) -> None:
+    (alone,) = saved(folder, "replicated", 1)
+    assert len({tuple(ranks) for ranks in alone["ranks"].tolist()}) >= 2, "ranks must change for this to prove anything"
+    states = saved(folder, way, world)
+    assert alike(states)
+    assert torch.equal(states[0]["ranks"], alone["ranks"])
+    assert distance(states[0], alone) <= 1e-12
+
+
+@can_shard
+def test_without_averages_the_processes_part(folder: Path) -> None:
+    """The negative control of the test above."""
+    (alone,) = saved(folder, "replicated", 1)
+    states = saved(folder, "sharded_alone", 2)
+    assert not alike(states)
+    assert all(distance(state, alone) > 1e-3 for state in states)
+
+
+@can_shard
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_base_is_spread_and_stays_what_it_was(folder: Path, world: int) -> None:
+    """After every forward pass and every step a process has its part alone, and the parts make the whole."""
+    (alone,) = saved(folder, "replicated", 1)
+    states = saved(folder, "sharded", world)
+    parts = torch.stack([state["held"] for state in states])  # (world, 2 times a step, layers)
+    whole = torch.tensor([alone[f"{name}.base.weight"].numel() for name in LAYERS])
+    assert (parts < whole).all()
+    assert (parts.sum(0) == whole).all()
+    assert (alone["held"] == whole).all()
+    for name in (f"{name}.base.{part}" for name in LAYERS for part in ("weight", "bias")):
+        assert torch.equal(states[0][name], alone[name])
+
+
+@can_shard
+@pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="torchrun starts slowly: nightly")
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rigor.md").read_text("utf-8")
+    (tmp_path / "train.py").write_text(page.split("```python\n# train.py,")[1].split("\n", 1)[1].split("```")[0], "utf-8")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "train.py")]
+    done = subprocess.run(start, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
-    alone = safetensors.load_file(tmp_path / "1-0.safetensors")
-    assert len(alone["ranks"].unique(dim=0)) >= 2, "ranks must change for this to prove anything"
-    for world in (2, 4):
-        first, *others = (safetensors.load_file(tmp_path / f"{world}-{rank}.safetensors") for rank in range(world))
-        assert all(torch.equal(X, other[name]) for other in others for name, X in first.items())
-        assert torch.equal(first["ranks"], alone["ranks"])
-        for name in ("0", "2"):
-            W, expected = dense(first, name), dense(alone, name)
-            assert float((W - expected).norm() / expected.norm()) <= 1e-12
-        torch.testing.assert_close(first["4.weight"], alone["4.weight"], rtol=1e-12, atol=1e-13)
+    assert all(f"process {rank} of 2: 1536 of 3072 entries" in done.stdout for rank in range(2))
