@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import io
+import json
 import math
 import os
 import platform
@@ -25,6 +26,8 @@ import matplotlib.pyplot as plt
 
 from geolora_ref.files import write_atomically, write_json
 from verification.claim import Figure, Plan, Results
+from verification.experiments.finetuning.page import MEASURED
+from verification.experiments.finetuning.page import page as finetuning_page
 from verification.rigor.results import FOLDER, overview
 from verification.runner import ClaimOutcome
 
@@ -46,10 +49,14 @@ STYLE: Any = {
 
 
 def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, seconds: float) -> Path:
-    """Write ``results.json``, ``rigor-report.html`` and ``report.html``, all or nothing each; returns the path of the last."""
+    """Write ``results.json``, the pages beside the report and ``report.html``, all or nothing each; returns the path of the last.
+
+    The page about fine-tuning shows the stored campaign: it takes hours, which no report waits for.
+    """
     data = as_data(outcomes, plan, seconds)
     write_json(folder / "results.json", data)
     write_rigor(FOLDER, folder)
+    write_atomically(folder / "finetuning-report.html", finetuning_page(json.loads(MEASURED.read_text(encoding="utf-8"))))
     with plt.rc_context(STYLE):
         sections = [_section(outcome) for outcome in outcomes]
     write_atomically(folder / "report.html", _rendered("report.html.j2", sections=sections, data=data, plan=plan))

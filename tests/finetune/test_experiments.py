@@ -31,6 +31,7 @@ from verification.experiments.finetuning.methods import (
     SimultaneousMethod,
     orthogonality_defect,
 )
+from verification.experiments.finetuning.page import MEASURED, tables
 from verification.experiments.finetuning.summary import best_rates, wide_range
 
 pytestmark = [
@@ -198,3 +199,11 @@ def test_run_that_diverges_is_a_result(model_folder: Path, data: Path, tmp_path:
     assert stored["diverged"].startswith("step 1 of 2: expected a finite training loss")
     assert not stored["learned"]
     assert store.missing([run, replace(run, seed=1), replace(run, seed=1)]) == [replace(run, seed=1)]
+
+
+def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    summary = json.loads(MEASURED.read_text(encoding="utf-8"))
+    assert tables(summary) in text
+    summary["comparison"][0]["test"]["mean"] += 1e-4
+    assert tables(summary) not in text

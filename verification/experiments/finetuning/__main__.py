@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
 from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness
-from verification.experiments.finetuning.page import described, write_page
+from verification.experiments.finetuning.page import write_page
 from verification.experiments.finetuning.runs import Corpus, Store, execute
-from verification.experiments.finetuning.summary import best_rates, points
+from verification.experiments.finetuning.summary import best_rates, described, points
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

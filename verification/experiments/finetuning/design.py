@@ -48,8 +48,8 @@ FAMILIES = {
     for family in (
         Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True), (4, 8, 16), margin=0),
         Family("lora", lambda lr, r: LoRAMethod(lr=lr, rank=r), (4, 8, 16), margin=0),
-        Family("adalora", lambda lr, r: AdaLoRAMethod(lr=lr, target_rank=r)),
-        Family("simultaneous", lambda lr, r: SimultaneousMethod(lr=lr, rank=r)),
+        Family("adalora", lambda lr, r: AdaLoRAMethod(lr=lr, target_rank=r), margin=0),
+        Family("simultaneous", lambda lr, r: SimultaneousMethod(lr=lr, rank=r), margin=0),
         Family("full", lambda lr, _: FullMethod(lr=lr), lr_scale=0.1),
     )
 }

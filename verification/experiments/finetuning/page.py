@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from geolora_ref.files import write_atomically
-from verification.experiments.finetuning.design import MAIN_BUDGET, Effort
 from verification.experiments.finetuning.figures import draw_initial_ranks, draw_robustness, image
-from verification.experiments.finetuning.runs import Store
-from verification.experiments.finetuning.summary import summarise
 
-__all__ = ["MEASURED", "described", "page", "tables", "write_page"]
+__all__ = ["MEASURED", "page", "tables", "write_page"]
 
-MEASURED = Path(__file__).parent / "measured.json"
-"""The summary of the last whole campaign."""
-
-
-def described(store: Store, effort: Effort, model: str) -> dict[str, Any]:
-    """The summary of whatever is stored so far, and ``about``: what was trained on what, and where."""
-    corpus = store.corpus
-    about = {
-        "model": model,
-        "plan": asdict(corpus.plan),
-        "sentences": effort.sentences,
-        "threads": corpus.identity["threads"],
-        "main_budget": MAIN_BUDGET,
-        "machine": store.facts,
-        **{name: len(examples) for name, examples in corpus.examples.items()},
-    }
-    return {"about": about, **summarise(store, effort)}
+MEASURED = Path(__file__).parent / "measured" / "summary.json"
+"""The summary of the stored campaign; its runs lie beside it, and ``--output`` of that folder goes on with it."""
 
 
 def write_page(summary: Mapping[str, Any], folder: Path) -> Path:
@@ -85,14 +66,14 @@ def tables(summary: Mapping[str, Any]) -> str:
 
 def _map(summary: Mapping[str, Any]) -> str:
     """Development metric by method and rank (rows) and learning rate (columns), with the range that keeps 95 % of the best."""
-    rates = sorted({point["rate"] for point in summary["robustness"]})
-    cells: dict[str, dict[float, str]] = {}
+    rates = list(dict.fromkeys(f"{rate:g}" for rate in sorted(point["rate"] for point in summary["robustness"])))
+    cells: dict[str, dict[str, str]] = {}
     for point in summary["robustness"]:
         value = "diverged" if point["dev"] is None else f"{point['dev']:.3f}" + ("" if point["usable"] else ", nothing learned")
-        cells.setdefault(f"{point['family']}, rank {point['budget']}", {})[point["rate"]] = value
+        cells.setdefault(f"{point['family']}, rank {point['budget']}", {})[f"{point['rate']:g}"] = value
     ranges = {name: "–" if span is None else f"{span['ratio']:.2g} x" for name, span in summary["ranges"].items()}
     return _markdown(
-        ("dev, one seed, lr", *(f"{rate:g}" for rate in rates), "width of the range"),
+        ("dev, one seed, lr", *rates, "width of the range"),
         ((name, *(row.get(rate, "") for rate in rates), ranges[name]) for name, row in cells.items()),
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from verification.experiments.finetuning.design import MAIN_BUDGET, Effort, Run, comparison, initial_ranks, robustness
 from verification.experiments.finetuning.runs import Store
 
-__all__ = ["Point", "best_rates", "points", "summarise", "wide_range"]
+__all__ = ["Point", "best_rates", "described", "points", "summarise", "wide_range"]
 
 Point = dict[str, Any]
 """A stored run with what the tables need on top: family, budget, rate, seed, dev, test (None if it diverged)."""
@@ -130,3 +131,18 @@ def summarise(store: Store, effort: Effort) -> dict[str, Any]:
         "commits": sorted({str(point["commit"]) for point in everything}),
         "runs": len(everything),
     }
+
+
+def described(store: Store, effort: Effort, model: str) -> dict[str, Any]:
+    """The summary of whatever is stored so far, and ``about``: what was trained on what, and where."""
+    corpus = store.corpus
+    about = {
+        "model": model,
+        "plan": asdict(corpus.plan),
+        "sentences": effort.sentences,
+        "threads": corpus.identity["threads"],
+        "main_budget": MAIN_BUDGET,
+        "machine": store.facts,
+        **{name: len(examples) for name, examples in corpus.examples.items()},
+    }
+    return {"about": about, **summarise(store, effort)}

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import write_atomically, write_json
-from verification.experiments.performance.measure import FULL, QUICK, environment, growth, training, update_table
+from verification.experiments.performance.measure import FULL, QUICK, compiled, environment, growth, training, update_table
 from verification.experiments.performance.networks import CASES
 from verification.experiments.performance.page import figure, markdown
 
-PARTS = ("training", "updates", "growth")
+PARTS = ("training", "compiled", "updates", "growth")
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,9 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        if "training" in parts:  # first: the peaks of memory are measured in forks of a process that has done little
-            cases = [case for case in CASES if not options.case or case.id in options.case]
+        cases = [case for case in CASES if not options.case or case.id in options.case]
+        if "training" in parts:
             found["training"] = [training(case, effort, progress) for case in cases]
+        if "compiled" in parts:
+            found["compiled"] = [compiled(case, effort, progress) for case in cases]
         found["environment"] = environment()
         if "updates" in parts:
             found["updates"] = update_table(effort, progress)

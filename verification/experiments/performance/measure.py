@@ -19,9 +19,10 @@ from verification.experiments.performance.networks import CASES, Case
 from verification.experiments.performance.timing import Times, interleaved, peak_above
 from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Size, fitted_exponent, update_rows
 
-__all__ = ["FULL", "QUICK", "Effort", "environment", "growth", "own_peak", "training", "update_table"]
+__all__ = ["FULL", "QUICK", "Effort", "compiled", "environment", "growth", "own_peak", "training", "update_table"]
 
 Progress = Callable[[str, int, int], None]
+_METHOD = {method.id: method for method in METHODS}
 
 
 def addmm_in_place(C: Sequence[int], A: Sequence[int], B: Sequence[int], **_: Any) -> int:
@@ -115,6 +116,25 @@ def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[M
     return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
 
 
+COMPILED = ("lora", "lean", "fast", "optimizer")
+
+
+def compiled(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
+    """Some methods as they are and with the network under ``torch.compile``; ratios to PEFT's LoRA as it is."""
+    progress(f"{case.id}: compilation", 0, 1)
+    made = {(name, way): _METHOD[name].make(case) for name in COMPILED for way in ("eager", "compiled")}
+    for (_, way), one in made.items():
+        if way == "compiled":
+            network: Any = torch.compile(one.network)
+            one.network = network
+    steps = {f"{name} {way}": one.step for (name, way), one in made.items()}
+    total = effort.training + 2
+    times = interleaved(steps, effort.training, progress=lambda done: progress(f"{case.id}: compiled", done, total))
+    base = times["lora eager"]
+    rows = [{"title": _METHOD[name].title, "way": way, **_summary(times[f"{name} {way}"], base, base)} for name, way in made]
+    return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
+
+
 def peak_memory(method: str, case: str) -> int:
     """Bytes that two training steps need beside the libraries, set-up included, in a process of its own.  Raises as it does."""
     command = f"from {__name__} import own_peak; print(own_peak({method!r}, {case!r}, {torch.get_num_threads()}))"
@@ -128,7 +148,7 @@ def own_peak(method: str, case: str, threads: int) -> int:
     import transformers  # noqa: F401
 
     torch.set_num_threads(threads)
-    chosen, network = next(m for m in METHODS if m.id == method), next(c for c in CASES if c.id == case)
+    chosen, network = _METHOD[method], next(c for c in CASES if c.id == case)
 
     def two_steps() -> None:
         one = chosen.make(network)

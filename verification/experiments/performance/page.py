@@ -28,6 +28,12 @@ def markdown(found: Mapping[str, Any]) -> str:
             rest = f"{floor} | {lean} | {row['gflop']:.1f} | {row['peak_mib']:.0f}"
             lines.append(f"| {row['title']} | {time} | {_ratio(row['ratio'])} | {rest} |")
         lines += [""] + [f"{row['title']}: {row['note']}." for row in case["rows"].values() if row["note"]]
+    for case in found.get("compiled", []):
+        lines += ["", f"### {case['title']}, under torch.compile", "", f"{case['rounds']} interleaved rounds.", ""]
+        lines += ["| method | | ms a step | ratio to LoRA (PEFT) as it is |", "|---|---|---|---|"]
+        lines += [
+            f"| {row['title']} | {row['way']} | {row['milliseconds'][1]:.1f} | {_ratio(row['ratio'])} |" for row in case["rows"]
+        ]
     if "updates" in found:
         lines += ["", "### The update alone", "", "| layers | m = n | r | fast ms | ratio to AdamW | AdamW ms | reference ms |"]
         lines.append("|---|---|---|---|---|---|---|")
