@@ -30,7 +30,7 @@ STEPS = 25
 PATIENCE = timedelta(minutes=5)
 """How long processes wait for one that has died."""
 CAN_SHARD = "ignored_params" in inspect.signature(fully_shard).parameters
-"""Whether this torch can leave the adapters out of sharding (2.7 and later)."""
+"""Whether this torch can leave the adapters out of sharding."""
 
 Way = Callable[[nn.Module], tuple[nn.Module, Callable[[], None]]]
 
