@@ -12,6 +12,7 @@ import pytest
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.catalogue import FLOOR, catalogue
 from geolora_ref.oracle.check import Report, applicable, load_backend
+from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from tests.oracle.drawn import VARIANTS
@@ -250,3 +251,8 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
 def test_backends_that_do_not_exist(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_backend(name)
+
+
+def test_the_precisions_are_those_of_the_libraries() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    assert {name: torch.finfo(getattr(torch, name)).eps for name in EPS} == EPS
