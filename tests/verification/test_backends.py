@@ -33,8 +33,24 @@ UNITS = 132
 PLAN = Plan()
 
 slow = pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="starting and ending clusters: nightly")
-PRELOAD = "from verification import backends; backends.sources = lambda: 'the same'"
-"""The true fingerprint reads the sources, which somebody may edit while the tests run."""
+PRELOAD = """
+import os, time
+from verification import backends
+
+calls = 0
+
+def sources():
+    global calls
+    if os.path.exists({hold!r}):
+        calls += 1
+        while calls > 10 and os.path.exists({hold!r}):
+            time.sleep(0.01)
+    return "the same"
+
+backends.sources = sources
+"""
+"""The true fingerprint reads the sources, which somebody may edit while the tests run.  Every case asks for it, so that a worker
+stops at its tenth as long as a file is there: a kill that comes late still meets work."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +60,16 @@ def same_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def started_cluster() -> Iterator[Any]:
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file is there, workers stop at their tenth case."""
+    return tmp_path_factory.mktemp("hold") / "hold"
+
+
+@pytest.fixture(scope="module")
+def started_cluster(hold: Path) -> Iterator[Any]:
     """Two worker processes below nannies, which start another one for each that dies."""
-    options: dict[str, Any] = {"dashboard_address": ":0", "silence_logs": 50, "preload": [PRELOAD]}
+    preload = PRELOAD.format(hold=str(hold))
+    options: dict[str, Any] = {"dashboard_address": ":0", "silence_logs": 50, "preload": [preload]}
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as started:
         yield started
 
@@ -113,7 +136,12 @@ def after(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], None]) 
 
 
 def test_a_killed_worker_changes_nothing(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undisturbed: Any
+    cluster: Any,
+    hold: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    undisturbed: Any,
 ) -> None:
     left_behind: list[str] = []
 
@@ -123,8 +151,10 @@ def test_a_killed_worker_changes_nothing(
             busy = max(tasks, key=lambda address: len(tasks[address]))
             left_behind.extend(tasks[busy])
             os.kill(client.run(os.getpid, workers=[busy])[busy], signal.SIGKILL)
+        hold.unlink()
 
-    after(monkeypatch, UNITS // 4, kill_one_at_work)
+    hold.touch()
+    after(monkeypatch, 5, kill_one_at_work)
     assert main(dask(tmp_path, cluster.scheduler_address)) == 0
     assert left_behind, "the kill must hit a worker with work for this to prove anything"
     assert json.loads((tmp_path / "results.json").read_text("utf-8"))["claims"] == undisturbed
