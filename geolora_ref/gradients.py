@@ -86,7 +86,7 @@ class FactorGradients:
         route does not exist, use :class:`ProjectedGradients`.
         """
         S = Y.S
-        checks.matrices(U=Y.U, dU=self.dU, dS=self.dS, dV=self.dV)
+        checks.matrices(U=Y.U, dU=self.dU, dV=self.dV)
         checks.same_shape("dU", self.dU, (Y.shape[0], Y.rank), "m x r")
         checks.same_shape("dV", self.dV, (Y.shape[1], Y.rank), "n x r")
         checks.invertible("S", S)

@@ -379,3 +379,20 @@ def test_truncation_alone_refuses_contradicting_ranks(unchecked: None) -> None:
     with pytest.raises(ValueError, match=r"^max_rank: expected at least min_rank = 2, found 1$"):
         truncation(np.eye(3), np.eye(4)[:, :3], np.eye(5)[:, :3], tau=0.1, min_rank=2, max_rank=1)
     assert truncation(np.eye(3), np.eye(4)[:, :3], np.eye(3), tau=0.0, min_rank=3).Y.rank == 3
+
+
+def test_contradicting_ranks_are_refused_before_anything_is_computed(unchecked: None) -> None:
+    inputs = _example(Dtype("float64", np.float64, False)).inputs(np.float64)
+    called = []
+
+    def optimizer(P: Array, G: Array, learning_rate: float) -> Array:
+        called.append(P)
+        return P
+
+    with pytest.raises(ValueError, match=r"^max_rank: expected at least min_rank = 2, found 1$"):
+        geolora_step(*state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.1, min_rank=2, max_rank=1, optimizer=optimizer)
+    assert not called
+
+
+def test_a_truncation_may_go_down_to_rank_one() -> None:
+    assert truncation(np.diag([5.0, 1.0]), np.eye(3)[:, :2], np.eye(2), theta=2.0).Y.rank == 1

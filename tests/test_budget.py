@@ -196,3 +196,10 @@ def test_limits_reach_every_layer() -> None:
     assert [cut.Y.rank for cut in truncate_to_budget([large, small], 5, min_rank=2)] == [3, 2]
     assert [cut.Y.rank for cut in truncate_to_budget([large, small], 9, max_rank=[2, 3])] == [2, 3]
     assert all(cut.rank_rule is RankRule.BUDGET for cut in truncate_to_budget([large, small], 5))
+
+
+def test_what_is_allocated_is_kept_although_it_is_zero() -> None:
+    """The rank is the allocated one, whatever its singular values are, and no threshold acts beside it."""
+    still = replace(_augmented(NUMPY, Dtype("float64", np.float64, False), (7, 5), 1), S_hat=np.zeros((4, 4)))
+    (cut,) = truncate_to_budget([still], 3, min_rank=2)
+    assert (cut.Y.rank, cut.theta, cut.discarded) == (3, 0.0, 0.0)

@@ -151,3 +151,9 @@ def test_polishing_is_quadratic_in_the_defect_and_hardly_moves_W() -> None:
         polished = Y.polished()
         assert np.linalg.norm(polished.U.T @ polished.U - np.eye(3)) < 1e-15 * 4 * np.sqrt(21)
         assert np.linalg.norm(polished.full() - Y.full()) <= defect * Y.norm()
+
+
+def test_a_spectrum_of_integers_is_real() -> None:
+    Y = LowRank.random((4, 3), [3, 2, 1], np.random.default_rng(0))
+    assert Y.S.dtype == np.float64
+    assert np.diag(Y.S).tolist() == [3.0, 2.0, 1.0]

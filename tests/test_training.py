@@ -249,3 +249,14 @@ def test_a_coefficient_step_that_overflows_is_named() -> None:
     settings = Settings(learning_rate=1e10, tau=0.1, coefficient_steps=1)
     with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=r"^coefficient step: S_new overflowed"):
         run(Layer(one.Y, huge, Moments(), 11), settings, 1)
+
+
+def test_a_budget_gives_every_layer_its_minimum() -> None:
+    """The second layer is worth nothing beside the first, and gets two ranks all the same."""
+    large, _ = layer()
+    small = Layer(
+        LowRank(large.Y.U, 1e-9 * large.Y.S, large.Y.V), ProjectedGradients.from_dense(large.Y, np.zeros(SHAPE)), Moments(), 11
+    )
+    for min_rank, ranks in ((1, [5, 1]), (2, [4, 2])):
+        steps = training_step([large, small], Settings(learning_rate=0.1, budget=6, min_rank=min_rank), 0)
+        assert [step.Y.rank for step in steps] == ranks
