@@ -1,8 +1,8 @@
 """``python -m verification.rigor.faults``: kill the real command line at random moments and compare; writes faults.json.
 
 A campaign ``python -m verification --full --only …`` runs in a process group of its own.  It is killed (SIGKILL in half of the
-cases, else SIGTERM or SIGINT) at a moment drawn at random behind its first finished case, and started again, until enough kills
-have hit.  After every kill the journal may have lost nothing and have nothing twice; at the end its results must be those of an
+cases, else SIGTERM or SIGINT) once it has finished a random number of further cases, and started again, until enough kills have
+hit.  After every kill the journal may have lost nothing and have nothing twice; at the end its results must be those of an
 undisturbed run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be editing them.
 """
 
@@ -60,14 +60,15 @@ def campaign(
     killed, undisturbed = folder / "killed", folder / "undisturbed"
     for package in ("geolora_ref", "verification"):
         shutil.copytree(ROOT / package, folder / "sources" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    seconds = _run(folder, claims, undisturbed)
+    _run(folder, claims, undisturbed)
     expected, whole = _ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
     hits: Counter[str] = Counter()
     lost = doubled = campaigns = resumed = 0
     before: list[Line] = []
     identical = True
     while hits.total() < kills:
-        sent = _kill(folder, claims, killed, len(before), clock.uniform(0.0, seconds), clock.choice(SIGNALS))
+        further, moment = clock.randint(1, len(whole) // 5), clock.uniform(0.0, 0.05)
+        sent = _kill(folder, claims, killed, len(before) + further, moment, clock.choice(SIGNALS))
         after = units(killed)
         lost_now, doubled_now = judge(before, after)
         lost, doubled, resumed = lost + lost_now, doubled + doubled_now, resumed + bool(before)
@@ -102,21 +103,19 @@ def _command(claims: Sequence[str], output: Path) -> list[str]:
     return [sys.executable, "-m", "verification", "--full", *only, "--jobs", "1", "--output", str(output)]
 
 
-def _run(folder: Path, claims: Sequence[str], output: Path) -> float:
-    """A run to its end; the seconds that it worked on cases."""
+def _run(folder: Path, claims: Sequence[str], output: Path) -> None:
+    """A run to its end."""
     done = subprocess.run(  # noqa: S603  (our own command)
         _command(claims, output), cwd=folder / "sources", capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{output}: expected a campaign that holds, found status {done.returncode}: {done.stdout[-500:]}")
-    seconds: float = read_json(output / "results.json")["seconds"]
-    return seconds
 
 
 def _kill(
     folder: Path, claims: Sequence[str], output: Path, finished: int, wait: float, chosen: signal.Signals
 ) -> signal.Signals | None:
-    """Start, wait until a case more than ``finished`` is there and then this long, kill; None if it was done before that."""
+    """Start, wait until so many cases are ``finished`` and then this long, kill; None if it was done before that."""
     process = subprocess.Popen(  # noqa: S603  (our own command)
         _command(claims, output),
         cwd=folder / "sources",
@@ -125,15 +124,18 @@ def _kill(
         start_new_session=True,
     )
     try:
-        while process.poll() is None and len(units(output)) <= finished:
+        while process.poll() is None and len(units(output)) < finished:
             time.sleep(0.02)
         process.wait(timeout=wait)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, chosen)
+        return chosen if process.wait() else None
     except BaseException:  # nobody is left behind where this program itself is stopped
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    return chosen if process.wait() else None
+    if process.returncode:
+        raise RuntimeError(f"{output}: expected a campaign that holds, found status {process.returncode} before the kill")
+    return None
 
 
 def _ratios(output: Path) -> Any:
