@@ -119,7 +119,10 @@ def _faults(data: dict[str, Any], folder: Path) -> Shown:
         ["Kills that hit", "Campaigns", "Cases in one", "Taken up", "Cases lost", "Counted twice", "As undisturbed"],
         [str(data[key]) for key in ("kills", "campaigns", "cases", "resumed", "lost", "doubled")] + [_yes(data["identical"])],
     ]
-    return Shown(data["passed"], f"{signals}; claims: {', '.join(data['claims'])}.", {"Kills": rows})
+    same = "as of an undisturbed run" if data["identical"] else "NOT those of an undisturbed run"
+    outcome = f"{data['lost']} cases lost, {data['doubled']} counted twice, results {same}"
+    line = f"{data['kills']} kills ({signals}): {outcome}; claims: {', '.join(data['claims'])}."
+    return Shown(data["passed"], line, {"Kills": rows})
 
 
 def _fuzzing(data: dict[str, Any], folder: Path) -> Shown:
