@@ -25,11 +25,10 @@ Matrix = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Ŵ before the truncation, the new state, the norm that the truncation discarded, and the singular values of Ŵ."""
+    """Ŵ before the truncation, and the new state."""
 
     W_hat: Matrix
     Y: LowRank
-    discarded: float
 
 
 Stepper = Callable[..., Outcome]
@@ -38,7 +37,7 @@ Stepper = Callable[..., Outcome]
 def reference(Y: LowRank, G: Matrix, **parameters: Any) -> Outcome:
     """GeoLoRA, the reference step."""
     step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), **parameters)
-    return Outcome(step.full(), step.Y, step.discarded)
+    return Outcome(step.full(), step.Y)
 
 
 def mutant(name: str) -> Stepper:
@@ -52,8 +51,7 @@ def mutant(name: str) -> Stepper:
         options = {"tau": None, "theta": None, "min_rank": 1, "max_rank": None} | parameters
         run = stages.run(Y.U, Y.S, Y.V, g.dK, g.dL, g.dS, **options)
         U_hat, V_hat = np.hstack([Y.U, run["U_tilde"]]), np.hstack([Y.V, run["V_tilde"]])
-        W_hat, Y1 = U_hat @ run["S_hat"] @ V_hat.T, LowRank(*run["output"])
-        return Outcome(W_hat, Y1, float(np.linalg.norm(W_hat - Y1.full())))
+        return Outcome(U_hat @ run["S_hat"] @ V_hat.T, LowRank(*run["output"]))
 
     return step
 
@@ -81,7 +79,7 @@ class Frozen:
 def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any) -> Outcome:
     """One explicit Euler step of the factor equations, stiff like 1/σ_min [KL07]: the counterexample."""
     Y1 = NaiveFactorEuler().advance(Frozen(G), 0.0, Y, learning_rate).Y
-    return Outcome(Y1.full(), Y1, 0.0)
+    return Outcome(Y1.full(), Y1)
 
 
 def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: Any) -> Outcome:
@@ -94,7 +92,7 @@ def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: 
     W = Y.full() - learning_rate * G
     S_hat = step.U_hat.T @ W @ step.V_hat
     cut = truncation(S_hat, step.U_hat, step.V_hat, **parameters)
-    return Outcome(step.U_hat @ S_hat @ step.V_hat.T, cut.Y, cut.discarded)
+    return Outcome(step.U_hat @ S_hat @ step.V_hat.T, cut.Y)
 
 
 def simultaneous_descent(U: Matrix, S: Matrix, V: Matrix, G: Matrix, learning_rate: float) -> tuple[Matrix, Matrix, Matrix]:

@@ -20,13 +20,17 @@ Matrix = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Iterate:
-    """Step k from W_k = Y to W_{k+1}: the gradient at W_k, its tangential part P(W_k)G, and the outcome."""
+    """Step k from W_k = Y to W_{k+1}: the gradient at W_k, its tangential part P(W_k)G, and the outcome.
+
+    ``W_hat`` is W_k − λP(W_k)g with the gradient g that the step saw (G, or an estimate of it), formed without the step.
+    """
 
     k: int
     Y: LowRank
     W: Matrix
     G: Matrix
     PG: Matrix
+    W_hat: Matrix
     learning_rate: float
     outcome: Outcome
 
@@ -47,11 +51,11 @@ class Iterate:
 
     @property
     def lost(self) -> float:
-        """ϑ_k: the tail of W_k − λP(W_k)G behind the rank of W_{k+1}, the least that any matrix of this rank loses.
+        """ϑ_k: the tail of ``W_hat`` behind the rank of W_{k+1}, the least that any matrix of this rank loses.
 
         What the step reports, or ‖Ŵ − W_{k+1}‖, would excuse whatever W_{k+1} is.
         """
-        sigma = np.linalg.svd(self.W - self.learning_rate * self.PG, compute_uv=False)
+        sigma = np.linalg.svd(self.W_hat, compute_uv=False)
         return float(np.linalg.norm(sigma[self.outcome.Y.rank :]))
 
 
@@ -72,5 +76,6 @@ def trajectory(
         G = problem.gradient(W)
         seen = G if estimate is None else estimate(W, k)
         outcome = step(Y, seen, learning_rate=rate, **truncation)
-        yield Iterate(k, Y, W, G, tangent_projection(Y, G), rate, outcome)
+        W_hat = W - rate * tangent_projection(Y, seen)
+        yield Iterate(k, Y, W, G, tangent_projection(Y, G), W_hat, rate, outcome)
         Y = outcome.Y

@@ -50,7 +50,7 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     ):
         first = problem.loss(it.W) if first is None else first
         B = max(B, float(np.linalg.norm(problem.gradient(it.outcome.W_hat))))
-        discarded, squares = discarded + it.outcome.discarded, squares + it.outcome.discarded**2
+        discarded, squares = discarded + it.lost, squares + it.lost**2
         best = min(best, it.tangential**2)
         bound = (first - problem.minimum + B * discarded + 0.5 * beta * squares) / ((it.k + 1) * rate * (1.0 - 0.5 * beta * rate))
         out.at_most("min ‖P∇L‖² ≤ bound", best, bound)
@@ -99,6 +99,12 @@ CLAIM = Claim(
             MUTANTS["s-step-missing"].defect,
             control_cases,
             lambda case: check(case, mutant("s-step-missing")),
+        ),
+        Control(
+            "unsorted-truncation",
+            "the smallest singular values are kept: ϑ_t is the tail of the exact Ŵ, whatever the step reports",
+            control_cases,
+            lambda case: check(case, mutant("unsorted-truncation")),
         ),
     ),
     figures=(

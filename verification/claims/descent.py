@@ -51,7 +51,7 @@ def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> Cas
     for it in trajectory(
         problem, gradient_flows.start(problem, case["start"], rng), case["steps"], rate, step=step, tau=0.02, max_rank=8
     ):
-        W_hat, W1 = it.outcome.W_hat, it.W_next
+        W_hat, W1, lost = it.outcome.W_hat, it.W_next, it.lost
         L0, L_hat, L1 = problem.loss(it.W), problem.loss(W_hat), problem.loss(W1)
         G_hat = problem.gradient(W_hat)
         _record(
@@ -62,15 +62,10 @@ def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> Cas
             it.tangential**2,
             float(np.linalg.norm(G_hat)),
             float(np.sum(G_hat * (W1 - W_hat))),
-            it.outcome.discarded,
+            lost,
         )
         losses.append(L0)
-        bounds.append(
-            L0
-            - rate * (1 - beta * rate / 2) * it.tangential**2
-            + np.linalg.norm(G_hat) * it.outcome.discarded
-            + beta / 2 * it.outcome.discarded**2
-        )
+        bounds.append(L0 - rate * (1 - beta * rate / 2) * it.tangential**2 + np.linalg.norm(G_hat) * lost + beta / 2 * lost**2)
     out.series = {
         "problem": case["problem"],
         "start": case["start"],
@@ -202,6 +197,12 @@ CLAIM = Claim(
             MUTANTS["missing-lower-block"].defect,
             control_cases,
             lambda case: check(case, mutant("missing-lower-block")),
+        ),
+        Control(
+            "unsorted-truncation",
+            "the smallest singular values are kept: ϑ₁ is the tail of the exact Ŵ, whatever the step reports",
+            control_cases,
+            lambda case: check(case, mutant("unsorted-truncation")),
         ),
         Control(
             "understated β",

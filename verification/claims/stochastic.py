@@ -63,7 +63,7 @@ def check(case: Case, step: Stepper = reference, wrong_labels: bool = False) -> 
             max_rank=8,
         ):
             out.require("0 < λ_t < 2/β", 0.0 < it.learning_rate < 2.0 / beta)
-            rate, theta = it.learning_rate, it.outcome.discarded
+            rate, theta = it.learning_rate, it.lost
             noise = problem.batch_variance(it.W, it.Y.U, it.Y.V, BATCH)
             total += rate * (1.0 - 0.5 * beta * rate) * it.tangential**2 - 0.5 * beta * rate**2 * noise
             if theta > 0.0:
@@ -119,6 +119,10 @@ def control_cases(plan: Plan) -> Iterator[Case]:
     return (Case(case.id, {**case.parameters, "seeds": 6}) for case in cases(plan) if case["tau"] == 0.0)
 
 
+def truncated_cases(plan: Plan) -> Iterator[Case]:
+    return (Case(case.id, {**case.parameters, "seeds": 6}) for case in cases(plan) if case["tau"] > 0.0)
+
+
 CLAIM = Claim(
     id="stochastic",
     title="Convergence with stochastic gradients",
@@ -135,6 +139,12 @@ CLAIM = Claim(
     floor=200,
     controls=(
         Control("s-step-sign", MUTANTS["s-step-sign"].defect, control_cases, lambda case: check(case, mutant("s-step-sign"))),
+        Control(
+            "unsorted-truncation",
+            "the smallest singular values are kept: ϑ_t is the tail of the exact Ŵ_t, whatever the step reports",
+            truncated_cases,
+            lambda case: check(case, mutant("unsorted-truncation")),
+        ),
         Control(
             "biased",
             "hypothesis violated: the estimates come from data with shifted labels",
