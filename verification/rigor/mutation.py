@@ -235,7 +235,8 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
     return {
         "name": scope.name,
         "mutants": len(scope.suspects),
-        "sampled": len(drawn),
+        "tried": len(drawn),
+        "sampled": len(drawn) < len(scope.suspects),
         "killed": killed,
         "timeouts": sum(outcomes[key] == "timeout" for key in counted),
         "equivalent": len(drawn) - len(counted),
@@ -311,10 +312,10 @@ def _run(scope: Scope, outcomes: dict[str, str], store: Path, reasons: dict[str,
 
 
 def _report(result: dict[str, Any]) -> None:
-    tried = result["sampled"] - result["equivalent"]
+    counted = result["tried"] - result["equivalent"]
     bound = f", at least {result['score_at_least']:.1%} of all (95 %)" if result["score_at_least"] is not None else ""
-    say(f"{result['name']}: {result['killed']} of {tried} mutants killed ({result['score']:.1%}{bound}), ")
-    say(f"    {result['equivalent']} more accepted as equivalent; {result['sampled']} of {result['mutants']} were tried")
+    say(f"{result['name']}: {result['killed']} of {counted} mutants killed ({result['score']:.1%}{bound}), ")
+    say(f"    {result['equivalent']} more accepted as equivalent; {result['tried']} of {result['mutants']} were tried")
 
 
 if __name__ == "__main__":
