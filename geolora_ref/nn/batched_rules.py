@@ -36,9 +36,9 @@ def _adam(rule: Adam, gradients: Sequence[Triple], moments: Sequence[Moments]) -
     """:class:`Adam` of every layer, each at an age of its own."""
     beta1, beta2 = rule.betas
     steps = [memory.step + 1 for memory in moments]
-    G, nothing = list(chain.from_iterable(gradients)), [Triple(*map(torch.zeros_like, triple)) for triple in gradients]
-    first = _scaled([memory.first or zero for memory, zero in zip(moments, nothing, strict=True)], beta1)
-    second = _scaled([memory.second or zero for memory, zero in zip(moments, nothing, strict=True)], beta2)
+    G, pairs = list(chain.from_iterable(gradients)), list(zip(moments, gradients, strict=True))
+    first = _scaled([memory.first or _zero(triple) for memory, triple in pairs], beta1)
+    second = _scaled([memory.second or _zero(triple) for memory, triple in pairs], beta2)
     torch._foreach_add_(first, G, alpha=1.0 - beta1)
     torch._foreach_addcmul_(second, G, G, value=1.0 - beta2)
     roots = torch._foreach_div(second, [1.0 - beta2**t for t in steps for _ in range(3)])
@@ -48,6 +48,11 @@ def _adam(rule: Adam, gradients: Sequence[Triple], moments: Sequence[Moments]) -
     torch._foreach_div_(found, roots)
     memories = [Moments(*memory) for memory in zip(steps, _triples(first), _triples(second), strict=True)]
     return _triples(found), memories
+
+
+def _zero(triple: Triple) -> Triple:
+    """A memory that has not begun."""
+    return Triple(*map(torch.zeros_like, triple))
 
 
 def _scaled(triples: Sequence[Triple], factor: float) -> list[Tensor]:
