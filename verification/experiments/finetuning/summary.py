@@ -118,7 +118,12 @@ def summarise(store: Store, effort: Effort) -> dict[str, Any]:
     b = _rows(points(store, initial_ranks(effort, best))) if complete else []
     free = [row for row in b if row["family"] == "geolora free"]
     tests = [row["test"]["mean"] for row in free if row["test"]["mean"] is not None]
-    everything = swept + (points(store, [*comparison(effort, best), *initial_ranks(effort, best)]) if complete else [])
+    asked = [
+        *robustness(effort),
+        *(comparison(effort, best) if complete else ()),
+        *(initial_ranks(effort, best) if complete else ()),
+    ]
+    everything = points(store, list({store.path(run): run for run in asked}.values()))
     return {
         "metric": store.corpus.plan.metric,
         "best_rates": best,
