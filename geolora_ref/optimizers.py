@@ -8,7 +8,7 @@ image of an ambient M_K Vᴴ in the new coordinates is
     M_K ↦ M_K (Vᴴ V₁),   M_L ↦ M_L (Uᴴ U₁),   M_S ↦ (U₁ᴴ U) M_S (Vᴴ V₁).
 
 With it heavy ball and its normalised form are independent of the gauge.  Adam is not: it divides entry by entry, and entries
-are a matter of coordinates; its second moments move with the squared entries of the transports, a heuristic.
+are a matter of coordinates.  Its second moments move by weights that sum to 1, see :func:`_weights`, a heuristic.
 [SKK25] treats momentum on the low-rank manifold; there the moment is a tangent vector, here one matrix for each of K, L, S.
 """
 
@@ -81,6 +81,19 @@ def _moved(moment: Triple, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, 
     return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
 
 
+def _weights(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"]:
+    """How much of the second moment along each old direction the new ones inherit: each column sums to 1.
+
+    Along v = V b + v⊥ with orthonormal V the mean square of ∇_K v would be Σ_j |b_j|² times that along V_j, if these were
+    uncorrelated, and ‖v⊥‖² = 1 − ‖b‖² times something that nobody measured.  Here the average over V stands in for it.  With
+    zero in its place the memory leaks away as the bases turn: steps become as much as (1 − β₁)/(1 − β₂)^{1/2} times too long.
+    """
+    xp = namespace(A)
+    inherited = xp.abs(A) ** 2
+    outside = xp.clip(1.0 - xp.sum(inherited, axis=-2, keepdims=True), min=0.0)  # rounding alone can make it negative
+    return inherited + outside / A.shape[-2]
+
+
 def _transported_first(moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
     return moments if moments.first is None else replace(moments, first=_moved(moments.first, A, B))
 
@@ -127,12 +140,11 @@ class Adam:
         return _normalised(gradients, moments, _each(lambda x: xp.abs(x) ** 2, gradients), self.betas, self.eps)
 
     def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
-        """M in the new bases; v by the squared entries of the transports."""
+        """M in the new bases; v by weights that sum to 1."""
         moved = _transported_first(moments, A, B)
         if moments.second is None:
             return moved
-        xp = namespace(A)
-        return replace(moved, second=_moved(moments.second, xp.abs(A) ** 2, xp.abs(B) ** 2))
+        return replace(moved, second=_moved(moments.second, _weights(A), _weights(B)))
 
 
 @dataclass(frozen=True)

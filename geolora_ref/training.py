@@ -3,11 +3,16 @@
 A cycle is one augmented step (Algorithm 1, lines 2 to 5) and ``coefficient_steps`` steps that train S alone.  Truncation
 (line 6) comes at once, or after the cycle: then S has up to 2r x 2r entries in between and its steps may use them.  S is
 dense after a coefficient step; the gradients are division-free, so no inverse of it can be stale.
+
+Gradients agree within the ranges of U and V: Uᴴ∇_K = ∇_S = (Vᴴ∇_L)ᴴ (mathematics 3.1).  The directions that an optimizer like
+Adam makes of them do not, and Algorithm 1 takes what S's own says.  Adam's entries are of size 1, so that ‖D_S‖ ≈ r while
+‖D_K‖ ≈ (m r)^{1/2}: the singular values grow by at most λ r a step while the bases turn by λ(m r)^{1/2}.  ``core="shared"`` lets
+K and L speak for S as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -19,7 +24,9 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
 
-__all__ = ["Layer", "LayerStep", "Phase", "Settings", "limits_of_rank", "phase_of", "training_step"]
+__all__ = ["Core", "Layer", "LayerStep", "Phase", "Settings", "limits_of_rank", "phase_of", "training_step", "with_core"]
+
+Core = Literal["own", "shared"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Settings:
     ``learning_rate`` λ; ``tau``, ``theta``, ``min_rank``, ``max_rank`` as in :func:`geolora_ref.geolora_step`; ``budget`` in
     ``unit`` over all layers takes the place of the threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S
     (U and V are bases: to shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate`` the
-    schedule; ``optimizer`` the direction of K, L and S.
+    schedule; ``optimizer`` the direction of K, L and S.  ``core`` : in steps that augment, S takes its "own" direction (as
+    published) or one "shared" with K and L, ½(UᴴD_K + (VᴴD_L)ᴴ): the same for plain gradients.
 
     Raises ``ValueError`` for a setting out of range, naming it.
     """
@@ -45,6 +53,7 @@ class Settings:
     coefficient_steps: int = 0
     truncate: Literal["at once", "after the cycle"] = "at once"
     optimizer: Optimizer = field(default_factory=Sgd)
+    core: Core = "own"
 
     def __post_init__(self) -> None:
         checks.nonnegative_number("learning_rate", self.learning_rate)
@@ -57,6 +66,8 @@ class Settings:
             raise ValueError(f"coefficient_steps: expected an integer >= 0, found {self.coefficient_steps!r}")
         if self.truncate not in ("at once", "after the cycle"):
             raise ValueError(f"truncate: expected 'at once' or 'after the cycle', found {self.truncate!r}")
+        if self.core not in ("own", "shared"):
+            raise ValueError(f"core: expected 'own' or 'shared', found {self.core!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +117,7 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
     Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`.
     """
     phase = phase_of(settings, iteration)
-    directed = [_directed(layer, settings) for layer in layers]
+    directed = [_directed(layer, settings, phase) for layer in layers]
     if phase.augments:
         steps = [augmented_step(layer.Y, layer.gradients, learning_rate=settings.learning_rate) for layer in directed]
         moved = [Untruncated(step.S_hat, step.U_hat, step.V_hat) for step in steps]
@@ -128,14 +139,23 @@ def limits_of_rank(settings: Settings, capacities: Sequence[int]) -> list[int]:
     return [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
 
 
-def _directed(layer: Layer, settings: Settings) -> Layer:
+def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:
     """The layer with the optimizer's directions in place of its gradients, and the new memory in the old bases."""
     gradients = layer.gradients.projected(layer.Y)
     given = Triple(gradients.dK, gradients.dL, gradients.dS)
     (dK, dL, dS), moments = settings.optimizer.direction(given, layer.moments)
     checks.finite_results("optimizer", **dict(zip(("dK", "dL", "dS"), (dK, dL, dS), strict=True)), **_named(moments.second))
-    direction = ProjectedGradients(dK, dL, dS + settings.weight_decay * layer.Y.S)
+    direction = ProjectedGradients(*with_core(Triple(dK, dL, dS), layer.Y, settings, phase))
     return replace(layer, gradients=direction, moments=moments)
+
+
+def with_core(directions: Triple, factors: Iterable[Array], settings: Settings, phase: Phase) -> Triple:
+    """The directions (D_K, D_L, D_S) at the factors (U, S, V) with the core that the settings ask for, and weight decay."""
+    U, S, V = factors
+    D_K, D_L, D_S = directions
+    if settings.core == "shared" and phase.augments:
+        D_S = 0.5 * (H(U) @ D_K + H(D_L) @ V)
+    return Triple(D_K, D_L, D_S + settings.weight_decay * S)
 
 
 def _named(second: Triple | None) -> dict[str, Array]:

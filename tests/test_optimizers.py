@@ -30,6 +30,11 @@ def unitary(size: int, rng: np.random.Generator) -> Matrix:
     return np.asarray(np.linalg.qr(rng.standard_normal((size, size))).Q)
 
 
+def overlap(size: int, old: int, new: int, rng: np.random.Generator) -> Matrix:
+    """BᵀB₁ of two random bases with ``old`` and ``new`` columns of this length."""
+    return unitary(size, rng)[:, :old].T @ unitary(size, rng)[:, :new]
+
+
 def in_gauge(Y: LowRank, moments: Moments, rng: np.random.Generator) -> tuple[LowRank, Moments]:
     """The same state and the same memory in other coordinates."""
     Q1, Q2 = unitary(Y.rank, rng), unitary(Y.rank, rng)
@@ -149,20 +154,72 @@ def test_the_defaults_are_those_of_the_literature() -> None:
 
 @pytest.mark.parametrize("rule", [Adam(), NormalisedHeavyBall(), HeavyBall(), Sgd()], ids=lambda rule: type(rule).__name__)
 def test_transport_by_its_formula(rule: Optimizer) -> None:
-    """First moments by A and B, second moments of Adam by their squared entries, one number for each factor stays."""
+    """First moments by A and B, second moments of Adam by weights that sum to 1, one number for each factor stays."""
     rng = np.random.default_rng(2)
-    A, B = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    A, B = (overlap(5, 2, 3, rng) for _ in "AB")
     gradients = Triple(rng.standard_normal((5, 2)), rng.standard_normal((4, 2)), rng.standard_normal((2, 2)))
     _, moments = rule.direction(gradients, Moments())
     moved = rule.transport(moments, A, B)
     assert moved.step == moments.step == 1
-    for name, P, Q in (("first", A, B), ("second", A**2, B**2)):
+    weights = (X**2 + (1.0 - np.sum(X**2, axis=0)) / 2 for X in (A, B))
+    for name, P, Q in (("first", A, B), ("second", *weights)):
         old, new = getattr(moments, name), getattr(moved, name)
         if old is None or np.ndim(old.S) == 0:
             assert new is old
             continue
         for found, expected in zip(new, (old.K @ Q, old.L @ P, P.T @ old.S @ Q), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-16, err_msg=name)
+
+
+class Leaking(Adam):
+    """Second moments move by the squared entries alone: nothing stands for what lies outside the old bases."""
+
+    def transport(self, moments: Moments, A: Matrix, B: Matrix) -> Moments:
+        """Weights that sum to less than 1."""
+        second = moments.second
+        assert second is not None
+        leaked = Triple(second.K @ B**2, second.L @ A**2, (A**2).T @ second.S @ B**2)
+        return replace(super().transport(moments, A, B), second=leaked)
+
+
+def length_of_steps(rule: Optimizer, turn: float) -> float:
+    """Root mean square of the directions after 200 steps with gradients of entries ±1, the bases turning outwards each time."""
+    rng, moments = np.random.default_rng(4), Moments()
+    A = np.sqrt(1.0 - turn) * np.eye(3)
+    for _ in range(200):
+        signs = (rng.choice([-1.0, 1.0], shape) for shape in ((60, 3), (50, 3), (3, 3)))
+        directions, moments = rule.direction(Triple(*signs), moments)
+        moments = rule.transport(moments, A, A)
+    return float(np.sqrt(np.mean(np.square(directions.K))))
+
+
+@pytest.mark.parametrize(("rule", "passes"), [(Adam(), True), (Leaking(), False)])
+def test_bases_that_turn_do_not_lengthen_the_steps(rule: Optimizer, passes: bool) -> None:
+    """Where every direction is alike, v is the same in all coordinates; if a share d leaks away at each step, v is too small."""
+    resting, turning = length_of_steps(rule, 0.0), length_of_steps(rule, 0.05)
+    assert (turning <= 1.01 * resting) == passes
+    # Leaking, v tends to (1 − β₂)/(1 − β₂(1 − d)) = 0.02 where 1 − β₂²⁰⁰ = 0.18 is expected; momentum loses less than that.
+    assert passes or turning > 1.5 * resting
+
+
+def test_equal_second_moments_stay_equal() -> None:
+    """Also into more directions, into fewer, and into some that have nothing of the old ones; and never below zero."""
+    rng = np.random.default_rng(6)
+    for old, new in ((3, 5), (5, 3), (4, 4)):
+        A, B = (overlap(12, old, new, rng) for _ in "AB")
+        A[:, -1] = 0.0
+        ones = Triple(np.ones((7, old)), np.ones((6, old)), np.ones((old, old)))
+        second = Adam().transport(Moments(1, ones, ones), A, B).second
+        assert second is not None
+        for moved in second:
+            np.testing.assert_allclose(moved, 1.0, rtol=1e-14)
+    exact = unitary(4, rng)
+    tiny = Triple(*(np.zeros((4, 4)) for _ in "KLS"))
+    for X in tiny:
+        X[:, 0] = 1.0
+    second = Adam().transport(Moments(1, tiny, tiny), exact, (1.0 + 1e-14) * exact).second
+    assert second is not None
+    assert all(np.all(X >= 0.0) for X in second)
 
 
 def test_memory_without_second_moments_is_moved_as_it_is() -> None:

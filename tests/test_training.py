@@ -9,8 +9,8 @@ import pytest
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, geolora_step
 from geolora_ref.budget import parameter_count
-from geolora_ref.optimizers import Adam, HeavyBall, Moments, Sgd, Triple
-from geolora_ref.training import Layer, LayerStep, Settings, limits_of_rank, training_step
+from geolora_ref.optimizers import Adam, HeavyBall, Moments, Optimizer, Sgd, Triple
+from geolora_ref.training import Core, Layer, LayerStep, Settings, limits_of_rank, training_step
 from tests.steps import Matrix, ratio
 
 SHAPE = (14, 11)
@@ -48,6 +48,41 @@ def test_factor_gradients_are_converted() -> None:
     published = Layer(one.Y, FactorGradients.from_dense(one.Y, G), one.moments, one.capacity)
     settings = Settings(learning_rate=0.1, tau=0.0)
     assert close(run(published, settings).Y.full(), run(one, settings).Y.full())
+
+
+@pytest.mark.parametrize(("optimizer", "agree"), [(Sgd(), True), (HeavyBall(0.8), True), (Adam(), False)])
+def test_a_shared_core_is_its_own_for_gradients(optimizer: Optimizer, agree: bool) -> None:
+    """Uᵀ∇_K = ∇_S = (Vᵀ∇_L)ᵀ, also of their first sum; Adam's three directions contradict each other."""
+    one, _ = layer()
+    own, shared = (run(one, Settings(learning_rate=0.1, tau=0.0, optimizer=optimizer, core=c)) for c in ("own", "shared"))
+    assert close(shared.Y.full(), own.Y.full()) == agree
+
+
+def test_a_shared_core_is_what_K_and_L_say() -> None:
+    """Ŵ = W − λ(½(UUᵀD_K Vᵀ + U D_LᵀV Vᵀ) + (I − UUᵀ)D_K Vᵀ + U D_Lᵀ(I − VVᵀ)); decay beside it, coefficient steps without."""
+    one, _ = layer()
+    U, S, V = one.Y
+    (D_K, D_L, D_S), _ = Adam().direction(Triple(*(getattr(one.gradients, d) for d in ("dK", "dL", "dS"))), Moments())
+    settings = Settings(
+        learning_rate=0.1, tau=0.0, optimizer=Adam(), core="shared", weight_decay=0.5, coefficient_steps=1, truncate="at once"
+    )
+    half = 0.5 * (U @ U.T @ D_K @ V.T + U @ D_L.T @ V @ V.T)
+    outside = D_K @ V.T - U @ U.T @ D_K @ V.T + U @ D_L.T - U @ D_L.T @ V @ V.T
+    W = one.Y.full()
+    assert close(run(one, settings, 0).Y.full(), W - 0.1 * (half + outside + 0.5 * W))
+    assert close(run(one, settings, 1).Y.full(), W - 0.1 * U @ (D_S + 0.5 * S) @ V.T)
+
+
+@pytest.mark.parametrize(("core", "passes"), [("shared", True), ("own", False)])
+def test_singular_values_learn_as_fast_as_the_bases_turn(core: Core, passes: bool) -> None:
+    """G = u vᵀ with entries ±1 and u, v in the ranges: Adam's D_K and D_L have ‖·‖₂ = (m r)^{1/2} and more, its D_S at most r."""
+    signs = [np.sign(np.random.default_rng(3).standard_normal((size, 1))) for size in SHAPE]
+    U, V = (np.linalg.qr(np.hstack([s, np.random.default_rng(4).standard_normal((len(s), 2))])).Q for s in signs)
+    Y = LowRank(U, np.diag([3.0, 2.0, 1.0]), V)
+    one = Layer(Y, ProjectedGradients.from_dense(Y, signs[0] @ signs[1].T), Moments(), 11)
+    moved = run(one, Settings(learning_rate=1e-3, tau=0.0, optimizer=Adam(), core=core)).Y.full() - Y.full()
+    along = abs(float((signs[0].T @ moved @ signs[1]).item())) / 14**0.5 / 11**0.5
+    assert (along >= 1e-3 * 11**0.5) == passes
 
 
 def test_coefficient_steps_move_S_alone() -> None:
@@ -184,7 +219,7 @@ def test_the_defaults_are_the_plain_method() -> None:
     settings = Settings(learning_rate=0.1, tau=0.1)
     assert (settings.min_rank, settings.max_rank, settings.budget, settings.unit) == (1, None, None, "ranks")
     assert (settings.weight_decay, settings.coefficient_steps, settings.truncate) == (0.0, 0, "at once")
-    assert settings.optimizer == Sgd()
+    assert (settings.optimizer, settings.core) == (Sgd(), "own")
 
 
 def test_the_rank_is_limited_by_the_layer_and_by_the_settings() -> None:

@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
     geolora.add_argument("--unit", choices=["ranks", "parameters"], default=method.unit)
     geolora.add_argument("--update", choices=["adam", "sgd", "heavy-ball", "normalised"], default=method.update)
+    geolora.add_argument("--core", choices=["own", "shared"], default=method.core, help=f"direction of S ({method.core})")
     geolora.add_argument("--coefficient-steps", type=int, default=method.coefficient_steps, help="on S alone, after every step")
     geolora.add_argument(
         "--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers (default: all-linear)"

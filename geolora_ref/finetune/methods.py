@@ -54,7 +54,7 @@ class GeoLoRAMethod:
 
     lr: float = 3e-3
     head_lr: float = 1e-3
-    tau: float | None = 0.3
+    tau: float | None = 0.35
     theta: float | None = None
     rank: int = 8
     min_rank: int = 1
@@ -62,6 +62,7 @@ class GeoLoRAMethod:
     budget: int | None = None
     unit: Literal["ranks", "parameters"] = "ranks"
     update: Literal["adam", "sgd", "heavy-ball", "normalised"] = "adam"
+    core: Literal["own", "shared"] = "shared"
     weight_decay: float = 0.0
     coefficient_steps: int = 0
     target_modules: str | tuple[str, ...] = "all-linear"
@@ -92,6 +93,7 @@ class GeoLoRAMethod:
             budget=self.budget,
             unit=self.unit,
             update=self.update,
+            core=self.core,
             weight_decay=self.weight_decay,
             coefficient_steps=self.coefficient_steps,
             method="fast" if self.fast else "reference",

@@ -16,7 +16,7 @@ from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall
 
 __all__ = ["AdapterOptimizer", "UpdateRule", "update_rule"]
 
-FORMAT = 1
+FORMAT = 2
 UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
 
 

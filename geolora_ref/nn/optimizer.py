@@ -15,7 +15,7 @@ from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, updat
 from geolora_ref.nn.batched_rules import directions, finite, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
-from geolora_ref.training import Layer, LayerStep, Settings, training_step
+from geolora_ref.training import Core, Layer, LayerStep, Settings, phase_of, training_step, with_core
 
 __all__ = ["GeoLoRA", "StepReport"]
 
@@ -41,6 +41,8 @@ class GeoLoRA(AdapterOptimizer):
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.
     update : the direction of K, L and S: "adam", "sgd", "heavy-ball" or "normalised" (``geolora_ref.optimizers``).
+    core : S takes the direction "shared" with K and L, ½(UᵀD_K + (VᵀD_L)ᵀ), or its "own", as published; the same for SGD,
+        while Adam's own is some (m/r)^{1/2} times shorter (``geolora_ref.training``).
     betas, eps, momentum : of that rule; betas and eps also of AdamW for the other parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
     coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
@@ -72,6 +74,7 @@ class GeoLoRA(AdapterOptimizer):
         budget: int | None = None,
         unit: Unit = "ranks",
         update: UpdateRule = "adam",
+        core: Core = "shared",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum: float = 0.9,
@@ -93,6 +96,7 @@ class GeoLoRA(AdapterOptimizer):
             "budget": budget,
             "unit": unit,
             "update": update,
+            "core": core,
             "betas": betas,
             "eps": eps,
             "momentum": momentum,
@@ -171,9 +175,10 @@ class GeoLoRA(AdapterOptimizer):
         rule, names = settings.optimizer, tuple(gradients)
         directed, memories = directions(rule, list(gradients.values()), [self.moments(name, named[name]) for name in names])
         _refuse_overflow(names, memories)
-        if settings.weight_decay:
-            decay, cores = settings.weight_decay, [named[name].active()[1].detach() for name in names]
-            directed = [d._replace(S=d.S + decay * S) for d, S in zip(directed, cores, strict=True)]
+        if settings.weight_decay or settings.core == "shared":
+            phase = phase_of(settings, group["iteration"])
+            factors = [(Ut.mT, S, Vt.mT) for Ut, S, Vt in (named[name].active() for name in names)]
+            directed = [with_core(*one, settings, phase) for one in zip(directed, factors, strict=True)]
         remembers = any(memory.first is not None for memory in memories)
         done = self._fast_group(names).step(directed, settings, group["iteration"], moved=remembers)
         if done is None:
@@ -205,6 +210,6 @@ def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
 
 def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
-    names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate")
+    names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate", "core")
     options = {name: group[name] for name in names}
     return Settings(learning_rate=float(group["lr"]), optimizer=update_rule(group), **options)

@@ -107,7 +107,7 @@ def test_checkpoint_of_other_options_is_refused_until_fresh(
     assert main(arguments(model_folder, tsv, tmp_path)) == 0
     with pytest.raises(SystemExit):
         main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--tau", "0.2"))
-    assert "seed was 0, is now 1; tau was 0.3, is now 0.2" in capsys.readouterr().err
+    assert "seed was 0, is now 1; tau was 0.35, is now 0.2" in capsys.readouterr().err
     assert main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--fresh")) == 0
 
 

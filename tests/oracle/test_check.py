@@ -11,7 +11,7 @@ import pytest
 
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.catalogue import FLOOR, catalogue
-from geolora_ref.oracle.check import Report, applicable, load_backend
+from geolora_ref.oracle.check import Report, Row, applicable, load_backend
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
@@ -70,6 +70,12 @@ def test_reference_conforms(array: str, dtype: str) -> None:
     report = check_step(REFERENCE.step, array=array, dtype=dtype)
     assert report.passed, report.failures[:3]
     assert len(report.rows) >= 300
+
+
+def test_the_seconds_of_the_rows_are_those_of_the_report() -> None:
+    report = check_step(REFERENCE.step, select=CORES)
+    assert 0.0 < sum(row.seconds for row in report.rows) < report.seconds
+    assert Row("a case that was not timed", "shape", (), "", 0.0, "passed").seconds == 0.0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -150,6 +156,14 @@ def test_own_stages_name_the_line(name: str) -> None:
     report = check_step(mutant.step, stages=mutant.stages.run, select=CORES)
     assert report.diagnosis is not None
     assert report.diagnosis.first_line.startswith(f"line {mutant.line}")
+
+
+@pytest.mark.parametrize("threshold", ["tau-0.3", "theta-0.25"])
+def test_the_deviating_block_is_named_whatever_the_threshold(threshold: str) -> None:
+    """Failing questions are asked once more without any truncation, so that the blocks can be seen."""
+    diagnosis = check_step(MUTANTS["s-step-sign"].step, select={"flag": threshold}).diagnosis
+    assert diagnosis is not None
+    assert any(block.startswith("the S-block") for block in diagnosis.blocks)
 
 
 def raising(*arrays: Any, **parameters: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
@@ -41,6 +42,16 @@ def test_the_reference_survives() -> None:
         output = stages.pop("output")
         assert judge(x, output).worst_ratio <= FAIL
         assert all(verdict.worst_ratio <= FAIL for verdict in judge_stages(x, stages, output).values())
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_mutant_is_a_wrong_step_and_not_a_broken_program(mutant: Mutant) -> None:
+    """Rejected for what it returns: one that raises would be rejected whatever the criteria are."""
+    for x in drawn_inputs(CASES, SEED):
+        if x.U.shape[1] < min(len(x.U), len(x.V)) and np.linalg.cond(x.S) < 1e6:
+            with np.errstate(all="ignore"):
+                returned = mutant.step(*(X.copy() for X in x.arrays), **x.parameters)
+            assert len(returned) == 3
 
 
 @pytest.mark.parametrize("mutant", VISIBLE, ids=_ids(VISIBLE))

@@ -47,6 +47,9 @@ FAMILIES = {
     family.name: family
     for family in (
         Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True), (4, 8, 16), margin=0),
+        Family(
+            "geolora, own core", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True, core="own", tau=0.3), margin=0
+        ),
         Family("lora", lambda lr, r: LoRAMethod(lr=lr, rank=r), (4, 8, 16), margin=0),
         Family("adalora", lambda lr, r: AdaLoRAMethod(lr=lr, target_rank=r), margin=0),
         Family("simultaneous", lambda lr, r: SimultaneousMethod(lr=lr, rank=r), margin=0),

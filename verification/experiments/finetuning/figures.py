@@ -14,6 +14,7 @@ __all__ = ["draw_initial_ranks", "draw_robustness", "image"]
 
 COLOURS = {
     "geolora": "tab:red",
+    "geolora, own core": "tab:pink",
     "geolora free": "tab:red",
     "lora": "tab:blue",
     "adalora": "tab:green",
