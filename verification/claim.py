@@ -106,6 +106,13 @@ class Measurements:
         return CaseResult(case.id, dict(self.ratios), self.undecided, tuple(self.violated), self.series)
 
 
+def _texts(owner: object, *names: str) -> None:
+    """Raise ``ValueError`` unless all of these attributes say something."""
+    empty = [name for name in names if not isinstance(getattr(owner, name), str) or not getattr(owner, name).strip()]
+    if empty:
+        raise ValueError(f"{type(owner).__name__}: expected a text for {', '.join(empty)}, found {getattr(owner, empty[0])!r}")
+
+
 @dataclass(frozen=True)
 class Figure:
     """A picture drawn from the results of a claim: ``draw(axes, results)`` on one matplotlib Axes."""
@@ -114,6 +121,9 @@ class Figure:
     caption: str
     draw: Callable[[Any, Results], None]
 
+    def __post_init__(self) -> None:
+        _texts(self, "title", "caption")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -121,6 +131,9 @@ class Table:
 
     title: str
     rows: Callable[[Results], Sequence[Sequence[str]]]
+
+    def __post_init__(self) -> None:
+        _texts(self, "title")
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,9 @@ class Claim:
     explanation: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+
+    def __post_init__(self) -> None:
+        _texts(self, "id", "title", "section", "statement")
 
     @property
     def unit(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from verification.backends import in_processes, on_dask
 from verification.claim import Case, CaseResult, Claim, Control, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal
+from verification.tightness import changes, recorded
 
 __all__ = ["ClaimOutcome", "ControlOutcome", "run"]
 
@@ -45,11 +46,12 @@ class ControlOutcome:
 
 @dataclass(frozen=True)
 class ClaimOutcome:
-    """A claim and everything that was measured for it."""
+    """A claim and everything that was measured for it; ``record``: how sharp it was, None where nothing is on record."""
 
     claim: Claim
     results: Results
     controls: Sequence[ControlOutcome]
+    record: Mapping[str, Mapping[str, float]] | None = None
 
     @property
     def ratios(self) -> dict[str, list[float]]:
@@ -99,7 +101,7 @@ class ClaimOutcome:
                 found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), it must fail")
         if not self.controls:
             found.append("no negative control")
-        return found
+        return found if found or self.record is None else changes(self, self.record)
 
     @property
     def holds(self) -> bool:
@@ -172,4 +174,5 @@ def _outcome(claim: Claim, plan: Plan, journal: Journal) -> ClaimOutcome:
         return [journal.done[_key((claim.id, control, case))] for case in cases]
 
     controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
-    return ClaimOutcome(claim, results("", list(claim.cases(plan))), controls)
+    record = recorded().get(claim.id) if plan.effort == "quick" else None
+    return ClaimOutcome(claim, results("", list(claim.cases(plan))), controls, record)

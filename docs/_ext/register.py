@@ -16,7 +16,7 @@ from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_
 from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import parameter_count
-from geolora_ref.optimizers import HeavyBall, Moments, Triple
+from geolora_ref.optimizers import Adam, HeavyBall, Moments, Triple
 from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
 from geolora_ref.oracle.criteria import StepInputs, judge
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
@@ -197,6 +197,16 @@ def _moments() -> str:
     )
 
 
+def _core() -> str:
+    """The first step of Adam along W itself, which changes nothing but singular values."""
+    Y = LowRank.random((384, 384), np.linspace(1.0, 0.3, 8), np.random.default_rng(17))
+    g = ProjectedGradients.from_dense(Y, Y.full())
+    (D_K, D_L, D_S), _ = Adam().direction(Triple(g.dK, g.dL, g.dS), Moments())
+    shared = 0.5 * (Y.U.T @ D_K + D_L.T @ Y.V)
+    sizes = (number(float(np.linalg.norm(X))) for X in (D_K, D_S, shared))
+    return "384 x 384, r = 8, a gradient along W: ‖D_K‖ is {}, ‖D_S‖ {} on its own and {} shared".format(*sizes)
+
+
 def _parameters() -> str:
     wrong = 8 * (768 + 768) + (8 ^ 2)
     return f"768 x 768, rank 8: {parameter_count(8, (768, 768))} numbers; with “^”, which is no power in Python, {wrong}"
@@ -277,6 +287,13 @@ REGISTER = (
         "",
         "moments are transported to the new bases (`geolora_ref.optimizers`); other public code leaves them in the old ones",
         _moments,
+    ),
+    Deviation(
+        "direction of S under Adam",
+        "opt(S, ∇_S), as for K and L",
+        "",
+        '`GeoLoRA(core="shared")`, the default: what K and L say within the ranges; the same for SGD; `core="own"` as published',
+        _core,
     ),
     Deviation(
         "number of parameters",

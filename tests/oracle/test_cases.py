@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from numpy.linalg import norm
 
-from geolora_ref.oracle.cases import CORES, GRADIENTS, TRAPS, CaseParameters, StepCase, draw_parameters
+from geolora_ref.oracle.cases import CORES, GRADIENTS, TRAPS, CaseParameters, StepCase, draw_cases, draw_parameters
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.spectra import SPECTRA, to_size
 from tests.libraries import Dtype
@@ -155,6 +155,19 @@ def test_the_draw_is_always_a_valid_question() -> None:
         assert (p.tau is None) != (p.theta is None)
         assert 1 <= p.min_rank <= min(2 * p.r, p.m, p.n)
         assert p.max_rank is None or p.max_rank >= p.min_rank
+
+
+def test_every_second_drawn_case_is_complex_and_all_traps_come_first() -> None:
+    cases = [case.parameters for case in draw_cases(40, 3, 12)]
+    assert cases[: len(TRAPS)] == list(TRAPS.values())
+    assert [p.complex for p in cases[len(TRAPS) :]] == [bool(i % 2) for i in range(40 - len(TRAPS))]
+
+
+def test_complex_entries_are_gaussian_in_both_parts() -> None:
+    """E x² = 0 for x = a + ib with a, b alike; over 2500 entries a tenth of E|x|² is five standard deviations."""
+    X = StepCase.build(CaseParameters(50, 50, 1, gradient="huge", complex=True, seed=1)).G
+    size = np.mean(np.abs(X) ** 2)
+    assert abs(np.mean(X**2)) < 0.1 * size
 
 
 def test_the_draw_repeats_itself() -> None:

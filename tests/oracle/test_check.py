@@ -158,12 +158,21 @@ def test_own_stages_name_the_line(name: str) -> None:
     assert report.diagnosis.first_line.startswith(f"line {mutant.line}")
 
 
+BLOCKS = {
+    "s-step-sign": "the S-block",
+    "k-step-sign": "the K-block",
+    "l-step-sign": "the L-block",
+    "missing-lower-block": "the lower",
+}
+
+
 @pytest.mark.parametrize("threshold", ["tau-0.3", "theta-0.25"])
-def test_the_deviating_block_is_named_whatever_the_threshold(threshold: str) -> None:
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_deviating_block_is_named_and_no_other(name: str, threshold: str) -> None:
     """Failing questions are asked once more without any truncation, so that the blocks can be seen."""
-    diagnosis = check_step(MUTANTS["s-step-sign"].step, select={"flag": threshold}).diagnosis
+    diagnosis = check_step(MUTANTS[name].step, select={"flag": threshold}).diagnosis
     assert diagnosis is not None
-    assert any(block.startswith("the S-block") for block in diagnosis.blocks)
+    assert [block[: len(BLOCKS[name])] for block in diagnosis.blocks] == [BLOCKS[name]]
 
 
 def raising(*arrays: Any, **parameters: Any) -> Any:
@@ -247,6 +256,7 @@ def test_nothing_checked_never_passes() -> None:
         ({"precision": "float8"}, "precision: expected one of"),
         ({"select": {"colour": "red"}}, "select: expected keys among group, flag, id, found 'colour'"),
     ],
+    ids=["array", "dtype", "dtype of the library", "device", "precision", "select"],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -76,6 +76,31 @@ def test_a_rule_leaves_out_what_it_names_and_nothing_else(
     assert all(mutant.function == function and part in mutant.diff for mutant in gone)
 
 
+INSTANCES = """
+N, SHAPE = 3, (4, 5)
+TOLERANCE_STEPS = (1, 2)
+LIMIT = 3
+
+
+def cases(plan):
+    return plan.seed + 1
+
+
+def check(rng):
+    Y = problem.initial([1.0, 0.5], rng)
+    return Y + 1
+"""
+
+
+def test_numbers_of_instances_are_left_alone_and_limits_are_not(tmp_path: Path) -> None:
+    (tmp_path / "claim.py").write_text(INSTANCES, encoding="utf-8")
+    assert {mutant.diff for mutant in mutants_of(tmp_path, "claim.py", (RULES["choice_of_instances"],))} == {
+        "LIMIT = 3 ⇒ LIMIT = 4",
+        "return Y + 1 ⇒ return Y - 1",
+        "return Y + 1 ⇒ return Y + 2",
+    }
+
+
 FORKS = """
 import itertools
 from pathlib import Path

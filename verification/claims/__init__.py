@@ -1,5 +1,9 @@
 """The claims, one file each, in the order of the mathematics."""
 
+import re
+from pathlib import Path
+from types import ModuleType
+
 from verification.claim import Claim
 from verification.claims import (
     conservation,
@@ -33,35 +37,53 @@ from verification.claims import (
 
 __all__ = ["CLAIMS"]
 
+BIBLIOGRAPHY = re.findall(
+    r"^@\w+\{(\w+),", (Path(__file__).parents[2] / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE
+)
+
+
+def checked(module: ModuleType) -> Claim:
+    """The claim of a file, named after it and with sources that the bibliography has; ``ValueError`` otherwise."""
+    claim: Claim = module.CLAIM
+    if claim.id != module.__name__.rpartition(".")[2].replace("_", "-"):
+        raise ValueError(f"{module.__name__}: expected a claim that is named after its file, found {claim.id!r}")
+    if unknown := sorted(set(claim.sources) - set(BIBLIOGRAPHY)):
+        raise ValueError(f"{claim.id}: expected sources in docs/references.bib, found {', '.join(unknown)}")
+    return claim
+
+
 CLAIMS: dict[str, Claim] = {
-    module.CLAIM.id: module.CLAIM
-    for module in (
-        one_backward_pass,
-        tangent_step,
-        truncation,
-        equivariance,
-        limits,
-        descent,
-        convergence,
-        stochastic,
-        error_bound,
-        robustness,
-        curvature_tail,
-        rank_stall,
-        simultaneous_descent,
-        rank_recovery,
-        parallel_is_geolora,
-        order,
-        local_error,
-        exactness,
-        integrator_robustness,
-        rank_behaviour,
-        conservation,
-        energy_descent,
-        golden_figures,
-        physics,
-        work_precision,
-        oracles,
-        problems,
+    claim.id: claim
+    for claim in map(
+        checked,
+        (
+            one_backward_pass,
+            tangent_step,
+            truncation,
+            equivariance,
+            limits,
+            descent,
+            convergence,
+            stochastic,
+            error_bound,
+            robustness,
+            curvature_tail,
+            rank_stall,
+            simultaneous_descent,
+            rank_recovery,
+            parallel_is_geolora,
+            order,
+            local_error,
+            exactness,
+            integrator_robustness,
+            rank_behaviour,
+            conservation,
+            energy_descent,
+            golden_figures,
+            physics,
+            work_precision,
+            oracles,
+            problems,
+        ),
     )
 }

@@ -115,7 +115,10 @@ def tests_pass(arguments: Sequence[str]) -> bool:
 
 
 def claim_stands(module: str) -> bool:
-    """Whether the claim of this module holds in the quick plan, its controls fail, and its pictures and tables can be made."""
+    """Whether the claim of this module holds in the quick plan, as sharp as on record, and its pictures and tables can be made.
+
+    ``verification.claims`` is imported first: it refuses claims whose names and sources are not what they should be.
+    """
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -137,7 +140,8 @@ def claim_stands(module: str) -> bool:
             head, *rows = table.rows(results)
             if not rows or any(len(row) != len(head) for row in rows):
                 return False
-    return bool(outcome(claim, results, controls).holds)
+    record = import_module("verification.tightness").recorded()[claim.id]
+    return bool(outcome(claim, results, controls, record).holds)
 
 
 # --- mutants in forks ------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import libcst as cst
 import libcst.matchers as m
 
@@ -25,11 +27,24 @@ def random_streams(node: cst.CSTNode) -> bool:
     return m.matches(node, m.Call(func=m.Attribute(attr=m.Name("default_rng"))))
 
 
+NUMBERS = re.compile(r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SIGMA_MIN|(\w+_)?STEPS")
+"""What claims call the numbers of their instances."""
+
+
 def choice_of_instances(node: cst.CSTNode) -> bool:
-    """The numbers of a plan: how many, how large and how far; a claim holds for every instance."""
-    return m.matches(
-        node, m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("plan")), m.ZeroOrMore()]))
-    ) or m.matches(node, m.Arg(keyword=m.Name("floor")))
+    """The numbers of the instances: how many, how large, how far, from which spectrum; a claim holds for every instance."""
+    plan = m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("plan")), m.ZeroOrMore()]))
+    made = m.Attribute(attr=m.Name("random") | m.Name("initial"))
+    drawn = m.Call(func=made, args=[m.ZeroOrMore(), m.Arg(value=m.Name("rng")), m.ZeroOrMore()])
+    return m.matches(node, plan | drawn | m.Arg(keyword=m.Name("floor"))) or _sets_numbers(node)
+
+
+def _sets_numbers(node: cst.CSTNode) -> bool:
+    """Whether a statement defines nothing but numbers of instances."""
+    if not isinstance(node, cst.Assign):
+        return False
+    names = [name for target in node.targets for name in m.findall(target, m.Name())]
+    return all(isinstance(name, cst.Name) and NUMBERS.fullmatch(name.value) for name in names)
 
 
 def assertions(node: cst.CSTNode) -> bool:

@@ -1,0 +1,85 @@
+"""The record of how sharp every inequality is: what counts as a change, and that nothing is missing from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from geolora_ref.oracle.criteria import FAIL
+from tests.verification.test_runner import GOOD
+from verification.claim import CaseResult
+from verification.claims import CLAIMS
+from verification.runner import ClaimOutcome, ControlOutcome
+from verification.tightness import LEAST, MOST, changes, measured, medians, recorded
+
+
+def outcome(values: list[float], control: float = 2.0, limit: float = 1.0, name: str = "1 ≤ 2") -> ClaimOutcome:
+    """Of a claim with one inequality and one control, with ratios in units of the limit."""
+    results = [CaseResult(f"{k}", {name: [limit * value]}) for k, value in enumerate(values)]
+    wrong = [CaseResult("bad", {name: [limit * control]})]
+    return ClaimOutcome(replace(GOOD, limit=limit), results, [ControlOutcome(GOOD.controls[0], wrong, limit)])
+
+
+SHARP = outcome([0.2, 0.5, 0.9])
+RECORD = measured(SHARP)
+
+
+def test_what_is_recorded() -> None:
+    assert RECORD == {"": {"1 ≤ 2": 0.5}, "bad": {"1 ≤ 2": 2.0}}
+    assert medians([CaseResult("0", {"a": [float("nan")], "b": [0.0], "c": [1e9], "none": []})], 1.0) == {
+        "a": MOST,
+        "b": LEAST,
+        "c": MOST,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "changed"),
+    [
+        (SHARP, []),
+        (outcome([0.2, 0.2, 0.2]), []),
+        (outcome([0.09, 0.09, 0.9]), ["1 ≤ 2: median ratio 0.09 of the limit, on record 0.5"]),
+        (outcome([0.5], control=0.5), []),
+        (outcome([0.5], control=0.1), ["control bad, 1 ≤ 2: median ratio 0.1 of the limit, on record 2"]),
+        (outcome([0.5], control=21.0), ["control bad, 1 ≤ 2: median ratio 21 of the limit, on record 2"]),
+        (outcome([0.1], limit=FAIL), []),
+        (outcome([0.01], limit=FAIL), ["1 ≤ 2: median ratio 0.01 of the limit, on record 0.5"]),
+        (
+            outcome([0.5], name="1 < 2"),
+            [
+                "1 < 2: median ratio 0.5 of the limit, on record none",
+                "1 ≤ 2: median ratio none of the limit, on record 0.5",
+                "control bad, 1 < 2: median ratio 2 of the limit, on record none",
+                "control bad, 1 ≤ 2: median ratio none of the limit, on record 2",
+            ],
+        ),
+    ],
+    ids=[
+        "same",
+        "within a factor",
+        "looser",
+        "control within a factor",
+        "weaker control",
+        "wilder control",
+        "rounding",
+        "rounding, looser",
+        "other name",
+    ],
+)
+def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
+    """Bounds may change by a factor 5, rounding errors by 10; controls by 10 and 100."""
+    assert [text.partition(" (python")[0] for text in changes(found, RECORD)] == changed
+
+
+def test_a_claim_that_has_become_loose_does_not_stand() -> None:
+    loose = outcome([0.01])
+    assert loose.holds
+    assert not replace(loose, record=RECORD).holds
+    assert replace(SHARP, record=RECORD).holds
+
+
+def test_every_claim_and_every_control_is_on_record() -> None:
+    assert {name: set(of) for name, of in recorded().items()} == {
+        claim.id: {"", *(control.id for control in claim.controls)} for claim in CLAIMS.values()
+    }
