@@ -181,7 +181,7 @@ def test_campaign_that_is_broken_off_goes_on_and_writes_the_page(
     assert {row["family"] for row in summary["comparison"]} == {*FAMILIES, "head only"}
     assert all(row["seeds"] == 2 for row in summary["comparison"])
     assert {(row["family"], row["budget"]) for row in summary["initial_ranks"]} == {
-        (family, rank) for family in ("geolora free", "lora") for rank in (2, 8)
+        (family, rank) for family in ("geolora, free", "geolora, own core, free", "lora") for rank in (2, 8)
     }
     page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
     assert page.count("data:image/svg+xml") == 2

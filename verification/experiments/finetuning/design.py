@@ -19,7 +19,19 @@ from verification.experiments.finetuning.methods import (
     SimultaneousMethod,
 )
 
-__all__ = ["FAMILIES", "FULL", "MAIN_BUDGET", "QUICK", "Effort", "Family", "Run", "comparison", "initial_ranks", "robustness"]
+__all__ = [
+    "ADAPTIVE",
+    "FAMILIES",
+    "FULL",
+    "MAIN_BUDGET",
+    "QUICK",
+    "Effort",
+    "Family",
+    "Run",
+    "comparison",
+    "initial_ranks",
+    "robustness",
+]
 
 MAIN_BUDGET = 8
 """The rank (budget) at which methods are compared."""
@@ -56,6 +68,9 @@ FAMILIES = {
         Family("full", lambda lr, _: FullMethod(lr=lr), lr_scale=0.1),
     )
 }
+
+ADAPTIVE = ("geolora", "geolora, own core")
+"""Those whose ranks move."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +122,14 @@ def comparison(effort: Effort, best: dict[str, float]) -> list[Run]:
 
 def initial_ranks(effort: Effort, best: dict[str, float]) -> list[Run]:
     """(b): GeoLoRA may use any rank up to the largest initial one; LoRA (one seed) keeps the rank that it starts with."""
-    adaptive = FAMILIES["geolora"].make(best["geolora"], max(effort.ranks))
+    most = max(effort.ranks)
+    free = {f"{name}, free": FAMILIES[name].make(best[name], most) for name in ADAPTIVE if name in best}
     return [
         Run(name, rank, method, seed, effort.sentences)
         for seed in range(effort.seeds)
         for rank in effort.ranks
         for name, method in (
-            ("geolora free", replace(adaptive, rank=rank)),  # type: ignore[type-var]
+            *((name, replace(method, rank=rank)) for name, method in free.items()),  # type: ignore[type-var]
             ("lora", FAMILIES["lora"].make(best["lora"], rank)),
         )
         if name != "lora" or seed == 0

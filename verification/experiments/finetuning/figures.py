@@ -15,7 +15,6 @@ __all__ = ["draw_initial_ranks", "draw_robustness", "image"]
 COLOURS = {
     "geolora": "tab:red",
     "geolora, own core": "tab:pink",
-    "geolora free": "tab:red",
     "lora": "tab:blue",
     "adalora": "tab:green",
     "simultaneous": "tab:orange",
@@ -46,10 +45,11 @@ def draw_robustness(axes: Axes, summary: Mapping[str, Any]) -> None:
 
 def draw_initial_ranks(axes: Axes, summary: Mapping[str, Any]) -> None:
     """Mean over the seeds; the numbers at the points are the metric on the test sentences."""
-    for family, label in (("geolora free", "geolora"), ("lora", "lora")):
+    for family in dict.fromkeys(row["family"] for row in summary["initial_ranks"]):
         rows = sorted((row for row in summary["initial_ranks"] if row["family"] == family), key=lambda row: row["budget"])
+        label = family.removesuffix(", free")
         ranks, counts = [row["budget"] for row in rows], [row["parameters"]["mean"] for row in rows]
-        axes.plot(ranks, counts, "o-", color=COLOURS[family], label=label)
+        axes.plot(ranks, counts, "o-", color=COLOURS[label], label=label)
         for row, x, y in zip(rows, ranks, counts, strict=True):
             if row["test"]["mean"] is not None:
                 place: dict[str, Any] = {"textcoords": "offset points", "xytext": (0, 6), "fontsize": 7}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from verification.experiments.finetuning.design import MAIN_BUDGET, Effort, Run, comparison, initial_ranks, robustness
+from verification.experiments.finetuning.design import ADAPTIVE, MAIN_BUDGET, Effort, Run, comparison, initial_ranks, robustness
 from verification.experiments.finetuning.runs import Store
 
 __all__ = ["Point", "best_rates", "described", "points", "summarise", "wide_range"]
@@ -103,10 +103,11 @@ def _rows(found: Sequence[Point]) -> list[dict[str, Any]]:
     ]
 
 
-def _ratio(rows: Sequence[dict[str, Any]], key: str) -> float | None:
-    """Largest over smallest mean."""
-    means = [row[key]["mean"] for row in rows if row[key]["mean"]]
-    return max(means) / min(means) if means else None
+def _spread_of(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Largest over smallest mean of the parameters, and the difference of the best and the worst mean on the test sentences."""
+    counts = [row["parameters"]["mean"] for row in rows]
+    tests = [row["test"]["mean"] for row in rows if row["test"]["mean"] is not None]
+    return {"parameters": max(counts) / min(counts), "test": max(tests) - min(tests) if tests else None}
 
 
 def summarise(store: Store, effort: Effort) -> dict[str, Any]:
@@ -116,8 +117,7 @@ def summarise(store: Store, effort: Effort) -> dict[str, Any]:
     complete = {"geolora", "lora"} <= set(best)
     a = _rows(points(store, comparison(effort, best))) if complete else []
     b = _rows(points(store, initial_ranks(effort, best))) if complete else []
-    free = [row for row in b if row["family"] == "geolora free"]
-    tests = [row["test"]["mean"] for row in free if row["test"]["mean"] is not None]
+    free = {name: [row for row in b if row["family"] == f"{name}, free"] for name in ADAPTIVE}
     asked = [
         *robustness(effort),
         *(comparison(effort, best) if complete else ()),
@@ -129,8 +129,7 @@ def summarise(store: Store, effort: Effort) -> dict[str, Any]:
         "best_rates": best,
         "comparison": a,
         "initial_ranks": b,
-        "initial_ranks_parameter_ratio": _ratio(free, "parameters"),
-        "initial_ranks_test_spread": max(tests) - min(tests) if tests else None,
+        "initial_ranks_spread": {name: _spread_of(rows) for name, rows in free.items() if rows},
         "robustness": swept,
         "ranges": {f"{family}, rank {budget}": wide_range(group) for (family, budget), group in _grouped(swept).items()},
         "commits": sorted({str(point["commit"]) for point in everything}),
