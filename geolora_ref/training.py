@@ -12,7 +12,7 @@ K and L speak for S as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
 
-__all__ = ["Core", "Layer", "LayerStep", "Phase", "Settings", "limits_of_rank", "phase_of", "training_step", "with_core"]
+__all__ = ["Core", "Layer", "LayerStep", "Phase", "Settings", "is_shared", "limits_of_rank", "phase_of", "training_step"]
 
 Core = Literal["own", "shared"]
 
@@ -145,17 +145,15 @@ def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:
     given = Triple(gradients.dK, gradients.dL, gradients.dS)
     (dK, dL, dS), moments = settings.optimizer.direction(given, layer.moments)
     checks.finite_results("optimizer", **dict(zip(("dK", "dL", "dS"), (dK, dL, dS), strict=True)), **_named(moments.second))
-    direction = ProjectedGradients(*with_core(Triple(dK, dL, dS), layer.Y, settings, phase))
-    return replace(layer, gradients=direction, moments=moments)
+    U, S, V = layer.Y
+    if is_shared(settings, phase):
+        dS = 0.5 * (H(U) @ dK + H(dL) @ V)
+    return replace(layer, gradients=ProjectedGradients(dK, dL, dS + settings.weight_decay * S), moments=moments)
 
 
-def with_core(directions: Triple, factors: Iterable[Array], settings: Settings, phase: Phase) -> Triple:
-    """The directions (D_K, D_L, D_S) at the factors (U, S, V) with the core that the settings ask for, and weight decay."""
-    U, S, V = factors
-    D_K, D_L, D_S = directions
-    if settings.core == "shared" and phase.augments:
-        D_S = 0.5 * (H(U) @ D_K + H(D_L) @ V)
-    return Triple(D_K, D_L, D_S + settings.weight_decay * S)
+def is_shared(settings: Settings, phase: Phase) -> bool:
+    """Whether K and L speak for S in this phase.  For plain gradients they say what S says, and S is asked."""
+    return settings.core == "shared" and phase.augments and not isinstance(settings.optimizer, Sgd)
 
 
 def _named(second: Triple | None) -> dict[str, Array]:

@@ -222,6 +222,7 @@ class LayerBank:
         min_rank: int = 1,
         max_rank: int | Sequence[int] | None = None,
         budget: Budget | None = None,
+        shared: bool = False,
     ) -> StepReport:
         """One step of all layers in place: K_new = K − ΔK, L_new = L − ΔL, S_new = S − ΔS, augmented and truncated.
 
@@ -232,6 +233,7 @@ class LayerBank:
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
         budget : a rank decision over all layers in place of the threshold.
+        shared : K and L move the core as well, by ½(UᵀΔK + (VᵀΔL)ᵀ) on top of ΔS (``geolora_ref.training``).
 
         Raises
         ------
@@ -244,10 +246,10 @@ class LayerBank:
         exact: dict[int, _Exact] = {}
         if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
             self._refuse(self._work_is_finite())
-            exact = self._exact(range(len(self.shapes)))
+            exact = self._exact(range(len(self.shapes)), shared)
             sigma = np.stack([one.sigma for one in exact.values()])
         else:
-            found = self._gram()
+            found = self._gram(shared)
             squares, scale, info = np.split(self._host(found), [-2, -1], axis=1)
             self._refuse(np.isfinite(scale[:, 0]))
             sigma = np.sqrt(np.maximum(squares, 0.0))
@@ -262,7 +264,7 @@ class LayerBank:
             bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
             if not bad:
                 break
-            for layer, one in self._exact(bad).items():
+            for layer, one in self._exact(bad, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
         self._write(found, exact, sigma, chosen.rank)
         rules = tuple(RULES[code] for code in chosen.rule)
@@ -413,7 +415,7 @@ class LayerBank:
         sides = [int(torch.isfinite(self._rows(side, max(self.ranks))).all()) for side in range(2 * count)]
         return [cores[layer] * sides[layer] * sides[count + layer] for layer in range(count)]
 
-    def _gram(self) -> list[GramCore]:
+    def _gram(self, shared: bool) -> list[GramCore]:
         """The spectra from the Gram matrices of the sides, class by class."""
         found = []
         for of in self._classes:
@@ -422,7 +424,7 @@ class LayerBank:
             S, dS = self._S_work, self._dS_work
             if len(self._classes) > 1:
                 S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS))
+            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, shared))
         return found
 
     def _host(self, found: Sequence[GramCore]) -> Values:
@@ -436,7 +438,7 @@ class LayerBank:
             return rows[0].cpu().numpy()
         return torch.cat(rows)[torch.cat([of.layers for of in self._classes]).argsort()].cpu().numpy()
 
-    def _exact(self, layers: Sequence[int]) -> dict[int, _Exact]:
+    def _exact(self, layers: Sequence[int], shared: bool) -> dict[int, _Exact]:
         """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape."""
         count, w = len(self.shapes), max(self.ranks)
         width_of = {layer: of.width for of in self._classes for layer in of.layers.tolist()}
@@ -448,7 +450,7 @@ class LayerBank:
             Bt_K = torch.stack([self._rows(layer, width) for layer in members])
             Bt_L = torch.stack([self._rows(count + layer, width) for layer in members])
             S, dS = (X[members, :width, :width] for X in (self._S_work, self._dS_work))
-            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, dS)
+            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
             found |= {layer: _Exact(*one) for layer, one in zip(members, zip(padded, Ut, Vt, strict=True), strict=True)}
         return dict(sorted(found.items()))

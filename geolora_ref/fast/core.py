@@ -30,9 +30,12 @@ Values = NDArray[np.float64]
 Integers = NDArray[Any]
 
 
-def core(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor) -> Tensor:
-    """T = S_new + C_K + C_Lᵀ, the block of Ŝ₀ that is not known: S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL are (L, w, w)."""
-    return S - delta_S + (C_K + C_L.mT)
+def core(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor, shared: bool) -> Tensor:
+    """T = S_new + C_K + C_Lᵀ, the block of Ŝ₀ that is not known: S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL are (L, w, w).
+
+    S_new = S − ΔS; if the core is ``shared``, K and L move it as well: S_new = S − ΔS − ½(C_K + C_Lᵀ).
+    """
+    return torch.add(S - delta_S, C_K + C_L.mT, alpha=0.5 if shared else 1.0)
 
 
 def core_times(T: Tensor, X: Tensor) -> Tensor:

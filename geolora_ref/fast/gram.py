@@ -52,10 +52,10 @@ class GramCore(NamedTuple):
     info: Tensor
 
 
-def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor) -> GramCore:
-    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), all float64."""
+def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, shared: bool) -> GramCore:
+    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), all float64; ``shared`` see :func:`core`."""
     w = S.shape[1]
-    T = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:])
+    T = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], shared)
     diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
     scale = T.square().sum((1, 2)) + diagonal_K[:, w:].sum(1) + diagonal_L[:, w:].sum(1)
     diagonal_K.mul_(1.0 + 16 * w * EPS).clamp_(min=NOTHING)

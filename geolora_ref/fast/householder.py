@@ -24,12 +24,14 @@ class HouseholderCore(NamedTuple):
     Vt: Tensor
 
 
-def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor) -> HouseholderCore:
-    """The singular value decomposition of Ŵ: Bt_K (L, 2w, m), Bt_L (L, 2w, n), S and ΔS (L, w, w), all float64 and finite."""
+def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, shared: bool) -> HouseholderCore:
+    """The singular value decomposition of Ŵ: Bt_K (L, 2w, m), Bt_L (L, 2w, n), S and ΔS (L, w, w), all float64 and
+    finite; ``shared`` see :func:`core`.
+    """
     w = S.shape[1]
     Q_K, R_K = torch.linalg.qr(Bt_K.mT)
     Q_L, R_L = torch.linalg.qr(Bt_L.mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
-    S_hat = R_K @ core_times(core(S, delta_S, C_K, C_L), R_L.mT)
+    S_hat = R_K @ core_times(core(S, delta_S, C_K, C_L, shared), R_L.mT)
     P, sigma, Qt = torch.linalg.svd(S_hat, full_matrices=False)
     return HouseholderCore(sigma, P.mT @ Q_K.mT, Qt @ Q_L.mT)

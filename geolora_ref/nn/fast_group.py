@@ -14,7 +14,7 @@ from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.optimizers import Triple
-from geolora_ref.training import Settings, limits_of_rank, phase_of
+from geolora_ref.training import Settings, is_shared, limits_of_rank, phase_of
 
 __all__ = ["FastGroup"]
 
@@ -69,6 +69,8 @@ class FastGroup:
     def step(self, directions: Sequence[Triple], settings: Settings, iteration: int, *, moved: bool) -> Done | None:
         """One iteration of all adapters: S ← S − λ·direction, and K and L as well where the bases are augmented.
 
+        A core that is shared moves with K and L; the direction of S is then what comes beside that.
+
         Returns None where S alone was trained; ``moved`` asks for the transports.
         Raises :class:`geolora_ref.fast.NonFiniteUpdateError`; nothing is changed then.
         """
@@ -82,7 +84,8 @@ class FastGroup:
         before = self.bank.bases() if moved else None
         factor = rate if phase.augments else 0.0
         delta_K, delta_L = [factor * direction.K for direction in directions], [factor * direction.L for direction in directions]
-        report = self.bank.update_(delta_K, delta_L, delta_S, **self._limits(settings, truncates=phase.truncates))
+        shared, limits = is_shared(settings, phase), self._limits(settings, truncates=phase.truncates)
+        report = self.bank.update_(delta_K, delta_L, delta_S, shared=shared, **limits)
         for adapter, rank in zip(self.adapters, report.ranks, strict=True):
             adapter.rank = rank
         transports = [] if before is None else self.bank.transports(before)

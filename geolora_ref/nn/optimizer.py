@@ -15,7 +15,7 @@ from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, updat
 from geolora_ref.nn.batched_rules import directions, finite, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
-from geolora_ref.training import Core, Layer, LayerStep, Settings, phase_of, training_step, with_core
+from geolora_ref.training import Core, Layer, LayerStep, Settings, is_shared, phase_of, training_step
 
 __all__ = ["GeoLoRA", "StepReport"]
 
@@ -175,10 +175,10 @@ class GeoLoRA(AdapterOptimizer):
         rule, names = settings.optimizer, tuple(gradients)
         directed, memories = directions(rule, list(gradients.values()), [self.moments(name, named[name]) for name in names])
         _refuse_overflow(names, memories)
-        if settings.weight_decay or settings.core == "shared":
-            phase = phase_of(settings, group["iteration"])
-            factors = [(Ut.mT, S, Vt.mT) for Ut, S, Vt in (named[name].active() for name in names)]
-            directed = [with_core(*one, settings, phase) for one in zip(directed, factors, strict=True)]
+        shared = is_shared(settings, phase_of(settings, group["iteration"]))
+        if shared or settings.weight_decay:
+            cores, decay = [named[name].active()[1].detach() for name in names], settings.weight_decay
+            directed = [d._replace(S=(0.0 if shared else d.S) + decay * S) for d, S in zip(directed, cores, strict=True)]
         remembers = any(memory.first is not None for memory in memories)
         done = self._fast_group(names).step(directed, settings, group["iteration"], moved=remembers)
         if done is None:
