@@ -25,7 +25,7 @@ from verification.claim import Plan, Results
 if TYPE_CHECKING:
     from verification.runner import ClaimOutcome
 
-__all__ = ["changes", "main", "medians", "recorded"]
+__all__ = ["changes", "main", "measured", "medians", "recorded"]
 
 LEDGER = Path(__file__).with_name("tightness.json")
 LEAST, MOST = 1e-3, 1e3
