@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
+from types import ModuleType
 
 import pytest
 
-from verification.claim import Claim, Plan
-from verification.claims import CLAIMS
+from verification.claim import Claim, Figure, Plan, Table
+from verification.claims import CLAIMS, checked
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
 
@@ -39,3 +41,28 @@ def test_claim_is_complete(claim: Claim) -> None:
     assert claim.floor >= 50
     ids = [case.id for case in claim.cases(PLAN)]
     assert len(set(ids)) == len(ids) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": "decent"}, "named after its file, found 'decent'"),
+        ({"sources": ("GeoLoRA", "CKL2024")}, "sources in docs/references.bib, found CKL2024"),
+    ],
+)
+def test_a_claim_under_another_name_or_with_unknown_sources_is_refused(changes: dict[str, object], message: str) -> None:
+    module = ModuleType("verification.claims.descent")
+    module.CLAIM = CLAIMS["descent"]  # type: ignore[attr-defined]
+    assert checked(module) is CLAIMS["descent"]
+    module.CLAIM = replace(CLAIMS["descent"], **changes)  # type: ignore[attr-defined, arg-type]
+    with pytest.raises(ValueError, match=message):
+        checked(module)
+
+
+def test_what_readers_see_must_say_something() -> None:
+    with pytest.raises(ValueError, match="Figure: expected a text for caption, found None"):
+        Figure("A title", None, lambda axes, results: None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Table: expected a text for title, found ' '"):
+        Table(" ", lambda results: [])
+    with pytest.raises(ValueError, match="Claim: expected a text for statement, found ''"):
+        replace(CLAIMS["descent"], statement="")
