@@ -6,6 +6,7 @@ The runner, the report and the documentation read the same objects.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from geolora_ref.oracle.criteria import FAIL
 __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table"]
 
 Effort = Literal["quick", "full"]
+SECTIONS = re.compile(r"\d+(\.\d+)?(, \d+(\.\d+)?)*")
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,9 @@ class Control:
     cases: Callable[[Plan], Iterable[Case]]
     check: Callable[[Case], CaseResult]
 
+    def __post_init__(self) -> None:
+        _texts(self, "id", "why")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -171,6 +176,8 @@ class Claim:
 
     def __post_init__(self) -> None:
         _texts(self, "id", "title", "section", "statement")
+        if not SECTIONS.fullmatch(self.section):
+            raise ValueError(f"{self.id}: expected sections like '4.5, 5', found {self.section!r}")
 
     @property
     def unit(self) -> str:

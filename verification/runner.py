@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from verification.backends import in_processes, on_dask
 from verification.claim import Case, CaseResult, Claim, Control, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal
-from verification.tightness import changes, recorded
+from verification.tightness import Record, changes, recorded
 
 __all__ = ["ClaimOutcome", "ControlOutcome", "run"]
 
@@ -51,7 +51,7 @@ class ClaimOutcome:
     claim: Claim
     results: Results
     controls: Sequence[ControlOutcome]
-    record: Mapping[str, Mapping[str, float]] | None = None
+    record: Record | None = None
 
     @property
     def ratios(self) -> dict[str, list[float]]:

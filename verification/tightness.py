@@ -1,20 +1,23 @@
-"""How sharp every inequality is: its median ratio in the quick plan, on record in ``tightness.json``.
+"""How sharp every inequality is, and what else is told of a claim: on record in ``tightness.json``, for the quick plan.
 
-A ratio below its limit does not show that a bound has become loose, or that a control now fails for another reason.  The record
-does: whoever changes how something is measured sees by how much, and records it anew on purpose, by
+A ratio below its limit does not show that a bound has become loose, or that a control now fails for another reason; and no ratio
+shows that a case is gone, or that a table says "yes" where it said "no".  The record has the median ratios, the cases and the
+words of the tables: whoever changes one of them sees which, and records it anew on purpose, by
 
     python -m verification.tightness
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import os
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,9 +28,10 @@ from verification.claim import Plan, Results
 if TYPE_CHECKING:
     from verification.runner import ClaimOutcome
 
-__all__ = ["changes", "main", "measured", "medians", "recorded"]
+__all__ = ["Record", "changes", "main", "measured", "medians", "recorded"]
 
 LEDGER = Path(__file__).with_name("tightness.json")
+ANEW = "python -m verification.tightness records it anew"
 LEAST, MOST = 1e-3, 1e3
 """Medians beyond these, in units of the limit, count as these: below is noise, above is out of all bounds."""
 BOUND, ROUNDING = 5.0, 10.0
@@ -36,6 +40,18 @@ CONTROL = {BOUND: 10.0, ROUNDING: 100.0}
 """The same for controls: how wrong something is depends on the instance more than how sharp a bound is (up to 3 and 62)."""
 
 Medians = Mapping[str, float]
+
+
+class Record(NamedTuple):
+    """Of one claim, nothing of which depends on the seed but little.
+
+    ``medians`` of its own cases, under the empty name, and of each control; ``cases`` : how many they are, and a digest of their
+    names; ``words`` : the entries of its tables that have no digit, in order.
+    """
+
+    medians: Mapping[str, Medians]
+    cases: str
+    words: Sequence[str]
 
 
 def medians(results: Results, limit: float) -> Medians:
@@ -47,26 +63,32 @@ def medians(results: Results, limit: float) -> Medians:
     return {name: float(f"{np.clip(np.median(values), LEAST, MOST):.3g}") for name, values in sorted(collected.items()) if values}
 
 
-def measured(outcome: ClaimOutcome) -> dict[str, Medians]:
-    """The medians of the claim, under the empty name, and of each of its controls."""
+def measured(outcome: ClaimOutcome) -> Record:
+    """What would be on record of this outcome."""
     limit = outcome.claim.limit
-    return {"": medians(outcome.results, limit)} | {c.control.id: medians(c.results, limit) for c in outcome.controls}
+    found = {"": medians(outcome.results, limit)} | {c.control.id: medians(c.results, limit) for c in outcome.controls}
+    names = "\n".join(result.case for result in outcome.results)
+    cases = f"{len(outcome.results)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+    entries = (entry for table in outcome.claim.tables for row in table.rows(outcome.results) for entry in row)
+    return Record(found, cases, [entry for entry in entries if entry and not any(letter.isdigit() for letter in entry)])
 
 
-def recorded() -> Mapping[str, Mapping[str, Medians]]:
-    """The record, by claim, control and inequality."""
-    record: Mapping[str, Mapping[str, Medians]] = read_json(LEDGER)["claims"]
-    return record
+def recorded() -> dict[str, Record]:
+    """The record, by claim."""
+    return {name: Record(**entry) for name, entry in read_json(LEDGER)["claims"].items()}
 
 
-def changes(outcome: ClaimOutcome, record: Mapping[str, Medians]) -> list[str]:
-    """Every inequality that is not as sharp, or as wrong in a control, as on record; one that is new or gone as well."""
-    own = ROUNDING if outcome.claim.limit == FAIL else BOUND
-    now = {(who, name): value for who, found in measured(outcome).items() for name, value in found.items()}
-    then = {(who, name): value for who, found in record.items() for name, value in found.items()}
-    return [
+def changes(outcome: ClaimOutcome, record: Record) -> list[str]:
+    """What is not as sharp as on record, or as wrong in a control, what is new or gone; other cases and words."""
+    own, found = ROUNDING if outcome.claim.limit == FAIL else BOUND, measured(outcome)
+    now = {(who, name): value for who, of in found.medians.items() for name, value in of.items()}
+    then = {(who, name): value for who, of in record.medians.items() for name, value in of.items()}
+    other = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]
+    if found.cases != record.cases:
+        other.append(f"cases: {found.cases}, on record {record.cases}")
+    return [f"{change} ({ANEW})" for change in other] + [
         f"{f'control {who}, ' if who else ''}{name}: median ratio {_shown(now.get(key))} of the limit, "
-        f"on record {_shown(then.get(key))} (python -m verification.tightness records it anew)"
+        f"on record {_shown(then.get(key))} ({ANEW})"
         for key in sorted(now.keys() | then.keys())
         for who, name in [key]
         for factor in [CONTROL[own] if who else own]
@@ -84,14 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from verification.journal import Journal
     from verification.runner import run
 
+    old = recorded()
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan()
         outcomes = run(list(CLAIMS.values()), plan, Journal(Path(folder), plan, fresh=True), jobs=os.cpu_count() or 1)
-    old: Mapping[str, Any] = recorded() if LEDGER.exists() else {}
     for outcome in outcomes:
-        for change in changes(outcome, old.get(outcome.claim.id, {})):
+        for change in changes(outcome, old.get(outcome.claim.id, Record({}, "none", []))):
             print(f"{outcome.claim.id}: {change}")  # noqa: T201
-    write_json(LEDGER, {"format": 1, "claims": {outcome.claim.id: measured(outcome) for outcome in outcomes}})
+    write_json(LEDGER, {"format": 2, "claims": {outcome.claim.id: measured(outcome)._asdict() for outcome in outcomes}})
     return 0
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from verification.claim import Case, CaseResult, Measurements
+from verification.claim import Case, CaseResult, Claim, Control, Measurements
 
 
 def measured(value: float, bound: float, rounding: float = 0.0) -> CaseResult:
@@ -42,3 +42,11 @@ def test_zero_bound_allows_zero_only() -> None:
 @pytest.mark.parametrize("ratios", [{}, {"inequality": [math.nan, 0.1]}], ids=["nothing compared", "not a number"])
 def test_nothing_and_nan_never_pass(ratios: dict[str, list[float]]) -> None:
     assert CaseResult("case", ratios).worst == math.inf
+
+
+def test_a_control_without_a_reason_and_an_unknown_section_are_refused() -> None:
+    """Both are read by people only, who notice late."""
+    with pytest.raises(ValueError, match="Control: expected a text for why, found ' '"):
+        Control("control", " ", lambda plan: [], lambda case: measured(1.0, 1.0))
+    with pytest.raises(ValueError, match=r"good: expected sections like '4\.5, 5', found '4\.5 and 5'"):
+        Claim("good", "t", "4.5 and 5", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), ())

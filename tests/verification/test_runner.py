@@ -76,9 +76,9 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, check=broken), "ZeroDivisionError: the check itself is wrong"),
         (replace(GOOD, floor=4), "only 3 comparisons, at least 4 are needed"),
         (replace(GOOD, controls=()), "no negative control"),
-        (replace(GOOD, controls=(Control("bad", "", cases, ratio(0.9)),)), "control bad passed"),
-        (replace(GOOD, controls=(Control("bad", "", cases, broken),)), "control bad broke"),
-        (replace(GOOD, controls=(Control("bad", "", cases, nothing),)), "control bad passed"),
+        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(0.9)),)), "control bad passed"),
+        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, broken),)), "control bad broke"),
+        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, nothing),)), "control bad passed"),
         (replace(GOOD, check=nothing), "ratio inf above 1"),
     ],
 )

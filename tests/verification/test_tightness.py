@@ -8,7 +8,7 @@ import pytest
 
 from geolora_ref.oracle.criteria import FAIL
 from tests.verification.test_runner import GOOD
-from verification.claim import CaseResult
+from verification.claim import CaseResult, Table
 from verification.claims import CLAIMS
 from verification.runner import ClaimOutcome, ControlOutcome
 from verification.tightness import LEAST, MOST, changes, measured, medians, recorded
@@ -26,7 +26,9 @@ RECORD = measured(SHARP)
 
 
 def test_what_is_recorded() -> None:
-    assert RECORD == {"": {"1 ≤ 2": 0.5}, "bad": {"1 ≤ 2": 2.0}}
+    assert RECORD.medians == {"": {"1 ≤ 2": 0.5}, "bad": {"1 ≤ 2": 2.0}}
+    assert RECORD.cases.startswith("3 (")
+    assert RECORD.words == []
     assert medians([CaseResult("0", {"a": [float("nan")], "b": [0.0], "c": [1e9], "none": []})], 1.0) == {
         "a": MOST,
         "b": LEAST,
@@ -69,17 +71,34 @@ def test_what_is_recorded() -> None:
 )
 def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
     """Bounds may change by a factor 5, rounding errors by 10; controls by 10 and 100."""
-    assert [text.partition(" (python")[0] for text in changes(found, RECORD)] == changed
+    same_cases = RECORD._replace(cases=measured(found).cases)
+    assert [text.partition(" (python")[0] for text in changes(found, same_cases)] == changed
 
 
 def test_a_claim_that_has_become_loose_does_not_stand() -> None:
-    loose = outcome([0.01])
+    loose = outcome([0.01, 0.01, 0.01])
     assert loose.holds
     assert not replace(loose, record=RECORD).holds
     assert replace(SHARP, record=RECORD).holds
 
 
+def test_other_cases_and_other_words_are_changes() -> None:
+    """Numbers may differ, words may not."""
+    told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["exact", "yes", "0.5 (2 … 3)", ""]]),)))
+    record = measured(told)
+    assert record.words == ["exact", "yes"]
+    assert not changes(told, record)
+    found = changes(told, record._replace(words=["exact", "no"], cases="2 (01234567)"))
+    assert [text.partition(" (python")[0] for text in found] == [
+        "tables: - no",
+        "tables: + yes",
+        f"cases: {record.cases}, on record 2 (01234567)",
+    ]
+    renamed = replace(told, results=[replace(told.results[0], case="other"), *told.results[1:]])
+    assert measured(renamed).cases != record.cases
+
+
 def test_every_claim_and_every_control_is_on_record() -> None:
-    assert {name: set(of) for name, of in recorded().items()} == {
+    assert {name: set(of.medians) for name, of in recorded().items()} == {
         claim.id: {"", *(control.id for control in claim.controls)} for claim in CLAIMS.values()
     }

@@ -68,8 +68,7 @@ def steps_of(name: str) -> list[int]:
 
 def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     """The slope in h over 5 levels, judged by its last three: see ``check_order``, ``check_dial``, ``check_tolerance``."""
-    kinds = {"dial": check_dial, "tolerance": check_tolerance, "small σ": check_small}
-    return kinds.get(case["kind"], check_order)(case, integrator)
+    return CHECKS[case["kind"]](case, integrator)
 
 
 def check_order(case: Case, integrator: Integrator | None) -> CaseResult:
@@ -130,9 +129,18 @@ def check_small(case: Case, integrator: Integrator | None) -> CaseResult:
     return out.result(case)
 
 
+CHECKS = {
+    "tangential": check_order,
+    "general": check_order,
+    "dial": check_dial,
+    "tolerance": check_tolerance,
+    "small σ": check_small,
+}
+
+
 def told(slopes: Slopes) -> dict[str, Any]:
     """For the figures and tables."""
-    return {"errors": slopes.errors, "order": slopes.order, "words": slopes.words(), "pairwise": slopes.pairwise}
+    return {"errors": slopes.errors, "words": slopes.words()}
 
 
 class WithoutLowerLeft(AugmentedBUG):

@@ -18,6 +18,7 @@ PLANTED = 5
 SPECTRUM = np.linspace(1.0, 0.6, PLANTED)
 RANKS = (1, 2, 4, 8, 12)
 TAU = 0.01
+STEPS = 150
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -41,7 +42,7 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     for rank in RANKS:
         start = problem.initial(np.full(rank, 1e-3), rng)
         ranks = [rank]
-        for it in trajectory(problem, start, 150, 1.0 / problem.lipschitz, step=step, tau=TAU):
+        for it in trajectory(problem, start, STEPS, 1.0 / problem.lipschitz, step=step, tau=TAU):
             ranks.append(it.outcome.Y.rank)
         histories[rank] = ranks
         losses.append(problem.loss(it.W_next) / problem.loss(np.zeros(problem.shape)))
@@ -64,7 +65,7 @@ def draw(axes: Any, results: Results) -> None:
             for index, (rank, history) in enumerate(result.series["ranks"].items()):
                 axes.plot(history, style, color=f"C{index}", label=f"{result.series['problem']}, initial rank {rank}")
     axes.axhline(PLANTED, color="black", linestyle=":", label="planted rank")
-    axes.set(xlabel="step (the ranks stay so until step 150)", ylabel="rank", xlim=(0, 40))
+    axes.set(xlabel=f"step (the ranks stay so until step {STEPS})", ylabel="rank", xlim=(0, 40))
     axes.legend(ncols=2)
 
 

@@ -44,9 +44,11 @@ def check(case: Case) -> CaseResult:
             ProjectedGradients(inputs.dK, inputs.dL, inputs.dS),
             **inputs.parameters,
         )
+        precision = np.finfo(step.Y.S.dtype).dtype.name
+        out.require(f"the step is one of {case['dtype']}", precision == case["dtype"])
         for name, ratio in judge(inputs, tuple(step.Y)).ratios.items():
             out.ratio(name, ratio)
-        unit = 4.0 * np.sqrt(sum(step.Y.shape)) * np.finfo(inputs.S.dtype).eps * float(np.linalg.norm(step.singular_values))
+        unit = 4.0 * np.sqrt(sum(step.Y.shape)) * np.finfo(precision).eps * float(np.linalg.norm(step.singular_values))
         distance = float(np.linalg.norm(step.full().astype(complex) - step.Y.full()))
         difference = abs(distance - step.discarded)
         out.ratio("‖Ŵ − W₁‖ = discarded", difference / unit if unit > 0.0 else difference)

@@ -33,7 +33,7 @@ NUMBERS = re.compile(r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SI
 
 def choice_of_instances(node: cst.CSTNode) -> bool:
     """The numbers of the instances: how many, how large, how far, from which spectrum; a claim holds for every instance."""
-    plan = m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("plan")), m.ZeroOrMore()]))
+    plan = m.FunctionDef(params=m.Parameters(params=[m.ZeroOrMore(), m.Param(name=m.Name("plan")), m.ZeroOrMore()]))
     made = m.Attribute(attr=m.Name("random") | m.Name("initial"))
     drawn = m.Call(func=made, args=[m.ZeroOrMore(), m.Arg(value=m.Name("rng")), m.ZeroOrMore()])
     return m.matches(node, plan | drawn | m.Arg(keyword=m.Name("floor"))) or _sets_numbers(node)
