@@ -152,11 +152,15 @@ def test_a_diagonal_core_may_be_as_badly_conditioned_as_it_likes() -> None:
 
 @pytest.mark.parametrize("size", [2.0**-200, 1.0, 2.0**200])
 def test_singularity_is_relative_to_the_size_of_the_core(size: float) -> None:
-    """A power of two changes no rounding: what is singular at one size is so at every size, and what is not is not."""
-    singular, regular = np.ones((2, 2)), np.array([[1.0, 0.5], [0.25, 1.0]])
-    G = np.arange(12.0).reshape(4, 3)
-    Y = LowRank(np.eye(4)[:, :2], size * singular, np.eye(3)[:, :2])
-    with pytest.raises(ValueError, match=r"^S: .*expected an invertible S, found smallest singular value"):
-        FactorGradients.from_dense(Y, G).projected(Y)
-    Y = LowRank(Y.U, size * regular, Y.V)
+    """A power of two changes no rounding: what is singular at one size is so at every size, and what is not is not.
+
+    Singular is what a rounding error can make so: σ_min = 0, or eps/10 of σ_max beside an entry off the diagonal.
+    """
+    nearly, regular = np.array([[1.0, 0.1], [0.0, 2e-17]]), np.array([[1.0, 0.5], [0.25, 1.0]])
+    G, (U, V) = np.arange(12.0).reshape(4, 3), (np.eye(4)[:, :2], np.eye(3)[:, :2])
+    for singular in (np.ones((2, 2)), nearly):
+        Y = LowRank(U, size * singular, V)
+        with pytest.raises(ValueError, match=r"^S: .*expected an invertible S, found smallest singular value"):
+            FactorGradients.from_dense(Y, G).projected(Y)
+    Y = LowRank(U, size * regular, V)
     assert FactorGradients.from_dense(Y, G).projected(Y).dK.shape == (4, 2)

@@ -171,6 +171,31 @@ def test_transport_by_its_formula(rule: Optimizer) -> None:
             np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-16, err_msg=name)
 
 
+def test_layers_are_transported_each_by_its_own_bases() -> None:
+    rng = np.random.default_rng(3)
+    A, B = (np.stack([overlap(6, 2, 3, rng) for _ in range(4)]) for _ in "AB")
+    gradients = Triple(*(rng.standard_normal((4, *shape)) for shape in ((5, 2), (6, 2), (2, 2))))
+    moments = Adam().direction(gradients, Moments())[1]
+    stacked = Adam().transport(moments, A, B)
+    for layer in range(4):
+        one = Moments(1, *(Triple(*(X[layer] for X in of)) for of in (moments.first, moments.second) if of))
+        alone = Adam().transport(one, A[layer], B[layer])
+        for found, expected in ((stacked.first, alone.first), (stacked.second, alone.second)):
+            assert found
+            assert expected
+            for X, Y in zip(found, expected, strict=True):
+                np.testing.assert_allclose(X[layer], Y, rtol=1e-14, atol=1e-16)
+
+
+def test_rounding_makes_no_second_moment_negative() -> None:
+    """Columns of UᵀU₁ may be longer than 1 by a rounding error, of which nothing may arrive at the other directions."""
+    one = Triple(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]), np.diag([1.0, 0.0]))
+    turned = (1.0 + 4.0 * EPS) * np.eye(2)
+    second = Adam().transport(Moments(1, one, one), turned, turned).second
+    assert second
+    assert all(np.min(X) >= 0.0 for X in second)
+
+
 class Leaking(Adam):
     """Second moments move by the squared entries alone: nothing stands for what lies outside the old bases."""
 

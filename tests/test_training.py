@@ -201,6 +201,7 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
             {"learning_rate": 1.0, "tau": 0.1, "truncate": "never"},
             "^truncate: expected 'at once' or 'after the cycle', found 'never'$",
         ),
+        ({"learning_rate": 1.0, "tau": 0.1, "core": "none"}, "^core: expected 'own' or 'shared', found 'none'$"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str, unchecked: None) -> None:

@@ -135,7 +135,7 @@ def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
     table.add_column("controls", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for outcome in outcomes:
-        failing = sum(control.fails for control in outcome.controls)
+        failing = sum(bool(control.failed) for control in outcome.controls)
         table.add_row(
             outcome.claim.id,
             str(len(outcome.results)),

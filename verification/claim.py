@@ -155,8 +155,9 @@ class Control:
 class Claim:
     """A guarantee, by content.
 
-    ``limit`` : the largest ratio that still holds, 1 for an inequality with explicit constants, ``FAIL`` for one in rounding
-    units.  ``floor`` : the least number of ratios that a run must have compared, so that nothing passes by checking nothing.
+    ``controls`` : between them they must fail every inequality.  ``floor`` : the least number of ratios that a run must have
+    compared, so that nothing passes by checking nothing.  ``limit`` : the largest ratio that still holds, 1 for an inequality
+    with explicit constants, ``FAIL`` for one in rounding units.
     """
 
     id: str
@@ -168,8 +169,8 @@ class Claim:
     cases: Callable[[Plan], Iterable[Case]]
     check: Callable[[Case], CaseResult]
     controls: Sequence[Control]
+    floor: int
     limit: float = 1.0
-    floor: int = 1
     explanation: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()

@@ -111,7 +111,8 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dic
                         "id": c.control.id,
                         "why": c.control.why,
                         "worst": c.worst,
-                        "fails": c.fails,
+                        "fails": bool(c.failed),
+                        "failed": sorted(c.failed),
                         "cases": len(c.results),
                     }
                     for c in outcome.controls

@@ -38,10 +38,10 @@ class ControlOutcome:
         return next((result.error for result in self.results if result.error), "")
 
     @property
-    def fails(self) -> bool:
-        """Whether a comparison failed, as it must; a control that broke down or compared nothing did not fail."""
-        ratios = (value for result in self.results for values in result.ratios.values() for value in values)
-        return not self.error and any(not value <= self.limit for value in ratios)
+    def failed(self) -> set[str]:
+        """The inequalities that failed, as they must; none for a control that broke down."""
+        compared = (item for result in self.results for item in result.ratios.items() if not self.error)
+        return {name for name, ratios in compared if any(not ratio <= self.limit for ratio in ratios)}
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class ClaimOutcome:
         for control in self.controls:
             if control.error:
                 found.append(f"control {control.control.id} broke: {control.error.splitlines()[-1]}")
-            elif not control.fails:
+            elif not control.failed:
                 found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), it must fail")
-        if not self.controls:
-            found.append("no negative control")
+        failed = {name for control in self.controls for name in control.failed}
+        found += [f"no control fails: {name}" for name in self.ratios if name not in failed]
         return found if found or self.record is None else changes(self, self.record)
 
     @property

@@ -248,12 +248,14 @@ class _Wide:
 def _scale(inputs: StepInputs, eps: float) -> float:
     """s = ‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
 
-    Rounding of a large normal component of G leaves such a contradiction behind; the answer is determined only up to it.
+    Rounding of a large normal component of G leaves such a contradiction behind; the answer is determined only up to it.  Where
+    s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
     """
     x = _Wide.of(inputs)
     tangent = _norm(_off(x.U, x.dK)) + _norm(_off(x.V, x.dL)) + _norm(x.dS)
     contradiction = _norm(_H(x.U) @ x.dK - x.dS) + _norm(_H(x.V) @ x.dL - _H(x.dS))
-    return _norm(x.S) + inputs.learning_rate * (tangent + contradiction / eps)
+    scale = _norm(x.S) + inputs.learning_rate * (tangent + contradiction / eps)
+    return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 
 def _unit(inputs: StepInputs, eps: float) -> float:

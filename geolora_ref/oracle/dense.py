@@ -84,7 +84,7 @@ def dense_oracle(
     the precision that the step claims, by default that of the arrays.
     """
     eps = float(np.finfo(S.dtype).eps) if eps is None else eps
-    (m, r), n = U.shape, V.shape[0]
+    (m, r), n, normal_numbers = U.shape, V.shape[0], float(np.finfo(S.dtype).tiny)
     U, S, V, G = (_wide(X) for X in (U, S, V, G))
     W = U @ S @ V.conj().T
     normal = G - U @ (U.conj().T @ G)
@@ -95,6 +95,8 @@ def dense_oracle(
     if theta is None:
         theta = float(tau or 0.0) * float(tails[0])
     scale = float(np.linalg.norm(_double(W)) + learning_rate * np.linalg.norm(_double(G)))
+    if 0.0 < scale < normal_numbers:  # below them rounding is absolute
+        scale = normal_numbers
     unit = 4.0 * float(np.sqrt(m + n)) * eps * scale
     slack = 30.0 * unit * (1.0 + (tau or 0.0))
     most = min(2 * r, m, n) if max_rank is None else min(2 * r, m, n, max_rank)

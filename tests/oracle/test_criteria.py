@@ -45,6 +45,19 @@ def _diagonal_output(values: list[float], shape: tuple[int, int] = (8, 9)) -> Ou
 
 # --- right steps -----------------------------------------------------------------------------------------------------
 
+BELOW_NORMAL = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
+"""From S = 0 to W of size 4e-43, where single precision has three binary digits left."""
+
+
+def test_where_rounding_is_absolute_a_right_step_is_right() -> None:
+    """The reference rounds to multiples of 1.4e-45; an error of 100 times the allowed 30·c of them is seen, c = 4√11."""
+    inputs = StepCase.build(BELOW_NORMAL).inputs(np.float32)
+    U1, S1, V1 = _reference(inputs)
+    assert 0.0 < S1[0, 0] < np.finfo(np.float32).tiny
+    assert judge(inputs, (U1, S1, V1)).worst_ratio <= WARN
+    off = S1 + np.float32(100 * FAIL * 4.0 * np.sqrt(11.0) * 1.4e-45)
+    assert not judge(inputs, (U1, off, V1)).passed
+
 
 @given(parameters=case_parameters())
 def test_the_reference_is_right(dtype: Dtype, parameters: CaseParameters) -> None:

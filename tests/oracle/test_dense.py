@@ -49,6 +49,15 @@ def test_the_target_by_the_other_formula(parameters: CaseParameters) -> None:
     assert ratio(error, oracle.scale, expected.shape, 2.0**-52) <= FAIL
 
 
+def test_below_the_normal_numbers_the_unit_is_absolute() -> None:
+    """c multiples of the smallest number, 1.4e-45 in single precision; where nothing happens, 0 as ever."""
+    case = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
+    unit = 4.0 * np.sqrt(11.0) * 2.0**-149
+    assert _oracle(StepCase.build(case), np.float32).unit == pytest.approx(unit)
+    assert _oracle(StepCase.build(replace(case, learning_rate=1e-25)), np.float32).unit > 1e5 * unit
+    assert _oracle(StepCase.build(replace(case, learning_rate=0.0)), np.float32).unit == 0.0
+
+
 @given(parameters=case_parameters() | case_parameters(complex_data=True))
 def test_a_best_approximation_passes_and_any_other_fails(parameters: CaseParameters) -> None:
     oracle = _oracle(StepCase.build(parameters))

@@ -20,7 +20,7 @@ from geolora_ref.files import read_json
 flint = pytest.importorskip("flint", reason="ball arithmetic needs the extra 'rigor'")
 
 from verification.rigor import checker  # noqa: E402
-from verification.rigor.__main__ import BROKEN, main, prove, refute  # noqa: E402
+from verification.rigor.__main__ import BROKEN, CHANCES, main, prove, refute  # noqa: E402
 from verification.rigor.balls import matrix, off, precision, singular_values  # noqa: E402
 from verification.rigor.certificate import certify, outcomes  # noqa: E402
 from verification.rigor.instances import draw, mutant, reference  # noqa: E402
@@ -85,7 +85,8 @@ def test_every_statement_is_refuted_for_something_wrong(statement: str) -> None:
 
 @pytest.mark.parametrize("name", ["silent-regularisation", "single-pass-residual", "gram-singular-values", "divide-by-zero"])
 def test_mutants_that_only_one_kind_of_instance_shows(name: str) -> None:
-    (found,) = refute([name], list(draw(56, largest=9))).values()
+    (found,) = refute([name], list(draw(CHANCES, largest=9))).values()
+    assert found, f"{name} was not refuted"
     assert found["followed"], found
 
 

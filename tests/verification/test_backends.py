@@ -30,8 +30,8 @@ from verification.runner import run
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
 
 CLAIM = "one-backward-pass"
-UNITS = 132
 PLAN = Plan()
+UNITS = sum(len(list(of.cases(PLAN))) for of in (CLAIMS[CLAIM], *CLAIMS[CLAIM].controls))
 
 slow = pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="starting and ending clusters: nightly")
 PRELOAD = """

@@ -49,4 +49,4 @@ def test_a_control_without_a_reason_and_an_unknown_section_are_refused() -> None
     with pytest.raises(ValueError, match="Control: expected a text for why, found ' '"):
         Control("control", " ", lambda plan: [], lambda case: measured(1.0, 1.0))
     with pytest.raises(ValueError, match=r"good: expected sections like '4\.5, 5', found '4\.5 and 5'"):
-        Claim("good", "t", "4.5 and 5", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), ())
+        Claim("good", "t", "4.5 and 5", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1)

@@ -51,7 +51,9 @@ def fails(case: Case) -> CaseResult:
     return replace(slow_check(case), ratios={"ratio": [float("inf")]})
 
 
-CLAIM = Claim("made-up", "Made up", "0", "x ≤ 1", (), ("GeoLoRA",), cases, slow_check, (Control("wrong", "x > 1", cases, fails),))
+CLAIM = Claim(
+    "made-up", "Made up", "0", "x ≤ 1", (), ("GeoLoRA",), cases, slow_check, (Control("wrong", "x > 1", cases, fails),), 1
+)
 
 
 @pytest.fixture(autouse=True)

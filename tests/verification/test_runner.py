@@ -47,8 +47,23 @@ def violating(case: Case) -> CaseResult:
     return out.result(case)
 
 
+def another(case: Case) -> CaseResult:
+    out = Measurements()
+    out.ratio("another", 0.5)
+    return out.result(case)
+
+
 GOOD = Claim(
-    "made-up", "A made-up claim", "0", "1 ≤ 2", (), ("GeoLoRA",), cases, ratio(0.5), (Control("bad", "2 > 1", cases, ratio(2.0)),)
+    "made-up",
+    "A made-up claim",
+    "0",
+    "1 ≤ 2",
+    (),
+    ("GeoLoRA",),
+    cases,
+    ratio(0.5),
+    (Control("bad", "2 > 1", cases, ratio(2.0)),),
+    1,
 )
 
 
@@ -75,7 +90,8 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, check=violating), "hypothesis violated: λ < 2/β"),
         (replace(GOOD, check=broken), "ZeroDivisionError: the check itself is wrong"),
         (replace(GOOD, floor=4), "only 3 comparisons, at least 4 are needed"),
-        (replace(GOOD, controls=()), "no negative control"),
+        (replace(GOOD, controls=()), "no control fails: ratio"),
+        (replace(GOOD, check=another), "no control fails: another"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(0.9)),)), "control bad passed"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, broken),)), "control bad broke"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, nothing),)), "control bad passed"),

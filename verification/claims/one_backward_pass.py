@@ -62,6 +62,17 @@ def without_transpose(Y: LowRank, G: np.ndarray) -> FactorGradients:
     return replace(FactorGradients.from_dense(Y, G), dU=ProjectedGradients.from_dense(Y, G).dK @ Y.S)
 
 
+def with_transpose(Y: LowRank, G: np.ndarray) -> FactorGradients:
+    """G_V = Gᵀ U Sᵀ instead of Gᵀ U S."""
+    return replace(FactorGradients.from_dense(Y, G), dV=ProjectedGradients.from_dense(Y, G).dL @ Y.S.T)
+
+
+def core_transposed(Y: LowRank, G: np.ndarray) -> FactorGradients:
+    """G_S = VᵀGᵀU instead of UᵀGV."""
+    right = FactorGradients.from_dense(Y, G)
+    return replace(right, dS=right.dS.T)
+
+
 def dense_cases(plan: Plan) -> Iterator[Case]:
     return (case for case in cases(plan) if case["core"] == "dense" and case["seed"] < plan.seed + 2)
 
@@ -85,5 +96,7 @@ CLAIM = Claim(
             dense_cases,
             lambda case: check(case, without_transpose),
         ),
+        Control("needless-transpose", "G_V formed with Sᵀ instead of S", dense_cases, lambda case: check(case, with_transpose)),
+        Control("core-transposed", "G_S of the transposed matrix", dense_cases, lambda case: check(case, core_transposed)),
     ),
 )

@@ -39,15 +39,16 @@ def steps(case: Case) -> Iterator[StepCase]:
         yield StepCase.build(draw_parameters(rng, largest=12, complex_data=draw % 4 == 3))
 
 
-def check(case: Case, dense_tau: float = 1.0, accept_mutants: bool = False) -> CaseResult:
+def check(case: Case, dense_tau: float = 1.0, accept_mutants: bool = False, reference: Any = None) -> CaseResult:
     """Judge one backend on the same steps by both oracles.
 
     Agreement is recorded as 0 or infinity.  A mutant must be rejected at least once, by its output or, where that cannot show
-    it, at the line where it sits.  ``dense_tau`` scales the threshold that the dense oracle is told (for a control).
+    it, at the line where it sits.  For controls: ``dense_tau`` scales the threshold that the dense oracle is told,
+    ``reference`` is a step in place of the reference.
     """
     out = Measurements()
     mutant = MUTANTS.get(case["backend"])
-    step = mutant.step if mutant else Stages().step
+    step = mutant.step if mutant else reference or Stages().step
     rejected: Counter[str] = Counter()
     for drawn in steps(case):
         inputs = drawn.inputs()
@@ -111,6 +112,10 @@ def control_cases(plan: Plan) -> Iterator[Case]:
     yield Case("off-by-one-low", {"backend": "off-by-one-low", "draws": 100, "seed": plan.seed})
 
 
+def reference_cases(plan: Plan) -> Iterator[Case]:
+    yield Case("reference", {"backend": "reference", "draws": 100, "seed": plan.seed})
+
+
 CLAIM = Claim(
     id="oracles",
     title="The two oracles agree and reject every mutant",
@@ -133,6 +138,12 @@ CLAIM = Claim(
             lambda case: check(case, dense_tau=2.0),
         ),
         Control("blind", "an oracle that rejects nothing", control_cases, lambda case: check(case, accept_mutants=True)),
+        Control(
+            "a wrong reference",
+            MUTANTS["off-by-one-low"].defect,
+            reference_cases,
+            lambda case: check(case, reference=MUTANTS["off-by-one-low"].step),
+        ),
     ),
     tables=(Table("Kill table: on how many drawn steps each criterion rejects each mutant", kill_table),),
 )

@@ -24,7 +24,7 @@ SHAPE, RANK, T, GENERAL = (60, 50), 4, 1.0, 0.3
 SPECTRUM = (1.0, 0.8, 0.6, 0.5)
 LEVELS = 5
 SHOWN = 256
-TOLERANCE_STEPS = (4, 8, 16, 32, 64)
+TOLERANCE, TOLERANCE_STEPS = TruncationRule(theta=1e-2, per_time=True), (4, 8, 16, 32, 64)
 EPSILONS = (0.32, 0.16, 0.08, 0.04, 0.02)
 DIAL_STEPS = 128
 ALLOWED = 0.1
@@ -104,7 +104,7 @@ def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
     far below the best error of rank 4.  Where the rank stalls (4.5), smaller steps make it worse.
     """
     out, (problem, Y0, _, full) = Measurements(), problem_of(case["seed"], GENERAL)
-    integrator = integrator or FAMILY[case["integrator"]].make(TruncationRule(theta=1e-2, per_time=True), RK4)
+    integrator = integrator or FAMILY[case["integrator"]].make(TOLERANCE, RK4)
     runs = [integrate(integrator, problem, Y0, (0.0, T), T / steps) for steps in TOLERANCE_STEPS]
     slopes = Slopes([T / n for n in TOLERANCE_STEPS], [float(np.linalg.norm(run.Y.full() - full)) for run in runs], FLOOR)
     best = best_error(case["seed"], GENERAL)
@@ -249,6 +249,18 @@ CLAIM = Claim(
             "augmented BUG with explicit Euler for its sub-equations is of order 1",
             one_case("augmented BUG", "tangential"),
             lambda case: check(case, member("augmented BUG", RANK, EXPLICIT_EULER)),
+        ),
+        Control(
+            "Euler sub-steps and the dial",
+            "their error does not depend on ε",
+            one_case("augmented BUG", "dial"),
+            lambda case: check(case, member("augmented BUG", RANK, EXPLICIT_EULER)),
+        ),
+        Control(
+            "no stall",
+            "augmented BUG, asked to stay at its rank",
+            one_case("parallel BUG", "tolerance"),
+            lambda case: check(case, FAMILY["augmented BUG"].make(TOLERANCE, RK4)),
         ),
         Control(
             "a block forgotten",

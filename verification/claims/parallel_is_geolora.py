@@ -95,18 +95,22 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
         gradients = ProjectedGradients.from_dense(Y, flow.gradient(Y.full()))
         inputs = StepInputs(Y.U, Y.S, Y.V, gradients.dK, gradients.dL, gradients.dS, learning_rate=h, **options)
         step = integrator.step(field, k * h, Y, h)
-        for name, ratio in judge(inputs, (step.Y.U, step.Y.S, step.Y.V)).ratios.items():
-            out.ratio(name, ratio)
+        out.ratio("the worst criterion of the oracle", judge(inputs, (step.Y.U, step.Y.S, step.Y.V)).worst_ratio)
         same = step.Y.rank == geolora_step(Y, gradients, learning_rate=h, **options).Y.rank
         out.ratio("the same rank", 0.0 if same else 2.0 * FAIL)
         Y = step.Y
     return out.result(case)
 
 
-def control_cases(plan: Plan) -> Iterator[Case]:
-    for case in cases(plan):
-        if (case["problem"], case["start"], case["truncation"]) == ("quadratic", "order one", "τ = 0"):
-            yield case
+def quadratic(truncation: str) -> Any:
+    """The cases of controls."""
+
+    def of(plan: Plan) -> Iterator[Case]:
+        for case in cases(plan):
+            if (case["problem"], case["start"], case["truncation"]) == ("quadratic", "order one", truncation):
+                yield case
+
+    return of
 
 
 CLAIM = Claim(
@@ -124,14 +128,20 @@ CLAIM = Claim(
         Control(
             "Heun sub-steps",
             "a better sub-solver is another method",
-            control_cases,
+            quadratic("τ = 0"),
             lambda case: check(case, ParallelBUG(TruncationRule(tau=0.0), HEUN)),
         ),
         Control(
             "augmented BUG",
             "its lower right block is not 0",
-            control_cases,
+            quadratic("τ = 0"),
             lambda case: check(case, AugmentedBUG(TruncationRule(tau=0.0), EXPLICIT_EULER)),
+        ),
+        Control(
+            "another threshold",
+            "τ = 0.5 for τ = 0.05",
+            quadratic("τ = 0.05"),
+            lambda case: check(case, ParallelBUG(TruncationRule(tau=0.5), EXPLICIT_EULER)),
         ),
     ),
 )

@@ -49,11 +49,12 @@ def cases(plan: Plan) -> Iterator[Case]:
             yield Case(f"{setting}-{name}", {"setting": setting, "integrator": name, "h": h})
 
 
-def check(case: Case, rate_factor: float = 1.0, speed: float = 1.0) -> CaseResult:
+def check(case: Case, rate_factor: float = 1.0, speed: float = 1.0, integrator: str | None = None) -> CaseResult:
     """The electric energy ½∫E² decays like e^{2γt} while it oscillates (Landau), or grows like e^{2γt} (two streams).
 
     Decay: the slope through the maxima, and the distance of the maxima, π/ω.  Growth: the slope in the linear phase.  On the way
     the norm of f, for the methods that keep it: its drift is at most what was discarded.
+    ``integrator`` : another one in place of that of the case (for a control).
     """
     out, setting = Measurements(), SETTINGS[case["setting"]]
     problem = VlasovPoisson.landau_damping() if case["setting"] == "landau" else VlasovPoisson.two_stream(alpha=1e-5)
@@ -66,8 +67,8 @@ def check(case: Case, rate_factor: float = 1.0, speed: float = 1.0) -> CaseResul
         energies.append(problem.electric_energy(Product(progress.Y.U @ progress.Y.S, progress.Y.V)))
         norms.append(progress.Y.norm())
 
-    integrator = FAMILY[case["integrator"]].make(TruncationRule.fixed_rank(RANK), RK4)
-    run = integrate(integrator, problem, problem.start(RANK), (0.0, setting["T"]), case["h"], callback=watch)
+    method = FAMILY[integrator or case["integrator"]].make(TruncationRule.fixed_rank(RANK), RK4)
+    run = integrate(method, problem, problem.start(RANK), (0.0, setting["T"]), case["h"], callback=watch)
     if run.stopped is not None:
         raise run.stopped
     t, log_E, N = np.array(times), 0.5 * np.log(energies), np.array(norms)
@@ -123,6 +124,7 @@ CLAIM = Claim(
     controls=(
         Control("4 % off", "a theory with a rate that is 4 % larger", landau, lambda case: check(case, rate_factor=1.04)),
         Control("wrong velocities", "v scaled by 1.1: another plasma", landau, lambda case: check(case, speed=1.1)),
+        Control("BUG", "does not keep the norm of f", landau, lambda case: check(case, integrator="BUG")),
     ),
     figures=(Figure("Electric energy", "Rates as measured; dotted: the theory.", draw),),
 )

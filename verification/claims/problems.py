@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from geolora_ref import LowRank
 from geolora_ref.problems import (
     AllenCahn,
     KochLubich,
     Lyapunov,
     MatrixODE,
+    Product,
     Quadratic,
     RankPreservingLinear,
     RankPreservingRiccati,
@@ -80,24 +82,79 @@ class WrongSolution(Quadratic):
         return super().solution(1.01 * t, Y0)
 
 
-def broken(kind: str) -> Any:
-    """A check of a problem that is not what it says."""
+class WrongAction(Quadratic):
+    """The adjoint action has the wrong sign."""
 
-    def run(case: Case) -> CaseResult:
-        problem = {"gradient": WrongGradient, "solution": WrongSolution}.get(kind, Quadratic).random(
-            (12, 10), np.ones(3), np.random.default_rng(5)
-        )
-        if kind == "constant":
-            problem.lipschitz *= 0.5
-        if kind == "minimum":
-            problem.minimum = 1e-3
-        return check(case, problem)
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        """−Fᵀ U."""
+        return -super().apply_left(t, Y, U)
 
-    return run
+
+class WrongInitial(Quadratic):
+    """Initial values are too large."""
+
+    def initial(self, spectrum: ArrayLike, rng: np.random.Generator) -> LowRank:
+        """Singular values 1 + 1e-9 times the stated ones."""
+        return super().initial((1.0 + 1e-9) * np.asarray(spectrum), rng)
+
+
+class Damped(Schroedinger):
+    """The flow loses norm and energy."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        """F − 0.01 Y."""
+        return super().field(t, Y) - 0.01 * Y
+
+
+class WrongStart(Schroedinger):
+    """The start is too large."""
+
+    def start(self, rank: int) -> LowRank:
+        """1 + 1e-9 times the stated one."""
+        Y = super().start(rank)
+        return LowRank(Y.U, (1.0 + 1e-9) * Y.S, Y.V)
+
+
+class Leaking(VlasovPoisson):
+    """The flow loses particles."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        """F − 0.01 Y."""
+        return super().field(t, Y) - 0.01 * Y
+
+
+def quadratic(kind: type[Quadratic] = Quadratic, **wrong: float) -> Quadratic:
+    """A small quadratic, some constants of which are multiplied or set."""
+    problem = kind.random((12, 10), np.ones(3), np.random.default_rng(5))
+    problem.lipschitz *= wrong.get("lipschitz", 1.0)
+    problem.one_sided_lipschitz += wrong.get("one_sided", 0.0)
+    problem.minimum += wrong.get("minimum", 0.0)
+    return problem
+
+
+BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
+    "wrong gradient": ("the loss without its ½", lambda: quadratic(WrongGradient)),
+    "wrong solution": ("a solution that runs 1 % too fast", lambda: quadratic(WrongSolution)),
+    "wrong action": ("the adjoint action with the wrong sign", lambda: quadratic(WrongAction)),
+    "wrong initial value": ("initial values that are too large by 1e-9", lambda: quadratic(WrongInitial)),
+    "understated constant": ("half of the Lipschitz constant", lambda: quadratic(lipschitz=0.5)),
+    "overstated constant": ("three times the Lipschitz constant, which nothing attains", lambda: quadratic(lipschitz=3.0)),
+    "understated growth": ("a one-sided constant that is too low by 0.1", lambda: quadratic(one_sided=-0.1)),
+    "overstated minimum": ("a minimum that descent undercuts", lambda: quadratic(minimum=1e-3)),
+    "wrong start": ("a start that is too large by 1e-9", lambda: WrongStart(20, np.random.default_rng(5))),
+    "damped": ("a Hamiltonian flow that loses norm and energy", lambda: Damped(20, np.random.default_rng(5))),
+    "leaking": ("a transport that loses mass", Leaking.landau_damping),
+}
+"""Problems that are not what they say."""
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
     yield Case("broken", {"problem": "broken", "seed": plan.seed})
+
+
+def _control(name: str) -> Control:
+    why, make_broken = BROKEN[name]
+    return Control(name, why, control_cases, lambda case: check(case, make_broken()))
 
 
 CLAIM = Claim(
@@ -110,10 +167,5 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     floor=150,
-    controls=(
-        Control("wrong gradient", "the loss without its ½", control_cases, broken("gradient")),
-        Control("wrong solution", "a solution that runs 1 % too fast", control_cases, broken("solution")),
-        Control("understated constant", "half of the Lipschitz constant", control_cases, broken("constant")),
-        Control("overstated minimum", "a minimum that descent undercuts", control_cases, broken("minimum")),
-    ),
+    controls=tuple(map(_control, BROKEN)),
 )

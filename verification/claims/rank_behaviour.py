@@ -29,8 +29,8 @@ def cases(plan: Plan) -> Iterator[Case]:
             yield Case(f"{name}-{seed}", {"integrator": name, "seed": plan.seed + seed})
 
 
-def integrator_of(name: str) -> Integrator:
-    rule = TruncationRule(theta=THETA, max_rank=CAP, per_time=True)
+def integrator_of(name: str, cap: int = CAP) -> Integrator:
+    rule = TruncationRule(theta=THETA, max_rank=cap, per_time=True)
     if name == REJECTING:
         return ParallelBUG(rule, EXPLICIT_EULER, rejection=10.0)
     return FAMILY[name].make(rule, EXPLICIT_EULER)
@@ -83,6 +83,10 @@ def staying(plan: Plan) -> Iterator[Case]:
     yield Case("control", {"integrator": "parallel BUG", "seed": plan.seed})
 
 
+def growing(plan: Plan) -> Iterator[Case]:
+    yield Case("control", {"integrator": "augmented BUG", "seed": plan.seed})
+
+
 def draw(axes: Any, results: Results) -> None:
     offset = 0.0
     for result in results:
@@ -132,6 +136,12 @@ CLAIM = Claim(
             "the parallel step with rejection, asked to stay",
             staying,
             lambda case: check(case, integrator_of(REJECTING)),
+        ),
+        Control(
+            "another cap",
+            "with rank 18 the error is below the best of rank 12",
+            growing,
+            lambda case: check(case, integrator_of("augmented BUG", 18)),
         ),
     ),
     figures=(Figure("Rank over time", "From 5 to the cap of 12, or not.", draw),),

@@ -11,7 +11,7 @@ from geolora_ref.problems import Quadratic
 from geolora_ref.spectra import geometric
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.curvature_tail import tail_bound
-from verification.steppers import Stepper, augmented_bug, reference
+from verification.steppers import Outcome, Stepper, augmented_bug, reference
 from verification.trajectory import trajectory
 
 RANK, CAP, T, THETA = 5, 12, 2.0, 1e-3  # ϑ = 1e-3 λ
@@ -71,8 +71,14 @@ def draw_error(axes: Any, results: Results) -> None:
     axes.legend()
 
 
-def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["start"] == "order one" and case["rate"] == 0.003125)
+def smallest_rate(start: str) -> Any:
+    """The cases of controls."""
+    return lambda plan: (case for case in cases(plan) if case["start"] == start and case["rate"] == 0.003125)
+
+
+def capped(Y: Any, G: Any, **parameters: Any) -> Outcome:
+    """The reference without room to grow."""
+    return reference(Y, G, **parameters | {"max_rank": RANK})
 
 
 CLAIM = Claim(
@@ -94,9 +100,10 @@ CLAIM = Claim(
         Control(
             "augmented-bug",
             "keeps the lower right block −λŨᵀGṼ of Ŝ, so its rank grows",
-            control_cases,
+            smallest_rate("order one"),
             lambda case: check(case, augmented_bug),
         ),
+        Control("capped", "max_rank is the rank of the start", smallest_rate("zero"), lambda case: check(case, capped)),
     ),
     figures=(
         Figure(

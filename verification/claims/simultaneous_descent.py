@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,18 @@ def tangent_operator(Y: LowRank, Z: Matrix) -> Matrix:
     return np.asarray(Y.tangent_projection(Z))
 
 
-def check(case: Case, operator: Any = factor_operator) -> CaseResult:
-    """Each part in rounding units; the size of P̂ is 1 + 2σ_max²."""
+def mixed_operator(Y: LowRank, Z: Matrix) -> Matrix:
+    """P̂(W)Z whose first term takes the columns of V in two orders."""
+    U, S, V = Y
+    return np.asarray(Z @ V @ S.T @ S @ V[:, ::-1].T + U @ (U.T @ Z @ V) @ V.T + U @ S @ S.T @ U.T @ Z)
+
+
+def check(case: Case, operator: Any = factor_operator, rate: float = 1.0) -> CaseResult:
+    """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  ``rate`` : λ of the step that descends where P̂G = 0."""
     rng, out = np.random.default_rng([case["seed"], 46]), Measurements()
     sigma = SPECTRA[case["spectrum"]](RANK)
     Y = LowRank.random(SHAPE, sigma, rng)
-    parts = {"form": _form, "null space": _null_space, "stuck": _stuck, "rates": _rates}
+    parts: dict[str, Any] = {"form": _form, "null space": _null_space, "stuck": partial(_stuck, rate=rate), "rates": _rates}
     parts[case["part"]](Y, sigma, operator, rng, out)
     return out.result(case)
 
@@ -86,7 +93,7 @@ def _null_space(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generat
     out.ratio("eigenvalues of P̂ are σ_i² + σ_j² + [i,j ≤ r]", float(np.max(np.abs(found - expected))) / (_unit(Y, np.eye(1))))
 
 
-def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements) -> None:
+def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, rate: float) -> None:
     """(c) S = 0 and UᵀGV = 0: stationary for the factors, not for GeoLoRA, which descends from there by λ(1 − βλ/2)‖PG‖²."""
     Y = LowRank(Y.U, np.zeros((RANK, RANK)), Y.V)
     Z = rng.standard_normal(SHAPE)
@@ -94,7 +101,7 @@ def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, o
     problem = Quadratic(A, np.eye(SHAPE[0]), np.eye(SHAPE[1]))
     G = problem.gradient(Y.full())
     out.ratio("S = 0, UᵀGV = 0: P̂G = 0", float(np.linalg.norm(operator(Y, G))) / _unit(Y, G))
-    step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=1.0, tau=0.0)
+    step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=0.0)
     projected = float(np.linalg.norm(Y.tangent_projection(G)))
     decrease = problem.loss(Y.full()) - problem.loss(step.full())
     out.ratio("… and GeoLoRA descends by ½‖PG‖² (β = λ = 1)", abs(decrease - 0.5 * projected**2) / (_unit(Y, G) * projected))
@@ -173,6 +180,8 @@ CLAIM = Claim(
             control_cases,
             lambda case: check(case, tangent_operator),
         ),
+        Control("mixed", "the columns of V in two orders", control_cases, lambda case: check(case, mixed_operator)),
+        Control("a shorter step", "λ = 0.9, which descends by less", control_cases, lambda case: check(case, rate=0.9)),
     ),
     figures=(
         Figure(

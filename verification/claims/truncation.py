@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from geolora_ref import LowRank, ProjectedGradients, RankRule, geolora_step
+from geolora_ref import GeoLoRAStep, LowRank, ProjectedGradients, RankRule, geolora_step
 from geolora_ref.oracle.cases import StepCase, draw_parameters
 from geolora_ref.oracle.criteria import FAIL, judge
 from geolora_ref.oracle.mutants import MUTANTS
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 
 DRAWS = 50
+CRITERIA = "the worst criterion of the oracle"
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -35,19 +37,19 @@ def drawn(case: Case) -> Iterator[StepCase]:
         yield StepCase.build(draw_parameters(rng, largest=case["largest"], complex_data=case["complex"]))
 
 
-def check(case: Case) -> CaseResult:
+def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step) -> CaseResult:
+    """The criteria of the oracle, of which stationarity and dominance are about the truncation, and what the step says of it.
+
+    ``told`` : what is told of the step in place of the truth (for controls).
+    """
     out = Measurements()
     for step_case in drawn(case):
         inputs = step_case.inputs(np.dtype(case["dtype"]))
-        step = geolora_step(
-            LowRank(inputs.U, inputs.S, inputs.V),
-            ProjectedGradients(inputs.dK, inputs.dL, inputs.dS),
-            **inputs.parameters,
-        )
+        gradients = ProjectedGradients(inputs.dK, inputs.dL, inputs.dS)
+        step = told(geolora_step(LowRank(inputs.U, inputs.S, inputs.V), gradients, **inputs.parameters))
         precision = np.finfo(step.Y.S.dtype).dtype.name
         out.require(f"the step is one of {case['dtype']}", precision == case["dtype"])
-        for name, ratio in judge(inputs, tuple(step.Y)).ratios.items():
-            out.ratio(name, ratio)
+        out.ratio(CRITERIA, judge(inputs, tuple(step.Y)).worst_ratio)
         unit = 4.0 * np.sqrt(sum(step.Y.shape)) * np.finfo(precision).eps * float(np.linalg.norm(step.singular_values))
         distance = float(np.linalg.norm(step.full().astype(complex) - step.Y.full()))
         difference = abs(distance - step.discarded)
@@ -64,7 +66,7 @@ def check_mutant(name: str, case: Case) -> CaseResult:
     for step_case in drawn(case):
         inputs = step_case.inputs(np.dtype(case["dtype"]))
         verdict = judge(inputs, MUTANTS[name].step(*inputs.arrays, **inputs.parameters))
-        out.ratio("worst criterion", verdict.worst_ratio)
+        out.ratio(CRITERIA, verdict.worst_ratio)
     return out.result(case)
 
 
@@ -103,5 +105,19 @@ CLAIM = Claim(
     check=check,
     limit=FAIL,
     floor=1000,
-    controls=tuple(_control(name) for name in NAMES),
+    controls=(
+        *(_control(name) for name in NAMES),
+        Control(
+            "untold",
+            "the step says that it discarded nothing",
+            control_cases,
+            lambda case: check(case, lambda step: replace(step, discarded=0.0)),
+        ),
+        Control(
+            "another threshold",
+            "the step is held to half of its threshold",
+            control_cases,
+            lambda case: check(case, lambda step: replace(step, theta=0.5 * step.theta)),
+        ),
+    ),
 )

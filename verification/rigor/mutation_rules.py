@@ -27,16 +27,17 @@ def random_streams(node: cst.CSTNode) -> bool:
     return m.matches(node, m.Call(func=m.Attribute(attr=m.Name("default_rng"))))
 
 
-NUMBERS = re.compile(r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SIGMA_MIN|(\w+_)?STEPS")
+NUMBERS = re.compile(r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SIGMA_MIN|(\w+_)?STEPS|STARTS|SPECTRUM")
 """What claims call the numbers of their instances."""
 
 
 def choice_of_instances(node: cst.CSTNode) -> bool:
-    """The numbers of the instances: how many, how large, how far, from which spectrum; a claim holds for every instance."""
-    plan = m.FunctionDef(params=m.Parameters(params=[m.ZeroOrMore(), m.Param(name=m.Name("plan")), m.ZeroOrMore()]))
-    made = m.Attribute(attr=m.Name("random") | m.Name("initial"))
-    drawn = m.Call(func=made, args=[m.ZeroOrMore(), m.Arg(value=m.Name("rng")), m.ZeroOrMore()])
-    return m.matches(node, plan | drawn | m.Arg(keyword=m.Name("floor"))) or _sets_numbers(node)
+    """What makes the instances: cases from a plan, problems by their name, whatever is drawn; a claim holds for each."""
+    rng, others = m.Name("rng"), m.ZeroOrMore()
+    planned = m.FunctionDef(params=m.Parameters(params=[others, m.Param(name=m.Name("plan")), others]))
+    made = m.FunctionDef(name=m.Name("problem_of") | m.Name("make")) | m.Lambda(params=m.Parameters(params=[m.Param(name=rng)]))
+    drawn = m.Call(args=[others, m.Arg(value=rng), others]) | m.Call(func=m.Attribute(value=rng))
+    return m.matches(node, planned | made | drawn | m.Arg(keyword=m.Name("floor"))) or _sets_numbers(node)
 
 
 def _sets_numbers(node: cst.CSTNode) -> bool:

@@ -159,11 +159,11 @@ def own_peak(method: str, case: str, threads: int) -> int:
 
 
 def update_table(effort: Effort, progress: Progress, sizes: Sequence[Size] = SIDE_BY_SIDE) -> list[dict[str, Any]]:
-    """The update alone beside AdamW on LoRA's factors and the reference."""
+    """The update alone beside AdamW on LoRA's factors, the unguarded step and the reference."""
     table = []
     for done, size in enumerate(sizes):
         progress("updates", done, len(sizes))
-        times = interleaved(update_rows(size, reference=True), effort.updates, warm_up=5)
+        times = interleaved(update_rows(size, others=True), effort.updates, warm_up=5)
         rows = {name: _summary(one, times["adamw"], times["adamw"]) for name, one in times.items()}
         table.append({**asdict(size), "rows": rows})
     return table
@@ -177,7 +177,7 @@ def growth(effort: Effort, progress: Progress) -> dict[str, Any]:
         points = []
         for done, size in enumerate(sizes):
             progress(f"growth in {axis}", done, len(sizes))
-            times = interleaved(update_rows(size, reference=False), effort.growth, warm_up=2)
+            times = interleaved(update_rows(size, others=False), effort.growth, warm_up=2)
             points.append({**asdict(size), "milliseconds": [1e3 * value for value in times["fast"].quartiles()]})
         found[axis] = {"points": points, "exponents": _exponents(axis, points)}
     return found

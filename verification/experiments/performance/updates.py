@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import LayerBank
 from geolora_ref.fast.bank import Factors
 
-__all__ = ["GRID", "SIDE_BY_SIDE", "Size", "fitted_exponent", "update_rows"]
+__all__ = ["GRID", "SIDE_BY_SIDE", "Size", "fitted_exponent", "unguarded_step", "update_rows"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,28 @@ def layers_of(size: Size) -> tuple[list[Factors], list[Factors]]:
     return layers, updates
 
 
-def update_rows(size: Size, *, reference: bool) -> dict[str, Callable[[], None]]:
-    """The fast step at fixed rank, AdamW on the two factors of LoRA, and the reference step layer by layer."""
+@torch.no_grad()
+def unguarded_step(bases: Tensor, S: Tensor, updates: Tensor, delta_S: Tensor) -> tuple[Tensor, Tensor]:
+    """(bases, S) after the shortest step at fixed rank, for comparison: what it saves is what makes the fast step safe.
+
+    ``bases``, ``updates`` (2L, r, m) : all U, then all V, and ΔK, ΔL, transposed; S, ΔS (L, r, r).  In their own precision: the
+    residual is orthonormalised by one Cholesky factor, which does not exist where it is rank-deficient, and the defect of the
+    bases is held by one Newton–Schulz polish.
+    """
+    layers, r = len(S), S.shape[1]
+    residual = torch.baddbmm(updates, updates @ bases.mT, bases, alpha=-1.0)
+    factor, _ = torch.linalg.cholesky_ex(residual @ residual.mT)
+    upper = torch.cat([S - delta_S, -factor[layers:]], dim=2)
+    lower = torch.cat([-factor[:layers].mT, torch.zeros_like(S)], dim=2)
+    P, sigma, Qt = torch.linalg.svd(torch.cat([upper, lower], dim=1))
+    kept = torch.cat([P[:, :, :r], Qt[:, :r].mT])
+    new = torch.linalg.solve_triangular(factor.mT, kept[:, r:], upper=True).mT @ residual
+    new = torch.baddbmm(new, kept[:, :r].mT, bases)
+    return torch.baddbmm(new, new @ new.mT, new, beta=1.5, alpha=-0.5), torch.diag_embed(sigma[:, :r])
+
+
+def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
+    """AdamW on the two factors of LoRA and the fast step at fixed rank; the unguarded step and the reference as well."""
     layers, updates = layers_of(size)
     bank = LayerBank.of(layers, capacity=size.r)
     delta_K, delta_L, delta_S = (list(X) for X in zip(*updates, strict=True))
@@ -68,8 +88,15 @@ def update_rows(size: Size, *, reference: bool) -> dict[str, Callable[[], None]]
             gradients = ProjectedGradients(dK=dK, dL=dL, dS=dS)
             geolora_step(LowRank(U, S, V), gradients, learning_rate=1.0, tau=0.0, max_rank=size.r)
 
+    bases = torch.stack([U.mT for U, _, _ in layers] + [V.mT for _, _, V in layers])
+    state = [bases, torch.stack([S for _, S, _ in layers])]
+
+    def unguarded() -> None:
+        stacked = torch.stack([X.mT for X in (*delta_K, *delta_L)])
+        state[:] = unguarded_step(state[0], state[1], stacked, torch.stack(delta_S))
+
     rows = {"adamw": adamw, "fast": fast}
-    return rows | {"reference": slow} if reference else rows
+    return rows | {"unguarded": unguarded, "reference": slow} if others else rows
 
 
 def fitted_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

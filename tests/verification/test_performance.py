@@ -1,0 +1,53 @@
+"""The rows of the benchmark of updates do what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.oracle.criteria import FAIL
+from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
+
+SIZE = Size(3, 40, 4)
+
+
+def stacked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Bases, S, updates and ΔS of some layers, widened; a polish makes the bases orthonormal in double precision as well."""
+    layers, updates = layers_of(SIZE)
+    bases = torch.stack([U.mT for U, _, _ in layers] + [V.mT for _, _, V in layers])
+    changes = torch.stack([dK.mT for dK, _, _ in updates] + [dL.mT for _, dL, _ in updates])
+    S, dS = torch.stack([S for _, S, _ in layers]), torch.stack([dS for _, _, dS in updates])
+    bases, S, changes, dS = (X.double() for X in (bases, S, changes, dS))
+    return torch.baddbmm(bases, bases @ bases.mT, bases, beta=1.5, alpha=-0.5), S, changes, dS
+
+
+def test_every_row_runs() -> None:
+    rows = update_rows(SIZE, others=True)
+    assert list(rows) == ["adamw", "fast", "unguarded", "reference"]
+    for step in rows.values():
+        step()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_unguarded_step_is_the_step_where_nothing_is_deficient() -> None:
+    bases, S, changes, delta_S = stacked()
+    new, S1 = unguarded_step(bases, S, changes, delta_S)
+    for layer in range(SIZE.layers):
+        U, V, dK, dL = (X.mT for X in (bases[layer], bases[3 + layer], changes[layer], changes[3 + layer]))
+        gradients = ProjectedGradients(dK=dK, dL=dL, dS=delta_S[layer])
+        expected = geolora_step(LowRank(U, S[layer], V), gradients, learning_rate=1.0, tau=0.0, max_rank=SIZE.r).Y.full()
+        found = new[layer].mT @ S1[layer] @ new[3 + layer]
+        # Rounding of both, and the defect of the bases: its square, (3e-7)², is below eps.
+        unit = 4.0 * (2 * SIZE.m) ** 0.5 * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(expected)
+        assert torch.linalg.matrix_norm(found - expected) < FAIL * unit
+
+
+def test_the_unguarded_step_falls_into_the_trap() -> None:
+    """S = 0 and updates of rank one, as at the usual start: no orthonormal bases come out, which is why there is a guard."""
+    bases, S, changes, delta_S = stacked()
+    for change in changes:
+        change[1:] = change[:1]
+    new, _ = unguarded_step(bases, torch.zeros_like(S), changes, torch.zeros_like(delta_S))
+    defect = (new @ new.mT - torch.eye(SIZE.r)).abs().amax()
+    assert not defect < 1e-3
