@@ -31,7 +31,8 @@ distributed = pytest.importorskip("distributed", reason="distributed is not inst
 
 CLAIM = "one-backward-pass"
 PLAN = Plan()
-UNITS = sum(len(list(of.cases(PLAN))) for of in (CLAIMS[CLAIM], *CLAIMS[CLAIM].controls))
+CASES = (CLAIMS[CLAIM].cases, *(control.cases for control in CLAIMS[CLAIM].controls))
+UNITS = sum(len(list(cases(PLAN))) for cases in CASES)
 
 slow = pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="starting and ending clusters: nightly")
 PRELOAD = """
