@@ -123,7 +123,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
-    floor=1000,
+    floor=600,
     controls=(
         Control(
             "Heun sub-steps",
