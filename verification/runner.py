@@ -46,12 +46,13 @@ class ControlOutcome:
 
 @dataclass(frozen=True)
 class ClaimOutcome:
-    """A claim and everything that was measured for it; ``record``: how sharp it was, None where nothing is on record."""
+    """A claim and everything that was measured for it from a seed; ``record``: how sharp it was, None where nothing is on it."""
 
     claim: Claim
     results: Results
     controls: Sequence[ControlOutcome]
     record: Record | None = None
+    seed: int = 0
 
     @property
     def ratios(self) -> dict[str, list[float]]:
@@ -101,7 +102,7 @@ class ClaimOutcome:
                 found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), it must fail")
         failed = {name for control in self.controls for name in control.failed}
         found += [f"no control fails: {name}" for name in self.ratios if name not in failed]
-        return found if found or self.record is None else changes(self, self.record)
+        return found if found or self.record is None else changes(self, self.record, self.seed)
 
     @property
     def holds(self) -> bool:
@@ -175,4 +176,4 @@ def _outcome(claim: Claim, plan: Plan, journal: Journal) -> ClaimOutcome:
 
     controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
     record = recorded().get(claim.id) if plan.effort == "quick" else None
-    return ClaimOutcome(claim, results("", list(claim.cases(plan))), controls, record)
+    return ClaimOutcome(claim, results("", list(claim.cases(plan))), controls, record, plan.seed)

@@ -72,7 +72,25 @@ def test_what_is_recorded() -> None:
 def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
     """Bounds may change by a factor 5, rounding errors by 10; controls by 10 and 100."""
     same_cases = RECORD._replace(cases=measured(found).cases)
-    assert [text.partition(" (python")[0] for text in changes(found, same_cases)] == changed
+    assert [text.partition(" (python")[0] for text in changes(found, same_cases, 7)] == changed
+
+
+@pytest.mark.parametrize(
+    ("value", "control", "limit", "count"),
+    [
+        (0.41, 2.0, 1.0, 0),
+        (0.39, 2.0, 1.0, 1),
+        (0.63, 2.0, 1.0, 1),
+        (0.5, 1.5, 1.0, 1),
+        (0.26, 2.0, FAIL, 0),
+        (0.24, 2.0, FAIL, 1),
+        (0.5, 0.9, FAIL, 1),
+    ],
+)
+def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: float, limit: float, count: int) -> None:
+    """A factor 1.25 for bounds, 2 for rounding errors, for claims and controls alike."""
+    assert len(changes(outcome([value] * 3, control, limit), RECORD, 0)) == count
+    assert not changes(outcome([value] * 3, control, limit), RECORD, 7)
 
 
 def test_a_claim_that_has_become_loose_does_not_stand() -> None:
@@ -87,8 +105,8 @@ def test_other_cases_and_other_words_are_changes() -> None:
     told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [["exact", "yes", "0.5 (2 … 3)", ""]]),)))
     record = measured(told)
     assert record.words == ["exact", "yes"]
-    assert not changes(told, record)
-    found = changes(told, record._replace(words=["exact", "no"], cases="2 (01234567)"))
+    assert not changes(told, record, 0)
+    found = changes(told, record._replace(words=["exact", "no"], cases="2 (01234567)"), 0)
     assert [text.partition(" (python")[0] for text in found] == [
         "tables: - no",
         "tables: + yes",

@@ -117,7 +117,7 @@ def check_two_layers(case: Case) -> CaseResult:
     rng, out = np.random.default_rng([case["seed"], 42]), Measurements()
     problem = TwoLayerLinear.planted((10, 12, 8), [2.0, 1.5, 1.0], 40, rng)
     Ys: tuple[LowRank, LowRank] = problem.initial([1.0, 0.5, 0.2], rng)
-    rate, losses = 0.3, []
+    rate = 0.3
     for _ in range(case["steps"]):
         Ws = [Y.full() for Y in Ys]
         Gs = problem.gradient(*Ws)
@@ -143,16 +143,8 @@ def check_two_layers(case: Case) -> CaseResult:
             slope,
             discarded,
         )
-        losses.append(problem.loss(*Ws))
         Ys = (steps[0].Y, steps[1].Y)
-    out.series = {
-        "problem": "two layers",
-        "start": "order one",
-        "rate": 1.0,
-        "loss": losses,
-        "bound": losses[1:],
-        "minimum": 0.0,
-    }
+    out.series = {"start": "order one", "rate": rate}
     return out.result(case)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.problems import Quadratic
 from geolora_ref.spectra import SPECTRA, geometric
@@ -101,7 +101,7 @@ def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, o
     problem = Quadratic(A, np.eye(SHAPE[0]), np.eye(SHAPE[1]))
     G = problem.gradient(Y.full())
     out.ratio("S = 0, UᵀGV = 0: P̂G = 0", float(np.linalg.norm(operator(Y, G))) / _unit(Y, G))
-    step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate, tau=0.0)
+    step = augmented_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate)
     projected = float(np.linalg.norm(Y.tangent_projection(G)))
     decrease = problem.loss(Y.full()) - problem.loss(step.full())
     out.ratio("… and GeoLoRA descends by ½‖PG‖² (β = λ = 1)", abs(decrease - 0.5 * projected**2) / (_unit(Y, G) * projected))
