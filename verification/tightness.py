@@ -48,7 +48,7 @@ Medians = Mapping[str, float]
 
 
 class Record(NamedTuple):
-    """Of one claim, nothing of which depends on the seed but little.
+    """What is on record of one claim.
 
     ``medians`` of its own cases, under the empty name, and of each control; ``cases`` : how many they are, and a digest of their
     names; ``words`` : the entries of its tables that have no digit, in order.

@@ -132,7 +132,7 @@ def claim_stands(module: str) -> bool:
         for case in claim.cases(plan):
             results.append(claim.check(case))
             if results[-1].worst > claim.limit or results[-1].violated_hypotheses:
-                return False  # at once, to spare the rest
+                return False
         controls = [controlled(c, [c.check(case) for case in c.cases(plan)], claim.limit) for c in claim.controls]
         for figure in claim.figures:
             figure.draw(Figure().subplots(), results)
