@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.catalogue import FLOOR, catalogue
 from geolora_ref.oracle.check import Report, Row, applicable, load_backend
-from geolora_ref.oracle.conversion import EPS
+from geolora_ref.oracle.conversion import EPS, Conversion
+from geolora_ref.oracle.diagnosis import Diagnosis
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from tests.oracle.drawn import VARIANTS
@@ -37,6 +39,11 @@ def in_single(*arrays: Any, **parameters: Any) -> tuple[Any, ...]:
     return tuple(X.to(dtype) for X in REFERENCE.step(*(X.float() for X in arrays), **parameters))
 
 
+def in_no_precision(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> tuple[Any, ...]:
+    """Zeros."""
+    return 0.0 * U, 0.0 * S, 0.0 * V
+
+
 # --- the catalogue ---------------------------------------------------------------------------------------------------
 
 
@@ -48,6 +55,19 @@ def test_catalogue_is_large_and_every_case_has_an_id_and_a_reason() -> None:
         assert sum(applicable(case, dtype) for case in cases) >= 300
     for dtype in ("float16", "bfloat16"):
         assert sum(applicable(case, dtype) for case in cases) >= FLOOR
+
+
+@pytest.mark.parametrize(
+    ("flag", "dtypes"),
+    [
+        ("complex", {"complex128", "complex64"}),
+        ("double-range", {"float64", "complex128"}),
+        ("wide-range", {"float64", "complex128", "float32", "complex64", "bfloat16"}),
+    ],
+)
+def test_a_flag_says_which_dtypes_can_hold_a_case(flag: str, dtypes: set[str]) -> None:
+    case = replace(catalogue()[0], flags=("shape", flag))
+    assert {dtype for dtype in EPS if applicable(case, dtype)} == dtypes
 
 
 def test_adding_a_case_changes_no_other() -> None:
@@ -203,7 +223,7 @@ def flat(*arrays: Any, **parameters: Any) -> Any:
     ("backend", "what"),
     [
         (raising, "raised RuntimeError: out of luck"),
-        (pair, "expected (U1, S1, V1), found tuple of 2"),
+        (pair, "expected (U1, S1, V1), found tuple of 2: ndarray ("),
         (nan, "entries are not finite"),
         (too_many_columns, "expected"),
         (flat, "S1: expected a square matrix, found shape"),
@@ -244,6 +264,36 @@ def test_nothing_checked_never_passes() -> None:
     report = check_step(REFERENCE.step, select={"group": "no-such-group"})
     assert not report.passed
     assert "no case matches" in report.problems[0]
+
+
+def test_a_whole_run_has_many_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geolora_ref.oracle.check.catalogue", lambda: catalogue()[:3])
+    report = check_step(REFERENCE.step)
+    assert report.problems == [f"only 3 cases were run, a whole run has at least {FLOOR}"]
+    assert not report.passed
+
+
+def test_cases_are_selected_by_the_beginning_of_their_ids_and_the_report_names_the_backend() -> None:
+    report = check_step(in_no_precision, select={"id": "shape-sq"})
+    assert {row.id for row in report.rows} == {case.id for case in catalogue() if case.id.startswith("shape-sq")}
+    assert report.backend == "tests.oracle.test_check:in_no_precision"
+
+
+def test_a_device_is_for_the_library_that_has_some() -> None:
+    assert Conversion("torch", device="cpu").device == "cpu"
+
+
+def test_a_diagnosis_in_words() -> None:
+    first, second = MUTANTS["lower-left-missing"], MUTANTS["lower-left-sign"]
+    told = Diagnosis([(first, 1.0), (second, 0.5)], ["the K-block"], "line 5 (S_hat)").text
+    assert told == (
+        "The first line of Algorithm 1 that fails by the backend's own stages is line 5 (S_hat). "
+        "This is what happens when line 5 has this defect: the K-block is left out "
+        "(lower-left-missing; 100% of the compared steps agree). "
+        "Also close: lower-left-sign 50%. "
+        "Where nothing is truncated, the result deviates in the K-block."
+    )
+    assert Diagnosis([], []).text == "No known defect behaves like this backend."
 
 
 @pytest.mark.parametrize(

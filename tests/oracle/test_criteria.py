@@ -43,6 +43,16 @@ def _diagonal_output(values: list[float], shape: tuple[int, int] = (8, 9)) -> Ou
     return np.eye(shape[0])[:, :r], np.diag(values), np.eye(shape[1])[:, :r]
 
 
+def test_a_relative_threshold_is_uncertain_itself() -> None:
+    """τ‖Ŵ‖ has the rounding error of Ŵ as well: a rank that is off by δ at τ is a matter of δ/(1 + τ) units."""
+    sigma = [1.0, 0.75]
+    tau = 0.6  # τ‖Ŵ‖ = 0.6 * 1.25 = 0.75 is the tail behind rank 1
+    unit = 4.0 * np.sqrt(17.0) * 2.0**-52 * 1.25
+    for off, rank, name in ((1e-9, 1, "rank not too low"), (-1e-9, 2, "rank not too high")):
+        ratios = judge(_plain(sigma, tau=tau - off), _diagonal_output(sigma[:rank])).ratios
+        assert ratios[name] == pytest.approx(1e-9 * 1.25 / (unit * (1.0 + tau)), rel=1e-6)
+
+
 # --- right steps -----------------------------------------------------------------------------------------------------
 
 BELOW_NORMAL = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
@@ -66,6 +76,12 @@ def test_the_reference_is_right(dtype: Dtype, parameters: CaseParameters) -> Non
     inputs = case.inputs(dtype.real)
     verdict = judge(inputs, _reference(inputs))
     assert verdict.worst_ratio <= WARN, verdict
+
+
+def test_an_output_of_more_precision_than_the_judge_is_judged_as_it_is() -> None:
+    inputs = _plain([2.0, 1.0])
+    assert judge(inputs, tuple(X.astype(np.longdouble) for X in _diagonal_output([2.0, 1.0]))).passed  # type: ignore[arg-type]
+    assert judge(inputs, tuple(X.astype(np.clongdouble) for X in _diagonal_output([2.0, 1.0]))).passed  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)

@@ -49,6 +49,13 @@ def test_the_target_by_the_other_formula(parameters: CaseParameters) -> None:
     assert ratio(error, oracle.scale, expected.shape, 2.0**-52) <= FAIL
 
 
+def test_half_precision_is_judged_in_its_own_units() -> None:
+    case = StepCase.build(CaseParameters(6, 5, 2, magnitude=1.0))
+    half, single = (_oracle(case, dtype) for dtype in (np.float16, np.float32))
+    assert half.W_hat.dtype == np.float64
+    assert half.unit == pytest.approx(2.0**13 * single.unit, rel=0.1)
+
+
 def test_below_the_normal_numbers_the_unit_is_absolute() -> None:
     """c multiples of the smallest number, 1.4e-45 in single precision; where nothing happens, 0 as ever."""
     case = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
@@ -82,6 +89,7 @@ def _diagonal_case(sigma: list[float], **changes: Any) -> DenseOracle:
     ("changes", "ranks"),
     [
         ({}, range(3, 7)),  # the zeros behind may be kept or dropped: their tail is on the threshold 0
+        ({"max_rank": 8}, range(3, 7)),
         ({"tau": 0.3}, range(2, 3)),
         ({"tau": None, "theta": 3.0}, range(2, 4)),  # the tail 3 is on the threshold
         ({"tau": None, "theta": 2.9}, range(3, 4)),
