@@ -60,6 +60,8 @@ def campaign(
     killed, undisturbed = folder / "killed", folder / "undisturbed"
     for package in ("geolora_ref", "verification"):
         shutil.copytree(ROOT / package, folder / "sources" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "sources" / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "references.bib", folder / "sources" / "docs")  # claims cite by its keys
     _run(folder, claims, undisturbed)
     expected, whole = _ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
     hits: Counter[str] = Counter()
@@ -109,7 +111,9 @@ def _run(folder: Path, claims: Sequence[str], output: Path) -> None:
         _command(claims, output), cwd=folder / "sources", capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{output}: expected a campaign that holds, found status {done.returncode}: {done.stdout[-500:]}")
+        raise RuntimeError(
+            f"{output}: expected a campaign that holds, found status {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
+        )
 
 
 def _kill(
