@@ -18,7 +18,7 @@ verify-full: $(READY)  ## the same with more sizes and seeds; an interrupted run
 test: lint typecheck  ## lint, check types, run all tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto
 
-nightly: $(READY)  ## the long form of the tests: more drawn cases, every mutant (hours); prints its totals
+nightly: $(READY)  ## the long form of the tests: more drawn cases, every mutant (half an hour); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m verification.rigor.long_runs
 	$(BIN)/python -m verification.rigor.faults
@@ -34,7 +34,7 @@ rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program
 	$(BIN)/python -m verification.rigor.ladder
 	$(BIN)/python -m verification.rigor.page
 
-mutation: $(READY)  ## break core, oracle and claims in small ways; the tests must notice 90 % (half an hour on a quiet machine)
+mutation: $(READY)  ## break core, oracle and claims in small ways; the tests must notice 90 % (three quarters of an hour)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation
 
 coverage: $(READY)  ## branches of the core that its own tests take; fails below 95 %
