@@ -88,6 +88,8 @@ class FastGroup:
         report = self.bank.update_(delta_K, delta_L, delta_S, shared=shared, **limits)
         for adapter, rank in zip(self.adapters, report.ranks, strict=True):
             adapter.rank = rank
+            for changed in (adapter.Ut, adapter.S, adapter.Vt):  # behind autograd's back, in the buffers of the bank
+                torch.autograd.graph.increment_version(changed)
         transports = [] if before is None else self.bank.transports(before)
         return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), transports)
 

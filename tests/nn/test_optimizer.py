@@ -341,6 +341,21 @@ def test_the_fast_method_needs_projected_gradients() -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_graph_from_before_the_step_is_refused_after_it(method: Literal["reference", "fast"]) -> None:
+    """Its gradients would mix old activations and new factors; autograd says so, also where the factors are written in a bank."""
+    model, x = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3)).double(), torch.randn(4, 7, dtype=torch.float64)
+    adapt(model, rank=2)
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.2, update="sgd", method=method)
+    for _ in range(2):
+        loss = model(x).square().mean()
+        loss.backward(retain_graph=True)
+        loss.backward(retain_graph=True)
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_the_fast_method_follows_parameters_that_were_moved() -> None:
     """Factors assigned from outside between two steps, to another rank as well."""
     models = network(), network()

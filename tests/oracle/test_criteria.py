@@ -53,6 +53,79 @@ def test_a_relative_threshold_is_uncertain_itself() -> None:
         assert ratios[name] == pytest.approx(1e-9 * 1.25 / (unit * (1.0 + tau)), rel=1e-6)
 
 
+NAMES = ("orthonormal U", "orthonormal V", "stationarity", "dominance", "optimality", "rank clipping", "rank not too low",
+    "rank not too high", "S diagonal", "S nonnegative", "S sorted")  # fmt: skip
+
+
+def test_where_nothing_is_rounded_every_ratio_is_zero() -> None:
+    """Powers of two, kept as they are; each criterion has its name and its place."""
+    exact = judge(_plain([8.0, 4.0, 2.0]), _diagonal_output([8.0, 4.0, 2.0])).ratios
+    assert list(exact.items()) == [(name, 0.0) for name in NAMES]
+    assert tuple(judge(_plain([8.0]), _diagonal_output([8.0]), diagonal=False).ratios) == NAMES[:8]
+
+
+def _wrong(change: Any) -> dict[str, float]:
+    """The ratios that are not 0, of diag(8, 4, 2) with one defect."""
+    with np.errstate(all="ignore"):
+        ratios = judge(_plain([8.0, 4.0, 2.0]), change(*_diagonal_output([8.0, 4.0, 2.0]))).ratios
+    return {name: ratio for name, ratio in ratios.items() if ratio != 0.0}
+
+
+UNIT = 4.0 * np.sqrt(17.0) * 2.0**-52
+SIZE = UNIT * np.sqrt(84.0)
+D = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        # BᴴB − I = diag(3, 0, 0) and D = diag(−8, 0, 0)
+        (lambda U, S, V: (U * [2.0, 1.0, 1.0], S, V), {"orthonormal U": 3.0 / UNIT, "stationarity": 8.0 / SIZE, "optimality": 8.0 / SIZE}),
+        (lambda U, S, V: (U, S, V * [1.0, 2.0, 1.0]), {"orthonormal V": 3.0 / UNIT, "stationarity": 4.0 / SIZE, "optimality": 4.0 / SIZE}),
+        (lambda U, S, V: (U, S + D, V), {"stationarity": 2.0**0.5 / SIZE, "optimality": 2.0**0.5 / SIZE, "S diagonal": 2.0**0.5 / SIZE}),
+        (lambda U, S, V: (U, S * [1.0, 1.0, -1.0], V), {"stationarity": 4.0 / SIZE, "optimality": 4.0 / SIZE, "S nonnegative": 2.0 / SIZE}),
+        (lambda U, S, V: (U * [1.0, 1.0, -1.0], S * [1.0, 1.0, -1.0], V), {"S nonnegative": 2.0 / SIZE}),
+        (lambda U, S, V: (U * [1.0, 1j, 1.0], S * [1.0, 1j, 1.0], V * [1.0, -1.0, 1.0]), {"S nonnegative": 4.0 / SIZE, "S sorted": 2.0 / SIZE}),
+        (lambda U, S, V: (U[:, ::-1], S[::-1, ::-1], V[:, ::-1]), {"S sorted": 4.0 / SIZE}),
+        (lambda U, S, V: (U[:, [1, 0, 2]], S[:, [1, 0, 2]][[1, 0, 2]], V[:, [1, 0, 2]]), {"S sorted": 4.0 / SIZE}),
+    ],
+    ids=["U", "V", "dense", "sign", "sign taken by U", "phase taken by U and V", "ascending", "exchanged"],
+)  # fmt: skip
+def test_a_defect_is_measured_in_its_own_unit(change: Any, expected: dict[str, float]) -> None:
+    assert _wrong(change) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_outside_the_tangent_space_counts_beyond_the_smallest_kept_value() -> None:
+    """diag(8, 2) is kept of diag(8, 4, 2) at rank 2: D = diag(0, 4, 0), normal, is 2 larger than σ_2(W₁) = 2, and 4 − 2 too large."""
+    inputs = _plain([8.0, 4.0, 2.0], max_rank=2)
+    output = np.eye(8)[:, [0, 2]], np.diag([8.0, 2.0]), np.eye(9)[:, [0, 2]]
+    ratios = judge(inputs, output).ratios
+    assert {name: ratio for name, ratio in ratios.items() if ratio} == pytest.approx(
+        {"dominance": 2.0 / SIZE, "optimality": 2.0 / SIZE}, rel=1e-12
+    )
+
+
+def test_the_scale_has_the_step_and_what_the_gradients_contradict() -> None:
+    """s = ‖S‖ + λ(‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖ + (‖Uᴴ∇_K − ∇_S‖ + ‖Vᴴ∇_L − ∇_Sᴴ‖)/eps), each part alone."""
+    U, V, one = np.eye(8)[:, :1], np.eye(9)[:, :1], np.ones((1, 1))
+    outside_U, outside_V = 4.0 * np.eye(8)[:, [5]], 2.0 * np.eye(9)[:, [6]]
+    cases = {
+        8.0 + 0.5 * 4.0: (outside_U, 0.0 * V, 0.0 * one),
+        8.0 + 0.5 * 2.0: (0.0 * U, outside_V, 0.0 * one),
+        8.0 + 0.5 * 3.0: (3.0 * U, 3.0 * V, 3.0 * one),
+        8.0 + 0.5 * 2.0**-40 * 2.0**52: (2.0**-40 * U, 0.0 * V, 0.0 * one),
+        8.0 + 0.5 * 2.0**-41 * 2.0**52: (0.0 * U, 2.0**-41 * V, 0.0 * one),
+    }
+    for scale, (dK, dL, dS) in cases.items():
+        inputs = StepInputs(U, 8.0 * one, V, dK, dL, dS, learning_rate=0.5, tau=0.0)
+        zero = np.eye(8)[:, :1], np.zeros((1, 1)), np.eye(9)[:, :1]
+        update = U @ dS @ V.T + (dK - U @ (U.T @ dK)) @ V.T + U @ (dL - V @ (V.T @ dL)).T
+        W_hat = 8.0 * U @ V.T - 0.5 * update
+        ratio = judge(inputs, zero).ratios["optimality"]
+        tail = np.linalg.norm(np.linalg.svd(W_hat, compute_uv=False)[1:])
+        assert ratio == pytest.approx((np.linalg.norm(W_hat) - tail) / (UNIT * scale), rel=1e-10)
+
+
 # --- right steps -----------------------------------------------------------------------------------------------------
 
 BELOW_NORMAL = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learning_rate=1e-35, magnitude=1e-8, seed=1)
@@ -257,7 +330,49 @@ def test_a_wrong_stage_is_found_at_its_line(stage: str, line: int) -> None:
     stages[stage] = stages[stage] + 1e-6
     verdicts = judge_stages(inputs, stages, output)
     assert next(name for name, verdict in verdicts.items() if not verdict.passed) == f"line {line}"
-    assert any(stage in name for name in verdicts[f"line {line}"].failed_criteria)
+    assert any(name.startswith(stage) for name in verdicts[f"line {line}"].failed_criteria)
+
+
+def test_the_criteria_of_the_stages() -> None:
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
+    verdicts = judge_stages(inputs, stages, stages.pop("output"))
+    augmentation = ("orthonormal", "orthogonal to the old basis", "covers the update")
+    assert {line: tuple(verdict.ratios) for line, verdict in verdicts.items()} == {
+        "line 3": ("K_new", "L_new", "S_new"),
+        "line 4": tuple(f"{basis} {what}" for basis in ("U_tilde", "V_tilde") for what in augmentation),
+        "line 5": ("S_hat",),
+        "line 6": NAMES,
+    }
+    narrow = judge_stages(
+        inputs, {**stages, "V_tilde": stages["V_tilde"][:, 1:]}, REFERENCE.step(*inputs.arrays, **inputs.parameters)
+    )
+    assert list(narrow) == ["line 3", "line 4"]
+    assert {name: ratio for name, ratio in narrow["line 4"].ratios.items() if ratio > FAIL} == {"V_tilde shape": np.inf}
+
+
+def test_each_stage_is_measured_in_units_of_its_step() -> None:
+    """An error of 1000 units of 4√(m + n)·eps·s in K_new, L_new, S_new or Ŝ, and of 1000 without s in the bases."""
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
+    output = stages.pop("output")
+    U, V, dK, dL, dS = (X.astype(np.longdouble) for X in (inputs.U, inputs.V, inputs.dK, inputs.dL, inputs.dS))
+    parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS, 2.0**52 * (U.T @ dK - dS), 2.0**52 * (V.T @ dL - dS.T))
+    scale = float(np.linalg.norm(inputs.S) + inputs.learning_rate * sum(np.sqrt(np.sum(X**2)) for X in parts))
+    unit = 4.0 * np.sqrt(16.0) * 2.0**-52
+    for name, line in (("K_new", "line 3"), ("L_new", "line 3"), ("S_new", "line 3"), ("S_hat", "line 5")):
+        shifted = stages[name].copy()
+        shifted[1, 1] += 1000.0 * unit * scale
+        ratios = judge_stages(inputs, {**stages, name: shifted}, output)[line].ratios
+        assert ratios[name] == pytest.approx(1000.0, rel=0.02)
+    for name in ("U_tilde", "V_tilde"):
+        longer = stages[name] * (1.0 + 500.0 * unit * np.array([1.0, 0.0, 0.0]))  # BᴴB − I = 2·500 units in one entry
+        assert judge_stages(inputs, {**stages, name: longer}, output)["line 4"].ratios[f"{name} orthonormal"] == pytest.approx(
+            1000.0, rel=0.02
+        )
+        tilted = stages[name] + 1000.0 * unit * np.outer(inputs.U[:, 0] if name == "U_tilde" else inputs.V[:, 0], [1.0, 0.0, 0.0])
+        ratios = judge_stages(inputs, {**stages, name: tilted}, output)["line 4"].ratios
+        assert ratios[f"{name} orthogonal to the old basis"] == pytest.approx(1000.0, rel=0.02)
 
 
 def test_a_wrong_output_is_found_at_line_6() -> None:

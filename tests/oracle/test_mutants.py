@@ -11,6 +11,7 @@ import pytest
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
 from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, matrix, page, verdicts
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
+from tests.oracle.departures import DTYPES, departure, questions, recorded, same
 from tests.oracle.drawn import REFERENCE, drawn_inputs
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -52,6 +53,22 @@ def test_a_mutant_is_a_wrong_step_and_not_a_broken_program(mutant: Mutant) -> No
             with np.errstate(all="ignore"):
                 returned = mutant.step(*(X.copy() for X in x.arrays), **x.parameters)
             assert len(returned) == 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_mutant_does_what_is_on_record(mutant: Mutant, dtype: str) -> None:
+    """Else its name and its words would say something else than what it does; `python -m tests.oracle.departures` records anew."""
+    now, then = [departure(mutant, x) for x in questions(dtype)], recorded()[mutant.id][dtype]
+    assert [same(a, b) for a, b in zip(now, then, strict=True)] == len(now) * [True]
+
+
+def test_the_record_tells_the_mutants_apart() -> None:
+    """All but those whose defect is of the size of rounding, or lies in what they do to the caller."""
+    record = recorded()
+    assert list(record) == list(MUTANTS)
+    told = [str(of) for name, of in record.items() if name not in ("silent-regularisation", "global-rng")]
+    assert len(set(told)) == len(told)
 
 
 @pytest.mark.parametrize("mutant", VISIBLE, ids=_ids(VISIBLE))

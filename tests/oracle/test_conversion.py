@@ -1,0 +1,153 @@
+"""Arrays of a backend's library and back: values, dtypes and devices; whose memory they use."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.oracle.conversion import EPS, LIBRARIES, Conversion, share_memory, taken_away
+from tests.libraries import load
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+X = np.array([[1.0, 1.0 + 2.0**-9, 1.0 + 2.0**-20], [-2.0, 0.0, 2.0**-52 + 1.0]])
+PAIRS = [(array, dtype) for array in LIBRARIES for dtype in EPS if array != "cupy" and (array, dtype) != ("numpy", "bfloat16")]
+
+
+@pytest.mark.parametrize(("array", "dtype"), PAIRS)
+def test_values_are_rounded_to_the_dtype_and_come_back_as_they_are(array: str, dtype: str) -> None:
+    """The library's own array of that dtype, and back a NumPy array of the same values, each within eps/2 of what was given."""
+    load(array)
+    conversion = Conversion(array, dtype)
+    Y = X * (1.0 + 2.0j) if conversion.is_complex else X
+    there = conversion.to(Y)
+    assert type(there).__module__.split(".")[0].removesuffix("lib") == array
+    assert str(there.dtype).removeprefix("torch.") == dtype
+    back = conversion.back(there)
+    assert isinstance(back, np.ndarray)
+    assert np.iscomplexobj(back) == conversion.is_complex == dtype.startswith("complex")
+    assert np.max(np.abs(back - Y) / np.maximum(np.abs(Y), 1.0)) <= EPS[dtype] / 2
+    assert np.array_equal(back, conversion.rounded(Y))
+    assert np.array_equal(back, conversion.rounded(back))
+    assert np.array_equal(back, Y) == (EPS[dtype] == 2.0**-52)
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch", "jax"])
+def test_what_comes_and_goes_is_a_copy(array: str) -> None:
+    load(array)
+    given, conversion = X.copy(), Conversion(array)
+    there = conversion.to(given)
+    given[:] = 7.0
+    back = conversion.back(there)
+    assert np.array_equal(back, X)
+    back[:] = 8.0
+    assert np.array_equal(conversion.back(there), X)
+
+
+def test_a_transposed_array_is_converted_as_it_looks() -> None:
+    load("torch")
+    conversion = Conversion("torch")
+    assert np.array_equal(conversion.back(conversion.to(X.T)), X.T)
+    assert conversion.to(X.T).is_contiguous()
+
+
+def test_torch_tensors_are_made_on_the_device_that_is_named() -> None:
+    load("torch")
+    assert Conversion("torch", device="meta").to(X).device.type == "meta"
+    assert Conversion("torch").to(X).device.type == "cpu"
+
+
+def test_cupy_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no such device here: what stands for CuPy has the two functions of it that the kit uses."""
+    cupy = SimpleNamespace(float32="cupy's float32", array=lambda values, dtype: SimpleNamespace(get=lambda: values, dtype=dtype))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    there = Conversion("cupy", "float32").to(X)
+    assert there.dtype == "cupy's float32"
+    back = Conversion("cupy", "float32").back(there)
+    assert np.array_equal(back, X)
+    assert back is not X
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "float32"])
+def test_64_bits_of_jax_exist_inside_the_scope_only(dtype: str) -> None:
+    jax = load("jax").module
+    with Conversion("jax", dtype).scope():
+        assert jax.numpy.ones(1, dtype=float).dtype == ("float32" if dtype == "float32" else "float64")
+    assert jax.numpy.ones(1, dtype=float).dtype == "float32"
+    with Conversion("numpy", dtype).scope():
+        assert jax.numpy.ones(1, dtype=float).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"array": "nympy"}, r"^array: expected one of numpy, torch, jax, cupy, found 'nympy'$"),
+        ({"dtype": "float8"}, r"^dtype: expected one of float64, float32, .*, found 'float8'$"),
+        ({"array": "cupy", "dtype": "bfloat16"}, r"^dtype: cupy has no bfloat16, found 'bfloat16'; use --array torch or jax$"),
+        ({"array": "jax", "device": "cpu"}, r"^device: expected none for jax, found 'cpu'; only torch takes one$"),
+    ],
+)
+def test_what_does_not_exist_is_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Conversion(**options)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_a_view_shares_memory_and_a_copy_does_not(array: str) -> None:
+    load(array)
+    A, B = Conversion(array).to(X), Conversion(array).to(X)
+    assert share_memory(A, A)
+    assert share_memory(A, A[:, 1:])
+    assert share_memory(A[:1].T, A)
+    assert not share_memory(A, B)
+
+
+def test_an_empty_tensor_shares_nothing() -> None:
+    """All of them may start at address 0."""
+    A = Conversion("torch").to(X)
+    for empty in (A[:0], A[:, :0]):
+        assert not share_memory(empty, empty)
+        assert not share_memory(empty, A[:0])
+
+
+class Immutable:
+    """As an array of JAX: it can be deleted, by donation, but not changed."""
+
+    def __init__(self, deleted: bool) -> None:
+        self.deleted = deleted
+
+    def is_deleted(self) -> bool:
+        return self.deleted
+
+
+def test_what_cannot_change_may_be_returned() -> None:
+    first, second = Immutable(deleted=False), Immutable(deleted=False)
+    assert not share_memory(first, first)
+    assert not share_memory(first, second)
+
+
+@pytest.mark.parametrize("mixed", [(object(), np.ones((1, 1))), (np.ones((1, 1)), object())])
+def test_arrays_of_which_nothing_is_known_are_compared_by_identity(mixed: Any) -> None:
+    first, second = mixed
+    assert share_memory(first, first)
+    assert not share_memory(first, second)
+
+
+def test_arrays_of_different_libraries_share_nothing_that_can_be_told() -> None:
+    load("torch")
+    tensor = Conversion("torch").to(X)
+    assert not share_memory(tensor, X)
+    assert not share_memory(X, tensor)
+
+
+def test_donated_memory_is_noticed() -> None:
+    assert taken_away(Immutable(deleted=True))
+    assert not taken_away(Immutable(deleted=False))
+    assert not taken_away(X)

@@ -1,0 +1,261 @@
+"""What the kit makes of a failing backend: which mutant it is like, in which blocks it deviates, and how that is put."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.criteria import FAIL, StepInputs
+from geolora_ref.oracle.diagnosis import SAMPLE, Diagnosis, diagnose
+from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.stages import Stages
+from tests.steps import Matrix
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+Step = Callable[..., Any]
+EPS = 2.0**-52
+TWINS = {"l-step-sign": "upper-right-sign", "lower-left-sign": "k-step-sign", "v-not-augmented": "upper-right-missing"}
+
+
+@cache
+def questions(dtype: str = "float64") -> Sequence[StepInputs]:
+    """Few, and of all kinds that tell mutants apart: dense and diagonal cores, zero, real and complex, capped and not."""
+    common = {"m": 8, "n": 8, "r": 3, "spectrum": "algebraic", "learning_rate": 0.3}
+    changes: tuple[dict[str, Any], ...] = (
+        {"core": "dense", "tau": 0.1},
+        {"core": "dense", "complex": True, "tau": 0.02},
+        {"core": "diagonal", "tau": 0.3, "max_rank": 4},
+        {"core": "zero", "tau": None, "theta": 0.2},
+        {"core": "unsorted", "tau": None, "theta": 2.0, "min_rank": 5},
+        {"core": "dense", "tau": 0.05, "max_rank": 2},
+        {"core": "diagonal", "tau": 0.9},
+    )
+    cases = (StepCase.build(CaseParameters(**(common | change), seed=i)) for i, change in enumerate(changes))
+    return tuple(case.inputs(dtype) for case in cases)
+
+
+def asked(step: Step) -> Callable[[StepInputs], Any]:
+    """As the kit calls a backend."""
+    return lambda x: step(*(X.copy() for X in x.arrays), **x.parameters)
+
+
+def of(step: Step, failing: Sequence[StepInputs] = (), passing: Sequence[StepInputs] = (), eps: float = EPS) -> Diagnosis:
+    with np.errstate(all="ignore"):
+        return diagnose(asked(step), failing or questions(), passing, eps)
+
+
+def right(*arrays: Matrix, **parameters: Any) -> Any:
+    return Stages().step(*arrays, **parameters)
+
+
+# --- the mutant that it is like --------------------------------------------------------------------------------------
+
+NAMED = ("s-step-sign", "l-step-sign", "missing-conjugate", "u-rescaled", "v-rescaled", "core-not-diagonal", "ascending-order",
+    "negative-singular-value", "cap-off-by-one", "max-rank-ignored", "built-in-minimum", "divide-by-zero", "lower-left-sign",
+    "v-not-augmented", "core-counted-twice", "k-transposed-core", "kept-value-perturbed")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_mutant_is_recognised_as_itself(name: str) -> None:
+    """By the share of steps on which either deviates; one that differs by nothing that the output shows is like none."""
+    diagnosis = of(MUTANTS[name].step)
+    if MUTANTS[name].visible_in == "stages":
+        assert diagnosis.matches == []
+    else:
+        named, share = diagnosis.matches[0]
+        assert named.id in (name, TWINS.get(name))
+        assert share == 1.0
+        assert diagnosis.matches == sorted(diagnosis.matches, key=lambda match: -match[1])
+        assert len(diagnosis.matches) <= 5
+        assert min(share for _, share in diagnosis.matches) >= 0.3
+
+
+def test_single_precision_is_compared_in_its_own_rounding() -> None:
+    """With mutants that compute in double precision; in the rounding of double precision nothing agrees."""
+    single = questions("float32")
+    for eps, found in ((2.0**-23, ["s-step-sign", 1.0]), (EPS, None)):
+        matches = of(MUTANTS["s-step-sign"].step, single, eps=eps).matches
+        assert ([matches[0][0].id, matches[0][1]] if matches else None) == found
+
+
+def test_to_be_right_together_is_no_resemblance() -> None:
+    diagnosis = of(right)
+    assert diagnosis == Diagnosis([], [], "")
+    assert of(MUTANTS["cap-off-by-one"].step, passing=questions()).matches[0][1] == 1.0
+
+
+def test_passing_steps_count_where_the_mutant_is_wrong() -> None:
+    """Wrong in the first question as the mutant is, right in the others where the mutant is not."""
+    first = questions()[0]
+
+    def sometimes(U: Matrix, *arrays: Matrix, **parameters: Any) -> Any:
+        wrong = np.array_equal(U, first.U)
+        return (MUTANTS["s-step-sign"].step if wrong else right)(U, *arrays, **parameters)
+
+    alone, beside = (dict((m.id, share) for m, share in of(sometimes, [first], rest).matches) for rest in ((), questions()[1:]))
+    assert alone["s-step-sign"] == 1.0
+    assert "s-step-sign" not in beside  # 2 of the 8 steps compared, the untruncated one included
+    two = dict((m.id, share) for m, share in of(sometimes, [first], questions()[1:3]).matches)
+    assert two["s-step-sign"] == 2.0 / 4.0
+
+
+def test_only_so_many_steps_are_looked_at() -> None:
+    calls: list[StepInputs] = []
+
+    def counting(x: StepInputs) -> Any:
+        calls.append(x)
+        return asked(MUTANTS["s-step-sign"].step)(x)
+
+    diagnose(counting, 9 * questions(), 8 * questions(), EPS)
+    assert len(calls) == 2 * SAMPLE + SAMPLE // 2
+    assert [x.tau for x in calls[-2:]] == [0.0, 0.0]
+    assert {(x.theta, x.min_rank, x.max_rank) for x in calls[-SAMPLE // 2 :]} == {(None, 1, None)}
+
+
+def test_the_steps_are_compared_up_to_thirty_units() -> None:
+    """Of 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)): half a unit less or more in the S-block is passed or named."""
+    x = replace(questions()[0], tau=0.0)
+    unit = 4.0 * np.sqrt(16.0) * EPS * (np.linalg.norm(x.S) + x.learning_rate * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL)))
+
+    def off(units: float) -> Step:
+        def step(U: Matrix, S: Matrix, V: Matrix, *gradients: Matrix, **parameters: Any) -> Any:
+            U1, S1, V1 = right(U, S, V, *gradients, **parameters)
+            P, sigma, Qh = np.linalg.svd(U1 @ S1 @ V1.T + units * unit * np.outer(U[:, 0], V[:, 0]))
+            rank = len(S1)
+            return P[:, :rank], np.diag(sigma[:rank]), Qh[:rank].T
+
+        return step
+
+    assert of(off(FAIL - 0.5), [x]).blocks == []
+    assert of(off(FAIL + 0.5), [x]).blocks == [S_BLOCK]
+
+
+# --- what breaks down ------------------------------------------------------------------------------------------------
+
+
+def _broken(change: Callable[[Matrix, Matrix, Matrix], Any]) -> Step:
+    def step(*arrays: Matrix, **parameters: Any) -> Any:
+        return change(*right(*arrays, **parameters))
+
+    return step
+
+
+def _raise(*_: Matrix) -> Any:
+    raise RuntimeError("out of luck")
+
+
+BROKEN: dict[str, Callable[[Matrix, Matrix, Matrix], Any]] = {
+    "nothing": lambda U, S, V: None,
+    "raises": _raise,
+    "NaN in U": lambda U, S, V: (np.nan * U, S, V),
+    "infinite S": lambda U, S, V: (U, S + np.inf, V),
+    "NaN in V": lambda U, S, V: (U, S, np.nan * V),
+    "S is a vector": lambda U, S, V: (U, np.diag(S), V),
+    "a row of U is missing": lambda U, S, V: (U[1:], S, V),
+    "a row of V is missing": lambda U, S, V: (U, S, V[1:]),
+    "a column of U is missing": lambda U, S, V: (U[:, 1:], S, V),
+    "a column of V is missing": lambda U, S, V: (U, S, V[:, 1:]),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_backend_that_breaks_down_is_like_those_that_do(change: Callable[..., Any]) -> None:
+    """Division by a zero singular value gives NaN from S = 0: of one step there, and its untruncated copy, all agree."""
+    start = questions()[3]
+    diagnosis = of(_broken(change), [start])
+    assert [(mutant.id, share) for mutant, share in diagnosis.matches] == [("divide-by-zero", 1.0)]
+    assert diagnosis.blocks == []
+    assert of(_broken(change), [questions()[0]]).matches == []
+
+
+def test_a_result_without_use_is_not_compared_where_others_have_one() -> None:
+    assert of(right, [questions()[3]]).matches == []
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+S_BLOCK = "the S-block (S_new, line 3)"
+K_BLOCK = "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)"
+L_BLOCK = "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)"
+LAST = "the lower right block, which must be zero (line 5)"
+DEVIATING = {
+    "s-step-sign": [S_BLOCK],
+    "s-gradient-transposed": [S_BLOCK],
+    "k-step-sign": [K_BLOCK],
+    "lower-left-sign": [K_BLOCK],
+    "upper-right-sign": [L_BLOCK],
+    "missing-lower-block": [LAST],
+    "core-updated-first": [],
+    "cap-off-by-one": [],
+}
+
+
+@pytest.mark.parametrize("name", DEVIATING)
+def test_the_block_that_deviates_is_named(name: str) -> None:
+    """In an untruncated step from a dense core; also where the failing step itself was truncated or capped."""
+    for x in (questions()[0], questions()[1], questions()[5]):
+        assert of(MUTANTS[name].step, [x]).blocks == DEVIATING[name]
+        assert of(MUTANTS[name].step, passing=[replace(x, tau=0.0, max_rank=None)]).blocks == DEVIATING[name]
+
+
+def test_truncated_steps_say_nothing_about_blocks() -> None:
+    """A backend that is wrong only where it truncates, or where there is a cap."""
+
+    def wrong_when(condition: Callable[[dict[str, Any]], bool]) -> Step:
+        def step(*arrays: Matrix, **parameters: Any) -> Any:
+            U1, S1, V1 = right(*arrays, **parameters)
+            return U1, 2.0 * S1 if condition(parameters) else S1, V1
+
+        return step
+
+    assert of(wrong_when(lambda p: p["tau"] != 0.0), passing=questions()).blocks == []
+    assert of(wrong_when(lambda p: p["max_rank"] is not None), [replace(questions()[5], tau=0.0, max_rank=6)]).blocks == []
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing", "lower-left-sign", "k-step-sign", "l1-tail"))
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "text"),
+    [
+        (Diagnosis([], []), "No known defect behaves like this backend."),
+        (
+            Diagnosis([], [S_BLOCK, K_BLOCK]),
+            "No known defect behaves like this backend. Where nothing is truncated, the result deviates in "
+            f"{S_BLOCK}; {K_BLOCK}.",
+        ),
+        (
+            Diagnosis([(FIRST, 0.9)], []),
+            "This is what happens when line 5 has this defect: the K-block is left out "
+            "(lower-left-missing; 90% of the compared steps agree).",
+        ),
+        (
+            Diagnosis([(FIRST, 0.89), (SECOND, 0.5), (THIRD, 0.5), (FOURTH, 0.5)], [], "line 3 (K_new)"),
+            "The first line of Algorithm 1 that fails by the backend's own stages is line 3 (K_new). "
+            "This resembles what happens when line 5 has this defect: the K-block is left out "
+            "(lower-left-missing; 89% of the compared steps agree). "
+            "Also close: lower-left-sign 50%, k-step-sign 50%.",
+        ),
+        (
+            Diagnosis([(FIRST, 1.0), (SECOND, 0.49)], []),
+            "This is what happens when line 5 has this defect: the K-block is left out "
+            "(lower-left-missing; 100% of the compared steps agree).",
+        ),
+    ],
+)
+def test_the_words(diagnosis: Diagnosis, text: str) -> None:
+    assert diagnosis.text == text
+
+
+def test_the_first_line_is_passed_on() -> None:
+    diagnosis = diagnose(asked(right), questions(), (), EPS, "line 4 (U_tilde)")
+    assert diagnosis.first_line == "line 4 (U_tilde)"

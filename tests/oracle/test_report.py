@@ -1,0 +1,516 @@
+"""Every part of a report on a few small questions: rows, their words, what is asked of a backend, and what counts against it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.catalogue import ConformanceCase
+from geolora_ref.oracle.check import Harness, Report, Row, check_step, load_backend, run_case
+from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.oracle.criteria import FAIL, WARN, judge
+from geolora_ref.oracle.diagnosis import Diagnosis
+from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.stages import Stages
+from tests.libraries import load
+from tests.steps import Matrix
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+REFERENCE = Stages()
+PLAIN = ConformanceCase(
+    "small-plain", "small", ("small", "plain"), "a plain one", CaseParameters(5, 4, 2, "algebraic", "dense", tau=0.05)
+)
+RUN = ConformanceCase(
+    "run-of-three", "run", ("run",), "three steps", CaseParameters(6, 5, 2, "algebraic", tau=0.05, seed=1), steps=3
+)
+TRAINED = ConformanceCase("run-trained", "run", ("run", "trained"), "trained", RUN.parameters, steps=3, trained=True)
+CASES = (PLAIN, RUN, TRAINED)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cases instead of hundreds, and three are enough for a whole run."""
+    monkeypatch.setattr("geolora_ref.oracle.check.catalogue", lambda: CASES)
+    monkeypatch.setattr("geolora_ref.oracle.check.FLOOR", 3)
+
+
+def right(*arrays: Any, **parameters: Any) -> Any:
+    return REFERENCE.step(*arrays, **parameters)
+
+
+def doubled(*arrays: Any, **parameters: Any) -> Any:
+    U1, S1, V1 = right(*arrays, **parameters)
+    return U1, 2.0 * S1, V1
+
+
+# --- rows and reports ------------------------------------------------------------------------------------------------
+
+
+def _row(name: str, outcome: str, ratio: float, **more: Any) -> Row:
+    return Row(name, "group", ("group", "flag"), "because", ratio, outcome, **more)
+
+
+def test_a_row_in_words() -> None:
+    assert _row("a", "failed", 1234.5, criteria=("optimality", "stationarity"), step=3).text == (
+        "ratio 1.23e+03 in optimality, stationarity (step 3): because"
+    )
+    assert _row("a", "failed", np.inf, error="raised RuntimeError: no").text == "raised RuntimeError: no (step 0): because"
+
+
+ROWS = (
+    _row("a", "passed", 0.5),
+    _row("b", "passed", WARN),
+    _row("c", "passed", WARN + 0.1),
+    _row("d", "failed", 40.0, criteria=("output",), error="broken", step=2, seconds=0.25),
+    _row("e", "xfailed", 50.0),
+    _row("f", "xpassed", 0.1),
+)
+
+
+def test_what_counts_against_a_backend() -> None:
+    report = Report("package:step", "numpy", "float64", ROWS)
+    assert [row.id for row in report.failures] == ["d", "f"]
+    assert [row.id for row in report.warnings] == ["c"]
+    assert report.worst_ratio == 50.0
+    assert not report.passed
+    assert Report("b", "numpy", "float64", [*ROWS[:3], ROWS[4]]).passed
+    assert not Report("b", "numpy", "float64", ROWS[:3], ["a problem"]).passed
+    assert Report("b", "numpy", "float64", []).worst_ratio == np.inf
+    assert (report.seconds, report.diagnosis, report.problems) == (0.0, None, ())
+
+
+def test_a_report_as_data() -> None:
+    """Every field under its name; JSON has no infinity."""
+    told = Report("package:step", "torch", "float32", ROWS[3:5], ["a problem"], Diagnosis([], []), 1.23456).as_data()
+    common = {"group": "group", "flags": ("group", "flag"), "reason": "because"}
+    assert told == {
+        "format": 1,
+        "backend": "package:step",
+        "array": "torch",
+        "dtype": "float32",
+        "passed": False,
+        "cases": 2,
+        "worst_ratio": 50.0,
+        "problems": ["a problem"],
+        "diagnosis": "No known defect behaves like this backend.",
+        "seconds": 1.23,
+        "rows": [
+            {"id": "d", **common, "ratio": 40.0, "outcome": "failed", "criteria": ("output",), "error": "broken", "step": 2, "seconds": 0.25},
+            {"id": "e", **common, "ratio": 50.0, "outcome": "xfailed", "criteria": (), "error": "", "step": 0, "seconds": 0.0},
+        ],
+    }  # fmt: skip
+    broken = Report("b", "numpy", "float64", [_row("a", "failed", np.inf)]).as_data()
+    assert (broken["worst_ratio"], broken["rows"][0]["ratio"], broken["diagnosis"]) == ("inf", "inf", "")
+    assert json.loads(json.dumps(broken, allow_nan=False))["cases"] == 1
+
+
+# --- what a backend is given, and what it promises -------------------------------------------------------------------
+
+
+def _inputs(dtype: Any = np.float64) -> Any:
+    return StepCase.build(PLAIN.parameters).inputs(dtype)
+
+
+def test_the_precision_is_what_is_claimed_but_no_more_than_the_dtype_holds() -> None:
+    load("torch")
+    assert Harness.of(right).eps == 2.0**-52
+    assert Harness.of(right, dtype="float32").eps == 2.0**-23
+    assert Harness.of(right, precision="float32").eps == 2.0**-23
+    assert Harness.of(right, dtype="float32", precision="float64").eps == 2.0**-23
+    assert Harness.of(right, dtype="bfloat16", array="torch", precision="float32").eps == 2.0**-7
+    with pytest.raises(ValueError, match=r"^precision: expected one of float64, .*, found 'float8'$"):
+        Harness.of(right, precision="float8")
+    assert Harness.of(right, array="torch", dtype="float32", device="meta").conversion == Conversion("torch", "float32", "meta")
+
+
+def test_a_backend_is_given_the_arrays_and_parameters_by_their_names() -> None:
+    seen: dict[str, Any] = {}
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        seen.update(arrays=arrays, parameters=parameters)
+        return right(*arrays, **parameters)
+
+    x = _inputs()
+    outcome = Harness.of(step).call(x, lambda W: W)
+    assert [np.array_equal(X, Y) for X, Y in zip(seen["arrays"], x.arrays, strict=True)] == 6 * [True]
+    assert seen["parameters"] == {"learning_rate": 0.1, "tau": 0.05, "theta": None, "min_rank": 1, "max_rank": None}
+    assert outcome.error == ""
+    assert outcome.stages == {}
+    assert outcome.factors is not None
+    assert [X.shape for X in outcome.factors] == [X.shape for X in right(*x.arrays, **x.parameters)]
+
+
+def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks() -> None:
+    def by_list(*stacks: Any, **parameters: Any) -> Any:
+        assert all(X.ndim == 3 and len(X) == 1 for X in stacks)
+        return [right(*arrays, **parameters) for arrays in zip(*stacks, strict=True)]
+
+    def by_stacks(*stacks: Any, **parameters: Any) -> Any:
+        return tuple(X[None] for X in by_list(*stacks, **parameters)[0])
+
+    for step in (by_list, by_stacks):
+        outcome = Harness.of(step, batched=True).call(_inputs(), lambda W: W)
+        assert outcome.error == ""
+        assert judge(_inputs(), outcome.factors).passed  # type: ignore[arg-type]
+
+
+def test_a_whole_step_is_given_the_gradient_as_a_function_of_its_own_arrays() -> None:
+    load("torch")
+    case = StepCase.build(PLAIN.parameters)
+
+    def step(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> Any:
+        G = gradients(U @ S @ V.T)
+        assert type(G) is type(U)
+        return right(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
+
+    for array in ("numpy", "torch"):
+        outcome = Harness.of(step, array=array, whole=True).call(_inputs(), case.gradient)
+        assert outcome.error == ""
+        assert judge(_inputs(), outcome.factors).passed  # type: ignore[arg-type]
+
+
+# --- what a backend does to its caller -------------------------------------------------------------------------------
+
+
+class Donated(np.ndarray):
+    """An array that says its memory was taken."""
+
+    def is_deleted(self) -> bool:
+        return True
+
+
+def _changing(index: int) -> Callable[..., Any]:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        output = right(*arrays, **parameters)
+        arrays[index][0, 0] += 1.0
+        return output
+
+    return step
+
+
+def _returning(index: int, name: str) -> Callable[..., Any]:
+    """A view of the input of this name in place of one output, of the shape that happens to be there."""
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        output = list(right(*arrays, **parameters))
+        output[index] = arrays[("U", "S", "V", "dK", "dL", "dS").index(name)][:, :1]
+        return tuple(output)
+
+    return step
+
+
+def _drawing(*arrays: Any, **parameters: Any) -> Any:
+    np.random.standard_normal()  # noqa: NPY002
+    return right(*arrays, **parameters)
+
+
+def _drawing_a_block(*arrays: Any, **parameters: Any) -> Any:
+    """312 numbers of two words each use up a block of 624: the position in the block is then what it was."""
+    np.random.rand(312)  # noqa: NPY002
+    return right(*arrays, **parameters)
+
+
+def _raising(*arrays: Any, **parameters: Any) -> Any:
+    raise RuntimeError("out of luck")
+
+
+MANNERS: dict[str, tuple[Callable[..., Any], str]] = {
+    **{f"changes {name}": (_changing(i), "changed its inputs in place") for i, name in enumerate(("U", "S", "V", "dK", "dL", "dS"))},
+    **{
+        f"returns {name} as {output}": (
+            _returning(i, name), f"{output} is a view of the input {name}: a later change of one changes the other",
+        )
+        for i, (output, name) in enumerate((("U1", "U"), ("S1", "dS"), ("V1", "dL")))
+    },
+    "draws": (_drawing, "seeded or used NumPy's global random generator: the caller's randomness changes"),
+    "draws a block": (_drawing_a_block, "seeded or used NumPy's global random generator: the caller's randomness changes"),
+    "seeds": (MUTANTS["global-rng"].step, "seeded or used NumPy's global random generator: the caller's randomness changes"),
+    "raises": (_raising, "raised RuntimeError: out of luck"),
+    "nothing": (lambda *a, **p: None, "expected (U1, S1, V1), found NoneType (TypeError: cannot unpack non-iterable NoneType object)"),
+    "a pair": (
+        lambda *a, **p: [np.ones((5, 2)), 3.0],
+        "expected (U1, S1, V1), found list of 2: ndarray (5, 2), float (ValueError: not enough values to unpack (expected 3, got 2))",
+    ),
+    "five": (
+        lambda *a, **p: (1, 2, 3, "four", 5.0),
+        "expected (U1, S1, V1), found tuple of 5: int, int, int, str (ValueError: too many values to unpack (expected 3))",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "error"), MANNERS.values(), ids=MANNERS)
+def test_bad_manners_in_words(step: Callable[..., Any], error: str) -> None:
+    before = np.random.get_state()  # noqa: NPY002
+    outcome = Harness.of(step).call(_inputs(), lambda W: W)
+    after = np.random.get_state()  # noqa: NPY002
+    assert outcome.error == error
+    assert outcome.factors is None
+    assert np.array_equal(before[1], after[1])  # type: ignore[index]
+    assert before[2:] == after[2:]  # type: ignore[index]
+
+
+def test_memory_that_was_taken_is_noticed_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Conversion, "to", lambda self, X: X.copy().view(Donated))
+    outcome = Harness.of(lambda *arrays, **p: right(*(np.asarray(X) for X in arrays), **p)).call(_inputs(), lambda W: W)
+    assert outcome.factors is None
+    assert outcome.error == "took the memory of its inputs (donated arguments): the caller has them no longer"
+
+
+def test_a_vector_that_is_returned_is_left_to_the_criteria() -> None:
+    def flat(*arrays: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = right(*arrays, **parameters)
+        return U1, np.diag(S1), V1
+
+    row, inputs = run_case(Harness.of(flat), PLAIN)
+    assert row.error.startswith("S1: expected a square matrix")
+    assert inputs is not None
+
+
+# --- one case --------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_says_what_the_case_is_and_how_it_went() -> None:
+    row, inputs = run_case(Harness.of(right), PLAIN)
+    assert (row.id, row.group, row.flags, row.reason) == (PLAIN.id, PLAIN.group, PLAIN.flags, PLAIN.reason)
+    assert (row.outcome, row.criteria, row.error, row.step) == ("passed", (), "", 0)
+    assert inputs is not None
+    assert row.ratio == judge(inputs, right(*inputs.arrays, **inputs.parameters)).worst_ratio < 1.0
+    assert row.seconds > 0.0
+    wrong, inputs = run_case(Harness.of(doubled), PLAIN)
+    assert (wrong.id, wrong.group, wrong.flags, wrong.reason) == (PLAIN.id, PLAIN.group, PLAIN.flags, PLAIN.reason)
+    assert (wrong.outcome, wrong.error, wrong.step) == ("failed", "", 0)
+    assert wrong.criteria[0] in ("stationarity", "optimality")
+    assert wrong.ratio > FAIL
+    assert inputs is not None
+    assert 0.0 < wrong.seconds < 10.0
+
+
+def test_a_row_of_a_backend_that_gives_nothing() -> None:
+    row, inputs = run_case(Harness.of(_raising), PLAIN)
+    assert (row.outcome, row.criteria, row.error, row.ratio) == (
+        "failed",
+        ("output",),
+        "raised RuntimeError: out of luck",
+        np.inf,
+    )
+    assert inputs is None
+
+
+@pytest.mark.parametrize("case", [RUN, TRAINED])
+def test_each_output_of_a_sequence_is_the_next_input(case: ConformanceCase) -> None:
+    """S is changed in between where the case says so; the gradient is taken where the state is."""
+    seen: list[Any] = []
+    gradient = StepCase.build(case.parameters).gradient
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        output = right(*arrays, **parameters)
+        seen.append((arrays, output))
+        return output
+
+    row, inputs = run_case(Harness.of(step), case)
+    assert row.outcome == "passed"
+    assert len(seen) == 3
+    start = StepCase.build(case.parameters)
+    for given, expected in zip(seen[0][0][:3], (start.U, start.S, start.V), strict=True):
+        np.testing.assert_array_equal(given, expected)
+    rng = np.random.default_rng(case.parameters.seed + 1)
+    for (_, (U1, S1, V1)), ((U, S, V, dK, dL, dS), _) in zip(seen[:-1], seen[1:], strict=True):
+        np.testing.assert_array_equal(U, U1)
+        np.testing.assert_array_equal(V, V1)
+        np.testing.assert_array_equal(S, S1 + 0.1 * rng.standard_normal(S1.shape) if case.trained else S1)
+        G = gradient(U @ S @ V.T)
+        for found, exact in ((dK, G @ V), (dL, G.T @ U), (dS, U.T @ G @ V)):
+            np.testing.assert_allclose(found, exact, atol=1e-13)
+    assert inputs is not None
+    np.testing.assert_array_equal(inputs.U, seen[-1][0][0])
+
+
+def test_the_worst_step_of_a_sequence_counts_and_the_first_failing_one_is_named() -> None:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        calls.append(arrays)
+        return (doubled if len(calls) == wrong_at else right)(*arrays, **parameters)
+
+    ratios = []
+    for wrong_at in (99, 2):
+        calls: list[Any] = []
+        row, inputs = run_case(Harness.of(step), RUN)
+        ratios.append(row.ratio)
+        assert (row.outcome, row.step, len(calls)) == (("passed", 0, 3) if wrong_at == 99 else ("failed", 1, 2))
+    assert inputs is not None
+    np.testing.assert_array_equal(inputs.U, calls[1][0])
+    single = [
+        run_case(Harness.of(right), ConformanceCase("a", "a", ("a",), "", RUN.parameters, steps=k))[0].ratio for k in (1, 2, 3)
+    ]
+    assert single == sorted(single)
+    assert ratios[0] == single[-1]
+
+
+def test_a_case_is_asked_in_the_dtype_of_the_backend() -> None:
+    """Complex if the case is or the dtype is; numbers that the dtype can hold."""
+    seen: list[Any] = []
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        seen.extend(arrays)
+        return right(*arrays, **parameters)
+
+    for dtype in ("float32", "complex64", "complex128"):
+        seen.clear()
+        row, inputs = run_case(Harness.of(step, dtype=dtype), PLAIN)
+        assert row.outcome == "passed"
+        assert {str(X.dtype) for X in seen} == {dtype}
+        assert inputs is not None
+        assert {str(X.dtype) for X in inputs.arrays} == {dtype}
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("few")
+def test_a_run_of_a_right_backend() -> None:
+    told: list[tuple[int, int]] = []
+    report = check_step(right, progress=lambda done, total: told.append((done, total)))
+    assert [row.id for row in report.rows] == [case.id for case in CASES]
+    assert (report.passed, report.problems, report.diagnosis) == (True, [], None)
+    assert (report.backend, report.array, report.dtype) == ("tests.oracle.test_report:right", "numpy", "float64")
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert 0.0 < report.seconds < 60.0
+
+
+@pytest.mark.usefixtures("few")
+def test_a_run_of_a_wrong_backend_is_diagnosed_unless_it_is_a_whole_step() -> None:
+    report = check_step(MUTANTS["s-step-sign"].step, stages=MUTANTS["s-step-sign"].stages.run)  # type: ignore[union-attr]
+    assert [row.outcome for row in report.failures] == 3 * ["failed"]
+    assert report.diagnosis is not None
+    assert report.diagnosis.matches[0][0].id == "s-step-sign"
+    assert report.diagnosis.first_line == "line 3 (S_new)"
+    assert check_step(MUTANTS["s-step-sign"].step).diagnosis.first_line == ""  # type: ignore[union-attr]
+    nothing = check_step(_raising)
+    assert nothing.diagnosis is None
+    assert not nothing.passed
+
+    def whole(U: Any, S: Any, V: Any, gradients: Any, **parameters: Any) -> Any:
+        return U.copy(), 2.0 * S, V.copy()
+
+    report = check_step(whole, whole=True)
+    assert report.failures
+    assert report.diagnosis is None
+
+
+@pytest.mark.usefixtures("few")
+def test_the_first_line_is_that_of_the_first_question_where_a_line_fails() -> None:
+    """The stages of a right step have no wrong line, whatever the backend itself does."""
+    report = check_step(doubled, stages=REFERENCE.run)
+    assert report.diagnosis is not None
+    assert report.diagnosis.first_line == ""
+
+    def late(*arrays: Matrix, **parameters: Any) -> Mapping[str, Any]:
+        calls.append(1)
+        run = REFERENCE.run(*arrays, **parameters)
+        return {**run, "L_new": 1.001 * run["L_new"]} if len(calls) == 2 else run
+
+    calls: list[int] = []
+    report = check_step(doubled, stages=late)
+    assert report.diagnosis is not None
+    assert report.diagnosis.first_line.startswith("line 3 (L_new)")
+    assert len(calls) == 2
+
+
+@pytest.mark.usefixtures("few")
+def test_the_rounding_of_the_stages_is_that_of_the_dtype() -> None:
+    stages = MUTANTS["s-step-sign"].stages
+    assert stages is not None
+    for array in ("numpy", "torch"):
+        load(array)
+        report = check_step(doubled, array=array, dtype="float32", stages=REFERENCE.run)
+        assert report.diagnosis is not None
+        assert report.diagnosis.first_line == ""
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    ("select", "ids"),
+    [
+        ({"group": "run"}, ["run-of-three", "run-trained"]),
+        ({"flag": "trained"}, ["run-trained"]),
+        ({"flag": "plain", "group": "small"}, ["small-plain"]),
+        ({"id": "run-of"}, ["run-of-three"]),
+        ({"id": "of"}, []),
+        ({"group": "run", "flag": "plain"}, []),
+    ],
+)
+def test_a_selection(select: Mapping[str, str], ids: list[str]) -> None:
+    report = check_step(right, select=select)
+    assert [row.id for row in report.rows] == ids
+    assert report.problems == ([] if ids else [f"no case matches {select}"])
+
+
+@pytest.mark.usefixtures("few")
+def test_an_unknown_key_of_a_selection_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^select: expected keys among group, flag, id, found 'colour'$"):
+        check_step(right, select={"colour": "red"})
+
+
+def test_few_cases_are_no_whole_run_but_may_be_a_selection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geolora_ref.oracle.check.catalogue", lambda: CASES)
+    for floor, problems in ((4, ["only 3 cases were run, a whole run has at least 4"]), (3, [])):
+        monkeypatch.setattr("geolora_ref.oracle.check.FLOOR", floor)
+        assert check_step(right).problems == problems
+        assert check_step(right, select={"group": "run"}).problems == []
+
+
+@pytest.mark.usefixtures("few")
+def test_known_failures() -> None:
+    report = check_step(doubled, xfail={"small-plain": "known", "run-trained": "known too"})
+    assert [(row.id, row.outcome) for row in report.rows] == [
+        ("small-plain", "xfailed"), ("run-of-three", "failed"), ("run-trained", "xfailed"),
+    ]  # fmt: skip
+    assert report.rows[0].error == "known"
+    assert report.problems == []
+    assert check_step(_raising, xfail={"small-plain": "known"}).rows[0].error == "raised RuntimeError: out of luck"
+    report = check_step(right, xfail={"small-plain": "known", "misspelt": ""})
+    assert report.problems == ["xfail: no case has the id 'misspelt'", "xfail: small-plain passes; take it off the list"]
+    assert report.failures[0].outcome == "xpassed"
+    assert report.diagnosis is None
+
+
+@pytest.mark.usefixtures("few")
+def test_a_function_object_is_named_by_its_class() -> None:
+    class Backend:
+        __module__ = "somewhere"
+
+        def __call__(self, *arrays: Any, **parameters: Any) -> Any:
+            return right(*arrays, **parameters)
+
+    assert check_step(Backend()).backend == "somewhere:Backend"
+
+
+# --- backends by name ------------------------------------------------------------------------------------------------
+
+
+def test_a_backend_is_found_by_its_name() -> None:
+    assert load_backend("tests.oracle.test_report:right") is right
+    assert load_backend("geolora_ref.oracle.stages:Stages.step") is Stages.step
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("numpy", "backend: expected package.module:function, found 'numpy'"),
+        (":step", "backend: expected package.module:function, found ':step'"),
+        ("numpy:", "backend: expected package.module:function, found 'numpy:'"),
+        ("no_such_module:step", "backend: no module 'no_such_module' (looking for 'no_such_module:step')"),
+        ("numpy.nothing:step", "backend: no module 'numpy.nothing' (looking for 'numpy.nothing:step')"),
+        ("numpy:linalg.nothing", "backend: numpy has no 'linalg.nothing'"),
+        ("numpy:pi", "backend: expected a function, found float at 'numpy:pi'"),
+    ],
+)
+def test_a_backend_that_does_not_exist(name: str, message: str) -> None:
+    with pytest.raises(ValueError) as found:  # noqa: PT011  the message is compared literally
+        load_backend(name)
+    assert str(found.value) == message
