@@ -72,9 +72,7 @@ def diagnose(
     reference = [_quietly(Stages().step, inputs) for inputs in double]
     found = [_safely(backend, inputs) for inputs in sample]
     matches = []
-    for mutant in MUTANTS.values():
-        if mutant.visible_in == "kit":
-            continue
+    for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit"):
         outputs = [_quietly(mutant.step, inputs) for inputs in double]
         votes = [
             _alike(mine, other, inputs, eps)
@@ -157,7 +155,7 @@ def _deviating_blocks(
     found: Sequence[Factors], reference: Sequence[Factors], inputs: Sequence[StepInputs], eps: float
 ) -> list[str]:
     """In which blocks of Ŝ, seen in the old bases, an untruncated result differs from the reference's."""
-    blocks: dict[str, bool] = {}
+    deviating: dict[str, None] = {}
     for mine, right, x in zip(found, reference, inputs, strict=True):
         if mine is None or right is None or x.tau != 0.0 or x.max_rank is not None or mine[1].shape != right[1].shape:
             continue
@@ -170,6 +168,5 @@ def _deviating_blocks(
             "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)": L_part,
             "the lower right block, which must be zero (line 5)": D - U @ UhD - K_part @ V.conj().T,
         }
-        for name, part in parts.items():
-            blocks[name] = blocks.get(name, False) or bool(np.linalg.norm(part) > _unit(x, eps))
-    return [name for name, deviates in blocks.items() if deviates]
+        deviating |= {name: None for name, part in parts.items() if np.linalg.norm(part) > _unit(x, eps)}
+    return list(deviating)

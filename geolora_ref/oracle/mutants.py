@@ -322,7 +322,7 @@ def s_step_uses_new_basis(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no
 
 @_add(6, "the SVD factors are swapped: U ← ÛQ, V ← V̂P", published=True)
 def swap_truncation_factors(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
-    P, _, Q = truncate(S_hat, np.eye(len(S_hat)), np.eye(S_hat.shape[1]), **parameters)
+    P, _, Q = truncate(S_hat, *(np.eye(size, dtype=S_hat.dtype) for size in S_hat.shape), **parameters)
     S1 = truncate(S_hat, U_hat, V_hat, **parameters)[1]
     return (U_hat @ Q, S1, V_hat @ P) if len(P) == len(Q) else (U_hat @ P, S1, V_hat @ Q)
 
@@ -345,7 +345,7 @@ def vh_for_v(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
 
 @_add(6, "V ← V̂Q without the conjugation of the SVD's Vᴴ", published=True)
 def missing_conjugate(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
-    U1, S1, Q = truncate(S_hat, U_hat, np.eye(S_hat.shape[1]), **parameters)
+    U1, S1, Q = truncate(S_hat, U_hat, np.eye(S_hat.shape[1], dtype=S_hat.dtype), **parameters)
     return U1, S1, V_hat @ Q.conj()
 
 
@@ -361,7 +361,7 @@ def repeated_truncation(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-u
 @_add(6, "spacing(1) is added to S: the retraction of nothing moves W", published=True)
 def silent_regularisation(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
-    return U1, S1 + np.spacing(1.0) * np.eye(len(S1)), V1
+    return U1, S1 + float(np.spacing(1.0)) * np.eye(len(S1), dtype=S1.dtype), V1
 
 
 @_add(6, "an unsorted spectrum is truncated by position", published=True)

@@ -29,6 +29,7 @@ def test_values_are_rounded_to_the_dtype_and_come_back_as_they_are(array: str, d
     assert str(there.dtype).removeprefix("torch.") == dtype
     back = conversion.back(there)
     assert isinstance(back, np.ndarray)
+    assert back.dtype.type.__module__ == "numpy"
     assert np.iscomplexobj(back) == conversion.is_complex == dtype.startswith("complex")
     assert np.max(np.abs(back - Y) / np.maximum(np.abs(Y), 1.0)) <= EPS[dtype] / 2
     assert np.array_equal(back, conversion.rounded(Y))

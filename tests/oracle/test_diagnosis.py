@@ -205,6 +205,18 @@ def test_the_block_that_deviates_is_named(name: str) -> None:
         assert of(MUTANTS[name].step, passing=[replace(x, tau=0.0, max_rank=None)]).blocks == DEVIATING[name]
 
 
+def test_a_block_that_deviates_once_is_named() -> None:
+    """In the first of several steps, or in the last."""
+    steps = [replace(x, tau=0.0, theta=None, max_rank=None) for x in (questions()[0], questions()[1], questions()[5])]
+    for wrong in (0, 2):
+
+        def sometimes(U: Matrix, *arrays: Matrix, wrong: int = wrong, **parameters: Any) -> Any:
+            step = MUTANTS["k-step-sign"].step if np.array_equal(U, steps[wrong].U) else right
+            return step(U, *arrays, **parameters)
+
+        assert of(sometimes, steps).blocks == [K_BLOCK]
+
+
 def test_truncated_steps_say_nothing_about_blocks() -> None:
     """A backend that is wrong only where it truncates, or where there is a cap."""
 

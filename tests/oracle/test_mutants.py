@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
-from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, matrix, page, verdicts
+from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, matrix, verdicts
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from tests.oracle.departures import DTYPES, departure, questions, recorded, same
 from tests.oracle.drawn import REFERENCE, drawn_inputs
@@ -55,6 +56,32 @@ def test_a_mutant_is_a_wrong_step_and_not_a_broken_program(mutant: Mutant) -> No
             assert len(returned) == 3
 
 
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_mutant_keeps_the_dtype_and_says_what_is_wrong_where(mutant: Mutant) -> None:
+    for x in questions("float32"):
+        with np.errstate(all="ignore"):
+            U, S, V = mutant.step(*(X.copy() for X in x.arrays), **x.parameters)
+        assert (U.dtype, S.dtype, V.dtype) == (x.U.dtype, x.S.dtype, x.V.dtype)
+    assert mutant.line in (3, 4, 5, 6)
+    assert isinstance(mutant.defect, str)
+    assert " " in mutant.defect
+
+
+def test_a_mutant_is_seen_by_its_output_and_of_our_own_making_unless_it_says_otherwise() -> None:
+    plain = Mutant("plain", 3, "a defect", REFERENCE.step)
+    assert (plain.published, plain.stages, plain.visible_in) == (False, None, "output")
+
+
+def test_a_generator_that_is_seeded_is_in_the_same_state_every_time() -> None:
+    x = questions("float64")[0]
+    before, states = np.random.get_state(), []  # noqa: NPY002
+    for _ in range(2):
+        MUTANTS["global-rng"].step(*x.arrays, **x.parameters)
+        states.append(np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+    np.random.set_state(before)  # noqa: NPY002
+    assert np.array_equal(*states)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_a_mutant_does_what_is_on_record(mutant: Mutant, dtype: str) -> None:
@@ -96,9 +123,13 @@ def test_every_criterion_is_needed(criterion: str) -> None:
     assert (ALONE in {marks[criterion] for marks in matrix().values()}) == (criterion not in STAYS)
 
 
-def test_the_page_is_what_is_printed() -> None:
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_the_page_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module("geolora_ref.oracle.kill_matrix", run_name="__main__")
     committed = Path(__file__).parents[2] / "docs" / "kill_matrix.md"
-    assert committed.read_text("utf-8") == page(), "python -m geolora_ref.oracle.kill_matrix > docs/kill_matrix.md"
+    assert committed.read_text("utf-8") == capsys.readouterr().out, (
+        "python -m geolora_ref.oracle.kill_matrix > docs/kill_matrix.md"
+    )
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
