@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,12 +43,25 @@ TRUNCATIONS = ((0.1, None), (None, 0.3), (0.03, None), (None, 2.0), (0.3, None),
 
 def _case(i: int) -> StepCase:
     """Lists of different lengths are gone through side by side: few questions, and most pairs of traps."""
-    (m, n, r), (least, most), (tau, theta) = (of[i % len(of)] for of in (SHAPES, CLIPPINGS, TRUNCATIONS))
+    m, n, r = SHAPES[i % len(SHAPES)]
+    least, most = CLIPPINGS[i % len(CLIPPINGS)]
+    tau, theta = TRUNCATIONS[i % len(TRUNCATIONS)]
     least = min(least, 2 * r, m, n)
     parameters = CaseParameters(
-        m, n, r, "algebraic", CORES[i % 4], GRADIENTS[i % 3], (0.3, 0.05)[i % 2], tau, theta, least, most and max(most, least),
-        complex=i % 8 > 4, seed=i,
-    )  # fmt: skip
+        m=m,
+        n=n,
+        r=r,
+        spectrum="algebraic",
+        core=CORES[i % 4],
+        gradient=GRADIENTS[i % 3],
+        learning_rate=(0.3, 0.05)[i % 2],
+        tau=tau,
+        theta=theta,
+        min_rank=least,
+        max_rank=None if most is None else max(most, least),
+        complex=i % 8 > 4,
+        seed=i,
+    )
     return StepCase.build(parameters)
 
 
@@ -68,7 +80,7 @@ def questions(dtype: str) -> Sequence[StepInputs]:
 
 
 def departure(mutant: Mutant, x: StepInputs, rounding: float = 1.0) -> float:
-    """The error of W₁ and of its rank, what U₁, V₁, S₁ lack of orthonormal and diagonal, and the rest in ``parts``, in one number.
+    """The errors of W₁ and its rank, what U₁, V₁, S₁ lack of orthonormal and diagonal, and the other ``parts``, in one number.
 
     Matrices are measured relative to ‖S‖ + λ‖∇_K‖.  The parts are added with the weights 1, 2, ..., so that one does not pass for
     another; one below ``rounding`` times eps^{3/4} counts as 0.  ``inf`` where the step has no finite output.
@@ -82,7 +94,7 @@ def departure(mutant: Mutant, x: StepInputs, rounding: float = 1.0) -> float:
         U1, S1, V1 = _right(x)
         size = float(np.linalg.norm(x.S) + x.learning_rate * np.linalg.norm(x.dK)) or 1.0
         parts = [
-            np.linalg.norm(_product(U, S, V) - _product(U1, S1, V1)) / size if (len(U), len(V)) == (len(U1), len(V1)) else 1.0,
+            np.linalg.norm(_product(U, S, V) - _product(U1, S1, V1)) / size if U.shape[0] == U1.shape[0] else 1.0,
             abs(len(S) - len(S1)),
             *(np.linalg.norm(B.conj().T @ B - np.eye(B.shape[1])) for B in (U, V)),
             np.linalg.norm(S - np.diag(np.sort(np.abs(np.diag(S)))[::-1])) / size,
@@ -109,7 +121,7 @@ def _coefficients(mutant: Mutant, x: StepInputs) -> Iterator[tuple[Matrix, Matri
 
 
 def _product(U: Matrix, S: Matrix, V: Matrix) -> Matrix:
-    return U.astype(complex) @ S.astype(complex) @ V.conj().T.astype(complex)
+    return np.asarray(U.astype(complex) @ S.astype(complex) @ V.conj().T.astype(complex))
 
 
 def same(now: float, then: float | None) -> bool:
@@ -126,7 +138,7 @@ def recorded() -> Mapping[str, Mapping[str, Sequence[float | None]]]:
 def _stable(mutant: Mutant, case: StepCase, dtype: str, rng: np.random.Generator) -> float | None:
     found = departure(mutant, case.inputs(dtype))
     for rounding in np.geomspace(0.05, 20.0, SHAKES):
-        again = departure(mutant, _shaken(case, 8.0 * np.finfo(dtype).eps, rng).inputs(dtype), rounding)
+        again = departure(mutant, _shaken(case, 8.0 * float(np.finfo(dtype).eps), rng).inputs(dtype), rounding)
         if again != found and not abs(again - found) <= 0.25 * SAME * found:
             return None
     return float(f"{found:.3g}") if np.isfinite(found) else -1.0

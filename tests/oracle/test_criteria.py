@@ -73,30 +73,46 @@ def _wrong(change: Any) -> dict[str, float]:
 
 UNIT = 4.0 * np.sqrt(17.0) * 2.0**-52
 SIZE = UNIT * np.sqrt(84.0)
-D = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+EXCHANGE = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        # BᴴB − I = diag(3, 0, 0) and D = diag(−8, 0, 0)
-        (lambda U, S, V: (U * [2.0, 1.0, 1.0], S, V), {"orthonormal U": 3.0 / UNIT, "stationarity": 8.0 / SIZE, "optimality": 8.0 / SIZE}),
-        (lambda U, S, V: (U, S, V * [1.0, 2.0, 1.0]), {"orthonormal V": 3.0 / UNIT, "stationarity": 4.0 / SIZE, "optimality": 4.0 / SIZE}),
-        (lambda U, S, V: (U, S + D, V), {"stationarity": 2.0**0.5 / SIZE, "optimality": 2.0**0.5 / SIZE, "S diagonal": 2.0**0.5 / SIZE}),
-        (lambda U, S, V: (U, S * [1.0, 1.0, -1.0], V), {"stationarity": 4.0 / SIZE, "optimality": 4.0 / SIZE, "S nonnegative": 2.0 / SIZE}),
-        (lambda U, S, V: (U * [1.0, 1.0, -1.0], S * [1.0, 1.0, -1.0], V), {"S nonnegative": 2.0 / SIZE}),
-        (lambda U, S, V: (U * [1.0, 1j, 1.0], S * [1.0, 1j, 1.0], V * [1.0, -1.0, 1.0]), {"S nonnegative": 4.0 / SIZE, "S sorted": 2.0 / SIZE}),
-        (lambda U, S, V: (U[:, ::-1], S[::-1, ::-1], V[:, ::-1]), {"S sorted": 4.0 / SIZE}),
-        (lambda U, S, V: (U[:, [1, 0, 2]], S[:, [1, 0, 2]][[1, 0, 2]], V[:, [1, 0, 2]]), {"S sorted": 4.0 / SIZE}),
-    ],
-    ids=["U", "V", "dense", "sign", "sign taken by U", "phase taken by U and V", "ascending", "exchanged"],
-)  # fmt: skip
+DEFECTS: dict[str, tuple[Any, dict[str, float]]] = {
+    "U": (
+        lambda U, S, V: (U * [2.0, 1.0, 1.0], S, V),  # BᴴB − I = diag(3, 0, 0) and D = diag(−8, 0, 0)
+        {"orthonormal U": 3.0 / UNIT, "stationarity": 8.0 / SIZE, "optimality": 8.0 / SIZE},
+    ),
+    "V": (
+        lambda U, S, V: (U, S, V * [1.0, 2.0, 1.0]),
+        {"orthonormal V": 3.0 / UNIT, "stationarity": 4.0 / SIZE, "optimality": 4.0 / SIZE},
+    ),
+    "dense": (
+        lambda U, S, V: (U, S + EXCHANGE, V),
+        {"stationarity": 2.0**0.5 / SIZE, "optimality": 2.0**0.5 / SIZE, "S diagonal": 2.0**0.5 / SIZE},
+    ),
+    "sign": (
+        lambda U, S, V: (U, S * [1.0, 1.0, -1.0], V),
+        {"stationarity": 4.0 / SIZE, "optimality": 4.0 / SIZE, "S nonnegative": 2.0 / SIZE},
+    ),
+    "sign taken by U": (lambda U, S, V: (U * [1.0, 1.0, -1.0], S * [1.0, 1.0, -1.0], V), {"S nonnegative": 2.0 / SIZE}),
+    "phase taken by U and V": (
+        lambda U, S, V: (U * [1.0, 1j, 1.0], S * [1.0, 1j, 1.0], V * [1.0, -1.0, 1.0]),
+        {"S nonnegative": 4.0 / SIZE, "S sorted": 2.0 / SIZE},
+    ),
+    "ascending": (lambda U, S, V: (U[:, ::-1], S[::-1, ::-1], V[:, ::-1]), {"S sorted": 4.0 / SIZE}),
+    "exchanged": (
+        lambda U, S, V: (U[:, [1, 0, 2]], S[:, [1, 0, 2]][[1, 0, 2]], V[:, [1, 0, 2]]),
+        {"S sorted": 4.0 / SIZE},
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), DEFECTS.values(), ids=DEFECTS)
 def test_a_defect_is_measured_in_its_own_unit(change: Any, expected: dict[str, float]) -> None:
     assert _wrong(change) == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_is_outside_the_tangent_space_counts_beyond_the_smallest_kept_value() -> None:
-    """diag(8, 2) is kept of diag(8, 4, 2) at rank 2: D = diag(0, 4, 0), normal, is 2 larger than σ_2(W₁) = 2, and 4 − 2 too large."""
+    """Of diag(8, 4, 2) rank 2 keeps diag(8, 2): D = diag(0, 4, 0) is normal, ‖D‖₂ − σ_2(W₁) = 4 − 2, ‖D‖ − tail = 4 − 2."""
     inputs = _plain([8.0, 4.0, 2.0], max_rank=2)
     output = np.eye(8)[:, [0, 2]], np.diag([8.0, 2.0]), np.eye(9)[:, [0, 2]]
     ratios = judge(inputs, output).ratios

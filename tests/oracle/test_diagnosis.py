@@ -27,7 +27,7 @@ TWINS = {"l-step-sign": "upper-right-sign", "lower-left-sign": "k-step-sign", "v
 @cache
 def questions(dtype: str = "float64") -> Sequence[StepInputs]:
     """Few, and of all kinds that tell mutants apart: dense and diagonal cores, zero, real and complex, capped and not."""
-    common = {"m": 8, "n": 8, "r": 3, "spectrum": "algebraic", "learning_rate": 0.3}
+    common: dict[str, Any] = {"m": 8, "n": 8, "r": 3, "spectrum": "algebraic", "learning_rate": 0.3}
     changes: tuple[dict[str, Any], ...] = (
         {"core": "dense", "tau": 0.1},
         {"core": "dense", "complex": True, "tau": 0.02},
@@ -99,10 +99,10 @@ def test_passing_steps_count_where_the_mutant_is_wrong() -> None:
         wrong = np.array_equal(U, first.U)
         return (MUTANTS["s-step-sign"].step if wrong else right)(U, *arrays, **parameters)
 
-    alone, beside = (dict((m.id, share) for m, share in of(sometimes, [first], rest).matches) for rest in ((), questions()[1:]))
+    alone, beside = ({m.id: share for m, share in of(sometimes, [first], rest).matches} for rest in ((), questions()[1:]))
     assert alone["s-step-sign"] == 1.0
     assert "s-step-sign" not in beside  # 2 of the 8 steps compared, the untruncated one included
-    two = dict((m.id, share) for m, share in of(sometimes, [first], questions()[1:3]).matches)
+    two = {m.id: share for m, share in of(sometimes, [first], questions()[1:3]).matches}
     assert two["s-step-sign"] == 2.0 / 4.0
 
 
@@ -113,7 +113,7 @@ def test_only_so_many_steps_are_looked_at() -> None:
         calls.append(x)
         return asked(MUTANTS["s-step-sign"].step)(x)
 
-    diagnose(counting, 9 * questions(), 8 * questions(), EPS)
+    diagnose(counting, [*questions()] * 9, [*questions()] * 8, EPS)
     assert len(calls) == 2 * SAMPLE + SAMPLE // 2
     assert [x.tau for x in calls[-2:]] == [0.0, 0.0]
     assert {(x.theta, x.min_rank, x.max_rank) for x in calls[-SAMPLE // 2 :]} == {(None, 1, None)}
@@ -242,25 +242,33 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
         (Diagnosis([], []), "No known defect behaves like this backend."),
         (
             Diagnosis([], [S_BLOCK, K_BLOCK]),
-            "No known defect behaves like this backend. Where nothing is truncated, the result deviates in "
-            f"{S_BLOCK}; {K_BLOCK}.",
+            (
+                "No known defect behaves like this backend. Where nothing is truncated, the result deviates in "
+                f"{S_BLOCK}; {K_BLOCK}."
+            ),
         ),
         (
             Diagnosis([(FIRST, 0.9)], []),
-            "This is what happens when line 5 has this defect: the K-block is left out "
-            "(lower-left-missing; 90% of the compared steps agree).",
+            (
+                "This is what happens when line 5 has this defect: the K-block is left out "
+                "(lower-left-missing; 90% of the compared steps agree)."
+            ),
         ),
         (
             Diagnosis([(FIRST, 0.89), (SECOND, 0.5), (THIRD, 0.5), (FOURTH, 0.5)], [], "line 3 (K_new)"),
-            "The first line of Algorithm 1 that fails by the backend's own stages is line 3 (K_new). "
-            "This resembles what happens when line 5 has this defect: the K-block is left out "
-            "(lower-left-missing; 89% of the compared steps agree). "
-            "Also close: lower-left-sign 50%, k-step-sign 50%.",
+            (
+                "The first line of Algorithm 1 that fails by the backend's own stages is line 3 (K_new). "
+                "This resembles what happens when line 5 has this defect: the K-block is left out "
+                "(lower-left-missing; 89% of the compared steps agree). "
+                "Also close: lower-left-sign 50%, k-step-sign 50%."
+            ),
         ),
         (
             Diagnosis([(FIRST, 1.0), (SECOND, 0.49)], []),
-            "This is what happens when line 5 has this defect: the K-block is left out "
-            "(lower-left-missing; 100% of the compared steps agree).",
+            (
+                "This is what happens when line 5 has this defect: the K-block is left out "
+                "(lower-left-missing; 100% of the compared steps agree)."
+            ),
         ),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_generator_that_is_seeded_is_in_the_same_state_every_time() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_a_mutant_does_what_is_on_record(mutant: Mutant, dtype: str) -> None:
-    """Else its name and its words would say something else than what it does; `python -m tests.oracle.departures` records anew."""
+    """Else its name and its words would not say what it does; `python -m tests.oracle.departures` records anew."""
     now, then = [departure(mutant, x) for x in questions(dtype)], recorded()[mutant.id][dtype]
     assert [same(a, b) for a, b in zip(now, then, strict=True)] == len(now) * [True]
 

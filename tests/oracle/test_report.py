@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -101,10 +102,19 @@ def test_a_report_as_data() -> None:
         "diagnosis": "No known defect behaves like this backend.",
         "seconds": 1.23,
         "rows": [
-            {"id": "d", **common, "ratio": 40.0, "outcome": "failed", "criteria": ("output",), "error": "broken", "step": 2, "seconds": 0.25},
-            {"id": "e", **common, "ratio": 50.0, "outcome": "xfailed", "criteria": (), "error": "", "step": 0, "seconds": 0.0},
+            common
+            | {
+                "id": "d",
+                "ratio": 40.0,
+                "outcome": "failed",
+                "criteria": ("output",),
+                "error": "broken",
+                "step": 2,
+                "seconds": 0.25,
+            },
+            common | {"id": "e", "ratio": 50.0, "outcome": "xfailed", "criteria": (), "error": "", "step": 0, "seconds": 0.0},
         ],
-    }  # fmt: skip
+    }
     broken = Report("b", "numpy", "float64", [_row("a", "failed", np.inf)]).as_data()
     assert (broken["worst_ratio"], broken["rows"][0]["ratio"], broken["diagnosis"]) == ("inf", "inf", "")
     assert json.loads(json.dumps(broken, allow_nan=False))["cases"] == 1
@@ -120,6 +130,7 @@ def _inputs(dtype: Any = np.float64) -> Any:
 def test_the_precision_is_what_is_claimed_but_no_more_than_the_dtype_holds() -> None:
     load("torch")
     assert Harness.of(right).eps == 2.0**-52
+    assert Harness.of(right).diagonal
     assert Harness.of(right, dtype="float32").eps == 2.0**-23
     assert Harness.of(right, precision="float32").eps == 2.0**-23
     assert Harness.of(right, dtype="float32", precision="float64").eps == 2.0**-23
@@ -220,28 +231,39 @@ def _raising(*arrays: Any, **parameters: Any) -> Any:
     raise RuntimeError("out of luck")
 
 
+RANDOM = "seeded or used NumPy's global random generator: the caller's randomness changes"
 MANNERS: dict[str, tuple[Callable[..., Any], str]] = {
-    **{f"changes {name}": (_changing(i), "changed its inputs in place") for i, name in enumerate(("U", "S", "V", "dK", "dL", "dS"))},
+    **{
+        f"changes {name}": (_changing(i), "changed its inputs in place")
+        for i, name in enumerate(("U", "S", "V", "dK", "dL", "dS"))
+    },
     **{
         f"returns {name} as {output}": (
-            _returning(i, name), f"{output} is a view of the input {name}: a later change of one changes the other",
+            _returning(i, name),
+            f"{output} is a view of the input {name}: a later change of one changes the other",
         )
         for i, (output, name) in enumerate((("U1", "U"), ("S1", "dS"), ("V1", "dL")))
     },
-    "draws": (_drawing, "seeded or used NumPy's global random generator: the caller's randomness changes"),
-    "draws a block": (_drawing_a_block, "seeded or used NumPy's global random generator: the caller's randomness changes"),
-    "seeds": (MUTANTS["global-rng"].step, "seeded or used NumPy's global random generator: the caller's randomness changes"),
+    "draws": (_drawing, RANDOM),
+    "draws a block": (_drawing_a_block, RANDOM),
+    "seeds": (MUTANTS["global-rng"].step, RANDOM),
     "raises": (_raising, "raised RuntimeError: out of luck"),
-    "nothing": (lambda *a, **p: None, "expected (U1, S1, V1), found NoneType (TypeError: cannot unpack non-iterable NoneType object)"),
+    "nothing": (
+        lambda *arrays, **parameters: None,
+        "expected (U1, S1, V1), found NoneType (TypeError: cannot unpack non-iterable NoneType object)",
+    ),
     "a pair": (
-        lambda *a, **p: [np.ones((5, 2)), 3.0],
-        "expected (U1, S1, V1), found list of 2: ndarray (5, 2), float (ValueError: not enough values to unpack (expected 3, got 2))",
+        lambda *arrays, **parameters: [np.ones((5, 2)), 3.0],
+        (
+            "expected (U1, S1, V1), found list of 2: ndarray (5, 2), float "
+            "(ValueError: not enough values to unpack (expected 3, got 2))"
+        ),
     ),
     "five": (
-        lambda *a, **p: (1, 2, 3, "four", 5.0),
+        lambda *arrays, **parameters: (1, 2, 3, "four", 5.0),
         "expected (U1, S1, V1), found tuple of 5: int, int, int, str (ValueError: too many values to unpack (expected 3))",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("step", "error"), MANNERS.values(), ids=MANNERS)
@@ -320,7 +342,7 @@ def test_each_output_of_a_sequence_is_the_next_input(case: ConformanceCase) -> N
     for given, expected in zip(seen[0][0][:3], (start.U, start.S, start.V), strict=True):
         np.testing.assert_array_equal(given, expected)
     rng = np.random.default_rng(case.parameters.seed + 1)
-    for (_, (U1, S1, V1)), ((U, S, V, dK, dL, dS), _) in zip(seen[:-1], seen[1:], strict=True):
+    for (_, (U1, S1, V1)), ((U, S, V, dK, dL, dS), _) in itertools.pairwise(seen):
         np.testing.assert_array_equal(U, U1)
         np.testing.assert_array_equal(V, V1)
         np.testing.assert_array_equal(S, S1 + 0.1 * rng.standard_normal(S1.shape) if case.trained else S1)
@@ -506,6 +528,7 @@ def test_a_backend_is_found_by_its_name() -> None:
         ("numpy:", "backend: expected package.module:function, found 'numpy:'"),
         ("no_such_module:step", "backend: no module 'no_such_module' (looking for 'no_such_module:step')"),
         ("numpy.nothing:step", "backend: no module 'numpy.nothing' (looking for 'numpy.nothing:step')"),
+        ("numpy:linalg:norm", "backend: numpy has no 'linalg:norm'"),
         ("numpy:linalg.nothing", "backend: numpy has no 'linalg.nothing'"),
         ("numpy:pi", "backend: expected a function, found float at 'numpy:pi'"),
     ],
