@@ -156,7 +156,8 @@ class Claim:
     """A guarantee, by content.
 
     ``controls`` : between them they must fail every inequality.  ``floor`` : the least number of ratios that a run must have
-    compared, so that nothing passes by checking nothing.  ``limit`` : the largest ratio that still holds, 1 for an inequality
+    compared, so that nothing passes by checking nothing.  ``explanation`` : how it is checked, and what the statement does not
+    say.  ``limit`` : the largest ratio that still holds, 1 for an inequality
     with explicit constants, ``FAIL`` for one in rounding units.
     """
 
@@ -170,13 +171,13 @@ class Claim:
     check: Callable[[Case], CaseResult]
     controls: Sequence[Control]
     floor: int
+    explanation: str
     limit: float = 1.0
-    explanation: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
 
     def __post_init__(self) -> None:
-        _texts(self, "id", "title", "section", "statement")
+        _texts(self, "id", "title", "section", "statement", "explanation")
         if not SECTIONS.fullmatch(self.section):
             raise ValueError(f"{self.id}: expected sections like '4.5, 5', found {self.section!r}")
 

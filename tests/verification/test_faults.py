@@ -52,7 +52,17 @@ def fails(case: Case) -> CaseResult:
 
 
 CLAIM = Claim(
-    "made-up", "Made up", "0", "x ≤ 1", (), ("GeoLoRA",), cases, slow_check, (Control("wrong", "x > 1", cases, fails),), 1
+    id="made-up",
+    title="Made up",
+    section="0",
+    statement="x ≤ 1",
+    hypotheses=(),
+    sources=("GeoLoRA",),
+    cases=cases,
+    check=slow_check,
+    controls=(Control("wrong", "x > 1", cases, fails),),
+    floor=1,
+    explanation="It takes long enough to be killed.",
 )
 
 

@@ -64,6 +64,7 @@ GOOD = Claim(
     ratio(0.5),
     (Control("bad", "2 > 1", cases, ratio(2.0)),),
     1,
+    "Neither side is computed.",
 )
 
 

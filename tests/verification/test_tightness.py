@@ -11,7 +11,7 @@ from tests.verification.test_runner import GOOD
 from verification.claim import CaseResult, Table
 from verification.claims import CLAIMS
 from verification.runner import ClaimOutcome, ControlOutcome
-from verification.tightness import LEAST, MOST, changes, measured, medians, recorded
+from verification.tightness import LEAST, MOST, changes, condensed, measured, recorded
 
 
 def outcome(values: list[float], control: float = 2.0, limit: float = 1.0, name: str = "1 ≤ 2") -> ClaimOutcome:
@@ -27,9 +27,11 @@ RECORD = measured(SHARP)
 
 def test_what_is_recorded() -> None:
     assert RECORD.medians == {"": {"1 ≤ 2": 0.5}, "bad": {"1 ≤ 2": 2.0}}
+    assert RECORD.largest == {"1 ≤ 2": 0.9}
     assert RECORD.cases.startswith("3 (")
     assert RECORD.words == []
-    assert medians([CaseResult("0", {"a": [float("nan")], "b": [0.0], "c": [1e9], "none": []})], 1.0) == {
+    results = [CaseResult("0", {"a": [float("nan")], "b": [0.0], "c": [1e9], "none": []})]
+    assert condensed(results, 1.0, max) == {
         "a": MOST,
         "b": LEAST,
         "c": MOST,
@@ -43,8 +45,8 @@ def test_what_is_recorded() -> None:
         (outcome([0.2, 0.2, 0.2]), []),
         (outcome([0.09, 0.09, 0.9]), ["1 ≤ 2: median ratio 0.09 of the limit, on record 0.5"]),
         (outcome([0.5], control=0.5), []),
-        (outcome([0.5], control=0.1), ["control bad, 1 ≤ 2: median ratio 0.1 of the limit, on record 2"]),
-        (outcome([0.5], control=21.0), ["control bad, 1 ≤ 2: median ratio 21 of the limit, on record 2"]),
+        (outcome([0.5], control=0.1), []),
+        (outcome([0.5], control=1000.0), []),
         (outcome([0.1], limit=FAIL), []),
         (outcome([0.01], limit=FAIL), ["1 ≤ 2: median ratio 0.01 of the limit, on record 0.5"]),
         (
@@ -70,9 +72,9 @@ def test_what_is_recorded() -> None:
     ],
 )
 def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
-    """Bounds may change by a factor 5, rounding errors by 10; controls by 10 and 100."""
-    same_cases = RECORD._replace(cases=measured(found).cases)
-    assert [text.partition(" (python")[0] for text in changes(found, same_cases, 7)] == changed
+    """With another seed bounds may change by a factor 5, rounding errors by 10, controls at will."""
+    same = RECORD._replace(cases=measured(found).cases, largest=measured(found).largest)
+    assert [text.partition(" (python")[0] for text in changes(found, same, 7)] == changed
 
 
 @pytest.mark.parametrize(
@@ -89,14 +91,37 @@ def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
 )
 def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: float, limit: float, count: int) -> None:
     """A factor 1.25 for bounds, 3 for rounding errors, for claims and controls alike."""
-    assert len(changes(outcome([value] * 3, control, limit), RECORD, 0)) == count
-    assert not changes(outcome([value] * 3, control, limit), RECORD, 7)
+    found = outcome([value] * 3, control, limit)
+    record = RECORD._replace(largest=measured(found).largest)
+    assert len(changes(found, record, 0)) == count
+    assert not changes(found, record, 7)
+
+
+@pytest.mark.parametrize(
+    ("largest", "limit", "seed", "same"),
+    [(0.73, 1.0, 0, True), (0.71, 1.0, 0, False), (0.31, FAIL, 0, True), (0.29, FAIL, 0, False), (0.71, 1.0, 7, True)],
+)
+def test_the_largest_ratio_is_on_record_beside_the_median(largest: float, limit: float, seed: int, same: bool) -> None:
+    """It belongs to the case that decides; the same factors hold for it."""
+    record = measured(outcome([0.2, 0.25, 0.9], limit=limit))
+    found = changes(outcome([0.2, 0.25, largest], limit=limit), record, seed)
+    expected = [] if same else [f"1 ≤ 2: largest ratio {largest:g} of the limit, on record 0.9"]
+    assert [text.partition(" (python")[0] for text in found] == expected
 
 
 def test_what_may_be_rounding_or_an_accident_may_differ_more() -> None:
     faint = measured(outcome([0.04] * 3, control=0.5))
     assert not changes(outcome([0.01] * 3, control=0.1), faint, 0)
-    assert len(changes(outcome([0.007] * 3, control=0.04), faint, 0)) == 2
+    assert len(changes(outcome([0.007] * 3, control=0.04), faint, 0)) == 3  # median, largest, control
+
+
+def test_with_another_seed_faint_is_faint() -> None:
+    """A bound far from its limit may be farther still: 0.12 and 0.001 are no change, 0.3 and 0.001 are."""
+    record = measured(outcome([0.12] * 3))
+    assert not changes(outcome([0.001] * 3), record, 7)
+    assert not changes(outcome([0.12] * 3), measured(outcome([0.001] * 3)), 7)
+    assert len(changes(outcome([0.001] * 3), measured(outcome([0.3] * 3)), 7)) == 2
+    assert len(changes(outcome([0.001] * 3, limit=FAIL), measured(outcome([0.12] * 3, limit=FAIL)), 7)) == 2
 
 
 def test_a_claim_that_has_become_loose_does_not_stand() -> None:

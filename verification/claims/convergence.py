@@ -114,4 +114,8 @@ CLAIM = Claim(
             draw_gradient,
         ),
     ),
+    explanation=(
+        "All terms are those of the run itself, L(W₀) − L*, every ϑ_t and the largest gradient met: "
+        "no order, and no limit of many steps."
+    ),
 )

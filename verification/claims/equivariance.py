@@ -142,4 +142,8 @@ CLAIM = Claim(
         _control("scaling", "sign-descent", "sign descent moves by λ whatever the scale of the gradient", sign_descent),
         _control("padding", "mean-normalised", "a mean over m·r entries changes when zero rows are appended", mean_normalised),
     ),
+    explanation=(
+        "The question is transformed, not the code: the step of the transformed question is compared with the "
+        "transformed answer to the original one."
+    ),
 )

@@ -89,4 +89,5 @@ CLAIM = Claim(
         _control("zero step", "elementwise-for-matmul"),
         _control("fixed rank", "k-step-sign"),
     ),
+    explanation="At the ends of its parameters the step is one that is known in closed form, or as a best approximation.",
 )

@@ -144,4 +144,8 @@ CLAIM = Claim(
             lambda case: check(case, ParallelBUG(TruncationRule(tau=0.5), EXPLICIT_EULER)),
         ),
     ),
+    explanation=(
+        "The integrator is given a field and no gradient; the oracle judges its step as one of GeoLoRA.  New bases and Ŝ "
+        "are formed by the same two functions in both, K, L and S are not."
+    ),
 )

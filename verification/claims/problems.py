@@ -168,4 +168,7 @@ CLAIM = Claim(
     check=check,
     floor=150,
     controls=tuple(map(_control, BROKEN)),
+    explanation=(
+        "Every other claim relies on these problems; here finite differences, random pairs of points and residuals judge them."
+    ),
 )

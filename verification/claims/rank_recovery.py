@@ -101,4 +101,7 @@ CLAIM = Claim(
         ),
     ),
     figures=(Figure("Rank over time", "From below and from above to the planted rank.", draw),),
+    explanation=(
+        "Nobody asks for the rank: it is what the threshold leaves, whether the start had too few directions or too many."
+    ),
 )
