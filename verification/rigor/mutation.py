@@ -193,7 +193,7 @@ def preload() -> None:
 
 
 def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope]:
-    """The scopes of ``mutation.toml``, all or those named, with the mutants that the seed draws, ``most`` of each scope.
+    """The scopes of ``mutation.toml``, all or those named, with the mutants that its seed draws, ``most`` of each.
 
     A smaller sample is the beginning of a larger one.
     """
@@ -208,7 +208,7 @@ def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope
                 file = path.relative_to(ROOT).as_posix()
                 suspects += [Suspect(mutant, _check(file, module, plan["options"])) for mutant in mutants_of(ROOT, file, rules)]
         order = list(suspects)
-        random.Random(plan["seed"]).shuffle(order)  # noqa: S311  a sample, not a secret
+        random.Random(scope.get("seed", 0)).shuffle(order)  # noqa: S311  a sample, not a secret
         size = scope.get("sample", len(order))
         programs = (suspect for suspect in order if suspect.mutant.compiles)
         yield Scope(scope["name"], scope["floor"], suspects, list(islice(programs, size if most is None else min(size, most))))
