@@ -42,18 +42,18 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def problem_of(case: Case) -> tuple[Quadratic, LowRank]:
-    """The quadratic ½⟨W − A, H₁(W − A)H₂⟩, m = 24, n = 20, and a start of rank 6 with this σ_min."""
+    """The quadratic ½⟨W − A, H₁(W − A)H₂⟩, m = 24, n = 20, ℓ = 1.44, and a start of rank 6 with this σ_min."""
     rng = np.random.default_rng([case["seed"], 44])
     spectrum = to_size(6, case["sigma"])
     if case["family"].startswith("ε"):
         start = LowRank.random((24, 20), spectrum, rng)
         P, Q = (np.eye(len(B)) - B @ B.T for B in (start.U, start.V))
         normal = P @ rng.standard_normal((24, 20)) @ Q
-        A = start.U @ np.diag(geometric(6, 0.1)) @ start.V.T + float(case["family"][4:]) * normal / np.linalg.norm(normal)
-        return Quadratic(A, 0.5 * (np.eye(24) + P), 0.5 * (np.eye(20) + Q)), start
+        A = start.U @ np.diag(geometric(6, 0.1)) @ start.V.T + float(case["family"][4:]) / 1.44 * normal / np.linalg.norm(normal)
+        return Quadratic(A, 0.6 * (np.eye(24) + P), 0.6 * (np.eye(20) + Q)), start
     tail = 1.0 if case["family"].endswith("tail 1") else 1e-2
     spectrum_of_A = np.sort(np.concatenate([geometric(6, 0.1), tail * geometric(14, 0.1)]))[::-1]
-    problem = Quadratic.random((24, 20), spectrum_of_A, rng)
+    problem = Quadratic.random((24, 20), spectrum_of_A, rng, curvature=(0.6, 1.2))
     return problem, problem.initial(spectrum, rng)
 
 

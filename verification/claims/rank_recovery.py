@@ -30,7 +30,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
     """A problem whose minimiser has rank 5 with a gap: nothing behind the fifth singular value."""
     if name == "quadratic":
-        return Quadratic.random((16, 14), SPECTRUM, rng, curvature=(0.7, 1.0))
+        return Quadratic.random((16, 14), SPECTRUM, rng, curvature=(0.8, 1.2))
     return MatrixSensing.planted((16, 14), SPECTRUM, 900, rng)
 
 
