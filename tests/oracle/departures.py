@@ -1,8 +1,8 @@
 """How far each broken backend is from the reference: what the mutants do, on record in ``departures.json``.
 
 The kill matrix says by which criteria a mutant is rejected, and a mutant that is broken otherwise may be rejected just the same;
-then its name and its words no longer say what it does.  Only what rounding does not decide is on record, and null for the rest:
-a number stays if small changes of the inputs leave it as it is.
+then its name and its words no longer say what it does.  Only what is decided neither by rounding nor by the signs that a QR or an
+SVD chooses is on record, and null for the rest: a number stays if small changes of the inputs and other signs leave it as it is.
 
     python -m tests.oracle.departures
 """
@@ -32,7 +32,6 @@ DTYPES = ("float64", "float32")
 SAME = 0.02
 """Two departures that differ by this share are the same; shaken inputs may change one by a quarter of it."""
 SHAKES = 24
-
 
 SHAPES = ((12, 10, 5), (6, 8, 3), (7, 7, 3), (6, 4, 4), (3, 8, 1))
 CORES = ("dense", "diagonal", "unsorted", "zero")
@@ -137,7 +136,7 @@ def recorded() -> Mapping[str, Mapping[str, Sequence[float | None]]]:
 
 def _stable(mutant: Mutant, case: StepCase, dtype: str, rng: np.random.Generator) -> float | None:
     found = departure(mutant, case.inputs(dtype))
-    for rounding in np.geomspace(0.05, 20.0, SHAKES):
+    for rounding in np.geomspace(0.5, 20.0, SHAKES):
         again = departure(mutant, _shaken(case, 8.0 * float(np.finfo(dtype).eps), rng).inputs(dtype), rounding)
         if again != found and not abs(again - found) <= 0.25 * SAME * found:
             return None
@@ -145,8 +144,12 @@ def _stable(mutant: Mutant, case: StepCase, dtype: str, rng: np.random.Generator
 
 
 def _shaken(case: StepCase, size: float, rng: np.random.Generator) -> StepCase:
-    """With every entry of U, S, V and G changed by this share of it at most."""
+    """With every entry of U, S, V and G changed by this share of it at most, and in coordinates and a gauge of other signs."""
     U, S, V, G = (X * (1.0 + size * rng.uniform(-1.0, 1.0, X.shape)) for X in case.state())
+    rows, columns, gauge = (rng.choice([-1.0, 1.0], length) for length in (len(U), len(V), len(S)))
+    if len(U) == len(V):  # so that what depends on exchanged bases still compares the same
+        columns = rows
+    U, S, V, G = rows[:, None] * U * gauge, gauge[:, None] * S * gauge, columns[:, None] * V * gauge, rows[:, None] * G * columns
     return replace(case, U=U, S=S, V=V, gradient=lambda _: G)
 
 
