@@ -45,7 +45,7 @@ def dispersion_root(k: float, beams: tuple[float, ...], guess: complex) -> compl
 def cases(plan: Plan) -> Iterator[Case]:
     for setting in SETTINGS:
         for name in plan.pick(INTEGRATORS, (*INTEGRATORS, "projector splitting, Strang", "midpoint BUG, 3r", "parallel BUG")):
-            # The others are of order 2.  With h/4 the parallel BUG has the rates, but may overflow before the end (seen at t = 39.5).
+            # The others are of order 2.  With h/4 the parallel BUG has the rates, but overflowed before the end (at t = 39.5).
             h = SETTINGS[setting]["h"] / (8.0 if name == "parallel BUG" else 1.0)
             yield Case(f"{setting}-{name}", {"setting": setting, "integrator": name, "h": h})
 
