@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,14 +55,14 @@ class Record(NamedTuple):
 
     ``medians`` of its own cases, under the empty name, and of each control; ``largest`` ratios of its own cases; ``cases`` : how
     many there are, and a digest of their names; ``words`` : the entries of its tables that have no digit, in order; ``numbers`` :
-    those in the other entries, behind the counts of comparisons and of those left undecided.
+    those in the other entries, as they are printed, behind the counts of comparisons and of those left undecided.
     """
 
     medians: Mapping[str, Ratios]
     largest: Ratios
     cases: str
     words: Sequence[str]
-    numbers: Sequence[float]
+    numbers: Sequence[str]
 
 
 def condensed(results: Results, limit: float, statistic: Callable[[Sequence[float]], Any]) -> Ratios:
@@ -85,7 +86,7 @@ def measured(outcome: ClaimOutcome) -> Record:
     entries = [entry for table in outcome.claim.tables for row in table.rows(outcome.results) for entry in row]
     words = [entry for entry in entries if entry and not NUMBER.search(entry)]
     counts = (sum(len(v) for r in outcome.results for v in r.ratios.values()), sum(r.undecided for r in outcome.results))
-    numbers = [*map(float, counts), *(float(number) for entry in entries for number in NUMBER.findall(entry))]
+    numbers = [*map(str, counts), *(number for entry in entries for number in NUMBER.findall(entry))]
     return Record(medians, largest, cases, words, numbers)
 
 
@@ -118,18 +119,24 @@ def _ratios(record: Record) -> dict[tuple[str, str, str], float]:
     return medians | {("", name, "largest"): value for name, value in record.largest.items()}
 
 
-def _other_numbers(now: Sequence[float], then: Sequence[float]) -> list[str]:
-    """Counts and numbers of tables that differ by more than a half, or one; below 1e-10 all are rounding errors.
+def _other_numbers(now: Sequence[str], then: Sequence[str]) -> list[str]:
+    """Counts and numbers of tables that differ by more than a half and by more than one in the last digit.
 
-    Processors differ by a factor of 1.75 at most (the confidence of a slope, where ranks differ).
+    Processors differ by a factor of 1.75 at most (the confidence of a slope, where ranks differ), or by one in the last digit;
+    below 1e-10 all are rounding errors.
     """
     if len(now) != len(then):
         return [f"tables: {len(now)} numbers, on record {len(then)}"]
     return [
-        f"number {i} of counts and tables: {a:g}, on record {b:g}"
-        for i, (a, b) in enumerate(zip(now, then, strict=True))
-        if abs(a - b) > max(0.5 * max(abs(a), abs(b)), 1e-10, float(a.is_integer() and b.is_integer()))
+        f"number {i} of counts and tables: {a}, on record {b}"
+        for i, (a, b) in enumerate(zip(map(Decimal, now), map(Decimal, then), strict=True))
+        if abs(a - b) > max(max(abs(a), abs(b)) / 2, min(_last_digit(a), _last_digit(b)), Decimal("1e-10"))
     ]
+
+
+def _last_digit(number: Decimal) -> Decimal:
+    """One in the last digit printed: 0.01 of 1.25."""
+    return Decimal(1).scaleb(int(number.as_tuple().exponent))
 
 
 def _alike(now: float, then: float, rounding: bool, control: bool, same_seed: bool) -> bool:
@@ -161,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for outcome in outcomes:
         for change in changes(outcome, old.get(outcome.claim.id, Record({}, {}, "none", [], [])), SEED):
             print(f"{outcome.claim.id}: {change}")  # noqa: T201
-    write_json(LEDGER, {"format": 4, "claims": {outcome.claim.id: measured(outcome)._asdict() for outcome in outcomes}})
+    write_json(LEDGER, {"format": 5, "claims": {outcome.claim.id: measured(outcome)._asdict() for outcome in outcomes}})
     return 0
 
 
