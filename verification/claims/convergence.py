@@ -17,7 +17,7 @@ from verification.trajectory import trajectory
 def cases(plan: Plan) -> Iterator[Case]:
     for problem in gradient_flows.NAMES:
         for start in ("order one", "small singular value", "zero"):
-            for tau in (1e-3, 0.05):
+            for tau in (1e-3, 0.4):
                 for seed in range(plan.pick(1, 10)):
                     yield Case(
                         f"{problem}-{start}-{tau}-{seed}",
@@ -32,12 +32,12 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:
-    """The bound at every T, with the largest gradient norm B seen so far."""
+    """The bound of the mean, hence of the least, at every T, with the largest gradient norm B seen so far."""
     rng, out = np.random.default_rng([case["seed"], 43]), Measurements()
     problem = gradient_flows.make(case["problem"], rng)
     beta = problem.lipschitz
     rate = 1.0 / beta
-    best, discarded, squares, B, first = np.inf, 0.0, 0.0, 0.0, None
+    best, total, discarded, squares, B, first = np.inf, 0.0, 0.0, 0.0, 0.0, None
     smallest, bounds = [], []
     for it in trajectory(
         problem,
@@ -51,9 +51,9 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
         first = problem.loss(it.W) if first is None else first
         B = max(B, float(np.linalg.norm(problem.gradient(it.outcome.W_hat))))
         discarded, squares = discarded + it.lost, squares + it.lost**2
-        best = min(best, it.tangential**2)
+        best, total = min(best, it.tangential**2), total + it.tangential**2
         bound = (first - problem.minimum + B * discarded + 0.5 * beta * squares) / ((it.k + 1) * rate * (1.0 - 0.5 * beta * rate))
-        out.at_most("min ‖P∇L‖² ≤ bound", best, bound)
+        out.at_most("mean ‖P∇L‖² ≤ bound", total / (it.k + 1), bound)
         smallest.append(best)
         bounds.append(bound)
     out.require("L ≥ L*", problem.loss(it.W_next) >= problem.minimum)
@@ -86,7 +86,7 @@ CLAIM = Claim(
     id="convergence",
     title="Convergence of the projected gradient",
     section="4.2",
-    statement="min_{t<T} ‖P(W_t)∇L(W_t)‖² ≤ [L(W₀) − L* + Σ_{t<T}(Bϑ_t + (β/2)ϑ_t²)] / [Tλ(1 − βλ/2)]",
+    statement="min_{t<T} ‖P(W_t)∇L(W_t)‖² ≤ their mean ≤ [L(W₀) − L* + Σ_{t<T}(Bϑ_t + (β/2)ϑ_t²)] / [Tλ(1 − βλ/2)]",
     hypotheses=("∇L is β-Lipschitz", "λ constant in (0, 2/β)", "L ≥ L*", "B ≥ ‖∇L(Ŵ_t)‖"),
     sources=("GeoLoRA",),
     cases=cases,
@@ -116,6 +116,6 @@ CLAIM = Claim(
     ),
     explanation=(
         "All terms are those of the run itself, L(W₀) − L*, every ϑ_t and the largest gradient met: "
-        "no order, and no limit of many steps."
+        "no order, and no limit of many steps. The mean is judged: the least soon has nothing to do with its bound."
     ),
 )
