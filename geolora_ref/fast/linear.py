@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
+
 __all__ = ["adapted_linear", "lowrank_add", "merge", "merged_linear"]
 
 
@@ -134,13 +136,13 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor,
 
 
 def _adapter_gradients(
-    g: Tensor, x: Tensor, a: Tensor, b: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor: bool
+    g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dK, dS, dL) of 2-d g, x, a = x V, b = s·g U, or (∇_U, ∇_S, ∇_V); each formed transposed, which is the fast layout."""
-    dKt = a.mT @ g
+    """(dK, dS, dL) of blocks g, x, (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, which is the fast layout."""
+    dKt = gradient(at, g)
     if scale != 1.0:
         dKt *= scale
-    dLt = b.mT @ x
+    dLt = gradient(bt, x)
     dS = U.mT @ dKt.mT
     if factor:
         return (S @ dKt).mT, dS, (S.mT @ dLt).mT
@@ -163,34 +165,33 @@ class _AdaptedLinear(torch.autograd.Function):
         factor_gradients: bool,
         merged: Tensor | None,
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        a = rows @ V
+        rows = row_blocks(x)
         with torch.autocast(x.device.type, enabled=False):
+            at = down(rows, V)
+            y = torch.nn.functional.linear(rows, weight if merged is None else merged, bias)
             if merged is None:
-                y = torch.nn.functional.linear(rows, weight, bias)
-                y.addmm_(a, S.mT @ U.mT, alpha=scale)
-            else:
-                y = torch.nn.functional.linear(rows, merged, bias)
-        ctx.save_for_backward(rows, a, weight if merged is None else merged, U, S, V)
+                add_up(y, at, S.mT @ U.mT, scale)
+        ctx.save_for_backward(rows, at, weight if merged is None else merged, U, S, V)
         ctx.scale, ctx.factor, ctx.merged, ctx.shape = scale, factor_gradients, merged is not None, x.shape
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, weight, U, S, V = ctx.saved_tensors
-        g = gradient.reshape(-1, gradient.shape[-1])
-        b = g @ U
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, at, weight, U, S, V = ctx.saved_tensors
+        g = row_blocks(dy)
+        bt = down(g, U)
         if ctx.scale != 1.0:
-            b *= ctx.scale
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = g @ weight if ctx.merged else (b @ (S @ V.mT)).addmm_(g, weight)  # the big product last: one pass over ∇x less
-            dx = dx.view(ctx.shape)
-        d_bias = g.sum(0) if ctx.needs_input_grad[2] else None
-        if not any(ctx.needs_input_grad[3:6]):
-            return dx, None, d_bias, None, None, None, None, None, None
-        dU, dS, dV = _adapter_gradients(g, x, a, b, U, S, V, ctx.scale, ctx.factor)
+            bt *= ctx.scale
+        dx = dU = dS = dV = None
+        if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
+            dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, V, ctx.scale, ctx.factor)
+        if ctx.needs_input_grad[0] and ctx.merged:
+            dx = (g @ weight).view(ctx.shape)
+        elif ctx.needs_input_grad[0]:  # the big product last: one pass over ∇x less
+            dx = up(bt, S @ V.mT).view(-1, V.shape[0])
+            dx = dx.addmm_(g.reshape(-1, U.shape[0]), weight).view(ctx.shape)
+        d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
         return dx, None, d_bias, dU, dS, dV, None, None, None
 
 
@@ -201,24 +202,24 @@ class _LowRankAdd(torch.autograd.Function):
     def forward(
         ctx: Any, output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor_gradients: bool
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        a = rows @ V
-        output.view(-1, output.shape[-1]).addmm_(a, S.mT @ U.mT, alpha=scale)
+        rows = row_blocks(x)
+        at = down(rows, V)
+        add_up(output.view(*rows.shape[:-1], output.shape[-1]), at, S.mT @ U.mT, scale)
         ctx.mark_dirty(output)
-        ctx.save_for_backward(rows, a, U, S, V)
+        ctx.save_for_backward(rows, at, U, S, V)
         ctx.scale, ctx.factor, ctx.shape = scale, factor_gradients, x.shape
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, U, S, V = ctx.saved_tensors
-        g = gradient.reshape(-1, gradient.shape[-1])
-        b = g @ U
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, at, U, S, V = ctx.saved_tensors
+        g = row_blocks(dy)
+        bt = down(g, U)
         if ctx.scale != 1.0:
-            b *= ctx.scale
-        dx = (b @ (S @ V.mT)).view(ctx.shape) if ctx.needs_input_grad[1] else None
+            bt *= ctx.scale
+        dx = up(bt, S @ V.mT).view(ctx.shape) if ctx.needs_input_grad[1] else None
         if not any(ctx.needs_input_grad[2:5]):
-            return gradient, dx, None, None, None, None, None
-        dU, dS, dV = _adapter_gradients(g, x, a, b, U, S, V, ctx.scale, ctx.factor)
-        return gradient, dx, dU, dS, dV, None, None
+            return dy, dx, None, None, None, None, None
+        dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, V, ctx.scale, ctx.factor)
+        return dy, dx, dU, dS, dV, None, None

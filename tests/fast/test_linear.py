@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
+from geolora_ref.fast.skinny import row_blocks
 from tests.fast.layers import random_layer
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 M, N, R, SCALE = 6, 7, 2, 1.7
 CORES = ("zero", "dense", "singular")
 FORMS = ("adapted", "merged", "added")
+FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15, eight of 384
 
 
 def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -27,12 +29,12 @@ def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor
 class Problem:
     """x, a frozen base, a layer and the loss ⟨y, target⟩; G, the dense gradient of the adapter, from autograd alone."""
 
-    def __init__(self, core: str, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, core: str, dtype: torch.dtype = torch.float64, rows: tuple[int, ...] = FEW) -> None:
         torch.set_num_threads(1)
         generator = torch.Generator().manual_seed(3)
-        self.x = _draw(generator, dtype, 3, 5, N).requires_grad_()
+        self.x = _draw(generator, dtype, *rows, N).requires_grad_()
         self.weight, self.bias = _draw(generator, dtype, M, N), _draw(generator, dtype, M).requires_grad_()
-        self.target = _draw(generator, dtype, 3, 5, M)
+        self.target = _draw(generator, dtype, *rows, M)
         U, S, V = random_layer(M, N, R, generator, dtype)
         S = {"zero": torch.zeros_like(S), "dense": S, "singular": S * torch.tensor([[1.0], [0.0]], dtype=dtype)}[core]
         self.U, self.S, self.V = (X.requires_grad_() for X in (U, S, V))
@@ -62,10 +64,24 @@ def _close(X: Tensor | None, Y: Tensor, bound: float = 1e-13) -> bool:
     return X is not None and float((X - Y).detach().norm()) <= bound * max(1.0, float(Y.detach().norm()))
 
 
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [((3, 5, 7), 1), ((511, 7), 1), ((512, 7), 2), ((3, 512, 7), 4), ((16, 197, 7), 8), ((4097, 7), 1), ((0, 7), 1), ((7,), 1)],
+)
+def test_rows_are_cut_into_even_blocks_none_below_256_rows(shape: tuple[int, ...], blocks: int) -> None:
+    x = torch.arange(float(torch.Size(shape).numel())).view(shape)
+    cut = row_blocks(x)
+    assert cut.shape == (blocks, x.shape[:-1].numel() // blocks, 7)
+    assert torch.equal(cut.flatten(), x.flatten())
+    assert cut.untyped_storage().data_ptr() == x.untyped_storage().data_ptr(), "no copy"
+    assert row_blocks(x.bfloat16()).shape[0] == 1
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("core", CORES)
-def test_projected_gradients_are_those_of_the_dense_gradient(form: str, core: str) -> None:
-    p = Problem(core)
+@pytest.mark.parametrize("rows", [FEW, MANY])
+def test_projected_gradients_are_those_of_the_dense_gradient(form: str, core: str, rows: tuple[int, ...]) -> None:
+    p = Problem(core, rows=rows)
     y = p.forward(form)
     p.backward(y)
     expected, dx, d_bias, G = p.dense()
@@ -140,8 +156,9 @@ def test_published_route_divided_by_S_gives_the_projected_gradients(form: str) -
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])
-def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: float) -> None:
-    p, exact = Problem("dense", dtype), Problem("dense")
+@pytest.mark.parametrize("rows", [FEW, MANY])
+def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: float, rows: tuple[int, ...]) -> None:
+    p, exact = Problem("dense", dtype, rows), Problem("dense", rows=rows)
     for name in ("x", "weight", "bias", "U", "S", "V", "target"):  # the same rounded numbers
         getattr(exact, name).data = getattr(p, name).data.double()
     y = p.forward(form)
@@ -151,6 +168,34 @@ def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: floa
     for X, Y in ((y, expected), (p.x.grad, dx), (p.U.grad, G @ exact.V), (p.V.grad, G.mT @ exact.U)):
         assert X is not None
         assert float((X.double() - Y).detach().norm()) <= 4 * eps * float(Y.detach().norm())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_16_bit_gradients_that_cancel_over_the_rows_keep_the_precision_of_their_sum(form: str) -> None:
+    """Rows and their negatives, but for the last: cut into blocks, the parts of dK would be rounded at 1000 times its size."""
+    p = Problem("dense", torch.bfloat16, (4 * 256,))
+    with torch.no_grad():
+        p.x.copy_(p.x[0].clone())
+        p.target.copy_(p.target[0].clone())
+        p.target[512:] *= -1
+        p.target[-1] = 0
+    y = p.forward(form)
+    p.backward(y)
+    exact = SCALE * torch.outer(p.target[0].double(), p.x[0].double() @ p.V.double()).detach()
+    assert p.U.grad is not None
+    assert float((p.U.grad.double() - exact).norm()) <= 4 * 2.0**-7 * float(exact.norm())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_upstream_gradient_may_be_a_view_of_any_strides(form: str) -> None:
+    """One gradient for all sequences, as a mean over them sends it back, and a transposed one."""
+    rows = (512, 256)
+    for upstream in (torch.ones(256, M).double().expand(*rows, M), torch.ones(256, 512, M).double().mT.mT.transpose(0, 1)):
+        p, contiguous = Problem("dense", rows=rows), Problem("dense", rows=rows)
+        p.forward(form).backward(upstream)  # type: ignore[no-untyped-call]
+        contiguous.forward(form).backward(upstream.contiguous())  # type: ignore[no-untyped-call]
+        for name in ("x", "U", "S", "V", "bias"):
+            assert _close(getattr(p, name).grad, getattr(contiguous, name).grad)
 
 
 def test_start_is_the_frozen_layer_exactly() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
+from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
 from geolora_ref.nn import GeoLoRA, adapt
 from verification.experiments.performance.authors import authors_layer, checkout
 from verification.experiments.performance.networks import Case, chosen_layers
@@ -145,21 +146,23 @@ class _LeanFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, Bt: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        a = rows @ A.mT
-        y = nn.functional.linear(rows, weight, bias).addmm_(a, Bt)
-        ctx.save_for_backward(rows, a, weight, A, Bt)
+        rows = row_blocks(x)
+        at = down(rows, A.mT)
+        y = add_up(nn.functional.linear(rows, weight, bias), at, Bt, 1.0)
+        ctx.save_for_backward(rows, at, weight, A, Bt)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, weight, A, Bt = ctx.saved_tensors
-        g = gradient.reshape(-1, gradient.shape[-1])
-        b = g @ Bt.mT
-        dx = (g @ weight).addmm_(b, A).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return dx, None, None, b.mT @ x, a.mT @ g
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, at, weight, A, Bt = ctx.saved_tensors
+        g = row_blocks(dy)
+        bt = down(g, Bt.mT)
+        dA, dBt, dx = gradient(bt, x), gradient(at, g), None
+        if ctx.needs_input_grad[0]:
+            dx = up(bt, A).view(-1, A.shape[1]).addmm_(g.reshape(-1, Bt.shape[1]), weight).view(ctx.shape)
+        return dx, None, None, dA, dBt
 
 
 class LeanLinear(nn.Module):
