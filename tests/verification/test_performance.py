@@ -1,6 +1,9 @@
-"""The rows of the benchmark of updates do what they say."""
+"""The rows of the benchmark of updates do what they say, and a peak of memory is that of the work alone."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -51,3 +54,12 @@ def test_the_unguarded_step_falls_into_the_trap() -> None:
     new, _ = unguarded_step(bases, torch.zeros_like(S), changes, torch.zeros_like(delta_S))
     defect = (new @ new.mT - torch.eye(SIZE.r)).abs().amax()
     assert not defect < 1e-3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the peak of a process apart from its parent's")
+def test_a_peak_of_memory_does_not_contain_that_of_the_parent_process() -> None:
+    """A child that needs 64 MiB, started by a process with 512 MiB."""
+    child = "from verification.experiments.performance.timing import peak_above; print(peak_above(lambda: len(b'x' * 2**26)))"
+    parent = f"import subprocess, sys; ballast = b'x' * 2**29; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", parent], check=True, capture_output=True, text=True)
+    assert 0.9 * 2**26 < int(done.stdout) < 1.5 * 2**26

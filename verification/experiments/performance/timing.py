@@ -55,16 +55,20 @@ def peak_above(work: Callable[[], object]) -> int:
 
     Only the first call in a process means anything: a peak does not go down again.
     """
-    before = resident()
+    before = _of_this_process("VmRSS")
     work()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+    if before:
+        return _of_this_process("VmHWM") - before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def resident() -> int:
-    """Bytes that are resident now (Linux; 0 elsewhere: then the peak is that of the whole process)."""
+def _of_this_process(what: str) -> int:
+    """Bytes, as Linux counts them (0 elsewhere).
+
+    Not ``ru_maxrss``: that of a new process begins with what its parent had when it started it.
+    """
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith(what))
+    except (OSError, StopIteration):
         return 0
