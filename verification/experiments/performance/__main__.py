@@ -14,11 +14,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import write_atomically, write_json
-from verification.experiments.performance.measure import FULL, QUICK, compiled, environment, growth, training, update_table
-from verification.experiments.performance.networks import CASES
+from verification.experiments.performance.measure import (
+    FULL,
+    QUICK,
+    VARIED,
+    compiled,
+    environment,
+    growth,
+    training,
+    update_table,
+)
+from verification.experiments.performance.methods import METHODS
+from verification.experiments.performance.networks import CASES, VARIANTS
 from verification.experiments.performance.page import figure, markdown
 
-PARTS = ("training", "compiled", "updates", "growth")
+PARTS = ("training", "variants", "compiled", "updates", "growth")
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = [case for case in CASES if not options.case or case.id in options.case]
         if "training" in parts:
             found["training"] = [training(case, effort, progress) for case in cases]
+        if "variants" in parts:
+            rows = [method for method in METHODS if method.id in VARIED]
+            found["variants"] = [training(case, effort, progress, rows) for case in VARIANTS]
         if "compiled" in parts:
             found["compiled"] = [compiled(case, effort, progress) for case in cases]
         found["environment"] = environment()

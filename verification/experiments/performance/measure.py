@@ -15,11 +15,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from verification.experiments.performance.methods import METHODS, Method, Training
-from verification.experiments.performance.networks import CASES, Case
+from verification.experiments.performance.networks import CASES, VARIANTS, Case
 from verification.experiments.performance.timing import Times, interleaved, peak_above
 from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Size, fitted_exponent, update_rows
 
-__all__ = ["FULL", "QUICK", "Effort", "compiled", "environment", "growth", "own_peak", "training", "update_table"]
+__all__ = ["FULL", "QUICK", "VARIED", "Effort", "compiled", "environment", "growth", "own_peak", "training", "update_table"]
 
 Progress = Callable[[str, int, int], None]
 _METHOD = {method.id: method for method in METHODS}
@@ -30,7 +30,14 @@ def addmm_in_place(C: Sequence[int], A: Sequence[int], B: Sequence[int], **_: An
     return 2 * A[0] * A[1] * B[1]
 
 
-IN_PLACE = {torch.ops.aten.addmm_: addmm_in_place}
+def baddbmm_in_place(C: Sequence[int], A: Sequence[int], B: Sequence[int], **_: Any) -> int:
+    """The same for a batch."""
+    return A[0] * addmm_in_place(C[1:], A[1:], B[1:])
+
+
+IN_PLACE = {torch.ops.aten.addmm_: addmm_in_place, torch.ops.aten.baddbmm_: baddbmm_in_place}
+VARIED = ("frozen", "lora", "adalora", "optimizer", "adam")
+"""The rows that have a dropout of their own."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def own_peak(method: str, case: str, threads: int) -> int:
     import transformers  # noqa: F401
 
     torch.set_num_threads(threads)
-    chosen, network = _METHOD[method], next(c for c in CASES if c.id == case)
+    chosen, network = _METHOD[method], next(c for c in (*CASES, *VARIANTS) if c.id == case)
 
     def two_steps() -> None:
         one = chosen.make(network)

@@ -40,7 +40,9 @@ class Training:
 
     def backward(self) -> None:
         """Forward and backward."""
-        torch.autograd.backward(self.network(**self.batch))
+        with torch.autocast("cpu", self.case.autocast, enabled=self.case.autocast is not None):
+            loss = self.network(**self.batch)
+        torch.autograd.backward(loss)
 
     def step(self) -> None:
         """One training step."""
@@ -87,7 +89,8 @@ class PeftLoRA(WithAdamW):
         from peft import LoraConfig, get_peft_model
 
         head = self.freeze()
-        config = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=0.0, target_modules=list(chosen_layers(self.network, case)))
+        names = list(chosen_layers(self.network, case))
+        config = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=case.dropout, target_modules=names)
         self.network = get_peft_model(_Bare(self.network), _inside(config))
         for parameter in head:
             parameter.requires_grad_()
@@ -104,7 +107,14 @@ class PeftAdaLoRA(WithAdamW):
         head = self.freeze()
         names = list(chosen_layers(self.network, case))
         config = AdaLoraConfig(
-            init_r=12, target_r=RANK, lora_dropout=0.0, tinit=0, tfinal=1, deltaT=1, total_step=10**6, target_modules=names
+            init_r=12,
+            target_r=RANK,
+            lora_dropout=case.dropout,
+            tinit=0,
+            tfinal=1,
+            deltaT=1,
+            total_step=10**6,
+            target_modules=names,
         )
         self.network = get_peft_model(_Bare(self.network), _inside(config))
         for parameter in head:
@@ -248,7 +258,7 @@ class GeoLoRAOptimizer(Training):
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
-        adapt(self.network, case.targets, RANK, max_rank=RANK, train=[case.head], fused=True)
+        adapt(self.network, case.targets, RANK, max_rank=RANK, train=[case.head], dropout=case.dropout, fused=True)
         self.optimizer = GeoLoRA(self.network, lr=RATE, tau=0.0, **self.options)
 
     def step(self) -> None:

@@ -6,14 +6,14 @@ import importlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CASES", "Case", "chosen_layers"]
+__all__ = ["CASES", "VARIANTS", "Case", "chosen_layers"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Case:
     """A network at a size.
 
     ``build`` makes the network (always with the same weights), ``batch`` its input; ``targets`` is a regular expression of the
-    names of the linear layers that are adapted, ``head`` the name of what is trained beside the adapters.
+    names of the linear layers that are adapted, ``head`` the name of what is trained beside the adapters; ``dropout`` is that of
+    the adapters' input, ``autocast`` the dtype of the computation, None that of the parameters.
     """
 
     id: str
@@ -30,6 +31,8 @@ class Case:
     batch: Callable[[], dict[str, Tensor]]
     targets: str
     head: str
+    dropout: float = 0.0
+    autocast: torch.dtype | None = None
 
 
 def chosen_layers(network: nn.Module, case: Case) -> dict[str, nn.Linear]:
@@ -100,8 +103,13 @@ def patches() -> dict[str, Tensor]:
 
 
 ENCODER = r"encoder\.encoder\.layer\.\d+\..*\.(query|key|value|dense)"
+_MINILM_64 = Case("minilm-64", "all-MiniLM-L6-v2, 36 layers, batch 32, sequence 64", minilm, lambda: tokens(64), ENCODER, "head")
 CASES = (
-    Case("minilm-64", "all-MiniLM-L6-v2, 36 layers, batch 32, sequence 64", minilm, lambda: tokens(64), ENCODER, "head"),
+    _MINILM_64,
     Case("minilm-128", "all-MiniLM-L6-v2, 36 layers, batch 32, sequence 128", minilm, lambda: tokens(128), ENCODER, "head"),
     Case("vit-block", "ViT-base block, 6 layers, 16 x 197 tokens", block, patches, "query|key|value|out|up|down", "head"),
+)
+VARIANTS = (
+    replace(_MINILM_64, id="dropout", title=f"{_MINILM_64.title}, dropout 0.1", dropout=0.1),
+    replace(_MINILM_64, id="bfloat16", title=f"{_MINILM_64.title}, autocast to bfloat16", autocast=torch.bfloat16),
 )

@@ -15,7 +15,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     speed = f"{machine['threads']} threads, {machine['gemm_gflops']:.0f} GFLOP/s in a large float32 GEMM"
     versions = f"torch {machine['torch']}, peft {machine['peft']}, transformers {machine['transformers']}"
     lines = [f"{machine['processor']}, {speed}; {versions}; {machine['measured']}."]
-    for case in found.get("training", []):
+    for case in [*found.get("training", []), *found.get("variants", [])]:
         lines += ["", f"### {case['title']}", "", f"{case['rounds']} interleaved rounds of whole training steps.", ""]
         lines += [
             "| method | ms a step | ratio to LoRA (PEFT) | to the floor | to lean LoRA | GFLOP | peak MiB |",
