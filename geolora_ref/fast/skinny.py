@@ -8,6 +8,9 @@ which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, bmm
 
 __all__ = ["add_up", "down", "gradient", "row_blocks", "up"]
@@ -21,11 +24,20 @@ def row_blocks(x: Tensor) -> Tensor:
 
     One block for 16-bit numbers: a sum over blocks would round its parts to them, where one product rounds the sum alone.
     """
-    rows, blocks = x.shape[:-1].numel(), 1
+    rows, blocks = math.prod(x.shape[:-1]), 1
     if x.element_size() > 2:
-        while rows % (2 * blocks) == 0 and rows // (2 * blocks) >= LEAST_ROWS:
+        while _known(rows % (2 * blocks) == 0) and _known(rows // (2 * blocks) >= LEAST_ROWS):
             blocks *= 2
     return x.reshape(blocks, rows // blocks, x.shape[-1])
+
+
+def _known(condition: bool | torch.SymBool) -> bool:
+    """The condition; under ``torch.compile`` with sizes that may change, whether it holds for all of them."""
+    if torch.compiler.is_compiling():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(condition)
+    return bool(condition)
 
 
 def down(x: Tensor, V: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -75,6 +76,15 @@ def test_rows_are_cut_into_even_blocks_none_below_256_rows(shape: tuple[int, ...
     assert torch.equal(cut.flatten(), x.flatten())
     assert cut.untyped_storage().data_ptr() == x.untyped_storage().data_ptr(), "no copy"
     assert row_blocks(x.bfloat16()).shape[0] == 1
+
+
+def test_compiled_for_any_number_of_rows_there_is_one_graph_and_for_a_given_number_there_are_blocks() -> None:
+    counter = torch._dynamo.testing.CompileCounter()
+    any_number = torch.compile(row_blocks, dynamic=True, backend=counter, fullgraph=True)
+    for rows in (1024, 512, 333, 2048):
+        assert any_number(torch.ones(rows, N)).shape == (1, rows, N)
+    assert counter.frame_count == 1
+    assert torch.compile(row_blocks, dynamic=False, backend="eager", fullgraph=True)(torch.ones(1024, N)).shape == (4, 256, N)
 
 
 @pytest.mark.parametrize("form", FORMS)

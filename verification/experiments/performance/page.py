@@ -62,14 +62,15 @@ def figure(found: Mapping[str, Any], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    panels = len(found.get("training", [])) + ("updates" in found) + len(found.get("growth", {}))
+    trainings = [*found.get("training", []), *found.get("variants", [])]
+    panels = len(trainings) + ("updates" in found) + len(found.get("growth", {}))
     if not panels:
         return
     columns = min(3, panels)
     with mpl.rc_context({"font.size": 8}):
         drawing = Figure(figsize=(5 * columns, 3.2 * -(-panels // columns)), layout="constrained")
         axes = iter(drawing.subplots(-(-panels // columns), columns, squeeze=False).ravel())
-        for case in found.get("training", []):
+        for case in trainings:
             _bars(next(axes), case)
         if "updates" in found:
             ax = next(axes)
