@@ -4,6 +4,8 @@ What bounds a product (rows, n)·(n, r) with many rows and few columns is how a 
 Two things together halve its time: the rows are cut into blocks, one product each in one batch, and what has r columns is kept
 transposed, the bases (r, n) and (r, m) as well as all that passes between the two sides of a layer: an array (B, r, rows / B),
 which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
+
+A single block is treated as one matrix and kept row by row: transposed, or as a batch of one, its products take longer.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, bmm
+from torch import Tensor
 
 __all__ = ["add_up", "down", "gradient", "row_blocks", "up"]
 
@@ -42,19 +44,28 @@ def _known(condition: bool | torch.SymBool) -> bool:
 
 def down(x: Tensor, V: Tensor) -> Tensor:
     """(x V)ᵀ, (B, r, rows / B), of blocks x (B, rows / B, n) and a basis V (n, r)."""
-    return bmm(V.mT.expand(x.shape[0], -1, -1), x.mT)
+    if x.shape[0] == 1:
+        return torch.mm(x[0], V).mT[None]
+    return torch.bmm(V.mT.expand(x.shape[0], -1, -1), x.mT)
 
 
 def up(at: Tensor, Kt: Tensor) -> Tensor:
     """a Kᵀ, (B, rows / B, m), of aᵀ (B, r, rows / B) and Kᵀ (r, m)."""
-    return bmm(at.mT, Kt.expand(at.shape[0], -1, -1))
+    if at.shape[0] == 1:
+        return torch.mm(at[0].mT, Kt)[None]
+    return torch.bmm(at.mT, Kt.expand(at.shape[0], -1, -1))
 
 
 def add_up(y: Tensor, at: Tensor, Kt: Tensor, scale: float) -> Tensor:
     """y + scale·a Kᵀ in place, for y (B, rows / B, m) and otherwise as :func:`up`."""
+    if at.shape[0] == 1:
+        y[0].addmm_(at[0].mT, Kt, alpha=scale)
+        return y
     return y.baddbmm_(at.mT, Kt.expand(at.shape[0], -1, -1), alpha=scale)
 
 
 def gradient(at: Tensor, g: Tensor) -> Tensor:
     """aᵀ g, (r, m), summed over the blocks of aᵀ (B, r, rows / B) and g (B, rows / B, m)."""
-    return bmm(at, g).sum(0)
+    if at.shape[0] == 1:
+        return torch.mm(at[0], g[0])
+    return torch.bmm(at, g).sum(0)
