@@ -1,9 +1,9 @@
 """The six skinny products of an adapted layer, taken in blocks of rows.
 
 What bounds a product (rows, n)·(n, r) with many rows and few columns is how a BLAS cuts it up, neither arithmetic nor memory.
-Two things together halve its time: the rows are cut into blocks, one product each in one batch, and what has r columns is kept
-transposed, the bases (r, n) and (r, m) as well as all that passes between the two sides of a layer: an array (B, r, rows / B),
-which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
+Two things together nearly halve its time: the rows are cut into blocks, one product each in one batch, and what has r columns is
+kept transposed, the bases (r, n) and (r, m) as well as all that passes between the two sides of a layer: an array
+(B, r, rows / B), which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
 
 A single block is treated as one matrix and kept row by row: transposed, or as a batch of one, its products take longer.
 """

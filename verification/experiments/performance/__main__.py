@@ -39,7 +39,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="few rounds and small sizes: does everything work?")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part only (may be given several times)")
-    parser.add_argument("--case", choices=[case.id for case in CASES], action="append", help="this network only")
+    parser.add_argument("--case", choices=[case.id for case in (*CASES, *VARIANTS)], action="append", help="this network only")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
     parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "performance", metavar="FOLDER")
     return parser.parse_args(argv)
@@ -60,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        cases = [case for case in CASES if not options.case or case.id in options.case]
+        cases, variants = ([case for case in of if not options.case or case.id in options.case] for of in (CASES, VARIANTS))
         if "training" in parts:
             found["training"] = [training(case, effort, progress) for case in cases]
         if "variants" in parts:
             rows = [method for method in METHODS if method.id in VARIED]
-            found["variants"] = [training(case, effort, progress, rows) for case in VARIANTS]
+            found["variants"] = [training(case, effort, progress, rows) for case in variants]
         if "compiled" in parts:
             found["compiled"] = [compiled(case, effort, progress) for case in cases]
         found["environment"] = environment()
