@@ -12,7 +12,7 @@ any, cost another download for each shape and what ``torch.linalg.svd`` does ins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -250,24 +250,24 @@ class LayerBank:
             sigma = np.stack([one.sigma for one in exact.values()])
         else:
             found = self._gram(shared)
-            squares, scale, info = np.split(self._host(found), [-2, -1], axis=1)
-            self._refuse(np.isfinite(scale[:, 0]))
+            squares, scale, info = self._host(found)
+            self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.maximum(squares, 0.0))
         own = np.arange(sigma.shape[1]) < self._columns[:, None]  # behind it there is nothing but rounding
         while True:
             sigma = np.where(own, sigma, 0.0)
             chosen = self._choose(sigma, limits, budget)
-            self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
             if not found:
                 break
-            good = (info[:, 0] == 0.0) & trusted(squares, scale[:, 0], chosen.rank, torch.finfo(self.dtype).eps)
+            good = (info == 0.0) & trusted(squares, scale, chosen.rank, torch.finfo(self.dtype).eps)
             bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
             if not bad:
                 break
             for layer, one in self._exact(bad, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
+        self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
         self._write(found, exact, sigma, chosen.rank)
-        rules = tuple(RULES[code] for code in chosen.rule)
+        rules = tuple(RULES[code] for code in chosen.rule.tolist())
         return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
 
     def _limits(
@@ -320,11 +320,10 @@ class LayerBank:
             if X.device != self.device:
                 raise ValueError(f"{name}[{layer}]: expected device {self.device}, found {X.device}")
 
-    def _refuse(self, usable: Iterable[Any]) -> None:
-        """Raise unless every layer is usable."""
-        unusable = [layer for layer, fine in enumerate(usable) if not fine]
-        if unusable:
-            raise NonFiniteUpdateError(unusable)
+    def _refuse(self, usable: NDArray[np.bool_]) -> None:
+        """Raise unless every layer (L,) is usable."""
+        if not usable.all():
+            raise NonFiniteUpdateError(np.flatnonzero(~usable).tolist())
 
     def _set_ranks(self, ranks: tuple[int, ...]) -> None:
         """Change the ranks: where the updates go in the workspaces, zeros everywhere else."""
@@ -408,12 +407,13 @@ class LayerBank:
             part.group.work(w).view(-1, 2, w, part.group.length)[part.positions, :, : of.width].flatten(1, 2) for part in of.parts
         ]
 
-    def _work_is_finite(self) -> list[int]:
+    def _work_is_finite(self) -> NDArray[np.bool_]:
         """Whether all factors and updates of a layer are finite."""
         count = len(self.shapes)
-        cores = (torch.isfinite(self._S_work) & torch.isfinite(self._dS_work)).all(2).all(1).long().tolist()
-        sides = [int(torch.isfinite(self._rows(side, max(self.ranks))).all()) for side in range(2 * count)]
-        return [cores[layer] * sides[layer] * sides[count + layer] for layer in range(count)]
+        cores = (torch.isfinite(self._S_work) & torch.isfinite(self._dS_work)).all(2).all(1).cpu().numpy()
+        sides = np.array([bool(torch.isfinite(self._rows(side, max(self.ranks))).all()) for side in range(2 * count)])
+        finite: NDArray[np.bool_] = cores & sides[:count] & sides[count:]
+        return finite
 
     def _gram(self, shared: bool) -> list[GramCore]:
         """The spectra from the Gram matrices of the sides, class by class."""
@@ -427,16 +427,18 @@ class LayerBank:
             found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, shared))
         return found
 
-    def _host(self, found: Sequence[GramCore]) -> Values:
-        """Σ², s² and the error code of every layer, side by side, on the host: one transfer."""
+    def _host(self, found: Sequence[GramCore]) -> tuple[Values, Values, Values]:
+        """Σ² (L, 2w) descending, s² (L,) and the error code (L,) of every layer on the host: one transfer."""
         most = 2 * max(self.ranks)
         rows = []
         for one in found:
-            squares = torch.nn.functional.pad(one.squares, (0, most - one.squares.shape[1]))
-            rows.append(torch.cat([squares, one.scale[:, None], one.info[:, None].double()], dim=1))
+            squares = torch.nn.functional.pad(one.squares, (most - one.squares.shape[1], 0))
+            rows.append(torch.cat([one.info[:, None], one.scale[:, None], squares], dim=1))
         if len(rows) == 1:
-            return rows[0].cpu().numpy()
-        return torch.cat(rows)[torch.cat([of.layers for of in self._classes]).argsort()].cpu().numpy()
+            values = rows[0].cpu().numpy()
+        else:
+            values = torch.cat(rows)[torch.cat([of.layers for of in self._classes]).argsort()].cpu().numpy()
+        return values[:, :1:-1], values[:, 1], values[:, 0]
 
     def _exact(self, layers: Sequence[int], shared: bool) -> dict[int, _Exact]:
         """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape."""
@@ -461,10 +463,11 @@ class LayerBank:
         width = max(ranks)
         kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
         inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
-        kept_values, inverse_values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
+        values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
         for of, one in zip(self._classes, found, strict=False):
             most = min(width, 2 * of.width)  # no rank of this class is above it
-            X = torch.cat(coordinates(one, inverse_values[of.layers, None, :most]))
+            its_inverse = values[1] if len(self._classes) == 1 else values[1, of.layers]
+            X = torch.cat(coordinates(one, its_inverse[:, None, :most]))
             for part, stack in zip(of.parts, self._stacks(of), strict=True):
                 new = (X if len(of.parts) == 1 else X[part.places]).mT @ stack
                 if len(self._classes) == 1:
@@ -477,5 +480,5 @@ class LayerBank:
                 group, i = self._place[side]
                 group.storage[i, :width] = 0.0
                 group.storage[i, : ranks[layer]] = rows[: ranks[layer]]
-        self._S[:, :width, :width] = torch.diag_embed(kept_values)
+        self._S[:, :width, :width] = torch.diag_embed(values[0])
         self._set_ranks(ranks)

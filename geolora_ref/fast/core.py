@@ -21,7 +21,7 @@ from torch import Tensor
 
 from geolora_ref.algorithm import RankRule
 
-__all__ = ["RULES", "Limits", "Ranks", "core", "core_times", "cut_at", "decide_ranks"]
+__all__ = ["RULES", "Limits", "Ranks", "core", "cut_at", "decide_ranks"]
 
 RULES = (RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS, RankRule.BUDGET)
 """The rank rules by their code in :attr:`Ranks.rule`."""
@@ -31,18 +31,16 @@ Integers = NDArray[Any]
 
 
 def core(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor, shared: bool) -> Tensor:
-    """T = S_new + C_K + C_Lᵀ, the block of Ŝ₀ that is not known: S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL are (L, w, w).
+    """Ŝ₀ (L, 2w, 2w) from S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL, each (L, w, w).
 
     S_new = S − ΔS; if the core is ``shared``, K and L move it as well: S_new = S − ΔS − ½(C_K + C_Lᵀ).
     """
-    return torch.add(S - delta_S, C_K + C_L.mT, alpha=0.5 if shared else 1.0)
-
-
-def core_times(T: Tensor, X: Tensor) -> Tensor:
-    """Ŝ₀ X = [T X₁ − X₂; −X₁] for X = [X₁; X₂] (L, 2w, k): a quarter of the full product."""
-    w = T.shape[1]
-    X1, X2 = X[:, :w], X[:, w:]
-    return torch.cat([torch.baddbmm(X2, T, X1, beta=-1.0), -X1], dim=1)
+    w = S.shape[1]
+    S0 = S.new_zeros(len(S), 2 * w, 2 * w)
+    S0[:, :w, :w] = torch.add(S - delta_S, C_K + C_L.mT, alpha=0.5 if shared else 1.0)
+    S0[:, :w, w:].diagonal(dim1=1, dim2=2).fill_(-1.0)
+    S0[:, w:, :w].diagonal(dim1=1, dim2=2).fill_(-1.0)
+    return S0
 
 
 class Limits(NamedTuple):
@@ -68,7 +66,7 @@ def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     tail = _tails(sigma)
     tau, theta, min_rank, max_rank = limits
     limit = tail[:, 0] * (tau or 0.0) if theta is None else np.full(len(tail), theta)
-    wanted = np.minimum(np.sum(tail[:, :-1] > limit[:, None], axis=1), columns)
+    wanted = np.minimum((tail[:, :-1] > limit[:, None]).sum(axis=1), columns)
     least = np.minimum(columns, min_rank)
     rank = np.maximum(np.minimum(wanted, max_rank), least)
     raised = np.where(columns < min_rank, BASIS, MIN_RANK)
@@ -88,5 +86,6 @@ def _tails(sigma: Values) -> Values:
     Scaled by the largest, so that no square leaves the range.
     """
     largest = np.where(sigma[:, :1] > 0.0, sigma[:, :1], 1.0)
-    squares = np.square(sigma / largest)[:, ::-1]
-    return np.pad(np.sqrt(np.cumsum(squares, axis=1))[:, ::-1] * largest, ((0, 0), (0, 1)))
+    tails = np.zeros((sigma.shape[0], sigma.shape[1] + 1))
+    tails[:, -2::-1] = np.sqrt(np.cumsum(np.square(sigma / largest)[:, ::-1], axis=1)) * largest
+    return tails

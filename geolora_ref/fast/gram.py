@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geolora_ref.fast.core import core, core_times
+from geolora_ref.fast.core import core
 
 __all__ = ["GramCore", "coordinates", "gram_core", "trusted"]
 
@@ -40,8 +40,9 @@ NOTHING = 1e-200
 class GramCore(NamedTuple):
     """The spectra of all layers, and what :func:`coordinates` makes the new bases from.
 
-    ``squares`` (L, 2w) Σ², descending, 0 where a layer could not be factored; ``P``, ``At`` = Aᵀ, ``S0_Gamma_L`` (L, 2w, 2w);
-    ``scale`` (L,) s², infinite or NaN if anything is; ``info`` (L,) of the Cholesky factorisation.
+    ``squares`` (L, 2w) Σ² and ``P`` (L, 2w, 2w), ascending as LAPACK returns them; ``At`` = Aᵀ and ``S0_Gamma_L`` (L, 2w, 2w);
+    ``scale`` (L,) s², infinite or NaN if anything is; ``info`` (L,) of the Cholesky factorisation.  Where scale is not finite or
+    info not 0, the spectrum means nothing.
     """
 
     squares: Tensor
@@ -55,16 +56,15 @@ class GramCore(NamedTuple):
 def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, shared: bool) -> GramCore:
     """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), all float64; ``shared`` see :func:`core`."""
     w = S.shape[1]
-    T = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], shared)
+    S0 = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], shared)
     diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
-    scale = T.square().sum((1, 2)) + diagonal_K[:, w:].sum(1) + diagonal_L[:, w:].sum(1)
+    scale = S0[:, :w, :w].square().sum((1, 2)) + (diagonal_K + diagonal_L)[:, w:].sum(1)
     diagonal_K.mul_(1.0 + 16 * w * EPS).clamp_(min=NOTHING)
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
-    At, S0_Gamma_L = core_times(T.mT, factor), core_times(T, Gamma_L)
-    usable = (info == 0) & torch.isfinite(scale)
-    M = torch.where(usable[:, None, None], (factor.mT @ S0_Gamma_L) @ At, 0.0)
-    squares, P = torch.linalg.eigh(M)
-    return GramCore(squares.flip(1), P.flip(2), At, S0_Gamma_L, scale, info)
+    At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L
+    M = (factor.mT @ S0_Gamma_L) @ At
+    squares, P = torch.linalg.eigh(M.nan_to_num_(0.0, 0.0, 0.0))  # what is not finite in one layer would fail all
+    return GramCore(squares, P, At, S0_Gamma_L, scale, info)
 
 
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], eps: float) -> NDArray[np.bool_]:
@@ -76,5 +76,6 @@ def trusted(squares: Values, scale: Values, rank: NDArray[Any], eps: float) -> N
 
 def coordinates(found: GramCore, inverse: Tensor) -> tuple[Tensor, Tensor]:
     """X_K, X_L (L, 2w, k) with U₁ = B_K X_K and V₁ = B_L X_L, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
-    X_L = (found.At @ found.P[:, :, : inverse.shape[2]]) * inverse
+    leading = found.P[:, :, -inverse.shape[2] :].flip(2)
+    X_L = (found.At @ leading) * inverse
     return (found.S0_Gamma_L @ X_L) * inverse, X_L

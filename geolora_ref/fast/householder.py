@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geolora_ref.fast.core import core, core_times
+from geolora_ref.fast.core import core
 
 __all__ = ["HouseholderCore", "householder_core"]
 
@@ -32,6 +32,6 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     Q_K, R_K = torch.linalg.qr(Bt_K.mT)
     Q_L, R_L = torch.linalg.qr(Bt_L.mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
-    S_hat = R_K @ core_times(core(S, delta_S, C_K, C_L, shared), R_L.mT)
+    S_hat = R_K @ core(S, delta_S, C_K, C_L, shared) @ R_L.mT
     P, sigma, Qt = torch.linalg.svd(S_hat, full_matrices=False)
     return HouseholderCore(sigma, P.mT @ Q_K.mT, Qt @ Q_L.mT)
