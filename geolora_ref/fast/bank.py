@@ -136,14 +136,14 @@ class LayerBank:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}")
         if capacity < 1:
             raise ValueError(f"capacity: expected an integer >= 1, found {capacity!r}")
-        self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, torch.device(device)
+        self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
+        self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, self._S.device
         self.ranks: tuple[int, ...] = (0,) * len(shapes)
         by_length: dict[int, list[int]] = {}
         for side, length in enumerate([*(m for m, _ in shapes), *(n for _, n in shapes)]):  # U_0 … U_{L−1}, V_0 … V_{L−1}
             by_length.setdefault(length, []).append(side)
         self._lengths = [_Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
         self._place = {side: (group, i) for group in self._lengths for i, side in enumerate(group.sides)}
-        self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=self.device)
 
     @classmethod
     def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
@@ -172,11 +172,12 @@ class LayerBank:
             self._check("U", [U], [torch.Size((m, r))], layer)
             self._check("S", [S], [torch.Size((r, r))], layer)
             self._check("V", [V], [torch.Size((n, r))], layer)
+        copies = [[X.clone() for X in layer] for layer in factors]  # they may be views of these buffers
         for group in self._lengths:
             group.storage.zero_()
         self._S.zero_()
         self._set_ranks(tuple(int(U.shape[-1]) for U, _, _ in factors))
-        for layer, given in enumerate(factors):
+        for layer, given in enumerate(copies):
             for mine, X in zip(self.factors(layer), given, strict=True):
                 mine.copy_(X)
 
@@ -213,8 +214,8 @@ class LayerBank:
     @torch.no_grad()
     def update_(
         self,
-        delta_K: Sequence[Tensor],
-        delta_L: Sequence[Tensor],
+        delta_K: Sequence[Tensor] | None,
+        delta_L: Sequence[Tensor] | None,
         delta_S: Sequence[Tensor],
         *,
         tau: float | None = None,
@@ -229,7 +230,8 @@ class LayerBank:
         Parameters
         ----------
         delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; λ times the projected gradients for SGD.  Float32
-            updates are accepted for storage of less precision.
+            updates are accepted for storage of less precision.  None for both ΔK and ΔL: S alone is trained and truncated, the
+            bases are not augmented, and no rank grows.
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
         budget : a rank decision over all layers in place of the threshold.
@@ -242,6 +244,7 @@ class LayerBank:
         """
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._fill(delta_K, delta_L, delta_S)
+        columns = self._columns(augmented=delta_K is not None)
         found: list[GramCore] = []
         exact: dict[int, _Exact] = {}
         if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
@@ -253,10 +256,10 @@ class LayerBank:
             squares, scale, info = self._host(found)
             self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.maximum(squares, 0.0))
-        own = np.arange(sigma.shape[1]) < self._columns[:, None]  # behind it there is nothing but rounding
+        own = np.arange(sigma.shape[1]) < columns[:, None]  # behind it there is nothing but rounding
         while True:
             sigma = np.where(own, sigma, 0.0)
-            chosen = self._choose(sigma, limits, budget)
+            chosen = self._choose(sigma, columns, limits, budget)
             if not found:
                 break
             good = (info == 0.0) & trusted(squares, scale, chosen.rank, torch.finfo(self.dtype).eps)
@@ -296,12 +299,17 @@ class LayerBank:
             )
         return Limits(tau, theta, min_rank, np.asarray(most))
 
-    def _choose(self, sigma: Values, limits: Limits, budget: Budget | None) -> Ranks:
+    def _columns(self, *, augmented: bool) -> Integers:
+        """How many columns the bases of each layer have before the truncation (L,)."""
+        ranks = np.asarray(self.ranks)
+        return np.minimum(2 * ranks, [min(shape) for shape in self.shapes]) if augmented else ranks
+
+    def _choose(self, sigma: Values, columns: Integers, limits: Limits, budget: Budget | None) -> Ranks:
         """The new ranks by the threshold, or by the budget."""
         if budget is None:
-            return decide_ranks(sigma, self._columns, limits)
-        wanted = list(budget([values[:k] for values, k in zip(sigma, self._columns, strict=True)]))
-        most = np.minimum(self._columns, limits.max_rank).tolist()
+            return decide_ranks(sigma, columns, limits)
+        wanted = list(budget([values[:k] for values, k in zip(sigma, columns, strict=True)]))
+        most = np.minimum(columns, limits.max_rank).tolist()
         if len(wanted) != len(most) or not all(1 <= r <= k for r, k in zip(wanted, most, strict=True)):
             raise ValueError(f"budget: expected one rank a layer between 1 and {most}, found {wanted}")
         return cut_at(sigma, np.asarray(wanted))
@@ -330,7 +338,6 @@ class LayerBank:
         if ranks == self.ranks:
             return
         self.ranks, w = ranks, max(ranks)
-        self._columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in self.shapes])
         self._S_work, self._dS_work = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
         for group in self._lengths:
             group.work(w).zero_()
@@ -373,15 +380,22 @@ class LayerBank:
         """Indices on the device."""
         return torch.tensor(values, device=self.device)
 
-    def _fill(self, *updates: Sequence[Tensor]) -> None:
+    def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor]) -> None:
         """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""
-        for name, given, shapes in zip(("delta_K", "delta_L", "delta_S"), updates, self._update_shapes, strict=True):
-            self._check(name, given, shapes)
-        w, uniform, (delta_K, delta_L, delta_S) = max(self.ranks), len(set(self.ranks)) == 1, updates
-        of_side = [X.mT for X in (*delta_K, *delta_L)]
+        if (delta_K is None) != (delta_L is None):
+            raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
+        given = {"delta_K": delta_K, "delta_L": delta_L, "delta_S": delta_S}
+        for (name, tensors), shapes in zip(given.items(), self._update_shapes, strict=True):
+            if tensors is not None:
+                self._check(name, tensors, shapes)
+        w, uniform = max(self.ranks), len(set(self.ranks)) == 1
+        of_side = [X.mT for X in (*(delta_K or ()), *(delta_L or ()))]
         for group in self._lengths:
             work = group.work(w)
             work[:, :w] = group.storage[:, :w]
+            if not of_side:
+                work[:, w:] = 0.0
+                continue
             rows = torch.cat([of_side[side] for side in group.sides])
             if uniform:  # one copy, which converts as well
                 work[:, w:] = rows.view(-1, w, group.length)
@@ -441,20 +455,27 @@ class LayerBank:
         return values[:, :1:-1], values[:, 1], values[:, 0]
 
     def _exact(self, layers: Sequence[int], shared: bool) -> dict[int, _Exact]:
-        """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape."""
+        """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape.
+
+        Raises :class:`NonFiniteUpdateError` if products of theirs left the range of float64.
+        """
         count, w = len(self.shapes), max(self.ranks)
         width_of = {layer: of.width for of in self._classes for layer in of.layers.tolist()}
         alike: dict[tuple[tuple[int, int], int], list[int]] = {}
         for layer in layers:
             alike.setdefault((self.shapes[layer], width_of[layer]), []).append(layer)
         found: dict[int, _Exact] = {}
+        beyond: list[int] = []
         for (_, width), members in alike.items():
             Bt_K = torch.stack([self._rows(layer, width) for layer in members])
             Bt_L = torch.stack([self._rows(count + layer, width) for layer in members])
             S, dS = (X[members, :width, :width] for X in (self._S_work, self._dS_work))
             sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
+            beyond += np.asarray(members)[np.isinf(padded[:, 0])].tolist()
             found |= {layer: _Exact(*one) for layer, one in zip(members, zip(padded, Ut, Vt, strict=True), strict=True)}
+        if beyond:
+            raise NonFiniteUpdateError(sorted(beyond))
         return dict(sorted(found.items()))
 
     def _write(self, found: Sequence[GramCore], exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
@@ -464,6 +485,9 @@ class LayerBank:
         kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
         inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
         values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
+        for group in self._lengths:  # no longer in use
+            group.storage[:, width : max(self.ranks)] = 0.0
+        self._S[:, : max(self.ranks), : max(self.ranks)] = 0.0
         for of, one in zip(self._classes, found, strict=False):
             most = min(width, 2 * of.width)  # no rank of this class is above it
             its_inverse = values[1] if len(self._classes) == 1 else values[1, of.layers]

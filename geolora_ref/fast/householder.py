@@ -17,7 +17,10 @@ __all__ = ["HouseholderCore", "householder_core"]
 
 
 class HouseholderCore(NamedTuple):
-    """Singular values (L, p) descending, and the singular vectors of Ŵ, transposed: (L, p, m) and (L, p, n)."""
+    """Singular values (L, p) descending, and the singular vectors of Ŵ, transposed: (L, p, m) and (L, p, n).
+
+    Where Ŝ left the range, the singular values are infinite.
+    """
 
     sigma: Tensor
     Ut: Tensor
@@ -33,5 +36,6 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     Q_L, R_L = torch.linalg.qr(Bt_L.mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
     S_hat = R_K @ core(S, delta_S, C_K, C_L, shared) @ R_L.mT
-    P, sigma, Qt = torch.linalg.svd(S_hat, full_matrices=False)
-    return HouseholderCore(sigma, P.mT @ Q_K.mT, Qt @ Q_L.mT)
+    finite = torch.isfinite(S_hat).all(2).all(1)
+    P, sigma, Qt = torch.linalg.svd(torch.where(finite[:, None, None], S_hat, 0.0), full_matrices=False)
+    return HouseholderCore(torch.where(finite[:, None], sigma, torch.inf), P.mT @ Q_K.mT, Qt @ Q_L.mT)

@@ -20,6 +20,7 @@ gradients come in the same layout.  Any other works too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,18 +75,25 @@ def merged_linear(
 
     Forward and ∇x are those of the bare layer, for a second copy of the weight and one (m, n)-sized update a step: it pays where
     there are many more rows in x than the m·n·r of the update are worth.
-    Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` of another shape or one that requires a gradient.
+    Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` that differs from the weight in shape, dtype or device,
+    or that requires a gradient.
     """
+    if merged.shape != weight.shape or merged.dtype != weight.dtype or merged.device != weight.device or merged.requires_grad:
+        raise ValueError(f"merged: expected a frozen matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    if merged.shape != weight.shape or merged.requires_grad:
-        raise ValueError(f"merged: expected a frozen {tuple(weight.shape)} matrix, found {tuple(merged.shape)}")
     y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call]
     return y
 
 
 @torch.no_grad()
 def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
-    """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up."""
+    """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up.
+
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices.
+    """
+    _check(weight.shape, weight, U, S, V)
+    if merged.shape != weight.shape or merged.dtype != weight.dtype or merged.device != weight.device:
+        raise ValueError(f"merged: expected a matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
     return torch.addmm(weight, U @ S, V.mT, alpha=scale, out=merged)
 
 
@@ -94,12 +102,14 @@ def lowrank_add(
 ) -> Tensor:
     """``output`` + scale·x V Sᵀ Uᵀ, in place, for a base layer of any kind and for dropout on the adapter's x alone.
 
-    output : (…, m), what the base returned; it must not be needed by the base's own backward pass.  Otherwise as
-    :func:`adapted_linear`.
+    output : (…, m), what the base returned, with the leading axes of x; it must not be needed by the base's own backward pass.
+    Otherwise as :func:`adapted_linear`.
     """
     if torch.is_autocast_enabled(x.device.type):
         x, U, S, V = (X.to(output.dtype) for X in (x, U, S, V))
-    _check(x, output.new_empty(output.shape[-1], x.shape[-1], device="meta"), None, U, S, V)
+    if output.shape[:-1] != x.shape[:-1]:
+        raise ValueError(f"output: expected the leading axes of x, {tuple(x.shape[:-1])}, found {tuple(output.shape[:-1])}")
+    _check((output.shape[-1], V.shape[0]), output, U, S, V, x=x)
     y: Tensor = _LowRankAdd.apply(output, x, U, S, V, float(scale), factor_gradients)  # type: ignore[no-untyped-call]
     return y
 
@@ -111,17 +121,39 @@ def _prepared(
     if weight.requires_grad:
         raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, U, S, V = (X.to(dtype) for X in (x, weight, U, S, V))
-        bias = None if bias is None else bias.to(dtype)
-    _check(x, weight, bias, U, S, V)
+        x, weight, U, S, V = (_by_autocast(X) for X in (x, weight, U, S, V))
+        bias = None if bias is None else _by_autocast(bias)
+    _check(weight.shape, weight, U, S, V, x=x, bias=bias)
     return x, weight, bias, U, S, V
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor) -> None:
-    """Shapes, dtypes and devices, or ``ValueError``."""
-    (m, n), r = weight.shape, U.shape[-1]
-    expected = {"x": (x, (*x.shape[:-1], n)), "U": (U, (m, r)), "S": (S, (r, r)), "V": (V, (n, r))}
+def _by_autocast(X: Tensor) -> Tensor:
+    """As autocast does it: double precision is left alone."""
+    return X if X.dtype == torch.float64 else X.to(torch.get_autocast_dtype(X.device.type))
+
+
+def _kind(X: Tensor) -> str:
+    """Shape, dtype and device in words, and whether a gradient is wanted."""
+    return f"{tuple(X.shape)} {X.dtype} on {X.device}" + (", which requires a gradient" if X.requires_grad else "")
+
+
+def _check(
+    of_weight: Sequence[int],
+    base: Tensor,
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    *,
+    x: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> None:
+    """Shapes for a weight of this one, dtypes and devices as ``base`` has them, or ``ValueError``."""
+    if len(of_weight) != 2 or not base.is_floating_point():
+        raise ValueError(f"weight: expected a real matrix (m, n) of floating point, found {tuple(of_weight)} {base.dtype}")
+    (m, n), r = of_weight, U.shape[-1]
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {"U": (U, (m, r)), "S": (S, (r, r)), "V": (V, (n, r))}
+    if x is not None:
+        expected = {"x": (x, (*x.shape[:-1], n)), **expected}
     if bias is not None:
         expected["bias"] = (bias, (m,))
     for name, (X, shape) in expected.items():
@@ -129,14 +161,14 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor,
             raise ValueError(
                 f"{name}: expected shape {tuple(shape)} for a weight of {m} x {n} and rank {r}, found {tuple(X.shape)}"
             )
-        if X.dtype != weight.dtype:
-            raise ValueError(f"{name}: expected the dtype of the base, {weight.dtype}, found {X.dtype}")
-        if X.device != x.device:
-            raise ValueError(f"{name}: expected the device of x, {x.device}, found {X.device}")
+        if X.dtype != base.dtype:
+            raise ValueError(f"{name}: expected the dtype of the base, {base.dtype}, found {X.dtype}")
+        if X.device != base.device:
+            raise ValueError(f"{name}: expected the device of the base, {base.device}, found {X.device}")
 
 
 def _adapter_gradients(
-    g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor: bool
+    g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dK, dS, dL) of blocks g, x, (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, which is the fast layout."""
     dKt = gradient(at, g)
@@ -165,34 +197,35 @@ class _AdaptedLinear(torch.autograd.Function):
         factor_gradients: bool,
         merged: Tensor | None,
     ) -> Tensor:
-        rows = row_blocks(x)
         with torch.autocast(x.device.type, enabled=False):
+            rows = row_blocks(x)
             at = down(rows, V)
-            y = torch.nn.functional.linear(rows, weight if merged is None else merged, bias)
+            y = torch.nn.functional.linear(rows.view(x.shape), weight if merged is None else merged, bias)
             if merged is None:
-                add_up(y, at, S.mT @ U.mT, scale)
-        ctx.save_for_backward(rows, at, weight if merged is None else merged, U, S, V)
-        ctx.scale, ctx.factor, ctx.merged, ctx.shape = scale, factor_gradients, merged is not None, x.shape
-        return y.view(*x.shape[:-1], weight.shape[0])
+                add_up(y.view(*rows.shape[:-1], weight.shape[0]), at, S.mT @ U.mT, scale)
+            ctx.save_for_backward(rows, at, weight if merged is None else merged, U, S, V)
+            ctx.scale, ctx.factor, ctx.merged, ctx.shape = scale, factor_gradients, merged is not None, x.shape
+            return y.clone() if x.dim() == 1 else y  # no view: the caller may change it in place
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, at, weight, U, S, V = ctx.saved_tensors
-        g = row_blocks(dy)
-        bt = down(g, U)
-        if ctx.scale != 1.0:
-            bt *= ctx.scale
-        dx = dU = dS = dV = None
-        if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
-            dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, V, ctx.scale, ctx.factor)
-        if ctx.needs_input_grad[0] and ctx.merged:
-            dx = (g @ weight).view(ctx.shape)
-        elif ctx.needs_input_grad[0]:  # the big product last: one pass over ∇x less
-            dx = up(bt, S @ V.mT).view(-1, V.shape[0])
-            dx = dx.addmm_(g.reshape(-1, U.shape[0]), weight).view(ctx.shape)
-        d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
-        return dx, None, d_bias, dU, dS, dV, None, None, None
+        with torch.autocast(dy.device.type, enabled=False):
+            x, at, weight, U, S, V = ctx.saved_tensors
+            g = row_blocks(dy)
+            bt = down(g, U)
+            if ctx.scale != 1.0:
+                bt *= ctx.scale
+            dx = dU = dS = dV = None
+            if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
+                dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)
+            if ctx.needs_input_grad[0] and ctx.merged:
+                dx = (g @ weight).view(ctx.shape)
+            elif ctx.needs_input_grad[0]:  # the big product last: one pass over ∇x less
+                dx = up(bt, S @ V.mT).view(-1, V.shape[0])
+                dx = dx.addmm_(g.reshape(-1, U.shape[0]), weight).view(ctx.shape)
+            d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
+            return dx, None, d_bias, dU, dS, dV, None, None, None
 
 
 class _LowRankAdd(torch.autograd.Function):
@@ -202,24 +235,30 @@ class _LowRankAdd(torch.autograd.Function):
     def forward(
         ctx: Any, output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor_gradients: bool
     ) -> Tensor:
-        rows = row_blocks(x)
-        at = down(rows, V)
-        add_up(output.view(*rows.shape[:-1], output.shape[-1]), at, S.mT @ U.mT, scale)
-        ctx.mark_dirty(output)
-        ctx.save_for_backward(rows, at, U, S, V)
-        ctx.scale, ctx.factor, ctx.shape = scale, factor_gradients, x.shape
-        return output
+        with torch.autocast(x.device.type, enabled=False):
+            rows = row_blocks(x)
+            at = down(rows, V)
+            Kt = S.mT @ U.mT
+            if output.is_contiguous():
+                add_up(output.view(*rows.shape[:-1], output.shape[-1]), at, Kt, scale)
+            else:
+                output.add_(up(at, Kt).view(output.shape), alpha=scale)
+            ctx.mark_dirty(output)
+            ctx.save_for_backward(rows, at, U, S, V)
+            ctx.scale, ctx.factor, ctx.shape = scale, factor_gradients, x.shape
+            return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, at, U, S, V = ctx.saved_tensors
-        g = row_blocks(dy)
-        bt = down(g, U)
-        if ctx.scale != 1.0:
-            bt *= ctx.scale
-        dx = up(bt, S @ V.mT).view(ctx.shape) if ctx.needs_input_grad[1] else None
-        if not any(ctx.needs_input_grad[2:5]):
-            return dy, dx, None, None, None, None, None
-        dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, V, ctx.scale, ctx.factor)
-        return dy, dx, dU, dS, dV, None, None
+        with torch.autocast(dy.device.type, enabled=False):
+            x, at, U, S, V = ctx.saved_tensors
+            g = row_blocks(dy)
+            bt = down(g, U)
+            if ctx.scale != 1.0:
+                bt *= ctx.scale
+            dx = up(bt, S @ V.mT).view(ctx.shape) if ctx.needs_input_grad[1] else None
+            if not any(ctx.needs_input_grad[2:5]):
+                return dy, dx, None, None, None, None, None
+            dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)
+            return dy, dx, dU, dS, dV, None, None

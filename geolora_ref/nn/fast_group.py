@@ -82,8 +82,8 @@ class FastGroup:
             self._train_cores(delta_S)
             return None
         before = self.bank.bases() if moved else None
-        factor = rate if phase.augments else 0.0
-        delta_K, delta_L = [factor * direction.K for direction in directions], [factor * direction.L for direction in directions]
+        delta_K = [rate * direction.K for direction in directions] if phase.augments else None
+        delta_L = [rate * direction.L for direction in directions] if phase.augments else None
         shared, limits = is_shared(settings, phase), self._limits(settings, truncates=phase.truncates)
         report = self.bank.update_(delta_K, delta_L, delta_S, shared=shared, **limits)
         for adapter, rank in zip(self.adapters, report.ranks, strict=True):

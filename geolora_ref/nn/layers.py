@@ -130,8 +130,9 @@ class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
-    ``fused`` : linear layers by ``geolora_ref.fast``, one function for base and update; other layers, and factors of another
-    dtype than the base, take the plain way.
+    ``fused`` : by ``geolora_ref.fast``, one function for base and update, where the base is nn.Linear with a frozen weight in the
+    dtype and on the device of the factors, and nothing is to happen when it is called: no hook, no ``forward`` of its own (as
+    offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form.  Every other attribute is the base's.
     """
@@ -148,7 +149,7 @@ class AdaptedLayer(nn.Module):
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
         self.dropout = nn.Dropout(dropout)
         self.enabled = True
-        self.fused = fused and type(base) is nn.Linear and base.weight.dtype == adapter.S.dtype
+        self.fused = fused
         self._unmerged_weight: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -183,10 +184,19 @@ class AdaptedLayer(nn.Module):
         if self.merged or not self.enabled:
             y: Tensor = self.base(x)
             return y
-        if self.fused:
+        if self.fused and self._is_fusable():
             return self._fused(x)
         y = self.base(x)
         return y + self.alpha * self.update(x).to(y.dtype)
+
+    def _is_fusable(self) -> bool:
+        """Whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
+        base, S = self.base, self.adapter.S
+        if type(base) is not nn.Linear or "forward" in vars(base):
+            return False
+        hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        W0 = base.weight
+        return not (hooked or W0.requires_grad) and W0.dtype == S.dtype and W0.device == S.device
 
     def _fused(self, x: Tensor) -> Tensor:
         """The same by the fast path; dropout takes its products out of the base's."""

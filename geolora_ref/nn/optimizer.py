@@ -11,6 +11,7 @@ from torch import nn
 
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit
+from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, update_rule
 from geolora_ref.nn.batched_rules import directions, finite, transported
 from geolora_ref.nn.fast_group import FastGroup
@@ -109,11 +110,27 @@ class GeoLoRA(AdapterOptimizer):
         self.method = method
         self._fast_groups: dict[tuple[str, ...], FastGroup] = {}
         super().__init__(model, defaults, on_nonfinite)
+        for group in self.param_groups if method == "fast" else ():
+            self._refuse_mixed(group["adapters"])
+
+    def _refuse_mixed(self, names: Sequence[str]) -> None:
+        """Raise ``ValueError`` unless one bank can hold these adapters."""
+        kinds: dict[tuple[Any, ...], str] = {}
+        for name in names:
+            adapter = self._adapters[name]
+            kinds.setdefault((adapter.S.dtype, adapter.S.device, adapter.gradients), name)
+        if len(kinds) > 1 or any(route != "projected" for _, _, route in kinds):
+            found = "; ".join(f"{name}: {dtype}, {device}, {route}" for (dtype, device, route), name in kinds.items())
+            raise ValueError(
+                "method: 'fast' expects adapters of one dtype, on one device and with gradients='projected' in each group, "
+                f"found {found}"
+            )
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise ``ValueError`` unless the options of a group of adapters are in range."""
         _settings(group)
 
+    @torch.inference_mode(False)  # buffers that are made on the way are used in training
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.
@@ -157,7 +174,7 @@ class GeoLoRA(AdapterOptimizer):
         before = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in first]
         try:
             steps = [step for group in groups for step in self._fast_step(group)]
-        except (ValueError, FloatingPointError):
+        except BaseException:
             for adapter, (Ut, S, Vt) in before:
                 adapter.assign_factors(Ut.mT, S, Vt.mT)
             raise
@@ -180,7 +197,13 @@ class GeoLoRA(AdapterOptimizer):
             cores, decay = [named[name].active()[1].detach() for name in names], settings.weight_decay
             directed = [d._replace(S=(0.0 if shared else d.S) + decay * S) for d, S in zip(directed, cores, strict=True)]
         remembers = any(memory.first is not None for memory in memories)
-        done = self._fast_group(names).step(directed, settings, group["iteration"], moved=remembers)
+        try:
+            done = self._fast_group(names).step(directed, settings, group["iteration"], moved=remembers)
+        except NonFiniteUpdateError as error:
+            bad = [names[layer] for layer in error.layers]
+            raise FloatingPointError(
+                f"optimizer: the update overflowed the range of its dtype in {bad[:4]}; nothing was changed"
+            ) from error
         if done is None:
             return [(name, memory, None) for name, memory in zip(names, memories, strict=True)]
         reports = [StepReport(*values) for values in zip(done.ranks, done.rank_rules, done.theta, done.discarded, strict=True)]

@@ -265,7 +265,7 @@ def test_merging_again_and_again_does_not_move_the_base() -> None:
         ({"U": lambda p: p.U.mT}, r"U: expected shape \(6, 6\)"),
         ({"S": lambda p: p.S[:1]}, r"S: expected shape \(2, 2\)"),
         ({"V": lambda p: p.V.float()}, "V: expected the dtype of the base, torch.float64, found torch.float32"),
-        ({"V": lambda p: p.V.to("meta")}, "V: expected the device of x, cpu, found meta"),
+        ({"V": lambda p: p.V.to("meta")}, "V: expected the device of the base, cpu, found meta"),
         ({"bias": lambda p: p.bias[:2]}, r"bias: expected shape \(6,\)"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -147,6 +148,62 @@ def test_the_fused_layer_is_the_plain_one(gradients: Any, dropout: float) -> Non
         results.append((y, x.grad, layer.adapter.Ut.grad, layer.adapter.S.grad, layer.adapter.Vt.grad))
     for plain, quick in zip(*results, strict=True):
         torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-13)
+
+
+def _hooked(base: nn.Module) -> None:
+    base.register_forward_hook(lambda module, inputs, output: output + 1.0)
+
+
+def _prehooked(base: nn.Module) -> None:
+    base.register_forward_pre_hook(lambda module, inputs: (2.0 * inputs[0],))
+
+
+def _patched(base: nn.Module) -> None:
+    """As offloading does it."""
+    forward = base.forward
+    base.forward = lambda x: forward(x) - 3.0  # type: ignore[method-assign]
+
+
+def _unfrozen(base: nn.Module) -> None:
+    base.weight.requires_grad_()
+
+
+@pytest.mark.parametrize("change", [_hooked, _prehooked, _patched, _unfrozen])
+def test_a_base_that_does_more_than_its_product_is_called(change: Callable[[nn.Module], None]) -> None:
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = single(nn.Linear(9, 6).double())
+        layer = adapt(model, rank=3, fused=fused)["0"]
+        fill(layer.adapter)
+        change(layer.base)
+        x = torch.ones(2, 9, dtype=torch.float64, requires_grad=True)
+        model(x).sin().sum().backward()
+        results.append((model(x), x.grad, layer.base.weight.grad, layer.adapter.Ut.grad))
+    for plain, quick in zip(*results, strict=True):
+        torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-13)
+
+
+def test_a_backward_hook_of_the_base_is_called() -> None:
+    model, seen = single(nn.Linear(9, 6)), []
+    layer = adapt(model, rank=3, fused=True)["0"]
+    layer.base.register_full_backward_hook(lambda module, before, after: seen.append(module))
+    model(torch.ones(2, 9, requires_grad=True)).sum().backward()
+    assert seen == [layer.base]
+
+
+def test_the_output_of_a_fused_layer_may_be_changed_in_place() -> None:
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(9, 6), nn.ReLU(inplace=True), nn.Linear(6, 4)).double()
+        adapt(model, rank=3, fused=fused)
+        x = torch.ones(5, 9, dtype=torch.float64, requires_grad=True)
+        y = model(x)
+        y += 1.0
+        y.sin().sum().backward()
+        results.append((y, x.grad))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-13, atol=1e-13)
 
 
 def test_a_fused_model_starts_as_the_model_it_was() -> None:

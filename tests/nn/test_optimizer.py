@@ -94,6 +94,8 @@ WAYS: list[dict[str, Any]] = [
     {"budget": 9, "coefficient_steps": 2},
     {"budget": 400, "unit": "parameters"},
     {"tau": 0.1, "coefficient_steps": 3, "truncate": "after the cycle"},
+    {"budget": 12, "coefficient_steps": 1, "truncate": "after the cycle"},
+    {"theta": 1e-3, "min_rank": 3, "coefficient_steps": 1, "truncate": "after the cycle"},
 ]
 
 
@@ -243,7 +245,25 @@ def test_an_overflow_inside_the_step_changes_nothing(method: Any, groups: int) -
     last = adapters(model)["2"].adapter.Ut
     assert last.grad is not None
     last.grad.mul_(1e200)
-    with pytest.raises(FloatingPointError, match=r"overflowed the range|expected finite factors, updates and results"):
+    where = {("fast", 1): r" of its dtype in \['2'\]; nothing"}.get((method, groups), "")
+    with pytest.raises(FloatingPointError, match=f"overflowed the range{where}"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_refusal_in_a_later_group_undoes_the_earlier_ones(method: Any) -> None:
+    """Whatever it is: here the last adapter has another rank than its memory."""
+    model = network()
+    optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}], lr=0.05, method=method)
+    x, target = regression()
+    ((model(x) - target).square().mean()).backward()
+    optimizer.step()
+    adapters(model)["2"].adapter.reset(2)
+    optimizer.zero_grad()
+    backward(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(RuntimeError, match="remembers rank"):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
@@ -295,6 +315,24 @@ def test_a_layer_that_took_no_part_is_left_alone() -> None:
     assert all(torch.equal(layer.adapter.full(), W) for layer, W in zip(adapters(model).values(), before, strict=True))
 
 
+def test_what_is_behind_a_rank_that_has_shrunk_is_zero() -> None:
+    """Compiled code takes the whole storage."""
+    for method in METHODS:
+        model = network()
+        optimizer = GeoLoRA(model, lr=0.05, tau=0.0, method=method)
+        train(model, optimizer, 3)
+        optimizer.param_groups[0]["tau"] = 0.6
+        (ranks,) = train(model, optimizer, 1)
+        for layer, rank in zip(adapters(model).values(), ranks, strict=True):
+            assert rank < 8
+            adapter = layer.adapter
+            assert torch.equal(
+                adapter.Ut.mT @ adapter.S @ adapter.Vt, adapter.Ut[:rank].mT @ adapter.S[:rank, :rank] @ adapter.Vt[:rank]
+            )
+            for X in (adapter.Ut[rank:], adapter.S[rank:], adapter.S[:, rank:], adapter.Vt[rank:]):
+                assert not X.any()
+
+
 COMPILED = """
 import torch
 from geolora_ref.nn import GeoLoRA
@@ -334,11 +372,28 @@ def test_the_published_route_trains_alike_from_an_invertible_start() -> None:
 
 
 def test_the_fast_method_needs_projected_gradients() -> None:
-    model = network(gradients="published")
-    optimizer = GeoLoRA(model, method="fast")
+    expected = r"^method: 'fast' expects .* gradients='projected' in each group, found 0: torch.float64, cpu, published$"
+    with pytest.raises(ValueError, match=expected):
+        GeoLoRA(network(gradients="published"), method="fast")
+
+
+def test_the_fast_method_needs_one_dtype_in_a_group() -> None:
+    model = network()
+    adapters(model)["2"].float()
+    with pytest.raises(ValueError, match=r"found 0: torch.float64, cpu, projected; 2: torch.float32, cpu, projected$"):
+        GeoLoRA(model, method="fast")
+    GeoLoRA([{"module": model[0]}, {"module": model[2]}], method="fast")
+
+
+def test_a_first_fast_step_in_inference_mode_leaves_a_model_that_can_be_trained() -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method="fast")
     backward(model)
-    with pytest.raises(ValueError, match="the fast path expects 'projected'"):
+    with torch.inference_mode():
         optimizer.step()
+    optimizer.zero_grad()
+    backward(model)
+    optimizer.step()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -279,7 +279,7 @@ def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 0 if every scope reaches its floor and every accepted mutant exists and survives."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.mutation", description=__doc__)
-    parser.add_argument("scope", nargs="*", help="core, oracle, claims; all by default")
+    parser.add_argument("scope", nargs="*", help="core, oracle, fast, claims; all by default")
     parser.add_argument("--keep", action="store_true", help="go on: what an earlier run killed is not tried again")
     parser.add_argument("--sample", type=int, help="try at most so many mutants of each scope")
     options = parser.parse_args(arguments)
