@@ -67,10 +67,9 @@ def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     tau, theta, min_rank, max_rank = limits
     limit = tail[:, 0] * (tau or 0.0) if theta is None else np.full(len(tail), theta)
     wanted = np.minimum((tail[:, :-1] > limit[:, None]).sum(axis=1), columns)
-    least = np.minimum(columns, min_rank)
-    rank = np.maximum(np.minimum(wanted, max_rank), least)
+    rank = np.maximum(np.minimum(wanted, max_rank), np.minimum(columns, min_rank))
     raised = np.where(columns < min_rank, BASIS, MIN_RANK)
-    rule = np.where(rank < wanted, MAX_RANK, np.where(rank > wanted, raised, THRESHOLD))
+    rule = np.where(wanted > max_rank, MAX_RANK, np.where(wanted < min_rank, raised, THRESHOLD))
     return Ranks(rank, rule, limit, tail[np.arange(len(rank)), rank])
 
 

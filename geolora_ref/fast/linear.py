@@ -94,7 +94,8 @@ def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale
     _check(weight.shape, weight, U, S, V)
     if merged.shape != weight.shape or merged.dtype != weight.dtype or merged.device != weight.device:
         raise ValueError(f"merged: expected a matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
-    return torch.addmm(weight, U @ S, V.mT, alpha=scale, out=merged)
+    with torch.autocast(weight.device.type, enabled=False):
+        return torch.addmm(weight, U @ S, V.mT, alpha=scale, out=merged)
 
 
 def lowrank_add(
@@ -167,6 +168,16 @@ def _check(
             raise ValueError(f"{name}: expected the device of the base, {base.device}, found {X.device}")
 
 
+def _base(rows: Tensor, weight: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+    """x W₀ᵀ + bias for the rows of an x of this shape; ``linear`` may return a view, which nobody could change in place."""
+    (m, n), y = weight.shape, rows.new_empty(*shape[:-1], weight.shape[0])
+    if bias is None:
+        torch.mm(rows.view(-1, n), weight.mT, out=y.view(-1, m))
+    else:
+        torch.addmm(bias, rows.view(-1, n), weight.mT, out=y.view(-1, m))
+    return y
+
+
 def _adapter_gradients(
     g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,12 +211,12 @@ class _AdaptedLinear(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             rows = row_blocks(x)
             at = down(rows, V)
-            y = torch.nn.functional.linear(rows.view(x.shape), weight if merged is None else merged, bias)
+            y = _base(rows, weight if merged is None else merged, bias, x.shape)
             if merged is None:
                 add_up(y.view(*rows.shape[:-1], weight.shape[0]), at, S.mT @ U.mT, scale)
             ctx.save_for_backward(rows, at, weight if merged is None else merged, U, S, V)
             ctx.scale, ctx.factor, ctx.merged, ctx.shape = scale, factor_gradients, merged is not None, x.shape
-            return y.clone() if x.dim() == 1 else y  # no view: the caller may change it in place
+            return y
 
     @staticmethod
     @once_differentiable

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
-from geolora_ref.fast.skinny import row_blocks
+from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
 from tests.fast.layers import random_layer
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -30,8 +30,9 @@ def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor
 class Problem:
     """x, a frozen base, a layer and the loss ⟨y, target⟩; G, the dense gradient of the adapter, from autograd alone."""
 
-    def __init__(self, core: str, dtype: torch.dtype = torch.float64, rows: tuple[int, ...] = FEW) -> None:
+    def __init__(self, core: str, dtype: torch.dtype = torch.float64, rows: tuple[int, ...] = FEW, scale: float = SCALE) -> None:
         torch.set_num_threads(1)
+        self.scale = scale
         generator = torch.Generator().manual_seed(3)
         self.x = _draw(generator, dtype, *rows, N).requires_grad_()
         self.weight, self.bias = _draw(generator, dtype, M, N), _draw(generator, dtype, M).requires_grad_()
@@ -41,7 +42,7 @@ class Problem:
         self.U, self.S, self.V = (X.requires_grad_() for X in (U, S, V))
 
     def forward(self, form: str, *, factor_gradients: bool = False) -> Tensor:
-        adapter = (self.U, self.S, self.V, SCALE)
+        adapter = (self.U, self.S, self.V, self.scale)
         if form == "added":
             return lowrank_add(linear(self.x, self.weight, self.bias), self.x, *adapter, factor_gradients=factor_gradients)
         if form == "adapted":
@@ -56,7 +57,7 @@ class Problem:
     def dense(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """y, ∇x, ∇bias and G by autograd on y = x (W₀ + s W)ᵀ + bias."""
         W = (self.U @ self.S @ self.V.mT).detach().requires_grad_()
-        y = linear(self.x, self.weight + SCALE * W, self.bias)
+        y = linear(self.x, self.weight + self.scale * W, self.bias)
         dx, d_bias, G = torch.autograd.grad((y * self.target).sum(), (self.x, self.bias, W))
         return y, dx, d_bias, G
 
@@ -85,6 +86,45 @@ def test_compiled_for_any_number_of_rows_there_is_one_graph_and_for_a_given_numb
         assert any_number(torch.ones(rows, N)).shape == (1, rows, N)
     assert counter.frame_count == 1
     assert torch.compile(row_blocks, dynamic=False, backend="eager", fullgraph=True)(torch.ones(1024, N)).shape == (4, 256, N)
+
+
+@pytest.mark.parametrize(("rows", "r"), [((15,), 1), ((15,), 2), ((512,), 1), ((4, 256), 2), ((1,), 2), ((2, 1), 1)])
+def test_the_products_of_blocks_are_those_of_the_rows(rows: tuple[int, ...], r: int) -> None:
+    """Of a rank of one as well, and of a single row; what one block has is kept row by row."""
+    generator = torch.Generator().manual_seed(0)
+    x, V, Kt = (_draw(generator, torch.float64, *shape) for shape in ((*rows, N), (N, r), (r, M)))
+    y, blocks = _draw(generator, torch.float64, *rows, M), row_blocks(x)
+    a, at = x.view(-1, N) @ V, down(blocks, V)
+    assert _close(at.mT.reshape(-1, r), a)
+    assert at.shape[0] > 1 or at[0].mT.is_contiguous()
+    assert _close(up(at, Kt).view(-1, M), a @ Kt)
+    assert _close(gradient(at, row_blocks(y)), a.mT @ y.view(-1, M))
+    expected = y.view(-1, M) + 0.7 * a @ Kt
+    assert _close(add_up(row_blocks(y), at, Kt, 0.7).view(-1, M), expected)
+    assert _close(y.view(-1, M), expected), "in place"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scale", [1.0, 2.0, -0.5, 0.0])
+def test_every_scale_counts(form: str, scale: float) -> None:
+    p = Problem("dense", scale=scale)
+    y = p.forward(form)
+    p.backward(y)
+    expected, dx, _, G = p.dense()
+    for X, Y in ((y, expected), (p.x.grad, dx), (p.U.grad, G @ p.V), (p.V.grad, G.mT @ p.U), (p.S.grad, p.U.mT @ G @ p.V)):
+        assert _close(X, Y)
+
+
+def test_without_a_scale_it_is_one() -> None:
+    p = Problem("dense", scale=1.0)
+    merged = merge(torch.empty_like(p.weight), p.weight, p.U, p.S, p.V)
+    given = (p.U, p.S, p.V)
+    for y in (
+        adapted_linear(p.x, p.weight, p.bias, *given),
+        merged_linear(p.x, p.weight, merged, p.bias, *given),
+        lowrank_add(linear(p.x, p.weight, p.bias), p.x, *given),
+    ):
+        assert _close(y, p.dense()[0])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -122,10 +162,10 @@ def test_projected_gradients_are_the_derivatives_along_K_L_and_S() -> None:
         (p.V.grad, lambda E: U @ E.mT),
         (p.S.grad, lambda E: U @ E @ V.mT),
     ]
-    for gradient, direction in directions:
-        E = _draw(torch.Generator().manual_seed(1), gradient.dtype, *gradient.shape)
+    for derivative, direction in directions:
+        E = _draw(torch.Generator().manual_seed(1), derivative.dtype, *derivative.shape)
         slope = loss(U @ S @ V.mT + 0.5 * direction(E)) - loss(U @ S @ V.mT - 0.5 * direction(E))
-        assert float((gradient * E).sum()) == pytest.approx(slope, rel=1e-12)
+        assert float((derivative * E).sum()) == pytest.approx(slope, rel=1e-12)
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -215,17 +255,71 @@ def test_start_is_the_frozen_layer_exactly() -> None:
 
 def test_autocast_computes_in_its_dtype_and_leaves_gradients_in_the_parameters_dtype() -> None:
     p = Problem("dense", torch.float32)
-    _, _, _, G = p.dense()
-    for form in ("adapted", "added"):
+    expected, _, _, G = p.dense()
+    for form in FORMS:
         for X in (p.U, p.S, p.V):
             X.grad = None
         with torch.autocast("cpu", torch.bfloat16):
             y = p.forward(form)
         assert y.dtype == torch.bfloat16
+        assert _close(y, expected, 4 * 2.0**-7)
         p.backward(y.float())
         assert p.U.grad is not None
         assert p.U.grad.dtype == torch.float32
         assert float((p.U.grad - G @ p.V).detach().norm()) <= 4 * 2.0**-7 * float(G.norm())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _close(adapted_linear(p.x, p.weight, None, p.U, p.S, p.V, SCALE), expected - p.bias, 4 * 2.0**-7)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_backward_pass_may_run_under_another_autocast(form: str, inside: bool) -> None:
+    """It takes the dtype of its forward pass; what ``linear`` does beside ``lowrank_add`` is not its affair."""
+    p, plain = Problem("dense", torch.float32), Problem("dense", torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+        y, expected = p.forward(form), plain.forward(form)
+    plain.backward(expected)
+    with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+        p.backward(y)
+    for name in ("U", "S", "V", *(("x", "bias") if form != "added" else ())):
+        assert torch.equal(getattr(p, name).grad, getattr(plain, name).grad), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_autocast_leaves_double_precision_alone(form: str) -> None:
+    p = Problem("dense")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = p.forward(form)
+    assert y.dtype == torch.float64
+    assert _close(y, p.dense()[0])
+
+
+def test_a_single_precision_output_may_be_added_to_under_autocast() -> None:
+    p = Problem("dense", torch.float32)
+    expected = p.dense()[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = lowrank_add(linear(p.x.double(), p.weight.double(), p.bias.double()).float(), p.x, p.U, p.S, p.V, SCALE)
+    assert _close(y, expected, 4 * 2.0**-23)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [(), (3,), FEW, MANY])
+def test_the_output_may_be_changed_in_place(form: str, rows: tuple[int, ...]) -> None:
+    p, other = Problem("dense", rows=rows), Problem("dense", rows=rows)
+    y = p.forward(form)
+    y *= 2.0
+    y.relu_()
+    p.backward(y)
+    other.backward((2.0 * other.forward(form)).relu())
+    assert torch.equal(*(X.x.grad for X in (p, other)))  # type: ignore[arg-type]
+    assert torch.equal(*(X.U.grad for X in (p, other)))  # type: ignore[arg-type]
+
+
+def test_an_output_of_any_strides_may_be_added_to() -> None:
+    p = Problem("dense")
+    base = linear(p.x, p.weight, p.bias).transpose(0, 1).contiguous().transpose(0, 1)
+    assert not base.is_contiguous()
+    assert _close(lowrank_add(base, p.x, p.U, p.S, p.V, SCALE), p.dense()[0])
 
 
 def test_frozen_parts_get_no_gradient() -> None:
@@ -260,24 +354,67 @@ def test_merging_again_and_again_does_not_move_the_base() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight": lambda p: p.weight.requires_grad_()}, "weight: expected a frozen base weight"),
+        (
+            {"weight": lambda p: p.weight.requires_grad_()},
+            "weight: expected a frozen base weight, found one that requires a gradient",
+        ),
+        (
+            {"weight": lambda p: p.weight[0]},
+            r"weight: expected a real matrix \(m, n\) of floating point, found \(7,\) torch.float64",
+        ),
+        (
+            {name: lambda p, name=name: getattr(p, name).detach().cfloat() for name in ("x", "weight", "bias", "U", "S", "V")},
+            r"weight: expected a real matrix \(m, n\) of floating point, found \(6, 7\) torch.complex64",
+        ),
         ({"x": lambda p: p.x[..., :3]}, r"x: expected shape \(3, 5, 7\) for a weight of 6 x 7 and rank 2, found \(3, 5, 3\)"),
-        ({"U": lambda p: p.U.mT}, r"U: expected shape \(6, 6\)"),
-        ({"S": lambda p: p.S[:1]}, r"S: expected shape \(2, 2\)"),
+        ({"U": lambda p: p.U.mT}, r"U: expected shape \(6, 6\) for a weight of 6 x 7 and rank 6, found \(2, 6\)"),
+        ({"S": lambda p: p.S[:1]}, r"S: expected shape \(2, 2\) for a weight of 6 x 7 and rank 2, found \(1, 2\)"),
         ({"V": lambda p: p.V.float()}, "V: expected the dtype of the base, torch.float64, found torch.float32"),
         ({"V": lambda p: p.V.to("meta")}, "V: expected the device of the base, cpu, found meta"),
-        ({"bias": lambda p: p.bias[:2]}, r"bias: expected shape \(6,\)"),
+        ({"weight": lambda p: p.weight.to("meta")}, "x: expected the device of the base, meta, found cpu"),
+        ({"bias": lambda p: p.bias[:2]}, r"bias: expected shape \(6,\) for a weight of 6 x 7 and rank 2, found \(2,\)"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message: str) -> None:
     p = Problem("dense")
     given = {name: getattr(p, name) for name in ("x", "weight", "bias", "U", "S", "V")}
     given |= {name: make(p) for name, make in change.items()}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         adapted_linear(**given)
 
 
-def test_a_merged_weight_of_another_shape_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("merged", "found"),
+    [
+        (lambda p: p.weight[:3], r"\(3, 7\) torch.float64 on cpu"),
+        (lambda p: p.weight.float(), r"\(6, 7\) torch.float32 on cpu"),
+        (lambda p: p.weight.to("meta"), r"\(6, 7\) torch.float64 on meta"),
+        (lambda p: p.weight.clone().requires_grad_(), r"\(6, 7\) torch.float64 on cpu, which requires a gradient"),
+    ],
+)
+def test_a_merged_weight_that_is_unlike_the_weight_is_refused(merged: Callable[[Problem], Tensor], found: str) -> None:
     p = Problem("dense")
-    with pytest.raises(ValueError, match="merged: expected a frozen"):
-        merged_linear(p.x, p.weight, p.weight[:3], p.bias, p.U, p.S, p.V)
+    given, like = merged(p), r"like the weight, \(6, 7\) torch.float64 on cpu, found "
+    with pytest.raises(ValueError, match=f"^merged: expected a frozen matrix {like}{found}$"):
+        merged_linear(p.x, p.weight, given, p.bias, p.U, p.S, p.V)
+    if not given.requires_grad:
+        with pytest.raises(ValueError, match=f"^merged: expected a matrix {like}{found}$"):
+            merge(given, p.weight, p.U, p.S, p.V)
+    with pytest.raises(ValueError, match=r"^V: expected shape \(7, 2\) for a weight of 6 x 7 and rank 2, found \(6, 2\)$"):
+        merge(p.weight.clone(), p.weight, p.U, p.S, p.U)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": lambda p: p.x[:2]}, r"output: expected the leading axes of x, \(2, 5\), found \(3, 5\)"),
+        ({"x": lambda p: p.x[..., :4]}, r"x: expected shape \(3, 5, 7\) for a weight of 6 x 7 and rank 2, found \(3, 5, 4\)"),
+        ({"U": lambda p: p.U[:4]}, r"U: expected shape \(6, 2\) for a weight of 6 x 7 and rank 2, found \(4, 2\)"),
+        ({"S": lambda p: p.S.float()}, "S: expected the dtype of the base, torch.float64, found torch.float32"),
+    ],
+)
+def test_what_cannot_be_added_is_named(change: dict[str, Callable[[Problem], Any]], message: str) -> None:
+    p = Problem("dense")
+    given = {name: getattr(p, name) for name in ("x", "U", "S", "V")} | {name: make(p) for name, make in change.items()}
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        lowrank_add(torch.zeros(*FEW, M, dtype=torch.float64), **given)

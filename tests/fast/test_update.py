@@ -153,13 +153,20 @@ def test_trainings_agree_with_the_reference(dtype: torch.dtype, bound: float, ge
 
 def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
     rng = np.random.default_rng(0)
-    sigma = np.sort(rng.random((50, 8)), axis=1)[:, ::-1] * 10.0 ** rng.integers(-150, 150, (50, 1))
-    for tau, least, most in [(0.0, 1, 8), (0.3, 2, 5), (1.0, 1, 8), (0.5, 8, 8)]:
-        found = decide_ranks(sigma, np.full(50, 8), Limits(tau, None, least, np.full(50, most)))
-        for row, rank, rule in zip(sigma, found.rank, found.rule, strict=True):
-            tails = tail_norms(row)
+    sigma = np.sort(rng.random((50, 8)), axis=1)[:, ::-1] * 10.0 ** rng.integers(-300, 300, (50, 1))
+    columns = rng.integers(1, 9, 50)
+    sigma[np.arange(8) >= columns[:, None]] = 0.0
+    seen = set()
+    for tau, least, most in [(0.0, 1, 8), (0.3, 2, 5), (1.0, 1, 8), (0.5, 8, 8), (0.9, 3, 4)]:
+        found = decide_ranks(sigma, columns, Limits(tau, None, least, np.full(50, most)))
+        for k, row, rank, rule, theta, discarded in zip(columns, sigma, *found, strict=True):
+            tails = tail_norms(row[:k])
             expected, expected_rule = choose_rank(tails, tau * float(tails[0]), least, most)
             assert (rank, RULES[rule]) == (expected, expected_rule)
+            assert theta == pytest.approx(tau * float(tails[0]), rel=1e-14)
+            assert discarded == pytest.approx(float(tails[rank]) if rank < k else 0.0, rel=1e-14)
+            seen.add(expected_rule)
+    assert seen == {RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS}
 
 
 def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
@@ -185,6 +192,44 @@ def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:
     values = np.sort(np.concatenate(spectra))[::-1]
     kept = np.sort(np.concatenate([s[:r] for s, r in zip(spectra, report.ranks, strict=True)]))[::-1]
     np.testing.assert_array_equal(kept, values[:9])
+    assert not report.theta.any()
+    lost = [float(tail_norms(s)[r]) for s, r in zip(spectra, report.ranks, strict=True)]
+    np.testing.assert_allclose(report.discarded, lost, rtol=1e-12)
+    assert [len(s) for s in spectra] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("limits", "rank"),
+    [
+        ({"tau": 0.0}, len),
+        ({"tau": 0.4}, lambda sigma: choose_rank(tail_norms(sigma), 0.4 * float(np.linalg.norm(sigma)), 1, 8)[0]),
+        ({"theta": 100.0, "min_rank": 4}, len),
+        ({"budget": lambda spectra: [len(sigma) - 1 for sigma in spectra]}, lambda sigma: len(sigma) - 1),
+    ],
+)
+def test_without_updates_of_the_bases_S_is_truncated_and_no_rank_grows(
+    dtype: torch.dtype, limits: dict[str, Any], rank: Callable[[Any], int], generator: torch.Generator
+) -> None:
+    factors = random_layers([3, 2, 4], generator, dtype)
+    bank = LayerBank.of(factors, capacity=8)
+    bank.update_(*zip(*(random_update(layer, generator) for layer in factors), strict=True), tau=0.0, max_rank=4)
+    bank.load(factors)  # the workspace remembers those updates
+    delta_S = [0.1 * torch.randn(S.shape, generator=generator).to(dtype) for _, S, _ in factors]
+    report = bank.update_(None, None, delta_S, **limits)
+    for layer, ((U, S, V), delta) in enumerate(zip(factors, delta_S, strict=True)):
+        P, sigma, Qt = torch.linalg.svd((S - delta).double())
+        r = report.ranks[layer]
+        assert r == rank(sigma.numpy())
+        W = U.double() @ P[:, :r] @ torch.diag(sigma[:r]) @ Qt[:r] @ V.double().mT
+        U1, S1, V1 = (X.double() for X in bank.factors(layer))
+        assert float((U1 @ S1 @ V1.mT - W).norm()) < 50 * torch.finfo(dtype).eps * float(sigma[0])
+
+
+def test_one_of_the_updates_of_the_bases_alone_is_refused(generator: torch.Generator) -> None:
+    factors = random_layers([3], generator)
+    with pytest.raises(ValueError, match=r"^delta_K, delta_L: expected both or neither, found one of them$"):
+        LayerBank.of(factors).update_([factors[0][0]], None, [factors[0][1]], tau=0.1)
 
 
 # --- robustness ------------------------------------------------------------------------------------------------------
@@ -273,6 +318,24 @@ def test_no_drift_in_a_thousand_single_precision_steps(generator: torch.Generato
     assert worst < 4 * torch.finfo(torch.float32).eps
 
 
+def test_the_guard_is_at_the_bound_that_is_derived() -> None:
+    """2w·eps₆₄·s² ≤ eps₃₂·σ², to the last bit, and never where there is nothing."""
+    eps, limit = 2.0**-23, 2.0**-28  # s² = 1, w = 1
+    squares = np.array([[1.0, limit], [1.0, np.nextafter(limit, 0.0)], [1.0, 0.0], [0.0, 0.0]])
+    found = gram_module.trusted(squares, np.array([1.0, 1.0, 1.0, 0.0]), np.array([2, 2, 1, 1]), eps)
+    assert found.tolist() == [True, False, True, False]
+
+
+def test_classes_of_width_are_close_to_each_other() -> None:
+    """Powers of two and what lies half-way between: nobody pays for more than half as much again."""
+    powers = [2**k for k in range(9)]
+    assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(bank_module.WIDTHS)
+    ranks = [1, 2, 3, 5, 6, 7, 12, 13]
+    bank = LayerBank([(40, 40)] * len(ranks), 16)
+    bank._set_ranks(tuple(ranks))
+    assert {of.width: of.layers.tolist() for of in bank._classes} == {1: [0], 2: [1], 3: [2], 6: [3, 4], 8: [5], 12: [6], 13: [7]}
+
+
 def test_small_singular_values_go_the_exact_way_and_no_others(generator: torch.Generator) -> None:
     """Only the layer whose kept singular value is below what the Gram matrix resolves."""
     factors = random_layers([3, 3], generator, torch.float32)
@@ -299,6 +362,46 @@ def test_rank_changes_reallocate_no_buffer(generator: torch.Generator) -> None:
     assert max(max(ranks) for ranks in seen) == 9
 
 
+def test_what_is_behind_the_rank_is_zero(generator: torch.Generator) -> None:
+    """Also when every rank has shrunk, and some more than others, by either route."""
+    for dtype in (torch.float64, torch.float32):
+        factors = random_layers([4, 4, 3], generator, dtype)
+        bank = LayerBank.of(factors, capacity=9)
+        for limits in ({"tau": 0.0}, {"tau": 0.0, "max_rank": [2, 2, 2]}, {"tau": 0.0}, {"tau": 0.0, "max_rank": [1, 3, 2]}):
+            columns = 2 * np.array(bank.ranks)
+            updates = [random_update(bank.factors(layer), generator) for layer in range(3)]
+            report = bank.update_(*zip(*updates, strict=True), **limits)
+            for layer, r in enumerate(report.ranks):
+                Ut, S, Vt = bank.storage(layer)
+                assert not any(bool(X.any()) for X in (Ut[r:], S[r:], S[:, r:], Vt[r:]))
+            assert not report.singular_values[np.arange(report.singular_values.shape[1]) >= columns[:, None]].any()
+
+
+def test_transports_are_between_the_bases_before_and_now(generator: torch.Generator) -> None:
+    factors = random_layers([4, 2, 3], generator)
+    bank = LayerBank.of(factors, capacity=9)
+    before = bank.bases()
+    updates = [random_update(layer, generator) for layer in factors]
+    bank.update_(*zip(*updates, strict=True), tau=0.3)
+    for layer, (A, B) in enumerate(bank.transports(before)):
+        (U, _, V), (U1, _, V1) = factors[layer], bank.factors(layer)
+        torch.testing.assert_close(A, U.mT @ U1, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(B, V.mT @ V1, rtol=1e-14, atol=1e-14)
+
+
+def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None:
+    bank = LayerBank.of(random_layers([3, 2], generator))
+    before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
+    bank.load([bank.factors(layer) for layer in range(2)])
+    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+
+
+def test_a_bank_lives_on_its_device() -> None:
+    bank = LayerBank([(5, 4), (4, 6)], 1, device="meta")
+    assert {X.device.type for layer in range(2) for X in bank.storage(layer)} == {"meta"}
+    assert LayerBank([(5, 4)], 2, device="cpu:0").device == torch.zeros(1, device="cpu:0").device
+
+
 def test_functional_form_changes_nothing_in_place(generator: torch.Generator) -> None:
     factors = random_layers([3], generator, torch.float32)
     update = random_update(factors[0], generator)
@@ -321,6 +424,17 @@ def test_an_update_that_is_not_finite_changes_nothing(
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[1\]; nothing was changed") as caught:
         bank.update_(*zip(*updates, strict=True), tau=0.1)
     assert caught.value.layers == (1,)
+    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
+
+
+def test_products_beyond_the_range_of_double_precision_name_their_layer(generator: torch.Generator) -> None:
+    bank = LayerBank.of(random_layers([3, 2, 2], generator))
+    updates = [random_update(bank.factors(layer), generator) for layer in range(3)]
+    before = [X.clone() for layer in range(3) for X in bank.factors(layer)]
+    for k in (0, 2):
+        updates[k][0].fill_(1e308)
+    with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 2\]; nothing was changed"):
+        bank.update_(*zip(*updates, strict=True), tau=0.1)
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
 
 

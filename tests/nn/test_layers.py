@@ -161,7 +161,7 @@ def _prehooked(base: nn.Module) -> None:
 def _patched(base: nn.Module) -> None:
     """As offloading does it."""
     forward = base.forward
-    base.forward = lambda x: forward(x) - 3.0  # type: ignore[method-assign]
+    base.forward = lambda x: forward(x) - 3.0
 
 
 def _unfrozen(base: nn.Module) -> None:
@@ -198,7 +198,7 @@ def test_the_output_of_a_fused_layer_may_be_changed_in_place() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(9, 6), nn.ReLU(inplace=True), nn.Linear(6, 4)).double()
         adapt(model, rank=3, fused=fused)
-        x = torch.ones(5, 9, dtype=torch.float64, requires_grad=True)
+        x = torch.ones(2, 5, 9, dtype=torch.float64, requires_grad=True)
         y = model(x)
         y += 1.0
         y.sin().sum().backward()
