@@ -134,7 +134,7 @@ class LayerBank:
             raise ValueError(f"shapes: expected at least one layer of positive shape (m, n), found {list(shapes)}")
         if dtype not in STORAGE:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}")
-        if capacity < 1:
+        if not isinstance(capacity, int | np.integer) or capacity < 1:
             raise ValueError(f"capacity: expected an integer >= 1, found {capacity!r}")
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
         self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, self._S.device
@@ -239,9 +239,11 @@ class LayerBank:
 
         Raises
         ------
-        ValueError : an argument that does not fit, and where; nothing was changed.
+        ValueError : an argument that does not fit, and where, or a bank that nothing was loaded into; nothing was changed.
         NonFiniteUpdateError : entries that are not finite; nothing was changed.
         """
+        if not all(self.ranks):
+            raise ValueError("LayerBank: expected factors, which load() puts in, found none")
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._fill(delta_K, delta_L, delta_S)
         columns = self._columns(augmented=delta_K is not None)
@@ -310,7 +312,9 @@ class LayerBank:
             return decide_ranks(sigma, columns, limits)
         wanted = list(budget([values[:k] for values, k in zip(sigma, columns, strict=True)]))
         most = np.minimum(columns, limits.max_rank).tolist()
-        if len(wanted) != len(most) or not all(1 <= r <= k for r, k in zip(wanted, most, strict=True)):
+        if len(wanted) != len(most) or not all(
+            isinstance(r, int | np.integer) and 1 <= r <= k for r, k in zip(wanted, most, strict=True)
+        ):
             raise ValueError(f"budget: expected one rank a layer between 1 and {most}, found {wanted}")
         return cut_at(sigma, np.asarray(wanted))
 

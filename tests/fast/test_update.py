@@ -169,6 +169,26 @@ def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
     assert seen == {RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS}
 
 
+def test_the_least_rank_may_be_more_than_the_bases_have(generator: torch.Generator) -> None:
+    layer = random_layer(24, 16, 1, generator)
+    (U1, _, _), report = fast_update(*layer, *random_update(layer, generator), tau=0.5, min_rank=5)
+    assert report.ranks == (2,) == (U1.shape[1],)
+    assert report.rank_rules == (RankRule.BASIS,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_shared_core_moves_by_half_of_what_K_and_L_say(dtype: torch.dtype, generator: torch.Generator) -> None:
+    factors = random_layers([3, 2], generator, dtype)
+    updates = [random_update(layer, generator) for layer in factors]
+    shared, own = LayerBank.of(factors), LayerBank.of(factors)
+    shared.update_(*zip(*updates, strict=True), tau=0.0, shared=True)
+    moved = [dS + 0.5 * (U.mT @ dK + dL.mT @ V) for (U, _, V), (dK, dL, dS) in zip(factors, updates, strict=True)]
+    own.update_([u[0] for u in updates], [u[1] for u in updates], moved, tau=0.0)
+    for layer in range(2):
+        (U, S, V), (U1, S1, V1) = shared.factors(layer), own.factors(layer)
+        assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < 50 * torch.finfo(dtype).eps * float(S.norm())
+
+
 def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
     factors = random_layers([3, 3, 3], generator)
     updates = [random_update(layer, generator) for layer in factors]
@@ -396,6 +416,13 @@ def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
 
 
+def test_a_capacity_of_one_is_enough_for_rank_one(generator: torch.Generator) -> None:
+    layer = random_layer(5, 4, 1, generator)
+    bank = LayerBank.of([layer], capacity=1)
+    bank.update_(*([X] for X in random_update(layer, generator)), tau=0.0)
+    assert bank.ranks == (1,)
+
+
 def test_a_bank_lives_on_its_device() -> None:
     bank = LayerBank([(5, 4), (4, 6)], 1, device="meta")
     assert {X.device.type for layer in range(2) for X in bank.storage(layer)} == {"meta"}
@@ -454,13 +481,17 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
         ({"shape": 5}, r"delta_K\[1\]: expected shape \(16, 2\), found \(5, 2\)"),
         ({"dtype": torch.float64}, r"delta_K\[1\]: expected dtype torch.float32, found torch.float64"),
         ({"device": "meta"}, r"delta_K\[1\]: expected device cpu, found meta"),
-        ({"max_rank": 7}, r"expected at most the capacity 6, found min_rank=1, max_rank=7"),
-        ({"tau": None}, r"expected exactly one of the two thresholds"),
-        ({"theta": 0.1}, r"expected exactly one of the two thresholds"),
+        ({"max_rank": 7}, r"min_rank, max_rank: expected at most the capacity 6, found min_rank=1, max_rank=7"),
+        ({"tau": None}, r"tau, theta: expected exactly one of the two thresholds, found tau=None, theta=None"),
+        ({"theta": 0.1}, r"tau, theta: expected exactly one of the two thresholds, found tau=0.1, theta=0.1"),
         ({"max_rank": 0}, r"max_rank: expected at least min_rank = 1, found 0"),
         ({"max_rank": [3]}, r"max_rank: expected one number, or one for each of 2 layers, found 1"),
         ({"min_rank": 0}, r"min_rank: expected an integer >= 1, found 0"),
-        ({"budget": lambda spectra: [1, 1]}, r"expected neither beside a budget"),
+        ({"budget": lambda spectra: [1, 1]}, r"tau, theta: expected neither beside a budget, found tau=0.1, theta=None"),
+        (
+            {"budget": lambda spectra: [1, 2.0], "tau": None},
+            r"budget: expected one rank a layer between 1 and \[6, 4\], found \[1, 2.0\]",
+        ),
         (
             {"budget": lambda spectra: [1, 99], "tau": None},
             r"budget: expected one rank a layer between 1 and \[6, 4\], found \[1, 99\]",
@@ -480,7 +511,7 @@ def test_bad_input_is_named(change: dict[str, Any], message: str, generator: tor
         dK[1] = dK[1][: change["shape"]]
     if "dtype" in change or "device" in change:
         dK[1] = dK[1].to(dtype=change.get("dtype"), device=change.get("device"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         bank.update_(dK, dL, dS, **options)
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
 
@@ -488,13 +519,30 @@ def test_bad_input_is_named(change: dict[str, Any], message: str, generator: tor
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda layer: LayerBank.of([]), "expected at least one layer"),
-        (lambda layer: LayerBank([(3, 0)], 2), r"positive shape \(m, n\), found \[\(3, 0\)\]"),
+        (lambda layer: LayerBank.of([]), "factors: expected at least one layer, found none"),
+        (lambda layer: fast_updates([], [], tau=0.1), "factors: expected at least one layer, found none"),
+        (lambda layer: LayerBank([], 2), r"shapes: expected at least one layer of positive shape \(m, n\), found \[\]"),
+        (
+            lambda layer: LayerBank([(3, 0)], 2),
+            r"shapes: expected at least one layer of positive shape \(m, n\), found \[\(3, 0\)\]",
+        ),
         (lambda layer: LayerBank([(3, 3)], 0), "capacity: expected an integer >= 1, found 0"),
-        (lambda layer: LayerBank([(3, 3)], 2, dtype=torch.complex64), "dtype: expected one of"),
+        (lambda layer: LayerBank([(3, 3)], 2.0), r"capacity: expected an integer >= 1, found 2\.0"),  # type: ignore[arg-type]
+        (
+            lambda layer: LayerBank([(3, 3)], 2, dtype=torch.complex64),
+            "dtype: expected one of torch.float64, torch.float32, torch.bfloat16, torch.float16, found torch.complex64",
+        ),
+        (
+            lambda layer: LayerBank([(3, 3)], 1).update_(None, None, [layer[1]], tau=0.1),
+            r"LayerBank: expected factors, which load\(\) puts in, found none",
+        ),
+        (
+            lambda layer: fast_updates([layer], [layer], tau=0.1, max_rank=[1, 2]),
+            "max_rank: expected one number, or one for each of 1 layers, found 2",
+        ),
         (
             lambda layer: LayerBank.of([layer], capacity=2),
-            r"U\[0\]: expected a rank between 1 and min\(capacity, m, n\) = 2, found 3",
+            r"U\[0\]: expected a rank between 1 and min\(capacity, m, n\) = 2, found 3 columns",
         ),
         (
             lambda layer: LayerBank.of([layer, tuple(X.double() for X in layer)]),
@@ -505,5 +553,5 @@ def test_bad_input_is_named(change: dict[str, Any], message: str, generator: tor
     ],
 )
 def test_a_bank_that_cannot_be_is_refused(make: Callable[[Any], Any], message: str, generator: torch.Generator) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         make(random_layer(9, 7, 3, generator, torch.float32))
