@@ -78,8 +78,7 @@ def merged_linear(
     Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` that differs from the weight in shape, dtype or device,
     or that requires a gradient.
     """
-    if merged.shape != weight.shape or merged.dtype != weight.dtype or merged.device != weight.device or merged.requires_grad:
-        raise ValueError(f"merged: expected a frozen matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
+    _check_merged(merged, weight, "a frozen matrix", fits=not merged.requires_grad)
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
     y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call]
     return y
@@ -92,8 +91,7 @@ def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale
     Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices.
     """
     _check(weight.shape, weight, U, S, V)
-    if merged.shape != weight.shape or merged.dtype != weight.dtype or merged.device != weight.device:
-        raise ValueError(f"merged: expected a matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
+    _check_merged(merged, weight, "a matrix")
     with torch.autocast(weight.device.type, enabled=False):
         return torch.addmm(weight, U @ S, V.mT, alpha=scale, out=merged)
 
@@ -105,6 +103,7 @@ def lowrank_add(
 
     output : (…, m), what the base returned, with the leading axes of x; it must not be needed by the base's own backward pass.
     Otherwise as :func:`adapted_linear`.
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices.
     """
     if torch.is_autocast_enabled(x.device.type):
         x, U, S, V = (X.to(output.dtype) for X in (x, U, S, V))
@@ -131,6 +130,12 @@ def _prepared(
 def _by_autocast(X: Tensor) -> Tensor:
     """As autocast does it: double precision is left alone."""
     return X if X.dtype == torch.float64 else X.to(torch.get_autocast_dtype(X.device.type))
+
+
+def _check_merged(merged: Tensor, weight: Tensor, what: str, *, fits: bool = True) -> None:
+    """Shape, dtype and device of the weight, or ``ValueError``."""
+    if not fits or (merged.shape, merged.dtype, merged.device) != (weight.shape, weight.dtype, weight.device):
+        raise ValueError(f"merged: expected {what} like the weight, {_kind(weight)}, found {_kind(merged)}")
 
 
 def _kind(X: Tensor) -> str:
