@@ -173,16 +173,6 @@ def _check(
             raise ValueError(f"{name}: expected the device of the base, {base.device}, found {X.device}")
 
 
-def _base(rows: Tensor, weight: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
-    """x W₀ᵀ + bias for the rows of an x of this shape; ``linear`` may return a view, which nobody could change in place."""
-    (m, n), y = weight.shape, rows.new_empty(*shape[:-1], weight.shape[0])
-    if bias is None:
-        torch.mm(rows.view(-1, n), weight.mT, out=y.view(-1, m))
-    else:
-        torch.addmm(bias, rows.view(-1, n), weight.mT, out=y.view(-1, m))
-    return y
-
-
 def _adapter_gradients(
     g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,12 +206,13 @@ class _AdaptedLinear(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             rows = row_blocks(x)
             at = down(rows, V)
-            y = _base(rows, weight if merged is None else merged, bias, x.shape)
+            y = torch.nn.functional.linear(rows, weight if merged is None else merged, bias)
             if merged is None:
-                add_up(y.view(*rows.shape[:-1], weight.shape[0]), at, S.mT @ U.mT, scale)
+                add_up(y, at, S.mT @ U.mT, scale)
             ctx.save_for_backward(rows, at, weight if merged is None else merged, U, S, V)
             ctx.scale, ctx.factor, ctx.merged, ctx.shape = scale, factor_gradients, merged is not None, x.shape
-            return y
+            result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
+            return result
 
     @staticmethod
     @once_differentiable

@@ -43,10 +43,11 @@ def adapt(
     train : names of modules that stay trainable as a whole (heads).
     generator : for the random bases; by default torch's own.
 
-    The adapted model computes what it computed before, exactly (S = 0).  Returns the new layers by name.
+    The adapted model computes what it computed before, exactly (S = 0).  Returns the new layers by name, by the first one of a
+    module that has several.
 
     Raises ``ValueError``: names that no module has (the message lists those there are), layers that cannot be adapted, a
-    weight that another module shares, a model that is adapted already.  The model is then as it was.
+    weight that another module shares, a layer inside of ``train``, a model that is adapted already.  The model is then as it was.
     """
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
@@ -55,17 +56,19 @@ def adapt(
     layers = {}
     for name, layer in chosen.items():
         try:
-            _refuse_shared(model, name, layer)
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
+            _refuse_shared(model, name, layer)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from problem
     model.requires_grad_(False)
     for head in heads.values():
         head.requires_grad_(True)
-    for name, adapted in layers.items():
+    names = list(model.named_modules(remove_duplicate=False))  # a module may have several
+    for adapted in layers.values():
         adapted.train(adapted.base.training)
-        model.set_submodule(name, adapted)
+        for name in [name for name, module in names if module is adapted.base]:
+            model.set_submodule(name, adapted)
     return layers
 
 
@@ -90,37 +93,41 @@ def adapter_for(
 
 
 def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    trained = {module: head for head, whole in heads.items() for module in whole.modules()}
     if target_modules == "all-linear":
-        trained = {id(module) for head in heads.values() for module in head.modules()}
         found = {
             name: module
             for name, module in model.named_modules()
-            if (isinstance(module, nn.Linear) or is_transposed_linear(module)) and id(module) not in trained
+            if (isinstance(module, nn.Linear) or is_transposed_linear(module)) and module not in trained
         }
         if not found:
             raise ValueError("target_modules: expected a model with linear layers for 'all-linear', found none")
     elif isinstance(target_modules, str):
-        pattern = re.compile(target_modules)
-        found = {name: module for name, module in model.named_modules() if pattern.fullmatch(name)}
+        pattern, first = re.compile(target_modules), {module: name for name, module in model.named_modules()}
+        matching = [module for name, module in model.named_modules(remove_duplicate=False) if pattern.fullmatch(name)]
+        found = {first[module]: module for module in matching}
         if not found:
             raise ValueError(f"target_modules: no module name matches {target_modules!r}; {_names(model)}")
     else:
         found = _chosen(model, target_modules, "target_modules")
         if not found:
             raise ValueError(f"target_modules: expected at least one name, found none; {_names(model)}")
+    for name, module in found.items():
+        if module in trained:
+            raise ValueError(f"target_modules: {name} lies in {trained[module]}, which is trained as a whole")
     if "" in found:
         raise ValueError("target_modules: expected modules inside of the model, found the model itself; put it into a container")
     return found
 
 
 def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:
-    """The modules that names stand for, each of which must stand for one at least."""
+    """The modules that names stand for, each of which must stand for one at least; by the first of its names."""
     if isinstance(names, str):
         raise ValueError(f"{argument}: expected a sequence of names, found the string {names!r}")
-    modules = dict(model.named_modules())
+    modules, first = list(model.named_modules(remove_duplicate=False)), {module: name for name, module in model.named_modules()}
     found: dict[str, nn.Module] = {}
     for wanted in names:
-        matching = {name: module for name, module in modules.items() if name == wanted or name.endswith(f".{wanted}")}
+        matching = {first[module]: module for name, module in modules if name == wanted or name.endswith(f".{wanted}")}
         if not matching:
             raise ValueError(f"{argument}: no module is called {wanted!r}; {_names(model)}")
         found |= matching

@@ -83,6 +83,15 @@ class AdapterOptimizer(torch.optim.Optimizer):
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
             yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": lr}
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """For the constructor alone, which knows what is an adapter; ``ValueError`` for a group that comes later."""
+        if "adapters" not in param_group:
+            raise ValueError(
+                "add_param_group: expected all groups in the constructor, {'module': a part of the model, …}, "
+                f"found {sorted(param_group)} later; make a new optimizer and load the state of this one where they agree"
+            )
+        super().add_param_group(param_group)
+
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss and new gradients of a closure; None without one."""
         if closure is None:

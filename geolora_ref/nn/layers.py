@@ -131,7 +131,7 @@ class AdaptedLayer(nn.Module):
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
     ``fused`` : by ``geolora_ref.fast``, one function for base and update, where the base is nn.Linear with a frozen weight in the
-    dtype and on the device of the factors, and nothing is to happen when it is called: no hook, no ``forward`` of its own (as
+    dtype and on the device of the factors, and nothing is to happen when it is called: no hook and no ``forward`` of its own (as
     offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form.  Every other attribute is the base's.
@@ -223,10 +223,13 @@ class AdaptedLayer(nn.Module):
     def merge(self) -> None:
         """Add alpha·W to base.weight, in its dtype.  The original is kept beside it until :meth:`unmerge`.
 
-        Raises ``RuntimeError`` if it is merged already.
+        Raises ``RuntimeError`` if it is merged already, or if the base computes its weight anew at each call (parametrisations,
+        pruning).
         """
         if self.merged:
             raise RuntimeError("merge: the layer is merged already")
+        if "weight" not in self.base._parameters:
+            raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
         merged = self.weight
         self._unmerged_weight = self.base_weight.detach().clone()
         self.base_weight.copy_(merged)

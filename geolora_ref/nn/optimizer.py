@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from geolora_ref.algorithm import RankRule
-from geolora_ref.budget import Unit
+from geolora_ref.budget import Unit, parameter_count
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, update_rule
 from geolora_ref.nn.batched_rules import directions, finite, transported
@@ -40,7 +40,8 @@ class GeoLoRA(AdapterOptimizer):
     lr : λ of the adapters; ``head_lr`` : of the other parameters, by default the same.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
-    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.
+    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  An adapter
+        without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
     update : the direction of K, L and S: "adam", "sgd", "heavy-ball" or "normalised" (``geolora_ref.optimizers``).
     core : S takes the direction "shared" with K and L, ½(UᵀD_K + (VᵀD_L)ᵀ), or its "own", as published; the same for SGD,
         while Adam's own is some (m/r)^{1/2} times shorter (``geolora_ref.training``).
@@ -135,12 +136,15 @@ class GeoLoRA(AdapterOptimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.
 
+        A group with lr = 0, as a warm-up begins, is left alone.  (The algorithm would truncate W₁ = W; from S = 0, as adapters
+        start, to the least rank.)
+
         Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed.
         """
         loss = self.evaluated(closure)
         if self.refused():
             return loss
-        adapted = [group for group in self.param_groups if group["adapters"]]
+        adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
         if self.method == "fast":
             self._fast_steps(adapted)
         else:
@@ -157,8 +161,23 @@ class GeoLoRA(AdapterOptimizer):
             gradients = adapter.collected_gradients()
             if gradients is not None:
                 layers[name] = Layer(adapter.factors(), gradients, self.moments(name, adapter), adapter.max_rank)
-        steps = training_step(list(layers.values()), _settings(group), group["iteration"])
+        if not layers:
+            return []
+        steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
         return list(zip(layers, steps, strict=True))
+
+    def _settings_of(self, group: Mapping[str, Any], present: Collection[str]) -> Settings:
+        """The options of a group in a step in which these adapters take part: the budget is what the others leave."""
+        settings = _settings(group)
+        if settings.budget is None or len(present) == len(group["adapters"]):
+            return settings
+
+        def cost(name: str, rank: int) -> int:
+            return rank if settings.unit == "ranks" else parameter_count(rank, self._adapters[name].shape)
+
+        spent = sum(cost(name, self._adapters[name].rank) for name in group["adapters"] if name not in present)
+        least = sum(cost(name, settings.min_rank) for name in present)
+        return replace(settings, budget=max(settings.budget - spent, least))
 
     def _take(self, name: str, step: LayerStep) -> None:
         """The adapter takes its new state, the optimizer its new memory."""
@@ -185,10 +204,11 @@ class GeoLoRA(AdapterOptimizer):
 
     def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, StepReport | None]]:
         """The adapters of one group: changed already; their new memory and reports."""
-        settings, named = _settings(group), {name: self._adapters[name] for name in group["adapters"]}
+        named = {name: self._adapters[name] for name in group["adapters"]}
         gradients = {name: found for name, adapter in named.items() if (found := adapter.bare_gradients()) is not None}
         if not gradients:
             return []
+        settings = self._settings_of(group, gradients)
         rule, names = settings.optimizer, tuple(gradients)
         directed, memories = directions(rule, list(gradients.values()), [self.moments(name, named[name]) for name in names])
         _refuse_overflow(names, memories)

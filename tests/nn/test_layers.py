@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from geolora_ref import LowRank
 from geolora_ref.nn import AdaptedLayer, LowRankAdapter, adapt, adapters, disabled, merge, parameter_count, unmerge
@@ -204,6 +206,39 @@ def test_the_output_of_a_fused_layer_may_be_changed_in_place() -> None:
         y.sin().sum().backward()
         results.append((y, x.grad))
     torch.testing.assert_close(results[1], results[0], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("target", ["all-linear", ["a"], ["b"], ".*b"])
+def test_a_module_of_two_names_is_adapted_under_both(target: Any) -> None:
+    model = nn.Module()
+    model.a = nn.Linear(6, 6)
+    model.inner = nn.Sequential(model.a)
+    model.b = model.a
+    found = adapt(model, target, rank=2)
+    assert list(found) == ["a"]
+    assert [model.a, model.b, model.inner[0]] == 3 * [found["a"]]
+    assert [name for name, _ in model.named_parameters() if name.startswith("a.base")] == ["a.base.weight", "a.base.bias"]
+
+
+def test_a_layer_inside_of_what_is_trained_is_refused() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(6, 5)), nn.Linear(5, 4))
+    with pytest.raises(ValueError, match=r"^target_modules: 0.0 lies in 0.0, which is trained as a whole$"):
+        adapt(model, ["0.0"], rank=2, train=["0"])
+
+
+def test_a_weight_that_is_computed_is_not_merged() -> None:
+    """The next call would compute it anew, without the adapter."""
+    for make in (nn.utils.parametrizations.weight_norm, partial(prune.l1_unstructured, name="weight", amount=3)):
+        model = nn.Sequential()
+        model.add_module("only", make(nn.Linear(6, 5)))
+        layer = adapt(model, ["only"], rank=2)["only"]
+        fill(layer.adapter)
+        x = torch.ones(2, 6)
+        before = model(x)
+        with pytest.raises(RuntimeError, match=r"^merge: expected a base whose weight is a parameter"):
+            merge(model)
+        assert torch.equal(model(x), before)
+        assert not layer.merged
 
 
 def test_a_fused_model_starts_as_the_model_it_was() -> None:

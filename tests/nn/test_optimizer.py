@@ -189,11 +189,11 @@ def test_schedulers_set_the_rate_of_every_group() -> None:
     optimizer.step()
     scheduler.step()
     before = {name: layer.adapter.full().clone() for name, layer in adapters(model).items()}
+    head = model.get_parameter("4.weight").detach().clone()
     backward(model)
-    optimizer.step()  # λ = 0: truncation of W alone
-    for name, W in before.items():
-        moved = float((adapters(model)[name].adapter.full() - W).norm())
-        assert moved == pytest.approx(optimizer.reports[name].discarded, abs=1e-14)
+    optimizer.step()  # λ = 0, of the head as well
+    assert all(torch.equal(adapters(model)[name].adapter.full(), W) for name, W in before.items())
+    assert torch.equal(model.get_parameter("4.weight"), head)
 
 
 def test_groups_have_options_of_their_own() -> None:
@@ -331,6 +331,61 @@ def test_what_is_behind_a_rank_that_has_shrunk_is_zero() -> None:
             )
             for X in (adapter.Ut[rank:], adapter.S[rank:], adapter.S[:, rank:], adapter.Vt[rank:]):
                 assert not X.any()
+
+
+@pytest.mark.parametrize("unit", ["ranks", "parameters"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_without_gradients_counts_in_the_budget(method: Any, unit: Any) -> None:
+    budget = 7 if unit == "ranks" else 200
+    model = network(rank=2)
+    optimizer = GeoLoRA(model, lr=0.05, budget=budget, unit=unit, method=method)
+    layers = adapters(model)
+    x, target = regression()
+    for k in range(12):
+        optimizer.zero_grad()
+        ((model(x) - target).square().mean()).backward()
+        if k % 3 == 2:  # the first one takes no part
+            for X in layers["0"].adapter.parameters():
+                X.grad = None
+        optimizer.step()
+        ranks = [layer.adapter.rank for layer in layers.values()]
+        assert (sum(ranks) if unit == "ranks" else sum(layer.adapter.parameter_count for layer in layers.values())) <= budget
+    layers["0"].adapter.reset(8)
+    optimizer = GeoLoRA(model, lr=0.05, budget=budget, unit=unit, method=method, min_rank=2)
+    optimizer.zero_grad()
+    backward(model)
+    for X in layers["0"].adapter.parameters():
+        X.grad = None
+    optimizer.step()
+    assert layers["2"].adapter.rank == 2
+    optimizer.zero_grad()
+    optimizer.step()  # nobody takes part
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) -> None:
+    """The algorithm would truncate S = 0 to the least rank, and the bases would be lost."""
+    model = network(rank=4)
+    optimizer = GeoLoRA(model, lr=0.05, head_lr=0.05, tau=0.1, method=method)
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, k / 4))
+    before = [X.detach().clone() for layer in adapters(model).values() for X in layer.adapter.parameters()]
+    backward(model)
+    optimizer.step()
+    warm_up.step()
+    after = [X for layer in adapters(model).values() for X in layer.adapter.parameters()]
+    assert all(torch.equal(X, Y) for X, Y in zip(before, after, strict=True))
+    assert [layer.adapter.rank for layer in adapters(model).values()] == [4, 4]
+    backward(model)
+    optimizer.step()
+    assert not torch.equal(before[1], after[1])
+
+
+def test_groups_that_come_later_are_refused() -> None:
+    optimizer = GeoLoRA(network(), lr=0.05)
+    for group in ({"params": [torch.nn.Parameter(torch.ones(2))]}, {"module": network()}):
+        with pytest.raises(ValueError, match=r"^add_param_group: expected all groups in the constructor"):
+            optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 2
 
 
 COMPILED = """
