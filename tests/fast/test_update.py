@@ -366,6 +366,15 @@ def test_small_singular_values_go_the_exact_way_and_no_others(generator: torch.G
     assert float(results[1][1][2, 2]) == pytest.approx(1e-6, rel=1e-5)
 
 
+def test_a_large_layer_does_not_send_a_small_one_the_exact_way(generator: torch.Generator) -> None:
+    factors = [
+        (U, size * torch.eye(3), V)
+        for size, (U, _, V) in zip((1e6, 1.0), random_layers([3, 3], generator, torch.float32), strict=True)
+    ]
+    updates = [tuple(torch.zeros_like(X) for X in (U, V, S)) for U, S, V in factors]
+    assert fast_updates(factors, updates, theta=0.0, max_rank=3)[1].exact == ()  # type: ignore[arg-type]
+
+
 # --- the bank --------------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +423,21 @@ def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None
     before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
     bank.load([bank.factors(layer) for layer in range(2)])
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+
+
+def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: torch.Generator) -> None:
+    assert LayerBank.of(random_layers([1, 3, 2], generator)).capacity == 6
+    assert LayerBank.of(random_layers([1, 3, 2], generator), capacity=4).capacity == 4
+
+
+def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -> None:
+    layer = random_layer(9, 7, 2, generator, torch.bfloat16)
+    update = random_update(layer, generator)
+    fast_update(*layer, *(X.float() for X in update), tau=0.1)
+    with pytest.raises(ValueError, match=r"^delta_K\[0\]: expected dtype torch.bfloat16 or torch.float32, found torch.float64$"):
+        fast_update(*layer, *(X.double() for X in update), tau=0.1)
+    with pytest.raises(ValueError, match=r"^learning_rate: expected a finite number >= 0, found -1$"):
+        step(*layer, *update, learning_rate=-1, tau=0.1, theta=None, min_rank=1, max_rank=None)
 
 
 def test_a_capacity_of_one_is_enough_for_rank_one(generator: torch.Generator) -> None:
