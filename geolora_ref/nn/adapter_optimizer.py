@@ -70,6 +70,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
             )
         found = {name: layer.adapter for name, layer in adapters(module).items() if layer.adapter.S.requires_grad}
+        for name, adapter in adapters(module).items():
+            if len({factor.requires_grad for factor in adapter.adapter.parameters()}) > 1:
+                raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]

@@ -135,6 +135,7 @@ class AdaptedLayer(nn.Module):
     offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form.  Every other attribute is the base's.
+    A ``state_dict`` holds base and adapter unmerged, also while they are merged; to load one unmerges.
     """
 
     def __init__(
@@ -151,6 +152,8 @@ class AdaptedLayer(nn.Module):
         self.enabled = True
         self.fused = fused
         self._unmerged_weight: Tensor | None = None
+        self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -250,6 +253,17 @@ class AdaptedLayer(nn.Module):
             yield
         finally:
             self.enabled = before
+
+
+def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """A state with alpha·W in the weight and W beside it would count W twice."""
+    if layer._unmerged_weight is not None and f"{prefix}base.weight" in state:
+        state[f"{prefix}base.weight"] = layer._unmerged_weight
+
+
+def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    if layer.merged and f"{prefix}base.weight" in state:
+        layer.unmerge()
 
 
 def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:

@@ -286,6 +286,23 @@ def test_a_state_dict_restores_ranks_in_a_fresh_model() -> None:
     assert parameter_count(fresh) == 5 * (20 + 12 + 5) + 1 * (10 + 20 + 1)
 
 
+def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapter_once() -> None:
+    model, fresh, x = network(seed=0), network(seed=1), regression()[0]
+    for each in (model, fresh):
+        for layer in adapters(each).values():
+            fill(layer.adapter)
+    expected, state = model(x), model.state_dict()
+    merge(model)
+    merged = copy.deepcopy(model.state_dict())
+    assert merged.keys() == state.keys()
+    merge(fresh)
+    fresh.load_state_dict(merged)
+    torch.testing.assert_close(fresh(x), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+    assert adapters(model)["0"].merged
+    assert not adapters(fresh)["0"].merged
+
+
 def test_a_state_dict_goes_through_safetensors(tmp_path: Any) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     model, fresh = network(seed=0), network(seed=1)

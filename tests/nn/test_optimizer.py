@@ -380,6 +380,16 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
     assert not torch.equal(before[1], after[1])
 
 
+def test_an_adapter_that_is_frozen_in_part_is_refused() -> None:
+    for name in ("Ut", "S", "Vt"):
+        model = network()
+        getattr(adapters(model)["2"].adapter, name).requires_grad_(False)
+        with pytest.raises(
+            ValueError, match=r"^model: expected all factors of an adapter to be trainable or none, found some of 2$"
+        ):
+            GeoLoRA(model, lr=0.05)
+
+
 def test_groups_that_come_later_are_refused() -> None:
     optimizer = GeoLoRA(network(), lr=0.05)
     for group in ({"params": [torch.nn.Parameter(torch.ones(2))]}, {"module": network()}):
