@@ -34,6 +34,8 @@ class FastGroup:
 
     A step changes them where they are, whatever happens to the ranks.  If a parameter has been moved elsewhere in the meantime
     (a copy, another device, a rank that was loaded), everything is gathered into a new bank first.
+
+    Raises ``ValueError`` for factors below single precision, in which bases do not stay orthonormal from step to step.
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
@@ -44,6 +46,10 @@ class FastGroup:
         """A bank with the present factors, and the parameters in it."""
         factors = [tuple(X.detach().clone() for X in adapter.active()) for adapter in self.adapters]
         first, capacity = self.adapters[0].S, max(adapter.max_rank for adapter in self.adapters)
+        if first.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"factors: expected torch.float32 or torch.float64, found {first.dtype}; for half precision use autocast"
+            )
         self.bank = LayerBank([a.shape for a in self.adapters], capacity, dtype=first.dtype, device=first.device)
         self.bank.load([(Ut.mT, S, Vt.mT) for Ut, S, Vt in factors])
         for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True):

@@ -134,7 +134,8 @@ class AdaptedLayer(nn.Module):
     dtype and on the device of the factors, and nothing is to happen when it is called: no hook and no ``forward`` of its own (as
     offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
-    alpha·W, and gradients pass through it in the same form.  Every other attribute is the base's.
+    alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
+    attribute is the base's.
     A ``state_dict`` holds base and adapter unmerged, also while they are merged; to load one unmerges.
     """
 

@@ -442,6 +442,18 @@ def test_the_fast_method_needs_projected_gradients() -> None:
         GeoLoRA(network(gradients="published"), method="fast")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_factors_in_half_precision_are_refused(method: Any) -> None:
+    """Bases that are rounded to it do not stay orthonormal."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    model.bfloat16()
+    x, target = (X.bfloat16() for X in regression())
+    (model(x) - target).square().mean().backward()
+    with pytest.raises(ValueError, match=r"torch\.bfloat16"):
+        optimizer.step()
+
+
 def test_the_fast_method_needs_one_dtype_in_a_group() -> None:
     model = network()
     adapters(model)["2"].float()
