@@ -78,7 +78,7 @@ def merged_linear(
     Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` that differs from the weight in shape, dtype or device,
     or that requires a gradient.
     """
-    _check_merged(merged, weight, "a frozen matrix", fits=not merged.requires_grad)
+    _check_merged(merged, weight)
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
     y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call]
     return y
@@ -88,10 +88,10 @@ def merged_linear(
 def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
     """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up.
 
-    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices.
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, and a ``merged`` that requires a gradient.
     """
     _check(weight.shape, weight, U, S, V)
-    _check_merged(merged, weight, "a matrix")
+    _check_merged(merged, weight)
     with torch.autocast(weight.device.type, enabled=False):
         return torch.addmm(weight, U @ S, V.mT, alpha=scale, out=merged)
 
@@ -132,10 +132,10 @@ def _by_autocast(X: Tensor) -> Tensor:
     return X if X.dtype == torch.float64 else X.to(torch.get_autocast_dtype(X.device.type))
 
 
-def _check_merged(merged: Tensor, weight: Tensor, what: str, *, fits: bool = True) -> None:
-    """Shape, dtype and device of the weight, or ``ValueError``."""
-    if not fits or (merged.shape, merged.dtype, merged.device) != (weight.shape, weight.dtype, weight.device):
-        raise ValueError(f"merged: expected {what} like the weight, {_kind(weight)}, found {_kind(merged)}")
+def _check_merged(merged: Tensor, weight: Tensor) -> None:
+    """Shape, dtype and device of the weight, and no gradient, or ``ValueError``."""
+    if merged.requires_grad or (merged.shape, merged.dtype, merged.device) != (weight.shape, weight.dtype, weight.device):
+        raise ValueError(f"merged: expected a frozen matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
 
 
 def _kind(X: Tensor) -> str:

@@ -103,9 +103,7 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
         if not found:
             raise ValueError("target_modules: expected a model with linear layers for 'all-linear', found none")
     elif isinstance(target_modules, str):
-        pattern, first = re.compile(target_modules), {module: name for name, module in model.named_modules()}
-        matching = [module for name, module in model.named_modules(remove_duplicate=False) if pattern.fullmatch(name)]
-        found = {first[module]: module for module in matching}
+        found = _matching(model, target_modules)
         if not found:
             raise ValueError(f"target_modules: no module name matches {target_modules!r}; {_names(model)}")
     else:
@@ -120,14 +118,19 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
     return found
 
 
+def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
+    """The modules with a name that the pattern matches as a whole, each by the first of its names."""
+    matched = {module for name, module in model.named_modules(remove_duplicate=False) if re.fullmatch(pattern, name)}
+    return {name: module for name, module in model.named_modules() if module in matched}
+
+
 def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:
     """The modules that names stand for, each of which must stand for one at least; by the first of its names."""
     if isinstance(names, str):
         raise ValueError(f"{argument}: expected a sequence of names, found the string {names!r}")
-    modules, first = list(model.named_modules(remove_duplicate=False)), {module: name for name, module in model.named_modules()}
     found: dict[str, nn.Module] = {}
     for wanted in names:
-        matching = {first[module]: module for name, module in modules if name == wanted or name.endswith(f".{wanted}")}
+        matching = _matching(model, rf"(.*\.)?{re.escape(wanted)}")
         if not matching:
             raise ValueError(f"{argument}: no module is called {wanted!r}; {_names(model)}")
         found |= matching

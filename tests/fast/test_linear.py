@@ -397,9 +397,8 @@ def test_a_merged_weight_that_is_unlike_the_weight_is_refused(merged: Callable[[
     given, like = merged(p), r"like the weight, \(6, 7\) torch.float64 on cpu, found "
     with pytest.raises(ValueError, match=f"^merged: expected a frozen matrix {like}{found}$"):
         merged_linear(p.x, p.weight, given, p.bias, p.U, p.S, p.V)
-    if not given.requires_grad:
-        with pytest.raises(ValueError, match=f"^merged: expected a matrix {like}{found}$"):
-            merge(given, p.weight, p.U, p.S, p.V)
+    with pytest.raises(ValueError, match=f"^merged: expected a frozen matrix {like}{found}$"):
+        merge(given, p.weight, p.U, p.S, p.V)
     with pytest.raises(ValueError, match=r"^V: expected shape \(7, 2\) for a weight of 6 x 7 and rank 2, found \(6, 2\)$"):
         merge(p.weight.clone(), p.weight, p.U, p.S, p.U)
 

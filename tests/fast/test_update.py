@@ -24,6 +24,8 @@ from tests.fast.layers import SHAPES, defect, random_layer, random_layers, rando
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 DTYPES = ("float64", "float32", "bfloat16")
+CRITERION = 28.0
+"""c = 4√(m + n) of the oracle's criteria, in units of eps, for the largest of the shapes here."""
 
 
 @pytest.fixture
@@ -186,7 +188,7 @@ def test_a_shared_core_moves_by_half_of_what_K_and_L_say(dtype: torch.dtype, gen
     own.update_([u[0] for u in updates], [u[1] for u in updates], moved, tau=0.0)
     for layer in range(2):
         (U, S, V), (U1, S1, V1) = shared.factors(layer), own.factors(layer)
-        assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < 50 * torch.finfo(dtype).eps * float(S.norm())
+        assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
 
 
 def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
@@ -243,7 +245,7 @@ def test_without_updates_of_the_bases_S_is_truncated_and_no_rank_grows(
         assert r == rank(sigma.numpy())
         W = U.double() @ P[:, :r] @ torch.diag(sigma[:r]) @ Qt[:r] @ V.double().mT
         U1, S1, V1 = (X.double() for X in bank.factors(layer))
-        assert float((U1 @ S1 @ V1.mT - W).norm()) < 50 * torch.finfo(dtype).eps * float(sigma[0])
+        assert float((U1 @ S1 @ V1.mT - W).norm()) < CRITERION * torch.finfo(dtype).eps * float(sigma[0])
 
 
 def test_one_of_the_updates_of_the_bases_alone_is_refused(generator: torch.Generator) -> None:
@@ -322,7 +324,7 @@ def test_a_gram_matrix_without_a_cholesky_factor_goes_the_exact_way(
     assert report.exact == (1,)
     U, S, V = results[1]
     expected = _reference(factors[1], updates[1], tau=0.1).Y.full()
-    assert float((U @ S @ V.mT - expected).norm()) < 1e-5 * float(expected.norm())
+    assert float((U @ S @ V.mT - expected).norm()) < CRITERION * torch.finfo(torch.float32).eps * float(expected.norm())
 
 
 def test_no_drift_in_a_thousand_single_precision_steps(generator: torch.Generator) -> None:

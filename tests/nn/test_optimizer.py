@@ -440,6 +440,12 @@ def test_the_fast_method_needs_projected_gradients() -> None:
     expected = r"^method: 'fast' expects .* gradients='projected' in each group, found 0: torch.float64, cpu, published$"
     with pytest.raises(ValueError, match=expected):
         GeoLoRA(network(gradients="published"), method="fast")
+    model = network()
+    optimizer = GeoLoRA(model, method="fast")
+    adapters(model)["2"].adapter.gradients = "published"
+    backward(model)
+    with pytest.raises(ValueError, match="the fast path expects 'projected', found 'published'"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("method", METHODS)
