@@ -11,7 +11,18 @@ import numpy as np
 
 from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, namespace, norm
 
-__all__ = ["finite_results", "invertible", "matrices", "nonnegative_number", "orthonormal", "ranks", "same_shape", "threshold"]
+__all__ = [
+    "averaging",
+    "finite_results",
+    "integer",
+    "invertible",
+    "matrices",
+    "nonnegative_number",
+    "orthonormal",
+    "ranks",
+    "same_shape",
+    "threshold",
+]
 
 
 def matrices(**named: Array) -> Any:
@@ -87,6 +98,12 @@ def nonnegative_number(name: str, value: Any) -> float:
     return number
 
 
+def integer(name: str, value: Any, least: int) -> None:
+    """Raise ``ValueError`` unless ``value`` is an integer and at least ``least``."""
+    if not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
+
+
 def threshold(tau: float | None, theta: float | None) -> None:
     """Exactly one of the relative threshold τ and the absolute threshold ϑ, each finite and ≥ 0, or ``ValueError``."""
     if (tau is None) == (theta is None):
@@ -97,13 +114,20 @@ def threshold(tau: float | None, theta: float | None) -> None:
         nonnegative_number("theta", theta)
 
 
-def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int]) -> None:
-    """1 ≤ min_rank ≤ max_rank and min_rank ≤ min(m, n), or ``ValueError``."""
-    if not isinstance(min_rank, Integral) or int(min_rank) < 1:
-        raise ValueError(f"min_rank: expected an integer >= 1, found {min_rank!r}")
+def averaging(betas: Any, eps: Any) -> None:
+    """Two weights 0 ≤ β < 1 of running means, and a finite eps ≥ 0, or ``ValueError``."""
+    weights = betas if isinstance(betas, tuple | list) else ()
+    if len(weights) != 2 or not all(isinstance(beta, Real) and 0.0 <= float(beta) < 1.0 for beta in weights):
+        raise ValueError(f"betas: expected two numbers >= 0 and < 1, found {betas!r}")
+    nonnegative_number("eps", eps)
+
+
+def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> None:
+    """1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n) for a given shape, or ``ValueError``."""
+    integer("min_rank", min_rank, 1)
     if not (max_rank is None or isinstance(max_rank, Integral)):
         raise ValueError(f"max_rank: expected an integer or None, found {max_rank!r}")
-    if int(min_rank) > min(shape):
+    if shape is not None and int(min_rank) > min(shape):
         raise ValueError(f"min_rank: expected at most min(m, n) = {min(shape)}, found {min_rank}")
     if max_rank is not None and int(max_rank) < int(min_rank):
         raise ValueError(f"max_rank: expected at least min_rank = {min_rank}, found {max_rank}")

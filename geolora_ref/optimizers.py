@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from geolora_ref import checks
 from geolora_ref.arrays import Array, H, Inexact, namespace
 
 __all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple"]
@@ -113,9 +114,12 @@ class Sgd:
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """M ← βM + ∇, direction M; independent of the gauge."""
+    """M ← βM + ∇, direction M; independent of the gauge.  Raises ``ValueError`` unless β is finite and ≥ 0."""
 
     momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        checks.nonnegative_number("momentum", self.momentum)
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M."""
@@ -129,10 +133,16 @@ class HeavyBall:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam, entry by entry: M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps; depends on the gauge, see the module's text."""
+    """Adam, entry by entry: M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps; depends on the gauge, see the module's text.
+
+    Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
+    """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        checks.averaging(self.betas, self.eps)
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps)."""
@@ -149,10 +159,16 @@ class Adam:
 
 @dataclass(frozen=True)
 class NormalisedHeavyBall:
-    """Adam with one second moment a factor, the running mean of the squared entries; independent of the gauge."""
+    """Adam with one second moment a factor, the running mean of the squared entries; independent of the gauge.
+
+    Raises ``ValueError`` as :class:`Adam` does.
+    """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        checks.averaging(self.betas, self.eps)
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""

@@ -62,8 +62,12 @@ class Settings:
             checks.threshold(self.tau, self.theta)
         elif self.tau is not None or self.theta is not None:
             raise ValueError(f"budget: expected no threshold beside it, found tau={self.tau}, theta={self.theta}")
-        if self.coefficient_steps < 0:
-            raise ValueError(f"coefficient_steps: expected an integer >= 0, found {self.coefficient_steps!r}")
+        checks.ranks(self.min_rank, self.max_rank)
+        if self.budget is not None:
+            checks.integer("budget", self.budget, 1)
+        if self.unit not in ("ranks", "parameters"):
+            raise ValueError(f"unit: expected 'ranks' or 'parameters', found {self.unit!r}")
+        checks.integer("coefficient_steps", self.coefficient_steps, 0)
         if self.truncate not in ("at once", "after the cycle"):
             raise ValueError(f"truncate: expected 'at once' or 'after the cycle', found {self.truncate!r}")
         if self.core not in ("own", "shared"):
@@ -72,12 +76,16 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer before the iteration: its state, gradients there, the optimizer's memory, and the most columns it can hold."""
+    """A layer before the iteration: its state, gradients there, the optimizer's memory, and the most columns it can hold.
+
+    Errors name it, if it has a ``name``.
+    """
 
     Y: LowRank
     gradients: ProjectedGradients | FactorGradients
     moments: Moments
     capacity: int
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +125,8 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
     Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`.
     """
     phase = phase_of(settings, iteration)
-    directed = [_directed(layer, settings, phase) for layer in layers]
-    if phase.augments:
-        steps = [augmented_step(layer.Y, layer.gradients, learning_rate=settings.learning_rate) for layer in directed]
-        moved = [Untruncated(step.S_hat, step.U_hat, step.V_hat) for step in steps]
-    else:
-        moved = [_coefficient_step(layer, settings.learning_rate) for layer in directed]
+    both = [_untruncated(layer, settings, phase) for layer in layers]
+    directed, moved = [layer for layer, _ in both], [W for _, W in both]
     if phase.truncates:
         cuts = _truncated(moved, directed, settings)
     elif phase.augments:
@@ -137,6 +141,20 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
 def limits_of_rank(settings: Settings, capacities: Sequence[int]) -> list[int]:
     """The largest rank of every layer: what it can hold, and ``max_rank``."""
     return [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
+
+
+def _untruncated(layer: Layer, settings: Settings, phase: Phase) -> tuple[Layer, Untruncated]:
+    """The layer with its directions, and its state before the truncation."""
+    try:
+        directed = _directed(layer, settings, phase)
+        if phase.augments:
+            step = augmented_step(layer.Y, directed.gradients, learning_rate=settings.learning_rate)
+            return directed, Untruncated(step.S_hat, step.U_hat, step.V_hat)
+        return directed, _coefficient_step(directed, settings.learning_rate)
+    except (ValueError, FloatingPointError) as problem:
+        if not layer.name:
+            raise
+        raise type(problem)(f"{layer.name}: {problem}") from problem
 
 
 def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +147,26 @@ def test_adam_is_adam() -> None:
         m, v = 0.8 * m + 0.2 * x, 0.95 * v + 0.05 * x * x
         expected = m / (1 - 0.8**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-6)
         assert float(direction.K[1, 0]) == pytest.approx(expected, rel=1e-13)
+
+
+NORMALISED: tuple[Any, ...] = (Adam, NormalisedHeavyBall)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: HeavyBall(-0.1), r"^momentum: expected a finite number >= 0, found -0\.1$"),
+        (lambda: HeavyBall(float("nan")), "^momentum: expected a finite number >= 0, found nan$"),
+        *[(partial(rule, betas=(0.9, 1.0)), "^betas: expected two numbers >= 0 and < 1") for rule in NORMALISED],
+        *[(partial(rule, betas=(-0.1, 0.9)), "^betas: expected two numbers") for rule in NORMALISED],
+        *[(partial(rule, betas=0.9), "^betas: expected two numbers") for rule in NORMALISED],
+        *[(partial(rule, betas=(0.9,)), "^betas: expected two numbers") for rule in NORMALISED],
+        *[(partial(rule, eps=-1e-8), "^eps: expected a finite number >= 0") for rule in NORMALISED],
+    ],
+)
+def test_rules_out_of_range_are_refused(make: Callable[[], object], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_the_defaults_are_those_of_the_literature() -> None:

@@ -201,6 +201,14 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
             {"learning_rate": 1.0, "tau": 0.1, "truncate": "never"},
             "^truncate: expected 'at once' or 'after the cycle', found 'never'$",
         ),
+        (
+            {"learning_rate": 1.0, "tau": 0.1, "coefficient_steps": 0.5},
+            "^coefficient_steps: expected an integer >= 0, found 0.5$",
+        ),
+        ({"learning_rate": 1.0, "tau": 0.1, "min_rank": 0}, "^min_rank: expected an integer >= 1, found 0$"),
+        ({"learning_rate": 1.0, "tau": 0.1, "min_rank": 3, "max_rank": 2}, "^max_rank: expected at least min_rank = 3, found 2$"),
+        ({"learning_rate": 1.0, "budget": 2.5}, r"^budget: expected an integer >= 1, found 2\.5$"),
+        ({"learning_rate": 1.0, "budget": 9, "unit": "bytes"}, "^unit: expected 'ranks' or 'parameters', found 'bytes'$"),
         ({"learning_rate": 1.0, "tau": 0.1, "core": "none"}, "^core: expected 'own' or 'shared', found 'none'$"),
     ],
 )
@@ -214,6 +222,19 @@ def test_gradients_of_another_shape_are_refused() -> None:
     other, _ = layer(rank=2)
     with pytest.raises(ValueError, match="dK: expected shape"):
         run(Layer(one.Y, other.gradients, Moments(), 11), Settings(learning_rate=0.1, tau=0.1))
+
+
+def test_errors_name_the_layer_that_has_a_name() -> None:
+    """The second of two layers overflows."""
+    (first, _), (second, _) = layer(), layer(seed=1)
+    given = second.gradients.projected(second.Y)
+    gradients = ProjectedGradients(dK=1e300 * given.dK, dL=given.dL, dS=given.dS)
+    huge = Layer(second.Y, gradients, Moments(), 11, "second")
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(FloatingPointError, match=r"^second: line 3: K_new overflowed the range"),
+    ):
+        training_step([first, huge], Settings(learning_rate=1e300, tau=0.1), 0)
 
 
 def test_the_defaults_are_the_plain_method() -> None:

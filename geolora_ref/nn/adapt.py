@@ -27,6 +27,7 @@ def adapt(
     gradients: GradientRoute = "projected",
     fused: bool = False,
     train: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     generator: torch.Generator | None = None,
 ) -> dict[str, AdaptedLayer]:
     """Replace layers of ``model`` by :class:`AdaptedLayer` and freeze everything else, as PEFT does.
@@ -41,6 +42,8 @@ def adapt(
     dtype : of the factors; by default the layer's, single precision where that is lower.
     gradients : see :class:`LowRankAdapter`.
     train : names of modules that stay trainable as a whole (heads).
+    exclude : names of modules that are left as they are, with all that is in them (an output layer that shares its weight with
+        an embedding, say).
     generator : for the random bases; by default torch's own.
 
     The adapted model computes what it computed before, exactly (S = 0).  Returns the new layers by name, by the first one of a
@@ -53,6 +56,10 @@ def adapt(
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
     heads = _chosen(model, train, "train")
     chosen = _targets(model, target_modules, heads)
+    left_out = {module for whole in _chosen(model, exclude, "exclude").values() for module in whole.modules()}
+    chosen = {name: layer for name, layer in chosen.items() if layer not in left_out}
+    if not chosen:
+        raise ValueError(f"exclude: expected some of the target modules to be left, found all of them excluded; {_names(model)}")
     layers = {}
     for name, layer in chosen.items():
         try:
@@ -151,7 +158,7 @@ def _names(model: nn.Module) -> str:
 def _refuse_shared(model: nn.Module, name: str, layer: nn.Module) -> None:
     for other, module in model.named_modules():
         if module is not layer and any(p is layer.weight for p in module.parameters(recurse=False)):
-            raise ValueError(f"expected a weight of its own, found one that it shares with {other}; leave the layer out")
+            raise ValueError(f"expected a weight of its own, found one that it shares with {other}; exclude the layer")
 
 
 def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:

@@ -95,7 +95,10 @@ class LowRankAdapter(nn.Module):
         return self.Ut[:r], self.S[:r, :r], self.Vt[:r]
 
     def factors(self) -> LowRank:
-        """(U, S, V) as the algorithm wants them: detached views (a step reads them, :meth:`assign` writes)."""
+        """(U, S, V) as the algorithm wants them: detached views (a step reads them, :meth:`assign` writes).
+
+        Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`) and entries that are not finite.
+        """
         Ut, S, Vt = (X.detach() for X in self.active())
         return LowRank(Ut.mT, S, Vt.mT)
 
@@ -124,6 +127,18 @@ class LowRankAdapter(nn.Module):
             new[: X.shape[0], : X.shape[1]] = X
             storage.copy_(new)
         self.rank = r
+
+    @torch.no_grad()
+    def orthonormalise(self) -> None:
+        """The same W with bases that are orthonormal to the rounding of their dtype.
+
+        For factors that come from a lower precision: a float32 state in a float64 model, ``model.double()`` between two steps.
+        The new bases differ from the old ones by no more than their defect (Q of U = Q R with a positive diagonal of R), so that
+        the memory of an optimizer stays what it was.
+        """
+        Ut, S, Vt = (X.detach() for X in self.active())
+        (U, R), (V, Q) = (_positive_qr(X.mT) for X in (Ut, Vt))
+        self.assign_factors(U, R @ S @ Q.mT, V)
 
     def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
         """What backward passes have left in ``.grad``; None if there was none."""
@@ -179,3 +194,10 @@ class LowRankAdapter(nn.Module):
             self.assign_factors(**found)
         except ValueError as problem:
             error_msgs.append(f"{prefix.rstrip('.')}: {problem}")
+
+
+def _positive_qr(X: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and R of X with a diagonal of R that is not negative."""
+    Q, R = torch.linalg.qr(X)
+    signs = torch.where(R.diagonal() < 0.0, -1.0, 1.0).to(R.dtype)
+    return Q * signs, signs[:, None] * R

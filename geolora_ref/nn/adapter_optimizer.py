@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
+from geolora_ref import checks
+from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapt import adapters
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.batched_rules import finite
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
-__all__ = ["AdapterOptimizer", "UpdateRule", "update_rule"]
+__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "rate", "update_rule"]
 
 FORMAT = 2
 UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
@@ -31,6 +33,32 @@ def update_rule(group: Mapping[str, Any]) -> Optimizer:
     if group["update"] not in rules:
         raise ValueError(f"update: expected one of {', '.join(rules)}, found {group['update']!r}")
     return rules[group["update"]]()
+
+
+def rate(group: Mapping[str, Any]) -> float:
+    """λ of a group, which torch allows to be a tensor; ``ValueError`` unless it is a finite number ≥ 0."""
+    lr = group["lr"]
+    return checks.nonnegative_number("lr", lr.item() if isinstance(lr, torch.Tensor) else lr)
+
+
+def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
+    """Raise ``ValueError`` that names the adapter unless its rank can be in this range and at most ``capacity``."""
+    try:
+        checks.ranks(min_rank, max_rank, adapter.shape)
+    except ValueError as problem:
+        raise ValueError(f"{name}: {problem}") from problem
+    if min_rank > capacity:
+        raise ValueError(f"{name}: min_rank: expected at most {capacity}, what the adapter's storage allows, found {min_rank}")
+
+
+def _check_common(options: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless what all groups have is in range."""
+    rate(options)
+    if options["head_lr"] is not None:
+        checks.nonnegative_number("head_lr", options["head_lr"])
+    checks.nonnegative_number("weight_decay", options["weight_decay"])
+    checks.averaging(options["betas"], options["eps"])
+    update_rule(options)
 
 
 class AdapterOptimizer(torch.optim.Optimizer):
@@ -57,8 +85,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
         super().__init__(groups, defaults)
 
-    def check(self, group: Mapping[str, Any]) -> None:
-        """Raise ``ValueError`` unless the options of a group of adapters are in range."""
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
         raise NotImplementedError
 
     def _groups(self, part: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -75,14 +103,15 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
+        options = defaults | part
+        _check_common(options)
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
-            self.check(defaults | part)
+            self.check(options, dict(zip(names, found.values(), strict=True)))
             yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part}
         ids = {id(factor) for factor in owned}
         rest = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in ids]
         if rest:
-            options = defaults | part
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
             yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": lr}
 
@@ -116,6 +145,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def _nonfinite(self) -> list[str]:
         """Whose gradients are not finite; the device is asked once."""
         trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        for parameter in trained:
+            if parameter.grad is not None and parameter.grad.layout != torch.strided:
+                found = f"{parameter.grad.layout} of a parameter of shape {tuple(parameter.shape)}"
+                raise ValueError(f"gradients: expected dense ones, found {found}; nothing was changed")
         if not trained or finite([parameter.grad for parameter in trained if parameter.grad is not None]):
             return []
         owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
@@ -152,6 +185,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
             maximize=False,
         )
 
+    def factors(self, name: str) -> LowRank:
+        """The factors of an adapter; ``ValueError`` that names it if they are not what the algorithm wants."""
+        try:
+            return self._adapters[name].factors()
+        except ValueError as problem:
+            raise ValueError(f"{name}: {problem} (bases from a lower precision: adapter.orthonormalise())") from problem
+
     def remember(self, adapter: LowRankAdapter, moments: Moments) -> None:
         """Keep the memory of an adapter as the state of its three parameters, which ``state_dict`` knows how to save."""
         for factor, letter in ((adapter.Ut, "K"), (adapter.S, "S"), (adapter.Vt, "L")):
@@ -167,6 +207,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
             raise RuntimeError(
                 f"{name}: the optimizer remembers rank {first.S.shape[0]}, the adapter has rank {adapter.rank}; "
                 "load the states of model and optimizer together"
+            )
+        if first is not None and (first.S.dtype, first.S.device) != (adapter.S.dtype, adapter.S.device):
+            raise RuntimeError(
+                f"{name}: the optimizer remembers {first.S.dtype} on {first.S.device}, the adapter has {adapter.S.dtype} on "
+                f"{adapter.S.device}; optimizer.load_state_dict(optimizer.state_dict()) converts what it remembers"
             )
         return Moments(of_S.get("step", 0), first, second)
 

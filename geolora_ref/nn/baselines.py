@@ -25,7 +25,7 @@ from geolora_ref.algorithm import Truncation, basis_augmentation, coefficient_up
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, update_rule
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, rate, update_rule
 from geolora_ref.nn.optimizer import StepReport
 from geolora_ref.optimizers import Moments, Triple
 
@@ -58,9 +58,8 @@ class SimultaneousDescent(AdapterOptimizer):
         rule = {"update": update, "betas": betas, "eps": eps, "momentum": momentum}
         super().__init__(model, {"lr": lr, **rule, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
 
-    def check(self, group: Mapping[str, Any]) -> None:
-        """Raise ``ValueError`` unless the options of a group of adapters are in range."""
-        _check_rates(group)
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Nothing beside what all groups have."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -87,7 +86,7 @@ class SimultaneousDescent(AdapterOptimizer):
         self, name: str, gradients: ProjectedGradients | FactorGradients, group: Mapping[str, Any]
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Moments]:
         """The next U, S, V and memory of an adapter."""
-        adapter, lr = self._adapters[name], float(group["lr"])
+        adapter, lr = self._adapters[name], rate(group)
         U, S, V = _bare_factors(adapter)
         if isinstance(gradients, ProjectedGradients):  # G_U = ∇_K Sᵀ, G_V = ∇_L S
             gradients = FactorGradients(dU=gradients.dK @ S.mT, dS=gradients.dS, dV=gradients.dL @ S)
@@ -141,17 +140,16 @@ class Dlrt(AdapterOptimizer):
         self.evaluations = 0
         self.reports: dict[str, StepReport] = {}
         super().__init__(model, {"lr": lr, **rule, **ranks, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
-        for name, adapter in self._adapters.items():
+
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        checks.threshold(group["tau"], group["theta"])
+        for name, adapter in members.items():
             if adapter.gradients != "projected":
                 raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}")
             if 2 * adapter.rank > adapter.max_rank:
                 raise ValueError(f"{name}: expected max_rank >= 2·rank = {2 * adapter.rank}, found {adapter.max_rank}")
-            checks.ranks(min_rank, max_rank, adapter.shape)
-
-    def check(self, group: Mapping[str, Any]) -> None:
-        """Raise ``ValueError`` unless the options of a group of adapters are in range."""
-        _check_rates(group)
-        checks.threshold(group["tau"], group["theta"])
+            check_ranks(name, adapter, group["min_rank"], group["max_rank"], adapter.max_rank // 2)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -167,7 +165,7 @@ class Dlrt(AdapterOptimizer):
         _, for_L = ({}, None) if for_K is None else self._evaluation(closure)
         if for_K is None or for_L is None:
             return loss
-        starts = {name: self._adapters[name].factors() for name in for_K}
+        starts = {name: self.factors(name) for name in for_K}
         starts = {name: LowRank(*(X.clone() for X in Y)) for name, Y in starts.items()}
         augmented = {name: self._augmented(name, Y, replace(for_L[name], dK=for_K[name].dK)) for name, Y in starts.items()}
         try:
@@ -206,7 +204,7 @@ class Dlrt(AdapterOptimizer):
         """The same W in the bases of [U | K_new] and [V | L_new]."""
         group, r = self._group(name), Y.rank
         direction, _ = update_rule(group).direction(_triple(gradients), self.moments(name, self._adapters[name]))
-        K_new, L_new, _ = coefficient_update(Y, ProjectedGradients(*direction), float(group["lr"]))
+        K_new, L_new, _ = coefficient_update(Y, ProjectedGradients(*direction), rate(group))
         checks.finite_results(f"K- and L-step of {name}", K_new=K_new, L_new=L_new)
         U_hat = torch.cat([Y.U, basis_augmentation(Y.U, K_new)], dim=1)
         V_hat = torch.cat([Y.V, basis_augmentation(Y.V, L_new)], dim=1)
@@ -221,7 +219,7 @@ class Dlrt(AdapterOptimizer):
         U_hat, S_0, V_hat = Y_hat
         moved = rule.transport(self.moments(name, adapter), Y.U.mT @ U_hat, Y.V.mT @ V_hat)
         direction, moments = rule.direction(_triple(gradients), moved)
-        S_hat = optimizer_step(S_0, direction.S + group["weight_decay"] * S_0, float(group["lr"]))
+        S_hat = optimizer_step(S_0, direction.S + group["weight_decay"] * S_0, rate(group))
         checks.finite_results(f"S-step of {name}", S_hat=S_hat)
         limits = {"min_rank": group["min_rank"], "max_rank": most if group["max_rank"] is None else min(most, group["max_rank"])}
         cut = truncation(S_hat, U_hat, V_hat, tau=group["tau"], theta=group["theta"], **limits)
@@ -230,12 +228,6 @@ class Dlrt(AdapterOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"reports": self.reports, "evaluations": self.evaluations}
-
-
-def _check_rates(group: Mapping[str, Any]) -> None:
-    checks.nonnegative_number("lr", group["lr"])
-    checks.nonnegative_number("weight_decay", group["weight_decay"])
-    update_rule(group)
 
 
 def _triple(gradients: ProjectedGradients) -> Triple:

@@ -44,6 +44,11 @@ def rows(X: Tensor) -> Tensor:
     return X.reshape(-1, X.shape[-1])
 
 
+def _images(X: Tensor) -> Tensor:
+    """One image as a batch of one."""
+    return X if X.ndim == 4 else X.unsqueeze(0)
+
+
 @dataclass(frozen=True)
 class LinearMap:
     """x (…, n) as it is."""
@@ -63,27 +68,27 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class ConvolutionMap:
-    """x (B, channels, height, width), already padded; n = channels · kernel height · kernel width."""
+    """x (B, channels, height, width) or one image without B, already padded; n = channels · kernel height · kernel width."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
 
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
-        """The r kernels of V, (B, height', width', r)."""
-        return functional.conv2d(x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation).movedim(1, -1)
+        """The r kernels of V, (…, height', width', r)."""
+        return functional.conv2d(x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation).movedim(-3, -1)
 
     def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> Tensor:
         """The transposed convolution of c."""
         kernels = Vt.reshape(-1, *self.kernel)
-        arguments = (list(x.shape), kernels, c.movedim(-1, 1), self.stride, 0, self.dilation)
+        arguments = (list(_images(x).shape), kernels, _images(c.movedim(-1, -3)), self.stride, 0, self.dilation)
         dx: Tensor = convolution_gradients.conv2d_input(*arguments)  # type: ignore[no-untyped-call]
-        return dx
+        return dx.view(x.shape)
 
     def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
         """The correlation of x with b."""
         shape = (b.shape[-1], *self.kernel)
-        arguments = (x, shape, b.movedim(-1, 1), self.stride, 0, self.dilation)
+        arguments = (_images(x), shape, _images(b.movedim(-1, -3)), self.stride, 0, self.dilation)
         dL_t: Tensor = convolution_gradients.conv2d_weight(*arguments)  # type: ignore[no-untyped-call]
         return dL_t.reshape(shape[0], -1)
 

@@ -62,7 +62,7 @@ class _ConvolutionLayout(Layout):
         return functional.pad(x, self.padding, mode=self.padding_mode)
 
     def after(self, y: Tensor) -> Tensor:
-        return y.movedim(-1, 1)
+        return y.movedim(-1, -3)
 
     def weight(self, W: Tensor) -> Tensor:
         return W.reshape(self.kernels)

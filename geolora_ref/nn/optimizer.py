@@ -12,7 +12,8 @@ from torch import nn
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit, parameter_count
 from geolora_ref.fast import NonFiniteUpdateError
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, update_rule
+from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, rate, update_rule
 from geolora_ref.nn.batched_rules import directions, finite, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
@@ -127,9 +128,18 @@ class GeoLoRA(AdapterOptimizer):
                 f"found {found}"
             )
 
-    def check(self, group: Mapping[str, Any]) -> None:
-        """Raise ``ValueError`` unless the options of a group of adapters are in range."""
-        _settings(group)
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        settings = _settings(group)
+        least = 0
+        for name, adapter in members.items():
+            check_ranks(name, adapter, settings.min_rank, settings.max_rank, adapter.max_rank)
+            least += settings.min_rank if settings.unit == "ranks" else parameter_count(settings.min_rank, adapter.shape)
+        if settings.budget is not None and settings.budget < least:
+            raise ValueError(
+                f"budget: expected at least {least} {settings.unit} for min_rank = {settings.min_rank} in every adapter, "
+                f"found {settings.budget}"
+            )
 
     @torch.inference_mode(False)  # buffers that are made on the way are used in training
     @torch.no_grad()
@@ -160,7 +170,7 @@ class GeoLoRA(AdapterOptimizer):
             adapter = self._adapters[name]
             gradients = adapter.collected_gradients()
             if gradients is not None:
-                layers[name] = Layer(adapter.factors(), gradients, self.moments(name, adapter), adapter.max_rank)
+                layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
         if not layers:
             return []
         steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
@@ -255,4 +265,4 @@ def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
     names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate", "core")
     options = {name: group[name] for name in names}
-    return Settings(learning_rate=float(group["lr"]), optimizer=update_rule(group), **options)
+    return Settings(learning_rate=rate(group), optimizer=update_rule(group), **options)

@@ -353,6 +353,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "storage": (lambda: Dlrt(network(rank=5)), r"0: expected max_rank >= 2·rank = 10, found 8"),
     "two thresholds": (lambda: Dlrt(network(), tau=0.1, theta=0.1), "exactly one of the two thresholds"),
     "min_rank": (lambda: Dlrt(network(), min_rank=0), "min_rank: expected an integer >= 1"),
+    "min_rank of a group": (lambda: Dlrt([{"module": network(), "min_rank": 5}]), "0: min_rank: expected at most 4, what the"),
     "lr": (lambda: SimultaneousDescent(network(), -1.0), "lr: expected a finite number >= 0"),
     "weight_decay": (lambda: Dlrt(network(), weight_decay=float("nan")), "weight_decay: expected a finite number"),
     "update": (lambda: SimultaneousDescent(network(), update="lion"), "update: expected one of adam"),  # type: ignore[arg-type]

@@ -381,6 +381,8 @@ def test_a_quantised_weight_is_refused() -> None:
         ({"target_modules": r"layer\d+"}, "no module name matches"),
         ({"target_modules": []}, "at least one name"),
         ({"train": ["head"]}, "train: no module is called 'head'"),
+        ({"exclude": ["head"]}, "exclude: no module is called 'head'"),
+        ({"exclude": ["0", "2"]}, "exclude: expected some of the target modules to be left, found all of them excluded; layers"),
         ({"train": "4"}, "expected a sequence of names, found the string"),
         ({"rank": 0}, "1 <= rank"),
         ({"rank": 5, "max_rank": 4}, "found 5, max_rank 4"),
@@ -397,11 +399,18 @@ def test_bad_options_change_nothing(options: dict[str, Any], message: str, unche
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_shared_weight_is_refused() -> None:
-    model = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 9))
-    model[1].weight = model[0].weight
-    with pytest.raises(ValueError, match=r"1: .*shares with 0; leave the layer out"):
-        adapt(model)
+def test_a_shared_weight_is_refused_unless_the_layer_is_excluded() -> None:
+    model = nn.Sequential(nn.Embedding(9, 5), nn.Sequential(nn.Linear(5, 5)), nn.Linear(5, 9))
+    model[2].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"2: .*shares with 0; exclude the layer"):
+        adapt(model, rank=2)
+    assert list(adapt(model, rank=2, exclude=["2"])) == ["1.0"]
+    assert not model[0].weight.requires_grad
+
+
+def test_what_lies_in_an_excluded_module_is_left_as_it_is() -> None:
+    model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), "b": nn.Linear(4, 4)})
+    assert list(adapt(model, ".*[0b]", rank=2, exclude=["a"])) == ["b"]
 
 
 def test_adapting_twice_is_refused() -> None:

@@ -296,7 +296,9 @@ def test_other_layers(tmp_path: Path, kind: str) -> None:
     fill(layer.adapter)
     assert difference(model(x), base(x)) > 1e-3
     model.save_pretrained(tmp_path)
-    assert torch.equal(peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)(x), model(x))
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True))
+    assert difference(loaded(x), model(x)) < 1e-6  # torch multiplies in another order where no gradient is wanted
     assert difference(copy.deepcopy(model).merge_and_unload()(x), model(x)) < 1e-6
 
 
