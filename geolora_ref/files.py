@@ -96,10 +96,13 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises ``BlockingIOError`` that names the folder and the process if another one has it.
     """
-    import fcntl  # POSIX only
-
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # of POSIX only; elsewhere nobody is kept out
+        yield
+        return
     with (place / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

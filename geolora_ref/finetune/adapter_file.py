@@ -26,10 +26,22 @@ class FineTuned:
     tokenizer: Any
     labels: Labels
     max_length: int
+    pairs: bool = False
 
     @torch.no_grad()
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> torch.Tensor:
-        """Logits, or standardised numbers, one row a text (or pair of texts)."""
+        """Logits, or standardised numbers, one row a text (or pair of texts).
+
+        Raises ``ValueError`` unless both texts are given where the model was trained on pairs, and one where it was not.
+        """
+        if isinstance(texts, str) or isinstance(pairs, str):
+            raise ValueError("texts: expected a sequence of texts, found a string; put it into a list")
+        if (pairs is not None) != self.pairs or len(texts) != len(texts if pairs is None else pairs):
+            wanted = "as many second texts" if self.pairs else "no second texts"
+            found = "none" if pairs is None else str(len(pairs))
+            raise ValueError(f"pairs: expected {wanted} beside {len(texts)} texts, as in training, found {found}")
+        if not texts:
+            return torch.empty(0, self.labels.outputs)
         tokens = encode_texts(texts, pairs, self.tokenizer, self.max_length)
         device = next(self.model.parameters()).device
         order = evaluation_order(tokens.lengths, 64)
@@ -51,6 +63,7 @@ def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folde
         "method": asdict(method),
         "labels": asdict(fine_tuned.labels),
         "max_length": fine_tuned.max_length,
+        "pairs": fine_tuned.pairs,
     }
     write_stored(path, Stored("adapter", job, trained_state(fine_tuned.model)))
 
@@ -70,4 +83,4 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     classifier = Classifier(encoder, labels.outputs, torch.Generator())
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
     load_trained_state(classifier, stored.state)
-    return FineTuned(classifier.to(device), tokenizer, labels, stored.job["max_length"])
+    return FineTuned(classifier.to(device), tokenizer, labels, stored.job["max_length"], stored.job["pairs"])

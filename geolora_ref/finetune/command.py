@@ -11,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from geolora_ref.files import write_json
+from geolora_ref import checks
+from geolora_ref.files import locked, write_json
 from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, Row, read_rows, split
@@ -24,7 +26,7 @@ from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import METRICS, default_kind
-from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, check_length, digest, load_encoder, locate
 from geolora_ref.finetune.pictures import draw_run, short_names
 
 __all__ = ["add_arguments", "run"]
@@ -84,17 +86,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit status 0: done; 1: diverged; 130: interrupted, the same command goes on.  ``ValueError`` for bad input."""
+    """Exit status 0: done; 1: diverged; 130: interrupted, the same command goes on.
+
+    Raises ``ValueError`` or ``OSError`` for bad input, and for an output folder that cannot be used or is in use.
+    """
     console = Console()
+    _check(options)
+    checkpoint = options.output / "checkpoint.safetensors"
+    try:
+        with locked(options.output):
+            return _run(options, checkpoint, console)
+    except KeyboardInterrupt:
+        kept = "goes on from the last checkpoint" if checkpoint.exists() else "begins again: there is no checkpoint yet"
+        console.print(f"interrupted; the same command {kept}", soft_wrap=True)
+        return 130
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise ``ValueError`` for options that nobody else would look at before the training."""
+    checks.integer("checkpoint_every", options.checkpoint_every, 1)
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, found {options.seed}")
+    if options.labels is not None and (options.labels == "number") != (default_kind(options.metric) == "number"):
+        fitting = "number" if default_kind(options.metric) == "number" else "class or sign"
+        raise ValueError(f"labels: expected {fitting} for the metric {options.metric}, found {options.labels}")
+    try:
+        torch.empty(0, device=options.device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device: expected one that torch can use here, found {options.device!r}: {error}") from error
+
+
+def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int:
+    """Load, train, write."""
     folder = locate(options.model)
     train, dev = _rows(options, console)
     labels = fit_labels(train, options.labels or default_kind(options.metric))
     encoder, tokenizer = load_encoder(folder)
+    check_length(encoder, tokenizer, options.max_length, pairs=options.pair_column is not None)
     train_examples, dev_examples = (encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev))
     method, plan = _method(options), _plan(options)
-    checkpoint = options.output / "checkpoint.safetensors"
-    if options.fresh:
-        checkpoint.unlink(missing_ok=True)
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None)
 
@@ -109,6 +139,7 @@ def run(options: argparse.Namespace) -> int:
             identity=_identity(options, folder, method, plan),
             checkpoint=checkpoint,
             checkpoint_every=options.checkpoint_every,
+            fresh=options.fresh,
             on_step=show,
             on_epoch=lambda *_: console.print(_epoch_line(job), soft_wrap=True),
         )
@@ -121,10 +152,8 @@ def run(options: argparse.Namespace) -> int:
         except DivergedError as error:
             console.print(f"[red]diverged[/]: {error}", soft_wrap=True)
             return 1
-        except KeyboardInterrupt:
-            console.print("interrupted; the same command goes on from the last checkpoint")
-            return 130
-    _finish(job, FineTuned(job.model, tokenizer, labels, options.max_length), method, folder, options.output, console)
+    fine_tuned = FineTuned(job.model, tokenizer, labels, options.max_length, pairs=options.pair_column is not None)
+    _finish(job, fine_tuned, method, folder, options.output, console)
     return 0
 
 

@@ -43,7 +43,7 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     """All examples of a UTF-8 file of tab-separated columns without quoting; empty lines at its end are skipped.
 
     Raises ``ValueError`` for a file that cannot be read, holds no example, is not UTF-8, lacks a column, or has a line with
-    another number of columns, without text or without label; the message has the line number.
+    another number of columns, without text or without label (the message has the line number), and for one column in two roles.
     """
     records = _records(path)
     if columns.header and not records:
@@ -54,6 +54,8 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     width = len(header or records[0][1])
     text, label = _index(path, "text", columns.text, width, header), _index(path, "label", columns.label, width, header)
     pair = None if columns.pair is None else _index(path, "pair", columns.pair, width, header)
+    if text == label or pair in (text, label):
+        raise ValueError(f"{path}: expected a column for each of text, label and pair, found one column for two of them")
     rows = []
     for line, fields in records:
         if len(fields) != width:

@@ -97,7 +97,8 @@ class History:
 class Job:
     """A run that can be killed at any time and taken up again; ``predict`` gives one entry (N,) for each of N examples.
 
-    ``identity`` is what must agree between a checkpoint and this job, plain JSON data; ``on_step`` and ``on_epoch`` are called
+    ``identity`` is what must agree between a checkpoint and this job, plain JSON data; ``fresh`` : begin anew, and let the first
+    checkpoint replace the one that is there; ``on_step`` and ``on_epoch`` are called
     with how many are done and how many there are.  The global generator of torch is left as it was: dropout and the like draw
     from a private copy of it, seeded by the plan and kept in the checkpoint.
     """
@@ -112,6 +113,7 @@ class Job:
         identity: dict[str, Any] | None = None,
         checkpoint: Path | None = None,
         checkpoint_every: int = 50,
+        fresh: bool = False,
         on_step: Callable[[int, int], None] | None = None,
         on_epoch: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -130,7 +132,7 @@ class Job:
             self._base_rates = [float(group["lr"]) for group in self.prepared.optimizer.param_groups]
             self._random_state = self._get_random_state()
         self.history.layers = list(self.prepared.ranks())
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None and checkpoint.exists() and not fresh:
             self._resume(checkpoint)
 
     def run(self) -> History:

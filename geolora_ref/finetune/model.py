@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-__all__ = ["Classifier", "digest", "load_encoder", "locate"]
+__all__ = ["Classifier", "check_length", "digest", "load_encoder", "locate"]
+
+KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
+"""The files of a pretrained model that its outputs depend on."""
 
 
 class Classifier(torch.nn.Module):
@@ -67,7 +71,8 @@ def locate(model: str) -> Path:
 def load_encoder(folder: Path) -> tuple[Any, Any]:
     """The encoder (float32, nothing fetched) and its tokenizer.
 
-    Raises ``ValueError`` for a folder that holds none.
+    Raises ``ValueError`` for a folder that holds none, weights that do not fill the model, and a model that makes no states of
+    its hidden size out of token ids (of images, of decoder inputs).
 
     The pooler that some encoders bring is left out: mean pooling does not use it, and an adapter there would never learn.
     """
@@ -75,15 +80,41 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
 
     try:
         with _no_progress_bars():
-            encoder = transformers.AutoModel.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            encoder, report = transformers.AutoModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model: expected a pretrained model and its tokenizer in {folder}, found: {error}") from error
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"model: expected weights of the whole model in {folder}, found none for {_some(missing)}")
+    _try_out(encoder, tokenizer, folder)
     return encoder, tokenizer
+
+
+@torch.no_grad()
+def _try_out(encoder: Any, tokenizer: Any, folder: Path) -> None:
+    """Raise ``ValueError`` unless one short text becomes states of the hidden size."""
+    wanted = f"model: expected an encoder of texts in {folder}, one that turns token ids into states of its hidden size"
+    try:
+        states = encoder(**tokenizer(["a text"], return_tensors="pt")).last_hidden_state
+        hidden = encoder.config.hidden_size
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{wanted}, found {type(encoder).__name__}: {error}") from error
+    if states.shape[-1] != hidden:
+        raise ValueError(f"{wanted}, {hidden}, found {type(encoder).__name__} with states of size {states.shape[-1]}")
+
+
+def check_length(encoder: Any, tokenizer: Any, max_length: int, *, pairs: bool) -> None:
+    """Raise ``ValueError`` unless texts of so many tokens fit the model and have room for a word beside the special tokens."""
+    least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
+    positions = getattr(encoder.config, "max_position_embeddings", None) or max_length
+    most = min(int(positions), int(tokenizer.model_max_length))
+    if not least <= max_length <= most:
+        raise ValueError(f"max_length: expected from {least} to {most} tokens for this model, found {max_length}")
 
 
 @contextmanager
@@ -101,10 +132,10 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def digest(*paths: Path) -> str:
-    """SHA-256 over the contents of files, and of the weights and configuration in folders."""
+    """SHA-256 over the contents of files, and of weights, configuration and vocabulary in folders."""
     total = hashlib.sha256()
     for path in paths:
-        for file in sorted([*path.glob("*.json"), *path.glob("*.safetensors")]) if path.is_dir() else [path]:
+        for file in sorted(found for kind in KINDS for found in path.glob(kind)) if path.is_dir() else [path]:
             with file.open("rb") as opened:
                 total.update(hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()
@@ -115,6 +146,10 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _listing(folder: Path) -> str:
-    """What is in a folder, the first few names."""
-    names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "an empty folder"
+    """What is in a folder."""
+    return _some(sorted(path.name for path in folder.iterdir())) or "an empty folder"
+
+
+def _some(names: list[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

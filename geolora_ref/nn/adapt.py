@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from geolora_ref import checks
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear, layout_of
 
@@ -52,6 +53,9 @@ def adapt(
     Raises ``ValueError``: names that no module has (the message lists those there are), layers that cannot be adapted, a
     weight that another module shares, a layer inside of ``train``, a model that is adapted already.  The model is then as it was.
     """
+    checks.integer("rank", rank, 1)
+    if max_rank is not None:
+        checks.integer("max_rank", max_rank, 1)
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
     heads = _chosen(model, train, "train")
@@ -127,7 +131,11 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
 
 def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
     """The modules with a name that the pattern matches as a whole, each by the first of its names."""
-    matched = {module for name, module in model.named_modules(remove_duplicate=False) if re.fullmatch(pattern, name)}
+    try:
+        wanted = re.compile(pattern)
+    except re.error as problem:
+        raise ValueError(f"target_modules: expected a regular expression, found {pattern!r}: {problem}") from problem
+    matched = {module for name, module in model.named_modules(remove_duplicate=False) if wanted.fullmatch(name)}
     return {name: module for name, module in model.named_modules() if module in matched}
 
 

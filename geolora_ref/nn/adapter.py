@@ -141,26 +141,37 @@ class LowRankAdapter(nn.Module):
         self.assign_factors(U, R @ S @ Q.mT, V)
 
     def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
-        """What backward passes have left in ``.grad``; None if there was none."""
-        r = self.rank
-        if self.Ut.grad is None or self.S.grad is None or self.Vt.grad is None:
+        """What backward passes have left in ``.grad``; None if there was none.
+
+        Raises ``ValueError`` for gradients of some of the factors alone, and as the gradients' class does.
+        """
+        found = self._own_gradients()
+        if found is None:
             return None
-        left, core, right = self.Ut.grad[:r].mT, self.S.grad[:r, :r], self.Vt.grad[:r].mT
         if self.gradients == "published":
-            return FactorGradients(dU=left, dS=core, dV=right)
-        return ProjectedGradients(dK=left, dL=right, dS=core)
+            return FactorGradients(dU=found.K, dS=found.S, dV=found.L)
+        return ProjectedGradients(dK=found.K, dL=found.L, dS=found.S)
 
     def bare_gradients(self) -> Triple | None:
         """(∇_K, ∇_L, ∇_S) unchecked, for the fast path; None if there are none.
 
-        Raises ``ValueError`` for the published route, whose division the fast path does not have.
+        Raises ``ValueError`` for the published route, whose division the fast path does not have, and for gradients of some of
+        the factors alone.
         """
         if self.gradients != "projected":
             raise ValueError(f"gradients: the fast path expects 'projected', found {self.gradients!r}")
-        if self.Ut.grad is None or self.S.grad is None or self.Vt.grad is None:
+        return self._own_gradients()
+
+    def _own_gradients(self) -> Triple | None:
+        """``.grad`` of U, V and S at the present rank, in the places of K, L and S."""
+        U, S, V = self.Ut.grad, self.S.grad, self.Vt.grad
+        if U is None and S is None and V is None:
             return None
+        if U is None or S is None or V is None:
+            missing = ", ".join(name for name, X in (("U", U), ("S", S), ("V", V)) if X is None)
+            raise ValueError(f"gradients: expected those of U, S and V or none, found none of {missing}")
         r = self.rank
-        return Triple(self.Ut.grad[:r].mT, self.Vt.grad[:r].mT, self.S.grad[:r, :r])
+        return Triple(U[:r].mT, V[:r].mT, S[:r, :r])
 
     def extra_repr(self) -> str:
         """What ``print(model)`` says."""

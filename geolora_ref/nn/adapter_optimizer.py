@@ -101,6 +101,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
         for name, adapter in adapters(module).items():
             if len({factor.requires_grad for factor in adapter.adapter.parameters()}) > 1:
                 raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
+        whole = {id(layer.adapter) for layer in adapters(module).values()}
+        for name, inner in module.named_modules():
+            if isinstance(inner, LowRankAdapter) and inner.S.requires_grad and id(inner) not in whole:
+                raise ValueError(f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer")
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
         options = defaults | part

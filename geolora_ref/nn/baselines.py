@@ -106,9 +106,10 @@ class Dlrt(AdapterOptimizer):
     3. Ŝ = opt(Ŝ₀, ÛᵀGV̂), the third evaluation, in these bases;
     4. truncation as in GeoLoRA.
 
-    Options as of :class:`GeoLoRA`.  ``closure`` computes the loss and its gradients (they are set to None before each call) and
-    should give the same gradients every time: no new batch, no new dropout.  The other parameters are stepped by AdamW along the
-    gradients of the last evaluation.  ``evaluations`` counts the calls of all steps; ``reports`` as of :class:`GeoLoRA`.
+    Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone.  ``closure`` computes the loss and its gradients (which
+    are set to None before each call) and should give the same gradients every time: no new batch, no new dropout.  The other
+    parameters are stepped by AdamW along the gradients of the last evaluation.  ``evaluations`` counts the calls of all steps;
+    ``reports`` as of :class:`GeoLoRA`.
 
     The model is evaluated with 2r columns, so an adapter's rank can be half its ``max_rank`` at most.  With a rule that
     remembers, its memory moves into the augmented bases before step 3 and takes in the gradients there; the directions of step 1
@@ -165,7 +166,7 @@ class Dlrt(AdapterOptimizer):
         _, for_L = ({}, None) if for_K is None else self._evaluation(closure)
         if for_K is None or for_L is None:
             return loss
-        starts = {name: self.factors(name) for name in for_K}
+        starts = {name: self.factors(name) for name in for_K if rate(self._group(name)) != 0.0}
         starts = {name: LowRank(*(X.clone() for X in Y)) for name, Y in starts.items()}
         augmented = {name: self._augmented(name, Y, replace(for_L[name], dK=for_K[name].dK)) for name, Y in starts.items()}
         try:

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig
@@ -27,6 +28,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
+COMPILED = "_orig_mod"
+"""What ``torch.compile`` calls the module inside of its own."""
 
 
 def export_lora(
@@ -40,7 +43,8 @@ def export_lora(
     """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules with trainable
-    parameters of their own (heads) become ``modules_to_save``.  The factors keep their dtype.
+    parameters of their own (heads) become ``modules_to_save``.  The factors keep their dtype.  What training changes in a module
+    without trainable parameters is not in the checkpoint: keep a frozen nn.BatchNorm2d in eval mode, or train it.
 
     Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away
     first and comes last.
@@ -50,6 +54,7 @@ def export_lora(
     not zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
     low-rank update in the same layer, a trained module that PEFT cannot name.  Nothing is written then.
     """
+    model = _unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
     state = lora_state_dict(model)
     target = Path(directory)
@@ -68,6 +73,7 @@ def export_lora(
 
 def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_type: str | None = None) -> LoraConfig:
     """The configuration of the checkpoint.  Raises ``ValueError`` like :func:`export_lora`."""
+    model = _unwrapped(model)
     layers = _exportable(model)
     ranks = {_only(name): layer.adapter.rank for name, layer in layers.items()}
     scales = {_only(name): layer.alpha * layer.adapter.rank for name, layer in layers.items()}
@@ -87,7 +93,7 @@ def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_typ
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """A = Vᵀ and B = U S of every adapter and the tensors of the other trained modules under PEFT's names: contiguous copies."""
-    state = {}
+    state, model = {}, _unwrapped(model)
     for name, layer in _exportable(model).items():
         for key, tensor in _factors(layer).items():
             state[f"{PREFIX}{name}.{key}"] = tensor
@@ -114,9 +120,20 @@ def _only(name: str) -> str:
     return "^" + re.escape(name)
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of ``torch.compile`` and of data-parallel training."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif COMPILED in model._modules:
+            model = cast(nn.Module, model._modules[COMPILED])
+        else:
+            return model
+
+
 def _base_name(name: str) -> str:
-    """The name in the base model of a layer that PEFT has wrapped, or the name as it is."""
-    return name.removeprefix(PREFIX).removesuffix(".geolora_active")
+    """The name in the base model of a layer that PEFT or ``torch.compile`` has wrapped, or the name as it is."""
+    return name.replace(f".{COMPILED}", "").removeprefix(PREFIX).removesuffix(".geolora_active")
 
 
 def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:

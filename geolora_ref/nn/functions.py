@@ -8,6 +8,9 @@ These are the matrix products of LoRA's backward pass and one of size r x r; not
 every S, zero included.  The published form is what automatic differentiation gives for the same expression without this
 function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
 
+The update of a layer that is called is not twice differentiable: what is returned in the places of U and V is no derivative of
+anything, and one through it would be wrong.  Gradient penalties need the published form.
+
 The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets Vᵀ: as a matrix, as
 the kernel of a convolution, as a table to look up.
 """
@@ -19,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn import grad as convolution_gradients
 
@@ -127,6 +131,7 @@ class _ProjectedUpdate(torch.autograd.Function):
         return a @ S.mT @ Ut
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, ...]:
         (g,) = upstream
         x, Ut, S, Vt, a = ctx.saved_tensors

@@ -148,6 +148,8 @@ class AdaptedLayer(nn.Module):
             raise ValueError(f"adapter: expected the shape {layout.shape} of the layer's weight, found {adapter.shape}")
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha: expected a finite number, found {alpha!r}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
         self.dropout = nn.Dropout(dropout)
         self.enabled = True
@@ -176,11 +178,12 @@ class AdaptedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The effective weight; base.weight itself while merged or disabled."""
+        """The effective weight, in the precision of the factors; base.weight itself while merged or disabled."""
         if self.merged or not self.enabled:
             return self.base_weight
         Ut, S, Vt = self.adapter.active()
-        W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
+        with torch.autocast(S.device.type, enabled=False):
+            W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
         return self.base_weight + self.alpha * self.layout.weight(W).to(self.base_weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:

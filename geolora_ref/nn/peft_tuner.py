@@ -8,6 +8,8 @@ whoever else asks :func:`geolora_ref.nn.adapters` find it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -217,6 +219,13 @@ class GeoLoraModel(BaseTuner):
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse an adapter for each row of a batch, which PEFT would drop without a word."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
+        yield
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes nothing then."""

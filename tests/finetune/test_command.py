@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import torch
 
+from geolora_ref.files import locked
 from geolora_ref.finetune.__main__ import main
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
@@ -83,7 +85,20 @@ def test_run_that_learns_nothing_says_so(
         (["--model", "no_such_package"], "model: expected a folder or an installed package"),
         (["--data", "no such file"], "no such file: expected a readable file"),
         (["--label-column", "3"], "label column: expected a number from 1 to 2, found '3'"),
-        (["--text-column", "2", "--label-column", "1", "--labels", "number"], "line 1: expected a finite number as label"),
+        (["--text-column", "2", "--label-column", "1", "--metric", "pearson"], "line 1: expected a finite number as label"),
+        (["--text-column", "2"], "expected a column for each of text, label and pair, found one column for two of them"),
+        (["--labels", "number"], "labels: expected class or sign for the metric accuracy, found number"),
+        (["--metric", "pearson", "--labels", "class"], "labels: expected number for the metric pearson, found class"),
+        (["--checkpoint-every", "0"], "checkpoint_every: expected an integer >= 1, found 0"),
+        (["--max-length", "2"], "max_length: expected from 3 to 32 tokens for this model, found 2"),
+        (["--max-length", "33"], "max_length: expected from 3 to 32 tokens for this model, found 33"),
+        (["--pair-column", "1"], "expected a column for each of text, label and pair"),
+        (["--device", "nonsense"], "device: expected one that torch can use here, found 'nonsense'"),
+        (["--device", "meta"], "device: expected one that torch can use here, found 'meta'"),
+        (["--seed", "-1"], "seed: expected an integer from 0 to 2**63 - 1, found -1"),
+        (["--seed", "9223372036854775808"], "seed: expected an integer from 0 to 2**63 - 1, found 9223372036854775808"),
+        (["--alpha", "nan"], "alpha: expected a finite number, found nan"),
+        (["--target-modules", "("], "target_modules: expected a regular expression, found '('"),
         (["--dev-fraction", "1"], "fraction: expected a number between 0 and 1"),
         (["--target-modules", "no_such_layer"], "no_such_layer"),
         (["--rank", "0"], "rank"),
@@ -99,6 +114,58 @@ def test_bad_input_is_status_2(
         main(arguments(model_folder, tsv, tmp_path, *options))
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_refused_fresh_start_keeps_the_checkpoint(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path)) == 0
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(SystemExit):
+        main(arguments(model_folder, tsv, tmp_path, "--fresh", "--update", "sgd", "--tau", "nan"))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_an_output_folder_that_cannot_be_used_is_refused_before_training(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with locked(tmp_path / "busy"):
+        for name, message in (("file", "file"), ("busy", "expected a folder that no run is using")):
+            with pytest.raises(SystemExit) as stopped:
+                main(arguments(model_folder, tsv, tmp_path / name))
+            assert stopped.value.code == 2
+            printed = capsys.readouterr()
+            assert message in printed.err
+            assert "epoch" not in printed.out
+
+
+@pytest.mark.parametrize("where", ["load_encoder", "Job.run"])
+def test_an_interrupt_says_what_the_same_command_will_do(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"geolora_ref.finetune.command.{where}", interrupted)
+    assert main(arguments(model_folder, tsv, tmp_path)) == 130
+    assert "the same command begins again: there is no checkpoint yet" in capsys.readouterr().out
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    assert main(arguments(model_folder, tsv, tmp_path, "--fresh")) == 130
+    assert "the same command goes on from the last checkpoint" in capsys.readouterr().out
+
+
+def test_what_is_predicted_has_the_form_of_what_was_learned(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path)) == 0
+    single = load_adapter(tmp_path / "adapter.safetensors", str(model_folder))
+    assert single.predict([]) == []
+    with pytest.raises(ValueError, match="texts: expected a sequence of texts, found a string"):
+        single.predict("good")
+    with pytest.raises(ValueError, match="pairs: expected no second texts beside 1 texts, as in training, found 1"):
+        single.predict(["good"], ["bad"])
+    paired = replace(single, pairs=True)
+    with pytest.raises(ValueError, match="pairs: expected as many second texts beside 1 texts, as in training, found none"):
+        paired.predict(["good"])
+    with pytest.raises(ValueError, match="pairs: expected as many second texts beside 1 texts, as in training, found 2"):
+        paired.predict(["good"], ["good", "bad"])
 
 
 def test_checkpoint_of_other_options_is_refused_until_fresh(

@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("transformers", reason="the extra finetune is not installed")
 
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
 
@@ -77,3 +79,51 @@ def test_head_is_drawn_by_the_generator_alone(model_folder: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+def test_weights_that_do_not_fill_the_model_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    """A model of other names would be drawn at random, and differently in every process."""
+    folder = shutil.copytree(model_folder, tmp_path / "other names")
+    weights = {f"other.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"expected weights of the whole model in .*other names, found none for embeddings\."):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another width"])
+def test_weights_that_do_not_fit_are_refused(model_folder: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "broken")
+    if damage == "truncated":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    else:
+        config = folder / "config.json"
+        config.write_text(config.read_text(encoding="utf-8").replace('"intermediate_size": 48', '"intermediate_size": 40'))
+    with pytest.raises(ValueError, match=r"expected a pretrained model and its tokenizer in .*broken, found: "):
+        load_encoder(folder)
+
+
+def test_a_model_that_wants_more_than_token_ids_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "t5")
+    config = transformers.T5Config(vocab_size=21, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    transformers.T5Model(config).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"expected an encoder of texts in .*t5, .* found T5Model: "):
+        load_encoder(folder)
+
+
+def test_states_of_another_size_than_the_hidden_one_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "opt")
+    config = transformers.OPTConfig(
+        vocab_size=21, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=8
+    )
+    transformers.OPTModel(config).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"states of its hidden size, 16, found OPTModel with states of size 8"):
+        load_encoder(folder)
+
+
+def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "copy")
+    (folder / "vocab.txt").write_text("one", encoding="utf-8")
+    before = digest(folder)
+    (folder / "vocab.txt").write_text("two", encoding="utf-8")
+    assert digest(folder) != before

@@ -347,6 +347,18 @@ def test_weight_decay_shrinks_what_it_should() -> None:
         assert float((problem.adapter.full() - 0.95**power * W).norm() / W.norm()) < 1e-14
 
 
+def test_a_rate_of_zero_leaves_the_adapters_of_dlrt_alone() -> None:
+    """As a warm-up begins: a truncation of S = 0 would be to the least rank."""
+    model, optimizer, closure = prepared(Dlrt, lr=0.0)
+    before = copy.deepcopy(model.state_dict())
+    optimizer.step(closure)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.05
+    optimizer.step(closure)
+    assert not torch.equal(model.state_dict()["0.adapter.S"], before["0.adapter.S"])
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no closure": (lambda: Dlrt(network()).step(), "closure: expected a function"),
     "published": (lambda: Dlrt(network(gradients="published")), "0: expected gradients='projected', found 'published'"),

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -47,6 +47,11 @@ class Mixed(nn.Module):
         x = self.get_submodule("inner.other.fc")(torch.tanh(self.inner["fc"](x)))
         result: Tensor = self.head(torch.tanh(getattr(self, ODD)(x)).mean(1))
         return result
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """Wrapped as ``torch.compile`` does it; nothing is compiled before a call."""
+    return cast(nn.Module, torch.compile(model, backend="eager"))
 
 
 TOKENS = torch.tensor([[0, 1, 2, 2], [10, 2, 3, 4]])
@@ -189,6 +194,22 @@ def test_what_is_written_owns_its_memory(tmp_path: Path) -> None:
     assert {key for key in state if "table" in key} == {f"base_model.model.table.lora_embedding_{factor}" for factor in "AB"}
     assert float(state["base_model.model.table.lora_embedding_A"][:, 2].norm()) == 0.0
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
+
+
+@pytest.mark.parametrize("wrap", [compiled, nn.DataParallel, lambda model: compiled(nn.DataParallel(model))])
+def test_a_wrapped_model_is_exported_under_its_own_names(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    base, model = mixed()
+    export_lora(wrap(model), tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path)
+    assert float((loaded(TOKENS) - model(TOKENS)).detach().norm() / model(TOKENS).detach().norm()) < 1e-13
+
+
+def test_a_compiled_part_is_exported_under_its_own_name(tmp_path: Path) -> None:
+    base, model = mixed()
+    expected = model(TOKENS)
+    model.set_submodule("conv", compiled(model.get_submodule("conv")))
+    export_lora(model, tmp_path)
+    assert float((peft.PeftModel.from_pretrained(base, tmp_path)(TOKENS) - expected).detach().norm()) < 1e-12
 
 
 def test_another_adapter_is_not_overwritten_by_accident(tmp_path: Path) -> None:

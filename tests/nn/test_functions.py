@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.nn import AdaptedLayer
+from geolora_ref.nn.adapter import GradientRoute
 from geolora_ref.nn.functions import projected_update, projected_weight
 from geolora_ref.nn.layers import layout_of
 from tests.nn.models import LAYERS, adapted_layer
@@ -89,6 +90,35 @@ def test_the_gradient_of_the_input_is_that_of_the_dense_layer(name: str) -> None
     assert found is not None
     assert expected is not None
     assert relative(found, expected, expected) < ROUNDING
+
+
+def penalised(gradients: GradientRoute, *, read: bool) -> tuple[AdaptedLayer, Tensor]:
+    """A layer and the squared norm of a gradient with respect to its input; its weight is read or it is called."""
+    layer, x = adapted_layer("linear without bias", gradients=gradients)
+    x.requires_grad_(True)
+    y = torch.nn.functional.linear(x, layer.weight) if read else layer(x)
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    return layer, dx.square().sum()
+
+
+@pytest.mark.parametrize(("gradients", "read"), [("published", False), ("published", True), ("projected", True)])
+def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -> None:
+    layer, penalty = penalised(gradients, read=read)
+    penalty.backward()  # type: ignore[no-untyped-call]
+    W, x = layer.weight.detach().requires_grad_(True), adapted_layer("linear without bias")[1].requires_grad_(True)
+    (dx,) = torch.autograd.grad((x @ W.mT).square().sum(), x, create_graph=True)
+    (G,) = torch.autograd.grad(dx.square().sum(), W)
+    Y, found = layer.adapter.factors(), layer.adapter.collected_gradients()
+    expected = type(found).from_dense(Y, layer.alpha * G) if found is not None else None
+    for name, X in vars(found).items():
+        assert relative(X, getattr(expected, name), G) < ROUNDING
+
+
+def test_a_second_derivative_through_projected_gradients_is_refused() -> None:
+    """What stands in the places of the gradients of U and V has no derivative: it would be wrong without a word."""
+    _, penalty = penalised("projected", read=False)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        penalty.backward()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -226,6 +226,21 @@ def test_a_layer_inside_of_what_is_trained_is_refused() -> None:
         adapt(model, ["0.0"], rank=2, train=["0"])
 
 
+def test_the_effective_weight_has_the_precision_of_the_factors_under_autocast() -> None:
+    """Its readers are not called, so that autocast would round W and not what its backward pass is made of."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True))
+    layer = adapt(model, ["out_proj"], rank=2)["0.self_attn.out_proj"]
+    fill(layer.adapter)
+    exact = layer.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.weight, exact)
+        model(torch.randn(3, 5, 16)).float().square().mean().backward()
+        merge(model)
+    assert layer.adapter.S.grad is not None
+    assert torch.equal(layer.base_weight, exact)
+
+
 def test_a_weight_that_is_computed_is_not_merged() -> None:
     """The next call would compute it anew, without the adapter."""
     for make in (nn.utils.parametrizations.weight_norm, partial(prune.l1_unstructured, name="weight", amount=3)):
@@ -384,7 +399,11 @@ def test_a_quantised_weight_is_refused() -> None:
         ({"exclude": ["head"]}, "exclude: no module is called 'head'"),
         ({"exclude": ["0", "2"]}, "exclude: expected some of the target modules to be left, found all of them excluded; layers"),
         ({"train": "4"}, "expected a sequence of names, found the string"),
-        ({"rank": 0}, "1 <= rank"),
+        ({"rank": 0}, "^rank: expected an integer >= 1, found 0"),
+        ({"rank": 2.0}, "^rank: expected an integer >= 1, found 2.0"),
+        ({"max_rank": "8"}, "^max_rank: expected an integer >= 1, found '8'"),
+        ({"alpha": float("nan")}, "^0: alpha: expected a finite number, found nan"),
+        ({"target_modules": "("}, r"^target_modules: expected a regular expression, found '\('"),
         ({"rank": 5, "max_rank": 4}, "found 5, max_rank 4"),
         ({"dtype": torch.bfloat16}, "expected torch.float32 or torch.float64, found torch.bfloat16"),
         ({"gradients": "exact"}, "expected 'projected' or 'published'"),

@@ -633,3 +633,23 @@ def test_a_memory_of_another_rank_is_refused() -> None:
     backward(model)
     with pytest.raises(RuntimeError, match="0: the optimizer remembers rank 6, the adapter has rank 2"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_some_of_the_factors_are_refused(method: Any) -> None:
+    """A factor that is frozen once the optimizer is made would keep the whole adapter from being trained, without a word."""
+    model = network()
+    optimizer = GeoLoRA(model, method=method)
+    adapters(model)["2"].adapter.S.requires_grad_(False)
+    backward(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(ValueError, match="gradients: expected those of U, S and V or none, found none of S"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+def test_an_adapter_without_its_layer_is_refused() -> None:
+    """AdamW would step its factors one by one."""
+    model = network()
+    with pytest.raises(ValueError, match="expected adapters in their layers, found an adapter without its layer"):
+        GeoLoRA([{"module": model[0]}, {"module": adapters(model)["2"].adapter}])

@@ -218,6 +218,15 @@ def test_adapters_merged_one_after_the_other_add_up() -> None:
     assert torch.equal(layer.base_layer.weight, weight)
 
 
+def test_an_adapter_for_each_row_is_refused() -> None:
+    """PEFT would drop the names and compute all rows with the active adapter."""
+    x, _ = regression()
+    model = wrapped().eval()
+    with pytest.raises(ValueError, match="adapter_names: expected none"):
+        model(x, adapter_names=["default"] * (len(x) - 1) + ["__base__"])
+    model(x)
+
+
 def test_while_another_adapter_is_merged_the_active_one_waits() -> None:
     """As in PEFT's other methods: a merged model is its base."""
     x, _ = regression()
