@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.integrators import Integrator, integrate
-from geolora_ref.problems import MatrixODE, RotatingExponential, Schroedinger
+from geolora_ref.integrators import Integrator, Step, integrate
+from geolora_ref.problems import Field, MatrixODE, RotatingExponential, Schroedinger
 from geolora_ref.problems.problem import Matrix
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY, member
@@ -47,8 +48,8 @@ def problem_of(name: str, seed: int) -> tuple[MatrixODE, LowRank, Matrix, float]
 
 
 def check(case: Case, integrator: Integrator | None = None, rank: int | None = None) -> CaseResult:
-    """Nothing is closer than the best approximation of that rank; and as h falls every robust integrator comes close to it: a
-    first-order error that is left at the smallest h is about as large as its last change.
+    """Nothing is closer than the best approximation of that rank; and what is left above it at the smallest h is about as large
+    as what the last halving gained, as for a first-order error (best + c h has the ratio ½).  An error that grows gains nothing.
 
     ``rank`` : start with another rank than the one that the errors are compared with (for a control).
     """
@@ -66,8 +67,8 @@ def check(case: Case, integrator: Integrator | None = None, rank: int | None = N
         errors.append(float(np.linalg.norm(run.states[-1].full() - end)) if run.stopped is None else float("inf"))
         evaluations.append(run.evaluations.calls)
         out.at_most("best error of the rank ≤ error", best, errors[-1], 1e-13)
-    settled = REACHED * (best + abs(errors[-2] - errors[-1]))
-    out.ratio("at the smallest step: error ≤ 2 (best error + what the last halving of h changed)", errors[-1] / settled)
+    settled = REACHED * (best + max(errors[-2] - errors[-1], 0.0))
+    out.ratio("at the smallest step: error ≤ 2 (best error + what the last halving of h gained)", errors[-1] / settled)
     per_step = evaluations[-1] / STEPS[-1]
     out.series = {
         **case.parameters,
@@ -78,6 +79,18 @@ def check(case: Case, integrator: Integrator | None = None, rank: int | None = N
         "per step": per_step,
     }
     return out.result(case)
+
+
+@dataclass(frozen=True)
+class Growing(Integrator):
+    """An integrator whose state comes out 1.1 times too large after every step: the smaller h, the larger the error."""
+
+    of: Integrator
+
+    def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
+        """One step."""
+        step = self.of.advance(field, t, Y, h)
+        return replace(step, Y=LowRank(step.Y.U, 1.1 * step.Y.S, step.Y.V))
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
@@ -110,24 +123,33 @@ CLAIM = Claim(
     id="work-precision",
     title="Work and precision",
     section="5",
-    statement="no error is below the best of the same rank, and as h → 0 every robust integrator comes within a factor 2 of it",
+    statement=(
+        "no error is below the best of the same rank; at the smallest h the error of every robust integrator is at most "
+        "2 (best error + what the last halving of h gained)"
+    ),
     hypotheses=("fixed rank", "the full solution as reference"),
     sources=("CL22", "CKL22", "CKL24", "CEKL24", "K24"),
-    explanation="Wall times are of this machine and this run, one thread; compare them within the figure only.",
+    explanation=(
+        "Each integrator has arrived near the best error or is still converging; how far above it each is at h = 1/64 the table "
+        "says. Wall times are of this machine and this run, one thread; compare them within the figure only."
+    ),
     cases=cases,
     check=check,
     floor=100,
     controls=(
         Control("a higher rank", "rank 14 is closer than the best of rank 10", control_cases, lambda case: check(case, rank=14)),
-        Control("a lower rank", "rank 7 does not come within a factor 2", control_cases, lambda case: check(case, rank=7)),
+        Control("a lower rank", "what rank 7 lacks no halving of h gains", control_cases, lambda case: check(case, rank=7)),
+        Control(
+            "growing",
+            "1.1 times too large after every step: the error grows as h falls",
+            control_cases,
+            lambda case: check(case, Growing(member(case["integrator"], RANKS[case["problem"]]))),
+        ),
     ),
     figures=tuple(
         Figure(f"{problem}: error against {words}", "Dotted: no matrix of this rank is closer.", draw(problem, against, label))
         for problem in RANKS
-        for against, words, label in (
-            ("seconds", "wall time", "seconds"),
-            ("evaluations", "field evaluations", "actions F V and Fᴴ U"),
-        )
+        for against, words, label in WORK
     ),
     tables=(Table("Cost and accuracy", table),),
 )
