@@ -5,6 +5,7 @@ A *stepper* takes the state, the dense gradient at it and the parameters, and re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,16 @@ from geolora_ref.integrators import NaiveFactorEuler
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems.field import Product
 
-__all__ = ["Outcome", "Stepper", "augmented_bug", "mutant", "naive_factor_euler", "reference", "simultaneous_descent"]
+__all__ = [
+    "Outcome",
+    "Stepper",
+    "augmented_bug",
+    "broken_down",
+    "mutant",
+    "naive_factor_euler",
+    "reference",
+    "simultaneous_descent",
+]
 
 Matrix = NDArray[Any]
 
@@ -80,6 +90,16 @@ def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any)
     """One explicit Euler step of the factor equations, stiff like 1/σ_min [KL07]: the counterexample."""
     Y1 = NaiveFactorEuler().advance(Frozen(G), 0.0, Y, learning_rate).Y
     return Outcome(Y1.full(), Y1)
+
+
+def broken_down(error: Exception, expected: bool) -> float:
+    """∞, as the error of a run that a singular matrix or a number that is not finite ended.
+
+    Any other ``error`` is a defect of the code and raised, as is every one where a breakdown is not ``expected``.
+    """
+    if not expected or re.search("Singular matrix|expected finite entries", str(error)) is None:
+        raise error
+    return float("inf")
 
 
 def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: Any) -> Outcome:
