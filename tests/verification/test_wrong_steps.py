@@ -11,9 +11,10 @@ import pytest
 
 from geolora_ref import LowRank
 from geolora_ref.integrators import Integrator, Step
+from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems import Field
 from verification.claim import Plan
-from verification.claims import exactness, integrator_robustness, robustness, work_precision
+from verification.claims import exactness, integrator_robustness, oracles, robustness, work_precision
 from verification.steppers import broken_down
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -51,5 +52,12 @@ def test_a_breakdown_counts_only_where_it_is_expected(reason: str) -> None:
 @pytest.mark.parametrize("claim", [integrator_robustness, work_precision, exactness])
 def test_nor_is_the_error_of_an_integrator(claim: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "member", lambda *_: Raising())
-    with pytest.raises(ArithmeticError, match="step 1, t = 0, .*a bug"):
+    with pytest.raises(ArithmeticError, match=r"step 1, t = 0, .*a bug"):
         claim.check(next(claim.cases(PLAN)))
+
+
+def test_the_controls_of_the_oracles_notice_one_that_rejects_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    mended = [control for control in oracles.CLAIM.controls if control.id.endswith(", mended")]
+    assert {MUTANTS[control.id.removesuffix(", mended")].visible_in for control in mended} == {"output", "stages", "kit"}
+    monkeypatch.setattr(oracles, "_rejections", lambda *_: ["everything"])
+    assert [control.check(case).worst for control in mended for case in control.cases(PLAN)] == [0.0] * 3
