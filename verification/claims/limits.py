@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,22 @@ import numpy as np
 from geolora_ref import LowRank
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.spectra import SPECTRA
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.steppers import Stepper, mutant, reference
 
 SHAPES = ((20, 15, 4), (7, 12, 1), (9, 9, 5))
+
+TRUNCATIONS: dict[str, Callable[[LowRank], tuple[str, dict[str, Any]]]] = {
+    "zero step": lambda Y: ("λ = 0: the truncation of W", {"learning_rate": 0.0, "tau": 0.3}),
+    "fixed rank": lambda Y: (
+        "r_max = r, τ = 0: Riemannian gradient descent at fixed rank",
+        {"learning_rate": 0.1, "tau": 0.0, "max_rank": Y.rank},
+    ),
+}
+"""The limits that are best approximations, of W and of W − λP(W)G: their names and parameters.  The dense oracle judges them."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -42,24 +52,16 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
 
 
 def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float) -> tuple[str, float]:
-    """The name of the limit and the error in rounding units."""
+    """The name of the limit and the error in rounding units; where the limit is a truncation, ∞ for another rank than it has."""
     if limit == "full rank":
         after = step(Y, G, learning_rate=0.1, tau=0.0).Y.full()
         return "r = min(m, n): plain gradient descent", float(np.linalg.norm(after - (W - 0.1 * G))) / unit
     if limit == "fixed point":
         after = step(Y, G, learning_rate=0.1, tau=0.0).Y.full()
         return "P(W)G = 0, τ = 0: a fixed point", float(np.linalg.norm(after - W)) / unit
-    if limit == "zero step":
-        after = step(Y, G, learning_rate=0.0, tau=0.3).Y
-        best = LowRank.from_dense(W, after.rank).full()
-        sigma = np.append(np.linalg.svd(Y.S, compute_uv=False), 0.0)
-        gap = 1.0 - sigma[after.rank] / sigma[after.rank - 1]  # in a tie the best approximation is not unique: no verdict
-        return "λ = 0: the truncation of W", float(np.linalg.norm(after.full() - best)) * gap / unit
-    outcome = step(Y, G, learning_rate=0.1, tau=0.0, max_rank=Y.rank)
-    tangent = W - 0.1 * Y.tangent_projection(G)
-    best = float(np.linalg.norm(tangent - LowRank.from_dense(tangent, Y.rank).full()))
-    name = "r_max = r, τ = 0: Riemannian gradient descent at fixed rank"
-    return name, max(float(np.linalg.norm(outcome.Y.full() - tangent)) - best, 0.0) / unit
+    name, parameters = TRUNCATIONS[limit](Y)
+    after = step(Y, G, **parameters).Y
+    return name, dense_oracle(*Y, G, **parameters).ratio(after.full(), after.rank)
 
 
 def _control(limit: str, name: str) -> Control:
@@ -87,7 +89,13 @@ CLAIM = Claim(
         _control("full rank", "s-gradient-transposed"),
         _control("fixed point", "missing-lower-block"),
         _control("zero step", "elementwise-for-matmul"),
+        _control("zero step", "off-by-one-low"),
+        _control("zero step", "off-by-one-high"),
         _control("fixed rank", "k-step-sign"),
+        _control("fixed rank", "max-rank-ignored"),
     ),
-    explanation="At the ends of its parameters the step is one that is known in closed form, or as a best approximation.",
+    explanation=(
+        "At the ends of its parameters the step is one that is known in closed form, or as a best approximation, whose rank the "
+        "step must have, too."
+    ),
 )
