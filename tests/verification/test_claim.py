@@ -30,6 +30,12 @@ def test_comparison_at_rounding_level_is_not_counted() -> None:
     assert not result.ratios
 
 
+@pytest.mark.parametrize(("bound", "counted"), [(1.001e-15, 1), (0.999e-15, 0)])
+def test_a_bound_counts_above_ten_roundings(bound: float, counted: int) -> None:
+    result = measured(1e-17, bound, rounding=1e-16)
+    assert (len(result.ratios.get("inequality", ())), result.undecided) == (counted, 1 - counted)
+
+
 def test_violation_at_rounding_level_is_counted_all_the_same() -> None:
     assert measured(1e-3, 1e-16, rounding=1e-16).worst > 1.0
 

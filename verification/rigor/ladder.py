@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,13 @@ def measure() -> dict[str, Any]:
         "augmentation": augmented,
         "slopes": slopes,
         "predicted": predicted,
-        "passed": all(abs(slopes[name] - predicted[name]) <= 0.1 for name in predicted),
+        "passed": as_predicted(slopes, predicted),
     }
+
+
+def as_predicted(slopes: Mapping[str, float], predicted: Mapping[str, float]) -> bool:
+    """Whether every slope is that of the prediction, to 0.1."""
+    return all(abs(slopes[name] - value) <= 0.1 for name, value in predicted.items())
 
 
 def figure(found: dict[str, Any]) -> bytes:
