@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from types import ModuleType
 
+import matplotlib.figure
 import pytest
 
+from geolora_ref.problems import Schroedinger
 from verification.claim import Claim, Figure, Plan, Table
-from verification.claims import CLAIMS, checked
+from verification.claims import CLAIMS, checked, conservation, physics
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
 
@@ -66,3 +69,24 @@ def test_what_readers_see_must_say_something() -> None:
         Table(" ", lambda results: [])
     with pytest.raises(ValueError, match="Claim: expected a text for statement, found ''"):
         replace(CLAIMS["descent"], statement="")
+
+
+def test_the_rates_that_physics_states_are_the_roots_rounded() -> None:
+    damped, growing = (physics.dispersion_root(s["k"], s["beams"], s["guess"]) for s in physics.SETTINGS.values())
+    for value in (damped.imag, damped.real, growing.imag):
+        assert f"{value:.4f}".replace("-", "−") in CLAIMS["physics"].statement
+
+
+def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def problem_of(seed: int, make: Callable[[int], Schroedinger] = conservation.problem_of) -> Schroedinger:
+        drawn.append(seed)
+        return make(seed)
+
+    monkeypatch.setattr(conservation, "problem_of", problem_of)
+    shown = next(case for case in conservation.cases(PLAN) if case["theta"] == 0.0 and case["h"] == 0.1)
+    results = [conservation.check(shown)]
+    drawn.clear()
+    conservation.draw(matplotlib.figure.Figure().subplots(), results)
+    assert set(drawn) == {PLAN.seed}

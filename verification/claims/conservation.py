@@ -88,12 +88,13 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 
 def draw(axes: Any, results: Results) -> None:
-    for result in results:
-        if result.series["theta"] == 0.0 and result.series["h"] == 0.1 and result.case.endswith("-0"):
-            drift = np.abs(np.array(result.series["norms"]) - 1.0) + 1e-17
-            axes.plot(0.1 * np.arange(1, len(drift) + 1), drift, "o-", markersize=3, label=result.series["integrator"])
+    seed = results[0].series["seed"]  # the first of the run
+    for series in (result.series for result in results):
+        if series["theta"] == 0.0 and series["h"] == 0.1 and series["seed"] == seed:
+            drift = np.abs(np.array(series["norms"]) - 1.0) + 1e-17
+            axes.plot(0.1 * np.arange(1, len(drift) + 1), drift, "o-", markersize=3, label=series["integrator"])
     for name in ("BUG", "parallel BUG"):
-        Y, drifts, problem = problem_of(0).start(RANK), [], problem_of(0)
+        Y, drifts, problem = problem_of(seed).start(RANK), [], problem_of(seed)
         integrator = FAMILY[name].make(TruncationRule.fixed_rank(RANK), SUB_SOLVER)
         for k in range(4):
             Y = integrator.step(problem, 0.1 * k, Y, 0.1).Y

@@ -74,7 +74,7 @@ def check(case: Case, step: Step = reference) -> CaseResult:
         ).singular_values
         rank = int(np.linalg.matrix_rank(W1)) if np.any(W1) else 0
         gap = 1.0 - sigma[rank] / sigma[rank - 1] if 0 < rank < sigma.size else 1.0
-        if len(ranks) == 2 and not ranks <= set(dense_oracle(*Y, G, **parameters).ranks):
+        if len(ranks) == 2 and not ranks <= set(dense_oracle(Y.U, Y.S, Y.V, G, **parameters).ranks):
             out.ratio(case["symmetry"], np.inf)
             continue
         if gap < 0.01 or len(ranks) == 2:

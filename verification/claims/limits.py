@@ -61,7 +61,7 @@ def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float)
         return "P(W)G = 0, τ = 0: a fixed point", float(np.linalg.norm(after - W)) / unit
     name, parameters = TRUNCATIONS[limit](Y)
     after = step(Y, G, **parameters).Y
-    return name, dense_oracle(*Y, G, **parameters).ratio(after.full(), after.rank)
+    return name, dense_oracle(Y.U, Y.S, Y.V, G, **parameters).ratio(after.full(), after.rank)
 
 
 def _control(limit: str, name: str) -> Control:

@@ -28,7 +28,7 @@ LINEAR_PHASE = (30.0, 42.0)
 def dispersion_root(k: float, beams: tuple[float, ...], guess: complex) -> complex:
     """ω with 1 + Σ_beams (1 + ζZ(ζ)) / (k² · number of beams) = 0, ζ = (ω/k − beam)/√2, Z = i√π w the plasma dispersion function.
 
-    For k = ½ and one Maxwellian 1.4156 − 0.1533i.
+    For k = ½ and one Maxwellian 1.4157 − 0.1534i.
     """
 
     def residual(parts: Any) -> tuple[float, float]:
@@ -115,7 +115,7 @@ CLAIM = Claim(
     id="physics",
     title="Landau damping and two-stream instability",
     section="5",
-    statement="the electric field decays with −0.1533 and oscillates with 1.4156 (k = ½), and grows with 0.2258 (k = 0.2)",
+    statement="the electric field decays with −0.1534 and oscillates with 1.4157 (k = ½), and grows with 0.2258 (k = 0.2)",
     hypotheses=("Vlasov–Poisson on 64 x 256 points", "rank 8", "linear phase"),
     sources=("LO14", "CKL22"),
     explanation="Numbers that are not ours: both rates are roots of the kinetic dispersion relation 1 + Σ(1 + ζZ(ζ))/k² = 0.",
