@@ -157,8 +157,8 @@ class Claim:
 
     ``controls`` : between them they must fail every inequality.  ``floor`` : the least number of ratios that a run must have
     compared, so that nothing passes by checking nothing.  ``explanation`` : how it is checked, and what the statement does not
-    say.  ``limit`` : the largest ratio that still holds, 1 for an inequality
-    with explicit constants, ``FAIL`` for one in rounding units.
+    say.  ``limit`` : the largest ratio that still holds, 1 for an inequality with explicit constants, ``FAIL`` for one in
+    rounding units c·eps·s; ``scale`` : the s of these, the natural scale of what is compared.
     """
 
     id: str
@@ -173,11 +173,12 @@ class Claim:
     floor: int
     explanation: str
     limit: float = 1.0
+    scale: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
 
     def __post_init__(self) -> None:
-        _texts(self, "id", "title", "section", "statement", "explanation")
+        _texts(self, "id", "title", "section", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
         if not SECTIONS.fullmatch(self.section):
             raise ValueError(f"{self.id}: expected sections like '4.5, 5', found {self.section!r}")
 

@@ -98,6 +98,7 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dic
                 "hypotheses": list(outcome.claim.hypotheses),
                 "limit": outcome.claim.limit,
                 "unit": outcome.claim.unit,
+                "scale": outcome.claim.scale,
                 "holds": outcome.holds,
                 "problems": outcome.problems,
                 "cases": len(outcome.results),

@@ -115,6 +115,10 @@ def _hypotheses(claim: dict[str, Any]) -> str:
     return f"<br>Hypotheses: {mathematics(listed)}." if listed else ""
 
 
+def _scale(claim: dict[str, Any]) -> str:
+    return f"<br>In rounding units c·eps·s: s = {mathematics(claim['scale'])}." if claim["scale"] else ""
+
+
 def _controls(claim: dict[str, Any]) -> str:
     rows = [
         [
@@ -158,7 +162,7 @@ def measured(claim_id: str) -> list[nodes.Node]:
     box = nodes.container(classes=["measured"], ids=[anchor(claim_id)])
     box += raw(
         f'<p class="measured-head"><b>Measured</b>: {escape(claim["title"])} <code>{claim_id}</code></p>'
-        f"<p>{summary(claim)}</p><p class='checked'>{mathematics(claim['statement'])}{_hypotheses(claim)}</p>"
+        f"<p>{summary(claim)}</p><p class='checked'>{mathematics(claim['statement'])}{_hypotheses(claim)}{_scale(claim)}</p>"
     )
     for index, figure in enumerate(outcome.claim.figures):
         box += drawn(claim_id, index, figure, outcome.results)

@@ -10,6 +10,7 @@ from types import ModuleType
 import matplotlib.figure
 import pytest
 
+from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.problems import Schroedinger
 from verification.claim import Claim, Figure, Plan, Table
 from verification.claims import CLAIMS, checked, conservation, physics
@@ -69,6 +70,8 @@ def test_what_readers_see_must_say_something() -> None:
         Table(" ", lambda results: [])
     with pytest.raises(ValueError, match="Claim: expected a text for statement, found ''"):
         replace(CLAIMS["descent"], statement="")
+    with pytest.raises(ValueError, match="Claim: expected a text for scale, found ''"):
+        replace(CLAIMS["descent"], limit=FAIL)
 
 
 def test_the_rates_that_physics_states_are_the_roots_rounded() -> None:

@@ -150,6 +150,7 @@ def test_report_is_self_contained(tmp_path: Path) -> None:
     outcomes = run([claim], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)
     html = write_report(outcomes, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert claim.title in html
+    assert "s = (1 + 2σ<sub>max</sub>²)‖Z‖" in html
     assert 'src="data:image/svg+xml;base64,' in html
     for outside in ('src="http', 'href="http', "url(", "<script", "<link", "@import"):
         assert outside not in html

@@ -18,7 +18,7 @@ def outcome(values: list[float], control: float = 2.0, limit: float = 1.0, name:
     """Of a claim with one inequality and one control, with ratios in units of the limit."""
     results = [CaseResult(f"{k}", {name: [limit * value]}) for k, value in enumerate(values)]
     wrong = [CaseResult("bad", {name: [limit * control]})]
-    return ClaimOutcome(replace(GOOD, limit=limit), results, [ControlOutcome(GOOD.controls[0], wrong, limit)])
+    return ClaimOutcome(replace(GOOD, limit=limit, scale="‖W‖"), results, [ControlOutcome(GOOD.controls[0], wrong, limit)])
 
 
 SHARP = outcome([0.2, 0.5, 0.9])

@@ -141,6 +141,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
+    scale="(‖W‖ + λ‖G‖) / (1 − σ_{r+1}/σ_r) of the transformed question",
     floor=500,
     controls=(
         _control("gauge", "stale-inverse", MUTANTS["stale-inverse"].defect, MUTANTS["stale-inverse"].step),

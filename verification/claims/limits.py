@@ -84,6 +84,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
+    scale="‖W‖ + λ‖G‖",
     floor=400,
     controls=(
         _control("full rank", "s-gradient-transposed"),

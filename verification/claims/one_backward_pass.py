@@ -88,6 +88,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
+    scale="‖G‖",
     floor=500,
     controls=(
         Control(

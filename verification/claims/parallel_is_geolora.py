@@ -123,6 +123,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
+    scale="‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict each other",
     floor=600,
     controls=(
         Control(

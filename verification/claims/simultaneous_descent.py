@@ -172,6 +172,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
+    scale="(1 + 2σ_max²)‖Z‖, Z what P̂ acts on, times the norm of what it is paired with; over 10⁻³ in a quotient of differences",
     floor=200,
     controls=(
         Control(

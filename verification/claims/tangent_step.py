@@ -117,6 +117,7 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
+    scale="‖W‖ + λ‖G‖",
     floor=8000,
     controls=tuple(_control(name) for name in ("s-step-sign", "missing-lower-block", "lower-left-sign", "augmented-with-old")),
     figures=(
