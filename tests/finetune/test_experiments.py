@@ -31,8 +31,8 @@ from verification.experiments.finetuning.methods import (
     SimultaneousMethod,
     orthogonality_defect,
 )
-from verification.experiments.finetuning.page import MEASURED, tables
-from verification.experiments.finetuning.summary import best_rates, wide_range
+from verification.experiments.finetuning.page import MEASURED, page, tables
+from verification.experiments.finetuning.summary import at_the_edge, best_rates, spread_of, wide_range
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
@@ -135,6 +135,25 @@ def test_range_of_learning_rates_has_no_gap() -> None:
     assert wide_range([point("a", 1.0, None, usable=False)]) is None
 
 
+def test_best_rates_at_the_edge_of_those_tried_are_named() -> None:
+    swept = [point(name, rate, dev) for name in "ab" for rate, dev in ((0.1, 0.7), (0.2, 0.8), (0.3, 0.7))]
+    assert at_the_edge(swept, {"a": 0.1, "b": 0.2}) == {"a": "smallest"}
+    assert at_the_edge(swept, {"a": 0.3, "b": 0.2}) == {"a": "largest"}
+    assert at_the_edge([*swept, point("a", 0.9, 0.1) | {"budget": 4}], {"a": 0.3}) == {"a": "largest"}
+    assert at_the_edge([*swept, point("a", 0.9, None)], {"a": 0.3}) == {}  # it diverged, but it was tried
+    assert at_the_edge([point("a", 0.1, 0.7)], {"a": 0.1}) == {"a": "only"}
+
+
+def test_spread_is_that_of_means_of_equally_many_seeds() -> None:
+    def row(rank: int, seeds: int, parameters: float, test: float | None) -> dict[str, Any]:
+        return {"budget": rank, "seeds": seeds, "parameters": {"mean": parameters}, "test": {"mean": test}}
+
+    rows = [row(2, 3, 100.0, 0.8), row(4, 1, 900.0, 0.1), row(8, 1, 10.0, None), row(16, 3, 150.0, 0.9)]
+    assert spread_of(rows) == {"parameters": 1.5, "test": pytest.approx(0.1), "ranks": [2, 16], "seeds": 3}
+    assert spread_of(rows[:3]) == {"parameters": 90.0, "test": 0.0, "ranks": [4, 8], "seeds": 1}
+    assert spread_of(rows[:2]) is None
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     for seed, name in enumerate(("train", "dev", "test")):
@@ -207,3 +226,17 @@ def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
     assert tables(summary) in text
     summary["comparison"][0]["test"]["mean"] += 1e-4
     assert tables(summary) not in text
+
+
+def test_page_and_documentation_mark_best_rates_at_the_edge() -> None:
+    summary = json.loads(MEASURED.read_text(encoding="utf-8"))
+    for shown in (page(summary), tables(summary)):
+        assert "0.01, largest tried" in shown
+        assert "may lie beyond: adalora (0.01, largest), simultaneous (0.01, largest), full (0.0001, smallest)." in shown
+        assert "Not swept: head only." in shown
+    assert summary["edges"] == at_the_edge(summary["robustness"], summary["best_rates"])
+    assert "Seconds a step" not in page(summary)
+    families = {row["family"] for row in summary["initial_ranks"]}
+    assert {f"{name}, free" for name in summary["initial_ranks_spread"]} <= families
+    for name, spread in summary["initial_ranks_spread"].items():
+        assert spread == spread_of([row for row in summary["initial_ranks"] if row["family"] == f"{name}, free"])

@@ -35,7 +35,8 @@ def page(summary: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": _number, "spread": _spread, "count": _count}
-    return environment.get_template("page.html.j2").render(summary=summary, about=summary["about"], figures=figures)
+    content = {"summary": summary, "about": summary["about"], "figures": figures}
+    return environment.get_template("page.html.j2").render(**content, rates=_rates(summary), edges=_edges(summary))
 
 
 def tables(summary: Mapping[str, Any]) -> str:
@@ -45,13 +46,13 @@ def tables(summary: Mapping[str, Any]) -> str:
         (
             (
                 row["family"],
-                f"{row['rate']:g}",
+                rate,
                 _spread(row["test"]),
                 _spread(row["dev"]),
                 _count(row["parameters"]["mean"]),
                 row["seeds"],
             )
-            for row in summary["comparison"]
+            for row, rate in zip(summary["comparison"], _rates(summary), strict=True)
         ),
     )
     initial_ranks = _markdown(
@@ -61,7 +62,22 @@ def tables(summary: Mapping[str, Any]) -> str:
             for row in summary["initial_ranks"]
         ),
     )
-    return "\n\n".join((comparison, initial_ranks, _map(summary)))
+    return "\n\n".join((comparison, _edges(summary), initial_ranks, _map(summary)))
+
+
+def _rates(summary: Mapping[str, Any]) -> list[str]:
+    """The learning rates of the comparison, those at the edge of what was tried marked as such."""
+    marks = {family: f", {edge} tried" for family, edge in summary["edges"].items()}
+    return [f"{row['rate']:g}{marks.get(row['family'], '')}" for row in summary["comparison"]]
+
+
+def _edges(summary: Mapping[str, Any]) -> str:
+    """Which best learning rates lie at the edge of what was tried, and which methods were tried at one only."""
+    rows, marks = summary["comparison"], summary["edges"]
+    edges = [f"{row['family']} ({row['rate']:g}, {marks[row['family']]})" for row in rows if row["family"] in marks]
+    fixed = [row["family"] for row in rows if row["family"] not in summary["best_rates"]]
+    sentences = (("At the edge of what was tried, so that a better learning rate may lie beyond", edges), ("Not swept", fixed))
+    return " ".join(f"{what}: {', '.join(names)}." for what, names in sentences if names)
 
 
 def _map(summary: Mapping[str, Any]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from verification.experiments.finetuning.design import ADAPTIVE, MAIN_BUDGET, Effort, Run, comparison, initial_ranks, robustness
 from verification.experiments.finetuning.runs import Store
 
-__all__ = ["Point", "best_rates", "described", "points", "summarise", "wide_range"]
+__all__ = ["Point", "at_the_edge", "best_rates", "described", "points", "spread_of", "summarise", "wide_range"]
 
 Point = dict[str, Any]
 """A stored run with what the tables need on top: family, budget, rate, seed, dev, test (None if it diverged)."""
@@ -34,7 +34,6 @@ def points(store: Store, runs: Sequence[Run]) -> list[Point]:
                     "test": metrics.get("test"),
                     "usable": bool(stored["learned"]) and metrics.get("dev") is not None,
                     "parameters": stored["parameters"],
-                    "seconds_per_step": stored["median_seconds_per_step"],
                     "ranks": stored["ranks"],
                     "commit": stored["machine"].get("commit"),
                 }
@@ -50,6 +49,17 @@ def best_rates(swept: Sequence[Point]) -> dict[str, float]:
         if point["budget"] == MAIN_BUDGET and point["dev"] is not None and (known is None or point["dev"] > known["dev"]):
             best[point["family"]] = point
     return {family: float(point["rate"]) for family, point in best.items()}
+
+
+def at_the_edge(swept: Sequence[Point], best: Mapping[str, float]) -> dict[str, str]:
+    """The families whose best learning rate is the smallest or largest (or only) one tried, so that it may lie beyond."""
+    found = {}
+    for family, rate in best.items():
+        tried = [point["rate"] for point in swept if point["family"] == family and point["budget"] == MAIN_BUDGET]
+        edge = {(True, False): "smallest", (False, True): "largest", (True, True): "only"}
+        if rate in (min(tried), max(tried)):
+            found[family] = edge[rate == min(tried), rate == max(tried)]
+    return found
 
 
 def wide_range(swept: Sequence[Point], share: float = 0.95) -> dict[str, Any] | None:
@@ -97,17 +107,29 @@ def _rows(found: Sequence[Point]) -> list[dict[str, Any]]:
             "dev": _statistics([point["dev"] for point in group]),
             "test": _statistics([point["test"] for point in group]),
             "parameters": _statistics([point["parameters"] for point in group]),
-            "seconds_per_step": min((p["seconds_per_step"] for p in group if p["seconds_per_step"] is not None), default=None),
         }
         for (family, budget), group in _grouped(found).items()
     ]
 
 
-def _spread_of(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Largest over smallest mean of the parameters, and the difference of the best and the worst mean on the test sentences."""
+def spread_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Largest over smallest mean of the parameters, and the difference of the best and the worst mean on the test sentences.
+
+    Of the rows with the most seeds that at least two have: a single run and a mean are no pair.  None if there are no two.
+    """
+    seeds = [row["seeds"] for row in rows]
+    most = max((count for count in seeds if seeds.count(count) > 1), default=None)
+    if most is None:
+        return None
+    rows = [row for row in rows if row["seeds"] == most]
     counts = [row["parameters"]["mean"] for row in rows]
     tests = [row["test"]["mean"] for row in rows if row["test"]["mean"] is not None]
-    return {"parameters": max(counts) / min(counts), "test": max(tests) - min(tests) if tests else None}
+    return {
+        "parameters": max(counts) / min(counts),
+        "test": max(tests) - min(tests) if tests else None,
+        "ranks": [row["budget"] for row in rows],
+        "seeds": most,
+    }
 
 
 def summarise(store: Store, effort: Effort) -> dict[str, Any]:
@@ -127,9 +149,10 @@ def summarise(store: Store, effort: Effort) -> dict[str, Any]:
     return {
         "metric": store.corpus.plan.metric,
         "best_rates": best,
+        "edges": at_the_edge(swept, best),
         "comparison": a,
         "initial_ranks": b,
-        "initial_ranks_spread": {name: _spread_of(rows) for name, rows in free.items() if rows},
+        "initial_ranks_spread": {name: spread for name, rows in free.items() if (spread := spread_of(rows)) is not None},
         "robustness": swept,
         "ranges": {f"{family}, rank {budget}": wide_range(group) for (family, budget), group in _grouped(swept).items()},
         "commits": sorted({str(point["commit"]) for point in everything}),
