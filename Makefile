@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-verify: $(READY)  ## check every guarantee and write the report (quick: about a minute)
+verify: $(READY)  ## check every guarantee and write the report (quick: a minute or two)
 	$(BIN)/python -m verification
 
 verify-full: $(READY)  ## the same with more sizes and seeds; an interrupted run goes on where it stopped
