@@ -6,7 +6,6 @@ The runner, the report and the documentation read the same objects.
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from geolora_ref.oracle.criteria import FAIL
 __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table"]
 
 Effort = Literal["quick", "full"]
-SECTIONS = re.compile(r"\d+(\.\d+)?(, \d+(\.\d+)?)*")
 
 
 @dataclass(frozen=True)
@@ -155,10 +153,11 @@ class Control:
 class Claim:
     """A guarantee, by content.
 
-    ``controls`` : between them they must fail every inequality.  ``floor`` : the least number of ratios that a run must have
-    compared, so that nothing passes by checking nothing.  ``explanation`` : how it is checked, and what the statement does not
-    say.  ``limit`` : the largest ratio that still holds, 1 for an inequality with explicit constants, ``FAIL`` for one in
-    rounding units c·eps·s; ``scale`` : the s of these, the natural scale of what is compared.
+    ``section`` : the heading in the theory pages under which it is stated.  ``controls`` : between them they must fail every
+    inequality.  ``floor`` : the least number of ratios that a run must have compared, so that nothing passes by checking nothing.
+    ``explanation`` : how it is checked, and what the statement does not say.  ``limit`` : the largest ratio that still holds, 1
+    for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s; ``scale`` : the s of these, the natural
+    scale of what is compared.
     """
 
     id: str
@@ -179,8 +178,6 @@ class Claim:
 
     def __post_init__(self) -> None:
         _texts(self, "id", "title", "section", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
-        if not SECTIONS.fullmatch(self.section):
-            raise ValueError(f"{self.id}: expected sections like '4.5, 5', found {self.section!r}")
 
     @property
     def unit(self) -> str:

@@ -19,6 +19,7 @@ from geolora_ref.files import read_json
 
 flint = pytest.importorskip("flint", reason="ball arithmetic needs the extra 'rigor'")
 
+from verification.claims import HEADINGS  # noqa: E402
 from verification.rigor import checker  # noqa: E402
 from verification.rigor.__main__ import BROKEN, CHANCES, main, prove, refute  # noqa: E402
 from verification.rigor.balls import matrix, off, precision, singular_values  # noqa: E402
@@ -71,6 +72,10 @@ CONTROLS = {  # of every statement, a broken step that it refutes
 }
 
 
+def test_statements_are_of_sections_of_the_theory() -> None:
+    assert {statement.section for statement in STATEMENTS.values()} <= HEADINGS
+
+
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_every_statement_is_refuted_for_something_wrong(statement: str) -> None:
     name = CONTROLS[statement]
@@ -99,7 +104,7 @@ def test_more_bits_decide_what_double_precision_leaves_open() -> None:
 
 
 def test_rounding_beats_descent_at_a_tiny_rate_and_that_is_refuted() -> None:
-    """4.1 has no allowance for rounding: at λ = 1e-20 some computed steps go up by a rounding error, provably."""
+    """Descent has no allowance for rounding: at λ = 1e-20 some computed steps go up by a rounding error, provably."""
     tiny = [replace(x, learning_rate=1e-20) for x in draw(56, largest=9) if "nothing" in x.id]
     refuted = [outcomes(certify(x, reference(x)), "refuted") for x in tiny]
     assert ["descent"] in refuted

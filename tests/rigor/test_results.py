@@ -28,7 +28,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "seconds": 1.0,
         "instances": 2,
         "more_bits": 0,
-        "statements": {"descent": {"section": "4.1", "text": "L(W₁) ≤ …"}},
+        "statements": {"descent": {"section": "Every step descends", "text": "L(W₁) ≤ …"}},
         "outcomes": {"descent": {"certified": 1, "void": 1}},
         "objections": [],
         "refuted": {"k-step-sign": {"instance": "7", "statements": ["descent"], "followed": True}},

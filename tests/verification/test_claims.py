@@ -13,7 +13,7 @@ import pytest
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.problems import Schroedinger
 from verification.claim import Claim, Figure, Plan, Table
-from verification.claims import CLAIMS, checked, conservation, physics
+from verification.claims import CLAIMS, THEORY, checked, conservation, physics
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
 
@@ -51,16 +51,30 @@ def test_claim_is_complete(claim: Claim) -> None:
     ("changes", "message"),
     [
         ({"id": "decent"}, "named after its file, found 'decent'"),
+        ({"section": "4.1"}, "a heading of docs/theory as its section, found '4.1'"),
         ({"sources": ("GeoLoRA", "CKL2024")}, "sources in docs/references.bib, found CKL2024"),
     ],
 )
-def test_a_claim_under_another_name_or_with_unknown_sources_is_refused(changes: dict[str, object], message: str) -> None:
+def test_a_claim_under_another_name_or_of_an_unknown_section_or_source_is_refused(
+    changes: dict[str, object], message: str
+) -> None:
     module = ModuleType("verification.claims.descent")
     module.CLAIM = CLAIMS["descent"]  # type: ignore[attr-defined]
     assert checked(module) is CLAIMS["descent"]
     module.CLAIM = replace(CLAIMS["descent"], **changes)  # type: ignore[attr-defined, arg-type]
     with pytest.raises(ValueError, match=message):
         checked(module)
+
+
+def test_the_section_of_a_claim_is_where_the_theory_shows_it() -> None:
+    shown = dict.fromkeys(CLAIMS, "Integrators: what was measured")
+    for page in THEORY.glob("*.md"):
+        heading = ""
+        for line in page.read_text("utf-8").splitlines():
+            heading = line.lstrip("# ") if line.startswith("#") else heading
+            if line.startswith(":::{measured} "):
+                shown[line.removeprefix(":::{measured} ")] = heading
+    assert {claim.id: claim.section for claim in CLAIMS.values()} == shown
 
 
 def test_what_readers_see_must_say_something() -> None:

@@ -1,4 +1,4 @@
-"""The claims, one file each, in the order of the mathematics."""
+"""The claims, one file each, in the order of the theory."""
 
 import re
 from pathlib import Path
@@ -41,12 +41,18 @@ BIBLIOGRAPHY = re.findall(
     r"^@\w+\{(\w+),", (Path(__file__).parents[2] / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE
 )
 
+THEORY = Path(__file__).parents[2] / "docs" / "theory"
+HEADINGS = {text for page in THEORY.glob("*.md") for text in re.findall("^##? (.+)$", page.read_text("utf-8"), re.MULTILINE)}
+"""The sections of the theory, by their names."""
+
 
 def checked(module: ModuleType) -> Claim:
-    """The claim of a file, named after it and with sources that the bibliography has; ``ValueError`` otherwise."""
+    """The claim of a file, named after it, of a section of the theory, with sources of the bibliography; else ``ValueError``."""
     claim: Claim = module.CLAIM
     if claim.id != module.__name__.rpartition(".")[2].replace("_", "-"):
         raise ValueError(f"{module.__name__}: expected a claim that is named after its file, found {claim.id!r}")
+    if claim.section not in HEADINGS:
+        raise ValueError(f"{claim.id}: expected a heading of docs/theory as its section, found {claim.section!r}")
     if unknown := sorted(set(claim.sources) - set(BIBLIOGRAPHY)):
         raise ValueError(f"{claim.id}: expected sources in docs/references.bib, found {', '.join(unknown)}")
     return claim

@@ -1,4 +1,4 @@
-"""5: norm and energy of a Hamiltonian flow, kept by the integrators whose sub-steps are Galerkin steps around the state."""
+"""Norm and energy of a Hamiltonian flow, kept by the integrators whose sub-steps are Galerkin steps around the state."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def draw(axes: Any, results: Results) -> None:
 CLAIM = Claim(
     id="conservation",
     title="Conservation of norm and energy",
-    section="5",
+    section="Integrators: what was measured",
     statement="for i Ẏ = H[Y], H Hermitian: ‖Y₁‖² = ‖Y₀‖² − discarded² and |E(Y₁) − E(Y₀)| ≤ ‖H‖(2‖Y₀‖ discarded + discarded²)",
     hypotheses=(
         "every sub-step is a Galerkin step in a space that contains the state",

@@ -1,4 +1,4 @@
-"""4.2: the projected gradient becomes small at a rate with explicit constants."""
+"""The projected gradient becomes small at a rate with explicit constants."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 CLAIM = Claim(
     id="convergence",
     title="Convergence of the projected gradient",
-    section="4.2",
+    section="The projected gradient tends to zero",
     statement="min_{t<T} ‖P(W_t)∇L(W_t)‖² ≤ their mean ≤ [L(W₀) − L* + Σ_{t<T}(Bϑ_t + (β/2)ϑ_t²)] / [Tλ(1 − βλ/2)]",
     hypotheses=("∇L is β-Lipschitz", "λ constant in (0, 2/β)", "L ≥ L*", "B ≥ ‖∇L(Ŵ_t)‖"),
     sources=("GeoLoRA",),

@@ -1,4 +1,4 @@
-"""4.5a: what the truncation back to fixed rank costs: a term of second order in λ, divided by σ_min."""
+"""What the truncation back to fixed rank costs: a term of second order in λ, divided by σ_min."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 CLAIM = Claim(
     id="curvature-tail",
     title="What curvature does at fixed rank",
-    section="4.5",
+    section="What truncation to a fixed rank costs",
     statement="tail_{>r}(Ŝ) ≤ λ² ‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new)",
     hypotheses=("S_new invertible",),
     sources=("GeoLoRA", "CKL24"),

@@ -1,4 +1,4 @@
-"""5: on a gradient flow the augmented integrator never goes uphill before its truncation, at any step size."""
+"""On a gradient flow the augmented integrator never goes uphill before its truncation, at any step size."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def draw(axes: Any, results: Results) -> None:
 CLAIM = Claim(
     id="energy-descent",
     title="The augmented integrator descends at every step size",
-    section="5",
+    section="Integrators: what was measured",
     statement="on Ẏ = −∇L(Y): L(Ŷ) ≤ L(Y₀) for every h, and L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²",
     hypotheses=("the old bases are kept, so that Y₀ lies in the Galerkin space", "sub-equations by solve_ivp at tolerance 1e-9"),
     sources=("CKL22",),

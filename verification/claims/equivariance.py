@@ -1,4 +1,4 @@
-"""3.4: the step does not depend on how the matrix is written, and commutes with the symmetries of the problem."""
+"""The step does not depend on how the matrix is written, and commutes with the symmetries of the problem."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _control(symmetry: str, name: str, why: str, step: Step) -> Control:
 CLAIM = Claim(
     id="equivariance",
     title="Gauge independence and equivariance",
-    section="3.4",
+    section="Gauge independence and symmetries",
     statement=(
         "Φ does not depend on the gauge;  Φ(AWBᵀ) = AΦ(W)Bᵀ for orthogonal A, B;  Φ(Wᵀ) = Φ(W)ᵀ;  Φ(cW) = cΦ(W) for c > 0 and "
         "relative τ;  zero rows and columns stay zero"

@@ -1,4 +1,4 @@
-"""4.4: the robust error bound against the full flow, with constants that know nothing of small singular values."""
+"""The robust error bound against the full flow, with constants that know nothing of small singular values."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def ratio_table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="error-bound",
     title="Robust error bound",
-    section="4.4",
+    section="The robust error bound",
     statement="‖W(kλ) − W_k‖ ≤ c₀δ + c₁ε + c₂λ + c₃ϑ/λ, and at every step e_{k+1} ≤ e^{μλ}e_k + λε_k + ½ℓλ²B_k + ϑ_k",
     hypotheses=(
         "F ℓ-Lipschitz with one-sided constant μ",

@@ -1,4 +1,4 @@
-"""5: which integrators reproduce a given curve A(t) of their rank exactly, and that the parallel one does not."""
+"""Which integrators reproduce a given curve A(t) of their rank exactly, and that the parallel one does not."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="exactness",
     title="Which integrators are exact on curves of their rank",
-    section="5",
+    section="Integrators: what was measured",
     statement="for F = Ȧ(t), A(t) of rank r: projector splitting, BUG, augmented BUG give A(t), the others do not",
     hypotheses=("A(t) = e^{tΩ₁} e^t D e^{tΩ₂ᵀ}, D of rank r", "sub-equations by solve_ivp at tolerance 1e-13"),
     sources=("LO14", "CL22", "CKL22", "CKL24"),

@@ -1,4 +1,4 @@
-"""5: the figures of an independent public code for the Schrödinger problem, matched in order of magnitude."""
+"""The figures of an independent public code for the Schrödinger problem, matched in order of magnitude."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="golden-figures",
     title="An independent code's figures",
-    section="5",
+    section="Integrators: what was measured",
     statement="Schrödinger, augmented BUG, r₀ = 12, τ = 1e-5·h: error, final rank and norm drift as an independent code has them",
     hypotheses=("n = 100, T = 1", "one RK4 step for each sub-equation", "another random start"),
     sources=("CL22", "CKL22"),

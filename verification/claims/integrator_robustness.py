@@ -1,4 +1,4 @@
-"""4.4, 4.7: the error constants of the family do not grow as σ_min falls to 1e-14; the naive factor integrator breaks down."""
+"""The error constants of the family do not grow as σ_min falls to 1e-14; the naive factor integrator breaks down."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="integrator-robustness",
     title="The whole family is robust to small singular values",
-    section="4.4, 4.7",
+    section="Integrators: what was measured",
     statement="the error at fixed h for σ_min = 1e-2 … 1e-14 is at most 3 times the error for σ_min = 0.1",
     hypotheses=("the same problem; only the smallest singular value of the start changes", "fixed rank"),
     sources=("LO14", "KLW16", "CL22", "CKL22", "CKL24", "CEKL24", "K24"),

@@ -1,4 +1,4 @@
-"""3.5: what the step becomes at the ends of its parameters."""
+"""What the step becomes at the ends of its parameters."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _control(limit: str, name: str) -> Control:
 CLAIM = Claim(
     id="limits",
     title="Limit cases",
-    section="3.5",
+    section="Limit cases",
     statement=(
         "r = min(m,n): W₁ = W − λG;  P(W)G = 0 and τ = 0: W₁ = W;  λ = 0: W₁ = trunc(W);  "
         "r_max = r and τ = 0: Riemannian gradient descent at fixed rank"

@@ -1,4 +1,4 @@
-"""4.4: one step of the parallel integrator is off by O(h²) + O(εh), from every starting point, small singular values or not."""
+"""One step of the parallel integrator is off by O(h²) + O(εh), from every starting point, small singular values or not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     """Slopes 2 ± 0.1 of the error of one step against the exact flow of a tangential field (so ε = 0), truncated to rank r.
 
-    For σ_min → 0 the truncation to fixed rank costs O(h²) too (4.5), so that the slope stays.
+    For σ_min → 0 the truncation to fixed rank costs O(h²) too (`curvature-tail`), so that the slope stays.
     """
     rng, out = np.random.default_rng([case["seed"], 53]), Measurements()
     problem = RankPreservingRiccati.random(SHAPE, rng)
@@ -63,7 +63,7 @@ def draw(axes: Any, results: Results) -> None:
 CLAIM = Claim(
     id="local-error",
     title="Local error of the parallel integrator",
-    section="4.4",
+    section="Integrators: what was measured",
     statement="‖Φ_h(Y₀) − Y₁‖ falls like h² for a tangential field",
     hypotheses=("ε = 0", "fixed rank", "sub-equations by solve_ivp at tolerance 1e-12"),
     sources=("CKL24",),

@@ -1,4 +1,4 @@
-"""3.1: the three gradients of one backward pass carry everything the K-, L- and S-steps need."""
+"""The three gradients of one backward pass carry everything the K-, L- and S-steps need."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def dense_cases(plan: Plan) -> Iterator[Case]:
 CLAIM = Claim(
     id="one-backward-pass",
     title="One backward pass is enough",
-    section="3.1",
+    section="One backward pass is enough",
     statement="∇_U L = ∇_K L · Sᵀ,   ∇_V L = ∇_L L · S,   Uᵀ ∇_K L = ∇_S L = (Vᵀ ∇_L L)ᵀ = Uᵀ G V",
     hypotheses=("any S for the first four identities", "invertible S for the division; its error is cond(S)·eps"),
     sources=("GeoLoRA",),

@@ -1,4 +1,4 @@
-"""8: the two oracles agree with each other on right and on wrong steps, and reject every mutant."""
+"""The two oracles agree with each other on right and on wrong steps, and reject every mutant."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _harmless(name: str) -> Control:
 CLAIM = Claim(
     id="oracles",
     title="The two oracles agree and reject every mutant",
-    section="8",
+    section="Two oracles and their mutants",
     statement="both oracles give the same verdict on every step with orthonormal factors; every mutant is rejected",
     hypotheses=("the oracles share no code and import neither each other nor the algorithm",),
     sources=("GeoLoRA",),

@@ -1,4 +1,4 @@
-"""4.4, 5: the order of every integrator against the projected flow, tangential and general, and the ε-dial."""
+"""The order of every integrator against the projected flow, tangential and general, and the ε-dial."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
     """With a tolerance instead of fixed rank and against the full flow: the rank grows, and the modelling error goes away.
 
     From rank 4 it takes a few steps until the rank suffices, each of which loses O(εh): the error falls like h, not faster, but
-    far below the best error of rank 4.  Where the rank stalls (4.5), smaller steps make it worse.
+    far below the best error of rank 4.  Where the rank stalls (`rank-stall`), smaller steps make it worse.
     """
     out, (problem, Y0, _, full) = Measurements(), problem_of(case["seed"], GENERAL)
     integrator = integrator or FAMILY[case["integrator"]].make(TOLERANCE, RK4)
@@ -220,7 +220,7 @@ def tolerance_table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="order",
     title="Orders of the integrators",
-    section="5",
+    section="Integrators: what was measured",
     statement="the error against the projected flow falls like h^p with the p of the table; with the dial it is O(h²) + O(εh)",
     hypotheses=("fixed rank, S well conditioned", "RK4 for the sub-equations, far more accurate than the splitting"),
     sources=("LO14", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KLW16"),

@@ -1,4 +1,4 @@
-"""3.2, 5: the parallel integrator with explicit Euler sub-steps on a gradient flow is GeoLoRA's step with SGD."""
+"""The parallel integrator with explicit Euler sub-steps on a gradient flow is GeoLoRA's step with SGD."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def quadratic(truncation: str) -> Any:
 CLAIM = Claim(
     id="parallel-is-geolora",
     title="GeoLoRA is the parallel integrator",
-    section="3.2, 5",
+    section="Integrators: what was measured",
     statement="parallel BUG with explicit Euler sub-steps of size h on Ẏ = −∇L(Y) is the GeoLoRA step with SGD and λ = h",
     hypotheses=("the field is a negative gradient", "the same truncation"),
     sources=("GeoLoRA", "CKL24"),

@@ -160,7 +160,7 @@ def _control(name: str) -> Control:
 CLAIM = Claim(
     id="problems",
     title="The test problems are what they say",
-    section="5",
+    section="The test problems",
     statement="each solution solves its equation, each gradient belongs to its loss, constants and invariants are kept",
     hypotheses=(),
     sources=("KL07", "LO14", "CL22", "CEKL24"),

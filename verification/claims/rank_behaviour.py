@@ -1,4 +1,4 @@
-"""4.5, 5: how the rank behaves: fixed, adaptive, stalled, and the step rejection that cures the stall."""
+"""How the rank behaves: fixed, adaptive, stalled, and the step rejection that cures the stall."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="rank-behaviour",
     title="Rank: fixed, adaptive, stalled, and cured by step rejection",
-    section="4.5, 5",
+    section="Integrators: what was measured",
     statement="with ϑ = 1e-3·h and S of order one the parallel step gains no rank; with step rejection it does",
     hypotheses=("absolute threshold ϑ = 1e-3·h, h = 0.003125", "explicit Euler sub-steps"),
     sources=("CKL22", "CKL24"),

@@ -1,4 +1,4 @@
-"""4.8: over- and underestimated initial ranks end at the planted rank and at the same loss."""
+"""Over- and underestimated initial ranks end at the planted rank and at a small loss."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 CLAIM = Claim(
     id="rank-recovery",
     title="Rank recovery",
-    section="4.8",
+    section="The rank is found from both sides",
     statement="initial ranks 1, 2, 4, 8, 12 all end at the planted rank 5 and at a loss ≤ ½βτ²‖W*‖², W* the minimiser",
     hypotheses=(
         "the minimiser has a known rank with a gap, τ below the gap, and L* = 0",

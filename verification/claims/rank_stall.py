@@ -1,4 +1,4 @@
-"""4.5b: the lower right block of Ŝ is zero, so from large singular values the rank cannot grow when λ is small."""
+"""The lower right block of Ŝ is zero, so from large singular values the rank cannot grow when λ is small."""
 
 from __future__ import annotations
 
@@ -84,8 +84,11 @@ def capped(Y: Any, G: Any, **parameters: Any) -> Outcome:
 CLAIM = Claim(
     id="rank-stall",
     title="When the rank can grow, and when it stalls",
-    section="4.5",
-    statement="if the tail bound of 4.5 is ≤ ϑ, the step adds no rank; with ϑ ∝ λ and S of order one that is so for all small λ",
+    section="When the rank can grow, and when it stalls",
+    statement=(
+        "if λ² ‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) ≤ ϑ, the step adds no rank; with ϑ ∝ λ and S of order one that is so "
+        "for all small λ"
+    ),
     hypotheses=("absolute threshold ϑ = 1e-3·λ", "S_new invertible for the stall; S = 0 for the growth"),
     sources=("CKL22", "CKL24"),
     explanation=(

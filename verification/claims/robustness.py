@@ -1,4 +1,4 @@
-"""4.4 and 4.7: the error does not depend on σ_min; the naive factor integrator's does."""
+"""The error does not depend on σ_min; the naive factor integrator's does."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 CLAIM = Claim(
     id="robustness",
     title="Robust to small singular values",
-    section="4.4, 4.7",
+    section="Small singular values do not hurt",
     statement="the error at fixed λ for σ_min = 1e-2 … 1e-14 stays within a factor 3 of the error for σ_min = 1",
     hypotheses=("the same problem; only the smallest singular value of the start changes",),
     sources=("GeoLoRA", "CKL24", "KLW16"),

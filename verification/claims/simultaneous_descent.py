@@ -1,4 +1,4 @@
-"""4.6: what plain descent in U, S and V at once does instead."""
+"""What plain descent in U, S and V at once does instead."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 CLAIM = Claim(
     id="simultaneous-descent",
     title="Descending in all factors at once is another method",
-    section="4.6",
+    section="Descending in all factors at once is another method",
     statement=(
         "W moves by −P̂(W)G, P̂Z = ZVSᵀSVᵀ + UUᵀZVVᵀ + USSᵀUᵀZ: self-adjoint with eigenvalues σ_i² + σ_j² + 1, σ_j², σ_i² and 0. "
         "Invertible S: P̂G = 0 ⇔ PG = 0. Singular S: not"

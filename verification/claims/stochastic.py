@@ -1,4 +1,4 @@
-"""4.3: with mini-batches and Robbins–Monro rates the expected projected gradient obeys an explicit bound at every t."""
+"""With mini-batches and Robbins–Monro rates the expected projected gradient obeys an explicit bound at every t."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def truncated_cases(plan: Plan) -> Iterator[Case]:
 CLAIM = Claim(
     id="stochastic",
     title="Convergence with stochastic gradients",
-    section="4.3",
+    section="Stochastic gradients",
     statement="Σ_t λ_t(1 − βλ_t/2) E‖P∇L(W_t)‖² ≤ L(W₀) − L* + (β/2) Σ_t λ_t² E ς_t² + Σ_t E[Bϑ_t + (β/2)ϑ_t²]   for every t",
     hypotheses=("unbiased gradient estimates", "0 < λ_t < 2/β, Σλ_t = ∞, Σλ_t² < ∞", "ς_t² = E‖P(W_t)(g_t − ∇L)‖²"),
     sources=("GeoLoRA",),

@@ -1,4 +1,4 @@
-"""3.2: the untruncated step is exactly the Riemannian gradient step."""
+"""The untruncated step is exactly the Riemannian gradient step."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _control(name: str) -> Control:
 CLAIM = Claim(
     id="tangent-step",
     title="The untruncated step is the Riemannian gradient step",
-    section="3.2",
+    section="The untruncated step is the Riemannian gradient step",
     statement="[U|Ũ] Ŝ [V|Ṽ]ᵀ = W − λ P(W) G   for plain SGD, any S, any valid augmentation",
     hypotheses=("opt = SGD", "orthonormal U and V; S arbitrary: dense, singular, zero"),
     sources=("GeoLoRA", "CKL24"),

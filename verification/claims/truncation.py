@@ -1,4 +1,4 @@
-"""3.3: the truncation is a best approximation, and discards exactly what it says."""
+"""The truncation is a best approximation, and discards exactly what it says."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ NAMES: Any = (
 CLAIM = Claim(
     id="truncation",
     title="The truncation is optimal and keeps to its threshold",
-    section="3.3",
+    section="The truncation is optimal",
     statement="‖Ŵ − W₁‖ = ϑ₁ = (Σ_{i>r₁} σ_i²)^{1/2};  W₁ is a best rank-r₁ approximation of Ŵ;  ϑ₁ ≤ ϑ unless r_max clips",
     hypotheses=("any Ŵ, ties and thresholds on a tail included", "rank clipped to [r_min, r_max]"),
     sources=("GeoLoRA", "CKL22"),

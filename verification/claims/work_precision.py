@@ -1,4 +1,4 @@
-"""5: what accuracy costs: the error of every integrator against wall time and field evaluations, with the best possible error."""
+"""What accuracy costs: the error of every integrator against wall time and field evaluations, with the best possible error."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def table(results: Results) -> list[list[str]]:
 CLAIM = Claim(
     id="work-precision",
     title="Work and precision",
-    section="5",
+    section="Integrators: what was measured",
     statement=(
         "no error is below the best of the same rank; at the smallest h the error of every robust integrator is at most "
         "2 (best error + what the last halving of h gained)"

@@ -60,7 +60,7 @@ def _shown(item: Item, folder: Path) -> Shown:
 
 def _certificates(data: dict[str, Any], folder: Path) -> Shown:
     texts = data["statements"]
-    rows = [["Statement", "Section", "", *OUTCOMES]]
+    rows = [["Statement", "Theory", "", *OUTCOMES]]
     for name, counts in data["outcomes"].items():
         found = [str(counts.get(outcome, 0)) for outcome in OUTCOMES]
         rows.append([name, texts[name]["section"], texts[name]["text"], *found])

@@ -205,26 +205,33 @@ def _defect(B: Any) -> Any:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement: the section of the mathematics that it belongs to, and its two sides (None: it says nothing here)."""
+    """A statement: the section of the theory that it belongs to, and its two sides (None: it says nothing here)."""
 
     section: str
     text: str
     sides: Callable[[Iteration], Sides | None]
 
 
+CRITERIA, PROJECTOR = "The other criteria, and the unit", "The tangent projector"
 STATEMENTS: Mapping[str, Statement] = {
-    "orthonormal U": Statement("8", "‖U₁ᵀU₁ − I‖ ≤ c·eps", orthonormal_u),
-    "orthonormal V": Statement("8", "‖V₁ᵀV₁ − I‖ ≤ c·eps", orthonormal_v),
-    "diagonal core": Statement("8", "S₁ diagonal, nonnegative, sorted", diagonal_core),
-    "rank in range": Statement("8", "min_rank ≤ r₁ ≤ max_rank", rank_in_range),
-    "conformance": Statement("8", "W₁ is the best approximation of a matrix within c·eps·s of Ŵ", conformance),
-    "rank not too low": Statement("8", "tail_{r₁}(Ŵ) ≤ ϑ + c·eps·s", rank_not_too_low),
-    "rank not too high": Statement("8", "tail_{r₁−1}(Ŵ) > ϑ − c·eps·s", rank_not_too_high),
-    "tangent step": Statement("3.2", "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ c·eps·s", tangent_step),
-    "descent": Statement("4.1", "L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²", descent),
-    "error recursion": Statement("4.4", "e₁ ≤ e^{μλ}e₀ + λε + ½ℓλ²B + ϑ₁", error_recursion),
-    "tail bound": Statement("4.5", "‖Ŵ − W₁‖ ≤ λ²‖(I−Π_U)GΠ_V‖ ‖Π_U G(I−Π_V)‖₂/σ_min + c·eps·s", tail_bound),
-    "projection": Statement("1", "‖Z₁ − P Z‖ ≤ c·eps·‖Z‖", projection_is_near),
-    "projection idempotent": Statement("1", "‖(I − P) Z₁‖ ≤ c·eps·‖Z‖", projection_is_idempotent),
-    "projection orthogonal": Statement("1", "|⟨Z₁, Z − Z₁⟩| ≤ c·eps·‖Z‖²", projection_is_orthogonal),
+    "orthonormal U": Statement(CRITERIA, "‖U₁ᵀU₁ − I‖ ≤ c·eps", orthonormal_u),
+    "orthonormal V": Statement(CRITERIA, "‖V₁ᵀV₁ − I‖ ≤ c·eps", orthonormal_v),
+    "diagonal core": Statement(CRITERIA, "S₁ diagonal, nonnegative, sorted", diagonal_core),
+    "rank in range": Statement(CRITERIA, "min_rank ≤ r₁ ≤ max_rank", rank_in_range),
+    "conformance": Statement(
+        "Stationarity and dominance", "W₁ is the best approximation of a matrix within c·eps·s of Ŵ", conformance
+    ),
+    "rank not too low": Statement(CRITERIA, "tail_{r₁}(Ŵ) ≤ ϑ + c·eps·s", rank_not_too_low),
+    "rank not too high": Statement(CRITERIA, "tail_{r₁−1}(Ŵ) > ϑ − c·eps·s", rank_not_too_high),
+    "tangent step": Statement(
+        "The untruncated step is the Riemannian gradient step", "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ c·eps·s", tangent_step
+    ),
+    "descent": Statement("Every step descends", "L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²", descent),
+    "error recursion": Statement("The robust error bound", "e₁ ≤ e^{μλ}e₀ + λε + ½ℓλ²B + ϑ₁", error_recursion),
+    "tail bound": Statement(
+        "What truncation to a fixed rank costs", "‖Ŵ − W₁‖ ≤ λ²‖(I−Π_U)GΠ_V‖ ‖Π_U G(I−Π_V)‖₂/σ_min + c·eps·s", tail_bound
+    ),
+    "projection": Statement(PROJECTOR, "‖Z₁ − P Z‖ ≤ c·eps·‖Z‖", projection_is_near),
+    "projection idempotent": Statement(PROJECTOR, "‖(I − P) Z₁‖ ≤ c·eps·‖Z‖", projection_is_idempotent),
+    "projection orthogonal": Statement(PROJECTOR, "|⟨Z₁, Z − Z₁⟩| ≤ c·eps·‖Z‖²", projection_is_orthogonal),
 }
