@@ -129,7 +129,7 @@ class AdaLoRAMethod:
 
 @dataclass(frozen=True)
 class SimultaneousMethod:
-    """All of U, S and V by gradient steps at once, at fixed rank: what GeoLoRA replaces (mathematics 4.6)."""
+    """All of U, S and V by gradient steps at once, at fixed rank: what GeoLoRA replaces (claim `simultaneous-descent`)."""
 
     lr: float
     head_lr: float = 1e-3
