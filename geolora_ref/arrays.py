@@ -68,12 +68,15 @@ def finite(X: Inexact[Array, ...]) -> bool:
 
 
 def norm(X: Inexact[Array, ...]) -> float:
-    """Frobenius norm.  Scaled by the largest entry, so that 1e-200 and 1e200 neither underflow nor overflow."""
+    """Frobenius norm, inf or NaN where an entry is.
+
+    Scaled by the largest entry, so that 1e-200 and 1e200 neither underflow nor overflow.
+    """
     xp = namespace(X)
     entries = xp.abs(xp.reshape(X, (-1,)))
     largest = float(xp.max(entries)) if entries.shape[0] else 0.0
-    if largest == 0.0:
-        return 0.0
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
     return largest * float(xp.linalg.vector_norm(entries / largest))
 
 

@@ -18,7 +18,9 @@ __all__ = [
     "invertible",
     "matrices",
     "nonnegative_number",
+    "number",
     "orthonormal",
+    "positive_number",
     "ranks",
     "same_shape",
     "threshold",
@@ -90,12 +92,23 @@ def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
         )
 
 
+def number(value: Any) -> float:
+    """``value`` as a float; what is no real number is NaN, which no range contains."""
+    return float(value) if isinstance(value, Real) else math.nan
+
+
 def nonnegative_number(name: str, value: Any) -> float:
     """``value`` as a finite float ≥ 0, or ``ValueError``."""
-    number = float(value) if isinstance(value, Real) else math.nan
-    if not (math.isfinite(number) and number >= 0.0):
+    if not 0.0 <= number(value) < math.inf:
         raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
-    return number
+    return number(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """``value`` as a finite float > 0, or ``ValueError``."""
+    if not 0.0 < number(value) < math.inf:
+        raise ValueError(f"{name}: expected a finite number > 0, found {value!r}")
+    return number(value)
 
 
 def integer(name: str, value: Any, least: int) -> None:

@@ -69,6 +69,11 @@ def test_norm_in_every_library(library: Library, dtype: Dtype) -> None:
     assert abs(norm(library.array(X)) - expected) <= (X.size + 4) * dtype.eps * expected
 
 
+@pytest.mark.parametrize(("entries", "expected"), [([np.inf, 1.0], np.inf), ([-np.inf, 0.0], np.inf), ([np.nan, np.inf], np.nan)])
+def test_norm_of_what_is_not_finite(library: Library, dtype: Dtype, entries: list[float], expected: float) -> None:
+    np.testing.assert_equal(norm(library.array(np.array([entries]).astype(dtype.name))), expected)
+
+
 def test_norm_of_nothing(library: Library) -> None:
     assert norm(library.array(np.zeros((3, 0)))) == 0.0
     assert norm(library.array(np.zeros((3, 2)))) == 0.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import norm
-from geolora_ref.integrators.integrator import Evaluations, Integrator, Step, StepError, combine
+from geolora_ref.integrators.integrator import Evaluations, Integrator, MisfitError, Step, StepError, combine
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Field
@@ -21,11 +21,13 @@ __all__ = ["Adaptive", "Interrupted", "Progress", "Record", "Run", "distance", "
 class Adaptive:
     """Step size by step doubling: a step of h against two of h/2; the difference may be rtol·‖Y‖ + atol a step.
 
-    ``first`` : the first step size.  ``smallest`` : below it the run fails instead of creeping on.  A step that fails is tried
-    again with h/4.  The next step size is
+    ``first`` : the first step size.  ``smallest`` : where the tolerance asks for less the run fails instead of creeping on; only
+    the step to the end of the time span may be shorter.  A step that fails, or whose difference is not finite, is tried again
+    with h/4, unless no step size can mend it (a field of another shape or dtype).  The next step size is
     h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
 
-    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, and for step sizes not > 0.
+    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, for step sizes not > 0, and for a first
+    one below the smallest.
     """
 
     first: float
@@ -34,10 +36,14 @@ class Adaptive:
     smallest: float = 1e-10
 
     def __post_init__(self) -> None:
-        for name in ("first", "rtol", "atol", "smallest"):
-            checks.nonnegative_number(name, getattr(self, name))
-        if self.rtol + self.atol == 0.0 or 0.0 in (self.first, self.smallest):
-            raise ValueError(f"adaptive: expected a positive tolerance and positive step sizes, found {self}")
+        checks.positive_number("first", self.first)
+        checks.positive_number("smallest", self.smallest)
+        checks.nonnegative_number("rtol", self.rtol)
+        checks.nonnegative_number("atol", self.atol)
+        if self.rtol + self.atol == 0.0:
+            raise ValueError(f"rtol, atol: expected a positive tolerance, found {self.rtol} and {self.atol}")
+        if self.first < self.smallest:
+            raise ValueError(f"first: expected at least smallest = {self.smallest}, found {self.first}")
 
 
 @dataclass(frozen=True)
@@ -129,14 +135,14 @@ def integrate(
     first and the last.  Never raises for what happens on the way: a step that fails, the keyboard or the callback ends the run,
     and what was computed so far is returned, see :attr:`Run.stopped`.
 
-    Raises ``ValueError`` for a time span or a step size that is not one.
+    Raises ``ValueError`` for a start, a time span or a step size that is not one.
     """
-    t, t_end = t_span
-    size = h.first if isinstance(h, Adaptive) else h
+    if not isinstance(Y0, LowRank):
+        raise ValueError(f"Y0: expected a LowRank, found {type(Y0).__name__}")
+    t, t_end = map(checks.number, t_span)
     if not (math.isfinite(t) and math.isfinite(t_end) and t < t_end):
         raise ValueError(f"t_span: expected two finite numbers, the first one smaller, found {t_span}")
-    if not (math.isfinite(size) and size > 0.0):
-        raise ValueError(f"h: expected a finite number > 0, found {size!r}")
+    size = checks.positive_number("h", h.first if isinstance(h, Adaptive) else h)
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every: expected an integer >= 1, found {save_every!r}")
     run, Y = Run([t], [Y0]), Y0
@@ -202,42 +208,45 @@ def _equal_step(integrator: Integrator, problem: Field, Y: LowRank, clock: _Cloc
     t, size = clock.t, clock.next() - clock.t
     step = integrator.step(problem, t, Y, size)
     clock.advance()
-    return step.Y, _record(clock.t, size, [step], Evaluations())
+    return step.Y, _record(clock.t, size, [step], step.evaluations)
 
 
 def _controlled_step(
     integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock, control: Adaptive
 ) -> tuple[LowRank, Record]:
-    """One accepted step of a size that is found; :class:`StepError` where even the smallest one fails."""
+    """One accepted step of a size that is found; :class:`StepError` where even the smallest one fails or is too large."""
     spent, refused = Evaluations(), 0
     while True:
         t, size = clock.t, clock.next() - clock.t
+        if clock.h < control.smallest:
+            raise StepError(f"the tolerance asks for a step below {control.smallest:.1e}", t, clock.h)
         try:
             whole = integrator.step(problem, t, Y, size)
             spent += whole.evaluations
             first = integrator.step(problem, t, Y, 0.5 * size)
+            spent += first.evaluations
             second = integrator.step(problem, t + 0.5 * size, first.Y, 0.5 * size)
+            spent += second.evaluations
+            difference, allowed = distance(whole.Y, second.Y), control.rtol * second.Y.norm() + control.atol
+            if not math.isfinite(difference):
+                raise StepError(f"one step and two halves differ by {difference}", t, size)
         except StepError as error:  # too large a step may leave the range of the field, or of floating point
-            if 0.25 * size < control.smallest:
+            if 0.25 * size < control.smallest or isinstance(error.__cause__, MisfitError):
                 raise
             spent, refused = spent + error.evaluations, refused + 1
             clock.change(0.25 * size)
             continue
-        difference, allowed = distance(whole.Y, second.Y), control.rtol * second.Y.norm() + control.atol
         growth = 0.9 * (allowed / difference) ** (1.0 / (integrator.order + 1)) if difference > 0.0 else math.inf
         following = size * min(4.0, max(0.25, growth))
         if difference <= allowed:
             clock.advance()
             clock.change(following)
             return second.Y, _record(clock.t, size, [first, second], spent, refused)
-        if following < control.smallest:
-            reason = f"difference {difference:.2e}, allowed {allowed:.2e}, and the next step is below {control.smallest:.1e}"
-            raise StepError(reason, t, size)
-        spent, refused = spent + first.evaluations + second.evaluations, refused + 1
+        refused += 1
         clock.change(following)
 
 
-def _record(t: float, h: float, steps: list[Step], spent: Evaluations, refused: int = 0) -> Record:
+def _record(t: float, h: float, steps: list[Step], evaluations: Evaluations, refused: int = 0) -> Record:
     return Record(
         t=t,
         h=h,
@@ -245,7 +254,7 @@ def _record(t: float, h: float, steps: list[Step], spent: Evaluations, refused: 
         discarded=math.fsum(step.discarded for step in steps),
         theta=steps[-1].theta,
         rank_rule=steps[-1].rank_rule,
-        evaluations=sum((step.evaluations for step in steps), spent),
+        evaluations=evaluations,
         rejections=sum(step.rejections for step in steps),
         eta=steps[-1].eta,
         resolved=all(step.resolved for step in steps),

@@ -14,7 +14,7 @@ from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Field, Product
 
-__all__ = ["Evaluations", "Integrator", "Step", "StepError", "TruncationRule", "combine"]
+__all__ = ["Evaluations", "Integrator", "MisfitError", "Step", "StepError", "TruncationRule", "combine"]
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,17 @@ class StepError(ArithmeticError):
         return StepError(self.reason, self.t, self.h, number, self.evaluations)
 
 
+class MisfitError(ValueError):
+    """A field and a state that do not fit each other in shape or dtype: no step size can mend it."""
+
+
 @dataclass(frozen=True)
 class TruncationRule:
     """How the rank is chosen at the end of a step: by a tolerance, relative (τ) or absolute (ϑ), within [min_rank, max_rank].
 
     ``per_time`` : the tolerance is per unit of time, multiplied by h; so the truncations add up to at most ϑ T.
 
-    Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0.
+    Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0, and 1 ≤ min_rank ≤ max_rank.
     """
 
     tau: float | None = None
@@ -88,6 +92,7 @@ class TruncationRule:
 
     def __post_init__(self) -> None:
         checks.threshold(self.tau, self.theta)
+        checks.ranks(self.min_rank, self.max_rank)
 
     @classmethod
     def fixed_rank(cls, rank: int) -> TruncationRule:
@@ -98,7 +103,8 @@ class TruncationRule:
         """The truncation of U S Vᴴ after a step of size h."""
         factor = h if self.per_time else 1.0
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
-        return truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=self.min_rank, max_rank=self.max_rank)
+        least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0])
+        return truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank)
 
 
 def combine(terms: Sequence[tuple[float, Product]]) -> Factors:
@@ -124,12 +130,13 @@ class Integrator(ABC):
         Raises :class:`StepError` (time, step size, reason) for a step size that is not a positive number, a field that does
         not fit Y in shape or dtype, values of the field that are not finite, and whatever else stops the step.
         """
+        t, h = float(t), float(h)  # scalars of NumPy would promote arrays of single precision
         observed = _Observed(field, Y)
         try:
             if not (math.isfinite(h) and h > 0.0):
                 raise ValueError(f"h: expected a finite number > 0, found {h!r}")
             if tuple(field.shape) != Y.shape:
-                raise ValueError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
+                raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
             done = self.advance(observed, t, Y, h)
         except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
             raise StepError(f"{type(error).__name__}: {error}", t, h, evaluations=observed.count) from error
@@ -141,7 +148,7 @@ class Integrator(ABC):
 
 
 class _Observed:
-    """A field whose values are checked and counted."""
+    """A field whose values are checked, counted, and copied: it may write the next one into the same array."""
 
     def __init__(self, field: Field, Y: LowRank) -> None:
         self.shape, self.count = Y.shape, Evaluations()
@@ -158,11 +165,11 @@ class _Observed:
     def _checked(self, name: str, t: float, value: Array, shape: tuple[int, int]) -> Array:
         self.count += Evaluations(1, shape[1])
         if tuple(value.shape) != shape:
-            raise ValueError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")
+            raise MisfitError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")
         if value.dtype != self._dtype:
-            raise ValueError(f"{name} at t = {t:.6g}: expected the dtype of Y ({self._dtype}), found {value.dtype}")
+            raise MisfitError(f"{name} at t = {t:.6g}: expected the dtype of Y ({self._dtype}), found {value.dtype}")
+        xp = namespace(value)
         if not finite(value):
-            xp = namespace(value)
             bad = int(xp.sum(xp.astype(~xp.isfinite(value), xp.int64)))
             raise ValueError(f"{name} at t = {t:.6g}: expected finite entries, found {bad} of {shape[0] * shape[1]} not finite")
-        return value
+        return xp.asarray(value, copy=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from numpy.linalg import norm
 from geolora_ref import LowRank, RankRule
 from geolora_ref.integrators import (
     BUG,
+    EXPLICIT_EULER,
     RK4,
     Adaptive,
     AugmentedBUG,
     Interrupted,
     ParallelBUG,
     Progress,
+    ProjectedRK,
     StepError,
     StrangSplitting,
     TruncationRule,
@@ -218,16 +221,20 @@ def test_step_size_control_finds_the_stiffness() -> None:
 def test_a_step_that_fails_at_a_large_size_is_tried_at_a_smaller_one() -> None:
     """Ẏ = −50Y, defined for entries up to 2 only, which the stages of RK4 leave for h = 1."""
 
-    def decay(_: float, W: Matrix) -> Matrix:
+    asked = []
+
+    def decay(t: float, W: Matrix) -> Matrix:
         if np.max(np.abs(W)) > 2.0:
             raise ValueError("outside of the domain")
+        asked.append(t)
         return -50.0 * W
 
     Y0 = LowRank.from_dense(np.ones((4, 3)), 1)
     assert integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), 1.0).stopped is not None
+    asked.clear()
     run = integrate(BUG(), DenseField((4, 3), decay), Y0, (0.0, 1.0), Adaptive(first=1.0, rtol=1e-6, atol=1e-9))
     assert run.records[0].refused > 0
-    assert run.records[0].evaluations.calls > 36, "those of the failed steps, too"
+    assert run.evaluations.calls == len(asked), "those of the failed steps, too"
     assert norm(run.Y.full() - math.exp(-50.0)) <= 1e-6
 
 
@@ -251,9 +258,72 @@ def test_step_size_control_gives_up_instead_of_creeping() -> None:
     jump = Jump.random((12, 10), rng)
     run = integrate(BUG(), jump, Y0, (0.0, 1.0), Adaptive(first=0.1, rtol=1e-6, smallest=1e-3))
     assert isinstance(run.stopped, StepError)
-    assert "and the next step is below 1.0e-03" in str(run.stopped)
+    assert "asks for a step below 1.0e-03" in str(run.stopped)
     assert 0.4 <= run.times[-1] <= 0.5
     assert problem.shape == (12, 10)
+
+
+def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
+    """Ẏ = Y² from 1 blows up at t = 1: each accepted step asks for a smaller one, and no step is left to refuse."""
+    one = np.eye(1)
+    control = Adaptive(first=0.1, rtol=1e-4, smallest=1e-6)
+    run = integrate(
+        ProjectedRK(TruncationRule(tau=1e-3)), DenseField((1, 1), lambda _, W: W @ W), LowRank(one, one, one), (0.0, 2.0), control
+    )
+    assert isinstance(run.stopped, StepError)
+    assert "asks for a step below 1.0e-06" in str(run.stopped)
+    assert min(record.h for record in run.records) >= control.smallest
+    assert run.states[-1].norm() < 1e6
+
+
+def test_the_step_to_the_end_may_be_smaller_than_the_smallest() -> None:
+    """What is left of the time span is not the tolerance's doing."""
+    problem, Y0 = _problem()
+    run = integrate(BUG(), problem, Y0, (0.0, 0.1 + 1e-5), Adaptive(first=0.1, rtol=1.0, smallest=1e-2))
+    assert run.stopped is None
+    assert run.records[-1].h == pytest.approx(1e-5)
+
+
+def test_a_difference_that_is_no_number_is_a_failed_step() -> None:
+    """A field within the range of floating point for steps of 1, and none of the two results of a step of 2 in the other."""
+    one = np.eye(1)
+    field = DenseField((1, 1), lambda t, W: np.full((1, 1), 0.89e308 if t == 0.0 else -1.7e308))
+    with np.errstate(all="ignore"):
+        run = integrate(BUG(EXPLICIT_EULER), field, LowRank(one, 0.0 * one, one), (0.0, 2.0), Adaptive(2.0, smallest=1e-2))
+    assert isinstance(run.stopped, StepError)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (lambda W: W[:, :-1], "expected shape (4, 1), found (4, 0)"),
+        (
+            lambda W: W + 0j,
+            "expected the dtype of Y (float64), found complex128",
+        ),
+    ],
+    ids=["shape", "dtype"],
+)
+def test_what_no_step_size_can_mend_is_not_tried_again(field: Callable[[Matrix], Matrix], message: str) -> None:
+    asked = []
+
+    class Wrong(DenseField):
+        def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+            asked.append(t)
+            return field(super().apply_right(t, Y, V))
+
+    run = integrate(BUG(), Wrong((4, 3), lambda _, W: W), LowRank.from_dense(np.ones((4, 3)), 1), (0.0, 1.0), Adaptive(first=0.5))
+    assert str(run.stopped) == f"step 1, t = 0, h = 0.5: MisfitError: F V at t = 0: {message}"
+    assert asked == [0.0]
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    problem, Y0 = _problem()
+    start, end = np.linspace(0.0, 1.0, 2)
+    for h in (0.25, Adaptive(np.float64(0.25))):
+        run = integrate(BUG(), problem, Y0, (start, end), h)
+        assert all(type(x) is float for record in run.records for x in (record.t, record.h))
+        np.testing.assert_array_equal(run.Y.full(), integrate(BUG(), problem, Y0, (0.0, 1.0), h).Y.full())
 
 
 @pytest.mark.parametrize(
@@ -263,19 +333,24 @@ def test_step_size_control_gives_up_instead_of_creeping() -> None:
         ({"t_span": (0.0, math.inf)}, "^t_span: expected two finite numbers"),
         ({"h": 0.0}, "^h: expected a finite number > 0, found 0"),
         ({"h": math.nan}, "^h: expected a finite number > 0, found nan"),
+        ({"h": None}, "^h: expected a finite number > 0, found None"),
+        ({"t_span": (0.0, None)}, "^t_span: expected two finite numbers"),
+        ({"Y0": np.ones((12, 10))}, "^Y0: expected a LowRank, found ndarray"),
         ({"save_every": 0}, "^save_every: expected an integer >= 1, found 0"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(change: dict[str, Any], message: str) -> None:
     problem, Y0 = _problem()
-    arguments: dict[str, Any] = {"t_span": (0.0, 1.0), "h": 0.1, **change}
+    arguments: dict[str, Any] = {"Y0": Y0, "t_span": (0.0, 1.0), "h": 0.1, **change}
     with pytest.raises(ValueError, match=message):
-        integrate(BUG(), problem, Y0, arguments.pop("t_span"), arguments.pop("h"), **arguments)
+        integrate(BUG(), problem, **arguments)
 
 
-@pytest.mark.parametrize("wrong", [{"first": 0.0}, {"rtol": -1.0}, {"rtol": 0.0}, {"smallest": 0.0}, {"first": math.nan}])
+@pytest.mark.parametrize(
+    "wrong", [{"first": 0.0}, {"rtol": -1.0}, {"rtol": 0.0}, {"smallest": 0.0}, {"first": math.nan}, {"smallest": 0.2}]
+)
 def test_bad_step_size_control_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"expected a (positive tolerance|finite number)"):
+    with pytest.raises(ValueError, match=r"expected (a positive tolerance|a finite number|at least smallest = 0\.2)"):
         Adaptive(**{"first": 0.1, **wrong})
 
 

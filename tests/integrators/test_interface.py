@@ -169,6 +169,12 @@ def test_what_was_discarded_is_told(name: str) -> None:
         assert distance(whole.Y, cut.Y) == pytest.approx(cut.discarded, rel=1e-10)
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
+def test_a_fixed_rank_is_fewer_where_the_bases_have_fewer_columns(name: str) -> None:
+    field, Y = _setting(6, 5)
+    assert ALL[name](TruncationRule.fixed_rank(6), RK4).step(field, 0.0, Y, 0.1).Y.rank == 5
+
+
 def test_a_tolerance_per_time_is_multiplied_by_h() -> None:
     field, Y = _setting()
     for h in (0.5, 0.25):
@@ -261,15 +267,40 @@ def test_solve_ivp_is_exact_to_its_tolerance_real_and_complex() -> None:
 
 
 @EVERY
+@pytest.mark.parametrize("number", [float, np.float64])
 @pytest.mark.parametrize("solver", [RK4, SolveIVP(1e-6, 1e-6)], ids=["RK4", "solve_ivp"])
-def test_single_precision_stays_single(name: str, solver: Any) -> None:
+def test_single_precision_stays_single(name: str, solver: Any, number: type[float]) -> None:
+    """Also for times and step sizes that are double precision scalars of NumPy, which promote an array."""
     field, Y = _setting(complex_data=False)
     rng = np.random.default_rng(0)
     A = rng.standard_normal((9, 9)).astype(np.float32) / 9
     single = DenseField(field.shape, lambda t, W: A @ W)
     state = LowRank(*(X.astype(np.float32) for X in Y))
-    step = ALL[name](TruncationRule.fixed_rank(3), solver).step(single, 0.0, state, 0.1)
+    step = ALL[name](TruncationRule.fixed_rank(3), solver).step(single, number(0.0), state, number(0.1))
     assert step.Y.S.dtype == np.float32
+    assert type(step.discarded) is float
+
+
+@EVERY
+@pytest.mark.parametrize("solver", [RK4, SolveIVP(1e-6, 1e-6)], ids=["RK4", "solve_ivp"])
+def test_a_field_may_give_the_same_buffer_each_time(name: str, solver: Any) -> None:
+    """What it wrote there for one stage is still needed when it writes the next one."""
+    field, Y = _setting(complex_data=False)
+    buffers: dict[tuple[int, int], Matrix] = {}
+
+    class Reusing(DenseField):
+        def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+            return np.matmul(self.F(t, Y.full()), V, out=self._buffer(9, V))
+
+        def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+            return np.matmul(self.F(t, Y.full()).T, U, out=self._buffer(7, U))
+
+        def _buffer(self, rows: int, X: Matrix) -> Matrix:
+            return buffers.setdefault((rows, X.shape[1]), np.empty((rows, X.shape[1])))
+
+    integrator = ALL[name](TruncationRule.fixed_rank(3), solver)
+    found, expected = (integrator.step(F, 0.2, Y, 0.1).Y for F in (Reusing(field.shape, field.F), field))
+    np.testing.assert_array_equal(found.full(), expected.full())
 
 
 @pytest.mark.parametrize("name", ["Strang", "parallel BUG, rejection", "midpoint BUG", "projected Runge–Kutta", "naive"])
@@ -327,10 +358,10 @@ class Broken(MatrixODE):
     ("kind", "message"),
     [
         ("nan", r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected finite entries, found \d of \d+ not finite$"),
-        ("shape", r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected shape \(., 3\), found"),
+        ("shape", r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected shape \(., 3\), found"),
         (
             "dtype",
-            r"^t = 0\.2, h = 0\.1: ValueError: F(ᴴ U| V) at t = 0\.2: expected the dtype of Y \(float64\), found complex128$",
+            r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected the dtype of Y \(float64\), found complex128$",
         ),
         ("raises", r"^t = 0\.2, h = 0\.1: ZeroDivisionError: no physics today$"),
     ],
@@ -369,6 +400,9 @@ def test_the_naive_integrator_stops_at_a_singular_S() -> None:
         (lambda: TruncationRule(), "^tau, theta: expected exactly one"),
         (lambda: TruncationRule(tau=0.1, theta=0.1), "^tau, theta: expected exactly one"),
         (lambda: TruncationRule(tau=-0.1), "^tau: expected a finite number >= 0"),
+        (lambda: TruncationRule(tau=0.1, min_rank=-1), "^min_rank: expected an integer >= 1, found -1"),
+        (lambda: TruncationRule(tau=0.1, min_rank=3, max_rank=2), "^max_rank: expected at least min_rank = 3, found 2"),
+        (lambda: TruncationRule.fixed_rank(0), "^min_rank: expected an integer >= 1, found 0"),
         (lambda: ParallelBUG(TruncationRule(tau=0.1), rejection=-1.0), "^rejection: expected a finite number >= 0"),
         (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=-1), "^max_rejections: expected an integer >= 0, found -1"),
         (lambda: RungeKutta(RK4.tableau, 0), "^substeps: expected an integer >= 1, found 0"),
