@@ -20,7 +20,7 @@ needs it; (d) transposes are conjugate transposes.  No input is ever changed in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -84,6 +84,19 @@ def coefficient_update(
     )
 
 
+def _on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Array, Array, float], Array]:
+    """A caller's optimizer, which may work in place; ``ValueError`` unless what it returns can take the place of P."""
+
+    def step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Inexact[Array, "a b"]:
+        xp, name = namespace(P), "opt(P, G, λ)"
+        new = optimizer(xp.asarray(P, copy=True), xp.asarray(G, copy=True), learning_rate)
+        checks.alike(**{"P": P, name: new})
+        checks.same_shape(name, new, P.shape, "that of P")
+        return new
+
+    return step
+
+
 def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m s"]) -> Inexact[Array, "m k"]:
     """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]), so that BᴴB̃ = 0 and range([B | B̃]) ⊇ range(X).
 
@@ -110,19 +123,18 @@ def assemble(
     return xp.concat([top, bottom], axis=0)
 
 
-def choose_rank(tails: Float[Array, " s"], theta: float, min_rank: int = 1, max_rank: int | None = None) -> tuple[int, RankRule]:
+def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_rank: int | None = None) -> tuple[int, RankRule]:
     """The smallest r' with tail_{r'} ≤ ϑ, clipped to [min_rank, max_rank], and the rule that fixed it.
 
     ``tails[j]`` is (Σ_{i≥j} σ_i²)^{1/2}, nonincreasing; the tail behind the last singular value is 0.
     """
-    xp = namespace(tails)
-    wanted = int(xp.sum(xp.astype(tails > theta, xp.int64)))
+    wanted = sum(tail > theta for tail in tails)
     if max_rank is not None and wanted > max_rank:
         return max_rank, RankRule.MAX_RANK
     if wanted >= min_rank:
         return wanted, RankRule.THRESHOLD
-    if min_rank > tails.shape[0]:
-        return int(tails.shape[0]), RankRule.BASIS
+    if min_rank > len(tails):
+        return len(tails), RankRule.BASIS
     return min_rank, RankRule.MIN_RANK
 
 
@@ -204,7 +216,8 @@ def augmented_step(
     learning_rate = checks.nonnegative_number("learning_rate", learning_rate)
     U, _, V = Y
     gradients = gradients.projected(Y)
-    K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, optimizer or optimizer_step)
+    opt = optimizer_step if optimizer is None else _on_copies(optimizer)
+    K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, opt)
     checks.finite_results("line 3", K_new=K_new, L_new=L_new, S_new=S_new)
     U_tilde, V_tilde = basis_augmentation(U, K_new), basis_augmentation(V, L_new)
     S_hat = assemble(S_new, K_new, L_new, U_tilde, V_tilde)
@@ -234,12 +247,12 @@ def geolora_step(
     learning_rate : λ ≥ 0.
     tau, theta : the truncation threshold, exactly one of them: relative, ϑ = τ‖Ŝ‖, or absolute.
     min_rank, max_rank : the new rank is clipped to this range (and to the columns that the augmented bases have).
-    optimizer : opt(P, G, λ) for each of K, L, S; plain SGD by default.
+    optimizer : opt(P, G, λ) for each of K, L, S; plain SGD by default.  It is given copies and returns a matrix like P.
 
     Raises
     ------
     ValueError : an argument out of its range; the message names it, what was expected and what was found.
-    FloatingPointError : an updated coefficient left the range of the dtype.
+    FloatingPointError : an updated coefficient, or its norm, left the range of the dtype.
 
     Source: [GeoLoRA], Algorithm 1; with SGD it is the parallel integrator of [CKL24] with explicit Euler sub-steps.
     """

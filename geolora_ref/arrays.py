@@ -80,16 +80,14 @@ def norm(X: Inexact[Array, ...]) -> float:
     return largest * float(xp.linalg.vector_norm(entries / largest))
 
 
-def tail_norms(singular_values: Float[Array, " k"]) -> Float[Array, " k"]:
+def tail_norms(singular_values: Float[Array, " k"]) -> list[float]:
     """All tails at once: entry j is (Σ_{i≥j} σ_i²)^{1/2}, the error of keeping the first j singular values.
 
-    Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0 only if all of it is 0.
+    Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0 only if all of it is 0.  In
+    double precision, since in single a tail may be infinite although no singular value is.
     """
     ascending = [float(value) for value in namespace(singular_values).flip(singular_values)]
-    tails = list(accumulate(ascending, math.hypot))
-    return namespace(singular_values).asarray(
-        tails[::-1], dtype=singular_values.dtype, device=array_api_compat.device(singular_values)
-    )
+    return list(accumulate(ascending, math.hypot))[::-1]
 
 
 def identity(size: int, like: Inexact[Array, ...]) -> Inexact[Array, "size size"]:

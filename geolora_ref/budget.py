@@ -62,13 +62,14 @@ def allocate_ranks(
     discarded norm is the least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; what is
     kept is then within the σ² of one singular value of the optimum (the greedy bound of the knapsack problem).
 
-    Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and nonnegative, or if the budget does
-    not even cover the minimum ranks.
+    Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and nonnegative, or if the budget is no
+    integer or does not even cover the minimum ranks.
     """
     if unit not in ("ranks", "parameters"):
         raise ValueError(f"unit: expected 'ranks' or 'parameters', found {unit!r}")
     if len(spectra) != len(shapes) or not spectra:
         raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
+    checks.integer("budget", budget, 1)
     limits = list(max_rank) if isinstance(max_rank, Sequence) else [max_rank] * len(spectra)
     if len(limits) != len(spectra):
         raise ValueError(f"max_rank: expected one limit for each of {len(spectra)} layers, found {len(limits)}")
@@ -87,9 +88,12 @@ def allocate_ranks(
         raise ValueError(f"budget: expected at least {spent} {unit} for min_rank = {min_rank} in every layer, found {budget}")
 
     def offer(layer: int) -> tuple[float, int]:
-        """The worth of a layer's next singular value; a heap pops the smallest, hence the sign.  Ties go to the first layer."""
+        """The worth of a layer's next singular value, its root: σ² would underflow or overflow.
+
+        A heap pops the smallest, hence the sign.  Ties go to the first layer.
+        """
         rank = ranks[layer]
-        return -(sigmas[layer][rank] ** 2) / (cost_of(layer, rank + 1) - cost_of(layer, rank)), layer
+        return -sigmas[layer][rank] / math.sqrt(cost_of(layer, rank + 1) - cost_of(layer, rank)), layer
 
     caps = [len(sigma) if limit is None else min(limit, len(sigma)) for sigma, limit in zip(sigmas, limits, strict=True)]
     heap = [offer(layer) for layer in range(len(sigmas)) if ranks[layer] < caps[layer]]
@@ -102,8 +106,8 @@ def allocate_ranks(
         spent, ranks[layer] = spent + price, ranks[layer] + 1
         if ranks[layer] < caps[layer]:
             heapq.heappush(heap, offer(layer))
-    tail = sum(value**2 for sigma, rank in zip(sigmas, ranks, strict=True) for value in sigma[rank:])
-    return RankAllocation(tuple(ranks), spent, tail**0.5)
+    discarded = math.hypot(*(value for sigma, rank in zip(sigmas, ranks, strict=True) for value in sigma[rank:]))
+    return RankAllocation(tuple(ranks), spent, discarded)
 
 
 def truncate_to_budget(

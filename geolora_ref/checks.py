@@ -12,6 +12,7 @@ import numpy as np
 from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, namespace, norm
 
 __all__ = [
+    "alike",
     "averaging",
     "finite_results",
     "integer",
@@ -27,8 +28,8 @@ __all__ = [
 ]
 
 
-def matrices(**named: Array) -> Any:
-    """The namespace of finite 2-d arrays of one library, floating dtype and device.
+def alike(**named: Array) -> Any:
+    """The namespace of 2-d arrays of one library, floating dtype and device, finite or not.
 
     Raises ``ValueError`` that names the first argument that does not fit.
     """
@@ -56,6 +57,16 @@ def matrices(**named: Array) -> Any:
                 f"{name}: expected the device of {first_name} ({array_api_compat.device(first)}), "
                 f"found {array_api_compat.device(X)}"
             )
+    return xp
+
+
+def matrices(**named: Array) -> Any:
+    """The namespace of finite 2-d arrays of one library, floating dtype and device.
+
+    Raises ``ValueError`` that names the first argument that does not fit.
+    """
+    xp = alike(**named)
+    for name, X in named.items():
         if not finite(X):
             bad = int(xp.sum(xp.astype(~xp.isfinite(X), xp.int64)))
             raise ValueError(f"{name}: expected finite entries, found {bad} of {X.shape[0] * X.shape[1]} not finite")
@@ -149,5 +160,8 @@ def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) ->
 def finite_results(line: str, **named: Array) -> None:
     """Raise ``FloatingPointError`` that names the line and the result that left the range of its dtype, itself or in norm."""
     for name, X in named.items():
-        if not (finite(X) and math.isfinite(norm(X))):
+        size = norm(X)
+        if math.isnan(size):
+            raise FloatingPointError(f"{line}: {name} is not finite; nothing was changed")
+        if size > float(namespace(X).finfo(X.dtype).max):
             raise FloatingPointError(f"{line}: {name} overflowed the range of {X.dtype}; nothing was changed")

@@ -221,6 +221,39 @@ def test_a_numpy_scalar_as_learning_rate_keeps_the_dtype() -> None:
     assert to_numpy(step.Y.S).dtype == np.float32
 
 
+def _in_place(P: Array, G: Array, learning_rate: float) -> Array:
+    P -= learning_rate * G
+    G *= 0.0
+    return P
+
+
+def test_a_custom_optimizer_may_work_in_place(library: Library, dtype: Dtype) -> None:
+    """What it changes are its own copies."""
+    inputs = _example(dtype).inputs(dtype.real)
+    Y, gradients = state_and_gradients(library, inputs)
+    before = bytes_of((*Y, gradients.dK, gradients.dL, gradients.dS))
+    changed = geolora_step(Y, gradients, learning_rate=0.1, tau=0.0, optimizer=_in_place)
+    assert bytes_of((*Y, gradients.dK, gradients.dL, gradients.dS)) == before
+    plain = geolora_step(Y, gradients, learning_rate=0.1, tau=0.0)
+    np.testing.assert_array_equal(to_numpy(changed.S_hat), to_numpy(plain.S_hat))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda P, G, _: P[:-1], r"expected shape \(9, 3\) \(that of P\), found \(8, 3\)$"),
+        (lambda P, G, _: P if P.shape[0] > 3 else P[:, 0], r"expected a matrix \(2 dimensions\), found shape \(3,\)$"),
+        (lambda P, G, _: None, "expected an array of an array API library, found NoneType$"),
+        (lambda P, G, _: P.astype(np.float32), r"expected the dtype of P \(float64\), found float32$"),
+    ],
+    ids=["shape", "no matrix", "nothing", "dtype"],
+)
+def test_what_a_custom_optimizer_returns_must_fit(unchecked: None, optimizer: Any, message: str) -> None:
+    inputs = _example(Dtype("float64", np.float64, False)).inputs(np.float64)
+    with pytest.raises(ValueError, match=r"^opt\(P, G, λ\): " + message):
+        geolora_step(*state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.0, optimizer=optimizer)
+
+
 # --- line 4: augmentation --------------------------------------------------------------------------------------------
 
 
@@ -299,9 +332,8 @@ SIGMA = (12.0, 4.0, 3.0, 0.0)
         (0.0, 5, 6, 4, RankRule.BASIS),
     ],
 )
-def test_rank_rules(library: Library, theta: float, min_rank: int, max_rank: int | None, rank: int, rule: RankRule) -> None:
-    tails = library.array(np.array([13.0, 5.0, 3.0, 0.0]))
-    assert choose_rank(tails, theta, min_rank, max_rank) == (rank, rule)
+def test_rank_rules(theta: float, min_rank: int, max_rank: int | None, rank: int, rule: RankRule) -> None:
+    assert choose_rank([13.0, 5.0, 3.0, 0.0], theta, min_rank, max_rank) == (rank, rule)
 
 
 @pytest.mark.parametrize(
@@ -379,13 +411,36 @@ def test_a_coefficient_whose_norm_overflows_is_refused() -> None:
         geolora_step(Y, gradients, learning_rate=1.0, tau=0.1)
 
 
+def test_a_norm_beyond_the_precision_is_refused_in_single_precision_too(library: Library) -> None:
+    """‖S‖ = 4e38, in range for double precision only: its singular values need not fit into single precision."""
+    Y = LowRank(*(library.array(X.astype(np.float32)) for X in (np.eye(12)[:, :4], 2e38 * np.eye(4), np.eye(11)[:, :4])))
+    zero = ProjectedGradients.from_dense(Y, library.array(np.zeros((12, 11), dtype=np.float32)))
+    with pytest.raises(FloatingPointError, match=r"^line 3: K_new overflowed the range of .*float32; nothing was changed$"):
+        geolora_step(Y, zero, learning_rate=0.1, tau=0.1)
+
+
+def test_what_is_no_number_did_not_overflow() -> None:
+    inputs = _example(Dtype("float64", np.float64, False)).inputs(np.float64)
+    with pytest.raises(FloatingPointError, match=r"^line 3: K_new is not finite; nothing was changed$"):
+        geolora_step(
+            *state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.0, optimizer=lambda P, G, _: np.full_like(P, np.nan)
+        )
+
+
+def test_tails_beyond_the_precision_are_compared_all_the_same(library: Library) -> None:
+    """Four times 3e38 have the norm 6e38 and a tail of 5.2e38 behind the first: neither is a number of single precision."""
+    E = library.array(np.eye(6, 4, dtype=np.float32))
+    cut = truncation(library.array(3e38 * np.eye(4, dtype=np.float32)), E, E, tau=0.6)
+    assert (cut.Y.rank, cut.rank_rule) == (3, RankRule.THRESHOLD), "tails of 1, 0.87, 0.71, 0.5 of the norm"
+
+
 def test_rank_rules_have_names_for_reports() -> None:
     assert [str(rule) for rule in RankRule] == ["threshold", "min_rank", "max_rank", "basis", "budget"]
 
 
 def test_ranks_start_at_one_by_default() -> None:
-    assert choose_rank(np.array([5.0, 1.0]), 2.0) == (1, RankRule.THRESHOLD)
-    assert choose_rank(np.array([5.0, 1.0]), 9.0) == (1, RankRule.MIN_RANK)
+    assert choose_rank([5.0, 1.0], 2.0) == (1, RankRule.THRESHOLD)
+    assert choose_rank([5.0, 1.0], 9.0) == (1, RankRule.MIN_RANK)
 
 
 def test_truncation_alone_refuses_contradicting_ranks(unchecked: None) -> None:

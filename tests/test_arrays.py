@@ -96,15 +96,17 @@ def test_tails_by_their_definition(values: list[float], magnitude: float) -> Non
 def test_tails_far_below_the_largest_singular_value() -> None:
     """Else a rank decision with ϑ = 0 drops a singular value that is not 0; in single precision this begins at 1e-22."""
     assert tail_norms(np.array([1.0, 1e-200]))[1] == 1e-200
-    assert tail_norms(np.array([1.0, 3e-25, 4e-25], dtype=np.float32)[[0, 2, 1]])[1] == np.float32(5e-25)
+    assert tail_norms(np.array([1.0, 4e-25, 3e-25], dtype=np.float32))[1] == pytest.approx(5e-25, rel=2.0**-24)
+
+
+def test_tails_beyond_the_range_of_single_precision() -> None:
+    assert tail_norms(np.full(4, 3e38, dtype=np.float32))[0] == pytest.approx(6e38, rel=2.0**-24)
 
 
 def test_tails_in_every_library(library: Library, dtype: Dtype) -> None:
     sigma = library.array(np.array([4.0, 3.0, 0.0]).astype(dtype.real))
-    tails = tail_norms(sigma)
-    assert tails.dtype == sigma.dtype
-    np.testing.assert_array_equal(to_numpy(tails), [5.0, 3.0, 0.0])
-    np.testing.assert_array_equal(to_numpy(tail_norms(0.0 * sigma)), np.zeros(3))
+    assert tail_norms(sigma) == [5.0, 3.0, 0.0]
+    assert tail_norms(0.0 * sigma) == [0.0, 0.0, 0.0]
 
 
 def test_constructors_follow_their_model(library: Library, dtype: Dtype) -> None:
@@ -145,7 +147,7 @@ def test_constructors_follow_the_device() -> None:
     strict = load("array_api_strict").module
     like = strict.asarray([[1.0, 2.0]], device=strict.Device("device1"))
     sigma = strict.asarray([2.0, 1.0], device=strict.Device("device1"))
-    for made in (identity(2, like), zeros((2, 3), like), diagonal_matrix(sigma, like), tail_norms(sigma)):
+    for made in (identity(2, like), zeros((2, 3), like), diagonal_matrix(sigma, like)):
         assert made.device == strict.Device("device1")
 
 

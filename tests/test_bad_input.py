@@ -240,6 +240,10 @@ BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: allocate_ranks([a.array(np.ones(2))] * 2, [(3, 4)] * 2, 15, unit="parameters"),
         "^budget: expected at least 16 parameters for min_rank = 1 in every layer, found 15$",
     ),
+    "budget NaN": (
+        lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], np.nan),  # type: ignore[arg-type]
+        "^budget: expected an integer >= 1, found nan$",
+    ),
     "layer min_rank 0": (
         lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 3, min_rank=0),
         "^min_rank: expected an integer >= 1, found 0$",

@@ -137,6 +137,16 @@ def test_worth_is_the_square_per_parameter() -> None:
     assert _allocate(drawn, 10 + 32 + 34, unit="parameters").ranks == (1, 2)
 
 
+@pytest.mark.parametrize("unit", ["ranks", "parameters"])
+@pytest.mark.parametrize("size", [1e-320, 1e-170, 1.0, 1e200, 8e307])
+def test_the_size_of_the_layers_does_not_matter(size: float, unit: Unit) -> None:
+    """Squares of singular values would underflow or overflow."""
+    drawn: Layers = [([size, 0.1 * size], (4, 4)), ([2.0 * size, 1.5 * size], (4, 4))]
+    found = _allocate(drawn, _least(drawn, unit, 1) + (11 if unit == "parameters" else 1), unit=unit)
+    assert found.ranks == (1, 2)
+    assert found.discarded == 0.1 * size
+
+
 def test_every_layer_can_have_its_own_limit() -> None:
     spectra = [np.array([9.0, 8.0, 7.0]), np.array([6.0, 5.0, 4.0])]
     assert allocate_ranks(spectra, [(5, 5)] * 2, 6, max_rank=[1, 3]).ranks == (1, 3)

@@ -161,7 +161,7 @@ def _tie() -> str:
     sigma = np.array([4.0, 3.0, 0.0])
     tails, theta = tail_norms(sigma), 3.0
     rank, _ = choose_rank(tails, theta)
-    strict = int(np.sum(tails >= theta))
+    strict = sum(tail >= theta for tail in tails)
     return f"σ = (4, 3, 0), ϑ = 3: “≤” keeps {rank}, “<” keeps {strict}; the oracle accepts both on a tie"
 
 
