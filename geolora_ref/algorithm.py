@@ -84,19 +84,6 @@ def coefficient_update(
     )
 
 
-def _on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Array, Array, float], Array]:
-    """A caller's optimizer, which may work in place; ``ValueError`` unless what it returns can take the place of P."""
-
-    def step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Inexact[Array, "a b"]:
-        xp, name = namespace(P), "opt(P, G, λ)"
-        new = optimizer(xp.asarray(P, copy=True), xp.asarray(G, copy=True), learning_rate)
-        checks.alike(**{"P": P, name: new})
-        checks.same_shape(name, new, P.shape, "that of P")
-        return new
-
-    return step
-
-
 def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m s"]) -> Inexact[Array, "m k"]:
     """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]), so that BᴴB̃ = 0 and range([B | B̃]) ⊇ range(X).
 
@@ -216,7 +203,7 @@ def augmented_step(
     learning_rate = checks.nonnegative_number("learning_rate", learning_rate)
     U, _, V = Y
     gradients = gradients.projected(Y)
-    opt = optimizer_step if optimizer is None else _on_copies(optimizer)
+    opt = checks.on_copies(optimizer) if optimizer else optimizer_step
     K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, opt)
     checks.finite_results("line 3", K_new=K_new, L_new=L_new, S_new=S_new)
     U_tilde, V_tilde = basis_augmentation(U, K_new), basis_augmentation(V, L_new)

@@ -31,6 +31,7 @@ __all__ = [
     "eps",
     "finite",
     "identity",
+    "is_diagonal",
     "namespace",
     "norm",
     "tail_norms",
@@ -103,6 +104,11 @@ def zeros(shape: tuple[int, int], like: Inexact[Array, ...]) -> Inexact[Array, "
 def diagonal_matrix(diagonal: Float[Array, " r"], like: Inexact[Array, ...]) -> Inexact[Array, "r r"]:
     """The square matrix with this diagonal, in the dtype and on the device of ``like``."""
     return identity(diagonal.shape[0], like) * namespace(like).astype(diagonal, like.dtype)[None, :]
+
+
+def is_diagonal(S: Inexact[Array, "r r"]) -> bool:
+    """Whether every entry beside the diagonal is exactly 0."""
+    return not bool(namespace(S).any(S * identity(S.shape[0], S) != S))
 
 
 def to_numpy(X: Array) -> np.ndarray[Any, Any]:

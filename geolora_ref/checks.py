@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, namespace, norm
+from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, is_diagonal, namespace, norm
 
 __all__ = [
     "alike",
@@ -20,6 +21,7 @@ __all__ = [
     "matrices",
     "nonnegative_number",
     "number",
+    "on_copies",
     "orthonormal",
     "positive_number",
     "ranks",
@@ -79,6 +81,19 @@ def same_shape(name: str, X: Array, expected: tuple[int, ...], meaning: str) -> 
         raise ValueError(f"{name}: expected shape {expected} ({meaning}), found {tuple(X.shape)}")
 
 
+def on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Array, Array, float], Array]:
+    """A caller's opt(P, G, λ), which may work in place; ``ValueError`` unless it returns a matrix that can be the new P."""
+
+    def step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Array:
+        xp, name = namespace(P), "opt(P, G, λ)"
+        new = optimizer(xp.asarray(P, copy=True), xp.asarray(G, copy=True), learning_rate)
+        alike(**{"P": P, name: new})
+        same_shape(name, new, tuple(P.shape), "that of P")
+        return new
+
+    return step
+
+
 def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
     """Raise ``ValueError`` unless ‖UᴴU − I‖ ≤ √eps.
 
@@ -93,9 +108,11 @@ def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
 def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
     """Raise ``ValueError`` if a diagonal ``S`` has a zero on its diagonal, or a dense one σ_min ≤ eps·σ_max."""
     xp = namespace(S)
-    sigma = xp.linalg.svdvals(S)
-    off_diagonal = S - S * identity(S.shape[0], S)
-    smallest, limit = float(xp.min(sigma)), eps(S) * float(xp.max(sigma)) if norm(off_diagonal) > 0.0 else 0.0
+    if is_diagonal(S):
+        smallest, limit = float(xp.min(xp.abs(xp.linalg.diagonal(S)))), 0.0
+    else:
+        sigma = xp.linalg.svdvals(S)
+        smallest, limit = float(xp.min(sigma)), eps(S) * float(xp.max(sigma))
     if smallest <= limit:
         raise ValueError(
             f"{name}: the published route divides by {name}, expected an invertible {name}, found smallest singular value "
@@ -138,12 +155,12 @@ def threshold(tau: float | None, theta: float | None) -> None:
         nonnegative_number("theta", theta)
 
 
-def averaging(betas: Any, eps: Any) -> None:
-    """Two weights 0 ≤ β < 1 of running means, and a finite eps ≥ 0, or ``ValueError``."""
+def averaging(betas: Any, eps: Any) -> tuple[tuple[float, float], float]:
+    """Two weights 0 ≤ β < 1 of running means, and a finite eps ≥ 0, as floats, or ``ValueError``."""
     weights = betas if isinstance(betas, tuple | list) else ()
     if len(weights) != 2 or not all(isinstance(beta, Real) and 0.0 <= float(beta) < 1.0 for beta in weights):
         raise ValueError(f"betas: expected two numbers >= 0 and < 1, found {betas!r}")
-    nonnegative_number("eps", eps)
+    return (float(weights[0]), float(weights[1])), nonnegative_number("eps", eps)
 
 
 def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, H, Inexact, namespace
+from geolora_ref.arrays import Array, H, Inexact, is_diagonal, namespace
 from geolora_ref.lowrank import LowRank
 
 __all__ = ["FactorGradients", "ProjectedGradients"]
@@ -90,7 +90,10 @@ class FactorGradients:
         checks.same_shape("dU", self.dU, (Y.shape[0], Y.rank), "m x r")
         checks.same_shape("dV", self.dV, (Y.shape[1], Y.rank), "n x r")
         checks.invertible("S", S)
-        xp = namespace(S)
-        dK = H(xp.linalg.solve(S, H(self.dU)))  # (S⁻¹ dUᴴ)ᴴ = dU S⁻ᴴ
-        dL = H(xp.linalg.solve(H(S), H(self.dV)))  # (S⁻ᴴ dVᴴ)ᴴ = dV S⁻¹
+        linalg = namespace(S).linalg
+        if is_diagonal(S):  # a solver may multiply by 1/σ, which is infinite for the smallest σ
+            dK, dL = self.dU / linalg.diagonal(H(S)), self.dV / linalg.diagonal(S)
+        else:
+            dK = H(linalg.solve(S, H(self.dU)))  # (S⁻¹ dUᴴ)ᴴ = dU S⁻ᴴ
+            dL = H(linalg.solve(H(S), H(self.dV)))  # (S⁻ᴴ dVᴴ)ᴴ = dV S⁻¹
         return ProjectedGradients(dK=dK, dL=dL, dS=self.dS).projected(Y)

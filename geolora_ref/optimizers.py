@@ -119,7 +119,7 @@ class HeavyBall:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        checks.nonnegative_number("momentum", self.momentum)
+        object.__setattr__(self, "momentum", checks.nonnegative_number("momentum", self.momentum))
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M."""
@@ -142,7 +142,9 @@ class Adam:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        checks.averaging(self.betas, self.eps)
+        betas, eps = checks.averaging(self.betas, self.eps)
+        object.__setattr__(self, "betas", betas)
+        object.__setattr__(self, "eps", eps)
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps)."""
@@ -168,7 +170,9 @@ class NormalisedHeavyBall:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        checks.averaging(self.betas, self.eps)
+        betas, eps = checks.averaging(self.betas, self.eps)
+        object.__setattr__(self, "betas", betas)
+        object.__setattr__(self, "eps", eps)
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""

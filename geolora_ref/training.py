@@ -56,8 +56,8 @@ class Settings:
     core: Core = "own"
 
     def __post_init__(self) -> None:
-        checks.nonnegative_number("learning_rate", self.learning_rate)
-        checks.nonnegative_number("weight_decay", self.weight_decay)
+        for name in ("learning_rate", "weight_decay"):  # as floats: scalars of NumPy would promote arrays of single precision
+            object.__setattr__(self, name, checks.nonnegative_number(name, getattr(self, name)))
         if self.budget is None:
             checks.threshold(self.tau, self.theta)
         elif self.tau is not None or self.theta is not None:
@@ -130,7 +130,10 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
     if phase.truncates:
         cuts = _truncated(moved, directed, settings)
     elif phase.augments:
-        cuts = [truncation(*W, theta=0.0, max_rank=layer.capacity) for W, layer in zip(moved, directed, strict=True)]
+        cuts = [
+            truncation(*W, theta=0.0, min_rank=settings.min_rank, max_rank=layer.capacity)
+            for W, layer in zip(moved, directed, strict=True)
+        ]
     else:
         return [
             LayerStep(LowRank(W.U_hat, W.S_hat, W.V_hat), layer.moments, None) for W, layer in zip(moved, directed, strict=True)

@@ -150,6 +150,19 @@ def test_a_diagonal_core_may_be_as_badly_conditioned_as_it_likes() -> None:
         FactorGradients.from_dense(dense_core, G).projected(dense_core)
 
 
+@pytest.mark.parametrize("smallest", [1e-310, 1e-300j, -1e-300, 1e-30 + 1e-31j])
+@pytest.mark.parametrize("largest", [1.0, 1e300])
+def test_each_column_is_divided_by_its_own_number(library: Library, largest: float, smallest: complex) -> None:
+    """Also where 1/σ or σ_max/σ_min is infinite.  What underflowed in ∇_U is lost: half the smallest number over σ."""
+    S = np.diag([largest, smallest])
+    Y = LowRank(*(library.array(X.astype(S.dtype)) for X in (np.eye(4)[:, :2], S, np.eye(3)[:, :2])))
+    G = library.array(np.arange(12.0).reshape(4, 3).astype(S.dtype) / 8.0)
+    divided, direct = FactorGradients.from_dense(Y, G).projected(Y), ProjectedGradients.from_dense(Y, G)
+    lost = np.finfo(np.float64).smallest_subnormal / abs(smallest)
+    for found, exact in ((divided.dK, direct.dK), (divided.dL, direct.dL)):
+        np.testing.assert_allclose(to_numpy(found), to_numpy(exact), rtol=8 * 2.0**-52, atol=lost)
+
+
 @pytest.mark.parametrize("size", [2.0**-200, 1.0, 2.0**200])
 def test_singularity_is_relative_to_the_size_of_the_core(size: float) -> None:
     """A power of two changes no rounding: what is singular at one size is so at every size, and what is not is not.

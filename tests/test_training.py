@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, geolora_step
 from geolora_ref.budget import parameter_count
-from geolora_ref.optimizers import Adam, HeavyBall, Moments, Optimizer, Sgd, Triple
+from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 from geolora_ref.training import Core, Layer, LayerStep, Settings, limits_of_rank, training_step
 from tests.steps import Matrix, ratio
 
@@ -114,6 +116,38 @@ def test_truncation_after_the_cycle_keeps_the_augmented_core_in_between() -> Non
     dense = augmented.Y.full() - 0.1 * U @ U.T @ G @ V @ V.T
     assert close(step.Y.full(), LowRank.from_dense(dense, step.Y.rank).full())
     assert step.Y.rank < 6
+
+
+def test_the_least_rank_is_kept_within_the_cycle_too() -> None:
+    """From W = 0 and a zero gradient nothing but ``min_rank`` keeps columns."""
+    one, _ = layer()
+    Y = LowRank(one.Y.U, np.zeros((3, 3)), one.Y.V)
+    still = Layer(Y, ProjectedGradients.from_dense(Y, np.zeros(SHAPE)), Moments(), 11)
+    settings = Settings(learning_rate=0.1, tau=0.3, min_rank=4, coefficient_steps=1, truncate="after the cycle")
+    assert run(still, settings, 0).Y.rank == 4
+
+
+NUMBERS: dict[str, Callable[[Callable[[float], float]], Settings]] = {
+    "rate": lambda n: Settings(n(0.1), tau=n(0.1), weight_decay=n(0.1), coefficient_steps=1),
+    "theta": lambda n: Settings(0.1, theta=n(0.1)),
+    "heavy ball": lambda n: Settings(0.1, tau=0.1, optimizer=HeavyBall(n(0.9))),
+    "adam": lambda n: Settings(0.1, tau=0.1, optimizer=Adam((n(0.9), n(0.99)), n(1e-8))),
+    "normalised": lambda n: Settings(0.1, tau=0.1, optimizer=NormalisedHeavyBall((n(0.9), n(0.99)), n(1e-8))),
+}
+
+
+@pytest.mark.parametrize("make", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("iteration", [0, 1])
+def test_numpy_scalars_are_numbers(make: Callable[[Callable[[float], float]], Settings], iteration: int) -> None:
+    """In single precision, which a double precision scalar of NumPy would promote: the same step, bit for bit."""
+    one, G = layer()
+    Y = LowRank(*(X.astype(np.float32) for X in one.Y))
+    single = replace(one, Y=Y, gradients=ProjectedGradients.from_dense(Y, G.astype(np.float32)))
+    found, expected = (training_step([single], make(number), iteration)[0] for number in (np.float64, float))
+    for X, Z in zip(found.Y, expected.Y, strict=True):
+        np.testing.assert_array_equal(X, Z, strict=True)
+    for M, N in zip(found.moments.first or (), expected.moments.first or (), strict=True):
+        np.testing.assert_array_equal(M, N, strict=True)
 
 
 def test_without_coefficient_steps_both_schedules_are_the_same() -> None:

@@ -139,7 +139,7 @@ LINES = (
         r"\hat S\in\mathbb K^{(r+k)\times(r+l)}",
         r"$\hat W = [U\mid\tilde U]\,\hat S\,[V\mid\tilde V]^{\mathsf H}$ is exactly $W - \lambda P(W)G$. The zero block is what makes the step "
         "parallel, and what can make the rank {ref}`stall <thm-stall>`.",
-        "$2r^2(m+n)$ products",
+        "$r^2(m+n)$ products",
         Anchor(ALGORITHM, "assemble"),
     ),
     Line(
@@ -163,7 +163,7 @@ LINES = (
         \end{aligned}""",
         r"\hat U\in\mathbb K^{m\times p}; \hat V\in\mathbb K^{n\times q}; \hat S\in\mathbb K^{p\times q}",
         r"$\norm{\hat W - W_1} = (\sum_{i>r_1}\sigma_i^2)^{1/2}$, at most $\vartheta$ unless `max_rank` clipped the rank.",
-        "one SVD of $2r\\times 2r$, $\\approx 22\\,(2r)^3$, and $2 r r_1(m+n)$ products",
+        "one SVD of $2r\\times 2r$, $\\approx 11\\,(2r)^3$ products, and $2 r r_1(m+n)$",
         Anchor(ALGORITHM, "truncation"),
         caller="6",
     ),

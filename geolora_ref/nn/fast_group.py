@@ -110,7 +110,7 @@ class FastGroup:
         """The truncation: by the settings, or by what the storage holds."""
         capacities = [adapter.max_rank for adapter in self.adapters]
         if not truncates:
-            return {"theta": 0.0, "max_rank": capacities}
+            return {"theta": 0.0, "min_rank": settings.min_rank, "max_rank": capacities}
         most = limits_of_rank(settings, capacities)
         common = {"min_rank": settings.min_rank, "max_rank": most}
         budget = settings.budget

@@ -117,6 +117,17 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
 
 
 @pytest.mark.parametrize("method", ["reference", "fast"])
+def test_the_least_rank_is_kept_within_the_cycle_too(method: Any) -> None:
+    """A target of 0 from W = 0: no gradient, and nothing but ``min_rank`` keeps columns."""
+    model = network(rank=2)
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.3, method=method, min_rank=4, coefficient_steps=1, truncate="after the cycle")
+    x, _ = regression()
+    (0.0 * model(x).sum()).backward()
+    optimizer.step()
+    assert {report.rank for report in optimizer.reports.values()} == {4}
+
+
+@pytest.mark.parametrize("method", ["reference", "fast"])
 @pytest.mark.parametrize("options", WAYS, ids=str)
 def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any], method: Any) -> None:
     """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the interruption."""
