@@ -50,8 +50,8 @@ def alike(**named: Array) -> Any:
             raise ValueError(f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}")
         if X.ndim != 2:
             raise ValueError(f"{name}: expected a matrix (2 dimensions), found shape {tuple(X.shape)}")
-        if not xp.isdtype(X.dtype, ("real floating", "complex floating")) or xp.finfo(X.dtype).bits < 32:
-            raise ValueError(f"{name}: expected a real or complex floating dtype of at least single precision, found {X.dtype}")
+        if not xp.isdtype(X.dtype, ("real floating", "complex floating")) or xp.finfo(X.dtype).bits not in (32, 64):
+            raise ValueError(f"{name}: expected a real or complex floating dtype of single or double precision, found {X.dtype}")
         if X.dtype != first.dtype:
             raise ValueError(f"{name}: expected the dtype of {first_name} ({first.dtype}), found {X.dtype}")
         if array_api_compat.device(X) != array_api_compat.device(first):

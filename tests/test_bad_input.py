@@ -87,11 +87,11 @@ STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "U with a column twice": (lambda a: a.low_rank(U=U[:, [0, 0, 2]]), "^" + DEFECT.format("U", r"1\.414e\+00")),
     "U integer": (
         lambda a: a.low_rank(U=np.eye(7, 3, dtype=np.int64)),
-        "^U: expected a real or complex floating dtype of at least single precision, found .*int64",
+        "^U: expected a real or complex floating dtype of single or double precision, found .*int64",
     ),
     "S integer": (
         lambda a: a.low_rank(S=np.eye(3, dtype=np.int64)),
-        "^S: expected a real or complex floating dtype of at least single precision, found .*int64",
+        "^S: expected a real or complex floating dtype of single or double precision, found .*int64",
     ),
     "S single": (lambda a: a.low_rank(S=S.astype(np.float32)), "^S: expected the dtype of U .*float64.*, found .*float32"),
     "V complex": (lambda a: a.low_rank(V=V + 0j), "^V: expected the dtype of U .*float64.*, found .*complex128"),
@@ -147,7 +147,7 @@ GRADIENTS: dict[str, tuple[Callable[[Valid], Any], str]] = {
     ),
     "G integer": (
         lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(np.ones((7, 5), dtype=np.int64))),
-        "^G: expected a real or complex floating dtype of at least single precision, found .*int64",
+        "^G: expected a real or complex floating dtype of single or double precision, found .*int64",
     ),
     "G a list": (lambda a: ProjectedGradients.from_dense(a.low_rank(), G.tolist()), "^G: .*found list$"),
     "dK not finite": (lambda a: a.projected(dK=_with(G @ V, np.nan)), "^dK: " + NOT_FINITE.format(21)),
@@ -300,6 +300,10 @@ def test_libraries_do_not_mix_in_a_step(other: str) -> None:
 
 
 SUBTLE: dict[str, tuple[Callable[[Valid], Any], str]] = {
+    "extended precision": (
+        lambda a: LowRank(*(X.astype(np.longdouble) for X in (U, S, V))),
+        "^U: expected a real or complex floating dtype of single or double precision, found (float128|longdouble)",
+    ),
     "factor gradients of another library": (
         lambda a: Valid(load("torch"), []).step(a.factors()),
         "^dU: expected the array library of U",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.problem import GradientFlow, Matrix, StartedODE
@@ -18,7 +19,7 @@ class AllenCahn(GradientFlow, StartedODE):
     so μ = 1 (attained at 0); the cubic term has no global ℓ.  The start is
     (e^{−tan²x} + e^{−tan²y}) sin x sin y / (1 + e^{|csc(−x/2)|} + e^{|csc(−y/2)|}), symmetric and 0 on the axes.
 
-    Raises ``ValueError`` for n < 3 or a diffusion that is negative.
+    Raises ``ValueError`` for n < 3 or a diffusion that is not a finite number ≥ 0.
     """
 
     strong_convexity = -1.0
@@ -26,9 +27,8 @@ class AllenCahn(GradientFlow, StartedODE):
     minimum = 0.0
 
     def __init__(self, n: int = 128, diffusion: float = 0.01) -> None:
-        if n < 3 or diffusion < 0.0:
-            raise ValueError(f"n, diffusion: expected n >= 3 and a number >= 0, found {n} and {diffusion}")
-        self.shape, self.diffusion = (n, n), diffusion
+        checks.integer("n", n, 3)
+        self.shape, self.diffusion = (n, n), checks.nonnegative_number("diffusion", diffusion)
         self.x = 2.0 * np.pi * np.arange(n) / n
 
     def _laplacian(self, X: Matrix) -> Matrix:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import H, Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
@@ -40,16 +42,18 @@ class RotatingExponential(Curve, FactoredODE):
     Ȧ = Ω₁A + A + AΩ₂ᵀ.  The singular values of A(t) are e^t base⁻ʲ for every t: with ``rank`` the exactness property applies,
     without it the best rank-r error is known.
 
-    Raises ``ValueError`` for matrices that are not skew or differ in size, a base ≤ 1, or a rank out of range.
+    Raises ``ValueError`` for matrices that are not finite, not skew or differ in size, a base that is not a finite number > 1,
+    or a rank out of range.
     """
 
     def __init__(self, Omega1: Matrix, Omega2: Matrix, base: float = 2.0, rank: int | None = None) -> None:
+        checks.matrices(Omega1=Omega1, Omega2=Omega2)
         n = len(Omega1)
         for name, Omega in (("Omega1", Omega1), ("Omega2", Omega2)):
             if Omega.shape != (n, n) or np.max(np.abs(Omega + Omega.T)) > 1e-14 * np.max(np.abs(Omega)):
                 raise ValueError(f"{name}: expected a skew {n} x {n} matrix, found shape {Omega.shape}")
-        if base <= 1.0:
-            raise ValueError(f"base: expected a number > 1, found {base}")
+        if not 1.0 < base < math.inf:
+            raise ValueError(f"base: expected a finite number > 1, found {base}")
         if rank is not None and not 1 <= rank <= n:
             raise ValueError(f"rank: expected between 1 and n = {n}, found {rank}")
         self.shape, self.Omega1, self.Omega2, self.base, self.rank = (n, n), Omega1, Omega2, base, rank or n

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
@@ -20,15 +21,14 @@ class Lyapunov(FactoredODE):
     X̂_kl(t) = e^{tλ}X̂_kl(0) + Ĉ_kl (e^{tλ} − 1)/λ with λ = λ_k + λ_l.
     ℓ = 2|λ_n|, μ = 2λ_1, both attained.  G turns the first ``len(source) + 4`` sine vectors at random.
 
-    Raises ``ValueError`` for more source terms than n − 4, or a diffusion that is not positive.
+    Raises ``ValueError`` for more source terms than n − 4, or a diffusion that is not a finite number > 0.
     """
 
     def __init__(self, n: int, source: Values, rng: np.random.Generator, diffusion: float = 1.0) -> None:
         terms = len(source)
         if terms + 4 > n:
             raise ValueError(f"source: expected at most n - 4 = {n - 4} values, found {terms}")
-        if diffusion <= 0.0:
-            raise ValueError(f"diffusion: expected a number > 0, found {diffusion}")
+        diffusion = checks.positive_number("diffusion", diffusion)
         self.shape, self.source = (n, n), np.asarray(source, dtype=np.float64)
         self._weight = diffusion * ((n + 1) / (2.0 * np.pi)) ** 2
         self.eigenvalues = -4.0 * self._weight * np.sin(np.arange(1, n + 1) * np.pi / (2.0 * (n + 1))) ** 2

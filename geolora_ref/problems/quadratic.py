@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.problem import GradientFlow, Matrix
@@ -19,14 +20,18 @@ class Quadratic(GradientFlow):
     β = ℓ = λmax(H₁)λmax(H₂), strong convexity λmin(H₁)λmin(H₂), L* = 0 at W = A.  The singular values of A are a dial: a
     gap at a known rank, or a tail of size ε that no matrix of that rank can follow.
 
-    Raises ``ValueError`` for matrices that are not symmetric positive definite or do not fit A.
+    Raises ``ValueError`` for matrices that are not finite, not symmetric positive definite or do not fit A.
     """
 
     def __init__(self, A: Matrix, H1: Matrix, H2: Matrix) -> None:
+        checks.matrices(A=A, H1=H1, H2=H2)
         self.shape = (A.shape[0], A.shape[1])
         for name, H, size in (("H1", H1, A.shape[0]), ("H2", H2, A.shape[1])):
-            if H.shape != (size, size) or not np.allclose(H, H.T, rtol=1e-12, atol=0.0):
-                raise ValueError(f"{name}: expected a symmetric {size} x {size} matrix, found shape {H.shape}")
+            expected = f"{name}: expected a symmetric {size} x {size} matrix"
+            if H.shape != (size, size):
+                raise ValueError(f"{expected}, found shape {H.shape}")
+            if not np.allclose(H, H.T, rtol=1e-12, atol=0.0):
+                raise ValueError(f"{expected}, found ‖{name} − {name}ᵀ‖ = {np.linalg.norm(H - H.T):.3e}")
         self.A, self.H1, self.H2 = A, H1, H2
         (self._d1, self._Q1), (self._d2, self._Q2) = np.linalg.eigh(H1), np.linalg.eigh(H2)
         for name, d in (("H1", self._d1), ("H2", self._d2)):

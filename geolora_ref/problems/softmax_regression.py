@@ -8,6 +8,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
+from geolora_ref import checks
 from geolora_ref.problems.problem import GradientFlow, Matrix
 
 __all__ = ["SoftmaxRegression"]
@@ -18,6 +19,8 @@ class SoftmaxRegression(GradientFlow):
 
     The softmax Hessian diag(p) − ppᵀ is at most ½ I, therefore β ≤ ½ λmax(XᵀX)/N + ρ; convex, strong convexity ρ.
     ``minimum`` is a proven lower bound of L*: 0 without ridge, and with it L(W) − ‖∇L(W)‖²/(2ρ) at a W found by L-BFGS.
+
+    Raises ``ValueError`` for X and labels that do not fit, negative labels, and a ridge ρ that is not a finite number ≥ 0.
     """
 
     def __init__(self, X: Matrix, labels: Matrix, ridge: float = 0.0) -> None:
@@ -25,8 +28,9 @@ class SoftmaxRegression(GradientFlow):
             raise ValueError(
                 f"X, labels: expected (N, features) and N integer labels, found {X.shape} and {labels.dtype} {labels.shape}"
             )
-        if ridge < 0.0:
-            raise ValueError(f"ridge: expected a number >= 0, found {ridge}")
+        if labels.min() < 0:
+            raise ValueError(f"labels: expected classes from 0, found {labels.min()}")
+        ridge = checks.nonnegative_number("ridge", ridge)
         self.X, self.labels, self.ridge = X, labels, ridge
         self.count, classes = len(X), int(labels.max()) + 1
         self.shape = (classes, X.shape[1])

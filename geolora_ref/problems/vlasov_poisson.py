@@ -81,7 +81,7 @@ class VlasovPoisson(FactoredODE, StartedODE):
         """The rank-one initial value, its bases filled up by cos, sin of kx, … and by v, v², … times the Maxwellian."""
         phase = 2.0 * np.pi * np.arange(self.shape[0]) / self.shape[0]
         waves = [wave(k * phase) for k in range(1, rank) for wave in (np.cos, np.sin)]
-        left = np.column_stack([self.density, np.ones_like(phase), *waves])[:, :rank]
+        left = np.column_stack([self.density, *waves])[:, :rank]
         right = np.column_stack([self.maxwellian * self.v**k for k in range(rank)])
         (U, R), V = np.linalg.qr(left), np.linalg.qr(right)
         S = np.zeros((rank, rank))

@@ -29,6 +29,8 @@ from verification.claims.physics import dispersion_root
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
+NAN, ZERO = float("nan"), np.zeros((3, 3))
+
 
 def _rng() -> np.random.Generator:
     return np.random.default_rng(0)
@@ -276,6 +278,16 @@ def test_derivatives_of_the_plasma_are_exact_on_waves() -> None:
     assert norm(problem.D_x @ E - (charge - charge.mean())) <= 1e-12
 
 
+def test_the_plasma_starts_with_waves_beside_its_density() -> None:
+    """Every direction of the start is a wave or a power of v times the Maxwellian: none is what rounding left of another one."""
+    problem = VlasovPoisson.landau_damping()
+    Y, phase = problem.start(8), 0.5 * problem.x
+    waves = [np.ones(64), *(wave(k * phase) for k in (1, 2, 3) for wave in (np.cos, np.sin)), np.cos(4 * phase)]
+    powers = [problem.maxwellian * problem.v**k for k in range(8)]
+    for B, columns in ((Y.U, np.column_stack(waves)), (Y.V, np.column_stack(powers))):
+        assert norm(columns - B @ (B.T @ columns)) <= 1e-13 * norm(columns)
+
+
 def test_the_energy_of_the_plasma_is_kept_by_its_full_flow() -> None:
     problem = VlasovPoisson.landau_damping(alpha=0.3, shape=(16, 48))
     f0 = problem.start(3).full()
@@ -322,16 +334,21 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RotatingExponential(np.eye(3), np.zeros((3, 3))), "^Omega1: expected a skew 3 x 3 matrix"),
-        (lambda: RotatingExponential(np.zeros((3, 3)), np.zeros((2, 2))), "^Omega2: expected a skew 3 x 3 matrix, found shape"),
-        (lambda: RotatingExponential(np.zeros((3, 3)), np.zeros((3, 3)), base=1.0), "^base: expected a number > 1, found 1"),
-        (lambda: RotatingExponential(np.zeros((3, 3)), np.zeros((3, 3)), rank=4), "^rank: expected between 1 and n = 3, found 4"),
+        (lambda: RotatingExponential(np.eye(3), ZERO), "^Omega1: expected a skew 3 x 3 matrix"),
+        (lambda: RotatingExponential(ZERO, ZERO[:2, :2]), "^Omega2: expected a skew 3 x 3 matrix, found shape"),
+        (lambda: RotatingExponential(ZERO, NAN * ZERO), "^Omega2: expected finite entries, found 9 of 9 not finite"),
+        (lambda: RotatingExponential(ZERO, ZERO, base=1.0), "^base: expected a finite number > 1, found 1"),
+        (lambda: RotatingExponential(ZERO, ZERO, base=NAN), "^base: expected a finite number > 1, found nan"),
+        (lambda: RotatingExponential(ZERO, ZERO, rank=4), "^rank: expected between 1 and n = 3, found 4"),
         (lambda: KochLubich(9, 0.1, _rng()), "^n: expected at least 10, the size of the leading block, found 9"),
         (lambda: Schroedinger(7, _rng()), "^n: expected an even number >= 2, found 7"),
         (lambda: Lyapunov(6, [1.0] * 3, _rng()), "^source: expected at most n - 4 = 2 values, found 3"),
-        (lambda: Lyapunov(9, [1.0], _rng(), diffusion=0.0), "^diffusion: expected a number > 0, found 0"),
+        (lambda: Lyapunov(9, [1.0], _rng(), diffusion=0.0), r"^diffusion: expected a finite number > 0, found 0\.0"),
+        (lambda: Lyapunov(9, [1.0], _rng(), diffusion=NAN), "^diffusion: expected a finite number > 0, found nan"),
         (lambda: Riccati(4), "^m: expected at least 5, found 4"),
-        (lambda: AllenCahn(2), "^n, diffusion: expected n >= 3 and a number >= 0, found 2 and"),
+        (lambda: AllenCahn(2), "^n: expected an integer >= 3, found 2"),
+        (lambda: AllenCahn(4, -1.0), r"^diffusion: expected a finite number >= 0, found -1\.0"),
+        (lambda: AllenCahn(4, NAN), "^diffusion: expected a finite number >= 0, found nan"),
         (lambda: VlasovPoisson.landau_damping(shape=(15, 24)), "^shape: expected even numbers of points"),
         (lambda: Saddle([1.0, 2.0], 1, _rng()), "^b: expected decreasing positive numbers"),
         (lambda: Saddle([2.0, 1.0], 2, _rng()), "^n: expected between 1 and m - 1 = 1, found 2"),

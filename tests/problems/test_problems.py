@@ -466,7 +466,11 @@ EYE = np.eye(3)
     [
         (lambda: Quadratic(np.ones((3, 2)), np.eye(2), np.eye(2)), "^H1: expected a symmetric 3 x 3 matrix"),
         (lambda: Quadratic(np.ones((3, 2)), EYE, EYE), "^H2: expected a symmetric 2 x 2 matrix"),
-        (lambda: Quadratic(EYE, np.triu(np.ones((3, 3))), EYE), "^H1: expected a symmetric 3 x 3 matrix"),
+        (
+            lambda: Quadratic(EYE, np.triu(np.ones((3, 3))), EYE),
+            r"^H1: .* symmetric 3 x 3 matrix, found ‖H1 − H1ᵀ‖ = 2\.449",
+        ),
+        (lambda: Quadratic(EYE, EYE, np.nan * EYE), "^H2: expected finite entries, found 9 of 9 not finite"),
         (lambda: Quadratic(EYE, EYE, np.diag([1.0, 0.0, 2.0])), "^H2: expected positive eigenvalues, found 0"),
         (lambda: Quadratic(EYE, -EYE, EYE), "^H1: expected positive eigenvalues, found -1"),
         (lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((3, 2)), np.ones((3, 2))), r"^M: expected shape \(2, 3\)"),
@@ -482,7 +486,9 @@ EYE = np.eye(3)
         (lambda: SoftmaxRegression(np.ones(3), np.ones(3, dtype=int)), r"^X, labels: expected \(N, features\)"),
         (lambda: SoftmaxRegression(EYE, np.ones(2, dtype=int)), r"^X, labels: expected \(N, features\)"),
         (lambda: SoftmaxRegression(EYE, np.ones(3)), "^X, labels: .*N integer labels.*float64"),
-        (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=-1.0), "^ridge: expected a number >= 0, found -1"),
+        (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=-1.0), "^ridge: expected a finite number >= 0, found -1"),
+        (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=np.nan), "^ridge: expected a finite number >= 0, found nan"),
+        (lambda: SoftmaxRegression(EYE, np.arange(3) - 1), "^labels: expected classes from 0, found -1"),
         (lambda: TwoLayerLinear(EYE, np.ones((2, 4)), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
         (lambda: TwoLayerLinear(EYE, np.ones(3), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
     ],
