@@ -73,8 +73,8 @@ class Verdict:
 
     @property
     def worst_ratio(self) -> float:
-        """The largest ratio; infinite if the output could not be judged."""
-        return np.inf if self.error else max(self.ratios.values())
+        """The largest ratio; infinite if the output could not be judged, or a ratio is not a number."""
+        return np.inf if self.error or any(map(np.isnan, self.ratios.values())) else max(self.ratios.values())
 
     @property
     def passed(self) -> bool:
@@ -114,12 +114,14 @@ def judge_stages(
     stages: Mapping[str, Matrix],
     outputs: tuple[Matrix, Matrix, Matrix],
     *,
+    diagonal: bool = True,
     eps: float | None = None,
 ) -> Mapping[str, Verdict]:
     """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line that is wrong.
 
     ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5); line 6 is judged by the
-    output.  The keys of the result are "line 3" … "line 6", in this order.
+    output.  The keys of the result are "line 3" … "line 6", in this order, up to the first from whose result nothing can be
+    computed: of a wrong shape or not finite.
     """
     eps = _eps(inputs) if eps is None else eps
     x, rate = _Wide.of(inputs), inputs.learning_rate
@@ -128,7 +130,7 @@ def judge_stages(
     scale = _scale(inputs, eps)
 
     def distance(name: str, expected: Matrix) -> float:
-        if s[name].shape != expected.shape:
+        if s[name].shape != expected.shape or not np.all(np.isfinite(s[name])):
             return np.inf
         return _ratio(_norm(s[name] - expected), unit * scale)
 
@@ -137,20 +139,23 @@ def judge_stages(
         "L_new": distance("L_new", x.V @ _H(x.S) - rate * x.dL),
         "S_new": distance("S_new", x.S - rate * x.dS),
     }
+    verdicts = {"line 3": Verdict(line3)}
+    if np.inf in line3.values():
+        return verdicts
     line4 = {
         **_augmentation("U_tilde", x.U, s["K_new"], s["U_tilde"], unit, scale),
         **_augmentation("V_tilde", x.V, s["L_new"], s["V_tilde"], unit, scale),
     }
-    Ut, Vt = s["U_tilde"], s["V_tilde"]
-    verdicts = {"line 3": Verdict(line3), "line 4": Verdict(line4)}
-    if np.inf in line4.values() or np.inf in line3.values():
+    verdicts["line 4"] = Verdict(line4)
+    if np.inf in line4.values():
         return verdicts
+    Ut, Vt = s["U_tilde"], s["V_tilde"]
     zero = np.zeros((Ut.shape[1], Vt.shape[1]))
-    S_hat = np.block([[s["S_new"], _H(s["L_new"]) @ Vt], [_H(Ut) @ s["K_new"], zero]])
-    verdicts["line 5"] = Verdict({"S_hat": distance("S_hat", S_hat)})
-    if s["S_hat"].shape == S_hat.shape:
+    line5 = {"S_hat": distance("S_hat", np.block([[s["S_new"], _H(s["L_new"]) @ Vt], [_H(Ut) @ s["K_new"], zero]]))}
+    verdicts["line 5"] = Verdict(line5)
+    if np.inf not in line5.values():
         W_hat = np.hstack([x.U, Ut]) @ s["S_hat"] @ _H(np.hstack([x.V, Vt]))
-        verdicts["line 6"] = _judge_truncation(W_hat, scale, inputs, outputs, True, eps)
+        verdicts["line 6"] = _judge_truncation(W_hat, scale, inputs, outputs, diagonal, eps)
     return verdicts
 
 
@@ -207,6 +212,8 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, unit: float,
     m, r = B.shape
     if B_tilde.shape != (m, min(r, m - r)):
         return {f"{name} shape": np.inf}
+    if not np.all(np.isfinite(B_tilde)):
+        return {f"{name} finite": np.inf}
     return {
         f"{name} orthonormal": _ratio(_defect(B_tilde), unit),
         f"{name} orthogonal to the old basis": _ratio(_norm(_H(B) @ B_tilde), unit),

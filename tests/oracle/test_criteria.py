@@ -408,6 +408,31 @@ def test_stages_of_wrong_shape_are_wrong() -> None:
         assert verdict.worst_ratio == np.inf, stage
 
 
+@pytest.mark.parametrize("stage", ["K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat"])
+def test_stages_from_which_nothing_can_be_computed_are_the_last_to_be_judged(stage: str) -> None:
+    """Transposed, or with an entry that is no number."""
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
+    output = stages.pop("output")
+    lines = ["line 3", "line 4", "line 5"][: {"U_tilde": 2, "V_tilde": 2, "S_hat": 3}.get(stage, 1)]
+    broken = stages[stage].copy()
+    broken[0, -1] = np.nan
+    for X in (broken, *([] if len(broken) == len(broken.T) else [broken.T])):
+        verdicts = judge_stages(inputs, {**stages, stage: X}, output)
+        assert list(verdicts) == lines
+        assert [line for line, verdict in verdicts.items() if not verdict.passed] == lines[-1:]
+
+
+def test_a_dense_core_of_the_stages_is_judged_as_promised() -> None:
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
+    U, S, V = stages.pop("output")
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal(S.shape)).Q
+    for diagonal in (True, False):
+        verdict = judge_stages(inputs, stages, (U @ Q.T, Q @ S, V), diagonal=diagonal)["line 6"]
+        assert verdict.passed != diagonal
+
+
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +446,7 @@ def test_a_verdict_names_the_worst_first() -> None:
 
 
 def test_a_verdict_is_not_passed_by_a_ratio_that_is_not_a_number() -> None:
-    verdict = Verdict({"a": np.nan})
-    assert not verdict.passed
-    assert verdict.failed_criteria == ("a",)
+    for others in ({}, {"b": 1.0}):
+        verdict = Verdict({**others, "a": np.nan})
+        assert not verdict.passed
+        assert verdict.failed_criteria == ("a",)
