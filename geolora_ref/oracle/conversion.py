@@ -77,6 +77,17 @@ class Conversion:
         with self.scope():
             return library.array(X, dtype=getattr(library, self.dtype))
 
+    def try_out(self) -> None:
+        """Raise ``ValueError`` unless arrays can be made here and read again, ``ModuleNotFoundError`` without the library."""
+        try:
+            self.rounded(np.ones((1, 1)))
+        except ModuleNotFoundError:
+            raise
+        except Exception as problem:  # every library has its own, torch's assertions included
+            where = f" on the device {self.device!r}" if self.device else ""
+            reason = f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"
+            raise ValueError(f"device: expected {self.array} to make and read arrays{where}, found {reason}") from problem
+
     def back(self, X: Array) -> Matrix:
         """A NumPy copy; reduced precision that NumPy lacks becomes float32, without loss."""
         if self.array == "cupy":

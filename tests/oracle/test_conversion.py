@@ -62,6 +62,22 @@ def test_torch_tensors_are_made_on_the_device_that_is_named() -> None:
     assert Conversion("torch").to(X).device.type == "cpu"
 
 
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "bogus"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    load("torch")
+    Conversion("torch", device="cpu").try_out()
+    with pytest.raises(
+        ValueError, match=rf"^device: expected torch to make and read arrays on the device '{device}', found \w+: "
+    ):
+        Conversion("torch", device=device).try_out()
+
+
+def test_a_library_that_is_not_there_is_missed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ModuleNotFoundError):
+        Conversion("cupy").try_out()
+
+
 def test_cupy_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no such device here: what stands for CuPy has the two functions of it that the kit uses."""
     cupy = SimpleNamespace(float32="cupy's float32", array=lambda values, dtype: SimpleNamespace(get=lambda: values, dtype=dtype))
