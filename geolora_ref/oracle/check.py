@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,15 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
-from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
+from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, judge, judge_stages
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
+from geolora_ref.oracle.harness import Harness, Outcome
 from geolora_ref.oracle.stages import Backend
 
-__all__ = ["Harness", "Outcome", "Report", "Row", "check_step", "load_backend", "run_case"]
+__all__ = ["Report", "Row", "applicable", "check_step", "load_backend", "run_case"]
 
 Matrix = NDArray[Any]
-STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 
 
 @dataclass(frozen=True)
@@ -102,118 +101,7 @@ class Report:
         }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a backend returned for one step, in NumPy, and what is wrong with it beyond its numbers."""
-
-    factors: tuple[Matrix, Matrix, Matrix] | None
-    error: str = ""
-    stages: Mapping[str, Matrix] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Harness:
-    """A backend together with how to call it and what it promises.
-
-    ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W, instead of dK, dL, dS.
-    ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
-    ``precision`` : the working precision that it claims, by default the dtype (float32 for float64 arrays computed in float32).
-    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.
-
-    Raises ``ValueError`` for an unknown precision.
-    """
-
-    step: Callable[..., Any]
-    conversion: Conversion = field(default_factory=Conversion)
-    whole: bool = False
-    batched: bool = False
-    precision: str | None = None
-    diagonal: bool = True
-
-    def __post_init__(self) -> None:
-        if self.precision is not None and self.precision not in EPS:
-            raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}")
-
-    @classmethod
-    def of(
-        cls, step: Callable[..., Any], *, dtype: str = "float64", array: str = "numpy", device: str | None = None, **promises: Any
-    ) -> Harness:
-        """With the arrays that the backend is given: of a library (numpy, torch, jax, cupy), a dtype, and for torch a device.
-
-        Raises as :class:`Conversion`, and ``TypeError`` for an option that does not exist.
-        """
-        return cls(step, Conversion(array, dtype, device), **promises)
-
-    @property
-    def eps(self) -> float:
-        """The precision that counts: what is claimed, but no more than the arrays can hold."""
-        dtype = self.conversion.dtype
-        return max(EPS[self.precision or dtype], EPS[dtype])
-
-    def call(self, inputs: StepInputs, gradient: Callable[[Matrix], Matrix]) -> Outcome:
-        """One step; every misbehaviour becomes a text."""
-        with self.conversion.scope():
-            return self._call(inputs, gradient)
-
-    def _call(self, inputs: StepInputs, gradient: Callable[[Matrix], Matrix]) -> Outcome:
-        convert = self.conversion
-        given = [convert.to(X) for X in inputs.arrays]
-        arrays: list[Any] = [X[None] for X in given] if self.batched else list(given)
-        if self.whole:
-            arrays[3:] = [lambda W: convert.to(gradient(convert.back(W)))]
-        try:
-            with _watched_randomness() as touched:
-                returned = self.step(*arrays, **inputs.parameters)
-        except Exception as problem:  # whatever a backend raises is a row of the report
-            return Outcome(None, f"raised {type(problem).__name__}: {problem}")
-        if any(taken_away(X) for X in given):
-            return Outcome(None, "took the memory of its inputs (donated arguments): the caller has them no longer")
-        if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, inputs.arrays, strict=True)):
-            return Outcome(None, "changed its inputs in place")
-        if touched:
-            return Outcome(None, "seeded or used NumPy's global random generator: the caller's randomness changes")
-        return self._unpack(returned, given)
-
-    def _unpack(self, returned: Any, given: list[Array]) -> Outcome:
-        """(U₁, S₁, V₁) as NumPy arrays."""
-        try:
-            if self.batched:
-                returned = returned[0] if isinstance(returned, list) else [X[0] for X in returned]
-            U1, S1, V1 = returned
-            factors = tuple(self.conversion.back(X) for X in (U1, S1, V1))
-        except Exception as problem:  # a result of another form
-            return Outcome(None, f"expected (U1, S1, V1), found {_described(returned)} ({type(problem).__name__}: {problem})")
-        for name, X in zip(("U1", "S1", "V1"), (U1, S1, V1), strict=True):
-            for input_name, Y in zip(("U", "S", "V", "dK", "dL", "dS"), given, strict=True):
-                if X.ndim == 2 and share_memory(X, Y):
-                    return Outcome(None, f"{name} is a view of the input {input_name}: a later change of one changes the other")
-        return Outcome(factors)  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def _watched_randomness() -> Iterator[list[str]]:
-    """Whether NumPy's global random generator, which belongs to the caller, is touched; its state is restored."""
-    before: Any = np.random.get_state()  # noqa: NPY002  (the global generator is what is looked at)
-    np.random.seed(1729)  # noqa: NPY002  (a state that no backend sets by chance)
-    marked: Any = np.random.get_state()  # noqa: NPY002
-    touched: list[str] = []
-    try:
-        yield touched
-        after: Any = np.random.get_state()  # noqa: NPY002
-        if not np.array_equal(after[1], marked[1]) or after[2:] != marked[2:]:
-            touched.append("the global random generator")
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
-
-
-def _described(X: Any) -> str:
-    """A short description of anything that a backend may return."""
-    if isinstance(X, tuple | list):
-        return f"{type(X).__name__} of {len(X)}: " + ", ".join(_described(item) for item in X[:4])
-    shape = getattr(X, "shape", None)
-    return f"{type(X).__name__} {tuple(shape)}" if shape is not None else type(X).__name__
-
-
+@np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
 def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
@@ -223,13 +111,12 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
     drawn, rng = StepCase.build(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
     worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
+    held: Sequence[tuple[Array, Matrix]] = ()
     for k in range(case.steps):
         inputs = _inputs(state, drawn, harness.conversion)
-        outcome = harness.call(inputs, drawn.gradient)
-        verdict = Verdict(error=outcome.error)
-        if outcome.factors:
-            verdict = judge(inputs, outcome.factors, diagonal=harness.diagonal, eps=harness.eps)
-        worst = max(worst, verdict.worst_ratio)
+        outcome = harness.call(inputs, drawn.gradient, held)
+        verdict = _verdict(harness, inputs, outcome)
+        worst, held = max(worst, verdict.worst_ratio), outcome.held
         if not verdict.passed or outcome.factors is None:
             failed = replace(row, ratio=worst, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
             return replace(failed, seconds=time.perf_counter() - started), inputs if outcome.factors else None
@@ -237,6 +124,24 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
         if case.trained:  # as an optimizer does between two steps: S becomes dense
             state = (state[0], harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape)), state[2])
     return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs
+
+
+def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
+    """On all problems of a stack, and on the backend's own stages up to the first line that is wrong, in one."""
+    if outcome.error:
+        return Verdict(error=outcome.error)
+    parts = {}
+    for k, (asked, factors) in enumerate(outcome.results):
+        parts[f"problem {k + 1} of the stack: " if k else ""] = judge(asked, factors, diagonal=harness.diagonal, eps=harness.eps)
+    if harness.stages:
+        stages, output, error = harness.run_stages(inputs)
+        if output is None:
+            return Verdict(error=error)
+        lines = judge_stages(inputs, stages, output, diagonal=harness.diagonal, eps=harness.eps)
+        first = next((line for line, verdict in lines.items() if not verdict.passed), None)
+        parts |= {f"{line}: ": verdict for line, verdict in lines.items() if first in (None, line)}
+    error = next((f"{of}{verdict.error}" for of, verdict in parts.items() if verdict.error), "")
+    return Verdict({f"{of}{name}": ratio for of, verdict in parts.items() for name, ratio in verdict.ratios.items()}, error)
 
 
 def _inputs(state: tuple[Matrix, ...], drawn: StepCase, conversion: Conversion) -> StepInputs:
@@ -248,12 +153,15 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, conversion: Conversion) 
     return StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]
 
 
-def applicable(case: ConformanceCase, dtype: str) -> bool:
-    """Whether a dtype can hold the numbers of a case."""
+def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
+    """Whether a dtype, and the precision that is claimed, can hold the numbers of a case.
+
+    A claim of float16 excludes nothing that float32 holds: it stands for TF32 as well, which has that range.
+    """
     if "complex" in case.flags:
         return dtype.startswith("complex")
     if "double-range" in case.flags:
-        return dtype in ("float64", "complex128")
+        return {dtype, precision or dtype} <= {"float64", "complex128"}
     return "wide-range" not in case.flags or dtype != "float16"
 
 
@@ -271,7 +179,8 @@ def check_step(
     Parameters
     ----------
     step : the backend, called as ``step(U, S, V, dK, dL, dS, learning_rate=, tau=, theta=, min_rank=, max_rank=)``.
-    stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat, for the diagnosis.
+    stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat and output by name;
+        every line is judged in every case.
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning of one).
     xfail : {case id: reason}: cases that are known to fail.  Strict: one that passes, or that does not exist, is a problem.
     progress : called with (done, total).
@@ -281,9 +190,8 @@ def check_step(
     Raises as :meth:`Harness.of`; whatever the backend itself does becomes a row.
     """
     started = time.perf_counter()
-    harness, xfail = Harness.of(step, **options), dict(xfail or {})
-    conversion, eps = harness.conversion, harness.eps
-    cases = [case for case in catalogue() if applicable(case, conversion.dtype) and _selected(case, select or {})]
+    harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
+    cases = [case for case in questions(harness) if _selected(case, select or {})]
     rows: list[Row] = []
     looked_at: dict[str, list[StepInputs]] = {"failed": [], "passed": []}
     for done, case in enumerate(cases):
@@ -295,12 +203,14 @@ def check_step(
             looked_at[row.outcome].append(inputs)
         rows.append(row)
     progress(len(cases), len(cases))
-    diagnosis, failing = None, looked_at["failed"]
-    if failing and not harness.whole:
-        line = _first_line(stages, conversion, failing, eps)
-        diagnosis = diagnose(lambda inputs: harness.call(inputs, lambda W: W).factors, failing, looked_at["passed"], eps, line)
-    problems = _problems(cases, rows, xfail, select)
+    diagnosis = None if harness.whole else _diagnosis(harness, rows, looked_at)
+    problems, conversion = _problems(cases, rows, xfail, select), harness.conversion
     return Report(_name(step), conversion.array, conversion.dtype, rows, problems, diagnosis, time.perf_counter() - started)
+
+
+def questions(harness: Harness) -> list[ConformanceCase]:
+    """The cases that a backend can be asked."""
+    return [case for case in catalogue() if applicable(case, harness.conversion.dtype, harness.precision)]
 
 
 def _selected(case: ConformanceCase, select: Mapping[str, str]) -> bool:
@@ -325,21 +235,20 @@ def _problems(
     return found
 
 
-def _first_line(
-    stages: Callable[..., Mapping[str, Array]] | None, conversion: Conversion, failing: Iterable[StepInputs], eps: float
-) -> str:
+@np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
+def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Sequence[StepInputs]]) -> Diagnosis | None:
+    """What the backend looks like, if there is a failing step with an output."""
+    failing, passing = looked_at["failed"], looked_at["passed"]
+    if not failing:
+        return None
+    line = next(filter(None, (_first_line(row) for row in rows if row.outcome == "failed")), "")
+    return diagnose(lambda inputs: harness.call(inputs, lambda W: W).factors, failing, passing, harness.eps, line)
+
+
+def _first_line(row: Row) -> str:
     """The first line of Algorithm 1 that fails by the backend's own stages, or an empty string."""
-    if stages is None:
-        return ""
-    for inputs in failing:
-        with conversion.scope():
-            run = stages(*(conversion.to(X) for X in inputs.arrays), **inputs.parameters)
-        output = tuple(conversion.back(X) for X in run["output"])
-        named = {name: conversion.back(run[name]) for name in STAGES}
-        for line, verdict in judge_stages(inputs, named, output, eps=eps).items():  # type: ignore[arg-type]
-            if not verdict.passed:
-                return f"{line} ({', '.join(verdict.failed_criteria)})"
-    return ""
+    found = [criterion.partition(": ") for criterion in row.criteria if criterion.startswith("line ")]
+    return f"{found[0][0]} ({', '.join(name for _, _, name in found)})" if found else ""
 
 
 def _name(step: Any) -> str:
@@ -347,14 +256,18 @@ def _name(step: Any) -> str:
 
 
 def load_backend(name: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names; ``ValueError`` says which part is missing."""
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
+    """The function that "package.module:function" names; ``ValueError`` says which part is missing, or how its import ends."""
+    module_name, _, attribute = name.partition(":")
+    if not attribute or not all(module_name.split(".")) or "/" in module_name or "\\" in module_name:
         raise ValueError(f"backend: expected package.module:function, found {name!r}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ValueError(f"backend: no module {error.name!r} (looking for {name!r})") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # sys.exit and pytest.skip are no Exception
+        raise ValueError(f"backend: the import of {module_name!r} raised {type(problem).__name__}: {problem}") from problem
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"backend: {module_name} has no {attribute!r}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
+
+from geolora_ref.oracle.check import load_backend, questions
+from geolora_ref.oracle.harness import Harness
 
 SUITE = Path(__file__).with_name("backend_suite.py")
+HARNESS = pytest.StashKey[Harness]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,16 +24,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the kit beside whatever else was asked for."""
-    if config.getoption("--geolora-backend"):
-        config.args.append(str(SUITE))
+    """Collect the kit beside whatever else was asked for; ``pytest.UsageError`` if there is no such backend or no such arrays."""
+    name = config.getoption("--geolora-backend")
+    if not name:
+        return
+    sys.path.insert(0, str(config.invocation_params.dir))  # as geolora-ref check does; only python -m pytest does it by itself
+    given = {option: config.getoption(f"--geolora-{option}") for option in ("array", "dtype", "device")}
+    try:
+        config.stash[HARNESS] = Harness.of(load_backend(name), **given)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise pytest.UsageError(f"--geolora-backend: {error}") from error
+    config.args.append(str(SUITE))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case, for the dtype that was asked for."""
     if metafunc.definition.path == SUITE and "conformance_case" in metafunc.fixturenames:
-        from geolora_ref.oracle.catalogue import catalogue
-        from geolora_ref.oracle.check import applicable
-
-        cases = [case for case in catalogue() if applicable(case, metafunc.config.getoption("--geolora-dtype"))]
+        cases = questions(metafunc.config.stash[HARNESS])
         metafunc.parametrize("conformance_case", cases, ids=[case.id for case in cases])

@@ -10,8 +10,9 @@ import pytest
 
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.catalogue import catalogue
-from geolora_ref.oracle.check import Harness, run_case
+from geolora_ref.oracle.check import run_case
 from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.oracle.harness import Harness
 
 jax = pytest.importorskip("jax", reason="jax is not installed (pip install jax)")
 from tests.oracle import jax_step  # noqa: E402  only where JAX is

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
-from geolora_ref.oracle.check import Harness
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, judge_stages
 from geolora_ref.oracle.dense import dense_oracle
+from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table

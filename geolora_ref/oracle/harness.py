@@ -1,0 +1,234 @@
+"""A backend as the kit calls it: what it is given, what it promises, and everything that it can do wrong as a text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.arrays import Array
+from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
+from geolora_ref.oracle.criteria import StepInputs
+
+__all__ = ["STAGES", "Harness", "Outcome"]
+
+Matrix = NDArray[Any]
+Factors = tuple[Matrix, Matrix, Matrix]
+Gradient = Callable[[Matrix], Matrix]
+STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a backend returned for one step, and what is wrong with it beyond its numbers.
+
+    ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack; of one problem without a stack.
+    ``held`` : the arrays as they were returned, each with its values at that time.
+    """
+
+    results: Sequence[tuple[StepInputs, Factors]] = ()
+    error: str = ""
+    held: Sequence[tuple[Array, Matrix]] = ()
+
+    @property
+    def factors(self) -> Factors | None:
+        """The new factors of the problem that was asked; None if the backend gave none."""
+        return self.results[0][1] if self.results else None
+
+
+@dataclass(frozen=True)
+class Harness:
+    """A backend together with how to call it and what it promises.
+
+    ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W, instead of dK, dL, dS.
+    ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
+    ``precision`` : the working precision that it claims, by default the dtype (float32 for float64 arrays computed in float32).
+    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.
+    ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
+    ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
+
+    Raises ``ValueError`` for an unknown precision, for stages of a whole step, and for arrays that cannot be made here;
+    ``ModuleNotFoundError`` if the library is not installed.
+    """
+
+    step: Callable[..., Any]
+    conversion: Conversion = field(default_factory=Conversion)
+    whole: bool = False
+    batched: bool = False
+    precision: str | None = None
+    diagonal: bool = True
+    stages: Callable[..., Mapping[str, Array]] | None = None
+    errors: Mapping[str, Any] = field(default_factory=np.geterr)
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in EPS:
+            raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}")
+        if self.whole and self.stages is not None:
+            raise ValueError("stages: expected none beside whole: a whole step forms dK, dL, dS itself, stages are given them")
+        self.conversion.try_out()
+
+    @classmethod
+    def of(
+        cls, step: Callable[..., Any], *, dtype: str = "float64", array: str = "numpy", device: str | None = None, **promises: Any
+    ) -> Harness:
+        """With the arrays that the backend is given: of a library (numpy, torch, jax, cupy), a dtype, and for torch a device.
+
+        Raises as :class:`Harness` and :class:`Conversion`, and ``TypeError`` for an option that does not exist.
+        """
+        return cls(step, Conversion(array, dtype, device), **promises)
+
+    @property
+    def eps(self) -> float:
+        """The precision that counts: what is claimed, but no more than the arrays can hold."""
+        dtype = self.conversion.dtype
+        return max(EPS[self.precision or dtype], EPS[dtype])
+
+    def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[tuple[Array, Matrix]] = ()) -> Outcome:
+        """One step; every misbehaviour becomes a text.
+
+        A stack has the problem twice and then another one, so that neither the first nor the last is right for all.
+        ``held`` is what the call before returned: it belongs to the caller and must not have changed.
+        """
+        problems = [(inputs, gradient)]
+        if self.batched:
+            problems += [(inputs, gradient), _mirrored(inputs, gradient)]
+        with self.conversion.scope(), np.errstate(all="ignore"):
+            return self._call(problems, held)
+
+    def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[tuple[Array, Matrix]]) -> Outcome:
+        convert, asked = self.conversion, [inputs for inputs, _ in problems]
+        meant = [np.stack(X) if self.batched else X[0] for X in zip(*(inputs.arrays for inputs in asked), strict=True)]
+        given = [convert.to(X) for X in meant]
+        arguments = [*given[:3], self._gradients(problems)] if self.whole else given
+        with _watched_randomness() as touched:
+            returned, error = self._attempt(self.step, *arguments, **asked[0].parameters)
+        if error:
+            return Outcome(error=error)
+        if any(taken_away(X) for X in given):
+            return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
+        if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, meant, strict=True)):
+            return Outcome(error="changed its inputs in place")
+        if any(taken_away(X) or not np.array_equal(convert.back(X), values) for X, values in held):
+            return Outcome(error="changed the result of the step before: what is returned belongs to the caller")
+        if touched:
+            return Outcome(error="seeded or used NumPy's global random generator: the caller's randomness changes")
+        return self._unpacked(returned, given, asked)
+
+    def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
+        """The stages of one problem by name and their output, or what is wrong with them."""
+        with self.conversion.scope(), np.errstate(all="ignore"):
+            given = [self.conversion.to(X) for X in inputs.arrays]
+            returned, error = self._attempt(self.stages, *given, **inputs.parameters)
+            if error:
+                return {}, None, f"stages: {error}"
+            try:
+                named = {name: returned[name] for name in STAGES}
+                named |= dict(zip(("U1", "S1", "V1"), returned["output"], strict=True))
+                error = self._unlike(named, given[0])
+                arrays = {} if error else {name: self.conversion.back(X) for name, X in named.items()}
+            except Exception as problem:  # a result of another form
+                expected = f"a mapping with {', '.join(STAGES)}, output"
+                error = f"expected {expected}, found {_described(returned)} ({type(problem).__name__}: {problem})"
+        if error:
+            return {}, None, f"stages: {error}"
+        output = (arrays.pop("U1"), arrays.pop("S1"), arrays.pop("V1"))
+        return arrays, output, ""
+
+    def _gradients(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Callable[[Array], Array]:
+        """The gradient at W as the backend sees it, of each problem at its own W in a stack."""
+
+        def gradients(W: Array) -> Array:
+            with np.errstate(all="ignore"):
+                points = self.conversion.back(W) if self.batched else [self.conversion.back(W)]
+                found = [gradient(point) for (_, gradient), point in zip(problems, points, strict=True)]
+                return self.conversion.to(np.stack(found) if self.batched else found[0])
+
+        return gradients
+
+    def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str]:
+        """What a function of the backend's returns, or how it ended: ``sys.exit`` and ``pytest.skip`` are no ``Exception``."""
+        try:
+            with np.errstate(**self.errors):
+                return function(*arguments, **parameters), ""
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
+            return None, f"raised {type(problem).__name__}: {problem}"
+
+    def _unpacked(self, returned: Any, given: Sequence[Array], asked: Sequence[StepInputs]) -> Outcome:
+        """(U₁, S₁, V₁) of every problem as NumPy arrays."""
+        results: list[tuple[StepInputs, Any]] = []
+        held: list[tuple[Array, Matrix]] = []
+        try:
+            items = [returned] if not self.batched else returned if isinstance(returned, list) else zip(*returned, strict=True)
+            for inputs, (U1, S1, V1) in zip(asked, items, strict=True):
+                named = {"U1": U1, "S1": S1, "V1": V1}
+                error = self._unlike(named, given[0]) or _shared(named, given)
+                if error:
+                    return Outcome(error=error)
+                factors = tuple(self.conversion.back(X) for X in named.values())
+                results.append((inputs, factors))
+                held += zip(named.values(), (X.copy() for X in factors), strict=True)
+        except Exception as problem:  # a result of another form
+            expected = f"(U1, S1, V1){f' of {len(asked)} problems' if self.batched else ''}"
+            found = f"{_described(returned)} ({type(problem).__name__}: {problem})"
+            return Outcome(error=f"expected {expected}, found {found}")
+        return Outcome(results, held=held)
+
+    def _unlike(self, named: Mapping[str, Any], given: Array) -> str:
+        """Which result is no array of the library, dtype and device that were given, or an empty string."""
+        for name, X in named.items():
+            if not isinstance(X, type(given)):
+                return f"{name}: expected an array of {self.conversion.array}, found {type(X).__module__}.{type(X).__qualname__}"
+            for kind in ("dtype", "device"):
+                expected, found = (str(getattr(Y, kind, "")).removeprefix("torch.") for Y in (given, X))
+                if found != expected:
+                    return f"{name}: expected {expected}, found {found}"
+        return ""
+
+
+def _mirrored(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient]:
+    """Another problem as hard as this one: rows and columns of W and G in reverse order, their sign changed.
+
+    Nothing is rounded, the singular values and so the new rank stay, which a result in one stack needs, and every array differs.
+    """
+    U, S, V, dK, dL, dS = inputs.arrays
+    other = replace(inputs, U=U[::-1], S=-S, V=V[::-1], dK=-dK[::-1], dL=-dL[::-1], dS=-dS)
+    return other, lambda W: -gradient(-W[::-1, ::-1])[::-1, ::-1]
+
+
+@contextlib.contextmanager
+def _watched_randomness() -> Iterator[list[str]]:
+    """Whether NumPy's global random generator, which belongs to the caller, is touched; its state is restored."""
+    before: Any = np.random.get_state()  # noqa: NPY002  (the global generator is what is looked at)
+    np.random.seed(1729)  # noqa: NPY002  (a state that no backend sets by chance)
+    marked: Any = np.random.get_state()  # noqa: NPY002
+    touched: list[str] = []
+    try:
+        yield touched
+        after: Any = np.random.get_state()  # noqa: NPY002
+        if not np.array_equal(after[1], marked[1]) or after[2:] != marked[2:]:
+            touched.append("the global random generator")
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
+    """Which result uses the memory of which input, or an empty string."""
+    for name, X in named.items():
+        for input_name, Y in zip(("U", "S", "V", "dK", "dL", "dS"), given, strict=True):
+            if X.ndim == 2 and share_memory(X, Y):
+                return f"{name} is a view of the input {input_name}: a later change of one changes the other"
+    return ""
+
+
+def _described(X: Any) -> str:
+    """A short description of anything that a backend may return."""
+    if isinstance(X, tuple | list):
+        return f"{type(X).__name__} of {len(X)}: " + ", ".join(_described(item) for item in X[:4])
+    shape = getattr(X, "shape", None)
+    return f"{type(X).__name__} {tuple(shape)}" if shape is not None else type(X).__name__

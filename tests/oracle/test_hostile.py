@@ -1,0 +1,442 @@
+"""Backends that end the program, mix the problems of a stack, return arrays of another kind, or keep what they have returned:
+each gets rows, none conforms by accident, and every one stands beside a right backend that conforms."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.cli import main
+from geolora_ref.oracle import check_step, conformance_suite
+from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.stages import Stages
+from tests.libraries import load
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+REFERENCE = Stages()
+FEW = {"id": "shape-tall"}
+SEQUENCES = {"group": "sequence"}
+
+
+def right(*arrays: Any, **parameters: Any) -> Any:
+    return REFERENCE.step(*arrays, **parameters)
+
+
+def errors(step: Callable[..., Any], **options: Any) -> set[str]:
+    """What the rows say; the run judges all its cases whatever happens."""
+    options = {"select": FEW} | options
+    report = check_step(step, **options)
+    assert len(report.rows) >= 5
+    return {row.error or ", ".join(row.criteria) for row in report.failures}
+
+
+# --- a backend that ends the program ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "what"),
+    [
+        (lambda: sys.exit(0), "raised SystemExit: 0"),
+        (lambda: pytest.skip("not today"), "raised Skipped: not today"),
+        (lambda: exec("raise GeneratorExit"), "raised GeneratorExit: "),
+    ],
+)
+def test_a_backend_that_ends_the_program_gets_a_row(end: Callable[[], None], what: str) -> None:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        if not np.any(arrays[1]):  # only where S = 0
+            end()
+        return right(*arrays, **parameters)
+
+    report = check_step(step, select=FEW)
+    assert [(row.id, row.error, row.outcome) for row in report.failures] == [("shape-tall-zero", what, "failed")]
+
+
+def test_the_user_may_interrupt_a_run() -> None:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_step(step, select=FEW)
+
+
+# --- stacks ----------------------------------------------------------------------------------------------------------
+
+
+def each(*stacks: Any, **parameters: Any) -> list[Any]:
+    return [right(*arrays, **parameters) for arrays in zip(*stacks, strict=True)]
+
+
+def stacked(*stacks: Any, **parameters: Any) -> tuple[Any, ...]:
+    return tuple(np.stack(X) for X in zip(*each(*stacks, **parameters), strict=True))
+
+
+def with_the_first(index: int) -> Callable[..., Any]:
+    """The argument at this place is that of the first problem for all of them."""
+
+    def step(*stacks: Any, **parameters: Any) -> Any:
+        mixed = [np.repeat(X[:1], len(X), axis=0) if i == index else X for i, X in enumerate(stacks)]
+        return each(*mixed, **parameters)
+
+    return step
+
+
+@pytest.mark.parametrize("step", [each, stacked])
+def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
+    """Also where the threshold is a tie: one stack needs one rank."""
+    report = check_step(step, batched=True)
+    assert report.passed, report.failures[:3]
+
+
+@pytest.mark.parametrize("index", range(6), ids=["U", "S", "V", "dK", "dL", "dS"])
+def test_problems_of_a_stack_may_not_be_mixed(index: int) -> None:
+    report = check_step(with_the_first(index), batched=True, select=FEW)
+    assert len(report.failures) >= 4  # where S = 0 a wrong S cannot show
+    assert all(criterion.startswith("problem 3 of the stack: ") for row in report.failures for criterion in row.criteria)
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda results: [results[0]] * len(results),
+        lambda results: [results[-1]] * len(results),
+        lambda results: results[::-1],
+        lambda results: results[1:] + results[:1],
+        lambda results: results[-1:] + results[:-1],
+    ],
+    ids=["the first", "the last", "reversed", "shifted down", "shifted up"],
+)
+def test_results_of_a_stack_may_not_be_mixed(mixed: Callable[[list[Any]], list[Any]]) -> None:
+    report = check_step(lambda *stacks, **parameters: mixed(each(*stacks, **parameters)), batched=True, select=FEW)
+    assert len(report.failures) == len(report.rows)
+
+
+def test_every_problem_of_a_stack_has_a_result() -> None:
+    found = errors(lambda *stacks, **parameters: each(*stacks, **parameters)[:1], batched=True)
+    assert all(error.startswith("expected (U1, S1, V1) of 3 problems, found list of 1: tuple of 3: ndarray (") for error in found)
+    assert found
+
+
+@pytest.mark.parametrize("group", ["shape", "gradient"])
+def test_a_whole_step_of_a_stack_has_the_gradient_of_each_problem(group: str) -> None:
+    """Constant gradients come as stacks as well."""
+
+    def whole(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> list[Any]:
+        G = gradients(U @ S @ np.swapaxes(V, 1, 2))
+        GH = np.swapaxes(G, 1, 2)
+        return each(U, S, V, G @ V, GH @ U, np.swapaxes(U, 1, 2) @ G @ V, **parameters)
+
+    def of_the_first(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> list[Any]:
+        return whole(U, S, V, lambda W: np.repeat(gradients(W)[:1], len(W), axis=0), **parameters)
+
+    assert check_step(whole, whole=True, batched=True, select={"group": group}).passed
+    assert not check_step(of_the_first, whole=True, batched=True, select={"group": group}).passed
+
+
+# --- results of another kind -----------------------------------------------------------------------------------------
+
+
+def changed(index: int, change: Callable[[Any], Any]) -> Callable[..., Any]:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        results = list(right(*arrays, **parameters))
+        results[index] = change(results[index])
+        return tuple(results)
+
+    return step
+
+
+KINDS: dict[str, tuple[Callable[..., Any], str]] = {
+    "complex": (changed(1, lambda X: X + 0j), "S1: expected float64, found complex128"),
+    "single": (changed(0, lambda X: X.astype(np.float32)), "U1: expected float64, found float32"),
+    "extended": (changed(2, lambda X: X.astype(np.longdouble)), f"V1: expected float64, found {np.dtype(np.longdouble)}"),
+    "integers": (changed(1, lambda X: X.astype(int)), "S1: expected float64, found int64"),
+    "objects": (changed(1, lambda X: X.astype(object)), "S1: expected float64, found object"),
+    "strings": (changed(0, lambda X: X.astype("U8")), "U1: expected float64, found <U8"),
+    "lists": (changed(0, lambda X: X.tolist()), "U1: expected an array of numpy, found builtins.list"),
+    "a number": (changed(1, lambda X: X[0, 0]), "S1: expected an array of numpy, found numpy.float64"),
+    "a mapping": (
+        lambda *arrays, **parameters: dict(zip("USV", right(*arrays, **parameters), strict=True)),
+        "U1: expected an array of numpy, found builtins.str",
+    ),
+}
+
+
+@pytest.mark.parametrize(("step", "what"), KINDS.values(), ids=KINDS)
+def test_a_result_has_the_kind_of_the_arguments(step: Callable[..., Any], what: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert errors(step) == {what}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda X: X.numpy().astype(float), "U1: expected an array of torch, found numpy.ndarray"),
+        (lambda X: X.double(), "U1: expected float32, found float64"),
+        (lambda X: X.to("meta"), "U1: expected cpu, found meta"),
+    ],
+    ids=["library", "dtype", "device"],
+)
+def test_a_result_has_the_library_the_dtype_and_the_device_of_the_arguments(change: Callable[[Any], Any], what: str) -> None:
+    load("torch")
+    assert errors(right, array="torch", dtype="float32") == set()
+    assert errors(changed(0, change), array="torch", dtype="float32") == {what}
+
+
+# --- what a backend sets or keeps ------------------------------------------------------------------------------------
+
+
+def test_the_arithmetic_of_the_kit_is_not_that_of_the_backend() -> None:
+    """What a backend sets for itself changes neither the kit's own products nor what the caller had."""
+    seen = []
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        seen.append(np.geterr())
+        np.seterr(all="raise")
+        with np.errstate(all="ignore"):
+            return right(*arrays, **parameters)
+
+    before = np.geterr()
+    report = check_step(step)
+    assert report.passed, report.failures[:3]
+    assert np.geterr() == before
+    assert seen == [before] * len(seen)
+
+
+def test_the_backend_has_the_arithmetic_of_its_caller() -> None:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        np.float64(1.0) / np.zeros(1)
+        return right(*arrays, **parameters)
+
+    with np.errstate(divide="raise"):
+        assert errors(step) == {"raised FloatingPointError: divide by zero encountered in divide"}
+    with np.errstate(divide="ignore"):
+        assert errors(step) == set()
+
+
+def keeping(copies: bool) -> Callable[..., Any]:
+    """Results of one shape come in the same memory every time, unless they are copied."""
+    workspace: dict[Any, Any] = {}
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        results = []
+        for name, X in zip(("U", "S", "V"), right(*arrays, **parameters), strict=True):
+            place = workspace.setdefault((name, X.shape), np.empty_like(X))
+            place[:] = X
+            results.append(place.copy() if copies else place)
+        return tuple(results)
+
+    return step
+
+
+def test_a_result_belongs_to_the_caller() -> None:
+    assert errors(keeping(copies=True), select=SEQUENCES) == set()
+    kept = "changed the result of the step before: what is returned belongs to the caller"
+    assert errors(keeping(copies=False), select=SEQUENCES) == {kept}
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def run(change: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
+    return lambda *arrays, **parameters: change(REFERENCE.run(*arrays, **parameters))
+
+
+def _raising(named: Mapping[str, Any]) -> Any:
+    raise ArithmeticError("no stages today")
+
+
+MAPPING = "a mapping with K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output"
+STAGES: dict[str, tuple[Callable[..., Any], str]] = {
+    "raises": (run(_raising), "stages: raised ArithmeticError: no stages today"),
+    "exits": (run(lambda named: sys.exit(0)), "stages: raised SystemExit: 0"),
+    "nothing": (
+        run(lambda named: None),
+        f"stages: expected {MAPPING}, found NoneType (TypeError: 'NoneType' object is not subscriptable)",
+    ),
+    "misses one": (
+        run(lambda named: {name: X for name, X in named.items() if name != "V_tilde"}),
+        f"stages: expected {MAPPING}, found dict (KeyError: 'V_tilde')",
+    ),
+    "a list": (run(lambda named: named | {"S_hat": []}), "stages: S_hat: expected an array of numpy, found builtins.list"),
+    "K transposed": (run(lambda named: named | {"K_new": named["K_new"].T}), "line 3: K_new"),
+    "L not finite": (run(lambda named: named | {"L_new": named["L_new"] * np.nan}), "line 3: L_new"),
+    "V not finite": (run(lambda named: named | {"V_tilde": named["V_tilde"] * np.nan}), "line 4: V_tilde finite"),
+    "S not finite": (run(lambda named: named | {"S_hat": named["S_hat"] * np.nan}), "line 5: S_hat"),
+    "hidden": (MUTANTS["k-transposed-core"].stages.run, "line 3: K_new"),  # type: ignore[union-attr]
+}
+
+
+@pytest.mark.parametrize(("stages", "what"), STAGES.values(), ids=STAGES)
+def test_wrong_stages_of_a_right_step_get_rows(stages: Callable[..., Any], what: str) -> None:
+    assert errors(right, stages=stages, select={"id": "shape-square"}) == {what}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
+def test_right_stages_conform(dtype: str) -> None:
+    report = check_step(right, stages=REFERENCE.run, dtype=dtype)
+    assert report.passed, report.failures[:3]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_right_stages_in_half_precision_conform(dtype: str) -> None:
+    load("torch")
+
+    def stages(*arrays: Any, **parameters: Any) -> dict[str, Any]:
+        named = REFERENCE.run(*(X.float() for X in arrays), **parameters)
+        output = named.pop("output")
+        return {name: X.to(arrays[0].dtype) for name, X in named.items()} | {"output": [X.to(arrays[0].dtype) for X in output]}
+
+    report = check_step(lambda *arrays, **p: tuple(stages(*arrays, **p)["output"]), stages=stages, array="torch", dtype=dtype)
+    assert report.passed, report.failures[:3]
+
+
+def test_stages_with_a_dense_core_conform_where_none_other_is_promised() -> None:
+    def stages(*arrays: Any, **parameters: Any) -> dict[str, Any]:
+        named = REFERENCE.run(*arrays, **parameters)
+        U, S, V = named["output"]
+        Q = np.linalg.qr(np.random.default_rng(0).standard_normal(S.shape)).Q
+        return named | {"output": (U @ Q.T, Q @ S, V)}
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        return stages(*arrays, **parameters)["output"]
+
+    select = {"group": "shape"}
+    assert check_step(step, stages=stages, diagonal=False, select=select).passed
+    assert any("line 6: S diagonal" in row.criteria for row in check_step(right, stages=stages, select=select).failures)
+
+
+def test_a_whole_step_has_no_stages() -> None:
+    with pytest.raises(ValueError, match=r"^stages: expected none beside whole: a whole step forms dK, dL, dS itself"):
+        check_step(right, whole=True, stages=REFERENCE.run)
+
+
+# --- what is claimed -------------------------------------------------------------------------------------------------
+
+
+def test_what_the_claimed_precision_cannot_hold_is_not_asked() -> None:
+    """Single precision overflows and underflows where double does not."""
+
+    def single(*arrays: Any, **parameters: Any) -> tuple[Any, ...]:
+        return tuple(X.astype(np.float64) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
+
+    with np.errstate(all="ignore"):
+        report = check_step(single, precision="float32")
+        assert report.passed, report.failures[:3]
+        assert not check_step(single).passed
+    beyond = {case.id for case in catalogue() if "double-range" in case.flags}
+    assert {row.id for row in report.rows}.isdisjoint(beyond)
+    suite: Any = conformance_suite(single, precision="float32")
+    asked = suite.test_case.pytestmark[0].kwargs["ids"]
+    assert asked == [row.id for row in report.rows]
+
+
+# --- the command line and pytest -------------------------------------------------------------------------------------
+
+BACKENDS = {
+    "good": "from geolora_ref.oracle.stages import Stages\nstep = Stages().step\n",
+    "bad": "import sys\ndef exits(*a, **k): sys.exit(0)\n"
+    "from geolora_ref.oracle.mutants import MUTANTS\nwrong = MUTANTS['k-step-sign'].step\n",
+    "exits": "import sys\nsys.exit(0)\n",
+    "skips": "import pytest\npytest.skip('not today', allow_module_level=True)\n",
+    "broken": "def step(:\n",
+    "raising": "raise RuntimeError('out of luck')\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, source in BACKENDS.items():
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_backend_that_exits_does_not_conform(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "bad:exits", "--tests", "id=shape-tall"]) == 1
+    assert "raised SystemExit: 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["exits:step"], "backend: the import of 'exits' raised SystemExit: 0"),
+        (["skips:step"], "backend: the import of 'skips' raised Skipped: not today"),
+        (["broken:step"], "backend: the import of 'broken' raised SyntaxError: invalid syntax"),
+        (["raising:step"], "backend: the import of 'raising' raised RuntimeError: out of luck"),
+        ([".good:step"], "backend: expected package.module:function, found '.good:step'"),
+        (["./good.py:step"], "backend: expected package.module:function, found './good.py:step'"),
+        (["good.py:step"], "backend: no module 'good.py'"),
+        (["good:step", "--stages", "raising:step"], "the import of 'raising' raised RuntimeError: out of luck"),
+        (["good:step", "--stages", "good:step", "--whole"], "stages: expected none beside whole"),
+        (
+            ["good:step", "--array", "torch", "--device", "meta"],
+            "device: expected torch to make and read arrays on the device 'meta', found NotImplementedError: Cannot copy",
+        ),
+        (
+            ["good:step", "--array", "torch", "--device", "bogus"],
+            "device: expected torch to make and read arrays on the device 'bogus', found RuntimeError: Expected one of",
+        ),
+    ],
+)
+def test_a_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[int, str]:
+    """The command ``pytest``, which has not the current folder on its path as ``python -m pytest`` has."""
+    command = [sys.executable, *interpreter, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+COMMAND = ["-P", "-c", "import sys, pytest; sys.exit(pytest.console_main())"]
+OPTIMIZED = ["-O", "-m", "pytest", "--assert=plain"]
+
+
+def test_pytest_finds_a_backend_in_the_current_folder(folder: Path) -> None:
+    status, printed = run_pytest(folder, COMMAND, "--geolora-backend", "good:step", "-k", "shape-tall")
+    assert (status, "5 passed" in printed) == (0, True), printed
+
+
+def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
+    status, printed = run_pytest(folder, COMMAND, "--geolora-backend", "bad:exits", "-k", "shape-tall")
+    assert (status, "5 failed" in printed) == (1, True), printed
+    assert "raised SystemExit: 0 (step 0): m, n and r differ" in printed
+
+
+def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
+    status, printed = run_pytest(folder, OPTIMIZED, "--geolora-backend", "bad:wrong", "-k", "shape-tall")
+    assert (status, "failed" in printed) == (1, True), printed
+    (folder / "test_class.py").write_text(
+        "from bad import wrong\nfrom geolora_ref.oracle import conformance_suite\nclass TestIt(conformance_suite(wrong)): ...\n"
+    )
+    status, printed = run_pytest(folder, OPTIMIZED, "test_class.py", "-k", "shape-tall")
+    assert (status, "failed" in printed) == (1, True), printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such:step"], "ERROR: --geolora-backend: backend: no module 'no_such'"),
+        (["exits:step"], "ERROR: --geolora-backend: backend: the import of 'exits' raised SystemExit: 0"),
+        (["good:step", "--geolora-dtype", "float8"], "ERROR: --geolora-backend: dtype: expected one of float64"),
+        (["good:step", "--geolora-array", "torch", "--geolora-device", "meta"], "ERROR: --geolora-backend: device: expected"),
+    ],
+)
+def test_a_wrong_call_of_pytest_is_one_usage_error(folder: Path, arguments: list[str], message: str) -> None:
+    status, printed = run_pytest(folder, COMMAND, "--geolora-backend", *arguments)
+    assert (status, message in printed) == (pytest.ExitCode.USAGE_ERROR, True), printed
