@@ -144,6 +144,10 @@ def summary(report: Report) -> str:
     lines.append(
         f"{verdict}: {len(report.rows)} cases, worst ratio {report.worst_ratio:.3g} (fail above 30), {report.seconds:.1f} s"
     )
+    gross = "; as large as the step: only gross errors fail" if report.resolution >= 1.0 else ""
+    lines.append(
+        f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖ (30 units of {report.precision}){gross}"
+    )
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from geolora_ref.arrays import Array
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.conversion import Conversion
-from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, judge, judge_stages
+from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Outcome
 from geolora_ref.oracle.stages import Backend
@@ -53,7 +54,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All rows, and why the backend does not conform if it does not."""
+    """All rows, and why the backend does not conform if it does not.
+
+    ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖ below which an
+    error passes in the median case: FAIL units of that precision.
+    """
 
     backend: str
     array: str
@@ -62,6 +67,8 @@ class Report:
     problems: Sequence[str] = ()
     diagnosis: Diagnosis | None = None
     seconds: float = 0.0
+    precision: str = "float64"
+    resolution: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -91,6 +98,8 @@ class Report:
             "backend": self.backend,
             "array": self.array,
             "dtype": self.dtype,
+            "precision": self.precision,
+            "resolution": self.resolution,
             "passed": self.passed,
             "cases": len(self.rows),
             "worst_ratio": self.worst_ratio if np.isfinite(self.worst_ratio) else "inf",
@@ -205,7 +214,9 @@ def check_step(
     progress(len(cases), len(cases))
     diagnosis = None if harness.whole else _diagnosis(harness, rows, looked_at)
     problems, conversion = _problems(cases, rows, xfail, select), harness.conversion
-    return Report(_name(step), conversion.array, conversion.dtype, rows, problems, diagnosis, time.perf_counter() - started)
+    seen = statistics.median([resolution(case.parameters.m, case.parameters.n, harness.eps) for case in cases or catalogue()])
+    seconds = time.perf_counter() - started
+    return Report(_name(step), conversion.array, conversion.dtype, rows, problems, diagnosis, seconds, harness.judged_as, seen)
 
 
 def questions(harness: Harness) -> list[ConformanceCase]:

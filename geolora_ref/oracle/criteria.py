@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FAIL", "WARN", "StepInputs", "Verdict", "judge", "judge_stages"]
+__all__ = ["FAIL", "WARN", "StepInputs", "Verdict", "judge", "judge_stages", "resolution"]
 
 WARN, FAIL = 10.0, 30.0
 Matrix = NDArray[Any]
@@ -126,7 +126,7 @@ def judge_stages(
     eps = _eps(inputs) if eps is None else eps
     x, rate = _Wide.of(inputs), inputs.learning_rate
     s = {name: _wide(np.asarray(X)) for name, X in stages.items()}
-    unit = _unit(inputs, eps)
+    unit = _unit(len(x.U), len(x.V), eps)
     scale = _scale(inputs, eps)
 
     def distance(name: str, expected: Matrix) -> float:
@@ -159,6 +159,11 @@ def judge_stages(
     return verdicts
 
 
+def resolution(m: int, n: int, eps: float) -> float:
+    """FAIL units: the share of the scale s below which an error in the kept part passes."""
+    return FAIL * _unit(m, n, eps)
+
+
 def _judge_truncation(
     W_hat: Matrix, scale: float, inputs: StepInputs, outputs: tuple[Matrix, Matrix, Matrix], diagonal: bool, eps: float
 ) -> Verdict:
@@ -169,7 +174,7 @@ def _judge_truncation(
     if error:
         return Verdict(error=error)
     U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
-    rank, unit = S1.shape[0], _unit(inputs, eps)
+    rank, unit = S1.shape[0], _unit(m, n, eps)
     D = W_hat - U1 @ S1 @ _H(V1)
     normal = _off(U1, _H(_off(V1, _H(D))))
     tails = _tails(W_hat)
@@ -265,9 +270,9 @@ def _scale(inputs: StepInputs, eps: float) -> float:
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 
-def _unit(inputs: StepInputs, eps: float) -> float:
+def _unit(m: int, n: int, eps: float) -> float:
     """c·eps with c = 4√(m + n)."""
-    return 4.0 * float(np.sqrt(inputs.U.shape[0] + inputs.V.shape[0])) * eps
+    return 4.0 * float(np.sqrt(m + n)) * eps
 
 
 def _eps(inputs: StepInputs) -> float:

@@ -82,10 +82,15 @@ class Harness:
         return cls(step, Conversion(array, dtype, device), **promises)
 
     @property
-    def eps(self) -> float:
+    def judged_as(self) -> str:
         """The precision that counts: what is claimed, but no more than the arrays can hold."""
         dtype = self.conversion.dtype
-        return max(EPS[self.precision or dtype], EPS[dtype])
+        return max(dtype, self.precision or dtype, key=EPS.__getitem__)
+
+    @property
+    def eps(self) -> float:
+        """The distance from 1 to the next number in the precision that counts."""
+        return EPS[self.judged_as]
 
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[tuple[Array, Matrix]] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -9,10 +10,12 @@ from functools import cache
 import numpy as np
 
 from geolora_ref.oracle.cases import draw_cases
-from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge
+from geolora_ref.oracle.conversion import EPS
+from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, resolution
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.stages import Factors
 
-__all__ = ["ALONE", "CASES", "CRITERIA", "SEED", "STAYS", "WITH_OTHERS", "matrix", "page", "verdicts"]
+__all__ = ["ALONE", "CASES", "CRITERIA", "SEED", "STAYS", "WITH_OTHERS", "matrix", "page", "passing", "verdicts"]
 
 CRITERIA = (
     "output",
@@ -55,10 +58,26 @@ def _inputs() -> tuple[StepInputs, ...]:
 
 
 @cache
+def _outputs(mutant: str) -> tuple[Factors, ...]:
+    step = MUTANTS[mutant].step
+    return tuple(step(*(X.copy() for X in x.arrays), **x.parameters) for x in _inputs())
+
+
+@cache
 def verdicts(mutant: str) -> tuple[Verdict, ...]:
     """The verdict on one mutant in every drawn case."""
-    step = MUTANTS[mutant].step
-    return tuple(judge(x, step(*(X.copy() for X in x.arrays), **x.parameters)) for x in _inputs())
+    return tuple(judge(x, output) for x, output in zip(_inputs(), _outputs(mutant), strict=True))
+
+
+@cache
+def passing(precision: str) -> tuple[str, ...]:
+    """The mutants visible in the output that pass every drawn case if no more than this precision is claimed."""
+    visible = (name for name, mutant in MUTANTS.items() if mutant.visible_in == "output")
+    return tuple(name for name in visible if _passes(name, EPS[precision]))
+
+
+def _passes(mutant: str, eps: float) -> bool:
+    return all(judge(x, output, eps=eps).passed for x, output in zip(_inputs(), _outputs(mutant), strict=True))
 
 
 @cache
@@ -83,7 +102,9 @@ def _mark(mutant: str, criterion: str) -> str:
 def page() -> str:
     """The page in Markdown."""
     marks = matrix()
-    return "\n".join([HEAD, *_table(marks), "", "## What each criterion is for", "", *_purposes(marks), ""])
+    purposes = ["## What each criterion is for", "", *_purposes(marks)]
+    precisions = ["## What a claim of less precision lets pass", "", PRECISIONS, *_precisions()]
+    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *precisions, ""])
 
 
 HEAD = f"""\
@@ -95,6 +116,11 @@ Printed by `python -m geolora_ref.oracle.kill_matrix`; a test compares it with t
 {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every rejection
 that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.  A row without a mark is seen
 by the stages, because the output cannot show it, or by the kit itself, because the numbers are right and the manners are not.
+"""
+
+PRECISIONS = f"""\
+The same outputs, judged with the units of a precision: which mutants pass all {CASES} cases although double precision shows them.
+Beside it 30 units, below which an error passes, in the median case.
 """
 
 
@@ -112,6 +138,15 @@ def _purposes(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
     for criterion in CRITERIA:
         alone = [name for name in MUTANTS if marks[name][criterion] == ALONE]
         lines.append(f"- **{criterion}**: " + (_listed(alone) if alone else STAYS[criterion]) + ".")
+    return lines
+
+
+def _precisions() -> list[str]:
+    lines = ["| claimed | 30 units | pass | which |", "|---|---|---|---|"]
+    for precision in ("float64", "float32", "float16", "bfloat16"):
+        names, eps = passing(precision), EPS[precision]
+        seen = statistics.median([resolution(len(x.U), len(x.V), eps) for x in _inputs()])
+        lines.append(f"| {precision} | {seen:.1e} s | {len(names)} | {', '.join(names)} |")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import runpy
 from collections import Counter
 from pathlib import Path
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
-from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, matrix, verdicts
+from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, matrix, passing, verdicts
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from tests.oracle.departures import DTYPES, departure, questions, recorded, same
 from tests.oracle.drawn import REFERENCE, drawn_inputs
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
+DOCS = Path(__file__).parents[2] / "docs"
 VISIBLE = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "output"]
 HIDDEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "stages"]
 STAGED = [mutant for mutant in MUTANTS.values() if mutant.stages is not None]
@@ -127,7 +129,7 @@ def test_every_criterion_is_needed(criterion: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_the_page_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_module("geolora_ref.oracle.kill_matrix", run_name="__main__")
-    committed = Path(__file__).parents[2] / "docs" / "kill_matrix.md"
+    committed = DOCS / "kill_matrix.md"
     assert committed.read_text("utf-8") == capsys.readouterr().out, (
         "python -m geolora_ref.oracle.kill_matrix > docs/kill_matrix.md"
     )
@@ -136,6 +138,21 @@ def test_the_page_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_the_page_shows_what_the_output_shows(mutant: Mutant) -> None:
     assert any(matrix()[mutant.id].values()) == (mutant.visible_in == "output")
+
+
+def test_what_a_precision_cannot_tell_apart_is_what_the_pages_say() -> None:
+    """All are told apart in double precision; every step down loses some, and keeps those that it lost before."""
+    lost = [set(passing(precision)) for precision in ("float64", "float32", "float16", "bfloat16")]
+    assert lost[0] == set()
+    assert all(finer < coarser for finer, coarser in itertools.pairwise(lost))
+    assert lost[-1] < set(_ids(VISIBLE))
+    page = " ".join((DOCS / "conformance.md").read_text("utf-8").split())
+    assert (
+        "of the {} mutants that the output shows {} pass with float32, {} with float16 and {} with bfloat16".format(
+            len(VISIBLE), *(len(names) for names in lost[1:])
+        )
+        in page
+    )
 
 
 def test_no_criterion_is_unknown_here() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geolora_ref.cli import summary
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.catalogue import ConformanceCase
 from geolora_ref.oracle.check import Report, Row, check_step, load_backend, run_case
-from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import FAIL, WARN, judge
 from geolora_ref.oracle.diagnosis import Diagnosis
 from geolora_ref.oracle.harness import Harness
@@ -89,13 +90,17 @@ def test_what_counts_against_a_backend() -> None:
 
 def test_a_report_as_data() -> None:
     """Every field under its name; JSON has no infinity."""
-    told = Report("package:step", "torch", "float32", ROWS[3:5], ["a problem"], Diagnosis([], []), 1.23456).as_data()
+    told = Report(
+        "package:step", "torch", "float32", ROWS[3:5], ["a problem"], Diagnosis([], []), 1.23456, "bfloat16", 4.2
+    ).as_data()
     common = {"group": "group", "flags": ("group", "flag"), "reason": "because"}
     assert told == {
         "format": 1,
         "backend": "package:step",
         "array": "torch",
         "dtype": "float32",
+        "precision": "bfloat16",
+        "resolution": 4.2,
         "passed": False,
         "cases": 2,
         "worst_ratio": 50.0,
@@ -405,6 +410,32 @@ def test_a_run_of_a_right_backend() -> None:
     assert (report.backend, report.array, report.dtype) == ("tests.oracle.test_report:right", "numpy", "float64")
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert 0.0 < report.seconds < 60.0
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({}, "float64"),
+        ({"dtype": "float32", "precision": "float64"}, "float32"),
+        ({"precision": "float32"}, "float32"),
+        ({"precision": "bfloat16"}, "bfloat16"),
+    ],
+)
+def test_a_report_says_what_its_verdict_cannot_see(options: dict[str, Any], precision: str) -> None:
+    """The resolution is that of the median case: an error of this share of s in the kept part is where failing begins."""
+    report = check_step(right, **options)
+    assert (report.precision, report.resolution) == (precision, FAIL * 4.0 * np.sqrt(11) * EPS[precision])
+    inputs = StepCase.build(RUN.parameters).inputs()
+    U1, S1, V1 = right(*inputs.arrays, **inputs.parameters)
+    for factor in (0.9, 1.1):
+        error = np.zeros_like(S1)
+        error[0, 0] = factor * report.resolution
+        ratios = judge(inputs, (U1, S1 + error, V1), eps=EPS[precision], scale=1.0).ratios
+        assert (ratios["stationarity"] > FAIL) == (factor > 1.0)
+    said = f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖ (30 units of {precision})"
+    gross = "; as large as the step: only gross errors fail" if precision == "bfloat16" else ""
+    assert summary(report).splitlines()[-1] == said + gross
 
 
 @pytest.mark.usefixtures("few")
