@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from geolora_ref.files import write_atomically
-from geolora_ref.oracle.check import Report, check_step, load_backend
+from geolora_ref.files import require_writable, write_atomically
+from geolora_ref.oracle.check import Interrupted, Report, check_step, load_backend
 from geolora_ref.oracle.conversion import EPS, LIBRARIES
+from geolora_ref.oracle.reporting import junit, summary
 
 __all__ = ["main"]
+
+INTERRUPTED = 130
+"""The exit status that shells give to what Ctrl-C ends."""
+
+
+def _path(text: str) -> Path:
+    """A path; an empty one, as an unset variable of a shell gives it, is refused and not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, found an empty one")
+    return Path(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,22 +49,25 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--tests", action="append", default=[], metavar="KEY=VALUE", help="only group=…, flag=… or id=… (a beginning)"
     )
-    check.add_argument("--xfail", type=Path, metavar="FILE", help="ids of cases known to fail, one a line, the reason behind it")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write every ratio")
-    check.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    check.add_argument("--xfail", type=_path, metavar="FILE", help="ids of cases known to fail, one a line, the reason behind it")
+    check.add_argument("--json", type=_path, metavar="FILE", help="write every ratio")
+    check.add_argument("--junit", type=_path, metavar="FILE", help="write JUnit XML")
     vectors = commands.add_parser("vectors", help="test vectors for other languages").add_subparsers(dest="action", required=True)
     export = vectors.add_parser("export", help="write schema, vectors and instructions to a folder")
-    export.add_argument("directory", type=Path)
+    export.add_argument("directory", type=_path)
     judge = vectors.add_parser("judge", help="judge the outputs of an implementation")
-    judge.add_argument("directory", type=Path, help="of the vectors")
-    judge.add_argument("outputs", type=Path, help="one JSON file a vector")
+    judge.add_argument("directory", type=_path, help="of the vectors")
+    judge.add_argument("outputs", type=_path, help="one JSON file a vector")
     vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
     commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts", add_help=False)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: conforms; 1: does not; 2: the call is wrong."""
+    """Exit status 0: conforms; 1: does not; 2: the call is wrong or a report could not be written; 130: interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a pipe may lack the characters of a report
+            stream.reconfigure(errors="backslashreplace")
     top, given = parser(), list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["finetune"]:
         return _finetune(given[1:])
@@ -62,31 +76,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(options) if options.command == "check" else _vectors(options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         top.exit(2, f"geolora-ref: {error}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("geolora-ref: interrupted\n")
+        return INTERRUPTED
 
 
 def _check(options: argparse.Namespace) -> int:
-    """``geolora-ref check``."""
+    """``geolora-ref check``; what an interrupted run has found is told as well."""
+    for path in (options.json, options.junit):
+        if path:
+            require_writable(path)
     sys.path.insert(0, os.getcwd())
-    report = check_step(
-        load_backend(options.backend),
-        dtype=options.dtype,
-        array=options.array,
-        device=options.device,
-        precision=options.precision,
-        diagonal=not options.dense_core,
-        whole=options.whole,
-        batched=options.batched,
-        stages=load_backend(options.stages) if options.stages else None,
-        select=_selection(options.tests),
-        xfail=_read_xfail(options.xfail) if options.xfail else None,
-        progress=_progress,
-    )
-    if options.json:
-        write_atomically(options.json, json.dumps(report.as_data(), ensure_ascii=False, indent=1))
+    verdict, status = "", None
+    try:
+        report = check_step(
+            load_backend(options.backend),
+            dtype=options.dtype,
+            array=options.array,
+            device=options.device,
+            precision=options.precision,
+            diagonal=not options.dense_core,
+            whole=options.whole,
+            batched=options.batched,
+            stages=load_backend(options.stages) if options.stages else None,
+            select=_selection(options.tests),
+            xfail=_read_xfail(options.xfail) if options.xfail else None,
+            progress=_progress,
+        )
+    except Interrupted as stopped:
+        report, verdict, status = stopped.report, "INTERRUPTED", INTERRUPTED
+    print(summary(report, verdict), flush=True)  # whatever becomes of the files
+    _write_reports(report, options)
+    return status or (0 if report.passed else 1)
+
+
+def _write_reports(report: Report, options: argparse.Namespace) -> None:
+    """The files that were asked for."""
     if options.junit:
-        write_atomically(options.junit, _junit(report))
-    print(summary(report))
-    return 0 if report.passed else 1
+        write_atomically(options.junit, junit(report))
+    if options.json:  # half a surrogate pair, which UTF-8 has not, becomes the escape sequence of JSON
+        text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
+        write_atomically(options.json, text.encode(errors="backslashreplace"))
 
 
 def _finetune(argv: Sequence[str]) -> int:
@@ -112,73 +142,29 @@ def _vectors(options: argparse.Namespace) -> int:
         return 1 if differences else 0
     judgement = vectors.judge_outputs(options.directory, options.outputs)
     for row in judgement.failures:
-        print(f"FAILED {row.id}: {row.error or f'ratio {row.worst_ratio:.3g}'}")
+        print(f"FAILED {row.id}: {row.finding}")
     print(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")
     return 0 if judgement.passed else 1
 
 
-def summary(report: Report) -> str:
-    """The report for a terminal: failures by group, the first of each with its reason, then the verdict and the diagnosis."""
-    lines = []
-    groups: dict[str, list[str]] = {}
-    for row in report.rows:
-        groups.setdefault(row.group, []).append(row.outcome)
-    lines.append(f"{report.backend}  ({report.array}, {report.dtype})")
-    for group, outcomes in groups.items():
-        failed = outcomes.count("failed")
-        lines.append(f"  {group:<12} {len(outcomes):4d} cases  {f'{failed} failed' if failed else 'passed'}")
-    for row in report.failures[:10]:
-        what = row.error or f"ratio {row.ratio:.3g} in {', '.join(row.criteria)}"
-        where = f", step {row.step}" if row.step else ""
-        lines.append(f"  {row.outcome.upper()} {row.id}{where}: {what}\n      {row.reason}")
-    if len(report.failures) > 10:
-        lines.append(f"  … and {len(report.failures) - 10} more (--json FILE has them all)")
-    lines += [f"  PROBLEM {problem}" for problem in report.problems]
-    if report.warnings:
-        lines.append(
-            f"  {len(report.warnings)} cases pass above the warn level, worst {max(row.ratio for row in report.warnings):.3g}"
-        )
-    if report.diagnosis:
-        lines.append(f"diagnosis: {report.diagnosis.text}")
-    verdict = "conforms" if report.passed else "DOES NOT CONFORM"
-    lines.append(
-        f"{verdict}: {len(report.rows)} cases, worst ratio {report.worst_ratio:.3g} (fail above 30), {report.seconds:.1f} s"
-    )
-    gross = "; as large as the step: only gross errors fail" if report.resolution >= 1.0 else ""
-    lines.append(
-        f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖ (30 units of {report.precision}){gross}"
-    )
-    return "\n".join(lines)
-
-
 def _selection(tests: Sequence[str]) -> Mapping[str, str]:
-    """KEY=VALUE pairs; ``ValueError`` for anything else."""
-    pairs = [test.partition("=") for test in tests]
-    for test, (key, equals, value) in zip(tests, pairs, strict=True):
+    """KEY=VALUE pairs; ``ValueError`` for anything else and for a key that stands twice."""
+    selected: dict[str, str] = {}
+    for test in tests:
+        key, equals, value = test.partition("=")
         if not (key and equals and value):
             raise ValueError(f"--tests: expected KEY=VALUE, found {test!r}")
-    return {key: value for key, _, value in pairs}
+        if key in selected:
+            raise ValueError(f"--tests: expected each key once, found {key} twice")
+        selected[key] = value
+    return selected
 
 
 def _read_xfail(path: Path) -> dict[str, str]:
-    """Lines "id reason"; empty lines and lines that start with # are skipped."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    pairs = [line.partition(" ") for line in lines if line and not line.startswith("#")]
-    return {name: reason.strip() or "listed as a known failure" for name, _, reason in pairs}
-
-
-def _junit(report: Report) -> str:
-    """JUnit XML: one test case a row."""
-    suite = ET.Element("testsuite", name=report.backend, tests=str(len(report.rows)), failures=str(len(report.failures)))
-    for row in report.rows:
-        case = ET.SubElement(suite, "testcase", classname=row.group, name=row.id, time=f"{row.seconds:.4f}")
-        if row.outcome in ("failed", "xpassed"):
-            ET.SubElement(
-                case, "failure", message=row.error or f"ratio {row.ratio:.4g}: {', '.join(row.criteria)}"
-            ).text = row.reason
-        elif row.outcome == "xfailed":
-            ET.SubElement(case, "skipped", message=row.error)
-    return ET.tostring(suite, encoding="unicode", xml_declaration=True)
+    """Lines "id reason", with a byte order mark or not; empty lines and lines that start with # are skipped."""
+    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    listed = (line for line in lines if line and not line[0].startswith("#"))
+    return {name: reason[0].strip() if reason else "listed as a known failure" for name, *reason in listed}
 
 
 def _progress(done: int, total: int) -> None:

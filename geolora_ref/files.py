@@ -5,6 +5,7 @@ Nothing here knows what the files mean.  Every file that the package keeps is wr
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "locked", "read_json", "seal", "unseal", "write_atomically", "write_json"]
+__all__ = ["digest", "locked", "read_json", "require_writable", "seal", "unseal", "write_atomically", "write_json"]
 
 SEAL = "sha256"
 """The key under which a sealed JSON document keeps the digest of the rest."""
@@ -24,23 +25,61 @@ LOCK = ".lock"
 def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
     """Write and sync a file beside ``path``, then move it there: whoever reads ``path`` finds the old contents or the new ones.
 
-    Text is written as UTF-8; missing folders are made.  Raises ``OSError`` if the disk is full or the folder unwritable; the old
-    file is then as it was, and nothing is left beside it (a process that is killed may leave a hidden ``.part`` file).
+    Text is written as UTF-8; missing folders are made; a symbolic link stays and its target is written.  What is there and is no
+    regular file, such as a pipe or a device, is written to as it stands.  Raises ``OSError`` that names ``path``, or the folder
+    that cannot be made, if the disk is full or the folder unwritable; the old file is then as it was, and nothing is left beside
+    it (a process that is killed may leave a hidden ``.part`` file).
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
+    data = contents.encode() if isinstance(contents, str) else contents
+    if _is_special(path):
+        with _naming(path):
+            Path(path).write_bytes(data)
+        return
+    with _part_of(path) as (target, part):
         with part.open("xb") as file:
-            file.write(contents.encode() if isinstance(contents, str) else contents)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)
-    except BaseException:
+    _sync_folder(target.parent)
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise the ``OSError`` of :func:`write_atomically` as far as it can be known before; missing folders are made."""
+    if not _is_special(path):
+        with _part_of(path) as (_, part):
+            part.touch(exist_ok=False)
+
+
+def _is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something that a regular file must not replace; ``IsADirectoryError`` for a folder."""
+    place = Path(path)
+    if place.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return place.exists() and not place.is_file()
+
+
+@contextmanager
+def _part_of(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
+    """The file that ``path`` leads to, in a folder that exists, and a new name beside it under which nothing is left."""
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with _naming(path):
+            yield target, part
+    finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an ``OSError`` name the file that was asked for: of a write it names none, else the part."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def digest(contents: str | bytes) -> str:

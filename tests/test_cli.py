@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from geolora_ref import cli
 from geolora_ref.cli import main
 from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import applicable
@@ -17,12 +20,22 @@ from geolora_ref.oracle.check import applicable
 WRONG = "backend:wrong"
 COUNT = sum(applicable(case, "float64") for case in catalogue())
 BACKENDS = """
+import time
 from geolora_ref.oracle import conformance_suite
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 
 right = Stages().step
 wrong = MUTANTS["swap-truncation-factors"].step
+
+def sleeping(*arrays, **parameters):
+    if parameters["theta"] == 0.0:
+        print("asleep", flush=True)
+        time.sleep(60.0)
+    return right(*arrays, **parameters)
+
+def colourful(*arrays, **parameters):
+    raise RuntimeError("\\x1b[31mCUDA error\\x1b[0m in \\udc80")
 """
 SUITE = """
 from backend import conformance_suite, right, wrong
@@ -36,6 +49,7 @@ class TestWrong(conformance_suite(wrong)): ...
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "backend.py").write_text(BACKENDS)
     (tmp_path / "test_suite.py").write_text(SUITE)
+    (tmp_path / "README.md").write_text("mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "backend", raising=False)
@@ -62,8 +76,13 @@ def test_wrong_backend_is_status_1_with_a_diagnosis(folder: Path, capsys: pytest
 def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", WRONG, "--tests", "group=trap", "--json", "report.json"])
     failing = [row["id"] for row in json.loads(Path("report.json").read_text())["rows"] if row["outcome"] == "failed"]
-    Path("xfail.txt").write_text("# known\n" + "".join(f"{name} swapped factors\n" for name in failing))
-    assert main(["check", WRONG, "--tests", "group=trap", "--xfail", "xfail.txt"]) == 0
+    for gap in (" ", "\t", "  \t"):
+        listed = "".join(f"{name}{gap}swapped factors\n" for name in failing)
+        Path("xfail.txt").write_text(f"\ufeff# known\n{listed}complex-tall-dense\nshape-tall-dense\tnot asked here\n", "utf-8")
+        assert main(["check", WRONG, "--tests", "group=trap", "--xfail", "xfail.txt", "--json", "report.json"]) == 0
+        rows = json.loads(Path("report.json").read_text())["rows"]
+        assert {row["error"] for row in rows if row["outcome"] == "xfailed"} == {"swapped factors"}
+    assert f"{len(failing)} known to fail, worst ratio of the others" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -71,8 +90,19 @@ def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFix
     [
         (["check", "backend"], "expected package.module:function"),
         (["check", "backend:right", "--tests", "shape"], "expected KEY=VALUE, found 'shape'"),
+        (
+            ["check", "backend:right", "--tests", "group=shape", "--tests", "group=trap"],
+            "expected each key once, found group twice",
+        ),
+        (
+            ["check", "backend:right", "--tests", "group=nonsense"],
+            "matches {'group': 'nonsense'}; the groups are shape, spectrum, ",
+        ),
         (["check", "backend:right", "--xfail", "missing.txt"], "missing.txt"),
         (["check", "backend:right", "--dtype", "bfloat16"], "numpy has no bfloat16"),
+        (["vectors", "export", ""], "expected a path, found an empty one"),
+        (["vectors", "export", "."], "found other contents in README.md"),
+        (["vectors", "judge", "vectors", "outputs"], "vectors: expected vectors/*.json, found none"),
     ],
 )
 def test_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -80,6 +110,110 @@ def test_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[str]
         main(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# --- what comes out, wherever it goes --------------------------------------------------------------------------------
+
+
+def test_a_failed_vector_is_told_with_the_criterion(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["vectors", "export", "vectors"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["vectors", "judge", "vectors", "outputs"])
+    assert "outputs: expected a folder of outputs, found none" in capsys.readouterr().err
+    Path("outputs").mkdir()
+    exact = json.loads(Path("vectors/vectors/exact-tie.json").read_text("utf-8"))["exact"]
+    update = {"id": "exact-tie", **{name: exact[name] for name in ("K_new", "L_new", "S_new")}}
+    Path("outputs/exact-tie.json").write_text(json.dumps(update | {"theta": 7.0}))
+    assert main(["vectors", "judge", "vectors", "outputs"]) == 1
+    assert "FAILED exact-tie: ratio inf in theta\n" in capsys.readouterr().out
+    Path("outputs/exact-tie.json").write_text(json.dumps(update))
+    main(["vectors", "judge", "vectors", "outputs"])
+    assert "FAILED exact-tie:" not in capsys.readouterr().out
+
+
+TRAPS = ("--tests", "group=trap")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_stream_that_cannot_hold_a_character_costs_no_verdict(folder: Path, encoding: str) -> None:
+    run = command_line(folder, "check", WRONG, *TRAPS, PYTHONIOENCODING=encoding)
+    assert run.returncode == 1, run.stderr
+    assert "DOES NOT CONFORM" in run.stdout
+    help_text = command_line(folder, "check", "--help", PYTHONIOENCODING=encoding)
+    assert (help_text.returncode, help_text.stderr) == (0, "")
+
+
+def command_line(folder: Path, *arguments: str, **setting: str) -> subprocess.CompletedProcess[str]:
+    command, environment = [sys.executable, "-m", "geolora_ref.cli", *arguments], os.environ | setting
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, encoding="latin-1")
+
+
+def test_what_a_backend_raises_can_be_read_in_every_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters, which XML has not, and half a surrogate pair, which no encoding has."""
+    assert main(["check", "backend:colourful", *TRAPS, "--json", "report.json", "--junit", "report.xml"]) == 1
+    assert "CUDA error" in capsys.readouterr().out
+    assert json.loads(Path("report.json").read_text("utf-8"))["rows"][0]["error"].endswith("CUDA error\x1b[0m in \udc80")
+    failure = ET.parse("report.xml").getroot().find("testcase/failure")
+    assert failure is not None
+    assert failure.attrib["message"] == r"raised RuntimeError: \x1b[31mCUDA error\x1b[0m in \udc80"
+
+
+def test_a_problem_is_a_failure_in_junit(folder: Path) -> None:
+    Path("xfail.txt").write_text("misspelt\n")
+    assert main(["check", "backend:right", *TRAPS, "--xfail", "xfail.txt", "--junit", "report.xml"]) == 1
+    suite = ET.parse("report.xml").getroot()
+    cases = suite.findall("testcase")
+    assert (suite.attrib["failures"], suite.attrib["tests"]) == ("1", str(len(cases)))
+    [failure] = suite.findall("testcase[@classname='problem']/failure")
+    assert failure.attrib["message"] == "xfail: no case has the id 'misspelt'"
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit"])
+def test_an_unusable_path_is_refused_before_the_run(folder: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    Path("file").write_text("old")
+    for path, message in (("", "expected a path"), (".", "Is a directory: '.'"), ("file/x", "File exists"), ("/proc/1/x", "")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["check", "backend:right", *TRAPS, option, path])
+        assert stopped.value.code == 2
+        printed = capsys.readouterr()
+        assert message in printed.err
+        assert path.removesuffix("/x") in printed.err
+        assert printed.out == ""
+    assert Path("file").read_text() == "old"
+
+
+def test_a_full_disk_costs_no_verdict(folder: Path) -> None:
+    """The limit of the file size stands for a full disk."""
+    script = f"ulimit -f 1; {sys.executable} -m geolora_ref.cli check {WRONG} --tests id=shape-s --json report.json"
+    run = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert "DOES NOT CONFORM" in run.stdout
+    assert run.returncode == 2
+    assert run.stderr == "geolora-ref: [Errno 27] File too large: 'report.json'\n"
+
+
+def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:
+    command = [sys.executable, "-m", "geolora_ref.cli", "check", "backend:sleeping", "--tests", "group=truncation"]
+    with subprocess.Popen(
+        [*command, "--json", "report.json"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asleep\n"
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == ""
+    assert "PROBLEM interrupted in case truncation-theta-0-unclipped, after 32 of 56 cases" in printed
+    assert "INTERRUPTED: 32 cases, worst ratio" in printed
+    assert not json.loads((folder / "report.json").read_text("utf-8"))["passed"]
+
+
+def test_ctrl_c_elsewhere_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_vectors", stopped)
+    assert main(["vectors", "check"]) == 130
+    assert capsys.readouterr().err == "geolora-ref: interrupted\n"
 
 
 def run_pytest(folder: Path, *arguments: str) -> str:

@@ -127,13 +127,13 @@ def list_claims(console: Console) -> None:
 
 
 def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
-    """One row a claim, then the reasons of what does not stand."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """One row a claim, whole on 80 columns, then the reasons of what does not stand."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("claim", no_wrap=True)
     for name in ("cases", "ratios", "worst", "limit"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("controls", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("controls\nthat fail", no_wrap=True)
+    table.add_column("verdict", min_width=len("does not"))
     for outcome in outcomes:
         failing = sum(bool(control.failed) for control in outcome.controls)
         table.add_row(
@@ -142,7 +142,7 @@ def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
             str(outcome.count),
             f"{outcome.worst:.3g}",
             f"{outcome.claim.limit:g}",
-            f"{failing} of {len(outcome.controls)} fail",
+            f"{failing} of {len(outcome.controls)}",
             "[green]holds[/]" if outcome.holds else "[red]does not stand[/]",
         )
     console.print(table)

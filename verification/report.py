@@ -33,6 +33,8 @@ from verification.runner import ClaimOutcome
 
 __all__ = ["as_data", "machine_facts", "mathematics", "number", "write_report", "write_rigor"]
 
+CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+)\b")
+"""A name of the code: words of two letters or more on both sides of each underscore."""
 STYLE: Any = {
     "figure.figsize": (7.2, 4.2),
     "figure.constrained_layout.use": True,
@@ -199,11 +201,16 @@ def number(value: float) -> str:
 
 
 def mathematics(text: str) -> Markup:
-    """Subscripts and superscripts as such: W_t, S_new, e_{k+1}, e^{μλ}."""
-    html = str(escape(text))
+    """Subscripts and superscripts as such: W_t, S_new, e_{k+1}, e^{μλ}; names of the code, such as max_rank, as code."""
+    between = CODE.split(str(escape(text)))
+    html = "".join(f"<code>{part}</code>" if i % 2 else _scripts(part) for i, part in enumerate(between))
+    return Markup(html)  # noqa: S704  (escaped above)
+
+
+def _scripts(html: str) -> str:
     for mark, tag in (("_", "sub"), (r"\^", "sup")):
         html = re.sub(mark + r"(?:\{([^}]*)\}|([A-Za-z0-9Ͱ-Ͽ₀-₉]+))", rf"<{tag}>\1\2</{tag}>", html)
-    return Markup(html)  # noqa: S704  (escaped above)
+    return html
 
 
 def _strict(value: Any) -> Any:

@@ -16,12 +16,12 @@ from geolora_ref.arrays import Array
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.conversion import Conversion
-from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, judge, judge_stages, resolution
+from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Outcome
 from geolora_ref.oracle.stages import Backend
 
-__all__ = ["Report", "Row", "applicable", "check_step", "load_backend", "run_case"]
+__all__ = ["Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "run_case"]
 
 Matrix = NDArray[Any]
 
@@ -46,10 +46,14 @@ class Row:
     seconds: float = 0.0
 
     @property
+    def finding(self) -> str:
+        """What is wrong, in words."""
+        return finding(self.ratio, self.criteria, self.error)
+
+    @property
     def text(self) -> str:
-        """What came back, in one line."""
-        what = self.error or f"ratio {self.ratio:.3g} in {', '.join(self.criteria)}"
-        return f"{what} (step {self.step}): {self.reason}"
+        """What came back, in one line, and why the case is there."""
+        return f"{self.finding} (step {self.step}): {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,19 @@ class Report:
         return [row for row in self.rows if row.outcome in ("failed", "xpassed")]
 
     @property
+    def known_failures(self) -> list[Row]:
+        """The rows that fail as listed."""
+        return [row for row in self.rows if row.outcome == "xfailed"]
+
+    @property
     def warnings(self) -> list[Row]:
         """The rows that pass with a ratio above the warn level."""
         return [row for row in self.rows if row.outcome == "passed" and row.ratio > WARN]
 
     @property
     def worst_ratio(self) -> float:
-        """The largest ratio over all cases."""
-        return max((row.ratio for row in self.rows), default=np.inf)
+        """The largest ratio over all cases that are not known to fail; infinite if there is none."""
+        return max((row.ratio for row in self.rows if row.outcome != "xfailed"), default=np.inf)
 
     def as_data(self) -> dict[str, Any]:
         """The report as plain JSON data; an infinite ratio is the string "inf"."""
@@ -108,6 +117,14 @@ class Report:
             "seconds": round(self.seconds, 2),
             "rows": rows,
         }
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was stopped from outside.  ``report`` : what had been found, and as its problem where the run was."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(*report.problems)
+        self.report = report
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
@@ -191,37 +208,60 @@ def check_step(
     stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat and output by name;
         every line is judged in every case.
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning of one).
-    xfail : {case id: reason}: cases that are known to fail.  Strict: one that passes, or that does not exist, is a problem.
+    xfail : {case id: reason}: cases known to fail; those not selected are ignored.  Strict: one that passes, or that the
+        catalogue has not, is a problem.
     progress : called with (done, total).
     options : what it is given and what it promises, those of :meth:`Harness.of`: dtype = "float64", array = "numpy", device,
         precision, diagonal = True, whole = False, batched = False.
 
-    Raises as :meth:`Harness.of`; whatever the backend itself does becomes a row.
+    Raises as :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches, and :class:`Interrupted` in place of
+    ``KeyboardInterrupt``; whatever the backend itself does becomes a row.
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
-    cases = [case for case in questions(harness) if _selected(case, select or {})]
+    cases, conversion = _selection(harness, select or {}), harness.conversion
+    seen = statistics.median([resolution(case.parameters.m, case.parameters.n, harness.eps) for case in cases])
     rows: list[Row] = []
     looked_at: dict[str, list[StepInputs]] = {"failed": [], "passed": []}
-    for done, case in enumerate(cases):
-        progress(done, len(cases))
-        row, inputs = run_case(harness, case)
-        if case.id in xfail:
-            row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or xfail[case.id])
-        elif inputs is not None:
-            looked_at[row.outcome].append(inputs)
-        rows.append(row)
-    progress(len(cases), len(cases))
-    diagnosis = None if harness.whole else _diagnosis(harness, rows, looked_at)
-    problems, conversion = _problems(cases, rows, xfail, select), harness.conversion
-    seen = statistics.median([resolution(case.parameters.m, case.parameters.n, harness.eps) for case in cases or catalogue()])
-    seconds = time.perf_counter() - started
-    return Report(_name(step), conversion.array, conversion.dtype, rows, problems, diagnosis, seconds, harness.judged_as, seen)
+
+    def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
+        seconds = time.perf_counter() - started
+        given = conversion.array, conversion.dtype
+        return Report(_name(step), *given, rows, problems, diagnosis, seconds, harness.judged_as, seen)
+
+    doing = ""
+    try:
+        for done, case in enumerate(cases):
+            progress(done, len(cases))
+            doing = f"case {case.id}"
+            row, inputs = run_case(harness, case)
+            if case.id in xfail:
+                row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or xfail[case.id])
+            elif inputs is not None:
+                looked_at[row.outcome].append(inputs)
+            rows.append(row)
+        progress(len(cases), len(cases))
+        doing = "the diagnosis"
+        diagnosis = None if harness.whole else _diagnosis(harness, rows, looked_at)
+    except KeyboardInterrupt:
+        problem = f"interrupted in {doing}, after {len(rows)} of {len(cases)} cases"
+        raise Interrupted(report([problem])) from None
+    return report(_problems(rows, xfail, whole=not select), diagnosis)
 
 
 def questions(harness: Harness) -> list[ConformanceCase]:
     """The cases that a backend can be asked."""
     return [case for case in catalogue() if applicable(case, harness.conversion.dtype, harness.precision)]
+
+
+def _selection(harness: Harness, select: Mapping[str, str]) -> list[ConformanceCase]:
+    """The questions that match; ``ValueError`` if there is none."""
+    cases = questions(harness)
+    selected = [case for case in cases if _selected(case, select)]
+    if not selected:
+        groups = ", ".join(dict.fromkeys(case.group for case in cases))
+        raise ValueError(f"select: no case for {harness.conversion.dtype} matches {dict(select)}; the groups are {groups}")
+    return selected
 
 
 def _selected(case: ConformanceCase, select: Mapping[str, str]) -> bool:
@@ -233,16 +273,13 @@ def _selected(case: ConformanceCase, select: Mapping[str, str]) -> bool:
     return case.group == wanted_group and wanted_flag in case.flags and case.id.startswith(select.get("id", ""))
 
 
-def _problems(
-    cases: Sequence[ConformanceCase], rows: Sequence[Row], xfail: Mapping[str, str], select: Mapping[str, str] | None
-) -> list[str]:
-    """What makes a run worthless whatever its rows say."""
-    found = [f"xfail: no case has the id {name!r}" for name in xfail if name not in {case.id for case in cases}]
+def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> list[str]:
+    """What makes a run worthless whatever its rows say.  ``whole`` : nothing was selected."""
+    ids = {case.id for case in catalogue()}
+    found = [f"xfail: no case has the id {name!r}" for name in xfail if name not in ids]
     found += [f"xfail: {row.id} passes; take it off the list" for row in rows if row.outcome == "xpassed"]
-    if not cases:
-        found.append(f"no case matches {dict(select or {})}")
-    elif not select and len(cases) < FLOOR:
-        found.append(f"only {len(cases)} cases were run, a whole run has at least {FLOOR}")
+    if whole and len(rows) < FLOOR:
+        found.append(f"only {len(rows)} cases were run, a whole run has at least {FLOOR}")
     return found
 
 
@@ -253,7 +290,11 @@ def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Se
     if not failing:
         return None
     line = next(filter(None, (_first_line(row) for row in rows if row.outcome == "failed")), "")
-    return diagnose(lambda inputs: harness.call(inputs, lambda W: W).factors, failing, passing, harness.eps, line)
+
+    def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | None:
+        return harness.call(inputs, lambda W: W).factors
+
+    return diagnose(factors, failing, passing, harness.eps, line, diagonal=harness.diagonal)
 
 
 def _first_line(row: Row) -> str:

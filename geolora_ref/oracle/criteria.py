@@ -23,14 +23,14 @@ other, and it shares no code with the dense oracle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FAIL", "WARN", "StepInputs", "Verdict", "judge", "judge_stages", "resolution"]
+__all__ = ["FAIL", "WARN", "StepInputs", "Verdict", "finding", "judge", "judge_stages", "resolution", "unusable"]
 
 WARN, FAIL = 10.0, 30.0
 Matrix = NDArray[Any]
@@ -87,6 +87,16 @@ class Verdict:
         bad = [name for name, ratio in self.ratios.items() if not ratio <= FAIL]
         return tuple(sorted(bad, key=lambda name: -self.ratios[name])) or (("output",) if self.error else ())
 
+    @property
+    def finding(self) -> str:
+        """What is wrong, in words."""
+        return finding(self.worst_ratio, self.failed_criteria, self.error)
+
+
+def finding(ratio: float, criteria: Iterable[str], error: str) -> str:
+    """What is wrong, in words: why it could not be judged, or the worst ratio and the criteria that fail."""
+    return error or f"ratio {ratio:.3g} in {', '.join(criteria)}"
+
 
 def judge(
     inputs: StepInputs,
@@ -120,8 +130,8 @@ def judge_stages(
     """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line that is wrong.
 
     ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5); line 6 is judged by the
-    output.  The keys of the result are "line 3" … "line 6", in this order, up to the first from whose result nothing can be
-    computed: of a wrong shape or not finite.
+    output, ``diagonal`` and ``eps`` as in :func:`judge`.  The keys of the result are "line 3" … "line 6", in this order, up to
+    the first from whose result nothing can be computed: of a wrong shape or not finite.
     """
     eps = _eps(inputs) if eps is None else eps
     x, rate = _Wide.of(inputs), inputs.learning_rate
@@ -170,7 +180,7 @@ def _judge_truncation(
     """Is U₁ S₁ V₁ᴴ the truncation of Ŵ that the thresholds ask for?"""
     (m, r), n = inputs.U.shape, inputs.V.shape[0]
     columns = min(2 * r, m, n)
-    error = _unusable(outputs, m, n, columns)
+    error = unusable(outputs, m, n, columns)
     if error:
         return Verdict(error=error)
     U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
@@ -226,8 +236,8 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, unit: float,
     }
 
 
-def _unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: int) -> str:
-    """Why these outputs cannot be judged at all, or an empty string."""
+def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: int) -> str:
+    """Why (U₁, S₁, V₁) cannot be judged at all as m x n of a rank up to ``columns``, or an empty string."""
     U1, S1, V1 = (np.asarray(X) for X in outputs)
     if S1.ndim != 2:
         return f"S1: expected a square matrix, found shape {S1.shape}"

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.oracle.criteria import FAIL, StepInputs
+from geolora_ref.oracle.criteria import FAIL, StepInputs, unusable
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 
 __all__ = ["Diagnosis", "diagnose"]
 
 Matrix = NDArray[Any]
-Factors = tuple[Matrix, Matrix, Matrix] | None
+Factors = tuple[Matrix, Matrix, Matrix]
+Found = Factors | str
+"""The output of a step, or why it cannot be judged."""
 SAMPLE = 20
 """How many failing and how many passing steps are looked at."""
 
@@ -28,11 +30,13 @@ class Diagnosis:
     ``matches`` : the mutants that behave most like it, best first, with the share of steps on which they agree.
     ``blocks`` : the blocks of Ŝ in which its result deviates.
     ``first_line`` : the first line of the algorithm that fails, where the backend shows its stages.
+    ``unusable`` : what is wrong with the first of its results that cannot be judged.
     """
 
     matches: Sequence[tuple[Mutant, float]]
     blocks: Sequence[str]
     first_line: str = ""
+    unusable: str = ""
 
     @property
     def text(self) -> str:
@@ -49,41 +53,47 @@ class Diagnosis:
             words += [f"Also close: {', '.join(others)}."] if others else []
         else:
             words.append("No known defect behaves like this backend.")
+            words += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
         if self.blocks:
             words.append(f"Where nothing is truncated, the result deviates in {'; '.join(self.blocks)}.")
         return " ".join(words)
 
 
 def diagnose(
-    backend: Callable[[StepInputs], Factors],
+    backend: Callable[[StepInputs], Factors | None],
     failing: Sequence[StepInputs],
     passing: Sequence[StepInputs],
     eps: float,
     first_line: str = "",
+    *,
+    diagonal: bool = True,
 ) -> Diagnosis:
     """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
 
     Agreement is counted on the steps on which either deviates from the reference, so that being right together is no
-    resemblance.
+    resemblance; results that cannot be judged agree if they cannot for the same reason.  ``diagonal`` : whether S₁ is promised to
+    be diagonal, nonnegative and sorted.
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2]]
     double = [_in_double(inputs) for inputs in sample]
     reference = [_quietly(Stages().step, inputs) for inputs in double]
     found = [_safely(backend, inputs) for inputs in sample]
+    compared = _Comparison(eps, diagonal)
     matches = []
     for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit"):
         outputs = [_quietly(mutant.step, inputs) for inputs in double]
         votes = [
-            _alike(mine, other, inputs, eps)
+            compared.alike(mine, other, inputs)
             for mine, other, right, inputs in zip(found, outputs, reference, double, strict=True)
-            if not (_alike(mine, right, inputs, eps) and _alike(other, right, inputs, eps))
+            if not (compared.alike(mine, right, inputs) and compared.alike(other, right, inputs))
         ]
         if votes and sum(votes):
             matches.append((mutant, sum(votes) / len(votes)))
     matches.sort(key=lambda match: -match[1])
     kept = [match for match in matches if match[1] >= 0.3][:5]
-    return Diagnosis(kept, _deviating_blocks(found, reference, double, eps), first_line)
+    broken = next((output for output in found if isinstance(output, str)), "")
+    return Diagnosis(kept, _deviating_blocks(found, reference, double, eps), first_line, broken)
 
 
 def _untruncated(inputs: StepInputs) -> StepInputs:
@@ -100,21 +110,21 @@ def _double(X: Matrix) -> Matrix:
     return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
 
 
-def _quietly(step: Callable[..., Any], inputs: StepInputs) -> Factors:
-    """The output of a reference or mutant, None where it breaks down."""
+def _quietly(step: Callable[..., Any], inputs: StepInputs) -> Found:
+    """The output of a reference or mutant."""
     with np.errstate(all="ignore"):
         return _safely(lambda x: step(*x.arrays, **x.parameters), inputs)
 
 
-def _safely(step: Callable[[StepInputs], Factors], inputs: StepInputs) -> Factors:
+def _safely(step: Callable[[StepInputs], Factors | None], inputs: StepInputs) -> Found:
     try:
         factors = step(inputs)
-    except Exception:  # a backend that breaks down is compared as one that returns nothing
-        return None
-    if factors is None or any(X.ndim != 2 or not np.all(np.isfinite(X)) for X in factors):
-        return None
-    fits = len(factors[0]) == len(inputs.U) and len(factors[2]) == len(inputs.V)
-    return factors if fits and factors[0].shape[1] == len(factors[1]) == factors[2].shape[1] else None
+    except Exception as problem:  # a backend that breaks down is compared as one that returns nothing
+        return f"raised {type(problem).__name__}: {problem}"
+    if factors is None:
+        return "nothing was returned"
+    (m, r), n = inputs.U.shape, len(inputs.V)
+    return unusable(factors, m, n, min(2 * r, m, n)) or factors
 
 
 def _unit(inputs: StepInputs, eps: float) -> float:
@@ -123,41 +133,54 @@ def _unit(inputs: StepInputs, eps: float) -> float:
     return FAIL * 4.0 * float(np.sqrt(len(inputs.U) + len(inputs.V)) * eps * scale)
 
 
-def _alike(A: Factors, B: Factors, inputs: StepInputs, eps: float) -> bool:
-    """The same W₁ at the same rank, from factors of the same kind: orthonormal or not, S diagonal and sorted or not."""
-    if A is None or B is None:
-        return A is None and B is None
-    if len(A[1]) != len(B[1]) or _kind(A, eps) != _kind(B, eps):
-        return False
-    return bool(np.linalg.norm(_product(A) - _product(B)) <= _unit(inputs, eps))
+@dataclass(frozen=True)
+class _Comparison:
+    """How two outputs are compared: at which precision, and whether the form of S₁ counts."""
+
+    eps: float
+    diagonal: bool
+
+    def alike(self, A: Found, B: Found, inputs: StepInputs) -> bool:
+        """The same W₁ at the same rank, from factors of the same kind; or unusable for the same reason."""
+        if isinstance(A, str) or isinstance(B, str):
+            return isinstance(A, str) and isinstance(B, str) and A == B
+        if len(A[1]) != len(B[1]) or self._kind(A) != self._kind(B):
+            return False
+        return bool(np.linalg.norm(_product(A) - _product(B)) <= _unit(inputs, self.eps))
+
+    def _kind(self, factors: Factors) -> tuple[bool, ...]:
+        """Orthonormal or not; where S₁ is promised to be so, diagonal, nonnegative and sorted or not."""
+        U, S, V = (_double(X) for X in factors)
+        size = 1000.0 * self.eps
+        orthonormal = tuple(bool(np.linalg.norm(B.conj().T @ B - np.eye(B.shape[1])) <= size) for B in (U, V))
+        if not self.diagonal:
+            return orthonormal
+        d = np.diag(S)
+        scale = size * float(np.linalg.norm(S))
+        return (
+            *orthonormal,
+            bool(np.linalg.norm(S - np.diag(d)) <= scale),
+            bool(np.all(d.real >= -scale)),
+            bool(np.all(np.diff(d.real) <= scale)),
+        )
 
 
-def _kind(factors: tuple[Matrix, Matrix, Matrix], eps: float) -> tuple[bool, ...]:
-    U, S, V = (_double(X) for X in factors)
-    size = 1000.0 * eps
-    orthonormal = (bool(np.linalg.norm(B.conj().T @ B - np.eye(B.shape[1])) <= size) for B in (U, V))
-    d = np.diag(S)
-    scale = size * float(np.linalg.norm(S))
-    return (
-        *orthonormal,
-        bool(np.linalg.norm(S - np.diag(d)) <= scale),
-        bool(np.all(d.real >= -scale)),
-        bool(np.all(np.diff(d.real) <= scale)),
-    )
-
-
-def _product(factors: tuple[Matrix, Matrix, Matrix]) -> Matrix:
+def _product(factors: Factors) -> Matrix:
     U, S, V = (_double(X) for X in factors)
     return np.asarray(U @ S @ V.conj().T)
 
 
-def _deviating_blocks(
-    found: Sequence[Factors], reference: Sequence[Factors], inputs: Sequence[StepInputs], eps: float
-) -> list[str]:
+def _deviating_blocks(found: Sequence[Found], reference: Sequence[Found], inputs: Sequence[StepInputs], eps: float) -> list[str]:
     """In which blocks of Ŝ, seen in the old bases, an untruncated result differs from the reference's."""
     deviating: dict[str, None] = {}
     for mine, right, x in zip(found, reference, inputs, strict=True):
-        if mine is None or right is None or x.tau != 0.0 or x.max_rank is not None or mine[1].shape != right[1].shape:
+        if (
+            isinstance(mine, str)
+            or isinstance(right, str)
+            or x.tau != 0.0
+            or x.max_rank is not None
+            or mine[1].shape != right[1].shape
+        ):
             continue
         D, U, V = _product(mine) - _product(right), x.U, x.V
         DV, UhD = D @ V, U.conj().T @ D

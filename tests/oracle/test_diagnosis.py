@@ -165,18 +165,72 @@ BROKEN: dict[str, Callable[[Matrix, Matrix, Matrix], Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
-def test_a_backend_that_breaks_down_is_like_those_that_do(change: Callable[..., Any]) -> None:
-    """Division by a zero singular value gives NaN from S = 0: of one step there, and its untruncated copy, all agree."""
-    start = questions()[3]
-    diagnosis = of(_broken(change), [start])
-    assert [(mutant.id, share) for mutant, share in diagnosis.matches] == [("divide-by-zero", 1.0)]
+FORMS = {
+    "nothing": "nothing was returned",
+    "raises": "raised RuntimeError: out of luck",
+    "NaN in U": "U1: 8 of 8 entries are not finite",
+    "infinite S": "S1: 1 of 1 entries are not finite",
+    "NaN in V": "V1: 8 of 8 entries are not finite",
+    "S is a vector": "S1: expected a square matrix, found shape (1,)",
+    "a row of U is missing": "U1: expected shape (8, 1), found (7, 1)",
+    "a row of V is missing": "V1: expected shape (8, 1), found (7, 1)",
+    "a column of U is missing": "U1: expected shape (8, 1), found (8, 0)",
+    "a column of V is missing": "V1: expected shape (8, 1), found (8, 0)",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_backend_that_breaks_down_is_no_mutant_that_breaks_down_otherwise(name: str) -> None:
+    """Exchanged bases fit into no matrix that is not square, division by a zero singular value gives NaN: neither is this."""
+    oblong = tuple(
+        StepCase.build(CaseParameters(13, 5, 2, "algebraic", core=core, tau=None, theta=0.5, max_rank=1)).inputs()
+        for core in ("dense", "zero")
+    )
+    diagnosis = of(_broken(BROKEN[name]), [*questions(), *oblong])
+    assert diagnosis.matches == []
     assert diagnosis.blocks == []
-    assert of(_broken(change), [questions()[0]]).matches == []
+    alone = of(_broken(BROKEN[name]), [replace(questions()[0], max_rank=1)]).text
+    assert alone == f"No known defect behaves like this backend. The first of its results that cannot be judged: {FORMS[name]}."
+
+
+@pytest.mark.parametrize("name", ["bases-exchanged", "divide-by-zero"])
+def test_a_mutant_that_breaks_down_is_recognised_by_how(name: str) -> None:
+    oblong = StepCase.build(CaseParameters(13, 5, 2, "algebraic", core="zero", tau=0.1)).inputs()
+    assert [(mutant.id, share) for mutant, share in of(MUTANTS[name].step, [oblong]).matches] == [(name, 1.0)]
 
 
 def test_a_result_without_use_is_not_compared_where_others_have_one() -> None:
     assert of(right, [questions()[3]]).matches == []
+
+
+# --- a dense core ----------------------------------------------------------------------------------------------------
+
+
+def _turned(step: Step) -> Step:
+    """The same W₁ from a core that is not diagonal."""
+
+    def turned(*arrays: Matrix, **parameters: Any) -> Any:
+        U1, S1, V1 = step(*arrays, **parameters)
+        Q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal(S1.shape))
+        return U1 @ Q, Q.T @ S1, V1
+
+    return turned
+
+
+@pytest.mark.parametrize("name", ["k-step-sign", "cap-off-by-one", "off-by-one-low"])
+def test_a_defect_is_named_behind_a_dense_core_that_is_declared(name: str) -> None:
+    def best(diagonal: bool) -> list[tuple[str, float]]:
+        diagnosis = diagnose(asked(_turned(MUTANTS[name].step)), questions(), (), EPS, diagonal=diagonal)
+        return [(TWINS.get(mutant.id, mutant.id), share) for mutant, share in diagnosis.matches[:1]]
+
+    assert best(diagonal=False) == [(name, 1.0)]
+    assert best(diagonal=True) != [(name, 1.0)]
+
+
+def test_a_dense_core_is_no_defect_of_a_backend_that_declares_it() -> None:
+    step = asked(MUTANTS["core-not-diagonal"].step)
+    assert diagnose(step, questions(), (), EPS, diagonal=False) == Diagnosis([], [])
+    assert diagnose(step, questions(), (), EPS).matches[0][0].id == "core-not-diagonal"
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
@@ -240,6 +294,14 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
     ("diagnosis", "text"),
     [
         (Diagnosis([], []), "No known defect behaves like this backend."),
+        (
+            Diagnosis([], [], "line 6 (output)", "U1: 8 of 8 entries are not finite"),
+            (
+                "The first line of Algorithm 1 that fails by the backend's own stages is line 6 (output). "
+                "No known defect behaves like this backend. "
+                "The first of its results that cannot be judged: U1: 8 of 8 entries are not finite."
+            ),
+        ),
         (
             Diagnosis([], [S_BLOCK, K_BLOCK]),
             (

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geolora_ref.cli import summary
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.catalogue import ConformanceCase
-from geolora_ref.oracle.check import Report, Row, check_step, load_backend, run_case
+from geolora_ref.oracle.check import Interrupted, Report, Row, check_step, load_backend, run_case
 from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import FAIL, WARN, judge
 from geolora_ref.oracle.diagnosis import Diagnosis
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.reporting import summary
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
 from tests.steps import Matrix
@@ -80,7 +80,8 @@ def test_what_counts_against_a_backend() -> None:
     report = Report("package:step", "numpy", "float64", ROWS)
     assert [row.id for row in report.failures] == ["d", "f"]
     assert [row.id for row in report.warnings] == ["c"]
-    assert report.worst_ratio == 50.0
+    assert [row.id for row in report.known_failures] == ["e"]
+    assert report.worst_ratio == 40.0
     assert not report.passed
     assert Report("b", "numpy", "float64", [*ROWS[:3], ROWS[4]]).passed
     assert not Report("b", "numpy", "float64", ROWS[:3], ["a problem"]).passed
@@ -103,7 +104,7 @@ def test_a_report_as_data() -> None:
         "resolution": 4.2,
         "passed": False,
         "cases": 2,
-        "worst_ratio": 50.0,
+        "worst_ratio": 40.0,
         "problems": ["a problem"],
         "diagnosis": "No known defect behaves like this backend.",
         "seconds": 1.23,
@@ -478,6 +479,34 @@ def test_the_first_line_is_that_of_the_first_question_where_a_line_fails() -> No
 
 
 @pytest.mark.usefixtures("few")
+def test_a_dense_core_that_is_declared_is_no_wrong_line_of_a_wrong_backend() -> None:
+    """Its stages end in the right W₁ with a dense core, its output is another."""
+
+    def turned(*arrays: Matrix, **parameters: Any) -> Mapping[str, Any]:
+        run = dict(REFERENCE.run(*arrays, **parameters))
+        U1, S1, V1 = run["output"]
+        Q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal(S1.shape))
+        return run | {"output": (U1 @ Q, Q.T @ S1, V1)}
+
+    for diagonal, line in ((True, "line 6 (S "), (False, "")):
+        report = check_step(doubled, stages=turned, diagonal=diagonal)
+        assert report.diagnosis is not None
+        assert report.diagnosis.first_line.startswith(line)
+        assert bool(report.diagnosis.first_line) == bool(line)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_result_that_cannot_be_judged_is_the_diagnosis() -> None:
+    def broken(*arrays: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = right(*arrays, **parameters)
+        return np.nan * U1, S1, V1
+
+    report = check_step(broken)
+    assert report.diagnosis is not None
+    assert report.diagnosis.text.endswith(f"The first of its results that cannot be judged: {report.rows[0].error}.")
+
+
+@pytest.mark.usefixtures("few")
 def test_the_rounding_of_the_stages_is_that_of_the_dtype() -> None:
     stages = MUTANTS["s-step-sign"].stages
     assert stages is not None
@@ -496,14 +525,20 @@ def test_the_rounding_of_the_stages_is_that_of_the_dtype() -> None:
         ({"flag": "trained"}, ["run-trained"]),
         ({"flag": "plain", "group": "small"}, ["small-plain"]),
         ({"id": "run-of"}, ["run-of-three"]),
-        ({"id": "of"}, []),
-        ({"group": "run", "flag": "plain"}, []),
     ],
 )
 def test_a_selection(select: Mapping[str, str], ids: list[str]) -> None:
     report = check_step(right, select=select)
     assert [row.id for row in report.rows] == ids
-    assert report.problems == ([] if ids else [f"no case matches {select}"])
+    assert report.problems == []
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("select", [{"group": "nonsense"}, {"id": "of"}, {"group": "run", "flag": "plain"}])
+def test_a_selection_of_nothing_is_refused(select: Mapping[str, str]) -> None:
+    with pytest.raises(ValueError) as found:  # noqa: PT011  the message is compared literally
+        check_step(right, select=select)
+    assert str(found.value) == f"select: no case for float64 matches {select}; the groups are small, run"
 
 
 @pytest.mark.usefixtures("few")
@@ -533,6 +568,8 @@ def test_known_failures() -> None:
     assert report.problems == ["xfail: no case has the id 'misspelt'", "xfail: small-plain passes; take it off the list"]
     assert report.failures[0].outcome == "xpassed"
     assert report.diagnosis is None
+    elsewhere = check_step(right, xfail={"small-plain": "known"}, select={"group": "run"})
+    assert (elsewhere.problems, elsewhere.passed) == ([], True)
 
 
 @pytest.mark.usefixtures("few")
@@ -544,6 +581,48 @@ def test_a_function_object_is_named_by_its_class() -> None:
             return right(*arrays, **parameters)
 
     assert check_step(Backend()).backend == "somewhere:Backend"
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(("stopped_at", "doing", "rows"), [(2, "case run-of-three", 1), (4, "the diagnosis", 3)])
+def test_an_interrupted_run_tells_what_it_has(stopped_at: int, doing: str, rows: int) -> None:
+    """In a case, or in the diagnosis behind the last."""
+    calls: list[Any] = []
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        calls.append(arrays)
+        if len(calls) == stopped_at:
+            raise KeyboardInterrupt
+        return doubled(*arrays, **parameters)
+
+    with pytest.raises(Interrupted) as stopped:
+        check_step(step)
+    report = stopped.value.report
+    assert isinstance(stopped.value, KeyboardInterrupt)
+    assert [row.id for row in report.rows] == [case.id for case in CASES[:rows]]
+    assert report.problems == [f"interrupted in {doing}, after {rows} of 3 cases"]
+    assert report.diagnosis is None
+
+
+# --- for a terminal --------------------------------------------------------------------------------------------------
+
+
+def test_the_words_for_a_terminal() -> None:
+    """Known failures are counted, not passed, and the worst ratio is not theirs."""
+    lines = summary(Report("package:step", "numpy", "float64", ROWS, ["a problem"], seconds=1.0)).splitlines()
+    assert lines == [
+        "package:step  (numpy, float64)",
+        "  group           6 cases  1 failed, 1 known to fail",
+        "  FAILED d, step 2: broken",
+        "      because",
+        "  PROBLEM a problem",
+        "  1 cases pass above the warn level, worst 10.1",
+        "DOES NOT CONFORM: 6 cases, 1 known to fail, worst ratio of the others 40 (fail above 30), 1.0 s",
+    ]
+    known = summary(Report("b", "numpy", "float64", ROWS[4:5])).splitlines()
+    assert known[1:] == ["  group           1 cases  1 known to fail", "conforms: 1 cases, 1 known to fail, 0.0 s"]
+    passed = summary(Report("b", "numpy", "float64", ROWS[:2]), "INTERRUPTED").splitlines()
+    assert passed[1:] == ["  group           2 cases  passed", "INTERRUPTED: 2 cases, worst ratio 10 (fail above 30), 0.0 s"]
 
 
 # --- backends by name ------------------------------------------------------------------------------------------------

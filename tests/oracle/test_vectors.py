@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,6 +18,7 @@ import mpmath
 import numpy as np
 import pytest
 
+from geolora_ref.files import write_atomically
 from geolora_ref.oracle.criteria import FAIL, WARN, Verdict, judge
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
@@ -138,6 +141,37 @@ def test_an_export_is_complete(tmp_path: Path) -> None:
     assert sorted(written) == sorted(path for path in (tmp_path / "new").rglob("*") if path.is_file())
     assert len(written) == len(IDS) + 3
     assert regenerate_and_compare(tmp_path / "new" / "folder", ids=IDS[:2]) == []
+
+
+def test_an_export_replaces_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    """What it wrote before it may write again; of anything else it says the names, and writes nothing."""
+    export(tmp_path)
+    export(tmp_path)
+    mine = [tmp_path / "README.md", tmp_path / f"vectors/{IDS[3]}.json"]
+    for path in mine:
+        path.write_text("mine")
+    (tmp_path / VECTOR).unlink()
+    with pytest.raises(FileExistsError) as found:
+        export(tmp_path)
+    assert str(found.value) == (
+        f"{tmp_path}: expected a new folder, found other contents in README.md, vectors/{IDS[3]}.json; "
+        "export elsewhere or remove them"
+    )
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert not (tmp_path / VECTOR).exists()
+
+
+def test_an_export_that_is_broken_off_leaves_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, contents: bytes) -> None:
+        if path.name == f"{IDS[5]}.json":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomically(path, contents)
+
+    monkeypatch.setattr(generate, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(tmp_path)
+    differences = regenerate_and_compare(tmp_path, ids=IDS[:1])
+    assert differences == sorted(f"vectors/{name}.json: missing" for name in IDS[5:])
 
 
 def test_every_difference_is_named(tmp_path: Path) -> None:
@@ -475,9 +509,46 @@ def test_an_unknown_id_is_an_error(outputs: Path) -> None:
     assert len(judgement.rows) == len(IDS) + 1
 
 
-def test_a_missing_folder_fails_every_vector(tmp_path: Path) -> None:
-    judgement = judge_outputs(DATA, tmp_path / "nowhere")
-    assert len(judgement.failures) == len(IDS)
+def test_a_missing_folder_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError, match=r"nowhere: expected a folder of outputs, found none$"):
+        judge_outputs(DATA, tmp_path / "nowhere")
+    assert len(judge_outputs(DATA, tmp_path).failures) == len(IDS)
+
+
+def test_a_part_of_the_vectors_is_not_judged(tmp_path: Path, outputs: Path) -> None:
+    """A copy that was broken off; vectors of one's own may be few."""
+    export(tmp_path / "part")
+    for name in IDS[:2]:
+        (tmp_path / "part" / "vectors" / f"{name}.json").unlink()
+    with pytest.raises(ValueError) as found:  # noqa: PT011  the message is compared literally
+        judge_outputs(tmp_path / "part", outputs)
+    assert str(found.value) == (
+        f"{tmp_path / 'part'}: expected all {len(IDS)} vectors of the package, "
+        f"{', '.join(sorted(IDS[:2]))} missing: export it anew"
+    )
+    document = json.loads((DATA / "vectors" / "shape-tall-dense.json").read_text("utf-8")) | {"id": "mine"}
+    own = tmp_path / "own" / "vectors" / "mine.json"
+    own.parent.mkdir(parents=True)
+    own.write_text(json.dumps(document))
+    (tmp_path / "outputs").mkdir()
+    assert [row.error for row in judge_outputs(tmp_path / "own", tmp_path / "outputs").rows] == ["mine.json: missing"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda d: _set(d, "S1.re.0.0", "0x1p+9"), "ratio [0-9.e+]+ in stationarity, "),
+        (lambda d: d.update(theta=7.0), "ratio inf in theta$"),
+        (lambda d: d.update(rank=2), "ratio inf in rank$"),
+    ],
+)
+def test_a_failing_row_says_what_fails(outputs: Path, change: Edit, text: str) -> None:
+    path = outputs / "exact-tie.json"
+    document = json.loads(path.read_text("utf-8"))
+    change(document)
+    path.write_text(json.dumps(document))
+    [row] = judge_outputs(DATA, outputs).failures
+    assert re.match(text, row.finding)
 
 
 def test_decimal_numbers_are_read_as_well(outputs: Path) -> None:

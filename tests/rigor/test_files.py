@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.files import locked, read_json, write_atomically, write_json
+from geolora_ref.files import locked, read_json, require_writable, write_atomically, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "inf"}, "none": None, "tuple": (1, 2)}
@@ -79,12 +79,48 @@ def test_full_disk_leaves_the_old_file_alone(tmp_path: Path) -> None:
 
     def write_too_much() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=f"File too large: '{path}'"):
             write_atomically(path, "x" * 10_000)
 
     assert status_of(in_child(write_too_much)) == 0
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    """It may point at nothing yet."""
+    link, target = tmp_path / "link", tmp_path / "elsewhere" / "file"
+    link.symlink_to(target)
+    for contents in ("first", "second"):
+        write_atomically(link, contents)
+        assert link.is_symlink()
+        assert target.read_text() == contents
+    assert [file.name for file in target.parent.iterdir()] == ["file"]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = in_child(lambda: write_atomically(pipe, "through"))
+    assert pipe.read_text() == "through"
+    assert status_of(child) == 0
+    assert pipe.is_fifo()
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    wrong = {tmp_path: tmp_path, tmp_path / "file" / "inside": tmp_path / "file", Path("/proc/1/new"): "/proc/1/new"}
+    for path, named in wrong.items():
+        for call in (require_writable, lambda path: write_atomically(path, "new")):
+            with pytest.raises(OSError, match=f"'{named}'$"):
+                call(path)
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_atomically("/dev/full", "new")
+    for name in ("file", "new", "folder/new"):
+        require_writable(tmp_path / name)
+    require_writable("/dev/null")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
 
 
 def test_two_writers_and_a_reader_never_see_a_mixture(tmp_path: Path) -> None:

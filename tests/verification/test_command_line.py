@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from verification.__main__ import main
+from verification.__main__ import main, print_outcomes
 from verification.claims import CLAIMS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +42,8 @@ def test_unknown_claim_is_refused_with_the_names(capsys: pytest.CaptureFixture[s
 def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out.replace("\n", "")
-    assert "1 of 1 fail" in printed
+    assert f"{CLAIM}  " in printed
+    assert "1 of 1     holds" in printed
     assert str(tmp_path / "report.html") in printed
 
 
@@ -49,6 +55,27 @@ def test_failure_is_status_1_and_says_why(
     printed = capsys.readouterr().out
     assert "1 of 1 claims do not stand" in printed
     assert "above 0.5" in printed
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_table_is_whole_on_a_terminal_of_80_columns(columns: int) -> None:
+    """The longest names and numbers that there are, and the wrong verdict, which is the longer one."""
+    control = SimpleNamespace(failed={"an inequality"})
+    outcomes: Any = [
+        SimpleNamespace(
+            claim=claim, results=[None] * 54321, count=7654321, worst=1.23e120, controls=[control] * 12, holds=holds, problems=[]
+        )
+        for claim in CLAIMS.values()
+        for holds in (True, False)
+    ]
+    printed = StringIO()
+    print_outcomes(outcomes, Console(file=printed, width=columns))
+    lines = printed.getvalue().splitlines()
+    assert "…" not in printed.getvalue()
+    assert max(map(len, lines)) <= columns
+    for claim in CLAIMS.values():
+        pattern = rf"{claim.id} +54321  7654321  1\.23e\+120 +{claim.limit:g}  12 of 12 +(holds|does not)"
+        assert sum(bool(re.match(pattern, line)) for line in lines) == 2
 
 
 def test_json_is_printed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

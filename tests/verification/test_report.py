@@ -1,4 +1,4 @@
-"""How the report prints what was measured."""
+"""How the report prints numbers and words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from verification.report import number
+from verification.report import mathematics, number
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,19 @@ from verification.report import number
 )
 def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("W_t, S_new", "W<sub>t</sub>, S<sub>new</sub>"),
+        ("e_{k+1} and e^{μλ}", "e<sub>k+1</sub> and e<sup>μλ</sup>"),
+        ("e^{σ_1 t}", "e<sup>σ<sub>1</sub> t</sup>"),
+        ("τσ_min ≤ r_max", "τσ<sub>min</sub> ≤ r<sub>max</sub>"),
+        ("min_{t<T} g_t, tail_{>r}", "min<sub>t&lt;T</sub> g<sub>t</sub>, tail<sub>&gt;r</sub>"),
+        ("max_rank and min_rank, of solve_ivp", "<code>max_rank</code> and <code>min_rank</code>, of <code>solve_ivp</code>"),
+        ("<b>", "&lt;b&gt;"),
+    ],
+)
+def test_subscripts_are_told_from_names_of_the_code(text: str, html: str) -> None:
+    assert str(mathematics(text)) == html

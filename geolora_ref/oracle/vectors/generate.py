@@ -7,13 +7,13 @@ the rest anew: the text is the same on every machine.  Ids are append-only.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geolora_ref.files import write_atomically
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
 from geolora_ref.oracle.criteria import StepInputs
@@ -33,10 +33,20 @@ INPUTS = ("U", "S", "V", "dK", "dL", "dS")
 
 
 def export(directory: Path) -> list[Path]:
-    """Write README.md, the two schemas and the vectors into ``directory`` (made if need be); the files written."""
-    names = [*FIXED, *(_file(name) for name in IDS)]
-    (directory / "vectors").mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(DATA / name, directory / name)) for name in names]
+    """Write README.md, the two schemas and the vectors into ``directory`` (made if need be); the files written.
+
+    Raises ``FileExistsError`` if one of the files is there with other contents (nothing is written then), ``OSError`` if one
+    cannot be written (the others are whole).
+    """
+    contents = {name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))}
+    other = [name for name, ours in contents.items() if (directory / name).exists() and (directory / name).read_bytes() != ours]
+    if other:
+        raise FileExistsError(
+            f"{directory}: expected a new folder, found other contents in {', '.join(other)}; export elsewhere or remove them"
+        )
+    for name, ours in contents.items():
+        write_atomically(directory / name, ours)
+    return [directory / name for name in contents]
 
 
 def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] = IDS) -> list[str]:

@@ -6,7 +6,7 @@ here once more, relative to s (numbers of size 1e±140 neither overflow nor unde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from geolora_ref.files import digest
 from geolora_ref.oracle.criteria import Verdict
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
-from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors
+from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
 
 __all__ = ["Judgement", "VectorVerdict", "judge_outputs", "judge_vector"]
 
@@ -57,24 +57,30 @@ def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
     """Judge ``outputs_dir``/<id>.json for every vector of an exported ``vectors_dir``.
 
     What is wrong with an output (missing, damaged, of an unknown id) is said in its row and stops nothing.  Raises
-    ``ValueError`` if a vector itself is damaged (one of this package by its digest, others by the schema) or there is none.
+    ``ValueError`` if a vector itself is damaged (one of this package by its digest, others by the schema), if there is none, or
+    some of this package but not all; ``NotADirectoryError`` if there is no folder of outputs.
     """
     vectors = load_vectors(vectors_dir)
-    _check_digests(vectors_dir, vectors)
+    _check_export(vectors_dir, vectors)
+    if not outputs_dir.is_dir():
+        raise NotADirectoryError(f"{outputs_dir}: expected a folder of outputs, found none")
     unknown = sorted(path.stem for path in outputs_dir.glob("*.json") if path.stem not in vectors)
     judged = (_judge_file(vector, outputs_dir / f"{name}.json") for name, vector in vectors.items())
     return Judgement((*judged, *(VectorVerdict(id=name, error="no vector has this id") for name in unknown)))
 
 
-def _check_digests(directory: Path, ids: Iterable[str]) -> None:
-    """Raise ``ValueError`` that names the first vector of this package whose file is not the one that was exported."""
-    for path in (Path("vectors") / f"{name}.json" for name in ids):
-        if (DATA / path).exists():
-            expected, found = (digest((folder / path).read_bytes()) for folder in (DATA, directory))
-            if found != expected:
-                raise ValueError(
-                    f"{directory / path}: expected contents with the digest {expected}, found {found}: export it anew"
-                )
+def _check_export(directory: Path, ids: Collection[str]) -> None:
+    """Raise ``ValueError`` if vectors of this package are not all of them, or the first one that is not the file exported."""
+    exported = [path.stem for path in vector_files(DATA)]
+    missing = [name for name in exported if name not in ids]
+    if 0 < len(missing) < len(exported):
+        raise ValueError(
+            f"{directory}: expected all {len(exported)} vectors of the package, {', '.join(missing)} missing: export it anew"
+        )
+    for path in (Path("vectors") / f"{name}.json" for name in exported if name in ids):
+        expected, found = (digest((folder / path).read_bytes()) for folder in (DATA, directory))
+        if found != expected:
+            raise ValueError(f"{directory / path}: expected contents with the digest {expected}, found {found}: export it anew")
 
 
 def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Mapping[str, float]:
