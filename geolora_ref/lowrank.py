@@ -32,7 +32,7 @@ class LowRank:
         Wrong or inconsistent shapes, libraries, dtypes, devices; r > min(m, n); non-finite entries; a basis that is
         not orthonormal (the message has the measured defect).
 
-    Source: [KL07]; for the representation see mathematics, "Setting and notation".
+    Source: [KL07]; for the representation see docs/theory/setting.md.
     """
 
     U: Inexact[Array, "m r"]

@@ -62,7 +62,7 @@ class GeoLoRA(AdapterOptimizer):
     ``reports`` has for each adapter what its last truncation did.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
-    Source: [GeoLoRA], Algorithm 1; schedule and moments: mathematics, "Beyond plain SGD".
+    Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/moments.md.
     """
 
     def __init__(
