@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -14,6 +13,7 @@ from geolora_ref.files import require_writable, write_atomically
 from geolora_ref.oracle.check import Interrupted, Report, check_step, load_backend
 from geolora_ref.oracle.conversion import EPS, LIBRARIES
 from geolora_ref.oracle.reporting import junit, summary
+from geolora_ref.streams import escape_missing_characters
 
 __all__ = ["main"]
 
@@ -65,9 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: conforms; 1: does not; 2: the call is wrong or a report could not be written; 130: interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal or a pipe may lack the characters of a report
-            stream.reconfigure(errors="backslashreplace")
+    escape_missing_characters()
     top, given = parser(), list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["finetune"]:
         return _finetune(given[1:])

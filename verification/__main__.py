@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from geolora_ref.files import locked
+from geolora_ref.streams import escape_missing_characters
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
@@ -62,6 +63,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked."""
+    escape_missing_characters()
     options = arguments(argv)
     console = Console(stderr=options.json)
     if options.list:

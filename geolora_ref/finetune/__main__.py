@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from geolora_ref.finetune.command import add_arguments, run
+from geolora_ref.streams import escape_missing_characters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run; exit status 2 for bad input."""
+    escape_missing_characters()
     parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
     add_arguments(parser)
     try:

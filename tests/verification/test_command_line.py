@@ -111,3 +111,11 @@ def lines(folder: Path) -> int:
 
 def ratios(folder: Path) -> object:
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))["claims"][0]["ratios"]
+
+
+def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> None:
+    asked = [sys.executable, "-m", "verification", "--list"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\\u2207" in done.stdout

@@ -40,7 +40,7 @@ def draw_robustness(axes: Axes, summary: Mapping[str, Any]) -> None:
             axes.plot([x for x, _ in chosen], [y for _, y in chosen], marker, color=colour)
     axes.plot([], [], "kx", label="diverged or learned nothing")
     axes.set(xscale="log", xlabel="learning rate of the adapters", ylabel=f"{summary['metric']} (dev)")
-    axes.legend(fontsize=7, frameon=False, ncols=2)
+    axes.legend(fontsize=7, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))  # beside all lines
 
 
 def draw_initial_ranks(axes: Axes, summary: Mapping[str, Any]) -> None:
