@@ -21,7 +21,7 @@ from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Outcome
 from geolora_ref.oracle.stages import Backend
 
-__all__ = ["Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "run_case"]
+__all__ = ["Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
 
 Matrix = NDArray[Any]
 
