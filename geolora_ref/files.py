@@ -32,8 +32,8 @@ def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> Non
     """
     data = contents.encode() if isinstance(contents, str) else contents
     if _is_special(path):
-        with _naming(path):
-            Path(path).write_bytes(data)
+        with _naming(path), Path(path).open("ab") as file:
+            file.write(data)
         return
     with _part_of(path) as (target, part):
         with part.open("xb") as file:
@@ -56,7 +56,8 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
     place = Path(path)
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    return place.exists() and not place.is_file()
+    of_the_system = place.absolute().parts[1:2] in (("dev",), ("proc",))  # /dev/stdout may lead to a regular file
+    return place.exists() and (of_the_system or not place.is_file())
 
 
 @contextmanager

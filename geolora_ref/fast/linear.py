@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from geolora_ref.fast.once import once
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
 
 __all__ = ["adapted_linear", "lowrank_add", "merge", "merged_linear"]
@@ -51,7 +51,8 @@ def adapted_linear(
     scale : the constant factor of the adapter.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
 
-    Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.  Not twice differentiable.
+    Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
+    Twice differentiable with respect to x alone.
     Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, or for mixed dtypes or devices.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
@@ -183,8 +184,8 @@ def _adapter_gradients(
     dLt = gradient(bt, x)
     dS = U.mT @ dKt.mT
     if factor:
-        return (S @ dKt).mT, dS, (S.mT @ dLt).mT
-    return dKt.mT, dS, dLt.mT
+        dKt, dLt = S @ dKt, S.mT @ dLt
+    return once(dKt).mT, once(dS), once(dLt).mT
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -215,10 +216,12 @@ class _AdaptedLinear(torch.autograd.Function):
             return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(dy.device.type, enabled=False):
             x, at, weight, U, S, V = ctx.saved_tensors
+            if ctx.merged:
+                weight = once(weight, U, S, V)
+            U, S, V = once(U), once(S), once(V)
             g = row_blocks(dy)
             bt = down(g, U)
             if ctx.scale != 1.0:
@@ -256,10 +259,10 @@ class _LowRankAdd(torch.autograd.Function):
             return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(dy.device.type, enabled=False):
-            x, at, U, S, V = ctx.saved_tensors
+            x, at, *factors = ctx.saved_tensors
+            U, S, V = map(once, factors)
             g = row_blocks(dy)
             bt = down(g, U)
             if ctx.scale != 1.0:

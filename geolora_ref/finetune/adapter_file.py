@@ -40,7 +40,7 @@ class FineTuned:
             wanted = "as many second texts" if self.pairs else "no second texts"
             found = "none" if pairs is None else str(len(pairs))
             raise ValueError(f"pairs: expected {wanted} beside {len(texts)} texts, as in training, found {found}")
-        if not texts:
+        if len(texts) == 0:
             return torch.empty(0, self.labels.outputs)
         tokens = encode_texts(texts, pairs, self.tokenizer, self.max_length)
         device = next(self.model.parameters()).device

@@ -26,7 +26,7 @@ from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import METRICS, default_kind
-from geolora_ref.finetune.model import Classifier, check_length, digest, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, check_length, digest, load_encoder, locate, try_out
 from geolora_ref.finetune.pictures import draw_run, short_names
 
 __all__ = ["add_arguments", "run"]
@@ -93,13 +93,22 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     _check(options)
     checkpoint = options.output / "checkpoint.safetensors"
+    before = _written(checkpoint)
     try:
         with locked(options.output):
             return _run(options, checkpoint, console)
     except KeyboardInterrupt:
-        kept = "goes on from the last checkpoint" if checkpoint.exists() else "begins again: there is no checkpoint yet"
-        console.print(f"interrupted; the same command {kept}", soft_wrap=True)
+        own = _written(checkpoint) != before
+        what = " without --fresh" if options.fresh and own else ""
+        kept = own or (before is not None and not options.fresh)
+        then = "goes on from the last checkpoint" if kept else "begins again: it has written no checkpoint yet"
+        console.print(f"interrupted; the same command{what} {then}", soft_wrap=True)
         return 130
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written, None if it is not there."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -122,8 +131,10 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
     train, dev = _rows(options, console)
     labels = fit_labels(train, options.labels or default_kind(options.metric))
     encoder, tokenizer = load_encoder(folder)
-    check_length(encoder, tokenizer, options.max_length, pairs=options.pair_column is not None)
+    check_length(tokenizer, options.max_length, pairs=options.pair_column is not None)
     train_examples, dev_examples = (encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev))
+    longest = max(train_examples, dev_examples, key=lambda examples: int(examples.lengths.max()))
+    try_out(encoder, longest.batch([int(longest.lengths.argmax())], torch.device("cpu"))[0])
     method, plan = _method(options), _plan(options)
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None)

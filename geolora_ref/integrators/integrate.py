@@ -218,8 +218,6 @@ def _controlled_step(
     spent, refused = Evaluations(), 0
     while True:
         t, size = clock.t, clock.next() - clock.t
-        if clock.h < control.smallest:
-            raise StepError(f"the tolerance asks for a step below {control.smallest:.1e}", t, clock.h)
         try:
             whole = integrator.step(problem, t, Y, size)
             spent += whole.evaluations
@@ -240,10 +238,12 @@ def _controlled_step(
         following = size * min(4.0, max(0.25, growth))
         if difference <= allowed:
             clock.advance()
-            clock.change(following)
+            clock.change(max(following, control.smallest))
             return second.Y, _record(clock.t, size, [first, second], spent, refused)
+        if size <= control.smallest:
+            raise StepError(f"the tolerance asks for a step below {control.smallest:.1e}", t, size)
         refused += 1
-        clock.change(following)
+        clock.change(max(following, control.smallest))
 
 
 def _record(t: float, h: float, steps: list[Step], evaluations: Evaluations, refused: int = 0) -> Record:

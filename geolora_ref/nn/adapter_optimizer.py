@@ -37,8 +37,11 @@ def update_rule(group: Mapping[str, Any]) -> Optimizer:
 
 def rate(group: Mapping[str, Any]) -> float:
     """λ of a group, which torch allows to be a tensor; ``ValueError`` unless it is a finite number ≥ 0."""
-    lr = group["lr"]
-    return checks.nonnegative_number("lr", lr.item() if isinstance(lr, torch.Tensor) else lr)
+    return _nonnegative("lr", group["lr"])
+
+
+def _nonnegative(name: str, value: Any) -> float:
+    return checks.nonnegative_number(name, value.item() if isinstance(value, torch.Tensor) else value)
 
 
 def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
@@ -55,7 +58,7 @@ def _check_common(options: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` unless what all groups have is in range."""
     rate(options)
     if options["head_lr"] is not None:
-        checks.nonnegative_number("head_lr", options["head_lr"])
+        _nonnegative("head_lr", options["head_lr"])
     checks.nonnegative_number("weight_decay", options["weight_decay"])
     checks.averaging(options["betas"], options["eps"])
     update_rule(options)

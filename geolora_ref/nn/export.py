@@ -141,7 +141,9 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     layers = {_base_name(name): layer for name, layer in adapters(model).items()}
     if not layers:
         raise ValueError("model: expected one with adapters, found none")
-    attentions = {f"{name}.out_proj" for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
+    attentions = {
+        _base_name(f"{name}.out_proj") for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
+    }
     for name, layer in layers.items():
         base = layer.base
         if layer.merged:

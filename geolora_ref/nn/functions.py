@@ -8,8 +8,8 @@ These are the matrix products of LoRA's backward pass and one of size r x r; not
 every S, zero included.  The published form is what automatic differentiation gives for the same expression without this
 function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
 
-The update of a layer that is called is not twice differentiable: what is returned in the places of U and V is no derivative of
-anything, and one through it would be wrong.  Gradient penalties need the published form.
+The update of a layer that is called is twice differentiable with respect to x alone: what is returned in the places of U and V is
+no derivative of anything, and one through it would be wrong.  Gradient penalties need the published form.
 
 The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets Vᵀ: as a matrix, as
 the kernel of a convolution, as a table to look up.
@@ -22,9 +22,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn import grad as convolution_gradients
+
+from geolora_ref.fast.once import once
 
 __all__ = ["ConvolutionMap", "InputMap", "LinearMap", "LookupMap", "projected_update", "projected_weight"]
 
@@ -131,16 +132,16 @@ class _ProjectedUpdate(torch.autograd.Function):
         return a @ S.mT @ Ut
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, ...]:
         (g,) = upstream
-        x, Ut, S, Vt, a = ctx.saved_tensors
+        x, *factors, a = ctx.saved_tensors
+        Ut, S, Vt = map(once, factors)
         b = g @ Ut.mT
         dx = ctx.input_map.input_gradient(b @ S, Vt, x) if ctx.needs_input_grad[0] else None
         dK_t = rows(a).mT @ rows(g)
         dL_t = ctx.input_map.factor_gradient(b, x)
         dS = rows(b).mT @ rows(a)
-        return dx, dK_t, dS, dL_t, None
+        return dx, once(dK_t), once(dS), once(dL_t), None
 
 
 class _ProjectedWeight(torch.autograd.Function):

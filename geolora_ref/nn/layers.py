@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -182,7 +182,8 @@ class AdaptedLayer(nn.Module):
         if self.merged or not self.enabled:
             return self.base_weight
         Ut, S, Vt = self.adapter.active()
-        with torch.autocast(S.device.type, enabled=False):
+        kind = S.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
         return self.base_weight + self.alpha * self.layout.weight(W).to(self.base_weight.dtype)
 

@@ -18,7 +18,7 @@ from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
-from geolora_ref.oracle.harness import Harness, Outcome
+from geolora_ref.oracle.harness import Harness, Held, Outcome
 from geolora_ref.oracle.stages import Backend
 
 __all__ = ["Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
@@ -137,7 +137,7 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
     drawn, rng = StepCase.build(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
     worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
-    held: Sequence[tuple[Array, Matrix]] = ()
+    held: Sequence[Held] = ()
     for k in range(case.steps):
         inputs = _inputs(state, drawn, harness.conversion)
         outcome = harness.call(inputs, drawn.gradient, held)
@@ -167,7 +167,8 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
         first = next((line for line, verdict in lines.items() if not verdict.passed), None)
         parts |= {f"{line}: ": verdict for line, verdict in lines.items() if first in (None, line)}
     error = next((f"{of}{verdict.error}" for of, verdict in parts.items() if verdict.error), "")
-    return Verdict({f"{of}{name}": ratio for of, verdict in parts.items() for name, ratio in verdict.ratios.items()}, error)
+    ratios = {f"{of}{name}": ratio for of, verdict in parts.items() for name, ratio in verdict.ratios.items()}
+    return Verdict(ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}, error)
 
 
 def _inputs(state: tuple[Matrix, ...], drawn: StepCase, conversion: Conversion) -> StepInputs:
@@ -291,8 +292,9 @@ def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Se
         return None
     line = next(filter(None, (_first_line(row) for row in rows if row.outcome == "failed")), "")
 
-    def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | None:
-        return harness.call(inputs, lambda W: W).factors
+    def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | str:
+        outcome = harness.call(inputs, lambda W: W)
+        return outcome.factors or outcome.error
 
     return diagnose(factors, failing, passing, harness.eps, line, diagonal=harness.diagonal)
 

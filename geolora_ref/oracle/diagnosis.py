@@ -60,7 +60,7 @@ class Diagnosis:
 
 
 def diagnose(
-    backend: Callable[[StepInputs], Factors | None],
+    backend: Callable[[StepInputs], Found],
     failing: Sequence[StepInputs],
     passing: Sequence[StepInputs],
     eps: float,
@@ -116,13 +116,13 @@ def _quietly(step: Callable[..., Any], inputs: StepInputs) -> Found:
         return _safely(lambda x: step(*x.arrays, **x.parameters), inputs)
 
 
-def _safely(step: Callable[[StepInputs], Factors | None], inputs: StepInputs) -> Found:
+def _safely(step: Callable[[StepInputs], Found], inputs: StepInputs) -> Found:
     try:
         factors = step(inputs)
-    except Exception as problem:  # a backend that breaks down is compared as one that returns nothing
+    except Exception as problem:
         return f"raised {type(problem).__name__}: {problem}"
-    if factors is None:
-        return "nothing was returned"
+    if isinstance(factors, str):
+        return factors
     (m, r), n = inputs.U.shape, len(inputs.V)
     return unusable(factors, m, n, min(2 * r, m, n)) or factors
 

@@ -14,11 +14,12 @@ from geolora_ref.arrays import Array
 from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
 
-__all__ = ["STAGES", "Harness", "Outcome"]
+__all__ = ["STAGES", "Harness", "Held", "Outcome"]
 
 Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
 Gradient = Callable[[Matrix], Matrix]
+Held = tuple[str, Array, Matrix]
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 
 
@@ -27,12 +28,12 @@ class Outcome:
     """What a backend returned for one step, and what is wrong with it beyond its numbers.
 
     ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack; of one problem without a stack.
-    ``held`` : the arrays as they were returned, each with its values at that time.
+    ``held`` : what it was given and returned: what it is, the array, and its values at that time.
     """
 
     results: Sequence[tuple[StepInputs, Factors]] = ()
     error: str = ""
-    held: Sequence[tuple[Array, Matrix]] = ()
+    held: Sequence[Held] = ()
 
     @property
     def factors(self) -> Factors | None:
@@ -92,19 +93,19 @@ class Harness:
         """The distance from 1 to the next number in the precision that counts."""
         return EPS[self.judged_as]
 
-    def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[tuple[Array, Matrix]] = ()) -> Outcome:
+    def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
-        A stack has the problem twice and then another one, so that neither the first nor the last is right for all.
-        ``held`` is what the call before returned: it belongs to the caller and must not have changed.
+        A stack has the problem and three mirror images of it, so that no two are alike.
+        ``held`` is what the call before was given and returned: it belongs to the caller and must not have changed.
         """
         problems = [(inputs, gradient)]
         if self.batched:
-            problems += [(inputs, gradient), _mirrored(inputs, gradient)]
+            problems += [_mirrored(inputs, gradient, rows, columns) for rows, columns in ((-1, 1), (1, -1), (-1, -1))]
         with self.conversion.scope(), np.errstate(all="ignore"):
             return self._call(problems, held)
 
-    def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[tuple[Array, Matrix]]) -> Outcome:
+    def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
         meant = [np.stack(X) if self.batched else X[0] for X in zip(*(inputs.arrays for inputs in asked), strict=True)]
         given = [convert.to(X) for X in meant]
@@ -117,8 +118,9 @@ class Harness:
             return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
         if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, meant, strict=True)):
             return Outcome(error="changed its inputs in place")
-        if any(taken_away(X) or not np.array_equal(convert.back(X), values) for X, values in held):
-            return Outcome(error="changed the result of the step before: what is returned belongs to the caller")
+        for what, X, values in held:
+            if taken_away(X) or not np.array_equal(convert.back(X), values):
+                return Outcome(error=f"changed {what} of the step before: what was given and returned belongs to the caller")
         if touched:
             return Outcome(error="seeded or used NumPy's global random generator: the caller's randomness changes")
         return self._unpacked(returned, given, asked)
@@ -167,7 +169,7 @@ class Harness:
     def _unpacked(self, returned: Any, given: Sequence[Array], asked: Sequence[StepInputs]) -> Outcome:
         """(U₁, S₁, V₁) of every problem as NumPy arrays."""
         results: list[tuple[StepInputs, Any]] = []
-        held: list[tuple[Array, Matrix]] = []
+        held: list[Held] = [("an input", X, self.conversion.back(X).copy()) for X in given]
         try:
             items = [returned] if not self.batched else returned if isinstance(returned, list) else zip(*returned, strict=True)
             for inputs, (U1, S1, V1) in zip(asked, items, strict=True):
@@ -177,7 +179,7 @@ class Harness:
                     return Outcome(error=error)
                 factors = tuple(self.conversion.back(X) for X in named.values())
                 results.append((inputs, factors))
-                held += zip(named.values(), (X.copy() for X in factors), strict=True)
+                held += [("the result", X, values.copy()) for X, values in zip(named.values(), factors, strict=True)]
         except Exception as problem:  # a result of another form
             expected = f"(U1, S1, V1){f' of {len(asked)} problems' if self.batched else ''}"
             found = f"{_described(returned)} ({type(problem).__name__}: {problem})"
@@ -196,14 +198,14 @@ class Harness:
         return ""
 
 
-def _mirrored(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient]:
-    """Another problem as hard as this one: rows and columns of W and G in reverse order, their sign changed.
+def _mirrored(inputs: StepInputs, gradient: Gradient, rows: int, columns: int) -> tuple[StepInputs, Gradient]:
+    """Another problem as hard as this one: the sign of W and G changed, their rows or columns (step −1) in reverse order.
 
-    Nothing is rounded, the singular values and so the new rank stay, which a result in one stack needs, and every array differs.
+    Nothing is rounded, and the singular values and so the new rank stay, which a result in one stack needs.
     """
     U, S, V, dK, dL, dS = inputs.arrays
-    other = replace(inputs, U=U[::-1], S=-S, V=V[::-1], dK=-dK[::-1], dL=-dL[::-1], dS=-dS)
-    return other, lambda W: -gradient(-W[::-1, ::-1])[::-1, ::-1]
+    other = replace(inputs, U=U[::rows], S=-S, V=V[::columns], dK=-dK[::rows], dL=-dL[::columns], dS=-dS)
+    return other, lambda W: -gradient(-W[::rows, ::columns])[::rows, ::columns]
 
 
 @contextlib.contextmanager

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from geolora_ref.oracle.check import load_backend, questions
-from geolora_ref.oracle.harness import Harness
+if TYPE_CHECKING:  # every run of pytest loads this module, the kit only where it is asked for
+    from geolora_ref.oracle.harness import Harness
 
 SUITE = Path(__file__).with_name("backend_suite.py")
-HARNESS = pytest.StashKey[Harness]()
+HARNESS: pytest.StashKey[Harness] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--geolora-backend")
     if not name:
         return
+    from geolora_ref.oracle.check import load_backend
+    from geolora_ref.oracle.harness import Harness
+
     sys.path.insert(0, str(config.invocation_params.dir))  # as geolora-ref check does; only python -m pytest does it by itself
     given = {option: config.getoption(f"--geolora-{option}") for option in ("array", "dtype", "device")}
     try:
@@ -40,5 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case, for the dtype that was asked for."""
     if metafunc.definition.path == SUITE and "conformance_case" in metafunc.fixturenames:
+        from geolora_ref.oracle.check import questions
+
         cases = questions(metafunc.config.stash[HARNESS])
         metafunc.parametrize("conformance_case", cases, ids=[case.id for case in cases])

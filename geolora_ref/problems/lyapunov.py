@@ -21,13 +21,15 @@ class Lyapunov(FactoredODE):
     X̂_kl(t) = e^{tλ}X̂_kl(0) + Ĉ_kl (e^{tλ} − 1)/λ with λ = λ_k + λ_l.
     ℓ = 2|λ_n|, μ = 2λ_1, both attained.  G turns the first ``len(source) + 4`` sine vectors at random.
 
-    Raises ``ValueError`` for more source terms than n − 4, or a diffusion that is not a finite number > 0.
+    Raises ``ValueError`` for more source terms than n − 4, values that are not finite, or a diffusion that is not > 0.
     """
 
     def __init__(self, n: int, source: Values, rng: np.random.Generator, diffusion: float = 1.0) -> None:
         terms = len(source)
         if terms + 4 > n:
             raise ValueError(f"source: expected at most n - 4 = {n - 4} values, found {terms}")
+        if not np.all(np.isfinite(source)):
+            raise ValueError(f"source: expected finite values, found {list(source)}")
         diffusion = checks.positive_number("diffusion", diffusion)
         self.shape, self.source = (n, n), np.asarray(source, dtype=np.float64)
         self._weight = diffusion * ((n + 1) / (2.0 * np.pi)) ** 2

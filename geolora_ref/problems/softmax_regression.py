@@ -28,8 +28,9 @@ class SoftmaxRegression(GradientFlow):
             raise ValueError(
                 f"X, labels: expected (N, features) and N integer labels, found {X.shape} and {labels.dtype} {labels.shape}"
             )
-        if labels.min() < 0:
-            raise ValueError(f"labels: expected classes from 0, found {labels.min()}")
+        checks.matrices(X=X)
+        if len(labels) == 0 or labels.min() < 0:
+            raise ValueError(f"labels: expected at least one, of classes from 0, found {labels.min() if len(labels) else 'none'}")
         ridge = checks.nonnegative_number("ridge", ridge)
         self.X, self.labels, self.ridge = X, labels, ridge
         self.count, classes = len(X), int(labels.max()) + 1

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="the extra finetune is not installed")
@@ -22,6 +23,7 @@ from geolora_ref.files import locked
 from geolora_ref.finetune.__main__ import main
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
+from geolora_ref.finetune.job import Job
 from tests.finetune.tiny import sentences, write_model, write_tsv
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -90,8 +92,7 @@ def test_run_that_learns_nothing_says_so(
         (["--labels", "number"], "labels: expected class or sign for the metric accuracy, found number"),
         (["--metric", "pearson", "--labels", "class"], "labels: expected number for the metric pearson, found class"),
         (["--checkpoint-every", "0"], "checkpoint_every: expected an integer >= 1, found 0"),
-        (["--max-length", "2"], "max_length: expected from 3 to 32 tokens for this model, found 2"),
-        (["--max-length", "33"], "max_length: expected from 3 to 32 tokens for this model, found 33"),
+        (["--max-length", "2"], "max_length: expected at least 3 tokens for this model, found 2"),
         (["--pair-column", "1"], "expected a column for each of text, label and pair"),
         (["--device", "nonsense"], "device: expected one that torch can use here, found 'nonsense'"),
         (["--device", "meta"], "device: expected one that torch can use here, found 'meta'"),
@@ -147,16 +148,45 @@ def test_an_interrupt_says_what_the_same_command_will_do(
 
     monkeypatch.setattr(f"geolora_ref.finetune.command.{where}", interrupted)
     assert main(arguments(model_folder, tsv, tmp_path)) == 130
-    assert "the same command begins again: there is no checkpoint yet" in capsys.readouterr().out
+    assert "the same command begins again: it has written no checkpoint yet" in capsys.readouterr().out
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     assert main(arguments(model_folder, tsv, tmp_path, "--fresh")) == 130
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().out
+    assert "the same command begins again: it has written no checkpoint yet" in capsys.readouterr().out
+
+
+def test_what_an_interrupted_run_says_is_true(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(job: Job) -> None:
+        job.save()
+        raise KeyboardInterrupt
+
+    for more, said in (((), "the same command goes on"), (("--fresh",), "the same command without --fresh goes on")):
+        with monkeypatch.context() as patch:
+            patch.setattr("geolora_ref.finetune.command.Job.run", interrupted)
+            assert main(arguments(model_folder, tsv, tmp_path, *more)) == 130
+        assert f"{said} from the last checkpoint" in capsys.readouterr().out
+    assert main(arguments(model_folder, tsv, tmp_path)) == 0
+
+
+def test_a_text_that_is_too_long_for_the_model_is_refused_before_the_training(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """32 positions; a longer --max-length is no fault where no text is so long."""
+    tsv = write_tsv(tmp_path / "data.tsv", 160)
+    assert main(arguments(model_folder, tsv, tmp_path / "short", "--max-length", "100")) == 0
+    with tsv.open("a", encoding="utf-8") as file:
+        file.write("good " * 50 + "\t1\n")
+    with pytest.raises(SystemExit):
+        main(arguments(model_folder, tsv, tmp_path / "long", "--max-length", "100"))
+    assert "model: expected an encoder that turns 52 token ids into states of its hidden size" in capsys.readouterr().err
 
 
 def test_what_is_predicted_has_the_form_of_what_was_learned(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
     assert main(arguments(model_folder, tsv, tmp_path)) == 0
     single = load_adapter(tmp_path / "adapter.safetensors", str(model_folder))
     assert single.predict([]) == []
+    assert single.predict(np.array(["good", "bad"])) == single.predict(["good", "bad"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="texts: expected a sequence of texts, found a string"):
         single.predict("good")
     with pytest.raises(ValueError, match="pairs: expected no second texts beside 1 texts, as in training, found 1"):

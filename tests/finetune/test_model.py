@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate, try_out
 
 
 @pytest.fixture
@@ -103,22 +103,22 @@ def test_weights_that_do_not_fit_are_refused(model_folder: Path, tmp_path: Path,
         load_encoder(folder)
 
 
-def test_a_model_that_wants_more_than_token_ids_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(model_folder, tmp_path / "t5")
-    config = transformers.T5Config(vocab_size=21, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    transformers.T5Model(config).save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"expected an encoder of texts in .*t5, .* found T5Model: "):
-        load_encoder(folder)
+IDS = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3)}
 
 
-def test_states_of_another_size_than_the_hidden_one_are_refused(model_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(model_folder, tmp_path / "opt")
-    config = transformers.OPTConfig(
+def test_an_encoder_of_texts_is_tried_out(model_folder: Path) -> None:
+    encoder, _ = load_encoder(model_folder)
+    try_out(encoder, IDS)
+    with pytest.raises(ValueError, match=r"^model: expected an encoder that turns 40 token ids into .* found BertModel: "):
+        try_out(encoder, {"input_ids": torch.ones(1, 40, dtype=torch.int64)})
+    t5 = transformers.T5Config(vocab_size=21, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match=r"turns 3 token ids into states of its hidden size, found T5Model: "):
+        try_out(transformers.T5Model(t5), IDS)
+    opt = transformers.OPTConfig(
         vocab_size=21, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=8
     )
-    transformers.OPTModel(config).save_pretrained(folder)
     with pytest.raises(ValueError, match=r"states of its hidden size, 16, found OPTModel with states of size 8"):
-        load_encoder(folder)
+        try_out(transformers.OPTModel(opt), IDS)
 
 
 def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path) -> None:

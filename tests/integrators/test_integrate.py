@@ -359,3 +359,15 @@ def test_distance_is_that_of_the_dense_matrices() -> None:
     Y, Z = (LowRank.random((9, 7), [1.0, 0.5], rng) for _ in range(2))
     assert distance(Y, Z) == pytest.approx(norm(Y.full() - Z.full()), rel=1e-14)
     assert distance(Y, Y) <= 1e-15
+
+
+def test_the_smallest_step_is_taken_where_the_tolerance_allows_it() -> None:
+    """The safety factor alone, 0.9, asks for less than ``smallest`` after a step that was allowed."""
+    problem, Y0 = DenseField((4, 3), lambda _, W: -W), LowRank.from_dense(np.ones((4, 3)), 1)
+    integrator = ProjectedRK(TruncationRule(tau=1e-12))
+    whole, first = (integrator.step(problem, 0.0, Y0, h).Y for h in (0.1, 0.05))
+    difference = distance(whole, integrator.step(problem, 0.05, first, 0.05).Y)
+    control = Adaptive(first=0.1, rtol=0.0, atol=1.1 * difference, smallest=0.1)
+    run = integrate(integrator, problem, Y0, (0.0, 1.0), control)
+    assert run.stopped is None
+    assert len(run.records) == 10

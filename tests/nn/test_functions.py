@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
-from geolora_ref.nn import AdaptedLayer
+from geolora_ref.nn import AdaptedLayer, adapt, adapters
 from geolora_ref.nn.adapter import GradientRoute
 from geolora_ref.nn.functions import projected_update, projected_weight
 from geolora_ref.nn.layers import layout_of
-from tests.nn.models import LAYERS, adapted_layer
+from tests.nn.models import LAYERS, adapted_layer, fill
 
 ROUNDING = 1e-13
 
@@ -114,11 +116,36 @@ def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -
         assert relative(X, getattr(expected, name), G) < ROUNDING
 
 
-def test_a_second_derivative_through_projected_gradients_is_refused() -> None:
-    """What stands in the places of the gradients of U and V has no derivative: it would be wrong without a word."""
-    _, penalty = penalised("projected", read=False)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        penalty.backward()  # type: ignore[no-untyped-call]
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("square", [False, True])
+def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(fused: bool, square: bool) -> None:
+    """What stands in the places of the gradients of U and V has no derivative: one through it would be wrong without a word.
+
+    The loss may be linear in the output, so that the upstream gradient is a constant.
+    """
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5)).double()
+    adapt(model, rank=2, fused=fused)
+    twin = copy.deepcopy(model)
+    for layer, other in zip(adapters(model).values(), adapters(twin).values(), strict=True):
+        fill(layer.adapter)
+        other.adapter.assign(layer.adapter.factors())
+        other.adapter.gradients, other.fused = "published", False
+
+    def loss(of: nn.Module, x: Tensor) -> Tensor:
+        y: Tensor = of(x)
+        return y.square().sum() if square else y.sum()
+
+    x = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    found, expected = (torch.autograd.functional.hessian(partial(loss, m), x) for m in (model, twin))  # type: ignore[no-untyped-call]
+    assert relative(found, expected, expected) < ROUNDING
+    (dx,) = torch.autograd.grad(loss(model, x), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+        dx.square().sum().backward()  # type: ignore[no-untyped-call]
+    S = adapters(model)["0"].adapter.S
+    (dS,) = torch.autograd.grad(loss(model, x), S, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+        dS.square().sum().backward()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -152,7 +152,7 @@ def _raise(*_: Matrix) -> Any:
 
 
 BROKEN: dict[str, Callable[[Matrix, Matrix, Matrix], Any]] = {
-    "nothing": lambda U, S, V: None,
+    "nothing": lambda U, S, V: "changed its inputs in place",
     "raises": _raise,
     "NaN in U": lambda U, S, V: (np.nan * U, S, V),
     "infinite S": lambda U, S, V: (U, S + np.inf, V),
@@ -166,7 +166,7 @@ BROKEN: dict[str, Callable[[Matrix, Matrix, Matrix], Any]] = {
 
 
 FORMS = {
-    "nothing": "nothing was returned",
+    "nothing": "changed its inputs in place",
     "raises": "raised RuntimeError: out of luck",
     "NaN in U": "U1: 8 of 8 entries are not finite",
     "infinite S": "S1: 1 of 1 entries are not finite",

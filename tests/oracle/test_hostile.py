@@ -100,7 +100,7 @@ def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
 def test_problems_of_a_stack_may_not_be_mixed(index: int) -> None:
     report = check_step(with_the_first(index), batched=True, select=FEW)
     assert len(report.failures) >= 4  # where S = 0 a wrong S cannot show
-    assert all(criterion.startswith("problem 3 of the stack: ") for row in report.failures for criterion in row.criteria)
+    assert all(criterion.startswith("problem ") for row in report.failures for criterion in row.criteria)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,10 @@ def test_problems_of_a_stack_may_not_be_mixed(index: int) -> None:
         lambda results: results[::-1],
         lambda results: results[1:] + results[:1],
         lambda results: results[-1:] + results[:-1],
+        lambda results: [results[k - k % 2] for k in range(len(results))],
+        lambda results: [results[k + 1 - 2 * (k % 2)] for k in range(len(results))],
     ],
-    ids=["the first", "the last", "reversed", "shifted down", "shifted up"],
+    ids=["the first", "the last", "reversed", "shifted down", "shifted up", "the first of two", "neighbours"],
 )
 def test_results_of_a_stack_may_not_be_mixed(mixed: Callable[[list[Any]], list[Any]]) -> None:
     report = check_step(lambda *stacks, **parameters: mixed(each(*stacks, **parameters)), batched=True, select=FEW)
@@ -121,7 +123,7 @@ def test_results_of_a_stack_may_not_be_mixed(mixed: Callable[[list[Any]], list[A
 
 def test_every_problem_of_a_stack_has_a_result() -> None:
     found = errors(lambda *stacks, **parameters: each(*stacks, **parameters)[:1], batched=True)
-    assert all(error.startswith("expected (U1, S1, V1) of 3 problems, found list of 1: tuple of 3: ndarray (") for error in found)
+    assert all(error.startswith("expected (U1, S1, V1) of 4 problems, found list of 1: tuple of 3: ndarray (") for error in found)
     assert found
 
 
@@ -239,8 +241,21 @@ def keeping(copies: bool) -> Callable[..., Any]:
 
 def test_a_result_belongs_to_the_caller() -> None:
     assert errors(keeping(copies=True), select=SEQUENCES) == set()
-    kept = "changed the result of the step before: what is returned belongs to the caller"
+    kept = "changed the result of the step before: what was given and returned belongs to the caller"
     assert errors(keeping(copies=False), select=SEQUENCES) == {kept}
+
+
+def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
+    before: list[Any] = []
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        for X in before:
+            X[...] = 0.0
+        before[:] = arrays
+        return right(*arrays, **parameters)
+
+    changed = "changed an input of the step before: what was given and returned belongs to the caller"
+    assert errors(step, select=SEQUENCES) == {changed}
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------

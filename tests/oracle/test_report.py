@@ -166,8 +166,8 @@ def test_a_backend_is_given_the_arrays_and_parameters_by_their_names() -> None:
 
 def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks() -> None:
     def by_list(*stacks: Any, **parameters: Any) -> Any:
-        assert all(X.ndim == 3 and len(X) == 3 for X in stacks)
-        assert all(np.array_equal(X[0], X[1]) and not np.array_equal(X[0], X[2]) for X in stacks)
+        assert all(X.ndim == 3 and len(X) == 4 for X in stacks)
+        assert len({tuple(X[k].tobytes() for X in stacks) for k in range(4)}) == 4
         return [right(*arrays, **parameters) for arrays in zip(*stacks, strict=True)]
 
     def by_stacks(*stacks: Any, **parameters: Any) -> Any:
@@ -176,7 +176,7 @@ def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks() -> 
     for step in (by_list, by_stacks):
         outcome = Harness.of(step, batched=True).call(_inputs(), lambda W: W)
         assert outcome.error == ""
-        assert len(outcome.results) == 3
+        assert len(outcome.results) == 4
         assert all(judge(given, factors).passed for given, factors in outcome.results)
 
 
@@ -493,6 +493,34 @@ def test_a_dense_core_that_is_declared_is_no_wrong_line_of_a_wrong_backend() -> 
         assert report.diagnosis is not None
         assert report.diagnosis.first_line.startswith(line)
         assert bool(report.diagnosis.first_line) == bool(line)
+
+
+@pytest.mark.usefixtures("few")
+def test_line_6_is_named_where_its_result_cannot_be_judged() -> None:
+    def stages(*arrays: Matrix, **parameters: Any) -> Mapping[str, Any]:
+        run = REFERENCE.run(*arrays, **parameters)
+        U1, S1, V1 = run["output"]
+        return dict(run) | {"output": (U1, np.nan * S1, V1)}
+
+    def broken(*arrays: Matrix, **parameters: Any) -> Any:
+        return stages(*arrays, **parameters)["output"]
+
+    report = check_step(broken, stages=stages)
+    assert report.diagnosis is not None
+    assert report.diagnosis.first_line == "line 6 (output)"
+
+
+@pytest.mark.usefixtures("few")
+def test_what_a_backend_raises_is_the_diagnosis() -> None:
+    def half(*arrays: Matrix, **parameters: Any) -> Any:
+        if not parameters["tau"] and parameters["max_rank"] is None:
+            raise RuntimeError("no truncation here")
+        U1, S1, V1 = right(*arrays, **parameters)
+        return U1, 1.5 * S1, V1
+
+    report = check_step(half)
+    assert report.diagnosis is not None
+    assert "cannot be judged: raised RuntimeError: no truncation here." in report.diagnosis.text
 
 
 @pytest.mark.usefixtures("few")

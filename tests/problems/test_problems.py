@@ -488,7 +488,7 @@ EYE = np.eye(3)
         (lambda: SoftmaxRegression(EYE, np.ones(3)), "^X, labels: .*N integer labels.*float64"),
         (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=-1.0), "^ridge: expected a finite number >= 0, found -1"),
         (lambda: SoftmaxRegression(EYE, np.arange(3), ridge=np.nan), "^ridge: expected a finite number >= 0, found nan"),
-        (lambda: SoftmaxRegression(EYE, np.arange(3) - 1), "^labels: expected classes from 0, found -1"),
+        (lambda: SoftmaxRegression(EYE, np.arange(3) - 1), "^labels: expected at least one, of classes from 0, found -1"),
         (lambda: TwoLayerLinear(EYE, np.ones((2, 4)), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
         (lambda: TwoLayerLinear(EYE, np.ones(3), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
     ],

@@ -8,6 +8,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -272,3 +274,12 @@ def test_the_search_finds_what_it_looks_for(source: str) -> None:
 def test_every_file_is_written_through_one_helper() -> None:
     assert set(in_tree(writers, "geolora_ref", "verification")) == set(WRITERS_ALLOWED)
     assert writers("Path('x').write_text('y')") == ["Path('x').write_text"]
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout here")
+def test_a_stream_of_the_system_is_written_to_even_if_it_is_a_regular_file(tmp_path: Path) -> None:
+    """A report to /dev/stdout does not take the place of what was printed before."""
+    command = "from geolora_ref.files import *; print('before', flush=True); write_atomically('/dev/stdout', 'report')"
+    with (tmp_path / "output").open("wb") as output:
+        subprocess.run([sys.executable, "-c", command], stdout=output, check=True)
+    assert (tmp_path / "output").read_text("utf-8") == "before\nreport"

@@ -1,0 +1,37 @@
+"""First derivatives only: a value through which no second one passes without notice.
+
+What the backward pass of an adapter returns in the places of U and V is not their derivative, and what it is computed from was
+formed without a record.  A second derivative with respect to the factors would be wrong; one with respect to the input of a
+layer is right, and stays so.  (``once_differentiable`` of torch marks results on a side branch, which ``torch.autograd.grad`` for
+other inputs never visits: the results then count as constants.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["once"]
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *sources: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        raise RuntimeError(
+            "expected no second derivative with respect to the factors of an adapter, found that one is wanted; "
+            "it needs gradients='published' and fused=False"
+        )
+
+
+def once(value: Tensor, *sources: Tensor) -> Tensor:
+    """``value``; a derivative through it, or to the ``sources`` that it was made from, raises ``RuntimeError``."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        result: Tensor = _Once.apply(value, *sources)  # type: ignore[no-untyped-call]
+        return result
+    return value
