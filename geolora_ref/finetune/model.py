@@ -95,7 +95,7 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Raise ``ValueError`` unless the encoder makes states (batch x tokens x hidden) out of inputs (batch x tokens) as in training.
+    """Raise ``ValueError`` unless the encoder makes states of its hidden size out of these inputs, tensors as in training.
 
     How many tokens a model takes is written in no one place of its configuration: it is asked.
     """
