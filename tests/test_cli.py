@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -193,14 +192,15 @@ def test_a_full_disk_costs_no_verdict(folder: Path) -> None:
 
 
 def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:
-    command = [sys.executable, "-m", "geolora_ref.cli", "check", "backend:sleeping", "--tests", "group=truncation"]
+    heeded = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job inherits that it is ignored
+    program = f"import signal, sys; {heeded}; from geolora_ref.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "check", "backend:sleeping", "--tests", "group=truncation"]
     with subprocess.Popen(
         [*command, "--json", "report.json"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a background job inherits that it is ignored
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "asleep\n"
