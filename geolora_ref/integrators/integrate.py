@@ -240,7 +240,7 @@ def _controlled_step(
             clock.advance()
             clock.change(max(following, control.smallest))
             return second.Y, _record(clock.t, size, [first, second], spent, refused)
-        if size <= control.smallest:
+        if min(size, clock.h) <= control.smallest:  # t + h − t may round up
             raise StepError(f"the tolerance asks for a step below {control.smallest:.1e}", t, size)
         refused += 1
         clock.change(max(following, control.smallest))

@@ -371,3 +371,25 @@ def test_the_smallest_step_is_taken_where_the_tolerance_allows_it() -> None:
     run = integrate(integrator, problem, Y0, (0.0, 1.0), control)
     assert run.stopped is None
     assert len(run.records) == 10
+
+
+def test_a_refusal_at_the_smallest_step_ends_the_run_however_the_time_rounds() -> None:
+    """(1 + 1e-7) − 1 is above 1e-7: a step of the smallest size that is refused must not be tried again and again."""
+    assert (1.0 + 1e-7) - 1.0 > 1e-7
+    calls: list[float] = []
+
+    def wild(t: float, W: Matrix) -> Matrix:
+        calls.append(t)
+        if len(calls) > 1000:
+            raise KeyboardInterrupt
+        return np.full(W.shape, 1e9 * (-1.0) ** len(calls))
+
+    run = integrate(
+        BUG(EXPLICIT_EULER),
+        DenseField((4, 3), wild),
+        LowRank.from_dense(np.ones((4, 3)), 1),
+        (1.0, 2.0),
+        Adaptive(first=1e-7, rtol=1e-6, smallest=1e-7),
+    )
+    assert run.stopped is not None
+    assert "the tolerance asks for a step below 1.0e-07" in str(run.stopped)
