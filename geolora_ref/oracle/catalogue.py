@@ -30,6 +30,18 @@ SHAPES = {
     "one-column": (7, 1, 1, "n = 1"),
     "larger": (48, 33, 8, "rounding errors grow with the size; the criteria's scale must follow"),
 }
+BLOCKS = {
+    "aligned-tall": (256, 128, 16, "every size is a multiple of 16: the branch without a remainder, which real layers take"),
+    "aligned-wide": (128, 256, 16, "the same with m < n"),
+    "rows": (1100, 70, 20, "more than 1024 rows, 64 columns and cores of 32: second blocks, and remainders in all of them"),
+    "columns": (70, 1100, 20, "the mirror image of rows"),
+    "core": (150, 140, 68, "cores larger than 128, ranks larger than 64"),
+}
+BLOCK_REASONS = {
+    "diagonal": "the rank is capped as in training",
+    "dense": "S was trained, the threshold decides",
+    "zero": "the usual start, everything is kept",
+}
 CORE_REASONS = {
     "diagonal": "S as a truncation leaves it",
     "dense": "S was trained since the last truncation: a stale or untransposed inverse shows",
@@ -112,6 +124,7 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_truncations(),
         *_traps(),
         *_complex(),
+        *_blocks(),
         *_sequences(),
         *_long_runs(),
     )
@@ -183,6 +196,14 @@ def _complex() -> Iterator[ConformanceCase]:
             yield _case(
                 "complex", f"{name}-{core}", ("complex", name, core), "every transpose is a conjugate transpose", parameters
             )
+
+
+def _blocks() -> Iterator[ConformanceCase]:
+    for name, (m, n, r, reason) in BLOCKS.items():
+        for core, core_reason in BLOCK_REASONS.items():
+            tau, cap = (0.05 if core == "dense" else 0.0), (r if core == "diagonal" else None)
+            parameters = CaseParameters(m, n, r, "algebraic", core, tau=tau, max_rank=cap)
+            yield _case("block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters)
 
 
 def _sequences() -> Iterator[ConformanceCase]:
