@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="run the conformance kit on a backend")
     check.add_argument("backend", help="package.module:function (the current folder is searched as well)")
     check.add_argument("--dtype", default="float64", choices=sorted(EPS), help="of the arrays that the backend is given")
-    check.add_argument("--precision", choices=sorted(EPS), help="the working precision that it claims (default: --dtype)")
+    check.add_argument(
+        "--precision", choices=sorted(EPS), help="the precision that it computes in (default: --dtype, float32 for 16 bits)"
+    )
     check.add_argument("--array", default="numpy", choices=LIBRARIES, help="the array library (default: numpy)")
     check.add_argument("--device", help="torch device, for example cuda")
     check.add_argument("--dense-core", action="store_true", help="S1 is not promised to be diagonal")

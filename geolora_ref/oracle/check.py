@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
-from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Held, Outcome
@@ -61,7 +61,7 @@ class Report:
     """All rows, and why the backend does not conform if it does not.
 
     ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖ below which an
-    error passes in the median case: FAIL units of that precision.
+    error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
     """
 
     backend: str
@@ -73,6 +73,11 @@ class Report:
     seconds: float = 0.0
     precision: str = "float64"
     resolution: float = 0.0
+
+    @property
+    def stored(self) -> bool:
+        """Whether the arrays have fewer bits than the arithmetic."""
+        return EPS[self.dtype] > EPS[self.precision]
 
     @property
     def passed(self) -> bool:
@@ -156,14 +161,14 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
     """On all problems of a stack, and on the backend's own stages up to the first line that is wrong, in one."""
     if outcome.error:
         return Verdict(error=outcome.error)
-    parts = {}
+    parts, promised = {}, harness.promised
     for k, (asked, factors) in enumerate(outcome.results):
-        parts[f"problem {k + 1} of the stack: " if k else ""] = judge(asked, factors, diagonal=harness.diagonal, eps=harness.eps)
+        parts[f"problem {k + 1} of the stack: " if k else ""] = judge(asked, factors, **promised)
     if harness.stages:
         stages, output, error = harness.run_stages(inputs)
         if output is None:
             return Verdict(error=error)
-        lines = judge_stages(inputs, stages, output, diagonal=harness.diagonal, eps=harness.eps)
+        lines = judge_stages(inputs, stages, output, **promised)
         first = next((line for line, verdict in lines.items() if not verdict.passed), None)
         parts |= {f"{line}: ": verdict for line, verdict in lines.items() if first in (None, line)}
     error = next((f"{of}{verdict.error}" for of, verdict in parts.items() if verdict.error), "")
@@ -221,14 +226,15 @@ def check_step(
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
     cases, conversion = _selection(harness, select or {}), harness.conversion
-    seen = statistics.median([resolution(case.parameters.m, case.parameters.n, harness.eps) for case in cases])
+    sizes = [(case.parameters.m, case.parameters.n, case.parameters.r) for case in cases]
+    seen = statistics.median([resolution(*size, harness.eps, harness.storage) for size in sizes])
     rows: list[Row] = []
     looked_at: dict[str, list[StepInputs]] = {"failed": [], "passed": []}
 
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
         seconds = time.perf_counter() - started
         given = conversion.array, conversion.dtype
-        return Report(_name(step), *given, rows, problems, diagnosis, seconds, harness.judged_as, seen)
+        return Report(_name(step), *given, rows, problems, diagnosis, seconds, harness.arithmetic, seen)
 
     doing = ""
     try:
@@ -296,7 +302,7 @@ def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Se
         outcome = harness.call(inputs, lambda W: W)
         return outcome.factors or outcome.error
 
-    return diagnose(factors, failing, passing, harness.eps, line, diagonal=harness.diagonal)
+    return diagnose(factors, failing, passing, first_line=line, **harness.promised)
 
 
 def _first_line(row: Row) -> str:

@@ -1,16 +1,16 @@
 """When is a step right?  Backward-stable acceptance of (U₁, S₁, V₁), never an entrywise comparison of factors.
 
 Two correct implementations differ by gauge, by signs, inside clusters of equal singular values, and by the rank where a
-tail lies on the threshold.  An output is accepted iff it is the exact answer to a nearby question: W₁ is a best
-rank-r₁ approximation of Ŵ + E with ‖E‖ ≤ c·eps·s.  With D = Ŵ − W₁ and the tangent projector P₁ at W₁ that is so iff
+tail lies on the threshold.  An output is accepted if it is the exact answer to a nearby question: W₁ is a best rank-r₁
+approximation of Ŵ + E.  With D = Ŵ − W₁, the tangent projector P₁ at W₁ and η = c·eps·s,
 
-* *stationarity*: ‖P₁ D‖ ≤ c·eps·s, and
-* *dominance*: ‖D − P₁ D‖₂ ≤ σ_{r₁}(W₁) + c·eps·s.
+* *stationarity*: ‖P₁ D‖ ≤ η, and
+* *dominance*: ‖D − P₁ D‖₂ ≤ σ_{r₁}(W₁) + η
 
-(Necessary: if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and what remains of D + E has spectral norm ≤ σ_{r₁}(W₁).  Sufficient:
-E = −P₁ D leaves a residual in the normal space that the singular values of W₁ dominate.)  The usual
-‖W₁ − Ŵ‖ ≤ tail_{r₁} + c·eps·s follows, but it sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an
-error of 1e-8 would pass in double precision.  It is reported as *optimality* all the same.
+are necessary for ‖E‖ ≤ η (if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and what remains of D + E has spectral norm ≤ σ_{r₁}(W₁)),
+and together they give such an E with ‖E‖₂ ≤ 2η: −P₁D, and what dominance exceeds σ_{r₁}(W₁) by.  The usual
+‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would pass
+in double precision.  It is reported as *optimality* all the same.
 
 Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  Above ``WARN`` = 10 look, above
 ``FAIL`` = 30 it is wrong.  c = 4√(m + n): rounding errors of inner products grow like √(m + n), and LAPACK's bidiagonal QR
@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from geolora_ref.oracle.storage import Storage
 
 __all__ = ["FAIL", "WARN", "StepInputs", "Verdict", "finding", "judge", "judge_stages", "resolution", "unusable"]
 
@@ -105,18 +107,20 @@ def judge(
     diagonal: bool = True,
     eps: float | None = None,
     scale: float | None = None,
+    storage: Storage | None = None,
 ) -> Verdict:
     """Judge the output (U₁, S₁, V₁) of one SGD step.
 
     ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps`` : the precision that the step
     claims, by default that of the inputs.  ``scale`` : the natural scale s, by default ‖W‖ + λ‖P(W)G‖ (see ``_scale``).
+    ``storage`` : what inputs and outputs are kept in, if it has fewer bits than the arithmetic of the step.
     """
-    eps = _eps(inputs) if eps is None else eps
-    x = _Wide.of(inputs)
+    q = _Question.of(inputs, eps, storage, scale)
+    x = q.x
     # What Algorithm 1 gives for these three gradients, consistent with each other or not: the S-, K- and L-part.
     update = x.U @ x.dS @ _H(x.V) + _off(x.U, x.dK) @ _H(x.V) + x.U @ _H(_off(x.V, x.dL))
     W_hat = x.U @ x.S @ _H(x.V) - inputs.learning_rate * update
-    return _judge_truncation(W_hat, _scale(inputs, eps) if scale is None else scale, inputs, outputs, diagonal, eps)
+    return _judge_truncation(W_hat, q, outputs, diagonal)
 
 
 def judge_stages(
@@ -126,86 +130,96 @@ def judge_stages(
     *,
     diagonal: bool = True,
     eps: float | None = None,
+    storage: Storage | None = None,
 ) -> Mapping[str, Verdict]:
     """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line that is wrong.
 
     ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5); line 6 is judged by the
-    output, ``diagonal`` and ``eps`` as in :func:`judge`.  The keys of the result are "line 3" … "line 6", in this order, up to
-    the first from whose result nothing can be computed: of a wrong shape or not finite.
+    output, ``diagonal``, ``eps`` and ``storage`` as in :func:`judge`; stages are kept as inputs and outputs are.  The keys of the
+    result are "line 3" … "line 6", in this order, up to the first from whose result nothing can be computed: of a wrong shape or
+    not finite.
     """
-    eps = _eps(inputs) if eps is None else eps
-    x, rate = _Wide.of(inputs), inputs.learning_rate
+    q = _Question.of(inputs, eps, storage)
+    x, rate, stored, units = q.x, inputs.learning_rate, q.storage, q.unit * q.scale
     s = {name: _wide(np.asarray(X)) for name, X in stages.items()}
-    unit = _unit(len(x.U), len(x.V), eps)
-    scale = _scale(inputs, eps)
 
-    def distance(name: str, expected: Matrix) -> float:
+    def distance(name: str, expected: Matrix, explained: float) -> float:
         if s[name].shape != expected.shape or not np.all(np.isfinite(s[name])):
             return np.inf
-        return _ratio(_norm(s[name] - expected), unit * scale)
+        return _ratio(_norm(s[name] - expected) - explained, units)
 
-    line3 = {
-        "K_new": distance("K_new", x.U @ x.S - rate * x.dK),
-        "L_new": distance("L_new", x.V @ _H(x.S) - rate * x.dL),
-        "S_new": distance("S_new", x.S - rate * x.dS),
-    }
+    expected = {"K_new": x.U @ x.S - rate * x.dK, "L_new": x.V @ _H(x.S) - rate * x.dL, "S_new": x.S - rate * x.dS}
+    line3 = {name: distance(name, X, stored.rounding(X)) for name, X in expected.items()}
     verdicts = {"line 3": Verdict(line3)}
     if np.inf in line3.values():
         return verdicts
+    K_new, L_new, S_new = (s[name] for name in line3)
     line4 = {
-        **_augmentation("U_tilde", x.U, s["K_new"], s["U_tilde"], unit, scale),
-        **_augmentation("V_tilde", x.V, s["L_new"], s["V_tilde"], unit, scale),
+        **_augmentation("U_tilde", x.U, K_new, s["U_tilde"], q, q.defects[0]),
+        **_augmentation("V_tilde", x.V, L_new, s["V_tilde"], q, q.defects[1]),
     }
     verdicts["line 4"] = Verdict(line4)
     if np.inf in line4.values():
         return verdicts
     Ut, Vt = s["U_tilde"], s["V_tilde"]
-    zero = np.zeros((Ut.shape[1], Vt.shape[1]))
-    line5 = {"S_hat": distance("S_hat", np.block([[s["S_new"], _H(s["L_new"]) @ Vt], [_H(Ut) @ s["K_new"], zero]]))}
+    S_hat = np.block([[S_new, _H(L_new) @ Vt], [_H(Ut) @ K_new, np.zeros((Ut.shape[1], Vt.shape[1]))]])
+    # The backend has formed Ŝ before any of these was rounded.
+    moved = sum(stored.rounding(X) for X in (S_hat, S_new, K_new, L_new))
+    moved += stored.basis(Ut) * _norm(K_new) + stored.basis(Vt) * _norm(L_new)
+    line5 = {"S_hat": distance("S_hat", S_hat, moved + sum(q.defects) * q.scale)}
     verdicts["line 5"] = Verdict(line5)
     if np.inf not in line5.values():
-        W_hat = np.hstack([x.U, Ut]) @ s["S_hat"] @ _H(np.hstack([x.V, Vt]))
-        verdicts["line 6"] = _judge_truncation(W_hat, scale, inputs, outputs, diagonal, eps)
+        U_hat, V_hat = np.hstack([x.U, Ut]), np.hstack([x.V, Vt])
+        verdicts["line 6"] = _judge_truncation(U_hat @ s["S_hat"] @ _H(V_hat), q, outputs, diagonal, moved)
     return verdicts
 
 
-def resolution(m: int, n: int, eps: float) -> float:
-    """FAIL units: the share of the scale s below which an error in the kept part passes."""
-    return FAIL * _unit(m, n, eps)
+def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = None) -> float:
+    """FAIL units, and what storage explains: the share of the scale s below which an error in the kept part may pass.
+
+    Storage by its bounds: δ_U, δ_V ≤ 2u√r of orthonormal bases that were rounded, and 3u for the result.
+    """
+    u = storage.u if storage else 0.0
+    return FAIL * _unit(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
 def _judge_truncation(
-    W_hat: Matrix, scale: float, inputs: StepInputs, outputs: tuple[Matrix, Matrix, Matrix], diagonal: bool, eps: float
+    W_hat: Matrix, q: _Question, outputs: tuple[Matrix, Matrix, Matrix], diagonal: bool, moved: float = 0.0
 ) -> Verdict:
-    """Is U₁ S₁ V₁ᴴ the truncation of Ŵ that the thresholds ask for?"""
-    (m, r), n = inputs.U.shape, inputs.V.shape[0]
+    """Is U₁ S₁ V₁ᴴ the truncation of Ŵ that the thresholds ask for?  ``moved`` : by how much storage has moved Ŵ itself."""
+    (m, r), n = q.x.U.shape, len(q.x.V)
     columns = min(2 * r, m, n)
     error = unusable(outputs, m, n, columns)
     if error:
         return Verdict(error=error)
     U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
-    rank, unit = S1.shape[0], _unit(m, n, eps)
+    rank, units, stored = S1.shape[0], q.unit * q.scale, q.storage
     D = W_hat - U1 @ S1 @ _H(V1)
     normal = _off(U1, _H(_off(V1, _H(D))))
     tails = _tails(W_hat)
     sigma_r = float(np.linalg.svd(_double(S1), compute_uv=False)[-1])
+    asked = q.unsettled + moved
+    explained = asked + stored.product(U1, S1, V1)
+    turned = (stored.basis(U1) + stored.basis(V1)) * _norm(D)  # what the tangent space of the stored factors has of D
     ratios = {
-        "orthonormal U": _ratio(_defect(U1), unit),
-        "orthonormal V": _ratio(_defect(V1), unit),
-        "stationarity": _ratio(_norm(D - normal), unit * scale),
-        "dominance": _ratio(float(np.linalg.norm(_double(normal), 2)) - sigma_r, unit * scale),
-        "optimality": _ratio(_norm(D) - float(tails[rank]), unit * scale),
-        **_rank_ratios(rank, tails, inputs, columns, unit * scale),
+        "orthonormal U": _ratio(_defect(U1) - stored.defect(U1) - q.defects[0], q.unit),
+        "orthonormal V": _ratio(_defect(V1) - stored.defect(V1) - q.defects[1], q.unit),
+        "stationarity": _ratio(_norm(D - normal) - explained - turned, units),
+        "dominance": _ratio(float(np.linalg.norm(_double(normal), 2)) - sigma_r - explained - turned, units),
+        "optimality": _ratio(_norm(D) - float(tails[rank]) - explained, units),
+        **_rank_ratios(rank, tails, q.inputs, columns, units, asked),
     }
     if diagonal:
         d = np.diagonal(S1)
-        ratios["S diagonal"] = _ratio(_norm(S1 - np.diag(d)), unit * scale)
-        ratios["S nonnegative"] = _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), unit * scale)
-        ratios["S sorted"] = _ratio(float(np.max(np.diff(d.real), initial=0.0)), unit * scale)
+        ratios["S diagonal"] = _ratio(_norm(S1 - np.diag(d)), units)
+        ratios["S nonnegative"] = _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), units)
+        ratios["S sorted"] = _ratio(float(np.max(np.diff(d.real), initial=0.0)), units)
     return Verdict(ratios)
 
 
-def _rank_ratios(rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float) -> dict[str, float]:
+def _rank_ratios(
+    rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float, unsettled: float
+) -> dict[str, float]:
     """Too low: tail_r > ϑ though the cap allows more.  Too high: tail_{r−1} ≤ ϑ though min_rank allows less.
 
     Equality is within rounding of both, and either rank is right; where nothing is rounded (Ŵ = 0) it is not.
@@ -214,25 +228,27 @@ def _rank_ratios(rank: int, tails: NDArray[np.float64], inputs: StepInputs, colu
     theta = tau * float(tails[0]) if inputs.theta is None else inputs.theta
     most = columns if inputs.max_rank is None else min(columns, inputs.max_rank)
     least = min(inputs.min_rank, columns)
-    unit *= 1.0 + tau
+    unit, unsettled = (1.0 + tau) * unit, (1.0 + tau) * unsettled
     return {
         "rank clipping": 0.0 if least <= rank <= most else np.inf,
-        "rank not too low": _ratio(float(tails[rank]) - theta, unit) if rank < most else 0.0,
-        "rank not too high": _ratio(theta - float(tails[rank - 1]), unit, strict=True) if rank > least else 0.0,
+        "rank not too low": _ratio(float(tails[rank]) - theta - unsettled, unit) if rank < most else 0.0,
+        "rank not too high": _ratio(theta - float(tails[rank - 1]) - unsettled, unit, strict=True) if rank > least else 0.0,
     }
 
 
-def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, unit: float, scale: float) -> dict[str, float]:
-    """BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X), and the right number of columns."""
+def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question, defect: float) -> dict[str, float]:
+    """BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X), and the right number of columns; ``defect`` is that of B."""
     m, r = B.shape
     if B_tilde.shape != (m, min(r, m - r)):
         return {f"{name} shape": np.inf}
     if not np.all(np.isfinite(B_tilde)):
         return {f"{name} finite": np.inf}
+    stored = q.storage
+    uncovered = stored.rounding(X) + (defect + 2.0 * stored.basis(B_tilde)) * _norm(X)
     return {
-        f"{name} orthonormal": _ratio(_defect(B_tilde), unit),
-        f"{name} orthogonal to the old basis": _ratio(_norm(_H(B) @ B_tilde), unit),
-        f"{name} covers the update": _ratio(_norm(_off(B_tilde, _off(B, X))), unit * scale),
+        f"{name} orthonormal": _ratio(_defect(B_tilde) - stored.defect(B_tilde), q.unit),
+        f"{name} orthogonal to the old basis": _ratio(_norm(_H(B) @ B_tilde) - stored.basis(B_tilde) - defect, q.unit),
+        f"{name} covers the update": _ratio(_norm(_off(B_tilde, _off(B, X))) - uncovered, q.unit * q.scale),
     }
 
 
@@ -267,26 +283,58 @@ class _Wide:
         return cls(*(_wide(X) for X in inputs.arrays))
 
 
-def _scale(inputs: StepInputs, eps: float) -> float:
-    """s = ‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """A step in the next wider precision, and what its answers are measured by.
 
-    Rounding of a large normal component of G leaves such a contradiction behind; the answer is determined only up to it.  Where
-    s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
+    ``unit`` = c·eps and the scale s; ``storage`` : what everything is kept in, without rounding if it is not told apart from
+    the arithmetic.  ``defects`` δ_U, δ_V of the bases that storage has left, ``unsettled`` : by how much right answers differ
+    for that reason (``storage.py``), both 0 without it.
     """
-    x = _Wide.of(inputs)
+
+    inputs: StepInputs
+    x: _Wide
+    unit: float
+    scale: float
+    storage: Storage
+    defects: tuple[float, float] = (0.0, 0.0)
+    unsettled: float = 0.0
+
+    @classmethod
+    def of(cls, inputs: StepInputs, eps: float | None, storage: Storage | None, scale: float | None = None) -> _Question:
+        """By default judged with the precision of the inputs, and with the scale of ``_scale``."""
+        x = _Wide.of(inputs)
+        eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
+        unit, contradiction = _unit(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(x)
+        if storage is None:
+            scale = _scale(inputs, x, contradiction / eps) if scale is None else scale
+            return cls(inputs, x, unit, scale, Storage(0.0, 0.0))
+        scale = _scale(inputs, x, 0.0) if scale is None else scale
+        defects = (_defect(x.U), _defect(x.V))
+        return cls(inputs, x, unit, scale, storage, defects, 2.0 * sum(defects) * scale + contradiction)
+
+
+def _contradiction(x: _Wide) -> float:
+    """δ: by how much the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
+
+    Rounding of a large normal component of G leaves it behind; the answer is determined only up to it.
+    """
+    return _norm(_H(x.U) @ x.dK - x.dS) + _norm(_H(x.V) @ x.dL - _H(x.dS))
+
+
+def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
+    """s = ‖W‖ + λ‖P(W)G‖ + λδ/eps, with λδ/eps for ``contradiction``.
+
+    Where s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
+    """
     tangent = _norm(_off(x.U, x.dK)) + _norm(_off(x.V, x.dL)) + _norm(x.dS)
-    contradiction = _norm(_H(x.U) @ x.dK - x.dS) + _norm(_H(x.V) @ x.dL - _H(x.dS))
-    scale = _norm(x.S) + inputs.learning_rate * (tangent + contradiction / eps)
+    scale = _norm(x.S) + inputs.learning_rate * tangent + contradiction
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 
 def _unit(m: int, n: int, eps: float) -> float:
     """c·eps with c = 4√(m + n)."""
     return 4.0 * float(np.sqrt(m + n)) * eps
-
-
-def _eps(inputs: StepInputs) -> float:
-    return float(np.finfo(inputs.S.dtype).eps)
 
 
 def _ratio(defect: float, unit: float, *, strict: bool = False) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.oracle.criteria import FAIL, StepInputs, unusable
+from geolora_ref.oracle.criteria import StepInputs, resolution, unusable
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.storage import Storage
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -67,19 +68,20 @@ def diagnose(
     first_line: str = "",
     *,
     diagonal: bool = True,
+    storage: Storage | None = None,
 ) -> Diagnosis:
     """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
 
     Agreement is counted on the steps on which either deviates from the reference, so that being right together is no
     resemblance; results that cannot be judged agree if they cannot for the same reason.  ``diagonal`` : whether S₁ is promised to
-    be diagonal, nonnegative and sorted.
+    be diagonal, nonnegative and sorted.  ``eps``, ``storage`` : as in :func:`geolora_ref.oracle.criteria.judge`.
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2]]
     double = [_in_double(inputs) for inputs in sample]
     reference = [_quietly(Stages().step, inputs) for inputs in double]
     found = [_safely(backend, inputs) for inputs in sample]
-    compared = _Comparison(eps, diagonal)
+    compared = _Comparison(eps, diagonal, storage)
     matches = []
     for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit"):
         outputs = [_quietly(mutant.step, inputs) for inputs in double]
@@ -93,7 +95,7 @@ def diagnose(
     matches.sort(key=lambda match: -match[1])
     kept = [match for match in matches if match[1] >= 0.3][:5]
     broken = next((output for output in found if isinstance(output, str)), "")
-    return Diagnosis(kept, _deviating_blocks(found, reference, double, eps), first_line, broken)
+    return Diagnosis(kept, _deviating_blocks(found, reference, double, compared), first_line, broken)
 
 
 def _untruncated(inputs: StepInputs) -> StepInputs:
@@ -127,18 +129,13 @@ def _safely(step: Callable[[StepInputs], Found], inputs: StepInputs) -> Found:
     return unusable(factors, m, n, min(2 * r, m, n)) or factors
 
 
-def _unit(inputs: StepInputs, eps: float) -> float:
-    """FAIL rounding units of this step."""
-    scale = np.linalg.norm(inputs.S) + inputs.learning_rate * (np.linalg.norm(inputs.dK) + np.linalg.norm(inputs.dL))
-    return FAIL * 4.0 * float(np.sqrt(len(inputs.U) + len(inputs.V)) * eps * scale)
-
-
 @dataclass(frozen=True)
 class _Comparison:
     """How two outputs are compared: at which precision, and whether the form of S₁ counts."""
 
     eps: float
     diagonal: bool
+    storage: Storage | None
 
     def alike(self, A: Found, B: Found, inputs: StepInputs) -> bool:
         """The same W₁ at the same rank, from factors of the same kind; or unusable for the same reason."""
@@ -146,12 +143,18 @@ class _Comparison:
             return isinstance(A, str) and isinstance(B, str) and A == B
         if len(A[1]) != len(B[1]) or self._kind(A) != self._kind(B):
             return False
-        return bool(np.linalg.norm(_product(A) - _product(B)) <= _unit(inputs, self.eps))
+        return bool(np.linalg.norm(_product(A) - _product(B)) <= self.tolerance(inputs))
+
+    def tolerance(self, inputs: StepInputs) -> float:
+        """What rounding explains in the result of this step."""
+        scale = np.linalg.norm(inputs.S) + inputs.learning_rate * (np.linalg.norm(inputs.dK) + np.linalg.norm(inputs.dL))
+        (m, r), n = inputs.U.shape, len(inputs.V)
+        return float(resolution(m, n, r, self.eps, self.storage) * scale)
 
     def _kind(self, factors: Factors) -> tuple[bool, ...]:
         """Orthonormal or not; where S₁ is promised to be so, diagonal, nonnegative and sorted or not."""
         U, S, V = (_double(X) for X in factors)
-        size = 1000.0 * self.eps
+        size = 1000.0 * self.eps + (4.0 * self.storage.defect(U) if self.storage else 0.0)
         orthonormal = tuple(bool(np.linalg.norm(B.conj().T @ B - np.eye(B.shape[1])) <= size) for B in (U, V))
         if not self.diagonal:
             return orthonormal
@@ -170,7 +173,9 @@ def _product(factors: Factors) -> Matrix:
     return np.asarray(U @ S @ V.conj().T)
 
 
-def _deviating_blocks(found: Sequence[Found], reference: Sequence[Found], inputs: Sequence[StepInputs], eps: float) -> list[str]:
+def _deviating_blocks(
+    found: Sequence[Found], reference: Sequence[Found], inputs: Sequence[StepInputs], compared: _Comparison
+) -> list[str]:
     """In which blocks of Ŝ, seen in the old bases, an untruncated result differs from the reference's."""
     deviating: dict[str, None] = {}
     for mine, right, x in zip(found, reference, inputs, strict=True):
@@ -191,5 +196,5 @@ def _deviating_blocks(found: Sequence[Found], reference: Sequence[Found], inputs
             "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)": L_part,
             "the lower right block, which must be zero (line 5)": D - U @ UhD - K_part @ V.conj().T,
         }
-        deviating |= {name: None for name, part in parts.items() if np.linalg.norm(part) > _unit(x, eps)}
+        deviating |= {name: None for name, part in parts.items() if np.linalg.norm(part) > compared.tolerance(x)}
     return list(deviating)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
+from geolora_ref.oracle.storage import Storage
 
 __all__ = ["STAGES", "Harness", "Held", "Outcome"]
 
@@ -47,7 +48,8 @@ class Harness:
 
     ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W, instead of dK, dL, dS.
     ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
-    ``precision`` : the working precision that it claims, by default the dtype (float32 for float64 arrays computed in float32).
+    ``precision`` : what it claims to compute in, by default the dtype, float32 for those of 16 bits.  Less than the dtype for
+    float64 arrays computed in float32; more where arrays are storage, whose rounding is then set aside (``storage.py``).
     ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.
     ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
     ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
@@ -83,15 +85,26 @@ class Harness:
         return cls(step, Conversion(array, dtype, device), **promises)
 
     @property
-    def judged_as(self) -> str:
-        """The precision that counts: what is claimed, but no more than the arrays can hold."""
+    def arithmetic(self) -> str:
+        """The precision that the backend computes in."""
         dtype = self.conversion.dtype
-        return max(dtype, self.precision or dtype, key=EPS.__getitem__)
+        return self.precision or ("float32" if dtype in ("float16", "bfloat16") else dtype)
 
     @property
     def eps(self) -> float:
-        """The distance from 1 to the next number in the precision that counts."""
-        return EPS[self.judged_as]
+        """The distance from 1 to the next number of the arithmetic."""
+        return EPS[self.arithmetic]
+
+    @property
+    def storage(self) -> Storage | None:
+        """What the arrays are kept in, if that has fewer bits than the arithmetic."""
+        dtype = self.conversion.dtype
+        return Storage.of(dtype) if EPS[dtype] > self.eps else None
+
+    @property
+    def promised(self) -> dict[str, Any]:
+        """What its results are judged by: the options of :func:`geolora_ref.oracle.criteria.judge`."""
+        return {"diagonal": self.diagonal, "eps": self.eps, "storage": self.storage}
 
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.

@@ -134,14 +134,14 @@ def _inputs(dtype: Any = np.float64) -> Any:
     return StepCase.build(PLAIN.parameters).inputs(dtype)
 
 
-def test_the_precision_is_what_is_claimed_but_no_more_than_the_dtype_holds() -> None:
+def test_the_precision_is_what_is_claimed() -> None:
     load("torch")
     assert Harness.of(right).eps == 2.0**-52
     assert Harness.of(right).diagonal
     assert Harness.of(right, dtype="float32").eps == 2.0**-23
     assert Harness.of(right, precision="float32").eps == 2.0**-23
-    assert Harness.of(right, dtype="float32", precision="float64").eps == 2.0**-23
-    assert Harness.of(right, dtype="bfloat16", array="torch", precision="float32").eps == 2.0**-7
+    assert Harness.of(right, dtype="float32", precision="float64").eps == 2.0**-52
+    assert Harness.of(right, dtype="bfloat16", array="torch").eps == 2.0**-23
     with pytest.raises(ValueError, match=r"^precision: expected one of float64, .*, found 'float8'$"):
         Harness.of(right, precision="float8")
     assert Harness.of(right, array="torch", dtype="float32", device="cpu").conversion == Conversion("torch", "float32", "cpu")
@@ -418,7 +418,6 @@ def test_a_run_of_a_right_backend() -> None:
     ("options", "precision"),
     [
         ({}, "float64"),
-        ({"dtype": "float32", "precision": "float64"}, "float32"),
         ({"precision": "float32"}, "float32"),
         ({"precision": "bfloat16"}, "bfloat16"),
     ],
@@ -437,6 +436,14 @@ def test_a_report_says_what_its_verdict_cannot_see(options: dict[str, Any], prec
     said = f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖ (30 units of {precision})"
     gross = "; as large as the step: only gross errors fail" if precision == "bfloat16" else ""
     assert summary(report).splitlines()[-1] == said + gross
+
+
+@pytest.mark.usefixtures("few")
+def test_a_report_says_what_storage_hides() -> None:
+    u, r = 2.0**-24, RUN.parameters.r
+    report = check_step(right, dtype="float32", precision="float64")
+    assert report.resolution == pytest.approx(FAIL * 4.0 * np.sqrt(11) * EPS["float64"] + u * (3.0 + 8.0 * np.sqrt(r)), rel=1e-12)
+    assert summary(report).splitlines()[-1].endswith("(30 units of float64 and the rounding of float32 storage)")
 
 
 @pytest.mark.usefixtures("few")

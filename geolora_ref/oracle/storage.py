@@ -1,0 +1,64 @@
+"""Factors that are kept in fewer bits than they are computed with: what their rounding explains, and what it does not.
+
+A backend may store U, S and V in bfloat16 and compute in single precision.  Judged by the rounding of the storage in every
+operation, it would be allowed errors as large as the step.  Judged by that of its arithmetic, only two things have to be set
+aside, both of which are known from the arrays themselves.  With u = eps/2 and the smallest number η of the storage,
+
+* *results* are rounded once: ‖fl(X) − X‖ ≤ u‖X‖ + ½η√size entry by entry, so that a basis of r orthonormal columns moves by
+  β = u√r + ½η√(mr) and loses orthonormality by 2β + β²; W₁ = U₁S₁V₁ᴴ moves by u times |U₁||S₁|, S₁ and |S₁||V₁|ᴴ;
+* *questions* have been rounded: U and V are orthonormal up to defects δ_U, δ_V, and dK, dL, dS contradict each other by δ.  A
+  right step may take U as it is or the orthonormal basis Q of U = QR, ‖R − I‖ ≤ δ_U, and cut in bases with that defect,
+  which moves its result by δ_U s each; of the contradicting gradients it may use any.  Together 2(δ_U + δ_V)s + λδ.
+
+What is left is counted in units of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Storage"]
+
+Matrix = NDArray[Any]
+NUMBERS = {"float64": (52, -1074), "float32": (23, -149), "float16": (10, -24), "bfloat16": (7, -133)}
+"""Bits behind the leading one, and the exponent of the smallest number, of every dtype."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers with rounding unit ``u``, the smallest of which is ``eta``."""
+
+    u: float
+    eta: float
+
+    @classmethod
+    def of(cls, dtype: str) -> Storage:
+        """By the name of a dtype, that of its parts if it is complex."""
+        bits, smallest = NUMBERS[{"complex128": "float64", "complex64": "float32"}.get(dtype, dtype)]
+        return cls(2.0 ** -(bits + 1), 2.0**smallest)
+
+    def rounding(self, X: Matrix) -> float:
+        """How far the rounding of its entries moves ``X``."""
+        return self.u * _norm(X) + 0.5 * self.eta * float(np.sqrt(X.size))
+
+    def basis(self, B: Matrix) -> float:
+        """β: how far it moves an orthonormal basis of this shape."""
+        return self.u * float(np.sqrt(B.shape[1])) + 0.5 * self.eta * float(np.sqrt(B.size))
+
+    def defect(self, B: Matrix) -> float:
+        """What β leaves of its orthonormality."""
+        return self.basis(B) * (2.0 + self.basis(B))
+
+    def product(self, U: Matrix, S: Matrix, V: Matrix) -> float:
+        """How far it moves U S Vᴴ, bases U and V."""
+        moved_U, moved_V = _norm(np.abs(U) @ np.abs(S)), _norm(np.abs(S) @ np.abs(V).T)
+        absolute = 0.5 * self.eta * _norm(S) * float(np.sqrt(U.size) + np.sqrt(V.size))
+        return (1.0 + self.u) ** 2 * (self.u * (moved_U + moved_V) + self.rounding(S) + absolute)
+
+
+def _norm(X: Matrix) -> float:
+    return float(np.sqrt(np.sum(np.abs(X) ** 2)))
