@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.spectra import EXTREME, SPECTRA
 
-__all__ = ["CORES", "GRADIENTS", "TRAPS", "CaseParameters", "StepCase", "draw_cases", "draw_parameters"]
+__all__ = ["CORES", "GRADIENTS", "ONE_SIDED", "TRAPS", "CaseParameters", "StepCase", "draw_cases", "draw_parameters"]
 
 Matrix = NDArray[Any]
 
@@ -21,6 +21,9 @@ CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
 
 GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny")
 """The gradient G: of ½⟨W − A, H₁(W − A)H₂⟩ (it depends on the state), or one that sets a trap."""
+
+ONE_SIDED = ("off core", "left", "right")
+"""Further gradients, which are not drawn: UᴴGV = 0, and only the residuals of K and L, of K, or of L are there."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +199,12 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         "nearly in the range": U @ (U.conj().T @ Z) + 1e-9 * Z,
         "huge": 1e6 * Z,
         "tiny": 1e-12 * Z,
+        "left": Z @ V @ V.conj().T - U @ (U.conj().T @ Z @ V) @ V.conj().T,
+        "right": U @ (U.conj().T @ Z) - U @ (U.conj().T @ Z @ V) @ V.conj().T,
     }
+    constants["off core"] = constants["left"] + constants["right"]
     if kind not in constants:
-        raise ValueError(f"gradient: expected one of {GRADIENTS}, found {kind!r}")
+        raise ValueError(f"gradient: expected one of {GRADIENTS + ONE_SIDED}, found {kind!r}")
     return constants[kind]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from geolora_ref.oracle.cases import CORES, GRADIENTS, TRAPS, CaseParameters
+from geolora_ref.oracle.cases import CORES, GRADIENTS, ONE_SIDED, TRAPS, CaseParameters
 
 __all__ = ["FLOOR", "ConformanceCase", "catalogue"]
 
@@ -29,6 +29,42 @@ SHAPES = {
     "one-row": (1, 7, 1, "m = 1"),
     "one-column": (7, 1, 1, "n = 1"),
     "larger": (48, 33, 8, "rounding errors grow with the size; the criteria's scale must follow"),
+}
+LIMITED = {
+    "no-step": (CaseParameters(14, 11, 4, "algebraic", "dense", learning_rate=0.0), "λ = 0"),
+    "full-rank": (CaseParameters(9, 4, 4, "algebraic", "diagonal"), "no new column on one side"),
+    "rank-one": (CaseParameters(9, 7, 1, "algebraic", "negative"), "r = 1"),
+    "from-zero": (CaseParameters(11, 9, 3, "algebraic", "zero"), "S = 0"),
+    "from-zero-by-rank-one": (
+        CaseParameters(11, 9, 2, "algebraic", "zero", "rank one"),
+        "S = 0 and Ŵ has fewer directions than r",
+    ),
+    "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", complex=True), "complex numbers"),
+    "large": (CaseParameters(10, 8, 3, "algebraic", "dense", magnitude=100.0), "‖W‖ is not of size 1"),
+}
+"""States in which limits are often forgotten, because a branch of their own takes them."""
+LIMITS = {
+    "tau": "a relative threshold",
+    "theta": "an absolute threshold",
+    "min": "a minimum rank above what the threshold keeps",
+    "min-beyond": "a minimum rank above what there is: all directions are kept, which are orthonormal all the same",
+    "max": "a cap below r",
+    "at": "a cap at r",
+}
+THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
+    "tau-just-above": (
+        {"tau": 0.5 + 5e-10},
+        "four equal values, ‖Σ‖ = 2: the tail 1 is 1e-9 below the threshold, one value goes",
+    ),
+    "tau-just-below": (
+        {"tau": 0.5 - 5e-10},
+        "the tail is 1e-9 above the threshold, which a decision in single precision does not see",
+    ),
+    "theta-just-above": ({"tau": None, "theta": 1.0 + 1e-9}, "the same with an absolute threshold"),
+    "theta-just-below": ({"tau": None, "theta": 1.0 - 1e-9}, "the same with an absolute threshold"),
+    "tau-above": ({"tau": 0.505}, "a hundredth above: a decision in half precision, or one that keeps equal values together"),
+    "tau-below": ({"tau": 0.495}, "a hundredth below"),
+    "beyond-one": ({"tau": 1.5}, "τ > 1 lets everything go, but the minimum rank"),
 }
 BLOCKS = {
     "aligned-tall": (256, 128, 16, "every size is a multiple of 16: the branch without a remainder, which real layers take"),
@@ -67,6 +103,9 @@ GRADIENT_REASONS = {
     "nearly in the range": "the residual is 1e-9 of the gradient: one pass of orthogonalisation is not enough",
     "huge": "the gradient dwarfs W",
     "tiny": "the gradient is lost beside W in K − λ∇_K",
+    "off core": "UᴴGV = 0, as where S has been trained to stationarity: K and L move all the same",
+    "left": "only K moves: dL and dS are zero up to rounding",
+    "right": "only L moves: dK and dS are zero up to rounding",
 }
 RATES = {
     "0": (0.0, "λ = 0: the truncation of W alone"),
@@ -124,6 +163,9 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_truncations(),
         *_traps(),
         *_complex(),
+        *_one_sided(),
+        *_limits(),
+        *_thresholds(),
         *_blocks(),
         *_sequences(),
         *_long_runs(),
@@ -168,10 +210,19 @@ def _gradients() -> Iterator[ConformanceCase]:
 
 
 def _magnitudes() -> Iterator[ConformanceCase]:
-    for exponent, needed in ((-140, "double-range"), (140, "double-range"), (-15, "wide-range"), (15, "wide-range")):
+    for exponent, leaving, needed in (
+        (-140, "cubes", "double-range"),
+        (140, "cubes", "double-range"),
+        (-15, "cubes", "wide-range"),
+        (15, "cubes", "wide-range"),
+        (-160, "squares", "double-range"),
+        (160, "squares", "double-range"),
+        (-23, "squares", "wide-range"),
+        (20, "squares", "wide-range"),
+    ):
         for core in ("diagonal", "dense", "zero"):
             parameters = CaseParameters(9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
-            reason = f"all numbers are of size 1e{exponent}: squares leave the range of the dtype unless they are scaled"
+            reason = f"all numbers are of size 1e{exponent}: {leaving} leave the range of the dtype unless they are scaled"
             yield _case("magnitude", f"1e{exponent}-{core}", (core, needed), reason, parameters)
 
 
@@ -196,6 +247,38 @@ def _complex() -> Iterator[ConformanceCase]:
             yield _case(
                 "complex", f"{name}-{core}", ("complex", name, core), "every transpose is a conjugate transpose", parameters
             )
+
+
+def _one_sided() -> Iterator[ConformanceCase]:
+    for gradient in ONE_SIDED:
+        for name in ("1e-3", "1"):
+            for core in ("diagonal", "dense"):
+                parameters = CaseParameters(11, 8, 3, "algebraic", core, gradient, learning_rate=RATES[name][0], tau=0.0)
+                yield _case(
+                    "gradient", f"{gradient}-{core}-rate-{name}", (gradient, core), GRADIENT_REASONS[gradient], parameters
+                )
+
+
+def _limits() -> Iterator[ConformanceCase]:
+    for state, (p, where) in LIMITED.items():
+        limits: dict[str, dict[str, Any]] = {
+            "tau": {"tau": 0.3},
+            "theta": {"tau": None, "theta": 0.3 * p.magnitude},
+            "min": {"tau": 1.0, "min_rank": 2},
+            "min-beyond": {"tau": 0.3, "min_rank": min(2 * p.r + 1, p.m, p.n)},
+            "max": {"tau": 0.0, "max_rank": max(p.r - 1, 1)},
+            "at": {"tau": 0.0, "max_rank": p.r},
+        }
+        for name, reason in LIMITS.items():
+            flags = (state, name, *(("complex",) if p.complex else ()))
+            yield _case("limit", f"{state}-{name}", flags, f"{where}: {reason}", replace(p, **limits[name]))
+
+
+def _thresholds() -> Iterator[ConformanceCase]:
+    for name, (threshold, reason) in THRESHOLDS.items():
+        for core in ("diagonal", "dense"):
+            parameters = CaseParameters(12, 9, 4, "flat", core, "zero", **threshold)
+            yield _case("threshold", f"{name}-{core}", (name, core), reason, parameters)
 
 
 def _blocks() -> Iterator[ConformanceCase]:

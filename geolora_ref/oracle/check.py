@@ -19,6 +19,7 @@ from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Held, Outcome
+from geolora_ref.oracle.manners import spoil
 from geolora_ref.oracle.stages import Backend
 
 __all__ = ["Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
@@ -132,6 +133,12 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
 
+AGAIN = 5
+"""How many of the steps that failed are asked once more."""
+HELD = 36
+"""How many arrays that were given and returned are looked at again: those of the last four calls, of one problem."""
+
+
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
 def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
@@ -142,18 +149,21 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
     drawn, rng = StepCase.build(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
     worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
-    held: Sequence[Held] = ()
+    held: list[Held] = []
+    own: Sequence[Array] = ()
     for k in range(case.steps):
         inputs = _inputs(state, drawn, harness.conversion)
-        outcome = harness.call(inputs, drawn.gradient, held)
+        outcome = harness.call(inputs, drawn.gradient, held, own)
         verdict = _verdict(harness, inputs, outcome)
-        worst, held = max(worst, verdict.worst_ratio), outcome.held
+        worst, held = max(worst, verdict.worst_ratio), [*outcome.held, *held][:HELD]
         if not verdict.passed or outcome.factors is None:
             failed = replace(row, ratio=worst, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
             return replace(failed, seconds=time.perf_counter() - started), inputs if outcome.factors else None
         state = outcome.factors
         if case.trained:  # as an optimizer does between two steps: S becomes dense
             state = (state[0], harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape)), state[2])
+        own = () if case.trained else outcome.own
+    spoil(X for _, X, _ in held)
     return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs
 
 
@@ -302,7 +312,9 @@ def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Se
         outcome = harness.call(inputs, lambda W: W)
         return outcome.factors or outcome.error
 
-    return diagnose(factors, failing, passing, first_line=line, **harness.promised)
+    diagnosis = diagnose(factors, failing, passing, first_line=line, **harness.promised)
+    again = (_verdict(harness, inputs, harness.call(inputs, lambda W: W)) for inputs in failing[:AGAIN])
+    return replace(diagnosis, repeated=any(not verdict.passed for verdict in again))
 
 
 def _first_line(row: Row) -> str:

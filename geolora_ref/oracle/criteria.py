@@ -373,6 +373,7 @@ def _defect(B: Matrix) -> float:
 
 
 def _tails(W_hat: Matrix) -> NDArray[np.float64]:
-    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last."""
+    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; scaled by the largest, so that no square leaves the range."""
     sigma = np.linalg.svd(_double(W_hat), compute_uv=False)
-    return np.append([np.linalg.norm(sigma[j:]) for j in range(sigma.size)], 0.0)
+    largest = sigma[0] if sigma[0] > 0.0 else 1.0
+    return largest * np.append([np.linalg.norm(sigma[j:] / largest) for j in range(sigma.size)], 0.0)

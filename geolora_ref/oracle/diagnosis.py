@@ -22,6 +22,10 @@ Found = Factors | str
 """The output of a step, or why it cannot be judged."""
 SAMPLE = 20
 """How many failing and how many passing steps are looked at."""
+RESEMBLES, IS = 0.6, 0.9
+"""The shares of compared steps from which on a backend resembles a mutant, or is taken for it."""
+ALIKE = 1e-3
+"""How near to a multiple of the right update another one is."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,19 @@ class Diagnosis:
     """What a failing backend looks like.
 
     ``matches`` : the mutants that behave most like it, best first, with the share of steps on which they agree.
-    ``blocks`` : the blocks of Ŝ in which its result deviates.
+    ``compared`` : on how many steps the best of them was compared.
+    ``blocks`` : the blocks of Ŝ in which its result deviates, and by which factor where it is the same everywhere.
     ``first_line`` : the first line of the algorithm that fails, where the backend shows its stages.
     ``unusable`` : what is wrong with the first of its results that cannot be judged.
+    ``repeated`` : whether a step that failed failed again when it was asked once more.
     """
 
     matches: Sequence[tuple[Mutant, float]]
     blocks: Sequence[str]
     first_line: str = ""
     unusable: str = ""
+    compared: int = 0
+    repeated: bool = True
 
     @property
     def text(self) -> str:
@@ -47,14 +55,17 @@ class Diagnosis:
             words.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
         if self.matches:
             best, share = self.matches[0]
-            verb = "This is what happens" if share >= 0.9 else "This resembles what happens"
-            agreement = f"{best.id}; {share:.0%} of the compared steps agree"
+            verb = "This is what happens" if share >= IS else "This resembles what happens"
+            steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
+            agreement = f"{best.id}; {share:.0%} of {steps} agree"
             words.append(f"{verb} when line {best.line} has this defect: {best.defect} ({agreement}).")
-            others = [f"{mutant.id} {share:.0%}" for mutant, share in self.matches[1:3] if share >= 0.5]
+            others = [f"{mutant.id} {share:.0%}" for mutant, share in self.matches[1:3]]
             words += [f"Also close: {', '.join(others)}."] if others else []
         else:
             words.append("No known defect behaves like this backend.")
             words += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
+        if not self.repeated:
+            words.append("Asked again, the steps that failed are right: the backend keeps a state, or is not deterministic.")
         if self.blocks:
             words.append(f"Where nothing is truncated, the result deviates in {'; '.join(self.blocks)}.")
         return " ".join(words)
@@ -82,7 +93,7 @@ def diagnose(
     reference = [_quietly(Stages().step, inputs) for inputs in double]
     found = [_safely(backend, inputs) for inputs in sample]
     compared = _Comparison(eps, diagonal, storage)
-    matches = []
+    matches, counts = [], {}
     for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit"):
         outputs = [_quietly(mutant.step, inputs) for inputs in double]
         votes = [
@@ -92,10 +103,12 @@ def diagnose(
         ]
         if votes and sum(votes):
             matches.append((mutant, sum(votes) / len(votes)))
+            counts[mutant.id] = len(votes)
     matches.sort(key=lambda match: -match[1])
-    kept = [match for match in matches if match[1] >= 0.3][:5]
+    kept = [match for match in matches if match[1] >= RESEMBLES][:5]
     broken = next((output for output in found if isinstance(output, str)), "")
-    return Diagnosis(kept, _deviating_blocks(found, reference, double, compared), first_line, broken)
+    blocks = _deviating_blocks(found, reference, double, compared)
+    return Diagnosis(kept, blocks, first_line, broken, counts[kept[0][0].id] if kept else 0)
 
 
 def _untruncated(inputs: StepInputs) -> StepInputs:
@@ -176,25 +189,43 @@ def _product(factors: Factors) -> Matrix:
 def _deviating_blocks(
     found: Sequence[Found], reference: Sequence[Found], inputs: Sequence[StepInputs], compared: _Comparison
 ) -> list[str]:
-    """In which blocks of Ŝ, seen in the old bases, an untruncated result differs from the reference's."""
-    deviating: dict[str, None] = {}
+    """In which blocks of Ŵ − W, seen in the old bases, an untruncated result differs from the reference's."""
+    deviating: dict[str, list[tuple[Matrix, Matrix]]] = {}
     for mine, right, x in zip(found, reference, inputs, strict=True):
         if (
             isinstance(mine, str)
             or isinstance(right, str)
             or x.tau != 0.0
             or x.max_rank is not None
-            or mine[1].shape != right[1].shape
+            or len(mine[1]) != len(right[1])
         ):
             continue
-        D, U, V = _product(mine) - _product(right), x.U, x.V
-        DV, UhD = D @ V, U.conj().T @ D
-        K_part, L_part = DV - U @ (UhD @ V), UhD - (UhD @ V) @ V.conj().T
-        parts = {
-            "the S-block (S_new, line 3)": UhD @ V,
-            "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)": K_part,
-            "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)": L_part,
-            "the lower right block, which must be zero (line 5)": D - U @ UhD - K_part @ V.conj().T,
-        }
-        deviating |= {name: None for name, part in parts.items() if np.linalg.norm(part) > compared.tolerance(x)}
-    return list(deviating)
+        W = x.U @ x.S @ x.V.conj().T
+        mine_parts, right_parts = (_parts(_product(factors) - W, x.U, x.V) for factors in (mine, right))
+        for name, part in mine_parts.items():
+            if np.linalg.norm(part - right_parts[name]) > compared.tolerance(x):
+                deviating.setdefault(name, []).append((part, right_parts[name]))
+    return [f"{name}{_factor(pairs)}" for name, pairs in deviating.items()]
+
+
+def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
+    """The blocks of a change of W."""
+    DV, UhD = D @ V, U.conj().T @ D
+    K_part, L_part = DV - U @ (UhD @ V), UhD - (UhD @ V) @ V.conj().T
+    return {
+        "the S-block (S_new, line 3)": UhD @ V,
+        "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)": K_part,
+        "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)": L_part,
+        "the lower right block, which must be zero (line 5)": D - U @ UhD - K_part @ V.conj().T,
+    }
+
+
+def _factor(pairs: Sequence[tuple[Matrix, Matrix]]) -> str:
+    """By which factor an update differs from the right one, where it is the same one in all steps, and not 1."""
+    mine, right = (np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1))
+    size = float(np.linalg.norm(right))
+    factor = complex(np.vdot(right, mine)) / size**2 if size > 0.0 else np.inf
+    if not np.isfinite(factor) or abs(factor.imag) > ALIKE or abs(factor - 1.0) <= ALIKE:
+        return ""
+    same = np.linalg.norm(mine - factor * right) <= ALIKE * size
+    return f": {round(factor.real, 3) + 0.0:g} times the right update" if same else ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
+from geolora_ref.oracle.manners import shortened, watched
 from geolora_ref.oracle.storage import Storage
 
 __all__ = ["STAGES", "Harness", "Held", "Outcome"]
@@ -30,11 +30,13 @@ class Outcome:
 
     ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack; of one problem without a stack.
     ``held`` : what it was given and returned: what it is, the array, and its values at that time.
+    ``own`` : the arrays (U₁, S₁, V₁) as they came, of one problem without a stack.
     """
 
     results: Sequence[tuple[StepInputs, Factors]] = ()
     error: str = ""
     held: Sequence[Held] = ()
+    own: Sequence[Array] = ()
 
     @property
     def factors(self) -> Factors | None:
@@ -106,24 +108,25 @@ class Harness:
         """What its results are judged by: the options of :func:`geolora_ref.oracle.criteria.judge`."""
         return {"diagonal": self.diagonal, "eps": self.eps, "storage": self.storage}
 
-    def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = ()) -> Outcome:
+    def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
         A stack has the problem and three mirror images of it, so that no two are alike.
-        ``held`` is what the call before was given and returned: it belongs to the caller and must not have changed.
+        ``held`` is what earlier calls were given and returned: it belongs to the caller and must not have changed.
+        ``own`` : U, S and V as the backend itself has returned them, in whatever layout.
         """
         problems = [(inputs, gradient)]
         if self.batched:
-            problems += [_mirrored(inputs, gradient, rows, columns) for rows, columns in ((-1, 1), (1, -1), (-1, -1))]
+            problems += [_mirrored(inputs, gradient, *how) for how in MIRRORS]
         with self.conversion.scope(), np.errstate(all="ignore"):
-            return self._call(problems, held)
+            return self._call(problems, held, own)
 
-    def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held]) -> Outcome:
+    def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
         meant = [np.stack(X) if self.batched else X[0] for X in zip(*(inputs.arrays for inputs in asked), strict=True)]
-        given = [convert.to(X) for X in meant]
+        given = [*own, *(convert.to(X) for X in meant[len(own) :])]
         arguments = [*given[:3], self._gradients(problems)] if self.whole else given
-        with _watched_randomness() as touched:
+        with watched() as touched:
             returned, error = self._attempt(self.step, *arguments, **asked[0].parameters)
         if error:
             return Outcome(error=error)
@@ -133,9 +136,9 @@ class Harness:
             return Outcome(error="changed its inputs in place")
         for what, X, values in held:
             if taken_away(X) or not np.array_equal(convert.back(X), values):
-                return Outcome(error=f"changed {what} of the step before: what was given and returned belongs to the caller")
+                return Outcome(error=f"changed {what} of an earlier step: what was given and returned belongs to the caller")
         if touched:
-            return Outcome(error="seeded or used NumPy's global random generator: the caller's randomness changes")
+            return Outcome(error=touched[0])
         return self._unpacked(returned, given, asked)
 
     def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
@@ -177,7 +180,7 @@ class Harness:
         except KeyboardInterrupt:
             raise
         except BaseException as problem:
-            return None, f"raised {type(problem).__name__}: {problem}"
+            return None, f"raised {type(problem).__name__}: {shortened(problem)}"
 
     def _unpacked(self, returned: Any, given: Sequence[Array], asked: Sequence[StepInputs]) -> Outcome:
         """(U₁, S₁, V₁) of every problem as NumPy arrays."""
@@ -197,7 +200,7 @@ class Harness:
             expected = f"(U1, S1, V1){f' of {len(asked)} problems' if self.batched else ''}"
             found = f"{_described(returned)} ({type(problem).__name__}: {problem})"
             return Outcome(error=f"expected {expected}, found {found}")
-        return Outcome(results, held=held)
+        return Outcome(results, held=held, own=() if self.batched else tuple(named.values()))
 
     def _unlike(self, named: Mapping[str, Any], given: Array) -> str:
         """Which result is no array of the library, dtype and device that were given, or an empty string."""
@@ -211,30 +214,24 @@ class Harness:
         return ""
 
 
-def _mirrored(inputs: StepInputs, gradient: Gradient, rows: int, columns: int) -> tuple[StepInputs, Gradient]:
-    """Another problem as hard as this one: the sign of W and G changed, their rows or columns (step −1) in reverse order.
+MIRRORS = ((-1, 1, 1, 8.0), (1, -1, 1, 0.125), (-1, -1, -1, 2.0))
+"""How the other problems of a stack differ: the order of rows, columns and of the basis U (−1: reversed), and the size."""
 
-    Nothing is rounded, and the singular values and so the new rank stay, which a result in one stack needs.
+
+def _mirrored(
+    inputs: StepInputs, gradient: Gradient, rows: int, columns: int, basis: int, size: float
+) -> tuple[StepInputs, Gradient]:
+    """Another problem as hard as this one: −c W and −c G, their rows, their columns or the basis U in reverse order.
+
+    Nothing is rounded, and the new rank stays, which a result in one stack needs: c is the size where the threshold is relative
+    and no digit is lost, else 1.
     """
+    if inputs.theta is not None or any(not np.array_equal(size * X / size, X) for X in inputs.arrays):
+        size = 1.0
     U, S, V, dK, dL, dS = inputs.arrays
-    other = replace(inputs, U=U[::rows], S=-S, V=V[::columns], dK=-dK[::rows], dL=-dL[::columns], dS=-dS)
-    return other, lambda W: -gradient(-W[::rows, ::columns])[::rows, ::columns]
-
-
-@contextlib.contextmanager
-def _watched_randomness() -> Iterator[list[str]]:
-    """Whether NumPy's global random generator, which belongs to the caller, is touched; its state is restored."""
-    before: Any = np.random.get_state()  # noqa: NPY002  (the global generator is what is looked at)
-    np.random.seed(1729)  # noqa: NPY002  (a state that no backend sets by chance)
-    marked: Any = np.random.get_state()  # noqa: NPY002
-    touched: list[str] = []
-    try:
-        yield touched
-        after: Any = np.random.get_state()  # noqa: NPY002
-        if not np.array_equal(after[1], marked[1]) or after[2:] != marked[2:]:
-            touched.append("the global random generator")
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
+    other = replace(inputs, U=U[::rows, ::basis], S=-size * S[::basis], V=V[::columns])
+    other = replace(other, dK=-size * dK[::rows], dL=-size * dL[::columns, ::basis], dS=-size * dS[::basis])
+    return other, lambda W: -size * gradient(-W[::rows, ::columns] / size)[::rows, ::columns]
 
 
 def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:

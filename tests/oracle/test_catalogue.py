@@ -17,7 +17,7 @@ from geolora_ref.oracle.check import run_case
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.stages import Stages
 
-DIGEST = "1ae1c2098bc28ccfac3cf9eb0c39a489e1afeb4bf5c607538df32e3e2c9212ce"
+DIGEST = "4d16c5c7a2572b75efa846a0d898c95da4a9b6e8db49076758801bf7661cd83a"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
 
 
@@ -88,5 +88,101 @@ def test_blocks_see_what_no_other_case_can(step: Callable[..., Any], sizes: set[
     others = [case.parameters for case in cases if case.group != "block"]
     assert max(max(p.m, p.n) for p in others) == 48
     assert max(min(p.m, p.n, 2 * p.r) for p in others) <= 16
-    failed = [case for case in cases if case.group == "block" and run_case(harness, case)[0].outcome == "failed"]
-    assert {case.flags[1] for case in failed} == sizes
+    rows = [run_case(harness, case)[0] for case in cases if case.group == "block"]
+    assert {row.flags[1] for row in rows if row.outcome == "failed"} == sizes, [row.finding for row in rows]
+
+
+# --- limits in every state, thresholds nearby, gradients of one side ---------------------------------------------------
+
+
+def limits_forgotten(where: Callable[..., bool], **forgotten: Any) -> Callable[..., Any]:
+    """In one state, which has a branch of its own, limits are taken for these."""
+
+    def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+        if where(U, S, V, *gradients, **parameters):
+            parameters |= forgotten
+        return Stages().step(U, S, V, *gradients, **parameters)
+
+    return step
+
+
+def no_step(*arrays: Any, learning_rate: float, **limits: Any) -> bool:
+    return learning_rate == 0.0
+
+
+def full_rank(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> bool:
+    return len(S) == min(len(U), len(V)) > 1
+
+
+def rank_one(U: Any, S: Any, *others: Any, **parameters: Any) -> bool:
+    return len(S) == 1
+
+
+def from_zero(U: Any, S: Any, *others: Any, **parameters: Any) -> bool:
+    return not np.any(S)
+
+
+def zero_exit(which: int) -> Callable[..., Any]:
+    """No step where one of the three gradients is zero up to rounding beside the others."""
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        sizes = [float(np.linalg.norm(X)) for X in arrays[3:]]
+        if 0.0 < sizes[which] <= 1e-13 * sum(sizes):
+            parameters["learning_rate"] = 0.0
+        return Stages().step(*arrays, **parameters)
+
+    return step
+
+
+def decided_in_single(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, *, tau: Any, **parameters: Any) -> Any:
+    tau = None if tau is None else float(np.float32(tau))
+    return Stages().step(U, S, V, dK, dL, dS, tau=tau, **parameters)
+
+
+def equal_values_together(*arrays: Any, **parameters: Any) -> Any:
+    """A cluster of singular values is kept or cut as a whole."""
+    U1, S1, V1 = Stages().step(*arrays, **parameters)
+    whole = Stages().step(*arrays, **(parameters | {"tau": 0.0, "theta": None, "max_rank": None, "min_rank": 1}))
+    sigma, r = np.diag(whole[1]), len(S1)
+    while parameters["max_rank"] is None and r < len(sigma) and abs(sigma[r] - sigma[r - 1]) <= 1e-12 * abs(sigma[0]):
+        r += 1
+    return (U1, S1, V1) if r == len(S1) else (whole[0][:, :r].copy(), whole[1][:r, :r].copy(), whole[2][:, :r].copy())
+
+
+def refusing(*arrays: Any, min_rank: int, **parameters: Any) -> Any:
+    if min_rank > min(2 * len(arrays[1]), len(arrays[0]), len(arrays[2])):
+        raise ValueError("min_rank: too large")
+    return Stages().step(*arrays, min_rank=min_rank, **parameters)
+
+
+def one_is_all(*arrays: Any, tau: Any, **parameters: Any) -> Any:
+    return Stages().step(*arrays, tau=0.0 if tau is not None and tau > 1.0 else tau, **parameters)
+
+
+NARROW: dict[str, tuple[Callable[..., Any], str]] = {
+    "no cap where λ = 0": (limits_forgotten(no_step, max_rank=None), "limit"),
+    "no truncation where λ = 0": (limits_forgotten(no_step, tau=0.0, theta=None, min_rank=1, max_rank=None), "limit"),
+    "no cap at full rank": (limits_forgotten(full_rank, max_rank=None), "limit"),
+    "no minimum at full rank": (limits_forgotten(full_rank, min_rank=1), "limit"),
+    "no minimum at rank one": (limits_forgotten(rank_one, min_rank=1), "limit"),
+    "no cap from zero": (limits_forgotten(from_zero, max_rank=None), "limit"),
+    "no minimum from zero": (limits_forgotten(from_zero, min_rank=1), "limit"),
+    "a minimum beyond all columns is refused": (refusing, "limit"),
+    "no step where dK = 0": (zero_exit(0), "gradient"),
+    "no step where dL = 0": (zero_exit(1), "gradient"),
+    "no step where dS = 0": (zero_exit(2), "gradient"),
+    "τ in single precision": (decided_in_single, "threshold"),
+    "clusters are kept together": (equal_values_together, "threshold"),
+    "τ > 1 is none": (one_is_all, "threshold"),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_what_goes_wrong_in_one_state_only_is_seen(name: str) -> None:
+    step, group = NARROW[name]
+    harness = Harness.of(step)
+    failed = [case.id for case in catalogue() if case.group == group and "complex" not in case.flags
+              and run_case(harness, case)[0].outcome == "failed"]  # fmt: skip
+    assert failed
+    others = [case for case in catalogue() if case.group in ("shape", "truncation") and "complex" not in case.flags]
+    assert not [case.id for case in others if run_case(harness, case)[0].outcome == "failed"]

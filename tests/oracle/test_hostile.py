@@ -3,6 +3,7 @@ each gets rows, none conforms by accident, and every one stands beside a right b
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import warnings
@@ -101,6 +102,26 @@ def test_problems_of_a_stack_may_not_be_mixed(index: int) -> None:
     report = check_step(with_the_first(index), batched=True, select=FEW)
     assert len(report.failures) >= 4  # where S = 0 a wrong S cannot show
     assert all(criterion.startswith("problem ") for row in report.failures for criterion in row.criteria)
+
+
+def decided_by_the_first(*stacks: Any, **parameters: Any) -> list[Any]:
+    """τ‖Σ‖ of the first problem is the threshold of all."""
+    if parameters["tau"] is not None:
+        first = REFERENCE.run(*(X[0] for X in stacks), **parameters)["S_hat"]
+        parameters |= {"tau": None, "theta": parameters["tau"] * float(np.linalg.norm(first))}
+    return each(*stacks, **parameters)
+
+
+def form_of_the_first(U: Any, S: Any, *rest: Any, **parameters: Any) -> list[Any]:
+    """Where the first S is diagonal, all are taken for diagonal."""
+    if np.array_equal(S[0], np.diag(np.diag(S[0]))):
+        S = S * np.eye(S.shape[-1])
+    return each(U, S, *rest, **parameters)
+
+
+@pytest.mark.parametrize(("step", "select"), [(decided_by_the_first, {"group": "truncation"}), (form_of_the_first, FEW)])
+def test_one_problem_may_not_decide_for_a_stack(step: Callable[..., Any], select: Mapping[str, str]) -> None:
+    assert check_step(step, batched=True, select=select).failures
 
 
 @pytest.mark.parametrize(
@@ -241,8 +262,101 @@ def keeping(copies: bool) -> Callable[..., Any]:
 
 def test_a_result_belongs_to_the_caller() -> None:
     assert errors(keeping(copies=True), select=SEQUENCES) == set()
-    kept = "changed the result of the step before: what was given and returned belongs to the caller"
-    assert errors(keeping(copies=False), select=SEQUENCES) == {kept}
+    kept = "changed the result of an earlier step: what was given and returned belongs to the caller"
+    handed_back = "changed its inputs in place"
+    assert errors(keeping(copies=False), select=SEQUENCES) == {kept, handed_back}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_workspaces_that_are_used_in_turn_are_noticed(count: int) -> None:
+    places, calls = [keeping(copies=False) for _ in range(count)], itertools.count()
+    found = errors(lambda *arrays, **parameters: places[next(calls) % count](*arrays, **parameters), select=SEQUENCES)
+    assert any(error.startswith(("changed the result of an earlier step", "changed its inputs")) for error in found)
+
+
+def test_what_a_backend_keeps_for_itself_may_not_be_returned() -> None:
+    """A basis that is computed once for each shape: the caller may do with it what it likes."""
+    kept: dict[int, Any] = {}
+
+    def one_column(copies: bool) -> Callable[..., Any]:
+        def step(*arrays: Any, **parameters: Any) -> Any:
+            U1, S1, V1 = right(*arrays, **parameters)
+            if len(V1) > 1:
+                return U1, S1, V1
+            one = kept.setdefault(copies, np.ones((1, 1)))
+            return U1 * V1[0, 0], S1, one.copy() if copies else one
+
+        return step
+
+    select = {"id": "shape-one-column"}
+    assert errors(one_column(copies=True), select=select) == set()
+    assert errors(one_column(copies=False), select=select) != set()
+
+
+def test_results_may_have_any_layout_and_come_back_in_it() -> None:
+    """Slices of a wider array are what a truncation leaves; a backend that takes memory for rows reads something else."""
+    torch = load("torch").module
+
+    def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+        if ignoring:
+            U, S, V = (torch.as_strided(X, X.shape, (X.shape[1], 1)) for X in (U, S, V))
+        U1, S1, V1 = right(U, S, V, *gradients, **parameters)
+        return torch.cat([U1, U1], dim=1)[:, : len(S1)], S1, torch.cat([V1, V1], dim=1)[:, : len(S1)]
+
+    for ignoring in (False, True):
+        failed = errors(step, array="torch", select=SEQUENCES)
+        assert bool(failed) == ignoring
+
+
+@pytest.mark.parametrize(
+    ("meddle", "what"),
+    [
+        (lambda torch: torch.manual_seed(3), "seeded or used torch's global random generator"),
+        (lambda torch: torch.randn(2), "seeded or used torch's global random generator"),
+        (lambda torch: torch.set_grad_enabled(False), "left torch with another grad mode"),
+        (lambda torch: torch.set_default_dtype(torch.float64), "left torch with another default dtype"),
+        (lambda torch: torch.use_deterministic_algorithms(True), "left torch with another choice of deterministic algorithms"),
+    ],
+)
+def test_global_state_belongs_to_the_caller(meddle: Callable[[Any], None], what: str) -> None:
+    torch = load("torch").module
+
+    def settings() -> tuple[Any, ...]:
+        return torch.is_grad_enabled(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        meddle(torch)
+        return right(*arrays, **parameters)
+
+    before, state = settings(), torch.get_rng_state()
+    assert all(error.startswith(what) for error in errors(step))
+    assert errors(step)
+    assert settings() == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_long_exception_is_a_short_row() -> None:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        raise RuntimeError(f"{'x' * 500}\nand a stack trace of the compiler")
+
+    assert errors(step) == {f"raised RuntimeError: {'x' * 200}…"}
+
+
+def test_a_backend_that_is_right_when_asked_again_is_told_so() -> None:
+    """Wrong in every fiftieth call."""
+    calls = itertools.count()
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = right(*arrays, **parameters)
+        return U1, S1 * (2.0 if next(calls) % 50 == 49 else 1.0), V1
+
+    report = check_step(step, select={"group": "truncation"})
+    assert [row.outcome for row in report.rows].count("failed") == 1
+    assert report.diagnosis is not None
+    assert not report.diagnosis.repeated
+    wrong = check_step(MUTANTS["s-step-sign"].step, select=FEW).diagnosis
+    assert wrong is not None
+    assert wrong.repeated
 
 
 def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
@@ -254,8 +368,8 @@ def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
         before[:] = arrays
         return right(*arrays, **parameters)
 
-    changed = "changed an input of the step before: what was given and returned belongs to the caller"
-    assert errors(step, select=SEQUENCES) == {changed}
+    changed = "changed an input of an earlier step: what was given and returned belongs to the caller"
+    assert changed in errors(step, select=SEQUENCES)
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------

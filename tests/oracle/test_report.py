@@ -341,7 +341,7 @@ def test_each_output_of_a_sequence_is_the_next_input(case: ConformanceCase) -> N
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         output = right(*arrays, **parameters)
-        seen.append((arrays, output))
+        seen.append(tuple(tuple(X.copy() for X in each) for each in (arrays, output)))  # the kit overwrites its own at the end
         return output
 
     row, inputs = run_case(Harness.of(step), case)
@@ -482,7 +482,7 @@ def test_the_first_line_is_that_of_the_first_question_where_a_line_fails() -> No
     report = check_step(doubled, stages=late)
     assert report.diagnosis is not None
     assert report.diagnosis.first_line.startswith("line 3 (L_new)")
-    assert len(calls) == len(CASES)
+    assert len(calls) == len(CASES) + 1  # one of the steps that failed is asked again
 
 
 @pytest.mark.usefixtures("few")
