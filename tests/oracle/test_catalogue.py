@@ -17,7 +17,7 @@ from geolora_ref.oracle.check import run_case
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.stages import Stages
 
-DIGEST = "4d16c5c7a2572b75efa846a0d898c95da4a9b6e8db49076758801bf7661cd83a"
+DIGEST = "77b7f19a69ae024c3c8d817d43e4e8241512e0ac89e251bd4aacbaa25bbd2247"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
 
 

@@ -53,6 +53,15 @@ def test_a_relative_threshold_is_uncertain_itself() -> None:
         assert ratios[name] == pytest.approx(1e-9 * 1.25 / (unit * (1.0 + tau)), rel=1e-6)
 
 
+@pytest.mark.parametrize("exponent", [-170, -160, 160])
+def test_the_criteria_hold_where_squares_leave_the_range(exponent: int) -> None:
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", tau=0.05, magnitude=10.0**exponent)).inputs()
+    U1, S1, V1 = _reference(inputs)
+    assert judge(inputs, (U1, S1, V1)).passed
+    assert set(judge(inputs, (U1, 1.001 * S1, V1)).failed_criteria) == {"stationarity", "optimality"}
+    assert "rank not too low" in judge(inputs, (U1[:, :1], S1[:1, :1], V1[:, :1])).failed_criteria
+
+
 NAMES = ("orthonormal U", "orthonormal V", "stationarity", "dominance", "optimality", "rank clipping", "rank not too low",
     "rank not too high", "S diagonal", "S nonnegative", "S sorted")  # fmt: skip
 
