@@ -132,11 +132,8 @@ class HeavyBall:
 
 
 @dataclass(frozen=True)
-class Adam:
-    """Adam, entry by entry: M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps; depends on the gauge, see the module's text.
-
-    Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
-    """
+class _Averages:
+    """The weights of two running means, and what is added to the root of the second."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -145,6 +142,14 @@ class Adam:
         betas, eps = checks.averaging(self.betas, self.eps)
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "eps", eps)
+
+
+@dataclass(frozen=True)
+class Adam(_Averages):
+    """Adam, entry by entry: M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps; depends on the gauge, see the module's text.
+
+    Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
+    """
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps)."""
@@ -160,19 +165,11 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class NormalisedHeavyBall:
+class NormalisedHeavyBall(_Averages):
     """Adam with one second moment a factor, the running mean of the squared entries; independent of the gauge.
 
     Raises ``ValueError`` as :class:`Adam` does.
     """
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        betas, eps = checks.averaging(self.betas, self.eps)
-        object.__setattr__(self, "betas", betas)
-        object.__setattr__(self, "eps", eps)
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""

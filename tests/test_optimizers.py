@@ -169,6 +169,14 @@ def test_rules_out_of_range_are_refused(make: Callable[[], object], message: str
         make()
 
 
+def test_numbers_are_kept_as_floats() -> None:
+    """Scalars of NumPy would promote arrays of single precision."""
+    half = np.float64(0.5)
+    rules = HeavyBall(half), Adam((half, half), half), NormalisedHeavyBall((half, half), half)
+    kept = [rules[0].momentum, *(x for rule in rules[1:] for x in (*rule.betas, rule.eps))]
+    assert {type(x) for x in kept} == {float}
+
+
 def test_the_defaults_are_those_of_the_literature() -> None:
     assert HeavyBall() == HeavyBall(momentum=0.9)
     assert Adam() == Adam(betas=(0.9, 0.999), eps=1e-8)
