@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, namespace, to_numpy
 
-__all__ = ["RankAllocation", "allocate_ranks", "parameter_count", "truncate_to_budget"]
+__all__ = ["RankAllocation", "allocate_ranks", "cost", "parameter_count", "truncate_to_budget"]
 
 Unit = Literal["ranks", "parameters"]
 
@@ -44,6 +43,11 @@ def parameter_count(rank: int, shape: tuple[int, int]) -> int:
     return rank * (m + n + rank)
 
 
+def cost(rank: int, shape: tuple[int, int], unit: Unit) -> int:
+    """What a layer of this rank and shape (m, n) takes of a budget in ``unit``: r, or r(m + n + r)."""
+    return rank if unit == "ranks" else parameter_count(rank, shape)
+
+
 def allocate_ranks(
     spectra: Sequence[Array],
     shapes: Sequence[tuple[int, int]],
@@ -65,49 +69,48 @@ def allocate_ranks(
     Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and nonnegative, or if the budget is no
     integer or does not even cover the minimum ranks.
     """
-    if unit not in ("ranks", "parameters"):
-        raise ValueError(f"unit: expected 'ranks' or 'parameters', found {unit!r}")
+    checks.one_of("unit", unit, get_args(Unit))
     if len(spectra) != len(shapes) or not spectra:
         raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
     checks.integer("budget", budget, 1)
-    limits = list(max_rank) if isinstance(max_rank, Sequence) else [max_rank] * len(spectra)
-    if len(limits) != len(spectra):
-        raise ValueError(f"max_rank: expected one limit for each of {len(spectra)} layers, found {len(limits)}")
+    limits = checks.each("max_rank", max_rank, len(spectra))
     sigmas = [to_numpy(spectrum).tolist() for spectrum in spectra]
     for layer, sigma in enumerate(sigmas):
         checks.ranks(min_rank, limits[layer], shapes[layer])
         if not sigma or not all(map(math.isfinite, sigma)) or sorted(sigma, reverse=True) != sigma or sigma[-1] < 0.0:
             raise ValueError(f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}")
-
-    def cost_of(layer: int, rank: int) -> int:
-        return rank if unit == "ranks" else parameter_count(rank, shapes[layer])
-
-    ranks = [min(min_rank, len(sigma)) for sigma in sigmas]
-    spent = sum(cost_of(layer, rank) for layer, rank in enumerate(ranks))
+    least = [min(min_rank, len(sigma)) for sigma in sigmas]
+    most = [len(sigma) if limit is None else min(limit, len(sigma)) for sigma, limit in zip(sigmas, limits, strict=True)]
+    spent = sum(cost(rank, shape, unit) for rank, shape in zip(least, shapes, strict=True))
     if spent > budget:
         raise ValueError(f"budget: expected at least {spent} {unit} for min_rank = {min_rank} in every layer, found {budget}")
-
-    def offer(layer: int) -> tuple[float, int]:
-        """The worth of a layer's next singular value, its root: σ² would underflow or overflow.
-
-        A heap pops the smallest, hence the sign.  Ties go to the first layer.
-        """
-        rank = ranks[layer]
-        return -sigmas[layer][rank] / math.sqrt(cost_of(layer, rank + 1) - cost_of(layer, rank)), layer
-
-    caps = [len(sigma) if limit is None else min(limit, len(sigma)) for sigma, limit in zip(sigmas, limits, strict=True)]
-    heap = [offer(layer) for layer in range(len(sigmas)) if ranks[layer] < caps[layer]]
-    heapq.heapify(heap)
-    while heap:
-        _, layer = heapq.heappop(heap)
-        price = cost_of(layer, ranks[layer] + 1) - cost_of(layer, ranks[layer])
-        if spent + price > budget:
-            continue
-        spent, ranks[layer] = spent + price, ranks[layer] + 1
-        if ranks[layer] < caps[layer]:
-            heapq.heappush(heap, offer(layer))
+    prices = [
+        [cost(rank + 1, shape, unit) - cost(rank, shape, unit) for rank in range(len(sigma))]
+        for sigma, shape in zip(sigmas, shapes, strict=True)
+    ]
+    ranks, left = _greedy(sigmas, prices, least, most, budget - spent)
     discarded = math.hypot(*(value for sigma, rank in zip(sigmas, ranks, strict=True) for value in sigma[rank:]))
-    return RankAllocation(tuple(ranks), spent, discarded)
+    return RankAllocation(tuple(ranks), budget - left, discarded)
+
+
+def _greedy(
+    sigmas: Sequence[Sequence[float]], prices: Sequence[Sequence[int]], least: Sequence[int], most: Sequence[int], left: int
+) -> tuple[list[int], int]:
+    """From the ranks ``least`` up to ``most``, the best offers that fit into what is left; the ranks, and what is left then.
+
+    Worth is the root of σ² per cost, which would underflow or overflow.  It never rises within a layer, so that sorting keeps
+    the order of its values; once one does not fit, those behind it are not asked.  Ties go to the first layer.
+    """
+    offers = sorted(
+        (-sigmas[layer][rank] / math.sqrt(prices[layer][rank]), layer, rank)
+        for layer in range(len(sigmas))
+        for rank in range(least[layer], most[layer])
+    )
+    ranks = list(least)
+    for _, layer, rank in offers:
+        if rank == ranks[layer] and prices[layer][rank] <= left:
+            ranks[layer], left = rank + 1, left - prices[layer][rank]
+    return ranks, left
 
 
 def truncate_to_budget(
@@ -118,7 +121,10 @@ def truncate_to_budget(
     min_rank: int = 1,
     max_rank: int | Sequence[int] | None = None,
 ) -> list[Truncation]:
-    """Line 6 of Algorithm 1 for all layers at once, with the ranks of :func:`allocate_ranks`."""
+    """Line 6 of Algorithm 1 for all layers at once, with the ranks of :func:`allocate_ranks`.
+
+    Raises ``ValueError`` as it does.
+    """
     spectra = [namespace(step.S_hat).linalg.svdvals(step.S_hat) for step in steps]
     shapes = [(step.U_hat.shape[0], step.V_hat.shape[0]) for step in steps]
     ranks = allocate_ranks(spectra, shapes, budget, unit=unit, min_rank=min_rank, max_rank=max_rank).ranks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,6 +15,7 @@ from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, is_diag
 __all__ = [
     "alike",
     "averaging",
+    "each",
     "finite_results",
     "integer",
     "invertible",
@@ -22,6 +23,7 @@ __all__ = [
     "nonnegative_number",
     "number",
     "on_copies",
+    "one_of",
     "orthonormal",
     "positive_number",
     "ranks",
@@ -121,8 +123,11 @@ def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
 
 
 def number(value: Any) -> float:
-    """``value`` as a float; what is no real number is NaN, which no range contains."""
-    return float(value) if isinstance(value, Real) else math.nan
+    """``value`` as a float; what is no real number, or beyond the range of floats, is NaN, which no range contains."""
+    try:
+        return float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # an int of more than 308 digits
+        return math.nan
 
 
 def nonnegative_number(name: str, value: Any) -> float:
@@ -145,6 +150,20 @@ def integer(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
 
 
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of the allowed texts."""
+    if value not in allowed:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, allowed))}, found {value!r}")
+
+
+def each(name: str, value: Any, count: int) -> list[Any]:
+    """One value a layer, from one for all of them or a sequence; ``ValueError`` unless that has ``count``."""
+    values = list(value) if isinstance(value, Sequence) else [value] * count
+    if len(values) != count:
+        raise ValueError(f"{name}: expected one number, or one for each of {count} layers, found {len(values)}")
+    return values
+
+
 def threshold(tau: float | None, theta: float | None) -> None:
     """Exactly one of the relative threshold τ and the absolute threshold ϑ, each finite and ≥ 0, or ``ValueError``."""
     if (tau is None) == (theta is None):
@@ -158,7 +177,7 @@ def threshold(tau: float | None, theta: float | None) -> None:
 def averaging(betas: Any, eps: Any) -> tuple[tuple[float, float], float]:
     """Two weights 0 ≤ β < 1 of running means, and a finite eps ≥ 0, as floats, or ``ValueError``."""
     weights = betas if isinstance(betas, tuple | list) else ()
-    if len(weights) != 2 or not all(isinstance(beta, Real) and 0.0 <= float(beta) < 1.0 for beta in weights):
+    if len(weights) != 2 or not all(0.0 <= number(beta) < 1.0 for beta in weights):
         raise ValueError(f"betas: expected two numbers >= 0 and < 1, found {betas!r}")
     return (float(weights[0]), float(weights[1])), nonnegative_number("eps", eps)
 

@@ -102,10 +102,14 @@ class LowRank:
 
     @classmethod
     def from_dense(cls, W: Inexact[Array, "m n"], rank: int) -> LowRank:
-        """A best approximation of ``W`` of this rank: its truncated singular value decomposition (Eckart–Young)."""
+        """A best approximation of ``W`` of this rank: its truncated singular value decomposition (Eckart–Young).
+
+        Raises ``ValueError`` unless ``W`` is a finite matrix and ``rank`` an integer from 1 to min(m, n).
+        """
         xp = checks.matrices(W=W)
-        if not 1 <= rank <= min(W.shape):
-            raise ValueError(f"rank: expected between 1 and min(m, n) = {min(W.shape)}, found {rank}")
+        checks.integer("rank", rank, 1)
+        if rank > min(W.shape):
+            raise ValueError(f"rank: expected at most min(m, n) = {min(W.shape)}, found {rank}")
         P, sigma, Qh = xp.linalg.svd(W, full_matrices=False)
         return cls(P[:, :rank], diagonal_matrix(sigma[:rank], W), H(Qh)[:, :rank])
 

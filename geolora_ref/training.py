@@ -12,9 +12,10 @@ K and L speak for S as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
@@ -24,9 +25,10 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
 
-__all__ = ["Core", "Layer", "LayerStep", "Phase", "Settings", "is_shared", "limits_of_rank", "phase_of", "training_step"]
+__all__ = ["Core", "Layer", "LayerStep", "Phase", "Settings", "When", "is_shared", "limits_of_rank", "phase_of", "training_step"]
 
 Core = Literal["own", "shared"]
+When = Literal["at once", "after the cycle"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Settings:
     unit: Unit = "ranks"
     weight_decay: float = 0.0
     coefficient_steps: int = 0
-    truncate: Literal["at once", "after the cycle"] = "at once"
+    truncate: When = "at once"
     optimizer: Optimizer = field(default_factory=Sgd)
     core: Core = "own"
 
@@ -65,13 +67,9 @@ class Settings:
         checks.ranks(self.min_rank, self.max_rank)
         if self.budget is not None:
             checks.integer("budget", self.budget, 1)
-        if self.unit not in ("ranks", "parameters"):
-            raise ValueError(f"unit: expected 'ranks' or 'parameters', found {self.unit!r}")
         checks.integer("coefficient_steps", self.coefficient_steps, 0)
-        if self.truncate not in ("at once", "after the cycle"):
-            raise ValueError(f"truncate: expected 'at once' or 'after the cycle', found {self.truncate!r}")
-        if self.core not in ("own", "shared"):
-            raise ValueError(f"core: expected 'own' or 'shared', found {self.core!r}")
+        for name, choice in (("unit", Unit), ("truncate", When), ("core", Core)):
+            checks.one_of(name, getattr(self, name), get_args(choice))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +129,8 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
         cuts = _truncated(moved, directed, settings)
     elif phase.augments:
         cuts = [
-            truncation(*W, theta=0.0, min_rank=settings.min_rank, max_rank=layer.capacity)
-            for W, layer in zip(moved, directed, strict=True)
+            _cut(layer, W, theta=0.0, min_rank=settings.min_rank, max_rank=layer.capacity)
+            for layer, W in zip(directed, moved, strict=True)
         ]
     else:
         return [
@@ -148,12 +146,19 @@ def limits_of_rank(settings: Settings, capacities: Sequence[int]) -> list[int]:
 
 def _untruncated(layer: Layer, settings: Settings, phase: Phase) -> tuple[Layer, Untruncated]:
     """The layer with its directions, and its state before the truncation."""
-    try:
+    with _named_in_errors(layer):
         directed = _directed(layer, settings, phase)
         if phase.augments:
             step = augmented_step(layer.Y, directed.gradients, learning_rate=settings.learning_rate)
             return directed, Untruncated(step.S_hat, step.U_hat, step.V_hat)
         return directed, _coefficient_step(directed, settings.learning_rate)
+
+
+@contextmanager
+def _named_in_errors(layer: Layer) -> Iterator[None]:
+    """Errors within begin with the name of the layer, if it has one."""
+    try:
+        yield
     except (ValueError, FloatingPointError) as problem:
         if not layer.name:
             raise
@@ -201,8 +206,17 @@ def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], settings: 
     """Line 6 for all layers: by the budget, or each by the threshold."""
     most = limits_of_rank(settings, [layer.capacity for layer in layers])
     if settings.budget is not None:
+        for layer, limit in zip(layers, most, strict=True):  # the budget knows no names
+            with _named_in_errors(layer):
+                checks.ranks(settings.min_rank, limit, layer.Y.shape)
         return truncate_to_budget(moved, settings.budget, unit=settings.unit, min_rank=settings.min_rank, max_rank=most)
     return [
-        truncation(*W, tau=settings.tau, theta=settings.theta, min_rank=settings.min_rank, max_rank=limit)
-        for W, limit in zip(moved, most, strict=True)
+        _cut(layer, W, tau=settings.tau, theta=settings.theta, min_rank=settings.min_rank, max_rank=limit)
+        for layer, W, limit in zip(layers, moved, most, strict=True)
     ]
+
+
+def _cut(layer: Layer, W: Untruncated, **limits: Any) -> Truncation:
+    """Line 6 for one layer."""
+    with _named_in_errors(layer):
+        return truncation(*W, **limits)

@@ -114,11 +114,15 @@ STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "from_dense a list": (lambda a: LowRank.from_dense(G.tolist(), 2), "^W: expected an array .*found list$"),
     "from_dense rank 0": (
         lambda a: LowRank.from_dense(a.array(G), 0),
-        r"^rank: expected between 1 and min\(m, n\) = 5, found 0$",
+        "^rank: expected an integer >= 1, found 0$",
     ),
     "from_dense rank 6": (
         lambda a: LowRank.from_dense(a.array(G), 6),
-        r"^rank: expected between 1 and min\(m, n\) = 5, found 6$",
+        r"^rank: expected at most min\(m, n\) = 5, found 6$",
+    ),
+    "from_dense rank 2.5": (
+        lambda a: LowRank.from_dense(a.array(G), 2.5),  # type: ignore[arg-type]
+        r"^rank: expected an integer >= 1, found 2\.5$",
     ),
     "Z transposed": (
         lambda a: tangent_projection(a.low_rank(), a.array(G.T)),
@@ -188,6 +192,10 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: a.step(learning_rate=np.inf),
         "^learning_rate: expected a finite number >= 0, found inf$",
     ),
+    "learning rate beyond the range": (
+        lambda a: a.step(learning_rate=10**400),
+        "^learning_rate: expected a finite number >= 0, found 10{400}$",
+    ),
     "learning rate negative, no truncation": (
         lambda a: augmented_step(a.low_rank(), a.projected(), learning_rate=-1.0),
         "^learning_rate: expected a finite number >= 0, found -1",
@@ -207,6 +215,10 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "truncation without a threshold": (
         lambda a: truncation(a.array(S), a.array(U), a.array(V)),
         "exactly one of the two thresholds, found tau=None, theta=None$",
+    ),
+    "truncation to more than min(m, n)": (
+        lambda a: truncation(a.array(S), a.array(U), a.array(V), tau=0.1, min_rank=6),
+        r"^min_rank: expected at most min\(m, n\) = 5, found 6$",
     ),
     "truncation to rank 0": (
         lambda a: truncation(a.array(S), a.array(U), a.array(V), tau=0.1, min_rank=0),
@@ -247,6 +259,10 @@ BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "layer min_rank 0": (
         lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 3, min_rank=0),
         "^min_rank: expected an integer >= 1, found 0$",
+    ),
+    "layer min_rank above min(m, n)": (
+        lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 9, min_rank=4),
+        r"^min_rank: expected at most min\(m, n\) = 3, found 4$",
     ),
     "layer max_rank below min_rank": (
         lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 3, min_rank=2, max_rank=1),
@@ -344,6 +360,14 @@ def test_the_limit_follows_the_precision() -> None:
     assert LowRank(**single).rank == 3
     with pytest.raises(ValueError, match=r"√eps = 3\.5e-04, found 6\.9..e-04"):
         LowRank(**{**single, "U": (1.0002 * U).astype(np.float32)})
+
+
+def test_ranks_are_refused_before_anything_is_computed() -> None:
+    def optimizer(P: Matrix, G: Matrix, learning_rate: float) -> Matrix:
+        raise AssertionError("the step was begun")
+
+    with pytest.raises(ValueError, match=r"^min_rank: expected at most"):
+        Valid(NUMPY, []).step(min_rank=6, optimizer=optimizer)
 
 
 def test_the_largest_rank_is_allowed() -> None:

@@ -150,7 +150,7 @@ def test_the_size_of_the_layers_does_not_matter(size: float, unit: Unit) -> None
 def test_every_layer_can_have_its_own_limit() -> None:
     spectra = [np.array([9.0, 8.0, 7.0]), np.array([6.0, 5.0, 4.0])]
     assert allocate_ranks(spectra, [(5, 5)] * 2, 6, max_rank=[1, 3]).ranks == (1, 3)
-    with pytest.raises(ValueError, match=r"^max_rank: expected one limit for each of 2 layers, found 1$"):
+    with pytest.raises(ValueError, match=r"^max_rank: expected one number, or one for each of 2 layers, found 1$"):
         allocate_ranks(spectra, [(5, 5)] * 2, 6, max_rank=[2])
 
 

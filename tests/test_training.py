@@ -271,6 +271,17 @@ def test_errors_name_the_layer_that_has_a_name() -> None:
         training_step([first, huge], Settings(learning_rate=1e300, tau=0.1), 0)
 
 
+@pytest.mark.parametrize(
+    "limits", [{"tau": 0.1}, {"budget": 40}, {"tau": 0.1, "coefficient_steps": 1, "truncate": "after the cycle"}]
+)
+def test_errors_of_the_truncation_name_the_layer_as_well(limits: dict[str, Any]) -> None:
+    """The second of two layers is too small for the least rank."""
+    (first, _), (second, _) = layer(), layer(shape=(6, 4))
+    named = [replace(first, name="first"), replace(second, name="second")]
+    with pytest.raises(ValueError, match=r"^second: min_rank: expected at most min\(m, n\) = 4, found 5$"):
+        training_step(named, Settings(learning_rate=0.1, min_rank=5, **limits), 0)
+
+
 def test_the_defaults_are_the_plain_method() -> None:
     settings = Settings(learning_rate=0.1, tau=0.1)
     assert (settings.min_rank, settings.max_rank, settings.budget, settings.unit) == (1, None, None, "ranks")

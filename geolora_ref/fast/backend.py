@@ -28,9 +28,7 @@ def fast_updates(
     are views of new buffers.  Raises as :meth:`LayerBank.update_`; :class:`LayerBank` spares the copies.
     """
     largest = max((int(U.shape[-1]) for U, _, _ in factors), default=1)
-    limits = max_rank if isinstance(max_rank, Sequence) else [max_rank] * len(factors)
-    if len(limits) != len(factors):
-        raise ValueError(f"max_rank: expected one number, or one for each of {len(factors)} layers, found {len(limits)}")
+    limits = checks.each("max_rank", max_rank, len(factors))
     for (U, _, V), limit in zip(factors, limits, strict=True):
         checks.ranks(min_rank, limit, (int(U.shape[0]), int(V.shape[0])))
     capacity = max(2 * largest, min_rank)  # no layer can have more columns than twice its rank

@@ -134,8 +134,7 @@ class LayerBank:
             raise ValueError(f"shapes: expected at least one layer of positive shape (m, n), found {list(shapes)}")
         if dtype not in STORAGE:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}")
-        if not isinstance(capacity, int | np.integer) or capacity < 1:
-            raise ValueError(f"capacity: expected an integer >= 1, found {capacity!r}")
+        checks.integer("capacity", capacity, 1)
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
         self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, self._S.device
         self.ranks: tuple[int, ...] = (0,) * len(shapes)
@@ -288,10 +287,7 @@ class LayerBank:
             checks.threshold(tau, theta)
         elif tau is not None or theta is not None:
             raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
-        count = len(self.shapes)
-        most = list(max_rank) if isinstance(max_rank, Sequence) else [self.capacity if max_rank is None else max_rank] * count
-        if len(most) != count:
-            raise ValueError(f"max_rank: expected one number, or one for each of {count} layers, found {len(most)}")
+        most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
         for shape, limit in set(zip(self.shapes, most, strict=True)):
             checks.ranks(min_rank, limit, shape)
         if max(min_rank, *most) > self.capacity:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from geolora_ref import checks
+from geolora_ref.budget import parameter_count
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Triple
@@ -55,8 +57,7 @@ class LowRankAdapter(nn.Module):
             raise ValueError(
                 f"dtype: expected torch.float32 or torch.float64, found {dtype}; for products in half precision use autocast"
             )
-        if gradients not in ("projected", "published"):
-            raise ValueError(f"gradients: expected 'projected' or 'published', found {gradients!r}")
+        checks.one_of("gradients", gradients, get_args(GradientRoute))
         self.rank, self.gradients = rank, gradients
         self.Ut = nn.Parameter(torch.zeros(max_rank, m, dtype=dtype, device=device))
         self.S = nn.Parameter(torch.zeros(max_rank, max_rank, dtype=dtype, device=device))
@@ -83,7 +84,7 @@ class LowRankAdapter(nn.Module):
     @property
     def parameter_count(self) -> int:
         """The numbers in use: r(m + n + r)."""
-        return self.rank * (sum(self.shape) + self.rank)
+        return parameter_count(self.rank, self.shape)
 
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
         """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.

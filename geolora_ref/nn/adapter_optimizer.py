@@ -77,8 +77,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         defaults: dict[str, Any],
         on_nonfinite: Literal["raise", "skip"],
     ) -> None:
-        if on_nonfinite not in ("raise", "skip"):
-            raise ValueError(f"on_nonfinite: expected 'raise' or 'skip', found {on_nonfinite!r}")
+        checks.one_of("on_nonfinite", on_nonfinite, ("raise", "skip"))
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
         self._adapters: dict[str, LowRankAdapter] = {}

@@ -9,15 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
-from geolora_ref.budget import Unit, parameter_count
+from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, rate, update_rule
 from geolora_ref.nn.batched_rules import directions, finite, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
-from geolora_ref.training import Core, Layer, LayerStep, Settings, is_shared, phase_of, training_step
+from geolora_ref.training import Core, Layer, LayerStep, Settings, When, is_shared, phase_of, training_step
 
 __all__ = ["GeoLoRA", "StepReport"]
 
@@ -83,13 +84,12 @@ class GeoLoRA(AdapterOptimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         coefficient_steps: int = 0,
-        truncate: Literal["at once", "after the cycle"] = "at once",
+        truncate: When = "at once",
         head_lr: float | None = None,
         method: Literal["reference", "fast"] = "reference",
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if method not in ("reference", "fast"):
-            raise ValueError(f"method: expected 'reference' or 'fast', found {method!r}")
+        checks.one_of("method", method, ("reference", "fast"))
         defaults = {
             "lr": lr,
             "tau": 0.1 if tau is None and theta is None and budget is None else tau,
@@ -134,7 +134,7 @@ class GeoLoRA(AdapterOptimizer):
         least = 0
         for name, adapter in members.items():
             check_ranks(name, adapter, settings.min_rank, settings.max_rank, adapter.max_rank)
-            least += settings.min_rank if settings.unit == "ranks" else parameter_count(settings.min_rank, adapter.shape)
+            least += cost(settings.min_rank, adapter.shape, settings.unit)
         if settings.budget is not None and settings.budget < least:
             raise ValueError(
                 f"budget: expected at least {least} {settings.unit} for min_rank = {settings.min_rank} in every adapter, "
@@ -181,12 +181,9 @@ class GeoLoRA(AdapterOptimizer):
         settings = _settings(group)
         if settings.budget is None or len(present) == len(group["adapters"]):
             return settings
-
-        def cost(name: str, rank: int) -> int:
-            return rank if settings.unit == "ranks" else parameter_count(rank, self._adapters[name].shape)
-
-        spent = sum(cost(name, self._adapters[name].rank) for name in group["adapters"] if name not in present)
-        least = sum(cost(name, settings.min_rank) for name in present)
+        absent = [self._adapters[name] for name in group["adapters"] if name not in present]
+        spent = sum(cost(adapter.rank, adapter.shape, settings.unit) for adapter in absent)
+        least = sum(cost(settings.min_rank, self._adapters[name].shape, settings.unit) for name in present)
         return replace(settings, budget=max(settings.budget - spent, least))
 
     def _take(self, name: str, step: LayerStep) -> None:

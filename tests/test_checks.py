@@ -1,0 +1,87 @@
+"""Checks of single arguments, at the ends of their ranges: what is refused and what the message says, what is returned."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref import checks
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+HUGE = pytest.param(10**400, id="beyond the range")
+
+
+@pytest.mark.parametrize("value", [5e-324, 0.5, 1.0, Fraction(1, 2), np.float32(0.5), 2**10])
+def test_positive_numbers_become_floats(value: Any) -> None:
+    found = checks.positive_number("x", value)
+    assert type(found) is float
+    assert found == value
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan"), None, "1", 1j, HUGE])
+def test_what_is_no_positive_number_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  the whole message is compared
+        checks.positive_number("x", value)
+    assert str(refused.value) == f"x: expected a finite number > 0, found {value!r}"
+
+
+def test_weights_of_means_become_floats() -> None:
+    assert checks.averaging((0, 1.0 - 2.0**-53), 0) == ((0.0, 1.0 - 2.0**-53), 0.0)
+    assert checks.averaging([0.25, np.float32(0.5)], 1e-8) == ((0.25, 0.5), 1e-8)
+    (first, second), eps = checks.averaging((0, np.float32(0.5)), np.float32(0.5))
+    assert {type(first), type(second), type(eps)} == {float}
+
+
+@pytest.mark.parametrize(
+    "betas",
+    [
+        (0.9, 1.0),
+        (1.0, 0.9),
+        (-0.1, 0.9),
+        (0.9, 1.5),
+        (0.9,),
+        (),
+        (0.9,) * 3,
+        (0.9, "x"),
+        pytest.param((0.9, 10**400), id="beyond the range"),
+        {0.1, 0.2},
+        "ab",
+        None,
+        0.9,
+    ],
+)
+def test_what_are_no_weights_is_refused(betas: Any) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  the whole message is compared
+        checks.averaging(betas, 1e-8)
+    assert str(refused.value) == f"betas: expected two numbers >= 0 and < 1, found {betas!r}"
+
+
+def test_a_wrong_eps_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^eps: expected a finite number >= 0, found -1\.0$"):
+        checks.averaging((0.9, 0.999), -1.0)
+
+
+def test_a_text_is_one_of_those_allowed() -> None:
+    checks.one_of("x", "a", ("a", "b"))
+    for value in ("c", "", None, ["a"]):
+        with pytest.raises(ValueError, match=r"^x: expected 'a' or 'b', found "):
+            checks.one_of("x", value, ("a", "b"))
+
+
+def test_one_value_stands_for_all_layers() -> None:
+    assert checks.each("x", None, 3) == [None, None, None]
+    assert checks.each("x", (1, 2), 2) == [1, 2]
+    with pytest.raises(ValueError, match=r"^x: expected one number, or one for each of 2 layers, found 3$"):
+        checks.each("x", [1, 2, 3], 2)
+
+
+def test_the_largest_number_is_within_the_range() -> None:
+    """A matrix whose norm is the largest number of its dtype is finite; the next step beyond is not."""
+    largest = np.finfo(np.float32).max
+    checks.finite_results("line 3", X=np.array([[largest]]))
+    with pytest.raises(FloatingPointError, match=r"^line 3: X overflowed the range of float32; nothing was changed$"):
+        checks.finite_results("line 3", X=np.array([[largest, largest]]))
