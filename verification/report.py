@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import datetime
-import io
 import json
 import math
-import os
-import platform
 import re
 import statistics
-import subprocess
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import matplotlib
+import matplotlib.figure
 from markupsafe import Markup, escape
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 from geolora_ref.files import write_atomically, write_json
 from verification.claim import Figure, Plan, Results
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
+from verification.machine import machine_facts
+from verification.pictures import data_uri, svg
 from verification.rigor.results import FOLDER, overview
 from verification.runner import ClaimOutcome
 
-__all__ = ["as_data", "machine_facts", "mathematics", "number", "write_report", "write_rigor"]
+__all__ = ["as_data", "mathematics", "number", "picture", "write_report", "write_rigor"]
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+)\b")
 """A name of the code: words of two letters or more on both sides of each underscore."""
@@ -59,8 +52,7 @@ def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, sec
     write_json(folder / "results.json", data)
     write_rigor(FOLDER, folder)
     write_atomically(folder / "finetuning-report.html", finetuning_page(json.loads(MEASURED.read_text(encoding="utf-8"))))
-    with plt.rc_context(STYLE):
-        sections = [_section(outcome) for outcome in outcomes]
+    sections = [_section(outcome) for outcome in outcomes]
     write_atomically(folder / "report.html", _rendered("report.html.j2", sections=sections, data=data, plan=plan))
     return folder / "report.html"
 
@@ -128,43 +120,6 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dic
     return strict
 
 
-def machine_facts() -> dict[str, str]:
-    """What the figures depend on: processor, system, versions, and the commit if there is one."""
-    facts = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "Python": platform.python_version(),
-    }
-    for library in ("numpy", "scipy", "torch", "scikit-learn", "geolora-ref"):
-        try:
-            facts[library] = version(library)
-        except PackageNotFoundError:
-            facts[library] = "not installed"
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607  (whatever git this machine has)
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        facts["commit"] = commit.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        facts["commit"] = "unknown"
-    return facts
-
-
-def _processor() -> str:
-    """The model name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
 def _section(outcome: ClaimOutcome) -> dict[str, Any]:
     """What the template shows of one claim; no figures and tables where a case broke, since its series are missing."""
     complete = not any(result.error for result in outcome.results)
@@ -177,20 +132,19 @@ def _section(outcome: ClaimOutcome) -> dict[str, Any]:
         "outcome": outcome,
         "claim": outcome.claim,
         "inequalities": inequalities,
-        "figures": [{"figure": f, "image": _image(f, outcome.results)} for f in outcome.claim.figures if complete],
+        "figures": [{"figure": f, "image": data_uri(picture(f, outcome.results))} for f in outcome.claim.figures if complete],
         "tables": [{"title": table.title, "rows": table.rows(outcome.results)} for table in outcome.claim.tables if complete],
     }
 
 
-def _image(figure: Figure, results: Results) -> str:
-    """The figure as an SVG data URI."""
-    drawing, axes = plt.subplots()
-    figure.draw(axes, results)
-    axes.tick_params(which="minor", labelsize=6)  # minor labels of logarithmic axes would touch
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(drawing)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+def picture(figure: Figure, results: Results) -> bytes:
+    """A figure of a claim as SVG."""
+    with matplotlib.rc_context(STYLE):
+        drawing = matplotlib.figure.Figure()
+        axes = drawing.add_subplot()
+        figure.draw(axes, results)
+        axes.tick_params(which="minor", labelsize=6)  # minor labels of logarithmic axes would touch
+        return svg(drawing)
 
 
 def number(value: float) -> str:

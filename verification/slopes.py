@@ -1,4 +1,4 @@
-"""Observed orders of convergence, with what is needed to believe them."""
+"""Observed orders of convergence, with what is needed to believe them; slopes on logarithmic axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Slopes"]
+__all__ = ["Slopes", "slope"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,8 @@ class Slopes:
         """Order, confidence and window in one line."""
         first, last = self.window
         return f"{self.order:.2f} ± {self.confidence:.2f} ({self.parameter[first]:g} … {self.parameter[last]:g})"
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The slope of the least-squares line through (log x, log y)."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

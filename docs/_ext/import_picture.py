@@ -15,8 +15,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from docutils import nodes
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -136,12 +137,13 @@ def draw(path: Path) -> None:
     graph = reduced(imports())
     where = places(graph)
     top = max(y for _, y in where.values())
-    figure, axes = plt.subplots(figsize=(8.6, 0.82 * (top + 1)), dpi=72)  # the unit of SVG, so that arrows end at the rims
+    figure = Figure(figsize=(8.6, 0.82 * (top + 1)), dpi=72)  # the unit of SVG, so that arrows end at the rims
+    axes = figure.add_subplot()
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.5, top + 0.5))
     axes.axis("off")
     figure.subplots_adjust(0.0, 0.0, 1.0, 1.0)
     boxes = {part: _box(axes, part, *where[part]) for part in graph}
-    figure.canvas.draw()  # the size of a box is known now
+    figure.draw_without_rendering()  # the size of a box is known now
     line: dict[str, Any] = {"color": "#57606a", "lw": 0.9}
     for (_, other), chain in chains(graph).items():
         axes.plot(*zip(*(where[name] for name in chain[:-1]), strict=True), **line, zorder=1)
@@ -149,9 +151,8 @@ def draw(path: Path) -> None:
         ends = {"patchB": boxes[other], "shrinkA": 0, "shrinkB": 1, **start}
         axes.annotate("", xy=where[other], xytext=where[chain[-2]], arrowprops={"arrowstyle": "-|>", **line, **ends}, zorder=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context({"svg.hashsalt": "geolora_ref"}):
+    with rc_context({"svg.hashsalt": "geolora_ref"}):
         figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
 
 
 class ImportPicture(SphinxDirective):

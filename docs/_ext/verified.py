@@ -17,7 +17,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -25,7 +24,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from verification.claim import Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
-from verification.report import STYLE, mathematics, number, write_report
+from verification.report import mathematics, number, picture, write_report
 from verification.runner import ClaimOutcome, run
 
 LOGGER = logging.getLogger(__name__)
@@ -145,12 +144,7 @@ def drawn(claim: str, index: int, figure: Figure, found: Results) -> nodes.figur
     """The figure as an SVG file beside the page."""
     path = FIGURES / f"{claim}-{index}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context(STYLE):
-        drawing, axes = plt.subplots()
-        figure.draw(axes, found)
-        axes.tick_params(which="minor", labelsize=6)  # 3 x 10⁻² and 4 x 10⁻² stand close together on a logarithmic axis
-        drawing.savefig(path, metadata={"Date": None})
-        plt.close(drawing)
+    path.write_bytes(picture(figure, found))
     image = nodes.image(uri=f"/{path.relative_to(DOCS).as_posix()}", alt=f"{figure.title}: {figure.caption}")
     caption = nodes.caption("", "", raw(f"<b>{escape(figure.title)}.</b> {mathematics(figure.caption)}"))
     return nodes.figure("", image, caption)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from verification.pictures import data_uri, svg
 
 __all__ = ["draw_initial_ranks", "draw_robustness", "image"]
 
@@ -67,6 +67,4 @@ def image(draw: Any, summary: Mapping[str, Any]) -> str:
     axes = figure.add_subplot()
     axes.grid(alpha=0.25)
     draw(axes, summary)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(svg(figure))

@@ -21,7 +21,7 @@ from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
 from verification.experiments.finetuning.design import Run
-from verification.report import machine_facts
+from verification.machine import machine_facts
 
 __all__ = ["Corpus", "Store", "execute"]
 

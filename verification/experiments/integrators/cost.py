@@ -22,6 +22,7 @@ from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
 from verification.integrator_family import FAMILY, member
+from verification.slopes import slope
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 RANKS = (4, 8, 16, 32, 64)
@@ -52,9 +53,7 @@ def measure(name: str, sizes: Sequence[int], ranks: Sequence[int]) -> NDArray[np
 def exponents(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[float, float]:
     """Of m at the largest rank over the upper half of the sizes, and of r at the largest size over the upper three ranks."""
     upper = len(sizes) // 2
-    in_m = np.polyfit(np.log(sizes[upper:]), np.log(seconds[upper:, -1]), 1)[0]
-    in_r = np.polyfit(np.log(ranks[-3:]), np.log(seconds[-1, -3:]), 1)[0]
-    return float(in_m), float(in_r)
+    return slope(sizes[upper:], seconds[upper:, -1].tolist()), slope(ranks[-3:], seconds[-1, -3:].tolist())
 
 
 def fit(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

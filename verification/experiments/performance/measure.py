@@ -17,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from verification.experiments.performance.methods import METHODS, Method, Training
 from verification.experiments.performance.networks import CASES, VARIANTS, Case
 from verification.experiments.performance.timing import Times, interleaved, peak_above
-from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Size, fitted_exponent, update_rows
+from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Size, update_rows
+from verification.machine import processor
+from verification.slopes import slope
 
 __all__ = ["FULL", "QUICK", "VARIED", "Effort", "compiled", "environment", "growth", "own_peak", "training", "update_table"]
 
@@ -62,7 +64,7 @@ def environment() -> dict[str, Any]:
     A, B = torch.randn(2048, 1536), torch.randn(1536, 384)
     gemm = interleaved({"gemm": partial(torch.mm, A, B)}, 20)["gemm"]
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "gemm_gflops": 2e-9 * 2048 * 1536 * 384 / gemm.quartiles()[1],
         "python": platform.python_version(),
@@ -72,15 +74,6 @@ def environment() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-
-
-def _processor() -> str:
-    """The name of the processor, where the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _summary(times: Times, base: Times, floor: Times) -> dict[str, Any]:
@@ -198,6 +191,6 @@ def _exponents(axis: str, points: Sequence[dict[str, Any]]) -> list[dict[str, An
     for value in sorted({point[fixed] for point in points}):
         line = [p for p in points if p[fixed] == value and least <= p[axis] <= most]
         if len(line) > 1:
-            exponent = fitted_exponent([p[axis] for p in line], [p["milliseconds"][1] for p in line])
+            exponent = slope([p[axis] for p in line], [p["milliseconds"][1] for p in line])
             fits.append({fixed: value, "from": line[0][axis], "to": line[-1][axis], "exponent": exponent})
     return fits

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import LayerBank
 from geolora_ref.fast.bank import Factors
 
-__all__ = ["GRID", "SIDE_BY_SIDE", "Size", "fitted_exponent", "unguarded_step", "update_rows"]
+__all__ = ["GRID", "SIDE_BY_SIDE", "Size", "unguarded_step", "update_rows"]
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,3 @@ def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
 
     rows = {"adamw": adamw, "fast": fast}
     return rows | {"unguarded": unguarded, "reference": slow} if others else rows
-
-
-def fitted_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """The slope of log(seconds) over log(size), least squares."""
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])

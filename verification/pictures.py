@@ -1,0 +1,22 @@
+"""Figures as SVG, alone or inside of a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from matplotlib.figure import Figure
+
+__all__ = ["data_uri", "svg"]
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG without a date, so that the same figure is the same file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def data_uri(picture: bytes) -> str:
+    """An SVG as the source of an image, so that the page needs no other file."""
+    return "data:image/svg+xml;base64," + base64.b64encode(picture).decode()
