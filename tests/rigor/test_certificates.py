@@ -201,3 +201,13 @@ def test_a_step_that_is_not_refuted_is_a_failure(tmp_path: Path, monkeypatch: py
     assert main(["--count", "7", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)]) == 1
     assert read_json(tmp_path / "results.json")["not_refuted"] == ["s-step-sign"]
     assert mutant("s-step-sign") is not reference
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--count", "0"], ["--largest", "4"]])
+def test_arguments_that_can_prove_nothing_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main([*arguments, "--output", str(tmp_path)])
+    assert refused.value.code == 2
+    assert f"{arguments[0]}: expected an integer >= " in capsys.readouterr().err

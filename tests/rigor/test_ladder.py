@@ -17,8 +17,8 @@ from verification.rigor.ladder import (
     ladder,
     main,
     route_errors,
-    slope,
 )
+from verification.slopes import slope
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 ROUNDOFF = [2.0**-bits for bits in BITS.values()]
@@ -27,17 +27,18 @@ ROUNDOFF = [2.0**-bits for bits in BITS.values()]
 def test_the_command_measures_what_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["--output", str(tmp_path)]) == 0
     found = read_json(tmp_path / "ladder.json")
-    assert set(STAGES) < set(found["slopes"]) == set(found["predicted"])
+    assert set(STAGES) < set(found["slopes"]) == set(found["predicted"]) == set(found["as predicted"])
+    assert found["passed"] is True
     assert (tmp_path / "ladder.svg").read_bytes().startswith(b"<?xml")
     for stage, errors in found["errors"].items():  # a few units, at every rung: correct digits are those of the format
         assert all(error <= 20.0 * u for error, u in zip(errors, ROUNDOFF, strict=True)), stage
-    monkeypatch.setattr("verification.rigor.ladder.as_predicted", lambda slopes, predicted: False)
+    monkeypatch.setattr("verification.rigor.ladder.as_predicted", lambda slopes, predicted: {"S_new": True, "K_new": False})
     assert main(["--output", str(tmp_path)]) == 1
 
 
 @pytest.mark.parametrize(("slope", "same"), [(0.91, True), (1.09, True), (0.89, False), (1.11, False), (float("nan"), False)])
 def test_slopes_are_those_of_the_prediction_to_a_tenth(slope: float, same: bool) -> None:
-    assert as_predicted({"S_new": 1.0, "K_new": slope}, {"S_new": 1.0, "K_new": 1.0}) == same
+    assert as_predicted({"S_new": 1.0, "K_new": slope}, {"S_new": 1.0, "K_new": 1.0}) == {"S_new": True, "K_new": same}
 
 
 def test_one_line_in_half_precision_breaks_the_ladder() -> None:

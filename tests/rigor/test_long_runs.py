@@ -26,8 +26,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]
     folder = tmp_path_factory.mktemp("undisturbed")
     main(["--float32", str(STEPS), "--float64", str(STEPS), "--output", str(folder)])
     assert not list(folder.glob("long_runs/*.json"))
-    runs: list[dict[str, Any]] = read_json(folder / "long_runs.json")["runs"]
+    found = read_json(folder / "long_runs.json")
+    runs: list[dict[str, Any]] = found["runs"]
+    assert found["passed"] == all(run["passed"] for run in runs)
     return runs
+
+
+def test_a_run_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--float32", "0", "--float64", "0", "--output", str(tmp_path)])
+    assert refused.value.code == 2
+    assert not list(tmp_path.iterdir())
 
 
 def numbers(data: Any) -> Any:

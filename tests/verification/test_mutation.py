@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from verification.rigor.mutation import Scope, Suspect, accepted, objections, scopes, summary
+from geolora_ref.files import read_json, write_json
+from verification.rigor import mutation
+from verification.rigor.mutation import Scope, Suspect, accepted, main, objections, scopes, summary
 from verification.rigor.mutation_coverage import percentages
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
@@ -151,8 +154,76 @@ def test_the_score_leaves_out_accepted_mutants_and_the_list_is_checked(mutants: 
     expected: dict[str, Any] = {"killed": 2, "survived": 1, "equivalent": 1, "timeouts": 1, "score": 0.6667}
     assert {name: result[name] for name in expected} == expected
     assert result["survivors"] == [keys[2]]
-    assert objections([scope], outcomes, reasons) == []
-    assert len(objections([scope], outcomes, {keys[0]: "wrong", "module.py::f::gone": "old"})) == 2
+    assert (result["objections"], result["passed"]) == ([], False), "0.6667 is below the floor"
+    assert summary(replace(scope, floor=2 / 3), outcomes, reasons)["passed"]
+    wrong = {keys[0]: "wrong", "module.py::f::gone": "old"}
+    assert len(objections(scope, outcomes, wrong)) == 2
+    result = summary(replace(scope, floor=0.1), outcomes, wrong)
+    assert result["score"] > 0.1
+    assert not result["passed"], "an objection to the list of equivalents"
+
+
+@pytest.fixture
+def two_scopes(mutants: list[Mutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The scopes "core" and "fast" with two mutants each, and what became of them in place of a run."""
+    outcomes: dict[str, str] = {}
+
+    def chosen(names: list[str], most: int | None) -> list[Scope]:
+        suspects = [Suspect(mutant, lambda: True) for mutant in mutants[:2]]
+        return [Scope(name, 0.9, suspects, suspects) for name in ("core", "fast") if not names or name in names]
+
+    monkeypatch.setattr(mutation, "BUILD", tmp_path)
+    monkeypatch.setattr(mutation, "scopes", chosen)
+    monkeypatch.setattr(mutation, "preload", lambda: None)
+    monkeypatch.setattr(mutation, "accepted", lambda: {mutants[0].key: "because"})
+    monkeypatch.setattr(mutation, "_run", lambda scope, found, *_: found.update(outcomes))
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.chdir(mutation.ROOT)
+    outcomes |= {mutants[0].key: "survived", mutants[1].key: "killed"}
+    return outcomes
+
+
+@pytest.mark.parametrize("arguments", [["cor"], ["core", "cor"], ["--sample", "0"], ["core", "--sample", "-1"]])
+def test_what_would_try_nothing_is_refused(arguments: list[str], two_scopes: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_run_of_one_scope_keeps_what_is_known_of_the_others(
+    two_scopes: dict[str, str], mutants: list[Mutant], tmp_path: Path
+) -> None:
+    assert main([]) == 0
+    two_scopes[mutants[1].key] = "survived"
+    assert main(["core"]) == 1
+    found = read_json(tmp_path / "mutation.json")
+    assert [(one["name"], one["passed"]) for one in found["scopes"]] == [("core", False), ("fast", True)]
+    assert found["passed"] is False
+    two_scopes[mutants[1].key] = "timeout"
+    assert main(["core"]) == 0
+    assert read_json(tmp_path / "mutation.json")["passed"] is True
+
+
+@pytest.mark.parametrize("left", [b"{", None], ids=["damaged", "another form"])
+def test_results_that_cannot_be_kept_are_replaced(left: bytes | None, two_scopes: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "mutation.json"
+    if left is None:
+        write_json(path, {"format": 1, "scopes": [{"name": "fast", "score": 1.0}], "objections": []})
+    else:
+        path.write_bytes(left)
+    assert main(["core"]) == 0
+    assert [one["name"] for one in read_json(path)["scopes"]] == ["core"]
+
+
+def test_a_scope_in_which_nothing_counts_is_told_and_fails(
+    two_scopes: dict[str, str], mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mutation, "accepted", lambda: {mutant.key: "because" for mutant in mutants[:2]})
+    two_scopes[mutants[1].key] = "survived"
+    monkeypatch.setattr(mutation, "say", print)
+    assert main(["core"]) == 1
+    assert "core: 0 of 0 mutants killed" in capsys.readouterr().out
 
 
 def test_a_smaller_sample_begins_a_larger_one() -> None:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geolora_ref.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
+from verification.command_line import integer_from
 from verification.rigor.certificate import BITS, certify, outcomes
 from verification.rigor.checker import objections
 from verification.rigor.instances import PROJECTIONS, Instance, Output, broken_projection, draw, mutant, reference
@@ -75,15 +76,13 @@ def _refutations(step: Callable[[Instance], Output], instances: Sequence[Instanc
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: everything is certified, every broken step is refuted, and the checker follows all of it."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor", description="Proofs by ball arithmetic.")
-    parser.add_argument("--count", type=int, default=112, help="instances of the reference (default: 112)")
-    parser.add_argument("--largest", type=int, default=24, help="largest m and n (default: 24)")
-    parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
+    parser.add_argument("--count", type=integer_from(1), default=112, help="instances of the reference (default: 112)")
+    parser.add_argument("--largest", type=integer_from(5), default=24, help="largest m and n (default: 24)")
+    parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--only", action="append", choices=list(BROKEN), metavar="NAME", help="refute this broken step only")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
-    if options.count < 1 or options.largest < 5:
-        parser.error(f"expected --count >= 1 and --largest >= 5, found {options.count} and {options.largest}")
     names, started = options.only or list(BROKEN), time.monotonic()
     console = Console(stderr=options.json)
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

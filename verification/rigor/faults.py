@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import read_json, write_json
+from verification.command_line import integer_from
 
 __all__ = ["CLAIMS", "campaign", "judge", "main", "units"]
 
@@ -149,12 +150,10 @@ def _ratios(output: Path) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: nothing was lost, nothing counted twice, and the results are those of an undisturbed run."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Kill campaigns and compare.")
-    parser.add_argument("--kills", type=int, default=20, help="kills that hit a campaign at work (default: 20)")
+    parser.add_argument("--kills", type=integer_from(1), default=20, help="kills that hit a campaign at work (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
-    if options.kills < 1:
-        parser.error(f"--kills: expected a number >= 1, found {options.kills}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=Console(stderr=True)) as bar:

@@ -31,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.files import digest, locked, read_json, write_json
 from geolora_ref.problems import Quadratic
+from verification.command_line import integer_from
 
 __all__ = ["long_run", "main", "verdict"]
 
@@ -196,38 +197,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.long_runs", description="Many steps on a small problem.")
     parser.add_argument("--float32", type=int, default=100_000, metavar="STEPS", help="in single precision (default: 100000)")
     parser.add_argument("--float64", type=int, default=1_000_000, metavar="STEPS", help="in double precision (default: 1000000)")
-    parser.add_argument("--polish", type=int, default=100, metavar="K", help="every K steps (default: 100; 0: never)")
+    parser.add_argument("--polish", type=integer_from(0), default=100, metavar="K", help="every K steps (default: 100; 0: never)")
     parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run had done")
     parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     least = 2 * TENTHS * PERIOD
-    if any(0 < steps < least for steps in (options.float32, options.float64)):
-        parser.error(f"expected 0 or at least {least} steps, found {options.float32} and {options.float64}")
+    asked = (options.float32, options.float64)
+    if not any(asked) or any(steps and steps < least for steps in asked):
+        parser.error(f"expected 0 or at least {least} steps, and not 0 twice, found {options.float32} and {options.float64}")
     console = Console(stderr=True)
     try:
         with locked(options.output / "long_runs"):
-            runs = _run_all(options, console)
+            found = _run_all(options, console)
     except KeyboardInterrupt:
         console.print("interrupted: the same command goes on from here")
         return 130
     except (OSError, ValueError) as error:  # in use, unwritable, full, or what was kept is damaged
         console.print(f"cannot go on: {error}", markup=False, soft_wrap=True)
         return 2
-    for run in runs:
+    for run in found["runs"]:
         _print(run)
-    return 0 if all(run["passed"] for run in runs) else 1
+    return 0 if found["passed"] else 1
 
 
-def _run_all(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Both runs, or what is left of them; what was kept for a resumption is removed once the results are written."""
     files = {dtype: options.output / "long_runs" / f"{dtype}.json" for dtype in ("float32", "float64")}
     if options.fresh:
         _forget(files.values())
     wanted = [dtype for dtype in files if getattr(options, dtype)]
     runs = [_shown(getattr(options, dtype), dtype, options.polish, files[dtype], console) for dtype in wanted]
-    write_json(options.output / "long_runs.json", {"format": 1, "runs": runs})
+    found = {"format": 1, "runs": runs, "passed": all(run["passed"] for run in runs)}
+    write_json(options.output / "long_runs.json", found)
     _forget(files.values())
-    return runs
+    return found
 
 
 def _shown(steps: int, dtype: str, polish: int, file: Path, console: Console) -> dict[str, Any]:

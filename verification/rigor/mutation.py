@@ -16,7 +16,6 @@ import signal
 import sys
 import tomllib
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from geolora_ref.files import read_json, write_json
+from verification.command_line import integer_from
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
 
@@ -48,6 +48,8 @@ PRELOADED = (
     "matplotlib.figure",
 )  # fmt: skip
 CONFIDENCE = 0.95
+FORMAT = 2
+"""Of mutation.json."""
 say = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
 
 Check = Callable[[], bool]
@@ -192,12 +194,16 @@ def preload() -> None:
 # --- the plan, the run, the result -----------------------------------------------------------------------------------
 
 
+def _plan() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))
+
+
 def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope]:
     """The scopes of ``mutation.toml``, all or those named, with the mutants that its seed draws, ``most`` of each.
 
     A smaller sample is the beginning of a larger one.
     """
-    plan = tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))
+    plan = _plan()
     for scope in plan["scope"]:
         if names and scope["name"] not in names:
             continue
@@ -230,11 +236,12 @@ def accepted() -> dict[str, str]:
 
 
 def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> dict[str, Any]:
-    """The figures of one scope; the score counts the drawn mutants that are not accepted as equivalent."""
+    """The figures of one scope and its verdict; the score counts the drawn mutants that are not accepted as equivalent."""
     drawn = [suspect.mutant.key for suspect in scope.drawn]
     counted = [key for key in drawn if key not in reasons]
     survivors = [key for key in counted if outcomes[key] == "survived"]
     killed = len(counted) - len(survivors)
+    faults = objections(scope, outcomes, reasons)
     interval = binomtest(killed, len(counted)).proportion_ci(CONFIDENCE, "exact") if counted else None
     return {
         "name": scope.name,
@@ -249,15 +256,17 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
         "score_at_least": round(float(interval.low), 4) if interval and len(drawn) < len(scope.suspects) else None,
         "floor": scope.floor,
         "survivors": survivors,
+        "objections": faults,
+        "passed": bool(counted) and killed / len(counted) >= scope.floor and not faults,
     }
 
 
-def objections(scopes: Sequence[Scope], outcomes: dict[str, str], reasons: dict[str, str]) -> list[str]:
+def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> list[str]:
     """What is wrong with the list of equivalents: an entry that matches no mutant, or one that is killed."""
-    files = {suspect.mutant.file for scope in scopes for suspect in scope.suspects}
-    keys = Counter(suspect.mutant.key for scope in scopes for suspect in scope.suspects)
+    files = {suspect.mutant.file for suspect in scope.suspects}
+    keys = {suspect.mutant.key for suspect in scope.suspects}
     ours = [key for key in reasons if key.split("::")[0] in files]
-    return [f"no such mutant: {key}" for key in ours if not keys[key]] + [
+    return [f"no such mutant: {key}" for key in ours if key not in keys] + [
         f"accepted as equivalent, but {outcomes[key]}: {key}" for key in ours if outcomes.get(key, "survived") != "survived"
     ]
 
@@ -277,12 +286,16 @@ def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; 0 if every scope reaches its floor and every accepted mutant exists and survives."""
+    """Run; 0 if every scope that was run reaches its floor, and every accepted mutant of it exists and survives."""
+    names = [scope["name"] for scope in _plan()["scope"]]
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.mutation", description=__doc__)
-    parser.add_argument("scope", nargs="*", help="core, oracle, fast, claims; all by default")
+    what = f"{', '.join(names)}; all by default, of the others the last results are kept"
+    parser.add_argument("scope", nargs="*", help=what)
     parser.add_argument("--keep", action="store_true", help="go on: what an earlier run killed is not tried again")
-    parser.add_argument("--sample", type=int, help="try at most so many mutants of each scope")
+    parser.add_argument("--sample", type=integer_from(1), help="try at most so many mutants of each scope")
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.scope if name not in names]:  # choices would refuse none at all
+        parser.error(f"scope: expected some of {', '.join(names)}; found {', '.join(unknown)}")
     os.chdir(ROOT)
     os.environ["CI"] = "true"
     store = BUILD / "mutation_outcomes.json"
@@ -291,14 +304,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preload()
     for scope in chosen:
         _run(scope, outcomes, store, reasons)
-    results = [summary(scope, outcomes, reasons) for scope in chosen]
-    faults = objections(chosen, outcomes, reasons)
-    write_json(BUILD / "mutation.json", {"format": 1, "scopes": results, "objections": faults})
-    for result in results:
+    results = {scope.name: summary(scope, outcomes, reasons) for scope in chosen}
+    _keep(results, names)
+    for result in results.values():
         _report(result)
-    for fault in faults:
-        say(fault)
-    return int(bool(faults) or any((result["score"] or 0.0) < result["floor"] for result in results))
+    return int(not all(result["passed"] for result in results.values()))
+
+
+def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
+    """Write mutation.json: these results, and of the other scopes the last ones, if they can be read and have this form."""
+    path, earlier = BUILD / "mutation.json", {}
+    with suppress(OSError, ValueError):
+        data = read_json(path)
+        if data["format"] == FORMAT:
+            earlier = {scope["name"]: scope for scope in data["scopes"]}
+    together = earlier | results
+    found = [together[name] for name in names if name in together]
+    write_json(path, {"format": FORMAT, "scopes": found, "passed": all(scope["passed"] for scope in found)})
 
 
 def _run(scope: Scope, outcomes: dict[str, str], store: Path, reasons: dict[str, str]) -> None:
@@ -318,8 +340,11 @@ def _run(scope: Scope, outcomes: dict[str, str], store: Path, reasons: dict[str,
 def _report(result: dict[str, Any]) -> None:
     counted = result["tried"] - result["equivalent"]
     bound = f", at least {result['score_at_least']:.1%} of all (95 %)" if result["score_at_least"] is not None else ""
-    say(f"{result['name']}: {result['killed']} of {counted} mutants killed ({result['score']:.1%}{bound}), ")
+    score = "no score" if result["score"] is None else f"{result['score']:.1%}"
+    say(f"{result['name']}: {result['killed']} of {counted} mutants killed ({score}{bound}), ")
     say(f"    {result['equivalent']} more accepted as equivalent; {result['tried']} of {result['mutants']} were tried")
+    for fault in result["objections"]:
+        say(fault)
 
 
 if __name__ == "__main__":
