@@ -103,8 +103,9 @@ def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     no strings, tuples and numbers that JSON lacks come back as they were.
     """
     if isinstance(value, torch.Tensor):
-        tensors[place] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": place}
+        name = f"{len(tensors)}/{place}"  # two places may read alike
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[_pack(k, place, tensors), _pack(item, f"{place}/{k}", tensors)] for k, item in value.items()]}
     if isinstance(value, list | tuple):

@@ -58,6 +58,27 @@ def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert not same(stored.state | {"numbers": [*STATE["numbers"]]}, STATE)
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"x": {1: torch.zeros(2), "1": torch.ones(2)}},
+        {"a": {"b": torch.zeros(2)}, "a/b": torch.ones(2)},
+        {"x": {torch.zeros(2): "a tensor as a key", "": torch.ones(2)}},
+    ],
+    ids=["number and text", "separator", "key"],
+)
+def test_places_that_read_alike_stay_apart(state: dict[str, Any], tmp_path: Path) -> None:
+    write_stored(tmp_path / "x", Stored("checkpoint", {}, state))
+    found = read_stored(tmp_path / "x", "checkpoint").state
+
+    def tensors(value: Any) -> list[list[float]]:
+        if isinstance(value, torch.Tensor):
+            return [value.tolist()]
+        return [X for item in value.items() for part in item for X in tensors(part)] if isinstance(value, dict) else []
+
+    assert tensors(found) == tensors(state) == [[0.0, 0.0], [1.0, 1.0]]
+
+
 def test_what_only_pickle_could_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"state/a/1: expected tensors, numbers, .*, found PosixPath"):
         write_stored(tmp_path / "x", Stored("checkpoint", {}, {"a": [1, tmp_path]}))
