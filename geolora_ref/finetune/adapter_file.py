@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from geolora_ref.finetune.batches import encode_texts, evaluation_order
+from geolora_ref.finetune.batches import by_length, encode_texts
 from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, write_stored
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
@@ -44,12 +44,8 @@ class FineTuned:
             return torch.empty(0, self.labels.outputs)
         tokens = encode_texts(texts, pairs, self.tokenizer, self.max_length)
         device = next(self.model.parameters()).device
-        order = evaluation_order(tokens.lengths, 64)
         self.model.eval()
-        parts = torch.cat([self.model(**tokens.batch(indices, device)).cpu() for indices in order])
-        together = torch.empty_like(parts)
-        together[torch.tensor([i for indices in order for i in indices])] = parts
-        return together
+        return by_length(tokens.lengths, 64, lambda indices: self.model(**tokens.batch(indices, device)).cpu())
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str] | list[float]:
         """The class of every text, or its number in the units of the training labels."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from geolora_ref.finetune.data import Row
 from geolora_ref.finetune.labels import Labels
 
-__all__ = ["Examples", "Tokens", "encode", "encode_texts", "evaluation_order", "training_order"]
+__all__ = ["Examples", "Tokens", "by_length", "encode", "encode_texts", "training_order"]
 
 POOL = 50
 """Batches that are sorted by length together: lengths in a batch agree, and batches still differ from epoch to epoch."""
@@ -88,7 +88,8 @@ def training_order(lengths: np.ndarray[Any, Any], batch_size: int, seed: int, ep
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def evaluation_order(lengths: np.ndarray[Any, Any], batch_size: int) -> list[list[int]]:
-    """All examples by length."""
+def by_length(lengths: np.ndarray[Any, Any], batch_size: int, results: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
+    """``results`` of all N examples, (N,) or (N, k), each where its example stands; batch by batch in order of length."""
     order = np.argsort(lengths, kind="stable")
-    return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+    rows = torch.cat([results(order[i : i + batch_size].tolist()) for i in range(0, len(order), batch_size)])
+    return rows[torch.from_numpy(np.argsort(order))]

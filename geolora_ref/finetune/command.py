@@ -112,10 +112,9 @@ def _written(path: Path) -> int | None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise ``ValueError`` for options that nobody else would look at before the training."""
+    """Raise ``ValueError`` for options that nobody else would look at before the model is read."""
     checks.integer("checkpoint_every", options.checkpoint_every, 1)
-    if not 0 <= options.seed < 2**63:
-        raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, found {options.seed}")
+    _plan(options)
     if options.labels is not None and (options.labels == "number") != (default_kind(options.metric) == "number"):
         fitting = "number" if default_kind(options.metric) == "number" else "class or sign"
         raise ValueError(f"labels: expected {fitting} for the metric {options.metric}, found {options.labels}")
@@ -275,7 +274,7 @@ def rank_table(job: Job) -> Table:
 def _export_lora(job: Job, folder: Path, directory: Path) -> str:
     """Write the adapter as a plain LoRA checkpoint, where PEFT is installed; says what was done."""
     if importlib.util.find_spec("peft") is None:
-        return "no plain LoRA checkpoint (that needs the extra peft)"
+        return "no plain LoRA checkpoint (PEFT is not installed)"
     from geolora_ref.nn.export import export_lora
 
     export_lora(job.model.encoder, directory, base_model_name_or_path=str(folder), overwrite=True)

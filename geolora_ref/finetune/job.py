@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from geolora_ref.finetune.batches import Examples, evaluation_order, training_order
+from geolora_ref import checks
+from geolora_ref.finetune.batches import Examples, by_length, training_order
 from geolora_ref.finetune.checkpoint import Stored, check_same_job, load_trained_state, read_stored, trained_state, write_stored
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import Method
-from geolora_ref.finetune.metrics import evaluate_metric
+from geolora_ref.finetune.metrics import METRICS, evaluate_metric
 from geolora_ref.finetune.model import Classifier
 
 __all__ = ["Data", "DivergedError", "History", "Job", "Plan"]
 
+Schedule = Literal["constant", "linear"]
 RANK_RECORDS = 500
 """Ranks are recorded at most about so many times in a run, evenly spaced."""
 
@@ -32,21 +34,27 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in which portions; a run is a function of plan, method, model and data."""
+    """How long and in which portions; a run is a function of plan, method, model and data.
+
+    Raises ``ValueError`` for what is out of range, naming it.
+    """
 
     metric: str
     epochs: int = 1
     batch_size: int = 32
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Schedule = "constant"
     warmup: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        checks.one_of("metric", self.metric, tuple(METRICS))
+        checks.one_of("schedule", self.schedule, get_args(Schedule))
         for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a number >= 1, found {getattr(self, name)}")
-        if not 0.0 <= self.warmup < 1.0:
+            checks.integer(name, getattr(self, name), 1)
+        if not 0.0 <= checks.number(self.warmup) < 1.0:
             raise ValueError(f"warmup: expected a fraction of all steps in [0, 1), found {self.warmup}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, found {self.seed}")
 
     def factor(self, step: int, steps: int) -> float:
         """What multiplies the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or to 0."""
@@ -203,12 +211,12 @@ class Job:
     def predict(self, examples: Examples) -> torch.Tensor:
         """Class indices or standardised numbers, in the order of the examples."""
         self.model.eval()
-        parts, order = [], evaluation_order(examples.lengths, 2 * self.plan.batch_size)
-        for indices in order:
+
+        def of_batch(indices: list[int]) -> torch.Tensor:
             inputs, _ = examples.batch(indices, self.device)
-            parts.append(self.data.labels.predictions(self.model(**inputs)).cpu())
-        together = torch.cat(parts)
-        return torch.empty_like(together).scatter_(0, torch.tensor([i for indices in order for i in indices]), together)
+            return self.data.labels.predictions(self.model(**inputs)).cpu()
+
+        return by_length(examples.lengths, 2 * self.plan.batch_size, of_batch)
 
     def _record_ranks(self) -> None:
         """Every so many steps, at the start and at the end."""

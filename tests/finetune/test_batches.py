@@ -11,7 +11,7 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import torch
 
-from geolora_ref.finetune.batches import encode_texts, evaluation_order, training_order
+from geolora_ref.finetune.batches import by_length, encode_texts, training_order
 from geolora_ref.finetune.model import Classifier, load_encoder
 from tests.finetune.tiny import sentences
 
@@ -27,9 +27,27 @@ def lengths() -> np.ndarray:
 
 
 def test_every_example_is_in_one_batch(lengths: np.ndarray) -> None:
-    for batches in (training_order(lengths, 32, 0, 0), evaluation_order(lengths, 32)):
+    evaluated: list[list[int]] = []
+
+    def seen(indices: list[int]) -> torch.Tensor:
+        evaluated.append(indices)
+        return torch.tensor(indices)
+
+    by_length(lengths, 32, seen)
+    for batches in (training_order(lengths, 32, 0, 0), evaluated):
         assert sorted(i for batch in batches for i in batch) == list(range(999))
         assert [len(batch) for batch in batches].count(32) == 31
+
+
+def test_results_stand_where_their_examples_stand(lengths: np.ndarray) -> None:
+    """Entries (N,) and rows (N, k) alike, from batches that are sorted by length."""
+
+    def rows(indices: list[int]) -> torch.Tensor:
+        assert np.all(np.diff(lengths[indices]) >= 0)
+        return torch.tensor(indices)[:, None] * torch.tensor([1, 10])
+
+    assert torch.equal(by_length(lengths, 32, rows), torch.arange(999)[:, None] * torch.tensor([1, 10]))
+    assert torch.equal(by_length(lengths, 32, torch.tensor), torch.arange(999))
 
 
 def test_order_is_a_function_of_seed_and_epoch(lengths: np.ndarray) -> None:

@@ -103,7 +103,7 @@ def test_run_that_learns_nothing_says_so(
         (["--dev-fraction", "1"], "fraction: expected a number between 0 and 1"),
         (["--target-modules", "no_such_layer"], "no_such_layer"),
         (["--rank", "0"], "rank"),
-        (["--epochs", "0"], "epochs: expected a number >= 1, found 0"),
+        (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
         (["--budget", "20", "--tau", "0.1"], "budget: expected no threshold beside it"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
     ],

@@ -207,7 +207,24 @@ def test_schedule(plan: Plan, factors: list[float]) -> None:
     assert [plan.factor(step, 5) for step in range(5)] == pytest.approx(factors)
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"warmup": 1.0}, {"warmup": -0.1}])
-def test_impossible_plans_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected a"):
-        Plan("accuracy", **options)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "acuracy"}, "'accuracy' or 'matthews' or 'pearson' or 'spearman', found 'acuracy'"),
+        ({"schedule": "cosine"}, "'constant' or 'linear', found 'cosine'"),
+        ({"epochs": 0}, "an integer >= 1, found 0"),
+        ({"epochs": 1.5}, "an integer >= 1, found 1.5"),
+        ({"batch_size": 0}, "an integer >= 1, found 0"),
+        ({"batch_size": "8"}, "an integer >= 1, found '8'"),
+        ({"warmup": 1.0}, "a fraction of all steps in [0, 1), found 1.0"),
+        ({"warmup": -0.1}, "a fraction of all steps in [0, 1), found -0.1"),
+        ({"warmup": None}, "a fraction of all steps in [0, 1), found None"),
+        ({"seed": -1}, "an integer from 0 to 2**63 - 1, found -1"),
+        ({"seed": 2**63}, "an integer from 0 to 2**63 - 1, found 9223372036854775808"),
+        ({"seed": 0.5}, "an integer from 0 to 2**63 - 1, found 0.5"),
+    ],
+)
+def test_impossible_plans_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  the whole message is compared
+        Plan(**{"metric": "accuracy"} | options)
+    assert str(refused.value) == f"{next(iter(options))}: expected {message}"
