@@ -8,8 +8,8 @@ These are the matrix products of LoRA's backward pass and one of size r x r; not
 every S, zero included.  The published form is what automatic differentiation gives for the same expression without this
 function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
 
-The update of a layer that is called is twice differentiable with respect to x alone: what is returned in the places of U and V is
-no derivative of anything, and one through it would be wrong.  Gradient penalties need the published form.
+The update of a layer is twice differentiable with respect to x alone: what is returned in the places of U and V is no derivative
+of anything, and one through it would be wrong.  Gradient penalties need the published form.
 
 The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets Vᵀ: as a matrix, as
 the kernel of a convolution, as a table to look up.
@@ -147,15 +147,15 @@ class _ProjectedUpdate(torch.autograd.Function):
 class _ProjectedWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
-        ctx.save_for_backward(Ut, Vt)
+        ctx.save_for_backward(Ut, S, Vt)
         return Ut.mT @ S @ Vt
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor, ...]:
         (G,) = upstream
-        Ut, Vt = ctx.saved_tensors
+        Ut, _, Vt = factors = ctx.saved_tensors
         dK = G @ Vt.mT
-        return dK.mT, Ut @ dK, Ut @ G
+        return once(dK.mT, *factors), once(Ut @ dK, *factors), once(Ut @ G, *factors)
 
 
 def projected_update(x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: InputMap) -> Tensor:

@@ -148,6 +148,19 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
         dS.square().sum().backward()  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.parametrize("wanted", ["Ut", "S", "Vt"])
+@pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
+@pytest.mark.parametrize("square", [False, True])
+def test_second_derivatives_through_a_weight_that_is_read_are_refused(of: str, wanted: str, square: bool) -> None:
+    """As those of a layer that is called: the gradient of one factor, derived with respect to one of the others or to itself."""
+    layer, _ = adapted_layer("linear")
+    (first,) = torch.autograd.grad(
+        layer.weight.square().sum() if square else layer.weight.sum(), getattr(layer.adapter, of), create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+        torch.autograd.grad(first.square().sum(), getattr(layer.adapter, wanted))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradcheck(name: str) -> None:
     """∇_K, ∇_L, ∇_S are the derivatives with respect to additions Δ_K Vᵀ, U Δ_Lᵀ and U Δ_S Vᵀ to W, checked by differences."""
