@@ -35,8 +35,8 @@ class Conversion:
 
     JAX has 64-bit arrays inside :meth:`scope` only; its arrays exist there and can be read anywhere.
 
-    Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy, and for a device where the library has none;
-    ``ModuleNotFoundError`` if the library is not installed.
+    Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy, for a device where the library has none, and
+    for one without a name; ``ModuleNotFoundError`` if the library is not installed.
     """
 
     array: str = "numpy"
@@ -52,6 +52,8 @@ class Conversion:
             raise ValueError(f"dtype: {self.array} has no bfloat16, found {self.dtype!r}; use --array torch or jax")
         if self.device is not None and self.array != "torch":
             raise ValueError(f"device: expected none for {self.array}, found {self.device!r}; only torch takes one")
+        if self.device == "":
+            raise ValueError("device: expected the name of a device, or None for the CPU, found ''")
 
     @property
     def is_complex(self) -> bool:
@@ -73,7 +75,11 @@ class Conversion:
             return X.astype(self.dtype, copy=True)
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
         if self.array == "torch":
-            return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")
+            return (
+                library.tensor(np.ascontiguousarray(X))
+                .to(getattr(library, self.dtype))
+                .to("cpu" if self.device is None else self.device)
+            )
         with self.scope():
             return library.array(X, dtype=getattr(library, self.dtype))
 

@@ -105,6 +105,8 @@ def test_64_bits_of_jax_exist_inside_the_scope_only(dtype: str) -> None:
         ({"array": "nympy"}, r"^array: expected one of numpy, torch, jax, cupy, found 'nympy'$"),
         ({"dtype": "float8"}, r"^dtype: expected one of float64, float32, .*, found 'float8'$"),
         ({"array": "cupy", "dtype": "bfloat16"}, r"^dtype: cupy has no bfloat16, found 'bfloat16'; use --array torch or jax$"),
+        ({"array": "torch", "device": ""}, r"^device: expected the name of a device, or None for the CPU, found ''$"),
+        ({"array": "jax", "device": ""}, r"^device: expected none for jax, found ''; only torch takes one$"),
         ({"array": "jax", "device": "cpu"}, r"^device: expected none for jax, found 'cpu'; only torch takes one$"),
     ],
 )
