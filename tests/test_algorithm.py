@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ ARRAYS = (*STAGES, "U_hat", "V_hat", "singular_values")
 
 def _build(parameters: CaseParameters, dtype: Dtype) -> StepCase:
     """The case, real or complex as the dtype asks."""
-    return StepCase.build(CaseParameters(**{**parameters.as_dict(), "complex": dtype.complex}))
+    return StepCase.build(replace(parameters, complex=dtype.complex))
 
 
 def _example(dtype: Dtype, **changes: Any) -> StepCase:

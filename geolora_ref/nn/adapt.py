@@ -68,7 +68,7 @@ def adapt(
     for name, layer in chosen.items():
         try:
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
-            _refuse_shared(model, name, layer)
+            _refuse_shared(model, layer)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from problem
@@ -163,7 +163,8 @@ def _names(model: nn.Module) -> str:
     return "layers that can be adapted: " + (", ".join(f"{name} ({kind})" for name, kind in sorted(ends.items())) or "none")
 
 
-def _refuse_shared(model: nn.Module, name: str, layer: nn.Module) -> None:
+def _refuse_shared(model: nn.Module, layer: nn.Module) -> None:
+    """Raise ``ValueError`` if another module has the weight of this layer."""
     for other, module in model.named_modules():
         if module is not layer and any(p is layer.weight for p in module.parameters(recurse=False)):
             raise ValueError(f"expected a weight of its own, found one that it shares with {other}; exclude the layer")

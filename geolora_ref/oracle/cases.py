@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,6 @@ class CaseParameters:
     magnitude: float = 1.0
     complex: bool = False
     seed: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The parameters as plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,13 +78,6 @@ BLOCK_REASONS = {
     "dense": "S was trained, the threshold decides",
     "zero": "the usual start, everything is kept",
 }
-CORE_REASONS = {
-    "diagonal": "S as a truncation leaves it",
-    "dense": "S was trained since the last truncation: a stale or untransposed inverse shows",
-    "unsorted": "S is diagonal but not sorted",
-    "negative": "the entries of S are negative, its singular values are not",
-    "zero": "S = 0, the usual start: nothing may be divided by S",
-}
 SPECTRUM_REASONS = {
     "flat": "all singular values are equal: every truncation is a tie",
     "geometric": "singular values from 1 to 1e-8",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_inputs_are_formed_in_the_working_precision(dtype: Dtype) -> None:
 
 def test_parameters_survive_json() -> None:
     for parameters in (*TRAPS.values(), draw_parameters(np.random.default_rng(0))):
-        assert CaseParameters(**json.loads(json.dumps(parameters.as_dict()))) == parameters
+        assert CaseParameters(**json.loads(json.dumps(asdict(parameters)))) == parameters
 
 
 @pytest.mark.parametrize(("field", "error"), [("gradient", ValueError), ("spectrum", KeyError)])
@@ -180,7 +181,7 @@ def test_the_draw_has_not_changed() -> None:
     for complex_data in (False, True):
         rng = np.random.default_rng(7)
         drawn += [draw_parameters(rng, complex_data=complex_data) for _ in range(500)]
-    told = [f"{name}={value:.12g}" if isinstance(value, float) else value for p in drawn for name, value in p.as_dict().items()]
+    told = [f"{name}={value:.12g}" if isinstance(value, float) else value for p in drawn for name, value in asdict(p).items()]
     assert digest(json.dumps(told)) == DRAWN
 
 

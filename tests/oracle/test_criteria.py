@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_where_rounding_is_absolute_a_right_step_is_right() -> None:
 @given(parameters=case_parameters())
 def test_the_reference_is_right(dtype: Dtype, parameters: CaseParameters) -> None:
     """Below WARN: the constant c leaves room for other right implementations."""
-    case = StepCase.build(CaseParameters(**{**parameters.as_dict(), "complex": dtype.complex}))
+    case = StepCase.build(replace(parameters, complex=dtype.complex))
     inputs = case.inputs(dtype.real)
     verdict = judge(inputs, _reference(inputs))
     assert verdict.worst_ratio <= WARN, verdict

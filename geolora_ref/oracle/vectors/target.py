@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import mpmath
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["DIGITS", "SLACK", "Target", "target"]
@@ -129,9 +128,3 @@ def parts(X: Dense) -> dict[str, list[list[Real]]]:
     if not any(isinstance(x, _MP.mpc) for row in rows for x in row):
         return real
     return real | {"im": [[_MP.im(x) for x in row] for row in rows]}
-
-
-def as_double(X: Dense) -> Matrix:
-    """The nearest matrix in double precision."""
-    re, *im = (np.array([[nearest_double(x) for x in row] for row in rows]) for rows in parts(X).values())
-    return re + 1j * im[0] if im else re
