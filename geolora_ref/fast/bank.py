@@ -2,8 +2,8 @@
 
 Bases are stored transposed and contiguous, all that have the same length in one buffer (N, capacity, length), whether they are a
 U or a V: the long products of a step are one batched GEMM before and one after for each length, and its small matrices one batch
-for all layers.  A layer of rank r uses the first r rows of its buffers; the rows behind are zero, so that another rank
-reallocates no buffer.
+for all layers.  A layer of rank r uses the first r rows of its buffers; the rows behind are zero, so that this storage stays
+where it is at every rank.  The small workspaces of S and the places of the rows are made anew when a rank changes.
 
 Host synchronisations of a step on an accelerator: one download, the spectra of all layers (ranks are decided on the host), and
 what ``torch.linalg.eigh`` does inside to look at its error flag, once for each width class; layers that need Householder's QR, if
