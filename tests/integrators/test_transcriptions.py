@@ -17,13 +17,16 @@ from geolora_ref.integrators import (
     BUG,
     AugmentedBUG,
     MidpointBUG,
+    NaiveFactorEuler,
     ParallelBUG,
+    ProjectedRK,
     ProjectorSplitting,
     SecondOrderParallel,
+    StrangSplitting,
     TruncationRule,
 )
 from geolora_ref.integrators.integrator import Integrator
-from geolora_ref.integrators.sub_solvers import EXPLICIT_EULER, SolveIVP
+from geolora_ref.integrators.sub_solvers import EXPLICIT_EULER, RK4_TABLEAU, SolveIVP
 from tests.integrators.fields import DenseField, Matrix, complex_low_rank, linear
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -103,12 +106,63 @@ def dense_lie(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Mat
     return flow(lambda s, X: P @ f(s, X), t, Y, h)
 
 
+def dense_strang(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Lie over [t, t + h/2], then the three parts in the opposite order over [t + h/2, t + h]."""
+    half, middle = 0.5 * h, t + 0.5 * h
+    Y = dense_lie(f, t, Y, half, rank, flow)
+    P, _ = ranges(Y, rank)
+    Y = flow(lambda s, X: P @ f(s, X), middle, Y, half)
+    _, Q = ranges(Y, rank)
+    Y = flow(lambda s, X: -P @ f(s, X) @ Q, middle, Y, half)
+    return flow(lambda s, X: f(s, X) @ Q, middle, Y, half)
+
+
 def dense_midpoint(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
     P, Q = augmented_spaces(f, t, Y, 0.5 * h, rank, flow)
     middle = flow(lambda s, X: P @ f(s, X) @ Q, t, Y, 0.5 * h)
     half = f(t + 0.5 * h, middle)
     P, Q = projector(P, half @ Q), projector(Q, half.conj().T @ P)
     return best(flow(lambda s, X: P @ f(s, X) @ Q, t, Y, h), rank)
+
+
+def dense_midpoint_3r(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Bases that span the old spaces, those of Y_½ of rank r, and F(t + h/2, Y_½)V_½, F(t + h/2, Y_½)ᴴU_½."""
+    middle = dense_augmented(f, t, Y, 0.5 * h, rank, flow)
+    P, Q = ranges(middle, rank)
+    half = f(t + 0.5 * h, middle)
+    P, Q = projector(Y, middle, half @ Q), projector(Y.conj().T, middle.conj().T, half.conj().T @ P)
+    return best(flow(lambda s, X: P @ f(s, X) @ Q, t, Y, h), rank)
+
+
+def tangential(Y: Matrix, Z: Matrix, rank: int) -> Matrix:
+    """P(Y)Z = PZ + ZQ − PZQ."""
+    P, Q = ranges(Y, rank)
+    return P @ Z + Z @ Q - P @ Z @ Q
+
+
+def dense_heun(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Stages at t and t + h, half of each slope."""
+    first = tangential(Y, f(t, Y), rank)
+    stage = best(Y + h * first, rank)
+    return best(Y + 0.5 * h * (first + tangential(stage, f(t + h, stage), rank)), rank)
+
+
+def dense_rk4(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """Stages at t, twice at t + h/2, and at t + h; the slopes weigh 1, 2, 2, 1 sixths."""
+    slopes = [tangential(Y, f(t, Y), rank)]
+    for c in (0.5, 0.5, 1.0):
+        stage = best(Y + c * h * slopes[-1], rank)
+        slopes.append(tangential(stage, f(t + c * h, stage), rank))
+    return best(Y + h / 6.0 * (slopes[0] + 2.0 * slopes[1] + 2.0 * slopes[2] + slopes[3]), rank)
+
+
+def dense_naive(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
+    """(U + hU̇)(S + hṠ)(V + hV̇)ᴴ; U̇ = (I − P)F Y⁺ U and V̇ᴴ = Vᴴ Y⁺ F(I − Q) with the pseudo-inverse Y⁺ = VS⁻¹Uᴴ."""
+    P, Q = ranges(Y, rank)
+    value, inverse = f(t, Y), np.linalg.pinv(Y, rcond=1e-12)
+    left, right = value @ inverse - P @ value @ inverse, inverse @ value - inverse @ value @ Q
+    middle = Y + h * P @ value @ Q
+    return (middle + h * left @ middle) @ (np.eye(len(Q)) + h * right)
 
 
 def dense_second_order(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
@@ -124,6 +178,11 @@ PAIRS: dict[str, tuple[Callable[..., Integrator], Callable[..., Matrix]]] = {
     "second-order parallel": (SecondOrderParallel, dense_second_order),
     "BUG": (lambda _, s: BUG(s), dense_bug),
     "Lie": (lambda _, s: ProjectorSplitting(s), dense_lie),
+    "Strang": (lambda _, s: StrangSplitting(s), dense_strang),
+    "midpoint BUG, 3r": (lambda rule, s: MidpointBUG(rule, s, wide=False), dense_midpoint_3r),
+    "projected Heun": (lambda rule, _: ProjectedRK(rule), dense_heun),
+    "projected RK4": (lambda rule, _: ProjectedRK(rule, RK4_TABLEAU), dense_rk4),
+    "naive": (lambda *_: NaiveFactorEuler(), dense_naive),
 }
 
 
