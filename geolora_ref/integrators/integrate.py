@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
@@ -21,6 +22,7 @@ __all__ = ["Adaptive", "Interrupted", "Progress", "Record", "Run", "distance", "
 class Adaptive:
     """Step size by step doubling: a step of h against two of h/2; the difference may be rtol·‖Y‖ + atol a step.
 
+    A start at Y = 0 needs atol > 0: there ‖Y‖ falls like h, as the difference does, so that no h keeps to rtol alone.
     ``first`` : the first step size.  ``smallest`` : where the tolerance asks for less the run fails instead of creeping on; only
     the step to the end of the time span may be shorter.  A step that fails, or whose difference is not finite, is tried again
     with h/4, unless no step size can mend it (a field of another shape or dtype).  The next step size is
@@ -88,7 +90,8 @@ class Run:
 
     ``times`` and ``states`` : the start, every state asked for by ``save_every``, and the last one.  ``records`` : one for
     every step.  ``stopped`` : why the run ended early, None if it did not; :attr:`Y` raises it, so that a part is not taken for
-    a whole.
+    a whole.  A callback that fails counts as such also after the last step, so that its error is not lost; ``states`` then
+    ends with the state at the end.
     """
 
     times: list[float]
@@ -135,16 +138,17 @@ def integrate(
     first and the last.  Never raises for what happens on the way: a step that fails, the keyboard or the callback ends the run,
     and what was computed so far is returned, see :attr:`Run.stopped`.
 
-    Raises ``ValueError`` for a start, a time span or a step size that is not one.
+    Raises ``ValueError`` for a start, a time span, a step size or a number of steps that is not one, and for a step size below
+    the distance of the floating-point numbers around t.
     """
     if not isinstance(Y0, LowRank):
         raise ValueError(f"Y0: expected a LowRank, found {type(Y0).__name__}")
-    t, t_end = map(checks.number, t_span)
-    if not (math.isfinite(t) and math.isfinite(t_end) and t < t_end):
-        raise ValueError(f"t_span: expected two finite numbers, the first one smaller, found {t_span}")
-    size = checks.positive_number("h", h.first if isinstance(h, Adaptive) else h)
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every: expected an integer >= 1, found {save_every!r}")
+    t, t_end = _time_span(t_span)
+    size, resolution = checks.positive_number("h", h.first if isinstance(h, Adaptive) else h), math.ulp(max(abs(t), abs(t_end)))
+    if size < resolution:
+        raise ValueError(f"h: expected at least {resolution:.3g}, the resolution of t up to {t_end:.6g}, found {size:.3g}")
+    if save_every is not None:
+        checks.integer("save_every", save_every, 1)
     run, Y = Run([t], [Y0]), Y0
     clock = _Clock(t, t_end, size)
     try:
@@ -171,6 +175,14 @@ def integrate(
         run.times.append(run.records[-1].t)
         run.states.append(Y)
     return run
+
+
+def _time_span(t_span: Any) -> tuple[float, float]:
+    """Begin and end as floats, or ``ValueError``."""
+    span = [checks.number(value) for value in t_span] if isinstance(t_span, Iterable) else []
+    if len(span) != 2 or not -math.inf < span[0] < span[1] < math.inf:
+        raise ValueError(f"t_span: expected two finite numbers, the first one smaller, found {t_span!r}")
+    return span[0], span[1]
 
 
 def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progress) -> bool:
@@ -241,7 +253,8 @@ def _controlled_step(
             clock.change(max(following, control.smallest))
             return second.Y, _record(clock.t, size, [first, second], spent, refused)
         if min(size, clock.h) <= control.smallest:  # t + h − t may round up
-            raise StepError(f"the tolerance asks for a step below {control.smallest:.1e}", t, size)
+            relative = "; rtol alone, from Y = 0" if Y.norm() == 0.0 and control.atol == 0.0 else ""
+            raise StepError(f"the tolerance asks for a step below {control.smallest:.1e}{relative}", t, size)
         refused += 1
         clock.change(max(following, control.smallest))
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
@@ -49,8 +50,12 @@ class Step:
 
     @classmethod
     def truncated(cls, cut: Truncation) -> Step:
-        """The step that ends with this truncation."""
-        return cls(cut.Y, cut.discarded, cut.theta, cut.rank_rule)
+        """The step that ends with this truncation.
+
+        Its bases [U | Ũ]P contain the old ones, with their defect, to which every step would add its rounding; so they are
+        polished, which moves Y by rounding.
+        """
+        return cls(cut.Y.polished(), cut.discarded, cut.theta, cut.rank_rule)
 
 
 class StepError(ArithmeticError):
@@ -66,20 +71,25 @@ class StepError(ArithmeticError):
         super().__init__(f"{where}: {reason}")
         self.reason, self.t, self.h, self.number, self.evaluations = reason, t, h, number, evaluations
 
+    def __reduce__(self) -> tuple[type[StepError], tuple[Any, ...]]:
+        """Copied and pickled from what it was made of (exceptions are by default made again from their message alone)."""
+        return StepError, (self.reason, self.t, self.h, self.number, self.evaluations)
+
     def numbered(self, number: int) -> StepError:
         """The same error, with the number of the step."""
         return StepError(self.reason, self.t, self.h, number, self.evaluations)
 
 
 class MisfitError(ValueError):
-    """A field and a state that do not fit each other in shape or dtype: no step size can mend it."""
+    """A field, a state and a step that do not fit each other in shape or dtype: no step size can mend it."""
 
 
 @dataclass(frozen=True)
 class TruncationRule:
     """How the rank is chosen at the end of a step: by a tolerance, relative (τ) or absolute (ϑ), within [min_rank, max_rank].
 
-    ``per_time`` : the tolerance is per unit of time, multiplied by h; so the truncations add up to at most ϑ T.
+    ``per_time`` : the tolerance is per unit of time.  A truncation has h times as much, several in one step share that; so what
+    a run says that it discarded is at most Σ hϑ = ϑT for a run over T with the absolute one, unless max_rank clips.
 
     Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0, and 1 ≤ min_rank ≤ max_rank.
     """
@@ -100,7 +110,7 @@ class TruncationRule:
         return cls(theta=0.0, min_rank=rank, max_rank=rank)
 
     def __call__(self, Y: Factors, h: float) -> Truncation:
-        """The truncation of U S Vᴴ after a step of size h."""
+        """The truncation of U S Vᴴ; ``h`` : the time that it answers for, of which ``per_time`` makes the tolerance."""
         factor = h if self.per_time else 1.0
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
         least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0])
@@ -127,28 +137,43 @@ class Integrator(ABC):
     def step(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step from (t, Y) to t + h.
 
-        Raises :class:`StepError` (time, step size, reason) for a step size that is not a positive number, a field that does
-        not fit Y in shape or dtype, values of the field that are not finite, and whatever else stops the step.
+        Raises :class:`StepError` (time, step size, reason) for a time or a step size that is not one, a field that does not
+        fit Y in shape or dtype, values of the field that are not finite, and whatever else stops the step.
         """
-        t, h = float(t), float(h)  # scalars of NumPy would promote arrays of single precision
-        observed = _Observed(field, Y)
+        observed, start, size = _Observed(field, Y), checks.number(t), checks.number(h)
         try:
-            if not (math.isfinite(h) and h > 0.0):
-                raise ValueError(f"h: expected a finite number > 0, found {h!r}")
+            if not math.isfinite(start):
+                raise ValueError(f"t: expected a finite number, found {t!r}")
+            checks.positive_number("h", h)
             if tuple(field.shape) != Y.shape:
                 raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
-            done = self.advance(observed, t, Y, h)
+            done = _checked_step(self.advance(observed, start, Y, size), Y)  # scalars of NumPy would promote single precision
         except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
-            raise StepError(f"{type(error).__name__}: {error}", t, h, evaluations=observed.count) from error
+            raise StepError(f"{type(error).__name__}: {error}", start, size, evaluations=observed.count) from error
         return replace(done, evaluations=observed.count)
 
     @abstractmethod
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
-        """The step itself; the field is checked and counted by :meth:`step`."""
+        """The step itself, a :class:`Step` to a state of the shape and dtype of Y; the field is checked and counted by
+        :meth:`step`.
+        """
+
+
+def _checked_step(done: Any, Y: LowRank) -> Step:
+    """What an integrator returned; :class:`MisfitError` if it is no step from Y."""
+    if not isinstance(done, Step):
+        raise MisfitError(f"advance: expected a Step, found {type(done).__name__}")
+    if (done.Y.shape, done.Y.S.dtype) != (Y.shape, Y.S.dtype):
+        raise MisfitError(f"advance: expected a state like {Y!r} in shape and dtype, found {done.Y!r}")
+    return done
 
 
 class _Observed:
-    """A field whose values are checked, counted, and copied: it may write the next one into the same array."""
+    """A field whose values are checked and counted.
+
+    It is given copies, and what it returns is copied: a foreign field may work in its arguments, and may write the next value
+    into the same array.
+    """
 
     def __init__(self, field: Field, Y: LowRank) -> None:
         self.shape, self.count = Y.shape, Evaluations()
@@ -156,11 +181,11 @@ class _Observed:
 
     def apply_right(self, t: float, Y: Product, V: Inexact[Array, "n k"]) -> Inexact[Array, "m k"]:
         """F(t, Y) V."""
-        return self._checked("F V", t, self._field.apply_right(t, Y, V), (self.shape[0], V.shape[1]))
+        return self._checked("F V", t, self._field.apply_right(t, _copied(Y), _copy(V)), (self.shape[0], V.shape[1]))
 
     def apply_left(self, t: float, Y: Product, U: Inexact[Array, "m k"]) -> Inexact[Array, "n k"]:
         """F(t, Y)ᴴ U."""
-        return self._checked("Fᴴ U", t, self._field.apply_left(t, Y, U), (self.shape[1], U.shape[1]))
+        return self._checked("Fᴴ U", t, self._field.apply_left(t, _copied(Y), _copy(U)), (self.shape[1], U.shape[1]))
 
     def _checked(self, name: str, t: float, value: Array, shape: tuple[int, int]) -> Array:
         self.count += Evaluations(1, shape[1])
@@ -172,4 +197,12 @@ class _Observed:
         if not finite(value):
             bad = int(xp.sum(xp.astype(~xp.isfinite(value), xp.int64)))
             raise ValueError(f"{name} at t = {t:.6g}: expected finite entries, found {bad} of {shape[0] * shape[1]} not finite")
-        return xp.asarray(value, copy=True)
+        return _copy(value)
+
+
+def _copy(X: Inexact[Array, "a b"]) -> Inexact[Array, "a b"]:
+    return namespace(X).asarray(X, copy=True)
+
+
+def _copied(Y: Product) -> Product:
+    return Product(_copy(Y.left), _copy(Y.right))

@@ -33,7 +33,8 @@ class ParallelBUG(Integrator):
     doubles their rank and fills the lower right block) if nothing was truncated, or if h‖ŨᴴF(t, Y₀)Ṽ‖ > c ϑ; at most
     ``max_rejections`` times, and never beyond full bases.  It needs a tolerance: with fixed rank ϑ is 0.
 
-    Raises ``ValueError`` for a negative factor or number.  Source: [CKL24].
+    Raises ``ValueError`` for a factor that is not a finite number ≥ 0, or a ``max_rejections`` that is no integer ≥ 0.
+    Source: [CKL24].
     """
 
     truncate: TruncationRule
@@ -44,8 +45,7 @@ class ParallelBUG(Integrator):
     def __post_init__(self) -> None:
         if self.rejection is not None:
             checks.nonnegative_number("rejection", self.rejection)
-        if self.max_rejections < 0:
-            raise ValueError(f"max_rejections: expected an integer >= 0, found {self.max_rejections!r}")
+        checks.integer("max_rejections", self.max_rejections, 0)
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import array_api_compat
+import numpy as np
 import scipy.integrate
 
-from geolora_ref.arrays import Array, Inexact
+from geolora_ref import checks
+from geolora_ref.arrays import Array, Inexact, eps
 
 __all__ = ["EXPLICIT_EULER", "HEUN", "RK4", "RungeKutta", "SolveIVP", "SubSolver", "Tableau"]
 
@@ -41,15 +43,14 @@ RK4_TABLEAU = Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 
 class RungeKutta:
     """``substeps`` equal steps of an explicit Runge–Kutta method; any array library.
 
-    Raises ``ValueError`` unless ``substeps`` ≥ 1.
+    Raises ``ValueError`` unless ``substeps`` is an integer ≥ 1.
     """
 
     tableau: Tableau
     substeps: int = 1
 
     def __post_init__(self) -> None:
-        if self.substeps < 1:
-            raise ValueError(f"substeps: expected an integer >= 1, found {self.substeps!r}")
+        checks.integer("substeps", self.substeps, 1)
 
     def __call__(self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
         """X(t + h)."""
@@ -76,9 +77,16 @@ def _combined(X: Array, h: float, weights: tuple[float, ...], slopes: list[Array
 EXPLICIT_EULER, HEUN, RK4 = RungeKutta(EULER_TABLEAU), RungeKutta(HEUN_TABLEAU), RungeKutta(RK4_TABLEAU)
 
 
+NOISE = 10.0
+"""Rounding errors of a field, in units of eps."""
+
+
 @dataclass(frozen=True)
 class SolveIVP:
-    """``scipy.integrate.solve_ivp`` at these tolerances: the sub-equation solved as exactly as one likes (NumPy only).
+    """``scipy.integrate.solve_ivp`` at these tolerances: the sub-equation solved as exactly as its dtype allows (NumPy only).
+
+    scipy works in double precision, the field in its own: below ``NOISE`` eps of the largest entry its values are rounding
+    errors, which no step size makes smaller.  So tolerances below that count as that.
 
     Raises ``ValueError`` for another library's arrays, ``RuntimeError`` with scipy's message where scipy gives up.
     """
@@ -91,12 +99,13 @@ class SolveIVP:
         """X(t + h)."""
         if not array_api_compat.is_numpy_array(X):
             raise ValueError(f"solve_ivp: expected NumPy arrays, found {type(X).__name__}; use RungeKutta for other libraries")
-        shape, dtype = X.shape, X.dtype  # scipy works in double precision, the field in its own
+        shape, dtype, noise = X.shape, X.dtype, NOISE * eps(X)
 
         def derivative(s: float, x: Array) -> Array:
             return f(s, x.reshape(shape).astype(dtype, copy=False)).ravel()
 
-        run = scipy.integrate.solve_ivp(derivative, (t, t + h), X.ravel(), self.method, rtol=self.rtol, atol=self.atol)
+        rtol, atol = max(self.rtol, noise), max(self.atol, noise * float(np.max(np.abs(X))))
+        run = scipy.integrate.solve_ivp(derivative, (t, t + h), X.ravel(), self.method, rtol=rtol, atol=atol)
         if not run.success:
             raise RuntimeError(f"solve_ivp over [{t}, {t + h}]: {run.message}")
         return run.y[:, -1].reshape(shape).astype(dtype, copy=False)

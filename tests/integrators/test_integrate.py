@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +30,7 @@ from geolora_ref.integrators import (
     integrate,
 )
 from geolora_ref.problems import Lyapunov, Product, RankPreservingRiccati, RotatingExponential
-from tests.integrators.fields import DenseField, Matrix
+from tests.integrators.fields import ALL, DenseField, Matrix
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -119,6 +121,18 @@ def test_what_was_discarded_adds_up() -> None:
     assert {record.rank_rule for record in run.records} == {RankRule.THRESHOLD}
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
+@pytest.mark.parametrize("tail", [0.9, 0.45])
+def test_what_a_run_discards_under_a_tolerance_per_time(name: str, tail: float) -> None:
+    """At most ϑT, although projected Runge–Kutta truncates twice in a step: once with all of it, or twice with half of it."""
+    nothing, h, theta = DenseField((5, 4), lambda _, W: np.zeros_like(W)), 0.5, 0.1
+    Y0 = LowRank.random((5, 4), [1.0, tail * theta * h], np.random.default_rng(0))
+    run = integrate(ALL[name](TruncationRule(theta=theta, per_time=True), RK4), nothing, Y0, (0.0, h), h)
+    times = 1 if name != "projected Runge–Kutta" else 0 if tail > 0.5 else 2
+    assert run.discarded == pytest.approx(times * tail * theta * h, abs=1e-15)
+    assert run.discarded <= theta * h
+
+
 def test_the_callback_may_stop_the_run() -> None:
     problem, Y0 = _problem()
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.125, callback=lambda progress: progress.number == 3)
@@ -178,6 +192,30 @@ def test_a_failure_in_the_first_step_leaves_the_start() -> None:
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1)
     assert (run.times, run.records, run.states) == ([0.0], [], [Y0])
     assert "step 1, t = 0" in str(run.stopped)
+
+
+def test_a_run_that_stopped_can_be_copied_and_sent_away() -> None:
+    problem, Y0 = _failing(ValueError("never"))
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1)
+    for twin in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert isinstance(twin.stopped, StepError)
+        assert isinstance(run.stopped, StepError)
+        assert str(twin.stopped) == str(run.stopped)
+        told = [(e.reason, e.t, e.h, e.number, e.evaluations) for e in (twin.stopped, run.stopped)]
+        assert told[0] == told[1]
+        np.testing.assert_array_equal(twin.states[-1].full(), run.states[-1].full())
+
+
+def test_a_callback_that_fails_after_the_last_step_is_told_and_the_end_is_there() -> None:
+    problem, Y0 = _problem()
+
+    def careless(progress: Progress) -> None:
+        assert progress.t < progress.t_end, "too far"
+
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=careless)
+    assert str(run.stopped).startswith("the callback failed after step 4, t = 1: AssertionError: too far")
+    assert run.times == [0.0, 1.0]
+    np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25).Y.full())
 
 
 # --- step size control -----------------------------------------------------------------------------------------------
@@ -317,6 +355,19 @@ def test_what_no_step_size_can_mend_is_not_tried_again(field: Callable[[Matrix],
     assert asked == [0.0]
 
 
+def test_from_zero_a_relative_tolerance_alone_says_why_it_fails() -> None:
+    """‖Y‖ and the difference fall alike."""
+    rng = np.random.default_rng(0)
+    C, (_, Y) = rng.standard_normal((12, 10)), _problem()
+    zero = LowRank(Y.U, 0.0 * Y.S, Y.V)
+    field = DenseField((12, 10), lambda _, W: C)
+    run = integrate(BUG(), field, zero, (0.0, 1.0), Adaptive(0.25))
+    assert "the tolerance asks for a step below 1.0e-10; rtol alone, from Y = 0" in str(run.stopped)
+    assert integrate(BUG(), field, zero, (0.0, 1.0), Adaptive(0.25, atol=0.1)).stopped is None
+    elsewhere = integrate(BUG(), field, Y, (0.0, 1.0), Adaptive(0.25, rtol=1e-12, smallest=0.1))
+    assert str(elsewhere.stopped).endswith("the tolerance asks for a step below 1.0e-01")
+
+
 def test_numpy_scalars_are_numbers() -> None:
     problem, Y0 = _problem()
     start, end = np.linspace(0.0, 1.0, 2)
@@ -337,6 +388,14 @@ def test_numpy_scalars_are_numbers() -> None:
         ({"t_span": (0.0, None)}, "^t_span: expected two finite numbers"),
         ({"Y0": np.ones((12, 10))}, "^Y0: expected a LowRank, found ndarray"),
         ({"save_every": 0}, "^save_every: expected an integer >= 1, found 0"),
+        ({"save_every": 2.5}, r"^save_every: expected an integer >= 1, found 2\.5"),
+        ({"save_every": "a"}, "^save_every: expected an integer >= 1, found 'a'"),
+        ({"t_span": 1.0}, r"^t_span: expected two finite numbers, the first one smaller, found 1\.0"),
+        ({"t_span": (0.0, 1.0, 2.0)}, "^t_span: expected two finite numbers"),
+        ({"t_span": (0.0, "1")}, "^t_span: expected two finite numbers"),
+        ({"t_span": (1e16, 1e16 + 4.0)}, r"^h: expected at least 2, the resolution of t up to 1e\+16, found 0\.1"),
+        ({"t_span": (1e16, 1e16 + 4.0), "h": Adaptive(0.1)}, "^h: expected at least 2, the resolution of t"),
+        ({"t_span": (-1e16, 0.0)}, "^h: expected at least 2, the resolution of t"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(change: dict[str, Any], message: str) -> None:

@@ -137,7 +137,7 @@ def dense_midpoint_3r(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow
 def tangential(Y: Matrix, Z: Matrix, rank: int) -> Matrix:
     """P(Y)Z = PZ + ZQ − PZQ."""
     P, Q = ranges(Y, rank)
-    return P @ Z + Z @ Q - P @ Z @ Q
+    return np.asarray(P @ Z + Z @ Q - P @ Z @ Q)
 
 
 def dense_heun(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
