@@ -177,15 +177,23 @@ class _Observed:
 
     def __init__(self, field: Field, Y: LowRank) -> None:
         self.shape, self.count = Y.shape, Evaluations()
-        self._field, self._dtype = field, Y.S.dtype
+        self._field, self._dtype, self._xp = field, Y.S.dtype, namespace(Y.S)
 
     def apply_right(self, t: float, Y: Product, V: Inexact[Array, "n k"]) -> Inexact[Array, "m k"]:
         """F(t, Y) V."""
-        return self._checked("F V", t, self._field.apply_right(t, _copied(Y), _copy(V)), (self.shape[0], V.shape[1]))
+        value = self._field.apply_right(t, self._copied(Y), self._copy(V))
+        return self._checked("F V", t, value, (self.shape[0], V.shape[1]))
 
     def apply_left(self, t: float, Y: Product, U: Inexact[Array, "m k"]) -> Inexact[Array, "n k"]:
         """F(t, Y)ᴴ U."""
-        return self._checked("Fᴴ U", t, self._field.apply_left(t, _copied(Y), _copy(U)), (self.shape[1], U.shape[1]))
+        value = self._field.apply_left(t, self._copied(Y), self._copy(U))
+        return self._checked("Fᴴ U", t, value, (self.shape[1], U.shape[1]))
+
+    def _copy(self, X: Inexact[Array, "a b"]) -> Inexact[Array, "a b"]:
+        return self._xp.asarray(X, copy=True)
+
+    def _copied(self, Y: Product) -> Product:
+        return Product(self._copy(Y.left), self._copy(Y.right))
 
     def _checked(self, name: str, t: float, value: Array, shape: tuple[int, int]) -> Array:
         self.count += Evaluations(1, shape[1])
@@ -193,16 +201,8 @@ class _Observed:
             raise MisfitError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")
         if value.dtype != self._dtype:
             raise MisfitError(f"{name} at t = {t:.6g}: expected the dtype of Y ({self._dtype}), found {value.dtype}")
-        xp = namespace(value)
         if not finite(value):
+            xp = namespace(value)
             bad = int(xp.sum(xp.astype(~xp.isfinite(value), xp.int64)))
             raise ValueError(f"{name} at t = {t:.6g}: expected finite entries, found {bad} of {shape[0] * shape[1]} not finite")
-        return _copy(value)
-
-
-def _copy(X: Inexact[Array, "a b"]) -> Inexact[Array, "a b"]:
-    return namespace(X).asarray(X, copy=True)
-
-
-def _copied(Y: Product) -> Product:
-    return Product(_copy(Y.left), _copy(Y.right))
+        return self._copy(value)
