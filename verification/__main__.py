@@ -52,6 +52,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = [name for name in options.only or () if name not in CLAIMS]
     if unknown:
         parser.error(f"--only: expected one of {', '.join(CLAIMS)}; found {', '.join(unknown)}")
+    if options.seed < 0:
+        parser.error(f"--seed: expected a number >= 0, found {options.seed}")
     if options.jobs is not None and options.jobs < 1:
         parser.error(f"--jobs: expected a number >= 1, found {options.jobs}")
     if (options.backend == "dask") != (options.scheduler is not None):
@@ -62,7 +64,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked."""
+    """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked.
+
+    130: interrupted; what had been finished is in the journal.
+    """
     escape_missing_characters()
     options = arguments(argv)
     console = Console(stderr=options.json)

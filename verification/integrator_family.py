@@ -41,7 +41,8 @@ class Member:
     ``tangential``, ``general`` : its order against the projected flow for a tangential field and for one with a normal part.
     ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away by ε.  ``exact`` : whether it
     reproduces a given curve of its rank.  ``conservative`` : whether every sub-step is a Galerkin step in a space that contains
-    the state, so that the invariants of a Hamiltonian field stay up to the truncation.  ``coarsest`` : the number of steps per
+    the state, so that the invariants of a Hamiltonian field stay up to the truncation.  ``robust`` : whether its error does not
+    depend on the smallest singular value of S; a method that divides by S breaks down.  ``coarsest`` : the number of steps per
     unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a tolerance.  ``stalls`` : whether it
     fails to do so from a well conditioned state as h falls, since a new direction enters with size O(h²/σ_min) only.
     """

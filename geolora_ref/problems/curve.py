@@ -54,8 +54,10 @@ class RotatingExponential(Curve, FactoredODE):
                 raise ValueError(f"{name}: expected a skew {n} x {n} matrix, found shape {Omega.shape}")
         if not 1.0 < base < math.inf:
             raise ValueError(f"base: expected a finite number > 1, found {base}")
-        if rank is not None and not 1 <= rank <= n:
-            raise ValueError(f"rank: expected between 1 and n = {n}, found {rank}")
+        if rank is not None:
+            checks.integer("rank", rank, 1)
+            if rank > n:
+                raise ValueError(f"rank: expected between 1 and n = {n}, found {rank}")
         self.shape, self.Omega1, self.Omega2, self.base, self.rank = (n, n), Omega1, Omega2, base, rank or n
         self._D = base ** -np.arange(1.0, self.rank + 1.0)
         # Ω = Q diag(iω) Qᴴ, so that e^{tΩ} costs a scaling; only the first `rank` columns of it are ever needed.
@@ -105,15 +107,14 @@ class KochLubich(Curve):
     T₁ is tridiagonal with +1 below and −1 above the diagonal; T₂ pentadiagonal with +½ and +1 below, −½ and −1 above.
     A₁ and A₂ are ε·U(0, 1) noise plus a leading 10 x 10 block I + ½U(0, 1).
 
-    Raises ``ValueError`` for n < 10.
+    Raises ``ValueError`` unless n is an integer ≥ 10, the size of the leading block, and ε a finite number ≥ 0.
     """
 
     BLOCK = 10
 
     def __init__(self, n: int, epsilon: float, rng: np.random.Generator) -> None:
-        if n < self.BLOCK:
-            raise ValueError(f"n: expected at least {self.BLOCK}, the size of the leading block, found {n}")
-        self.shape, self.epsilon = (n, n), epsilon
+        checks.integer("n", n, self.BLOCK)
+        self.shape, self.epsilon = (n, n), checks.nonnegative_number("epsilon", epsilon)
         one, two = np.eye(n, k=-1) - np.eye(n, k=1), np.eye(n, k=-2) - np.eye(n, k=2)
         self.T1, self.T2 = one, 0.5 * one + two
         self.A1, self.A2 = self._summand(rng), self._summand(rng)

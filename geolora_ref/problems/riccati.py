@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 
+from geolora_ref import checks
 from geolora_ref.problems.field import Product
 from geolora_ref.problems.problem import FactoredODE, Matrix
 
@@ -20,14 +21,13 @@ class Riccati(FactoredODE):
     equation), E = X − X∞ and Ã = A − X∞:  Ė = ÃᵀE + EÃ − EE, hence E(t) = Φᵀ E₀ (I + G E₀)⁻¹ Φ with Φ = e^{tÃ} and
     G = ∫₀ᵗ e^{sÃ}e^{sÃᵀ} ds = Z − ΦZΦᵀ, ÃZ + ZÃᵀ = −I.  Every exponential decays.  Quadratic: no global constants.
 
-    Raises ``ValueError`` for m < 5.
+    Raises ``ValueError`` unless m is an integer ≥ 5.
     """
 
     time_scale = 0.02
 
     def __init__(self, m: int = 50) -> None:
-        if m < 5:
-            raise ValueError(f"m: expected at least 5, found {m}")
+        checks.integer("m", m, 5)
         self.shape = (m, m)
         x, halves = np.arange(1, m + 1) / (m + 1), (np.arange(m + 1) + 0.5) / (m + 1)
         alpha = 2.0 + np.cos(2.0 * np.pi * halves)

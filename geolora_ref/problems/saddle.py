@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
@@ -30,7 +31,8 @@ class Saddle(GradientFlow, FactoredODE):
         m = len(self.b)
         if not (np.all(self.b > 0.0) and np.all(np.diff(self.b) < 0.0)):
             raise ValueError(f"b: expected decreasing positive numbers, found {self.b}")
-        if not 1 <= n < m:
+        checks.integer("n", n, 1)
+        if n >= m:
             raise ValueError(f"n: expected between 1 and m - 1 = {m - 1}, found {n}")
         self.shape = (m, n)
         self.Q = np.linalg.qr(rng.standard_normal((m, m))).Q

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import H, Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
@@ -22,14 +23,15 @@ class Schroedinger(FactoredODE, StartedODE):
     and ⟨Y, H[Y]⟩ are constant, μ = 0, and ℓ = 2‖D‖₂ + ‖V‖₂² is an upper bound.  The start is
     U₀ diag(10⁻¹, …, 10⁻ʳ)V₀ᴴ / ‖·‖ with random unitary U₀, V₀.
 
-    Raises ``ValueError`` unless n is even.
+    Raises ``ValueError`` unless n is an even integer ≥ 2.
     """
 
     dtype = np.dtype(np.complex128)
 
     def __init__(self, n: int, rng: np.random.Generator) -> None:
-        if n % 2 or n < 2:
-            raise ValueError(f"n: expected an even number >= 2, found {n}")
+        checks.integer("n", n, 2)
+        if n % 2:
+            raise ValueError(f"n: expected an even number, found {n}")
         self.shape = (n, n)
         self._bases = [np.linalg.qr(Z[0] + 1j * Z[1]).Q for Z in rng.standard_normal((2, 2, n, n))]
         self.potential = 1.0 - np.cos(2.0 * np.pi * np.arange(-n // 2, n // 2) / n)

@@ -21,6 +21,7 @@ from geolora_ref.problems import (
     RotatingExponential,
     Saddle,
     Schroedinger,
+    TwoLayerLinear,
     VlasovPoisson,
 )
 from geolora_ref.problems.problem import Matrix
@@ -30,6 +31,7 @@ from verification.claims.physics import dispersion_root
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 NAN, ZERO = float("nan"), np.zeros((3, 3))
+NUMBER: Any = 7.5
 
 
 def _rng() -> np.random.Generator:
@@ -340,18 +342,28 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
         (lambda: RotatingExponential(ZERO, ZERO, base=1.0), "^base: expected a finite number > 1, found 1"),
         (lambda: RotatingExponential(ZERO, ZERO, base=NAN), "^base: expected a finite number > 1, found nan"),
         (lambda: RotatingExponential(ZERO, ZERO, rank=4), "^rank: expected between 1 and n = 3, found 4"),
-        (lambda: KochLubich(9, 0.1, _rng()), "^n: expected at least 10, the size of the leading block, found 9"),
-        (lambda: Schroedinger(7, _rng()), "^n: expected an even number >= 2, found 7"),
+        (lambda: KochLubich(9, 0.1, _rng()), "^n: expected an integer >= 10, found 9"),
+        (lambda: KochLubich(NUMBER, 0.1, _rng()), r"^n: expected an integer >= 10, found 7\.5"),
+        (lambda: KochLubich(10, NAN, _rng()), "^epsilon: expected a finite number >= 0, found nan"),
+        (lambda: Schroedinger(7, _rng()), "^n: expected an even number, found 7"),
+        (lambda: Schroedinger(0, _rng()), "^n: expected an integer >= 2, found 0"),
+        (lambda: Schroedinger(NUMBER, _rng()), r"^n: expected an integer >= 2, found 7\.5"),
+        (lambda: RotatingExponential(ZERO, ZERO, rank=NUMBER), r"^rank: expected an integer >= 1, found 7\.5"),
+        (lambda: Lyapunov(NUMBER, [1.0], _rng()), r"^n: expected an integer >= 1, found 7\.5"),
         (lambda: Lyapunov(6, [1.0] * 3, _rng()), "^source: expected at most n - 4 = 2 values, found 3"),
         (lambda: Lyapunov(9, [1.0], _rng(), diffusion=0.0), r"^diffusion: expected a finite number > 0, found 0\.0"),
         (lambda: Lyapunov(9, [1.0], _rng(), diffusion=NAN), "^diffusion: expected a finite number > 0, found nan"),
-        (lambda: Riccati(4), "^m: expected at least 5, found 4"),
+        (lambda: Riccati(4), "^m: expected an integer >= 5, found 4"),
+        (lambda: Riccati(NUMBER), r"^m: expected an integer >= 5, found 7\.5"),
+        (lambda: AllenCahn(NUMBER), r"^n: expected an integer >= 3, found 7\.5"),
         (lambda: AllenCahn(2), "^n: expected an integer >= 3, found 2"),
         (lambda: AllenCahn(4, -1.0), r"^diffusion: expected a finite number >= 0, found -1\.0"),
         (lambda: AllenCahn(4, NAN), "^diffusion: expected a finite number >= 0, found nan"),
         (lambda: VlasovPoisson.landau_damping(shape=(15, 24)), "^shape: expected even numbers of points"),
         (lambda: Saddle([1.0, 2.0], 1, _rng()), "^b: expected decreasing positive numbers"),
         (lambda: Saddle([2.0, 1.0], 2, _rng()), "^n: expected between 1 and m - 1 = 1, found 2"),
+        (lambda: Saddle([2.0, 1.0], NUMBER, _rng()), r"^n: expected an integer >= 1, found 7\.5"),
+        (lambda: TwoLayerLinear(ZERO, ZERO, NUMBER), r"^hidden: expected an integer >= 1, found 7\.5"),
     ],
 )
 def test_bad_input_is_refused(make: Callable[[], Any], message: str) -> None:

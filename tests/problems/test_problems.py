@@ -113,6 +113,72 @@ def test_digits_are_what_they_should_be() -> None:
     assert _failed(digits) == set()
 
 
+class Rotation(MatrixODE):
+    """Ẏ = JY, J a quarter turn of the first two rows."""
+
+    lipschitz = 1.0
+    one_sided_lipschitz = 0.0
+
+    def __init__(self, m: int, n: int) -> None:
+        self.shape, self.J = (m, n), np.zeros((m, m))
+        self.J[0, 1], self.J[1, 0] = -1.0, 1.0
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return np.asarray(self.J @ Y)
+
+    def invariants(self, Y: Matrix) -> dict[str, float]:
+        return {"norm": float(np.sum(Y * Y))}
+
+
+class Leak(Rotation):
+    """Keeps its norm at t = 0 only."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return super().field(t, Y) - t * Y
+
+
+class Growing(MatrixODE):
+    """Ẏ = (1 + 9t)Y, whose ℓ and μ are 1 at t = 0 only."""
+
+    shape, lipschitz, one_sided_lipschitz = (5, 4), 1.0, 1.0
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return np.asarray((1.0 + 9.0 * t) * Y)
+
+
+class LinearLoss(GradientFlow):
+    """L(W) = ⟨C, W⟩: ℓ = μ = 0, no minimum."""
+
+    shape, lipschitz, one_sided_lipschitz, minimum = (5, 4), 0.0, 0.0, -np.inf
+    C = np.random.default_rng(0).standard_normal((5, 4))
+
+    def loss(self, W: Matrix) -> float:
+        return float(np.sum(self.C * W))
+
+    def gradient(self, W: Matrix) -> Matrix:
+        return self.C
+
+
+class WrongLinearGradient(LinearLoss):
+    """Twice the gradient of its loss."""
+
+    def gradient(self, W: Matrix) -> Matrix:
+        return 2.0 * self.C
+
+
+def test_small_problems_and_those_without_curvature_are_tested_too() -> None:
+    for shape in ((2, 2), (2, 5), (5, 4)):
+        assert _failed(Rotation(*shape)) == set()
+    assert _failed(RotatingExponential.random(2, np.random.default_rng(0))) == set()
+    assert _failed(LinearLoss()) == set()
+    assert _failed(WrongLinearGradient()) == {"gradient: Taylor slope 2"}
+
+
+def test_what_is_stated_for_every_time_is_not_tested_at_0_alone() -> None:
+    assert _failed(Growing()) == {"one-sided constant: never violated", "Lipschitz constant: never violated"}
+    assert _failed(Leak(5, 4)) == {"invariant: norm", "Lipschitz constant: never violated"}
+
+
 # --- every check can fail --------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,13 @@ def test_unknown_claim_is_refused_with_the_names(capsys: pytest.CaptureFixture[s
     assert "expected one of one-backward-pass, " in capsys.readouterr().err
 
 
+def test_a_seed_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--only", CLAIM, "--seed", "-1"])
+    assert stopped.value.code == 2
+    assert "--seed: expected a number >= 0, found -1" in capsys.readouterr().err
+
+
 def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out.replace("\n", "")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from geolora_ref.files import read_json, write_json
 from geolora_ref.oracle.criteria import FAIL
 from tests.verification.test_runner import GOOD
+from verification import runner, tightness
 from verification.claim import CaseResult, Table
 from verification.claims import CLAIMS
 from verification.runner import ClaimOutcome, ControlOutcome
@@ -164,6 +167,29 @@ def test_numbers_in_tables_and_counts_are_on_record() -> None:
         assert not changes(told, record._replace(numbers=numbers), 7)
     undecided = replace(SHARP, results=[replace(result, undecided=2) for result in SHARP.results])
     assert measured(undecided).numbers == ["3", "6"]
+
+
+def test_help_and_unknown_claims_record_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tightness, "write_json", lambda *_: pytest.fail("recorded"))
+    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("run"))
+    for argv, status in ((["--help"], 0), (["--only", "no-such-claim"], 2)):
+        with pytest.raises(SystemExit) as stopped:
+            tightness.main(argv)
+        assert stopped.value.code == status
+    assert "no-such-claim" in capsys.readouterr().err
+
+
+def test_a_claim_is_recorded_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is on record of the others stays as it is; and what is on record is what is measured."""
+    ledger = tmp_path / "tightness.json"
+    before = read_json(tightness.LEDGER)
+    write_json(ledger, before | {"claims": before["claims"] | {"curvature-tail": RECORD._asdict()}})
+    monkeypatch.setattr(tightness, "LEDGER", ledger)
+    assert tightness.main(["--only", "curvature-tail"]) == 0
+    after = read_json(ledger)
+    assert list(after["claims"]) == list(before["claims"])
+    assert after["claims"]["curvature-tail"]["cases"] == before["claims"]["curvature-tail"]["cases"]
+    assert after["claims"] | {"curvature-tail": None} == before["claims"] | {"curvature-tail": None}
 
 
 def test_every_claim_and_every_control_is_on_record() -> None:

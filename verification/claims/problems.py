@@ -106,6 +106,19 @@ class Damped(Schroedinger):
         return super().field(t, Y) - 0.01 * Y
 
 
+class DampedLater(Schroedinger):
+    """The flow loses norm and energy for t > 0."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        """F − 0.01 t Y."""
+        return super().field(t, Y) - 0.01 * t * Y
+
+    def factored(self, t: float, Y: Product) -> Product:
+        """That of F and of −0.01 t Y."""
+        F = super().factored(t, Y)
+        return Product(np.hstack([F.left, -0.01 * t * Y.left]), np.hstack([F.right, Y.right]))
+
+
 class WrongStart(Schroedinger):
     """The start is too large."""
 
@@ -143,6 +156,7 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "overstated minimum": ("a minimum that descent undercuts", lambda: quadratic(minimum=1e-3)),
     "wrong start": ("a start that is too large by 1e-9", lambda: WrongStart(20, np.random.default_rng(5))),
     "damped": ("a Hamiltonian flow that loses norm and energy", lambda: Damped(20, np.random.default_rng(5))),
+    "damped later": ("one that does so for t > 0 only", lambda: DampedLater(20, np.random.default_rng(5))),
     "leaking": ("a transport that loses mass", Leaking.landau_damping),
 }
 """Problems that are not what they say."""
