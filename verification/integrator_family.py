@@ -45,6 +45,7 @@ class Member:
     depend on the smallest singular value of S; a method that divides by S breaks down.  ``coarsest`` : the number of steps per
     unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a tolerance.  ``stalls`` : whether it
     fails to do so from a well conditioned state as h falls, since a new direction enters with size O(h²/σ_min) only.
+    ``solves`` : whether it leaves time to a sub-solver, so that a curve in the spaces of its state is exact.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Member:
     coarsest: int = 16
     adaptive: bool = True
     stalls: bool = False
+    solves: bool = True
 
 
 FAMILY = {
@@ -89,8 +91,8 @@ FAMILY = {
         Member("midpoint BUG", MidpointBUG, 2, 1, dial=True, conservative=True, coarsest=32),
         Member("midpoint BUG, 3r", lambda rule, s: MidpointBUG(rule, s, wide=False), 2, 1, dial=True, conservative=True),
         Member("second-order parallel", SecondOrderParallel, 2, 1, dial=True),
-        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True),
-        Member("naive factor Euler", lambda *_: NaiveFactorEuler(), 1, 1, robust=False, adaptive=False),
+        Member("projected Runge–Kutta", lambda rule, _: ProjectedRK(rule), 2, 2, stalls=True, solves=False),
+        Member("naive factor Euler", lambda *_: NaiveFactorEuler(), 1, 1, robust=False, adaptive=False, solves=False),
     )
 }
 

@@ -18,12 +18,12 @@ Matrix = NDArray[Any]
 
 
 def turned(t: float, X: Matrix) -> Matrix:
-    """e^{tJ}X = X cos t + JX sin t for the quarter turn J of the upper half of the rows into the lower (an even number, J² = −I)."""
+    """e^{tJ}X = X cos t + JX sin t, since J² = −I."""
     return np.asarray(np.cos(t) * X + np.sin(t) * _quarter(X))
 
 
 def _quarter(X: Matrix) -> Matrix:
-    """JX."""
+    """JX, a quarter turn of the upper half of the rows into the lower; their number is even."""
     upper, lower = np.split(X, 2)
     return np.concatenate([-lower, upper])
 
@@ -37,6 +37,11 @@ class TurningFrame:
     """
 
     field: Field
+
+    @staticmethod
+    def seen(t: float, Z: Matrix) -> Matrix:
+        """e^{tJ}Ze^{tJᵀ}."""
+        return turned(t, turned(t, Z).T).T
 
     @property
     def shape(self) -> tuple[int, int]:

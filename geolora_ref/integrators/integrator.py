@@ -88,8 +88,9 @@ class MisfitError(ValueError):
 class TruncationRule:
     """How the rank is chosen at the end of a step: by a tolerance, relative (τ) or absolute (ϑ), within [min_rank, max_rank].
 
-    ``per_time`` : the tolerance is per unit of time.  A truncation has h times as much, several in one step share that; so what
-    a run says that it discarded is at most Σ hϑ = ϑT for a run over T with the absolute one, unless max_rank clips.
+    ``per_time`` : the tolerance is per unit of time, multiplied by h.  Unless max_rank clips, each truncation keeps to it; so
+    what a run over T says that it discarded is at most Σ shϑ = sϑT, with s truncations a step: 1, but in projected Runge–Kutta
+    one for each stage behind the first and one at the end.
 
     Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0, and 1 ≤ min_rank ≤ max_rank.
     """
@@ -110,7 +111,7 @@ class TruncationRule:
         return cls(theta=0.0, min_rank=rank, max_rank=rank)
 
     def __call__(self, Y: Factors, h: float) -> Truncation:
-        """The truncation of U S Vᴴ; ``h`` : the time that it answers for, of which ``per_time`` makes the tolerance."""
+        """The truncation of U S Vᴴ after a step of size h."""
         factor = h if self.per_time else 1.0
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
         least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0])

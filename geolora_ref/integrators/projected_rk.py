@@ -18,8 +18,7 @@ __all__ = ["ProjectedRK"]
 class ProjectedRK(Integrator):
     """Stages Y_i = R(Y₀ + h Σ a_ij P(Y_j)F(Y_j)) and Y₁ = R(Y₀ + h Σ b_j P(Y_j)F(Y_j)), R the truncation.
 
-    No sub-equations and no factor inverse; explicit, so the step size is bound by the stiffness of F.  A tolerance per time is
-    shared by the retractions of a step.  Source: [KLW16].
+    No sub-equations and no factor inverse; explicit, so the step size is bound by the stiffness of F.  Source: [KLW16].
     """
 
     truncate: TruncationRule
@@ -33,13 +32,12 @@ class ProjectedRK(Integrator):
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step; ``discarded`` is the sum over all retractions."""
         start, slopes, discarded = Factors(*Y).product(), list[Product](), 0.0
-        cut, rows = None, (*self.tableau.a, self.tableau.b)
-        share = h / sum(map(bool, rows))
-        for c, row in zip((*self.tableau.c, 1.0), rows, strict=True):
+        cut = None
+        for c, row in zip((*self.tableau.c, 1.0), (*self.tableau.a, self.tableau.b), strict=True):
             stage = Y
             if row:
                 terms = [(h * weight, slope) for weight, slope in zip(row, slopes, strict=True) if weight != 0.0]
-                cut = self.truncate(combine([(1.0, start), *terms]), share)
+                cut = self.truncate(combine([(1.0, start), *terms]), h)
                 stage, discarded = cut.Y, discarded + cut.discarded
             if len(slopes) < len(self.tableau.b):
                 slopes.append(tangent_field(field, t + c * h, stage))
