@@ -13,11 +13,12 @@ from geolora_ref.spectra import geometric
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY
 
-RANK, CAP, T, THETA = 5, 12, 0.25, 1e-3
+RANK, CAP, T, THETA, TINY = 5, 12, 0.25, 1e-3, 1e-12
 H = 0.003125
 FIXED = tuple(name for name, promise in FAMILY.items() if not promise.adaptive)
 REJECTING = "parallel BUG with step rejection"
-NAMES = (*FAMILY, REJECTING)
+FULL = "parallel BUG with step rejection where nothing was truncated"
+NAMES = (*FAMILY, REJECTING, FULL)
 STAYING = tuple(name for name, promise in FAMILY.items() if promise.stalls or not promise.adaptive)
 """All others grow.  The parallel step and the tangent space of projected methods do not contain what lies outside of both bases:
 a new direction enters with size O(h²/σ_min), below ϑ = 1e-3 h."""
@@ -33,6 +34,8 @@ def integrator_of(name: str, cap: int = CAP) -> Integrator:
     rule = TruncationRule(theta=THETA, max_rank=cap, per_time=True)
     if name == REJECTING:
         return ParallelBUG(rule, EXPLICIT_EULER, rejection=10.0)
+    if name == FULL:
+        return ParallelBUG(TruncationRule(theta=TINY, max_rank=cap), EXPLICIT_EULER, rejection=1e12)
     return FAMILY[name].make(rule, EXPLICIT_EULER)
 
 
@@ -40,6 +43,8 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     """A quadratic with 20 relevant directions from a start of rank 5 with singular values of order one, ϑ = 1e-3 h.
 
     Grows: the rank reaches its cap of 12, and the error ends near the best rank-12 error.  Stays: rank 5 to the end.
+    The two reasons to reject a step, each alone: with ϑ = 1e-3 h much is truncated, so that η decides; with ϑ = 1e-12 and a
+    factor of 1e12 never η does, but nothing is truncated in the first step: without rejection it ends at rank 10.
     """
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
@@ -53,6 +58,8 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
             out.ratio("the rank stays", rank / RANK)
     else:
         out.ratio("the rank reaches its cap", CAP / run.ranks[-1])
+        if case["integrator"] == FULL:
+            out.ratio("where nothing is truncated the rank more than doubles in a step", (2 * RANK + 1) / run.ranks[1])
         out.at_most("best rank-12 error ≤ error", best, error)
         out.ratio(
             "error ≤ 3 best rank-12 errors + first-order error", error / (3.0 * best + first_order_error(problem, Y0.full()))
@@ -77,6 +84,10 @@ def first_order_error(problem: Quadratic, Y: Any) -> float:
 
 def rejecting(plan: Plan) -> Iterator[Case]:
     yield Case("control", {"integrator": REJECTING, "seed": plan.seed})
+
+
+def full(plan: Plan) -> Iterator[Case]:
+    yield Case("control", {"integrator": FULL, "seed": plan.seed})
 
 
 def staying(plan: Plan) -> Iterator[Case]:
@@ -118,6 +129,7 @@ CLAIM = Claim(
     hypotheses=("absolute threshold ϑ = 1e-3·h, h = 0.003125", "explicit Euler sub-steps"),
     sources=("CKL22", "CKL24"),
     explanation=(
+        "A step is rejected where nothing was truncated, or where h η exceeds the factor times ϑ; each reason is checked alone. "
         "A rejected step is repeated from the augmented bases, so that the missing lower right block becomes part of the S-step. "
         "The rejected steps and their field evaluations are reported in every step's record."
     ),
@@ -136,6 +148,12 @@ CLAIM = Claim(
             "the parallel step with rejection, asked to stay",
             staying,
             lambda case: check(case, integrator_of(REJECTING)),
+        ),
+        Control(
+            "no rejection where nothing was truncated",
+            "the same step as it is: its rank doubles, no more",
+            full,
+            lambda case: check(case, ParallelBUG(TruncationRule(theta=TINY, max_rank=CAP), EXPLICIT_EULER)),
         ),
         Control(
             "another cap",
