@@ -136,7 +136,11 @@ CLAIM = Claim(
         "Φ does not depend on the gauge;  Φ(AWBᵀ) = AΦ(W)Bᵀ for orthogonal A, B;  Φ(Wᵀ) = Φ(W)ᵀ;  Φ(cW) = cΦ(W) for c > 0 and "
         "relative τ;  zero rows and columns stay zero"
     ),
-    hypotheses=("relative threshold for scaling", "the loss is transformed along: L'(X) = L(AᵀXB), L(Xᵀ), c²L(X/c)"),
+    hypotheses=(
+        "σ_{r₁} > σ_{r₁+1} in Ŝ: no tie at the new rank",
+        "relative threshold for scaling",
+        "the loss is transformed along: L'(X) = L(AᵀXB), L(Xᵀ), c²L(X/c)",
+    ),
     sources=("GeoLoRA",),
     cases=cases,
     check=check,

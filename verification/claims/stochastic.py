@@ -127,7 +127,7 @@ CLAIM = Claim(
     title="Convergence with stochastic gradients",
     section="Stochastic gradients",
     statement="Σ_t λ_t(1 − βλ_t/2) E‖P∇L(W_t)‖² ≤ L(W₀) − L* + (β/2) Σ_t λ_t² E ς_t² + Σ_t E[Bϑ_t + (β/2)ϑ_t²]   for every t",
-    hypotheses=("unbiased gradient estimates", "0 < λ_t < 2/β, Σλ_t = ∞, Σλ_t² < ∞", "ς_t² = E‖P(W_t)(g_t − ∇L)‖²"),
+    hypotheses=("unbiased gradient estimates", "0 < λ_t < 2/β", "ς_t² = E‖P(W_t)(g_t − ∇L)‖²"),
     sources=("GeoLoRA",),
     explanation=(
         "Mini-batches of 128 of 1797 handwritten digits. The conditional variance of the projected gradient is computed exactly "

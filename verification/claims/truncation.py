@@ -98,8 +98,8 @@ CLAIM = Claim(
     hypotheses=("any Ŵ, ties and thresholds on a tail included", "rank clipped to [r_min, r_max]"),
     sources=("GeoLoRA", "CKL22"),
     explanation=(
-        "Judged backward-stably: the output must be the exact truncation of a matrix within rounding of Ŵ. "
-        "Stationarity and dominance together are equivalent to that; ties need no special treatment."
+        "Judged backward-stably: the output must be the exact truncation of a matrix within rounding η of Ŵ. Stationarity and "
+        "dominance are necessary for that, and together make it one within 2η; ties need no special treatment."
     ),
     cases=cases,
     check=check,
