@@ -72,7 +72,7 @@ class StepError(ArithmeticError):
         self.reason, self.t, self.h, self.number, self.evaluations = reason, t, h, number, evaluations
 
     def __reduce__(self) -> tuple[type[StepError], tuple[Any, ...]]:
-        """Copied, and sent to other processes, as what it was made of: exceptions are by default made anew of their message alone."""
+        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
         return StepError, (self.reason, self.t, self.h, self.number, self.evaluations)
 
     def numbered(self, number: int) -> StepError:
