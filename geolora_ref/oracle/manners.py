@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,37 +42,47 @@ def spoil(arrays: Iterable[Array]) -> None:
 def watched() -> Iterator[list[str]]:
     """Afterwards the list says which global state was changed inside; all of it is put back."""
     settings = _settings()
-    kept = [read() for _, read, _ in settings]
+    kept = [setting.read() for setting in settings]
+    for setting in settings:
+        setting.mark()
+    marked = [setting.read() for setting in settings]
     touched: list[str] = []
     try:
         yield touched
-        touched += [said for (said, read, _), before in zip(settings, kept, strict=True) if not _same(read(), before)]
+        touched += [setting.said for setting, before in zip(settings, marked, strict=True) if not _same(setting.read(), before)]
     finally:
-        for (_, _, write), before in zip(settings, kept, strict=True):
-            write(before)
+        for setting, before in zip(settings, kept, strict=True):
+            if not _same(setting.read(), before):
+                setting.write(before)
 
 
-Setting = tuple[str, Callable[[], Any], Callable[[Any], Any]]
-"""What is wrong if it has changed, how to read it, how to put it back."""
+class _Setting(NamedTuple):
+    """What is wrong if it has changed, how to read it, to put it back, and to bring it where no backend does by chance."""
+
+    said: str
+    read: Callable[[], Any]
+    write: Callable[[Any], Any]
+    mark: Callable[[], Any] = lambda: None
 
 
+MARK = 1729
 RANDOMNESS = "seeded or used {} global random generator: the caller's randomness changes"
 
 
-def _settings() -> list[Setting]:
+def _settings() -> list[_Setting]:
     """NumPy's generator and, where it is loaded, what torch has; Python's is left out, run-time type checkers draw from it."""
-    settings: list[Setting] = [(RANDOMNESS.format("NumPy's"), np.random.get_state, np.random.set_state)]
+    numpy = np.random.get_state, np.random.set_state, lambda: np.random.seed(MARK)  # noqa: NPY002  (the global one)
+    settings = [_Setting(RANDOMNESS.format("NumPy's"), *numpy)]
     if "torch" in sys.modules:
         torch, said = sys.modules["torch"], "left torch with another {}: it belongs to the caller"
+        generator = torch.get_rng_state, torch.set_rng_state
+        deterministic = torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
+        marked = torch.Generator().manual_seed(MARK).get_state()
         settings += [
-            (RANDOMNESS.format("torch's"), torch.get_rng_state, torch.set_rng_state),
-            (said.format("grad mode"), torch.is_grad_enabled, torch.set_grad_enabled),
-            (said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype),
-            (
-                said.format("choice of deterministic algorithms"),
-                torch.are_deterministic_algorithms_enabled,
-                torch.use_deterministic_algorithms,
-            ),
+            _Setting(RANDOMNESS.format("torch's"), *generator, lambda: torch.set_rng_state(marked)),
+            _Setting(said.format("grad mode"), torch.is_grad_enabled, torch.set_grad_enabled),
+            _Setting(said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype),
+            _Setting(said.format("choice of deterministic algorithms"), *deterministic),
         ]
     return settings
 
