@@ -190,7 +190,7 @@ def _deviating_blocks(
     found: Sequence[Found], reference: Sequence[Found], inputs: Sequence[StepInputs], compared: _Comparison
 ) -> list[str]:
     """In which blocks of Ŵ − W, seen in the old bases, an untruncated result differs from the reference's."""
-    deviating: dict[str, list[tuple[Matrix, Matrix]]] = {}
+    deviating: dict[str, list[tuple[Matrix, Matrix, float]]] = {}
     for mine, right, x in zip(found, reference, inputs, strict=True):
         if (
             isinstance(mine, str)
@@ -204,8 +204,8 @@ def _deviating_blocks(
         mine_parts, right_parts = (_parts(_product(factors) - W, x.U, x.V) for factors in (mine, right))
         for name, part in mine_parts.items():
             if np.linalg.norm(part - right_parts[name]) > compared.tolerance(x):
-                deviating.setdefault(name, []).append((part, right_parts[name]))
-    return [f"{name}{_factor(pairs)}" for name, pairs in deviating.items()]
+                deviating.setdefault(name, []).append((part, right_parts[name], compared.tolerance(x)))
+    return [f"{name}{_factor(updates)}" for name, updates in deviating.items()]
 
 
 def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
@@ -220,12 +220,13 @@ def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
     }
 
 
-def _factor(pairs: Sequence[tuple[Matrix, Matrix]]) -> str:
-    """By which factor an update differs from the right one, where it is the same one in all steps, and not 1."""
-    mine, right = (np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1))
-    size = float(np.linalg.norm(right))
-    factor = complex(np.vdot(right, mine)) / size**2 if size > 0.0 else np.inf
-    if not np.isfinite(factor) or abs(factor.imag) > ALIKE or abs(factor - 1.0) <= ALIKE:
+def _factor(updates: Sequence[tuple[Matrix, Matrix, float]]) -> str:
+    """By which factor updates differ from the right ones up to a tolerance, where it is the same one in all steps, and not 1."""
+    mine, right = (np.concatenate([X.ravel() for X in Xs]) for Xs in zip(*((A, B) for A, B, _ in updates), strict=True))
+    size, rounding = float(np.linalg.norm(right)), float(np.linalg.norm([tolerance for _, _, tolerance in updates]))
+    if not size > rounding:  # which the last block of a right step is
         return ""
-    same = np.linalg.norm(mine - factor * right) <= ALIKE * size
-    return f": {round(factor.real, 3) + 0.0:g} times the right update" if same else ""
+    factor, uncertain = complex(np.vdot(right, mine)) / size**2, ALIKE + rounding / size
+    same = np.linalg.norm(mine - factor * right) <= uncertain * size and abs(factor.imag) <= uncertain
+    digits = 3 if uncertain < 2.0 * ALIKE else 1
+    return f": {round(factor.real, digits) + 0.0:g} times the right update" if same and abs(factor - 1.0) > uncertain else ""

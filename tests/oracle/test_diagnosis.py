@@ -287,6 +287,9 @@ def test_a_factor_is_named_where_it_is_the_same_everywhere() -> None:
     steps = [replace(x, tau=0.0, theta=None, max_rank=None) for x in (questions()[0], questions()[1], questions()[5])]
     assert of(with_factors(0.5, 0.5), steps).blocks == [f"{S_BLOCK}: 0.5 times the right update"]
     assert of(with_factors(0.5, 0.25), steps).blocks == [S_BLOCK]
+    for rounding, told in ((1e-9, "0.5"), (2.0**-23, "0.5"), (1e-2, "")):  # there nothing but gross errors can be told apart
+        single = of(with_factors(0.5001, 0.5001), steps, eps=rounding).blocks
+        assert single == [f"{S_BLOCK}: {told} times the right update"][: len(told)]
 
 
 def test_truncated_steps_say_nothing_about_blocks() -> None:
