@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
-from geolora_ref.oracle.conversion import EPS, Conversion
+from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Held, Outcome
@@ -135,8 +137,8 @@ class Interrupted(KeyboardInterrupt):
 
 AGAIN = 5
 """How many of the steps that failed are asked once more."""
-HELD = 36
-"""How many arrays that were given and returned are looked at again: those of the last four calls, of one problem."""
+HELD = 4
+"""Of how many calls what was given and returned is looked at again."""
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
@@ -149,22 +151,23 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
     drawn, rng = StepCase.build(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
     worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
-    held: list[Held] = []
+    held: deque[Sequence[Held]] = deque(maxlen=HELD)
     own: Sequence[Array] = ()
     for k in range(case.steps):
-        inputs = _inputs(state, drawn, harness.conversion)
-        outcome = harness.call(inputs, drawn.gradient, held, own)
+        inputs = replace(_inputs(state, drawn, harness), age=k)
+        outcome = harness.call(inputs, drawn.gradient, itertools.chain(*held), own)
         verdict = _verdict(harness, inputs, outcome)
-        worst, held = max(worst, verdict.worst_ratio), [*outcome.held, *held][:HELD]
+        worst = max(worst, verdict.worst_ratio)
+        held.appendleft(outcome.held)
         if not verdict.passed or outcome.factors is None:
-            failed = replace(row, ratio=worst, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
-            return replace(failed, seconds=time.perf_counter() - started), inputs if outcome.factors else None
+            row = replace(row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
+            break
         state = outcome.factors
         if case.trained:  # as an optimizer does between two steps: S becomes dense
             state = (state[0], harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape)), state[2])
         own = () if case.trained else outcome.own
-    spoil(X for _, X, _ in held)
-    return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs
+    spoil(X for _, X, _ in itertools.chain(*held))
+    return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs if outcome.factors else None
 
 
 def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
@@ -186,10 +189,12 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
     return Verdict(ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}, error)
 
 
-def _inputs(state: tuple[Matrix, ...], drawn: StepCase, conversion: Conversion) -> StepInputs:
-    """What the backend is given at this state: the projected gradients, rounded to its dtype."""
+def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> StepInputs:
+    """What the backend is given at this state: the projected gradients, rounded to its dtype; a whole step is given G so."""
+    conversion = harness.conversion
     U, S, V = (X.astype(np.complex128 if conversion.is_complex else np.float64) for X in state)
     G = drawn.gradient(U @ S @ V.conj().T)
+    G = conversion.rounded(G).astype(G.dtype) if harness.whole else G
     dK = G @ V
     rounded = (conversion.rounded(X) for X in (dK, G.conj().T @ U, U.conj().T @ dK))
     return StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]

@@ -40,7 +40,10 @@ Matrix = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class StepInputs:
-    """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters."""
+    """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
+
+    ``age`` : how many steps the bases come from, each of which has rounded them to the storage.
+    """
 
     U: Matrix
     S: Matrix
@@ -53,6 +56,7 @@ class StepInputs:
     theta: float | None = None
     min_rank: int = 1
     max_rank: int | None = None
+    age: int = 0
 
     @property
     def arrays(self) -> tuple[Matrix, ...]:
@@ -177,7 +181,7 @@ def judge_stages(
 def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = None) -> float:
     """FAIL units, and what storage explains: the share of the scale s below which an error in the kept part may pass.
 
-    Storage by its bounds: δ_U, δ_V ≤ 2u√r of orthonormal bases that were rounded, and 3u for the result.
+    Storage by its bounds: δ_U, δ_V ≤ 2u√r of orthonormal bases that were rounded once, and 3u for a result with diagonal S₁.
     """
     u = storage.u if storage else 0.0
     return FAIL * _unit(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
@@ -288,8 +292,8 @@ class _Question:
     """A step in the next wider precision, and what its answers are measured by.
 
     ``unit`` = c·eps and the scale s; ``storage`` : what everything is kept in, without rounding if it is not told apart from
-    the arithmetic.  ``defects`` δ_U, δ_V of the bases that storage has left, ``unsettled`` : by how much right answers differ
-    for that reason (``storage.py``), both 0 without it.
+    the arithmetic.  ``defects`` δ_U, δ_V of the bases as far as storage explains them, ``unsettled`` : by how much right answers
+    differ for that reason (``storage.py``), both 0 without it.
     """
 
     inputs: StepInputs
@@ -310,8 +314,8 @@ class _Question:
             scale = _scale(inputs, x, contradiction / eps) if scale is None else scale
             return cls(inputs, x, unit, scale, Storage(0.0, 0.0))
         scale = _scale(inputs, x, 0.0) if scale is None else scale
-        defects = (_defect(x.U), _defect(x.V))
-        return cls(inputs, x, unit, scale, storage, defects, 2.0 * sum(defects) * scale + contradiction)
+        defects = tuple(min(_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V))
+        return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * scale + contradiction)
 
 
 def _contradiction(x: _Wide) -> float:

@@ -65,7 +65,10 @@ class Diagnosis:
             words.append("No known defect behaves like this backend.")
             words += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
         if not self.repeated:
-            words.append("Asked again, the steps that failed are right: the backend keeps a state, or is not deterministic.")
+            words.append(
+                "Asked again with new arrays, the steps that failed are right: the backend keeps a state, "
+                "is not deterministic, or does not read its own results in their layout."
+            )
         if self.blocks:
             words.append(f"Where nothing is truncated, the result deviates in {'; '.join(self.blocks)}.")
         return " ".join(words)
@@ -222,11 +225,16 @@ def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
 
 def _factor(updates: Sequence[tuple[Matrix, Matrix, float]]) -> str:
     """By which factor updates differ from the right ones up to a tolerance, where it is the same one in all steps, and not 1."""
-    mine, right = (np.concatenate([X.ravel() for X in Xs]) for Xs in zip(*((A, B) for A, B, _ in updates), strict=True))
-    size, rounding = float(np.linalg.norm(right)), float(np.linalg.norm([tolerance for _, _, tolerance in updates]))
-    if not size > rounding:  # which the last block of a right step is
+    factors, uncertain = [], ALIKE
+    for mine, right, tolerance in updates:
+        size = float(np.linalg.norm(right))
+        if not size > tolerance:  # which the last block of a right step is
+            return ""
+        factors.append(complex(np.vdot(right, mine)) / size**2)
+        uncertain = max(uncertain, ALIKE + tolerance / size)
+        if np.linalg.norm(mine - factors[-1] * right) > uncertain * size:
+            return ""
+    factor, digits = factors[0], 3 if uncertain < 2.0 * ALIKE else 1
+    if max(abs(other - factor) for other in factors) > 2.0 * uncertain or abs(factor.imag) > uncertain:
         return ""
-    factor, uncertain = complex(np.vdot(right, mine)) / size**2, ALIKE + rounding / size
-    same = np.linalg.norm(mine - factor * right) <= uncertain * size and abs(factor.imag) <= uncertain
-    digits = 3 if uncertain < 2.0 * ALIKE else 1
-    return f": {round(factor.real, digits) + 0.0:g} times the right update" if same and abs(factor - 1.0) > uncertain else ""
+    return f": {round(factor.real, digits) + 0.0:g} times the right update" if abs(factor - 1.0) > uncertain else ""

@@ -42,7 +42,7 @@ STAYS = {
         "would pass where the tail hides it"
     ),
     "optimality": (
-        "it follows from stationarity and dominance up to a factor √r, so that it hardly ever rejects alone; "
+        "it follows from stationarity and dominance up to a factor that grows with the rank, and hardly ever rejects alone; "
         "it is the usual test, and its ratio lets a backend be compared with others"
     ),
 }

@@ -76,7 +76,7 @@ def _settings() -> list[_Setting]:
     if "torch" in sys.modules:
         torch, said = sys.modules["torch"], "left torch with another {}: it belongs to the caller"
         generator = torch.get_rng_state, torch.set_rng_state
-        deterministic = torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
+        deterministic = torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode  # warn_only included
         marked = torch.Generator().manual_seed(MARK).get_state()
         settings += [
             _Setting(RANDOMNESS.format("torch's"), *generator, lambda: torch.set_rng_state(marked)),

@@ -8,7 +8,8 @@ aside, both of which are known from the arrays themselves.  With u = eps/2 and t
   β = u√r + ½η√(mr) and loses orthonormality by 2β + β²; W₁ = U₁S₁V₁ᴴ moves by u times |U₁||S₁|, S₁ and |S₁||V₁|ᴴ;
 * *questions* have been rounded: U and V are orthonormal up to defects δ_U, δ_V, and dK, dL, dS contradict each other by δ.  A
   right step may take U as it is or the orthonormal basis Q of U = QR, ‖R − I‖ ≤ δ_U, and cut in bases with that defect,
-  which moves its result by δ_U s each; of the contradicting gradients it may use any.  Together 2(δ_U + δ_V)s + λδ.
+  which moves its result by δ_U s each; of the contradicting gradients it may use any.  Together 2(δ_U + δ_V)s + λδ.  A defect
+  counts as far as storage explains it: the roundings of k steps add up like √k where nothing else does, to 1 + 2√k of them.
 
 What is left is counted in units of the arithmetic.
 """
@@ -43,21 +44,30 @@ class Storage:
 
     def rounding(self, X: Matrix) -> float:
         """How far the rounding of its entries moves ``X``."""
-        return self.u * _norm(X) + 0.5 * self.eta * float(np.sqrt(X.size))
+        return self.u * _norm(X) + 0.5 * self.eta * float(np.sqrt(_count(X)))
 
     def basis(self, B: Matrix) -> float:
         """β: how far it moves an orthonormal basis of this shape."""
-        return self.u * float(np.sqrt(B.shape[1])) + 0.5 * self.eta * float(np.sqrt(B.size))
+        return self.u * float(np.sqrt(B.shape[1])) + 0.5 * self.eta * float(np.sqrt(_count(B)))
 
     def defect(self, B: Matrix) -> float:
         """What β leaves of its orthonormality."""
         return self.basis(B) * (2.0 + self.basis(B))
 
+    def drift(self, B: Matrix, steps: int) -> float:
+        """What is left of it after some further steps that do not repair it, with a margin of two."""
+        return (1.0 + 2.0 * float(np.sqrt(steps))) * self.defect(B)
+
     def product(self, U: Matrix, S: Matrix, V: Matrix) -> float:
         """How far it moves U S Vᴴ, bases U and V."""
         moved_U, moved_V = _norm(np.abs(U) @ np.abs(S)), _norm(np.abs(S) @ np.abs(V).T)
-        absolute = 0.5 * self.eta * _norm(S) * float(np.sqrt(U.size) + np.sqrt(V.size))
+        absolute = 0.5 * self.eta * _norm(S) * float(np.sqrt(_count(U)) + np.sqrt(_count(V)))
         return (1.0 + self.u) ** 2 * (self.u * (moved_U + moved_V) + self.rounding(S) + absolute)
+
+
+def _count(X: Matrix) -> int:
+    """How many real numbers an array has."""
+    return 2 * X.size if np.iscomplexobj(X) else X.size
 
 
 def _norm(X: Matrix) -> float:

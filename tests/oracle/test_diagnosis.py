@@ -335,7 +335,8 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
             (
                 "This is what happens when line 5 has this defect: the K-block is left out "
                 "(lower-left-missing; 90% of 1 compared step agree). "
-                "Asked again, the steps that failed are right: the backend keeps a state, or is not deterministic."
+                "Asked again with new arrays, the steps that failed are right: the backend keeps a state, "
+                "is not deterministic, or does not read its own results in their layout."
             ),
         ),
         (
