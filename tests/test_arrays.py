@@ -16,6 +16,7 @@ from geolora_ref.arrays import (
     eps,
     finite,
     identity,
+    is_diagonal,
     namespace,
     norm,
     tail_norms,
@@ -121,6 +122,15 @@ def test_constructors_follow_their_model(library: Library, dtype: Dtype) -> None
         assert X.dtype == like.dtype, name
         assert namespace(X) is namespace(like), name
         np.testing.assert_array_equal(to_numpy(X), expected)
+
+
+def test_diagonal_is_what_has_nothing_beside_its_diagonal(library: Library, dtype: Dtype) -> None:
+    diagonal = np.diag([2.0, 0.0, -1.0]).astype(_matrix(dtype).dtype)
+    assert is_diagonal(library.array(diagonal))
+    for i, j in ((0, 1), (2, 0)):
+        off = diagonal.copy()
+        off[i, j] = 1e-30
+        assert not is_diagonal(library.array(off))
 
 
 def test_to_numpy_is_a_copy(library: Library, dtype: Dtype) -> None:

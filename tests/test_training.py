@@ -280,6 +280,9 @@ def test_errors_of_the_truncation_name_the_layer_as_well(limits: dict[str, Any])
     named = [replace(first, name="first"), replace(second, name="second")]
     with pytest.raises(ValueError, match=r"^second: min_rank: expected at most min\(m, n\) = 4, found 5$"):
         training_step(named, Settings(learning_rate=0.1, min_rank=5, **limits), 0)
+    narrow = [named[0], replace(first, name="second", capacity=2)]
+    with pytest.raises(ValueError, match=r"^second: max_rank: expected at least min_rank = 3, found 2$"):
+        training_step(narrow, Settings(learning_rate=0.1, min_rank=3, **limits), 0)
 
 
 def test_the_defaults_are_the_plain_method() -> None:
