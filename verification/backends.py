@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -40,7 +41,10 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
     """On this machine; in this process alone if ``jobs`` is 1."""
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs", batch_size=1)
     try:
-        yield from parallel(joblib.delayed(work)(item) for item in items)
+        with warnings.catch_warnings():
+            # loky replaces a worker that has grown by 300 MB, which libraries that are imported late do; no task is lost
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
+            yield from parallel(joblib.delayed(work)(item) for item in items)
     except BrokenProcessPool as error:
         raise BackendError("a worker process died: it was killed, ran out of memory, or crashed") from error
 
