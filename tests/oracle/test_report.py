@@ -365,7 +365,7 @@ def test_each_output_of_a_sequence_is_the_next_input(case: ConformanceCase) -> N
 
 def test_the_worst_step_of_a_sequence_counts_and_the_first_failing_one_is_named() -> None:
     def step(*arrays: Any, **parameters: Any) -> Any:
-        calls.append(arrays)
+        calls.append([X.copy() for X in arrays])
         return (doubled if len(calls) == wrong_at else right)(*arrays, **parameters)
 
     ratios = []
