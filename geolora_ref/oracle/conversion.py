@@ -75,11 +75,7 @@ class Conversion:
             return X.astype(self.dtype, copy=True)
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
         if self.array == "torch":
-            return (
-                library.tensor(np.ascontiguousarray(X))
-                .to(getattr(library, self.dtype))
-                .to("cpu" if self.device is None else self.device)
-            )
+            return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")
         with self.scope():
             return library.array(X, dtype=getattr(library, self.dtype))
 

@@ -161,6 +161,17 @@ def test_bases_that_storage_has_turned_may_be_made_orthonormal_first(dtype: str)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("age", [0, 100])
+def test_only_bases_that_have_come_far_leave_much_open(dtype: str, age: int) -> None:
+    """Twelve roundings too long each: Q in place of U moves W by 24u, which a hundred steps explain and none does not."""
+    storage, Q_U, S, Q_V = Storage.of(dtype), np.eye(9)[:, :3], np.diag([4.0, 2.0, 1.0]), np.eye(7)[:, :3]
+    zero = [np.zeros((size, 3)) for size in (9, 7, 3)]
+    grown = 1.0 + 12.0 * storage.u
+    x = _in_single((grown * Q_U, S, grown * Q_V, *zero), learning_rate=0.0, tau=0.0, age=age)
+    assert judge(x, (Q_U, S, Q_V), eps=SINGLE, storage=storage).passed == (age == 100)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_right_backend_conforms_with_its_stages(dtype: str) -> None:
     """Sequences of up to 100 steps among them, in which the defect of the bases adds up."""
     load("torch")
