@@ -10,6 +10,7 @@ from typing import Any
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import norm
+from geolora_ref.foreign import words
 from geolora_ref.integrators.integrator import Evaluations, Integrator, MisfitError, Step, StepError, combine
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank
@@ -138,9 +139,11 @@ def integrate(
     first and the last.  Never raises for what happens on the way: a step that fails, the keyboard or the callback ends the run,
     and what was computed so far is returned, see :attr:`Run.stopped`.
 
-    Raises ``ValueError`` for a start, a time span, a step size or a number of steps that is not one, and for a step size below
-    the distance of the floating-point numbers around t.
+    Raises ``ValueError`` for an integrator, a start, a time span, a step size or a number of steps that is not one, and for a
+    step size below the distance of the floating-point numbers around t.
     """
+    if not isinstance(integrator, Integrator):
+        raise ValueError(f"integrator: expected an instance, such as BUG(), found {integrator!r}")
     if not isinstance(Y0, LowRank):
         raise ValueError(f"Y0: expected a LowRank, found {type(Y0).__name__}")
     t, t_end = _time_span(t_span)
@@ -191,7 +194,7 @@ def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progres
         return bool(callback(progress))
     except Exception as error:
         where = f"after step {progress.number}, t = {progress.t:.6g}"
-        raise Interrupted(f"the callback failed {where}: {type(error).__name__}: {error}") from error
+        raise Interrupted(f"the callback failed {where}: {words(error)}") from error
 
 
 class _Clock:

@@ -11,6 +11,7 @@ from typing import Any
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, H, Inexact, finite, namespace
+from geolora_ref.foreign import words
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Field, Product
@@ -150,7 +151,7 @@ class Integrator(ABC):
                 raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
             done = _checked_step(self.advance(observed, start, Y, size), Y)  # scalars of NumPy would promote single precision
         except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
-            raise StepError(f"{type(error).__name__}: {error}", start, size, evaluations=observed.count) from error
+            raise StepError(words(error), start, size, evaluations=observed.count) from error
         return replace(done, evaluations=observed.count)
 
     @abstractmethod

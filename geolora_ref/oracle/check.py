@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
+from geolora_ref.foreign import words
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.conversion import EPS
@@ -344,7 +345,7 @@ def load_backend(name: str) -> Callable[..., Any]:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # sys.exit and pytest.skip are no Exception
-        raise ValueError(f"backend: the import of {module_name!r} raised {type(problem).__name__}: {problem}") from problem
+        raise ValueError(f"backend: the import of {module_name!r} raised {words(problem)}") from problem
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"backend: {module_name} has no {attribute!r}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array, to_numpy
+from geolora_ref.foreign import words
 
 __all__ = ["EPS", "LIBRARIES", "Conversion", "share_memory", "taken_away"]
 
@@ -87,8 +88,7 @@ class Conversion:
             raise
         except Exception as problem:  # every library has its own, torch's assertions included
             where = f" on the device {self.device!r}" if self.device else ""
-            reason = f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"
-            raise ValueError(f"device: expected {self.array} to make and read arrays{where}, found {reason}") from problem
+            raise ValueError(f"device: expected {self.array} to make and read arrays{where}, found {words(problem)}") from problem
 
     def back(self, X: Array) -> Matrix:
         """A NumPy copy; reduced precision that NumPy lacks becomes float32, without loss."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geolora_ref.foreign import words
 from geolora_ref.oracle.criteria import StepInputs, resolution, unusable
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
@@ -138,7 +139,7 @@ def _safely(step: Callable[[StepInputs], Found], inputs: StepInputs) -> Found:
     try:
         factors = step(inputs)
     except Exception as problem:
-        return f"raised {type(problem).__name__}: {problem}"
+        return f"raised {words(problem)}"
     if isinstance(factors, str):
         return factors
     (m, r), n = inputs.U.shape, len(inputs.V)

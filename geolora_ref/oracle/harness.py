@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
+from geolora_ref.foreign import words
 from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
-from geolora_ref.oracle.manners import shortened, watched
+from geolora_ref.oracle.manners import watched
 from geolora_ref.oracle.storage import Storage
 
 __all__ = ["STAGES", "Harness", "Held", "Outcome"]
@@ -21,6 +22,9 @@ Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
 Gradient = Callable[[Matrix], Matrix]
 Held = tuple[str, Array, Matrix]
+LONGEST = 200
+"""Characters of what an exception says that a row of the report has room for."""
+
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 
 
@@ -155,7 +159,7 @@ class Harness:
                 arrays = {} if error else {name: self.conversion.back(X) for name, X in named.items()}
             except Exception as problem:  # a result of another form
                 expected = f"a mapping with {', '.join(STAGES)}, output"
-                error = f"expected {expected}, found {_described(returned)} ({type(problem).__name__}: {problem})"
+                error = f"expected {expected}, found {_described(returned)} ({words(problem, LONGEST)})"
         if error:
             return {}, None, f"stages: {error}"
         output = (arrays.pop("U1"), arrays.pop("S1"), arrays.pop("V1"))
@@ -180,7 +184,7 @@ class Harness:
         except KeyboardInterrupt:
             raise
         except BaseException as problem:
-            return None, f"raised {type(problem).__name__}: {shortened(problem)}"
+            return None, f"raised {words(problem, LONGEST)}"
 
     def _unpacked(self, returned: Any, given: Sequence[Array], asked: Sequence[StepInputs]) -> Outcome:
         """(U₁, S₁, V₁) of every problem as NumPy arrays."""
@@ -198,7 +202,7 @@ class Harness:
                 held += [("the result", X, values.copy()) for X, values in zip(named.values(), factors, strict=True)]
         except Exception as problem:  # a result of another form
             expected = f"(U1, S1, V1){f' of {len(asked)} problems' if self.batched else ''}"
-            found = f"{_described(returned)} ({type(problem).__name__}: {problem})"
+            found = f"{_described(returned)} ({words(problem, LONGEST)})"
             return Outcome(error=f"expected {expected}, found {found}")
         return Outcome(results, held=held, own=() if self.batched else tuple(named.values()))
 
@@ -247,5 +251,7 @@ def _described(X: Any) -> str:
     """A short description of anything that a backend may return."""
     if isinstance(X, tuple | list):
         return f"{type(X).__name__} of {len(X)}: " + ", ".join(_described(item) for item in X[:4])
-    shape = getattr(X, "shape", None)
-    return f"{type(X).__name__} {tuple(shape)}" if shape is not None else type(X).__name__
+    try:
+        return f"{type(X).__name__} {tuple(X.shape)}"
+    except Exception:  # no shape, or a foreign one
+        return type(X).__name__

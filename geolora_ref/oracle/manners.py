@@ -11,16 +11,7 @@ import numpy as np
 
 from geolora_ref.arrays import Array
 
-__all__ = ["shortened", "spoil", "watched"]
-
-LONGEST = 200
-"""Characters of an exception's first line that a report has room for."""
-
-
-def shortened(problem: BaseException) -> str:
-    """The first line of what an exception says."""
-    text = str(problem).strip().partition("\n")[0]
-    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+__all__ = ["spoil", "watched"]
 
 
 def spoil(arrays: Iterable[Array]) -> None:

@@ -20,6 +20,7 @@ from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
+from tests.test_foreign import UnreadableError
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -355,6 +356,19 @@ def test_a_long_exception_is_a_short_row() -> None:
         raise RuntimeError(f"{'x' * 500}\nand a stack trace of the compiler")
 
     assert errors(step) == {f"raised RuntimeError: {'x' * 200}…"}
+
+
+def test_what_is_returned_may_fail_in_every_way() -> None:
+    class Odd:
+        shape = 3
+
+        def __iter__(self) -> Any:
+            raise UnreadableError
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        return Odd()
+
+    assert errors(step) == {"expected (U1, S1, V1), found Odd (UnreadableError: (its message raised RuntimeError))"}
 
 
 def test_a_backend_that_is_right_when_asked_again_is_told_so() -> None:
