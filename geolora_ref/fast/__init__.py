@@ -2,12 +2,13 @@
 
 :func:`adapted_linear` is the frozen layer with its adapter as one function, whose backward pass leaves dK, dL, dS in ``.grad``.
 :class:`LayerBank` holds many layers and steps them in place, :func:`fast_updates` does the same for lists of factors,
-:func:`step` and :func:`batched_step` have the signature of a backend.
+:func:`step` and :func:`batched_step` have the signature of a backend.  :func:`keep_freed_memory` spares every method page faults.
 """
 
 from geolora_ref.fast.backend import batched_step, fast_update, fast_updates, step
 from geolora_ref.fast.bank import LayerBank, NonFiniteUpdateError, StepReport
 from geolora_ref.fast.linear import adapted_linear, lowrank_add, merge, merged_linear
+from geolora_ref.fast.memory import keep_freed_memory
 
 __all__ = [
     "LayerBank",
@@ -17,6 +18,7 @@ __all__ = [
     "batched_step",
     "fast_update",
     "fast_updates",
+    "keep_freed_memory",
     "lowrank_add",
     "merge",
     "merged_linear",

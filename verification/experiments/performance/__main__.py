@@ -22,14 +22,16 @@ from verification.experiments.performance.measure import (
     compiled,
     environment,
     growth,
+    processes,
     training,
     update_table,
 )
 from verification.experiments.performance.methods import METHODS
 from verification.experiments.performance.networks import CASES, VARIANTS
-from verification.experiments.performance.page import figure, markdown
+from verification.experiments.performance.page import drawn, markdown
+from verification.pictures import svg
 
-PARTS = ("training", "variants", "compiled", "updates", "growth")
+PARTS = ("training", "variants", "processes", "compiled", "updates", "growth")
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "variants" in parts:
             rows = [method for method in METHODS if method.id in VARIED]
             found["variants"] = [training(case, effort, progress, rows) for case in variants]
+        if "processes" in parts:
+            found["processes"] = [processes(case, effort, progress) for case in cases]
         if "compiled" in parts:
             found["compiled"] = [compiled(case, effort, progress) for case in cases]
         found["environment"] = environment()
@@ -77,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(options.output / "results.json", found)
     text = markdown(found)
     write_atomically(options.output / "results.md", text)
-    figure(found, options.output / "results.svg")
+    figure = drawn(found)
+    if figure:
+        write_atomically(options.output / "results.svg", svg(figure))
     console.print(text, markup=False)
     console.print(f"{options.output}/results.json, results.md, results.svg")
     return 0

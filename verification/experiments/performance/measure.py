@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,14 +12,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from verification.experiments.performance.apart import alone, can_keep, peak_memory
 from verification.experiments.performance.methods import METHODS, Method, Training
-from verification.experiments.performance.networks import CASES, VARIANTS, Case
-from verification.experiments.performance.timing import Times, interleaved, peak_above
+from verification.experiments.performance.networks import Case
+from verification.experiments.performance.timing import Times, interleaved
 from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Size, update_rows
 from verification.machine import processor
 from verification.slopes import slope
 
-__all__ = ["FULL", "QUICK", "VARIED", "Effort", "compiled", "environment", "growth", "own_peak", "training", "update_table"]
+__all__ = ["FULL", "QUICK", "VARIED", "Effort", "compiled", "environment", "growth", "processes", "training", "update_table"]
 
 Progress = Callable[[str, int, int], None]
 _METHOD = {method.id: method for method in METHODS}
@@ -44,15 +43,19 @@ VARIED = ("frozen", "lora", "adalora", "optimizer", "adam")
 
 @dataclass(frozen=True)
 class Effort:
-    """How many rounds: of training steps, of updates, and of each point of the growth table, which ends at ``largest``."""
+    """How many rounds: of training steps, of processes with ``steps`` each, of updates, and of each point of the growth table,
+    which ends at ``largest``.
+    """
 
     training: int
+    processes: int
+    steps: int
     updates: int
     growth: int
     largest: int
 
 
-FULL, QUICK = Effort(25, 60, 9, 8192), Effort(3, 5, 3, 1024)
+FULL, QUICK = Effort(25, 5, 15, 60, 9, 8192), Effort(3, 1, 3, 5, 3, 1024)
 
 
 def environment() -> dict[str, Any]:
@@ -116,6 +119,35 @@ def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[M
     return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
 
 
+ALONE = ("frozen", "lora", "lean", "fast", "merged")
+"""The rows that get processes of their own; the second is what the others are compared with."""
+
+
+def processes(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
+    """Some methods alone in a process each, as it is and with what is freed kept; all of them in turn."""
+    ways = [(name, kept) for kept in ((False, True) if can_keep() else (False,)) for name in ALONE]
+    seconds: dict[tuple[str, bool], list[float]] = {way: [] for way in ways}
+    faults: dict[tuple[str, bool], list[float]] = {way: [] for way in ways}
+    for turn in range(effort.processes):
+        for done, (name, kept) in enumerate(ways):
+            progress(f"{case.id}: processes", turn * len(ways) + done, effort.processes * len(ways))
+            median, taken = alone(name, case.id, effort.steps, kept=kept)
+            seconds[name, kept].append(median)
+            faults[name, kept].append(taken)
+    times = {way: Times(tuple(values)) for way, values in seconds.items()}
+    rows = [
+        {
+            "title": _METHOD[name].title,
+            "kept": kept,
+            **_summary(times[name, kept], times["lora", False], times["frozen", kept]),
+            "ratio_same": list(times[name, kept].over(times["lora", kept]).quartiles()),
+            "faults": Times(tuple(faults[name, kept])).quartiles()[1],
+        }
+        for name, kept in ways
+    ]
+    return {"case": case.id, "title": case.title, "rounds": effort.processes, "steps": effort.steps, "rows": rows}
+
+
 COMPILED = ("lora", "lean", "fast", "optimizer")
 
 
@@ -133,29 +165,6 @@ def compiled(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
     base = times["lora eager"]
     rows = [{"title": _METHOD[name].title, "way": way, **_summary(times[f"{name} {way}"], base, base)} for name, way in made]
     return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
-
-
-def peak_memory(method: str, case: str) -> int:
-    """Bytes that two training steps need beside the libraries, set-up included, in a process of its own.  Raises as it does."""
-    command = f"from {__name__} import own_peak; print(own_peak({method!r}, {case!r}, {torch.get_num_threads()}))"
-    done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)  # noqa: S603
-    return int(done.stdout.split()[-1])
-
-
-def own_peak(method: str, case: str, threads: int) -> int:
-    """:func:`peak_memory`, measured in this process."""
-    import peft  # noqa: F401  (what the libraries themselves need is not counted)
-    import transformers  # noqa: F401
-
-    torch.set_num_threads(threads)
-    chosen, network = _METHOD[method], next(c for c in (*CASES, *VARIANTS) if c.id == case)
-
-    def two_steps() -> None:
-        one = chosen.make(network)
-        one.step()
-        one.step()
-
-    return peak_above(two_steps)
 
 
 def update_table(effort: Effort, progress: Progress, sizes: Sequence[Size] = SIDE_BY_SIDE) -> list[dict[str, Any]]:

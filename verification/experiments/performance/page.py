@@ -1,55 +1,99 @@
-"""The measurements as Markdown and as a picture."""
+"""The measurements as tables, in Markdown and on the page "Fast path", and as a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figure", "markdown"]
+from matplotlib.figure import Figure
+
+__all__ = ["MEASURED", "drawn", "machine", "markdown", "tables"]
+
+MEASURED = Path(__file__).parent / "measured" / "results.json"
+"""The stored measurements; they name their hardware."""
+
+Rows = list[list[str]]
+
+
+def machine(found: Mapping[str, Any]) -> str:
+    """Processor, threads, throughput, versions and date in one line."""
+    about = found["environment"]
+    speed = f"{about['threads']} threads, {about['gemm_gflops']:.0f} GFLOP/s in a large float32 GEMM"
+    versions = f"torch {about['torch']}, peft {about['peft']}, transformers {about['transformers']}"
+    quick = " A quick run: few rounds, small sizes." if found["quick"] else ""
+    return f"{about['processor']}, {speed}; {versions}; {about['measured']}.{quick}"
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """Tables for the docs: medians, quartiles in brackets, ratios to LoRA (PEFT) in the same rounds."""
-    machine = found["environment"]
-    speed = f"{machine['threads']} threads, {machine['gemm_gflops']:.0f} GFLOP/s in a large float32 GEMM"
-    versions = f"torch {machine['torch']}, peft {machine['peft']}, transformers {machine['transformers']}"
-    lines = [f"{machine['processor']}, {speed}; {versions}; {machine['measured']}."]
-    for case in [*found.get("training", []), *found.get("variants", [])]:
-        lines += ["", f"### {case['title']}", "", f"{case['rounds']} interleaved rounds of whole training steps.", ""]
-        lines += [
-            "| method | ms a step | ratio to LoRA (PEFT) | to the floor | to lean LoRA | GFLOP | peak MiB |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in case["rows"].values():
-            low, middle, high = row["milliseconds"]
-            lean = f"{row['over_lean'][1]:.3f}" if row["over_lean"] else ""
-            time, floor = f"{middle:.1f} [{low:.1f}, {high:.1f}]", f"{row['ratio_to_floor'][1]:.3f}"
-            rest = f"{floor} | {lean} | {row['gflop']:.1f} | {row['peak_mib']:.0f}"
-            lines.append(f"| {row['title']} | {time} | {_ratio(row['ratio'])} | {rest} |")
-        lines += [""] + [f"{row['title']}: {row['note']}." for row in case["rows"].values() if row["note"]]
-    for case in found.get("compiled", []):
-        lines += ["", f"### {case['title']}, under torch.compile", "", f"{case['rounds']} interleaved rounds.", ""]
-        lines += ["| method | | ms a step | ratio to LoRA (PEFT) as it is |", "|---|---|---|---|"]
-        lines += [
-            f"| {row['title']} | {row['way']} | {row['milliseconds'][1]:.1f} | {_ratio(row['ratio'])} |" for row in case["rows"]
-        ]
-    if "updates" in found:
-        lines += ["", "### The update alone", ""]
-        lines.append("| layers | m = n | r | fast ms | ratio to AdamW | AdamW ms | unguarded ms | reference ms |")
-        lines.append("|---|---|---|---|---|---|---|---|")
-        for point in found["updates"]:
-            ms = {name: f"{row['milliseconds'][1]:.2f}" for name, row in point["rows"].items()}
-            ratio = _ratio(point["rows"]["fast"]["ratio"])
-            size = f"{point['layers']} | {point['m']} | {point['r']}"
-            lines.append(f"| {size} | {ms['fast']} | {ratio} | {ms['adamw']} | {ms['unguarded']} | {ms['reference']} |")
-    if "growth" in found:
-        lines += ["", "### Growth of the update", "", "| along | from | to | at | exponent |", "|---|---|---|---|---|"]
-        for axis, table in found["growth"].items():
-            for fit in table["exponents"]:
-                at = next(f"{name} = {fit[name]}" for name in ("m", "r") if name in fit)
-                lines.append(f"| {axis} | {fit['from']} | {fit['to']} | {at} | {fit['exponent']:.2f} |")
+    """The tables for the docs."""
+    lines = [machine(found)]
+    for title, (head, *rows) in tables(found).items():
+        lines += ["", f"### {title}", "", *("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))]
     return "\n".join(lines) + "\n"
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
+    """Every table by its title, first row the head: medians, quartiles in brackets, ratios to LoRA (PEFT) in the same rounds."""
+    made: dict[str, Rows] = {}
+    for case in [*found.get("training", []), *found.get("variants", [])]:
+        made[f"{case['title']}: {case['rounds']} interleaved rounds of whole training steps"] = list(_training(case))
+    for case in found.get("processes", []):
+        made[f"{case['title']}: {case['rounds']} processes of {case['steps']} steps each, in turn"] = list(_processes(case))
+    for case in found.get("compiled", []):
+        made[f"{case['title']}, under torch.compile: {case['rounds']} interleaved rounds"] = list(_compiled(case))
+    if "updates" in found:
+        made["The update alone"] = list(_updates(found["updates"]))
+    if "growth" in found:
+        made["Growth of the update"] = list(_growth(found["growth"]))
+    return made
+
+
+def _training(case: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["method", "ms a step", "ratio to LoRA (PEFT)", "to the floor", "to lean LoRA", "GFLOP", "peak MiB", "remark"]
+    for row in case["rows"].values():
+        low, middle, high = row["milliseconds"]
+        lean = f"{row['over_lean'][1]:.3f}" if row["over_lean"] else ""
+        time, floor = f"{middle:.1f} [{low:.1f}, {high:.1f}]", f"{row['ratio_to_floor'][1]:.3f}"
+        rest = [f"{row['gflop']:.1f}", f"{row['peak_mib']:.0f}", row["note"]]
+        yield [row["title"], time, _ratio(row["ratio"]), floor, lean, *rest]
+
+
+def _processes(case: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield [
+        "method",
+        "freed memory",
+        "ms a step",
+        "page faults a step",
+        "ratio to LoRA (PEFT) as it is",
+        "to LoRA in the same way",
+        "to the floor",
+    ]
+    for row in case["rows"]:
+        way, figures = "kept" if row["kept"] else "as it is", [f"{row['milliseconds'][1]:.1f}", f"{row['faults']:.0f}"]
+        yield [row["title"], way, *figures, _ratio(row["ratio"]), _ratio(row["ratio_same"]), f"{row['ratio_to_floor'][1]:.3f}"]
+
+
+def _compiled(case: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["method", "way", "ms a step", "ratio to LoRA (PEFT) as it is"]
+    for row in case["rows"]:
+        yield [row["title"], row["way"], f"{row['milliseconds'][1]:.1f}", _ratio(row["ratio"])]
+
+
+def _updates(points: list[dict[str, Any]]) -> Iterator[list[str]]:
+    yield ["layers", "m = n", "r", "fast ms", "ratio to AdamW", "AdamW ms", "unguarded ms", "reference ms"]
+    for point in points:
+        ms = {name: f"{row['milliseconds'][1]:.2f}" for name, row in point["rows"].items()}
+        others = [ms[name] for name in ("adamw", "unguarded", "reference")]
+        yield [*(str(point[axis]) for axis in ("layers", "m", "r")), ms["fast"], _ratio(point["rows"]["fast"]["ratio"]), *others]
+
+
+def _growth(growth: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["along", "from", "to", "at", "exponent"]
+    for axis, table in growth.items():
+        for fit in table["exponents"]:
+            at = next(f"{name} = {fit[name]}" for name in ("m", "r") if name in fit)
+            yield [axis, str(fit["from"]), str(fit["to"]), at, f"{fit['exponent']:.2f}"]
 
 
 def _ratio(quartiles: list[float]) -> str:
@@ -57,15 +101,14 @@ def _ratio(quartiles: list[float]) -> str:
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def figure(found: Mapping[str, Any], path: Path) -> None:
-    """One panel for each training table, one for the updates, one for each growing axis."""
+def drawn(found: Mapping[str, Any]) -> Figure | None:
+    """One panel for each table of training steps, one for the updates, one for each growing axis; None if there is no panel."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     trainings = [*found.get("training", []), *found.get("variants", [])]
     panels = len(trainings) + ("updates" in found) + len(found.get("growth", {}))
     if not panels:
-        return
+        return None
     columns = min(3, panels)
     with mpl.rc_context({"font.size": 8}):
         drawing = Figure(figsize=(5 * columns, 3.2 * -(-panels // columns)), layout="constrained")
@@ -89,7 +132,7 @@ def figure(found: Mapping[str, Any], path: Path) -> None:
             ax.legend()
         for ax in axes:
             ax.set_axis_off()
-        drawing.savefig(path)
+    return drawing
 
 
 def _bars(ax: Any, case: Mapping[str, Any]) -> None:

@@ -1,0 +1,78 @@
+"""What only a process of its own tells: the peak of memory, and the time of a step whose memory no other method has shaped."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from geolora_ref.fast import keep_freed_memory
+from verification.experiments.performance.methods import METHODS, Training
+from verification.experiments.performance.networks import CASES, VARIANTS
+from verification.experiments.performance.timing import interleaved, peak_above
+
+__all__ = ["alone", "can_keep", "own_peak", "own_steps", "peak_memory"]
+
+
+def peak_memory(method: str, case: str) -> int:
+    """Bytes that two training steps need beside the libraries, set-up included, in a process of its own."""
+    return int(_in_a_process(own_peak, method, case, torch.get_num_threads()))
+
+
+def alone(method: str, case: str, steps: int, *, kept: bool) -> tuple[float, float]:
+    """Median seconds and mean page faults of a training step in a process of its own, which keeps what is freed or does not."""
+    seconds, faults = _in_a_process(own_steps, method, case, torch.get_num_threads(), steps, kept)
+    return seconds, faults
+
+
+def can_keep() -> bool:
+    """Whether a process can keep what it frees here."""
+    return bool(_in_a_process(keep_freed_memory))
+
+
+def _in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a public function returns in a new process, as JSON has it.  Raises ``CalledProcessError`` if it fails."""
+    name = function.__name__
+    command = f"import json; from {function.__module__} import {name}; print(json.dumps({name}(*{arguments!r})))"
+    done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _made(method: str, case: str) -> Training:
+    """A method on a network, by their names."""
+    network = next(one for one in (*CASES, *VARIANTS) if one.id == case)
+    return next(one for one in METHODS if one.id == method).make(network)
+
+
+def own_peak(method: str, case: str, threads: int) -> int:
+    """:func:`peak_memory`, measured in this process."""
+    import peft  # noqa: F401  (what the libraries themselves need is not counted)
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(threads)
+
+    def two_steps() -> None:
+        training = _made(method, case)
+        training.step()
+        training.step()
+
+    return peak_above(two_steps)
+
+
+def own_steps(method: str, case: str, threads: int, steps: int, kept: bool) -> tuple[float, float]:
+    """:func:`alone`, measured in this process."""
+    if kept:
+        keep_freed_memory()
+    torch.set_num_threads(threads)
+    training = _made(method, case)
+    training.step()
+    training.step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    times = interleaved({method: training.step}, steps, warm_up=0)[method]
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return times.quartiles()[1], faults / steps
