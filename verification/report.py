@@ -19,12 +19,15 @@ from geolora_ref.files import strict, write_atomically, write_json
 from verification.claim import Figure, Plan, Results
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
+from verification.fast_path import PAGE as FAST_PATH
 from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
-from verification.rigor.results import FOLDER, overview
+from verification.rigor.results import FOLDER
+from verification.rigor.results import PAGE as RIGOR
 from verification.runner import ClaimOutcome
+from verification.shown import Page, overview
 
-__all__ = ["as_data", "mathematics", "number", "picture", "write_report", "write_rigor"]
+__all__ = ["as_data", "mathematics", "number", "picture", "write_page", "write_report"]
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+)\b")
 """A name of the code: words of two letters or more on both sides of each underscore."""
@@ -50,17 +53,19 @@ def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, sec
     """
     data = as_data(outcomes, plan, seconds)
     write_json(folder / "results.json", data)
-    write_rigor(FOLDER, folder)
+    write_page(RIGOR, FOLDER, folder)
+    write_page(FAST_PATH, Path("build"), folder)
     write_atomically(folder / "finetuning-report.html", finetuning_page(json.loads(MEASURED.read_text(encoding="utf-8"))))
     sections = [_section(outcome) for outcome in outcomes]
     write_atomically(folder / "report.html", _rendered("report.html.j2", sections=sections, data=data, plan=plan))
     return folder / "report.html"
 
 
-def write_rigor(results: Path, folder: Path) -> Path:
-    """Write the page "Rigor" about what is in the folder ``results``; returns its path."""
-    write_atomically(folder / "rigor-report.html", _rendered("rigor.html.j2", items=overview(results), machine=machine_facts()))
-    return folder / "rigor-report.html"
+def write_page(page: Page, results: Path, folder: Path) -> Path:
+    """Write a page about what is in the folder ``results``; returns its path."""
+    items = overview(page.items, results)
+    write_atomically(folder / page.file, _rendered("items.html.j2", page=page, items=items, machine=machine_facts()))
+    return folder / page.file
 
 
 def _rendered(template: str, **content: Any) -> str:

@@ -278,12 +278,9 @@ def merge(app: Sphinx, env: Any, docnames: list[str], other: Any) -> None:
 def copy_report(app: Sphinx, error: Exception | None) -> None:
     """The report and its data beside the pages, and a digest of the sources that all of it was made from."""
     if error is None and app.builder.format == "html":
-        for name, copied in (
-            ("report.html", "verification-report.html"),
-            ("rigor-report.html", "rigor-report.html"),
-            ("results.json", "results.json"),
-        ):
-            shutil.copy(FOLDER / name, Path(app.outdir) / copied)
+        shutil.copy(FOLDER / "report.html", Path(app.outdir) / "verification-report.html")
+        for name in ("rigor-report.html", "finetuning-report.html", "fast-path-report.html", "results.json"):
+            shutil.copy(FOLDER / name, Path(app.outdir) / name)
         (Path(app.outdir) / "sources.txt").write_text(fingerprint(PLAN), encoding="utf-8")
 
 

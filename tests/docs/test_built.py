@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.parse
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -89,6 +90,19 @@ def test_there_are_enough_pages() -> None:
 
 def test_no_page_loads_anything_external() -> None:
     assert {page.name: urls for page in pages() if (urls := external(parsed(page.read_text("utf-8")).urls))} == {}
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links of a page to files that are not there."""
+    links = re.findall(r"""<a\s[^>]*href="([^"#?]+)""", page.read_text("utf-8"))
+    local = [html.unescape(link) for link in links if not re.match(r"[a-z]+:|//", link)]
+    return [link for link in local if not (page.parent / urllib.parse.unquote(link)).exists()]
+
+
+def test_every_link_to_a_page_or_file_leads_there(tmp_path: Path) -> None:
+    assert {page.name: dead for page in pages() if (dead := dead_links(page))} == {}
+    (tmp_path / "page.html").write_text('<a href="page.html#x">here</a> <a class="x" href="no.html">nowhere</a>', "utf-8")
+    assert dead_links(tmp_path / "page.html") == ["no.html"]
 
 
 def test_no_stylesheet_loads_anything_external() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from geolora_ref.files import write_atomically, write_json
-from verification.report import write_rigor
+from verification.report import write_page
 from verification.rigor.faults import judge, units
 from verification.rigor.page import main
-from verification.rigor.results import ITEMS, overview
+from verification.rigor.results import PAGE
+from verification.shown import overview
 
 TENTH = {"steps": 10, "defect": 1e-15, "ranks": [1, 6], "seconds": 1.0, "peak_kib": 1000}
 RUN = {
@@ -105,7 +106,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {item.file for item in ITEMS} == set(GOOD)
+    assert {item.file for item in PAGE.items} == set(GOOD)
     assert main(["--results", str(folder)]) == 0
     assert "9 operations, 5 of them steps" in capsys.readouterr().out
     html = (folder / "rigor-report.html").read_text("utf-8")
@@ -128,15 +129,15 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_what_was_not_run_says_so_and_how(tmp_path: Path) -> None:
-    assert all(shown.passed is None and item.command in shown.line for item, shown in overview(tmp_path))
-    assert "make mutation" in write_rigor(tmp_path, tmp_path).read_text("utf-8")
+    assert all(shown.passed is None and item.command in shown.line for item, shown in overview(PAGE.items, tmp_path))
+    assert "make mutation" in write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_every_item_can_fail(folder: Path, name: str) -> None:
     """The verdict is that of whoever measured it."""
     write_json(folder / name, GOOD[name] | {"passed": False})
-    assert [item.file for item, shown in overview(folder) if shown.passed is False] == [name]
+    assert [item.file for item, shown in overview(PAGE.items, folder) if shown.passed is False] == [name]
     assert main(["--results", str(folder)]) == 1
 
 
@@ -146,7 +147,7 @@ def test_a_damaged_or_foreign_file_is_named(folder: Path, contents: bytes | None
         write_json(folder / "faults.json", {"format": 1})
     else:
         write_atomically(folder / "faults.json", contents)
-    (shown,) = (shown for _, shown in overview(folder) if shown.passed is False)
+    (shown,) = (shown for _, shown in overview(PAGE.items, folder) if shown.passed is False)
     assert "faults.json cannot be shown" in shown.line
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from geolora_ref.files import strict, write_atomically
+from geolora_ref.files import strict, write_json
 from geolora_ref.oracle.conversion import Conversion
 from verification.parity.measure import measure, missing
 
@@ -31,10 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     found = measure(options.device, progress=lambda what: print(what, file=sys.stderr))  # noqa: T201
     path = options.output / "parity.json"
-    write_atomically(path, json.dumps(strict(found), indent=1, allow_nan=False))
+    write_json(path, strict(found))
     for dtype, of_dtype in found["conformance"].items():
         worst = max(one["worst_ratio"] for one in of_dtype.values())
         print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")  # noqa: T201
+    for what in ("functions", "trainings"):
+        for dtype, one in found[what].items():
+            print(f"{dtype:<9} {what}: {one['worst']:.3g} (at most {one['bound']:g})")  # noqa: T201
     print(f"{'conforms' if found['passed'] else 'DOES NOT CONFORM'} on {found['device']}: {path}")  # noqa: T201
     return 0 if found["passed"] else 1
 

@@ -1,4 +1,4 @@
-"""What is measured on a device: conformance by dtype, agreement of a training with the CPU, and the time of an update."""
+"""What is measured on a device: conformance by dtype, the fused function and trainings beside the CPU, the time of an update."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from geolora_ref.fast import LayerBank, batched_step, step
 from geolora_ref.fast.bank import Factors
 from geolora_ref.oracle import check_step
+from verification.parity.functions import function_difference
 
 __all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "training_difference"]
 
@@ -106,17 +107,19 @@ def _wait(device: str) -> None:
 def measure(device: str, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Everything, as JSON data."""
     found: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "device": device_name(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "conformance": {},
+        "functions": {},
         "trainings": {},
         "update_milliseconds": {},
     }
     for dtype in DTYPES:
         progress(f"oracle, {dtype}")
         found["conformance"][dtype] = conformance(device, dtype)
+        found["functions"][dtype] = function_difference(device, getattr(torch, dtype))
     for working in BOUNDS:
         progress(f"training, {working}")
         found["trainings"][str(working).removeprefix("torch.")] = training_difference(device, working)
@@ -124,5 +127,6 @@ def measure(device: str, progress: Callable[[str], None] = lambda what: None) ->
         progress(f"update, r = {r}")
         found["update_milliseconds"][str(r)] = update_milliseconds(device, r)
     verdicts = [one["passed"] for of_dtype in found["conformance"].values() for one in of_dtype.values()]
-    found["passed"] = all(verdicts) and all(one["passed"] for one in found["trainings"].values())
+    verdicts += [one["passed"] for what in ("functions", "trainings") for one in found[what].values()]
+    found["passed"] = all(verdicts)
     return found

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from verification.report import write_rigor
-from verification.rigor.results import FOLDER, overview
+from verification.report import write_page
+from verification.rigor.results import FOLDER, PAGE
+from verification.shown import overview
 
 __all__ = ["main"]
 
@@ -18,11 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.page", description='The page "Rigor" and its totals.')
     parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})")
     options = parser.parse_args(argv)
-    items = overview(options.results)
+    items = overview(PAGE.items, options.results)
     for item, shown in items:
-        verdict = {True: "passed", False: "FAILED", None: "not run"}[shown.passed]
+        verdict = "FAILED" if shown.passed is False else shown.verdict
         print(f"{item.title:<18} {verdict:<8} {shown.line}")  # noqa: T201
-    print(f"page: {write_rigor(options.results, options.results).resolve()}")  # noqa: T201
+    print(f"page: {write_page(PAGE, options.results, options.results).resolve()}")  # noqa: T201
     return 1 if any(shown.passed is False for _, shown in items) else 0
 
 

@@ -1,61 +1,17 @@
-"""What was measured about rigor, read from ``build/rigor/*.json`` and laid out for the report; nothing is judged again.
-
-Every item says by which command it is made.  One that has no file was not run; one whose file is damaged is told as such.
-"""
+"""What was measured about rigor, as ``build/rigor/*.json`` have it, for the page "Rigor"."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.files import read_json
 from verification.pictures import data_uri
+from verification.shown import Item, Page, Rows, Shown
 
-__all__ = ["FOLDER", "ITEMS", "Item", "Shown", "overview"]
+__all__ = ["FOLDER", "PAGE"]
 
 FOLDER = Path("build") / "rigor"
 OUTCOMES = ("certified", "void", "refuted", "undecided")
-
-Rows = list[list[str]]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One item as the page shows it: a verdict (None: not run), one line, tables whose first row is the head, a picture."""
-
-    passed: bool | None
-    line: str
-    tables: Mapping[str, Rows] = field(default_factory=dict)
-    image: str = ""
-
-
-@dataclass(frozen=True)
-class Item:
-    """An item: its file, the command that writes it, what it is about, and how its data is shown."""
-
-    id: str
-    title: str
-    file: str
-    command: str
-    about: str
-    show: Callable[[dict[str, Any], Path], Shown]
-
-
-def overview(folder: Path = FOLDER) -> list[tuple[Item, Shown]]:
-    """Every item with what its file says."""
-    return [(item, _shown(item, folder)) for item in ITEMS]
-
-
-def _shown(item: Item, folder: Path) -> Shown:
-    path = folder / item.file
-    if not path.exists():
-        return Shown(None, f"Not run here. It is run by: {item.command}")
-    try:
-        return item.show(read_json(path), folder)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {item.command}")
 
 
 def _certificates(data: dict[str, Any], folder: Path) -> Shown:
@@ -155,7 +111,7 @@ def _yes(holds: Any) -> str:
     return "yes" if holds else "NO"
 
 
-ITEMS = (
+_ITEMS = (
     Item(
         "certificates",
         "Certificates",
@@ -214,4 +170,13 @@ ITEMS = (
         "The share of the branches of the core that its tests take.",
         _coverage,
     ),
+)
+
+PAGE = Page(
+    "rigor",
+    "Rigor: how far can the checks be trusted?",
+    "Tests sample. This page says what was proved of the numbers that double precision returns, what happens in long runs and "
+    "when machines fail, and how well the checks themselves are checked.",
+    "rigor-report.html",
+    _ITEMS,
 )

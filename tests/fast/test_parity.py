@@ -1,0 +1,122 @@
+"""Parity on a device, tried on the CPU: the fused function stays within its bound, a wrong one does not, the page shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from geolora_ref.fast import adapted_linear
+from geolora_ref.files import read_json
+from verification.fast_path import PAGE
+from verification.parity.__main__ import main
+from verification.parity.functions import FORMS, ROWS, function_difference, ratios
+from verification.report import write_page
+from verification.shown import overview
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_fused_function_is_within_its_bound(dtype: torch.dtype) -> None:
+    found = function_difference("cpu", dtype)
+    assert found["passed"]
+    assert list(found["forms"]) == list(FORMS)
+    assert found["worst"] > 1e-3, "a bound that is not far away"
+
+
+def _tensorfloat(X: Tensor) -> Tensor:
+    """Rounded to 10 bits behind the point, as the units for TensorFloat-32 do it; a derivative of one."""
+    bits = (X.detach().view(torch.int32) + 0x1000) & ~0x1FFF
+    return X + (bits.view(torch.float32) - X.detach())
+
+
+WRONG: dict[str, tuple[set[str], Callable[..., Tensor]]] = {
+    "x in TensorFloat-32": ({"y", "dK", "dL"}, lambda x, *rest: adapted_linear(_tensorfloat(x), *rest)),
+    "weight in TensorFloat-32": ({"y", "dx"}, lambda x, weight, *rest: adapted_linear(x, _tensorfloat(weight), *rest)),
+    "Sᵀ for S": ({"y", "dx"}, lambda x, W, b, U, S, V, scale: adapted_linear(x, W, b, U, S.mT, V, scale)),
+    "no scale": ({"y", "dx", "dK", "dL", "dS"}, lambda *given: adapted_linear(*given[:-1])),
+    "no bias": ({"y", "d_bias"}, lambda x, W, b, *rest: adapted_linear(x, W, 0.0 * b, *rest)),
+    "published gradients": (
+        {"dK", "dL"},
+        lambda *given: adapted_linear(*given, factor_gradients=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_function_is_not(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    seen, function = WRONG[name]
+    monkeypatch.setattr("verification.parity.functions.adapted_linear", function)
+    found = ratios("cpu", torch.float32, "adapted", ROWS[0])
+    assert {what for what, ratio in found.items() if ratio > 1.0} >= seen
+    assert not function_difference("cpu", torch.float32)["passed"]
+
+
+def _step(worst: float) -> dict[str, Any]:
+    return {"passed": worst < 30, "worst_ratio": worst, "seconds": 1.0, "ratios": {"shape-1": worst}, "failures": []}
+
+
+FOUND: dict[str, Any] = {
+    "format": 2,
+    "device": "a device",
+    "torch": "2.0",
+    "cuda": "12.0",
+    "passed": True,
+    "conformance": {"float32": {"step": _step(0.5), "batched_step": _step(0.25)}, "bfloat16": {"step": _step(0.125)}},
+    "functions": {"float32": {"worst": 0.0625, "bound": 1.0, "passed": True}},
+    "trainings": {"float64": {"worst": 1e-12, "bound": 1e-10, "passed": True}},
+    "update_milliseconds": {"8": 1.5},
+}
+
+
+def test_what_the_command_writes_is_what_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND)
+    assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
+    assert read_json(tmp_path / "parity" / "parity.json") == FOUND
+    assert "functions: 0.0625 (at most 1)" in capsys.readouterr().out
+    html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
+    for shown in ("a device, torch 2.0, CUDA 12.0", "shape-1", "0.0625", "1e-12", "1.50", "passed"):
+        assert shown in html
+    assert "not run" not in html
+
+
+def test_an_infinite_ratio_is_strict_json_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = FOUND | {"passed": False, "conformance": {"float32": {"step": _step(math.inf)}}}
+    monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: found)
+    assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 1
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    written = json.loads((tmp_path / "parity" / "parity.json").read_text(), parse_constant=refuse)
+    assert written["conformance"]["float32"]["step"]["ratios"] == {"shape-1": "inf"}
+    _, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
+    assert parity.verdict == "failed"
+    assert parity.tables["Worst ratios of the oracle"][1][2] == "inf"
+
+
+def test_a_backend_that_fails_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND | {"passed": False})
+    assert main(["--device", "cpu", "--output", str(tmp_path)]) == 1
+    assert "DOES NOT CONFORM on a device" in capsys.readouterr().out
+
+
+def test_without_a_device_the_page_says_that_none_was_measured(tmp_path: Path) -> None:
+    speed, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
+    assert (speed.verdict, parity.verdict) == ("measured", "not run")
+    assert "GFLOP/s" in speed.line, "the stored figures name their hardware"
+    assert "make parity-gpu" in parity.line
+    assert "none has been measured yet" in write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")

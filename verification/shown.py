@@ -1,0 +1,80 @@
+"""What was measured by some other command, laid out for a page; nothing is judged again.
+
+Every item says by which command it is made.  One that has no file was not run; one whose file is damaged is told as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geolora_ref.files import read_json
+
+__all__ = ["Item", "Page", "Rows", "Shown", "overview"]
+
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One item as its page shows it: an outcome (None: there is none), one line, tables whose first row is the head, a picture.
+
+    ``run``: it was measured; an outcome of None then means that what it measured is neither right nor wrong.
+    """
+
+    passed: bool | None
+    line: str
+    tables: Mapping[str, Rows] = field(default_factory=dict)
+    image: str = ""
+    run: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in a word or two."""
+        return {True: "passed", False: "failed", None: "measured" if self.run else "not run"}[self.passed]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item: its file, the command that writes it, what it is about, and how its data is shown.
+
+    ``stored``: a file of the repository that is shown where nothing was measured here.
+    """
+
+    id: str
+    title: str
+    file: str
+    command: str
+    about: str
+    show: Callable[[dict[str, Any], Path], Shown]
+    stored: Path | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page beside the report: its short name, its title, what it is about, its file, and its items."""
+
+    name: str
+    title: str
+    about: str
+    file: str
+    items: tuple[Item, ...]
+
+
+def overview(items: Iterable[Item], folder: Path) -> list[tuple[Item, Shown]]:
+    """Every item with what its file in this folder says."""
+    return [(item, _shown(item, folder)) for item in items]
+
+
+def _shown(item: Item, folder: Path) -> Shown:
+    path = folder / item.file
+    if not path.exists():
+        if item.stored is None:
+            return Shown(None, f"Not run here. It is run by: {item.command}", run=False)
+        path = item.stored
+    try:
+        return item.show(read_json(path), path.parent)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {item.command}")
