@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.files import read_json
 from geolora_ref.oracle.criteria import FAIL
+from verification.experiments.performance.page import MEASURED, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
 
 SIZE = Size(3, 40, 4)
@@ -63,3 +65,39 @@ def test_a_peak_of_memory_does_not_contain_that_of_the_parent_process() -> None:
     parent = f"import subprocess, sys; ballast = b'x' * 2**29; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     done = subprocess.run([sys.executable, "-c", parent], check=True, capture_output=True, text=True)
     assert 0.9 * 2**26 < int(done.stdout) < 1.5 * 2**26
+
+
+COMPILED = {
+    "title": "a network",
+    "rounds": 3,
+    "rows": [
+        {"title": title, "way": way, "milliseconds": [1.0, 2.0, 3.0], "ratio": [0.5, 0.75, 1.0]}
+        for title in ("one", "other")
+        for way in ("eager", "compiled")
+    ],
+}
+
+
+def test_every_table_is_whole_and_has_a_panel() -> None:
+    found = read_json(MEASURED) | {"compiled": [COMPILED]}
+    assert machine(found).startswith(found["environment"]["processor"])
+    assert "quick" in machine(found | {"quick": True})
+    made = tables(found)
+    for rows in made.values():
+        assert len(rows) > 1
+        assert len({len(row) for row in rows}) == 1
+    assert markdown(found).count("\n### ") == len(made)
+    figure = drawn(found)
+    assert figure is not None
+    assert sum(ax.axison for ax in figure.axes) == len(made) - 1 + len(found["growth"])
+    assert drawn({"environment": found["environment"]}) is None
+
+
+def test_the_stored_figures_are_those_of_a_whole_run() -> None:
+    found = read_json(MEASURED)
+    assert not found["quick"]
+    assert {"training", "processes", "updates", "growth"} <= set(found)
+    for case in found["processes"]:
+        as_it_is, kept = ([row for row in case["rows"] if row["kept"] == way] for way in (False, True))
+        assert [row["title"] for row in as_it_is] == [row["title"] for row in kept]
+        assert max(row["faults"] for row in kept) < min(row["faults"] for row in as_it_is) / 10

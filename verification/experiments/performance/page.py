@@ -102,11 +102,12 @@ def _ratio(quartiles: list[float]) -> str:
 
 
 def drawn(found: Mapping[str, Any]) -> Figure | None:
-    """One panel for each table of training steps, one for the updates, one for each growing axis; None if there is no panel."""
+    """One panel for each table, and for each growing axis; None if there is no panel."""
     import matplotlib as mpl
 
     trainings = [*found.get("training", []), *found.get("variants", [])]
-    panels = len(trainings) + ("updates" in found) + len(found.get("growth", {}))
+    in_two_ways = [*found.get("processes", []), *found.get("compiled", [])]
+    panels = len(trainings) + len(in_two_ways) + ("updates" in found) + len(found.get("growth", {}))
     if not panels:
         return None
     columns = min(3, panels)
@@ -115,24 +116,32 @@ def drawn(found: Mapping[str, Any]) -> Figure | None:
         axes = iter(drawing.subplots(-(-panels // columns), columns, squeeze=False).ravel())
         for case in trainings:
             _bars(next(axes), case)
+        for case in in_two_ways:
+            _paired_bars(next(axes), case)
         if "updates" in found:
             ax = next(axes)
             points = found["updates"]
             for name in ("adamw", "unguarded", "fast", "reference"):
                 milliseconds = [point["rows"][name]["milliseconds"][1] for point in points]
                 ax.plot([point["r"] for point in points], milliseconds, "o-", label=name)
-            ax.set(xscale="log", yscale="log", xlabel="r", ylabel="ms", title="update alone, 36 layers of 384")
-            ax.legend()
+            _logarithmic(ax, "r", [point["r"] for point in points], "update alone, 36 layers of 384")
         for axis, table in found.get("growth", {}).items():
             ax, fixed = next(axes), {"m": "r", "r": "m", "layers": "m"}[axis]
             for value in sorted({p[fixed] for p in table["points"]}):
                 line = [p for p in table["points"] if p[fixed] == value]
                 ax.plot([p[axis] for p in line], [p["milliseconds"][1] for p in line], "o-", label=f"{fixed} = {value}")
-            ax.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms", title=f"growth of the update in {axis}")
-            ax.legend()
+            _logarithmic(ax, axis, sorted({p[axis] for p in table["points"]}), f"growth of the update in {axis}")
         for ax in axes:
             ax.set_axis_off()
     return drawing
+
+
+def _logarithmic(ax: Any, name: str, measured: list[int], title: str) -> None:
+    """Milliseconds over what grows, both logarithmic, with a label where something was measured."""
+    ax.set(xscale="log", yscale="log", xlabel=name, ylabel="ms", title=title)
+    ax.set_xticks(measured, labels=[str(value) for value in measured])
+    ax.minorticks_off()
+    ax.legend()
 
 
 def _bars(ax: Any, case: Mapping[str, Any]) -> None:
@@ -141,7 +150,32 @@ def _bars(ax: Any, case: Mapping[str, Any]) -> None:
     low, middle, high = zip(*(row["ratio"] for row in rows), strict=True)
     whiskers = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
     ax.barh([row["title"] for row in rows], middle, xerr=whiskers, color="#88aacc")
+    _beside_lora(ax, case["title"], "time of a training step, LoRA (PEFT) = 1")
+
+
+def _paired_bars(ax: Any, case: Mapping[str, Any]) -> None:
+    """Ratios to LoRA (PEFT) as it is, of every method in both ways."""
+    ways: dict[str, list[dict[str, Any]]] = {}
+    for row in case["rows"]:
+        ways.setdefault(_way(row), []).append(row)
+    for k, (way, rows) in enumerate(ways.items()):
+        at = [i + 0.4 * (k - 0.5 * (len(ways) - 1)) for i in range(len(rows))]
+        ax.barh(at, [row["ratio"][1] for row in rows], height=0.4, label=way)
+    titles = [row["title"] for row in next(iter(ways.values()))]
+    ax.set_yticks(range(len(titles)), labels=titles)
+    ax.set_xlim(right=1.6 * max(row["ratio"][1] for row in case["rows"]))
+    ax.legend(loc="center right")
+    _beside_lora(ax, case["title"], "time of a training step, LoRA (PEFT) as it is = 1")
+
+
+def _way(row: Mapping[str, Any]) -> str:
+    """How a method was run, of a table that has it run in two ways."""
+    return row["way"] if "way" in row else "alone, memory kept" if row["kept"] else "alone, as it is"
+
+
+def _beside_lora(ax: Any, title: str, what: str) -> None:
+    """Rows from above, and a line where LoRA is."""
     ax.axvline(1.0, color="black", linewidth=0.8)
     ax.invert_yaxis()
-    ax.set_title(case["title"], loc="right")  # over the labels of the rows as well, where there is room
-    ax.set_xlabel("time of a training step, LoRA (PEFT) = 1")
+    ax.set_title(title, loc="right")  # over the labels of the rows as well, where there is room
+    ax.set_xlabel(what)
