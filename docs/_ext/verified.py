@@ -207,8 +207,14 @@ def placed_by_hand() -> set[str]:
     return {name for text in pages for name in re.findall(r"^:{3,}\{measured\} (\S+)$", text, re.MULTILINE)}
 
 
+def depend(env: Any) -> None:
+    """Have the page that is being read made anew when other numbers have been measured."""
+    env.note_dependency(str(FOLDER / "results.json"))
+
+
 def register(env: Any, claim: str, docname: str) -> None:
     """Remember which page shows a claim."""
+    depend(env)
     if not hasattr(env, "geolora_claim_pages"):
         env.geolora_claim_pages = {}
     env.geolora_claim_pages.setdefault(docname, set()).add(claim)
@@ -219,6 +225,7 @@ class Verdicts(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table; the titles become links when all pages are known."""
+        depend(self.env)
         rows = [
             [
                 f"<!--claim {claim['id']}-->{escape(claim['title'])}<!--/claim-->",
@@ -244,6 +251,7 @@ class Worst(SphinxRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The number."""
+        depend(self.env)
         return [nodes.strong("", value(results()[self.text]["worst"]))], []
 
 
