@@ -21,7 +21,8 @@ class UnreadableError(Exception):
         (ValueError("\x1b[31mred\x07 over\rwritten \ud800 τ"), r"ValueError: \x1b[31mred\x07 over\rwritten \ud800 τ"),
         (KeyError("U"), "KeyError: 'U'"),
         (SystemExit(), "SystemExit: "),
-        (ValueError("x" * 300), f"ValueError: {'x' * 200}…"),
+        (ValueError("x" * 200), f"ValueError: {'x' * 200}"),
+        (ValueError("x" * 201), f"ValueError: {'x' * 200}…"),
         (UnreadableError(), "UnreadableError: (its message raised RuntimeError)"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 from geolora_ref.fast import adapted_linear
 from geolora_ref.files import read_json
 from verification.fast_path import PAGE
+from verification.parity import measure as measuring
 from verification.parity.__main__ import main
 from verification.parity.functions import FORMS, ROWS, function_difference, ratios
 from verification.report import write_page
@@ -59,6 +60,24 @@ def test_a_wrong_function_is_not(monkeypatch: pytest.MonkeyPatch, name: str) -> 
     found = ratios("cpu", torch.float32, "adapted", ROWS[0])
     assert {what for what, ratio in found.items() if ratio > 1.0} >= seen
     assert not function_difference("cpu", torch.float32)["passed"]
+
+
+def test_a_function_that_is_wrong_for_many_rows_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(x: Tensor, *rest: Any) -> Tensor:
+        return adapted_linear(x, *rest) * (1.0 if x.shape[:-1] == ROWS[0] else 1.001)
+
+    monkeypatch.setattr("verification.parity.functions.adapted_linear", function)
+    assert not function_difference("cpu", torch.float32)["passed"]
+
+
+@pytest.mark.parametrize("failing", ["conformance", "functions", "trainings", ""])
+def test_every_part_counts(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    verdict = {name: {"passed": name != failing} for name in ("conformance", "functions", "trainings")}
+    monkeypatch.setattr(measuring, "conformance", lambda device, dtype: {"step": verdict["conformance"]})
+    monkeypatch.setattr(measuring, "function_difference", lambda device, dtype: verdict["functions"])
+    monkeypatch.setattr(measuring, "training_difference", lambda device, dtype: verdict["trainings"])
+    monkeypatch.setattr(measuring, "update_milliseconds", lambda device, r: 1.0)
+    assert measuring.measure("cpu")["passed"] == (not failing)
 
 
 def _step(worst: float) -> dict[str, Any]:

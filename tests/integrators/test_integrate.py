@@ -31,6 +31,7 @@ from geolora_ref.integrators import (
 from geolora_ref.integrators.sub_solvers import RK4_TABLEAU
 from geolora_ref.problems import Lyapunov, Product, RankPreservingRiccati, RotatingExponential
 from tests.integrators.fields import ALL, DenseField, Matrix
+from tests.test_foreign import UnreadableError
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -206,6 +207,22 @@ def test_a_run_that_stopped_can_be_copied_and_sent_away() -> None:
     told = [(e.reason, e.t, e.h, e.number, e.evaluations) for e in (twin.stopped, run.stopped)]
     assert told[0] == told[1]
     np.testing.assert_array_equal(twin.states[-1].full(), run.states[-1].full())
+
+
+def test_an_error_that_cannot_be_read_loses_nothing() -> None:
+    """Of the callback, and of the field from t = 0.5 on."""
+    problem, Y0 = _problem()
+
+    def careless(progress: Progress) -> None:
+        raise UnreadableError
+
+    run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=careless)
+    assert str(run.stopped) == "the callback failed after step 1, t = 0.25: UnreadableError: (its message raised RuntimeError)"
+
+    odd, _ = _failing(UnreadableError())
+    run = integrate(BUG(), odd, Y0, (0.0, 1.0), 0.25)
+    assert len(run.records) == 1
+    assert str(run.stopped).endswith("UnreadableError: (its message raised RuntimeError)")
 
 
 def test_a_callback_that_fails_after_the_last_step_is_told_and_the_end_is_there() -> None:
