@@ -70,6 +70,38 @@ def test_a_function_that_is_wrong_for_many_rows_is_not(monkeypatch: pytest.Monke
     assert not function_difference("cpu", torch.float32)["passed"]
 
 
+@pytest.mark.parametrize("where", range(5))
+def test_what_is_not_a_number_is_not(monkeypatch: pytest.MonkeyPatch, where: int) -> None:
+    """In y, or in the gradient of one of x, bias, U and S alone: no maximum may pass over it."""
+
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, X: Tensor) -> Tensor:
+            return X.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+            return upstream[0] * math.nan
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float) -> Tensor:
+        if where == 4:
+            return adapted_linear(x, weight, bias, U, S, V, scale) * math.nan
+        trained = [x, bias, U, S]
+        trained[where] = Spoilt.apply(trained[where])  # type: ignore[no-untyped-call]
+        return adapted_linear(trained[0], weight, trained[1], trained[2], trained[3], V, scale)
+
+    monkeypatch.setattr("verification.parity.functions.adapted_linear", function)
+    assert not function_difference("cpu", torch.float32)["passed"]
+
+
+def test_a_training_that_is_not_a_number_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "STEPS", 1)
+    assert measuring.training_difference("cpu", torch.float64)["passed"]
+    dense = measuring._dense
+    monkeypatch.setattr(measuring, "_dense", lambda factors: dense(factors) * (math.nan if factors[0].shape[1] > 4 else 1.0))
+    assert not measuring.training_difference("cpu", torch.float64)["passed"]
+
+
 @pytest.mark.parametrize("failing", ["conformance", "functions", "trainings", ""])
 def test_every_part_counts(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     verdict = {name: {"passed": name != failing} for name in ("conformance", "functions", "trainings")}

@@ -8,12 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from verification.shown import Rows
+
 __all__ = ["MEASURED", "drawn", "machine", "markdown", "tables"]
 
 MEASURED = Path(__file__).parent / "measured" / "results.json"
 """The stored measurements; they name their hardware."""
-
-Rows = list[list[str]]
 
 
 def machine(found: Mapping[str, Any]) -> str:
