@@ -18,6 +18,7 @@ from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, batched_step, fast_update, fast_updates, step
 from geolora_ref.fast.core import RULES, Limits, core, decide_ranks
+from geolora_ref.fast.householder import householder_core
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, defect, random_layer, random_layers, random_update
 
@@ -341,11 +342,76 @@ def test_no_drift_in_a_thousand_single_precision_steps(generator: torch.Generato
 
 
 def test_the_guard_is_at_the_bound_that_is_derived() -> None:
-    """2w·eps₆₄·s² ≤ eps₃₂·σ², to the last bit, and never where there is nothing."""
-    eps, limit = 2.0**-23, 2.0**-28  # s² = 1, w = 1
+    """(2w + 24)·eps₆₄·s² ≤ eps₃₂·σ², to the last bit, and never where there is nothing."""
+    eps, limit = 2.0**-23, 26 * 2.0**-29  # s² = 1, w = 1
     squares = np.array([[1.0, limit], [1.0, np.nextafter(limit, 0.0)], [1.0, 0.0], [0.0, 0.0]])
     found = gram_module.trusted(squares, np.array([1.0, 1.0, 1.0, 0.0]), np.array([2, 2, 1, 1]), eps)
     assert found.tolist() == [True, False, True, False]
+
+
+def _in_units_of_the_guard(w: int, update: str, generator: torch.Generator) -> tuple[float, float]:
+    """The worst defect of both bases in units of η(s/σ_r)², and error of a singular value in units of √η·s, of 200 layers.
+
+    Γ_K is singular in each, S of half its rank, and σ_r between s and 1e-5·s for r of this half.
+    """
+    m, n, r, count, eta = 3 * w + 5, 2 * w, (w + 1) // 2, 200, (2 * w + 24) * 2.0**-52
+    draw: Callable[..., Tensor] = lambda *shape: torch.randn(count, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    U, V = torch.linalg.qr(draw(m, w))[0], torch.linalg.qr(draw(n, w))[0]
+    smallest = 10.0 ** (-5.0 * torch.rand(count, 1, generator=generator, dtype=torch.float64))
+    S = torch.diag_embed(torch.where(torch.arange(w) < r, smallest, 0.0))
+    C = draw(w, 1) @ draw(1, w)
+    C /= torch.linalg.matrix_norm(C)[:, None, None]
+    dK, dL, dS = U @ C, V @ C.mT, 0 * C
+    dL *= {"in the range": 1.0, "K alone": 0.0, "both": -1.0}[update]
+    if update == "in the range":  # a large S that the update takes away
+        S, dS = S + C, C
+    B_K, B_L = torch.cat([U, dK], dim=2), torch.cat([V, dL], dim=2)
+    found = gram_module.gram_core(B_K.mT @ B_K, B_L.mT @ B_L, S, dS, False)
+    assert not found.info.any()
+    sigma = found.squares.flip(1).clamp(min=0.0).sqrt()
+    true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS, False)
+    wrong = ((sigma - true).abs().amax(1) / (eta * found.scale).sqrt()).max()
+    X_K, X_L = gram_module.coordinates(found, 1.0 / sigma[:, None, :r])
+    defects = [torch.linalg.matrix_norm(B.mT @ B - torch.eye(r, dtype=B.dtype), 2) for B in (B_K @ X_K, B_L @ X_L)]
+    unit = eta * found.scale / sigma[:, r - 1].square()
+    resolved = unit < 1e-4
+    return float((torch.maximum(*defects) / unit)[resolved].max()), float(wrong)
+
+
+@pytest.mark.parametrize("update", ["in the range", "K alone", "both"])
+@pytest.mark.parametrize("w", [1, 2, 8, 32])
+def test_the_guard_counts_all_that_spoils_the_bases(w: int, update: str, generator: torch.Generator) -> None:
+    """A defect of at most η(s/σ)² and singular values to √η·s, η = (2w + 24)·eps₆₄: what is added to Γ_K, and rounding."""
+    defects, values = _in_units_of_the_guard(w, update, generator)
+    assert 0.01 < defects < 1.0
+    assert values < 1.0
+
+
+def test_more_added_to_the_diagonal_than_the_guard_counts_is_seen(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """The negative control: 16w·eps₆₄ on the diagonal, which the guard knows nothing of."""
+    monkeypatch.setattr(gram_module, "_added", lambda w: 16 * w * gram_module.EPS)
+    defects, values = _in_units_of_the_guard(8, "K alone", generator)
+    assert defects > 1.0
+    assert values > 1.0
+
+
+@pytest.mark.parametrize("update", ["rank one", "in the range", "ones", "half", "zero column"])
+@pytest.mark.parametrize(("m", "w"), [(3072, 1), (16, 8), (384, 8), (384, 64)])
+def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: str, generator: torch.Generator) -> None:
+    """With nothing added most have none (the second assertion); then the step would be right, and slow."""
+    U = torch.linalg.qr(torch.randn(40, m, w, generator=generator))[0]
+    rank = {"in the range": w, "half": (w + 1) // 2}.get(update, 1)
+    X = torch.randn(40, m, rank, generator=generator) @ torch.randn(40, rank, w, generator=generator)
+    X = U @ (U.mT @ X) if update == "in the range" else torch.ones_like(X) if update == "ones" else X
+    if update == "zero column":
+        X[:, :, 0] = 0.0
+    B = torch.cat([U, X], dim=2).double()
+    zero = torch.zeros(40, w, w, dtype=torch.float64)
+    assert not gram_module.gram_core(B.mT @ B, B.mT @ B, zero, zero, False).info.any()
+    if update == "in the range":
+        assert torch.linalg.cholesky_ex(B.mT @ B).info.any()
 
 
 def test_classes_of_width_are_close_to_each_other() -> None:
