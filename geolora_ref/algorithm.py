@@ -88,7 +88,7 @@ def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m s"]) -> In
     """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]), so that BᴴB̃ = 0 and range([B | B̃]) ⊇ range(X).
 
     QR may flip the signs of its first r columns; the caller keeps its own ``B`` and takes only the new ones.  There are
-    k = min(r, m − r) of them, possibly none.
+    k = min(s, m − r) of them, possibly none; s = r in Algorithm 1.
     """
     xp = namespace(B)
     Q, _ = xp.linalg.qr(xp.concat([B, X], axis=1))

@@ -87,7 +87,8 @@ def _weights(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"
 
     Along v = V b + v⊥ with orthonormal V the mean square of ∇_K v would be Σ_j |b_j|² times that along V_j, if these were
     uncorrelated, and ‖v⊥‖² = 1 − ‖b‖² times something that nobody measured.  Here the average over V stands in for it.  With
-    zero in its place the memory leaks away as the bases turn: steps become as much as (1 − β₁)/(1 − β₂)^{1/2} times too long.
+    zero in its place the memory leaks away as the bases turn: steps become up to 7 times too long
+    (docs/theory/moments.md).
     """
     xp = namespace(A)
     inherited = xp.abs(A) ** 2

@@ -6,8 +6,8 @@ dense after a coefficient step; the gradients are division-free, so no inverse o
 
 Gradients agree within the ranges of U and V: Uᴴ∇_K = ∇_S = (Vᴴ∇_L)ᴴ (docs/theory/setting.md).  The directions that an optimizer
 like Adam makes of them do not, and Algorithm 1 takes what S's own says.  Adam's entries are of size 1, so that ‖D_S‖ ≈ r while
-‖D_K‖ ≈ (m r)^{1/2}: the singular values grow by at most λ r a step while the bases turn by λ(m r)^{1/2}.  ``core="shared"`` lets
-K and L speak for S as well.
+‖D_K‖ ≈ (m r)^{1/2}: for S of order one the singular values change by at most λ r a step, to first order, while the bases turn by
+λ(m r)^{1/2}.  ``core="shared"`` lets K and L speak for S as well.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class AugmentedBUG(Integrator):
     """BUG in bases of rank 2r that keep the old ones, then truncated.
 
     The old state lies in the Galerkin space: norm, energy and descent are kept up to the truncation and the sub-solver.  Exact
-    for F = Ȧ(t) with A(t) of rank r.  Source: [CKL22].
+    for F = Ȧ(t) with A(t) of rank r whose spaces turn by less than 90° (:class:`~geolora_ref.integrators.BUG`).
+    Source: [CKL22].
     """
 
     truncate: TruncationRule

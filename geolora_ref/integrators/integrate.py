@@ -68,6 +68,7 @@ class Record:
     eta: float
     resolved: bool
     refused: int = 0
+    discarded_inside: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,11 @@ class Run:
 
     @property
     def discarded(self) -> float:
-        """The sum of what all truncations cut off: a bound of what they add to the error of a contractive flow."""
+        """The sum of what all truncations cut off, as far as it was part of the solution.
+
+        In the error recursion of a contractive flow this is what they add.  It is not all that they do: a run that stalls because
+        a direction was cut off makes another error, which is not in this sum.
+        """
         return math.fsum(record.discarded for record in self.records)
 
     @property
@@ -275,6 +280,7 @@ def _record(t: float, h: float, steps: list[Step], evaluations: Evaluations, ref
         eta=steps[-1].eta,
         resolved=all(step.resolved for step in steps),
         refused=refused,
+        discarded_inside=math.fsum(step.discarded_inside for step in steps),
     )
 
 

@@ -34,7 +34,8 @@ class Evaluations:
 class Step:
     """The new state and what it cost; nothing is silent.
 
-    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``theta`` : the threshold that was applied.
+    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``discarded_inside`` : from a state within
+    the step of which the bases alone go on, no part of ``discarded``.  ``theta`` : the threshold that was applied.
     ``rank_rule`` : the rule that fixed the rank, None where the method keeps it.  ``rejections`` : how often the step was
     repeated from larger bases; ``eta`` : ‖ŨᴴF(t, Y₀)Ṽ‖ of the last attempt, NaN where it was not asked for; ``resolved`` :
     False if the last attempt would have been rejected too, but no further one was allowed.
@@ -48,6 +49,7 @@ class Step:
     rejections: int = 0
     eta: float = math.nan
     resolved: bool = True
+    discarded_inside: float = 0.0
 
     @classmethod
     def truncated(cls, cut: Truncation) -> Step:
@@ -133,7 +135,10 @@ class Integrator(ABC):
 
     @property
     def order(self) -> int:
-        """The order of convergence for a tangential field (O(h^order) + O(εh) with a normal part of size ε)."""
+        """The order of convergence that is proved for a tangential field (O(h^order) + O(εh) with a normal part of size ε).
+
+        Lie splitting and augmented BUG have shown 2 where 1 is proved (docs/integrators.md).
+        """
         return 1
 
     def step(self, field: Field, t: float, Y: LowRank, h: float) -> Step:

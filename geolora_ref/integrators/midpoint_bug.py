@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from geolora_ref.arrays import namespace
 from geolora_ref.integrators.augmented_bug import augmented, augmented_bug_step
@@ -20,7 +20,8 @@ class MidpointBUG(Integrator):
     """Augmented BUG over h/2 gives Y_½; the bases [U_½ | F(Y_½)V_½], [V_½ | F(Y_½)ᴴU_½] carry a Galerkin step over h.
 
     ``wide`` : Y_½ is not truncated and contains the old bases, 4r columns in all.  Otherwise it is truncated, and the bases
-    are [U₀ | U_½ | F(Y_½)V_½] with 3r columns if the rank stays.  Error O(h²) + O(εh), ε the normal part of F.  Source: [CEKL24].
+    are [U₀ | U_½ | F(Y_½)V_½] with 3r columns if the rank stays; what that cuts off is ``discarded_inside`` of the step.
+    Error O(h²) + O(εh), ε the normal part of F.  Source: [CEKL24].
     """
 
     truncate: TruncationRule
@@ -35,9 +36,10 @@ class MidpointBUG(Integrator):
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step."""
         start = Factors(*Y)
-        middle = augmented_bug_step(self.solver, field, t, 0.5 * h, start)
+        middle, inside = augmented_bug_step(self.solver, field, t, 0.5 * h, start), 0.0
         if not self.wide:
-            middle = Factors(*self.truncate(middle, 0.5 * h).Y)
+            cut = self.truncate(middle, 0.5 * h)
+            middle, inside = Factors(*cut.Y), cut.discarded
         FV = field.apply_right(t + 0.5 * h, middle.product(), middle.V)
         FhU = field.apply_left(t + 0.5 * h, middle.product(), middle.U)
         if self.wide:
@@ -47,4 +49,4 @@ class MidpointBUG(Integrator):
             U_hat = augmented(start.U, concat([middle.U, FV], axis=1))
             V_hat = augmented(start.V, concat([middle.V, FhU], axis=1))
         S = S_step(self.solver, field, t, h, start.in_bases(U_hat, V_hat))
-        return Step.truncated(self.truncate(Factors(U_hat, S, V_hat), h))
+        return replace(Step.truncated(self.truncate(Factors(U_hat, S, V_hat), h)), discarded_inside=inside)

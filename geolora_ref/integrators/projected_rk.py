@@ -1,4 +1,4 @@
-"""Projected Runge–Kutta methods: tangent-space projection of F, retraction by the truncated SVD [KLW16]."""
+"""Projected Runge–Kutta methods: tangent-space projection of F, retraction by the truncated SVD [KV19]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ProjectedRK"]
 class ProjectedRK(Integrator):
     """Stages Y_i = R(Y₀ + h Σ a_ij P(Y_j)F(Y_j)) and Y₁ = R(Y₀ + h Σ b_j P(Y_j)F(Y_j)), R the truncation.
 
-    No sub-equations and no factor inverse; explicit, so the step size is bound by the stiffness of F.  Source: [KLW16].
+    No sub-equations and no factor inverse; explicit, so the step size is bound by the stiffness of F.  Source: [KV19].
     """
 
     truncate: TruncationRule

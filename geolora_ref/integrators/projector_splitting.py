@@ -34,7 +34,8 @@ def L_S_K(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Fa
 
 @dataclass(frozen=True)
 class ProjectorSplitting(Integrator):
-    """Lie splitting of P(Y)F = FVVᴴ − UUᴴFVVᴴ + UUᴴF.  Fixed rank; exact for F = Ȧ(t) with A(t) of rank r.
+    """Lie splitting of P(Y)F = FVVᴴ − UUᴴFVVᴴ + UUᴴF.  Fixed rank; exact for F = Ȧ(t) with A(t) of rank r whose spaces turn
+    by less than 90°, see :class:`~geolora_ref.integrators.BUG`.
 
     The S-step runs backwards in time, which is delicate for dissipative equations.  Source: [LO14].
     """

@@ -64,7 +64,7 @@ class Row:
 class Report:
     """All rows, and why the backend does not conform if it does not.
 
-    ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖ below which an
+    ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
     error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
     """
 

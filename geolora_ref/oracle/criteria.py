@@ -116,7 +116,7 @@ def judge(
     """Judge the output (U₁, S₁, V₁) of one SGD step.
 
     ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps`` : the precision that the step
-    claims, by default that of the inputs.  ``scale`` : the natural scale s, by default ‖W‖ + λ‖P(W)G‖ (see ``_scale``).
+    claims, by default that of the inputs.  ``scale`` : the natural scale s, by default ‖W‖ + λ‖P(W)G‖₊ (see ``_scale``).
     ``storage`` : what inputs and outputs are kept in, if it has fewer bits than the arithmetic of the step.
     """
     q = _Question.of(inputs, eps, storage, scale)
@@ -327,7 +327,10 @@ def _contradiction(x: _Wide) -> float:
 
 
 def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
-    """s = ‖W‖ + λ‖P(W)G‖ + λδ/eps, with λδ/eps for ``contradiction``.
+    """s = ‖W‖ + λ‖P(W)G‖₊ + λδ/eps, with λδ/eps for ``contradiction``.
+
+    ‖P(W)G‖₊ = ‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖, the sum of the norms of the three parts, whose squares add up to
+    ‖P(W)G‖²: between that norm and √3 times it.  Each part has a rounding error of its own.
 
     Where s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
     """

@@ -62,7 +62,7 @@ def _resolution(report: Report) -> str:
     gross = "; as large as the step: only gross errors fail" if report.resolution >= 1.0 else ""
     units = f"{FAIL:g} units of {report.precision}"
     units += f" and the rounding of {report.dtype} storage" if report.stored else ""
-    return f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖ ({units}){gross}"
+    return f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖₊ ({units}){gross}"
 
 
 def _failed(report: Report) -> list[Row]:

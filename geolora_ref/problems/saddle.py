@@ -20,8 +20,8 @@ class Saddle(GradientFlow, FactoredODE):
 
     ∇L(W) = (WWᵀ − B)W, a polynomial, so the Łojasiewicz inequality holds and bounded gradient flows converge.  Stationary are
     W = Q_I diag(b_I)^{1/2} Oᵀ for every set I of at most n indices and orthonormal O: the minimum for I = {1, …, n}, where
-    L* = ¼Σ_{i>n} b_i², a saddle otherwise.  At the saddle of I every direction q_j oᵀ with j ∉ I has curvature −b_j where o is
-    orthogonal to O, and b_i − b_j where o is the column of O that belongs to i.
+    L* = ¼Σ_{i>n} b_i², a local maximum for I = ∅ (W = 0), a saddle otherwise.  At the point of I every direction q_j oᵀ with
+    j ∉ I has curvature −b_j where o is orthogonal to O, and b_i − b_j where o is the column of O that belongs to i.
 
     Raises ``ValueError`` unless b is positive and decreasing and n < m.
     """

@@ -434,7 +434,7 @@ def test_a_report_says_what_its_verdict_cannot_see(options: dict[str, Any], prec
         error[0, 0] = factor * report.resolution
         ratios = judge(inputs, (U1, S1 + error, V1), eps=EPS[precision], scale=1.0).ratios
         assert (ratios["stationarity"] > FAIL) == (factor > 1.0)
-    said = f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖ (30 units of {precision})"
+    said = f"resolution: errors below {report.resolution:.2g} s may pass, s = ‖W‖ + λ‖P(W)G‖₊ (30 units of {precision})"
     gross = "; as large as the step: only gross errors fail" if precision == "bfloat16" else ""
     assert summary(report).splitlines()[-1] == said + gross
 
@@ -655,7 +655,7 @@ def test_the_words_for_a_terminal() -> None:
         "  PROBLEM a problem",
         "  1 cases pass above the warn level, worst 10.1",
         "DOES NOT CONFORM: 6 cases, 1 known to fail, worst ratio of the others 40 (fail above 30), 1.0 s",
-        "resolution: errors below 1.2e-13 s may pass, s = ‖W‖ + λ‖P(W)G‖ (30 units of float64)",
+        "resolution: errors below 1.2e-13 s may pass, s = ‖W‖ + λ‖P(W)G‖₊ (30 units of float64)",
     ]
     known = summary(Report("b", "numpy", "float64", ROWS[4:5])).splitlines()
     assert known[1:-1] == ["  group           1 cases  1 known to fail", "conforms: 1 cases, 1 known to fail, 0.0 s"]

@@ -40,8 +40,8 @@ def check(case: Case, name: str = "") -> CaseResult:
     none may do for σ_min = 0.1.
 
     ε = 1e-6 lies below the error of every method at these step sizes, so that the method's own constant is seen; with ε = 1e-2
-    the normal part is felt.  ε = 0 would not do: there even the naive integrator survives, since its division by S meets a
-    normal part of 0.
+    the normal part is felt.  ε = 0 would not do: there even the naive integrator survives, since (I − UUᵀ)FV = (I − UUᵀ)AUS has
+    the S by which it divides as a factor.
     """
     out, errors, best = Measurements(), [], []
     integrator = member(name or case["integrator"], RANK)
@@ -90,7 +90,7 @@ CLAIM = Claim(
     section="Integrators: what was measured",
     statement="the error at fixed h for σ_min = 1e-2 … 1e-14 is at most 3 times the error for σ_min = 0.1",
     hypotheses=("the same problem; only the smallest singular value of the start changes", "fixed rank"),
-    sources=("LO14", "KLW16", "CL22", "CKL22", "CKL24", "CEKL24", "K24"),
+    sources=("LO14", "KLW16", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KV19"),
     explanation="Explicit Euler on the factor equations divides by S and breaks down as soon as the field has a normal part.",
     cases=cases,
     check=check,

@@ -253,7 +253,7 @@ CLAIM = Claim(
     section="Integrators: what was measured",
     statement="the error against the projected flow falls like h^p with the p of the table; with the dial it is O(h²) + O(εh)",
     hypotheses=("fixed rank, S well conditioned", "RK4 for the sub-equations, far more accurate than the splitting"),
-    sources=("LO14", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KLW16"),
+    sources=("LO14", "CL22", "CKL22", "CKL24", "CEKL24", "K24", "KV19"),
     explanation=(
         "Read on Ẏ = AY + YBᵀ + YMY + εC, tangential for ε = 0, and, where F is to depend on time, on the same in a turning "
         "frame. The reference is the projected flow Ẏ = P(Y)F: against the full flow a slope would measure the modelling error "

@@ -123,7 +123,8 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
-    scale="‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict each other",
+    scale="‖W‖ + λ‖P(W)G‖₊ + λδ/eps, ‖·‖₊ the sum of the norms of the three parts, δ the amount by which the three gradients "
+    "contradict each other",
     floor=600,
     controls=(
         Control(

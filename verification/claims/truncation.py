@@ -104,7 +104,8 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
-    scale="‖W‖ + λ‖P(W)G‖ + λδ/eps, δ the amount by which the three gradients contradict each other; ‖Ŵ‖ for what was discarded",
+    scale="‖W‖ + λ‖P(W)G‖₊ + λδ/eps, ‖·‖₊ the sum of the norms of the three parts, δ the amount by which the three gradients "
+    "contradict each other; ‖Ŵ‖ for what was discarded",
     floor=1000,
     controls=(
         *(_control(name) for name in NAMES),
