@@ -17,7 +17,7 @@ import torch
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.checkpoint import trained_state
 from geolora_ref.finetune.data import Columns, read_rows
-from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
+from geolora_ref.finetune.job import Data, DivergedError, History, Job, Plan
 from geolora_ref.finetune.labels import fit_labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.model import Classifier, load_encoder
@@ -137,6 +137,10 @@ def test_run_learns_and_ranks_move(undisturbed: Job) -> None:
     assert history.steps == STEPS
     assert history.learned(undisturbed.data.labels.baseline)
     assert not history.learned(0.0)
+    late = History(losses=[3.0] * 36 + [1.0] * 4)
+    assert late.learned(1.1)
+    assert not late.learned(1.0)
+    assert not History(losses=[1.0] * 36 + [3.0] * 4).learned(1.1)
     assert history.metrics[-1]["dev"] > history.metrics[0]["dev"] > 0.5
     assert history.rank_steps == list(range(STEPS + 1))
     assert set(history.ranks[0]) == {4}

@@ -199,6 +199,17 @@ def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, equal: bool) -
     assert error < 1e-13 if equal else error > 1e-3
 
 
+def test_the_bases_of_dlrt_stay_orthonormal() -> None:
+    """300 steps leave the rounding of one, not of all: each ends with a polish."""
+    problem = dense(curved)
+    optimizer = Dlrt(problem.model, 0.02, theta=1e-3, update="sgd")
+    for _ in range(300):
+        optimizer.step(problem.closure)
+    U, _, V = problem.adapter.factors()
+    worst = max(float(torch.linalg.matrix_norm(X.mT @ X - torch.eye(X.shape[1], dtype=X.dtype), 2)) for X in (U, V))
+    assert worst < 8 * torch.finfo(torch.float64).eps
+
+
 def test_dlrt_descends_below_every_step() -> None:
     """‖(ÛÛᵀ·V̂V̂ᵀ)G‖ ≥ ‖P(W)G‖: the bound of descent holds with λ < 2/β, here β = 1; ϑ is small beside the descent."""
     problem = dense(quadratic(randn(M, 3, seed=6) @ randn(3, N, seed=7)))

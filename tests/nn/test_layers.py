@@ -63,6 +63,18 @@ def test_merged_and_adapted_agree_in_single_precision() -> None:
     assert torch.equal(model(x), before)
 
 
+def test_two_adapters_of_one_base_are_unmerged_in_the_reverse_order() -> None:
+    base = nn.Linear(5, 4).requires_grad_(False)
+    weight = base.weight.clone()
+    both = nn.ModuleList(AdaptedLayer(base, LowRankAdapter((4, 5), 2, 2)) for _ in range(2))
+    for layer in both:
+        fill(layer.adapter)  # type: ignore[arg-type]
+    merge(both)
+    assert not torch.equal(base.weight, weight)
+    unmerge(both)
+    assert torch.equal(base.weight, weight)
+
+
 def test_merging_twice_is_refused() -> None:
     layer, _ = adapted_layer("linear")
     with pytest.raises(RuntimeError, match="not merged"):

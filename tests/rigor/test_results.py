@@ -32,8 +32,8 @@ GOOD: dict[str, dict[str, Any]] = {
         "statements": {"descent": {"section": "Every step descends", "text": "L(W₁) ≤ …"}},
         "outcomes": {"descent": {"certified": 1, "void": 1}},
         "objections": [],
-        "refuted": {"k-step-sign": {"instance": "7", "statements": ["descent"], "followed": True}},
-        "not_refuted": [],
+        "refuted": {"k-step-sign": {"instance": "7", "statements": ["descent"], "followed": True}, "other": None, "third": None},
+        "not_refuted": ["other", "third"],
         "passed": True,
     },
     "ladder.json": {
@@ -113,6 +113,7 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
     for shown in (
         "L(W₁) ≤ …",
         "k-step-sign",
+        "1 of 3 broken steps refuted by proof",
         "20 SIGKILL",
         "float64",
         'src="data:image/svg',

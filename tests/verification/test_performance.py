@@ -11,6 +11,9 @@ import torch
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.files import read_json
 from geolora_ref.oracle.criteria import FAIL
+from verification.experiments.performance import measure
+from verification.experiments.performance.methods import Method, Training
+from verification.experiments.performance.networks import CASES, Case
 from verification.experiments.performance.page import MEASURED, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
 
@@ -67,6 +70,34 @@ def test_a_peak_of_memory_does_not_contain_that_of_the_parent_process() -> None:
     assert 0.9 * 2**26 < int(done.stdout) < 1.5 * 2**26
 
 
+class Product(Training):
+    """A step of 2·8³ flops."""
+
+    def __init__(self, case: Case) -> None:
+        self.note = "a note"
+
+    def step(self) -> None:
+        torch.ones(8, 8) @ torch.ones(8, 8)
+
+
+def test_flops_and_bases_of_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One method four times, as far as flops go; alone in a process LoRA takes twice and fast three times as long as frozen."""
+    methods = [Method(name, name, Product) for name in ("frozen", "lora", "lean", "fast")]
+    monkeypatch.setattr(measure, "peak_memory", lambda method, case: 3 * 2**20)
+    rows = measure.training(CASES[0], measure.QUICK, lambda what, done, total: None, methods)["rows"]
+    assert {(row["gflop"], row["peak_mib"], row["note"]) for row in rows.values()} == {(1e-9 * 2 * 8**3, 3.0, "a note")}
+    seconds = dict(zip(measure.ALONE, (1.0, 2.0, 2.5, 3.0, 4.0), strict=True))
+    monkeypatch.setattr(measure, "can_keep", lambda: True)
+    monkeypatch.setattr(measure, "alone", lambda name, case, steps, kept: (seconds[name] / (1 + kept * seconds[name]), 7.0))
+    alone = measure.processes(CASES[0], measure.QUICK, lambda what, done, total: None)["rows"]
+    fast, fast_kept = (
+        next(row for row in alone if row["title"] == "GeoLoRA, fast" and row["kept"] == kept) for kept in (False, True)
+    )
+    assert (fast["ratio"][1], fast["ratio_same"][1], fast["ratio_to_floor"][1]) == pytest.approx((1.5, 1.5, 3.0))
+    assert (fast_kept["ratio"][1], fast_kept["ratio_same"][1]) == pytest.approx((3 / 4 / 2, 3 / 4 / (2 / 3)))
+    assert fast_kept["ratio_to_floor"][1] == pytest.approx(3 / 4 / (1 / 2))
+
+
 COMPILED = {
     "title": "a network",
     "rounds": 3,
@@ -97,6 +128,9 @@ def test_the_stored_figures_are_those_of_a_whole_run() -> None:
     found = read_json(MEASURED)
     assert not found["quick"]
     assert {"training", "processes", "updates", "growth"} <= set(found)
+    for case in found["training"]:
+        lora, fast = (case["rows"][name]["gflop"] for name in ("lora", "fast"))
+        assert fast == pytest.approx(lora, rel=2e-3), "the flops of LoRA, and r x m x r products"
     for case in found["processes"]:
         as_it_is, kept = ([row for row in case["rows"] if row["kept"] == way] for way in (False, True))
         assert [row["title"] for row in as_it_is] == [row["title"] for row in kept]

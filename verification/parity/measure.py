@@ -20,7 +20,8 @@ __all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "traini
 DTYPES = ("float64", "float32", "bfloat16")
 RATE, STEPS = 0.3, 100
 BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-4}
-"""Relative difference of W after each of 100 steps; see ``tests/fast/test_update.py``."""
+"""Relative difference of W after each of 100 steps.  The criteria take c·eps, c = 4√(m + n), for one unit and allow 30 of them a
+step; 100 steps of one unit are 3.3e-4 in float32 for 24 x 24.  In float64 1e-10 leaves room for other sums on a device."""
 
 
 def missing(device: str) -> str:
