@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from geolora_ref import checks
@@ -41,7 +41,8 @@ def rate(group: Mapping[str, Any]) -> float:
 
 
 def _nonnegative(name: str, value: Any) -> float:
-    return checks.nonnegative_number(name, value.item() if isinstance(value, torch.Tensor) else value)
+    single = isinstance(value, torch.Tensor) and value.numel() == 1
+    return checks.nonnegative_number(name, value.item() if single else value)
 
 
 def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
@@ -62,6 +63,14 @@ def _check_common(options: Mapping[str, Any]) -> None:
     checks.nonnegative_number("weight_decay", options["weight_decay"])
     checks.averaging(options["betas"], options["eps"])
     update_rule(options)
+
+
+class HeadStep(NamedTuple):
+    """A parameter that is no adapter, and what AdamW makes of it and of its memory."""
+
+    parameter: Tensor
+    value: Tensor
+    memory: dict[str, Tensor]
 
 
 class AdapterOptimizer(torch.optim.Optimizer):
@@ -131,7 +140,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
-        """The loss and new gradients of a closure; None without one."""
+        """The loss and new gradients of a closure; None without one.
+
+        Raises ``ValueError`` before it is called unless the options of every group, which may have changed, are in range.
+        """
+        for group in self.param_groups:
+            _check_common(group)
         if closure is None:
             return None
         with torch.enable_grad():
@@ -161,35 +175,63 @@ class AdapterOptimizer(torch.optim.Optimizer):
         bad = [parameter for parameter in trained if parameter.grad is not None and not finite([parameter.grad])]
         return list(dict.fromkeys(owners.get(id(p), f"a parameter of shape {tuple(p.shape)}") for p in bad))
 
-    def finish(self) -> None:
-        """AdamW on the parameters that are no adapters, and the count of steps: the last act of a step."""
-        for group in self.param_groups:
-            if not group["adapters"]:
-                self._adamw(group)
-            group["iteration"] += 1
+    def heads(self) -> list[HeadStep]:
+        """What AdamW makes of the parameters that are no adapters.  Nothing is changed: that is the last act, :meth:`finish`.
 
-    def _adamw(self, group: dict[str, Any]) -> None:
-        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-        for parameter in trained:
-            if not self.state[parameter]:
-                zero = torch.zeros_like(parameter)
-                self.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": zero, "exp_avg_sq": zero.clone()}
-        states = [self.state[parameter] for parameter in trained]
-        adamw(
-            trained,
-            [parameter.grad for parameter in trained if parameter.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter.
+        """
+        return [step for group in self.param_groups if not group["adapters"] for step in self._adamw(group)]
+
+    def _adamw(self, group: dict[str, Any]) -> list[HeadStep]:
+        """AdamW on copies of the parameters of a group that have gradients, and of its memory."""
+        steps = [self._before_adamw(parameter) for parameter in group["params"] if parameter.grad is not None]
+        try:
+            adamw(
+                [step.value for step in steps],
+                [step.parameter.grad for step in steps if step.parameter.grad is not None],
+                [step.memory["exp_avg"] for step in steps],
+                [step.memory["exp_avg_sq"] for step in steps],
+                [],
+                [step.memory["step"] for step in steps],
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=rate(group),
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
+        except RuntimeError as problem:  # lr/(1 − β₁ᵗ) beyond the range of the dtype, say
+            options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+            raise ValueError(
+                f"parameters beside the adapters: expected ones that AdamW can step, found {options}: {problem}; "
+                "nothing was changed"
+            ) from problem
+        return steps
+
+    def _before_adamw(self, parameter: Tensor) -> HeadStep:
+        """Copies of a parameter and of its memory, which begins with zeros; ``RuntimeError`` for memory of another dtype."""
+        known = self.state.get(parameter) or {
+            "step": torch.tensor(0.0),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+        found, expected = known["exp_avg"], (parameter.dtype, parameter.device)
+        if (found.dtype, found.device) != expected:
+            raise RuntimeError(
+                f"a parameter of shape {tuple(parameter.shape)}: the optimizer remembers {found.dtype} on {found.device}, the "
+                f"parameter has {parameter.dtype} on {parameter.device}; optimizer.load_state_dict(optimizer.state_dict()) "
+                "converts what it remembers"
+            )
+        return HeadStep(parameter, parameter.detach().clone(), {name: X.clone() for name, X in known.items()})
+
+    def finish(self, heads: Sequence[HeadStep]) -> None:
+        """The other parameters and their memory take what :meth:`heads` computed, and the steps are counted."""
+        for head in heads:
+            head.parameter.copy_(head.value)
+            self.state[head.parameter] = head.memory
+        for group in self.param_groups:
+            group["iteration"] += 1
 
     def factors(self, name: str) -> LowRank:
         """The factors of an adapter; ``ValueError`` that names it if they are not what the algorithm wants."""

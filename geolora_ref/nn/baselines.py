@@ -76,10 +76,11 @@ class SimultaneousDescent(AdapterOptimizer):
             for name in group["adapters"]
             if (gradients := (adapter := self._adapters[name]).collected_gradients()) is not None
         ]
+        heads = self.heads()
         for adapter, factors, moments in steps:
             adapter.assign_factors(*factors)
             self.remember(adapter, moments)
-        self.finish()
+        self.finish(heads)
         return loss
 
     def _descended(
@@ -177,11 +178,12 @@ class Dlrt(AdapterOptimizer):
         if for_S is None:
             return loss
         steps = {name: self._step_of_S(name, starts[name], augmented[name], for_S[name]) for name in starts}
+        heads = self.heads()
         for name, (cut, moments) in steps.items():
             self._adapters[name].assign(cut.Y)
             self.remember(self._adapters[name], moments)
             self.reports[name] = StepReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded)
-        self.finish()
+        self.finish(heads)
         return loss
 
     def _evaluation(self, closure: Callable[[], float]) -> tuple[float | None, dict[str, ProjectedGradients] | None]:

@@ -149,18 +149,21 @@ class GeoLoRA(AdapterOptimizer):
         A group with lr = 0, as a warm-up begins, is left alone.  (The algorithm would truncate W₁ = W; from S = 0, as adapters
         start, to the least rank.)
 
-        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed.
+        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
+        ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
+        ``RuntimeError``: the memory is of another rank or dtype.
         """
         loss = self.evaluated(closure)
         if self.refused():
             return loss
+        heads = self.heads()
         adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
         if self.method == "fast":
             self._fast_steps(adapted)
         else:
             for name, step in [named for group in adapted for named in self._adapter_steps(group)]:
                 self._take(name, step)
-        self.finish()
+        self.finish(heads)
         return loss
 
     def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LayerStep]]:

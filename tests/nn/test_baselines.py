@@ -349,6 +349,21 @@ def test_simultaneous_descent_refuses_gradients_that_are_not_finite() -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("method", [SimultaneousDescent, Dlrt])
+def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("value cannot be converted")
+
+    model, optimizer, closure = prepared(method, lr=0.05)
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr("geolora_ref.nn.adapter_optimizer.adamw", fails)
+    closure()
+    with pytest.raises(ValueError, match="parameters beside the adapters: expected ones that AdamW can step, found"):
+        optimizer.step(closure)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [group["iteration"] for group in optimizer.param_groups] == [0, 0]
+
+
 def test_weight_decay_shrinks_what_it_should() -> None:
     """Without a gradient: simultaneous descent shrinks W by (1 − λd)³, DLRT by 1 − λd."""
     for make, power in ((SimultaneousDescent, 3), (Dlrt, 1)):

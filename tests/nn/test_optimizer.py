@@ -279,6 +279,57 @@ def test_a_refusal_in_a_later_group_undoes_the_earlier_ones(method: Any) -> None
     assert same(before, snapshot(model, optimizer))
 
 
+HEADS_THAT_FAIL: dict[str, tuple[dict[str, Any], str]] = {
+    "a rate beyond single precision": ({"lr": 1e39}, "parameters beside the adapters: expected ones that AdamW can step, found"),
+    "a first step beyond it": ({"lr": 1e38}, "parameters beside the adapters: .*without overflow; nothing was changed"),
+    "no number": ({"lr": float("nan")}, "lr: expected a finite number >= 0, found nan"),
+    "negative": ({"lr": -1.0}, "lr: expected a finite number >= 0, found -1.0"),
+    "two rates": ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
+    "no betas": ({"betas": None}, "betas: expected two numbers >= 0 and < 1, found None"),
+    "one beta": ({"betas": 1.5}, "betas: expected two numbers >= 0 and < 1, found 1.5"),
+    "eps": ({"eps": float("nan")}, "eps: expected a finite number >= 0, found nan"),
+    "weight_decay": ({"weight_decay": float("inf")}, "weight_decay: expected a finite number >= 0, found inf"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", HEADS_THAT_FAIL)
+def test_a_head_that_cannot_take_its_step_changes_nothing(case: str, method: Any) -> None:
+    """The adapters come first in a step; options may be changed by whoever holds the groups."""
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    x, target = (X.float() for X in regression())
+    (model(x) - target).square().mean().backward()
+    changed, message = HEADS_THAT_FAIL[case]
+    optimizer.param_groups[1].update(changed)
+    before = snapshot(model, optimizer)
+    before[1]["param_groups"][1].pop(*changed)  # NaN is not equal to itself
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    after = snapshot(model, optimizer)
+    after[1]["param_groups"][1].pop(*changed)
+    assert same(before, after)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_head_whose_memory_is_of_another_dtype_changes_nothing(method: Any) -> None:
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, update="sgd", method=method)
+    x, target = regression()
+    (model(x.float()) - target.float()).square().mean().backward()
+    optimizer.step()
+    model.double()
+    for layer in adapters(model).values():
+        layer.adapter.orthonormalise()
+    optimizer.zero_grad()
+    (model(x) - target).square().mean().backward()
+    before = snapshot(model, optimizer)
+    message = r"a parameter of shape \(4, 10\): the optimizer remembers torch.float32 on cpu, the parameter has torch.float64"
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
     model = network().float()
@@ -607,7 +658,7 @@ def test_sparse_gradients_are_refused_and_nothing_is_changed(method: Any) -> Non
 def test_training_goes_on_in_double_precision_once_everything_is(method: Any) -> None:
     """Single precision leaves a defect that a double-precision step refuses; the memory has to follow, too."""
     model = network().float()
-    optimizer = GeoLoRA(model, lr=0.02, tau=0.1, method=method)
+    optimizer = GeoLoRA(model[:4], lr=0.02, tau=0.1, method=method)
     x, target = regression()
 
     def step() -> float:
