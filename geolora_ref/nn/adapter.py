@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +15,7 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Triple
 
-__all__ = ["GradientRoute", "LowRankAdapter"]
+__all__ = ["GradientRoute", "LowRankAdapter", "own_precision"]
 
 GradientRoute = Literal["projected", "published"]
 
@@ -69,7 +70,7 @@ class LowRankAdapter(nn.Module):
         """Random bases of this rank and S = 0."""
         bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator) for size in self.shape)
         U, V = (torch.linalg.qr(basis).Q.to(self.S.device) for basis in bases)
-        self.assign(LowRank(U, self.S.new_zeros(rank, rank), V))
+        self.assign_factors(U, self.S.new_zeros(rank, rank), V)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,12 +102,14 @@ class LowRankAdapter(nn.Module):
         Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`) and entries that are not finite.
         """
         Ut, S, Vt = (X.detach() for X in self.active())
-        return LowRank(Ut.mT, S, Vt.mT)
+        with own_precision(S.device):
+            return LowRank(Ut.mT, S, Vt.mT)
 
     def full(self) -> Tensor:
         """The dense W = U S Vᵀ, detached."""
         Ut, S, Vt = (X.detach() for X in self.active())
-        return Ut.mT @ S @ Vt
+        with own_precision(S.device):
+            return Ut.mT @ S @ Vt
 
     def assign(self, Y: LowRank) -> None:
         """Take over new factors, and their rank.
@@ -139,7 +142,8 @@ class LowRankAdapter(nn.Module):
         """
         Ut, S, Vt = (X.detach() for X in self.active())
         (U, R), (V, Q) = (_positive_qr(X.mT) for X in (Ut, Vt))
-        self.assign_factors(U, R @ S @ Q.mT, V)
+        with own_precision(S.device):
+            self.assign_factors(U, R @ S @ Q.mT, V)
 
     def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
         """What backward passes have left in ``.grad``; None if there was none.
@@ -206,6 +210,12 @@ class LowRankAdapter(nn.Module):
             self.assign_factors(**found)
         except ValueError as problem:
             error_msgs.append(f"{prefix.rstrip('.')}: {problem}")
+
+
+def own_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Within this context products have the dtype of their factors, also where autocast is on."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _positive_qr(X: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.optim.adamw import adamw
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapt import adapters
-from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.nn.adapter import LowRankAdapter, own_precision
 from geolora_ref.nn.batched_rules import finite
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
@@ -150,6 +151,15 @@ class AdapterOptimizer(torch.optim.Optimizer):
             return None
         with torch.enable_grad():
             return closure()
+
+    @contextmanager
+    def own_precision(self) -> Iterator[None]:
+        """A step computes in the dtype of the parameters: autocast, if it is on, is off within."""
+        devices = {parameter.device for group in self.param_groups for parameter in group["params"]}
+        with ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(own_precision(device))
+            yield
 
     def refused(self) -> bool:
         """Whether this step is to be skipped because gradients are not finite; it is counted then.

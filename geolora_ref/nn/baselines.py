@@ -70,13 +70,14 @@ class SimultaneousDescent(AdapterOptimizer):
         loss = self.evaluated(closure)
         if self.refused():
             return loss
-        steps = [
-            (adapter, *self._descended(name, gradients, group))
-            for group in self.param_groups
-            for name in group["adapters"]
-            if (gradients := (adapter := self._adapters[name]).collected_gradients()) is not None
-        ]
-        heads = self.heads()
+        with self.own_precision():
+            steps = [
+                (adapter, *self._descended(name, gradients, group))
+                for group in self.param_groups
+                for name in group["adapters"]
+                if (gradients := (adapter := self._adapters[name]).collected_gradients()) is not None
+            ]
+            heads = self.heads()
         for adapter, factors, moments in steps:
             adapter.assign_factors(*factors)
             self.remember(adapter, moments)
@@ -167,9 +168,10 @@ class Dlrt(AdapterOptimizer):
         _, for_L = ({}, None) if for_K is None else self._evaluation(closure)
         if for_K is None or for_L is None:
             return loss
-        starts = {name: self.factors(name) for name in for_K if rate(self._group(name)) != 0.0}
-        starts = {name: LowRank(*(X.clone() for X in Y)) for name, Y in starts.items()}
-        augmented = {name: self._augmented(name, Y, replace(for_L[name], dK=for_K[name].dK)) for name, Y in starts.items()}
+        with self.own_precision():
+            starts = {name: self.factors(name) for name in for_K if rate(self._group(name)) != 0.0}
+            starts = {name: LowRank(*(X.clone() for X in Y)) for name, Y in starts.items()}
+            augmented = {name: self._augmented(name, Y, replace(for_L[name], dK=for_K[name].dK)) for name, Y in starts.items()}
         try:
             self._assign(augmented)
             _, for_S = self._evaluation(closure)
@@ -177,8 +179,9 @@ class Dlrt(AdapterOptimizer):
             self._assign(starts)
         if for_S is None:
             return loss
-        steps = {name: self._step_of_S(name, starts[name], augmented[name], for_S[name]) for name in starts}
-        heads = self.heads()
+        with self.own_precision():
+            steps = {name: self._step_of_S(name, starts[name], augmented[name], for_S[name]) for name in starts}
+            heads = self.heads()
         for name, (cut, moments) in steps.items():
             self._adapters[name].assign(cut.Y)
             self.remember(self._adapters[name], moments)

@@ -21,7 +21,8 @@ __all__ = ["directions", "finite", "transported"]
 
 def finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every entry of all tensors is finite; the device is asked once."""
-    return bool(torch.isfinite(torch.nn.utils.get_total_norm(tensors, math.inf)))
+    entries = [X for X in tensors if X.numel()]  # of none there is no largest one
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, math.inf)))
 
 
 def directions(rule: Optimizer, gradients: Sequence[Triple], moments: Sequence[Moments]) -> tuple[list[Triple], list[Moments]]:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geolora_ref.nn.adapt import adapters
+from geolora_ref.nn.adapter import own_precision
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
 
 __all__ = ["export_lora", "lora_config", "lora_state_dict"]
@@ -105,7 +106,8 @@ def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 def _factors(layer: AdaptedLayer) -> dict[str, Tensor]:
     Ut, S, Vt = layer.adapter.active()
-    B, A, base = Ut.mT @ S, Vt, layer.base
+    with own_precision(S.device):
+        B, A, base = Ut.mT @ S, Vt, layer.base
     if isinstance(base, nn.Embedding):
         if base.padding_idx is not None:  # that row is looked up too, and gets no update
             A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)

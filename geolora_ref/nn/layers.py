@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolora_ref.fast import adapted_linear, lowrank_add
-from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.nn.adapter import LowRankAdapter, own_precision
 from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 
 __all__ = ["AdaptedLayer", "Layout", "is_transposed_linear", "layout_of"]
@@ -182,8 +182,7 @@ class AdaptedLayer(nn.Module):
         if self.merged or not self.enabled:
             return self.base_weight
         Ut, S, Vt = self.adapter.active()
-        kind = S.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with own_precision(S.device):
             W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
         return self.base_weight + self.alpha * self.layout.weight(W).to(self.base_weight.dtype)
 

@@ -146,6 +146,8 @@ class GeoLoRA(AdapterOptimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.
 
+        Autocast reaches the closure alone; the step has the dtype of the parameters.
+
         A group with lr = 0, as a warm-up begins, is left alone.  (The algorithm would truncate W₁ = W; from S = 0, as adapters
         start, to the least rank.)
 
@@ -156,14 +158,15 @@ class GeoLoRA(AdapterOptimizer):
         loss = self.evaluated(closure)
         if self.refused():
             return loss
-        heads = self.heads()
-        adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
-        if self.method == "fast":
-            self._fast_steps(adapted)
-        else:
-            for name, step in [named for group in adapted for named in self._adapter_steps(group)]:
-                self._take(name, step)
-        self.finish(heads)
+        with self.own_precision():
+            heads = self.heads()
+            adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
+            if self.method == "fast":
+                self._fast_steps(adapted)
+            else:
+                for name, step in [named for group in adapted for named in self._adapter_steps(group)]:
+                    self._take(name, step)
+            self.finish(heads)
         return loss
 
     def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LayerStep]]:

@@ -350,6 +350,31 @@ def test_simultaneous_descent_refuses_gradients_that_are_not_finite() -> None:
 
 
 @pytest.mark.parametrize("method", [SimultaneousDescent, Dlrt])
+def test_autocast_reaches_the_closure_and_not_the_step(method: Any) -> None:
+    found = []
+    for autocast in (True, False):
+        model, optimizer, _ = prepared(method, lr=0.05)
+        model.float()
+        x, target = (X.float() for X in regression())
+        inside: list[bool] = []
+
+        def closure(model: nn.Module = model, inside: list[bool] = inside, x: Tensor = x, target: Tensor = target) -> float:
+            inside.append(torch.is_autocast_enabled("cpu"))
+            with torch.autocast("cpu", enabled=False):
+                loss = (model(x) - target).square().mean()
+                loss.backward()
+            return float(loss.detach())
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            for _ in range(2):
+                optimizer.zero_grad()
+                optimizer.step(closure)
+        assert set(inside) == {autocast}
+        found.append(model.state_dict())
+    assert all(torch.equal(found[0][key], value) for key, value in found[1].items())
+
+
+@pytest.mark.parametrize("method", [SimultaneousDescent, Dlrt])
 def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("value cannot be converted")

@@ -68,7 +68,7 @@ def test_layers_of_another_age_are_told_apart() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_one_entry_that_is_not_finite_is_found(bad: float) -> None:
-    tensors = [torch.full((3, 2), 3e38), torch.zeros(4), torch.zeros(())]
+    tensors = [torch.full((3, 2), 3e38), torch.zeros(4), torch.zeros(()), torch.zeros(0, 4)]
     assert finite(tensors)
     tensors[1][2] = bad
     assert not finite(tensors)

@@ -20,7 +20,8 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 from geolora_ref import LowRank  # noqa: E402  only where its libraries are
 from geolora_ref.nn import adapt, adapters, merge  # noqa: E402
-from geolora_ref.nn.export import CONFIG, WEIGHTS, export_lora  # noqa: E402
+from geolora_ref.nn.export import CONFIG, WEIGHTS, export_lora, lora_state_dict  # noqa: E402
+from tests.nn.models import fill, network  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -315,3 +316,13 @@ def test_peft_would_compute_something_else_for_reflected_padding(tmp_path: Path,
     export_lora(model, tmp_path)
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
     assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
+
+
+def test_the_checkpoint_has_the_dtype_of_the_factors_within_autocast() -> None:
+    model = network().float()
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    outside = lora_state_dict(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = lora_state_dict(model)
+    assert all(torch.equal(within[key], value) for key, value in outside.items())

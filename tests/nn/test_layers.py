@@ -276,6 +276,22 @@ def test_a_fused_model_starts_as_the_model_it_was() -> None:
     assert torch.equal(model(x), before)
 
 
+def test_adapters_keep_their_precision_within_autocast() -> None:
+    """Bases that were multiplied in half precision looked wrong, and what was read of W was rounded."""
+    torch.manual_seed(0)
+    model = single(nn.Linear(40, 30))
+    with torch.autocast("cpu", torch.bfloat16):
+        adapter = adapt(model, rank=4)["0"].adapter
+    fill(adapter)
+    before, W = copy.deepcopy(adapter), adapter.full()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(adapter.full(), W)
+        assert adapter.factors().rank == 4
+        adapter.orthonormalise()
+    before.orthonormalise()
+    assert torch.equal(adapter.full(), before.full())
+
+
 def test_autocast_runs_the_products_in_half_precision_and_leaves_gradients_in_single() -> None:
     torch.manual_seed(0)
     model = single(nn.Linear(40, 30))

@@ -346,6 +346,39 @@ def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
     assert same(before, snapshot(model, optimizer))
 
 
+def stepped_in_single(method: Any, update: Any, *, autocast: bool) -> tuple[nn.Module, GeoLoRA]:
+    """Three steps, each alone in autocast or not; the gradients are taken outside of it."""
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1, method=method, update=update)
+    x, target = (X.float() for X in regression())
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(x) - target).square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("update", ["sgd", "adam", "heavy-ball", "normalised"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_within_autocast_is_the_step_outside_of_it(method: Any, update: Any) -> None:
+    """The reference found bases that were not orthonormal, the fast method remembered in half precision."""
+    within, outside = (snapshot(*stepped_in_single(method, update, autocast=autocast)) for autocast in (True, False))
+    assert same(within, outside)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_parameter_without_entries_takes_its_step(method: Any) -> None:
+    model = network()
+    model.register_parameter("nothing", nn.Parameter(torch.zeros(0, 4)))
+    optimizer = GeoLoRA(model, method=method)
+    backward(model)
+    model.get_parameter("nothing").sum().backward()  # type: ignore[no-untyped-call]
+    before = head_of(model).weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(head_of(model).weight, before)
+
+
 def test_a_loss_scaler_that_finds_an_overflow_skips_everything() -> None:
     model = network().float()
     optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
