@@ -21,6 +21,7 @@ __all__ = [
     "invertible",
     "matrices",
     "nonnegative_number",
+    "not_orthonormal",
     "number",
     "on_copies",
     "one_of",
@@ -104,7 +105,12 @@ def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
     """
     defect, allowed = norm(H(U) @ U - identity(U.shape[1], U)), math.sqrt(eps(U))
     if not defect <= allowed:
-        raise ValueError(f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ √eps = {allowed:.1e}, found {defect:.3e}")
+        raise not_orthonormal(name, defect, allowed)
+
+
+def not_orthonormal(name: str, defect: float, allowed: float, bound: str = "√eps") -> ValueError:
+    """The error for a basis whose defect is more than is allowed, ``bound`` in words."""
+    return ValueError(f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ {bound} = {allowed:.1e}, found {defect:.3e}")
 
 
 def invertible(name: str, S: Inexact[Array, "r r"]) -> None:

@@ -5,7 +5,7 @@
 :func:`step` and :func:`batched_step` have the signature of a backend.  :func:`keep_freed_memory` spares every method page faults.
 """
 
-from geolora_ref.fast.backend import batched_step, fast_update, fast_updates, step
+from geolora_ref.fast.backend import batched_step, fast_updates, step
 from geolora_ref.fast.bank import LayerBank, NonFiniteUpdateError, StepReport
 from geolora_ref.fast.linear import adapted_linear, lowrank_add, merge, merged_linear
 from geolora_ref.fast.memory import keep_freed_memory
@@ -16,7 +16,6 @@ __all__ = [
     "StepReport",
     "adapted_linear",
     "batched_step",
-    "fast_update",
     "fast_updates",
     "keep_freed_memory",
     "lowrank_add",

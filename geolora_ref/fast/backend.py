@@ -10,7 +10,7 @@ from torch import Tensor
 from geolora_ref import checks
 from geolora_ref.fast.bank import Factors, LayerBank, StepReport
 
-__all__ = ["batched_step", "fast_update", "fast_updates", "step"]
+__all__ = ["batched_step", "fast_updates", "step"]
 
 
 def fast_updates(
@@ -37,25 +37,6 @@ def fast_updates(
     most = [min(limit or capacity, capacity) for limit in limits]
     report = bank.update_(delta_K, delta_L, delta_S, tau=tau, theta=theta, min_rank=min_rank, max_rank=most)
     return [bank.factors(layer) for layer in range(len(factors))], report
-
-
-def fast_update(
-    U: Tensor,
-    S: Tensor,
-    V: Tensor,
-    delta_K: Tensor,
-    delta_L: Tensor,
-    delta_S: Tensor,
-    *,
-    tau: float | None = None,
-    theta: float | None = None,
-    min_rank: int = 1,
-    max_rank: int | None = None,
-) -> tuple[Factors, StepReport]:
-    """:func:`fast_updates` for one layer: U, ΔK (m, r), S, ΔS (r, r), V, ΔL (n, r)."""
-    factors, updates = [(U, S, V)], [(delta_K, delta_L, delta_S)]
-    new, report = fast_updates(factors, updates, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)
-    return new[0], report
 
 
 def step(

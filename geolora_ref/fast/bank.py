@@ -12,7 +12,8 @@ any, cost another download for each shape and what ``torch.linalg.svd`` does ins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ Factors = tuple[Tensor, Tensor, Tensor]
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
 Budget = Callable[[Sequence[Values]], Sequence[int]]
-"""A rank decision over all layers: their spectra (sorted, as many values as the layer's bases have columns) to ranks."""
+"""A rank decision over all layers: their spectra (copies, sorted, as many values as the layer's bases have columns) to ranks."""
 
 
 class NonFiniteUpdateError(FloatingPointError):
@@ -148,7 +149,8 @@ class LayerBank:
     def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
         """A bank with copies of these (U, S, V); by default the capacity is twice the largest rank.
 
-        Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, and ranks above the capacity.
+        Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, ranks above the capacity, and bases
+        that are not orthonormal to √eps of the storage (and what rounding to it takes from them).
         """
         if not factors:
             raise ValueError("factors: expected at least one layer, found none")
@@ -171,6 +173,7 @@ class LayerBank:
             self._check("U", [U], [torch.Size((m, r))], layer)
             self._check("S", [S], [torch.Size((r, r))], layer)
             self._check("V", [V], [torch.Size((n, r))], layer)
+        self._check_bases(factors)
         copies = [[X.clone() for X in layer] for layer in factors]  # they may be views of these buffers
         for group in self._lengths:
             group.storage.zero_()
@@ -306,12 +309,11 @@ class LayerBank:
         """The new ranks by the threshold, or by the budget."""
         if budget is None:
             return decide_ranks(sigma, columns, limits)
-        wanted = list(budget([values[:k] for values, k in zip(sigma, columns, strict=True)]))
+        found = budget([values[:k].copy() for values, k in zip(sigma, columns, strict=True)])  # which may work in place
+        wanted = list(found) if isinstance(found, Iterable) else []
         most = np.minimum(columns, limits.max_rank).tolist()
-        if len(wanted) != len(most) or not all(
-            isinstance(r, int | np.integer) and 1 <= r <= k for r, k in zip(wanted, most, strict=True)
-        ):
-            raise ValueError(f"budget: expected one rank a layer between 1 and {most}, found {wanted}")
+        if len(wanted) != len(most) or not all(_is_rank(r, k) for r, k in zip(wanted, most, strict=True)):
+            raise ValueError(f"budget: expected one rank a layer between 1 and {most}, found {wanted or found}")
         return cut_at(sigma, np.asarray(wanted))
 
     def _check(self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0) -> None:
@@ -327,6 +329,23 @@ class LayerBank:
                 raise ValueError(f"{name}[{layer}]: expected dtype {' or '.join(map(str, dtypes))}, found {X.dtype}")
             if X.device != self.device:
                 raise ValueError(f"{name}[{layer}]: expected device {self.device}, found {X.device}")
+
+    def _check_bases(self, factors: Sequence[Factors]) -> None:
+        """The rule of :class:`LowRank` for all bases by one question to the device; ``ValueError`` that names the first.
+
+        Allowed are √eps of the storage, and eps·√r: so much at most does rounding to it take from r orthonormal columns.  (In
+        bfloat16 and for r = 1000 it is no less than √eps.)  NaN passes: the step says which layers are not finite.
+        """
+        eps = torch.finfo(self.dtype).eps
+        named = [
+            (f"{name}[{layer}]", U_S_V[i].double()) for i, name in ((0, "U"), (2, "V")) for layer, U_S_V in enumerate(factors)
+        ]
+        grams = [X.mT @ X for _, X in named]
+        defects = torch.stack([torch.linalg.matrix_norm(G - torch.eye(len(G), dtype=G.dtype, device=G.device)) for G in grams])
+        for (name, X), defect in zip(named, defects.tolist(), strict=True):
+            allowed = math.sqrt(eps) + eps * math.sqrt(X.shape[1])
+            if defect > allowed:
+                raise checks.not_orthonormal(name, defect, allowed, "√eps + eps·√r")
 
     def _refuse(self, usable: NDArray[np.bool_]) -> None:
         """Raise unless every layer (L,) is usable."""
@@ -506,3 +525,8 @@ class LayerBank:
                 group.storage[i, : ranks[layer]] = rows[: ranks[layer]]
         self._S[:, :width, :width] = torch.diag_embed(values[0])
         self._set_ranks(ranks)
+
+
+def _is_rank(value: object, most: int) -> bool:
+    """Whether this is an integer from 1 to ``most``."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 1 <= int(value) <= most

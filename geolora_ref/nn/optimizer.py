@@ -237,6 +237,10 @@ class GeoLoRA(AdapterOptimizer):
             raise FloatingPointError(
                 f"optimizer: the update overflowed the range of its dtype in {bad[:4]}; nothing was changed"
             ) from error
+        except ValueError:  # of a bank, which knows no names
+            for name in names:
+                self.factors(name)
+            raise
         if done is None:
             return [(name, memory, None) for name, memory in zip(names, memories, strict=True)]
         reports = [StepReport(*values) for values in zip(done.ranks, done.rank_rules, done.theta, done.discarded, strict=True)]

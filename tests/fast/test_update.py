@@ -16,7 +16,8 @@ from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import RankRule, choose_rank
 from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import allocate_ranks
-from geolora_ref.fast import LayerBank, NonFiniteUpdateError, batched_step, fast_update, fast_updates, step
+from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport, batched_step, fast_updates, step
+from geolora_ref.fast.bank import Factors
 from geolora_ref.fast.core import RULES, Limits, core, decide_ranks
 from geolora_ref.fast.householder import householder_core
 from geolora_ref.oracle import check_step
@@ -35,6 +36,12 @@ def generator() -> torch.Generator:
     """A generator of the test's own."""
     torch.set_num_threads(1)
     return torch.Generator().manual_seed(7)
+
+
+def updated(factors: Any, update: Any, **limits: Any) -> tuple[Factors, StepReport]:
+    """:func:`fast_updates` for one layer."""
+    new, report = fast_updates([factors], [tuple(update)], **limits)
+    return new[0], report
 
 
 # --- the oracle ------------------------------------------------------------------------------------------------------
@@ -171,7 +178,7 @@ def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
 
 def test_the_least_rank_may_be_more_than_the_bases_have(generator: torch.Generator) -> None:
     layer = random_layer(24, 16, 1, generator)
-    (U1, _, _), report = fast_update(*layer, *random_update(layer, generator), tau=0.5, min_rank=5)
+    (U1, _, _), report = updated(layer, random_update(layer, generator), tau=0.5, min_rank=5)
     assert report.ranks == (2,) == (U1.shape[1],)
     assert report.rank_rules == (RankRule.BASIS,)
 
@@ -278,7 +285,7 @@ def test_bases_stay_orthonormal_whatever_the_update(
             X[:, 1:] *= 0.0 if update == "zero columns" else 1e-25
     if update == "zero":
         dK, dL, dS = (torch.zeros_like(X) for X in (dK, dL, dS))
-    (U1, S1, V1), _ = fast_update(U, S, V, dK, dL, dS, **limits)
+    (U1, S1, V1), _ = updated((U, S, V), (dK, dL, dS), **limits)
     assert max(defect(U1), defect(V1)) < 1e-6
     assert bool(torch.isfinite(S1).all())
 
@@ -288,7 +295,7 @@ def test_without_the_guard_the_trap_springs(monkeypatch: pytest.MonkeyPatch, gen
     _untrusting(monkeypatch)
     U, _, V = random_layer(96, 64, 8, generator, torch.float32)
     G = torch.randn(96, 1, generator=generator) @ torch.randn(1, 64, generator=generator)
-    (U1, _, _), report = fast_update(U, torch.zeros(8, 8), V, G @ V, G.mT @ U, U.mT @ G @ V, theta=0.0, min_rank=8)
+    (U1, _, _), report = updated((U, torch.zeros(8, 8), V), (G @ V, G.mT @ U, U.mT @ G @ V), theta=0.0, min_rank=8)
     assert not report.exact
     assert defect(U1) > 1e-2
 
@@ -299,7 +306,7 @@ def test_an_update_that_is_large_beside_what_is_kept_goes_the_exact_way(generato
     S = 1e-6 * torch.eye(4)
     large = [torch.linalg.qr(torch.cat([X.double(), torch.randn(len(X), 1, generator=generator)], 1))[0][:, 4:] for X in (U, V)]
     dK, dL = (X.float() @ torch.tensor([[1.0, 0.0, 0.0, 0.0]]) for X in large)
-    (U1, _, V1), report = fast_update(U, S, V, dK, dL, torch.zeros(4, 4), theta=0.0, min_rank=4, max_rank=4)
+    (U1, _, V1), report = updated((U, S, V), (dK, dL, torch.zeros(4, 4)), theta=0.0, min_rank=4, max_rank=4)
     assert report.exact == (0,)
     assert max(defect(U1), defect(V1)) < 1e-6
 
@@ -498,9 +505,9 @@ def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: to
 def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -> None:
     layer = random_layer(9, 7, 2, generator, torch.bfloat16)
     update = random_update(layer, generator)
-    fast_update(*layer, *(X.float() for X in update), tau=0.1)
+    updated(layer, [X.float() for X in update], tau=0.1)
     with pytest.raises(ValueError, match=r"^delta_K\[0\]: expected dtype torch.bfloat16 or torch.float32, found torch.float64$"):
-        fast_update(*layer, *(X.double() for X in update), tau=0.1)
+        updated(layer, [X.double() for X in update], tau=0.1)
     with pytest.raises(ValueError, match=r"^learning_rate: expected a finite number >= 0, found -1$"):
         step(*layer, *update, learning_rate=-1, tau=0.1, theta=None, min_rank=1, max_rank=None)
 
@@ -522,7 +529,7 @@ def test_functional_form_changes_nothing_in_place(generator: torch.Generator) ->
     factors = random_layers([3], generator, torch.float32)
     update = random_update(factors[0], generator)
     before = [X.clone() for X in (*factors[0], *update)]
-    (U, _, _), _ = fast_update(*factors[0], *update, tau=0.1)
+    (U, _, _), _ = updated(factors[0], update, tau=0.1)
     U += 1.0
     assert all(torch.equal(X, Y) for X, Y in zip((*factors[0], *update), before, strict=True))
 
@@ -585,6 +592,12 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
             {"budget": lambda spectra: [1, 99], "tau": None},
             r"budget: expected one rank a layer between 1 and \[6, 4\], found \[1, 99\]",
         ),
+        (
+            {"budget": lambda spectra: [True, True], "tau": None},
+            r"budget: expected one rank a layer between 1 and \[6, 4\], found \[True, True\]",
+        ),
+        ({"budget": lambda spectra: None, "tau": None}, r"budget: expected one rank a layer between 1 and \[6, 4\], found None"),
+        ({"budget": lambda spectra: 3, "tau": None}, r"budget: expected one rank a layer between 1 and \[6, 4\], found 3"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], message: str, generator: torch.Generator) -> None:
@@ -603,6 +616,50 @@ def test_bad_input_is_named(change: dict[str, Any], message: str, generator: tor
     with pytest.raises(ValueError, match=f"^{message}$"):
         bank.update_(dK, dL, dS, **options)
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+
+
+def test_a_budget_may_work_in_place(generator: torch.Generator) -> None:
+    """The spectra it gets are what S is made of."""
+
+    def in_place(spectra: Any) -> list[int]:
+        for sigma in spectra:
+            sigma /= sigma[0]
+        return [2, 2]
+
+    factors = random_layers([3, 2], generator)
+    updates = [random_update(layer, generator) for layer in factors]
+    banks = [LayerBank.of(factors) for _ in range(2)]
+    for bank, budget in zip(banks, (in_place, lambda spectra: [2, 2]), strict=True):
+        bank.update_(*zip(*updates, strict=True), budget=budget)
+    assert all(torch.equal(X, Y) for layer in range(2) for X, Y in zip(*(bank.factors(layer) for bank in banks), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("side", "name"), [(0, "U"), (2, "V")])
+def test_bases_that_are_not_orthonormal_are_refused(dtype: torch.dtype, side: int, name: str, generator: torch.Generator) -> None:
+    """Twice the defect that is allowed, in the second layer; half of it passes."""
+    eps = torch.finfo(dtype).eps
+    bank = LayerBank.of(random_layers([3, 2], generator, dtype))
+    before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
+    for part, passes in ((0.5, True), (2.0, False)):
+        factors = [list(layer) for layer in random_layers([3, 2], generator)]
+        factors[1][side][:, 1] *= (1.0 + part * eps**0.5 + 2.0 * eps) ** 0.5
+        stored: Any = [tuple(X.to(dtype) for X in layer) for layer in factors]
+        if passes:
+            LayerBank.of(stored)
+            continue
+        message = rf"^{name}\[1\]: expected orthonormal columns, ‖{name}\[1\]ᴴ{name}\[1\] − I‖ ≤ √eps \+ eps·√r = "
+        for refusing in (bank.load, lambda layers: fast_updates(layers, layers, tau=0.1)):
+            with pytest.raises(ValueError, match=message):
+                refusing(stored)
+    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+
+
+def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Generator) -> None:
+    """Rounding takes more than √eps from the orthonormality of so many columns."""
+    Q = torch.linalg.qr(torch.randn(1500, 1500, generator=generator))[0].bfloat16()
+    assert float((Q.float().mT @ Q.float() - torch.eye(1500)).norm()) > torch.finfo(torch.bfloat16).eps ** 0.5
+    assert LayerBank.of([(Q, torch.zeros(1500, 1500).bfloat16(), Q)], capacity=1500).ranks == (1500,)
 
 
 @pytest.mark.parametrize(

@@ -720,6 +720,20 @@ def test_training_goes_on_in_double_precision_once_everything_is(method: Any) ->
     assert [step() for _ in range(5)][-1] < first
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_bases_that_another_method_left_are_refused(method: Any) -> None:
+    """The fast step of such bases is no step of the algorithm: it was wrong by most of what it moved."""
+    model = network()
+    for layer in adapters(model).values():
+        layer.adapter.Ut.detach()[:3].mul_(2.0)
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    backward(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(ValueError, match=r"^0: U: expected orthonormal columns"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
 def test_a_memory_of_another_rank_is_refused() -> None:
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, tau=0.0)
