@@ -151,8 +151,8 @@ def positive_number(name: str, value: Any) -> float:
 
 
 def integer(name: str, value: Any, least: int) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer and at least ``least``."""
-    if not isinstance(value, Integral) or int(value) < least:
+    """Raise ``ValueError`` unless ``value`` is an integer, no truth value, and at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
 
 

@@ -20,6 +20,7 @@ gradients come in the same layout.  Any other works too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,10 +54,11 @@ def adapted_linear(
 
     Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
     Twice differentiable with respect to x alone.
-    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, or for mixed dtypes or devices.
+    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or for a scale that
+    is not finite.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, None)  # type: ignore[no-untyped-call]
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -81,7 +83,7 @@ def merged_linear(
     """
     _check_merged(merged, weight)
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, float(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call]
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call]
     return y
 
 
@@ -89,12 +91,13 @@ def merged_linear(
 def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
     """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up.
 
-    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, and a ``merged`` that requires a gradient.
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, a scale that is not finite, and a ``merged`` that
+    requires a gradient.
     """
     _check(weight.shape, weight, U, S, V)
     _check_merged(merged, weight)
     with torch.autocast(weight.device.type, enabled=False):
-        return torch.addmm(weight, U @ S, V.mT, alpha=scale, out=merged)
+        return torch.addmm(weight, U @ S, V.mT, alpha=_finite(scale), out=merged)
 
 
 def lowrank_add(
@@ -104,14 +107,14 @@ def lowrank_add(
 
     output : (…, m), what the base returned, with the leading axes of x; it must not be needed by the base's own backward pass.
     Otherwise as :func:`adapted_linear`.
-    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices.
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, or a scale that is not finite.
     """
     if torch.is_autocast_enabled(x.device.type):
         x, U, S, V = (X.to(output.dtype) for X in (x, U, S, V))
     if output.shape[:-1] != x.shape[:-1]:
         raise ValueError(f"output: expected the leading axes of x, {tuple(x.shape[:-1])}, found {tuple(output.shape[:-1])}")
     _check((output.shape[-1], V.shape[0]), output, U, S, V, x=x)
-    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, float(scale), factor_gradients)  # type: ignore[no-untyped-call]
+    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -126,6 +129,13 @@ def _prepared(
         bias = None if bias is None else _by_autocast(bias)
     _check(weight.shape, weight, U, S, V, x=x, bias=bias)
     return x, weight, bias, U, S, V
+
+
+def _finite(scale: float) -> float:
+    """The scale as a float, or ``ValueError``."""
+    if not math.isfinite(scale):
+        raise ValueError(f"scale: expected a finite number, found {scale!r}")
+    return float(scale)
 
 
 def _by_autocast(X: Tensor) -> Tensor:

@@ -4,6 +4,10 @@ What the backward pass of an adapter returns in the places of U and V is not the
 formed without a record.  A second derivative with respect to the factors would be wrong; one with respect to the input of a
 layer is right, and stays so.  (``once_differentiable`` of torch marks results on a side branch, which ``torch.autograd.grad`` for
 other inputs never visits: the results then count as constants.)
+
+Nothing is noticed within ``torch.compile``: Dynamo traces a backward pass with gradients off, and no such node is in its graph.
+Backends that go through AOTAutograd (inductor, the default) refuse every second derivative by themselves; those that run Dynamo's
+graph as it is ("eager", for debugging) return a wrong one.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ class _Once(torch.autograd.Function):
 
 
 def once(value: Tensor, *sources: Tensor) -> Tensor:
-    """``value``; a derivative through it, or to the ``sources`` that it was made from, raises ``RuntimeError``."""
+    """``value``; a derivative through it, or to the ``sources`` that it was made from, raises ``RuntimeError`` (not compiled)."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         result: Tensor = _Once.apply(value, *sources)  # type: ignore[no-untyped-call]
         return result

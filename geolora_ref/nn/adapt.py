@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -13,7 +13,7 @@ from geolora_ref import checks
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear, layout_of
 
-__all__ = ["adapt", "adapter_for", "adapters", "disabled", "merge", "parameter_count", "unmerge"]
+__all__ = ["adapt", "adapter_for", "adapters", "disabled", "merge", "parameter_count", "refuse_shared", "unmerge"]
 
 
 def adapt(
@@ -58,6 +58,7 @@ def adapt(
         checks.integer("max_rank", max_rank, 1)
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
+    _refuse_layers_of_peft(model)
     heads = _chosen(model, train, "train")
     chosen = _targets(model, target_modules, heads)
     left_out = {module for whole in _chosen(model, exclude, "exclude").values() for module in whole.modules()}
@@ -68,7 +69,7 @@ def adapt(
     for name, layer in chosen.items():
         try:
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
-            _refuse_shared(model, layer)
+            refuse_shared(model, layer)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from problem
@@ -143,6 +144,8 @@ def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, 
     """The modules that names stand for, each of which must stand for one at least; by the first of its names."""
     if isinstance(names, str):
         raise ValueError(f"{argument}: expected a sequence of names, found the string {names!r}")
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{argument}: expected a sequence of names, found {names!r}")
     found: dict[str, nn.Module] = {}
     for wanted in names:
         matching = _matching(model, rf"(.*\.)?{re.escape(wanted)}")
@@ -163,7 +166,17 @@ def _names(model: nn.Module) -> str:
     return "layers that can be adapted: " + (", ".join(f"{name} ({kind})" for name, kind in sorted(ends.items())) or "none")
 
 
-def _refuse_shared(model: nn.Module, layer: nn.Module) -> None:
+def _refuse_layers_of_peft(model: nn.Module) -> None:
+    """Raise ``ValueError`` if PEFT has wrapped a layer, whose own factors would be adapted; PEFT need not be installed."""
+    for name, module in model.named_modules():
+        if any(kind.__name__ == "BaseTunerLayer" for kind in type(module).__mro__):
+            raise ValueError(
+                f"model: expected one without adapters, found {name!r} ({type(module).__name__} of PEFT); "
+                "merge_and_unload() gives the model without them"
+            )
+
+
+def refuse_shared(model: nn.Module, layer: nn.Module) -> None:
     """Raise ``ValueError`` if another module has the weight of this layer."""
     for other, module in model.named_modules():
         if module is not layer and any(p is layer.weight for p in module.parameters(recurse=False)):

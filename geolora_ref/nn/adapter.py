@@ -92,7 +92,13 @@ class LowRankAdapter(nn.Module):
 
         Compiled code gets the whole storage, whose other rows are zero and change nothing: it would be compiled anew for
         every rank.
+        Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``.
         """
+        if self.S.shape[0] != self.Ut.shape[0]:
+            raise ValueError(
+                f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; give "
+                "torch.func.functional_call the named_parameters() of a model, not its state_dict()"
+            )
         r = self.max_rank if torch.compiler.is_compiling() else self.rank
         return self.Ut[:r], self.S[:r, :r], self.Vt[:r]
 

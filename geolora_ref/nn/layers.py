@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geolora_ref import checks
 from geolora_ref.fast import adapted_linear, lowrank_add
 from geolora_ref.nn.adapter import LowRankAdapter, own_precision
 from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
@@ -146,9 +147,11 @@ class AdaptedLayer(nn.Module):
         self.layout = layout = layout_of(base)
         if adapter.shape != layout.shape:
             raise ValueError(f"adapter: expected the shape {layout.shape} of the layer's weight, found {adapter.shape}")
+        if not 0.0 <= checks.number(dropout) < 1.0:
+            raise ValueError(f"dropout: expected 0 <= dropout < 1, found {dropout!r}")
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
-        if not math.isfinite(alpha):
+        if not math.isfinite(checks.number(alpha)):
             raise ValueError(f"alpha: expected a finite number, found {alpha!r}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
         self.dropout = nn.Dropout(dropout)
@@ -230,11 +233,13 @@ class AdaptedLayer(nn.Module):
     def merge(self) -> None:
         """Add alpha·W to base.weight, in its dtype.  The original is kept beside it until :meth:`unmerge`.
 
-        Raises ``RuntimeError`` if it is merged already, or if the base computes its weight anew at each call (parametrisations,
-        pruning).
+        Raises ``RuntimeError`` if it is merged already, if it is disabled, or if the base computes its weight anew at each call
+        (parametrisations, pruning).
         """
         if self.merged:
             raise RuntimeError("merge: the layer is merged already")
+        if not self.enabled:
+            raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
         merged = self.weight
@@ -251,7 +256,9 @@ class AdaptedLayer(nn.Module):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within this context the layer is its base."""
+        """Within this context the layer is its base.  Raises ``RuntimeError`` if it is merged: then its base is another one."""
+        if self.merged:
+            raise RuntimeError("disabled: expected an adapter that is not merged, found one that is; unmerge it first")
         before, self.enabled = self.enabled, False
         try:
             yield
@@ -266,7 +273,8 @@ def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: s
 
 
 def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    if layer.merged and f"{prefix}base.weight" in state:
+    """Base or factors alone as well: alpha·W of before would stay in the weight."""
+    if layer.merged and any(key.startswith(prefix) for key in state):
         layer.unmerge()
 
 

@@ -20,7 +20,8 @@ from peft.utils import register_peft_method
 from peft.utils.integrations import skip_init_on_device
 from torch import Tensor, nn
 
-from geolora_ref.nn.adapt import adapter_for
+from geolora_ref import checks
+from geolora_ref.nn.adapt import adapter_for, adapters, refuse_shared
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
 
@@ -75,10 +76,15 @@ class GeoLoraConfig(PeftConfig):
         self.peft_type = GEOLORA
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
-        if not 1 <= self.rank <= (self.rank if self.max_rank is None else self.max_rank):
-            raise ValueError(f"rank: expected 1 <= rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, found {self.dropout}")
+        checks.integer("rank", self.rank, 1)
+        if self.max_rank is not None:
+            checks.integer("max_rank", self.max_rank, 1)
+        if self.max_rank is not None and self.rank > self.max_rank:
+            raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
+        if not 0.0 <= checks.number(self.dropout) < 1.0:
+            raise ValueError(f"dropout: expected 0 <= dropout < 1, found {self.dropout!r}")
+        if isinstance(self.modules_to_save, str):
+            raise ValueError(f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern: expected layers_to_transform beside it, found none")
 
@@ -214,11 +220,19 @@ class GeoLoraModel(BaseTuner):
         layer = target if isinstance(target, GeoLoraLayer) else _layer_kind(target)(target)
         try:
             layer.add(adapter_name, peft_config)
+            refuse_shared(self.model, layer.base_layer)
         except ValueError as problem:
             raise ValueError(f"{current_key}: {problem}") from problem
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+    def _prepare_model(self, peft_config: GeoLoraConfig, model: nn.Module) -> None:  # type: ignore[override]
+        """Before anything is put in: ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be adapted."""
+        found = [name for name, layer in adapters(model).items() if type(layer) is AdaptedLayer]
+        if found:
+            raise ValueError(f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}")
+        super()._prepare_model(peft_config, model)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -386,6 +386,21 @@ def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message
         adapted_linear(**given)
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
+def test_a_scale_that_is_not_finite_is_refused(scale: float) -> None:
+    p = Problem("dense")
+    W, factors = p.weight, (p.U, p.S, p.V)
+    given: tuple[Callable[[], Tensor], ...] = (
+        lambda: adapted_linear(p.x, W, p.bias, *factors, scale),
+        lambda: merged_linear(p.x, W, W, p.bias, *factors, scale),
+        lambda: lowrank_add(linear(p.x, W, p.bias), p.x, *factors, scale),
+        lambda: merge(W.clone(), W, *factors, scale),
+    )
+    for refusing in given:
+        with pytest.raises(ValueError, match=f"^scale: expected a finite number, found {scale}$"):
+            refusing()
+
+
 @pytest.mark.parametrize(
     ("merged", "found"),
     [

@@ -97,6 +97,18 @@ def test_disabled_is_the_base() -> None:
     assert not torch.equal(adapted, base_only)
 
 
+def test_an_adapter_is_merged_or_disabled_and_not_both() -> None:
+    """The one would add nothing, and the other would leave what was added."""
+    model = network()
+    with disabled(model), pytest.raises(RuntimeError, match="merge: expected an adapter that is enabled, found one that is dis"):
+        merge(model)
+    assert not adapters(model)["0"].merged
+    merge(model)
+    with pytest.raises(RuntimeError, match="disabled: expected an adapter that is not merged"), disabled(model):
+        pass
+    assert adapters(model)["0"].enabled
+
+
 def test_whoever_reads_the_weight_gets_the_effective_one() -> None:
     """nn.MultiheadAttention never calls its output layer; it multiplies by the layer's weight."""
     torch.manual_seed(0)
@@ -346,6 +358,50 @@ def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapter_once() 
     assert not adapters(fresh)["0"].merged
 
 
+@pytest.mark.parametrize("part", ["adapter", "base"])
+def test_a_part_of_a_state_that_is_loaded_while_merged_unmerges(part: str) -> None:
+    model, x = network(), regression()[0]
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    expected, state = model(x), {key: value for key, value in model.state_dict().items() if f".{part}." in key}
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    if part == "base":
+        expected = model(x)
+    merge(model)
+    model.load_state_dict(state, strict=False)
+    torch.testing.assert_close(model(x), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_a_state_of_other_layers_leaves_them_merged() -> None:
+    model = network()
+    merge(model)
+    model.load_state_dict({key: value for key, value in model.state_dict().items() if key.startswith("4.")}, strict=False)
+    assert all(layer.merged for layer in adapters(model).values())
+
+
+def test_functional_call_takes_the_parameters_and_no_state() -> None:
+    """A state has S under the name of the parameter, and the bases not."""
+    model, x = network(), regression()[0]
+    parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    expected, state = model(x), model.state_dict()
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    assert torch.equal(torch.func.functional_call(model, parameters, (x,)), expected)
+    with pytest.raises(
+        ValueError, match=r"S: expected the storage, 8 x 8, found \(3, 3\); give torch.func.functional_call the named"
+    ):
+        torch.func.functional_call(model, state, (x,))
+
+
+def test_transforms_of_torch_go_with_the_published_form() -> None:
+    model, x = network(gradients="published"), regression()[0]
+    torch.testing.assert_close(torch.vmap(model)(x), model(x), rtol=1e-13, atol=1e-14)
+    assert torch.func.jacrev(model)(x[0]).shape == (4, 12)
+    with pytest.raises(RuntimeError, match=r"autograd\.Function with functorch transforms"):
+        torch.vmap(network())(x)
+
+
 def test_a_state_dict_goes_through_safetensors(tmp_path: Any) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     model, fresh = network(seed=0), network(seed=1)
@@ -429,6 +485,14 @@ def test_a_quantised_weight_is_refused() -> None:
         ({"train": "4"}, "expected a sequence of names, found the string"),
         ({"rank": 0}, "^rank: expected an integer >= 1, found 0"),
         ({"rank": 2.0}, "^rank: expected an integer >= 1, found 2.0"),
+        ({"rank": True}, "^rank: expected an integer >= 1, found True"),
+        ({"alpha": "x"}, "^0: alpha: expected a finite number, found 'x'"),
+        ({"dropout": float("nan")}, "^0: dropout: expected 0 <= dropout < 1, found nan"),
+        ({"dropout": 1.0}, "^0: dropout: expected 0 <= dropout < 1, found 1.0"),
+        ({"dropout": "0"}, "^0: dropout: expected 0 <= dropout < 1, found '0'"),
+        ({"target_modules": None}, "^target_modules: expected a sequence of names, found None"),
+        ({"target_modules": [0]}, r"^target_modules: expected a sequence of names, found \[0\]"),
+        ({"train": None}, "^train: expected a sequence of names, found None"),
         ({"max_rank": "8"}, "^max_rank: expected an integer >= 1, found '8'"),
         ({"alpha": float("nan")}, "^0: alpha: expected a finite number, found nan"),
         ({"target_modules": "("}, r"^target_modules: expected a regular expression, found '\('"),

@@ -377,7 +377,13 @@ def test_factors_of_half_precision_models_are_in_single(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "rank": ({"rank": 0}, "rank: expected 1 <= rank"),
+    "rank": ({"rank": 0}, "rank: expected an integer >= 1, found 0"),
+    "part of a rank": ({"rank": 2.5}, "rank: expected an integer >= 1, found 2.5"),
+    "rank in words": ({"rank": "3"}, "rank: expected an integer >= 1, found '3'"),
+    "rank that is a truth": ({"rank": True}, "rank: expected an integer >= 1, found True"),
+    "max_rank in words": ({"max_rank": "8"}, "max_rank: expected an integer >= 1, found '8'"),
+    "one module to save": ({"modules_to_save": "head"}, "modules_to_save: expected a sequence of names, found the string 'head'"),
+    "dropout in words": ({"dropout": "0"}, "dropout: expected 0 <= dropout < 1, found '0'"),
     "max_rank": ({"rank": 4, "max_rank": 3}, "found 4, max_rank 3"),
     "dropout": ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1"),
     "layers_pattern": ({"layers_pattern": "layers"}, "expected layers_to_transform"),
@@ -392,3 +398,32 @@ def test_bad_configurations_are_refused(case: str) -> None:
     options, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         wrapped(**options)
+
+
+def test_a_weight_that_another_module_shares_is_refused() -> None:
+    """Merged, it would change the other one as well."""
+
+    def tied() -> nn.Module:
+        model = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 5), nn.Linear(5, 9, bias=False))
+        model[2].weight = model[0].weight
+        return model
+
+    for name in ("0", "2"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: expected a weight of its own, found one that it shares with {2 - int(name)}"
+        ):
+            peft.get_peft_model(tied(), GeoLoraConfig(rank=2, target_modules=[name]))
+    model = peft.get_peft_model(tied(), GeoLoraConfig(rank=2, target_modules=["1"]))
+    model.add_adapter("second", GeoLoraConfig(rank=3, target_modules=["1"]))  # on the same weight, which is its own
+    assert len(adapters(model)) == 1
+
+
+def test_adapters_are_not_put_into_adapters() -> None:
+    with pytest.raises(
+        ValueError, match=r"model: expected one without adapters, found '.*first' \(Linear of PEFT\); merge_and_unl"
+    ):
+        adapt(peft.get_peft_model(base_model(), peft.LoraConfig(r=2, target_modules=["first"])))
+    model = base_model()
+    adapt(model, ["first"], rank=2)
+    with pytest.raises(ValueError, match=r"model: expected one without adapters of geolora_ref\.nn.adapt, found 'first'"):
+        peft.get_peft_model(model, config())
