@@ -54,8 +54,8 @@ def adapted_linear(
 
     Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
     Twice differentiable with respect to x alone.
-    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or for a scale that
-    is not finite.
+    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or for a scale
+    that is not finite.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
     y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None)  # type: ignore[no-untyped-call]
@@ -133,7 +133,7 @@ def _prepared(
 
 def _finite(scale: float) -> float:
     """The scale as a float, or ``ValueError``."""
-    if not math.isfinite(scale):
+    if not -math.inf < scale < math.inf:  # a comparison, which can be compiled for any number
         raise ValueError(f"scale: expected a finite number, found {scale!r}")
     return float(scale)
 

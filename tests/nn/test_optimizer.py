@@ -495,7 +495,7 @@ def test_groups_that_come_later_are_refused() -> None:
 
 COMPILED = """
 import torch
-from geolora_ref.nn import GeoLoRA
+from geolora_ref.nn import GeoLoRA, adapters
 from tests.nn.models import network, regression, train
 
 plain, model = network(rank=2), network(rank=2)
@@ -507,6 +507,13 @@ assert len(set(found)) > 1, found
 assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 x, _ = regression()
 torch.testing.assert_close(model(x), plain(x), rtol=1e-11, atol=1e-12)
+
+torch._dynamo.reset()
+compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+for alpha in (1.0, 0.5, 0.25):  # a number that is kept open, as rows are
+    for layer in adapters(model).values():
+        layer.fused, layer.alpha = True, alpha
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-11, atol=1e-12)
 """
 
 
