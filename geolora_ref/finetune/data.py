@@ -101,8 +101,8 @@ def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], l
 
     Raises ``ValueError`` unless both parts get at least one row.
     """
-    held_out = round(fraction * len(rows))
-    if not (0.0 < fraction < 1.0 and 0 < held_out < len(rows)):
+    held_out = round(fraction * len(rows)) if 0.0 < fraction < 1.0 else 0
+    if not 0 < held_out < len(rows):
         raise ValueError(
             f"fraction: expected a number between 0 and 1 that leaves examples on both sides, "
             f"found {fraction:g} of {len(rows)} examples"

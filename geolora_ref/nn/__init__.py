@@ -3,13 +3,13 @@
 from geolora_ref.nn.adapt import adapt, adapters, disabled, merge, parameter_count, unmerge
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer
-from geolora_ref.nn.optimizer import GeoLoRA, StepReport
+from geolora_ref.nn.optimizer import GeoLoRA, TruncationReport
 
 __all__ = [
     "AdaptedLayer",
     "GeoLoRA",
     "LowRankAdapter",
-    "StepReport",
+    "TruncationReport",
     "adapt",
     "adapters",
     "disabled",

@@ -31,7 +31,7 @@ def update_rule(group: Mapping[str, Any]) -> Optimizer:
         "heavy-ball": lambda: HeavyBall(group["momentum"]),
         "normalised": lambda: NormalisedHeavyBall(tuple(group["betas"]), group["eps"]),
     }
-    if group["update"] not in rules:
+    if group["update"] not in list(rules):  # it may be anything, a list as well
         raise ValueError(f"update: expected one of {', '.join(rules)}, found {group['update']!r}")
     return rules[group["update"]]()
 
@@ -66,6 +66,20 @@ def _check_common(options: Mapping[str, Any]) -> None:
     update_rule(options)
 
 
+def _parts(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A model, or parts of it with options of their own, as groups; ``ValueError`` for what is neither (parameters, say)."""
+    if isinstance(model, nn.Module):
+        return [{"module": model}]
+    parts = list(model) if isinstance(model, Iterable) else [model]
+    for part in parts:
+        if not isinstance(part, Mapping):
+            raise ValueError(
+                f"model: expected a model or groups {{'module': a part of it, …}}, found {type(part).__name__}; adapters are "
+                "stepped by layers, not by parameters"
+            )
+    return [dict(part) for part in parts]
+
+
 class HeadStep(NamedTuple):
     """A parameter that is no adapter, and what AdamW makes of it and of its memory."""
 
@@ -91,8 +105,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
         self._adapters: dict[str, LowRankAdapter] = {}
-        parts = [{"module": model}] if isinstance(model, nn.Module) else [dict(part) for part in model]
-        groups = [group for part in parts for group in self._groups(part, defaults)]
+        groups = [group for part in _parts(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
         super().__init__(groups, defaults)

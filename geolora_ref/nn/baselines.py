@@ -26,7 +26,7 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, rate, update_rule
-from geolora_ref.nn.optimizer import StepReport
+from geolora_ref.nn.optimizer import TruncationReport
 from geolora_ref.optimizers import Moments, Triple
 
 __all__ = ["Dlrt", "SimultaneousDescent"]
@@ -141,7 +141,7 @@ class Dlrt(AdapterOptimizer):
         rule = {"update": update, "betas": betas, "eps": eps, "momentum": momentum}
         ranks = {"tau": 0.1 if tau is None and theta is None else tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
         self.evaluations = 0
-        self.reports: dict[str, StepReport] = {}
+        self.reports: dict[str, TruncationReport] = {}
         super().__init__(model, {"lr": lr, **rule, **ranks, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
@@ -185,7 +185,7 @@ class Dlrt(AdapterOptimizer):
         for name, (cut, moments) in steps.items():
             self._adapters[name].assign(cut.Y)
             self.remember(self._adapters[name], moments)
-            self.reports[name] = StepReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded)
+            self.reports[name] = TruncationReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded)
         self.finish(heads)
         return loss
 

@@ -20,11 +20,11 @@ from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
 from geolora_ref.training import Core, Layer, LayerStep, Settings, When, is_shared, phase_of, training_step
 
-__all__ = ["GeoLoRA", "StepReport"]
+__all__ = ["GeoLoRA", "TruncationReport"]
 
 
 @dataclass(frozen=True)
-class StepReport:
+class TruncationReport:
     """What the last truncation of an adapter did: the rank, the rule that fixed it, the threshold ϑ, the norm cut off."""
 
     rank: int
@@ -108,7 +108,7 @@ class GeoLoRA(AdapterOptimizer):
             "truncate": truncate,
             "head_lr": head_lr,
         }
-        self.reports: dict[str, StepReport] = {}
+        self.reports: dict[str, TruncationReport] = {}
         self.method = method
         self._fast_groups: dict[tuple[str, ...], FastGroup] = {}
         super().__init__(model, defaults, on_nonfinite)
@@ -198,7 +198,7 @@ class GeoLoRA(AdapterOptimizer):
         adapter.assign(step.Y)
         self.remember(adapter, step.moments)
         if step.cut is not None:
-            self.reports[name] = StepReport(step.Y.rank, step.cut.rank_rule, step.cut.theta, step.cut.discarded)
+            self.reports[name] = TruncationReport(step.Y.rank, step.cut.rank_rule, step.cut.theta, step.cut.discarded)
 
     def _fast_steps(self, groups: Sequence[dict[str, Any]]) -> None:
         """The same by the fast path, in place; what earlier groups did is undone if a later one fails."""
@@ -215,7 +215,7 @@ class GeoLoRA(AdapterOptimizer):
             if report is not None:
                 self.reports[name] = report
 
-    def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, StepReport | None]]:
+    def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, TruncationReport | None]]:
         """The adapters of one group: changed already; their new memory and reports."""
         named = {name: self._adapters[name] for name in group["adapters"]}
         gradients = {name: found for name, adapter in named.items() if (found := adapter.bare_gradients()) is not None}
@@ -243,7 +243,9 @@ class GeoLoRA(AdapterOptimizer):
             raise
         if done is None:
             return [(name, memory, None) for name, memory in zip(names, memories, strict=True)]
-        reports = [StepReport(*values) for values in zip(done.ranks, done.rank_rules, done.theta, done.discarded, strict=True)]
+        reports = [
+            TruncationReport(*values) for values in zip(done.ranks, done.rank_rules, done.theta, done.discarded, strict=True)
+        ]
         moved = transported(rule, memories, done.transports) if remembers else memories
         return list(zip(names, moved, reports, strict=True))
 

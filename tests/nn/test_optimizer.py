@@ -653,6 +653,34 @@ def test_a_model_without_adapters_is_refused() -> None:
         GeoLoRA(frozen)
 
 
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda model: model.parameters(), "Parameter"),
+        (lambda model: model.named_parameters(), "tuple"),
+        (lambda model: {"module": model}, "str"),
+        (lambda model: None, "NoneType"),
+    ],
+)
+def test_parameters_in_place_of_a_model_are_refused(make: Any, found: str, unchecked: None) -> None:
+    message = f"^model: expected a model or groups {{'module': a part of it, …}}, found {found}; adapters are stepped by layers"
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(make(network()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
+        ({"update": []}, r"update: expected one of adam, sgd, heavy-ball, normalised, found \[\]"),
+        ({"min_rank": True}, "min_rank: expected an integer >= 1, found True"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_named(options: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(network(), **options)
+
+
 def test_unknown_group_options_are_refused() -> None:
     model = network()
     with pytest.raises(ValueError, match=r"found \['rate'\]"):
