@@ -224,6 +224,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 eps=group["eps"],
                 maximize=False,
             )
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as problem:  # lr/(1 − β₁ᵗ) beyond the range of the dtype, say
             options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
             raise ValueError(

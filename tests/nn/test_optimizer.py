@@ -312,6 +312,23 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(case: str, method: Any
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever halves the batch then waits for torch's own error."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    backward(model)
+    monkeypatch.setattr("geolora_ref.nn.adapter_optimizer.adamw", fails)
+    before = snapshot(model, optimizer)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_head_whose_memory_is_of_another_dtype_changes_nothing(method: Any) -> None:
     model = network().float()
     optimizer = GeoLoRA(model, lr=0.05, update="sgd", method=method)
