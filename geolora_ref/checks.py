@@ -17,8 +17,10 @@ __all__ = [
     "averaging",
     "each",
     "finite_results",
+    "instance",
     "integer",
     "invertible",
+    "is_integer",
     "matrices",
     "nonnegative_number",
     "not_orthonormal",
@@ -27,10 +29,19 @@ __all__ = [
     "one_of",
     "orthonormal",
     "positive_number",
+    "product_shape",
+    "rank",
     "ranks",
     "same_shape",
     "threshold",
 ]
+
+
+def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of these kinds; ``meaning`` says what was expected."""
+    if not isinstance(value, kinds):
+        shape = f" of shape {tuple(value.shape)}" if array_api_compat.is_array_api_obj(value) else ""
+        raise ValueError(f"{name}: expected {meaning}, found {type(value).__name__}{shape}")
 
 
 def alike(**named: Array) -> Any:
@@ -84,8 +95,22 @@ def same_shape(name: str, X: Array, expected: tuple[int, ...], meaning: str) -> 
         raise ValueError(f"{name}: expected shape {expected} ({meaning}), found {tuple(X.shape)}")
 
 
+def product_shape(S_hat: Inexact[Array, "p q"], U_hat: Inexact[Array, "m p"], V_hat: Inexact[Array, "n q"]) -> tuple[int, int]:
+    """(m, n) of Û Ŝ V̂ᴴ; ``ValueError`` unless the three are finite and fit together."""
+    matrices(S_hat=S_hat, U_hat=U_hat, V_hat=V_hat)
+    (p, q), m, n = S_hat.shape, int(U_hat.shape[0]), int(V_hat.shape[0])
+    same_shape("U_hat", U_hat, (m, p), "m x p, p the rows of S_hat")
+    same_shape("V_hat", V_hat, (n, q), "n x q, q the columns of S_hat")
+    return m, n
+
+
 def on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Array, Array, float], Array]:
-    """A caller's opt(P, G, λ), which may work in place; ``ValueError`` unless it returns a matrix that can be the new P."""
+    """A caller's opt(P, G, λ), which may work in place.
+
+    Raises ``ValueError`` unless it can be called, and there if it returns no matrix that can be the new P.
+    """
+    if not callable(optimizer):
+        raise ValueError(f"optimizer: expected a callable opt(P, G, λ), found {optimizer!r}")
 
     def step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Array:
         xp, name = namespace(P), "opt(P, G, λ)"
@@ -150,9 +175,14 @@ def positive_number(name: str, value: Any) -> float:
     return number(value)
 
 
+def is_integer(value: Any) -> bool:
+    """Whether ``value`` is an integer of Python or NumPy; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def integer(name: str, value: Any, least: int) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer, no truth value, and at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+    """Raise ``ValueError`` unless ``value`` is an integer and at least ``least``."""
+    if not is_integer(value) or int(value) < least:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
 
 
@@ -188,13 +218,20 @@ def averaging(betas: Any, eps: Any) -> tuple[tuple[float, float], float]:
     return (float(weights[0]), float(weights[1])), nonnegative_number("eps", eps)
 
 
+def rank(name: str, value: Any, shape: tuple[int, int]) -> None:
+    """Raise ``ValueError`` unless ``value`` is a rank of m x n matrices, 1 to min(m, n)."""
+    integer(name, value, 1)
+    if value > min(shape):
+        raise ValueError(f"{name}: expected at most min(m, n) = {min(shape)}, found {value}")
+
+
 def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> None:
     """1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n) for a given shape, or ``ValueError``."""
     integer("min_rank", min_rank, 1)
-    if not (max_rank is None or isinstance(max_rank, Integral)):
+    if not (max_rank is None or is_integer(max_rank)):
         raise ValueError(f"max_rank: expected an integer or None, found {max_rank!r}")
-    if shape is not None and int(min_rank) > min(shape):
-        raise ValueError(f"min_rank: expected at most min(m, n) = {min(shape)}, found {min_rank}")
+    if shape is not None:
+        rank("min_rank", min_rank, shape)
     if max_rank is not None and int(max_rank) < int(min_rank):
         raise ValueError(f"max_rank: expected at least min_rank = {min_rank}, found {max_rank}")
 

@@ -107,9 +107,7 @@ class LowRank:
         Raises ``ValueError`` unless ``W`` is a finite matrix and ``rank`` an integer from 1 to min(m, n).
         """
         xp = checks.matrices(W=W)
-        checks.integer("rank", rank, 1)
-        if rank > min(W.shape):
-            raise ValueError(f"rank: expected at most min(m, n) = {min(W.shape)}, found {rank}")
+        checks.rank("rank", rank, W.shape)
         P, sigma, Qh = xp.linalg.svd(W, full_matrices=False)
         return cls(P[:, :rank], diagonal_matrix(sigma[:rank], W), H(Qh)[:, :rank])
 
@@ -126,15 +124,21 @@ def _haar(size: int, r: int, rng: np.random.Generator) -> Array:
     return Q * np.sign(np.diag(R))
 
 
+def state(Y: LowRank, name: str = "Y") -> LowRank:
+    """``Y`` itself, or ``ValueError`` if it is no :class:`LowRank`, such as a tuple of its factors or a dense matrix."""
+    checks.instance(name, Y, LowRank, "a LowRank")
+    return Y
+
+
 def tangent_projection(Y: LowRank, Z: Inexact[Array, "m n"]) -> Inexact[Array, "m n"]:
     """P(Y) Z = U Uᴴ Z + Z V Vᴴ − U Uᴴ Z V Vᴴ.
 
     For invertible S the orthogonal projection of ``Z`` onto the tangent space of the rank-r matrices at Y; for singular
     S still an orthogonal projection, the one the algorithm uses.  It depends on range(U) and range(V) alone [KL07].
 
-    Raises ``ValueError`` if ``Z`` is not an m x n matrix of the library and dtype of ``Y``.
+    Raises ``ValueError`` if ``Y`` is no LowRank, or ``Z`` not an m x n matrix of its library and dtype.
     """
-    U, _, V = Y
+    U, _, V = state(Y)
     checks.matrices(U=U, Z=Z)
     checks.same_shape("Z", Z, Y.shape, "m x n")
     UhZ, ZV = H(U) @ Z, Z @ V

@@ -72,6 +72,29 @@ def test_a_text_is_one_of_those_allowed() -> None:
             checks.one_of("x", value, ("a", "b"))
 
 
+@pytest.mark.parametrize("value", [3, np.int64(3), True, np.bool_(True), 3.0, "3", None])
+def test_an_integer_is_no_truth_value(value: Any) -> None:
+    whole = type(value) in (int, np.int64)
+    assert checks.is_integer(value) == whole
+    if whole:
+        checks.integer("x", value, 3)
+        checks.ranks(1, value)
+        return
+    with pytest.raises(ValueError, match=r"^x: expected an integer >= 1, found "):
+        checks.integer("x", value, 1)
+    if value is not None:
+        with pytest.raises(ValueError, match=r"^max_rank: expected an integer or None, found "):
+            checks.ranks(1, value)
+
+
+def test_a_rank_is_at_most_the_smaller_side() -> None:
+    checks.rank("rank", 3, (3, 7))
+    with pytest.raises(ValueError, match=r"^rank: expected at most min\(m, n\) = 3, found 4$"):
+        checks.rank("rank", 4, (3, 7))
+    with pytest.raises(ValueError, match=r"^rank: expected an integer >= 1, found 0$"):
+        checks.rank("rank", 0, (3, 7))
+
+
 def test_one_value_stands_for_all_layers() -> None:
     assert checks.each("x", None, 3) == [None, None, None]
     assert checks.each("x", (1, 2), 2) == [1, 2]

@@ -53,8 +53,9 @@ class Plan:
             checks.integer(name, getattr(self, name), 1)
         if not 0.0 <= checks.number(self.warmup) < 1.0:
             raise ValueError(f"warmup: expected a fraction of all steps in [0, 1), found {self.warmup}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+        if not checks.is_integer(self.seed) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, found {self.seed}")
+        object.__setattr__(self, "seed", int(self.seed))
 
     def factor(self, step: int, steps: int) -> float:
         """What multiplies the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or to 0."""

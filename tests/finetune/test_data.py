@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,12 @@ def test_labels_of_the_wrong_kind_are_refused(tmp_path: Path, name: str) -> None
     with pytest.raises(ValueError, match=r"data\.tsv") as refused:
         fit_labels(rows, kind)  # type: ignore[arg-type]
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["class", "number", "sign"])
+def test_no_labels_are_refused(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"^rows: expected at least one example, found none$"):
+        fit_labels([], kind)
 
 
 def test_many_numbered_classes_are_classes(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="the extra finetune is not installed")
@@ -226,9 +227,16 @@ def test_schedule(plan: Plan, factors: list[float]) -> None:
         ({"seed": -1}, "an integer from 0 to 2**63 - 1, found -1"),
         ({"seed": 2**63}, "an integer from 0 to 2**63 - 1, found 9223372036854775808"),
         ({"seed": 0.5}, "an integer from 0 to 2**63 - 1, found 0.5"),
+        ({"seed": True}, "an integer from 0 to 2**63 - 1, found True"),
     ],
 )
 def test_impossible_plans_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011  the whole message is compared
         Plan(**{"metric": "accuracy"} | options)
     assert str(refused.value) == f"{next(iter(options))}: expected {message}"
+
+
+def test_a_seed_of_numpy_is_an_integer() -> None:
+    plan = Plan("accuracy", seed=np.int64(3))  # type: ignore[arg-type]
+    assert type(plan.seed) is int
+    assert plan == Plan("accuracy", seed=3)
