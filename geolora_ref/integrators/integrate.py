@@ -13,7 +13,7 @@ from geolora_ref.arrays import norm
 from geolora_ref.foreign import words
 from geolora_ref.integrators.integrator import Evaluations, Integrator, MisfitError, Step, StepError, combine
 from geolora_ref.integrators.sub_equations import Factors
-from geolora_ref.lowrank import LowRank
+from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field
 
 __all__ = ["Adaptive", "Interrupted", "Progress", "Record", "Run", "distance", "integrate"]
@@ -149,8 +149,7 @@ def integrate(
     """
     if not isinstance(integrator, Integrator):
         raise ValueError(f"integrator: expected an instance, such as BUG(), found {integrator!r}")
-    if not isinstance(Y0, LowRank):
-        raise ValueError(f"Y0: expected a LowRank, found {type(Y0).__name__}")
+    state(Y0, "Y0")
     t, t_end = _time_span(t_span)
     size, resolution = checks.positive_number("h", h.first if isinstance(h, Adaptive) else h), math.ulp(max(abs(t), abs(t_end)))
     if size < resolution:

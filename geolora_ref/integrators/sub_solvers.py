@@ -80,6 +80,9 @@ EXPLICIT_EULER, HEUN, RK4 = RungeKutta(EULER_TABLEAU), RungeKutta(HEUN_TABLEAU),
 NOISE = 10.0
 """Rounding errors of a field, in units of eps."""
 
+METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
+"""What scipy has."""
+
 
 @dataclass(frozen=True)
 class SolveIVP:
@@ -88,12 +91,18 @@ class SolveIVP:
     scipy works in double precision, the field in its own: below ``NOISE`` eps of the largest entry its values are rounding
     errors, which no step size makes smaller.  So tolerances below that count as that.
 
-    Raises ``ValueError`` for another library's arrays, ``RuntimeError`` with scipy's message where scipy gives up.
+    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy does not have and for another
+    library's arrays, ``RuntimeError`` with scipy's message where scipy gives up.
     """
 
     rtol: float = 1e-12
     atol: float = 1e-12
     method: str = "DOP853"
+
+    def __post_init__(self) -> None:
+        checks.nonnegative_number("rtol", self.rtol)
+        checks.nonnegative_number("atol", self.atol)
+        checks.one_of("method", self.method, METHODS)
 
     def __call__(self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
         """X(t + h)."""

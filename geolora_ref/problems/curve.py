@@ -50,10 +50,13 @@ class RotatingExponential(Curve, FactoredODE):
         checks.matrices(Omega1=Omega1, Omega2=Omega2)
         n = len(Omega1)
         for name, Omega in (("Omega1", Omega1), ("Omega2", Omega2)):
-            if Omega.shape != (n, n) or np.max(np.abs(Omega + Omega.T)) > 1e-14 * np.max(np.abs(Omega)):
-                raise ValueError(f"{name}: expected a skew {n} x {n} matrix, found shape {Omega.shape}")
-        if not 1.0 < base < math.inf:
-            raise ValueError(f"base: expected a finite number > 1, found {base}")
+            expected = f"{name}: expected a skew {n} x {n} matrix"
+            if Omega.shape != (n, n):
+                raise ValueError(f"{expected}, found shape {Omega.shape}")
+            if np.max(np.abs(Omega + Omega.T)) > 1e-14 * np.max(np.abs(Omega)):
+                raise ValueError(f"{expected}, found ‖{name} + {name}ᵀ‖ = {np.linalg.norm(Omega + Omega.T):.3e}")
+        if not 1.0 < checks.number(base) < math.inf:
+            raise ValueError(f"base: expected a finite number > 1, found {base!r}")
         if rank is not None:
             checks.integer("rank", rank, 1)
             if rank > n:
@@ -92,7 +95,10 @@ class RotatingExponential(Curve, FactoredODE):
         return Product(np.hstack([self.Omega1 @ P + P, P]), np.hstack([Q, self.Omega2 @ Q]))
 
     def start(self, rank: int) -> LowRank:
-        """D, cut behind ``rank``, in the unit vectors."""
+        """D, cut behind ``rank``, in the unit vectors; ``ValueError`` for a rank that A does not have."""
+        checks.rank("rank", rank, self.shape)
+        if rank > self.rank:
+            raise ValueError(f"rank: expected at most {self.rank}, the rank of A, found {rank}")
         E = np.eye(self.shape[0], rank)
         return LowRank(E, np.diag(self.start_spectrum(rank)), E)
 

@@ -83,7 +83,7 @@ class StartedODE(MatrixODE):
 
     @abstractmethod
     def start(self, rank: int) -> LowRank:
-        """The initial value, or the best approximation of it of this rank."""
+        """The initial value, or the best approximation of it of this rank; ``ValueError`` for what is no rank of it."""
 
     @abstractmethod
     def start_spectrum(self, rank: int) -> Values:

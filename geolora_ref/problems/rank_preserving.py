@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
+from geolora_ref import checks
 from geolora_ref.problems.field import Product
 from geolora_ref.problems.problem import FactoredODE, Matrix
 
@@ -16,14 +17,18 @@ class RankPreservingRiccati(FactoredODE):
 
     Closed form for ε = 0 by Radon's lemma: [P; Q]' = [[A, 0], [−M, −Bᵀ]] [P; Q], P(0) = Y₀, Q(0) = I, Y = PQ⁻¹.
     Quadratic in Y: no global Lipschitz constant.
+
+    Raises ``ValueError`` for matrices that are not finite or do not fit together, and unless ε is a finite number ≥ 0.
     """
 
     def __init__(self, A: Matrix, B: Matrix, M: Matrix, C: Matrix, epsilon: float = 0.0) -> None:
+        checks.matrices(A=A, B=B, M=M, C=C)
         m, n = A.shape[0], B.shape[0]
         for name, X, shape in (("A", A, (m, m)), ("B", B, (n, n)), ("M", M, (n, m)), ("C", C, (m, n))):
             if X.shape != shape:
                 raise ValueError(f"{name}: expected shape {shape}, found {X.shape}")
-        self.shape, self.A, self.B, self.M, self.C, self.epsilon = (m, n), A, B, M, C, epsilon
+        self.shape, self.A, self.B, self.M, self.C = (m, n), A, B, M, C
+        self.epsilon = checks.nonnegative_number("epsilon", epsilon)
         self._radon = np.block([[A, np.zeros((m, n))], [-M, -B.T]])
 
     @classmethod
@@ -65,11 +70,14 @@ class RankPreservingLinear(FactoredODE):
     """Ẏ = AY + YBᵀ with the closed form e^{tA} Y₀ e^{tBᵀ}; ℓ ≤ ‖A‖₂ + ‖B‖₂, μ = the sum of the logarithmic norms.
 
     Too special to read orders on: projector splitting is exact on it.
+
+    Raises ``ValueError`` unless A and B are finite square matrices.
     """
 
     def __init__(self, A: Matrix, B: Matrix) -> None:
+        checks.matrices(A=A, B=B)
         for name, X in (("A", A), ("B", B)):
-            if X.ndim != 2 or X.shape[0] != X.shape[1]:
+            if X.shape[0] != X.shape[1]:
                 raise ValueError(f"{name}: expected a square matrix, found shape {X.shape}")
         self.shape, self.A, self.B = (len(A), len(B)), A, B
         self.lipschitz = float(np.linalg.norm(A, 2) + np.linalg.norm(B, 2))

@@ -69,7 +69,8 @@ class Schroedinger(FactoredODE, StartedODE):
         return {"norm": float(np.vdot(Y, Y).real), "energy": float(np.vdot(Y, self.hamiltonian(Y)).real)}
 
     def start(self, rank: int) -> LowRank:
-        """U₀ diag(10⁻¹, …, 10⁻ʳ)V₀ᴴ / ‖·‖."""
+        """U₀ diag(10⁻¹, …, 10⁻ʳ)V₀ᴴ / ‖·‖; ``ValueError`` unless the rank is an integer from 1 to n."""
+        checks.rank("rank", rank, self.shape)
         U, V = (Q[:, :rank] for Q in self._bases)
         return LowRank(U, np.diag(self.start_spectrum(rank)).astype(self.dtype), V)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.problem import GradientFlow, Matrix
@@ -16,14 +17,18 @@ class MatrixSensing(GradientFlow):
 
     The Hessian is the normal operator H = Σ A_i ⊗ A_i / N: β = λmax(H), strong convexity λmin(H) (0 when N < mn),
     L* from the least-squares solution.
+
+    Raises ``ValueError`` for measurements and b that do not fit together or are not finite.
     """
 
     def __init__(self, measurements: Matrix, b: Matrix) -> None:
-        if measurements.ndim != 3 or b.shape != measurements.shape[:1]:
-            raise ValueError(f"measurements, b: expected shapes (N, m, n) and (N,), found {measurements.shape} and {b.shape}")
+        if measurements.ndim != 3 or b.shape != measurements.shape[:1] or not measurements.size:
+            expected = "shapes (N, m, n) and (N,), N at least one"
+            raise ValueError(f"measurements, b: expected {expected}, found {measurements.shape} and {b.shape}")
         count, m, n = measurements.shape
         self.shape, self.count, self.b = (m, n), int(count), b
         self._A = measurements.reshape(count, m * n)
+        checks.matrices(measurements=self._A, b=b[:, None])
         self._d, self._Q = np.linalg.eigh(self._A.T @ self._A / count)
         self.lipschitz = float(self._d[-1])
         self.strong_convexity = float(max(self._d[0], 0.0)) if count >= m * n else 0.0
@@ -33,7 +38,8 @@ class MatrixSensing(GradientFlow):
 
     @classmethod
     def planted(cls, shape: tuple[int, int], spectrum: Values, count: int, rng: np.random.Generator) -> MatrixSensing:
-        """Gaussian measurements of a matrix with these singular values."""
+        """``count`` Gaussian measurements, at least one or ``ValueError``, of a matrix with these singular values."""
+        checks.integer("count", count, 1)
         measurements = rng.standard_normal((count, *shape))
         truth = LowRank.random(shape, spectrum, rng).full()
         return cls(measurements, np.tensordot(measurements, truth, axes=2))
@@ -53,9 +59,13 @@ class MatrixSensing(GradientFlow):
 
 
 class MatrixCompletion(GradientFlow):
-    """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with the mask Ω of the known entries; β = 1/|Ω|, L* = 0."""
+    """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with the mask Ω of the known entries; β = 1/|Ω|, L* = 0.
+
+    Raises ``ValueError`` unless M is finite, unknown entries included, and the mask boolean, of its shape and not empty.
+    """
 
     def __init__(self, M: Matrix, mask: Matrix) -> None:
+        checks.matrices(M=M)
         if mask.shape != M.shape or mask.dtype != np.bool_ or not mask.any():
             raise ValueError(
                 f"mask: expected a boolean mask of shape {M.shape} with a known entry, found {mask.dtype} {mask.shape}"
@@ -68,7 +78,9 @@ class MatrixCompletion(GradientFlow):
 
     @classmethod
     def planted(cls, shape: tuple[int, int], spectrum: Values, fraction: float, rng: np.random.Generator) -> MatrixCompletion:
-        """A random fraction of the entries of a matrix with these singular values."""
+        """A random fraction, > 0 and ≤ 1 or ``ValueError``, of the entries of a matrix with these singular values."""
+        if not 0.0 < checks.number(fraction) <= 1.0:
+            raise ValueError(f"fraction: expected a number > 0 and <= 1, found {fraction!r}")
         return cls(LowRank.random(shape, spectrum, rng).full(), rng.random(shape) < fraction)
 
     def loss(self, W: Matrix) -> float:

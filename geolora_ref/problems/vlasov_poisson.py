@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from geolora_ref import checks
 from geolora_ref.arrays import Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
@@ -78,7 +79,11 @@ class VlasovPoisson(FactoredODE, StartedODE):
         return {"mass": area * float(Y.sum()), "norm": area * float(np.sum(Y * Y))}
 
     def start(self, rank: int) -> LowRank:
-        """The rank-one initial value, its bases filled up by cos, sin of kx, … and by v, v², … times the Maxwellian."""
+        """The rank-one initial value, its bases filled up by cos, sin of kx, … and by v, v², … times the Maxwellian.
+
+        Raises ``ValueError`` unless the rank is an integer from 1 to min(m, n).
+        """
+        checks.rank("rank", rank, self.shape)
         phase = 2.0 * np.pi * np.arange(self.shape[0]) / self.shape[0]
         waves = [wave(k * phase) for k in range(1, rank) for wave in (np.cos, np.sin)]
         left = np.column_stack([self.density, *waves])[:, :rank]

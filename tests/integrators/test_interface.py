@@ -499,6 +499,9 @@ WORD: Any = "a"
         (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=WORD), "^max_rejections: .* integer >= 0, found 'a'"),
         (lambda: RungeKutta(RK4.tableau, 0), "^substeps: expected an integer >= 1, found 0"),
         (lambda: RungeKutta(RK4.tableau, HALVES), r"^substeps: expected an integer >= 1, found 1\.5"),
+        (lambda: SolveIVP(rtol=-1.0), r"^rtol: expected a finite number >= 0, found -1\.0$"),
+        (lambda: SolveIVP(atol=float("nan")), r"^atol: expected a finite number >= 0, found nan$"),
+        (lambda: SolveIVP(method="RK4"), "^method: expected 'RK23' or 'RK45' or 'DOP853' or .* or 'LSODA', found 'RK4'$"),
     ],
 )
 def test_bad_settings_are_refused(make: Any, message: str) -> None:

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 NAN, ZERO = float("nan"), np.zeros((3, 3))
 NUMBER: Any = 7.5
+WORD: Any = "2"
 
 
 def _rng() -> np.random.Generator:
@@ -336,11 +337,20 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RotatingExponential(np.eye(3), ZERO), "^Omega1: expected a skew 3 x 3 matrix"),
+        (
+            lambda: RotatingExponential(np.eye(3), ZERO),
+            r"^Omega1: expected a skew 3 x 3 matrix, found ‖Omega1 \+ Omega1ᵀ‖ = 3\.464e\+00$",
+        ),
         (lambda: RotatingExponential(ZERO, ZERO[:2, :2]), "^Omega2: expected a skew 3 x 3 matrix, found shape"),
         (lambda: RotatingExponential(ZERO, NAN * ZERO), "^Omega2: expected finite entries, found 9 of 9 not finite"),
         (lambda: RotatingExponential(ZERO, ZERO, base=1.0), "^base: expected a finite number > 1, found 1"),
         (lambda: RotatingExponential(ZERO, ZERO, base=NAN), "^base: expected a finite number > 1, found nan"),
+        (lambda: RotatingExponential(ZERO, ZERO, base=WORD), "^base: expected a finite number > 1, found '2'$"),
+        (lambda: RotatingExponential(ZERO, ZERO).start(4), r"^rank: expected at most min\(m, n\) = 3, found 4$"),
+        (lambda: RotatingExponential(ZERO, ZERO).start(0), "^rank: expected an integer >= 1, found 0$"),
+        (lambda: RotatingExponential(ZERO, ZERO, rank=2).start(3), "^rank: expected at most 2, the rank of A, found 3$"),
+        (lambda: Schroedinger(4, _rng()).start(5), r"^rank: expected at most min\(m, n\) = 4, found 5$"),
+        (lambda: VlasovPoisson.landau_damping(shape=(4, 6)).start(5), r"^rank: expected at most min\(m, n\) = 4, found 5$"),
         (lambda: RotatingExponential(ZERO, ZERO, rank=4), "^rank: expected between 1 and n = 3, found 4"),
         (lambda: KochLubich(9, 0.1, _rng()), "^n: expected an integer >= 10, found 9"),
         (lambda: KochLubich(NUMBER, 0.1, _rng()), r"^n: expected an integer >= 10, found 7\.5"),

@@ -49,7 +49,7 @@ PROBLEMS: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "sensing": lambda rng: MatrixSensing.planted((5, 4), SPECTRUM, 60, rng),
     "sensing, too few measurements": lambda rng: MatrixSensing.planted((5, 4), SPECTRUM, 12, rng),
     "completion": lambda rng: MatrixCompletion.planted((7, 5), SPECTRUM, 0.6, rng),
-    "completion of all entries": lambda rng: MatrixCompletion.planted((7, 5), SPECTRUM, 1.1, rng),
+    "completion of all entries": lambda rng: MatrixCompletion.planted((7, 5), SPECTRUM, 1.0, rng),
     "softmax": lambda rng: SoftmaxRegression(*_samples(rng)),
     "softmax with ridge": lambda rng: SoftmaxRegression(*_samples(rng), ridge=0.1),
     "Riccati": lambda rng: RankPreservingRiccati.random((7, 5), rng),
@@ -524,7 +524,7 @@ def test_the_planted_network_has_no_loss() -> None:
 
 # --- bad input -------------------------------------------------------------------------------------------------------
 
-EYE = np.eye(3)
+EYE, RNG = np.eye(3), np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(
@@ -543,9 +543,26 @@ EYE = np.eye(3)
         (lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((2, 3)), EYE), r"^C: expected shape \(3, 2\)"),
         (lambda: RankPreservingRiccati(np.ones((3, 2)), EYE, EYE, EYE), r"^A: expected shape \(3, 3\)"),
         (lambda: RankPreservingLinear(np.ones((3, 2)), EYE), "^A: expected a square matrix"),
-        (lambda: RankPreservingLinear(EYE, np.ones(3)), "^B: expected a square matrix"),
+        (lambda: RankPreservingRiccati(np.nan * EYE, EYE, EYE, EYE), "^A: expected finite entries, found 9 of 9 not finite"),
+        (
+            lambda: RankPreservingRiccati(EYE, EYE, EYE, np.full((3, 3), np.inf)),
+            "^C: expected finite entries, found 9 of 9 not finite",
+        ),
+        (lambda: RankPreservingRiccati(EYE, EYE, EYE, EYE, np.nan), "^epsilon: expected a finite number >= 0, found nan$"),
+        (lambda: RankPreservingLinear(EYE, np.nan * EYE), "^B: expected finite entries, found 9 of 9 not finite"),
+        (lambda: RankPreservingLinear(EYE, np.ones(3)), r"^B: expected a matrix \(2 dimensions\), found shape \(3,\)"),
         (lambda: MatrixSensing(EYE, np.ones(3)), r"^measurements, b: expected shapes \(N, m, n\)"),
         (lambda: MatrixSensing(np.ones((4, 3, 3)), np.ones(3)), r"^measurements, b: expected shapes \(N, m, n\)"),
+        (
+            lambda: MatrixSensing(np.full((4, 3, 3), np.nan), np.ones(4)),
+            "^measurements: expected finite entries, found 36 of 36 not finite",
+        ),
+        (lambda: MatrixSensing(np.ones((4, 3, 3)), np.full(4, np.nan)), "^b: expected finite entries, found 4 of 4 not finite"),
+        (lambda: MatrixSensing(np.ones((0, 3, 3)), np.ones(0)), r"^measurements, b: .* at least one, found \(0, 3, 3\)"),
+        (lambda: MatrixSensing.planted((3, 3), SPECTRUM, 0, RNG), "^count: expected an integer >= 1, found 0$"),
+        (lambda: MatrixCompletion(np.nan * EYE, EYE > 0), "^M: expected finite entries, found 9 of 9 not finite"),
+        (lambda: MatrixCompletion.planted((3, 3), SPECTRUM, 2.0, RNG), r"^fraction: expected a number > 0 and <= 1, found 2\.0$"),
+        (lambda: MatrixCompletion.planted((3, 3), SPECTRUM, 0.0, RNG), r"^fraction: expected a number > 0 and <= 1, found 0\.0$"),
         (lambda: MatrixCompletion(EYE, np.ones((3, 2), dtype=bool)), "^mask: expected a boolean mask"),
         (lambda: MatrixCompletion(EYE, EYE), "^mask: expected a boolean mask.*float64"),
         (lambda: MatrixCompletion(EYE, np.zeros((3, 3), dtype=bool)), "^mask: .*with a known entry"),
