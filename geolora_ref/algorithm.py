@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 from geolora_ref import checks
 from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, norm, tail_norms, zeros
-from geolora_ref.gradients import FactorGradients, ProjectedGradients
-from geolora_ref.lowrank import LowRank
+from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
+from geolora_ref.lowrank import LowRank, state
 
 __all__ = [
     "AugmentedStep",
@@ -152,10 +152,10 @@ def truncation(
 ) -> Truncation:
     """Algorithm 2, trunc: Ŝ = P Σ Qᴴ, ϑ = τ‖Σ‖ or given, U ← Û P[:, :r₁], V ← V̂ Q[:, :r₁], S ← diag(σ_1 … σ_{r₁}).
 
-    Raises ``ValueError`` unless exactly one of ``tau`` and ``theta`` is a finite number ≥ 0, and for ranks that contradict.
+    Raises ``ValueError`` unless exactly one of τ, ϑ is a finite number ≥ 0, and for ranks or matrices that do not fit together.
     """
     checks.threshold(tau, theta)
-    checks.ranks(min_rank, max_rank, (U_hat.shape[0], V_hat.shape[0]))
+    checks.ranks(min_rank, max_rank, checks.product_shape(S_hat, U_hat, V_hat))
     P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
     theta = float(tau or 0.0) * norm(sigma) if theta is None else float(theta)
     rank, rule = choose_rank(tail_norms(sigma), theta, min_rank, max_rank)
@@ -201,9 +201,9 @@ def augmented_step(
     Raises as :func:`geolora_step`.
     """
     learning_rate = checks.nonnegative_number("learning_rate", learning_rate)
+    gradients = projected_at(Y, gradients)
     U, _, V = Y
-    gradients = gradients.projected(Y)
-    opt = checks.on_copies(optimizer) if optimizer else optimizer_step
+    opt = optimizer_step if optimizer is None else checks.on_copies(optimizer)
     K_new, L_new, S_new = coefficient_update(Y, gradients, learning_rate, opt)
     checks.finite_results("line 3", K_new=K_new, L_new=L_new, S_new=S_new)
     U_tilde, V_tilde = basis_augmentation(U, K_new), basis_augmentation(V, L_new)
@@ -244,7 +244,7 @@ def geolora_step(
     Source: [GeoLoRA], Algorithm 1; with SGD it is the parallel integrator of [CKL24] with explicit Euler sub-steps.
     """
     checks.threshold(tau, theta)
-    checks.ranks(min_rank, max_rank, Y.shape)
+    checks.ranks(min_rank, max_rank, state(Y).shape)
     step = augmented_step(Y, gradients, learning_rate=learning_rate, optimizer=optimizer)
     cut = truncation(step.S_hat, step.U_hat, step.V_hat, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)
     return GeoLoRAStep(**vars(cut), **vars(step))

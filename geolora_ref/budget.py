@@ -44,7 +44,8 @@ def parameter_count(rank: int, shape: tuple[int, int]) -> int:
 
 
 def cost(rank: int, shape: tuple[int, int], unit: Unit) -> int:
-    """What a layer of this rank and shape (m, n) takes of a budget in ``unit``: r, or r(m + n + r)."""
+    """What a layer of this rank and shape (m, n) takes of a budget: r or r(m + n + r); ``ValueError`` for another ``unit``."""
+    checks.one_of("unit", unit, get_args(Unit))
     return rank if unit == "ranks" else parameter_count(rank, shape)
 
 

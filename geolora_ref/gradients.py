@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from geolora_ref import checks
 from geolora_ref.arrays import Array, H, Inexact, is_diagonal, namespace
-from geolora_ref.lowrank import LowRank
+from geolora_ref.lowrank import LowRank, state
 
 __all__ = ["FactorGradients", "ProjectedGradients"]
 
@@ -35,7 +35,7 @@ class ProjectedGradients:
     @classmethod
     def from_dense(cls, Y: LowRank, G: Inexact[Array, "m n"]) -> ProjectedGradients:
         """dK = G V, dL = Gᴴ U, dS = Uᴴ G V."""
-        U, _, V = Y
+        U, _, V = state(Y)
         checks.matrices(U=U, G=G)
         checks.same_shape("G", G, Y.shape, "m x n")
         dK = G @ V
@@ -97,3 +97,12 @@ class FactorGradients:
             dK = H(linalg.solve(S, H(self.dU)))  # (S⁻¹ dUᴴ)ᴴ = dU S⁻ᴴ
             dL = H(linalg.solve(H(S), H(self.dV)))  # (S⁻ᴴ dVᴴ)ᴴ = dV S⁻¹
         return ProjectedGradients(dK=dK, dL=dL, dS=self.dS).projected(Y)
+
+
+def projected_at(Y: LowRank, gradients: ProjectedGradients | FactorGradients) -> ProjectedGradients:
+    """Gradients of either kind as the projected ones at ``Y``; ``ValueError`` for what is no state, or no gradients of it."""
+    Y = state(Y)
+    dense = "(ProjectedGradients.from_dense(Y, G) makes them of a dense G)"
+    kinds = (ProjectedGradients, FactorGradients)
+    checks.instance("gradients", gradients, kinds, f"ProjectedGradients or FactorGradients {dense}")
+    return gradients.projected(Y)

@@ -21,7 +21,7 @@ from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
 from geolora_ref.arrays import Array, H, Inexact
 from geolora_ref.budget import Unit, truncate_to_budget
-from geolora_ref.gradients import FactorGradients, ProjectedGradients
+from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
 
@@ -103,7 +103,8 @@ class Phase(NamedTuple):
 
 
 def phase_of(settings: Settings, iteration: int) -> Phase:
-    """The phase of iteration number ``iteration``, from 0."""
+    """The phase of iteration number ``iteration``; ``ValueError`` unless that is an integer ≥ 0."""
+    checks.integer("iteration", iteration, 0)
     place = iteration % (settings.coefficient_steps + 1)
     last = place == settings.coefficient_steps
     return Phase(augments=place == 0, truncates=last if settings.truncate == "after the cycle" else place == 0)
@@ -167,7 +168,7 @@ def _named_in_errors(layer: Layer) -> Iterator[None]:
 
 def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:
     """The layer with the optimizer's directions in place of its gradients, and the new memory in the old bases."""
-    gradients = layer.gradients.projected(layer.Y)
+    gradients = projected_at(layer.Y, layer.gradients)
     given = Triple(gradients.dK, gradients.dL, gradients.dS)
     (dK, dL, dS), moments = settings.optimizer.direction(given, layer.moments)
     checks.finite_results("optimizer", **dict(zip(("dK", "dL", "dS"), (dK, dL, dS), strict=True)), **_named(moments.second))

@@ -12,7 +12,7 @@ import pytest
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, geolora_step, tangent_projection
 from geolora_ref.algorithm import augmented_step, truncation
 from geolora_ref.arrays import Array
-from geolora_ref.budget import allocate_ranks, truncate_to_budget
+from geolora_ref.budget import allocate_ranks, cost, truncate_to_budget
 from tests.libraries import NUMPY, Library, bytes_of, load
 from tests.steps import Matrix
 
@@ -53,7 +53,7 @@ class Valid:
     def step(self, gradients: Any = None, **changes: Any) -> Any:
         """One step."""
         arguments = {"learning_rate": 0.1, "tau": 0.1, **changes}
-        return geolora_step(self.low_rank(), gradients or self.projected(), **arguments)
+        return geolora_step(self.low_rank(), self.projected() if gradients is None else gradients, **arguments)
 
 
 def _with(X: Matrix, value: float) -> Matrix:
@@ -176,6 +176,27 @@ GRADIENTS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: a.step(a.factors(dS=np.eye(2))),
         r"^dS: expected shape \(3, 3\) \(r x r\), found \(2, 2\)$",
     ),
+    "a dense gradient": (
+        lambda a: a.step(a.array(G)),
+        r"^gradients: expected ProjectedGradients or FactorGradients \(.*from_dense\(Y, G\) .*\), found \w+ of shape \(7, 5\)$",
+    ),
+    "gradients a tuple": (lambda a: a.step((G @ V, G.T @ U, S)), r"^gradients: expected ProjectedGradients or .*, found tuple$"),
+    "a state in parts": (
+        lambda a: geolora_step((U, S, V), a.projected(), learning_rate=0.1, tau=0.1),  # type: ignore[arg-type]
+        r"^Y: expected a LowRank, found tuple$",
+    ),
+    "gradients of a state in parts": (
+        lambda a: ProjectedGradients.from_dense((U, S, V), a.array(G)),  # type: ignore[arg-type]
+        r"^Y: expected a LowRank, found tuple$",
+    ),
+    "tangent space of a state in parts": (
+        lambda a: tangent_projection((U, S, V), a.array(G)),  # type: ignore[arg-type]
+        r"^Y: expected a LowRank, found tuple$",
+    ),
+    "a dense state, no truncation": (
+        lambda a: augmented_step(a.array(G), a.projected(), learning_rate=0.1),
+        r"^Y: expected a LowRank, found \w+ of shape \(7, 5\)$",
+    ),
     "all gradients single": (
         lambda a: a.step(a.projected(**{k: X.astype(np.float32) for k, X in {"dK": U, "dL": V, "dS": S}.items()})),
         "^dK: expected the dtype of U .*float64.*, found .*float32",
@@ -212,6 +233,31 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "min_rank above min(m, n)": (lambda a: a.step(min_rank=6), r"^min_rank: expected at most min\(m, n\) = 5, found 6$"),
     "max_rank below min_rank": (lambda a: a.step(min_rank=3, max_rank=2), "^max_rank: expected at least min_rank = 3, found 2$"),
     "max_rank 0": (lambda a: a.step(max_rank=0), "^max_rank: expected at least min_rank = 1, found 0$"),
+    "optimizer a name": (
+        lambda a: a.step(optimizer="adam"),
+        r"^optimizer: expected a callable opt\(P, G, λ\), found 'adam'$",
+    ),
+    "optimizer an empty name": (lambda a: a.step(optimizer=""), r"^optimizer: expected a callable opt\(P, G, λ\), found ''$"),
+    "truncation of S not finite": (
+        lambda a: truncation(a.array(_with(S, np.nan)), a.array(U), a.array(V), tau=0.1),
+        "^S_hat: " + NOT_FINITE.format(9),
+    ),
+    "truncation of V not finite": (
+        lambda a: truncation(a.array(S), a.array(U), a.array(_with(V, np.inf)), theta=0.1),
+        "^V_hat: " + NOT_FINITE.format(15),
+    ),
+    "truncation in too many columns": (
+        lambda a: truncation(a.array(S), a.array(np.eye(7)), a.array(V), tau=0.1),
+        r"^U_hat: expected shape \(7, 3\) \(m x p, p the rows of S_hat\), found \(7, 7\)$",
+    ),
+    "truncation in too few columns": (
+        lambda a: truncation(a.array(S), a.array(U), a.array(V[:, :2]), tau=0.1),
+        r"^V_hat: expected shape \(5, 3\) \(n x q, q the columns of S_hat\), found \(5, 2\)$",
+    ),
+    "truncation of a vector": (
+        lambda a: truncation(a.array(np.ones(3)), a.array(U), a.array(V), tau=0.1),
+        r"^S_hat: expected a matrix \(2 dimensions\), found shape \(3,\)$",
+    ),
     "truncation without a threshold": (
         lambda a: truncation(a.array(S), a.array(U), a.array(V)),
         "exactly one of the two thresholds, found tau=None, theta=None$",
@@ -267,6 +313,10 @@ BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
     "layer max_rank below min_rank": (
         lambda a: allocate_ranks([a.array(np.ones(2))], [(3, 4)], 3, min_rank=2, max_rank=1),
         "^max_rank: expected at least min_rank = 2, found 1$",
+    ),
+    "cost in an unknown unit": (
+        lambda a: cost(2, (3, 4), "rank"),  # type: ignore[arg-type]
+        "^unit: expected 'ranks' or 'parameters', found 'rank'$",
     ),
     "no steps": (lambda a: truncate_to_budget([], 3), "^shapes: expected one shape for each of 0 spectra, found 0$"),
 }

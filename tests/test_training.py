@@ -251,6 +251,22 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str
         Settings(**options)
 
 
+@pytest.mark.parametrize("iteration", [-1, 1.5, True, None])
+def test_what_is_no_iteration_is_refused(iteration: Any, unchecked: None) -> None:
+    one, _ = layer()
+    with pytest.raises(ValueError, match=r"^iteration: expected an integer >= 0, found "):
+        run(one, Settings(learning_rate=0.1, tau=0.1, coefficient_steps=2), iteration)
+
+
+def test_a_layer_without_gradients_is_named(unchecked: None) -> None:
+    one, dense = layer()
+    gradients: Any = dense
+    with pytest.raises(
+        ValueError, match=r"^dense: gradients: expected ProjectedGradients or .*, found ndarray of shape \(14, 11\)$"
+    ):
+        run(replace(one, gradients=gradients, name="dense"), Settings(learning_rate=0.1, tau=0.1))
+
+
 def test_gradients_of_another_shape_are_refused() -> None:
     one, _ = layer()
     other, _ = layer(rank=2)
