@@ -63,8 +63,13 @@ class StepCase:
 
     @classmethod
     def build(cls, parameters: CaseParameters) -> StepCase:
-        """Make the matrices; the same parameters give the same matrices."""
+        """Make the matrices; the same parameters give the same matrices.
+
+        Raises ``ValueError`` for r > min(m, n), and for a spectrum, core or gradient that is not known by this name.
+        """
         p, rng = parameters, np.random.default_rng(parameters.seed)
+        if not 1 <= p.r <= min(p.m, p.n):
+            raise ValueError(f"r: expected between 1 and min(m, n) = {min(p.m, p.n)}, found {p.r}")
         U, V = _unitary(rng, p.m, p.complex)[:, : p.r], _unitary(rng, p.n, p.complex)[:, : p.r]
         S = p.magnitude * _core(rng, p)
         return cls(p, U, S, V, _gradient(rng, p, U, V))
@@ -138,7 +143,12 @@ def draw_parameters(rng: np.random.Generator, *, largest: int = 24, complex_data
 
 
 def draw_cases(count: int, seed: int, largest: int = 12) -> tuple[StepCase, ...]:
-    """The named traps, then cases drawn from one seed, real and complex in turn; ``count`` in all."""
+    """The named traps, then cases drawn from one seed, real and complex in turn; ``count`` in all.
+
+    Raises ``ValueError`` unless that is enough for the traps.
+    """
+    if count < len(TRAPS):
+        raise ValueError(f"count: expected at least {len(TRAPS)}, the named traps, found {count}")
     rng = np.random.default_rng(seed)
     drawn = (draw_parameters(rng, largest=largest, complex_data=bool(i % 2)) for i in range(count - len(TRAPS)))
     return tuple(StepCase.build(parameters) for parameters in (*TRAPS.values(), *drawn))
@@ -160,7 +170,10 @@ def _unitary(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:
 
 
 def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
-    sigma = (SPECTRA | EXTREME)[p.spectrum](p.r)
+    spectra = SPECTRA | EXTREME
+    if p.spectrum not in spectra:
+        raise ValueError(f"spectrum: expected one of {tuple(spectra)}, found {p.spectrum!r}")
+    sigma = spectra[p.spectrum](p.r)
     if p.core == "zero":
         return np.zeros((p.r, p.r))
     if p.core == "negative":

@@ -43,6 +43,8 @@ class StepInputs:
     """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
 
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.
+
+    Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """
 
     U: Matrix
@@ -57,6 +59,14 @@ class StepInputs:
     min_rank: int = 1
     max_rank: int | None = None
     age: int = 0
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in (("tau", self.tau), ("theta", self.theta)) if value is not None}
+        if len(given) != 1:
+            raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found {given or 'none'}")
+        for name, value in {"learning_rate": self.learning_rate, **given}.items():
+            if not 0.0 <= value < np.inf:
+                raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
 
     @property
     def arrays(self) -> tuple[Matrix, ...]:

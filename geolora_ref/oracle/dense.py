@@ -82,7 +82,14 @@ def dense_oracle(
 
     ``U, S, V, G`` are NumPy arrays in the working precision; everything is evaluated in the next wider one.  ``eps`` is
     the precision that the step claims, by default that of the arrays.
+
+    Raises ``ValueError`` unless λ is a finite number ≥ 0, and exactly one of τ and ϑ is given, finite and ≥ 0.
     """
+    if (tau is None) == (theta is None):
+        raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}")
+    for name, value in (("learning_rate", learning_rate), ("tau", tau), ("theta", theta)):
+        if value is not None and not 0.0 <= value < np.inf:
+            raise ValueError(f"{name}: expected a finite number >= 0, found {value!r}")
     eps = float(np.finfo(S.dtype).eps) if eps is None else eps
     (m, r), n, normal_numbers = U.shape, V.shape[0], float(np.finfo(S.dtype).tiny)
     U, S, V, G = (_wide(X) for X in (U, S, V, G))

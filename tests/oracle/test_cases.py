@@ -113,10 +113,22 @@ def test_parameters_survive_json() -> None:
         assert CaseParameters(**json.loads(json.dumps(asdict(parameters)))) == parameters
 
 
-@pytest.mark.parametrize(("field", "error"), [("gradient", ValueError), ("spectrum", KeyError)])
-def test_an_unknown_name_is_refused(field: str, error: type[Exception]) -> None:
-    with pytest.raises(error, match="no such"):
+@pytest.mark.parametrize("field", ["gradient", "spectrum", "core"])
+def test_an_unknown_name_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{field}: expected one of \(.*\), found 'no such'$"):
         _case(**{field: "no such"})
+
+
+@pytest.mark.parametrize("r", [0, 8])
+def test_a_rank_beyond_the_matrix_is_refused(r: int) -> None:
+    with pytest.raises(ValueError, match=rf"^r: expected between 1 and min\(m, n\) = 7, found {r}$"):
+        _case(r=r)
+
+
+def test_fewer_cases_than_traps_are_refused() -> None:
+    assert len(draw_cases(len(TRAPS), 0)) == len(TRAPS)
+    with pytest.raises(ValueError, match=r"^count: expected at least 12, the named traps, found 3$"):
+        draw_cases(3, 0)
 
 
 EDGES: dict[str, Callable[[CaseParameters], bool]] = {

@@ -460,3 +460,19 @@ def test_a_verdict_is_not_passed_by_a_ratio_that_is_not_a_number() -> None:
         verdict = Verdict({**others, "a": np.nan})
         assert not verdict.passed
         assert verdict.failed_criteria == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tau": None}, "^tau, theta: expected exactly one of the two thresholds, found"),
+        ({"theta": 0.1}, "^tau, theta: expected exactly one of the two thresholds, found"),
+        ({"tau": -0.1}, r"^tau: expected a finite number >= 0, found -0\.1$"),
+        ({"tau": np.nan}, "^tau: expected a finite number >= 0, found nan$"),
+        ({"tau": None, "theta": np.inf}, "^theta: expected a finite number >= 0, found inf$"),
+        ({"learning_rate": -1.0}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
+    ],
+)
+def test_a_question_that_is_none_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _plain([1.0], **changes)
