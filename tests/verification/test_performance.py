@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from geolora_ref.oracle.criteria import FAIL
 from verification.experiments.performance import measure
 from verification.experiments.performance.methods import Method, Training
 from verification.experiments.performance.networks import CASES, Case
-from verification.experiments.performance.page import MEASURED, drawn, machine, markdown, tables
+from verification.experiments.performance.page import MEASURED, documented, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
 
 SIZE = Size(3, 40, 4)
@@ -135,3 +136,13 @@ def test_the_stored_figures_are_those_of_a_whole_run() -> None:
         as_it_is, kept = ([row for row in case["rows"] if row["kept"] == way] for way in (False, True))
         assert [row["title"] for row in as_it_is] == [row["title"] for row in kept]
         assert max(row["faults"] for row in kept) < min(row["faults"] for row in as_it_is) / 10
+
+
+def test_the_documentation_has_the_stored_figures() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "fast_path.md").read_text(encoding="utf-8")
+    found = read_json(MEASURED)
+    assert [piece for piece in documented(found) if piece not in text] == []
+    for row in (found["training"][0]["rows"]["fast"], found["processes"][0]["rows"][0], found["updates"][0]["rows"]["fast"]):
+        row["ratio"][1] += 1e-3
+    found["growth"]["m"]["exponents"][0]["exponent"] += 1e-2
+    assert len([piece for piece in documented(found) if piece not in text]) == 4

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from verification.shown import Rows
 
-__all__ = ["MEASURED", "drawn", "machine", "markdown", "tables"]
+__all__ = ["MEASURED", "documented", "drawn", "machine", "markdown", "tables"]
 
 MEASURED = Path(__file__).parent / "measured" / "results.json"
 """The stored measurements; they name their hardware."""
@@ -28,9 +28,21 @@ def machine(found: Mapping[str, Any]) -> str:
 def markdown(found: Mapping[str, Any]) -> str:
     """The tables for the docs."""
     lines = [machine(found)]
-    for title, (head, *rows) in tables(found).items():
-        lines += ["", f"### {title}", "", *("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))]
+    for title, rows in tables(found).items():
+        lines += ["", f"### {title}", "", _table(rows)]
     return "\n".join(lines) + "\n"
+
+
+def documented(found: Mapping[str, Any]) -> list[str]:
+    """What docs/fast_path.md has of a whole run, piece by piece: the machine, and the tables in short, in Markdown."""
+    processes = (_processes_in_short(case) for case in found["processes"])
+    short = (_training_in_short(found["training"]), *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
+    return [machine(found), *(_table(list(rows)) for rows in short)]
+
+
+def _table(rows: Rows) -> str:
+    head, *rest = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
@@ -57,6 +69,53 @@ def _training(case: Mapping[str, Any]) -> Iterator[list[str]]:
         time, floor = f"{middle:.1f} [{low:.1f}, {high:.1f}]", f"{row['ratio_to_floor'][1]:.3f}"
         rest = [f"{row['gflop']:.1f}", f"{row['peak_mib']:.0f}", row["note"]]
         yield [row["title"], time, _ratio(row["ratio"]), floor, lean, *rest]
+
+
+def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """All networks side by side: ratios to LoRA (PEFT), then what the fast step is beside its floor, and memory."""
+    by_name: dict[str, list[dict[str, Any]]] = {name: [case["rows"][name] for case in cases] for name in cases[0]["rows"]}
+    fast = by_name["fast"]
+    yield ["ratio to LoRA (PEFT)", *(case["title"] for case in cases)]
+    yield ["LoRA (PEFT), ms a step", *(f"{row['milliseconds'][1]:.0f}" for row in by_name["lora"])]
+    for name, rows in by_name.items():
+        if name != "lora":
+            yield [rows[0]["title"], *(_ratio(row["ratio"]) for row in rows)]
+    yield ["**GeoLoRA, fast, to the floor**", *(f"{row['ratio_to_floor'][1]:.3f}" for row in fast)]
+    yield ["**GeoLoRA, fast, to lean LoRA**", *(f"{row['over_lean'][1]:.3f}" for row in fast)]
+    for name in ("lora", "fast", "merged"):
+        yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
+    yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
+
+
+def _processes_in_short(case: Mapping[str, Any]) -> Iterator[list[str]]:
+    """A line a method: as it is, and with the memory kept."""
+    head = ["ms", "page faults", "to LoRA (PEFT) as it is", "memory kept: ms", "to LoRA as it is", "to LoRA with memory kept"]
+    yield [case["title"], *head]
+    kept = {row["title"]: row for row in case["rows"] if row["kept"]}
+    for row in case["rows"]:
+        if not row["kept"]:
+            other = kept[row["title"]]
+            as_it_is = [f"{row['milliseconds'][1]:.0f}", f"{row['faults']:,.0f}", _ratio(row["ratio"])]
+            yield [
+                row["title"],
+                *as_it_is,
+                f"{other['milliseconds'][1]:.0f}",
+                _ratio(other["ratio"]),
+                _ratio(other["ratio_same"]),
+            ]
+
+
+def _updates_in_short(points: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """Milliseconds over the rank, a line a method."""
+    yield [f"{points[0]['layers']} layers of {points[0]['m']}, ms", *(f"r = {point['r']}" for point in points)]
+    for name, title in (
+        ("adamw", "AdamW on the factors of LoRA"),
+        ("fast", "fast"),
+        ("unguarded", "unguarded"),
+        ("reference", "reference"),
+    ):
+        yield [title, *(f"{point['rows'][name]['milliseconds'][1]:.1f}" for point in points)]
+    yield ["fast to AdamW", *(_ratio(point["rows"]["fast"]["ratio"]) for point in points)]
 
 
 def _processes(case: Mapping[str, Any]) -> Iterator[list[str]]:
