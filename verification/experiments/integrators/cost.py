@@ -52,8 +52,8 @@ def measure(name: str, sizes: Sequence[int], ranks: Sequence[int]) -> NDArray[np
 
 
 def exponents(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[float, float]:
-    """Of m at the largest rank over the upper half of the sizes, and of r at the largest size over the upper three ranks."""
-    upper = len(sizes) // 2
+    """Of m at the largest rank over the upper half of the sizes, two at least; of r at the largest size over the upper three."""
+    upper = min(len(sizes) // 2, len(sizes) - 2)
     return slope(sizes[upper:], seconds[upper:, -1].tolist()), slope(ranks[-3:], seconds[-1, -3:].tolist())
 
 
