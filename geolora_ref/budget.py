@@ -11,7 +11,7 @@ from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, namespace, to_numpy
 
-__all__ = ["RankAllocation", "allocate_ranks", "cost", "parameter_count", "truncate_to_budget"]
+__all__ = ["RankAllocation", "allocate_ranks", "cost", "factor_entries", "truncate_to_budget"]
 
 Unit = Literal["ranks", "parameters"]
 
@@ -37,7 +37,7 @@ class RankAllocation:
     discarded: float
 
 
-def parameter_count(rank: int, shape: tuple[int, int]) -> int:
+def factor_entries(rank: int, shape: tuple[int, int]) -> int:
     """r(m + n + r): the numbers stored for U, V and S."""
     m, n = shape
     return rank * (m + n + rank)
@@ -46,7 +46,7 @@ def parameter_count(rank: int, shape: tuple[int, int]) -> int:
 def cost(rank: int, shape: tuple[int, int], unit: Unit) -> int:
     """What a layer of this rank and shape (m, n) takes of a budget: r or r(m + n + r); ``ValueError`` for another ``unit``."""
     checks.one_of("unit", unit, get_args(Unit))
-    return rank if unit == "ranks" else parameter_count(rank, shape)
+    return rank if unit == "ranks" else factor_entries(rank, shape)
 
 
 def allocate_ranks(

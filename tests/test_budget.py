@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from geolora_ref import LowRank, ProjectedGradients, RankRule, augmented_step
 from geolora_ref.algorithm import AugmentedStep
-from geolora_ref.budget import RankAllocation, Unit, allocate_ranks, parameter_count, truncate_to_budget
+from geolora_ref.budget import RankAllocation, Unit, allocate_ranks, factor_entries, truncate_to_budget
 from geolora_ref.oracle.criteria import FAIL
 from tests.libraries import NUMPY, Dtype, Library
 from tests.steps import dense, ratio
@@ -158,9 +158,7 @@ def test_every_layer_can_have_its_own_limit() -> None:
 def test_parameter_count(rank: int, shape: tuple[int, int], count: int) -> None:
     """The entries of U, S and V."""
     assert (
-        parameter_count(rank, shape)
-        == count
-        == sum(X.size for X in LowRank.random(shape, [1.0] * rank, np.random.default_rng(0)))
+        factor_entries(rank, shape) == count == sum(X.size for X in LowRank.random(shape, [1.0] * rank, np.random.default_rng(0)))
     )
 
 
@@ -193,7 +191,7 @@ def test_layers_are_truncated_as_allocated(library: Library, dtype: Dtype) -> No
 def test_layers_are_truncated_within_their_parameters(library: Library) -> None:
     steps = [_augmented(library, Dtype("float64", np.float64, False), shape, 1) for shape in ((7, 5), (5, 9))]
     cuts = truncate_to_budget(steps, 70, unit="parameters", min_rank=1, max_rank=3)
-    assert sum(parameter_count(cut.Y.rank, cut.Y.shape) for cut in cuts) <= 70
+    assert sum(factor_entries(cut.Y.rank, cut.Y.shape) for cut in cuts) <= 70
     assert all(1 <= cut.Y.rank <= 3 for cut in cuts)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, geolora_step
-from geolora_ref.budget import parameter_count
+from geolora_ref.budget import factor_entries
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 from geolora_ref.training import Core, Layer, LayerStep, Settings, limits_of_rank, training_step
 from tests.steps import Matrix, ratio
@@ -172,7 +172,7 @@ def test_a_budget_is_shared_by_all_layers(unit: Any) -> None:
     budget = 8 if unit == "ranks" else 250
     steps = training_step(layers, Settings(learning_rate=0.1, budget=budget, unit=unit), 0)
     ranks = [step.Y.rank for step in steps]
-    cost = sum(ranks) if unit == "ranks" else sum(parameter_count(r, shape) for r, shape in zip(ranks, shapes, strict=True))
+    cost = sum(ranks) if unit == "ranks" else sum(factor_entries(r, shape) for r, shape in zip(ranks, shapes, strict=True))
     assert cost <= budget
     assert sum(ranks) >= 7
     assert all(step.cut is not None and step.cut.rank_rule == RankRule.BUDGET for step in steps)

@@ -67,7 +67,7 @@ def mutant(name: str) -> Stepper:
 
 
 @dataclass(frozen=True, eq=False)
-class Frozen:
+class ConstantField:
     """The field F = −G, whatever the state: what an explicit Euler step sees of a gradient flow."""
 
     G: Matrix
@@ -88,7 +88,7 @@ class Frozen:
 
 def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any) -> Outcome:
     """One explicit Euler step of the factor equations, stiff like 1/σ_min [KL07]: the counterexample."""
-    Y1 = NaiveFactorEuler().advance(Frozen(G), 0.0, Y, learning_rate).Y
+    Y1 = NaiveFactorEuler().advance(ConstantField(G), 0.0, Y, learning_rate).Y
     return Outcome(Y1.full(), Y1)
 
 

@@ -62,7 +62,7 @@ class TurningFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class _Frozen:
+class _FrozenTime:
     """F(t₀, Y), whatever the time."""
 
     field: Field
@@ -90,7 +90,7 @@ class AtOneTime(Integrator):
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """The step for F(t, ·)."""
-        return self.integrator.advance(_Frozen(field, t), t, Y, h)
+        return self.integrator.advance(_FrozenTime(field, t), t, Y, h)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from docutils import nodes
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_step
 from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
-from geolora_ref.budget import parameter_count
+from geolora_ref.budget import factor_entries
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, Triple
 from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
 from geolora_ref.oracle.criteria import StepInputs, judge
@@ -209,7 +209,7 @@ def _core() -> str:
 
 def _parameters() -> str:
     wrong = 8 * (768 + 768) + (8 ^ 2)
-    return f"768 x 768, rank 8: {parameter_count(8, (768, 768))} numbers; with “^”, which is no power in Python, {wrong}"
+    return f"768 x 768, rank 8: {factor_entries(8, (768, 768))} numbers; with “^”, which is no power in Python, {wrong}"
 
 
 REGISTER = (
@@ -299,7 +299,7 @@ REGISTER = (
         "number of parameters",
         "r(m + n + r)",
         "",
-        "`parameter_count`; other public code has “r ^ 2” for r²",
+        "`factor_entries`; other public code has “r ^ 2” for r²",
         _parameters,
     ),
 )

@@ -2,7 +2,7 @@
 
 from geolora_ref.integrators.augmented_bug import AugmentedBUG
 from geolora_ref.integrators.bug import BUG
-from geolora_ref.integrators.integrate import Adaptive, Interrupted, Progress, Record, Run, distance, integrate
+from geolora_ref.integrators.integrate import Adaptive, Progress, Record, Run, Stopped, distance, integrate
 from geolora_ref.integrators.integrator import Evaluations, Integrator, Step, StepError, TruncationRule
 from geolora_ref.integrators.midpoint_bug import MidpointBUG
 from geolora_ref.integrators.naive import NaiveFactorEuler
@@ -21,7 +21,6 @@ __all__ = [
     "AugmentedBUG",
     "Evaluations",
     "Integrator",
-    "Interrupted",
     "MidpointBUG",
     "NaiveFactorEuler",
     "ParallelBUG",
@@ -35,6 +34,7 @@ __all__ = [
     "SolveIVP",
     "Step",
     "StepError",
+    "Stopped",
     "StrangSplitting",
     "Tableau",
     "TruncationRule",

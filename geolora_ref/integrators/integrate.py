@@ -16,7 +16,7 @@ from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field
 
-__all__ = ["Adaptive", "Interrupted", "Progress", "Record", "Run", "distance", "integrate"]
+__all__ = ["Adaptive", "Progress", "Record", "Run", "Stopped", "distance", "integrate"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Progress:
     Y: LowRank
 
 
-class Interrupted(Exception):  # noqa: N818  (not an error: somebody asked for it)
+class Stopped(Exception):  # noqa: N818  (not an error: somebody asked for it)
     """The run was stopped from outside: by the keyboard, or by its callback, which asked for it or failed."""
 
 
@@ -99,7 +99,7 @@ class Run:
     times: list[float]
     states: list[LowRank]
     records: list[Record] = field(default_factory=list)
-    stopped: StepError | Interrupted | None = None
+    stopped: StepError | Stopped | None = None
 
     @property
     def Y(self) -> LowRank:
@@ -170,14 +170,14 @@ def integrate(
                 run.times.append(clock.t)
                 run.states.append(Y)
             if callback and _asks_to_stop(callback, Progress(len(run.records), clock.t, t_end, record, Y)) and not at_the_end:
-                raise Interrupted(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
+                raise Stopped(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
     except StepError as error:
         run.stopped = error.numbered(len(run.records) + 1)
         run.stopped.__cause__ = error
-    except Interrupted as stop:
+    except Stopped as stop:
         run.stopped = stop
     except KeyboardInterrupt:
-        run.stopped = Interrupted(f"interrupted after step {len(run.records)}, t = {clock.t:.6g}")
+        run.stopped = Stopped(f"interrupted after step {len(run.records)}, t = {clock.t:.6g}")
     if run.records and run.times[-1] != run.records[-1].t:
         run.times.append(run.records[-1].t)
         run.states.append(Y)
@@ -198,7 +198,7 @@ def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progres
         return bool(callback(progress))
     except Exception as error:
         where = f"after step {progress.number}, t = {progress.t:.6g}"
-        raise Interrupted(f"the callback failed {where}: {words(error)}") from error
+        raise Stopped(f"the callback failed {where}: {words(error)}") from error
 
 
 class _Clock:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from geolora_ref import checks
-from geolora_ref.budget import parameter_count
+from geolora_ref.budget import factor_entries
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Triple
@@ -85,7 +85,7 @@ class LowRankAdapter(nn.Module):
     @property
     def parameter_count(self) -> int:
         """The numbers in use: r(m + n + r)."""
-        return parameter_count(self.rank, self.shape)
+        return factor_entries(self.rank, self.shape)
 
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
         """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.

@@ -18,11 +18,11 @@ from geolora_ref.integrators import (
     RK4,
     Adaptive,
     AugmentedBUG,
-    Interrupted,
     ParallelBUG,
     Progress,
     ProjectedRK,
     StepError,
+    Stopped,
     StrangSplitting,
     TruncationRule,
     distance,
@@ -138,11 +138,11 @@ def test_what_a_run_discards_under_a_tolerance_per_time(name: str) -> None:
 def test_the_callback_may_stop_the_run() -> None:
     problem, Y0 = _problem()
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.125, callback=lambda progress: progress.number == 3)
-    assert isinstance(run.stopped, Interrupted)
+    assert isinstance(run.stopped, Stopped)
     assert str(run.stopped) == "stopped by the callback after step 3, t = 0.375"
     assert run.times == [0.0, 0.375]
     np.testing.assert_array_equal(run.states[-1].full(), integrate(BUG(), problem, Y0, (0.0, 0.375), 0.125).Y.full())
-    with pytest.raises(Interrupted, match="after step 3"):
+    with pytest.raises(Stopped, match="after step 3"):
         run.Y  # noqa: B018  (a part is not a whole)
 
 
@@ -183,7 +183,7 @@ def test_a_field_that_fails_keeps_what_was_computed() -> None:
 def test_the_keyboard_keeps_what_was_computed() -> None:
     problem, Y0 = _failing(KeyboardInterrupt())
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1)
-    assert isinstance(run.stopped, Interrupted)
+    assert isinstance(run.stopped, Stopped)
     assert str(run.stopped) == "interrupted after step 4, t = 0.4"
     assert run.times == pytest.approx([0.0, 0.4])
 

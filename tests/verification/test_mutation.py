@@ -12,8 +12,8 @@ import pytest
 
 from geolora_ref.files import read_json, write_json
 from verification.rigor import mutation
+from verification.rigor.branch_coverage import percentages
 from verification.rigor.mutation import Scope, Suspect, accepted, main, objections, scopes, summary
-from verification.rigor.mutation_coverage import percentages
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
 
@@ -127,9 +127,9 @@ mutant = next(m for m in mutants_of(Path.cwd(), "geolora_ref/budget.py") if "m +
 
 
 def count_is(expected):
-    from geolora_ref.budget import parameter_count
+    from geolora_ref.budget import factor_entries
 
-    return parameter_count(2, (3, 4)) == expected
+    return factor_entries(2, (3, 4)) == expected
 
 
 assert judge(lambda: count_is(18), None, 60)[0] == "survived"

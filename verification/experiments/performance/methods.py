@@ -63,7 +63,7 @@ class WithAdamW(Training):
         self.optimizer.zero_grad()
 
 
-class Frozen(WithAdamW):
+class FrozenNetwork(WithAdamW):
     """The floor: the frozen network forward and backward, ∇x down to the first adapted layer; the head is trained."""
 
     def __init__(self, case: Case) -> None:
@@ -334,7 +334,7 @@ class Method:
 
 
 METHODS = (
-    Method("frozen", "frozen network, forward + backward", Frozen),
+    Method("frozen", "frozen network, forward + backward", FrozenNetwork),
     Method("lora", "LoRA (PEFT)", PeftLoRA),
     Method("adalora", "AdaLoRA (PEFT)", PeftAdaLoRA),
     Method("full", "full fine-tuning", Full),
