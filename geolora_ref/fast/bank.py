@@ -529,4 +529,4 @@ class LayerBank:
 
 def _is_rank(value: object, most: int) -> bool:
     """Whether this is an integer from 1 to ``most``."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 1 <= int(value) <= most
+    return checks.is_integer(value) and 1 <= int(value) <= most  # type: ignore[call-overload]
