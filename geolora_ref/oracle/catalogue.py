@@ -53,6 +53,10 @@ LIMITS = {
 }
 NEVER = {"full-rank": ("min-beyond", "at"), "rank-one": ("max",)}
 """Where a limit cannot be what its name says: beyond or at all columns, below 1."""
+CLOSE = 100.0 * 4.0 * 21.0**0.5 * 2.0
+"""How near to the threshold 1 a tail of 1 can lie and still be clearly on one side, in eps: 100 units of 4√(m + n)·s with
+m + n = 21, s = ‖Σ‖ = 2, where 30(1 + τ) of them may be rounding."""
+DOUBLE, SINGLE = CLOSE * 2.0**-52, CLOSE * 2.0**-23
 THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-just-above": (
         {"tau": 0.5 + 5e-10},
@@ -67,6 +71,15 @@ THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-above": ({"tau": 0.505}, "a hundredth above: equal values are cut apart"),
     "tau-below": ({"tau": 0.495}, "a hundredth below"),
     "beyond-one": ({"tau": 1.5}, "τ > 1 lets everything go, but the minimum rank"),
+    **{
+        f"{kind}-{precision}-{side}": (
+            {"tau": 0.5 + sign * 0.5 * gap} if kind == "tau" else {"tau": None, "theta": 1.0 + sign * gap},
+            f"the tail 1 is {gap:.1e} {other} the threshold, 100 units of {precision} precision: a tolerance has no room there",
+        )
+        for kind in ("tau", "theta")
+        for precision, gap in (("double", DOUBLE), ("single", SINGLE))
+        for side, other, sign in (("above", "below", 1.0), ("below", "above", -1.0))
+    },
 }
 BLOCKS = {
     "aligned-tall": (256, 128, 16, "every size is a multiple of 16: the branch without a remainder, which real layers take"),
@@ -102,6 +115,14 @@ GRADIENT_REASONS = {
     "left": "only K moves: dL and dS are zero up to rounding",
     "right": "only L moves: dK and dS are zero up to rounding",
 }
+REASONS_FROM_ZERO = {
+    "huge": "the gradient is huge, W = 0",
+    "tiny": "the gradient is tiny, but W = 0: Ŵ is all of it, and its squares may leave the range of the dtype",
+    "0": "λ = 0: W = 0 stays",
+    "1e-14": "λ is tiny, but there is no W that λ‖G‖ could be lost beside",
+    "1e6": "Ŵ is a million times as large as the gradient",
+}
+"""Reasons of gradients and rates that mislead where W = 0."""
 RATES = {
     "0": (0.0, "λ = 0: the truncation of W alone"),
     "1e-14": (1e-14, "λ‖G‖ is below the rounding of W: the new directions of K_new are noise"),
@@ -109,6 +130,17 @@ RATES = {
     "1": (1.0, "a step as large as W"),
     "1e6": (1e6, "W is lost beside the step"),
 }
+MAGNITUDES = {
+    -140: ("double-range", "products of three"),
+    140: ("double-range", "products of three"),
+    -15: ("wide-range", "products of three"),
+    15: ("wide-range", "products of three"),
+    -170: ("double-range", "squares"),
+    160: ("double-range", "squares"),
+    -25: ("wide-range", "squares"),
+    25: ("wide-range", "squares"),
+}
+"""Exponents: the range that they need, and what leaves it."""
 TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-0": ({"tau": 0.0}, "nothing but exact zeros may be cut"),
     "tau-0.1": ({"tau": 0.1}, "the usual relative threshold"),
@@ -117,6 +149,10 @@ TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "theta-0": ({"tau": None, "theta": 0.0}, "an absolute threshold of zero is a threshold"),
     "theta-0.25": ({"tau": None, "theta": 0.25}, "an absolute threshold is not relative to anything"),
     "theta-large": ({"tau": None, "theta": 1e3}, "an absolute threshold above ‖W‖"),
+}
+LAYOUTS = {
+    "columns": "the arguments lie in memory column by column, as a transposed array does",
+    "spaced": "the arguments are every second column of wider arrays, as a slice is; between them is NaN",
 }
 CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unclipped": ({}, "no cap"),
@@ -136,7 +172,7 @@ class ConformanceCase:
 
     ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of float32, ``double-range`` those
     of float64.  ``steps`` > 1 is a sequence: the output of each step is the next input; ``trained`` changes S at random in
-    between, as an optimizer does.
+    between, as an optimizer does; ``layout`` is how the arguments lie in memory.
     """
 
     id: str
@@ -146,6 +182,7 @@ class ConformanceCase:
     parameters: CaseParameters
     steps: int = 1
     trained: bool = False
+    layout: str = "rows"
 
 
 def catalogue() -> tuple[ConformanceCase, ...]:
@@ -164,6 +201,7 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_blocks(),
         *_sequences(),
         *_long_runs(),
+        *_layouts(),
     )
     return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
 
@@ -199,18 +237,19 @@ def _gradients() -> Iterator[ConformanceCase]:
         for name, (rate, rate_reason) in RATES.items():
             for core in ("diagonal", "dense", "zero"):
                 parameters = CaseParameters(11, 8, 3, "algebraic", core, gradient, learning_rate=rate, tau=0.0)
-                reason = f"{GRADIENT_REASONS[gradient]}; {rate_reason}"
+                told = {gradient: GRADIENT_REASONS[gradient], name: rate_reason}
+                if core == "zero":
+                    told |= {key: reason for key, reason in REASONS_FROM_ZERO.items() if key in told}
                 range_needed = ("wide-range",) if gradient == "huge" or name in ("1e-14", "1e6") else ()
-                yield _case("gradient", f"{gradient}-{core}-rate-{name}", (gradient, core, *range_needed), reason, parameters)
+                flags = (gradient, core, *range_needed)
+                yield _case("gradient", f"{gradient}-{core}-rate-{name}", flags, "; ".join(told.values()), parameters)
 
 
 def _magnitudes() -> Iterator[ConformanceCase]:
-    for exponent, needed in ((-140, "double-range"), (140, "double-range"), (-15, "wide-range"), (15, "wide-range")):
+    for exponent, (needed, products) in MAGNITUDES.items():
         for core in ("diagonal", "dense", "zero"):
             parameters = CaseParameters(9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
-            reason = (
-                f"all numbers are of size 1e{exponent}: products of three leave the range of the dtype unless they are scaled"
-            )
+            reason = f"all numbers are of size 1e{exponent}: {products} leave the range of the dtype unless they are scaled"
             yield _case("magnitude", f"1e{exponent}-{core}", (core, needed), reason, parameters)
 
 
@@ -300,3 +339,13 @@ def _long_runs() -> Iterator[ConformanceCase]:
         parameters = CaseParameters(20, 14, 4, "algebraic", "diagonal", gradient, learning_rate=0.02, tau=1e-3, max_rank=6)
         reason = "100 steps: the bases must stay orthonormal, a defect may not grow like the number of steps"
         yield _case("long-run", name, ("orthonormality",), reason, parameters, steps=100)
+
+
+def _layouts() -> Iterator[ConformanceCase]:
+    for layout, reason in LAYOUTS.items():
+        for name in ("square", "tall", "wide"):
+            m, n, r, _ = SHAPES[name]
+            parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
+            yield _case(
+                "layout", f"{layout}-{name}", (layout, name), f"{reason}: strides have to be read", parameters, layout=layout
+            )

@@ -155,7 +155,7 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
     held: deque[Sequence[Held]] = deque(maxlen=HELD)
     own: Sequence[Array] = ()
     for k in range(case.steps):
-        inputs = replace(_inputs(state, drawn, harness), age=k)
+        inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout)
         outcome = harness.call(inputs, drawn.gradient, itertools.chain(*held), own)
         verdict = _verdict(harness, inputs, outcome)
         worst = max(worst, verdict.worst_ratio)
@@ -274,7 +274,8 @@ def check_step(
 
 def questions(harness: Harness) -> list[ConformanceCase]:
     """The cases that a backend can be asked."""
-    return [case for case in catalogue() if applicable(case, harness.conversion.dtype, harness.precision)]
+    given, cases = harness.conversion, [case for case in catalogue() if case.layout == "rows" or harness.conversion.has_layouts]
+    return [case for case in cases if applicable(case, given.dtype, harness.precision)]
 
 
 def _selection(harness: Harness, select: Mapping[str, str]) -> list[ConformanceCase]:

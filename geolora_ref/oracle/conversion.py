@@ -70,10 +70,28 @@ class Conversion:
         scope: contextlib.AbstractContextManager[Any] = importlib.import_module("jax").enable_x64(True)
         return scope
 
+    @property
+    def has_layouts(self) -> bool:
+        """Whether arrays of the library can lie in memory in several ways; those of JAX cannot."""
+        return self.array != "jax"
+
+    def laid_out(self, X: Matrix, layout: str) -> Array:
+        """A new array of the library, in memory row by row, column by column, or every second column of a wider one.
+
+        What lies between the columns is NaN: nobody but a backend that ignores strides reads it.
+        """
+        if layout == "columns":
+            return self.to(X.swapaxes(-1, -2)).swapaxes(-1, -2)
+        if layout == "spaced":
+            wide = np.repeat(X, 2, axis=-1)
+            wide[..., 1::2] = np.nan
+            return self.to(wide)[..., ::2]
+        return self.to(X)
+
     def to(self, X: Matrix) -> Array:
-        """A new array of the library, its values rounded to the dtype."""
+        """A new array of the library, its values rounded to the dtype, row by row in memory."""
         if self.array == "numpy":
-            return X.astype(self.dtype, copy=True)
+            return X.astype(self.dtype, order="C", copy=True)
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
         if self.array == "torch":
             return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")

@@ -42,7 +42,8 @@ Matrix = NDArray[Any]
 class StepInputs:
     """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
 
-    ``age`` : how many steps the bases come from, each of which has rounded them to the storage.
+    ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
+    arrays lie in memory ("rows", "columns" or "spaced"; :meth:`geolora_ref.oracle.conversion.Conversion.laid_out`).
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """
@@ -59,6 +60,7 @@ class StepInputs:
     min_rank: int = 1
     max_rank: int | None = None
     age: int = 0
+    layout: str = "rows"
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in (("tau", self.tau), ("theta", self.theta)) if value is not None}

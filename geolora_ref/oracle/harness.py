@@ -128,7 +128,7 @@ class Harness:
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
         meant = [np.stack(X) if self.batched else X[0] for X in zip(*(inputs.arrays for inputs in asked), strict=True)]
-        given = [*own, *(convert.to(X) for X in meant[len(own) :])]
+        given = [*own, *(convert.laid_out(X, asked[0].layout) for X in meant[len(own) :])]
         arguments = [*given[:3], self._gradients(problems)] if self.whole else given
         with watched() as touched:
             returned, error = self._attempt(self.step, *arguments, **asked[0].parameters)
@@ -148,7 +148,7 @@ class Harness:
     def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
         """The stages of one problem by name and their output, or what is wrong with them."""
         with self.conversion.scope(), np.errstate(all="ignore"):
-            given = [self.conversion.to(X) for X in inputs.arrays]
+            given = [self.conversion.laid_out(X, inputs.layout) for X in inputs.arrays]
             returned, error = self._attempt(self.stages, *given, **inputs.parameters)
             if error:
                 return {}, None, f"stages: {error}"

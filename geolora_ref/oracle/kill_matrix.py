@@ -102,12 +102,19 @@ def _mark(mutant: str, criterion: str) -> str:
     return found
 
 
+def _catalogued() -> list[str]:
+    lines = ["| mutant | line | cases |", "|---|---|---|"]
+    catalogued = {name: mutant for name, mutant in MUTANTS.items() if mutant.only_in}
+    return lines + [f"| {name} | {mutant.line} | {', '.join(mutant.only_in)} |" for name, mutant in catalogued.items()]
+
+
 def page() -> str:
     """The page in Markdown."""
     marks = matrix()
     purposes = ["## What each criterion is for", "", *_purposes(marks)]
     precisions = ["## What a claim of less precision lets pass", "", PRECISIONS, *_precisions()]
-    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *precisions, ""])
+    named = ["## What only named cases see", "", CATALOGUED, *_catalogued()]
+    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *named, "", *precisions, ""])
 
 
 HEAD = f"""\
@@ -118,9 +125,13 @@ Printed by `python -m geolora_ref.oracle.kill_matrix`; a test compares it with t
 {len(MUTANTS)} broken backends against {len(CRITERIA)} criteria on {CASES} drawn cases in double precision.
 {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every rejection
 that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.  A row without a mark is seen
-by the stages, because the output cannot show it, or by the kit itself, because the numbers are right and the manners are not.
+by the stages, because the output cannot show it, by the kit itself, because the numbers are right and the manners are not, or by
+cases of the catalogue only, which a table below names.
 """
 
+CATALOGUED = """\
+No drawn case sees these mutants, and no case of the catalogue but those whose ids begin so; some show in single precision only.
+"""
 PRECISIONS = f"""\
 The same outputs, judged as those of a backend that claims less precision, or storage in fewer bits than its arithmetic: which
 mutants pass all {CASES} cases although double precision shows them.  Beside it the share of s below which an error may pass in

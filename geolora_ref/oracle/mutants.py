@@ -20,7 +20,7 @@ __all__ = ["MUTANTS", "Mutant"]
 
 Matrix = NDArray[Any]
 REFERENCE = Stages()
-Visible = Literal["output", "stages", "kit"]
+Visible = Literal["output", "stages", "kit", "catalogue"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Mutant:
     ``stages`` : the step by stages, where the defect is one replaced stage.  ``visible_in`` : "output", or "stages" where
     the output cannot show it: only (I − UUᴴ) K_new and (I − VVᴴ) L_new enter Ŝ, so a wrong start value of K or L inside
     range(U), range(V) cancels, but the stage criteria see it; or "kit" where the numbers are right and only the harness sees
-    what the backend does to its caller.
+    what the backend does to its caller; or "catalogue" where the output shows it, but in no case that is drawn: only in those
+    that the catalogue has for it, whose ids begin with one of ``only_in``.
     """
 
     id: str
@@ -40,13 +41,20 @@ class Mutant:
     published: bool = False
     stages: Stages | None = None
     visible_in: Visible = "output"
+    only_in: tuple[str, ...] = ()
 
 
 MUTANTS: dict[str, Mutant] = {}
+BEYOND_SQUARES = ("magnitude-1e-170", "magnitude-1e160", "magnitude-1e-25", "magnitude-1e25", "gradient-tiny-zero-rate-1e-14")
+CLOSE_BELOW, CLOSE_ABOVE = (
+    tuple(f"threshold-{kind}-{precision}-{side}" for kind in ("tau", "theta") for precision in ("double", "single"))
+    for side in ("below", "above")
+)
+"""The cases in which alone some mutants can be seen; those of single precision in single precision."""
 
 
 def _add(
-    line: int, defect: str, *, published: bool = False, visible_in: Visible = "output"
+    line: int, defect: str, *, published: bool = False, visible_in: Visible = "output", only_in: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the replacement of one line, under the name of the function that makes it."""
     stage = {3: "coefficient_update", 4: "basis_augmentation", 5: "assemble", 6: "truncation"}[line]
@@ -54,32 +62,37 @@ def _add(
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__.replace("_", "-")
         stages = replace(REFERENCE, **{stage: function})
-        MUTANTS[name] = Mutant(name, line, defect, stages.step, published, stages, visible_in)
+        MUTANTS[name] = Mutant(name, line, defect, stages.step, published, stages, visible_in, only_in)
         return function
 
     return register
 
 
-def _add_rank_rule(defect: str, *, published: bool = False) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def _add_rank_rule(
+    defect: str, *, published: bool = False, only_in: tuple[str, ...] = ()
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Register a line 6 that chooses another rank."""
+    visible_in: Visible = "catalogue" if only_in else "output"
 
     def register(rank_of: Callable[..., int]) -> Callable[..., int]:
         def truncation(*matrices: Matrix, **parameters: Any) -> Factors:
             return truncate(*matrices, **parameters, rank_of=rank_of)
 
         truncation.__name__ = rank_of.__name__
-        _add(6, defect, published=published)(truncation)
+        _add(6, defect, published=published, visible_in=visible_in, only_in=only_in)(truncation)
         return rank_of
 
     return register
 
 
-def _add_step(line: int, defect: str, *, published: bool = False, visible_in: Visible = "output") -> Callable[[Backend], Backend]:
+def _add_step(
+    line: int, defect: str, *, published: bool = False, visible_in: Visible = "output", only_in: tuple[str, ...] = ()
+) -> Callable[[Backend], Backend]:
     """Register a whole step, for defects that need to see more than one line."""
 
     def register(step: Backend) -> Backend:
         name = step.__name__.replace("_", "-")  # type: ignore[attr-defined]
-        MUTANTS[name] = Mutant(name, line, defect, step, published, None, visible_in)
+        MUTANTS[name] = Mutant(name, line, defect, step, published, None, visible_in, only_in)
         return step
 
     return register
@@ -110,6 +123,16 @@ def l_step_sign(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
 @_add(3, "the S-step is left out")
 def s_step_missing(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
     return coefficient_update(U, S, V, dK, dL, 0.0 * dS, rate)
+
+
+@_add(3, "the K-step is left out: K_new = US")
+def k_step_missing(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+    return coefficient_update(U, S, V, 0.0 * dK, dL, dS, rate)
+
+
+@_add(3, "the L-step is left out: L_new = VSᴴ")
+def l_step_missing(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+    return coefficient_update(U, S, V, dK, 0.0 * dL, dS, rate)
 
 
 @_add(3, "L = V S instead of V Sᴴ", visible_in="stages")
@@ -158,6 +181,16 @@ def divide_by_zero(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untype
     if not np.all(np.isfinite(dK)):
         return U * np.nan, S, V
     return REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
+
+
+@_add_step(
+    3, "the arguments are read as C-ordered memory, whatever their strides are", visible_in="catalogue", only_in=("layout",)
+)
+def strides_ignored(*arrays, **parameters):  # type: ignore[no-untyped-def]
+    def in_rows(X):  # type: ignore[no-untyped-def]
+        return np.lib.stride_tricks.as_strided(X, X.shape, (X.shape[1] * X.itemsize, X.itemsize)).copy()
+
+    return REFERENCE.step(*map(in_rows, arrays), **parameters)
 
 
 @_add(3, "λ applied twice in the K-step")
@@ -269,6 +302,11 @@ def upper_right_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[
 @_add(5, "the K-block is left out")
 def lower_left_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
     return REFERENCE.assemble(S_new, 0.0 * K_new, L_new, U_tilde, V_tilde)
+
+
+@_add(5, "both coupling blocks are left out: only the S-block is there")
+def couplings_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+    return REFERENCE.assemble(S_new, 0.0 * K_new, 0.0 * L_new, U_tilde, V_tilde)
 
 
 @_add(5, "the K-block has the wrong sign")
@@ -478,9 +516,43 @@ def relative_to_largest(sigma: Matrix, tau: float | None, theta: float | None, m
     return truncated_rank(sigma, None, absolute, min_rank, max_rank)
 
 
+@_add_rank_rule("the relative threshold is taken for an absolute one")
+def tau_taken_absolute(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    return truncated_rank(sigma, None, (tau or 0.0) if theta is None else theta, min_rank, max_rank)
+
+
+@_add_step(6, "τ is taken relative to ‖S‖ before the step, not to ‖Ŝ‖")
+def relative_to_old_norm(U, S, V, dK, dL, dS, *, tau, theta, **parameters):  # type: ignore[no-untyped-def]
+    theta = float(tau * np.linalg.norm(S)) if theta is None else theta
+    return REFERENCE.step(U, S, V, dK, dL, dS, tau=None, theta=theta, **parameters)
+
+
 @_add_rank_rule("the absolute threshold is taken for a relative one")
 def theta_taken_relative(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     return truncated_rank(sigma, tau if theta is None else theta, None, min_rank, max_rank)
+
+
+@_add_rank_rule("tails: squares underflow or overflow; scale by the largest", only_in=BEYOND_SQUARES)
+def squares_out_of_range(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    tails = np.sqrt(np.cumsum(sigma[::-1] ** 2)[::-1])
+    threshold = float(tau or 0.0) * tails[0] if theta is None else theta
+    return min(max(int(np.sum(tails > threshold)), min_rank), len(sigma), max_rank or len(sigma))
+
+
+@_add_rank_rule("a tail above the threshold by a tolerance of 4096 eps goes all the same", only_in=CLOSE_BELOW)
+def threshold_tolerance(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    return truncated_rank(sigma, *_shifted(sigma, tau, theta, 4096.0), min_rank, max_rank)
+
+
+@_add_rank_rule("a tail below the threshold by no more than a tolerance of 4096 eps is kept", only_in=CLOSE_ABOVE)
+def threshold_margin(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    return truncated_rank(sigma, *_shifted(sigma, tau, theta, -4096.0), min_rank, max_rank)
+
+
+def _shifted(sigma: Matrix, tau: float | None, theta: float | None, units: float) -> tuple[float | None, float | None]:
+    """The thresholds moved by a relative number of eps."""
+    factor = 1.0 + units * float(np.finfo(sigma.dtype).eps)
+    return (factor * (tau or 0.0), None) if theta is None else (None, factor * theta)
 
 
 @_add_rank_rule("a share 1 − τ of the energy is kept, as in principal component analysis: τ is not squared")
@@ -493,6 +565,25 @@ def energy_share(sigma: Matrix, tau: float | None, theta: float | None, min_rank
 @_add_rank_rule("the cap is off by one: max_rank + 1 directions are kept")
 def cap_off_by_one(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     return truncated_rank(sigma, tau, theta, min_rank, None if max_rank is None else max_rank + 1)
+
+
+@_add_rank_rule("the cap is off by one: max_rank − 1 directions are kept")
+def cap_off_by_one_low(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    return truncated_rank(sigma, tau, theta, min_rank, None if max_rank is None else max(max_rank - 1, min_rank))
+
+
+@_add_step(6, "max_rank = None is taken for the present rank: the rank never grows")
+def no_cap_taken_for_rank(U, S, V, dK, dL, dS, *, min_rank, max_rank, **parameters):  # type: ignore[no-untyped-def]
+    cap = max(len(S), min_rank) if max_rank is None else max_rank
+    return REFERENCE.step(U, S, V, dK, dL, dS, min_rank=min_rank, max_rank=cap, **parameters)
+
+
+@_add_rank_rule("a tail equal to the threshold is kept: where Ŵ = 0, where nothing is rounded, all of it")
+def strict_threshold(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    largest = sigma[0] if sigma[0] > 0.0 else 1.0
+    tails = largest * np.sqrt(np.cumsum((sigma[::-1] / largest) ** 2)[::-1])
+    threshold = float(tau or 0.0) * tails[0] if theta is None else theta
+    return min(max(int(np.sum(tails >= threshold)), min_rank), len(sigma), max_rank or len(sigma))
 
 
 @_add_rank_rule("one direction of the discarded tail is kept", published=True)

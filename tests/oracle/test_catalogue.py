@@ -13,16 +13,18 @@ import pytest
 
 from geolora_ref.oracle.cases import TRAPS, CaseParameters
 from geolora_ref.oracle.catalogue import catalogue
-from geolora_ref.oracle.check import run_case
+from geolora_ref.oracle.check import check_step, questions, run_case
+from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.stages import Stages
+from tests.libraries import load
 
-DIGEST = "88e8ff607f4ed28cf4bf4b01d1bacae56e29c7eff631a8d86f57e335f4afda60"
+DIGEST = "b8431e0ccbac520054bc3876cf3b8da9ba848f8002552c155c82df6fe0b6f9a0"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
 
 
 def test_no_question_has_changed() -> None:
-    asked = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained) for c in catalogue()]
+    asked = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.layout) for c in catalogue()]
     assert hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() == DIGEST
 
 
@@ -42,6 +44,29 @@ TRAP_PROPERTIES: dict[str, Callable[[CaseParameters], bool]] = {
 @pytest.mark.parametrize("name", TRAP_PROPERTIES)
 def test_a_trap_is_what_its_name_says(name: str) -> None:
     assert TRAP_PROPERTIES[name](TRAPS[name])
+
+
+def test_what_is_said_of_a_gradient_beside_w_is_not_said_where_w_is_zero() -> None:
+    for case in catalogue():
+        if case.group == "gradient" and case.parameters.core == "zero":
+            assert not any(
+                words in case.reason for words in ("lost beside W", "rounding of W", "dwarfs W", "W is lost")
+            )
+
+
+def test_a_tail_next_to_the_threshold_is_clearly_on_one_side() -> None:
+    """By two to four times what fails, in the precision that the id names, and a tie in the next lower one."""
+    close = [case for case in catalogue() if case.group == "threshold" and any(p in case.id for p in EPS_OF)]
+    assert len(close) == 16
+    for case in close:
+        p, eps = case.parameters, next(eps for name, eps in EPS_OF.items() if name in case.id)
+        threshold = p.theta if p.theta is not None else 2.0 * (p.tau or 0.0)
+        gap = (threshold - 1.0) / (4.0 * np.sqrt(p.m + p.n) * 2.0 * (1.0 + (p.tau or 0.0)) * eps)
+        assert (gap > 0.0) == case.id.rsplit("-", 1)[0].endswith("above")
+        assert 2.0 * FAIL < abs(gap) < 4.0 * FAIL
+
+
+EPS_OF = {"double": 2.0**-52, "single": 2.0**-23}
 
 
 # --- what only cases of more than one block can see --------------------------------------------------------------------
@@ -90,6 +115,37 @@ def test_blocks_see_what_no_other_case_can(step: Callable[..., Any], sizes: set[
     assert max(min(p.m, p.n, 2 * p.r) for p in others) <= 16
     rows = [run_case(harness, case)[0] for case in cases if case.group == "block"]
     assert {row.flags[1] for row in rows if row.outcome == "failed"} == sizes, [row.finding for row in rows]
+
+
+# --- how the arguments lie in memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_a_step_that_reads_strides_conforms_in_every_layout(array: str) -> None:
+    load(array)
+    report = check_step(Stages().step, array=array, select={"group": "layout"})
+    assert report.passed
+    assert {row.flags[1] for row in report.rows} == {"columns", "spaced"}
+
+
+def test_one_layout_that_is_forgotten_is_seen() -> None:
+    """Columns that are told from rows, and any stride between them taken for 1; then the other way round."""
+
+    def contiguous_only(X: Any) -> Any:
+        packed = X.flags.c_contiguous or X.flags.f_contiguous
+        return X if packed else np.lib.stride_tricks.as_strided(X, X.shape, (X.shape[1] * X.itemsize, X.itemsize))
+
+    def rows_only(X: Any) -> Any:
+        return X.T.reshape(X.shape) if X.flags.f_contiguous and not X.flags.c_contiguous else X
+
+    for read, seen in ((contiguous_only, {"spaced"}), (rows_only, {"columns"})):
+        failures = check_step(lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p)).failures
+        assert {row.flags[1] for row in failures} == seen
+
+
+def test_libraries_without_strides_are_not_asked() -> None:
+    load("jax")
+    assert {case.layout for case in questions(Harness.of(Stages().step, array="jax"))} == {"rows"}
 
 
 # --- limits in every state, thresholds nearby, gradients of one side ---------------------------------------------------

@@ -56,6 +56,22 @@ def test_a_transposed_array_is_converted_as_it_looks() -> None:
     assert conversion.to(X.T).is_contiguous()
 
 
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_an_array_lies_in_memory_as_it_is_told_to(array: str) -> None:
+    load(array)
+    conversion, strides = Conversion(array), {"rows": (3, 1), "columns": (1, 2), "spaced": (6, 2)}
+    for given in (X, X.T.copy().T, np.stack([X, -X])):
+        for layout, expected in strides.items():
+            there = conversion.laid_out(given, layout)
+            found = there.stride() if array == "torch" else tuple(step // X.itemsize for step in there.strides)
+            assert found[-2:] == expected
+            assert np.array_equal(conversion.back(there), given)
+
+
+def test_between_the_columns_of_a_slice_there_is_nothing_to_compute_with() -> None:
+    assert np.all(np.isnan(Conversion().laid_out(X, "spaced").base[:, 1::2]))
+
+
 def test_torch_tensors_are_made_on_the_device_that_is_named() -> None:
     load("torch")
     assert Conversion("torch", device="meta").to(X).device.type == "meta"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import runpy
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from geolora_ref.oracle.check import Row, run_case
+from geolora_ref.oracle.check import questions as questions_of
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
+from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, matrix, passing, verdicts
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from tests.oracle.departures import DTYPES, departure, questions, recorded, same
@@ -21,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 DOCS = Path(__file__).parents[2] / "docs"
 VISIBLE = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "output"]
 HIDDEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "stages"]
-STAGED = [mutant for mutant in MUTANTS.values() if mutant.stages is not None]
+CATALOGUED = [mutant for mutant in MUTANTS.values() if mutant.visible_in == "catalogue"]
+STAGED = [mutant for mutant in MUTANTS.values() if mutant.stages is not None and mutant.visible_in != "catalogue"]
 
 
 def _ids(mutants: list[Mutant]) -> list[str]:
@@ -93,10 +98,12 @@ def test_a_mutant_does_what_is_on_record(mutant: Mutant, dtype: str) -> None:
 
 
 def test_the_record_tells_the_mutants_apart() -> None:
-    """All but those whose defect is of the size of rounding, is a sign that QR chooses, or lies in what they do to the caller."""
+    """All but those whose defect is of the size of rounding, is a sign that QR chooses, lies in what they do to the caller, or
+    shows in cases of the catalogue only.
+    """
     record = recorded()
     assert list(record) == list(MUTANTS)
-    untold = {"silent-regularisation", "global-rng", "qr-sign", "old-new-alias", "signs-lost"}
+    untold = {"silent-regularisation", "global-rng", "qr-sign", "old-new-alias", "signs-lost", *_ids(CATALOGUED)}
     told = [str(of) for name, of in record.items() if name not in untold]
     assert len(set(told)) == len(told) == len(MUTANTS) - len(untold)
 
@@ -104,6 +111,24 @@ def test_the_record_tells_the_mutants_apart() -> None:
 @pytest.mark.parametrize("mutant", VISIBLE, ids=_ids(VISIBLE))
 def test_a_mutant_is_rejected(mutant: Mutant) -> None:
     assert any(not verdict.passed for verdict in verdicts(mutant.id))
+
+
+@pytest.mark.parametrize("mutant", CATALOGUED, ids=_ids(CATALOGUED))
+def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(mutant: Mutant) -> None:
+    """So every one of these beginnings of an id is needed, and without its cases the mutant would conform."""
+    with np.errstate(all="ignore"):
+        failed = [row.id for dtype in DTYPES for row in rows_of(mutant, dtype) if row.outcome == "failed"]
+    assert {next((start for start in mutant.only_in if name.startswith(start)), name) for name in failed} == set(mutant.only_in)
+    assert all(verdict.passed for verdict in verdicts(mutant.id))
+
+
+def rows_of(mutant: Mutant, dtype: str) -> Iterator[Row]:
+    harness = Harness.of(mutant.step, dtype=dtype)
+    return (run_case(harness, case)[0] for case in questions_of(harness))
+
+
+def test_only_mutants_of_the_catalogue_name_cases() -> None:
+    assert {mutant.id for mutant in MUTANTS.values() if mutant.only_in} == set(_ids(CATALOGUED))
 
 
 @pytest.mark.parametrize("mutant", HIDDEN, ids=_ids(HIDDEN))
