@@ -319,9 +319,16 @@ def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Se
         outcome = harness.call(inputs, lambda W: W)
         return outcome.factors or outcome.error
 
-    diagnosis = diagnose(factors, failing, passing, first_line=line, **harness.promised)
-    again = (_verdict(harness, inputs, harness.call(inputs, lambda W: W)) for inputs in failing[:AGAIN])
-    return replace(diagnosis, repeated=any(not verdict.passed for verdict in again))
+    def stages(inputs: StepInputs) -> Mapping[str, Matrix]:
+        return harness.run_stages(inputs)[0]
+
+    def right(inputs: StepInputs) -> bool:
+        return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
+
+    diagnosis = diagnose(factors, failing, passing, first_line=line, stages=stages, **harness.promised)
+    elsewhere = [replace(inputs, layout="rows") for inputs in failing if inputs.layout != "rows"]
+    rows_only = bool(elsewhere) and all(map(right, elsewhere))
+    return replace(diagnosis, repeated=not all(map(right, failing[:AGAIN])), rows_only=rows_only)
 
 
 def _first_line(row: Row) -> str:

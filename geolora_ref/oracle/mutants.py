@@ -214,6 +214,12 @@ def core_updated_first(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-de
     return U @ S_new - rate * dK, V @ _H(S_new) - rate * dL, S_new
 
 
+@_add(3, "S is updated in place before L is formed from it", visible_in="stages")
+def core_updated_before_l(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+    K_new, _, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
+    return K_new, V @ _H(S_new) - rate * dL, S_new
+
+
 @_add(3, "K is accumulated in half the precision")
 def k_low_precision(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
     K_new, L_new, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
@@ -327,6 +333,14 @@ def upper_right_sign(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-
 @_add(5, "the S-block is left out: the old content of W is lost")
 def upper_left_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
     return REFERENCE.assemble(0.0 * S_new, K_new, L_new, U_tilde, V_tilde)
+
+
+@_add_step(5, "the S-block is the old S in place of S_new")
+def old_core(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+    def assemble(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+        return REFERENCE.assemble(S, K_new, L_new, U_tilde, V_tilde)
+
+    return replace(REFERENCE, assemble=assemble).step(U, S, V, dK, dL, dS, **parameters)
 
 
 @_add(5, "Ŝ is accumulated in half the precision")
@@ -569,7 +583,8 @@ def cap_off_by_one(sigma: Matrix, tau: float | None, theta: float | None, min_ra
 
 @_add_rank_rule("the cap is off by one: max_rank − 1 directions are kept")
 def cap_off_by_one_low(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
-    return truncated_rank(sigma, tau, theta, min_rank, None if max_rank is None else max(max_rank - 1, min_rank))
+    rank = truncated_rank(sigma, tau, theta, min_rank, max_rank)
+    return rank if max_rank is None else min(rank, max(max_rank - 1, 1))
 
 
 @_add_step(6, "max_rank = None is taken for the present rank: the rank never grows")

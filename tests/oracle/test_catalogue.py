@@ -16,6 +16,7 @@ from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import check_step, questions, run_case
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
 
@@ -49,9 +50,7 @@ def test_a_trap_is_what_its_name_says(name: str) -> None:
 def test_what_is_said_of_a_gradient_beside_w_is_not_said_where_w_is_zero() -> None:
     for case in catalogue():
         if case.group == "gradient" and case.parameters.core == "zero":
-            assert not any(
-                words in case.reason for words in ("lost beside W", "rounding of W", "dwarfs W", "W is lost")
-            )
+            assert not any(words in case.reason for words in ("lost beside W", "rounding of W", "dwarfs W", "W is lost"))
 
 
 def test_a_tail_next_to_the_threshold_is_clearly_on_one_side() -> None:
@@ -138,6 +137,7 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
     def rows_only(X: Any) -> Any:
         return X.T.reshape(X.shape) if X.flags.f_contiguous and not X.flags.c_contiguous else X
 
+    assert check_step(MUTANTS["strides-ignored"].step, select={"group": "layout"}).diagnosis.rows_only  # type: ignore[union-attr]
     for read, seen in ((contiguous_only, {"spaced"}), (rows_only, {"columns"})):
         failures = check_step(lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p)).failures
         assert {row.flags[1] for row in failures} == seen

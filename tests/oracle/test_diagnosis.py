@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs
 from geolora_ref.oracle.diagnosis import SAMPLE, Diagnosis, diagnose
 from geolora_ref.oracle.mutants import MUTANTS
@@ -236,7 +237,7 @@ def test_a_dense_core_is_no_defect_of_a_backend_that_declares_it() -> None:
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
-S_BLOCK = "the S-block (S_new, line 3)"
+S_BLOCK = "the S-block (S_new or its place in Ŝ: lines 3 and 5)"
 K_BLOCK = "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)"
 L_BLOCK = "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)"
 LAST = "the lower right block, which must be zero (line 5)"
@@ -306,6 +307,86 @@ def test_truncated_steps_say_nothing_about_blocks() -> None:
     assert of(wrong_when(lambda p: p["max_rank"] is not None), [replace(questions()[5], tau=0.0, max_rank=6)]).blocks == []
 
 
+def _after(change: Callable[[Matrix, Matrix, Matrix], Any]) -> Step:
+    return lambda *arrays, **parameters: change(*right(*arrays, **parameters))
+
+
+STILL = replace(questions()[0], dK=0.0 * questions()[0].dK, dL=0.0 * questions()[0].dL, dS=0.0 * questions()[0].dS)
+NO_BLOCK: dict[str, tuple[Step, Sequence[StepInputs], str]] = {
+    "V is scaled": (_after(lambda U, S, V: (U, S, (1.0 + 1e-6) * V)), (), "U1 or V1 is not orthonormal (line 4 or 6)"),
+    "S is scaled": (_after(lambda U, S, V: (U, 1.01 * S, V)), (), "all blocks of Ŝ at once, as by a defect of line 6"),
+    "V is Vᴴ": (MUTANTS["vh-for-v"].step, (), "all blocks of Ŝ at once"),
+    "without a step": (_after(lambda U, S, V: (U, 1.01 * S, V)), (STILL,), "where there is no step, as by a defect of line 6"),
+}
+
+
+@pytest.mark.parametrize("name", NO_BLOCK)
+def test_no_block_is_blamed_for_what_the_factors_lack(name: str) -> None:
+    step, steps, told = NO_BLOCK[name]
+    diagnosis = of(step, steps)
+    assert diagnosis.blocks == []
+    assert told in diagnosis.text
+
+
+def test_a_step_of_another_size_is_one_of_line_3_in_all_blocks() -> None:
+    def halved(*arrays: Matrix, learning_rate: float, **parameters: Any) -> Any:
+        return right(*arrays, learning_rate=0.5 * learning_rate, **parameters)
+
+    told = [f"{block}: 0.5 times the right update" for block in (S_BLOCK, K_BLOCK, L_BLOCK)]
+    assert of(halved, questions()[:3]).blocks == told
+
+
+def test_blocks_that_are_missing_are_named_although_the_rank_is_lower_for_it() -> None:
+    told = [f"{block}: 0 times the right update" for block in (K_BLOCK, L_BLOCK)]
+    diagnosis = of(MUTANTS["couplings-missing"].step, questions()[:3])
+    assert (diagnosis.blocks, diagnosis.matches[0][0].id) == (told, "couplings-missing")
+
+
+def test_arguments_in_another_layout_are_given_to_the_mutants_as_well() -> None:
+    """There the blocks are those of other numbers, and none is named."""
+    steps = [replace(x, layout="columns") for x in questions()]
+    own = Conversion()
+
+    def asked_in_columns(x: StepInputs) -> Any:
+        return MUTANTS["strides-ignored"].step(*(own.laid_out(X, x.layout) for X in x.arrays), **x.parameters)
+
+    real = [x for x in steps if not np.iscomplexobj(x.U)]
+    with np.errstate(all="ignore"):
+        diagnosis = diagnose(asked_in_columns, real, (), EPS)
+    assert [(mutant.id, share) for mutant, share in diagnosis.matches[:1]] == [("strides-ignored", 1.0)]
+    assert (diagnosis.blocks, diagnosis.instead) == ([], "")
+
+
+# --- the backend's own stages ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["k-transposed-core", "l-untransposed-core", "core-updated-first", "core-updated-before-l"])
+def test_what_the_stages_alone_show_is_named_by_them(name: str) -> None:
+    stages = MUTANTS[name].stages
+    assert stages is not None
+
+    def own(x: StepInputs) -> Any:
+        return stages.run(*x.arrays, **x.parameters)
+
+    diagnosis = diagnose(asked(stages.step), questions(), (), EPS, "line 3 (L_new)", stages=own)
+    assert (diagnosis.matches[0][0].id, diagnosis.matches[0][1]) == (name, 1.0)
+    assert diagnose(asked(stages.step), questions(), (), EPS, "line 3 (L_new)").matches == []
+
+
+@pytest.mark.parametrize(("line", "name"), [("line 4 (V_tilde)", "v-not-augmented"), ("line 5 (S_hat)", "upper-right-missing")])
+def test_only_defects_of_the_line_that_the_stages_name_are_told(line: str, name: str) -> None:
+    """The outputs are equal."""
+    step = asked(MUTANTS["v-not-augmented"].step)
+    assert diagnose(step, questions(), (), EPS, line).matches[0][0].id == name
+    assert {str(mutant.line) for mutant, _ in diagnose(step, questions(), (), EPS, line).matches} == {line[5]}
+
+
+def test_no_word_about_line_6_contradicts_the_line_that_the_stages_name() -> None:
+    step = asked(MUTANTS["vh-for-v"].step)
+    assert diagnose(step, questions(), (), EPS).instead
+    assert not diagnose(step, questions(), (), EPS, "line 3 (K_new)").instead
+
+
 # --- words -----------------------------------------------------------------------------------------------------------
 
 FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing", "lower-left-sign", "k-step-sign", "l1-tail"))
@@ -346,6 +427,16 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
                 "This resembles what happens when line 5 has this defect: the K-block is left out "
                 "(lower-left-missing; 89% of 9 compared steps agree). "
                 "Also close: lower-left-sign 70%, k-step-sign 70%."
+            ),
+        ),
+        (
+            Diagnosis([(SECOND, 1.0), (THIRD, 1.0), (FOURTH, 0.7)], [], compared=9, repeated=False, rows_only=True),
+            (
+                "This is what happens when line 5 has this defect: the K-block has the wrong sign "
+                "(lower-left-sign; 100% of 9 compared steps agree). "
+                "The same happens when line 3 has this one: K_new = US + λ∇_K: ascent in K (k-step-sign). "
+                "Also close: l1-tail 70%. "
+                "With the same numbers row by row in memory it is right: it reads its arguments as C-ordered memory."
             ),
         ),
     ],

@@ -1,0 +1,108 @@
+"""In which blocks of Ŝ a result deviates where nothing is truncated, and by which factor; or that no block explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from geolora_ref.arrays import norm
+from geolora_ref.oracle.comparison import Comparison, Found, Matrix, product
+from geolora_ref.oracle.criteria import StepInputs
+
+__all__ = ["deviating_blocks"]
+
+ALIKE = 1e-3
+"""How near to a multiple of the right update another one is."""
+S_BLOCK = "the S-block (S_new or its place in Ŝ: lines 3 and 5)"
+K_BLOCK = "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)"
+L_BLOCK = "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)"
+LAST_BLOCK = "the lower right block, which must be zero (line 5)"
+SKEWED = "U1 or V1 is not orthonormal (line 4 or 6), which no block of Ŝ explains"
+STILL = "the result deviates where there is no step, as by a defect of line 6"
+EVERYWHERE = "the result deviates in all blocks of Ŝ at once, as by a defect of line 6"
+
+
+class _Update(NamedTuple):
+    """A block of the change of W, as it is and as it should be, and what rounding explains in it."""
+
+    mine: Matrix
+    right: Matrix
+    tolerance: float
+
+    @property
+    def size(self) -> float:
+        return norm(self.right)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the right one is zero up to rounding."""
+        return self.size <= self.tolerance
+
+    @property
+    def deviates(self) -> bool:
+        return norm(self.mine - self.right) > self.tolerance
+
+    @property
+    def uncertain(self) -> float:
+        """How near to a multiple of the right one it has to be."""
+        return ALIKE + self.tolerance / self.size
+
+    @property
+    def factor(self) -> complex | None:
+        """By which it is a multiple of the right one, if it is: the last block of a right step is none of anything."""
+        if self.nothing:
+            return None
+        factor = complex(np.vdot(self.right / self.size, self.mine / self.size))
+        return factor if norm(self.mine - factor * self.right) <= self.uncertain * self.size else None
+
+
+def deviating_blocks(
+    found: Sequence[Found], reference: Sequence[Found], inputs: Sequence[StepInputs], compared: Comparison
+) -> tuple[list[str], str]:
+    """The blocks of Ŵ − W, seen in the old bases, in which an untruncated result differs from the reference's.
+
+    Or none, and what is wrong instead: bases that are not orthonormal, all blocks at once and not all by a factor, or the S-block
+    where nothing is to change.
+    """
+    deviating: dict[str, list[_Update]] = {}
+    instead = ""
+    for mine, right, x in zip(found, reference, inputs, strict=True):
+        if isinstance(mine, str) or isinstance(right, str) or x.tau != 0.0 or x.max_rank is not None or x.layout != "rows":
+            continue
+        if compared.orthonormal(right) and not compared.orthonormal(mine):
+            return [], SKEWED
+        W = x.U @ x.S @ x.V.conj().T
+        mine_parts, right_parts = (_parts(product(factors) - W, x.U, x.V) for factors in (mine, right))
+        updates = {name: _Update(part, right_parts[name], compared.tolerance(x)) for name, part in mine_parts.items()}
+        wrong = {name: update for name, update in updates.items() if update.deviates}
+        if wrong.keys() == {S_BLOCK} and all(update.nothing for update in updates.values()):
+            instead = STILL
+            continue
+        for name, update in wrong.items():
+            deviating.setdefault(name, []).append(update)
+    everywhere = deviating.keys() >= {S_BLOCK, K_BLOCK, L_BLOCK}
+    if everywhere and any(update.factor is None for updates in deviating.values() for update in updates):
+        return [], EVERYWHERE
+    return [f"{name}{_factor(updates)}" for name, updates in deviating.items()], "" if deviating else instead
+
+
+def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
+    """The blocks of a change of W."""
+    DV, UhD = D @ V, U.conj().T @ D
+    K_part, L_part = DV - U @ (UhD @ V), UhD - (UhD @ V) @ V.conj().T
+    return {S_BLOCK: UhD @ V, K_BLOCK: K_part, L_BLOCK: L_part, LAST_BLOCK: D - U @ UhD - K_part @ V.conj().T}
+
+
+def _factor(updates: Sequence[_Update]) -> str:
+    """By which factor updates differ from the right ones up to a tolerance, where it is the same one in all steps, and not 1."""
+    factors = [update.factor for update in updates]
+    if None in factors:
+        return ""
+    uncertain = max(update.uncertain for update in updates)
+    known = [factor for factor in factors if factor is not None]
+    factor, digits = known[0], 3 if uncertain < 2.0 * ALIKE else 1
+    if max(abs(other - factor) for other in known) > 2.0 * uncertain or abs(factor.imag) > uncertain:
+        return ""
+    return f": {round(factor.real, digits) + 0.0:g} times the right update" if abs(factor - 1.0) > uncertain else ""

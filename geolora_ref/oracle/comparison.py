@@ -1,0 +1,80 @@
+"""How two outputs of one step are compared: the same W₁ at the same rank, from factors of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.arrays import norm
+from geolora_ref.oracle.criteria import StepInputs, resolution
+from geolora_ref.oracle.storage import Storage
+
+__all__ = ["Comparison", "Factors", "Found", "Matrix", "in_double", "product"]
+
+Matrix = NDArray[Any]
+Factors = tuple[Matrix, Matrix, Matrix]
+Found = Factors | str
+"""The output of a step, or why it cannot be judged."""
+
+
+def in_double(X: Matrix) -> Matrix:
+    """The same numbers in double precision."""
+    return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
+
+
+def product(factors: Factors) -> Matrix:
+    """W₁ = U₁S₁V₁ᴴ in double precision."""
+    U, S, V = (in_double(X) for X in factors)
+    return np.asarray(U @ S @ V.conj().T)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two outputs are compared: at which precision, and whether the form of S₁ counts."""
+
+    eps: float
+    diagonal: bool
+    storage: Storage | None
+
+    def alike(self, A: Found, B: Found, inputs: StepInputs) -> bool:
+        """The same W₁ at the same rank, from factors of the same kind; or unusable for the same reason."""
+        if isinstance(A, str) or isinstance(B, str):
+            return isinstance(A, str) and isinstance(B, str) and A == B
+        if len(A[1]) != len(B[1]) or self.kind(A) != self.kind(B):
+            return False
+        return norm(product(A) - product(B)) <= self.tolerance(inputs)
+
+    def alike_matrices(self, A: Sequence[Matrix], B: Sequence[Matrix], inputs: StepInputs) -> bool:
+        """The same matrices, one by one: K_new, L_new, S_new."""
+        pairs = list(zip(A, B, strict=True))
+        return all(X.shape == Y.shape and norm(in_double(X) - Y) <= self.tolerance(inputs) for X, Y in pairs)
+
+    def tolerance(self, inputs: StepInputs) -> float:
+        """What rounding explains in the result of this step."""
+        scale = norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL))
+        (m, r), n = inputs.U.shape, len(inputs.V)
+        return float(resolution(m, n, r, self.eps, self.storage) * scale)
+
+    def orthonormal(self, factors: Factors) -> bool:
+        """Whether both bases are."""
+        return all(self.kind(factors)[:2])
+
+    def kind(self, factors: Factors) -> tuple[bool, ...]:
+        """Orthonormal or not; where S₁ is promised to be so, diagonal, nonnegative and sorted or not."""
+        U, S, V = (in_double(X) for X in factors)
+        size = 1000.0 * self.eps + (4.0 * self.storage.defect(U) if self.storage else 0.0)
+        orthonormal = tuple(norm(B.conj().T @ B - np.eye(B.shape[1])) <= size for B in (U, V))
+        if not self.diagonal:
+            return orthonormal
+        d = np.diag(S)
+        scale = size * norm(S)
+        return (
+            *orthonormal,
+            norm(S - np.diag(d)) <= scale,
+            bool(np.all(d.real >= -scale)),
+            bool(np.all(np.diff(d.real) <= scale)),
+        )
