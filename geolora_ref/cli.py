@@ -13,12 +13,20 @@ from geolora_ref.files import require_writable, write_atomically
 from geolora_ref.oracle.check import Interrupted, Report, check_step, load_backend
 from geolora_ref.oracle.conversion import EPS, LIBRARIES
 from geolora_ref.oracle.reporting import junit, summary
-from geolora_ref.streams import escape_missing_characters
+from geolora_ref.streams import escape_missing_characters, tell
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
 """The exit status that shells give to what Ctrl-C ends."""
+
+EXTRAS = {"torch": "torch", "jsonschema": "oracle", "mpmath": "oracle", "pytest": "oracle"}
+INSTALL = {
+    "jax": "; it is not among the extras: pip install jax",
+    "cupy": "; it is not among the extras: see cupy.dev",
+    **{name: f"; it needs the extra: pip install 'geolora-ref[{extra}]'" for name, extra in EXTRAS.items()},
+}
+"""What to do about a library that is not there."""
 
 
 def _path(text: str) -> Path:
@@ -74,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = top.parse_args(given)
     try:
         return _check(options) if options.command == "check" else _vectors(options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as missing:
+        top.exit(2, f"geolora-ref: {missing}{INSTALL.get((missing.name or '').partition('.')[0], '')}\n")
+    except (ValueError, OSError) as error:
         top.exit(2, f"geolora-ref: {error}\n")
     except KeyboardInterrupt:
         sys.stderr.write("geolora-ref: interrupted\n")
@@ -83,9 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """``geolora-ref check``; what an interrupted run has found is told as well."""
-    for path in (options.json, options.junit):
+    for name in ("json", "junit"):
+        path = getattr(options, name)
         if path:
             require_writable(path)
+            setattr(options, name, path.absolute())  # the backend may change the folder
     sys.path.insert(0, os.getcwd())
     verdict, status = "", None
     try:
@@ -105,7 +117,7 @@ def _check(options: argparse.Namespace) -> int:
         )
     except Interrupted as stopped:
         report, verdict, status = stopped.report, "INTERRUPTED", INTERRUPTED
-    print(summary(report, verdict), flush=True)  # whatever becomes of the files
+    tell(summary(report, verdict))  # whatever becomes of the files
     _write_reports(report, options)
     return status or (0 if report.passed else 1)
 
@@ -134,16 +146,16 @@ def _vectors(options: argparse.Namespace) -> int:
     from geolora_ref.oracle import vectors
 
     if options.action == "export":
-        print(f"{len(vectors.export(options.directory))} files in {options.directory}")
+        tell(f"{len(vectors.export(options.directory))} files in {options.directory}")
         return 0
     if options.action == "check":
         differences = vectors.regenerate_and_compare()
-        print("\n".join(differences) or "the stored vectors are what is generated")
+        tell("\n".join(differences) or "the stored vectors are what is generated")
         return 1 if differences else 0
     judgement = vectors.judge_outputs(options.directory, options.outputs)
     for row in judgement.failures:
-        print(f"FAILED {row.id}: {row.finding}")
-    print(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")
+        tell(f"FAILED {row.id}: {row.finding}")
+    tell(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")
     return 0 if judgement.passed else 1
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["words"]
+import traceback
+from types import ModuleType
+
+__all__ = ["place", "words"]
 
 
 def words(problem: BaseException, longest: int = 2000) -> str:
@@ -14,5 +17,23 @@ def words(problem: BaseException, longest: int = 2000) -> str:
         line = str(problem).strip().partition("\n")[0]
     except Exception as error:
         line = f"(its message raised {type(error).__name__})"
-    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
+    text = _printable(line)
     return f"{type(problem).__name__}: {text if len(text) <= longest else text[:longest] + '…'}"
+
+
+def place(problem: BaseException, module: ModuleType | None = None) -> str:
+    """Where it was raised, as file:line: in the file of a module, as deep as possible, or else in the last frame.
+
+    The frame that catches it, and those of the import system, are none; an empty string if no other is left.
+    """
+    if isinstance(problem, SyntaxError) and problem.filename:
+        return _printable(f"{problem.filename}:{problem.lineno}")
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(problem.__traceback__)[1:]]
+    frames = [frame for frame in frames if "importlib" not in frame[0]]
+    own = [frame for frame in frames if frame[0] == getattr(module, "__file__", None)]
+    return _printable("{}:{}".format(*(own or frames)[-1])) if frames else ""
+
+
+def _printable(text: str) -> str:
+    """With control characters as escape sequences."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

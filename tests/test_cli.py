@@ -112,6 +112,38 @@ def test_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[str]
     assert message in capsys.readouterr().err
 
 
+def test_a_library_that_is_missing_is_named_with_its_extra(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, array, extra in (("torch", "torch", "pip install 'geolora-ref[torch]'"), ("jax.numpy", "jax", "pip install jax")):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(SystemExit) as stopped:
+            main(["check", "backend:right", "--array", array])
+        assert stopped.value.code == 2
+        assert extra in capsys.readouterr().err
+
+
+def test_a_backend_that_changes_the_folder_moves_no_report(folder: Path) -> None:
+    (folder / "moving.py").write_text(
+        "import os\nfrom backend import right\ndef step(*a, **k):\n    os.chdir('/')\n    return right(*a, **k)\n"
+    )
+    assert main(["check", "moving:step", *TRAPS, "--json", "report.json", "--junit", "report.xml"]) == 0
+    assert (folder / "report.json").exists()
+    assert (folder / "report.xml").exists()
+
+
+@pytest.mark.parametrize(("backend", "status"), [("backend:right", 0), (WRONG, 1)])
+def test_a_reader_that_goes_ends_nothing(folder: Path, backend: str, status: int) -> None:
+    """As ``head`` goes: no message, the report is written and the status is the verdict."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "geolora_ref.cli", "check", backend, *TRAPS, "--json", "report.json"]
+    run = subprocess.run(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (status, "")
+    assert json.loads((folder / "report.json").read_text())["passed"] == (status == 0)
+
+
 # --- what comes out, wherever it goes --------------------------------------------------------------------------------
 
 
@@ -156,7 +188,8 @@ def test_what_a_backend_raises_can_be_read_in_every_report(folder: Path, capsys:
     assert json.loads(Path("report.json").read_text("utf-8"))["rows"][0]["error"] == told
     failure = ET.parse("report.xml").getroot().find("testcase/failure")
     assert failure is not None
-    assert failure.attrib["message"] == told
+    line = BACKENDS.splitlines().index(next(line for line in BACKENDS.splitlines() if "CUDA" in line)) + 1
+    assert failure.attrib["message"] == f"{told} (at {folder / 'backend.py'}:{line})"
 
 
 def test_a_problem_is_a_failure_in_junit(folder: Path) -> None:
@@ -189,7 +222,7 @@ def test_a_full_disk_costs_no_verdict(folder: Path) -> None:
     run = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
     assert "DOES NOT CONFORM" in run.stdout
     assert run.returncode == 2
-    assert run.stderr == "geolora-ref: [Errno 27] File too large: 'report.json'\n"
+    assert run.stderr == f"geolora-ref: [Errno 27] File too large: '{folder / 'report.json'}'\n"
 
 
 def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
-from geolora_ref.foreign import words
+from geolora_ref.foreign import place, words
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.conversion import EPS
@@ -23,6 +23,7 @@ from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judg
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Held, Outcome
 from geolora_ref.oracle.manners import spoil
+from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
 
 __all__ = ["Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
@@ -36,6 +37,7 @@ class Row:
 
     ``ratio`` is the worst over all criteria and steps; ``outcome`` is "passed", "failed", "xfailed" (failed as listed) or
     "xpassed" (passed although listed, which is an error).  ``step`` is the first failing step of a sequence.
+    ``where`` : file:line of an exception.  ``rank`` : the rank "found", the "lowest" and the "highest" right one, if it is wrong.
     """
 
     id: str
@@ -48,11 +50,17 @@ class Row:
     error: str = ""
     step: int = 0
     seconds: float = 0.0
+    where: str = ""
+    rank: Mapping[str, int] | None = None
 
     @property
     def finding(self) -> str:
         """What is wrong, in words."""
-        return finding(self.ratio, self.criteria, self.error)
+        found = finding(self.ratio, self.criteria, self.error)
+        if self.rank:
+            found += " (rank {found}; right: {lowest}".format(**self.rank)
+            found += f" to {self.rank['highest']})" if self.rank["highest"] > self.rank["lowest"] else ")"
+        return f"{found} (at {self.where})" if self.where else found
 
     @property
     def text(self) -> str:
@@ -66,6 +74,7 @@ class Report:
 
     ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
     error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
+    ``shared`` : what all failing cases have in common, if they have.
     """
 
     backend: str
@@ -77,6 +86,7 @@ class Report:
     seconds: float = 0.0
     precision: str = "float64"
     resolution: float = 0.0
+    shared: str = ""
 
     @property
     def stored(self) -> bool:
@@ -112,7 +122,7 @@ class Report:
         """The report as plain JSON data; an infinite ratio is the string "inf"."""
         rows = [{**asdict(row), "ratio": row.ratio if np.isfinite(row.ratio) else "inf"} for row in self.rows]
         return {
-            "format": 1,
+            "format": 2,
             "backend": self.backend,
             "array": self.array,
             "dtype": self.dtype,
@@ -122,7 +132,9 @@ class Report:
             "cases": len(self.rows),
             "worst_ratio": self.worst_ratio if np.isfinite(self.worst_ratio) else "inf",
             "problems": list(self.problems),
+            "shared": self.shared,
             "diagnosis": self.diagnosis.text if self.diagnosis else "",
+            "defect": self.diagnosis.as_data() if self.diagnosis else None,
             "seconds": round(self.seconds, 2),
             "rows": rows,
         }
@@ -162,6 +174,7 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
         held.appendleft(outcome.held)
         if not verdict.passed or outcome.factors is None:
             row = replace(row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
+            row = replace(row, where=outcome.where, rank=_ranks(verdict))
             break
         state = outcome.factors
         if case.trained:  # as an optimizer does between two steps: S becomes dense
@@ -169,6 +182,11 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
         own = () if case.trained else outcome.own
     spoil(X for _, X, _ in itertools.chain(*held))
     return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs if outcome.factors else None
+
+
+def _ranks(verdict: Verdict) -> dict[str, int] | None:
+    """The wrong rank beside the right ones, by name."""
+    return dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True)) if verdict.ranks else None
 
 
 def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
@@ -187,7 +205,8 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
         parts |= {f"{line}: ": verdict for line, verdict in lines.items() if first in (None, line)}
     error = next((f"{of}{verdict.error}" for of, verdict in parts.items() if verdict.error), "")
     ratios = {f"{of}{name}": ratio for of, verdict in parts.items() for name, ratio in verdict.ratios.items()}
-    return Verdict(ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}, error)
+    ranks = next((verdict.ranks for verdict in parts.values() if verdict.ranks), None)
+    return Verdict(ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}, error, ranks)
 
 
 def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> StepInputs:
@@ -250,7 +269,9 @@ def check_step(
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
         seconds = time.perf_counter() - started
         given = conversion.array, conversion.dtype
-        return Report(_name(step), *given, rows, problems, diagnosis, seconds, harness.arithmetic, seen)
+        failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome == "failed"]
+        told = shared(failed, cases[: len(rows)])
+        return Report(_name(step), *given, rows, problems, diagnosis, seconds, harness.arithmetic, seen, told)
 
     doing = ""
     try:
@@ -349,11 +370,12 @@ def load_backend(name: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"backend: no module {error.name!r} (looking for {name!r})") from error
+        at = f", at {place(error)}" if place(error) else ""
+        raise ValueError(f"backend: no module {error.name!r} (looking for {name!r}{at})") from error
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # sys.exit and pytest.skip are no Exception
-        raise ValueError(f"backend: the import of {module_name!r} raised {words(problem)}") from problem
+        raise ValueError(f"backend: the import of {module_name!r} raised {words(problem)} (at {place(problem)})") from problem
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"backend: {module_name} has no {attribute!r}")

@@ -84,10 +84,14 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The ratio of every criterion, and what made the output unjudgeable if it was."""
+    """The ratio of every criterion, and what made the output unjudgeable if it was.
+
+    ``ranks`` : the rank, the lowest and the highest that would be right, if it is a wrong one.
+    """
 
     ratios: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    ranks: tuple[int, int, int] | None = None
 
     @property
     def worst_ratio(self) -> float:
@@ -225,12 +229,16 @@ def _judge_truncation(
         "optimality": _ratio(_norm(D) - float(tails[rank]) - explained, units),
         **_rank_ratios(rank, tails, q.inputs, columns, units, asked),
     }
+    admissible = [
+        j for j in range(1, columns + 1) if max(_rank_ratios(j, tails, q.inputs, columns, units, asked).values()) <= FAIL
+    ]
+    ranks = (rank, admissible[0], admissible[-1]) if admissible and rank not in admissible else None
     if diagonal:
         d = np.diagonal(S1)
         ratios["S diagonal"] = _ratio(_norm(S1 - np.diag(d)), units)
         ratios["S nonnegative"] = _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), units)
         ratios["S sorted"] = _ratio(float(np.max(np.diff(d.real), initial=0.0)), units)
-    return Verdict(ratios)
+    return Verdict(ratios, ranks=ranks)
 
 
 def _rank_ratios(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
-from geolora_ref.foreign import words
+from geolora_ref.foreign import place, words
 from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.manners import watched
@@ -35,12 +36,15 @@ class Outcome:
     ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack; of one problem without a stack.
     ``held`` : what it was given and returned: what it is, the array, and its values at that time.
     ``own`` : the arrays (U₁, S₁, V₁) as they came, of one problem without a stack.
+    ``where`` : file:line of an exception.  ``listed`` : whether the results of a stack are a list, whose ranks may differ.
     """
 
     results: Sequence[tuple[StepInputs, Factors]] = ()
     error: str = ""
+    where: str = ""
     held: Sequence[Held] = ()
     own: Sequence[Array] = ()
+    listed: bool = False
 
     @property
     def factors(self) -> Factors | None:
@@ -115,7 +119,9 @@ class Harness:
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
-        A stack has the problem and three mirror images of it, so that no two are alike.
+        A stack has the problem and three mirror images of it, so that no two are alike; all have the same new rank, which one
+        result for the stack needs.  A backend that returns a list is asked once more, beside a problem of another rank: problems
+        5 and 6 (in the first step of a sequence only).
         ``held`` is what earlier calls were given and returned: it belongs to the caller and must not have changed.
         ``own`` : U, S and V as the backend itself has returned them, in whatever layout.
         """
@@ -123,7 +129,11 @@ class Harness:
         if self.batched:
             problems += [_mirrored(inputs, gradient, *how) for how in MIRRORS]
         with self.conversion.scope(), np.errstate(all="ignore"):
-            return self._call(problems, held, own)
+            outcome = self._call(problems, held, own)
+            if not (outcome.listed and inputs.age == 0):
+                return outcome
+            mixed = self._call([problems[0], _still(*problems[1])], outcome.held, ())
+            return replace(mixed, results=[*outcome.results, *mixed.results], held=[*outcome.held, *mixed.held])
 
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
@@ -131,9 +141,9 @@ class Harness:
         given = [*own, *(convert.laid_out(X, asked[0].layout) for X in meant[len(own) :])]
         arguments = [*given[:3], self._gradients(problems)] if self.whole else given
         with watched() as touched:
-            returned, error = self._attempt(self.step, *arguments, **asked[0].parameters)
+            returned, error, where = self._attempt(self.step, *arguments, **asked[0].parameters)
         if error:
-            return Outcome(error=error)
+            return Outcome(error=error, where=where)
         if any(taken_away(X) for X in given):
             return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
         if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, meant, strict=True)):
@@ -149,9 +159,9 @@ class Harness:
         """The stages of one problem by name and their output, or what is wrong with them."""
         with self.conversion.scope(), np.errstate(all="ignore"):
             given = [self.conversion.laid_out(X, inputs.layout) for X in inputs.arrays]
-            returned, error = self._attempt(self.stages, *given, **inputs.parameters)
+            returned, error, where = self._attempt(self.stages, *given, **inputs.parameters)
             if error:
-                return {}, None, f"stages: {error}"
+                return {}, None, f"stages: {error}{where and f' (at {where})'}"
             try:
                 named = {name: returned[name] for name in STAGES}
                 named |= dict(zip(("U1", "S1", "V1"), returned["output"], strict=True))
@@ -176,15 +186,22 @@ class Harness:
 
         return gradients
 
-    def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str]:
-        """What a function of the backend's returns, or how it ended: ``sys.exit`` and ``pytest.skip`` are no ``Exception``."""
+    def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str, str]:
+        """What a function of the backend's returns, or how it ended, and where.
+
+        ``sys.exit`` and ``pytest.skip`` are no ``Exception``.
+        """
         try:
             with np.errstate(**self.errors):
-                return function(*arguments, **parameters), ""
+                return function(*arguments, **parameters), "", ""
         except KeyboardInterrupt:
             raise
         except BaseException as problem:
-            return None, f"raised {words(problem, LONGEST)}"
+            return (
+                None,
+                f"raised {words(problem, LONGEST)}",
+                place(problem, sys.modules.get(getattr(function, "__module__", None) or "")),
+            )
 
     def _unpacked(self, returned: Any, given: Sequence[Array], asked: Sequence[StepInputs]) -> Outcome:
         """(U₁, S₁, V₁) of every problem as NumPy arrays."""
@@ -204,7 +221,8 @@ class Harness:
             expected = f"(U1, S1, V1){f' of {len(asked)} problems' if self.batched else ''}"
             found = f"{_described(returned)} ({words(problem, LONGEST)})"
             return Outcome(error=f"expected {expected}, found {found}")
-        return Outcome(results, held=held, own=() if self.batched else tuple(named.values()))
+        listed = self.batched and isinstance(returned, list)
+        return Outcome(results, held=held, own=() if self.batched else tuple(named.values()), listed=listed)
 
     def _unlike(self, named: Mapping[str, Any], given: Array) -> str:
         """Which result is no array of the library, dtype and device that were given, or an empty string."""
@@ -236,6 +254,12 @@ def _mirrored(
     other = replace(inputs, U=U[::rows, ::basis], S=-size * S[::basis], V=V[::columns])
     other = replace(other, dK=-size * dK[::rows], dL=-size * dL[::columns, ::basis], dS=-size * dS[::basis])
     return other, lambda W: -size * gradient(-W[::rows, ::columns] / size)[::rows, ::columns]
+
+
+def _still(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient]:
+    """The same problem without its gradient: Ŵ = W has another rank as a rule."""
+    dK, dL, dS = (0.0 * X for X in (inputs.dK, inputs.dL, inputs.dS))
+    return replace(inputs, dK=dK, dL=dL, dS=dS), lambda W: 0.0 * gradient(W)
 
 
 def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:

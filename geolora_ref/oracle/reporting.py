@@ -35,6 +35,8 @@ def summary(report: Report, verdict: str = "") -> str:
     if report.warnings:
         worst = max(row.ratio for row in report.warnings)
         lines.append(f"  {len(report.warnings)} cases pass above the warn level, worst {worst:.3g}")
+    if report.shared:
+        lines.append(f"  {report.shared}")
     if report.diagnosis:
         lines.append(f"diagnosis: {report.diagnosis.text}")
     verdict = verdict or ("conforms" if report.passed else "DOES NOT CONFORM")

@@ -125,6 +125,22 @@ def test_one_problem_may_not_decide_for_a_stack(step: Callable[..., Any], select
     assert check_step(step, batched=True, select=select).failures
 
 
+def test_ranks_of_a_list_are_those_of_its_problems() -> None:
+    """One rank, that of the first or the last problem, for all: seen where the problems of a stack have different ranks."""
+
+    def ranks_of(index: int) -> Callable[..., Any]:
+        def step(*stacks: Any, **parameters: Any) -> list[Any]:
+            rank = len(each(*stacks, **parameters)[index][1])
+            return each(*stacks, **(parameters | {"tau": 0.0, "theta": None, "min_rank": rank, "max_rank": rank}))
+
+        return step
+
+    assert check_step(each, batched=True, select=FEW).passed
+    for index, problem in ((0, 6), (-1, 5)):
+        failures = check_step(ranks_of(index), batched=True, select=FEW).failures
+        assert {row.criteria[0].partition(":")[0] for row in failures} == {f"problem {problem} of the stack"}
+
+
 @pytest.mark.parametrize(
     "mixed",
     [

@@ -66,6 +66,45 @@ def test_a_row_in_words() -> None:
     assert _row("a", "failed", np.inf, error="raised RuntimeError: no").text == "raised RuntimeError: no (step 0): because"
 
 
+def test_a_row_says_where_it_was_raised_and_which_ranks_would_be_right() -> None:
+    told = _row("a", "failed", np.inf, error="raised ValueError: no", where="my_step.py:7")
+    assert told.finding == "raised ValueError: no (at my_step.py:7)"
+    for highest, words in ((3, "right: 3"), (4, "right: 3 to 4")):
+        rank = {"found": 1, "lowest": 3, "highest": highest}
+        told = _row("a", "failed", 50.0, criteria=("rank not too low",), rank=rank)
+        assert told.finding == f"ratio 50 in rank not too low (rank 1; {words})"
+
+
+def test_a_wrong_rank_stands_beside_the_right_one() -> None:
+    """On a tie two ranks are right; a right rank is not told."""
+    select = {"id": "threshold-tau-double-below-dense"}
+    for name, rank in (("off-by-one-low", {"found": 3, "lowest": 4, "highest": 4}), ("k-step-sign", None)):
+        rows = check_step(MUTANTS[name].step, select=select).rows
+        assert [row.rank for row in rows] == [rank]
+    tie = check_step(MUTANTS["relative-per-sigma"].step, select={"id": "trap-all-values-equal"}).rows
+    assert [row.rank for row in tie] in ([None], [{"found": 1, "lowest": 3, "highest": 4}])
+
+
+def test_an_exception_is_told_with_its_place(few: None) -> None:
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        raise RuntimeError("out of luck")
+
+    report = check_step(step)
+    expected = f"{__file__}:{step.__code__.co_firstlineno + 1}"
+    assert {row.where for row in report.rows} == {row["where"] for row in report.as_data()["rows"]} == {expected}
+    assert f"raised RuntimeError: out of luck (at {expected})" in summary(report)
+
+
+def test_a_defect_is_told_as_data() -> None:
+    report = check_step(MUTANTS["s-step-sign"].step, select={"group": "shape"})
+    told = report.as_data()["defect"]
+    assert (told["line"], told["mutant"], told["agreement"], told["repeated"]) == (3, "s-step-sign", 1.0, True)
+    assert told["blocks"] == ["the S-block (S_new or its place in Ŝ: lines 3 and 5): -1 times the right update"]
+    assert json.loads(json.dumps(told)) == told
+    unknown = Diagnosis([], [], "line 4 (U_tilde)").as_data()
+    assert (unknown["line"], unknown["mutant"], unknown["first_line"]) == (4, None, "line 4 (U_tilde)")
+
+
 ROWS = (
     _row("a", "passed", 0.5),
     _row("b", "passed", WARN),
@@ -94,9 +133,9 @@ def test_a_report_as_data() -> None:
     told = Report(
         "package:step", "torch", "float32", ROWS[3:5], ["a problem"], Diagnosis([], []), 1.23456, "bfloat16", 4.2
     ).as_data()
-    common = {"group": "group", "flags": ("group", "flag"), "reason": "because"}
+    common = {"group": "group", "flags": ("group", "flag"), "reason": "because", "where": "", "rank": None}
     assert told == {
-        "format": 1,
+        "format": 2,
         "backend": "package:step",
         "array": "torch",
         "dtype": "float32",
@@ -106,7 +145,9 @@ def test_a_report_as_data() -> None:
         "cases": 2,
         "worst_ratio": 40.0,
         "problems": ["a problem"],
+        "shared": "",
         "diagnosis": "No known defect behaves like this backend.",
+        "defect": Diagnosis([], []).as_data(),
         "seconds": 1.23,
         "rows": [
             common
@@ -166,17 +207,21 @@ def test_a_backend_is_given_the_arrays_and_parameters_by_their_names() -> None:
 
 def test_a_batched_backend_is_given_stacks_and_may_return_a_list_or_stacks() -> None:
     def by_list(*stacks: Any, **parameters: Any) -> Any:
-        assert all(X.ndim == 3 and len(X) == 4 for X in stacks)
-        assert len({tuple(X[k].tobytes() for X in stacks) for k in range(4)}) == 4
+        count = 2 if calls else 4  # a list may have different ranks: asked once more, with two problems
+        calls.append(count)
+        assert all(X.ndim == 3 and len(X) == count for X in stacks)
+        assert len({tuple(X[k].tobytes() for X in stacks) for k in range(count)}) == count
         return [right(*arrays, **parameters) for arrays in zip(*stacks, strict=True)]
 
     def by_stacks(*stacks: Any, **parameters: Any) -> Any:
         return tuple(np.stack(X) for X in zip(*by_list(*stacks, **parameters), strict=True))
 
-    for step in (by_list, by_stacks):
+    for step, asked in ((by_list, [4, 2]), (by_stacks, [4])):
+        calls: list[int] = []
         outcome = Harness.of(step, batched=True).call(_inputs(), lambda W: W)
         assert outcome.error == ""
-        assert len(outcome.results) == 4
+        assert calls == asked
+        assert len(outcome.results) == sum(asked)
         assert all(judge(given, factors).passed for given, factors in outcome.results)
 
 
@@ -483,7 +528,7 @@ def test_the_first_line_is_that_of_the_first_question_where_a_line_fails() -> No
     report = check_step(doubled, stages=late)
     assert report.diagnosis is not None
     assert report.diagnosis.first_line.startswith("line 3 (L_new)")
-    assert len(calls) == len(CASES) + 1  # one of the steps that failed is asked again
+    assert len(calls) == 3 * len(CASES) + 1  # those that failed and those untruncated are compared, one is asked again
 
 
 @pytest.mark.usefixtures("few")

@@ -1,0 +1,62 @@
+"""What all failures have in common is told, where it is theirs and not that of most questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.oracle import check_step
+from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
+from geolora_ref.oracle.reporting import summary
+from geolora_ref.oracle.shared import PROPERTIES, shared
+from geolora_ref.oracle.stages import Stages
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+ALL = catalogue()
+
+
+def having(*names: str) -> list[ConformanceCase]:
+    return [case for case in ALL if all(PROPERTIES[name](case) for name in names)]
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_a_property_that_most_cases_lack_is_told(name: str) -> None:
+    told = f"all {len(having(name))} failures have {name}, as {len(having(name))} of the {len(ALL)} cases; no other case fails"
+    assert shared(having(name), ALL) == (told if 3 * len(having(name)) <= len(ALL) else "")
+    assert len(having(name)) >= 3
+
+
+def test_the_rarest_of_several_properties_is_told() -> None:
+    assert " have rank 1, as " in shared(having("rank 1", "m < n", "2r > min(m, n)"), ALL) or len(having("m < n")) < 27
+    assert " have λ = 0, as " in shared(having("λ = 0", "S = 0"), ALL)
+
+
+def test_nothing_is_told_without_a_common_property_or_of_two_failures() -> None:
+    assert shared([*having("S = 0"), *having("rank 1")], ALL) == ""
+    assert shared(having("rank 1")[:2], ALL) == ""
+    assert shared([], ALL) == ""
+
+
+def wrong_from_zero(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
+    if not np.any(S):
+        dK = 0.0 * dK
+    return Stages().step(U, S, V, dK, dL, dS, **parameters)
+
+
+def raising_from_zero(U: Any, S: Any, *arrays: Any, **parameters: Any) -> Any:
+    if not np.any(S):
+        raise ZeroDivisionError("S")
+    return Stages().step(U, S, *arrays, **parameters)
+
+
+@pytest.mark.parametrize("step", [wrong_from_zero, raising_from_zero])
+def test_the_report_says_it_in_words_and_as_data(step: Callable[..., Any]) -> None:
+    """Also where there is no result that a diagnosis could look at."""
+    report = check_step(step, select={"group": "shape"})
+    told = f"all {len(report.failures)} failures have S = 0, as 12 of the 60 cases; no other case fails"
+    assert report.shared == report.as_data()["shared"] == told
+    assert f"  {told}\n" in summary(report)
