@@ -120,8 +120,8 @@ class Harness:
         """One step; every misbehaviour becomes a text.
 
         A stack has the problem and three mirror images of it, so that no two are alike; all have the same new rank, which one
-        result for the stack needs.  A backend that returns a list is asked once more, beside a problem of another rank: problems
-        5 and 6 (in the first step of a sequence only).
+        result for the stack needs.  A backend that returns a list is asked once more, with every second problem of another
+        rank: problems 5 to 8 (in the first step of a sequence only).
         ``held`` is what earlier calls were given and returned: it belongs to the caller and must not have changed.
         ``own`` : U, S and V as the backend itself has returned them, in whatever layout.
         """
@@ -132,7 +132,8 @@ class Harness:
             outcome = self._call(problems, held, own)
             if not (outcome.listed and inputs.age == 0):
                 return outcome
-            mixed = self._call([problems[0], _still(*problems[1])], outcome.held, ())
+            of_two_ranks = [_still(*problem) if k % 2 else problem for k, problem in enumerate(problems)]
+            mixed = self._call(of_two_ranks, outcome.held, ())
             return replace(mixed, results=[*outcome.results, *mixed.results], held=[*outcome.held, *mixed.held])
 
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:

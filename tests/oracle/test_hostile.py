@@ -136,9 +136,10 @@ def test_ranks_of_a_list_are_those_of_its_problems() -> None:
         return step
 
     assert check_step(each, batched=True, select=FEW).passed
-    for index, problem in ((0, 6), (-1, 5)):
+    for index, problems in ((0, (6, 8)), (-1, (5, 7))):
         failures = check_step(ranks_of(index), batched=True, select=FEW).failures
-        assert {row.criteria[0].partition(":")[0] for row in failures} == {f"problem {problem} of the stack"}
+        seen = {criterion.partition(":")[0] for row in failures for criterion in row.criteria}
+        assert seen == {f"problem {k} of the stack" for k in problems}
 
 
 @pytest.mark.parametrize(
@@ -451,7 +452,9 @@ STAGES: dict[str, tuple[Callable[..., Any], str]] = {
 
 @pytest.mark.parametrize(("stages", "what"), STAGES.values(), ids=STAGES)
 def test_wrong_stages_of_a_right_step_get_rows(stages: Callable[..., Any], what: str) -> None:
-    assert errors(right, stages=stages, select={"id": "shape-square"}) == {what}
+    found = {error.partition(" (at ") for error in errors(right, stages=stages, select={"id": "shape-square"})}
+    assert {error for error, _, _ in found} == {what}
+    assert {bool(place) for _, _, place in found} == {"raised" in what}  # an exception has one
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
@@ -589,7 +592,7 @@ def test_pytest_finds_a_backend_in_the_current_folder(folder: Path) -> None:
 def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
     status, printed = run_pytest(folder, COMMAND, "--geolora-backend", "bad:exits", "-k", "shape-tall")
     assert (status, "5 failed" in printed) == (1, True), printed
-    assert "raised SystemExit: 0 (step 0): m, n and r differ" in printed
+    assert f"raised SystemExit: 0 (at {folder / 'bad.py'}:2) (step 0): m, n and r differ" in printed
 
 
 def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
