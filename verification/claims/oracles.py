@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
+from geolora_ref.oracle.check import questions, run_case
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, judge_stages
 from geolora_ref.oracle.dense import dense_oracle
@@ -44,8 +45,9 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
     """Judge one backend on the same steps by both oracles.
 
     Agreement is recorded as 0 or infinity.  A mutant must be rejected at least once, by its output or, where that cannot show
-    it, at the line where it sits.  For controls: ``dense_tau`` scales the threshold that the dense oracle is told,
-    ``stages`` are put in place of the backend, which is judged under its name all the same.
+    it, at the line where it sits or by the questions of the kit that were made for it.  For controls: ``dense_tau`` scales the
+    threshold that the dense oracle is told, ``stages`` are put in place of the backend, which is judged under its name all the
+    same.
     """
     out = Measurements()
     mutant = MUTANTS.get(case["backend"])
@@ -62,6 +64,8 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
             _compare(drawn, inputs, output, dense_tau, out)
         if mutant is None:
             out.ratio("the reference is accepted", verdict.worst_ratio / FAIL)
+    if mutant is not None and mutant.visible_in == "catalogue":
+        rejected = Counter(_rejections_by_the_kit(mutant))
     if mutant is not None:
         out.ratio("the mutant is rejected", 0.0 if rejected else np.inf)
     out.series = {"backend": case["backend"], "rejected": dict(rejected)}
@@ -93,6 +97,16 @@ def _rejections(mutant: Mutant | None, inputs: StepInputs, output: Any, verdict:
     run = mutant.stages.run(*inputs.arrays, **inputs.parameters)
     verdicts = judge_stages(inputs, {name: value for name, value in run.items() if name != "output"}, output)
     return [line for line, stage in verdicts.items() if not stage.passed][:1]
+
+
+def _rejections_by_the_kit(mutant: Mutant) -> Iterator[str]:
+    """The criteria that fail in the cases that are there for this mutant, in double and single precision."""
+    for dtype in ("float64", "float32"):
+        harness = Harness.of(mutant.step, dtype=dtype)
+        with np.errstate(all="ignore"):
+            for case in questions(harness):
+                if case.id.startswith(mutant.only_in):
+                    yield from run_case(harness, case)[0].criteria
 
 
 def kill_table(results: Results) -> list[list[str]]:
@@ -146,7 +160,7 @@ CLAIM = Claim(
             one_case("off-by-one-low"),
             lambda case: check(case, dense_tau=2.0),
         ),
-        *map(_harmless, ("off-by-one-low", "core-updated-first", "global-rng")),
+        *map(_harmless, ("off-by-one-low", "core-updated-first", "global-rng", "squares-out-of-range")),
         Control(
             "a wrong reference",
             MUTANTS["off-by-one-low"].defect,
