@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from geolora_ref import LowRank
 from geolora_ref.integrators import Integrator, Step
-from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.mutants import MUTANTS, Visible
 from geolora_ref.problems import Field
 from verification.claim import Plan
 from verification.claims import exactness, integrator_robustness, oracles, robustness, work_precision
@@ -58,6 +58,7 @@ def test_nor_is_the_error_of_an_integrator(claim: ModuleType, monkeypatch: pytes
 
 def test_the_controls_of_the_oracles_notice_one_that_rejects_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     mended = [control for control in oracles.CLAIM.controls if control.id.endswith(", mended")]
-    assert {MUTANTS[control.id.removesuffix(", mended")].visible_in for control in mended} == {"output", "stages", "kit"}
+    assert {MUTANTS[control.id.removesuffix(", mended")].visible_in for control in mended} == set(get_args(Visible))
     monkeypatch.setattr(oracles, "_rejections", lambda *_: ["everything"])
-    assert [control.check(case).worst for control in mended for case in control.cases(PLAN)] == [0.0] * 3
+    monkeypatch.setattr(oracles, "_rejections_by_the_kit", lambda _: ["everything"])
+    assert [control.check(case).worst for control in mended for case in control.cases(PLAN)] == [0.0] * 4
