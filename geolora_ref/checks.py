@@ -15,6 +15,7 @@ from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, is_diag
 __all__ = [
     "alike",
     "averaging",
+    "below_one",
     "each",
     "finite_results",
     "instance",
@@ -172,6 +173,13 @@ def positive_number(name: str, value: Any) -> float:
     """``value`` as a finite float > 0, or ``ValueError``."""
     if not 0.0 < number(value) < math.inf:
         raise ValueError(f"{name}: expected a finite number > 0, found {value!r}")
+    return number(value)
+
+
+def below_one(name: str, value: Any) -> float:
+    """``value`` as a float; ``ValueError`` unless 0 ≤ value < 1."""
+    if not 0.0 <= number(value) < 1.0:
+        raise ValueError(f"{name}: expected 0 <= {name} < 1, found {value!r}")
     return number(value)
 
 

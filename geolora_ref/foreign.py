@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from types import ModuleType
 
@@ -29,7 +30,7 @@ def place(problem: BaseException, module: ModuleType | None = None) -> str:
     if isinstance(problem, SyntaxError) and problem.filename:
         return _printable(f"{problem.filename}:{problem.lineno}")
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(problem.__traceback__)[1:]]
-    frames = [frame for frame in frames if "importlib" not in frame[0]]
+    frames = [frame for frame in frames if frame[0] != importlib.__file__ and not frame[0].startswith("<frozen importlib")]
     own = [frame for frame in frames if frame[0] == getattr(module, "__file__", None)]
     return _printable("{}:{}".format(*(own or frames)[-1])) if frames else ""
 

@@ -147,8 +147,7 @@ class AdaptedLayer(nn.Module):
         self.layout = layout = layout_of(base)
         if adapter.shape != layout.shape:
             raise ValueError(f"adapter: expected the shape {layout.shape} of the layer's weight, found {adapter.shape}")
-        if not 0.0 <= checks.number(dropout) < 1.0:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, found {dropout!r}")
+        checks.below_one("dropout", dropout)
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
         if not math.isfinite(checks.number(alpha)):

@@ -81,8 +81,7 @@ class GeoLoraConfig(PeftConfig):
             checks.integer("max_rank", self.max_rank, 1)
         if self.max_rank is not None and self.rank > self.max_rank:
             raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
-        if not 0.0 <= checks.number(self.dropout) < 1.0:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, found {self.dropout!r}")
+        checks.below_one("dropout", self.dropout)
         if isinstance(self.modules_to_save, str):
             raise ValueError(f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}")
         if self.layers_pattern and self.layers_to_transform is None:

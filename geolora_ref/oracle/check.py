@@ -370,12 +370,13 @@ def load_backend(name: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        at = f", at {place(error)}" if place(error) else ""
-        raise ValueError(f"backend: no module {error.name!r} (looking for {name!r}{at})") from error
+        at = place(error)
+        raise ValueError(f"backend: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})") from error
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # sys.exit and pytest.skip are no Exception
-        raise ValueError(f"backend: the import of {module_name!r} raised {words(problem)} (at {place(problem)})") from problem
+        at = place(problem)  # none where a compiled module cannot be loaded
+        raise ValueError(f"backend: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"backend: {module_name} has no {attribute!r}")

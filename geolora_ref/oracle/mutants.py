@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from geolora_ref.arrays import tail_norms
 from geolora_ref.oracle.stages import Backend, Factors, Stages, coefficient_update, truncate, truncated_rank
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -504,18 +505,23 @@ def ascending_order(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyp
     return U1[:, ::-1], S1[::-1, ::-1], V1[:, ::-1]
 
 
+def _clipped(wanted: int, sigma: Matrix, min_rank: int, max_rank: int | None) -> int:
+    """So many directions as the limits allow."""
+    return min(max(wanted, min_rank), len(sigma), max_rank or len(sigma))
+
+
 @_add_rank_rule("the tail is Σσ_i instead of (Σσ_i²)^{1/2}", published=True)
 def l1_tail(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     tails = np.cumsum(sigma[::-1])[::-1]
     threshold = float(tau or 0.0) * np.linalg.norm(sigma) if theta is None else theta
-    return min(max(int(np.sum(tails > threshold)), min_rank, 1), len(sigma), max_rank or len(sigma))
+    return _clipped(int(np.sum(tails > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("the tail is not squared-rooted: Σσ_i² against ϑ")
 def squared_tail(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     tails = np.cumsum(sigma[::-1] ** 2)[::-1]
     threshold = float(tau or 0.0) * np.linalg.norm(sigma) if theta is None else theta
-    return min(max(int(np.sum(tails > threshold)), min_rank), len(sigma), max_rank or len(sigma))
+    return _clipped(int(np.sum(tails > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("σ_i > τσ_1 one by one instead of the Frobenius tail", published=True)
@@ -550,7 +556,7 @@ def theta_taken_relative(sigma: Matrix, tau: float | None, theta: float | None, 
 def squares_out_of_range(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     tails = np.sqrt(np.cumsum(sigma[::-1] ** 2)[::-1])
     threshold = float(tau or 0.0) * tails[0] if theta is None else theta
-    return min(max(int(np.sum(tails > threshold)), min_rank), len(sigma), max_rank or len(sigma))
+    return _clipped(int(np.sum(tails > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("a tail above the threshold by a tolerance of 4096 eps goes all the same", only_in=CLOSE_BELOW)
@@ -595,10 +601,9 @@ def no_cap_taken_for_rank(U, S, V, dK, dL, dS, *, min_rank, max_rank, **paramete
 
 @_add_rank_rule("a tail equal to the threshold is kept: where Ŵ = 0, where nothing is rounded, all of it")
 def strict_threshold(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
-    largest = sigma[0] if sigma[0] > 0.0 else 1.0
-    tails = largest * np.sqrt(np.cumsum((sigma[::-1] / largest) ** 2)[::-1])
+    tails = tail_norms(sigma)
     threshold = float(tau or 0.0) * tails[0] if theta is None else theta
-    return min(max(int(np.sum(tails >= threshold)), min_rank), len(sigma), max_rank or len(sigma))
+    return _clipped(sum(tail >= threshold for tail in tails), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("one direction of the discarded tail is kept", published=True)

@@ -19,9 +19,18 @@ from geolora_ref.oracle.stages import Backend, Factors, Stages, truncate, trunca
 from tests.libraries import load
 from tests.steps import Matrix
 
-__all__ = ["REFERENCE", "VARIANTS", "Variant", "drawn_cases", "drawn_inputs"]
+__all__ = ["NO_QUESTIONS", "REFERENCE", "VARIANTS", "Variant", "drawn_cases", "drawn_inputs"]
 
 REFERENCE = Stages()
+NO_QUESTIONS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"tau": None}, "^tau, theta: expected exactly one of the two thresholds, found"),
+    ({"theta": 0.1}, "^tau, theta: expected exactly one of the two thresholds, found"),
+    ({"tau": -0.1}, r"^tau: expected a finite number >= 0, found -0\.1$"),
+    ({"tau": np.nan}, "^tau: expected a finite number >= 0, found nan$"),
+    ({"tau": None, "theta": np.inf}, "^theta: expected a finite number >= 0, found inf$"),
+    ({"learning_rate": -1.0}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
+)
+"""Changes of the parameters of a question that make it none, and what either oracle says of them."""
 
 
 @cache

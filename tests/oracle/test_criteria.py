@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
 from tests.libraries import Dtype
-from tests.oracle.drawn import REFERENCE, VARIANTS, Variant, cholesky_qr, drawn_inputs
+from tests.oracle.drawn import NO_QUESTIONS, REFERENCE, VARIANTS, Variant, cholesky_qr, drawn_inputs
 from tests.steps import Matrix
 from tests.strategies import case_parameters
 
@@ -462,17 +462,7 @@ def test_a_verdict_is_not_passed_by_a_ratio_that_is_not_a_number() -> None:
         assert verdict.failed_criteria == ("a",)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tau": None}, "^tau, theta: expected exactly one of the two thresholds, found"),
-        ({"theta": 0.1}, "^tau, theta: expected exactly one of the two thresholds, found"),
-        ({"tau": -0.1}, r"^tau: expected a finite number >= 0, found -0\.1$"),
-        ({"tau": np.nan}, "^tau: expected a finite number >= 0, found nan$"),
-        ({"tau": None, "theta": np.inf}, "^theta: expected a finite number >= 0, found inf$"),
-        ({"learning_rate": -1.0}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), NO_QUESTIONS)
 def test_a_question_that_is_none_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _plain([1.0], **changes)

@@ -17,7 +17,7 @@ from geolora_ref.oracle.dense import DenseOracle, dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Backend
 from tests.libraries import Dtype
-from tests.oracle.drawn import REFERENCE, VARIANTS, drawn_cases
+from tests.oracle.drawn import NO_QUESTIONS, REFERENCE, VARIANTS, drawn_cases
 from tests.steps import Matrix, ratio
 from tests.strategies import case_parameters
 
@@ -223,17 +223,7 @@ def test_the_two_oracles_agree(record_property: Callable[[str, object], None]) -
     assert count["within a factor 2 of the limit"] <= 20
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tau": None}, "^tau, theta: expected exactly one of the two thresholds, found"),
-        ({"theta": 0.1}, "^tau, theta: expected exactly one of the two thresholds, found"),
-        ({"tau": -0.1}, r"^tau: expected a finite number >= 0, found -0\.1$"),
-        ({"tau": np.nan}, "^tau: expected a finite number >= 0, found nan$"),
-        ({"tau": None, "theta": np.inf}, "^theta: expected a finite number >= 0, found inf$"),
-        ({"learning_rate": -1.0}, r"^learning_rate: expected a finite number >= 0, found -1\.0$"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), NO_QUESTIONS)
 def test_a_question_that_is_none_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _diagonal_case([1.0], **changes)

@@ -3,7 +3,9 @@ each gets rows, none conforms by accident, and every one stands beside a right b
 
 from __future__ import annotations
 
+import importlib.machinery
 import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -537,6 +539,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+def test_an_import_that_fails_is_told_with_its_place_if_it_has_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A compiled module that cannot be loaded has none; a file has one, also in a folder named like the import system."""
+    (folder / f"compiled{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_text("no machine code")
+    (folder / "importlib_users").mkdir()
+    (folder / "importlib_users" / "mine.py").write_text("raise ValueError('no')")
+    for backend, told in (
+        ("compiled:step", r"raised ImportError: [^(]*$"),
+        ("importlib_users.mine:step", r"\(at .*mine\.py:1\)$"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["check", backend])
+        assert re.search(told, capsys.readouterr().err.strip())
 
 
 def test_a_backend_that_exits_does_not_conform(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
