@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, norm, tail_norms, zeros
+from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, tail_norms, zeros
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank, state
 
@@ -157,10 +157,11 @@ def truncation(
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, checks.product_shape(S_hat, U_hat, V_hat))
     P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
-    theta = float(tau or 0.0) * norm(sigma) if theta is None else float(theta)
-    rank, rule = choose_rank(tail_norms(sigma), theta, min_rank, max_rank)
+    tails = tail_norms(sigma)
+    theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
+    rank, rule = choose_rank(tails, theta, min_rank, max_rank)
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
-    return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=norm(sigma[rank:]), rank_rule=rule)
+    return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=[*tails, 0.0][rank], rank_rule=rule)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +197,7 @@ def augmented_step(
     learning_rate: float,
     optimizer: Callable[[Array, Array, float], Array] | None = None,
 ) -> AugmentedStep:
-    """Algorithm 1, lines 2 to 5: everything but the truncation (for a rank decision over several layers: ``budget.py``).
-
-    Raises as :func:`geolora_step`.
-    """
+    """Algorithm 1, lines 3 to 5 (for a rank decision over several layers: ``budget.py``).  Raises as :func:`geolora_step`."""
     learning_rate = checks.nonnegative_number("learning_rate", learning_rate)
     gradients = projected_at(Y, gradients)
     U, _, V = Y

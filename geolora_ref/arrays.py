@@ -112,8 +112,12 @@ def is_diagonal(S: Inexact[Array, "r r"]) -> bool:
 
 
 def to_numpy(X: Array) -> np.ndarray[Any, Any]:
-    """A NumPy copy of any library's array, on the host (reduced-precision formats NumPy lacks become float32)."""
+    """A NumPy copy of any library's array, on the host (reduced-precision formats NumPy lacks become float32, without loss)."""
     if array_api_compat.is_torch_array(X):
         X = X.detach().cpu().resolve_conj().resolve_neg()
         X = (X.float() if X.is_floating_point() and X.element_size() < 4 else X).numpy()
+    elif array_api_compat.is_cupy_array(X):
+        X = X.get()
+    elif str(X.dtype) == "bfloat16":  # of JAX
+        X = X.astype("float32")
     return np.array(X)

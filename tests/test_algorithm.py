@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -90,9 +91,18 @@ def test_what_is_reported_is_what_was_done(library: Library, dtype: Dtype, param
     assert ratio(norm(np.linalg.svd(W_hat)[1][: len(sigma)] - sigma), scale, shape, dtype.eps) <= FAIL
     assert ratio(abs(norm(W_hat - dense(step.Y.full())) - step.discarded), scale, shape, dtype.eps) <= FAIL
     clipped = step.rank_rule is RankRule.MAX_RANK
-    excess = step.theta - step.discarded if clipped else step.discarded - step.theta
-    assert ratio(excess, scale, shape, dtype.eps) <= FAIL
+    assert (step.discarded > step.theta) if clipped else (step.discarded <= step.theta)  # exactly
     assert not clipped or step.Y.rank == inputs.max_rank
+
+
+def test_the_threshold_is_kept_to_the_last_bit(library: Library) -> None:
+    """0.1 of single precision five times: its norm is √5 · 0.1f in double precision, and more if it is rounded to single."""
+    sigma = np.array([1.0, *5 * [0.1]], dtype=np.float32)
+    S_hat, U_hat, V_hat = (library.array(X) for X in (np.diag(sigma), *(np.eye(size, 6, dtype=np.float32) for size in (8, 7))))
+    tail = math.hypot(*sigma[1:].tolist())
+    cut = truncation(S_hat, U_hat, V_hat, theta=tail * (1.0 + 1e-12))
+    assert cut.Y.rank == 1
+    assert cut.discarded <= cut.theta
 
 
 # --- the published route ---------------------------------------------------------------------------------------------

@@ -109,11 +109,7 @@ class Conversion:
             raise ValueError(f"device: expected {self.array} to make and read arrays{where}, found {words(problem)}") from problem
 
     def back(self, X: Array) -> Matrix:
-        """A NumPy copy; reduced precision that NumPy lacks becomes float32, without loss."""
-        if self.array == "cupy":
-            return np.array(X.get())
-        if self.array == "jax" and self.dtype == "bfloat16":
-            return np.array(X.astype("float32"))
+        """A NumPy copy; reduced precision that NumPy lacks becomes float32."""
         return to_numpy(X)
 
     def rounded(self, X: Matrix) -> Matrix:

@@ -30,11 +30,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.oracle.storage import Storage
+from geolora_ref.oracle.storage import Storage, norm
 
-__all__ = ["FAIL", "WARN", "StepInputs", "Verdict", "finding", "judge", "judge_stages", "resolution", "unusable"]
+__all__ = [
+    "FAIL",
+    "WARN",
+    "StepInputs",
+    "Verdict",
+    "diagonal_ratios",
+    "finding",
+    "judge",
+    "judge_stages",
+    "resolution",
+    "truncation_ratios",
+    "unusable",
+]
 
 WARN, FAIL = 10.0, 30.0
+EXACT = Storage(0.0, 0.0)
+"""Nothing is rounded for storage."""
 Matrix = NDArray[Any]
 
 
@@ -166,7 +180,7 @@ def judge_stages(
     def distance(name: str, expected: Matrix, explained: float) -> float:
         if s[name].shape != expected.shape or not np.all(np.isfinite(s[name])):
             return np.inf
-        return _ratio(_norm(s[name] - expected) - explained, units)
+        return _ratio(norm(s[name] - expected) - explained, units)
 
     expected = {"K_new": x.U @ x.S - rate * x.dK, "L_new": x.V @ _H(x.S) - rate * x.dL, "S_new": x.S - rate * x.dS}
     line3 = {name: distance(name, X, stored.rounding(X)) for name, X in expected.items()}
@@ -185,7 +199,7 @@ def judge_stages(
     S_hat = np.block([[S_new, _H(L_new) @ Vt], [_H(Ut) @ K_new, np.zeros((Ut.shape[1], Vt.shape[1]))]])
     # The backend has formed Ŝ before any of these was rounded.
     moved = sum(stored.rounding(X) for X in (S_hat, S_new, K_new, L_new))
-    moved += stored.basis(Ut) * _norm(K_new) + stored.basis(Vt) * _norm(L_new)
+    moved += stored.basis(Ut) * norm(K_new) + stored.basis(Vt) * norm(L_new)
     line5 = {"S_hat": distance("S_hat", S_hat, moved + sum(q.defects) * q.scale)}
     verdicts["line 5"] = Verdict(line5)
     if np.inf not in line5.values():
@@ -213,32 +227,56 @@ def _judge_truncation(
     if error:
         return Verdict(error=error)
     U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
-    rank, units, stored = S1.shape[0], q.unit * q.scale, q.storage
-    D = W_hat - U1 @ S1 @ _H(V1)
-    normal = _off(U1, _H(_off(V1, _H(D))))
-    tails = _tails(W_hat)
-    sigma_r = float(np.linalg.svd(_double(S1), compute_uv=False)[-1])
-    asked = q.unsettled + moved
-    explained = asked + stored.product(U1, S1, V1)
-    turned = (stored.basis(U1) + stored.basis(V1)) * _norm(D)  # what the tangent space of the stored factors has of D
-    ratios = {
-        "orthonormal U": _ratio(_defect(U1) - stored.defect(U1) - q.defects[0], q.unit),
-        "orthonormal V": _ratio(_defect(V1) - stored.defect(V1) - q.defects[1], q.unit),
-        "stationarity": _ratio(_norm(D - normal) - explained - turned, units),
-        "dominance": _ratio(float(np.linalg.norm(_double(normal), 2)) - sigma_r - explained - turned, units),
-        "optimality": _ratio(_norm(D) - float(tails[rank]) - explained, units),
-        **_rank_ratios(rank, tails, q.inputs, columns, units, asked),
-    }
+    rank, units, asked = S1.shape[0], q.unit * q.scale, q.unsettled + moved
+    D, tails = W_hat - U1 @ S1 @ _H(V1), _tails(W_hat)
+    explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked}
+    ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), q.unit, units, **explained)
+    ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, asked)
     admissible = [
         j for j in range(1, columns + 1) if max(_rank_ratios(j, tails, q.inputs, columns, units, asked).values()) <= FAIL
     ]
     ranks = (rank, admissible[0], admissible[-1]) if admissible and rank not in admissible else None
-    if diagonal:
-        d = np.diagonal(S1)
-        ratios["S diagonal"] = _ratio(_norm(S1 - np.diag(d)), units)
-        ratios["S nonnegative"] = _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), units)
-        ratios["S sorted"] = _ratio(float(np.max(np.diff(d.real), initial=0.0)), units)
-    return Verdict(ratios, ranks=ranks)
+    return Verdict(ratios | (diagonal_ratios(S1, units) if diagonal else {}), ranks=ranks)
+
+
+def truncation_ratios(
+    D: Matrix,
+    outputs: tuple[Matrix, Matrix, Matrix],
+    tail: float,
+    unit: float,
+    units: float,
+    *,
+    storage: Storage = EXACT,
+    defects: tuple[float, float] = (0.0, 0.0),
+    asked: float = 0.0,
+) -> dict[str, float]:
+    """Is W₁ = U₁ S₁ V₁ᴴ with D = Ŵ − W₁ in orthonormal factors, and as near to Ŵ as its rank allows, ‖D‖ = ``tail``?
+
+    ``unit`` = c·eps, ``units`` = c·eps·s.  What explains deviations: ``storage``, ``defects`` of the bases before the step, and
+    ``asked``, by how much Ŵ itself may differ.
+    """
+    U1, S1, V1 = outputs
+    normal = _off(U1, _H(_off(V1, _H(D))))
+    sigma_r = float(np.linalg.svd(_double(S1), compute_uv=False)[-1])
+    explained = asked + storage.product(U1, S1, V1)
+    turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # what the tangent space of the stored factors has of D
+    return {
+        "orthonormal U": _ratio(_defect(U1) - storage.defect(U1) - defects[0], unit),
+        "orthonormal V": _ratio(_defect(V1) - storage.defect(V1) - defects[1], unit),
+        "stationarity": _ratio(norm(D - normal) - explained - turned, units),
+        "dominance": _ratio(_spectral_norm(normal) - sigma_r - explained - turned, units),
+        "optimality": _ratio(norm(D) - tail - explained, units),
+    }
+
+
+def diagonal_ratios(S1: Matrix, units: float) -> dict[str, float]:
+    """Is S₁ diagonal, nonnegative and sorted, to ``units`` = c·eps·s?"""
+    d = np.diagonal(S1)
+    return {
+        "S diagonal": _ratio(norm(S1 - np.diag(d)), units),
+        "S nonnegative": _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), units),
+        "S sorted": _ratio(float(np.max(np.diff(d.real), initial=0.0)), units),
+    }
 
 
 def _rank_ratios(
@@ -268,11 +306,11 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question
     if not np.all(np.isfinite(B_tilde)):
         return {f"{name} finite": np.inf}
     stored = q.storage
-    uncovered = stored.rounding(X) + (defect + 2.0 * stored.basis(B_tilde)) * _norm(X)
+    uncovered = stored.rounding(X) + (defect + 2.0 * stored.basis(B_tilde)) * norm(X)
     return {
         f"{name} orthonormal": _ratio(_defect(B_tilde) - stored.defect(B_tilde), q.unit),
-        f"{name} orthogonal to the old basis": _ratio(_norm(_H(B) @ B_tilde) - stored.basis(B_tilde) - defect, q.unit),
-        f"{name} covers the update": _ratio(_norm(_off(B_tilde, _off(B, X))) - uncovered, q.unit * q.scale),
+        f"{name} orthogonal to the old basis": _ratio(norm(_H(B) @ B_tilde) - stored.basis(B_tilde) - defect, q.unit),
+        f"{name} covers the update": _ratio(norm(_off(B_tilde, _off(B, X))) - uncovered, q.unit * q.scale),
     }
 
 
@@ -332,7 +370,7 @@ class _Question:
         unit, contradiction = _unit(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(x)
         if storage is None:
             scale = _scale(inputs, x, contradiction / eps) if scale is None else scale
-            return cls(inputs, x, unit, scale, Storage(0.0, 0.0))
+            return cls(inputs, x, unit, scale, EXACT)
         scale = _scale(inputs, x, 0.0) if scale is None else scale
         defects = tuple(min(_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V))
         return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * scale + contradiction)
@@ -343,7 +381,7 @@ def _contradiction(x: _Wide) -> float:
 
     Rounding of a large normal component of G leaves it behind; the answer is determined only up to it.
     """
-    return _norm(_H(x.U) @ x.dK - x.dS) + _norm(_H(x.V) @ x.dL - _H(x.dS))
+    return norm(_H(x.U) @ x.dK - x.dS) + norm(_H(x.V) @ x.dL - _H(x.dS))
 
 
 def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
@@ -354,8 +392,8 @@ def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
 
     Where s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
     """
-    tangent = _norm(_off(x.U, x.dK)) + _norm(_off(x.V, x.dL)) + _norm(x.dS)
-    scale = _norm(x.S) + inputs.learning_rate * tangent + contradiction
+    tangent = norm(_off(x.U, x.dK)) + norm(_off(x.V, x.dL)) + norm(x.dS)
+    scale = norm(x.S) + inputs.learning_rate * tangent + contradiction
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 
@@ -391,12 +429,15 @@ def _off(B: Matrix, X: Matrix) -> Matrix:
     return np.asarray(X - B @ (_H(B) @ X))
 
 
-def _norm(X: Matrix) -> float:
-    return float(np.sqrt(np.sum(np.abs(X) ** 2)))
+def _spectral_norm(X: Matrix) -> float:
+    """‖X‖₂; infinite where X is beyond double precision."""
+    with np.errstate(over="ignore"):
+        X = _double(X)
+    return float(np.linalg.norm(X, 2)) if np.all(np.isfinite(X)) else np.inf
 
 
 def _defect(B: Matrix) -> float:
-    return _norm(_H(B) @ B - np.eye(B.shape[1]))
+    return norm(_H(B) @ B - np.eye(B.shape[1]))
 
 
 def _tails(W_hat: Matrix) -> NDArray[np.float64]:

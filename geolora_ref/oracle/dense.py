@@ -54,13 +54,13 @@ class DenseOracle:
             return np.inf
         sigma = np.append(self.singular_values, 0.0)
         gap = 1.0 - sigma[rank] / sigma[rank - 1] if sigma[rank - 1] > 0.0 else 1.0
-        forward = gap * np.linalg.norm(_double(W1 - self.truncated(rank)))
+        forward = gap * _norm(W1 - self.truncated(rank))
         residual = _double(self.W_hat - W1)
-        optimality = np.linalg.norm(residual) - self.tails[rank]
+        optimality = _norm(residual) - self.tails[rank]
         P, _, Qh = scipy.linalg.svd(_double(W1), full_matrices=False, lapack_driver="gesvd")
         left = P[:, :rank].conj().T @ residual
         right = residual @ Qh[:rank].conj().T
-        coupling = np.hypot(np.linalg.norm(left), np.linalg.norm(right - P[:, :rank] @ (P[:, :rank].conj().T @ right)))
+        coupling = np.hypot(_norm(left), _norm(right - P[:, :rank] @ (P[:, :rank].conj().T @ right)))
         error = float(max(forward, optimality, coupling))
         return error / self.unit if self.unit > 0.0 else (0.0 if error == 0.0 else np.inf)
 
@@ -98,10 +98,10 @@ def dense_oracle(
     normal = normal - (normal @ V) @ V.conj().T
     W_hat = W - learning_rate * (G - normal)
     sigma = scipy.linalg.svd(_double(W_hat), compute_uv=False, lapack_driver="gesvd")
-    tails = np.append(np.sqrt(np.cumsum(sigma[::-1] ** 2)[::-1]), 0.0)
+    tails = np.append(np.hypot.accumulate(sigma[::-1])[::-1], 0.0)
     if theta is None:
         theta = float(tau or 0.0) * float(tails[0])
-    scale = float(np.linalg.norm(_double(W)) + learning_rate * np.linalg.norm(_double(G)))
+    scale = _norm(W) + learning_rate * _norm(G)
     if 0.0 < scale < normal_numbers:  # below them rounding is absolute
         scale = normal_numbers
     unit = 4.0 * float(np.sqrt(m + n)) * eps * scale
@@ -122,6 +122,11 @@ def _wide(X: Matrix) -> Matrix:
 def _double(X: Matrix) -> Matrix:
     """The double-precision dtype that LAPACK takes."""
     return X.astype(np.complex128 if X.dtype.kind == "c" else np.float64)
+
+
+def _norm(X: Matrix) -> float:
+    """Frobenius norm, without a square that could leave the range."""
+    return float(np.hypot.reduce(np.abs(_double(X)).ravel()))
 
 
 _WIDER: dict[str, Any] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, optimizer_step
-from geolora_ref.arrays import Array, H, diagonal_matrix, namespace, norm, tail_norms
+from geolora_ref.arrays import Array, H, diagonal_matrix, namespace, tail_norms
 
 __all__ = ["Backend", "Stages", "coefficient_update", "truncate", "truncated_rank"]
 
@@ -52,8 +52,8 @@ def coefficient_update(U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: A
 
 def truncated_rank(sigma: Array, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     """The rank that line 6 keeps of these singular values."""
-    threshold = float(tau or 0.0) * norm(sigma) if theta is None else theta
-    return choose_rank(tail_norms(sigma), threshold, min_rank, max_rank)[0]
+    tails = tail_norms(sigma)
+    return choose_rank(tails, float(tau or 0.0) * tails[0] if theta is None else theta, min_rank, max_rank)[0]
 
 
 def truncate(

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "norm"]
 
 Matrix = NDArray[Any]
 NUMBERS = {"float64": (52, -1074), "float32": (23, -149), "float16": (10, -24), "bfloat16": (7, -133)}
@@ -44,7 +44,7 @@ class Storage:
 
     def rounding(self, X: Matrix) -> float:
         """How far the rounding of its entries moves ``X``."""
-        return self.u * _norm(X) + 0.5 * self.eta * float(np.sqrt(_count(X)))
+        return self.u * norm(X) + 0.5 * self.eta * float(np.sqrt(_count(X)))
 
     def basis(self, B: Matrix) -> float:
         """β: how far it moves an orthonormal basis of this shape."""
@@ -60,8 +60,8 @@ class Storage:
 
     def product(self, U: Matrix, S: Matrix, V: Matrix) -> float:
         """How far it moves U S Vᴴ, bases U and V."""
-        moved_U, moved_V = _norm(np.abs(U) @ np.abs(S)), _norm(np.abs(S) @ np.abs(V).T)
-        absolute = 0.5 * self.eta * _norm(S) * float(np.sqrt(_count(U)) + np.sqrt(_count(V)))
+        moved_U, moved_V = norm(np.abs(U) @ np.abs(S)), norm(np.abs(S) @ np.abs(V).T)
+        absolute = 0.5 * self.eta * norm(S) * float(np.sqrt(_count(U)) + np.sqrt(_count(V)))
         return (1.0 + self.u) ** 2 * (self.u * (moved_U + moved_V) + self.rounding(S) + absolute)
 
 
@@ -70,5 +70,9 @@ def _count(X: Matrix) -> int:
     return 2 * X.size if np.iscomplexobj(X) else X.size
 
 
-def _norm(X: Matrix) -> float:
-    return float(np.sqrt(np.sum(np.abs(X) ** 2)))
+def norm(X: Matrix) -> float:
+    """Frobenius norm, infinite or NaN where an entry is; scaled by the largest, so that no square leaves the range."""
+    largest = np.max(np.abs(X), initial=0.0)
+    if not 0.0 < largest < np.inf:
+        return float(largest)
+    return float(largest * np.sqrt(np.sum(np.abs(X / largest) ** 2)))

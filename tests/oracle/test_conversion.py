@@ -11,6 +11,7 @@ import pytest
 
 from geolora_ref.oracle.conversion import EPS, LIBRARIES, Conversion, share_memory, taken_away
 from tests.libraries import load
+from tests.steps import Matrix
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -95,8 +96,15 @@ def test_a_library_that_is_not_there_is_missed_at_once(monkeypatch: pytest.Monke
 
 
 def test_cupy_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no such device here: what stands for CuPy has the two functions of it that the kit uses."""
-    cupy = SimpleNamespace(float32="cupy's float32", array=lambda values, dtype: SimpleNamespace(get=lambda: values, dtype=dtype))
+    """There is no such device here: what stands for CuPy has what the kit uses of it."""
+
+    class OnDevice(SimpleNamespace):
+        def get(self) -> Matrix:
+            return self.values
+
+    cupy = SimpleNamespace(
+        float32="cupy's float32", ndarray=OnDevice, array=lambda values, dtype: OnDevice(values=values, dtype=dtype)
+    )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     there = Conversion("cupy", "float32").to(X)
     assert there.dtype == "cupy's float32"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geolora_ref.oracle import criteria
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
 from tests.libraries import Dtype
@@ -54,13 +55,25 @@ def test_a_relative_threshold_is_uncertain_itself() -> None:
         assert ratios[name] == pytest.approx(1e-9 * 1.25 / (unit * (1.0 + tau)), rel=1e-6)
 
 
+@pytest.mark.parametrize("extended", [True, False], ids=["extended", "double"])
 @pytest.mark.parametrize("exponent", [-170, -160, 160])
-def test_the_criteria_hold_where_squares_leave_the_range(exponent: int) -> None:
+def test_the_criteria_hold_where_squares_leave_the_range(exponent: int, extended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the platform has nothing wider than double precision."""
+    if not extended:
+        monkeypatch.setattr(criteria, "_wide", lambda X: X)
     inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", tau=0.05, magnitude=10.0**exponent)).inputs()
     U1, S1, V1 = _reference(inputs)
     assert judge(inputs, (U1, S1, V1)).passed
     assert set(judge(inputs, (U1, 1.001 * S1, V1)).failed_criteria) == {"stationarity", "optimality"}
     assert "rank not too low" in judge(inputs, (U1[:, :1], S1[:1, :1], V1[:, :1])).failed_criteria
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_a_result_beyond_all_bounds_is_judged(changed: int) -> None:
+    """1e200 times a right factor: products of such factors are beyond double precision, in which norms are taken."""
+    outputs = list(_reference(inputs := _plain([2.0, 1.0])))
+    outputs[changed] = 1e200 * outputs[changed]
+    assert judge(inputs, (outputs[0], outputs[1], outputs[2])).worst_ratio > 1e200
 
 
 NAMES = ("orthonormal U", "orthonormal V", "stationarity", "dominance", "optimality", "rank clipping", "rank not too low",

@@ -123,6 +123,17 @@ def test_what_cannot_be_compared_fails() -> None:
     assert oracle.ratio(best, 2) == np.inf
 
 
+@pytest.mark.parametrize("size", [2.0**-565, 1.0, 2.0**530])
+def test_no_square_leaves_the_range(size: float) -> None:
+    """2^-565 = 8e-171 and 2^530 = 4e159."""
+    oracle = _diagonal_case([12.0 * size, 4.0 * size, 3.0 * size])
+    assert oracle.ranks == range(3, 4)
+    assert oracle.scale == 13.0 * size
+    best = oracle.truncated(3)
+    assert oracle.ratio(best, 3) <= FAIL
+    assert oracle.ratio(1.001 * best, 3) > FAIL
+
+
 def test_where_nothing_moves_from_zero_only_zero_is_right() -> None:
     oracle = _diagonal_case([0.0, 0.0])
     assert oracle.ranks == range(1, 2)

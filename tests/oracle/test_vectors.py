@@ -485,7 +485,11 @@ DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "complex": (_edited(lambda d: _set(d, "S1.im", d["S1"]["re"])), "$.S1.im"),
     "another precision": (_edited(lambda d: _set(d, "dtype", "float32")), "$.dtype"),
     "half precision": (_edited(lambda d: _set(d, "dtype", "float16")), "$.dtype"),
-    "overflow": (_edited(lambda d: _set(d, "U1.re", [[1e308] * 4] * 13)), "leaves the range"),
+    "overflow": (_edited(lambda d: _set(d, "U1.re", [[1e308] * 4] * 13)), "ratio inf in orthonormal U"),
+    "overflow twice": (
+        _edited(lambda d: [_set(d, f"{name}.re", [[1e308] * 4] * rows) for name, rows in (("U1", 13), ("S1", 4))]),
+        "leaves the range",
+    ),
 }
 
 
@@ -498,7 +502,7 @@ def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], ob
     assert not judgement.passed
     assert judgement.worst_ratio == np.inf
     assert failure.id == "shape-tall-dense"
-    assert message in failure.error
+    assert message in failure.finding
 
 
 def test_an_unknown_id_is_an_error(outputs: Path) -> None:

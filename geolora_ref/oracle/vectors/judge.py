@@ -1,7 +1,7 @@
 """Judge the files that an implementation wrote, in whatever language, against the vectors.
 
-The distance is taken to the stored Ŵ of 60 digits; the criteria are those of :mod:`geolora_ref.oracle.criteria`, evaluated
-here once more, relative to s (numbers of size 1e±140 neither overflow nor underflow).
+The distance is taken to the stored Ŵ of 60 digits, by the criteria of :mod:`geolora_ref.oracle.criteria`, relative to s
+(numbers of size 1e±140 neither overflow nor underflow).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.files import digest
-from geolora_ref.oracle.criteria import Verdict
+from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
 from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
 
@@ -136,24 +136,11 @@ def _ratios(vector: Vector, U1: Matrix, S1: Matrix, V1: Matrix, eps: float) -> d
     unit = 4.0 * float(np.sqrt(sum(vector.W_hat.shape))) * eps
     s, unit_s = (vector.scale, unit) if vector.scale > 0.0 else (1.0, 0.0)  # s = 0: Ŵ = 0, and only 0 is right
     W_hat, S1, tails = (X / s for X in (vector.W_hat, S1, vector.tails))
-    D = W_hat - U1 @ S1 @ _H(V1)
-    normal = D - U1 @ (_H(U1) @ D)
-    normal = normal - (normal @ V1) @ _H(V1)
-    if not np.all(np.isfinite(_double(normal))) or not np.all(np.isfinite(_double(S1))):
+    D, rank = W_hat - U1 @ S1 @ V1.conj().T, len(S1)
+    if not all(np.all(np.isfinite(X.astype(complex))) for X in (D, S1)):
         raise ValueError("U1 S1 V1ᴴ leaves the range of double precision")
-    d, rank = np.diagonal(S1), len(S1)
-    sigma_r = float(np.linalg.svd(_double(S1), compute_uv=False)[-1])
-    return {
-        "orthonormal U": _ratio(_norm(_H(U1) @ U1 - np.eye(rank)), unit),
-        "orthonormal V": _ratio(_norm(_H(V1) @ V1 - np.eye(rank)), unit),
-        "stationarity": _ratio(_norm(D - normal), unit_s),
-        "dominance": _ratio(float(np.linalg.norm(_double(normal), 2)) - sigma_r, unit_s),
-        "optimality": _ratio(_norm(D) - float(tails[rank]), unit_s),
-        "rank": 0.0 if rank in vector.ranks else np.inf,
-        "S diagonal": _ratio(_norm(S1 - np.diag(d)), unit_s),
-        "S nonnegative": _ratio(max(float(np.max(-d.real)), float(np.max(np.abs(d.imag)))), unit_s),
-        "S sorted": _ratio(float(np.max(np.diff(d.real), initial=0.0)), unit_s),
-    }
+    ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), unit, unit_s)
+    return {**ratios, "rank": 0.0 if rank in vector.ranks else np.inf, **diagonal_ratios(S1, unit_s)}
 
 
 def _exact_ratios(vector: Vector, output: dict[str, Any], where: str) -> dict[str, float]:
@@ -166,24 +153,3 @@ def _exact_ratios(vector: Vector, output: dict[str, Any], where: str) -> dict[st
     if "rank" in output:
         found["rank"] = output["rank"]
     return {name: 0.0 if np.array_equal(value, vector.exact[name]) else np.inf for name, value in found.items()}
-
-
-def _ratio(defect: float, unit: float) -> float:
-    """A defect in units; a negative defect is none, and where the unit is 0 only 0 is right."""
-    if np.isnan(defect):
-        return np.inf
-    if defect <= 0.0:
-        return 0.0
-    return defect / unit if unit > 0.0 else np.inf
-
-
-def _H(X: Matrix) -> Matrix:
-    return X.conj().T
-
-
-def _double(X: Matrix) -> Matrix:
-    return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
-
-
-def _norm(X: Matrix) -> float:
-    return float(np.sqrt(np.sum(np.abs(X) ** 2)))
