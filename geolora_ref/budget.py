@@ -71,7 +71,9 @@ def allocate_ranks(
     integer or does not even cover the minimum ranks.
     """
     checks.one_of("unit", unit, get_args(Unit))
-    if len(spectra) != len(shapes) or not spectra:
+    if not spectra:
+        raise ValueError("spectra: expected at least one layer, found none")
+    if len(spectra) != len(shapes):
         raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
     checks.integer("budget", budget, 1)
     limits = checks.each("max_rank", max_rank, len(spectra))

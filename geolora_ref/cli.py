@@ -174,9 +174,16 @@ def _selection(tests: Sequence[str]) -> Mapping[str, str]:
 
 def _read_xfail(path: Path) -> dict[str, str]:
     """Lines "id reason", with a byte order mark or not; empty lines and lines that start with # are skipped."""
-    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    listed = (line for line in lines if line and not line[0].startswith("#"))
-    return {name: reason[0].strip() if reason else "listed as a known failure" for name, *reason in listed}
+    try:
+        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, found {error}") from error
+    listed: dict[str, str] = {}
+    for name, *reason in (line for line in lines if line and not line[0].startswith("#")):
+        if name in listed:
+            raise ValueError(f"{path}: expected each id once, found {name} twice")
+        listed[name] = reason[0].strip() if reason else "listed as a known failure"
+    return listed
 
 
 def _progress(done: int, total: int) -> None:

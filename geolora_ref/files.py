@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,10 +27,10 @@ LOCK = ".lock"
 def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
     """Write and sync a file beside ``path``, then move it there: whoever reads ``path`` finds the old contents or the new ones.
 
-    Text is written as UTF-8; missing folders are made; a symbolic link stays and its target is written.  What is there and is no
-    regular file, such as a pipe or a device, is written to as it stands.  Raises ``OSError`` that names ``path``, or the folder
-    that cannot be made, if the disk is full or the folder unwritable; the old file is then as it was, and nothing is left beside
-    it (a process that is killed may leave a hidden ``.part`` file).
+    Text is written as UTF-8; missing folders are made; a symbolic link stays and its target is written; permissions stay.
+    What is there and is no regular file, such as a pipe or a device, is written to as it stands.  Raises ``OSError`` that names
+    ``path``, or the folder that cannot be made, if the disk is full or the folder unwritable; the old file is then as it was, and
+    nothing is left beside it (a process that is killed may leave a hidden ``.part`` file).
     """
     data = contents.encode() if isinstance(contents, str) else contents
     if _is_special(path):
@@ -41,6 +42,8 @@ def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> Non
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, part)
         os.replace(part, target)
     _sync_folder(target.parent)
 
@@ -57,7 +60,8 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
     place = Path(path)
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    of_the_system = place.absolute().parts[1:2] in (("dev",), ("proc",))  # /dev/stdout may lead to a regular file
+    parts = place.absolute().parts[1:3]
+    of_the_system = parts[:1] in (("dev",), ("proc",)) and parts != ("dev", "shm")  # /dev/stdout may lead to a regular file
     return place.exists() and (of_the_system or not place.is_file())
 
 

@@ -43,7 +43,7 @@ class ProjectedGradients:
 
     def projected(self, Y: LowRank) -> ProjectedGradients:
         """These gradients, checked to belong to the shapes, library and dtype of ``Y``."""
-        (m, n), r = Y.shape, Y.rank
+        (m, n), r = state(Y).shape, Y.rank
         checks.matrices(U=Y.U, dK=self.dK, dL=self.dL, dS=self.dS)
         checks.same_shape("dK", self.dK, (m, r), "m x r")
         checks.same_shape("dL", self.dL, (n, r), "n x r")
@@ -85,7 +85,7 @@ class FactorGradients:
         Raises ``ValueError`` if S is singular, or dense and in its precision not to be told from a singular matrix: then the
         route does not exist, use :class:`ProjectedGradients`.
         """
-        S = Y.S
+        S = state(Y).S
         checks.matrices(U=Y.U, dU=self.dU, dV=self.dV)
         checks.same_shape("dU", self.dU, (Y.shape[0], Y.rank), "m x r")
         checks.same_shape("dV", self.dV, (Y.shape[1], Y.rank), "n x r")

@@ -113,7 +113,11 @@ class LowRank:
 
     @classmethod
     def random(cls, shape: tuple[int, int], spectrum: Values, rng: np.random.Generator) -> LowRank:
-        """Haar distributed bases and S = diag(spectrum), real, in NumPy float64; the rank is ``len(spectrum)``."""
+        """Haar distributed bases and S = diag(spectrum), real, in NumPy float64; the rank is ``len(spectrum)``.
+
+        Raises ``ValueError`` unless that is from 1 to min(m, n), and all of them are finite.
+        """
+        checks.rank("len(spectrum)", len(spectrum), shape)
         U, V = (_haar(size, len(spectrum), rng) for size in shape)
         return cls(U, np.diag(np.asarray(spectrum, dtype=np.float64)), V)
 

@@ -68,6 +68,7 @@ class Settings:
         if self.budget is not None:
             checks.integer("budget", self.budget, 1)
         checks.integer("coefficient_steps", self.coefficient_steps, 0)
+        checks.instance("optimizer", self.optimizer, Optimizer, "an optimizer, such as Sgd()")
         for name, choice in (("unit", Unit), ("truncate", When), ("core", Core)):
             checks.one_of(name, getattr(self, name), get_args(choice))
 

@@ -13,6 +13,7 @@ from geolora_ref import FactorGradients, LowRank, ProjectedGradients, geolora_st
 from geolora_ref.algorithm import augmented_step, truncation
 from geolora_ref.arrays import Array
 from geolora_ref.budget import allocate_ranks, cost, truncate_to_budget
+from geolora_ref.training import Settings
 from tests.libraries import NUMPY, Library, bytes_of, load
 from tests.steps import Matrix
 
@@ -272,8 +273,31 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
     ),
 }
 
+NO_STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
+    "projected at a tuple": (
+        lambda a: ProjectedGradients.from_dense(a.low_rank(), a.array(G)).projected(tuple(a.low_rank())),  # type: ignore[arg-type]
+        "^Y: expected a LowRank, found tuple$",
+    ),
+    "factor gradients at a tuple": (
+        lambda a: FactorGradients.from_dense(a.low_rank(), a.array(G)).projected(tuple(a.low_rank())),  # type: ignore[arg-type]
+        "^Y: expected a LowRank, found tuple$",
+    ),
+    "more singular values than rows": (
+        lambda a: LowRank.random((3, 10), np.ones(5), np.random.default_rng(0)),
+        r"^len\(spectrum\): expected at most min\(m, n\) = 3, found 5$",
+    ),
+    "no singular values": (
+        lambda a: LowRank.random((3, 10), [], np.random.default_rng(0)),
+        r"^len\(spectrum\): expected an integer >= 1, found 0$",
+    ),
+    "an optimizer by its name": (
+        lambda a: Settings(learning_rate=0.1, tau=0.1, optimizer="adam"),  # type: ignore[arg-type]
+        r"^optimizer: expected an optimizer, such as Sgd\(\), found str$",
+    ),
+}
+
 BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
-    "no layers": (lambda a: allocate_ranks([], [], 3), "^shapes: expected one shape for each of 0 spectra, found 0$"),
+    "no layers": (lambda a: allocate_ranks([], [], 3), "^spectra: expected at least one layer, found none$"),
     "one shape too few": (
         lambda a: allocate_ranks([a.array(np.ones(2))] * 2, [(3, 4)], 3),
         "^shapes: expected one shape for each of 2 spectra, found 1$",
@@ -318,10 +342,10 @@ BUDGETS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: cost(2, (3, 4), "rank"),  # type: ignore[arg-type]
         "^unit: expected 'ranks' or 'parameters', found 'rank'$",
     ),
-    "no steps": (lambda a: truncate_to_budget([], 3), "^shapes: expected one shape for each of 0 spectra, found 0$"),
+    "no steps": (lambda a: truncate_to_budget([], 3), "^spectra: expected at least one layer, found none$"),
 }
 
-TABLE = {**STATES, **GRADIENTS, **PARAMETERS, **BUDGETS}
+TABLE = {**STATES, **GRADIENTS, **PARAMETERS, **NO_STATES, **BUDGETS}
 
 
 @pytest.mark.parametrize(("call", "message"), TABLE.values(), ids=TABLE)

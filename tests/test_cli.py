@@ -99,6 +99,11 @@ def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFix
             "matches {'group': 'nonsense'}; the groups are shape, spectrum, ",
         ),
         (["check", "backend:right", "--xfail", "missing.txt"], "missing.txt"),
+        (
+            ["check", "backend:right", "--xfail", "latin.txt"],
+            "latin.txt: expected text in UTF-8, found",
+        ),
+        (["check", "backend:right", "--xfail", "twice.txt"], "twice.txt: expected each id once, found shape-tall-dense twice"),
         (["check", "backend:right", "--dtype", "bfloat16"], "numpy has no bfloat16"),
         (["vectors", "export", ""], "expected a path, found an empty one"),
         (["vectors", "export", "."], "found other contents in README.md"),
@@ -106,6 +111,8 @@ def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    Path("latin.txt").write_bytes("shape-tall-dense für später\n".encode("latin-1"))
+    Path("twice.txt").write_text("shape-tall-dense\nshape-wide-dense\nshape-tall-dense a reason\n")
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2

@@ -155,7 +155,7 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
         )
         if job.history.steps:
             console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})", soft_wrap=True)
-        if job.history.steps == job.steps:
+        if len(job.history.metrics) == plan.epochs:
             console.print(_epoch_line(job), soft_wrap=True)
         try:
             job.run()

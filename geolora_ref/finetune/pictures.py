@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from geolora_ref.files import write_atomically
 from geolora_ref.finetune.job import History
 
 __all__ = ["draw_run", "short_names"]
@@ -24,7 +26,9 @@ def draw_run(history: History, path: Path, title: str) -> None:
     _draw_loss(figure.add_subplot(grid[0]), history)
     if layers:
         _draw_ranks(figure.add_subplot(grid[1]), history)
-    figure.savefig(path, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=path.suffix.removeprefix("."))
+    write_atomically(path, drawn.getvalue())
 
 
 def _draw_loss(axes: Axes, history: History) -> None:

@@ -157,13 +157,14 @@ def integrate(
     if save_every is not None:
         checks.integer("save_every", save_every, 1)
     run, Y = Run([t], [Y0]), Y0
+    latest: tuple[LowRank, Record | None] = Y0, None  # always of one step: an interrupt comes before an assignment or after it
     clock = _Clock(t, t_end, size)
     try:
         while clock.t < t_end:
             if isinstance(h, Adaptive):
-                Y, record = _controlled_step(integrator, problem, Y, clock, h)
+                latest = Y, record = _controlled_step(integrator, problem, Y, clock, h)
             else:
-                Y, record = _equal_step(integrator, problem, Y, clock)
+                latest = Y, record = _equal_step(integrator, problem, Y, clock)
             run.records.append(record)
             at_the_end = clock.t >= t_end
             if save_every and len(run.records) % save_every == 0 and not at_the_end:
@@ -177,11 +178,22 @@ def integrate(
     except Stopped as stop:
         run.stopped = stop
     except KeyboardInterrupt:
-        run.stopped = Stopped(f"interrupted after step {len(run.records)}, t = {clock.t:.6g}")
-    if run.records and run.times[-1] != run.records[-1].t:
-        run.times.append(run.records[-1].t)
-        run.states.append(Y)
+        _complete(run, *latest)
+        run.stopped = Stopped(f"interrupted after step {len(run.records)}, t = {run.times[-1]:.6g}")
+    _complete(run, *latest)
     return run
+
+
+def _complete(run: Run, Y: LowRank, record: Record | None) -> None:
+    """The record and the state of the last step, whatever an interrupt between two statements has left out."""
+    if record is None:
+        return
+    if not run.records or run.records[-1] is not record:
+        run.records.append(record)
+    del run.times[len(run.states) :]
+    if run.times[-1] != record.t:
+        run.times.append(record.t)
+        run.states.append(Y)
 
 
 def _time_span(t_span: Any) -> tuple[float, float]:

@@ -269,7 +269,7 @@ def check_step(
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
         seconds = time.perf_counter() - started
         given = conversion.array, conversion.dtype
-        failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome == "failed"]
+        failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
         told = shared(failed, cases[: len(rows)])
         return Report(_name(step), *given, rows, problems, diagnosis, seconds, harness.arithmetic, seen, told)
 

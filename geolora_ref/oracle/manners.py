@@ -71,6 +71,7 @@ def _settings() -> list[_Setting]:
         marked = torch.Generator().manual_seed(MARK).get_state()
         settings += [
             _Setting(RANDOMNESS.format("torch's"), *generator, lambda: torch.set_rng_state(marked)),
+            *_on_cuda(torch),
             _Setting(said.format("grad mode"), torch.is_grad_enabled, torch.set_grad_enabled),
             _Setting(said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype),
             _Setting(said.format("choice of deterministic algorithms"), *deterministic),
@@ -78,8 +79,16 @@ def _settings() -> list[_Setting]:
     return settings
 
 
+def _on_cuda(torch: Any) -> list[_Setting]:
+    """torch's generators of all CUDA devices, if there are any."""
+    if not torch.cuda.is_available():
+        return []
+    states = torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
+    return [_Setting(RANDOMNESS.format("torch's"), *states, lambda: torch.cuda.manual_seed_all(MARK))]
+
+
 def _same(found: Any, before: Any) -> bool:
-    """Whether two states are equal; those of generators are tuples with arrays, or tensors."""
-    if isinstance(found, tuple):
+    """Whether two states are equal; those of generators are tuples with arrays, tensors, or lists of them."""
+    if isinstance(found, tuple | list):
         return len(found) == len(before) and all(map(_same, found, before))
     return bool(np.array_equal(found, before)) if hasattr(found, "shape") else bool(found == before)

@@ -174,6 +174,25 @@ def test_what_an_interrupted_run_says_is_true(
     assert main(arguments(model_folder, tsv, tmp_path)) == 0
 
 
+def test_a_run_that_was_stopped_in_its_last_evaluation_is_evaluated(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All steps are done and in the checkpoint, the metric of the last epoch is not."""
+
+    def interrupted(job: Job) -> None:
+        raise KeyboardInterrupt
+
+    call = arguments(model_folder, tsv, tmp_path, "--epochs", "1", "--checkpoint-every", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("geolora_ref.finetune.job.Job.evaluate", interrupted)
+        assert main(call) == 130
+    capsys.readouterr()
+    assert main(call) == 0
+    printed = capsys.readouterr().out
+    assert "going on from step" in printed
+    assert printed.count("epoch 1") == 1
+
+
 def test_a_text_that_is_too_long_for_the_model_is_refused_before_the_training(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

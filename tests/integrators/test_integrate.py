@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import itertools
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -186,6 +189,44 @@ def test_the_keyboard_keeps_what_was_computed() -> None:
     assert isinstance(run.stopped, Stopped)
     assert str(run.stopped) == "interrupted after step 4, t = 0.4"
     assert run.times == pytest.approx([0.0, 0.4])
+
+
+@pytest.mark.parametrize("h", [0.6, Adaptive(first=0.6, rtol=1.0)], ids=["equal", "controlled"])
+@pytest.mark.parametrize("save_every", [None, 1])
+def test_an_interrupt_at_any_instruction_keeps_a_whole_run(h: float | Adaptive, save_every: int | None) -> None:
+    """Times, states and records that belong together, whatever the interpreter was about to do."""
+    Y0 = LowRank.random((2, 2), [1.0], np.random.default_rng(0))
+    integrator, problem = BUG(EXPLICIT_EULER), DenseField((2, 2), lambda t, W: -W)
+    ended = integrate(integrator, problem, Y0, (0.0, 1.0), h, save_every=1)
+    after, traced = dict(zip(ended.times, ended.states, strict=True)), inspect.unwrap(integrate).__code__
+    kept = set()
+    for instruction in itertools.count():
+        left = itertools.count(-instruction)
+
+        def trace(frame: Any, event: str, argument: Any, left: Iterator[int] = left) -> Any:
+            if frame.f_code is not traced:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(left) == 0:
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            run = integrate(integrator, problem, Y0, (0.0, 1.0), h, save_every=save_every)
+        except KeyboardInterrupt:  # before the loop or behind it
+            continue
+        finally:
+            sys.settrace(before)
+        assert run.times == [0.0, *(t for k, t in enumerate(ended.times[1:], 1) if t in run.times)]
+        assert len(run.times) == len(run.states)
+        assert run.times[-1] == (run.records[-1].t if run.records else 0.0)
+        assert all(norm(Y.full() - after[t].full()) == 0.0 for t, Y in zip(run.times, run.states, strict=True))
+        kept.add(len(run.records))
+        if run.stopped is None:
+            break
+    assert kept == set(range(len(ended.records) + 1))
 
 
 def test_a_failure_in_the_first_step_leaves_the_start() -> None:

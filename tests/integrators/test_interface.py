@@ -480,6 +480,15 @@ def test_the_naive_integrator_stops_at_a_singular_S() -> None:
         _step("naive", field, LowRank(Y.U, np.zeros_like(Y.S), Y.V))
 
 
+def test_a_least_rank_that_no_matrix_has_is_refused() -> None:
+    """As by ``geolora_step``; the rank of a start may lie below ``min_rank``."""
+    Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
+    field = DenseField((5, 4), lambda t, W: -W)
+    assert integrate(AugmentedBUG(TruncationRule(tau=0.1, min_rank=4)), field, Y0, (0.0, 1.0), 0.5).stopped is None
+    stopped = integrate(AugmentedBUG(TruncationRule(tau=0.1, min_rank=50)), field, Y0, (0.0, 1.0), 0.5).stopped
+    assert "min_rank: expected at most min(m, n) = 4, found 50" in str(stopped)
+
+
 HALVES: Any = 1.5
 WORD: Any = "a"
 

@@ -11,7 +11,6 @@ import pytest
 
 from geolora_ref.oracle.conversion import EPS, LIBRARIES, Conversion, share_memory, taken_away
 from tests.libraries import load
-from tests.steps import Matrix
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -99,7 +98,7 @@ def test_cupy_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None
     """There is no such device here: what stands for CuPy has what the kit uses of it."""
 
     class OnDevice(SimpleNamespace):
-        def get(self) -> Matrix:
+        def get(self) -> Any:
             return self.values
 
     cupy = SimpleNamespace(

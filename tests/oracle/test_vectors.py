@@ -487,7 +487,7 @@ DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "half precision": (_edited(lambda d: _set(d, "dtype", "float16")), "$.dtype"),
     "overflow": (_edited(lambda d: _set(d, "U1.re", [[1e308] * 4] * 13)), "ratio inf in orthonormal U"),
     "overflow twice": (
-        _edited(lambda d: [_set(d, f"{name}.re", [[1e308] * 4] * rows) for name, rows in (("U1", 13), ("S1", 4))]),
+        _edited(lambda d: d.update(U1={"re": [[1e308] * 4] * 13}, S1={"re": [[1e308] * 4] * 4})),
         "leaves the range",
     ),
 }

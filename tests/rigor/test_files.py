@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -107,6 +108,22 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     assert pipe.read_text() == "through"
     assert status_of(child) == 0
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm here")
+def test_a_file_in_shared_memory_is_a_file() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for contents in ("a long text", "new"):
+            write_atomically(Path(folder) / "file", contents)
+        assert (Path(folder) / "file").read_text() == "new"
+
+
+def test_the_permissions_of_a_file_stay(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "old")
+    for mode in (0o600, 0o640):
+        (tmp_path / "file").chmod(mode)
+        write_atomically(tmp_path / "file", "new")
+        assert (tmp_path / "file").stat().st_mode & 0o777 == mode
 
 
 def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
@@ -209,9 +226,10 @@ def test_a_folder_has_one_owner_until_that_is_killed(tmp_path: Path) -> None:
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "jsonpickle"}
 UNSAFE_CALLS = {"torch.load", "torch.save", "joblib.load", "joblib.dump", "np.save", "numpy.save"}
 SUSPICIOUS = (*UNSAFE_MODULES, *UNSAFE_CALLS, "allow_pickle")
-WRITERS = {".write_text", ".write_bytes", "os.replace", "os.rename", "tempfile.NamedTemporaryFile"}
+WRITERS = {".write_text", ".write_bytes", ".savefig", "os.replace", "os.rename", "tempfile.NamedTemporaryFile"}
 WRITERS_ALLOWED = {
     "geolora_ref/files.py": "the one place",
+    "geolora_ref/finetune/pictures.py": "a picture, into memory",
     "geolora_ref/nn/export.py": "two files that appear in an order, so that no reader finds a mixture",
 }
 
