@@ -27,6 +27,7 @@ def adapt(
     dtype: torch.dtype | None = None,
     gradients: GradientRoute = "projected",
     fused: bool = False,
+    merged: bool = False,
     train: Sequence[str] = (),
     exclude: Sequence[str] = (),
     generator: torch.Generator | None = None,
@@ -39,7 +40,7 @@ def adapt(
         matches whole module names, or names; a name stands for all modules whose name is it or ends in ".name".
     rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).  Both are lowered to
         min(m, n) of a layer.
-    alpha, dropout, fused : see :class:`AdaptedLayer`.
+    alpha, dropout, fused, merged : see :class:`AdaptedLayer`.
     dtype : of the factors; by default the layer's, single precision where that is lower.
     gradients : see :class:`LowRankAdapter`.
     train : names of modules that stay trainable as a whole (heads).
@@ -70,7 +71,7 @@ def adapt(
         try:
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
             refuse_shared(model, layer)
-            layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
+            layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused, merged=merged)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from problem
     model.requires_grad_(False)

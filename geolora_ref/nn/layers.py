@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolora_ref import checks
-from geolora_ref.fast import adapted_linear, lowrank_add
+from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
 from geolora_ref.nn.adapter import LowRankAdapter, own_precision
 from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 
-__all__ = ["AdaptedLayer", "Layout", "is_transposed_linear", "layout_of"]
+__all__ = ["AdaptedLayer", "Layout", "check_merged", "is_transposed_linear", "layout_of"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,9 @@ class AdaptedLayer(nn.Module):
     ``fused`` : by ``geolora_ref.fast``, one function for base and update, where the base is nn.Linear with a frozen weight in the
     dtype and on the device of the factors, and nothing is to happen when it is called: no hook and no ``forward`` of its own (as
     offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.
+    ``merged`` (the attribute ``merged_forward``) : such a layer computes with one matrix, base.weight + alpha·W, which every call
+    forms anew and its backward pass uses again.  Less work where x has many more rows than m·n/(m + n), for a copy of the weight
+    from a call to its backward pass.  Nothing outlives a call that could be older than the factors.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
     attribute is the base's.
@@ -141,7 +144,14 @@ class AdaptedLayer(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Module, adapter: LowRankAdapter, *, alpha: float = 1.0, dropout: float = 0.0, fused: bool = False
+        self,
+        base: nn.Module,
+        adapter: LowRankAdapter,
+        *,
+        alpha: float = 1.0,
+        dropout: float = 0.0,
+        fused: bool = False,
+        merged: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout = layout_of(base)
@@ -150,12 +160,13 @@ class AdaptedLayer(nn.Module):
         checks.below_one("dropout", dropout)
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
+        check_merged(merged, fused, dropout)
         if not math.isfinite(checks.number(alpha)):
             raise ValueError(f"alpha: expected a finite number, found {alpha!r}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
         self.dropout = nn.Dropout(dropout)
         self.enabled = True
-        self.fused = fused
+        self.fused, self.merged_forward = fused, merged
         self._unmerged_weight: Tensor | None = None
         self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
@@ -215,7 +226,11 @@ class AdaptedLayer(nn.Module):
             y, x = self.base(x), self.dropout(x)
             return lowrank_add(y, x, Ut.mT, S, Vt.mT, self.alpha, factor_gradients=published)
         base = cast(nn.Linear, self.base)
-        return adapted_linear(x, base.weight, base.bias, Ut.mT, S, Vt.mT, self.alpha, factor_gradients=published)
+        adapter = (Ut.mT, S, Vt.mT, self.alpha)
+        if self.merged_forward:
+            merged = merge(torch.empty_like(base.weight), base.weight, *adapter)
+            return merged_linear(x, base.weight, merged, base.bias, *adapter, factor_gradients=published)
+        return adapted_linear(x, base.weight, base.bias, *adapter, factor_gradients=published)
 
     def update(self, x: Tensor) -> Tensor:
         """X Wᵀ, arranged like the output of the base; in autocast's precision where that is on."""
@@ -263,6 +278,14 @@ class AdaptedLayer(nn.Module):
             yield
         finally:
             self.enabled = before
+
+
+def check_merged(merged: bool, fused: bool, dropout: float) -> None:
+    """Raise ``ValueError`` for a merged forward pass of layers that are not fused, or whose adapter has an input of its own."""
+    if merged and not fused:
+        raise ValueError("merged: expected fused=True beside it, found fused=False")
+    if merged and dropout:
+        raise ValueError(f"merged: expected dropout=0 beside it, which acts on the input of the adapter alone, found {dropout}")
 
 
 def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

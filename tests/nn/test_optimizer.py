@@ -531,6 +531,14 @@ for alpha in (1.0, 0.5, 0.25):  # a number that is kept open, as rows are
     for layer in adapters(model).values():
         layer.fused, layer.alpha = True, alpha
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-11, atol=1e-12)
+
+torch._dynamo.reset()
+trained = network(rank=2)
+for layer in adapters(trained).values():
+    layer.fused = layer.merged_forward = True
+compiled = torch.compile(trained, backend="aot_eager", fullgraph=True)
+assert train(trained, GeoLoRA(trained, lr=0.02, tau=0.15, update="sgd"), 12, call=compiled) == expected
+torch.testing.assert_close(trained(x), plain(x), rtol=1e-11, atol=1e-12)
 """
 
 
@@ -539,7 +547,7 @@ def test_a_compiled_model_trains_alike_and_is_compiled_once() -> None:
 
     In a process of its own: the run-time type checker of the tests cannot be compiled.
     """
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
