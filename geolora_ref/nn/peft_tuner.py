@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from peft import PeftConfig, PeftType
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from geolora_ref import checks
 from geolora_ref.nn.adapt import adapter_for, adapters, refuse_shared
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
-from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
+from geolora_ref.nn.layers import AdaptedLayer, check_merged, is_transposed_linear
 
 __all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel"]
 
@@ -42,6 +42,7 @@ def _known_to_peft(name: str) -> PeftType:
 
 
 GEOLORA = _known_to_peft("GEOLORA")
+FactorDtype = Literal["float32", "float64"]
 
 
 @dataclass
@@ -50,14 +51,15 @@ class GeoLoraConfig(PeftConfig):
 
     Attributes
     ----------
-    rank, max_rank, alpha, dropout, gradients : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training starts, a saved
-        adapter has its ranks in the shapes of its factors.
+    rank, max_rank, alpha, dropout, gradients, fused, merged : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training
+        starts, a saved adapter has its ranks in the shapes of its factors.
+    dtype : of the factors, by its name, "float32" or "float64" (a configuration is saved as text); None as there.
     target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names.
     exclude_modules : the same form; what is left out.
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods.
 
-    Raises ``ValueError`` for ranks and factors out of range.
+    Raises ``ValueError`` for ranks and factors out of range, and for ``merged`` without ``fused`` or with dropout.
     """
 
     rank: int = 8
@@ -65,6 +67,9 @@ class GeoLoraConfig(PeftConfig):
     alpha: float = 1.0
     dropout: float = 0.0
     gradients: GradientRoute = "projected"
+    fused: bool = False
+    merged: bool = False
+    dtype: FactorDtype | None = None
     target_modules: list[str] | set[str] | str | None = "all-linear"
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
@@ -82,6 +87,9 @@ class GeoLoraConfig(PeftConfig):
         if self.max_rank is not None and self.rank > self.max_rank:
             raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
         checks.below_one("dropout", self.dropout)
+        check_merged(self.merged, self.fused, self.dropout)
+        if self.dtype is not None:
+            checks.one_of("dtype", self.dtype, get_args(FactorDtype))
         if isinstance(self.modules_to_save, str):
             raise ValueError(f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}")
         if self.layers_pattern and self.layers_to_transform is None:
@@ -139,10 +147,10 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
     @skip_init_on_device
     def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
         """A new adapter, with S = 0; its factors have values even where PEFT would leave them without until it loads them."""
-        adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, None, None)
-        named = NamedLayer(
-            adapter_name, self.merged_adapters, self.base_layer, adapter, alpha=config.alpha, dropout=config.dropout
-        )
+        dtype = None if config.dtype is None else getattr(torch, config.dtype)
+        adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
+        options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused", "merged")}
+        named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
         self.geolora_layers[adapter_name] = named
         self.geolora_adapter[adapter_name] = adapter
 

@@ -96,6 +96,31 @@ def test_only_adapters_and_heads_are_trained(capsys: pytest.CaptureFixture[str])
     assert parameter_count(model) == 3 * (12 + 20 + 3) + 3 * (20 + 10 + 3)
 
 
+@pytest.mark.parametrize(("fused", "merged"), [(True, False), (True, True)])
+def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: Path, *, fused: bool, merged: bool) -> None:
+    """The layer takes it, whoever loads the adapter too, and it trains as the plain one within rounding."""
+    (x, _), models = regression(), (wrapped(), wrapped(fused=fused, merged=merged))
+    for plain, quick in zip(*(adapters(model).values() for model in models), strict=True):
+        assert (plain.fused, plain.merged_forward, quick.fused, quick.merged_forward) == (False, False, fused, merged)
+        quick.adapter.assign(plain.adapter.factors())
+    for model in models:
+        train(model)
+    assert ranks(models[0]) == ranks(models[1]) != [3, 3]
+    assert 0.0 < difference(models[1](x), models[0](x)) < 1e-11
+    models[1].save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path)
+    assert all((layer.fused, layer.merged_forward) == (fused, merged) for layer in adapters(loaded).values())
+    torch.testing.assert_close(loaded(x), models[1](x), rtol=1e-13, atol=1e-13)
+
+
+def test_the_dtype_of_the_factors_is_a_field_of_the_configuration_that_is_saved(tmp_path: Path) -> None:
+    for dtype in ("float32", "float64"):
+        model = wrapped(dtype=dtype)
+        model.save_pretrained(tmp_path)
+        for each in (model, peft.PeftModel.from_pretrained(base_model(), tmp_path)):
+            assert {layer.adapter.S.dtype for layer in adapters(each).values()} == {getattr(torch, dtype)}
+
+
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_saved_and_loaded(tmp_path: Path, low_memory: bool) -> None:
     x, _ = regression()
@@ -389,6 +414,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "layers_pattern": ({"layers_pattern": "layers"}, "expected layers_to_transform"),
     "gradients": ({"gradients": "numerical"}, "first: gradients: expected 'projected' or 'published'"),
     "an activation": ({"target_modules": ["tanh"]}, "tanh: expected a layer with a weight, found Tanh"),
+    "merged alone": ({"merged": True}, "^merged: expected fused=True beside it, found fused=False$"),
+    "merged with dropout": (
+        {"fused": True, "merged": True, "dropout": 0.1},
+        "^merged: expected dropout=0 beside it, .* found 0.1$",
+    ),
+    "dtype": ({"dtype": "bfloat16"}, "^dtype: expected 'float32' or 'float64', found 'bfloat16'$"),
+    "dtype of torch": ({"dtype": torch.float32}, "^dtype: expected 'float32' or 'float64', found torch.float32$"),
     "no such module": ({"target_modules": ["query"], "modules_to_save": None}, re.escape("{'query'} not found")),
 }
 
