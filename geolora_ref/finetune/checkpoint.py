@@ -20,7 +20,7 @@ from geolora_ref.files import digest, seal, unseal, write_atomically
 
 __all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,8 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         console.print(
             f"[yellow]nothing was learned: the loss is not below {baseline:.4f}, that of a constant prediction[/]", soft_wrap=True
         )
+    if method.fast:
+        console.print(f"{history.exact} of {history.truncations} truncations went through Householder's QR", soft_wrap=True)
     draw_run(history, output / "ranks.png", _epoch_line(job))
     save_adapter(output / "adapter.safetensors", fine_tuned, method, folder)
     results = {
@@ -246,6 +248,8 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         ],
         "ranks": job.prepared.ranks(),
         "parameters": job.prepared.parameters(),
+        "truncations": history.truncations,
+        "by_householder": history.exact,
         "median_seconds_per_step": statistics.median(history.seconds),
         "job": job.identity,
     }

@@ -83,6 +83,7 @@ class History:
     losses, seconds : training loss and duration of every step.
     rank_steps, ranks : the steps at which ranks were recorded, and the rank of every layer (in the order of ``layers``) there.
     metrics : for each epoch the metric on each evaluation set.
+    truncations, exact : of all layers in all steps, and those that went through Householder's QR.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -91,6 +92,8 @@ class History:
     rank_steps: list[int] = field(default_factory=list)
     ranks: list[list[int]] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
+    truncations: int = 0
+    exact: int = 0
 
     @property
     def steps(self) -> int:
@@ -186,6 +189,7 @@ class Job:
             )
         total = loss if self.prepared.penalty is None else loss + self.prepared.penalty()
         torch.autograd.backward(total)
+        before = self.prepared.truncations()
         try:
             optimizer.step()
         except FloatingPointError as error:
@@ -193,11 +197,18 @@ class Job:
         if self.prepared.after_step is not None:
             self.prepared.after_step(done + 1)
         optimizer.zero_grad()
+        self._count_truncations(before)
         self.history.losses.append(value)
         self.history.seconds.append(time.perf_counter() - started)
         self._record_ranks()
         if self.on_step is not None:
             self.on_step(self.history.steps, self.steps)
+
+    def _count_truncations(self, before: tuple[int, int]) -> None:
+        """Those of this step: an optimizer counts from where it was made, and a run goes on with a new one."""
+        (truncations, exact), history = self.prepared.truncations(), self.history
+        history.truncations += truncations - before[0]
+        history.exact += exact - before[1]
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -242,6 +253,8 @@ class Job:
             "rank_steps": torch.tensor(history.rank_steps),
             "ranks": torch.tensor(history.ranks),
             "metrics": history.metrics,
+            "truncations": history.truncations,
+            "exact": history.exact,
         }
         write_stored(self.checkpoint, Stored("checkpoint", self.identity, state))
 
@@ -263,6 +276,8 @@ class Job:
             rank_steps=state["rank_steps"].tolist(),
             ranks=state["ranks"].tolist(),
             metrics=state["metrics"],
+            truncations=state["truncations"],
+            exact=state["exact"],
         )
 
     @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -24,6 +24,7 @@ class Prepared:
     parameters : how many numbers the adaptation stores now, the head apart.
     penalty : a term that the method adds to the loss, or None.
     after_step : called with the number of steps done, while the gradients of the last one are still there.
+    truncations : how many the optimizer has done since it was made, and how many of them went through Householder's QR.
     """
 
     optimizer: torch.optim.Optimizer
@@ -31,6 +32,7 @@ class Prepared:
     parameters: Callable[[], int]
     penalty: Callable[[], torch.Tensor] | None = None
     after_step: Callable[[int], None] | None = None
+    truncations: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
 
 @runtime_checkable
@@ -98,7 +100,7 @@ class GeoLoRAMethod:
             coefficient_steps=self.coefficient_steps,
             method="fast" if self.fast else "reference",
         )
-        return geolora_prepared(model, optimizer)
+        return replace(geolora_prepared(model, optimizer), truncations=lambda: (optimizer.truncations, optimizer.exact))
 
     def adapt(self, model: Classifier, generator: torch.Generator) -> None:
         """Put the adapters into the encoder, in place."""

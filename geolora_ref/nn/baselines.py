@@ -185,7 +185,7 @@ class Dlrt(AdapterOptimizer):
         for name, (cut, moments) in steps.items():
             self._adapters[name].assign(cut.Y)
             self.remember(self._adapters[name], moments)
-            self.reports[name] = TruncationReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded)
+            self.reports[name] = TruncationReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True)
         self.finish(heads)
         return loss
 

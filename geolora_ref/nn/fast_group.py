@@ -20,12 +20,16 @@ __all__ = ["FastGroup"]
 
 
 class Done(NamedTuple):
-    """What a step with a truncation did, layer by layer; ``transports`` (UᵀU₁, VᵀV₁) if they were asked for."""
+    """What a step with a truncation did, layer by layer; ``transports`` (UᵀU₁, VᵀV₁) if they were asked for.
+
+    ``exact`` : whether the layer went through Householder's QR.
+    """
 
     ranks: Sequence[int]
     rank_rules: Sequence[RankRule]
     theta: Sequence[float]
     discarded: Sequence[float]
+    exact: Sequence[bool]
     transports: Sequence[tuple[Tensor, Tensor]]
 
 
@@ -97,7 +101,8 @@ class FastGroup:
             for changed in (adapter.Ut, adapter.S, adapter.Vt):  # behind autograd's back, in the buffers of the bank
                 torch.autograd.graph.increment_version(changed)
         transports = [] if before is None else self.bank.transports(before)
-        return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), transports)
+        exact = [layer in report.exact for layer in range(len(self.adapters))]
+        return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, transports)
 
     def _train_cores(self, delta_S: Sequence[Tensor]) -> None:
         new = [adapter.active()[1].detach() - delta for adapter, delta in zip(self.adapters, delta_S, strict=True)]

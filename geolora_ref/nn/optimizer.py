@@ -25,12 +25,16 @@ __all__ = ["GeoLoRA", "TruncationReport"]
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """What the last truncation of an adapter did: the rank, the rule that fixed it, the threshold ϑ, the norm cut off."""
+    """What the last truncation of an adapter did: the rank, the rule that fixed it, the threshold ϑ, the norm cut off.
+
+    ``exact`` : by Householder's QR, as the reference always does it; False where the fast method could trust Gram matrices.
+    """
 
     rank: int
     rank_rule: RankRule
     theta: float
     discarded: float
+    exact: bool
 
 
 class GeoLoRA(AdapterOptimizer):
@@ -60,7 +64,8 @@ class GeoLoRA(AdapterOptimizer):
     ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed over the adapters, plus the other parameters): between 1 and √3
     times the tangent gradient.  ``GradScaler`` skips the step as a whole.
 
-    ``reports`` has for each adapter what its last truncation did.
+    ``reports`` has for each adapter what its last truncation did.  ``truncations`` counts those of all adapters in this object's
+    life, ``exact`` those among them that went through Householder's QR.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/moments.md.
@@ -109,6 +114,7 @@ class GeoLoRA(AdapterOptimizer):
             "head_lr": head_lr,
         }
         self.reports: dict[str, TruncationReport] = {}
+        self.truncations = self.exact = 0
         self.method = method
         self._fast_groups: dict[tuple[str, ...], FastGroup] = {}
         super().__init__(model, defaults, on_nonfinite)
@@ -198,7 +204,13 @@ class GeoLoRA(AdapterOptimizer):
         adapter.assign(step.Y)
         self.remember(adapter, step.moments)
         if step.cut is not None:
-            self.reports[name] = TruncationReport(step.Y.rank, step.cut.rank_rule, step.cut.theta, step.cut.discarded)
+            cut = step.cut
+            self._report(name, TruncationReport(step.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True))
+
+    def _report(self, name: str, report: TruncationReport) -> None:
+        """Keep and count what a truncation did."""
+        self.reports[name] = report
+        self.truncations, self.exact = self.truncations + 1, self.exact + report.exact
 
     def _fast_steps(self, groups: Sequence[dict[str, Any]]) -> None:
         """The same by the fast path, in place; what earlier groups did is undone if a later one fails."""
@@ -213,7 +225,7 @@ class GeoLoRA(AdapterOptimizer):
         for name, moments, report in steps:
             self.remember(self._adapters[name], moments)
             if report is not None:
-                self.reports[name] = report
+                self._report(name, report)
 
     def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, TruncationReport | None]]:
         """The adapters of one group: changed already; their new memory and reports."""
@@ -243,9 +255,8 @@ class GeoLoRA(AdapterOptimizer):
             raise
         if done is None:
             return [(name, memory, None) for name, memory in zip(names, memories, strict=True)]
-        reports = [
-            TruncationReport(*values) for values in zip(done.ranks, done.rank_rules, done.theta, done.discarded, strict=True)
-        ]
+        values = zip(done.ranks, done.rank_rules, done.theta, done.discarded, done.exact, strict=True)
+        reports = [TruncationReport(*one) for one in values]
         moved = transported(rule, memories, done.transports) if remembers else memories
         return list(zip(names, moved, reports, strict=True))
 
@@ -257,7 +268,8 @@ class GeoLoRA(AdapterOptimizer):
         return self._fast_groups[names]
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"reports": self.reports, "method": self.method, "_fast_groups": {}}
+        own = {name: self.__dict__[name] for name in ("reports", "truncations", "exact", "method")}
+        return super().__getstate__() | own | {"_fast_groups": {}}
 
 
 def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:

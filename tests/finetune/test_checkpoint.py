@@ -117,9 +117,9 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found a safetensors file of another program"):
         read_stored(path, "checkpoint")
     save_file({"x": torch.zeros(1)}, path, metadata=header(1, "checkpoint"))
-    with pytest.raises(ValueError, match=r"this version reads format 3, found format 1"):
+    with pytest.raises(ValueError, match=r"this version reads format 4, found format 1"):
         read_stored(path, "checkpoint")
-    save_file({"x": torch.zeros(1)}, path, metadata=header(3, "adapter"))
+    save_file({"x": torch.zeros(1)}, path, metadata=header(4, "adapter"))
     with pytest.raises(ValueError, match=r"expected a checkpoint, found a file of the kind 'adapter'"):
         read_stored(path, "checkpoint")
     with pytest.raises(ValueError, match=r"expected a whole safetensors file, found: No such file"):

@@ -45,6 +45,17 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
     assert results["metrics"][-1]["dev"] >= 0.75
+    assert results["truncations"] == results["by_householder"] == 12 * 10
+    assert "Householder" not in printed
+
+
+def test_a_fast_run_says_how_often_the_guard_spoke(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path, "--fast")) == 0
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["by_householder"] < results["truncations"] == 12 * 5
+    assert f"{results['by_householder']} of 60 truncations went through Householder's QR" in capsys.readouterr().out
 
 
 def test_adapter_file_predicts_as_the_trained_model(model_folder: Path, tsv: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def differences(a: Job, b: Job) -> list[str]:
     one, other = trained_state(a.model), trained_state(b.model)
     assert list(one) == list(other)
     different = [name for name in one if one[name].shape != other[name].shape or not torch.equal(one[name], other[name])]
-    records = ("losses", "ranks", "rank_steps", "metrics")
+    records = ("losses", "ranks", "rank_steps", "metrics", "truncations", "exact")
     return different + [name for name in records if getattr(a.history, name) != getattr(b.history, name)]
 
 
@@ -123,6 +124,25 @@ def test_resume_that_forgets_something_is_noticed(
         assert "the optimizer remembers rank" in str(error)  # noqa: PT017  (one of the ways in which it is noticed)
     else:
         assert differences(resumed, undisturbed) != []
+
+
+def test_truncations_are_counted_and_those_by_householders_qr(
+    make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path
+) -> None:
+    """All of them by the reference, those that the guard sent there by the fast path; over a kill as well."""
+    layers = len(undisturbed.history.layers)
+    assert (undisturbed.history.truncations, undisturbed.history.exact) == (STEPS * layers, STEPS * layers)
+    fast = replace(METHOD, fast=True)
+    straight = make_job(method=fast)
+    straight.run()
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Killed):
+        make_job(method=fast, checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(7)).run()
+    resumed = make_job(method=fast, checkpoint=checkpoint)
+    resumed.run()
+    assert straight.history.truncations == STEPS * layers
+    assert straight.history.exact < STEPS * layers
+    assert differences(straight, resumed) == []
 
 
 def test_finished_run_is_not_repeated(make_job: Callable[..., Job], tmp_path: Path) -> None:

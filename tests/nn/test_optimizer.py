@@ -116,6 +116,34 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
         assert found.discarded == pytest.approx(report.discarded, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.parametrize("singular", ["0", "2"])
+def test_the_reports_say_which_layers_went_through_householders_qr(singular: str) -> None:
+    """One layer keeps a singular value that a Gram matrix of float32 bases does not show."""
+    model = network(rank=3, max_rank=3).float()
+    for name, layer in adapters(model).items():
+        layer.adapter.orthonormalise()
+        U, _, V = layer.adapter.factors()
+        layer.adapter.assign(LowRank(U, torch.diag(torch.tensor([1.0, 1.0, 1e-5 if name == singular else 1.0])), V))
+    x, target = (X.float() for X in regression())
+    optimizer = GeoLoRA(model, lr=1e-6, theta=0.0, update="sgd", method="fast")
+    (model(x) - target).square().mean().backward()
+    optimizer.step()
+    assert {name: report.exact for name, report in optimizer.reports.items()} == {"0": singular == "0", "2": singular == "2"}
+    assert (optimizer.truncations, optimizer.exact) == (2, 1)
+    twin = copy.deepcopy(optimizer)
+    assert (twin.truncations, twin.exact, twin.reports) == (2, 1, optimizer.reports)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_double_precision_every_truncation_is_by_householders_qr(method: Any) -> None:
+    """The reference knows no other way; steps of S alone truncate nothing and are not counted."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method, coefficient_steps=1)
+    train(model, optimizer, 4)
+    assert all(report.exact for report in optimizer.reports.values())
+    assert (optimizer.truncations, optimizer.exact) == (4, 4)
+
+
 @pytest.mark.parametrize("method", ["reference", "fast"])
 def test_the_least_rank_is_kept_within_the_cycle_too(method: Any) -> None:
     """A target of 0 from W = 0: no gradient, and nothing but ``min_rank`` keeps columns."""
