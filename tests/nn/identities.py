@@ -1,0 +1,154 @@
+"""Identities of adapted layers and of their optimizers, as functions that say whether they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.nn import GeoLoRA, adapt, adapters, parameter_count
+from geolora_ref.nn.adapter import LowRankAdapter
+from tests.nn.models import LAYERS, adapted_layer, fill, network, regression
+
+METHODS: tuple[Any, ...] = ("reference", "fast")
+ROUNDING = 1e3 * torch.finfo(torch.float64).eps
+"""Sums of at most 44 terms in a few layers, with room for 10 times that where terms cancel."""
+
+
+def alike(X: Tensor, Y: Tensor) -> bool:
+    """Equal within rounding."""
+    return float((X - Y).detach().norm()) <= ROUNDING * float(Y.detach().norm())
+
+
+def _backward(model: nn.Module, scale: float = 1.0) -> None:
+    x, target = regression()
+    model.zero_grad()
+    (scale * (model(x) - target).square().mean()).backward()
+
+
+def truncation_of_zeros_changes_no_output() -> bool:
+    """Singular values of zero are cut off by a step with λ = 0 but for the truncation: another rank, the same function."""
+    holds = True
+    for method in METHODS:
+        model, (x, _) = network(rank=4), regression()
+        for layer in adapters(model).values():
+            U, S, V = layer.adapter.factors()
+            layer.adapter.assign(LowRank(U, torch.diag(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=S.dtype)), V))
+        before = model(x)
+        _backward(model, scale=0.0)
+        GeoLoRA(model, lr=0.1, theta=1e-12, update="sgd", method=method).step()
+        assert [layer.adapter.rank for layer in adapters(model).values()] == [2, 2]
+        holds &= alike(model(x), before)
+    return holds
+
+
+def momentum_moves_with_the_bases() -> bool:
+    """Without a gradient, heavy ball goes on along β times the last one: dK (V₀ᵀV₁), dL (U₀ᵀU₁), (U₁ᵀU₀) dS (V₀ᵀV₁)."""
+    holds, beta = True, 0.5
+    for method in METHODS:
+        model = network(rank=3, max_rank=3)
+        for layer in adapters(model).values():
+            fill(layer.adapter)
+        optimizer = GeoLoRA(model, lr=0.1, tau=0.0, min_rank=3, update="heavy-ball", momentum=beta, core="own", method=method)
+        _backward(model)
+        before = {name: _state(layer.adapter) for name, layer in adapters(model).items()}
+        optimizer.step()
+        now = {name: LowRank(*(X.clone() for X in layer.adapter.factors())) for name, layer in adapters(model).items()}
+        _backward(model, scale=0.0)
+        optimizer.step()
+        for name, layer in adapters(model).items():
+            (U0, _, V0), g = before[name]
+            U1, _, V1 = now[name]
+            A, B = U0.mT @ U1, V0.mT @ V1
+            remembered = ProjectedGradients(dK=beta * g.dK @ B, dL=beta * g.dL @ A, dS=beta * A.mT @ g.dS @ B)
+            expected = geolora_step(now[name], remembered, learning_rate=0.1, tau=0.0, min_rank=3, max_rank=3)
+            holds &= alike(layer.adapter.full(), expected.Y.full())
+    return holds
+
+
+def _state(adapter: LowRankAdapter) -> tuple[LowRank, ProjectedGradients]:
+    """Copies of the factors and of the gradients."""
+    found = adapter.collected_gradients()
+    assert isinstance(found, ProjectedGradients)
+    return LowRank(*(X.clone() for X in adapter.factors())), found
+
+
+def adapted_is_the_model_at_the_start() -> bool:
+    """S = 0, bit for bit, for every kind of layer."""
+    holds = True
+    for make, data in LAYERS.values():
+        torch.manual_seed(0)
+        model, x = nn.Sequential(make()), data()
+        before = model(x)
+        adapt(model, ["0"], rank=3)
+        holds &= torch.equal(model(x), before)
+    return holds
+
+
+def merged_is_forward() -> bool:
+    """A merged base computes what base and update did."""
+    holds = True
+    for name in LAYERS:
+        layer, x = adapted_layer(name)
+        before = layer(x)
+        layer.merge()
+        holds &= alike(layer(x), before)
+    return holds
+
+
+def whatever_has_a_gradient_moves() -> bool:
+    """Every parameter beside the adapters, weights and biases alike."""
+    holds = True
+    for method in METHODS:
+        model = network()
+        optimizer = GeoLoRA(model, lr=0.05, method=method)
+        _backward(model)
+        rest = [p for group in optimizer.param_groups if not group["adapters"] for p in group["params"]]
+        assert all(p.grad is not None and bool(p.grad.any()) for p in rest)
+        before = [p.detach().clone() for p in rest]
+        optimizer.step()
+        holds &= not any(torch.equal(X, Y) for X, Y in zip(rest, before, strict=True))
+    return holds
+
+
+def reloaded_is_the_model() -> bool:
+    """A state gives a fresh model, made for another rank, the same function."""
+    model, fresh, (x, _) = network(rank=5), network(seed=1, rank=2), regression()
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    fresh.load_state_dict(model.state_dict())
+    return torch.equal(fresh(x), model(x))
+
+
+def counted_are_the_numbers_of_the_state() -> bool:
+    """The published number of parameters is that of the numbers in a state."""
+    model = network()
+    stored: list[int] = [X.numel() for name, X in model.state_dict().items() if ".adapter." in name]
+    return parameter_count(model) == sum(stored)
+
+
+def overflow_of_a_scaled_loss_changes_nothing() -> bool:
+    """Model and memory stay as they are, bit for bit, and the scale is halved; with a scale that fits training goes on."""
+    holds = True
+    for method in METHODS:
+        model = network().float()
+        optimizer = GeoLoRA(model, lr=0.05, method=method)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        x, target = (X.float() for X in regression())
+        states = []
+        for factor in (1.0, 1e38, 1.0):
+            optimizer.zero_grad()
+            scaler.scale((model(x) - target).square().mean() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            memory = [X.clone() for state in optimizer.state.values() for X in state.values() if isinstance(X, Tensor)]
+            states.append([*(X.clone() for X in model.state_dict().values()), *memory])
+        first, skipped, last = states
+        holds &= scaler.get_scale() == 2.0**9 and _same(first, skipped) and not _same(skipped, last)
+    return holds
+
+
+def _same(states: list[Tensor], others: list[Tensor]) -> bool:
+    return len(states) == len(others) and all(torch.equal(X, Y) for X, Y in zip(states, others, strict=True))
