@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from geolora_ref.fast import LayerBank, StepReport, adapted_linear
+from geolora_ref.fast.bank import STORAGE
 from geolora_ref.files import read_json
 from verification.fast_path import PAGE
 from verification.parity import measure as measuring
@@ -23,7 +24,7 @@ from verification.shown import overview
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPES = tuple(getattr(torch, name) for name in measuring.DTYPES)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -32,6 +33,10 @@ def test_the_fused_function_is_within_its_bound(dtype: torch.dtype) -> None:
     assert found["passed"]
     assert list(found["forms"]) == list(FORMS)
     assert found["worst"] > (0.01 if dtype.itemsize == 2 else 0.05), "a bound that is not far away"
+
+
+def test_every_dtype_that_factors_can_be_stored_in_is_measured() -> None:
+    assert set(DTYPES) == set(STORAGE)
 
 
 def _tensorfloat(X: Tensor) -> Tensor:

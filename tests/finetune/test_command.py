@@ -24,6 +24,7 @@ from geolora_ref.finetune.__main__ import main
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
 from geolora_ref.finetune.job import Job
+from tests.devices import DEVICES
 from tests.finetune.tiny import sentences, write_model, write_tsv
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -47,6 +48,19 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
     assert results["metrics"][-1]["dev"] >= 0.75
     assert results["truncations"] == results["by_householder"] == 12 * 10
     assert "Householder" not in printed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_a_run_on_a_device_writes_is_read_on_the_cpu(model_folder: Path, tsv: Path, tmp_path: Path, device: str) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path, "--device", device, "--fast")) == 0
+    state = read_stored(tmp_path / "checkpoint.safetensors", "checkpoint").state
+    assert bool(state["random"]["cuda"]) == torch.cuda.is_available()
+    texts, found = [text for text, _ in sentences(20, seed=9)], []
+    for where in ("cpu", device):
+        fine_tuned = load_adapter(tmp_path / "adapter.safetensors", str(model_folder), torch.device(where))
+        assert {X.device.type for X in fine_tuned.model.parameters()} == {where}
+        found.append(fine_tuned.outputs(texts).cpu())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fast_run_says_how_often_the_guard_spoke(

@@ -23,6 +23,7 @@ from geolora_ref.finetune.job import Data, DivergedError, History, Job, Plan
 from geolora_ref.finetune.labels import fit_labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.model import Classifier, load_encoder
+from tests.devices import DEVICES
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 METHOD = GeoLoRAMethod(lr=3e-2, head_lr=1e-2, rank=4, max_rank=6)
@@ -43,10 +44,10 @@ def make_job(model_folder: Path, tsv: Path, module_unchecked: None) -> Callable[
     train, dev = (encode(part, tokenizer, labels, 16) for part in (rows, rows[:60]))
 
     def make(**options: Any) -> Job:
-        method, plan = options.pop("method", METHOD), options.pop("plan", PLAN)
+        method, plan, device = options.pop("method", METHOD), options.pop("plan", PLAN), options.pop("device", "cpu")
 
         def model(generator: torch.Generator) -> Classifier:
-            return Classifier(copy.deepcopy(encoder), labels.outputs, generator)
+            return Classifier(copy.deepcopy(encoder), labels.outputs, generator).to(device)
 
         return Job(model, method, Data(train, {"dev": dev}, labels), plan, **options)
 
@@ -90,6 +91,25 @@ def differences(a: Job, b: Job) -> list[str]:
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_kill_and_resume_gives_the_same_bits(make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path, step: int) -> None:
     assert differences(killed_and_resumed(make_job, tmp_path / "checkpoint.safetensors", step), undisturbed) == []
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("forgets", [False, True])
+def test_the_random_state_of_a_device_is_in_the_checkpoint(
+    make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, *, forgets: bool
+) -> None:
+    """The same dropout gives the same losses, up to rounding where a device adds in any order; another one is 1e-2 away."""
+    straight, checkpoint = make_job(device=device), tmp_path / "checkpoint.safetensors"
+    straight.run()
+    with pytest.raises(Killed):
+        make_job(device=device, checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(5)).run()
+    if forgets:
+        monkeypatch.setattr(Job, "_set_random_state", forget_randomness)
+    resumed = make_job(device=device, checkpoint=checkpoint)
+    resumed.run()
+    assert {X.device.type for X in resumed.model.parameters()} == {device}
+    off = np.abs(np.subtract(resumed.history.losses, straight.history.losses)[4:]).max()
+    assert (off > 1e-3) == forgets
 
 
 def forget_randomness(job: Job, state: dict[str, Any]) -> None:

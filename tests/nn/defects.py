@@ -19,13 +19,14 @@ __all__ = ["DEFECTS", "Defect"]
 class Defect:
     """A broken implementation.
 
-    ``patches`` : what takes the place of which attribute; ``identity`` : true of the real one, false of this one.
+    ``patches`` : what takes the place of which attribute; ``identity`` : true of the real one, false of this one,
+    on whichever device.
     """
 
     id: str
     defect: str
     patches: Mapping[str, Any]
-    identity: Callable[[], bool]
+    identity: Callable[..., bool]
 
 
 LAYER, ADAPTER = "geolora_ref.nn.layers.AdaptedLayer", "geolora_ref.nn.adapter.LowRankAdapter"

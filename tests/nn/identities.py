@@ -1,4 +1,4 @@
-"""Identities of adapted layers and of their optimizers, as functions that say whether they hold."""
+"""Identities of adapted layers and of their optimizers, as functions that say whether they hold on a device."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def alike(X: Tensor, Y: Tensor) -> bool:
 
 
 def _backward(model: nn.Module, scale: float = 1.0) -> None:
-    x, target = regression()
+    x, target = regression(device=next(model.parameters()).device)
     model.zero_grad()
     (scale * (model(x) - target).square().mean()).backward()
 
 
-def truncation_of_zeros_changes_no_output() -> bool:
+def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
     """Singular values of zero are cut off by a step with λ = 0 but for the truncation: another rank, the same function."""
     holds = True
     for method in METHODS:
-        model, (x, _) = network(rank=4), regression()
+        model, (x, _) = network(rank=4).to(device), regression(device=device)
         for layer in adapters(model).values():
             U, S, V = layer.adapter.factors()
-            layer.adapter.assign(LowRank(U, torch.diag(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=S.dtype)), V))
+            layer.adapter.assign(LowRank(U, torch.diag(torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=S.dtype, device=S.device)), V))
         before = model(x)
         _backward(model, scale=0.0)
         GeoLoRA(model, lr=0.1, theta=1e-12, update="sgd", method=method).step()
@@ -44,11 +44,11 @@ def truncation_of_zeros_changes_no_output() -> bool:
     return holds
 
 
-def momentum_moves_with_the_bases() -> bool:
+def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
     """Without a gradient, heavy ball goes on along β times the last one: dK (V₀ᵀV₁), dL (U₀ᵀU₁), (U₁ᵀU₀) dS (V₀ᵀV₁)."""
     holds, beta = True, 0.5
     for method in METHODS:
-        model = network(rank=3, max_rank=3)
+        model = network(rank=3, max_rank=3).to(device)
         for layer in adapters(model).values():
             fill(layer.adapter)
         optimizer = GeoLoRA(model, lr=0.1, tau=0.0, min_rank=3, update="heavy-ball", momentum=beta, core="own", method=method)
@@ -75,34 +75,34 @@ def _state(adapter: LowRankAdapter) -> tuple[LowRank, ProjectedGradients]:
     return LowRank(*(X.clone() for X in adapter.factors())), found
 
 
-def adapted_is_the_model_at_the_start() -> bool:
+def adapted_is_the_model_at_the_start(device: str = "cpu") -> bool:
     """S = 0, bit for bit, for every kind of layer."""
     holds = True
     for make, data in LAYERS.values():
         torch.manual_seed(0)
-        model, x = nn.Sequential(make()), data()
+        model, x = nn.Sequential(make()).to(device), data().to(device)
         before = model(x)
         adapt(model, ["0"], rank=3)
         holds &= torch.equal(model(x), before)
     return holds
 
 
-def merged_is_forward() -> bool:
+def merged_is_forward(device: str = "cpu") -> bool:
     """A merged base computes what base and update did."""
     holds = True
     for name in LAYERS:
-        layer, x = adapted_layer(name)
+        layer, x = adapted_layer(name, device=device)
         before = layer(x)
         layer.merge()
         holds &= alike(layer(x), before)
     return holds
 
 
-def whatever_has_a_gradient_moves() -> bool:
+def whatever_has_a_gradient_moves(device: str = "cpu") -> bool:
     """Every parameter beside the adapters, weights and biases alike."""
     holds = True
     for method in METHODS:
-        model = network()
+        model = network().to(device)
         optimizer = GeoLoRA(model, lr=0.05, method=method)
         _backward(model)
         rest = [p for group in optimizer.param_groups if not group["adapters"] for p in group["params"]]
@@ -113,30 +113,31 @@ def whatever_has_a_gradient_moves() -> bool:
     return holds
 
 
-def reloaded_is_the_model() -> bool:
+def reloaded_is_the_model(device: str = "cpu") -> bool:
     """A state gives a fresh model, made for another rank, the same function."""
-    model, fresh, (x, _) = network(rank=5), network(seed=1, rank=2), regression()
+    model, fresh = (network(seed=seed, rank=rank).to(device) for seed, rank in ((0, 5), (1, 2)))
+    x, _ = regression(device=device)
     for layer in adapters(model).values():
         fill(layer.adapter)
     fresh.load_state_dict(model.state_dict())
     return torch.equal(fresh(x), model(x))
 
 
-def counted_are_the_numbers_of_the_state() -> bool:
+def counted_are_the_numbers_of_the_state(device: str = "cpu") -> bool:
     """The published number of parameters is that of the numbers in a state."""
-    model = network()
+    model = network().to(device)
     stored: list[int] = [X.numel() for name, X in model.state_dict().items() if ".adapter." in name]
     return parameter_count(model) == sum(stored)
 
 
-def overflow_of_a_scaled_loss_changes_nothing() -> bool:
+def overflow_of_a_scaled_loss_changes_nothing(device: str = "cpu") -> bool:
     """Model and memory stay as they are, bit for bit, and the scale is halved; with a scale that fits training goes on."""
     holds = True
     for method in METHODS:
-        model = network().float()
+        model = network().to(device).float()
         optimizer = GeoLoRA(model, lr=0.05, method=method)
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-        x, target = (X.float() for X in regression())
+        scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
+        x, target = (X.float() for X in regression(device=device))
         states = []
         for factor in (1.0, 1e38, 1.0):
             optimizer.zero_grad()

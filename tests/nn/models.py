@@ -30,19 +30,19 @@ def fill(adapter: LowRankAdapter, *, zero: bool = False) -> None:
     Y = adapter.factors()
     r = Y.rank
     S = torch.randn(r, r, dtype=Y.S.dtype) * 10.0 ** -torch.arange(r, dtype=Y.S.dtype)
-    adapter.assign(LowRank(Y.U, S * 0.0 if zero else S, Y.V))
+    adapter.assign(LowRank(Y.U, (S * 0.0 if zero else S).to(Y.S.device), Y.V))
 
 
 def adapted_layer(
-    name: str, *, rank: int = 3, zero: bool = False, gradients: GradientRoute = "projected"
+    name: str, *, rank: int = 3, zero: bool = False, gradients: GradientRoute = "projected", device: str = "cpu"
 ) -> tuple[AdaptedLayer, Tensor]:
     """A layer of the table with an adapter, and an input for it."""
     torch.manual_seed(7)
     make, data = LAYERS[name]
-    model = nn.Sequential(make().double())
+    model = nn.Sequential(make().double()).to(device)
     layer = adapt(model, ["0"], rank, gradients=gradients, alpha=0.7)["0"]
     fill(layer.adapter, zero=zero)
-    x = data()
+    x = data().to(device)
     return layer, x.double() if x.is_floating_point() else x
 
 
@@ -54,10 +54,10 @@ def network(*, seed: int = 0, rank: int = 3, max_rank: int = 8, gradients: Gradi
     return model
 
 
-def regression(*, count: int = 64, seed: int = 1) -> tuple[Tensor, Tensor]:
+def regression(*, count: int = 64, seed: int = 1, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Inputs and targets."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 12, dtype=torch.float64, generator=generator)
+    x = torch.randn(count, 12, dtype=torch.float64, generator=generator).to(device)
     return x, torch.sin(x[:, :4] * x[:, 4:8]) + x[:, 8:]
 
 
@@ -65,7 +65,7 @@ def train(
     model: nn.Module, optimizer: GeoLoRA, steps: int, *, call: Callable[[Tensor], Tensor] | None = None
 ) -> list[tuple[int, ...]]:
     """Gradient steps on the whole data; the ranks after each."""
-    x, target = regression()
+    x, target = regression(device=next(model.parameters()).device)
     ranks = []
     for _ in range(steps):
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ from verification.parity.functions import function_difference
 
 __all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "training_difference"]
 
-DTYPES = ("float64", "float32", "bfloat16")
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 RATE, STEPS = 0.3, 100
 BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-4}
 """Relative difference of W after each of 100 steps.  The criteria take c·eps, c = 4√(m + n), for one unit and allow 30 of them a
