@@ -12,6 +12,7 @@ from pathlib import Path
 from geolora_ref.files import require_writable, write_atomically
 from geolora_ref.oracle.check import Interrupted, Report, check_step, load_backend
 from geolora_ref.oracle.conversion import EPS, LIBRARIES
+from geolora_ref.oracle.known_failures import read_known_failures
 from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.streams import escape_missing_characters, tell
 
@@ -112,7 +113,7 @@ def _check(options: argparse.Namespace) -> int:
             batched=options.batched,
             stages=load_backend(options.stages) if options.stages else None,
             select=_selection(options.tests),
-            xfail=_read_xfail(options.xfail) if options.xfail else None,
+            xfail=read_known_failures(options.xfail) if options.xfail else None,
             progress=_progress,
         )
     except Interrupted as stopped:
@@ -170,20 +171,6 @@ def _selection(tests: Sequence[str]) -> Mapping[str, str]:
             raise ValueError(f"--tests: expected each key once, found {key} twice")
         selected[key] = value
     return selected
-
-
-def _read_xfail(path: Path) -> dict[str, str]:
-    """Lines "id reason", with a byte order mark or not; empty lines and lines that start with # are skipped."""
-    try:
-        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8, found {error}") from error
-    listed: dict[str, str] = {}
-    for name, *reason in (line for line in lines if line and not line[0].startswith("#")):
-        if name in listed:
-            raise ValueError(f"{path}: expected each id once, found {name} twice")
-        listed[name] = reason[0].strip() if reason else "listed as a known failure"
-    return listed
 
 
 def _progress(done: int, total: int) -> None:

@@ -195,14 +195,28 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def merge(model: nn.Module) -> None:
-    """Merge every adapter, see :meth:`AdaptedLayer.merge`."""
-    for layer in adapters(model).values():
-        layer.merge()
+    """Merge every adapter, or none if one cannot be: see :meth:`AdaptedLayer.merge`."""
+    done: list[AdaptedLayer] = []
+    try:
+        for layer in adapters(model).values():
+            layer.merge()
+            done.append(layer)
+    except BaseException:
+        for layer in reversed(done):
+            layer.unmerge()
+        raise
 
 
 def unmerge(model: nn.Module) -> None:
-    """Undo :func:`merge`, bit for bit (last in, first out: two adapters may share a base)."""
-    for layer in reversed(adapters(model).values()):
+    """Undo :func:`merge`, bit for bit (last in, first out: two adapters may share a base).
+
+    Raises ``RuntimeError`` if a layer is not merged; nothing was changed.
+    """
+    found = adapters(model)
+    bare = [name for name, layer in found.items() if not layer.merged]
+    if bare:
+        raise RuntimeError(f"unmerge: expected all layers to be merged, found that {', '.join(bare[:4])} is not")
+    for layer in reversed(found.values()):
         layer.unmerge()
 
 

@@ -20,6 +20,7 @@ from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall
 __all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "rate", "update_rule"]
 
 FORMAT = 2
+THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
 UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
 
 
@@ -54,6 +55,14 @@ def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int
         raise ValueError(f"{name}: {problem}") from problem
     if min_rank > capacity:
         raise ValueError(f"{name}: min_rank: expected at most {capacity}, what the adapter's storage allows, found {min_rank}")
+
+
+def _threshold(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """What truncates a group: its own choice, else that of all groups, else τ = 0.1; nothing if the method does not truncate."""
+    names = [name for name in THRESHOLDS if name in defaults]
+    own, common = ({name: given.get(name) for name in names} for given in (part, defaults))
+    chosen = common if all(value is None for value in own.values()) else own
+    return {"tau": DEFAULT_TAU} if names and all(value is None for value in chosen.values()) else chosen
 
 
 def _check_common(options: Mapping[str, Any]) -> None:
@@ -132,6 +141,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer")
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
+        part |= _threshold(defaults, part)
         options = defaults | part
         _check_common(options)
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]

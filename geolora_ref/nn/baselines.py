@@ -139,7 +139,7 @@ class Dlrt(AdapterOptimizer):
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
         rule = {"update": update, "betas": betas, "eps": eps, "momentum": momentum}
-        ranks = {"tau": 0.1 if tau is None and theta is None else tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
+        ranks = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
         self.evaluations = 0
         self.reports: dict[str, TruncationReport] = {}
         super().__init__(model, {"lr": lr, **rule, **ranks, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
@@ -168,6 +168,7 @@ class Dlrt(AdapterOptimizer):
         _, for_L = ({}, None) if for_K is None else self._evaluation(closure)
         if for_K is None or for_L is None:
             return loss
+        _refuse_others(for_K, for_L)
         with self.own_precision():
             starts = {name: self.factors(name) for name in for_K if rate(self._group(name)) != 0.0}
             starts = {name: LowRank(*(X.clone() for X in Y)) for name, Y in starts.items()}
@@ -179,6 +180,7 @@ class Dlrt(AdapterOptimizer):
             self._assign(starts)
         if for_S is None:
             return loss
+        _refuse_others(for_K, for_S)
         with self.own_precision():
             steps = {name: self._step_of_S(name, starts[name], augmented[name], for_S[name]) for name in starts}
             heads = self.heads()
@@ -244,3 +246,12 @@ def _bare_factors(adapter: LowRankAdapter) -> tuple[Tensor, Tensor, Tensor]:
     """U, S, V of an adapter whose bases need not be orthonormal."""
     Ut, S, Vt = (X.detach() for X in adapter.active())
     return Ut.mT, S, Vt.mT
+
+
+def _refuse_others(first: Iterable[str], later: Iterable[str]) -> None:
+    """Raise ``ValueError`` if a later evaluation of a closure has given gradients to other adapters than the first one."""
+    differing = sorted(set(first) ^ set(later))
+    if differing:
+        raise ValueError(
+            f"closure: expected gradients of the same adapters in each of its three calls, found {differing[:4]} in some only"
+        )

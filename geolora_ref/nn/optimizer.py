@@ -46,7 +46,8 @@ class GeoLoRA(AdapterOptimizer):
     lr : λ of the adapters; ``head_lr`` : of the other parameters, by default the same.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
-    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  An adapter
+    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
+        has one of tau, theta, budget has not that of the others.)  An adapter
         without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
     update : the direction of K, L and S: "adam", "sgd", "heavy-ball" or "normalised" (``geolora_ref.optimizers``).
     core : S takes the direction "shared" with K and L, ½(UᵀD_K + (VᵀD_L)ᵀ), or its "own", as published; the same for SGD,
@@ -97,7 +98,7 @@ class GeoLoRA(AdapterOptimizer):
         checks.one_of("method", method, ("reference", "fast"))
         defaults = {
             "lr": lr,
-            "tau": 0.1 if tau is None and theta is None and budget is None else tau,
+            "tau": tau,
             "theta": theta,
             "min_rank": min_rank,
             "max_rank": max_rank,

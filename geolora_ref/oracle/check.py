@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,12 @@ from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.harness import Harness, Held, Outcome
+from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
 from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
 
-__all__ = ["Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
+__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
 
 Matrix = NDArray[Any]
 
@@ -155,6 +156,29 @@ HELD = 4
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
+@dataclass(frozen=True)
+class Asked:
+    """What a backend was asked so far, and how it did."""
+
+    harness: Harness
+    rows: list[Row] = field(default_factory=list)
+    looked_at: dict[str, list[StepInputs]] = field(default_factory=lambda: {"failed": [], "passed": []})
+
+    def ask(self, case: ConformanceCase, known: str | None = None) -> Row:
+        """Judge one more case; ``known`` : why it is known to fail, if it is."""
+        row, inputs = run_case(self.harness, case)
+        if known is not None:
+            row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or known)
+        elif inputs is not None:
+            self.looked_at[row.outcome].append(inputs)
+        self.rows.append(row)
+        return row
+
+    def diagnosis(self) -> Diagnosis | None:
+        """What the backend looks like; None if nothing failed that can be compared."""
+        return _diagnosis(self.harness, self.rows, self.looked_at)
+
+
 def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
@@ -260,33 +284,27 @@ def check_step(
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
-    cases, conversion = _selection(harness, select or {}), harness.conversion
+    cases, conversion, asked = _selection(harness, select or {}), harness.conversion, Asked(harness)
     sizes = [(case.parameters.m, case.parameters.n, case.parameters.r) for case in cases]
     seen = statistics.median([resolution(*size, harness.eps, harness.storage) for size in sizes])
-    rows: list[Row] = []
-    looked_at: dict[str, list[StepInputs]] = {"failed": [], "passed": []}
+    rows = asked.rows
 
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
         seconds = time.perf_counter() - started
         given = conversion.array, conversion.dtype
         failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
         told = shared(failed, cases[: len(rows)])
-        return Report(_name(step), *given, rows, problems, diagnosis, seconds, harness.arithmetic, seen, told)
+        return Report(harness.name, *given, rows, problems, diagnosis, seconds, harness.arithmetic, seen, told)
 
     doing = ""
     try:
         for done, case in enumerate(cases):
             progress(done, len(cases))
             doing = f"case {case.id}"
-            row, inputs = run_case(harness, case)
-            if case.id in xfail:
-                row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or xfail[case.id])
-            elif inputs is not None:
-                looked_at[row.outcome].append(inputs)
-            rows.append(row)
+            asked.ask(case, xfail.get(case.id))
         progress(len(cases), len(cases))
         doing = "the diagnosis"
-        diagnosis = None if harness.whole else _diagnosis(harness, rows, looked_at)
+        diagnosis = asked.diagnosis()
     except KeyboardInterrupt:
         problem = f"interrupted in {doing}, after {len(rows)} of {len(cases)} cases"
         raise Interrupted(report([problem])) from None
@@ -320,8 +338,7 @@ def _selected(case: ConformanceCase, select: Mapping[str, str]) -> bool:
 
 def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> list[str]:
     """What makes a run worthless whatever its rows say.  ``whole`` : nothing was selected."""
-    ids = {case.id for case in catalogue()}
-    found = [f"xfail: no case has the id {name!r}" for name in xfail if name not in ids]
+    found = [f"xfail: no case has the id {name!r}" for name in unknown(xfail)]
     found += [f"xfail: {row.id} passes; take it off the list" for row in rows if row.outcome == "xpassed"]
     if whole and len(rows) < FLOOR:
         found.append(f"only {len(rows)} cases were run, a whole run has at least {FLOOR}")
@@ -330,9 +347,9 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
 def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Sequence[StepInputs]]) -> Diagnosis | None:
-    """What the backend looks like, if there is a failing step with an output."""
+    """What the backend looks like, if it is no whole step and there is a failing one with an output."""
     failing, passing = looked_at["failed"], looked_at["passed"]
-    if not failing:
+    if harness.whole or not failing:
         return None
     line = next(filter(None, (_first_line(row) for row in rows if row.outcome == "failed")), "")
 
@@ -356,10 +373,6 @@ def _first_line(row: Row) -> str:
     """The first line of Algorithm 1 that fails by the backend's own stages, or an empty string."""
     found = [criterion.partition(": ") for criterion in row.criteria if criterion.startswith("line ")]
     return f"{found[0][0]} ({', '.join(name for _, _, name in found)})" if found else ""
-
-
-def _name(step: Any) -> str:
-    return f"{getattr(step, '__module__', '?')}:{getattr(step, '__qualname__', type(step).__name__)}"
 
 
 def load_backend(name: str) -> Callable[..., Any]:

@@ -95,6 +95,11 @@ class Harness:
         return cls(step, Conversion(array, dtype, device), **promises)
 
     @property
+    def name(self) -> str:
+        """module:function of the backend."""
+        return f"{getattr(self.step, '__module__', '?')}:{getattr(self.step, '__qualname__', type(self.step).__name__)}"
+
+    @property
     def arithmetic(self) -> str:
         """The precision that the backend computes in."""
         dtype = self.conversion.dtype

@@ -1,44 +1,74 @@
-"""``pytest --geolora-backend package.module:step``: the conformance kit among a project's own tests."""
+"""``pytest --geolora-backend package.module:step``: the conformance kit among a project's own tests, and its diagnosis behind them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:  # every run of pytest loads this module, the kit only where it is asked for
+    from geolora_ref.oracle.catalogue import ConformanceCase
+    from geolora_ref.oracle.check import Asked
     from geolora_ref.oracle.harness import Harness
 
+__all__ = ["answer"]
+
 SUITE = Path(__file__).with_name("backend_suite.py")
-HARNESS: pytest.StashKey[Harness] = pytest.StashKey()
+BACKEND: pytest.StashKey[tuple[Harness, Mapping[str, str]]] = pytest.StashKey()
+ASKED: pytest.StashKey[dict[int, Asked]] = pytest.StashKey()
+TOLD: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of the kit."""
+    """The options of the kit, those of ``geolora-ref check``."""
     group = parser.getgroup("geolora", "conformance of a GeoLoRA step")
     group.addoption("--geolora-backend", metavar="MODULE:FUNCTION", help="run the conformance kit on this backend")
     group.addoption("--geolora-dtype", default="float64", help="of the arrays that it is given (default: float64)")
+    group.addoption("--geolora-precision", help="the precision that it computes in (default: the dtype, float32 for 16 bits)")
     group.addoption("--geolora-array", default="numpy", help="numpy, torch, jax or cupy (default: numpy)")
     group.addoption("--geolora-device", help="torch device")
+    group.addoption("--geolora-dense-core", action="store_true", help="S1 is not promised to be diagonal")
+    group.addoption("--geolora-whole", action="store_true", help="a whole training step, called with gradients(W)")
+    group.addoption("--geolora-batched", action="store_true", help="it takes stacks and returns stacks or a list")
+    group.addoption("--geolora-stages", metavar="MODULE:FUNCTION", help="its intermediate results, for every line of its own")
+    group.addoption("--geolora-xfail", metavar="FILE", type=Path, help="ids of cases known to fail, one a line; strict")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Collect the kit beside whatever else was asked for; ``pytest.UsageError`` if there is no such backend or no such arrays."""
-    name = config.getoption("--geolora-backend")
-    if not name:
+    if not config.getoption("--geolora-backend"):
         return
-    from geolora_ref.oracle.check import load_backend
-    from geolora_ref.oracle.harness import Harness
-
     sys.path.insert(0, str(config.invocation_params.dir))  # as geolora-ref check does; only python -m pytest does it by itself
-    given = {option: config.getoption(f"--geolora-{option}") for option in ("array", "dtype", "device")}
     try:
-        config.stash[HARNESS] = Harness.of(load_backend(name), **given)
-    except (ValueError, ModuleNotFoundError) as error:
+        config.stash[BACKEND] = _backend(config)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         raise pytest.UsageError(f"--geolora-backend: {error}") from error
     config.args.append(str(SUITE))
+
+
+def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
+    """The backend as the options describe it, and its known failures."""
+    from geolora_ref.oracle.check import load_backend
+    from geolora_ref.oracle.harness import Harness
+    from geolora_ref.oracle.known_failures import read_known_failures, unknown
+
+    given = {
+        name: config.getoption(f"--geolora-{name}") for name in ("array", "dtype", "device", "precision", "whole", "batched")
+    }
+    stages, xfail = (config.getoption(f"--geolora-{name}") for name in ("stages", "xfail"))
+    harness = Harness.of(
+        load_backend(config.getoption("--geolora-backend")),
+        diagonal=not config.getoption("--geolora-dense-core"),
+        stages=load_backend(stages) if stages else None,
+        **given,
+    )
+    known = read_known_failures(xfail) if xfail else {}
+    if unknown(known):
+        raise ValueError(f"{xfail}: expected ids of cases, found {', '.join(unknown(known))}")
+    return harness, known
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -46,5 +76,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.path == SUITE and "conformance_case" in metafunc.fixturenames:
         from geolora_ref.oracle.check import questions
 
-        cases = questions(metafunc.config.stash[HARNESS])
+        cases = questions(metafunc.config.stash[BACKEND][0])
         metafunc.parametrize("conformance_case", cases, ids=[case.id for case in cases])
+
+
+def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known: Mapping[str, str]) -> None:
+    """A case as a test: passed, failed, or failed as it is known to; kept for the diagnosis at the end."""
+    from geolora_ref.oracle.check import Asked
+
+    asked = config.stash.setdefault(ASKED, {}).setdefault(id(harness), Asked(harness))
+    row = asked.ask(case, known.get(case.id))
+    if row.outcome == "xfailed":
+        pytest.xfail(row.error)
+    if row.outcome != "passed":  # no assert: python -O would leave it out
+        pytest.fail("passes; take it off the list" if row.outcome == "xpassed" else row.text, pytrace=False)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The diagnoses; a worker of xdist sends its own, of the cases that it had."""
+    config = session.config
+    found = {asked.harness.name: asked.diagnosis() for asked in config.stash.get(ASKED, {}).values()}
+    told = [f"{name}: {diagnosis.text}" for name, diagnosis in found.items() if diagnosis]
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["geolora"] = told
+    else:
+        config.stash.setdefault(TOLD, []).extend(told)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker of xdist has sent."""
+    node.config.stash.setdefault(TOLD, []).extend(getattr(node, "workeroutput", {}).get("geolora", []))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Which line of the algorithm is wrong, behind the failures."""
+    told = dict.fromkeys(config.stash.get(TOLD, []))
+    if told:
+        terminalreporter.section("GeoLoRA: diagnosis")
+    for line in told:
+        terminalreporter.write_line(line)

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from geolora_ref.oracle.check import questions, run_case
+from geolora_ref.oracle.check import questions
 from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.known_failures import unknown
 
 __all__ = ["conformance_suite"]
 
 
-def conformance_suite(step: Callable[..., Any], **options: Any) -> type:
+def conformance_suite(step: Callable[..., Any], *, xfail: Mapping[str, str] | None = None, **options: Any) -> type:
     """A test class with one test for every case; the options are those of :meth:`geolora_ref.oracle.harness.Harness.of`.
 
-    Raises as it does, and ``ModuleNotFoundError`` if pytest is not installed.
+    xfail : {case id: reason}, cases known to fail; strict: one that passes fails.
+
+    Raises as it does, ``ValueError`` for an id that no case has, and ``ModuleNotFoundError`` if pytest is not installed.
     """
     import pytest
 
-    harness = Harness.of(step, **options)
+    from geolora_ref.oracle.pytest_plugin import answer
+
+    harness, known = Harness.of(step, **options), dict(xfail or {})
+    if unknown(known):
+        raise ValueError(f"xfail: expected ids of cases, found {', '.join(unknown(known))}")
     cases = questions(harness)
 
     class ConformanceSuite:
         """One test a case."""
 
         @pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
-        def test_case(self, case: Any) -> None:
+        def test_case(self, case: Any, pytestconfig: pytest.Config) -> None:
             """The backend's answer is the exact answer to a question within rounding."""
-            row, _ = run_case(harness, case)
-            if row.outcome != "passed":  # no assert: python -O would leave it out
-                pytest.fail(row.text, pytrace=False)
+            answer(pytestconfig, harness, case, known)
 
     return ConformanceSuite

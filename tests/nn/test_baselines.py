@@ -306,7 +306,7 @@ class ClosureError(Exception):
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
-@pytest.mark.parametrize("what", ["error", "raise", "skip"])
+@pytest.mark.parametrize("what", ["error", "raise", "skip", "other adapters"])
 def test_dlrt_leaves_all_as_it_was(call: int, what: str) -> None:
     """Whatever happens in whichever evaluation, the augmented bases of the third included."""
     options = {"on_nonfinite": "skip"} if what == "skip" else {}
@@ -321,17 +321,22 @@ def test_dlrt_leaves_all_as_it_was(call: int, what: str) -> None:
         if len(calls) == call:
             if what == "error":
                 raise ClosureError
-            adapters(model)["2"].adapter.S.grad[0, 0] = float("nan")  # type: ignore[index]
+            if what == "other adapters":
+                adapters(model)["2"].adapter.zero_grad()
+            else:
+                adapters(model)["2"].adapter.S.grad[0, 0] = float("nan")  # type: ignore[index]
         return loss
 
     if what == "skip":
         optimizer.step(broken)
         assert optimizer.skipped == 1
     else:
-        with pytest.raises(ClosureError if what == "error" else FloatingPointError):
+        errors = {"error": ClosureError, "raise": FloatingPointError, "other adapters": ValueError}
+        with pytest.raises(errors[what]):
             optimizer.step(broken)
     rank = before[0]["0.adapter.S"].shape[0]
-    assert calls == [rank, rank, 2 * rank][:call]
+    noticed = max(call, 2) if what == "other adapters" else call  # two evaluations make a difference
+    assert calls == [rank, rank, 2 * rank][:noticed]
     assert all(torch.equal(value, before[0][key]) for key, value in model.state_dict().items())
     found, expected = optimizer.state_dict(), before[1]
     assert found["param_groups"] == expected["param_groups"]

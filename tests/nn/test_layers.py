@@ -280,6 +280,22 @@ def test_a_weight_that_is_computed_is_not_merged() -> None:
         assert not layer.merged
 
 
+def test_all_adapters_are_merged_or_none() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)))
+    layers = adapt(model, ["0", "1"], rank=2)
+    for layer in layers.values():
+        fill(layer.adapter)
+    before = layers["0"].base_weight.clone()
+    with pytest.raises(RuntimeError, match=r"^merge: expected a base whose weight is a parameter"):
+        merge(model)
+    assert not any(layer.merged for layer in layers.values())
+    assert torch.equal(layers["0"].base_weight, before)
+    layers["0"].merge()
+    with pytest.raises(RuntimeError, match=r"^unmerge: expected all layers to be merged, found that 1 is not$"):
+        unmerge(model)
+    assert layers["0"].merged
+
+
 def test_a_fused_model_starts_as_the_model_it_was() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 7)), torch.randn(8, 30)

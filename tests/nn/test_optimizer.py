@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.nn import GeoLoRA, adapt, adapters, merge
+from geolora_ref.nn.baselines import Dlrt
 from tests.nn.models import fill, network, regression, train
 
 
@@ -248,6 +249,19 @@ def test_groups_have_options_of_their_own() -> None:
     assert torch.equal(first.adapter.full(), before)
     assert second.adapter.rank == 2
     assert not torch.equal(head_of(model).weight, head)
+
+
+@pytest.mark.parametrize("tau", [None, 0.2])
+def test_a_group_has_its_own_threshold_in_place_of_the_common_one(tau: float | None) -> None:
+    model = network()
+    parts = [{"module": model[0], "theta": 0.01}, {"module": model[2], "budget": 3}, {"module": model[4]}]
+    optimizer = GeoLoRA(parts, tau=tau)
+    found = [tuple(group[name] for name in ("tau", "theta", "budget")) for group in optimizer.param_groups if group["adapters"]]
+    assert found == [(None, 0.01, None), (None, None, 3)]
+    assert GeoLoRA(model, tau=tau).param_groups[0]["tau"] == (tau or 0.1)
+    assert Dlrt([{"module": network(), "theta": 0.01}], tau=tau).param_groups[0]["theta"] == 0.01
+    with pytest.raises(ValueError, match=r"found tau=0\.1, theta=0\.2$"):
+        GeoLoRA([{"module": model, "tau": 0.1, "theta": 0.2}])
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

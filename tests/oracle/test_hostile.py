@@ -621,6 +621,59 @@ def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
     assert (status, "failed" in printed) == (1, True), printed
 
 
+PLUGIN = {
+    "the line": (["signs:wrong"], "signs:wrong: This is what happens when line 3 has this defect: K_new = K + λ∇_K"),
+    "xdist": (
+        ["signs:wrong", "-p", "xdist", "-n", "2"],
+        "signs:wrong: This is what happens when line 3 has this defect: K_new = K + λ∇_K",
+    ),
+    "less precision": (["signs:rough"], "failed"),
+    "as claimed": (["signs:rough", "--geolora-precision", "float32"], "5 passed"),
+    "a dense core": (["signs:dense"], "S diagonal"),
+    "as told": (["signs:dense", "--geolora-dense-core"], "5 passed"),
+    "known": (["signs:wrong", "--geolora-xfail", "known.txt"], "1 xfailed"),
+    "a list that is too long": (["good:step", "--geolora-xfail", "known.txt"], "passes; take it off the list"),
+    "an unknown id": (["good:step", "--geolora-xfail", "unknown.txt"], "unknown.txt: expected ids of cases, found misspelt"),
+    "stages": (["good:step", "--geolora-stages", "signs:no_stages"], "stages: expected a mapping with K_new"),
+    "a whole step": (["signs:whole", "--geolora-whole"], "5 passed"),
+    "stacks": (["signs:stacked", "--geolora-batched"], "5 passed"),
+}
+SIGNS = """
+import numpy as np
+from good import step
+
+def wrong(U, S, V, dK, dL, dS, **parameters):
+    return step(U, S, V, dK - 2 * (dK - U @ (U.T @ dK)) - 2 * U @ (U.T @ dK), dL, dS, **parameters)
+
+def rough(*arrays, **parameters):
+    return tuple(X.astype(np.float64) for X in step(*(X.astype(np.float32) for X in arrays), **parameters))
+
+def dense(*arrays, **parameters):
+    U, S, V = step(*arrays, **parameters)
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal(S.shape))[0]
+    return U @ Q, Q.T @ S, V
+
+def whole(U, S, V, gradients, **parameters):
+    G = gradients(U @ S @ V.T)
+    return step(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
+
+def stacked(*arrays, **parameters):
+    return [step(*problem, **parameters) for problem in zip(*arrays)]
+
+def no_stages(*arrays, **parameters):
+    return {}
+"""
+
+
+@pytest.mark.parametrize(("arguments", "message"), PLUGIN.values(), ids=PLUGIN)
+def test_pytest_has_what_the_command_has(folder: Path, arguments: list[str], message: str) -> None:
+    (folder / "signs.py").write_text(SIGNS)
+    (folder / "known.txt").write_text("shape-tall-dense a reason\n")
+    (folder / "unknown.txt").write_text("misspelt\n")
+    status, printed = run_pytest(folder, COMMAND, "--geolora-backend", *arguments, "-k", "shape-tall")
+    assert (status == 0, message in printed) == (message.endswith("passed"), True), printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,33 @@
+"""The list of cases that are known to fail: one id a line, and the reason behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from geolora_ref.oracle.catalogue import catalogue
+
+__all__ = ["read_known_failures", "unknown"]
+
+
+def unknown(ids: Iterable[str]) -> list[str]:
+    """Those that no case of the catalogue has."""
+    known = {case.id for case in catalogue()}
+    return [name for name in ids if name not in known]
+
+
+def read_known_failures(path: Path) -> dict[str, str]:
+    """Lines "id reason", with a byte order mark or not; empty lines and lines that start with # are skipped.
+
+    Raises ``ValueError`` for what is no UTF-8 and for an id that stands twice, ``OSError`` for a file that cannot be read.
+    """
+    try:
+        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, found {error}") from error
+    listed: dict[str, str] = {}
+    for name, *reason in (line for line in lines if line and not line[0].startswith("#")):
+        if name in listed:
+            raise ValueError(f"{path}: expected each id once, found {name} twice")
+        listed[name] = reason[0].strip() if reason else "listed as a known failure"
+    return listed
