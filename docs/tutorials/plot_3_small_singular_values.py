@@ -2,7 +2,7 @@ r"""
 What small singular values do to naive methods
 ==============================================
 
-Three ways of descending that agree on paper, from starts that differ in the size of their singular values alone.
+Three ways of descending that look alike on paper, from starts that differ in the size of their singular values alone.
 """
 
 # %%

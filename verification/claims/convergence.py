@@ -1,4 +1,4 @@
-"""The projected gradient becomes small at a rate with explicit constants."""
+"""The mean square of the projected gradients, and with it the least, is bounded with explicit constants."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 CLAIM = Claim(
     id="convergence",
-    title="Convergence of the projected gradient",
-    section="The projected gradient tends to zero",
+    title="How small a projected gradient becomes",
+    section="How small a projected gradient becomes",
     statement="min_{t<T} ‖P(W_t)∇L(W_t)‖² ≤ their mean ≤ [L(W₀) − L* + Σ_{t<T}(Bϑ_t + (β/2)ϑ_t²)] / [Tλ(1 − βλ/2)]",
     hypotheses=("∇L is β-Lipschitz", "λ constant in (0, 2/β)", "L ≥ L*", "B ≥ ‖∇L(Ŵ_t)‖"),
     sources=("GeoLoRA",),

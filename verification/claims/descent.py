@@ -1,4 +1,4 @@
-"""Every step descends, by at least an amount with explicit constants; the truncation costs at most what it says."""
+"""The untruncated step descends, by at least an amount with explicit constants; the truncation costs at most what it says."""
 
 from __future__ import annotations
 
@@ -164,8 +164,8 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 CLAIM = Claim(
     id="descent",
-    title="Every step descends",
-    section="Every step descends",
+    title="Every step descends, up to its truncation",
+    section="Every step descends, up to its truncation",
     statement="L(Ŵ) ≤ L(W) − λ(1 − βλ/2)‖P(W)∇L(W)‖²,   L(W₁) ≤ L(Ŵ) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²",
     hypotheses=("∇L is β-Lipschitz", "0 < λ < 2/β", "opt = SGD"),
     sources=("GeoLoRA",),

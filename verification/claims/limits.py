@@ -76,8 +76,8 @@ CLAIM = Claim(
     title="Limit cases",
     section="Limit cases",
     statement=(
-        "r = min(m,n): W₁ = W − λG;  P(W)G = 0 and τ = 0: W₁ = W;  λ = 0: W₁ = trunc(W);  "
-        "r_max = r and τ = 0: Riemannian gradient descent at fixed rank"
+        "r = min(m,n) and τ = 0: W₁ = W − λG;  P(W)G = 0, τ = 0 and r_max ≥ rank W: W₁ = W;  λ = 0: W₁ = trunc(W);  "
+        "r_max = r, τ = 0 and rank Ŵ ≥ r: Riemannian gradient descent at fixed rank"
     ),
     hypotheses=("opt = SGD",),
     sources=("GeoLoRA", "KL07"),

@@ -86,8 +86,8 @@ CLAIM = Claim(
     title="When the rank can grow, and when it stalls",
     section="When the rank can grow, and when it stalls",
     statement=(
-        "if λ² ‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) ≤ ϑ, the step adds no rank; with ϑ ∝ λ and S of order one that is so "
-        "for all small λ"
+        "if λ² ‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) ≤ ϑ, the step adds no rank; with ϑ ∝ λ, ‖G‖ bounded and "
+        "σ_min(S_new) bounded below that is so for all small λ"
     ),
     hypotheses=("absolute threshold ϑ = 1e-3·λ", "S_new invertible for the stall; S = 0 for the growth"),
     sources=("CKL22", "CKL24"),

@@ -226,7 +226,9 @@ STATEMENTS: Mapping[str, Statement] = {
     "tangent step": Statement(
         "The untruncated step is the Riemannian gradient step", "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ c·eps·s", tangent_step
     ),
-    "descent": Statement("Every step descends", "L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²", descent),
+    "descent": Statement(
+        "Every step descends, up to its truncation", "L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²", descent
+    ),
     "error recursion": Statement("The robust error bound", "e₁ ≤ e^{μλ}e₀ + λε + ½ℓλ²B + ϑ₁", error_recursion),
     "tail bound": Statement(
         "What truncation to a fixed rank costs", "‖Ŵ − W₁‖ ≤ λ²‖(I−Π_U)GΠ_V‖ ‖Π_U G(I−Π_V)‖₂/σ_min + c·eps·s", tail_bound
