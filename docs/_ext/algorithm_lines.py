@@ -61,9 +61,10 @@ LINES = (
         "Forward",
         r"\mathcal L(W),\qquad W = U S V^{\mathsf H}",
         r"U\in\mathbb K^{m\times r}; S\in\mathbb K^{r\times r}; V\in\mathbb K^{n\times r}",
-        "The loss and the gradient that follow from it belong together; the test problems prove it of themselves. In a layer "
-        "$W$ is never formed: $y = ((x V) S^{\\mathsf T}) U^{\\mathsf T}$.",
-        "$r(m+n+r)$ products for each row of $x$, in place of $mn$",
+        "The loss and the gradient that follow from it belong together; the test problems prove it of themselves. The code here "
+        "forms $W$, for problems that are given as matrices; an adapted layer does not "
+        "({py:mod}`geolora_ref.nn.functions`): $y = ((x V) S^{\\mathsf T}) U^{\\mathsf T}$.",
+        "in a layer $r(m+n+r)$ products for each row of $x$, in place of $mn$",
         Anchor("geolora_ref/lowrank.py", "LowRank.full"),
         controls=(("problems", "wrong gradient"),),
     ),
@@ -78,8 +79,9 @@ LINES = (
         r"G=\nabla\mathcal L(W)\in\mathbb K^{m\times n}; \nabla_K\mathcal L\in\mathbb K^{m\times r}; "
         r"\nabla_L\mathcal L\in\mathbb K^{n\times r}; \nabla_S\mathcal L\in\mathbb K^{r\times r}",
         "All three come from one backward pass ({ref}`identities <thm-one-pass>`). We obtain $GV$ and $G^{\\mathsf H}U$ directly "
-        "and never divide by $S$; the published route is {py:meth}`~geolora_ref.gradients.FactorGradients.projected`.",
-        "the matrix products of LoRA's backward pass and one of size $r\\times r$; $G$ is not formed",
+        "and never divide by $S$; the published route is {py:meth}`~geolora_ref.gradients.FactorGradients.projected`. The code "
+        "here is given a dense $G$; an adapted layer does not form it ({py:mod}`geolora_ref.nn.functions`).",
+        "in a layer the matrix products of LoRA's backward pass and one of size $r\\times r$",
         Anchor("geolora_ref/gradients.py", "ProjectedGradients.from_dense"),
         controls=(("one-backward-pass", "missing-transpose"),),
     ),

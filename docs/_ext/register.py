@@ -244,7 +244,7 @@ REGISTER = (
     Deviation(
         "K- and L-gradients",
         "G_U S⁻ᵀ, G_V S⁻¹",
-        "as published, but for the two rows above",
+        "as published, but for the three rows above",
         "G V and Gᵀ U directly, exact for every S; the published route stays as `FactorGradients.projected`",
         _division,
     ),

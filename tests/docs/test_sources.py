@@ -93,6 +93,42 @@ def test_imports_go_one_way(extension: Extension) -> None:
     assert graph["verification"] > {"geolora_ref.oracle"}
 
 
+def listed_parts() -> dict[str, list[str]]:
+    """The files and folders of each package in the list of the architecture page, in its order."""
+    block = re.search(r"```\n(geolora_ref/.*?)```", text_of(DOCS / "architecture.md"), re.DOTALL)
+    assert block
+    found: dict[str, list[str]] = {}
+    package = ""
+    for line in block[1].splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0]
+        if not line.startswith(" "):
+            package = names.rstrip("/")
+            found[package] = []
+        elif not line.startswith("   "):
+            found[package] += names.split(", ")
+    return found
+
+
+@pytest.mark.parametrize("package", ["geolora_ref", "verification"])
+def test_the_architecture_page_lists_every_part(package: str) -> None:
+    entries = (path for path in (DOCS.parent / package).iterdir() if not path.name.startswith("_"))
+    there = {f"{path.name}/" if path.is_dir() else path.name for path in entries if path.is_dir() or path.suffix == ".py"}
+    assert sorted(listed_parts()[package]) == sorted(there)
+
+
+def test_parts_import_only_parts_above_them_in_the_list(extension: Extension) -> None:
+    graph = extension("import_picture").imports()
+    order = [f"geolora_ref.{name.removesuffix('.py').rstrip('/')}" for name in listed_parts()["geolora_ref"]] + ["verification"]
+
+    def upward(order: list[str]) -> list[tuple[str, str]]:
+        """Imports of a part that stands below."""
+        return [(part, other) for part in order for other in graph.get(part, ()) if order.index(other) > order.index(part)]
+
+    assert set(graph) == set(order)
+    assert upward(order) == []
+    assert ("geolora_ref.algorithm", "geolora_ref.lowrank") in upward(order[::-1])
+
+
 def test_a_cycle_of_imports_is_found(extension: Extension) -> None:
     with pytest.raises(CycleError):
         extension("import_picture").reduced({"a": {"b"}, "b": {"a"}})

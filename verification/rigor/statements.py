@@ -156,7 +156,7 @@ def error_recursion(it: Iteration) -> Sides:
 
 
 def tail_bound(it: Iteration) -> Sides | None:
-    """‖Ŵ − W₁‖ ≤ λ²‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) + c·eps·s for r₁ ≥ r.
+    """‖Ŵ − W₁‖ ≤ λ²‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) + 30·c·eps·s for r₁ ≥ r.
 
     The bound is 0 where a part of G vanishes, so that rounding must be allowed for.
     """
@@ -214,26 +214,26 @@ class Statement:
 
 CRITERIA, PROJECTOR = "The other criteria, and the unit", "The tangent projector"
 STATEMENTS: Mapping[str, Statement] = {
-    "orthonormal U": Statement(CRITERIA, "‖U₁ᵀU₁ − I‖ ≤ c·eps", orthonormal_u),
-    "orthonormal V": Statement(CRITERIA, "‖V₁ᵀV₁ − I‖ ≤ c·eps", orthonormal_v),
+    "orthonormal U": Statement(CRITERIA, "‖U₁ᵀU₁ − I‖ ≤ 30·c·eps", orthonormal_u),
+    "orthonormal V": Statement(CRITERIA, "‖V₁ᵀV₁ − I‖ ≤ 30·c·eps", orthonormal_v),
     "diagonal core": Statement(CRITERIA, "S₁ diagonal, nonnegative, sorted", diagonal_core),
     "rank in range": Statement(CRITERIA, "min_rank ≤ r₁ ≤ max_rank", rank_in_range),
     "conformance": Statement(
-        "Stationarity and dominance", "W₁ is the best approximation of a matrix within c·eps·s of Ŵ", conformance
+        "Stationarity and dominance", "W₁ is the best approximation of a matrix within 30·c·eps·s of Ŵ", conformance
     ),
-    "rank not too low": Statement(CRITERIA, "tail_{r₁}(Ŵ) ≤ ϑ + c·eps·s", rank_not_too_low),
-    "rank not too high": Statement(CRITERIA, "tail_{r₁−1}(Ŵ) > ϑ − c·eps·s", rank_not_too_high),
+    "rank not too low": Statement(CRITERIA, "tail_{r₁}(Ŵ) ≤ ϑ + 30·c·eps·s", rank_not_too_low),
+    "rank not too high": Statement(CRITERIA, "tail_{r₁−1}(Ŵ) > ϑ − 30·c·eps·s", rank_not_too_high),
     "tangent step": Statement(
-        "The untruncated step is the Riemannian gradient step", "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ c·eps·s", tangent_step
+        "The untruncated step is the Riemannian gradient step", "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ 30·c·eps·s", tangent_step
     ),
     "descent": Statement(
         "Every step descends, up to its truncation", "L(W₁) ≤ L(W) − λ(1 − βλ/2)‖P∇L‖² + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁²", descent
     ),
     "error recursion": Statement("The robust error bound", "e₁ ≤ e^{μλ}e₀ + λε + ½ℓλ²B + ϑ₁", error_recursion),
     "tail bound": Statement(
-        "What truncation to a fixed rank costs", "‖Ŵ − W₁‖ ≤ λ²‖(I−Π_U)GΠ_V‖ ‖Π_U G(I−Π_V)‖₂/σ_min + c·eps·s", tail_bound
+        "What truncation to a fixed rank costs", "‖Ŵ − W₁‖ ≤ λ²‖(I−Π_U)GΠ_V‖ ‖Π_U G(I−Π_V)‖₂/σ_min + 30·c·eps·s", tail_bound
     ),
-    "projection": Statement(PROJECTOR, "‖Z₁ − P Z‖ ≤ c·eps·‖Z‖", projection_is_near),
-    "projection idempotent": Statement(PROJECTOR, "‖(I − P) Z₁‖ ≤ c·eps·‖Z‖", projection_is_idempotent),
-    "projection orthogonal": Statement(PROJECTOR, "|⟨Z₁, Z − Z₁⟩| ≤ c·eps·‖Z‖²", projection_is_orthogonal),
+    "projection": Statement(PROJECTOR, "‖Z₁ − P Z‖ ≤ 30·c·eps·‖Z‖", projection_is_near),
+    "projection idempotent": Statement(PROJECTOR, "‖(I − P) Z₁‖ ≤ 30·c·eps·‖Z‖", projection_is_idempotent),
+    "projection orthogonal": Statement(PROJECTOR, "|⟨Z₁, Z − Z₁⟩| ≤ 30·c·eps·‖Z‖²", projection_is_orthogonal),
 }
