@@ -72,7 +72,7 @@ def _training(case: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """All networks side by side: ratios to LoRA (PEFT), then what the fast step is beside its floor, and memory."""
+    """All networks side by side: ratios to LoRA (PEFT), then the fast step beside the floor, lean LoRA and AdaLoRA, and memory."""
     by_name: dict[str, list[dict[str, Any]]] = {name: [case["rows"][name] for case in cases] for name in cases[0]["rows"]}
     fast = by_name["fast"]
     yield ["ratio to LoRA (PEFT)", *(case["title"] for case in cases)]
@@ -80,8 +80,12 @@ def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name, rows in by_name.items():
         if name != "lora":
             yield [rows[0]["title"], *(_ratio(row["ratio"]) for row in rows)]
-    yield ["**GeoLoRA, fast, to the floor**", *(f"{row['ratio_to_floor'][1]:.3f}" for row in fast)]
-    yield ["**GeoLoRA, fast, to lean LoRA**", *(f"{row['over_lean'][1]:.3f}" for row in fast)]
+    for name in ("fast", "optimizer", "adam"):
+        rows = by_name[name]
+        yield [f"**{rows[0]['title']}, to the floor**", *(f"{row['ratio_to_floor'][1]:.3f}" for row in rows)]
+        yield [f"**{rows[0]['title']}, to lean LoRA**", *(_ratio(row["over_lean"]) for row in rows)]
+    pairs = zip(fast, by_name["adalora"], strict=True)
+    yield ["**GeoLoRA, fast, to AdaLoRA** (medians)", *(f"{a['milliseconds'][1] / b['milliseconds'][1]:.3f}" for a, b in pairs)]
     for name in ("lora", "fast", "merged"):
         yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
     yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
