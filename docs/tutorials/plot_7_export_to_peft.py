@@ -8,7 +8,8 @@ PEFT without this package.
 """
 
 # %%
-# A model of two linear layers, adapted and trained for a few steps. :doc:`plot_6_fine_tune` has the real thing.
+# A model of two linear layers, adapted and trained for a few steps on noise. :doc:`plot_6_fine_tune` trains a small network
+# on digits, ``make finetune`` a sentence encoder; :doc:`/finetuning` has what was measured there.
 
 import tempfile
 from pathlib import Path
