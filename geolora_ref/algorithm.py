@@ -12,10 +12,10 @@ line  what                                                    here
 6     (U, S, V) = trunc(Ŝ, [U | Ũ], [V | Ṽ], τ)               :func:`truncation`
 ====  ======================================================  ============================================
 
-Deviations from the published text, all of them: (a) gradients arrive division-free by default, the published route
-through G_U S⁻ᴴ and G_V S⁻¹ is :meth:`FactorGradients.projected`; (b) near min(m, n) fewer than r new columns exist, so Ŝ
-may be smaller than 2r x 2r; (c) S⁻¹ is not carried along but formed from the current S where the published route
-needs it; (d) transposes are conjugate transposes.  No input is ever changed in place.
+Deviations of this file from the published text: (a) gradients arrive division-free by default, the published route by G_U S⁻ᴴ
+and G_V S⁻¹ is :meth:`FactorGradients.projected`; (b) near min(m, n) fewer than r new columns exist, and Ŝ is smaller than
+2r x 2r; (c) S⁻¹ is not carried along but formed from the current S, for the published route; (d) transposes are conjugate
+transposes; (e) truncation also takes an absolute ϑ, min_rank and max_rank.  No input is ever changed in place.
 """
 
 from __future__ import annotations

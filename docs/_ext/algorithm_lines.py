@@ -35,6 +35,7 @@ class Line:
     ``id`` : "1" … "6" of Algorithm 1, or the name of a helper of Algorithm 2.  ``caller`` : for a helper the line that calls it,
     whose guards are its guards.  ``controls`` : pairs (claim, control) for the lines before the step begins, which no broken
     step can get wrong.  ``formula`` and ``shapes`` (parted by semicolons) in TeX, ``proved`` and ``cost`` in MyST.
+    ``published`` : the formula as published, in TeX, where it is another one; ``instead`` says in MyST what is done in its place.
     """
 
     id: str
@@ -46,6 +47,8 @@ class Line:
     anchor: Anchor
     caller: str = ""
     controls: tuple[tuple[str, str], ...] = field(default=())
+    published: str = ""
+    instead: str = ""
 
     @property
     def number(self) -> int:
@@ -98,6 +101,12 @@ LINES = (
         "sub-equations of the parallel integrator {cite}`CKL24`.",
         "$r^2(m+n)$ products",
         Anchor(ALGORITHM, "coefficient_update"),
+        published=r"""\begin{aligned}
+        K_{\text{new}} &= \operatorname{opt}(U S,\; G_U S^{-\mathsf T},\; \lambda)\\
+        L_{\text{new}} &= \operatorname{opt}(V S^{\mathsf T},\; G_V S^{-1},\; \lambda)\\
+        S_{\text{new}} &= \operatorname{opt}(S,\; G_S,\; \lambda)
+        \end{aligned}""",
+        instead="The same for invertible $S$ ({ref}`thm-one-pass`); the code takes $\\nabla_K$ and $\\nabla_L$ as line 2 has them.",
     ),
     Line(
         "opt",
@@ -168,6 +177,8 @@ LINES = (
         "one SVD of $2r\\times 2r$, $\\approx 11\\,(2r)^3$ products, and $2 r r_1(m+n)$",
         Anchor(ALGORITHM, "truncation"),
         caller="6",
+        published=r"S^{-1}\leftarrow\operatorname{diag}(1/\sigma_1,\dots,1/\sigma_{r_1})",
+        instead="$S^{-1}$ is not carried along here: {doc}`paper_and_code`. An absolute $\\vartheta$ and limits of the rank are further arguments.",
     ),
 )
 

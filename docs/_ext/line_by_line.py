@@ -27,6 +27,8 @@ $$
 {formula}
 $$
 
+{published}
+
 {proved}
 
 **Shapes** {shapes}
@@ -45,6 +47,11 @@ $$
 :::::
 ::::::
 """
+
+
+def as_published(line: Line) -> str:
+    """The published formula where it is another one, with what is done in its place."""
+    return f"*As published:*\n\n$$\n{line.published}\n$$\n\n{line.instead}" if line.published else ""
 
 
 def code_options(line: Line) -> str:
@@ -98,9 +105,8 @@ class AlgorithmLines(SphinxDirective):
         for line in LINES:
             shapes = ", ".join(f"${shape.strip()}$" for shape in line.shapes.split(";"))
             fields = {"id": line.id, "title": line.title, "formula": line.formula, "shapes": shapes}
-            text = TEMPLATE.format(
-                **fields, proved=line.proved, cost=line.cost, file=line.anchor.file, options=code_options(line)
-            )
+            fields |= {"published": as_published(line), "proved": line.proved, "cost": line.cost}
+            text = TEMPLATE.format(**fields, file=line.anchor.file, options=code_options(line))
             found += self.parse_text_to_nodes(text, allow_section_headings=False)
             found.append(ClaimLinks("", f'<div class="line-guards">{guards(line)}</div>', format="html"))
         return found

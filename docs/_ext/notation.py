@@ -29,6 +29,13 @@ SYMBOLS = (
     Symbol(r"S", "geolora_ref.lowrank:LowRank.S", r"r\times r", "S", "coefficients; diagonal after a truncation"),
     Symbol(r"r", "geolora_ref.lowrank:LowRank.rank", r"", "r", "the rank, at most $\\min(m,n)$"),
     Symbol(r"P(W)Z", "geolora_ref.lowrank:tangent_projection", r"m\times n", "P(W)Z", "projection onto the tangent space"),
+    Symbol(
+        r"\hat P(W)Z",
+        "verification.steppers:simultaneous_descent",
+        r"m\times n",
+        "",
+        "how $W$ moves if $U, S, V$ descend at once along $Z$: no projection",
+    ),
     Symbol(r"G", "geolora_ref.gradients:ProjectedGradients.from_dense(G)", r"m\times n", r"\nabla\mathcal L", "dense gradient"),
     Symbol(r"\nabla_K\mathcal L", "geolora_ref.gradients:ProjectedGradients.dK", r"m\times r", r"\nabla_K\mathcal L", "$GV$"),
     Symbol(
@@ -66,6 +73,7 @@ SYMBOLS = (
         r"\lambda",
         "learning rate, the step size of the flow",
     ),
+    Symbol(r"K, L", "geolora_ref.algorithm:coefficient_update", r"m\times r,\ n\times r", r"K, L", "$US$ and $VS^{\\mathsf H}$"),
     Symbol(r"\operatorname{opt}", "geolora_ref.algorithm:optimizer_step", "", r"\texttt{optimizer_step}", "$P-\\lambda G$"),
     Symbol(
         r"K_{\text{new}}", "geolora_ref.algorithm:AugmentedStep.K_new", r"m\times r", r"K^{\text{new}}", "$US$ after its step"
@@ -106,8 +114,23 @@ SYMBOLS = (
         "geolora_ref.algorithm:Truncation.singular_values",
         r"s",
         r"\sigma_i",
-        "singular values of $\\hat S$, falling",
+        "singular values of $\\hat S$, in decreasing order",
     ),
+    Symbol(
+        r"P, \Sigma, Q",
+        "geolora_ref.algorithm:truncation",
+        r"(r+k)\times s,\ s\times s,\ (r+l)\times s",
+        r"P, \Sigma, Q",
+        "singular value decomposition $\\hat S=P\\Sigma Q^{\\mathsf H}$, $s$ the smaller of the two sizes",
+    ),
+    Symbol(
+        r"U_1, S_1, V_1",
+        "geolora_ref.algorithm:Truncation.Y",
+        r"m\times r_1,\ r_1\times r_1,\ n\times r_1",
+        "",
+        "the state after the step, $W_1=U_1S_1V_1^{\\mathsf H}$",
+    ),
+    Symbol(r"r_1", "geolora_ref.algorithm:choose_rank", "", "r_1", "the rank after the step"),
     Symbol(
         r"\tau", "geolora_ref.algorithm:truncation(tau)", "", r"\tau", "relative threshold, $\\vartheta=\\tau\\norm{\\hat S}$"
     ),
@@ -140,6 +163,20 @@ SYMBOLS = (
         "",
         r"\varepsilon",
         "size of the part of $F$ outside of the tangent space",
+    ),
+    Symbol(
+        r"\eta",
+        "geolora_ref.oracle.criteria:judge",
+        "",
+        "",
+        "what rounding may explain of an output: $c\\cdot\\text{eps}\\cdot s$",
+    ),
+    Symbol(
+        r"\delta",
+        "geolora_ref.oracle.criteria:judge",
+        "",
+        "",
+        "by how much the three given gradients contradict each other; in the error bound the distance $\\norm{W(0)-W_0}$ of the starts",
     ),
 )
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from docutils import nodes
-from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_step
+from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_step, geolora_step
 from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import factor_entries
@@ -21,6 +21,7 @@ from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
 from geolora_ref.oracle.criteria import StepInputs, judge
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
+from geolora_ref.training import Layer, Settings, training_step
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from verification.report import mathematics, number
@@ -88,15 +89,17 @@ def effect_of(name: str) -> Effect:
     return Effect(len(changes), len(steps()), float(np.median(finite or [0.0])), max(finite, default=0.0))
 
 
-def _by_mutant(name: str) -> Callable[[], str]:
-    def words() -> str:
-        effect = effect_of(name)
-        return (
-            f"rejected on {effect.rejected} of {effect.judged} steps; there W₁ changes by {number(effect.median)} of its norm "
-            f"(median), {number(effect.largest)} at most"
-        )
+def effect_words(name: str) -> str:
+    """The effect of one mutant in words."""
+    effect = effect_of(name)
+    return (
+        f"rejected on {effect.rejected} of {effect.judged} steps; there W₁ changes by {number(effect.median)} of its norm "
+        f"(median), {number(effect.largest)} at most"
+    )
 
-    return words
+
+def _by_mutant(name: str) -> Callable[[], str]:
+    return partial(effect_words, name)
 
 
 def _dense_state(condition: float, rng: np.random.Generator) -> tuple[LowRank, np.ndarray]:
@@ -207,6 +210,48 @@ def _core() -> str:
     return "384 x 384, r = 8, a gradient along W: ‖D_K‖ is {}, ‖D_S‖ {} on its own and {} shared".format(*sizes)
 
 
+def _defect_after(steps: int, polish: bool) -> float:
+    """‖UᵀU − I‖ in units of eps after so many steps of single precision towards one target at rank 3."""
+    rng = np.random.default_rng(19)
+    A = rng.standard_normal((30, 20)).astype(np.float32)
+    Y = LowRank(*(X.astype(np.float32) for X in LowRank.random((30, 20), [1.0, 0.5, 0.2], rng))).polished()
+    for _ in range(steps):
+        gradients = ProjectedGradients.from_dense(Y, Y.full() - A)
+        Y = geolora_step(Y, gradients, learning_rate=0.1, tau=0.0, max_rank=3).Y
+        Y = Y.polished() if polish else Y
+    U = Y.U.astype(np.float64)
+    return float(np.linalg.norm(U.T @ U - np.eye(3)) / np.finfo(np.float32).eps)
+
+
+def _polish() -> str:
+    without, with_it = (number(_defect_after(200, polish)) for polish in (False, True))
+    return f"‖UᵀU − I‖ after 200 steps of single precision is {without} eps without it, {with_it} eps with it"
+
+
+def _no_rate() -> str:
+    Y = LowRank.random((30, 20), [0.0] * 4, np.random.default_rng(23))
+    gradients = ProjectedGradients.from_dense(Y, np.ones((30, 20)))
+    rank = geolora_step(Y, gradients, learning_rate=0.0, tau=0.1).Y.rank
+    return f"S = 0 with {Y.rank} columns: the step with λ = 0 leaves {rank}, the optimizer all {Y.rank}"
+
+
+def _absolute() -> str:
+    tails = tail_norms(np.array([4.0, 3.0, 0.2]))
+    relative, absolute = (choose_rank(tails, theta)[0] for theta in (0.1 * float(tails[0]), 0.1))
+    return f"σ = (4, 3, 0.2): τ = 0.1 keeps {relative}, ϑ = 0.1 keeps {absolute}"
+
+
+def _decay() -> str:
+    Y = LowRank.random((30, 20), [1.0, 0.8, 0.6], np.random.default_rng(29))
+    still = ProjectedGradients.from_dense(Y, np.zeros((30, 20)))
+    settings = Settings(learning_rate=0.1, tau=0.0, weight_decay=0.1)
+    (step,) = training_step([Layer(Y, still, Moments(), 20)], settings, 0)
+    left = np.linalg.norm(step.Y.full()) / np.linalg.norm(Y.full())
+    return (
+        f"λ = 0.1, decay 0.1, no gradient: W is multiplied by {left:.3f}; on the bases, {effect_words('weight-decay-on-bases')}"
+    )
+
+
 def _parameters() -> str:
     wrong = 8 * (768 + 768) + (8 ^ 2)
     return f"768 x 768, rank 8: {factor_entries(8, (768, 768))} numbers; with “^”, which is no power in Python, {wrong}"
@@ -274,6 +319,13 @@ REGISTER = (
     ),
     Deviation("tail on the threshold", "tail ≤ ϑ", "strict “<”", "≤", _tie),
     Deviation(
+        "threshold",
+        "relative, ϑ = τ‖Σ‖",
+        "",
+        "relative as published (`tau`), or absolute (`theta`), as the error bound has it",
+        _absolute,
+    ),
+    Deviation(
         "size of Ŝ",
         "2r x 2r",
         "",
@@ -294,6 +346,28 @@ REGISTER = (
         "",
         '`GeoLoRA(core="shared")`, the default: what K and L say within the ranges; the same for SGD; `core="own"` as published',
         _core,
+    ),
+    Deviation(
+        "orthonormality of the bases",
+        "exact in exact arithmetic",
+        "",
+        "one Newton–Schulz step on U₁ and V₁ after every truncation in training and in the integrators (`LowRank.polished`), "
+        "which moves W₁ by rounding; not in `geolora_step`, and not in the fast path, whose step does without",
+        _polish,
+    ),
+    Deviation(
+        "learning rate 0",
+        "the step with λ = 0 truncates W",
+        "",
+        "`geolora_step` as published; `GeoLoRA` and `Dlrt` leave a group with lr = 0, as a warm-up begins, alone",
+        _no_rate,
+    ),
+    Deviation(
+        "weight decay",
+        "no part of Algorithm 1",
+        "",
+        "decoupled, on S alone (`weight_decay`): S ← S − λ·decay·S beside the step; other public code decays the bases, too",
+        _decay,
     ),
     Deviation(
         "number of parameters",

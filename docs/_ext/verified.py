@@ -21,7 +21,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
-from verification.claim import Figure, Plan, Results
+from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
 from verification.report import mathematics, number, picture, write_report
@@ -150,14 +150,21 @@ def drawn(claim: str, index: int, figure: Figure, found: Results) -> nodes.figur
     return nodes.figure("", image, caption)
 
 
-def measured(claim_id: str) -> list[nodes.Node]:
-    """One claim: statement as checked, verdict, figures, tables, and what was compared with what."""
+def sources(directive: SphinxDirective, claim: Claim) -> list[nodes.Node]:
+    """Where a claim is stated in the literature, as citations."""
+    return directive.parse_text_to_nodes(f"Sources: {{cite}}`{','.join(claim.sources)}`.")
+
+
+def measured(claim_id: str, cited: list[nodes.Node], explanation: str) -> list[nodes.Node]:
+    """One claim: statement as checked, verdict, how it is checked, sources, figures, tables, and what was compared with what."""
     claim, outcome = results()[claim_id], outcomes()[claim_id]
     box = nodes.container(classes=["measured"], ids=[anchor(claim_id)])
     box += raw(
         f'<p class="measured-head"><b>Measured</b>: {escape(claim["title"])} <code>{claim_id}</code></p>'
         f"<p>{summary(claim)}</p><p class='checked'>{mathematics(claim['statement'])}{_hypotheses(claim)}{_scale(claim)}</p>"
     )
+    box += raw(f"<p>{mathematics(explanation)}</p>" if explanation else "")
+    box += cited
     for index, figure in enumerate(outcome.claim.figures):
         box += drawn(claim_id, index, figure, outcome.results)
     for extra in outcome.claim.tables:
@@ -180,7 +187,7 @@ class Measured(SphinxDirective):
         if name not in CLAIMS:
             raise self.error(f"measured: expected one of {', '.join(CLAIMS)}, found {name!r}")
         register(self.env, name, self.env.docname)
-        return measured(name)
+        return measured(name, sources(self, CLAIMS[name]), CLAIMS[name].explanation)
 
 
 class MeasuredRest(SphinxDirective):
@@ -195,8 +202,8 @@ class MeasuredRest(SphinxDirective):
             register(self.env, claim.id, self.env.docname)
             section = nodes.section(ids=[f"section-{claim.id}"], names=[claim.title.lower()])
             section += nodes.title("", claim.title)
-            section += raw(f"<p>{mathematics(claim.explanation)}</p>" if claim.explanation else "")
-            section += measured(claim.id)
+            section += raw(f"<p>{mathematics(claim.explanation)}</p>")
+            section += measured(claim.id, sources(self, claim), "")
             sections.append(section)
         return sections
 

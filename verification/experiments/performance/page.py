@@ -72,7 +72,7 @@ def _training(case: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """All networks side by side: ratios to LoRA (PEFT), then the fast step beside the floor, lean LoRA and AdaLoRA, and memory."""
+    """All networks side by side: ratios to LoRA (PEFT), then the fast step beside floor, lean LoRA and AdaLoRA, and memory."""
     by_name: dict[str, list[dict[str, Any]]] = {name: [case["rows"][name] for case in cases] for name in cases[0]["rows"]}
     fast = by_name["fast"]
     yield ["ratio to LoRA (PEFT)", *(case["title"] for case in cases)]
