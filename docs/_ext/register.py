@@ -232,7 +232,7 @@ def _no_rate() -> str:
     Y = LowRank.random((30, 20), [0.0] * 4, np.random.default_rng(23))
     gradients = ProjectedGradients.from_dense(Y, np.ones((30, 20)))
     rank = geolora_step(Y, gradients, learning_rate=0.0, tau=0.1).Y.rank
-    return f"S = 0 with {Y.rank} columns: the step with λ = 0 leaves {rank}, the optimizer all {Y.rank}"
+    return f"S = 0 with {Y.rank} columns: the step with λ = 0 leaves {rank} of them"
 
 
 def _absolute() -> str:

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from verification.claims import CLAIMS
+
 BUILT = Path(__file__).resolve().parents[2] / "build" / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY_PAGES = ("read/line_by_line.html", "theory/error_bound.html", "verification-report.html", "read/paper_and_code.html")
@@ -149,6 +151,17 @@ def test_the_numbers_are_those_of_the_results() -> None:
     for claim in results["claims"]:
         assert html.escape(claim["title"]) in text
         assert f"{claim['compared']}</td>" in text
+
+
+def boxes(text: str) -> dict[str, str]:
+    """The boxes of claims on a page, from the head to what was compared, by the id of the claim."""
+    return dict(re.findall(r'id="claim-([a-z-]+)"(.*?)<summary>What was compared', text, re.DOTALL))
+
+
+def test_every_box_of_a_claim_cites_its_sources() -> None:
+    found = {name: box for page in pages() for name, box in boxes(page.read_text("utf-8")).items()}
+    assert set(found) == set(CLAIMS)
+    assert [(name, key) for name, claim in CLAIMS.items() for key in claim.sources if f">{key}<" not in found[name]] == []
 
 
 def chromium(*options: str, page: str, folder: Path) -> subprocess.CompletedProcess[str]:

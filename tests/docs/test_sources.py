@@ -45,6 +45,14 @@ def test_every_claim_that_a_page_names_exists() -> None:
     assert len(named) >= 15
 
 
+def test_the_claims_that_are_said_to_take_a_stepper_do() -> None:
+    """Row by row of the table in howto/claims.md: the first lists those that take a stepper, the others those that do not."""
+    first, *others = re.findall(r"^\| (`.*?) \|", text_of(DOCS / "howto" / "claims.md"), re.MULTILINE)
+    steppers = {name for name, claim in CLAIMS.items() if "step: 'Stepper'" in str(inspect.signature(claim.check))}
+    assert set(re.findall("`([a-z-]+)`", first)) == steppers
+    assert set(re.findall("`([a-z-]+)`", " ".join(others))) <= set(CLAIMS) - steppers
+
+
 def test_no_claim_is_placed_twice() -> None:
     placed = [name for page in PAGES for name in re.findall(r"^:{3,}\{measured\} (\S+)$", text_of(page), re.MULTILINE)]
     assert len(placed) == len(set(placed))

@@ -134,7 +134,7 @@ CLAIM = Claim(
     section="Gauge independence and symmetries",
     statement=(
         "Φ does not depend on the gauge;  Φ(AWBᵀ) = AΦ(W)Bᵀ for orthogonal A, B;  Φ(Wᵀ) = Φ(W)ᵀ;  Φ(cW) = cΦ(W) for c > 0 and "
-        "relative τ;  zero rows and columns stay zero"
+        "relative τ;  zero rows and columns stay zero.  The bases go along: for singular S, W alone does not tell the step"
     ),
     hypotheses=(
         "σ_{r₁} > σ_{r₁+1} in Ŝ: no tie at the new rank",
