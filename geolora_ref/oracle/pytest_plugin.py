@@ -1,4 +1,4 @@
-"""``pytest --geolora-backend package.module:step``: the conformance kit among a project's own tests, and its diagnosis behind them."""
+"""``pytest --geolora-backend package.module:step``: the conformance kit among a project's tests, its diagnosis behind them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Which line of the algorithm is wrong, behind the failures."""
-    told = dict.fromkeys(config.stash.get(TOLD, []))
+    told = dict.fromkeys(config.stash.setdefault(TOLD, []))
     if told:
         terminalreporter.section("GeoLoRA: diagnosis")
     for line in told:

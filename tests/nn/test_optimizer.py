@@ -254,7 +254,7 @@ def test_groups_have_options_of_their_own() -> None:
 @pytest.mark.parametrize("tau", [None, 0.2])
 def test_a_group_has_its_own_threshold_in_place_of_the_common_one(tau: float | None) -> None:
     model = network()
-    parts = [{"module": model[0], "theta": 0.01}, {"module": model[2], "budget": 3}, {"module": model[4]}]
+    parts: list[dict[str, Any]] = [{"module": model[0], "theta": 0.01}, {"module": model[2], "budget": 3}, {"module": model[4]}]
     optimizer = GeoLoRA(parts, tau=tau)
     found = [tuple(group[name] for name in ("tau", "theta", "budget")) for group in optimizer.param_groups if group["adapters"]]
     assert found == [(None, 0.01, None), (None, None, 3)]

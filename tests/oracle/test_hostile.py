@@ -621,12 +621,10 @@ def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
     assert (status, "failed" in printed) == (1, True), printed
 
 
+NAMED = "signs:wrong: This is what happens when line 3 has this defect: K_new = US + λ∇_K"
 PLUGIN = {
-    "the line": (["signs:wrong"], "signs:wrong: This is what happens when line 3 has this defect: K_new = K + λ∇_K"),
-    "xdist": (
-        ["signs:wrong", "-p", "xdist", "-n", "2"],
-        "signs:wrong: This is what happens when line 3 has this defect: K_new = K + λ∇_K",
-    ),
+    "the line": (["signs:wrong"], NAMED),
+    "xdist": (["signs:wrong", "-p", "xdist", "-n", "2"], NAMED),
     "less precision": (["signs:rough"], "failed"),
     "as claimed": (["signs:rough", "--geolora-precision", "float32"], "5 passed"),
     "a dense core": (["signs:dense"], "S diagonal"),
