@@ -24,6 +24,7 @@ from verification.claim import Case, CaseResult, Claim, Control, Measurements, P
 from verification.claims import CLAIMS
 from verification.journal import Journal
 from verification.report import as_data
+from verification.rigor.faults import campaign
 from verification.runner import run
 
 PLAN = Plan("full")
@@ -109,6 +110,15 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
     assert sorted(units(folder)) == sorted(units(tmp_path / "undisturbed"))
     assert len(units(folder)) == 2 * CASES
     record_property("table", f"faults: {hits} kills, {2 * CASES} units, none lost, none twice")
+
+
+def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
+    """One kill of the real command line, and everything around it, on a claim with few cases that take little time."""
+    told: list[int] = []
+    found = campaign(1, tmp_path, claims=["local-error"], report=told.append)
+    assert told == [found["kills"]] == [1]
+    assert (found["lost"], found["doubled"], found["identical"], found["passed"]) == (0, 0, True, True)
+    assert found["cases"] == len(units(tmp_path / "undisturbed")) > 0
 
 
 def test_a_line_cut_off_anywhere_costs_one_case(tmp_path: Path) -> None:

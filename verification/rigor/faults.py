@@ -34,6 +34,9 @@ __all__ = ["CLAIMS", "campaign", "judge", "main", "units"]
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ("one-backward-pass",)
 """A small one: some hundred cases that take seconds."""
+SOURCES = ("geolora_ref", "verification", "docs")
+"""What the command line reads: claims cite the bibliography and name headings of the theory."""
+BUILT = ("__pycache__", "_generated", "gallery")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 Line = tuple[str, str]
@@ -59,10 +62,8 @@ def campaign(
     """``kills`` kills that hit a campaign at work, and what they did."""
     clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)
     killed, undisturbed = folder / "killed", folder / "undisturbed"
-    for package in ("geolora_ref", "verification"):
-        shutil.copytree(ROOT / package, folder / "sources" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "sources" / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "references.bib", folder / "sources" / "docs")  # claims cite by its keys
+    for part in SOURCES:
+        shutil.copytree(ROOT / part, folder / "sources" / part, ignore=shutil.ignore_patterns(*BUILT))
     _run(folder, claims, undisturbed)
     expected, whole = _ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
     hits: Counter[str] = Counter()
