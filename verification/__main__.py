@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich import box
@@ -91,26 +92,20 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     for line in journal.damaged:
         console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)
     started = time.monotonic()
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    jobs = options.jobs or os.cpu_count() or 1
     try:
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task("starting", total=None)
-            outcomes = run(
-                claims,
-                plan,
-                journal,
-                jobs=options.jobs or os.cpu_count() or 1,
-                scheduler=options.scheduler,
-                progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
-            )
+        with bar("checked", console) as progress:
+            outcomes = run(claims, plan, journal, jobs=jobs, scheduler=options.scheduler, progress=progress)
     except (KeyboardInterrupt, BackendError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         reason = "interrupted:" if interrupted else f"[red]cannot go on:[/] {escape(str(error))};"
         kept = "; --full goes on from there" if options.full else ""
-        console.print(f"{reason} {len(journal.done)} finished cases are kept in {journal.path}{kept}", soft_wrap=True)
+        where = escape(str(journal.path))
+        console.print(f"{reason} {len(journal.done)} finished cases are kept in {where}{kept}", soft_wrap=True)
         return 130 if interrupted else 2
     seconds = time.monotonic() - started
-    report = write_report(outcomes, plan, folder, seconds)
+    with bar("written", console) as progress:
+        report = write_report(outcomes, plan, folder, seconds, progress)
     if options.json:
         print(json.dumps(as_data(outcomes, plan, seconds), ensure_ascii=False, indent=1))  # noqa: T201
     else:
@@ -121,16 +116,25 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
         if failed
         else f"[green]all {len(outcomes)} claims hold, every negative control fails"
     )
-    console.print(f"{verdict}[/] ({seconds:.0f} s)\nreport: {report.resolve()}")
+    console.print(f"{verdict}[/] ({seconds:.0f} s)\nreport: {escape(str(report.resolve()))}")
     return 1 if failed else 0
+
+
+@contextmanager
+def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for ``what`` happens to claim after claim; it is told ``(claim id, done, total)``."""
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)
 
 
 def list_claims(console: Console) -> None:
     """The claims with their statements and controls."""
     for claim in CLAIMS.values():
-        console.print(f"[bold]{claim.id}[/] ({claim.section}) {claim.title}\n    {claim.statement}")
+        console.print(f"[bold]{claim.id}[/] {escape(f'({claim.section}) {claim.title}')}\n    {escape(claim.statement)}")
         for control in claim.controls:
-            console.print(f"    must fail: {control.id}: {control.why}", style="dim")
+            console.print(f"    must fail: {control.id}: {control.why}", style="dim", markup=False)
 
 
 def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
@@ -155,7 +159,7 @@ def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
     console.print(table)
     for outcome in outcomes:
         for problem in outcome.problems[:10]:
-            console.print(f"[red]{outcome.claim.id}[/]: {problem}")
+            console.print(f"[red]{outcome.claim.id}[/]: {escape(problem)}")
 
 
 if __name__ == "__main__":

@@ -13,19 +13,15 @@ from typing import Any
 
 from geolora_ref.files import seal, unseal, write_atomically
 from verification.claim import CaseResult, Plan
+from verification.machine import CODE, ROOT, sources
 
 __all__ = ["Journal", "fingerprint"]
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def fingerprint(plan: Plan) -> str:
     """A digest of everything that determines the results: the sources, the plan, and the versions of the libraries."""
     digest = hashlib.sha256(json.dumps(asdict(plan)).encode())
-    for package in ("geolora_ref", "verification"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode())
-            digest.update(path.read_bytes())
+    digest.update(json.dumps(sources(*CODE, root=ROOT)).encode())
     for library in ("numpy", "scipy", "torch", "scikit-learn"):
         try:
             digest.update(f"{library} {version(library)}".encode())
@@ -37,17 +33,17 @@ def fingerprint(plan: Plan) -> str:
 class Journal:
     """One line of sealed JSON for every finished case, written and synced as it finishes.
 
-    A journal belongs to one fingerprint; results of other sources are never reused.  What cannot be trusted is dropped when the
-    journal is opened again, so that its case is done again: a last line that an interruption cut off, and lines that were
-    altered, which ``damaged`` names.  Two processes must not write one journal: see :func:`geolora_ref.files.locked`.
+    A journal belongs to one fingerprint; results of other sources are never reused.  ``fresh`` forgets this one journal: those of
+    other plans and sources in the folder stay.  What cannot be trusted is dropped when the journal is opened again, so that its
+    case is done again: a last line that an interruption cut off, and lines that were altered, which ``damaged`` names.  Two
+    processes must not write one journal: see :func:`geolora_ref.files.locked`.
     """
 
     def __init__(self, folder: Path, plan: Plan, *, fresh: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"journal-{fingerprint(plan)}.jsonl"
         if fresh:
-            for old in folder.glob("journal-*.jsonl"):
-                old.unlink()
+            self.path.unlink(missing_ok=True)
         self.done: dict[str, CaseResult] = {}
         self.damaged: list[str] = []
         self._handle: int | None = None

@@ -1,15 +1,40 @@
-"""What figures depend on: processor, system, versions, and the commit if there is one."""
+"""What figures depend on: processor, system, versions, the commit if there is one, and the sources."""
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-__all__ = ["machine_facts", "processor"]
+__all__ = ["machine_facts", "processor", "provenance", "sources"]
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("geolora_ref", "verification")
+"""The folders that every figure depends on."""
+
+
+def provenance(*others: str) -> dict[str, Any]:
+    """``machine`` and ``sources``, as results keep them; ``others``: folders beside :data:`CODE` that the results depend on."""
+    return {"machine": machine_facts(), "sources": sources(*CODE, *others)}
+
+
+def sources(*folders: str, root: Path = ROOT) -> dict[str, str]:
+    """A digest of the Python files of each of these folders, by its name: results that name another are of other sources."""
+    return {folder: _digest(root, folder) for folder in folders}
+
+
+def _digest(root: Path, folder: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted((root / folder).rglob("*.py")):
+        contents = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(contents)} ".encode())  # where a file ends is part of it
+        digest.update(contents)
+    return digest.hexdigest()[:16]
 
 
 def machine_facts() -> dict[str, str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +45,28 @@ STYLE: Any = {
 }
 
 
-def write_report(outcomes: Sequence[ClaimOutcome], plan: Plan, folder: Path, seconds: float) -> Path:
+def write_report(
+    outcomes: Sequence[ClaimOutcome],
+    plan: Plan,
+    folder: Path,
+    seconds: float,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> Path:
     """Write ``results.json``, the pages beside the report and ``report.html``, all or nothing each; returns the path of the last.
 
-    The page about fine-tuning shows the stored campaign: it takes hours, which no report waits for.
+    The page about fine-tuning shows the stored campaign: it takes hours, which no report waits for.  ``progress(claim id, done,
+    total)`` is called as figures are drawn.
     """
     data = as_data(outcomes, plan, seconds)
     write_json(folder / "results.json", data)
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
     write_atomically(folder / "finetuning-report.html", finetuning_page(json.loads(MEASURED.read_text(encoding="utf-8"))))
-    sections = [_section(outcome) for outcome in outcomes]
+    sections = []
+    for done, outcome in enumerate(outcomes):
+        progress(outcome.claim.id, done, len(outcomes))
+        sections.append(_section(outcome))
+    progress("report", len(outcomes), len(outcomes))
     write_atomically(folder / "report.html", _rendered("report.html.j2", sections=sections, data=data, plan=plan))
     return folder / "report.html"
 
@@ -128,15 +138,10 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dic
 def _section(outcome: ClaimOutcome) -> dict[str, Any]:
     """What the template shows of one claim; no figures and tables where a case broke, since its series are missing."""
     complete = not any(result.error for result in outcome.results)
-    inequalities = [
-        {"name": name, "count": len(values), "median": statistics.median(values), "worst": max(values)}
-        for name, values in outcome.ratios.items()
-        if values
-    ]
     return {
         "outcome": outcome,
         "claim": outcome.claim,
-        "inequalities": inequalities,
+        "inequalities": outcome.compared,
         "figures": [{"figure": f, "image": data_uri(picture(f, outcome.results))} for f in outcome.claim.figures if complete],
         "tables": [{"title": table.title, "rows": table.rows(outcome.results)} for table in outcome.claim.tables if complete],
     }

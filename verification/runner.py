@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -16,7 +16,17 @@ from verification.claims import CLAIMS
 from verification.journal import Journal
 from verification.tightness import Record, changes, recorded
 
-__all__ = ["ClaimOutcome", "ControlOutcome", "run"]
+__all__ = ["ClaimOutcome", "Compared", "ControlOutcome", "Unit", "key", "outcome", "run", "units", "work"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An inequality: how often it was compared, and the ratios; the worst one is infinite if any is not a number."""
+
+    name: str
+    count: int
+    median: float
+    worst: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,15 @@ class ClaimOutcome:
             for name, values in result.ratios.items():
                 collected.setdefault(name, []).extend(values)
         return collected
+
+    @property
+    def compared(self) -> list[Compared]:
+        """Every inequality that was compared at all."""
+        return [
+            Compared(name, len(values), float(np.median(values)), CaseResult(name, {name: values}).worst)
+            for name, values in self.ratios.items()
+            if values
+        ]
 
     @property
     def count(self) -> int:
@@ -111,15 +130,23 @@ class ClaimOutcome:
 
 
 Unit = tuple[str, str, Case]
+"""A claim, one of its controls ("": its own check), and a case."""
 
 
-def _key(unit: Unit) -> str:
+def units(claims: Sequence[Claim], plan: Plan) -> list[Unit]:
+    """Everything that there is to do for these claims, themselves first and then their controls."""
+    own: list[Unit] = [(claim.id, "", case) for claim in claims for case in claim.cases(plan)]
+    return own + [(claim.id, control.id, case) for claim in claims for control in claim.controls for case in control.cases(plan)]
+
+
+def key(unit: Unit) -> str:
+    """The name of a unit."""
     claim, control, case = unit
     return f"{claim} | {control} | {case.id}"
 
 
-def _work(unit: Unit) -> CaseResult:
-    """Do one case, in whatever process this is."""
+def work(unit: Unit) -> CaseResult:
+    """Do one unit, in whatever process this is; a check that raises gives a result that tells the error."""
     claim_id, control_id, case = unit
     claim = CLAIMS[claim_id]
     check = claim.check if not control_id else next(c for c in claim.controls if c.id == control_id).check
@@ -144,35 +171,40 @@ def run(
     """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
 
     The work is done by ``jobs`` processes of this machine, or, if it is given, by the Dask cluster with this ``scheduler``; the
-    journal is written here.  Interrupted (by an exception or a signal), everything that had finished is in the journal.
+    journal is written here.  Interrupted (by an exception or a signal), everything that had finished is in the journal; what
+    raised is not: memory or a disk may have been short, and another run tries it again.
     Raises ``BackendError`` if whoever should work is missing, has other sources, or dies.
     """
-    units: list[Unit] = [(claim.id, "", case) for claim in claims for case in claim.cases(plan)]
-    units += [(claim.id, control.id, case) for claim in claims for control in claim.controls for case in control.cases(plan)]
-    keys = [_key(unit) for unit in units]
+    asked = units(claims, plan)
+    keys = [key(unit) for unit in asked]
     if len(set(keys)) != len(keys):
-        raise ValueError(f"case ids must be unique, found twice: {next(key for key in keys if keys.count(key) > 1)}")
-    todo = [unit for unit in units if _key(unit) not in journal.done]
-    total = len(units)
+        raise ValueError(f"case ids must be unique, found twice: {next(name for name in keys if keys.count(name) > 1)}")
+    found = dict(journal.done)
+    todo = [unit for unit in asked if key(unit) not in found]
+    total = len(asked)
     progress("resumed" if len(todo) < total else "starting", total - len(todo), total)
     finished = in_processes(_labelled, todo, jobs) if scheduler is None else on_dask(_labelled, todo, scheduler)
     try:
         with closing(finished):
             for done, (unit, result) in enumerate(finished, total - len(todo) + 1):
-                journal.add(_key(unit), result)
+                found[key(unit)] = result
+                if not result.error:
+                    journal.add(key(unit), result)
                 progress(unit[0], done, total)
     finally:
         journal.close()
-    return [_outcome(claim, plan, journal) for claim in claims]
+    return [outcome(claim, plan, found) for claim in claims]
 
 
 def _labelled(unit: Unit) -> tuple[Unit, CaseResult]:
-    return unit, _work(unit)
+    return unit, work(unit)
 
 
-def _outcome(claim: Claim, plan: Plan, journal: Journal) -> ClaimOutcome:
+def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult]) -> ClaimOutcome:
+    """The outcome of a claim from the results of its units, by their keys; the quick plan is held against the record."""
+
     def results(control: str, cases: Sequence[Case]) -> Results:
-        return [journal.done[_key((claim.id, control, case))] for case in cases]
+        return [found[key((claim.id, control, case))] for case in cases]
 
     controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
     record = recorded().get(claim.id) if plan.effort == "quick" else None

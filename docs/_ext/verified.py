@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from geolora_ref.files import locked
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -25,7 +26,7 @@ from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
 from verification.report import mathematics, number, picture, write_report
-from verification.runner import ClaimOutcome, run
+from verification.runner import ClaimOutcome, run, units
 
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).resolve().parent.parent
@@ -36,23 +37,32 @@ PLAN = Plan("quick", 0)
 
 @cache
 def outcomes() -> dict[str, ClaimOutcome]:
-    """Every claim with everything that was measured for it, from the journal of exactly these sources."""
-    journal_file = FOLDER / f"journal-{fingerprint(PLAN)}.jsonl"
-    journal = Journal(FOLDER, PLAN, fresh=not journal_file.exists())
-    before, started = len(journal.done), time.monotonic()
+    """Every claim with everything that was measured for it, from the journal of exactly these sources.
+
+    Raises ``BlockingIOError`` if another run is using the folder.
+    """
+    with locked(FOLDER):
+        found = _found()
+    for outcome in found:
+        for problem in outcome.problems:
+            LOGGER.warning("claim %s does not stand: %s", outcome.claim.id, problem)
+    return {outcome.claim.id: outcome for outcome in found}
+
+
+def _found() -> list[ClaimOutcome]:
+    """The outcomes; the report is written where it is not of them."""
+    claims, journal = list(CLAIMS.values()), Journal(FOLDER, PLAN, fresh=False)
+    whole, started = len(journal.done) == len(units(claims, PLAN)), time.monotonic()
 
     def progress(claim: str, done: int, total: int) -> None:
         if done == 0:
             LOGGER.info("verifying: %d measurements, those of other sources do not count", total)
 
-    found = run(list(CLAIMS.values()), PLAN, journal, jobs=os.cpu_count() or 1, progress=progress)
+    found = run(claims, PLAN, journal, jobs=os.cpu_count() or 1, progress=progress)
     report = FOLDER / "results.json"
-    if len(journal.done) > before or not report.exists() or report.stat().st_mtime < journal_file.stat().st_mtime:
+    if not whole or not report.exists() or report.stat().st_mtime < journal.path.stat().st_mtime:
         write_report(found, PLAN, FOLDER, time.monotonic() - started)
-    for outcome in found:
-        for problem in outcome.problems:
-            LOGGER.warning("claim %s does not stand: %s", outcome.claim.id, problem)
-    return {outcome.claim.id: outcome for outcome in found}
+    return found
 
 
 @cache
@@ -101,11 +111,7 @@ def summary(claim: dict[str, Any]) -> str:
 
 
 def _inequalities(outcome: ClaimOutcome) -> str:
-    rows = [
-        [str(mathematics(name)), str(len(values)), value(sorted(values)[len(values) // 2]), value(max(values))]
-        for name, values in outcome.ratios.items()
-        if values
-    ]
+    rows = [[str(mathematics(one.name)), str(one.count), value(one.median), value(one.worst)] for one in outcome.compared]
     return table(["compared", "times", "median", "worst ratio"], rows, numeric=3)
 
 

@@ -23,7 +23,8 @@ from verification.__main__ import main
 from verification.backends import BackendError, on_dask
 from verification.claim import CaseResult, Plan
 from verification.claims import CLAIMS
-from verification.journal import ROOT, Journal, fingerprint
+from verification.journal import Journal, fingerprint
+from verification.machine import ROOT
 from verification.report import as_data
 from verification.runner import run
 

@@ -47,11 +47,12 @@ def test_a_seed_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
+    folder = tmp_path / "[run]"
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(folder)]) == 0
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"{CLAIM}  " in printed
     assert "1 of 1     holds" in printed
-    assert str(tmp_path / "report.html") in printed
+    assert str(folder / "report.html") in printed, "brackets are no markup"
 
 
 def test_failure_is_status_1_and_says_why(
@@ -83,6 +84,20 @@ def test_the_table_is_whole_on_a_terminal_of_80_columns(columns: int) -> None:
     for claim in CLAIMS.values():
         pattern = rf"{claim.id} +54321  7654321  1\.23e\+120 +{claim.limit:g}  12 of 12 +(holds|does not)"
         assert sum(bool(re.match(pattern, line)) for line in lines) == 2
+
+
+@pytest.mark.parametrize("text", ["‖[i,j <= r]‖ ≤ 1", "ends with [/", "no [/tag] of that name", "[red]a[/red]"])
+def test_brackets_of_a_text_are_printed(text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """They look like the markup of the table: as such they would vanish, or stop the command."""
+    control = replace(CLAIMS[CLAIM].controls[0], why=text)
+    claim = replace(CLAIMS[CLAIM], title=text, statement=text, controls=[control])
+    outcome: Any = SimpleNamespace(claim=claim, results=[], count=0, worst=2.0, controls=[], holds=False, problems=[text])
+    printed = StringIO()
+    print_outcomes([outcome], Console(file=printed, width=200))
+    assert f"{CLAIM}: {text}" in printed.getvalue()
+    monkeypatch.setitem(CLAIMS, CLAIM, claim)
+    assert main(["--list"]) == 0
+    assert capsys.readouterr().out.count(text) == 3
 
 
 def test_json_is_printed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def ratio(value: float) -> Callable[[Case], CaseResult]:
     def check(case: Case) -> CaseResult:
         out = Measurements()
         out.ratio("ratio", value)
+        return out.result(case)
+
+    return check
+
+
+def several(values: Sequence[float]) -> Callable[[Case], CaseResult]:
+    def check(case: Case) -> CaseResult:
+        out = Measurements()
+        for value in values:
+            out.ratio("ratio", value)
         return out.result(case)
 
     return check
@@ -116,6 +127,43 @@ def test_finished_cases_are_not_done_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(CLAIMS, GOOD.id, replace(GOOD, check=broken))
     again = run([CLAIMS[GOOD.id]], PLAN, Journal(tmp_path, PLAN, fresh=False), jobs=1)[0]
     assert again.ratios == first.ratios
+
+
+def test_what_raised_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory was short once: the error is the outcome of that run, and the next one does the case again."""
+    monkeypatch.setitem(CLAIMS, GOOD.id, short := replace(GOOD, check=broken))
+    first = run([short], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)[0]
+    assert [bool(result.error) for result in first.results] == [True] * 3
+    monkeypatch.setitem(CLAIMS, GOOD.id, GOOD)
+    journal = Journal(tmp_path, PLAN, fresh=False)
+    assert len(journal.done) == 3, "those of the control"
+    assert run([GOOD], PLAN, journal, jobs=1)[0].holds
+
+
+@pytest.mark.parametrize("other", [Plan("full"), Plan(seed=5)])
+def test_a_fresh_run_leaves_the_journals_of_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Plan) -> None:
+    monkeypatch.setitem(CLAIMS, GOOD.id, GOOD)
+    run([GOOD], other, Journal(tmp_path, other, fresh=False), jobs=1)
+    run([GOOD], PLAN, Journal(tmp_path, PLAN, fresh=False), jobs=1)
+    assert not Journal(tmp_path, PLAN, fresh=True).done
+    assert len(Journal(tmp_path, other, fresh=False).done) == 6
+
+
+def test_what_is_not_a_number_is_the_worst(outcome: Callable[[Claim], ClaimOutcome]) -> None:
+    """Whichever comes first: max(0.5, nan) is 0.5."""
+    for values in ((0.5, math.nan), (math.nan, 0.5)):
+        result = outcome(replace(GOOD, check=several(values)))
+        assert [(one.name, one.count, one.worst) for one in result.compared] == [("ratio", 6, math.inf)]
+    (half,) = outcome(replace(GOOD, check=several((0.25, 0.5)))).compared
+    assert (half.median, half.worst) == (0.375, 0.5)
+
+
+def test_the_report_shows_a_ratio_that_is_no_number(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    result = outcome(replace(GOOD, check=several((0.5, math.nan)), controls=()))
+    html = write_report([result], PLAN, tmp_path, 1.0, lambda *where: told.append(where)).read_text(encoding="utf-8")
+    assert '<td>ratio</td><td class="n">6</td><td class="n">nan</td><td class="n">∞</td>' in html
+    assert told == [(GOOD.id, 0, 1), ("report", 1, 1)]
 
 
 def test_line_that_was_cut_off_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
