@@ -30,16 +30,19 @@ from typing import Any
 from unittest.mock import patch
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy.stats import binomtest
 
-from geolora_ref.files import read_json, write_json
+from geolora_ref.files import digest, read_json, write_json
 from verification.command_line import integer_from
+from verification.machine import provenance
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
 
 __all__ = ["Scope", "Suspect", "accepted", "judge", "main", "summary"]
 
 ROOT = Path(__file__).resolve().parents[2]
+PLAN = ROOT / "verification" / "rigor" / "mutation.toml"
 BUILD = ROOT / "build" / "rigor"
 OURS = ("geolora_ref", "verification", "tests")
 PRELOADED = (
@@ -48,9 +51,12 @@ PRELOADED = (
     "matplotlib.figure",
 )  # fmt: skip
 CONFIDENCE = 0.95
-FORMAT = 2
+FORMAT = 3
 """Of mutation.json."""
-say = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
+KILLED = ("killed", "timeout")
+"""The outcomes of a mutant that was noticed."""
+CONSOLE = Console()
+say = partial(CONSOLE.print, markup=False, highlight=False, soft_wrap=True)
 
 Check = Callable[[], bool]
 """Whether everything holds; called in a fork."""
@@ -121,29 +127,23 @@ def claim_stands(module: str) -> bool:
 
     ``verification.claims`` is imported first: it refuses claims whose names and sources are not what they should be.
     """
-    import numpy as np
     from matplotlib.figure import Figure
 
     warnings.simplefilter("ignore")
-    claim = import_module(module).CLAIM
-    outcome = import_module("verification.runner").ClaimOutcome
-    controlled = import_module("verification.runner").ControlOutcome
-    plan = import_module("verification.claim").Plan("quick")
-    with np.errstate(all="ignore"):
-        results = []
-        for case in claim.cases(plan):
-            results.append(claim.check(case))
-            if results[-1].worst > claim.limit or results[-1].violated_hypotheses:
-                return False
-        controls = [controlled(c, [c.check(case) for case in c.cases(plan)], claim.limit) for c in claim.controls]
-        for figure in claim.figures:
-            figure.draw(Figure().subplots(), results)
-        for table in claim.tables:
-            head, *rows = table.rows(results)
-            if not rows or any(len(row) != len(head) for row in rows):
-                return False
-    record = import_module("verification.tightness").recorded()[claim.id]
-    return bool(outcome(claim, results, controls, record).holds)
+    claim, runner = import_module(module).CLAIM, import_module("verification.runner")
+    plan, found = import_module("verification.claim").Plan("quick"), {}
+    for unit in runner.units([claim], plan):
+        found[runner.key(unit)] = result = runner.work(unit)
+        if result.error or (not unit[1] and (result.worst > claim.limit or result.violated_hypotheses)):
+            return False  # whatever the rest would say
+    outcome = runner.outcome(claim, plan, found)
+    for figure in claim.figures:
+        figure.draw(Figure().subplots(), outcome.results)
+    for table in claim.tables:
+        head, *rows = table.rows(outcome.results)
+        if not rows or any(len(row) != len(head) for row in rows):
+            return False
+    return bool(outcome.holds)
 
 
 # --- mutants in forks ------------------------------------------------------------------------------------------------
@@ -152,22 +152,28 @@ def claim_stands(module: str) -> bool:
 def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
     """Run the check in a fork, the mutant in place of its file; what came of it, and the seconds of processor time it took.
 
-    "survived", "killed", or "timeout": ``limit`` seconds of processor time (a busy machine must not make a difference).
+    "survived", "killed", "timeout": ``limit`` seconds of processor time (a busy machine must not make a difference), or "error":
+    the system ended it, as it does where memory is short, which says nothing about the check.
     """
     child = os.fork()
     if child == 0:
         _in_fork(check, mutant, limit)
     _, status, used = os.wait4(child, 0)
-    spent = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM)
-    outcome = "timeout" if spent else "survived" if status == 0 else "killed"
-    return outcome, used.ru_utime + used.ru_stime
+    seconds = used.ru_utime + used.ru_stime
+    ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    if ended in (signal.SIGXCPU, signal.SIGALRM):
+        return "timeout", seconds
+    if ended == signal.SIGKILL:
+        return "error", seconds
+    return "survived" if status == 0 else "killed", seconds
 
 
 def _in_fork(check: Check, mutant: Mutant | None, limit: int) -> None:
     """Never returns: exits with 0 if the check holds."""
     status = 1
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))  # not a hard limit as well, which would end it by SIGKILL
         signal.alarm(60 * limit)  # for what waits for ever and needs no processor
         silent = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
@@ -195,7 +201,7 @@ def preload() -> None:
 
 
 def _plan() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(PLAN.read_text(encoding="utf-8"))
 
 
 def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope]:
@@ -240,7 +246,7 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
     drawn = [suspect.mutant.key for suspect in scope.drawn]
     counted = [key for key in drawn if key not in reasons]
     survivors = [key for key in counted if outcomes[key] == "survived"]
-    killed = len(counted) - len(survivors)
+    killed = sum(outcomes[key] in KILLED for key in counted)
     faults = objections(scope, outcomes, reasons)
     interval = binomtest(killed, len(counted)).proportion_ci(CONFIDENCE, "exact") if counted else None
     return {
@@ -262,12 +268,17 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
 
 
 def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """What is wrong with the list of equivalents: an entry that matches no mutant, or one that is killed."""
+    """Why the score is not to be believed: an entry of the list of equivalents that matches no mutant, or one that is killed, and
+    mutants of which nobody knows whether they are noticed.
+    """
     files = {suspect.mutant.file for suspect in scope.suspects}
     keys = {suspect.mutant.key for suspect in scope.suspects}
     ours = [key for key in reasons if key.split("::")[0] in files]
-    return [f"no such mutant: {key}" for key in ours if key not in keys] + [
-        f"accepted as equivalent, but {outcomes[key]}: {key}" for key in ours if outcomes.get(key, "survived") != "survived"
+    tried = dict.fromkeys([*(suspect.mutant.key for suspect in scope.drawn), *ours])
+    return [
+        *(f"no such mutant: {key}" for key in ours if key not in keys),
+        *(f"accepted as equivalent, but {outcomes[key]}: {key}" for key in ours if outcomes.get(key) in KILLED),
+        *(f"ended by the system, twice (--keep tries it again): {key}" for key in tried if outcomes.get(key) == "error"),
     ]
 
 
@@ -279,7 +290,7 @@ def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
         if file not in allowed:
             outcome, seconds = judge(suspect.check, None, 600)
             if outcome != "survived":
-                raise RuntimeError(f"{file}: expected its check to hold before anything is mutated, it does not")
+                raise RuntimeError(f"{file}: expected its check to hold before anything is mutated, found: {outcome}")
             allowed[file] = 10 + round(4.0 * seconds)
             say(f"{file}: holds, {seconds:.1f} s")
     return allowed
@@ -291,24 +302,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.mutation", description=__doc__)
     what = f"{', '.join(names)}; all by default, of the others the last results are kept"
     parser.add_argument("scope", nargs="*", help=what)
-    parser.add_argument("--keep", action="store_true", help="go on: what an earlier run killed is not tried again")
+    keep = "go on: what an earlier run killed with these very sources and tests is not tried again"
+    parser.add_argument("--keep", action="store_true", help=keep)
     parser.add_argument("--sample", type=integer_from(1), help="try at most so many mutants of each scope")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.scope if name not in names]:  # choices would refuse none at all
         parser.error(f"scope: expected some of {', '.join(names)}; found {', '.join(unknown)}")
     os.chdir(ROOT)
     os.environ["CI"] = "true"
-    store = BUILD / "mutation_outcomes.json"
-    outcomes: dict[str, str] = read_json(store)["outcomes"] if options.keep and store.exists() else {}
+    about, store = provenance("tests"), BUILD / "mutation_outcomes.json"
+    kept = {"format": 2, "sources": about["sources"], "plan": digest(PLAN.read_bytes())}
+    outcomes = _known(store, kept) if options.keep else {}
     reasons, chosen = accepted(), list(scopes(options.scope, options.sample))
     preload()
     for scope in chosen:
-        _run(scope, outcomes, store, reasons)
-    results = {scope.name: summary(scope, outcomes, reasons) for scope in chosen}
+        _run(scope, outcomes, reasons, lambda: write_json(store, kept | {"outcomes": outcomes}))
+    results = {scope.name: summary(scope, outcomes, reasons) | about for scope in chosen}
     _keep(results, names)
     for result in results.values():
         _report(result)
     return int(not all(result["passed"] for result in results.values()))
+
+
+def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
+    """The outcomes of an earlier run with the same sources, tests and plan; of others none, which is said."""
+    if not store.exists():
+        return {}
+    found = read_json(store)
+    outcomes: dict[str, str] = found.pop("outcomes")
+    if found == kept:
+        return outcomes
+    say("sources, tests or plan are not those of the earlier run: every mutant is tried again")
+    return {}
 
 
 def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
@@ -323,18 +348,33 @@ def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
     write_json(path, {"format": FORMAT, "scopes": found, "passed": all(scope["passed"] for scope in found)})
 
 
-def _run(scope: Scope, outcomes: dict[str, str], store: Path, reasons: dict[str, str]) -> None:
-    """Try every drawn mutant that is not known to be killed, and every accepted one."""
+def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: Callable[[], None]) -> None:
+    """Try every drawn mutant that is not known to be killed, and every accepted one; ``save`` what is known now and then."""
     extra = [s for s in scope.suspects if s.mutant.key in reasons and s not in scope.drawn]
-    todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key, "survived") == "survived"]
+    todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key) not in KILLED]
     allowed = limits(todo)
-    for number, suspect in enumerate(todo, 1):
-        mutant = suspect.mutant
-        outcomes[mutant.key], _ = judge(suspect.check, mutant, allowed[mutant.file])
-        if outcomes[mutant.key] == "survived" and mutant.key not in reasons:
-            say(f"[{number}/{len(todo)}] survived, line {mutant.line}: {mutant.key}")
-        if number % 20 == 0 or number == len(todo):
-            write_json(store, {"format": 1, "outcomes": outcomes})
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # No thread that refreshes it, and the streams as they are: this process forks.
+    still: dict[str, Any] = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
+    with Progress(*columns, console=CONSOLE, **still) as bar:
+        task = bar.add_task(scope.name, total=len(todo))
+        try:
+            for number, suspect in enumerate(todo, 1):
+                mutant = suspect.mutant
+                outcome = outcomes[mutant.key] = _tried(suspect, allowed[mutant.file])
+                if outcome not in KILLED and mutant.key not in reasons:
+                    say(f"[{number}/{len(todo)}] {outcome}, line {mutant.line}: {mutant.key}")
+                bar.update(task, completed=number, refresh=True)
+                if number % 20 == 0:
+                    save()
+        finally:  # whoever interrupts this goes on with --keep
+            save()
+
+
+def _tried(suspect: Suspect, limit: int) -> str:
+    """The outcome of a mutant; where the system ended it, memory may have been short for a moment: once more."""
+    outcome, _ = judge(suspect.check, suspect.mutant, limit)
+    return judge(suspect.check, suspect.mutant, limit)[0] if outcome == "error" else outcome
 
 
 def _report(result: dict[str, Any]) -> None:

@@ -1,14 +1,17 @@
 """The mutants of a source file: every small change that the operators of mutmut know, one at a time.
 
 mutmut as a whole mutates neither decorated functions nor data outside of functions (a claim is such data), and the names of its
-mutants change with every edit.  Therefore its operators are applied here, and a mutant is known by file, function and diff.
+mutants change with every edit.  Therefore its operators are applied here, and a mutant is known by file, function and diff; where
+a function has the same line several times, also by which of them it is.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import libcst as cst
@@ -24,7 +27,10 @@ Rule = Callable[[cst.CSTNode], bool]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: ``source`` from ``start`` to ``end`` (offsets in characters) becomes ``new``."""
+    """One change: ``source`` from ``start`` to ``end`` (offsets in characters) becomes ``new``.
+
+    ``occurrence`` : from 1, which of the places of the function where the same line is changed in the same way.
+    """
 
     file: str
     function: str
@@ -33,13 +39,14 @@ class Mutant:
     start: int
     end: int
     new: str
+    occurrence: int = 1
 
     @property
     def mutated(self) -> str:
         """The text of the whole file after the change."""
         return self.source[: self.start] + self.new + self.source[self.end :]
 
-    @property
+    @cached_property
     def diff(self) -> str:
         """What the change does to the lines, without their indentation: ``old ⇒ new``."""
         first = self.source.rfind("\n", 0, self.start) + 1
@@ -61,8 +68,9 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """The name that survives edits elsewhere."""
-        return f"{self.file}::{self.function}::{self.diff}"
+        """The name that survives edits elsewhere; no two mutants of a file have the same."""
+        twin = f" (occurrence {self.occurrence})" if self.occurrence > 1 else ""
+        return f"{self.file}::{self.function}::{self.diff}{twin}"
 
 
 NEVER: tuple[m.BaseMatcherNode, ...] = (
@@ -144,4 +152,13 @@ def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[Muta
     source = (root / file).read_text(encoding="utf-8")
     collector = _Collector(file, source, rules)
     MetadataWrapper(cst.parse_module(source), unsafe_skip_copy=True).visit(collector)
-    return [mutant for mutant in collector.found if mutant.mutated != source]
+    return _told_apart(mutant for mutant in collector.found if mutant.mutated != source)
+
+
+def _told_apart(mutants: Iterable[Mutant]) -> list[Mutant]:
+    """The same mutants, those that would have the same key numbered."""
+    found, seen = [], Counter[str]()
+    for mutant in mutants:
+        seen[mutant.key] += 1
+        found.append(mutant if seen[mutant.key] == 1 else replace(mutant, occurrence=seen[mutant.key]))
+    return found
