@@ -20,11 +20,12 @@ from geolora_ref.files import read_json
 flint = pytest.importorskip("flint", reason="ball arithmetic needs the extra 'rigor'")
 
 from verification.claims import HEADINGS  # noqa: E402
+from verification.machine import provenance  # noqa: E402
 from verification.rigor import checker  # noqa: E402
 from verification.rigor.__main__ import BROKEN, CHANCES, main, prove, refute  # noqa: E402
 from verification.rigor.balls import matrix, off, precision, singular_values  # noqa: E402
 from verification.rigor.certificate import certify, outcomes  # noqa: E402
-from verification.rigor.instances import draw, mutant, reference  # noqa: E402
+from verification.rigor.instances import Instance, Output, draw, mutant, reference  # noqa: E402
 from verification.rigor.statements import STATEMENTS  # noqa: E402
 
 INSTANCES = list(draw(16, largest=9))
@@ -191,9 +192,46 @@ def test_command_proves_and_the_checker_follows_its_files(tmp_path: Path, capsys
     assert summary == read_json(tmp_path / "results.json")
     assert summary["refuted"]["s-step-sign"]["followed"]
     assert status == (0 if summary["passed"] else 1)
+    assert summary["unusable"] == {}
+    assert summary["sources"] == provenance()["sources"]
+    assert "commit" in summary["machine"]
     files = [str(tmp_path / name) for name in ("certificates.json", "refutations.json")]
+    assert checked(*files) == (0, "15 certificates, 0 objections\n")
+
+
+def checked(*files: str) -> tuple[int, str]:
+    """Exit status and output of the checker's command."""
     done = subprocess.run([sys.executable, checker.__file__, *files], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "15 certificates, 0 objections\n")
+    return done.returncode, done.stdout
+
+
+def test_the_checker_follows_nothing_without_certificates(certificate: dict[str, Any], tmp_path: Path) -> None:
+    assert checked() == (2, "FILE...: expected certificates, found none\n0 certificates, 0 objections\n")
+    one, none = str(tmp_path / "one.json"), str(tmp_path / "none.json")
+    Path(one).write_text(json.dumps({"certificates": [certificate]}), "utf-8")
+    Path(none).write_text(json.dumps({"certificates": []}), "utf-8")
+    assert checked(one, none) == (2, f"{none}: expected certificates, found none\n1 certificates, 0 objections\n")
+    assert checked(one) == (0, "1 certificates, 0 objections\n")
+
+
+def test_a_reference_that_gives_nothing_usable_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one instance of 14, so that every statement is certified on others; the checker agrees that it is unusable."""
+    spoilt: list[str] = []
+
+    def once(x: Instance) -> Output:
+        out = reference(x)
+        spoilt.append(x.id)
+        return out if len(spoilt) != 3 else replace(out, S1=np.full_like(out.S1, np.nan))
+
+    monkeypatch.setattr("verification.rigor.__main__.reference", once)
+    command = ["--count", "14", "--largest", "6", "--only", "s-step-sign", "--output", str(tmp_path)]
+    assert main(command) == 1
+    found = read_json(tmp_path / "results.json")
+    assert list(found["unusable"]) == [spoilt[2]]
+    assert (found["objections"], found["not_refuted"]) == ([], [])
+    assert f"{spoilt[2]}: unusable: S1: expected finite entries" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_a_step_that_is_not_refuted_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

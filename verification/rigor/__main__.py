@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from geolora_ref.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
 from verification.command_line import integer_from
+from verification.machine import provenance
 from verification.rigor.certificate import BITS, certify, outcomes
 from verification.rigor.checker import objections
 from verification.rigor.instances import PROJECTIONS, Instance, Output, broken_projection, draw, mutant, reference
@@ -42,12 +43,18 @@ Report = Callable[[str], None]
 
 
 def prove(instances: Iterable[Instance], report: Report = lambda what: None) -> dict[str, Any]:
-    """Certificates of the reference, the objections of the checker, and every outcome counted."""
-    found: dict[str, Any] = {"certificates": [], "objections": [], "outcomes": {name: Counter() for name in STATEMENTS}}
+    """Certificates of the reference, the objections of the checker, and every outcome counted.
+
+    A certificate of an output about which nothing can be said has no outcomes; such outputs are in ``unusable``, with the reason.
+    """
+    counters: dict[str, Counter[str]] = {name: Counter() for name in STATEMENTS}
+    found: dict[str, Any] = {"certificates": [], "objections": [], "unusable": {}, "outcomes": counters}
     for x in instances:
         certificate = certify(x, reference(x))
         found["certificates"].append(certificate)
         found["objections"] += [f"{x.id}: {line}" for line in objections(json.loads(json.dumps(certificate)))]
+        if "unusable" in certificate:
+            found["unusable"][x.id] = certificate["unusable"]
         for name, statement in certificate["statements"].items():
             found["outcomes"][name][statement["outcome"]] += 1
         report(x.id)
@@ -116,15 +123,17 @@ def _summary(proved: dict[str, Any], refuted: dict[str, Any], seconds: float) ->
     not_refuted = [name for name, one in refuted.items() if not (one and one["followed"])]
     return {
         "format": 1,
+        **provenance(),
         "seconds": round(seconds, 1),
         "instances": len(proved["certificates"]),
         "statements": {name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()},
         "outcomes": counts,
         "more_bits": sum(s["bits"] > BITS[0] for c in proved["certificates"] for s in c["statements"].values()),
         "objections": proved["objections"],
+        "unusable": proved["unusable"],
         "refuted": refutations,
         "not_refuted": not_refuted,
-        "passed": not (open_statements or not_refuted or proved["objections"]),
+        "passed": not (open_statements or not_refuted or proved["objections"] or proved["unusable"]),
     }
 
 
@@ -133,8 +142,10 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         line = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
         console.print(f"{name:<24} {line:<32} {STATEMENTS[name].text}", markup=False, soft_wrap=True)
     refuted = len(summary["refuted"]) - len(summary["not_refuted"])
-    console.print(f"{refuted} of {len(summary['refuted'])} broken steps refuted; left: {summary['not_refuted'] or 'none'}")
-    for line in summary["objections"]:
+    console.print(
+        f"{refuted} of {len(summary['refuted'])} broken steps refuted; left: {', '.join(summary['not_refuted']) or 'none'}"
+    )
+    for line in (*summary["objections"], *(f"{instance}: unusable: {why}" for instance, why in summary["unusable"].items())):
         console.print(line, style="red", markup=False)
     verdict = "everything is proved" if summary["passed"] else "NOT everything is proved"
     console.print(f"{verdict}: {summary['instances']} instances, {len(summary['objections'])} objections, {summary['seconds']} s")
