@@ -14,8 +14,9 @@ from torch import Tensor
 
 from geolora_ref.fast import LayerBank, StepReport, adapted_linear
 from geolora_ref.fast.bank import STORAGE
-from geolora_ref.files import read_json
+from geolora_ref.files import read_json, write_json
 from verification.fast_path import PAGE
+from verification.machine import provenance
 from verification.parity import measure as measuring
 from verification.parity.__main__ import main
 from verification.parity.functions import FORMS, ROWS, function_difference, ratios
@@ -160,7 +161,8 @@ def test_what_the_command_writes_is_what_the_page_shows(
 ) -> None:
     monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND)
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
-    assert read_json(tmp_path / "parity" / "parity.json") == FOUND
+    written = read_json(tmp_path / "parity" / "parity.json")
+    assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
     assert "functions: 0.0625 (at most 1)" in capsys.readouterr().out
     html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
     for shown in ("a device, torch 2.0, CUDA 12.0", "shape-1", "0.0625", "1e-12", "1.50", "passed"):
@@ -189,6 +191,26 @@ def test_a_backend_that_fails_is_reported(
     monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND | {"passed": False})
     assert main(["--device", "cpu", "--output", str(tmp_path)]) == 1
     assert "DOES NOT CONFORM on a device" in capsys.readouterr().out
+
+
+def test_a_run_that_is_skipped_says_whose_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    path, command = tmp_path / "parity.json", ["--output", str(tmp_path)]
+    for earlier, told in (
+        (None, "nothing was measured and nothing written\n"),
+        (FOUND | {"machine": {"date": "2020-01-01 00:00 UTC", "commit": "abc"}}, "(a device, 2020-01-01 00:00 UTC, commit abc)"),
+        (FOUND, "is of an earlier run (it does not say where and when)"),
+    ):
+        if earlier is not None:
+            write_json(path, earlier)
+        before = path.read_bytes() if path.exists() else b""
+        assert main(command) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("skipped: no CUDA device is at hand")
+        assert told in said
+        assert (path.read_bytes() if path.exists() else b"") == before
 
 
 def test_without_a_device_the_page_says_that_none_was_measured(tmp_path: Path) -> None:

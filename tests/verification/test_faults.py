@@ -23,8 +23,9 @@ from verification.__main__ import main
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal
+from verification.machine import provenance
 from verification.report import as_data
-from verification.rigor.faults import campaign
+from verification.rigor import faults
 from verification.runner import run
 
 PLAN = Plan("full")
@@ -115,10 +116,24 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
 def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
     """One kill of the real command line, and everything around it, on a claim with few cases that take little time."""
     told: list[int] = []
-    found = campaign(1, tmp_path, claims=["local-error"], report=told.append)
+    found = faults.campaign(1, tmp_path, claims=["local-error"], report=told.append)
     assert told == [found["kills"]] == [1]
     assert (found["lost"], found["doubled"], found["identical"], found["passed"]) == (0, 0, True, True)
     assert found["cases"] == len(units(tmp_path / "undisturbed")) > 0
+
+
+def test_the_command_writes_what_a_campaign_found_and_of_which_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"kills": 1, "signals": {"SIGKILL": 1}, "campaigns": 1, "cases": 9, "lost": 0, "doubled": 0}
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # not in the process of the tests
+    for holds in (True, False):
+        monkeypatch.setattr(faults, "campaign", lambda *_, holds=holds, **__: found | {"identical": holds, "passed": holds})
+        assert faults.main(["--kills", "1", "--output", str(tmp_path)]) == (0 if holds else 1)
+        assert ("NOT those of" in capsys.readouterr().out) != holds
+    written = read_json(tmp_path / "faults.json")
+    assert written == found | {"identical": False, "passed": False} | {name: written[name] for name in ("machine", "sources")}
+    assert written["sources"] == provenance()["sources"]
 
 
 def test_a_line_cut_off_anywhere_costs_one_case(tmp_path: Path) -> None:

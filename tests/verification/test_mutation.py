@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from geolora_ref.files import read_json, write_json
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Table
 from verification.claims import CLAIMS
 from verification.machine import provenance
-from verification.rigor import mutation
+from verification.rigor import branch_coverage, mutation
 from verification.rigor.branch_coverage import percentages
 from verification.rigor.mutation import Scope, Suspect, accepted, claim_stands, main, objections, scopes, summary
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = mutation._run
 SOURCE = '''"""Text."""
 __all__ = ["f"]
@@ -172,8 +174,7 @@ assert judge(lambda: count_is(10), mutant, 60)[0] == "survived"
 
 def test_a_fork_imports_the_mutant_and_is_judged_by_what_it_returns() -> None:
     """In a process of its own: that of other tests has threads, which forks do not survive, and a type checker in the imports."""
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", FORKS], cwd=root, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
@@ -396,10 +397,33 @@ def test_a_smaller_sample_begins_a_larger_one() -> None:
 def test_every_accepted_mutant_exists() -> None:
     reasons = accepted()
     files = {key.split("::")[0] for key in reasons}
-    root = Path(__file__).resolve().parents[2]
-    assert set(reasons) <= {mutant.key for file in files for mutant in mutants_of(root, file)}
+    assert set(reasons) <= {mutant.key for file in files for mutant in mutants_of(ROOT, file)}
 
 
 def test_shares_of_branches() -> None:
     counts = {"a": {"covered_branches": 3, "num_branches": 4}, "b": {"covered_branches": 0, "num_branches": 0}}
     assert percentages(counts) == {"branch_percent": {"a": 75.0, "b": 100.0}, "total": 75.0}
+
+
+def test_the_command_of_the_coverage_names_its_sources_and_fails_below_the_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    covered = 95
+
+    def run_tests(arguments: list[str]) -> int:
+        (raw,) = (argument.removeprefix("json:") for argument in arguments if argument.startswith("json:"))
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "geolora_ref").glob("*.py")}
+        summary = {"covered_branches": covered, "num_branches": 100}
+        Path(raw).write_text(json.dumps({"files": {file: {"summary": summary} for file in files}}), encoding="utf-8")
+        return 0
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COVERAGE_FILE", "")
+    monkeypatch.setattr(branch_coverage, "BUILD", tmp_path)
+    monkeypatch.setattr(pytest, "main", run_tests)
+    assert branch_coverage.main() == 0
+    covered = 94
+    assert branch_coverage.main() == 1
+    written = read_json(tmp_path / "coverage.json")
+    assert (written["total"], written["passed"]) == (94.0, False)
+    assert written["sources"] == provenance("tests")["sources"]

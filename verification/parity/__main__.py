@@ -6,9 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from geolora_ref.files import strict, write_json
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from geolora_ref.files import read_json, strict, write_json
 from geolora_ref.oracle.conversion import Conversion
+from verification.machine import provenance
 from verification.parity.measure import measure, missing
 
 
@@ -21,16 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("build") / "parity", metavar="FOLDER")
     options = parser.parse_args(argv)
     why = missing(options.device)
+    path = options.output / "parity.json"
     if why:
-        print(f"skipped: {why}; nothing was measured and nothing written")  # noqa: T201
+        print(f"skipped: {why}; nothing was measured and nothing written{_left(path)}")  # noqa: T201
         return 0
     try:
         Conversion("torch", device=options.device).try_out()
     except ValueError as error:
         parser.error(str(error))
-    found = measure(options.device, progress=lambda what: print(what, file=sys.stderr))  # noqa: T201
-    path = options.output / "parity.json"
-    write_json(path, strict(found))
+    found = _measured(options.device)
+    write_json(path, strict(found) | provenance())
     for dtype, of_dtype in found["conformance"].items():
         worst = max(one["worst_ratio"] for one in of_dtype.values())
         print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")  # noqa: T201
@@ -39,6 +44,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{dtype:<9} {what}: {one['worst']:.3g} (at most {one['bound']:g})")  # noqa: T201
     print(f"{'conforms' if found['passed'] else 'DOES NOT CONFORM'} on {found['device']}: {path}")  # noqa: T201
     return 0 if found["passed"] else 1
+
+
+def _measured(device: str) -> dict[str, Any]:
+    """Everything, behind a bar that names what is being measured."""
+    columns = (TextColumn("{task.description:<26}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=None)
+        return measure(device, progress=lambda what: bar.update(task, description=what))
+
+
+def _left(path: Path) -> str:
+    """That there is a file of an earlier run, with what it says about itself; nothing where there is none."""
+    if not path.exists():
+        return ""
+    try:
+        found = read_json(path)
+        about = f"{found['device']}, {found['machine']['date']}, commit {found['machine']['commit']}"
+    except KeyError:
+        about = "it does not say where and when"
+    except ValueError as error:
+        about = f"it cannot be read: {error}"
+    return f"; {path} is of an earlier run ({about})"
 
 
 if __name__ == "__main__":

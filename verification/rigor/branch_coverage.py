@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from verification.machine import provenance
+
 __all__ = ["LEAST", "main", "percentages"]
 
 ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "rigor"
 LEAST = 95.0
 
 
@@ -35,7 +38,7 @@ def main() -> int:
     from geolora_ref.files import write_json  # the test run imports the package first, with its type checker
 
     result |= {"least": LEAST, "passed": result["total"] >= LEAST}
-    write_json(ROOT / "build/rigor/coverage.json", {"format": 1, **result})
+    write_json(BUILD / "coverage.json", {"format": 1, **provenance("tests"), **result})
     sys.stdout.write(
         "".join(f"{name:32s} {value:6.2f} %\n" for name, value in [*result["branch_percent"].items(), ("total", result["total"])])
     )

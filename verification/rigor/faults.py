@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geolora_ref.files import read_json, write_json
 from verification.command_line import integer_from
+from verification.machine import provenance
 
 __all__ = ["CLAIMS", "campaign", "judge", "main", "units"]
 
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("kills", total=options.kills)
         found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
-    write_json(options.output / "faults.json", found)
+    write_json(options.output / "faults.json", found | provenance())
     print(  # noqa: T201
         f"{found['kills']} kills {found['signals']} of {found['campaigns']} campaigns with {found['cases']} cases: "
         f"{found['lost']} lost, {found['doubled']} doubled, results "
