@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
-from geolora_ref.files import read_json
+from geolora_ref.files import read_json, write_json
 from geolora_ref.oracle.criteria import FAIL
-from verification.experiments.performance import measure
+from verification.experiments.performance import __main__ as command
+from verification.experiments.performance import apart, measure
+from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.methods import Method, Training
 from verification.experiments.performance.networks import CASES, Case
 from verification.experiments.performance.page import MEASURED, documented, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
+from verification.machine import provenance
 
 SIZE = Size(3, 40, 4)
 
@@ -123,6 +128,99 @@ def test_every_table_is_whole_and_has_a_panel() -> None:
     assert figure is not None
     assert sum(ax.axison for ax in figure.axes) == len(made) - 1 + len(found["growth"])
     assert drawn({"environment": found["environment"]}) is None
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[str], dict[str, Any]]:
+    """The command with pieces that take no time: what was measured, and what stops which of them."""
+    names: list[str] = []
+    stops: dict[str, Any] = {}
+
+    def piece(name: str, result: object) -> Callable[[], object]:
+        def measure() -> object:
+            if name in stops:
+                raise stops.pop(name)
+            names.append(name)
+            return result
+
+        return measure
+
+    stored = read_json(MEASURED)
+    made = {("training", case["case"]): piece(f"training {case['case']}", case) for case in stored["training"]}
+    made[("environment", "")] = piece("environment", stored["environment"])
+    made[("growth", "")] = piece("growth", stored["growth"])
+    monkeypatch.setattr(command, "pieces", lambda options, progress: made)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    return names, stops
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (ApartError("'CUDA [out] of memory'"), 1)])
+def test_what_was_measured_before_a_stop_is_not_measured_again(
+    benchmark: tuple[list[str], dict[str, Any]],
+    stop: object,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names, stops = benchmark
+    first, second, *_ = (f"training {case['case']}" for case in read_json(MEASURED)["training"])
+    arguments = ["--output", str(tmp_path)]
+    write_json(tmp_path / "results.json", {"of": "an earlier run"})
+    stops[second] = stop
+    assert command.main(arguments) == status
+    assert (str(stop) in capsys.readouterr().err) == isinstance(stop, ApartError)
+    assert names == [first]
+    assert read_json(tmp_path / "results.json") == {"of": "an earlier run"}, "not replaced by half of another"
+    assert command.main(arguments) == 0
+    assert names.count(first) == 1
+    assert not (tmp_path / "unfinished.json").exists()
+    found, stored = read_json(tmp_path / "results.json"), read_json(MEASURED)
+    assert found == {name: stored[name] for name in ("format", "quick", "training", "environment", "growth")}
+    assert command.main(arguments) == 0
+    assert names.count(first) == 2, "a run that was not interrupted measures everything itself"
+
+
+@pytest.mark.parametrize("change", ["threads", "sources", "machine", "fresh"])
+def test_pieces_of_another_machine_or_of_other_sources_do_not_stand_beside_new_ones(
+    benchmark: tuple[list[str], dict[str, Any]], change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, stops = benchmark
+    stops["growth"] = KeyboardInterrupt
+    assert command.main(["--output", str(tmp_path)]) == 130
+    before = list(names)
+    about = provenance()
+    other = {"sources": {"verification": "others"}, "machine": about["machine"] | {"processor": "another"}}
+    monkeypatch.setattr(command, "provenance", lambda: about | {name: other[name] for name in other if name == change})
+    more = {"threads": ["--threads", "3"], "fresh": ["--fresh"]}.get(change, [])
+    assert command.main(["--output", str(tmp_path), *more]) == 0
+    assert names == [*before, *before, "growth"]
+
+
+def test_pieces_that_were_altered_are_told(
+    benchmark: tuple[list[str], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, _ = benchmark
+    (tmp_path / "unfinished.json").write_text("{", encoding="utf-8")
+    assert command.main(["--output", str(tmp_path)]) == 2
+    assert "unfinished.json: expected a whole JSON document" in capsys.readouterr().err
+    assert names == []
+    assert command.main(["--output", str(tmp_path), "--fresh"]) == 0
+
+
+def test_the_pieces_are_the_parts_of_every_network() -> None:
+    def of(*words: str) -> list[tuple[str, str]]:
+        return list(command.pieces(command.arguments(words), lambda what, done, total: None))
+
+    whole = of()
+    assert [part for part in dict.fromkeys(part for part, _ in whole) if part != "environment"] == list(command.PARTS)
+    assert [case for part, case in whole if part == "training"] == [case.id for case in CASES]
+    assert of("--only", "training", "--case", CASES[1].id) == [("training", CASES[1].id), ("environment", "")]
+
+
+def test_a_process_of_its_own_that_fails_shows_what_it_said() -> None:
+    with pytest.raises(ApartError, match=r"(?s)peak.*expected a process that ends with status 0, found 1.*StopIteration"):
+        apart.peak_memory("no such method", CASES[0].id)
 
 
 def test_the_stored_figures_are_those_of_a_whole_run() -> None:

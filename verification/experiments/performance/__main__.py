@@ -1,11 +1,17 @@
-"""``python -m verification.experiments.performance``: measure, write results.json, results.md and results.svg."""
+"""``python -m verification.experiments.performance``: measure, write results.json, results.md and results.svg.
+
+Every piece is kept in unfinished.json until all are there: an interrupted run goes on behind them.  Only then are the results of
+an earlier run replaced, so that a run that is not interrupted measures everything itself.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from geolora_ref.files import write_atomically, write_json
+from geolora_ref.files import read_json, write_atomically, write_json
 from verification.command_line import integer_from
+from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.measure import (
     FULL,
     QUICK,
@@ -29,6 +36,7 @@ from verification.experiments.performance.measure import (
 from verification.experiments.performance.methods import METHODS
 from verification.experiments.performance.networks import CASES, VARIANTS
 from verification.experiments.performance.page import drawn, markdown
+from verification.machine import provenance
 from verification.pictures import svg
 
 PARTS = ("training", "variants", "processes", "compiled", "updates", "growth")
@@ -44,49 +52,114 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", choices=PARTS, action="append", help="this part only (may be given several times)")
     parser.add_argument("--case", choices=[case.id for case in (*CASES, *VARIANTS)], action="append", help="this network only")
     parser.add_argument("--threads", type=integer_from(1), default=2, help="of torch (default: 2)")
+    parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run had measured")
     parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "performance", metavar="FOLDER")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: everything was measured."""
+    """Exit status 0: everything was measured; 1: a process of its own failed; 130: interrupted; 2: what is kept is damaged.
+
+    Whatever stops it, what had been measured is kept: the same command goes on behind it.
+    """
     options = arguments(argv)
     torch.set_num_threads(options.threads)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    effort, parts = QUICK if options.quick else FULL, options.only or PARTS
     console = Console(stderr=True)
-    found: dict[str, Any] = {"format": 1, "quick": options.quick}
+    unfinished, about = options.output / "unfinished.json", identity(options)
+    try:
+        kept = {} if options.fresh else pieces_in(unfinished, about)
+    except ValueError as error:
+        console.print(f"{error}; --fresh begins anew", markup=False, soft_wrap=True)
+        return 2
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=None)
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("starting", total=None)
 
-        def progress(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+            def progress(what: str, done: int, total: int) -> None:
+                bar.update(task, description=what, completed=done, total=total)
 
-        cases, variants = ([case for case in of if not options.case or case.id in options.case] for of in (CASES, VARIANTS))
-        if "training" in parts:
-            found["training"] = [training(case, effort, progress) for case in cases]
-        if "variants" in parts:
-            rows = [method for method in METHODS if method.id in VARIED]
-            found["variants"] = [training(case, effort, progress, rows) for case in variants]
-        if "processes" in parts:
-            found["processes"] = [processes(case, effort, progress) for case in cases]
-        if "compiled" in parts:
-            found["compiled"] = [compiled(case, effort, progress) for case in cases]
-        found["environment"] = environment()
-        if "updates" in parts:
-            found["updates"] = update_table(effort, progress)
-        if "growth" in parts:
-            found["growth"] = growth(effort, progress)
-    write_json(options.output / "results.json", found)
+            found = measured(pieces(options, progress), kept, lambda now: write_json(unfinished, {"about": about, "pieces": now}))
+    except KeyboardInterrupt:
+        console.print(f"interrupted: the same command goes on; kept: {unfinished}", markup=False, soft_wrap=True)
+        return 130
+    except ApartError as error:
+        console.print(f"{error}\nthe same command goes on; kept: {unfinished}", markup=False, soft_wrap=True)
+        return 1
+    write(together(found, quick=options.quick), options.output, console)
+    unfinished.unlink(missing_ok=True)
+    return 0
+
+
+Piece = tuple[str, str]
+"""A part, and its network ("" for a part that has none)."""
+
+
+def pieces(options: argparse.Namespace, progress: Callable[[str, int, int], None]) -> dict[Piece, Callable[[], Any]]:
+    """What there is to measure, in order, each of it whole: the parts that are asked for, of each network separately."""
+    effort, parts = QUICK if options.quick else FULL, options.only or PARTS
+    cases, variants = ([case for case in of if not options.case or case.id in options.case] for of in (CASES, VARIANTS))
+    varied = [method for method in METHODS if method.id in VARIED]
+    found: dict[Piece, Callable[[], Any]] = {}
+    found |= {("training", case.id): partial(training, case, effort, progress) for case in cases}
+    found |= {("variants", case.id): partial(training, case, effort, progress, varied) for case in variants}
+    found |= {("processes", case.id): partial(processes, case, effort, progress) for case in cases}
+    found |= {("compiled", case.id): partial(compiled, case, effort, progress) for case in cases}
+    found |= {("environment", ""): environment}
+    found |= {("updates", ""): partial(update_table, effort, progress), ("growth", ""): partial(growth, effort, progress)}
+    return {piece: measure for piece, measure in found.items() if piece[0] in (*parts, "environment")}
+
+
+def identity(options: argparse.Namespace) -> dict[str, Any]:
+    """What pieces must have in common to stand in one table: effort, threads, machine, libraries and sources."""
+    about = provenance()
+    varying = ("date", "commit")  # the sources say more than the commit
+    machine = {name: value for name, value in about["machine"].items() if name not in varying}
+    libraries = {name: version(name) for name in ("peft", "transformers")}
+    return {"quick": options.quick, "threads": options.threads, "machine": machine | libraries, "sources": about["sources"]}
+
+
+def pieces_in(unfinished: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The pieces of an interrupted run with this identity; none of any other.  Raises ``ValueError`` if the file is damaged."""
+    if not unfinished.exists():
+        return {}
+    kept = read_json(unfinished)
+    found: dict[str, Any] = kept["pieces"] if kept["about"] == about else {}
+    return found
+
+
+def measured(
+    wanted: Mapping[Piece, Callable[[], Any]], kept: Mapping[str, Any], keep: Callable[[dict[str, Any]], None]
+) -> dict[Piece, Any]:
+    """Every piece, measured unless it is kept already; ``keep`` is given all of them as each is done."""
+    done = dict(kept)
+    for piece, measure in wanted.items():
+        name = " ".join(piece)
+        if name not in done:
+            done[name] = measure()
+            keep(done)
+    return {piece: done[" ".join(piece)] for piece in wanted}
+
+
+def together(done: Mapping[Piece, Any], *, quick: bool) -> dict[str, Any]:
+    """The pieces as results.json has them: a list of networks for the parts that have some."""
+    found: dict[str, Any] = {"format": 1, "quick": quick}
+    for (part, case), data in done.items():
+        found[part] = [*found.get(part, []), data] if case else data
+    return found
+
+
+def write(found: dict[str, Any], folder: Path, console: Console) -> None:
+    """Write results.json, results.md and results.svg, and print the tables."""
+    write_json(folder / "results.json", found)
     text = markdown(found)
-    write_atomically(options.output / "results.md", text)
+    write_atomically(folder / "results.md", text)
     figure = drawn(found)
     if figure:
-        write_atomically(options.output / "results.svg", svg(figure))
+        write_atomically(folder / "results.svg", svg(figure))
     console.print(text, markup=False)
-    console.print(f"{options.output}/results.json, results.md, results.svg")
-    return 0
+    console.print(f"{folder}/results.json, results.md, results.svg", markup=False)
 
 
 if __name__ == "__main__":

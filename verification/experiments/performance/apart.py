@@ -16,7 +16,11 @@ from verification.experiments.performance.methods import METHODS, Training
 from verification.experiments.performance.networks import CASES, VARIANTS
 from verification.experiments.performance.timing import interleaved, peak_above
 
-__all__ = ["alone", "can_keep", "own_peak", "own_steps", "peak_memory"]
+__all__ = ["ApartError", "alone", "can_keep", "own_peak", "own_steps", "peak_memory"]
+
+
+class ApartError(RuntimeError):
+    """A process of its own failed."""
 
 
 def peak_memory(method: str, case: str) -> int:
@@ -36,10 +40,13 @@ def can_keep() -> bool:
 
 
 def _in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a public function returns in a new process, as JSON has it.  Raises ``CalledProcessError`` if it fails."""
+    """What a public function returns in a new process, as JSON has it; :class:`ApartError` with what it said if it fails."""
     name = function.__name__
     command = f"import json; from {function.__module__} import {name}; print(json.dumps({name}(*{arguments!r})))"
-    done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        expected = f"{name}{arguments!r}: expected a process that ends with status 0, found {done.returncode}"
+        raise ApartError(f"{expected}:\n{done.stderr.strip()}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
