@@ -249,6 +249,18 @@ def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
     assert tables(summary) not in text
 
 
+def test_documentation_tells_of_how_many_seeds_a_mean_is() -> None:
+    """A run that diverged has no metric; one that learned nothing has one, and counts."""
+    summary = json.loads(MEASURED.read_text(encoding="utf-8"))
+    assert "failed" not in tables(summary)
+    for part in ("comparison", "initial_ranks"):
+        summary[part][0] |= {"failed": 2, "test": {"mean": 0.75, "std": 0.01, "count": 2}}
+    lines = tables(summary).splitlines()
+    told = [line for line in lines if line.startswith(("| geolora ", "| geolora, free | 2 "))]
+    assert len(told) == 2
+    assert all("0.7500 ± 0.0100" in line and line.endswith("| 3, 2 failed, mean of 2 |") for line in told)
+
+
 def test_page_and_documentation_mark_best_rates_at_the_edge() -> None:
     summary = json.loads(MEASURED.read_text(encoding="utf-8"))
     for shown in (page(summary), tables(summary)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,11 +28,19 @@ def test_exponents_are_those_of_powers(in_m: float) -> None:
 
 
 def test_the_command_prints_a_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    repeats, timed = set(), cost.seconds_of_a_step
+
+    def recorded(*arguments: Any) -> float:
+        repeats.add(arguments[-1])
+        return timed(*arguments)
+
+    monkeypatch.setattr(cost, "seconds_of_a_step", recorded)
     monkeypatch.setattr(cost, "REPEATS", 1)
     cost.main(["--integrator", "BUG", "--largest", "512"])
     shown = capsys.readouterr().out
     assert "BUG" in shown
     assert "expon" in shown
+    assert repeats == {1}
     with pytest.raises(SystemExit) as refused:
         cost.main(["--largest", "256"])
     assert refused.value.code == 2

@@ -50,7 +50,7 @@ def tables(summary: Mapping[str, Any]) -> str:
                 _spread(row["test"]),
                 _spread(row["dev"]),
                 _count(row["parameters"]["mean"]),
-                row["seeds"],
+                _seeds(row),
             )
             for row, rate in zip(summary["comparison"], _rates(summary), strict=True)
         ),
@@ -58,11 +58,17 @@ def tables(summary: Mapping[str, Any]) -> str:
     initial_ranks = _markdown(
         ("method", "initial rank", "test, mean ± std", "adapter parameters at the end", "seeds"),
         (
-            (row["family"], row["budget"], _spread(row["test"]), _count(row["parameters"]["mean"]), row["seeds"])
+            (row["family"], row["budget"], _spread(row["test"]), _count(row["parameters"]["mean"]), _seeds(row))
             for row in summary["initial_ranks"]
         ),
     )
     return "\n\n".join((comparison, _edges(summary), initial_ranks, _map(summary)))
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    """How many seeds there are; where some failed, how many did, and how many the mean on the test sentences is of."""
+    failed = f", {row['failed']} failed, mean of {row['test']['count']}" if row["failed"] else ""
+    return f"{row['seeds']}{failed}"
 
 
 def _rates(summary: Mapping[str, Any]) -> list[str]:

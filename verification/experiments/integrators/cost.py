@@ -30,7 +30,7 @@ RANKS = (4, 8, 16, 32, 64)
 REPEATS = 5
 
 
-def seconds_of_a_step(integrator: Integrator, problem: Lyapunov, Y: LowRank, repeats: int = REPEATS) -> float:
+def seconds_of_a_step(integrator: Integrator, problem: Lyapunov, Y: LowRank, repeats: int) -> float:
     """Processor time of the fastest of some steps: whatever else the machine does can only add."""
     found = []
     for _ in range(repeats):
@@ -47,7 +47,7 @@ def measure(name: str, sizes: Sequence[int], ranks: Sequence[int]) -> NDArray[np
         problem = Lyapunov(m, [1.0, 0.5], np.random.default_rng(0), diffusion=1e-9)
         for j, r in enumerate(ranks):
             Y = LowRank.random((m, m), np.linspace(1.0, 0.5, r), np.random.default_rng(1))
-            seconds[i, j] = seconds_of_a_step(member(name, r, EXPLICIT_EULER), problem, Y)
+            seconds[i, j] = seconds_of_a_step(member(name, r, EXPLICIT_EULER), problem, Y, REPEATS)
     return seconds
 
 
