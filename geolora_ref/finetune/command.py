@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -154,13 +155,13 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
             on_epoch=lambda *_: console.print(_epoch_line(job), soft_wrap=True),
         )
         if job.history.steps:
-            console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})", soft_wrap=True)
+            console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})", markup=False, soft_wrap=True)
         if len(job.history.metrics) == plan.epochs:
             console.print(_epoch_line(job), soft_wrap=True)
         try:
             job.run()
         except DivergedError as error:
-            console.print(f"[red]diverged[/]: {error}", soft_wrap=True)
+            console.print(f"[red]diverged[/]: {escape(str(error))}", soft_wrap=True)
             return 1
     fine_tuned = FineTuned(job.model, tokenizer, labels, options.max_length, pairs=options.pair_column is not None)
     _finish(job, fine_tuned, method, folder, options.output, console)
@@ -179,6 +180,7 @@ def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], lis
         if left_out:
             console.print(
                 f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out",
+                markup=False,
                 soft_wrap=True,
             )
         return kept
@@ -255,7 +257,7 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
     }
     write_json(output / "results.json", results)
     plain = _export_lora(job, folder, output / "lora")
-    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {plain}", soft_wrap=True)
+    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {plain}", markup=False, soft_wrap=True)
 
 
 def rank_table(job: Job) -> Table:
@@ -268,7 +270,7 @@ def rank_table(job: Job) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for short, layer in zip(short_names(list(layers)), layers.values(), strict=True):
         m, n = layer.adapter.shape
-        table.add_row(short, f"{m} x {n}", str(layer.adapter.rank), str(layer.adapter.parameter_count))
+        table.add_row(escape(short), f"{m} x {n}", str(layer.adapter.rank), str(layer.adapter.parameter_count))
     ranks = list(job.prepared.ranks().values())
     table.add_section()
     table.add_row("all", "", f"mean {statistics.fmean(ranks):.1f}", str(job.prepared.parameters()))

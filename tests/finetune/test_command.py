@@ -37,14 +37,16 @@ def arguments(model: Path, tsv: Path, output: Path, *more: str) -> list[str]:
 
 def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("peft", reason="the extra peft is not installed")
-    assert main(arguments(model_folder, tsv, tmp_path, "--epochs", "2")) == 0
+    folder = tmp_path / "[run]"  # no markup
+    assert main(arguments(model_folder, tsv, folder, "--epochs", "2")) == 0
     printed = capsys.readouterr().out
+    assert f"written to {folder}: adapter.safetensors" in printed
     assert len(re.findall(r"epoch \d of 2: training loss \d\.\d+, dev accuracy \d\.\d+, \d+ adapter parameters", printed)) == 2
-    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert len(results["ranks"]) == 12
     assert f"{results['parameters']}" in printed
-    assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "lora" / "adapter_config.json").is_file()
+    assert (folder / "ranks.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "lora" / "adapter_config.json").is_file()
     assert results["metrics"][-1]["dev"] >= 0.75
     assert results["truncations"] == results["by_householder"] == 12 * 10
     assert "Householder" not in printed
