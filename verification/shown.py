@@ -6,11 +6,12 @@ Every item says by which command it is made.  One that has no file was not run; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from geolora_ref.files import read_json
+from verification.machine import sources
 
 __all__ = ["Item", "Page", "Rows", "Shown", "overview"]
 
@@ -21,7 +22,8 @@ Rows = list[list[str]]
 class Shown:
     """One item as its page shows it: an outcome (None: there is none), one line, tables whose first row is the head, a picture.
 
-    ``run``: it was measured; an outcome of None then means that what it measured is neither right nor wrong.
+    ``run``: it was measured; an outcome of None then means that what it measured is neither right nor wrong.  ``origin``: where
+    and when it was measured, and whether with the sources that are here.
     """
 
     passed: bool | None
@@ -29,6 +31,7 @@ class Shown:
     tables: Mapping[str, Rows] = field(default_factory=dict)
     image: str = ""
     run: bool = True
+    origin: str = ""
 
     @property
     def verdict(self) -> str:
@@ -75,6 +78,18 @@ def _shown(item: Item, folder: Path) -> Shown:
             return Shown(None, f"Not run here. It is run by: {item.command}", run=False)
         path = item.stored
     try:
-        return item.show(read_json(path), path.parent)
+        data = read_json(path)
+        return replace(item.show(data, path.parent), origin=_origin(data))
     except (ValueError, KeyError, TypeError, OSError) as error:
         return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {item.command}")
+
+
+def _origin(data: Mapping[str, Any]) -> str:
+    """What results say of the machine and of the sources that they were made with."""
+    machine, made_with = data.get("machine"), data.get("sources")
+    where = f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: " if machine else ""
+    if not made_with:
+        return f"{where}the file does not name the sources that it was made with."
+    changed = [folder for folder, digest in sources(*made_with).items() if digest != made_with[folder]]
+    made = f"other sources ({', '.join(changed)} changed since)" if changed else "the sources that are here"
+    return f"{where}made with {made}."

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from geolora_ref.files import write_atomically, write_json
+from verification.machine import sources
 from verification.report import write_page
 from verification.rigor.faults import judge, units
 from verification.rigor.page import main
@@ -127,6 +128,24 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
     assert "not run" not in html
     for outside in ('src="http', 'href="http', "url(", "<script", "<link", "@import"):
         assert outside not in html
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({}, "the file does not name the sources"),
+        ({"sources": {}}, "the file does not name the sources"),
+        ({"sources": sources("verification", "tests")}, "made with the sources that are here"),
+        ({"sources": sources("verification") | {"tests": "others"}}, "made with other sources (tests changed since)"),
+        ({"sources": {"verification": "others"}}, "made with other sources (verification changed since)"),
+    ],
+)
+def test_results_of_other_sources_are_marked(folder: Path, about: dict[str, Any], told: str) -> None:
+    """The commit of the page is not theirs."""
+    machine = {"date": "2020-01-01 00:00 UTC", "commit": "abcdef1", "processor": "a processor"}
+    write_json(folder / "faults.json", GOOD["faults.json"] | about | {"machine": machine})
+    html = write_page(PAGE, folder, folder).read_text("utf-8")
+    assert f"2020-01-01 00:00 UTC, commit abcdef1, a processor: {told}" in html
 
 
 def test_what_was_not_run_says_so_and_how(tmp_path: Path) -> None:

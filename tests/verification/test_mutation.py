@@ -331,12 +331,19 @@ def test_an_interrupted_run_keeps_what_it_knows(
     assert read_json(tmp_path / "mutation_outcomes.json")["outcomes"] == {mutants[0].key: "survived"}
 
 
-def test_results_of_a_scope_name_machine_and_sources(two_scopes: dict[str, str], tmp_path: Path) -> None:
-    """Each of its own: other scopes keep the results of earlier runs."""
+def test_results_of_a_scope_name_machine_and_sources(
+    two_scopes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each its own: other scopes keep the results of earlier runs.  All of them together name what they have in common."""
     assert main(["core"]) == 0
-    (scope,) = read_json(tmp_path / "mutation.json")["scopes"]
-    assert scope["sources"] == provenance("tests")["sources"]
+    found = read_json(tmp_path / "mutation.json")
+    (scope,) = found["scopes"]
+    assert scope["sources"] == found["sources"] == provenance("tests")["sources"]
     assert "commit" in scope["machine"]
+    monkeypatch.setattr(mutation, "provenance", lambda *_: {"machine": scope["machine"], "sources": {"tests": "others"}})
+    for name, together in (("fast", {}), ("core", {"tests": "others"})):
+        assert main([name]) == 0
+        assert read_json(tmp_path / "mutation.json")["sources"] == together
 
 
 def outdone(case: Case) -> CaseResult:

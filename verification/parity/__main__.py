@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Conversion("torch", device=options.device).try_out()
     except ValueError as error:
         parser.error(str(error))
-    found = _measured(options.device)
-    write_json(path, strict(found) | provenance())
+    about, found = provenance(), _measured(options.device)
+    write_json(path, strict(found) | about)
     for dtype, of_dtype in found["conformance"].items():
         worst = max(one["worst_ratio"] for one in of_dtype.values())
         print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")  # noqa: T201

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
-    names, started = options.only or list(BROKEN), time.monotonic()
+    names, started, about = options.only or list(BROKEN), time.monotonic(), provenance()
     console = Console(stderr=options.json)
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         proved = prove(draw(options.count, options.seed, options.largest), report)
         refuted = refute(names, list(draw(CHANCES, options.seed, SMALL)), report)
-    summary = _summary(proved, refuted, time.monotonic() - started)
+    summary = _summary(proved, refuted, time.monotonic() - started) | about
     write_json(options.output / "certificates.json", {"format": 1, "certificates": proved["certificates"]}, indent=None)
     certificates = [one["certificate"] for one in refuted.values() if one]
     write_json(options.output / "refutations.json", {"format": 1, "certificates": certificates}, indent=None)
@@ -123,7 +123,6 @@ def _summary(proved: dict[str, Any], refuted: dict[str, Any], seconds: float) ->
     not_refuted = [name for name, one in refuted.items() if not (one and one["followed"])]
     return {
         "format": 1,
-        **provenance(),
         "seconds": round(seconds, 1),
         "instances": len(proved["certificates"]),
         "statements": {name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()},

@@ -24,6 +24,7 @@ LEAST = 95.0
 def main() -> int:
     """Run the tests that `mutation.toml` names for the core, and write ``build/rigor/coverage.json``."""
     os.chdir(ROOT)
+    about = provenance("tests")
     scopes = tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))["scope"]
     modules = next(scope["module"] for scope in scopes if scope["name"] == "core")
     tests = sorted({test for module in modules for test in module["tests"]})
@@ -38,7 +39,7 @@ def main() -> int:
     from geolora_ref.files import write_json  # the test run imports the package first, with its type checker
 
     result |= {"least": LEAST, "passed": result["total"] >= LEAST}
-    write_json(BUILD / "coverage.json", {"format": 1, **provenance("tests"), **result})
+    write_json(BUILD / "coverage.json", {"format": 1, **about, **result})
     sys.stdout.write(
         "".join(f"{name:32s} {value:6.2f} %\n" for name, value in [*result["branch_percent"].items(), ("total", result["total"])])
     )

@@ -337,7 +337,10 @@ def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
 
 
 def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
-    """Write mutation.json: these results, and of the other scopes the last ones, if they can be read and have this form."""
+    """Write mutation.json: these results, and of the other scopes the last ones, if they can be read and have this form.
+
+    The file as a whole names the sources that all of its scopes were tried with, none if they differ.
+    """
     path, earlier = BUILD / "mutation.json", {}
     with suppress(OSError, ValueError):
         data = read_json(path)
@@ -345,7 +348,10 @@ def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
             earlier = {scope["name"]: scope for scope in data["scopes"]}
     together = earlier | results
     found = [together[name] for name in names if name in together]
-    write_json(path, {"format": FORMAT, "scopes": found, "passed": all(scope["passed"] for scope in found)})
+    about = next(iter(results.values()))
+    same = about["sources"] if all(scope["sources"] == about["sources"] for scope in found) else {}
+    whole = {"format": FORMAT, "machine": about["machine"], "sources": same}
+    write_json(path, whole | {"scopes": found, "passed": all(scope["passed"] for scope in found)})
 
 
 def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: Callable[[], None]) -> None:
