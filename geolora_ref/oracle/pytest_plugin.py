@@ -111,7 +111,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Which line of the algorithm is wrong, behind the failures."""
-    told = dict.fromkeys(config.stash.setdefault(TOLD, []))
+    told = list(dict.fromkeys(config.stash[TOLD])) if TOLD in config.stash else []
     if told:
         terminalreporter.section("GeoLoRA: diagnosis")
     for line in told:
