@@ -7,7 +7,8 @@ where it is at every rank.  The small workspaces of S and the places of the rows
 
 Host synchronisations of a step on an accelerator: one download, the spectra of all layers (ranks are decided on the host), and
 what ``torch.linalg.eigh`` does inside to look at its error flag, once for each width class; layers that need Householder's QR, if
-any, cost another download for each shape and what ``torch.linalg.svd`` does inside.
+any, cost another download for each shape and what ``torch.linalg.svd`` does inside.  In double precision all do, and one more
+download says whether everything is finite.
 """
 
 from __future__ import annotations
@@ -443,9 +444,9 @@ class LayerBank:
     def _work_is_finite(self) -> NDArray[np.bool_]:
         """Whether all factors and updates of a layer are finite."""
         count = len(self.shapes)
-        cores = (torch.isfinite(self._S_work) & torch.isfinite(self._dS_work)).all(2).all(1).cpu().numpy()
-        sides = np.array([bool(torch.isfinite(self._rows(side, max(self.ranks))).all()) for side in range(2 * count)])
-        finite: NDArray[np.bool_] = cores & sides[:count] & sides[count:]
+        cores = (torch.isfinite(self._S_work) & torch.isfinite(self._dS_work)).all(2).all(1)
+        sides = torch.stack([torch.isfinite(self._rows(side, max(self.ranks))).all() for side in range(2 * count)])
+        finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
         return finite
 
     def _gram(self, shared: bool) -> list[GramCore]:

@@ -111,8 +111,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Which line of the algorithm is wrong, behind the failures."""
-    told = list(dict.fromkeys(config.stash[TOLD])) if TOLD in config.stash else []
+    told: list[str] = config.stash.get(TOLD, [])
     if told:
         terminalreporter.section("GeoLoRA: diagnosis")
-    for line in told:
+    for line in dict.fromkeys(told):  # workers may say the same
         terminalreporter.write_line(line)
