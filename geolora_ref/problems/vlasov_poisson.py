@@ -21,6 +21,8 @@ class VlasovPoisson(FactoredODE, StartedODE):
     Derivatives are spectral, so that D_x and D_v are skew: ∫∫f (mass) and ∫∫f² (norm) are invariants of the discrete equation.
     The energy ½∫∫v²f + ½∫E² is one as far as f vanishes at the ends of the velocity interval.  Quadratic: no global constants.
     The start is (1 + α cos kx) times a sum of Maxwellians, of rank 1.
+
+    Raises ``ValueError`` for odd numbers of points, a length or a largest velocity that is not positive, and without beams.
     """
 
     def __init__(
@@ -29,6 +31,10 @@ class VlasovPoisson(FactoredODE, StartedODE):
         m, n = self.shape = shape
         if m % 2 or n % 2:
             raise ValueError(f"shape: expected even numbers of points, found {shape}")
+        checks.positive_number("length", length)
+        checks.positive_number("v_max", v_max)
+        if not beams:
+            raise ValueError("beams: expected at least one velocity, found none")
         self.x, self.v = length * np.arange(m) / m, -v_max + 2.0 * v_max * np.arange(n) / n
         self.cell = (length / m, 2.0 * v_max / n)
         self.D_x, self.D_v = _spectral_derivative(m, length), _spectral_derivative(n, 2.0 * v_max)
