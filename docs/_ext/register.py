@@ -1,14 +1,19 @@
 """The deviations register: published algorithm, authors' public code, this project, and the measured effect of each.
 
-``{deviations}`` is the register, ``{published-defects}`` the defects found in public code of the field.  Every effect is computed
-while the page is built, by the reference and by the broken steps of the oracle's catalogue; none is typed.
+``{deviations}`` is the register, ``{published-defects}`` the defects of steps found in public code of the field, and
+``{network-defects}`` those of layers and optimizers.  Every effect is computed while the page is built, by the reference and by
+the broken versions; none is typed.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
+from html import escape
+from unittest import mock
 
 import numpy as np
 from docutils import nodes
@@ -24,6 +29,7 @@ from geolora_ref.oracle.stages import Stages
 from geolora_ref.training import Layer, Settings, training_step
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from tests.nn.defects import DEFECTS, Defect
 from verification.report import mathematics, number
 
 from verified import raw, table
@@ -425,8 +431,30 @@ class PublishedDefects(SphinxDirective):
         return [raw(table(head, [_row(mutant) for mutant in published], numeric=3))]
 
 
+class NetworkDefects(SphinxDirective):
+    """The broken layers and optimizers, each asked for the identity that must reject it."""
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        rows = [
+            [f"<code>{one.id}</code>", escape(one.defect), escape(inspect.getdoc(one.identity) or ""), _holds(one)]
+            for one in DEFECTS
+        ]
+        return [raw(table(["defect", "what is wrong", "what must hold", "without the defect, with it"], rows))]
+
+
+def _holds(defect: Defect) -> str:
+    """Whether the identity holds for what is here, and for the broken version."""
+    right = defect.identity()
+    with ExitStack() as stack:
+        for place, broken in defect.patches.items():
+            stack.enter_context(mock.patch(place, broken, create=True))
+        return f"{'holds' if right else 'FAILS'}, {'HOLDS' if defect.identity() else 'fails'}"
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("deviations", Deviations)
     app.add_directive("published-defects", PublishedDefects)
+    app.add_directive("network-defects", NetworkDefects)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
