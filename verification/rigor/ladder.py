@@ -31,7 +31,7 @@ from verification.pictures import svg
 from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, question
 from verification.slopes import slope
 
-__all__ = ["BITS", "augmentation_errors", "figure", "ladder", "main", "real_step", "route_errors"]
+__all__ = ["BITS", "augmentation_errors", "ladder", "main", "real_step", "route_errors"]
 
 Matrix = NDArray[np.float64]
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "binary128": 113}
