@@ -28,8 +28,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geolora_ref.files import read_json, write_json
 from verification.command_line import integer_from
+from verification.machine import machine_facts
 
-__all__ = ["CLAIMS", "campaign", "judge", "main", "units"]
+__all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "units"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ("one-backward-pass",)
@@ -59,10 +60,7 @@ def campaign(
     """``kills`` kills that hit a campaign at work, and what they did."""
     clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)
     killed, undisturbed = folder / "killed", folder / "undisturbed"
-    for package in ("geolora_ref", "verification"):
-        shutil.copytree(ROOT / package, folder / "sources" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "sources" / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "references.bib", folder / "sources" / "docs")  # claims cite by its keys
+    copy_sources(folder / "sources")
     _run(folder, claims, undisturbed)
     expected, whole = _ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
     hits: Counter[str] = Counter()
@@ -99,6 +97,13 @@ def campaign(
         "identical": identical,
         "passed": identical and not lost and not doubled,
     }
+
+
+def copy_sources(folder: Path) -> None:
+    """Everything that the command line reads: the packages, and the pages whose keys and headings the claims cite."""
+    for source in ("geolora_ref", "verification", "docs/theory"):
+        shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "docs" / "references.bib", folder / "docs")
 
 
 def _command(claims: Sequence[str], output: Path) -> list[str]:
@@ -155,11 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which campaigns would ignore if a shell had this in the background
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("kills", total=options.kills)
         found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
-    write_json(options.output / "faults.json", found)
+    write_json(options.output / "faults.json", found | {"machine": machine_facts()})
     print(  # noqa: T201
         f"{found['kills']} kills {found['signals']} of {found['campaigns']} campaigns with {found['cases']} cases: "
         f"{found['lost']} lost, {found['doubled']} doubled, results "
