@@ -6,7 +6,7 @@ Every item says by which command it is made.  One that has no file was not run; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Shown:
     """One item as its page shows it: an outcome (None: there is none), one line, tables whose first row is the head, a picture.
 
     ``run``: it was measured; an outcome of None then means that what it measured is neither right nor wrong.
+    ``stored``: not here, the figures are those of the repository.
     """
 
     passed: bool | None
@@ -29,11 +30,13 @@ class Shown:
     tables: Mapping[str, Rows] = field(default_factory=dict)
     image: str = ""
     run: bool = True
+    stored: bool = False
 
     @property
     def verdict(self) -> str:
         """The outcome in a word or two."""
-        return {True: "passed", False: "failed", None: "measured" if self.run else "not run"}[self.passed]
+        word = {True: "passed", False: "failed", None: "measured" if self.run else "not run"}[self.passed]
+        return f"{word}, stored" if self.stored else word
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,6 @@ def _shown(item: Item, folder: Path) -> Shown:
             return Shown(None, f"Not run here. It is run by: {item.command}", run=False)
         path = item.stored
     try:
-        return item.show(read_json(path), path.parent)
+        return replace(item.show(read_json(path), path.parent), stored=path == item.stored)
     except (ValueError, KeyError, TypeError, OSError) as error:
         return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {item.command}")

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from geolora_ref.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
 from verification.command_line import integer_from
+from verification.machine import machine_facts
 from verification.rigor.certificate import BITS, certify, outcomes
 from verification.rigor.checker import objections
 from verification.rigor.instances import PROJECTIONS, Instance, Output, broken_projection, draw, mutant, reference
@@ -116,6 +117,7 @@ def _summary(proved: dict[str, Any], refuted: dict[str, Any], seconds: float) ->
     not_refuted = [name for name, one in refuted.items() if not (one and one["followed"])]
     return {
         "format": 1,
+        "machine": machine_facts(),
         "seconds": round(seconds, 1),
         "instances": len(proved["certificates"]),
         "statements": {name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()},

@@ -33,9 +33,10 @@ def main() -> int:
         files = json.loads(raw.read_text(encoding="utf-8"))["files"]
     result = percentages({module["file"]: files[module["file"]]["summary"] for module in modules})
     from geolora_ref.files import write_json  # the test run imports the package first, with its type checker
+    from verification.machine import machine_facts
 
     result |= {"least": LEAST, "passed": result["total"] >= LEAST}
-    write_json(ROOT / "build/rigor/coverage.json", {"format": 1, **result})
+    write_json(ROOT / "build/rigor/coverage.json", {"format": 1, "machine": machine_facts(), **result})
     sys.stdout.write(
         "".join(f"{name:32s} {value:6.2f} %\n" for name, value in [*result["branch_percent"].items(), ("total", result["total"])])
     )

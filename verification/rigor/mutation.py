@@ -34,6 +34,7 @@ from scipy.stats import binomtest
 
 from geolora_ref.files import read_json, write_json
 from verification.command_line import integer_from
+from verification.machine import machine_facts
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
 
@@ -48,7 +49,7 @@ PRELOADED = (
     "matplotlib.figure",
 )  # fmt: skip
 CONFIDENCE = 0.95
-FORMAT = 2
+FORMAT = 3
 """Of mutation.json."""
 say = partial(Console().print, markup=False, highlight=False, soft_wrap=True)
 
@@ -304,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preload()
     for scope in chosen:
         _run(scope, outcomes, store, reasons)
-    results = {scope.name: summary(scope, outcomes, reasons) for scope in chosen}
+    results = {scope.name: summary(scope, outcomes, reasons) | {"machine": machine_facts()} for scope in chosen}
     _keep(results, names)
     for result in results.values():
         _report(result)
