@@ -26,7 +26,7 @@ from geolora_ref.finetune.model import Classifier, load_encoder
 from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import runs
-from verification.experiments.finetuning.design import FAMILIES, FULL, QUICK, Run, robustness
+from verification.experiments.finetuning.design import FAMILIES, FULL, QUICK, Run, initial_ranks, robustness
 from verification.experiments.finetuning.methods import (
     AdaLoRAMethod,
     FullMethod,
@@ -146,6 +146,15 @@ def test_best_rates_at_the_edge_of_those_tried_are_named() -> None:
     assert at_the_edge([*swept, point("a", 0.9, 0.1) | {"budget": 4}], {"a": 0.3}) == {"a": "largest"}
     assert at_the_edge([*swept, point("a", 0.9, None)], {"a": 0.3}) == {}  # it diverged, but it was tried
     assert at_the_edge([point("a", 0.1, 0.7)], {"a": 0.1}) == {"a": "only"}
+
+
+def test_a_family_whose_runs_all_diverged_is_left_out_of_the_initial_ranks() -> None:
+    names = [(run.family, run.budget, run.seed) for run in initial_ranks(QUICK, {"geolora": 1e-2, "lora": 1e-3})]
+    assert names.count(("lora", 2, 0)) == 1
+    assert ("lora", 2, 1) not in names
+    assert [(run.family, run.budget, run.seed) for run in initial_ranks(QUICK, {"geolora": 1e-2})] == [
+        name for name in names if name[0] != "lora"
+    ]
 
 
 def test_spread_is_that_of_means_of_equally_many_seeds() -> None:
