@@ -18,10 +18,11 @@ verify-full: $(READY)  ## the same with more sizes and seeds; an interrupted run
 test: lint typecheck  ## lint, check types, run all tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto
 
-nightly: $(READY)  ## the long form of the tests: more drawn cases, every mutant (half an hour); prints its totals
+nightly: $(READY)  ## the long form of the tests, proofs, long runs, kills, coverage, mutants (two hours); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m verification.rigor.long_runs
 	$(BIN)/python -m verification.rigor.faults
+	$(MAKE) rigor coverage mutation
 	$(BIN)/python -m verification.rigor.page
 
 docs: $(READY)  ## build the documentation (a few minutes); warnings are errors; open build/docs/index.html

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import matplotlib
 import matplotlib.figure
 from markupsafe import Markup, escape
 
-from geolora_ref.files import strict, write_atomically, write_json
+from geolora_ref.files import read_json, strict, write_atomically, write_json
 from verification.claim import Figure, Plan, Results
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
@@ -61,7 +60,7 @@ def write_report(
     write_json(folder / "results.json", data)
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
-    write_atomically(folder / "finetuning-report.html", finetuning_page(json.loads(MEASURED.read_text(encoding="utf-8"))))
+    write_atomically(folder / "finetuning-report.html", finetuning_page(read_json(MEASURED)))
     sections = []
     for done, outcome in enumerate(outcomes):
         progress(outcome.claim.id, done, len(outcomes))

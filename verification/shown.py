@@ -23,7 +23,8 @@ class Shown:
     """One item as its page shows it: an outcome (None: there is none), one line, tables whose first row is the head, a picture.
 
     ``run``: it was measured; an outcome of None then means that what it measured is neither right nor wrong.  ``origin``: where
-    and when it was measured, and whether with the sources that are here.
+    and when it was measured, and whether with the sources that are here.  ``stored``: not here, the figures are those of the
+    repository.
     """
 
     passed: bool | None
@@ -32,11 +33,13 @@ class Shown:
     image: str = ""
     run: bool = True
     origin: str = ""
+    stored: bool = False
 
     @property
     def verdict(self) -> str:
         """The outcome in a word or two."""
-        return {True: "passed", False: "failed", None: "measured" if self.run else "not run"}[self.passed]
+        word = {True: "passed", False: "failed", None: "measured" if self.run else "not run"}[self.passed]
+        return f"{word}, stored" if self.stored else word
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def _shown(item: Item, folder: Path) -> Shown:
         path = item.stored
     try:
         data = read_json(path)
-        return replace(item.show(data, path.parent), origin=_origin(data))
+        return replace(item.show(data, path.parent), origin=_origin(data), stored=path == item.stored)
     except (ValueError, KeyError, TypeError, OSError) as error:
         return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {item.command}")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ pytest.importorskip("peft", reason="the extra peft is not installed")
 
 import torch
 
+from geolora_ref.files import locked, read_json
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.methods import Method, Prepared
@@ -22,7 +26,7 @@ from geolora_ref.finetune.model import Classifier, load_encoder
 from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import runs
-from verification.experiments.finetuning.design import FAMILIES, QUICK, Run, robustness
+from verification.experiments.finetuning.design import FAMILIES, FULL, QUICK, Run, initial_ranks, robustness
 from verification.experiments.finetuning.methods import (
     AdaLoRAMethod,
     FullMethod,
@@ -144,6 +148,15 @@ def test_best_rates_at_the_edge_of_those_tried_are_named() -> None:
     assert at_the_edge([point("a", 0.1, 0.7)], {"a": 0.1}) == {"a": "only"}
 
 
+def test_a_family_whose_runs_all_diverged_is_left_out_of_the_initial_ranks() -> None:
+    names = [(run.family, run.budget, run.seed) for run in initial_ranks(QUICK, {"geolora": 1e-2, "lora": 1e-3})]
+    assert names.count(("lora", 2, 0)) == 1
+    assert ("lora", 2, 1) not in names
+    assert [(run.family, run.budget, run.seed) for run in initial_ranks(QUICK, {"geolora": 1e-2})] == [
+        name for name in names if name[0] != "lora"
+    ]
+
+
 def test_spread_is_that_of_means_of_equally_many_seeds() -> None:
     def row(rank: int, seeds: int, parameters: float, test: float | None) -> dict[str, Any]:
         return {"budget": rank, "seeds": seeds, "parameters": {"mean": parameters}, "test": {"mean": test}}
@@ -196,7 +209,7 @@ def test_campaign_that_is_broken_off_goes_on_and_writes_the_page(
     assert len(files) == len(set(executed))
     assert command.main([*arguments, "--only", "c"]) == 0
     assert len(executed) == len(files) + 1
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(tmp_path / "out" / "summary.json")
     assert {row["family"] for row in summary["comparison"]} == {*FAMILIES, "head only"}
     assert all(row["seeds"] == 2 for row in summary["comparison"])
     assert {(row["family"], row["budget"]) for row in summary["initial_ranks"]} == {
@@ -229,6 +242,95 @@ def test_bad_input_is_one_sentence(
     assert not output.exists()
 
 
+def stored_run(model_folder: Path, data: Path, folder: Path) -> tuple[list[str], runs.Store, Run]:
+    """A folder with one stored run, and the command that goes on with it."""
+    arguments = ["--data", str(data), "--model", str(model_folder), "--output", str(folder), "--threads", "1", "--only", "c"]
+    run = robustness(FULL)[0]
+    with command.opened(command.command_line().parse_args(arguments), FULL) as store:
+        store.put(run, {"metrics": {"dev": 0.75, "test": 0.5}, "parameters": 123}, 1.0)
+    return arguments, store, run
+
+
+def can_be_opened(arguments: list[str]) -> bool:
+    with command.opened(command.command_line().parse_args(arguments), FULL) as store:
+        return (store.folder.parent / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda text: text[: len(text) // 2], "expected a whole JSON document"),
+        (lambda text: text.replace("0.75", "0.76"), "expected contents with the digest"),
+        (lambda text: text.replace('"parameters": 123', '"parameters": 124'), "expected contents with the digest"),
+        (lambda text: text.replace('"sha256"', '"sha255"'), "expected an object with its digest"),
+    ],
+    ids=["cut off", "a metric", "a count", "no seal"],
+)
+def test_a_damaged_run_is_named_and_nothing_is_made_of_it(
+    damage: Callable[[str], str], found: str, model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, store, run = stored_run(model_folder, data, tmp_path / "out")
+    path = store.path(run)
+    whole = path.read_text("utf-8")
+    path.write_text(damage(whole), "utf-8")
+    with pytest.raises(SystemExit) as refused:
+        command.main(arguments)
+    assert refused.value.code == 2
+    assert f"{path}: {found}" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "page.html").exists()
+    with pytest.raises(ValueError, match=path.name):
+        store.get(run)
+    path.write_text(whole, "utf-8")
+    assert can_be_opened(arguments)
+
+
+def test_a_folder_that_another_campaign_uses_is_left_alone(
+    model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second process is refused while this one has the folder, and not afterwards."""
+    arguments, store, run = stored_run(model_folder, data, tmp_path / "out")
+    before = store.path(run).read_bytes()
+    again = [sys.executable, "-m", "verification.experiments.finetuning", *arguments]
+    with locked(tmp_path / "out"):
+        second = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert f"process {os.getpid()} has it" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "runs"}
+    assert store.path(run).read_bytes() == before
+    assert can_be_opened(arguments)
+
+
+def test_a_campaign_has_its_folder_to_itself(
+    model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def campaign(*_: object) -> None:
+        with pytest.raises(BlockingIOError), locked(tmp_path / "out"):
+            pytest.fail("the folder was taken")
+
+    arguments, _, _ = stored_run(model_folder, data, tmp_path / "out")
+    monkeypatch.setattr(command, "campaign", campaign)
+    monkeypatch.setattr(command, "write_page", lambda summary, folder: folder)
+    assert command.main(arguments) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["--data", str(data), "--model", str(model_folder), "--page", "--output", str(tmp_path / "file" / "below")]
+    with pytest.raises(SystemExit) as refused:
+        command.main(arguments)
+    assert refused.value.code == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_every_stored_run_of_the_campaign_is_whole() -> None:
+    paths = sorted((MEASURED.parent / "runs").glob("*.json"))
+    assert len(paths) == read_json(MEASURED)["runs"]
+    assert all(read_json(path)["config"]["format"] == runs.FORMAT for path in paths)
+
+
 def test_run_that_diverges_is_a_result(model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geolora_ref.finetune.labels.Labels.loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
     corpus = runs.Corpus.read(str(model_folder), data, Columns(), Plan("accuracy"), sentences=None, max_length=16)
@@ -241,9 +343,48 @@ def test_run_that_diverges_is_a_result(model_folder: Path, data: Path, tmp_path:
     assert store.missing([run, replace(run, seed=1), replace(run, seed=1)]) == [replace(run, seed=1)]
 
 
+def write_acceptability(folder: Path) -> Path:
+    """Files as those of CoLA: source, label, mark and sentence; here with a line that names them."""
+    for seed, name in enumerate(("train", "dev", "test")):
+        write_tsv(folder / f"{name}.tsv", 64, seed)
+        rows = (line.split("\t") for line in (folder / f"{name}.tsv").read_text("utf-8").splitlines())
+        lines = (f"s{seed:02}\t{label}\t{'' if label == '1' else '*'}\t{text}\n" for text, label in rows)
+        (folder / f"{name}.tsv").write_text("source\tlabel\tmark\tsentence\n" + "".join(lines), "utf-8")
+    return folder
+
+
+def test_other_columns_and_the_correlation_of_matthews(model_folder: Path, tmp_path: Path) -> None:
+    """Columns by name or by number are the same examples; the metric is the one asked for, not the share of right labels."""
+    data = write_acceptability(tmp_path / "data")
+    options = ["--data", str(data), "--model", str(model_folder), "--output", str(tmp_path / "out"), "--header"]
+    corpora = []
+    for text, label, metric in (("sentence", "label", "matthews"), ("4", "2", "accuracy")):
+        columns = ["--text-column", text, "--label-column", label, "--metric", metric]
+        with command.opened(command.command_line().parse_args([*options, *columns]), FULL) as store:
+            corpora.append(replace(store.corpus, plan=replace(store.corpus.plan, epochs=8, batch_size=8)))
+    for name in ("train", "dev", "test"):
+        one, other = (corpus.examples[name] for corpus in corpora)
+        assert len(one) == 64
+        assert torch.equal(one.targets, other.targets)
+        inputs = (examples.tokens.inputs["input_ids"] for examples in (one, other))
+        assert all(torch.equal(a, b) for a, b in zip(*inputs, strict=True))
+    run = Run("lora", 8, LoRAMethod(3e-2, rank=8), 0, None)
+    matthews, accuracy = (runs.execute(run, corpus)["metrics"]["test"] for corpus in corpora)
+    assert 0.5 < matthews < accuracy < 1.0
+
+
+def test_runs_on_other_columns_are_other_runs(model_folder: Path, tmp_path: Path) -> None:
+    data, run = write_acceptability(tmp_path / "data"), robustness(QUICK)[0]
+    names = set()
+    for columns in (Columns("4", "2", header=True), Columns("sentence", "2", header=True), Columns("1", "2", header=True)):
+        corpus = runs.Corpus.read(str(model_folder), data, columns, Plan("matthews"), sentences=None, max_length=16)
+        names.add(runs.Store(tmp_path, corpus).path(run).name)
+    assert len(names) == 3
+
+
 def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
     text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
-    summary = json.loads(MEASURED.read_text(encoding="utf-8"))
+    summary = read_json(MEASURED)
     assert tables(summary) in text
     summary["comparison"][0]["test"]["mean"] += 1e-4
     assert tables(summary) not in text
@@ -251,7 +392,7 @@ def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
 
 def test_documentation_tells_of_how_many_seeds_a_mean_is() -> None:
     """A run that diverged has no metric; one that learned nothing has one, and counts."""
-    summary = json.loads(MEASURED.read_text(encoding="utf-8"))
+    summary = read_json(MEASURED)
     assert "failed" not in tables(summary)
     for part in ("comparison", "initial_ranks"):
         summary[part][0] |= {"failed": 2, "test": {"mean": 0.75, "std": 0.01, "count": 2}}
@@ -262,7 +403,7 @@ def test_documentation_tells_of_how_many_seeds_a_mean_is() -> None:
 
 
 def test_page_and_documentation_mark_best_rates_at_the_edge() -> None:
-    summary = json.loads(MEASURED.read_text(encoding="utf-8"))
+    summary = read_json(MEASURED)
     for shown in (page(summary), tables(summary)):
         assert "0.01, largest tried" in shown
         assert "may lie beyond: adalora (0.01, largest), simultaneous (0.01, largest), full (0.0001, smallest)." in shown

@@ -24,6 +24,7 @@ from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.vectors import export
 from geolora_ref.oracle.vectors.vector import load_vector
 from geolora_ref.spectra import SPECTRA
+from verification.machine import provenance
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -183,7 +184,7 @@ def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, obje
         found["seconds"] = round(time.process_time() - started, 1)
         found["passed"] = not found["violation"] and found["steps"] >= FLOOR
         if NIGHTLY:
-            write_json(ROOT / "build" / "rigor" / "fuzzing.json", found)
+            write_json(ROOT / "build" / "rigor" / "fuzzing.json", found | provenance("tests"))
     line = f"fuzzing: {found['operations']} operations, {found['steps']} of them steps, no violation ({counts})"
     record_property("table", line)
     assert found["passed"]

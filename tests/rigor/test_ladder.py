@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="torch, whose arrays the fast path takes, is not installed")
+
+import torch
 
 from geolora_ref.files import read_json
 from verification.rigor.ladder import (
@@ -14,10 +21,13 @@ from verification.rigor.ladder import (
     STAGES,
     as_predicted,
     augmentation_errors,
+    beside_the_line,
     ladder,
     main,
+    real_step,
     route_errors,
 )
+from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, lossy, question
 from verification.slopes import slope
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -32,6 +42,7 @@ def test_the_command_measures_what_is_predicted(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "ladder.svg").read_bytes().startswith(b"<?xml")
     for stage, errors in found["errors"].items():  # a few units, at every rung: correct digits are those of the format
         assert all(error <= 20.0 * u for error, u in zip(errors, ROUNDOFF, strict=True)), stage
+    assert set(found["real steps"]) == set(found["lossy steps"]) == set(REAL_STEPS)
     monkeypatch.setattr("verification.rigor.ladder.as_predicted", lambda slopes, predicted: {"S_new": True, "K_new": False})
     assert main(["--output", str(tmp_path)]) == 1
 
@@ -56,3 +67,56 @@ def test_augmenting_with_the_old_columns_is_no_better_than_predicted() -> None:
     errors = augmentation_errors(SIZES)["augmented with K_new"]
     ratios = [error * size / EPS for error, size in zip(errors, SIZES, strict=True)]
     assert all(0.05 < ratio < 20.0 for ratio in ratios), ratios
+
+
+# --- the steps that are delivered ------------------------------------------------------------------------------------
+
+REAL = pytest.mark.parametrize("name", REAL_STEPS)
+
+
+@REAL
+def test_a_real_step_is_within_a_factor_of_the_round_off_and_a_lossy_one_is_not(name: str) -> None:
+    real = REAL_STEPS[name]
+    assert real_step(real, 1)["within"]
+    assert not real_step(lossy(real, BITS[real.dtype] // 2), 1)["within"]
+
+
+@pytest.mark.parametrize("name", ["reference, float64", "fast, float64", "fast, float32", "fast, float16"])
+def test_a_step_with_the_precision_of_a_smaller_format_is_seen(name: str) -> None:
+    """Arrays of one format, arithmetic or storage of the next smaller one."""
+    smaller = {"float64": "float32", "float32": "float16", "float16": "bfloat16"}
+    real = REAL_STEPS[name]
+    assert not real_step(replace(real, take=lambda arrays, dtype: real.take(arrays, smaller[dtype])), 1)["within"]
+
+
+def test_a_loss_of_accuracy_in_the_package_breaks_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line 3 to half of the digits."""
+    from geolora_ref import algorithm
+
+    def coarse(*arguments: Any) -> Any:
+        return optimizer_step(*arguments).astype(np.float32).astype(np.float64)
+
+    optimizer_step = algorithm.optimizer_step
+    monkeypatch.setattr(algorithm, "optimizer_step", coarse)
+    assert not real_step(REAL_STEPS["reference, float64"], 1)["within"]
+
+
+def test_points_and_controls_both_count() -> None:
+    right, wrong = {"a": {"within": True}}, {"a": {"within": False}}
+    assert beside_the_line(right, wrong)
+    assert not beside_the_line(wrong, wrong)
+    assert not beside_the_line(right, right)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_question_is_exact_in_eight_bits_and_well_posed(seed: int) -> None:
+    U, S, V, G = question(seed)
+    for X in (U, S, V, G, G @ V, G.T @ U, U.T @ G @ V):
+        assert np.array_equal(torch.tensor(X, dtype=torch.bfloat16).double().numpy(), X)
+        assert np.array_equal(X.astype(np.float16), X)
+    assert np.array_equal(U.T @ U, np.eye(3))
+    assert np.array_equal(V.T @ V, np.eye(3))
+    W_hat = U @ S @ V.T - RATE * (G @ V @ V.T + U @ (U.T @ G) - U @ (U.T @ G @ V) @ V.T)
+    sigma = np.linalg.svd(W_hat, compute_uv=False)
+    assert sigma[RANK - 1] / (sigma[RANK - 1] - sigma[RANK]) < 10.0
+    assert sigma[RANK] > 0.01, "something is truncated"

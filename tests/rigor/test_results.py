@@ -1,18 +1,23 @@
-"""The page "Rigor": what is there is shown with its verdict, what is not is said, damage is named; the judge of kills."""
+"""The page "Rigor": what is there is shown with its verdict, else what is stored; damage is named; the judge of kills."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from geolora_ref.files import write_atomically, write_json
+from geolora_ref.files import read_json, write_atomically, write_json
 from verification.machine import sources
 from verification.report import write_page
-from verification.rigor.faults import judge, units
+from verification.rigor.faults import copy_sources, judge, units
 from verification.rigor.page import main
-from verification.rigor.results import PAGE
+from verification.rigor.results import MEASURED, PAGE
 from verification.shown import overview
 
 TENTH = {"steps": 10, "defect": 1e-15, "ranks": [1, 6], "seconds": 1.0, "peak_kib": 1000}
@@ -25,7 +30,10 @@ RUN = {
     "checks": {"x": True},
     "passed": True,
 }
-GOOD: dict[str, dict[str, Any]] = {
+ROOT = Path(__file__).parents[2]
+MACHINE = {"date": "2026-01-02 03:04 UTC", "processor": "Abacus", "commit": "abc1234"}
+POINT = {"u": 1e-16, "error": 2e-16, "allowed": 3e-16, "within": True}
+UNDATED: dict[str, dict[str, Any]] = {
     "results.json": {
         "seconds": 1.0,
         "instances": 2,
@@ -43,6 +51,8 @@ GOOD: dict[str, dict[str, Any]] = {
         "predicted": {"W_1": 1.0},
         "as predicted": {"W_1": True},
         "tolerance": 0.1,
+        "real steps": {"reference, float64": POINT},
+        "lossy steps": {"reference, float64": POINT | {"error": 4e-9, "within": False}},
         "passed": True,
     },
     "long_runs.json": {"runs": [RUN], "passed": True},
@@ -79,6 +89,7 @@ GOOD: dict[str, dict[str, Any]] = {
                 "floor": 0.97,
                 "sampled": False,
                 "objections": [],
+                "machine": MACHINE,
             },
             {
                 "name": "none counted",
@@ -90,12 +101,14 @@ GOOD: dict[str, dict[str, Any]] = {
                 "floor": 0.9,
                 "sampled": True,
                 "objections": ["no such mutant: f"],
+                "machine": MACHINE,
             },
         ],
         "passed": True,
     },
     "coverage.json": {"branch_percent": {"algorithm": 99.0}, "total": 99.0, "least": 96.0, "passed": True},
 }
+GOOD = {name: data | {"machine": MACHINE} for name, data in UNDATED.items()}
 
 
 @pytest.fixture
@@ -123,9 +136,12 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
         "no such mutant: f",
         "99.0 %",
         "96 %",
+        "4.0e-09",
     ):
         assert shown in html
     assert "not run" not in html
+    assert "stored</span>" not in html
+    assert html.count("2026-01-02 03:04 UTC, commit abc1234, Abacus") >= len(GOOD)
     for outside in ('src="http', 'href="http', "url(", "<script", "<link", "@import"):
         assert outside not in html
 
@@ -148,9 +164,33 @@ def test_results_of_other_sources_are_marked(folder: Path, about: dict[str, Any]
     assert f"2020-01-01 00:00 UTC, commit abcdef1, a processor: {told}" in html
 
 
-def test_what_was_not_run_says_so_and_how(tmp_path: Path) -> None:
-    assert all(shown.passed is None and item.command in shown.line for item, shown in overview(PAGE.items, tmp_path))
+def test_what_was_not_run_here_is_shown_as_it_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a fresh clone: nothing of it was measured here, which the page says, with its date and processor."""
+    shown = {item.id: shown for item, shown in overview(PAGE.items, tmp_path)}
+    stored = {item.id: item.stored for item in PAGE.items if item.stored}
+    assert set(shown) - set(stored) == {"mutation"}
+    for name, path in stored.items():
+        machine = read_json(path)["machine"]
+        assert shown[name].verdict == "passed, stored"
+        assert f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: " in shown[name].origin
+    assert shown["ladder"].image
+    assert main(["--results", str(tmp_path)]) == 0
+    assert "Certificates       passed, stored" in capsys.readouterr().out
+
+
+def test_what_was_never_run_says_so_and_how(tmp_path: Path) -> None:
+    nothing = [replace(item, stored=None) for item in PAGE.items]
+    assert all(shown.passed is None and item.command in shown.line for item, shown in overview(nothing, tmp_path))
     assert "make mutation" in write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
+
+
+def test_a_damaged_stored_file_is_named(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "stored.json", (MEASURED / "faults.json").read_text("utf-8").replace('"lost": 0', '"lost": 1'))
+    (faults,) = (item for item in PAGE.items if item.id == "faults")
+    ((_, shown),) = overview([replace(faults, stored=tmp_path / "stored.json")], tmp_path)
+    assert shown.passed is False
+    assert "stored.json cannot be shown" in shown.line
+    assert "altered or damaged" in shown.line
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -179,3 +219,77 @@ def test_the_judge_of_kills_sees_what_is_lost_changed_and_doubled(tmp_path: Path
     assert judge(before, [*after, ("a", "again")]) == (0, 1)
     write_atomically(tmp_path / "journal-1.jsonl", '{"unit": "a"}\n{"unit": "b"}\n{"un')
     assert [unit for unit, _ in units(tmp_path)] == ["a", "b"]
+
+
+def test_the_command_line_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
+    """As the campaigns that are killed do: the claims, and whatever of the documentation they cite, come from the copy."""
+    copy_sources(tmp_path)
+    command = [sys.executable, "-m", "verification", "--list"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "one-backward-pass" in done.stdout
+
+
+# --- who runs all of it ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
+    """One command an item, but for the fuzzing, which is a test; and the page."""
+    done = subprocess.run(["make", "-n", "nightly"], cwd=ROOT, capture_output=True, text=True, check=True)
+    called = set(re.findall(r"-m verification\.(rigor\S*)", done.stdout))
+    parts = ("", ".ladder", ".long_runs", ".faults", ".branch_coverage", ".mutation", ".page")
+    assert called == {f"rigor{part}" for part in parts}
+    assert len(PAGE.items) == len(parts)
+    assert "verification/rigor/checker.py build/rigor/certificates.json build/rigor/refutations.json" in done.stdout
+    assert "HYPOTHESIS_PROFILE=nightly" in done.stdout
+
+
+# --- the documentation -----------------------------------------------------------------------------------------------
+
+
+def documented(stored: dict[str, Any]) -> list[str]:
+    """What docs/rigor.md says of the stored files, piece by piece."""
+    proofs, ladder, faults, fuzzing = (stored[name] for name in ("results", "ladder", "faults", "fuzzing"))
+    broken, refuted = len(proofs["refuted"]), len(proofs["refuted"]) - len(proofs["not_refuted"])
+    slope = {name: f"{value:.3f}".replace("-", "−") for name, value in ladder["slopes"].items()}
+    named = {"W_hat": "Ŵ", "W_1": "W₁"}
+    stages = ", ".join(f"{named.get(stage, stage)} {slope[stage]}" for stage in ladder["errors"])
+    routes = ("published", "division-free", "augmented with K_new", "augmented with the gradient")
+    off = {name: f"{one['error'] / one['u']:.1f}" for name, one in ladder["real steps"].items()}
+    fast = ", ".join(f"{off[f'fast, {dtype}']} ({dtype})" for dtype in ("bfloat16", "float16", "float32", "float64"))
+    signals = ", ".join(f"{count} {name}" for name, count in faults["signals"].items())
+    return [
+        f"{proofs['instances']} instances every statement is certified or void, none undecided at 53 bits, no objection;",
+        f"{refuted} of {broken} broken steps and projections are refuted by proof.",
+        f"{stages}; every error is below 3 u.",
+        *(f"(slope {slope[name]}" for name in routes),
+        f"the reference is {off['reference, float32']} (float32) and {off['reference, float64']} (float64) off,",
+        f"the fast path {fast}.",
+        f"{faults['kills']} kills ({signals}) of {faults['campaigns']} campaigns with {faults['cases']} cases each, none lost,",
+        f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps, no violation, {fuzzing['seconds']:.0f} s",
+        f"Branch coverage of the core: {stored['coverage']['total']:g} %.",
+    ]
+
+
+def test_the_documentation_has_the_stored_figures() -> None:
+    text = " ".join((ROOT / "docs" / "rigor.md").read_text(encoding="utf-8").split())
+    stored = {path.stem: read_json(path) for path in MEASURED.glob("*.json")}
+    assert all(data["passed"] for data in stored.values())
+    assert [piece for piece in documented(stored) if piece not in text] == []
+    proofs, ladder, fuzzing = (stored[name] for name in ("results", "ladder", "fuzzing"))
+    assert (proofs["more_bits"], proofs["objections"], fuzzing["violation"]) == (0, [], "")
+    units = [
+        error * 2.0**bits
+        for errors in ladder["errors"].values()
+        for error, bits in zip(errors, ladder["bits"].values(), strict=True)
+    ]
+    assert max(units) < 3.0
+    proofs |= {"instances": 111, "not_refuted": ["one"]}
+    ladder["slopes"] = {name: value + 1e-2 for name, value in ladder["slopes"].items()}
+    stored["faults"]["campaigns"] += 1
+    fuzzing["steps"] += 1
+    stored["coverage"]["total"] -= 1.0
+    for one in ladder["real steps"].values():
+        one["error"] *= 2.0
+    assert [piece for piece in documented(stored) if piece in text] == []

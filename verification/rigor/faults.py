@@ -30,13 +30,12 @@ from geolora_ref.files import read_json, write_json
 from verification.command_line import integer_from
 from verification.machine import provenance
 
-__all__ = ["CLAIMS", "campaign", "judge", "main", "units"]
+__all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "units"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ("one-backward-pass",)
 """A small one: some hundred cases that take seconds."""
 SOURCES = ("geolora_ref", "verification", "docs")
-"""What the command line reads: claims cite the bibliography and name headings of the theory."""
 BUILT = ("__pycache__", "_generated", "gallery")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -63,8 +62,7 @@ def campaign(
     """``kills`` kills that hit a campaign at work, and what they did."""
     clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)
     killed, undisturbed = folder / "killed", folder / "undisturbed"
-    for part in SOURCES:
-        shutil.copytree(ROOT / part, folder / "sources" / part, ignore=shutil.ignore_patterns(*BUILT))
+    copy_sources(folder / "sources")
     _run(folder, claims, undisturbed)
     expected, whole = _ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
     hits: Counter[str] = Counter()
@@ -101,6 +99,12 @@ def campaign(
         "identical": identical,
         "passed": identical and not lost and not doubled,
     }
+
+
+def copy_sources(folder: Path) -> None:
+    """Everything that the command line reads: the packages, and the documentation whose keys and headings the claims cite."""
+    for part in SOURCES:
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(*BUILT))
 
 
 def _command(claims: Sequence[str], output: Path) -> list[str]:
@@ -158,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
     about = provenance()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which campaigns would ignore if a shell had this in the background
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("kills", total=options.kills)

@@ -5,6 +5,9 @@
 The step is written once, for numbers of any precision (mpmath).  Its significands are those of bfloat16, float16, float32,
 float64 and binary128; the range of exponents is not limited.  Every error is relative to the natural scale of what is compared,
 and independent of the gauge.  Prediction: the error is a modest multiple of the unit round-off u, slope 1 on log-log axes.
+
+The steps that this package delivers are points beside that line (:mod:`verification.rigor.real_steps`): each must lie within a
+derived factor of u, and the same step of a gradient that is right to half of the bits must not.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from numpy.typing import NDArray
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
 from geolora_ref.algorithm import basis_augmentation, optimizer_step
 from geolora_ref.files import write_atomically, write_json
+from verification.machine import provenance
 from verification.pictures import svg
+from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, question
 from verification.slopes import slope
 
-__all__ = ["BITS", "augmentation_errors", "ladder", "main", "route_errors"]
+__all__ = ["BITS", "augmentation_errors", "ladder", "main", "real_step", "route_errors"]
 
 Matrix = NDArray[np.float64]
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "binary128": 113}
@@ -46,10 +51,10 @@ def _instance(seed: int) -> tuple[Any, ...]:
     return Y.U, Y.S, Y.V, rng.standard_normal((9, 7))
 
 
-def _step(arrays: Sequence[Matrix], bits: int, coarse: int | None = None) -> dict[str, Any]:
-    """Algorithm 1 with ``bits`` significant bits, truncated to rank 4; ``coarse`` bits in line 3 (for a control)."""
+def _step(arrays: Sequence[Matrix], bits: int, coarse: int | None = None, rate: float = 0.25) -> dict[str, Any]:
+    """Algorithm 1 with ``bits`` significant bits, truncated to RANK; ``coarse`` bits in line 3 (for a control)."""
     U, S, V, G = (mpmath.matrix(X.tolist()) for X in arrays)
-    r, rate = S.rows, mpmath.mpf("0.25")
+    r = S.rows
     with mpmath.mp.workprec(coarse or bits):
         U, V, G = +U, +V, +G
         dK, dL = G * V, G.T * U
@@ -63,7 +68,7 @@ def _step(arrays: Sequence[Matrix], bits: int, coarse: int | None = None) -> dic
         with mpmath.mp.workprec(bits + GUARD):
             factors = mpmath.mp.svd_r(S_hat)
         P, sigma, Qt = (+X for X in factors)
-        W_1 = (U_hat * P[:, :4]) * mpmath.diag(sigma[:4]) * (Qt[:4, :] * V_hat.T)
+        W_1 = (U_hat * P[:, :RANK]) * mpmath.diag(sigma[:RANK]) * (Qt[:RANK, :] * V_hat.T)
         values = mpmath.matrix(sigma)
         return dict(zip(STAGES, (K_new, L_new, S_new, U_hat * S_hat * V_hat.T, values, W_1), strict=True))
 
@@ -95,6 +100,21 @@ def ladder(seeds: int = 3, coarse: int | None = None) -> dict[str, list[float]]:
         for stage in STAGES:
             errors[stage].append(found[stage])
     return errors
+
+
+def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
+    """How far W₁ of a real step is from the exact one, relative to it, and what is allowed; of the seeds the worst."""
+    u, eps = 2.0 ** -BITS[real.dtype], 2.0 ** (1 - BITS[real.arithmetic])
+    found = []
+    for seed in range(seeds):
+        arrays = question(seed)
+        exact = _step(arrays, EXACT, rate=RATE)
+        with mpmath.mp.workprec(EXACT):
+            U, S, V = (mpmath.matrix(X.tolist()) for X in real.take(arrays, real.dtype))
+            error = float(mpmath.mnorm(U * S * V.T - exact["W_1"], "f") / mpmath.mnorm(exact["W_1"], "f"))
+        found.append({"u": u, "error": error, "allowed": allowed(arrays, [float(x) for x in exact["singular values"]], u, eps)})
+    worst = max(found, key=lambda one: one["error"] / one["allowed"])
+    return worst | {"within": worst["error"] <= worst["allowed"]}
 
 
 def route_errors(conditions: Sequence[float], seed: int = 0) -> dict[str, list[float]]:
@@ -138,7 +158,7 @@ SIZES = [10.0**-k for k in range(13)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every slope is that of the prediction."""
+    """Exit status 0: every slope is that of the prediction, every real step is within its factor of u and no lossy one is."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.ladder", description="Error against unit round-off.")
     parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
@@ -147,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_atomically(options.output / "ladder.svg", figure(found))
     for name, value in found["slopes"].items():
         print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")  # noqa: T201
+    for name, one in found["real steps"].items():
+        control = found["lossy steps"][name]["error"]
+        print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, lossy {control:.1e}")  # noqa: T201
     return 0 if found["passed"] else 1
 
 
@@ -160,9 +183,12 @@ def measure() -> dict[str, Any]:
         slopes |= {name: slope(x[2:], values[2:]) for name, values in errors.items()}
     predicted |= {"published": 1.0, "division-free": 0.0, "augmented with K_new": -1.0, "augmented with the gradient": 0.0}
     within = as_predicted(slopes, predicted)
+    points = {name: real_step(real) for name, real in REAL_STEPS.items()}
+    controls = {name: real_step(lossy(real, BITS[real.dtype] // 2)) for name, real in REAL_STEPS.items()}
     digits = {stage: [-float(np.log10(e)) for e in errors] for stage, errors in rungs.items()}
     return {
         "format": 1,
+        **provenance(),
         "bits": BITS,
         "errors": rungs,
         "correct digits": digits,
@@ -174,13 +200,20 @@ def measure() -> dict[str, Any]:
         "predicted": predicted,
         "tolerance": TOLERANCE,
         "as predicted": within,
-        "passed": all(within.values()),
+        "real steps": points,
+        "lossy steps": controls,
+        "passed": all(within.values()) and beside_the_line(points, controls),
     }
 
 
 def as_predicted(slopes: Mapping[str, float], predicted: Mapping[str, float]) -> dict[str, bool]:
     """Which slopes are those of the prediction, to :data:`TOLERANCE`."""
     return {name: abs(slopes[name] - value) <= TOLERANCE for name, value in predicted.items()}
+
+
+def beside_the_line(points: Mapping[str, Any], controls: Mapping[str, Any]) -> bool:
+    """Whether all points are within what is allowed and no control is."""
+    return all(one["within"] for one in points.values()) and not any(one["within"] for one in controls.values())
 
 
 def figure(found: dict[str, Any]) -> bytes:
@@ -191,6 +224,9 @@ def figure(found: dict[str, Any]) -> bytes:
     for stage, errors in found["errors"].items():
         left.plot(u, errors, "o-", markersize=4, label=stage)
     left.plot(u, u, ":", color="gray", label="u")
+    for key, label, marker in (("real steps", "W_1 of real steps", "*"), ("lossy steps", "half of the bits", "x")):
+        of = found[key].values()
+        left.plot([one["u"] for one in of], [one["error"] for one in of], marker, color="black", markersize=8, label=label)
     left.set(xlabel="unit round-off u", ylabel="relative error")
     for axes, x, errors, line, label in (
         (middle, found["conditions"], found["routes"], [EPS * c for c in found["conditions"]], "cond(S)"),

