@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -113,14 +114,17 @@ def on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Ar
     if not callable(optimizer):
         raise ValueError(f"optimizer: expected a callable opt(P, G, λ), found {optimizer!r}")
 
-    def step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float) -> Array:
-        xp, name = namespace(P), "opt(P, G, λ)"
-        new = optimizer(xp.asarray(P, copy=True), xp.asarray(G, copy=True), learning_rate)
-        alike(**{"P": P, name: new})
-        same_shape(name, new, tuple(P.shape), "that of P")
-        return new
+    return partial(_on_copies, optimizer)
 
-    return step
+
+def _on_copies(
+    optimizer: Callable[[Array, Array, float], Array], P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_rate: float
+) -> Array:
+    xp, name = namespace(P), "opt(P, G, λ)"
+    new = optimizer(xp.asarray(P, copy=True), xp.asarray(G, copy=True), learning_rate)
+    alike(**{"P": P, name: new})
+    same_shape(name, new, tuple(P.shape), "that of P")
+    return new
 
 
 def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,6 +142,27 @@ def test_to_numpy_is_a_copy(library: Library, dtype: Dtype) -> None:
     assert copy.dtype == dtype.name
     copy[0, 0] = 7.0
     np.testing.assert_array_equal(to_numpy(X), _matrix(dtype))
+
+
+class OnDevice(SimpleNamespace):
+    """What stands for an array of CuPy, which no machine without a device has."""
+
+    def get(self) -> Any:
+        return self.values
+
+
+def test_to_numpy_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=OnDevice))
+    values = np.ones(2)
+    copy = to_numpy(OnDevice(values=values, dtype=values.dtype))
+    assert copy.tolist() == [1.0, 1.0]
+    assert copy is not values
+
+
+def test_to_numpy_of_a_format_that_numpy_lacks() -> None:
+    """As JAX has it: NumPy would make an array of another library's type of it."""
+    found = to_numpy(SimpleNamespace(dtype="bfloat16", astype=lambda dtype: np.ones(2, dtype)))
+    assert (found.dtype, found.tolist()) == (np.float32, [1.0, 1.0])
 
 
 def test_to_numpy_of_special_tensors() -> None:

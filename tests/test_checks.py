@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -108,3 +110,23 @@ def test_the_largest_number_is_within_the_range() -> None:
     checks.finite_results("line 3", X=np.array([[largest]]))
     with pytest.raises(FloatingPointError, match=r"^line 3: X overflowed the range of float32; nothing was changed$"):
         checks.finite_results("line 3", X=np.array([[largest, largest]]))
+
+
+def test_a_weight_of_a_mean_is_below_one() -> None:
+    assert [checks.below_one("beta", value) for value in (0, 0.5, np.float64(0.25))] == [0.0, 0.5, 0.25]
+    for value in (1.0, -0.1, math.nan, "a", None):
+        with pytest.raises(ValueError, match=re.escape(f"beta: expected 0 <= beta < 1, found {value!r}")):
+            checks.below_one("beta", value)
+
+
+def test_an_optimizer_is_something_that_can_be_called() -> None:
+    P, G = np.ones((2, 1)), np.full((2, 1), 2.0)
+
+    def in_place(P: Any, G: Any, learning_rate: float) -> Any:
+        P -= learning_rate * G
+        return P
+
+    assert checks.on_copies(in_place)(P, G, 0.25).tolist() == [[0.5], [0.5]]
+    assert P.tolist() == [[1.0], [1.0]]
+    with pytest.raises(ValueError, match=r"^optimizer: expected a callable opt\(P, G, λ\), found 'adam'$"):
+        checks.on_copies("adam")  # type: ignore[arg-type]
