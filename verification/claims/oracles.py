@@ -136,7 +136,7 @@ def one_case(backend: str) -> Callable[[Plan], Iterator[Case]]:
 def _harmless(name: str) -> Control:
     visible = MUTANTS[name].visible_in
     why = f"the right step under the name of a mutant that is seen in its {visible}: nothing may reject it"
-    return Control(f"{name}, mended", why, one_case(name), lambda case: check(case, stages=Stages()))
+    return Control(f"{name}, mended", why, one_case(name), lambda case: check(case, stages=Stages()), infinite=True)
 
 
 CLAIM = Claim(
@@ -159,6 +159,7 @@ CLAIM = Claim(
             "the dense oracle is told twice the threshold τ",
             one_case("off-by-one-low"),
             lambda case: check(case, dense_tau=2.0),
+            infinite=True,
         ),
         *map(_harmless, ("off-by-one-low", "core-updated-first", "global-rng", "squares-out-of-range")),
         Control(
