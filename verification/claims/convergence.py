@@ -68,7 +68,8 @@ def check(
     out.require("L ≥ L*", problem.loss(it.W_next) >= problem.minimum)
     if isinstance(problem, Saddle):
         reached = 0.25 * float(np.sum(problem.b[RANK:] ** 2))
-        out.at_most("saddle: a stationary point, not L*: ¼Σ_{i>4} b_i² ≤ L(W_T)", reached, problem.loss(it.W_next))
+        rounding = 1e-12 * reached  # the run ends at this very loss
+        out.at_most("saddle: a stationary point, not L*: ¼Σ_{i>4} b_i² ≤ L(W_T)", reached, problem.loss(it.W_next), rounding)
     out.series = {
         "problem": case["problem"],
         "start": case["start"],

@@ -213,7 +213,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
-    undecided=0.1,
+    undecided=0.2,  # long runs end where all that is compared is rounding
     floor=5000,
     controls=(
         Control("s-step-sign", MUTANTS["s-step-sign"].defect, control_cases, lambda case: check(case, mutant("s-step-sign"))),

@@ -152,6 +152,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
+    undecided=0.01,
     floor=10_000,
     controls=(
         Control(
