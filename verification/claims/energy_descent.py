@@ -79,7 +79,10 @@ def check(
         hat = bug_step(SUB_SOLVER, field, k * h, h, Factors(*Y))
         W_hat, before = hat.product().full(), problem.loss(Y.full()) - problem.minimum
         cut = rule(hat, h)
-        out.at_most("before the truncation: L(Ŷ) − L* ≤ L(Y₀) − L*", problem.loss(W_hat) - problem.minimum, before, slack)
+        above = problem.loss(W_hat) - problem.minimum
+        out.at_most("before the truncation: L(Ŷ) − L* ≤ L(Y₀) − L*", above, before, slack)
+        if not above <= before + slack:
+            break  # what comes after a step uphill says nothing
         if not np.isnan(beta):
             G = float(np.linalg.norm(problem.gradient(W_hat)))
             rise = problem.loss(cut.Y.full()) - problem.loss(W_hat)

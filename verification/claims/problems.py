@@ -199,7 +199,7 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "understated constant": ("half of the Lipschitz constant", lambda: quadratic(lipschitz=0.5)),
     "overstated constant": ("three times the Lipschitz constant, which nothing attains", lambda: quadratic(lipschitz=3.0)),
     "understated growth": ("a one-sided constant that is too low by 0.1", lambda: quadratic(one_sided=-0.1)),
-    "overstated growth": ("a one-sided constant that is too large by 0.25, where it is −0.25", lambda: quadratic(one_sided=0.25)),
+    "overstated growth": ("a one-sided constant that is too large by 0.3, where it is −0.25", lambda: quadratic(one_sided=0.3)),
     "understated minimum": ("a minimum that is too low by 1e-3", lambda: quadratic(minimum=-1e-3)),
     "overstated minimum": ("a minimum that descent undercuts", lambda: quadratic(minimum=1e-3)),
     "understated segment": (
