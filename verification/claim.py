@@ -82,14 +82,18 @@ class Measurements:
 
     def ratio(self, name: str, value: float) -> None:
         """Record a ratio as it is."""
-        self.ratios[name].append(float(f"{value:.4g}"))
+        self.ratios[name].append(float(value))
 
     def at_most(self, name: str, measured: float, bound: float, rounding: float = 0.0) -> None:
         """Record measured ≤ bound as a ratio.
 
         ``rounding`` is what rounding may add to ``measured``.  Where the bound does not exceed ten times that, the comparison
-        could not fail for a mathematical reason: it only counts as being at the floor, unless it fails all the same.
+        could not fail for a mathematical reason: it only counts as being at the floor, unless it fails all the same.  A bound
+        that is not finite bounds nothing: an infinite ratio.
         """
+        if not math.isfinite(bound + rounding):
+            self.ratio(name, math.inf)
+            return
         ratio = measured / (bound + rounding) if bound + rounding > 0.0 else (0.0 if measured <= 0.0 else math.inf)
         if bound <= 10.0 * rounding and ratio <= 1.0:
             self.undecided += 1
@@ -138,12 +142,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Control:
-    """A negative control: something wrong, or a violated hypothesis, for which the claim *must* fail."""
+    """A negative control: something wrong, or a violated hypothesis, for which the claim *must* fail.
+
+    ``share`` : the least share of its cases in which an inequality must fail, all of them unless there are cases that cannot show
+    what is wrong.  ``infinite`` : whether a ratio that is not finite counts as failing: where that is how the claim says what is
+    wrong; elsewhere it is a breakdown that proves nothing.
+    """
 
     id: str
     why: str
     cases: Callable[[Plan], Iterable[Case]]
     check: Callable[[Case], CaseResult]
+    share: float = 1.0
+    infinite: bool = False
 
     def __post_init__(self) -> None:
         _texts(self, "id", "why")
@@ -154,7 +165,9 @@ class Claim:
     """A guarantee, by content.
 
     ``section`` : the heading in the theory pages under which it is stated.  ``controls`` : between them they must fail every
-    inequality.  ``floor`` : the least number of ratios that a run must have compared, so that nothing passes by checking nothing.
+    inequality.  ``floor`` : the least number of ratios that the quick plan must have compared, so that nothing passes by checking
+    nothing; of other plans as many more as they have cases.  ``undecided`` : the largest share of comparisons that may decide
+    nothing, at rounding level or for want of a unique answer.
     ``explanation`` : how it is checked, and what the statement does not say.  ``limit`` : the largest ratio that still holds, 1
     for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s; ``scale`` : the s of these, the natural
     scale of what is compared.
@@ -171,6 +184,7 @@ class Claim:
     controls: Sequence[Control]
     floor: int
     explanation: str
+    undecided: float = 0.0
     limit: float = 1.0
     scale: str = ""
     figures: Sequence[Figure] = ()

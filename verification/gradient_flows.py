@@ -6,17 +6,19 @@ The constant β is 2.25 for the quadratics: where it is 1, β and 1/β are the s
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, SoftmaxRegression
-from geolora_ref.problems.problem import GradientFlow
+from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, Saddle, SoftmaxRegression
+from geolora_ref.problems.problem import GradientFlow, Matrix
 from geolora_ref.spectra import geometric
 
-__all__ = ["NAMES", "digits", "make", "start"]
+__all__ = ["NAMES", "digits", "make", "smoothness", "start"]
 
 NAMES = ("quadratic", "ill-conditioned quadratic", "sensing", "completion", "digits")
+"""Those with a constant β for all matrices; "saddle" has one on every segment only."""
 
 
 @lru_cache(maxsize=4)
@@ -37,7 +39,22 @@ def make(name: str, rng: np.random.Generator) -> GradientFlow:
         return MatrixCompletion.planted((20, 16), [1.0, 0.8, 0.6], 0.6, rng)
     if name == "digits":
         return digits()
-    raise ValueError(f"problem: expected one of {NAMES}, found {name!r}")
+    if name == "saddle":
+        return Saddle(np.linspace(2.0, 0.2, 12), 8, rng)
+    raise ValueError(f"problem: expected one of {(*NAMES, 'saddle')}, found {name!r}")
+
+
+def smoothness(problem: GradientFlow, *points: Matrix) -> float:
+    """β for all matrices; of the saddle problem on the segments between these points.
+
+    Without points, and of the saddle problem, for all matrices with ‖W‖₂² ≤ 2b_1: descent from below stays there.
+    """
+    if not isinstance(problem, Saddle):
+        return problem.lipschitz
+    if not points:
+        ball = np.diag(np.sqrt([2.0 * problem.b[0]]))
+        return problem.lipschitz_on(ball, ball)
+    return max(problem.lipschitz_on(start, end) for start, end in pairwise(points))
 
 
 def start(problem: GradientFlow, kind: str, rng: np.random.Generator) -> LowRank:

@@ -112,14 +112,15 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dic
                 "cases": len(outcome.results),
                 "compared": outcome.count,
                 "undecided": outcome.undecided,
-                "worst": outcome.worst,
-                "median": outcome.median,
-                "ratios": {result.case: result.ratios for result in outcome.results},
+                "worst": _rounded(outcome.worst),
+                "median": _rounded(outcome.median),
+                "ratios": {r.case: {name: [*map(_rounded, of)] for name, of in r.ratios.items()} for r in outcome.results},
                 "controls": [
                     {
                         "id": c.control.id,
                         "why": c.control.why,
-                        "worst": c.worst,
+                        "worst": _rounded(c.worst),
+                        "share": _rounded(c.share),
                         "fails": bool(c.failed),
                         "failed": sorted(c.failed),
                         "cases": len(c.results),
@@ -132,6 +133,11 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dic
     }
     plain: dict[str, Any] = strict(data)
     return plain
+
+
+def _rounded(ratio: float) -> float:
+    """Four digits: what is told; what is judged has all of them."""
+    return float(f"{ratio:.4g}")
 
 
 def _section(outcome: ClaimOutcome) -> dict[str, Any]:

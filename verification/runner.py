@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -48,10 +49,26 @@ class ControlOutcome:
         return next((result.error for result in self.results if result.error), "")
 
     @property
+    def share(self) -> float:
+        """The share of the cases in which an inequality fails."""
+        return sum(bool(self._failing(result)) for result in self.results) / len(self.results) if self.results else 0.0
+
+    @property
     def failed(self) -> set[str]:
-        """The inequalities that failed, as they must; none for a control that broke down."""
-        compared = (item for result in self.results for item in result.ratios.items() if not self.error)
-        return {name for name, ratios in compared if any(not ratio <= self.limit for ratio in ratios)}
+        """The inequalities that failed, as they must; none for a control that broke down, or that fails in too few cases."""
+        enough = not self.error and self.share >= self.control.share
+        return {name for result in self.results for name in self._failing(result)} if enough else set()
+
+    @property
+    def shortfall(self) -> str:
+        """What it must do and does not."""
+        return f"it must fail in a share of {self.control.share:g} of its cases, found {self.share:.3g}"
+
+    def _failing(self, result: CaseResult) -> set[str]:
+        return {name for name, ratios in result.ratios.items() if any(map(self._fails, ratios))}
+
+    def _fails(self, ratio: float) -> bool:
+        return ratio > self.limit if math.isfinite(ratio) else self.control.infinite
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,12 @@ class ClaimOutcome:
         return sum(result.undecided for result in self.results)
 
     @property
+    def floor(self) -> int:
+        """How many comparisons are needed: those of the quick plan for each of its cases."""
+        quick = sum(1 for _ in self.claim.cases(Plan()))
+        return self.claim.floor * max(len(self.results), quick) // quick
+
+    @property
     def worst(self) -> float:
         """The largest ratio over all cases."""
         return max(result.worst for result in self.results)
@@ -112,13 +135,16 @@ class ClaimOutcome:
             for r in self.results
             if not r.error and r.worst > self.claim.limit
         ]
-        if self.count < self.claim.floor:
-            found.append(f"only {self.count} comparisons, at least {self.claim.floor} are needed")
+        if self.count < self.floor:
+            found.append(f"only {self.count} comparisons, at least {self.floor} are needed")
+        if self.undecided > self.claim.undecided * (self.count + self.undecided):
+            total = self.count + self.undecided
+            found.append(f"{self.undecided} of {total} comparisons decide nothing, a share of {self.claim.undecided:g} may")
         for control in self.controls:
             if control.error:
                 found.append(f"control {control.control.id} broke: {control.error.splitlines()[-1]}")
             elif not control.failed:
-                found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), it must fail")
+                found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), {control.shortfall}")
         failed = {name for control in self.controls for name in control.failed}
         found += [f"no control fails: {name}" for name in self.ratios if name not in failed]
         return found if found or self.record is None else changes(self, self.record, self.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,13 @@ class Slopes:
         return 0.5 * (max(self.judged) - min(self.judged)) + 2.0 * self.floor / (self.errors[last] * ratio)
 
     def off(self, expected: float) -> float:
-        """The largest distance of ``order`` from the expected one that the confidence leaves possible."""
-        return abs(self.order - expected) + self.confidence
+        """The largest distance of ``order`` from the expected one that the confidence leaves possible.
+
+        Infinite unless three slopes follow each other in the window, all of errors that exceed the floor 100 times.
+        """
+        first, last = self.window
+        whole = last - first == 3 and min(self.errors[first : last + 1]) > 100.0 * self.floor
+        return abs(self.order - expected) + self.confidence if whole else math.inf
 
     def words(self) -> str:
         """Order, confidence and window in one line."""

@@ -1,8 +1,9 @@
 """How sharp every inequality is, and what else is told of a claim: on record in ``tightness.json``, for the quick plan.
 
 A ratio below its limit does not show that a bound has become loose, or that a control now fails for another reason; and no ratio
-shows that a case is gone, or that a table says "yes" where it said "no".  The record has the median and the largest ratios, the
-cases, and the words and numbers of the tables: whoever changes one of them sees which, and records it anew on purpose, by
+shows that a case is gone, or that a table says "yes" where it said "no".  The record has the median and the largest ratios, in
+which share of its cases a control fails, the cases, how many comparisons there are, and the words and numbers of the tables:
+whoever changes one of them sees which, and records it anew on purpose, by
 
     python -m verification.tightness
 
@@ -56,14 +57,17 @@ Ratios = Mapping[str, float]
 class Record(NamedTuple):
     """What is on record of one claim.
 
-    ``medians`` of its own cases, under the empty name, and of each control; ``largest`` ratios of its own cases; ``cases`` : how
-    many there are, and a digest of their names; ``words`` : the entries of its tables that have no digit, in order; ``numbers`` :
-    those in the other entries, as they are printed, behind the counts of comparisons and of those left undecided.
+    ``medians`` of its own cases, under the empty name, and of each control; ``largest`` ratios of its own cases; ``shares`` : of
+    the cases of each control in which it fails; ``cases`` : how many there are, and a digest of their names; ``comparisons`` :
+    how many there are, and how many of them decide nothing; ``words`` : the entries of its tables that have no digit, in order;
+    ``numbers`` : those in the other entries, as they are printed.
     """
 
     medians: Mapping[str, Ratios]
     largest: Ratios
+    shares: Ratios
     cases: str
+    comparisons: Sequence[int]
     words: Sequence[str]
     numbers: Sequence[str]
 
@@ -88,9 +92,10 @@ def measured(outcome: ClaimOutcome) -> Record:
     cases = f"{len(outcome.results)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
     entries = [entry for table in outcome.claim.tables for row in table.rows(outcome.results) for entry in row]
     words = [entry for entry in entries if entry and not NUMBER.search(entry)]
-    counts = (sum(len(v) for r in outcome.results for v in r.ratios.values()), sum(r.undecided for r in outcome.results))
-    numbers = [*map(str, counts), *(number for entry in entries for number in NUMBER.findall(entry))]
-    return Record(medians, largest, cases, words, numbers)
+    numbers = [number for entry in entries for number in NUMBER.findall(entry)]
+    shares = {c.control.id: float(f"{c.share:.3g}") for c in outcome.controls}
+    comparisons = [outcome.count + outcome.undecided, outcome.undecided]
+    return Record(medians, largest, shares, cases, comparisons, words, numbers)
 
 
 def recorded() -> dict[str, Record]:
@@ -106,7 +111,7 @@ def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
     if found.cases != record.cases:
         told.append(f"cases: {found.cases}, on record {record.cases}")
     if seed == SEED:
-        told += _other_numbers(found.numbers, record.numbers)
+        told += _other_counts(found, record) + _other_numbers(found.numbers, record.numbers)
     return [f"{change} ({ANEW})" for change in told] + [
         f"{f'control {who}, ' if who else ''}{name}: {what} ratio {_shown(now.get(key))} of the limit, "
         f"on record {_shown(then.get(key))} ({ANEW})"
@@ -122,8 +127,21 @@ def _ratios(record: Record) -> dict[tuple[str, str, str], float]:
     return medians | {("", name, "largest"): value for name, value in record.largest.items()}
 
 
+def _other_counts(now: Record, then: Record) -> list[str]:
+    """Every comparison and every share counts; which comparisons lie at rounding level may depend on the processor, by a half."""
+    (total, undecided), (total_then, undecided_then) = now.comparisons, then.comparisons
+    told = [] if total == total_then else [f"comparisons: {total}, on record {total_then}"]
+    if abs(undecided - undecided_then) > max(undecided, undecided_then, 2) / 2:
+        told.append(f"comparisons that decide nothing: {undecided}, on record {undecided_then}")
+    return told + [
+        f"control {who}: fails in a share of {share:g} of its cases, on record {then.shares.get(who, 0.0):g}"
+        for who, share in now.shares.items()
+        if share != then.shares.get(who)
+    ]
+
+
 def _other_numbers(now: Sequence[str], then: Sequence[str]) -> list[str]:
-    """Counts and numbers of tables that differ by more than a half and by more than one in the last digit.
+    """Numbers of tables that differ by more than a half and by more than one in the last digit.
 
     Processors differ by a factor of 1.75 at most (the confidence of a slope, where ranks differ), or by one in the last digit;
     below 1e-10 all are rounding errors.
@@ -131,7 +149,7 @@ def _other_numbers(now: Sequence[str], then: Sequence[str]) -> list[str]:
     if len(now) != len(then):
         return [f"tables: {len(now)} numbers, on record {len(then)}"]
     return [
-        f"number {i} of counts and tables: {a}, on record {b}"
+        f"number {i} of the tables: {a}, on record {b}"
         for i, (a, b) in enumerate(zip(map(Decimal, now), map(Decimal, then), strict=True))
         if abs(a - b) > max(max(abs(a), abs(b)) / 2, min(_last_digit(a), _last_digit(b)), Decimal("1e-10"))
     ]
@@ -173,10 +191,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         journal = Journal(Path(folder), plan, fresh=True)
         outcomes = run([claim for name, claim in CLAIMS.items() if name in chosen], plan, journal, jobs=os.cpu_count() or 1)
     for outcome in outcomes:
-        for change in changes(outcome, old.get(outcome.claim.id, Record({}, {}, "none", [], [])), SEED):
+        for change in changes(outcome, old.get(outcome.claim.id, Record({}, {}, {}, "none", [0, 0], [], [])), SEED):
             print(f"{outcome.claim.id}: {change}")  # noqa: T201
     new = old | {outcome.claim.id: measured(outcome) for outcome in outcomes}
-    write_json(LEDGER, {"format": 5, "claims": {name: new[name]._asdict() for name in CLAIMS if name in new}})
+    write_json(LEDGER, {"format": 6, "claims": {name: new[name]._asdict() for name in CLAIMS if name in new}})
     return 0
 
 

@@ -13,7 +13,7 @@ from geolora_ref import LowRank, tangent_projection
 from geolora_ref.problems.problem import GradientFlow
 from verification.steppers import Outcome, Stepper, reference
 
-__all__ = ["Iterate", "trajectory"]
+__all__ = ["Iterate", "tail", "trajectory"]
 
 Matrix = NDArray[Any]
 
@@ -55,8 +55,12 @@ class Iterate:
 
         What the step reports, or ‖Ŵ − W_{k+1}‖, would excuse whatever W_{k+1} is.
         """
-        sigma = np.linalg.svd(self.W_hat, compute_uv=False)
-        return float(np.linalg.norm(sigma[self.outcome.Y.rank :]))
+        return tail(self.W_hat, self.outcome.Y.rank)
+
+
+def tail(W: Matrix, rank: int) -> float:
+    """(Σ_{i>rank} σ_i²)^{1/2} of a dense matrix: its distance from the nearest one of this rank."""
+    return float(np.linalg.norm(np.linalg.svd(W, compute_uv=False)[rank:]))
 
 
 def trajectory(

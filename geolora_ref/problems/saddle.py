@@ -47,6 +47,14 @@ class Saddle(GradientFlow, FactoredODE):
         """(WWᵀ − B)W."""
         return np.asarray(W @ (W.T @ W) - self.B @ W)
 
+    def lipschitz_on(self, start: Matrix, end: Matrix) -> float:
+        """β on the segment between two matrices: max(3R² − b_m, b_1), R = max‖W‖₂, which is attained at an end (convexity).
+
+        The second derivative ½‖DWᵀ + WDᵀ‖² + ‖WᵀD‖² − ⟨BD, D⟩ lies between −b_1‖D‖² and (3‖W‖₂² − b_m)‖D‖².
+        """
+        R = max(float(np.linalg.norm(W, 2)) for W in (start, end))
+        return max(3.0 * R**2 - float(self.b[-1]), float(self.b[0]))
+
     def factored(self, t: float, Y: Product) -> Product:
         """−∇L = (BP − P(QᵀQ)(PᵀP)) Qᵀ."""
         P, Q = Y

@@ -45,6 +45,22 @@ def test_zero_bound_allows_zero_only() -> None:
     assert measured(1e-300, 0.0).worst == math.inf
 
 
+@pytest.mark.parametrize(
+    ("value", "bound"), [(0.0, math.nan), (-1.0, math.nan), (1.0, math.inf), (-1.0, -math.inf), (math.nan, 1.0)]
+)
+def test_what_is_not_finite_bounds_nothing(value: float, bound: float) -> None:
+    assert measured(value, bound).worst == math.inf
+    assert measured(value, bound, rounding=1e-16).worst == math.inf
+
+
+def test_ratios_are_judged_as_they_are() -> None:
+    """Four digits would be a tolerance of 5e-5."""
+    assert measured(1.0 + 1e-9, 1.0).worst > 1.0
+    out = Measurements()
+    out.ratio("ratio", 1.0 + 1e-9)
+    assert out.result(Case("case", {})).worst > 1.0
+
+
 @pytest.mark.parametrize("ratios", [{}, {"inequality": [math.nan, 0.1]}], ids=["nothing compared", "not a number"])
 def test_nothing_and_nan_never_pass(ratios: dict[str, list[float]]) -> None:
     assert CaseResult("case", ratios).worst == math.inf

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from geolora_ref import LowRank
+from geolora_ref.algorithm import Truncation
+from geolora_ref.integrators.sub_equations import Factors
 from verification.claim import Case, Plan
-from verification.claims import CLAIMS
+from verification.claims import CLAIMS, descent, energy_descent
 from verification.claims.error_bound import check, truncated_cases
-from verification.steppers import mutant
+from verification.steppers import Outcome, mutant
 from verification.trajectory import Iterate
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -42,3 +47,34 @@ def test_the_other_claims_need_the_exact_tail_too(monkeypatch: pytest.MonkeyPatc
     assert any(control.check(case).worst > CLAIMS[claim].limit for case in cases)
     monkeypatch.setattr(Iterate, "lost", WHATEVER_WAS_LOST)
     assert all(control.check(case).worst <= CLAIMS[claim].limit for case in cases)
+
+
+def test_two_layers_need_it_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    control = next(control for control in CLAIMS["descent"].controls if control.id == "two layers: unsorted-truncation")
+    cases, lost = list(control.cases(Plan())), []
+
+    def step(Y: LowRank, G: np.ndarray, **parameters: Any) -> Outcome:
+        outcome = mutant("unsorted-truncation")(Y, G, **parameters)
+        lost.append(float(np.linalg.norm(outcome.W_hat - outcome.Y.full())))
+        return outcome
+
+    assert all(descent.check(case, step).worst > 1.0 for case in cases)
+    lost.clear()
+    told = iter(lost)
+    monkeypatch.setattr(descent, "tail", lambda W, rank: next(told))
+    assert all(descent.check(case, step).worst <= 1.0 for case in cases)
+
+
+def test_the_truncation_of_an_integrator_needs_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    control = next(control for control in CLAIMS["energy-descent"].controls if control.id == "unsorted truncation")
+    cases = list(control.cases(Plan()))
+    assert all(control.check(case).worst > 1.0 for case in cases)
+    lost: list[float] = []
+
+    def rule(hat: Factors, h: float) -> Truncation:
+        cut = energy_descent.keeps_the_smallest(hat, h)
+        lost.append(float(np.linalg.norm(hat.product().full() - cut.Y.full())))
+        return cut
+
+    monkeypatch.setattr(energy_descent, "tail", lambda W, rank: lost[-1])
+    assert all(energy_descent.check(case, rule=rule).worst <= 1.0 for case in cases)

@@ -58,6 +58,17 @@ def violating(case: Case) -> CaseResult:
     return out.result(case)
 
 
+def one_of_three(case: Case) -> CaseResult:
+    return ratio(2.0 if case["k"] == 0 else 0.5)(case)
+
+
+def undecided(case: Case) -> CaseResult:
+    out = Measurements()
+    out.ratio("ratio", 0.5)
+    out.at_most("ratio", 0.0, 1e-16, rounding=1e-16)
+    return out.result(case)
+
+
 def another(case: Case) -> CaseResult:
     out = Measurements()
     out.ratio("another", 0.5)
@@ -107,6 +118,13 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(0.9)),)), "control bad passed"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, broken),)), "control bad broke"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, nothing),)), "control bad passed"),
+        (
+            replace(GOOD, controls=(Control("bad", "2 > 1", cases, one_of_three),)),
+            "fail in a share of 1 of its cases, found 0.333",
+        ),
+        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("nan"))),)), "control bad passed"),
+        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf"))),)), "control bad passed"),
+        (replace(GOOD, check=undecided), "3 of 6 comparisons decide nothing, a share of 0 may"),
         (replace(GOOD, check=nothing), "ratio inf above 1"),
     ],
 )
@@ -114,6 +132,24 @@ def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Cl
     result = outcome(claim)
     assert not result.holds
     assert any(reason in problem for problem in result.problems), result.problems
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        replace(GOOD, controls=(Control("bad", "2 > 1", cases, one_of_three, share=0.3),)),
+        replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf")), infinite=True),)),
+        replace(GOOD, check=undecided, undecided=0.5),
+    ],
+    ids=["share", "infinite", "undecided"],
+)
+def test_what_a_claim_declares_stands(outcome: Callable[[Claim], ClaimOutcome], claim: Claim) -> None:
+    assert outcome(claim).holds
+
+
+def test_a_plan_with_more_cases_needs_more_comparisons() -> None:
+    results = [CaseResult(f"{k}", {"ratio": [0.5]}) for k in range(30)]
+    assert ClaimOutcome(replace(GOOD, floor=2), results, []).floor == 20
 
 
 def test_equal_case_ids_are_refused(outcome: Callable[[Claim], ClaimOutcome]) -> None:

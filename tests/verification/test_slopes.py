@@ -64,6 +64,22 @@ def test_errors_below_the_floor_decide_nothing(errors: list[float]) -> None:
     assert not slopes.off(2.0) <= 1.0
 
 
+def test_fewer_than_three_slopes_decide_nothing() -> None:
+    """One slope would be an order without a spread."""
+    errors = [h**2 for h in H]
+    for above in (2, 3):
+        slopes = Slopes(H, errors, 0.999 * errors[above - 1] / 100.0)
+        assert slopes.window == (0, above - 1)
+        assert slopes.off(2.0) == math.inf
+    assert Slopes(H, errors, 0.999 * errors[3] / 100.0).off(2.0) < 0.1
+
+
+def test_a_level_at_the_floor_within_the_window_decides_nothing() -> None:
+    errors = [h**2 for h in H]
+    errors[3] = 1e-17
+    assert of(errors).off(2.0) == math.inf
+
+
 def test_a_run_that_broke_down_has_no_order() -> None:
     assert not of([1.0, 0.5, 0.25, math.inf, math.inf, math.inf]).off(1.0) <= 1.0
 

@@ -94,7 +94,7 @@ def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
 def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: float, limit: float, count: int) -> None:
     """A factor 1.05 for bounds and 1.25 in their controls, 3 for rounding errors."""
     found = outcome([value] * 3, control, limit)
-    record = RECORD._replace(largest=measured(found).largest)
+    record = RECORD._replace(largest=measured(found).largest, shares=measured(found).shares)
     assert len(changes(found, record, 0)) == count
     assert not changes(found, record, 7)
 
@@ -115,6 +115,14 @@ def test_what_may_be_rounding_or_an_accident_may_differ_more() -> None:
     faint = measured(outcome([0.04] * 3, control=0.5))
     assert not changes(outcome([0.01] * 3, control=0.1), faint, 0)
     assert len(changes(outcome([0.007] * 3, control=0.04), faint, 0)) == 3  # median, largest, control
+
+
+def test_the_share_of_the_cases_in_which_a_control_fails_is_on_record() -> None:
+    record = measured(SHARP)
+    assert record.shares == {"bad": 1.0}
+    told = "control bad: fails in a share of 1 of its cases, on record 0.5"
+    assert [text.partition(" (python")[0] for text in changes(SHARP, record._replace(shares={"bad": 0.5}), 0)] == [told]
+    assert not changes(SHARP, record._replace(shares={"bad": 0.5}), 7)
 
 
 def test_with_another_seed_faint_is_faint() -> None:
@@ -149,24 +157,41 @@ def test_other_cases_and_other_words_are_changes() -> None:
     assert measured(renamed).cases != record.cases
 
 
-def test_numbers_in_tables_and_counts_are_on_record() -> None:
+def test_numbers_in_tables_are_on_record() -> None:
     """Up to a half, or one in the last digit; only with the seed of the record, for they depend on it."""
     row = ["exact", "4 of 9", "-0.50 ± 0.00", "2.0e-15"]
     told = replace(SHARP, claim=replace(GOOD, tables=(Table("t", lambda results: [row]),)))
     record = measured(told)
-    assert record.numbers == ["3", "0", "4", "9", "-0.50", "0.00", "2.0e-15"]
+    assert record.numbers == ["4", "9", "-0.50", "0.00", "2.0e-15"]
     assert record.words == ["exact"]
     for numbers, count in (
-        (["3", "0", "4", "9", "-0.50", "0.00", "7e-13"], 0),
-        (["3", "1", "5", "10", "-0.30", "0.01", "0"], 0),
-        (["3", "2", "4", "9", "-0.20", "0.02", "0"], 3),
-        (["7", "0", "4", "9", "0.50", "-0.01", "1e-9"], 3),
-        (["3", "0", "4", "9", "0.00"], 1),
+        (["4", "9", "-0.50", "0.00", "7e-13"], 0),
+        (["5", "10", "-0.30", "0.01", "0"], 0),
+        (["4", "9", "-0.20", "0.02", "0"], 2),
+        (["4", "9", "0.50", "-0.01", "1e-9"], 2),
+        (["4", "9", "0.00"], 1),
     ):
         assert len(changes(told, record._replace(numbers=numbers), 0)) == count
         assert not changes(told, record._replace(numbers=numbers), 7)
-    undecided = replace(SHARP, results=[replace(result, undecided=2) for result in SHARP.results])
-    assert measured(undecided).numbers == ["3", "6"]
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "change"),
+    [
+        ([9, 6], None),
+        ([9, 4], None),
+        ([9, 2], "comparisons that decide nothing: 6, on record 2"),
+        ([10, 6], "comparisons: 9, on record 10"),
+        ([8, 6], "comparisons: 9, on record 8"),
+    ],
+)
+def test_every_comparison_counts(comparisons: list[int], change: str | None) -> None:
+    """Which of them decide nothing may depend on the processor, how many there are may not."""
+    found = replace(SHARP, claim=replace(GOOD, undecided=1.0), results=[replace(result, undecided=2) for result in SHARP.results])
+    record = measured(found)
+    assert record.comparisons == [9, 6]
+    told = [text.partition(" (python")[0] for text in changes(found, record._replace(comparisons=comparisons), 0)]
+    assert told == ([] if change is None else [change])
 
 
 def test_help_and_unknown_claims_record_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

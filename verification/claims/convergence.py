@@ -2,64 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.problems import Saddle
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.steppers import Stepper, mutant, reference
 from verification.trajectory import trajectory
 
+RATES = {"order one": (0.3, 1.0, 1.9), "small singular value": (1.9,), "zero": (0.3,)}
+"""λβ of the quick plan by start, below 2; at 1 alone 1 − βλ/2 is βλ/2, and a check tells nothing of the factor."""
+RANK = 4
+
 
 def cases(plan: Plan) -> Iterator[Case]:
     for problem in gradient_flows.NAMES:
-        for start in ("order one", "small singular value", "zero"):
-            for tau in (1e-3, 0.4):
-                for seed in range(plan.pick(1, 10)):
-                    yield Case(
-                        f"{problem}-{start}-{tau}-{seed}",
-                        {
-                            "problem": problem,
-                            "start": start,
-                            "tau": tau,
-                            "steps": plan.pick(100, 1000),
-                            "seed": plan.seed + seed,
-                        },
-                    )
+        for start, rates in RATES.items():
+            for scaled in plan.pick(rates, RATES["order one"]):
+                for tau in (1e-3, 0.4):
+                    yield from cases_of(problem, start, scaled, tau, plan)
+    yield from cases_of("saddle", "order one", 1.9, 1e-3, plan)
 
 
-def check(case: Case, step: Stepper = reference) -> CaseResult:
-    """The bound of the mean, hence of the least, at every T, with the largest gradient norm B seen so far."""
+def cases_of(problem: str, start: str, scaled: float, tau: float, plan: Plan) -> Iterator[Case]:
+    for seed in range(plan.pick(1, 10)):
+        parameters = {"problem": problem, "start": start, "rate": scaled, "tau": tau}
+        parameters |= {"steps": plan.pick(100, 1000), "seed": plan.seed + seed}
+        yield Case(f"{problem}-{start}-{scaled}-{tau}-{seed}", parameters)
+
+
+def decrease(beta: float, rate: float) -> float:
+    """1 − βλ/2: the share of λ‖P∇L‖² by which a step is sure to descend."""
+    return 1.0 - 0.5 * beta * rate
+
+
+def check(
+    case: Case, step: Stepper = reference, factor: Callable[[float, float], float] = decrease, rank: int = RANK
+) -> CaseResult:
+    """The bound of the mean, hence of the least, at every T, with the largest gradient norm B and the largest β seen so far.
+
+    ``factor`` : another one than 1 − βλ/2, ``rank`` : that of the start on the saddle problem (for controls).  There ∇L keeps
+    the row space and with it the rank, so that the loss stays above ¼Σ_{i>4} b_i² > L*: no more than stationarity is promised.
+    """
     rng, out = np.random.default_rng([case["seed"], 43]), Measurements()
     problem = gradient_flows.make(case["problem"], rng)
-    beta = problem.lipschitz
-    rate = 1.0 / beta
-    best, total, discarded, squares, B, first = np.inf, 0.0, 0.0, 0.0, 0.0, None
+    beta, rate = 0.0, case["rate"] / gradient_flows.smoothness(problem)
+    saddle = isinstance(problem, Saddle)
+    start = problem.initial(np.linspace(1.0, 0.5, rank), rng) if saddle else gradient_flows.start(problem, case["start"], rng)
+    best, total, discarded, squares, B, first = np.inf, 0.0, 0.0, 0.0, 0.0, problem.loss(start.full())
     smallest, bounds = [], []
-    for it in trajectory(
-        problem,
-        gradient_flows.start(problem, case["start"], rng),
-        case["steps"],
-        rate,
-        step=step,
-        tau=case["tau"],
-        max_rank=8,
-    ):
-        first = problem.loss(it.W) if first is None else first
+    for it in trajectory(problem, start, case["steps"], rate, step=step, tau=case["tau"], max_rank=8):
         B = max(B, float(np.linalg.norm(problem.gradient(it.outcome.W_hat))))
+        beta = max(beta, gradient_flows.smoothness(problem, it.W, it.outcome.W_hat, it.W_next))
+        out.require("0 < λ < 2/β", 0.0 < rate < 2.0 / beta)
         discarded, squares = discarded + it.lost, squares + it.lost**2
         best, total = min(best, it.tangential**2), total + it.tangential**2
-        bound = (first - problem.minimum + B * discarded + 0.5 * beta * squares) / ((it.k + 1) * rate * (1.0 - 0.5 * beta * rate))
+        bound = (first - problem.minimum + B * discarded + 0.5 * beta * squares) / ((it.k + 1) * rate * factor(beta, rate))
         out.at_most("mean ‖P∇L‖² ≤ bound", total / (it.k + 1), bound)
         smallest.append(best)
         bounds.append(bound)
     out.require("L ≥ L*", problem.loss(it.W_next) >= problem.minimum)
+    if isinstance(problem, Saddle):
+        reached = 0.25 * float(np.sum(problem.b[RANK:] ** 2))
+        rounding = 1e-12 * reached  # the run ends at this very loss
+        out.at_most("saddle: a stationary point, not L*: ¼Σ_{i>4} b_i² ≤ L(W_T)", reached, problem.loss(it.W_next), rounding)
     out.series = {
         "problem": case["problem"],
         "start": case["start"],
+        "rate": case["rate"],
         "tau": case["tau"],
         "smallest": smallest,
         "bound": bounds,
@@ -69,7 +83,8 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
 
 def draw_gradient(axes: Any, results: Results) -> None:
     for result in results:
-        if result.series["tau"] == 1e-3 and result.series["start"] == "order one" and result.case.endswith("-0"):
+        chosen = {"tau": 1e-3, "start": "order one", "rate": 1.0}
+        if chosen.items() <= result.series.items() and result.case.endswith("-0"):
             scale = result.series["bound"][0]
             (line,) = axes.plot(np.array(result.series["smallest"]) / scale, label=result.series["problem"])
             axes.plot(np.array(result.series["bound"]) / scale, ":", color=line.get_color())
@@ -78,8 +93,18 @@ def draw_gradient(axes: Any, results: Results) -> None:
     axes.legend()
 
 
-def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["problem"] in ("quadratic", "sensing") and case["seed"] == plan.seed)
+def at_rate(rate: float) -> Callable[[Plan], Iterator[Case]]:
+    """The cases of controls: with little truncation, whose terms would excuse what is wrong."""
+
+    def some(plan: Plan) -> Iterator[Case]:
+        wanted = {"rate": rate, "tau": 1e-3, "seed": plan.seed}
+        return (c for c in cases(plan) if c["problem"] in ("quadratic", "sensing") and wanted.items() <= c.parameters.items())
+
+    return some
+
+
+def saddle_cases(plan: Plan) -> Iterator[Case]:
+    return (case for case in cases(plan) if case["problem"] == "saddle" and case["seed"] == plan.seed)
 
 
 CLAIM = Claim(
@@ -93,18 +118,30 @@ CLAIM = Claim(
     check=check,
     floor=1000,
     controls=(
-        Control("k-step-sign", MUTANTS["k-step-sign"].defect, control_cases, lambda case: check(case, mutant("k-step-sign"))),
+        Control("k-step-sign", MUTANTS["k-step-sign"].defect, at_rate(0.3), lambda case: check(case, mutant("k-step-sign"))),
         Control(
             "s-step-missing",
             MUTANTS["s-step-missing"].defect,
-            control_cases,
+            at_rate(0.3),
             lambda case: check(case, mutant("s-step-missing")),
         ),
         Control(
             "unsorted-truncation",
             "the smallest singular values are kept: ϑ_t is the tail of the exact Ŵ, whatever the step reports",
-            control_cases,
+            at_rate(0.3),
             lambda case: check(case, mutant("unsorted-truncation")),
+        ),
+        Control(
+            "another factor",
+            "βλ/2 in place of 1 − βλ/2: the same at λ = 1/β, and only there",
+            at_rate(1.9),
+            lambda case: check(case, factor=lambda beta, rate: 0.5 * beta * rate),
+        ),
+        Control(
+            "a start of full rank",
+            "from rank 8 the saddle problem reaches lower losses",
+            saddle_cases,
+            lambda case: check(case, rank=8),
         ),
     ),
     figures=(

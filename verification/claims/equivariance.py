@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
+from geolora_ref.arrays import H
 from geolora_ref.oracle.cases import StepCase, draw_parameters
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.dense import dense_oracle
@@ -25,7 +26,7 @@ SYMMETRIES = ("gauge", "orthogonal", "transposition", "scaling", "padding")
 def cases(plan: Plan) -> Iterator[Case]:
     for symmetry in SYMMETRIES:
         for block in range(plan.pick(6, 60)):
-            yield Case(f"{symmetry}-{block}", {"symmetry": symmetry, "seed": [plan.seed, block]})
+            yield Case(f"{symmetry}-{block}", {"symmetry": symmetry, "seed": [plan.seed, block], "complex": block % 2 == 0})
 
 
 def reference(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
@@ -34,15 +35,18 @@ def reference(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matri
 
 
 def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) -> tuple[Question, Callable[[Matrix], Matrix]]:
-    """The question seen through a symmetry, and how its answer must then look."""
-    (m, n), r = Y.shape, Y.rank
+    """The question seen through a symmetry, and how its answer must then look.
+
+    Of complex data: unitary matrices for orthogonal ones, and conjugate transposes.
+    """
+    (m, n), r, dtype = Y.shape, Y.rank, G.dtype
     if symmetry == "gauge":
-        return (Y.change_gauge(_orthogonal(rng, r), _orthogonal(rng, r)), G), lambda W: W
-    if symmetry == "orthogonal":  # L'(X) = L(AᵀXB), so ∇L'(AWBᵀ) = A G Bᵀ
-        A, B = _orthogonal(rng, m), _orthogonal(rng, n)
-        return (LowRank(A @ Y.U, Y.S, B @ Y.V), A @ G @ B.T), lambda W: A @ W @ B.T
+        return (Y.change_gauge(_unitary(rng, r, dtype), _unitary(rng, r, dtype)), G), lambda W: W
+    if symmetry == "orthogonal":  # L'(X) = L(AᴴXB), so ∇L'(AWBᴴ) = A G Bᴴ
+        A, B = _unitary(rng, m, dtype), _unitary(rng, n, dtype)
+        return (LowRank(A @ Y.U, Y.S, B @ Y.V), A @ G @ H(B)), lambda W: np.asarray(A @ W @ H(B))
     if symmetry == "transposition":
-        return (Y.adjoint(), G.T), lambda W: W.T
+        return (Y.adjoint(), H(G)), H
     if symmetry == "scaling":  # L'(X) = c²L(X/c), so ∇L'(cW) = c G
         c = 10.0 ** rng.uniform(-3, 3)
         return (LowRank(Y.U, c * Y.S, Y.V), c * G), lambda W: c * W
@@ -61,20 +65,20 @@ def check(case: Case, step: Step = reference) -> CaseResult:
     """
     rng, out = np.random.default_rng([*case["seed"], 34]), Measurements()
     for _ in range(DRAWS):
-        drawn = StepCase.build(draw_parameters(rng, largest=16))
+        drawn = StepCase.build(draw_parameters(rng, largest=16, complex_data=case["complex"]))
         parameters = drawn.step_parameters()
-        if parameters["theta"] is not None:  # an absolute threshold is not equivariant under scaling
+        if case["symmetry"] == "scaling" and parameters["theta"] is not None:  # an absolute threshold does not scale along
             parameters |= {"tau": 0.1, "theta": None}
-        Y, G = LowRank(drawn.U, drawn.S, drawn.V), drawn.G
+        *factors, G = drawn.state()
+        Y = LowRank(*factors)
         (Y2, G2), answer = transformed(case["symmetry"], Y, G, rng)
         first, second = (step(*Z, *_gradients(Z, D), **parameters) for Z, D in ((Y, G), (Y2, G2)))
         W1, W2, ranks = _product(first), _product(second), {len(first[1]), len(second[1])}
-        sigma = geolora_step(
-            Y, ProjectedGradients.from_dense(Y, G), **parameters | {"tau": 0.0, "max_rank": None}
-        ).singular_values
+        dense = dense_oracle(Y.U, Y.S, Y.V, G, **parameters)
+        sigma = dense.singular_values
         rank = int(np.linalg.matrix_rank(W1)) if np.any(W1) else 0
         gap = 1.0 - sigma[rank] / sigma[rank - 1] if 0 < rank < sigma.size else 1.0
-        if len(ranks) == 2 and not ranks <= set(dense_oracle(Y.U, Y.S, Y.V, G, **parameters).ranks):
+        if len(ranks) == 2 and not ranks <= set(dense.ranks):
             out.ratio(case["symmetry"], np.inf)
             continue
         if gap < 0.01 or len(ranks) == 2:
@@ -87,9 +91,12 @@ def check(case: Case, step: Step = reference) -> CaseResult:
     return out.result(case)
 
 
-def _orthogonal(rng: np.random.Generator, size: int) -> Matrix:
-    Q, R = np.linalg.qr(rng.standard_normal((size, size)))
-    return np.asarray(Q * np.sign(np.diag(R)))
+def _unitary(rng: np.random.Generator, size: int, dtype: Any) -> Matrix:
+    """A random unitary matrix, orthogonal for a real dtype."""
+    Z = rng.standard_normal((size, size))
+    if np.issubdtype(dtype, np.complexfloating):
+        Z = Z + 1j * rng.standard_normal((size, size))
+    return np.asarray(np.linalg.qr(Z).Q)
 
 
 def _gradients(Y: LowRank, G: Matrix) -> tuple[Matrix, Matrix, Matrix]:
@@ -99,7 +106,7 @@ def _gradients(Y: LowRank, G: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 def _product(factors: tuple[Matrix, Matrix, Matrix]) -> Matrix:
     U, S, V = factors
-    return np.asarray(U @ S @ V.T)
+    return np.asarray(U @ S @ H(V))
 
 
 def sign_descent(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
@@ -110,7 +117,7 @@ def sign_descent(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Ma
 
 def mean_normalised(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
     """GeoLoRA whose step size is divided by the mean square of ∇_K over its m·r entries: padding changes the mean."""
-    size = float(np.sqrt(np.mean(dK**2))) or 1.0
+    size = float(np.sqrt(np.mean(np.abs(dK) ** 2))) or 1.0
     return reference(U, S, V, dK / size, dL / size, dS / size, **parameters)
 
 
@@ -121,11 +128,25 @@ def rank_by_gauge(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: M
     return U1[:, :kept], S1[:kept, :kept], V1[:, :kept]
 
 
-def _control(symmetry: str, name: str, why: str, step: Step) -> Control:
-    def some(plan: Plan) -> Iterator[Case]:
-        return (case for case in cases(plan) if case["symmetry"] == symmetry and case["seed"][1] < 2)
+def conjugated(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    """GeoLoRA that takes ∇_L conjugated: nothing for real data."""
+    return reference(U, S, V, dK, dL.conj(), dS, **parameters)
 
-    return Control(f"{symmetry}: {name}", why, some, lambda case: check(case, step))
+
+def threshold_by_entry(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    """GeoLoRA that measures an absolute threshold by the last entry of S, which depends on how W is written."""
+    if parameters["theta"] is not None:
+        parameters["theta"] = float(np.abs(S[-1, -1]))
+    return reference(U, S, V, dK, dL, dS, **parameters)
+
+
+def _control(
+    symmetry: str, name: str, why: str, step: Step, *, infinite: bool = False, blocks: Sequence[int] = (0, 1), share: float = 1.0
+) -> Control:
+    def some(plan: Plan) -> Iterator[Case]:
+        return (case for case in cases(plan) if case["symmetry"] == symmetry and case["seed"][1] in blocks)
+
+    return Control(f"{symmetry}: {name}", why, some, lambda case: check(case, step), share, infinite)
 
 
 CLAIM = Claim(
@@ -146,10 +167,21 @@ CLAIM = Claim(
     check=check,
     limit=FAIL,
     scale="(‖W‖ + λ‖G‖) / (1 − σ_{r+1}/σ_r) of the transformed question",
+    undecided=0.1,
     floor=500,
     controls=(
         _control("gauge", "stale-inverse", MUTANTS["stale-inverse"].defect, MUTANTS["stale-inverse"].step),
-        _control("gauge", "rank-by-gauge", "one direction fewer wherever S is not diagonal", rank_by_gauge),
+        _control("gauge", "rank-by-gauge", "one direction fewer wherever S is not diagonal", rank_by_gauge, infinite=True),
+        _control("gauge", "conjugated", "∇_L without its conjugation, seen in complex data only", conjugated, blocks=(0, 2, 4)),
+        _control(
+            "gauge",
+            "absolute threshold",
+            "the last entry of S for an absolute threshold",
+            threshold_by_entry,
+            infinite=True,
+            blocks=range(6),
+            share=0.15,  # few draws have an absolute threshold, on which fewer depend
+        ),
         _control("orthogonal", "sign-descent", "an elementwise optimizer depends on the coordinates", sign_descent),
         _control(
             "transposition",

@@ -212,6 +212,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
+    undecided=0.01,
     floor=5000,
     controls=(
         Control(

@@ -118,6 +118,7 @@ CLAIM = Claim(
     ),
     cases=cases,
     check=check,
+    undecided=0.25,
     floor=50,
     controls=(
         Control(

@@ -64,11 +64,11 @@ def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float)
     return name, dense_oracle(Y.U, Y.S, Y.V, G, **parameters).ratio(after.full(), after.rank)
 
 
-def _control(limit: str, name: str) -> Control:
+def _control(limit: str, name: str, share: float = 1.0, infinite: bool = False) -> Control:
     def some(plan: Plan) -> Iterator[Case]:
         return (case for case in cases(plan) if case["limit"] == limit and case["seed"] == plan.seed)
 
-    return Control(f"{limit}: {name}", MUTANTS[name].defect, some, lambda case: check(case, mutant(name)))
+    return Control(f"{limit}: {name}", MUTANTS[name].defect, some, lambda case: check(case, mutant(name)), share, infinite)
 
 
 CLAIM = Claim(
@@ -89,11 +89,11 @@ CLAIM = Claim(
     controls=(
         _control("full rank", "s-gradient-transposed"),
         _control("fixed point", "missing-lower-block"),
-        _control("zero step", "elementwise-for-matmul"),
-        _control("zero step", "off-by-one-low"),
-        _control("zero step", "off-by-one-high"),
+        _control("zero step", "elementwise-for-matmul", share=0.8),  # the same as the product for a sorted diagonal S
+        _control("zero step", "off-by-one-low", share=0.8, infinite=True),
+        _control("zero step", "off-by-one-high", infinite=True),
         _control("fixed rank", "k-step-sign"),
-        _control("fixed rank", "max-rank-ignored"),
+        _control("fixed rank", "max-rank-ignored", infinite=True),
     ),
     explanation=(
         "At the ends of its parameters the step is one that is known in closed form, or as a best approximation, whose rank the "

@@ -11,7 +11,7 @@ import numpy as np
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.integrators import EXPLICIT_EULER, HEUN, AugmentedBUG, Integrator, ParallelBUG, TruncationRule
 from geolora_ref.oracle.criteria import FAIL, StepInputs, judge
-from geolora_ref.problems import AllenCahn, Product, Saddle, TwoLayerLinear
+from geolora_ref.problems import AllenCahn, Product, TwoLayerLinear
 from geolora_ref.problems.field import Field
 from geolora_ref.problems.problem import Matrix
 from verification import gradient_flows
@@ -73,8 +73,6 @@ def problem_of(case: Case) -> tuple[Any, LowRank]:
         flow: Any = OneLayer(network, layer, LowRank.random(network.shapes[1 - layer], [1.0, 0.7, 0.4], rng).full())
     elif name == "Allen–Cahn":
         flow = AllenCahn(24)
-    elif name == "saddle":
-        flow = Saddle(np.linspace(2.0, 0.2, 12), 8, rng)
     else:
         flow = gradient_flows.make(name, rng)
     spectrum = {"order one": (1.0, 0.8, 0.6, 0.5), "small singular value": (1.0, 0.1, 1e-6, 1e-12), "zero": (0.0,) * 4}

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from geolora_ref import LowRank
 from geolora_ref.problems import (
     AllenCahn,
+    GradientFlow,
     KochLubich,
     Lyapunov,
     MatrixODE,
@@ -21,12 +22,40 @@ from geolora_ref.problems import (
     RotatingExponential,
     Saddle,
     Schroedinger,
+    TwoLayerLinear,
     VlasovPoisson,
 )
 from geolora_ref.problems.problem import Matrix
 from geolora_ref.problems.self_test import self_test
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+
+
+class BothLayers(GradientFlow):
+    """The layers of a network behind each other as one row."""
+
+    def __init__(self, network: TwoLayerLinear) -> None:
+        self.network, self.minimum = network, network.minimum
+        self.sizes = [m * n for m, n in network.shapes]
+        self.shape = (1, sum(self.sizes))
+
+    def layers(self, W: Matrix) -> tuple[Matrix, Matrix]:
+        """W₁ and W₂."""
+        first, second = np.split(W[0], self.sizes[:1])
+        return first.reshape(self.network.shapes[0]), second.reshape(self.network.shapes[1])
+
+    def loss(self, W: Matrix) -> float:
+        """That of the network."""
+        return self.network.loss(*self.layers(W))
+
+    def gradient(self, W: Matrix) -> Matrix:
+        """Both, behind each other."""
+        return np.concatenate([G.ravel() for G in self.network.gradient(*self.layers(W))])[None, :]
+
+    def lipschitz_on(self, start: Matrix, end: Matrix) -> float:
+        """That of the network."""
+        return self.network.lipschitz_on(self.layers(start), self.layers(end))
+
 
 ZOO: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "digits with ridge": lambda rng: gradient_flows.digits(1e-2),
@@ -42,6 +71,7 @@ ZOO: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "Lyapunov": lambda rng: Lyapunov(60, [1.0, 0.3, 0.1], rng),
     "optimal control": lambda rng: Riccati(50),
     "Allen–Cahn": lambda rng: AllenCahn(32),
+    "two layers": lambda rng: BothLayers(TwoLayerLinear.planted((5, 6, 4), [1.0, 0.5], 12, rng)),
     "Landau damping": lambda rng: VlasovPoisson.landau_damping(),
     "two streams": lambda rng: VlasovPoisson.two_stream(),
 }
@@ -61,8 +91,16 @@ def make(name: str, rng: np.random.Generator) -> MatrixODE:
 
 def check(case: Case, problem: MatrixODE | None = None) -> CaseResult:
     rng, out = np.random.default_rng([case["seed"], 5]), Measurements()
-    for result in self_test(problem or make(case["problem"], rng), rng):
+    problem = problem or make(case["problem"], rng)
+    for result in self_test(problem, rng):
         out.ratio(result.name, result.ratio)
+    if isinstance(problem, Saddle | BothLayers):
+        for scale in (1e-3, 1.0, 10.0):
+            start, direction = rng.standard_normal((2, *problem.shape))
+            end = start + scale * direction
+            change = float(np.linalg.norm(problem.gradient(end) - problem.gradient(start)))
+            allowed = problem.lipschitz_on(start, end) * float(np.linalg.norm(end - start))
+            out.at_most("Lipschitz constant of a segment: never violated", change, allowed)
     return out.result(case)
 
 
@@ -145,6 +183,14 @@ def quadratic(kind: type[Quadratic] = Quadratic, **wrong: float) -> Quadratic:
     return problem
 
 
+class Stiffer(Saddle):
+    """The constant of a segment is that of half of it."""
+
+    def lipschitz_on(self, start: Matrix, end: Matrix) -> float:
+        """That of the half nearer to 0."""
+        return super().lipschitz_on(0.5 * start, 0.5 * end)
+
+
 BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "wrong gradient": ("the loss without its ½", lambda: quadratic(WrongGradient)),
     "wrong solution": ("a solution that runs 1 % too fast", lambda: quadratic(WrongSolution)),
@@ -153,7 +199,13 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "understated constant": ("half of the Lipschitz constant", lambda: quadratic(lipschitz=0.5)),
     "overstated constant": ("three times the Lipschitz constant, which nothing attains", lambda: quadratic(lipschitz=3.0)),
     "understated growth": ("a one-sided constant that is too low by 0.1", lambda: quadratic(one_sided=-0.1)),
+    "overstated growth": ("a one-sided constant that is too large by 0.3, where it is −0.25", lambda: quadratic(one_sided=0.3)),
+    "understated minimum": ("a minimum that is too low by 1e-3", lambda: quadratic(minimum=-1e-3)),
     "overstated minimum": ("a minimum that descent undercuts", lambda: quadratic(minimum=1e-3)),
+    "understated segment": (
+        "the constant of a segment of half the size",
+        lambda: Stiffer(np.linspace(3.0, 0.1, 9), 6, np.random.default_rng(5)),
+    ),
     "wrong start": ("a start that is too large by 1e-9", lambda: WrongStart(20, np.random.default_rng(5))),
     "damped": ("a Hamiltonian flow that loses norm and energy", lambda: Damped(20, np.random.default_rng(5))),
     "damped later": ("one that does so for t > 0 only", lambda: DampedLater(20, np.random.default_rng(5))),

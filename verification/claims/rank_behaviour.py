@@ -55,7 +55,7 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     error = float(np.linalg.norm(run.Y.full() - end))
     if case["integrator"] in STAYING:
         for rank in run.ranks[1:]:
-            out.ratio("the rank stays", rank / RANK)
+            out.ratio("the rank stays", max(rank / RANK, RANK / rank))
     else:
         out.ratio("the rank reaches its cap", CAP / run.ranks[-1])
         if case["integrator"] == FULL:
@@ -148,6 +148,12 @@ CLAIM = Claim(
             "the parallel step with rejection, asked to stay",
             staying,
             lambda case: check(case, integrator_of(REJECTING)),
+        ),
+        Control(
+            "collapse",
+            "the parallel step with rank 1, asked to stay at 5",
+            staying,
+            lambda case: check(case, integrator_of("parallel BUG", 1)),
         ),
         Control(
             "no rejection where nothing was truncated",

@@ -101,6 +101,7 @@ CLAIM = Claim(
             "explicit Euler on U, S, V divides by S",
             control_cases,
             lambda case: check(case, naive_factor_euler),
+            infinite=True,
         ),
     ),
     figures=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ SHAPE, RANK = (7, 6), 3
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for part in ("form", "null space", "stuck", "rates"):
+    for part in ("form", "null space", "stuck", "rates", "largest step"):
         for spectrum in SPECTRA:
             for seed in range(plan.pick(5, 50)):
                 yield Case(f"{part}-{spectrum}-{seed}", {"part": part, "spectrum": spectrum, "seed": plan.seed + seed})
@@ -45,12 +45,32 @@ def mixed_operator(Y: LowRank, Z: Matrix) -> Matrix:
     return np.asarray(Z @ V @ S.T @ S @ V[:, ::-1].T + U @ (U.T @ Z @ V) @ V.T + U @ S @ S.T @ U.T @ Z)
 
 
-def check(case: Case, operator: Any = factor_operator, rate: float = 1.0) -> CaseResult:
-    """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  ``rate`` : λ of the step that descends where P̂G = 0."""
+def two_factor_operator(B: Matrix, A: Matrix, Z: Matrix) -> Matrix:
+    """Z AᵀA + BBᵀZ: W = BA moves by −(G AᵀA + BBᵀG) when both factors descend at once."""
+    return np.asarray(Z @ A.T @ A + B @ B.T @ Z)
+
+
+def one_factor_operator(B: Matrix, A: Matrix, Z: Matrix) -> Matrix:
+    """Z AᵀA, for which A is frozen (the control)."""
+    return np.asarray(Z @ A.T @ A)
+
+
+def check(
+    case: Case, operator: Any = factor_operator, rate: float = 1.0, two_factors: Any = two_factor_operator, limit: float = 1.0
+) -> CaseResult:
+    """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  ``rate`` : λ of the step that descends where P̂G = 0;
+    ``two_factors`` : that of W = BA; ``limit`` : a factor of the largest stable step (for controls).
+    """
     rng, out = np.random.default_rng([case["seed"], 46]), Measurements()
     sigma = SPECTRA[case["spectrum"]](RANK)
     Y = LowRank.random(SHAPE, sigma, rng)
-    parts: dict[str, Any] = {"form": _form, "null space": _null_space, "stuck": partial(_stuck, rate=rate), "rates": _rates}
+    parts: dict[str, Any] = {
+        "form": partial(_form, two_factors=two_factors),
+        "null space": _null_space,
+        "stuck": partial(_stuck, rate=rate),
+        "rates": _rates,
+        "largest step": partial(_largest_step, limit=limit),
+    }
     parts[case["part"]](Y, sigma, operator, rng, out)
     return out.result(case)
 
@@ -59,7 +79,7 @@ def _unit(Y: LowRank, Z: Matrix) -> float:
     return 4.0 * float(np.sqrt(sum(Y.shape))) * EPS * (1.0 + 2.0 * float(np.max(Y.S)) ** 2) * float(np.linalg.norm(Z))
 
 
-def _form(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements) -> None:
+def _form(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, two_factors: Any) -> None:
     """(a) ⟨P̂Z, Z⟩ is a sum of squares, P̂ is self-adjoint, and it is what the factors' descent does to first order."""
     U, S, V = Y
     X, Z = rng.standard_normal((2, *SHAPE))
@@ -74,6 +94,10 @@ def _form(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, ou
     derivative = (W2 - W1) / 2e-3 - 1e-6 * cubic
     error = float(np.linalg.norm(derivative - operator(Y, Z)))
     out.ratio("P̂G is the descent of the factors", error / (_unit(Y, Z) / 1e-3))
+    B, A = U @ S, V.T  # their descent moves BA by −λ(ZAᵀA + BBᵀZ) + λ²ZAᵀBᵀZ, of which the central difference drops the second
+    W1, W2 = ((B - rate * Z @ A.T) @ (A - rate * B.T @ Z) for rate in (1e-3, -1e-3))
+    error = float(np.linalg.norm((W2 - W1) / 2e-3 - two_factors(B, A, Z)))
+    out.ratio("G AᵀA + BBᵀG is the descent of two factors", error / (_unit(Y, Z) / 1e-3))
 
 
 def _after(Y: LowRank, Z: Matrix, rate: float) -> Matrix:
@@ -120,6 +144,31 @@ def _rates(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, o
         out.ratio("rate along direction j: σ_j² against 1", error / _unit(Y, G))
 
 
+def _largest_step(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, limit: float) -> None:
+    """(d) λ < 2/(β(1 + 2σ_max²)) is stable, λ > that is not, near the minimum W* = Y of ½‖W − W*‖² (β = 1).
+
+    There the iteration of the factors is W − W* ↦ (I − λP̂)(W − W*) to first order, and u₁v₁ᵀ is the eigenvector of P̂ of its
+    largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by 1 − λ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of
+    the limit.  From 1e-6, 60 steps make 0.9⁶⁰ < 0.002 or 1.1⁶⁰ > 300 of it; what is asked is half of that in the exponent.
+    """
+    U, S, V = Y
+    j = int(np.argmax(np.diagonal(S)))
+    largest = limit * 2.0 / (1.0 + 2.0 * float(S[j, j]) ** 2)
+    W_star, start = Y.full(), S.copy()
+    start[j, j] += 1e-6
+    for share in (0.95, 1.05):
+        factors = (U, start, V)
+        for _ in range(60):
+            P, T, Q = factors
+            factors = simultaneous_descent(P, T, Q, P @ T @ Q.T - W_star, share * largest)
+        P, T, Q = factors
+        grown = float(np.linalg.norm(P @ T @ Q.T - W_star)) / 1e-6
+        if share < 1.0:
+            out.ratio("λ = 0.95 of the largest stable step: the error falls below 0.9³⁰", FAIL * grown / 0.9**30)
+        else:
+            out.ratio("λ = 1.05 of it: the error grows above 1.1³⁰", FAIL * 1.1**30 / grown)
+
+
 def losses(size: float, factors: bool) -> list[float]:
     """The loss over 150 steps towards a minimum A of rank 3.
 
@@ -150,8 +199,14 @@ def draw(axes: Any, results: Results) -> None:
     axes.legend(ncols=2)
 
 
-def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["seed"] == plan.seed and case["spectrum"] == "geometric")
+def of_parts(*parts: str) -> Callable[[Plan], Iterator[Case]]:
+    """The cases of controls."""
+
+    def some(plan: Plan) -> Iterator[Case]:
+        wanted = {"seed": plan.seed, "spectrum": "geometric"}
+        return (case for case in cases(plan) if case["part"] in parts and wanted.items() <= case.parameters.items())
+
+    return some
 
 
 CLAIM = Claim(
@@ -172,17 +227,36 @@ CLAIM = Claim(
     cases=cases,
     check=check,
     limit=FAIL,
-    scale="(1 + 2σ_max²)‖Z‖, Z what P̂ acts on, times the norm of what it is paired with; over 10⁻³ in a quotient of differences",
+    scale="(1 + 2σ_max²)‖Z‖, Z what P̂ acts on, times the norm of what it is paired with; over 10⁻³ in a quotient of differences; "
+    "of the largest stable step 30 is the error that is allowed",
     floor=200,
     controls=(
         Control(
             "projector",
             "P in place of P̂: what GeoLoRA does is not what the factors do",
-            control_cases,
+            of_parts("form", "null space", "stuck", "rates"),
             lambda case: check(case, tangent_operator),
         ),
-        Control("mixed", "the columns of V in two orders", control_cases, lambda case: check(case, mixed_operator)),
-        Control("a shorter step", "λ = 0.9, which descends by less", control_cases, lambda case: check(case, rate=0.9)),
+        Control("mixed", "the columns of V in two orders", of_parts("form", "rates"), lambda case: check(case, mixed_operator)),
+        Control("a shorter step", "λ = 0.9, which descends by less", of_parts("stuck"), lambda case: check(case, rate=0.9)),
+        Control(
+            "one factor",
+            "G AᵀA without BBᵀG: one of two factors is frozen",
+            of_parts("form"),
+            lambda case: check(case, two_factors=one_factor_operator),
+        ),
+        Control(
+            "a larger limit",
+            "λ beyond the largest stable step by 1.2: it diverges",
+            of_parts("largest step"),
+            lambda case: check(case, limit=1.2),
+        ),
+        Control(
+            "a smaller limit",
+            "λ below the largest stable step by 1.2: it does not diverge",
+            of_parts("largest step"),
+            lambda case: check(case, limit=1.0 / 1.2),
+        ),
     ),
     figures=(
         Figure(

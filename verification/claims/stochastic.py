@@ -38,6 +38,11 @@ def check(case: Case, step: Stepper = reference, wrong_labels: bool = False) -> 
 
     ς_t² is the exact conditional variance of the projected mini-batch gradient at W_t, so no constant is estimated.  The
     expectation is: its upper confidence limit (Student, one-sided, 99.9 %) over independent runs must lie below the bound.
+
+    All comparisons must pass, among them the one in which a wrong bound is exceeded: so it passes with a probability of at most
+    0.1 %, however many comparisons there are.  (To pass one test of several would need a correction for their number; to pass
+    all needs none.)  What may happen by chance is the reverse, a limit above a bound that holds.  Student's limit takes D_T of a
+    run, a sum over its steps, as normal.
     """
     out = Measurements()
     problem = gradient_flows.digits(case["ridge"])
