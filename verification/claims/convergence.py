@@ -14,15 +14,16 @@ from verification.claim import Case, CaseResult, Claim, Control, Figure, Measure
 from verification.steppers import Stepper, mutant, reference
 from verification.trajectory import trajectory
 
-RATES = {"order one": (0.3, 1.0, 1.9), "small singular value": (1.9,), "zero": (0.3,)}
+RATES = {"order one": (0.3, 1.9), "small singular value": (1.9,), "zero": (0.3,)}
 """λβ of the quick plan by start, below 2; at 1 alone 1 − βλ/2 is βλ/2, and a check tells nothing of the factor."""
+ALL_RATES = (0.3, 1.0, 1.9)
 RANK = 4
 
 
 def cases(plan: Plan) -> Iterator[Case]:
     for problem in gradient_flows.NAMES:
         for start, rates in RATES.items():
-            for scaled in plan.pick(rates, RATES["order one"]):
+            for scaled in plan.pick(rates, ALL_RATES):
                 for tau in (1e-3, 0.4):
                     yield from cases_of(problem, start, scaled, tau, plan)
     yield from cases_of("saddle", "order one", 1.9, 1e-3, plan)
@@ -31,7 +32,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 def cases_of(problem: str, start: str, scaled: float, tau: float, plan: Plan) -> Iterator[Case]:
     for seed in range(plan.pick(1, 10)):
         parameters = {"problem": problem, "start": start, "rate": scaled, "tau": tau}
-        parameters |= {"steps": plan.pick(100, 1000), "seed": plan.seed + seed}
+        parameters |= {"steps": plan.pick(60, 1000), "seed": plan.seed + seed}
         yield Case(f"{problem}-{start}-{scaled}-{tau}-{seed}", parameters)
 
 
@@ -83,7 +84,7 @@ def check(
 
 def draw_gradient(axes: Any, results: Results) -> None:
     for result in results:
-        chosen = {"tau": 1e-3, "start": "order one", "rate": 1.0}
+        chosen = {"tau": 1e-3, "start": "order one", "rate": 1.9}
         if chosen.items() <= result.series.items() and result.case.endswith("-0"):
             scale = result.series["bound"][0]
             (line,) = axes.plot(np.array(result.series["smallest"]) / scale, label=result.series["problem"])
