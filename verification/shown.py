@@ -92,7 +92,7 @@ def _origin(data: Mapping[str, Any]) -> str:
     machine, made_with = data.get("machine"), data.get("sources")
     where = f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: " if machine else ""
     if not made_with:
-        return f"{where}the file does not name the sources that it was made with."
+        return f"{where or 'The figures are '}made with sources that the file does not name."
     changed = [folder for folder, digest in sources(*made_with).items() if digest != made_with[folder]]
     made = f"other sources ({', '.join(changed)} changed since)" if changed else "the sources that are here"
     return f"{where}made with {made}."

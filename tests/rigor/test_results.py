@@ -149,8 +149,8 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("about", "told"),
     [
-        ({}, "the file does not name the sources"),
-        ({"sources": {}}, "the file does not name the sources"),
+        ({}, "made with sources that the file does not name"),
+        ({"sources": {}}, "made with sources that the file does not name"),
         ({"sources": sources("verification", "tests")}, "made with the sources that are here"),
         ({"sources": sources("verification") | {"tests": "others"}}, "made with other sources (tests changed since)"),
         ({"sources": {"verification": "others"}}, "made with other sources (verification changed since)"),
