@@ -360,7 +360,7 @@ def test_bad_input_is_refused(library: Library, call: Callable[[Valid], Any], me
 
 def test_the_table_is_complete() -> None:
     """No row was lost to a repeated name."""
-    assert len(TABLE) == sum(len(part) for part in (STATES, GRADIENTS, PARAMETERS, BUDGETS))
+    assert len(TABLE) == sum(len(part) for part in (STATES, GRADIENTS, PARAMETERS, NO_STATES, BUDGETS))
 
 
 def test_valid_arguments_are_accepted(library: Library) -> None:

@@ -155,7 +155,6 @@ HELD = 4
 """Of how many calls what was given and returned is looked at again."""
 
 
-@np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
 @dataclass(frozen=True)
 class Asked:
     """What a backend was asked so far, and how it did."""
@@ -179,6 +178,7 @@ class Asked:
         return _diagnosis(self.harness, self.rows, self.looked_at)
 
 
+@np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
 def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 

@@ -247,7 +247,8 @@ def stored_run(model_folder: Path, data: Path, folder: Path) -> tuple[list[str],
     arguments = ["--data", str(data), "--model", str(model_folder), "--output", str(folder), "--threads", "1", "--only", "c"]
     run = robustness(FULL)[0]
     with command.opened(command.command_line().parse_args(arguments), FULL) as store:
-        store.put(run, {"metrics": {"dev": 0.75, "test": 0.5}, "parameters": 123}, 1.0)
+        found = {"metrics": {"dev": 0.75, "test": 0.5}, "parameters": 123, "learned": True, "diverged": "", "ranks": [8]}
+        store.put(run, found, 1.0)
     return arguments, store, run
 
 

@@ -281,19 +281,21 @@ def test_a_weight_that_is_computed_is_not_merged() -> None:
 
 
 def test_all_adapters_are_merged_or_none() -> None:
-    model = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)))
-    layers = adapt(model, ["0", "1"], rank=2)
+    model = nn.Sequential()
+    model.add_module("first", nn.Linear(6, 5))
+    model.add_module("second", nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)))
+    layers = adapt(model, ["first", "second"], rank=2)
     for layer in layers.values():
         fill(layer.adapter)
-    before = layers["0"].base_weight.clone()
+    before = layers["first"].base_weight.clone()
     with pytest.raises(RuntimeError, match=r"^merge: expected a base whose weight is a parameter"):
         merge(model)
     assert not any(layer.merged for layer in layers.values())
-    assert torch.equal(layers["0"].base_weight, before)
-    layers["0"].merge()
-    with pytest.raises(RuntimeError, match=r"^unmerge: expected all layers to be merged, found that 1 is not$"):
+    assert torch.equal(layers["first"].base_weight, before)
+    layers["first"].merge()
+    with pytest.raises(RuntimeError, match=r"^unmerge: expected all layers to be merged, found that second is not$"):
         unmerge(model)
-    assert layers["0"].merged
+    assert layers["first"].merged
 
 
 def test_a_fused_model_starts_as_the_model_it_was() -> None:

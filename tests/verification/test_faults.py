@@ -62,7 +62,7 @@ CLAIM = Claim(
     sources=("GeoLoRA",),
     cases=cases,
     check=slow_check,
-    controls=(Control("wrong", "x > 1", cases, fails),),
+    controls=(Control("wrong", "x > 1", cases, fails, infinite=True),),
     floor=1,
     explanation="It takes long enough to be killed.",
 )
