@@ -117,7 +117,8 @@ class TruncationRule:
         """The truncation of U S Vᴴ after a step of size h."""
         factor = h if self.per_time else 1.0
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
-        least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0]) if self.min_rank == self.max_rank else self.min_rank
+        fixed = self.min_rank == self.max_rank  # as fixed_rank says, fewer where there are fewer columns
+        least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0]) if fixed else self.min_rank
         return truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank)
 
 
