@@ -113,6 +113,8 @@ def is_diagonal(S: Inexact[Array, "r r"]) -> bool:
 
 def to_numpy(X: Array) -> np.ndarray[Any, Any]:
     """A NumPy copy of any library's array, on the host (reduced-precision formats NumPy lacks become float32, without loss)."""
+    if isinstance(X, np.ndarray):
+        return np.array(X)
     if array_api_compat.is_torch_array(X):
         X = X.detach().cpu().resolve_conj().resolve_neg()
         X = (X.float() if X.is_floating_point() and X.element_size() < 4 else X).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import statistics
@@ -178,6 +179,10 @@ class Asked:
         return _diagnosis(self.harness, self.rows, self.looked_at)
 
 
+_drawn = functools.lru_cache(maxsize=512)(StepCase.build)
+"""A case of the catalogue, drawn once for all backends that are asked in a process: nothing is ever written to its matrices."""
+
+
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
 def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
@@ -185,7 +190,7 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
     Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there.
     """
     started = time.perf_counter()
-    drawn, rng = StepCase.build(case.parameters), np.random.default_rng(case.parameters.seed + 1)
+    drawn, rng = _drawn(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
     worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
     held: deque[Sequence[Held]] = deque(maxlen=HELD)

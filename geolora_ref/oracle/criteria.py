@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -152,8 +153,8 @@ def judge(
     q = _Question.of(inputs, eps, storage, scale)
     x = q.x
     # What Algorithm 1 gives for these three gradients, consistent with each other or not: the S-, K- and L-part.
-    update = x.U @ x.dS @ _H(x.V) + _off(x.U, x.dK) @ _H(x.V) + x.U @ _H(_off(x.V, x.dL))
-    W_hat = x.U @ x.S @ _H(x.V) - inputs.learning_rate * update
+    update = _product(x.U, x.dS, _H(x.V)) + _product(x.off_K, _H(x.V)) + _product(x.U, _H(x.off_L))
+    W_hat = _product(x.U, x.S, _H(x.V)) - inputs.learning_rate * update
     return _judge_truncation(W_hat, q, outputs, diagonal)
 
 
@@ -204,7 +205,7 @@ def judge_stages(
     verdicts["line 5"] = Verdict(line5)
     if np.inf not in line5.values():
         U_hat, V_hat = np.hstack([x.U, Ut]), np.hstack([x.V, Vt])
-        verdicts["line 6"] = _judge_truncation(U_hat @ s["S_hat"] @ _H(V_hat), q, outputs, diagonal, moved)
+        verdicts["line 6"] = _judge_truncation(_product(U_hat, s["S_hat"], _H(V_hat)), q, outputs, diagonal, moved)
     return verdicts
 
 
@@ -228,7 +229,7 @@ def _judge_truncation(
         return Verdict(error=error)
     U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
     rank, units, asked = S1.shape[0], q.unit * q.scale, q.unsettled + moved
-    D, tails = W_hat - U1 @ S1 @ _H(V1), _tails(W_hat)
+    D, tails = W_hat - _product(U1, S1, _H(V1)), _tails(W_hat)
     explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked}
     ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), q.unit, units, **explained)
     ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, asked)
@@ -309,7 +310,7 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question
     uncovered = stored.rounding(X) + (defect + 2.0 * stored.basis(B_tilde)) * norm(X)
     return {
         f"{name} orthonormal": _ratio(_defect(B_tilde) - stored.defect(B_tilde), q.unit),
-        f"{name} orthogonal to the old basis": _ratio(norm(_H(B) @ B_tilde) - stored.basis(B_tilde) - defect, q.unit),
+        f"{name} orthogonal to the old basis": _ratio(norm(_product(_H(B), B_tilde)) - stored.basis(B_tilde) - defect, q.unit),
         f"{name} covers the update": _ratio(norm(_off(B_tilde, _off(B, X))) - uncovered, q.unit * q.scale),
     }
 
@@ -343,6 +344,16 @@ class _Wide:
     @classmethod
     def of(cls, inputs: StepInputs) -> _Wide:
         return cls(*(_wide(X) for X in inputs.arrays))
+
+    @cached_property
+    def off_K(self) -> Matrix:
+        """(I − UUᴴ) ∇_K."""
+        return _off(self.U, self.dK)
+
+    @cached_property
+    def off_L(self) -> Matrix:
+        """(I − VVᴴ) ∇_L."""
+        return _off(self.V, self.dL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,7 +392,7 @@ def _contradiction(x: _Wide) -> float:
 
     Rounding of a large normal component of G leaves it behind; the answer is determined only up to it.
     """
-    return norm(_H(x.U) @ x.dK - x.dS) + norm(_H(x.V) @ x.dL - _H(x.dS))
+    return norm(_product(_H(x.U), x.dK) - x.dS) + norm(_product(_H(x.V), x.dL) - _H(x.dS))
 
 
 def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
@@ -392,7 +403,7 @@ def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
 
     Where s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
     """
-    tangent = norm(_off(x.U, x.dK)) + norm(_off(x.V, x.dL)) + norm(x.dS)
+    tangent = norm(x.off_K) + norm(x.off_L) + norm(x.dS)
     scale = norm(x.S) + inputs.learning_rate * tangent + contradiction
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
@@ -424,9 +435,14 @@ def _H(X: Matrix) -> Matrix:
     return X.conj().T
 
 
+def _product(*factors: Matrix) -> Matrix:
+    """From left to right.  In extended precision, where there is no BLAS, ``np.dot`` takes a third of the time of ``@``."""
+    return reduce(np.dot, factors)
+
+
 def _off(B: Matrix, X: Matrix) -> Matrix:
     """(I − BBᴴ) X."""
-    return np.asarray(X - B @ (_H(B) @ X))
+    return np.asarray(X - _product(B, _product(_H(B), X)))
 
 
 def _spectral_norm(X: Matrix) -> float:
@@ -437,7 +453,7 @@ def _spectral_norm(X: Matrix) -> float:
 
 
 def _defect(B: Matrix) -> float:
-    return norm(_H(B) @ B - np.eye(B.shape[1]))
+    return norm(_product(_H(B), B) - np.eye(B.shape[1]))
 
 
 def _tails(W_hat: Matrix) -> NDArray[np.float64]:

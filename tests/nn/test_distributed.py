@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.nightly import NIGHTLY
+
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 if not torch.distributed.is_available() or not hasattr(os, "fork"):
     pytest.skip("needs torch.distributed and processes that can be forked", allow_module_level=True)
@@ -99,7 +101,7 @@ def test_the_base_is_spread_and_stays_what_it_was(folder: Path, world: int) -> N
 
 
 @can_shard
-@pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="torchrun starts slowly: nightly")
+@pytest.mark.skipif(not NIGHTLY, reason="torchrun starts slowly: nightly")
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "rigor.md").read_text("utf-8")
     (tmp_path / "train.py").write_text(page.split("```python\n# train.py,")[1].split("\n", 1)[1].split("```")[0], "utf-8")

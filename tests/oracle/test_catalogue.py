@@ -20,6 +20,8 @@ from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
 
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
 DIGEST = "b8431e0ccbac520054bc3876cf3b8da9ba848f8002552c155c82df6fe0b6f9a0"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
 

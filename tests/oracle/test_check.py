@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from geolora_ref.oracle.check import Report, applicable
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
+from tests.nightly import NIGHTLY
 from tests.oracle.drawn import VARIANTS
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -146,8 +146,8 @@ def report_of(mutant: Mutant) -> Report:
 
 
 SEEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in != "stages"]
-LOOKED_AT = SEEN if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else SEEN[::8]
-"""The whole kit takes seconds for each mutant here, so the nightly profile looks at all of them, the others at every eighth."""
+LOOKED_AT = SEEN if NIGHTLY else SEEN[::12]
+"""The whole kit takes seconds for each mutant here, so the nightly profile looks at all of them, the others at every twelfth."""
 
 
 @pytest.mark.parametrize("mutant", LOOKED_AT, ids=lambda m: m.id)

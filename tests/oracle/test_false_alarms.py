@@ -5,7 +5,6 @@ The nightly profile judges at least 100,000 pairs of a case and a variant, the o
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,11 +14,11 @@ import pytest
 
 from geolora_ref.oracle.cases import CaseParameters, StepCase, draw_parameters
 from geolora_ref.oracle.criteria import FAIL, Verdict, judge
+from tests.nightly import NIGHTLY
 from tests.oracle.drawn import VARIANTS, Variant
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 PAIRS = 108_000 if NIGHTLY else 1_080
 CASES = PAIRS // len(VARIANTS)
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from joblib.externals.loky import reusable_executor
 
+from tests.nightly import NIGHTLY
 from verification import backends, runner
 from verification.__main__ import main
 from verification.backends import BackendError, on_dask
@@ -35,7 +36,7 @@ PLAN = Plan()
 CASES = (CLAIMS[CLAIM].cases, *(control.cases for control in CLAIMS[CLAIM].controls))
 UNITS = sum(len(list(cases(PLAN))) for cases in CASES)
 
-slow = pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="starting and ending clusters: nightly")
+slow = pytest.mark.skipif(not NIGHTLY, reason="starting and ending clusters: nightly")
 PRELOAD = """
 import os, time
 from verification import backends

@@ -21,6 +21,8 @@ from rich.console import Console
 from verification.__main__ import main, print_outcomes
 from verification.claims import CLAIMS
 
+pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
+
 ROOT = Path(__file__).parent.parent.parent
 CLAIM = "curvature-tail"
 
