@@ -61,13 +61,13 @@ lint: $(READY)
 typecheck: $(READY)
 	$(BIN)/mypy
 
-# One environment for all targets, made anew when pyproject.toml changes.
+# One environment for all targets, made anew when pyproject.toml changes.  Nothing is compiled before it is imported: most never is.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; choose one with: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (the first time this downloads torch, which takes a while)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune,rigor]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[torch,verify,oracle,finetune,rigor]' --group dev
 	@touch $@
 
 clean:  ## remove the environment and everything that was built

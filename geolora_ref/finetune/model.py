@@ -122,12 +122,12 @@ def _no_progress_bars() -> Iterator[None]:
     import transformers.utils.logging as bars
 
     noisy = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()  # type: ignore[no-untyped-call]
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if noisy:
-            bars.enable_progress_bar()  # type: ignore[no-untyped-call]
+            bars.enable_progress_bar()
 
 
 def digest(*paths: Path) -> str:

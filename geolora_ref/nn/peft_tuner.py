@@ -214,7 +214,7 @@ class GeoLoraModel(BaseTuner):
     tuner_layer_cls = GeoLoraLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT declares it so
 
-    def _create_and_replace(  # type: ignore[override]
+    def _create_and_replace(
         self,
         peft_config: GeoLoraConfig,
         adapter_name: str,
@@ -234,7 +234,7 @@ class GeoLoraModel(BaseTuner):
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
-    def _prepare_model(self, peft_config: GeoLoraConfig, model: nn.Module) -> None:  # type: ignore[override]
+    def _prepare_model(self, peft_config: GeoLoraConfig, model: nn.Module) -> None:
         """Before anything is put in: ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be adapted."""
         found = [name for name, layer in adapters(model).items() if type(layer) is AdaptedLayer]
         if found:

@@ -44,6 +44,7 @@ __all__ = [
     "judge_stages",
     "resolution",
     "truncation_ratios",
+    "unit_of",
     "unusable",
 ]
 
@@ -215,7 +216,7 @@ def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = Non
     Storage by its bounds: δ_U, δ_V ≤ 2u√r of orthonormal bases that were rounded once, and 3u for a result with diagonal S₁.
     """
     u = storage.u if storage else 0.0
-    return FAIL * _unit(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
+    return FAIL * unit_of(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
 def _judge_truncation(
@@ -378,7 +379,7 @@ class _Question:
         """By default judged with the precision of the inputs, and with the scale of ``_scale``."""
         x = _Wide.of(inputs)
         eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
-        unit, contradiction = _unit(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(x)
+        unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(x)
         if storage is None:
             scale = _scale(inputs, x, contradiction / eps) if scale is None else scale
             return cls(inputs, x, unit, scale, EXACT)
@@ -408,8 +409,8 @@ def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 
-def _unit(m: int, n: int, eps: float) -> float:
-    """c·eps with c = 4√(m + n)."""
+def unit_of(m: int, n: int, eps: float) -> float:
+    """c·eps with c = 4√(m + n), what a defect is measured in relative to its natural scale."""
     return 4.0 * float(np.sqrt(m + n)) * eps
 
 

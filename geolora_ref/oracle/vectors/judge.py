@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.files import digest
-from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios
+from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
 from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
 
@@ -133,7 +133,8 @@ def _factors(vector: Vector, output: dict[str, Any], where: str) -> tuple[Matrix
 @np.errstate(over="ignore", invalid="ignore")
 def _ratios(vector: Vector, U1: Matrix, S1: Matrix, V1: Matrix, eps: float) -> dict[str, float]:
     """The ratio of every criterion for U₁, S₁, V₁."""
-    unit = 4.0 * float(np.sqrt(sum(vector.W_hat.shape))) * eps
+    m, n = vector.W_hat.shape
+    unit = unit_of(m, n, eps)
     s, unit_s = (vector.scale, unit) if vector.scale > 0.0 else (1.0, 0.0)  # s = 0: Ŵ = 0, and only 0 is right
     W_hat, S1, tails = (X / s for X in (vector.W_hat, S1, vector.tails))
     D, rank = W_hat - U1 @ S1 @ V1.conj().T, len(S1)
