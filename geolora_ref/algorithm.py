@@ -152,12 +152,14 @@ def truncation(
 ) -> Truncation:
     """Algorithm 2, trunc: Ŝ = P Σ Qᴴ, ϑ = τ‖Σ‖ or given, U ← Û P[:, :r₁], V ← V̂ Q[:, :r₁], S ← diag(σ_1 … σ_{r₁}).
 
-    Raises ``ValueError`` unless exactly one of τ, ϑ is a finite number ≥ 0, and for ranks or matrices that do not fit together.
+    Raises ``ValueError`` unless exactly one of τ, ϑ is a finite number ≥ 0, and for ranks or matrices that do not fit together;
+    ``FloatingPointError`` if ‖Ŝ‖ is beyond the range of double precision.
     """
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, checks.product_shape(S_hat, U_hat, V_hat))
     P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
     tails = tail_norms(sigma)
+    checks.finite_norm("line 6", S_hat=tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
     rank, rule = choose_rank(tails, theta, min_rank, max_rank)
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])

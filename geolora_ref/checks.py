@@ -18,6 +18,7 @@ __all__ = [
     "averaging",
     "below_one",
     "each",
+    "finite_norm",
     "finite_results",
     "instance",
     "integer",
@@ -246,6 +247,13 @@ def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) ->
         rank("min_rank", min_rank, shape)
     if max_rank is not None and int(max_rank) < int(min_rank):
         raise ValueError(f"max_rank: expected at least min_rank = {min_rank}, found {max_rank}")
+
+
+def finite_norm(line: str, **named: float) -> None:
+    """Raise ``FloatingPointError`` that names the line and the result whose norm, a Python number, left its range."""
+    for name, size in named.items():
+        if not math.isfinite(size):
+            raise FloatingPointError(f"{line}: the norm of {name} overflowed the range of float64; nothing was changed")
 
 
 def finite_results(line: str, **named: Array) -> None:

@@ -111,7 +111,7 @@ def _check(options: argparse.Namespace) -> int:
             diagonal=not options.dense_core,
             whole=options.whole,
             batched=options.batched,
-            stages=load_backend(options.stages) if options.stages else None,
+            stages=load_backend(options.stages, "stages") if options.stages else None,
             select=_selection(options.tests),
             xfail=read_known_failures(options.xfail) if options.xfail else None,
             progress=_progress,

@@ -475,3 +475,10 @@ def test_contradicting_ranks_are_refused_before_anything_is_computed(unchecked: 
 
 def test_a_truncation_may_go_down_to_rank_one() -> None:
     assert truncation(np.diag([5.0, 1.0]), np.eye(3)[:, :2], np.eye(2), theta=2.0).Y.rank == 1
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.1])
+def test_a_truncation_beyond_the_range_is_refused(tau: float) -> None:
+    """All entries are finite and the norm is not: every threshold would be infinite, or no number."""
+    with pytest.raises(FloatingPointError, match=r"^line 6: the norm of S_hat overflowed the range of float64"):
+        truncation(1.5e308 * np.eye(3), np.eye(4)[:, :3], np.eye(3), tau=tau)

@@ -136,6 +136,10 @@ def test_diagonal_is_what_has_nothing_beside_its_diagonal(library: Library, dtyp
         assert not is_diagonal(library.array(off))
 
 
+def test_to_numpy_of_what_is_no_array() -> None:
+    np.testing.assert_array_equal(to_numpy([[1.0, 2.0]]), np.array([[1.0, 2.0]]))
+
+
 def test_to_numpy_is_a_copy(library: Library, dtype: Dtype) -> None:
     X = library.array(_matrix(dtype))
     copy = to_numpy(X)

@@ -99,9 +99,13 @@ class _Part(NamedTuple):
 
 
 class _WidthClass(NamedTuple):
-    """Layers whose ranks are at most ``width`` and not much less; ``in_order`` sorts its sides: all U, then all V."""
+    """Layers whose ranks are at most ``width`` and not much less: ``members`` on the host, ``layers`` the same on the device.
+
+    ``in_order`` sorts its sides: all U, then all V.
+    """
 
     width: int
+    members: list[int]
     layers: Tensor
     parts: list[_Part]
     in_order: Tensor
@@ -389,7 +393,7 @@ class LayerBank:
                     positions, places = zip(*sides, strict=True)
                     parts.append(_Part(group, self._tensor(positions), self._tensor(places)))
                     sorted_sides += places
-            classes.append(_WidthClass(width, self._tensor(layers), parts, self._tensor(sorted_sides).argsort()))
+            classes.append(_WidthClass(width, layers, self._tensor(layers), parts, self._tensor(sorted_sides).argsort()))
         return classes
 
     def _rank(self, side: int) -> int:
@@ -480,7 +484,7 @@ class LayerBank:
         Raises :class:`NonFiniteUpdateError` if products of theirs left the range of float64.
         """
         count, w = len(self.shapes), max(self.ranks)
-        width_of = {layer: of.width for of in self._classes for layer in of.layers.tolist()}
+        width_of = {layer: of.width for of in self._classes for layer in of.members}
         alike: dict[tuple[tuple[int, int], int], list[int]] = {}
         for layer in layers:
             alike.setdefault((self.shapes[layer], width_of[layer]), []).append(layer)

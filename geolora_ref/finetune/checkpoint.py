@@ -20,7 +20,8 @@ from geolora_ref.files import digest, seal, unseal, write_atomically
 
 __all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
 
-FORMAT = 4
+FORMATS = {"checkpoint": 4, "adapter": 3}
+"""The format of each kind of file that this version writes and reads."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,12 @@ class Stored:
 def write_stored(path: Path, stored: Stored) -> None:
     """Write the file as a whole or not at all.  ``TypeError`` for a state that only pickle could hold."""
     tensors: dict[str, torch.Tensor] = {}
-    header = {"format": FORMAT, "kind": stored.kind, "job": stored.job, "state": _pack(stored.state, "state", tensors)}
+    header = {
+        "format": FORMATS[stored.kind],
+        "kind": stored.kind,
+        "job": stored.job,
+        "state": _pack(stored.state, "state", tensors),
+    }
     text = json.dumps(seal(header | {"tensors": digest(save(tensors))}), ensure_ascii=False, allow_nan=False)
     write_atomically(path, save(tensors, metadata={"geolora_ref": text}))
 
@@ -62,10 +68,10 @@ def read_stored(path: Path, kind: str) -> Stored:
     if text is None:
         raise ValueError(f"{path}: expected a {kind} of geolora-ref finetune, found a safetensors file of another program")
     header = unseal(text, path)
-    if header["format"] != FORMAT:
-        raise ValueError(f"{path}: this version reads format {FORMAT}, found format {header['format']}")
     if header["kind"] != kind:
         raise ValueError(f"{path}: expected a {kind}, found a file of the kind {header['kind']!r}")
+    if header["format"] != FORMATS[kind]:
+        raise ValueError(f"{path}: this version reads format {FORMATS[kind]} of a {kind}, found format {header['format']}")
     if header["tensors"] != digest(save(tensors)):
         raise ValueError(f"{path}: expected tensors with the digest {header['tensors']}, found others: altered or damaged")
     return Stored(kind, header["job"], _unpack(header["state"], tensors))

@@ -87,7 +87,13 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
         values = np.array([_number(row) for row in rows])
         if values.min() == values.max():  # the mean of equal numbers may be another one, and std not 0
             raise ValueError(f"{where}: expected labels that differ, found {values[0]:g} in all {len(rows)} examples")
-        return Labels(kind, (), float(values.mean()), float(values.std()), 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, scale = float(values.mean()), float(values.std())
+        if not (math.isfinite(mean) and 0.0 < scale < math.inf):
+            raise ValueError(
+                f"{where}: expected numbers whose mean and spread double precision can hold, found {mean:g} and {scale:g}"
+            )
+        return Labels(kind, (), mean, scale, 1.0)
     counts = Counter(_name(row, kind) for row in rows)
     if len(counts) < 2:
         raise ValueError(f"{where}: expected at least two classes, found only {next(iter(counts))!r}")

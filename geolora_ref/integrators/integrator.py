@@ -95,6 +95,8 @@ class TruncationRule:
     what a run over T says that it discarded is at most Σ shϑ = sϑT, with s truncations a step: 1, but in projected Runge–Kutta
     one for each stage behind the first and one at the end.
 
+    Where min_rank = max_rank, the rank is fixed, and fewer where the bases have fewer rows than that.
+
     Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0, and 1 ≤ min_rank ≤ max_rank.
     """
 
@@ -119,7 +121,8 @@ class TruncationRule:
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
         fixed = self.min_rank == self.max_rank  # as fixed_rank says, fewer where there are fewer columns
         least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0]) if fixed else self.min_rank
-        return truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank)
+        cut = truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank)
+        return replace(cut, rank_rule=RankRule.BASIS) if least < self.min_rank else cut
 
 
 def combine(terms: Sequence[tuple[float, Product]]) -> Factors:

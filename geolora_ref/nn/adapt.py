@@ -11,7 +11,7 @@ from torch import nn
 
 from geolora_ref import checks
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
-from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear, layout_of
+from geolora_ref.nn.layers import AdaptedLayer, check_merged, is_transposed_linear, layout_of
 
 __all__ = ["adapt", "adapter_for", "adapters", "disabled", "merge", "parameter_count", "refuse_shared", "unmerge"]
 
@@ -57,6 +57,7 @@ def adapt(
     checks.integer("rank", rank, 1)
     if max_rank is not None:
         checks.integer("max_rank", max_rank, 1)
+    check_merged(merged, fused, dropout)
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
     _refuse_layers_of_peft(model)
@@ -195,15 +196,24 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def merge(model: nn.Module) -> None:
-    """Merge every adapter, or none if one cannot be: see :meth:`AdaptedLayer.merge`."""
-    done: list[AdaptedLayer] = []
+    """Merge every adapter, or none if one cannot be: see :meth:`AdaptedLayer.merge`.
+
+    Raises ``RuntimeError`` as it does, with the name of the layer.
+    """
+    found = adapters(model)
+    merged = [name for name, layer in found.items() if layer.merged]
+    if merged:
+        raise RuntimeError(f"merge: expected no layer to be merged, found that {', '.join(merged[:4])} is")
     try:
-        for layer in adapters(model).values():
-            layer.merge()
-            done.append(layer)
+        for name, layer in found.items():
+            try:
+                layer.merge()
+            except RuntimeError as problem:
+                raise RuntimeError(f"{problem} (layer {name!r})") from problem
     except BaseException:
-        for layer in reversed(done):
-            layer.unmerge()
+        for layer in reversed(found.values()):
+            if layer.merged:
+                layer.unmerge()
         raise
 
 

@@ -174,13 +174,32 @@ class Asked:
         self.rows.append(row)
         return row
 
+    @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
     def diagnosis(self) -> Diagnosis | None:
-        """What the backend looks like; None if nothing failed that can be compared."""
-        return _diagnosis(self.harness, self.rows, self.looked_at)
+        """What the backend looks like, if it is no whole step and there is a failing one with an output."""
+        harness, failing = self.harness, self.looked_at["failed"]
+        if harness.whole or not failing:
+            return None
+        line = next(filter(None, (_first_line(row) for row in self.rows if row.outcome == "failed")), "")
+
+        def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | str:
+            outcome = harness.call(inputs, lambda W: W)
+            return outcome.factors or outcome.error
+
+        def stages(inputs: StepInputs) -> Mapping[str, Matrix]:
+            return harness.run_stages(inputs)[0]
+
+        def right(inputs: StepInputs) -> bool:
+            return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
+
+        diagnosis = diagnose(factors, failing, self.looked_at["passed"], first_line=line, stages=stages, **harness.promised)
+        elsewhere = [replace(inputs, layout="rows") for inputs in failing if inputs.layout != "rows"]
+        rows_only = bool(elsewhere) and all(map(right, elsewhere))
+        return replace(diagnosis, repeated=not all(map(right, failing[:AGAIN])), rows_only=rows_only)
 
 
-_drawn = functools.lru_cache(maxsize=512)(StepCase.build)
-"""A case of the catalogue, drawn once for all backends that are asked in a process: nothing is ever written to its matrices."""
+_drawn = functools.cache(StepCase.build)
+"""A case of the catalogue, drawn once for all backends of a process: only copies of its matrices are given away."""
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
@@ -350,55 +369,34 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
     return found
 
 
-@np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
-def _diagnosis(harness: Harness, rows: Sequence[Row], looked_at: Mapping[str, Sequence[StepInputs]]) -> Diagnosis | None:
-    """What the backend looks like, if it is no whole step and there is a failing one with an output."""
-    failing, passing = looked_at["failed"], looked_at["passed"]
-    if harness.whole or not failing:
-        return None
-    line = next(filter(None, (_first_line(row) for row in rows if row.outcome == "failed")), "")
-
-    def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | str:
-        outcome = harness.call(inputs, lambda W: W)
-        return outcome.factors or outcome.error
-
-    def stages(inputs: StepInputs) -> Mapping[str, Matrix]:
-        return harness.run_stages(inputs)[0]
-
-    def right(inputs: StepInputs) -> bool:
-        return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
-
-    diagnosis = diagnose(factors, failing, passing, first_line=line, stages=stages, **harness.promised)
-    elsewhere = [replace(inputs, layout="rows") for inputs in failing if inputs.layout != "rows"]
-    rows_only = bool(elsewhere) and all(map(right, elsewhere))
-    return replace(diagnosis, repeated=not all(map(right, failing[:AGAIN])), rows_only=rows_only)
-
-
 def _first_line(row: Row) -> str:
     """The first line of Algorithm 1 that fails by the backend's own stages, or an empty string."""
     found = [criterion.partition(": ") for criterion in row.criteria if criterion.startswith("line ")]
     return f"{found[0][0]} ({', '.join(name for _, _, name in found)})" if found else ""
 
 
-def load_backend(name: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names; ``ValueError`` says which part is missing, or how its import ends."""
+def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
+    """The function that "package.module:function" names; ``ValueError`` says which part is missing, or how its import ends.
+
+    ``what`` : what it is wanted as, for the message.
+    """
     module_name, _, attribute = name.partition(":")
     if not attribute or not all(module_name.split(".")) or "/" in module_name or "\\" in module_name:
-        raise ValueError(f"backend: expected package.module:function, found {name!r}")
+        raise ValueError(f"{what}: expected package.module:function, found {name!r}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         at = place(error)
-        raise ValueError(f"backend: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})") from error
+        raise ValueError(f"{what}: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})") from error
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # sys.exit and pytest.skip are no Exception
         at = place(problem)  # none where a compiled module cannot be loaded
-        raise ValueError(f"backend: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
+        raise ValueError(f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise ValueError(f"backend: {module_name} has no {attribute!r}")
+            raise ValueError(f"{what}: {module_name} has no {attribute!r}")
         found = getattr(found, part)
     if not callable(found):
-        raise ValueError(f"backend: expected a function, found {type(found).__name__} at {name!r}")
+        raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
     return found  # type: ignore[no-any-return]

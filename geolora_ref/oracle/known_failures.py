@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from geolora_ref.oracle.catalogue import catalogue
 
-__all__ = ["read_known_failures", "unknown"]
+__all__ = ["checked", "read_known_failures", "unknown"]
 
 
 def unknown(ids: Iterable[str]) -> list[str]:
     """Those that no case of the catalogue has."""
     known = {case.id for case in catalogue()}
     return [name for name in ids if name not in known]
+
+
+def checked(listed: Mapping[str, str], where: str) -> dict[str, str]:
+    """A copy of a list; ``ValueError`` that says where it comes from for ids that no case has."""
+    strangers = unknown(listed)
+    if strangers:
+        raise ValueError(f"{where}: expected ids of cases, found {', '.join(strangers)}")
+    return dict(listed)
 
 
 def read_known_failures(path: Path) -> dict[str, str]:

@@ -80,8 +80,8 @@ def _settings() -> list[_Setting]:
 
 
 def _on_cuda(torch: Any) -> list[_Setting]:
-    """torch's generators of all CUDA devices, if there are any."""
-    if not torch.cuda.is_available():
+    """torch's generators of all CUDA devices, if something has used one: to look at them would begin to use them all."""
+    if not torch.cuda.is_initialized():
         return []
     states = torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
     return [_Setting(RANDOMNESS.format("torch's"), *states, lambda: torch.cuda.manual_seed_all(MARK))]

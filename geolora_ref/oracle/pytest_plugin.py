@@ -23,7 +23,7 @@ TOLD: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of the kit, those of ``geolora-ref check``."""
+    """The options of ``geolora-ref check`` that describe a backend."""
     group = parser.getgroup("geolora", "conformance of a GeoLoRA step")
     group.addoption("--geolora-backend", metavar="MODULE:FUNCTION", help="run the conformance kit on this backend")
     group.addoption("--geolora-dtype", default="float64", help="of the arrays that it is given (default: float64)")
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.stash[BACKEND] = _backend(config)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise pytest.UsageError(f"--geolora-backend: {error}") from error
+        raise pytest.UsageError(f"geolora: {error}") from error
     config.args.append(str(SUITE))
 
 
@@ -53,7 +53,7 @@ def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
     """The backend as the options describe it, and its known failures."""
     from geolora_ref.oracle.check import load_backend
     from geolora_ref.oracle.harness import Harness
-    from geolora_ref.oracle.known_failures import read_known_failures, unknown
+    from geolora_ref.oracle.known_failures import checked, read_known_failures
 
     given = {
         name: config.getoption(f"--geolora-{name}") for name in ("array", "dtype", "device", "precision", "whole", "batched")
@@ -62,13 +62,10 @@ def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
     harness = Harness.of(
         load_backend(config.getoption("--geolora-backend")),
         diagonal=not config.getoption("--geolora-dense-core"),
-        stages=load_backend(stages) if stages else None,
+        stages=load_backend(stages, "stages") if stages else None,
         **given,
     )
-    known = read_known_failures(xfail) if xfail else {}
-    if unknown(known):
-        raise ValueError(f"{xfail}: expected ids of cases, found {', '.join(unknown(known))}")
-    return harness, known
+    return harness, checked(read_known_failures(xfail), str(xfail)) if xfail else {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -95,8 +92,8 @@ def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The diagnoses; a worker of xdist sends its own, of the cases that it had."""
     config = session.config
-    found = {asked.harness.name: asked.diagnosis() for asked in config.stash.get(ASKED, {}).values()}
-    told = [f"{name}: {diagnosis.text}" for name, diagnosis in found.items() if diagnosis]
+    found = [(asked.harness, asked.diagnosis()) for asked in config.stash.get(ASKED, {}).values()]
+    told = [f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {diagnosis.text}" for of, diagnosis in found if diagnosis]
     if hasattr(config, "workeroutput"):
         config.workeroutput["geolora"] = told
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from geolora_ref.oracle.check import questions
 from geolora_ref.oracle.harness import Harness
-from geolora_ref.oracle.known_failures import unknown
+from geolora_ref.oracle.known_failures import checked
 
 __all__ = ["conformance_suite"]
 
@@ -23,9 +23,7 @@ def conformance_suite(step: Callable[..., Any], *, xfail: Mapping[str, str] | No
 
     from geolora_ref.oracle.pytest_plugin import answer
 
-    harness, known = Harness.of(step, **options), dict(xfail or {})
-    if unknown(known):
-        raise ValueError(f"xfail: expected ids of cases, found {', '.join(unknown(known))}")
+    harness, known = Harness.of(step, **options), checked(xfail or {}, "xfail")
     cases = questions(harness)
 
     class ConformanceSuite:

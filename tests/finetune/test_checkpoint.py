@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("transformers", reason="the extra finetune is not installed")
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from geolora_ref.files import seal
@@ -107,6 +108,14 @@ def header(format_number: int, kind: str) -> dict[str, str]:
     return {"geolora_ref": json.dumps(seal({"format": format_number, "kind": kind, "job": {}, "state": {}, "tensors": ""}))}
 
 
+def test_an_adapter_of_its_own_format_is_read_whatever_that_of_checkpoints_is(tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    write_stored(path, Stored("adapter", {}, {"a": 1}))
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["geolora_ref"])["format"] == 3
+    assert read_stored(path, "adapter").state == {"a": 1}
+
+
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
     write_stored(path, Stored("checkpoint", {}, STATE))
@@ -117,7 +126,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found a safetensors file of another program"):
         read_stored(path, "checkpoint")
     save_file({"x": torch.zeros(1)}, path, metadata=header(1, "checkpoint"))
-    with pytest.raises(ValueError, match=r"this version reads format 4, found format 1"):
+    with pytest.raises(ValueError, match=r"this version reads format 4 of a checkpoint, found format 1"):
         read_stored(path, "checkpoint")
     save_file({"x": torch.zeros(1)}, path, metadata=header(4, "adapter"))
     with pytest.raises(ValueError, match=r"expected a checkpoint, found a file of the kind 'adapter'"):

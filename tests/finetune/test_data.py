@@ -113,6 +113,12 @@ BAD_LABELS = {
     "one class": ("a\tx\nb\tx\n", "class", "expected at least two classes, found only 'x'"),
     "one number beside its mean": ("a\t.1\nb\t.1\nc\t.1\n", "number", "expected labels that differ, found 0.1 in all"),
     "one number": ("a\t2\nb\t2\n", "number", "expected labels that differ, found 2 in all 2 examples"),
+    "too near each other": (
+        "a\t1e-200\nb\t2e-200\n",
+        "number",
+        "mean and spread double precision can hold, found 1.5e-200 and 0",
+    ),
+    "too far apart": ("a\t1e200\nb\t-1e200\n", "number", "can hold, found 0 and inf"),
     "measurements": ("".join(f"a\t{i / 8}\n" for i in range(21)), "class", "found 21 different numbers"),
 }
 

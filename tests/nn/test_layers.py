@@ -280,6 +280,25 @@ def test_a_weight_that_is_computed_is_not_merged() -> None:
         assert not layer.merged
 
 
+def test_an_interrupt_while_merging_leaves_nothing_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the second layer is merged already."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    layers = adapt(model, rank=2)
+    before = [layer.base_weight.clone() for layer in layers.values()]
+    whole = AdaptedLayer.merge
+
+    def interrupted(layer: AdaptedLayer) -> None:
+        whole(layer)
+        if layer is layers["1"]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(AdaptedLayer, "merge", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        merge(model)
+    assert not any(layer.merged for layer in layers.values())
+    assert all(torch.equal(layer.base_weight, weight) for layer, weight in zip(layers.values(), before, strict=True))
+
+
 def test_all_adapters_are_merged_or_none() -> None:
     model = nn.Sequential()
     model.add_module("first", nn.Linear(6, 5))
@@ -288,11 +307,13 @@ def test_all_adapters_are_merged_or_none() -> None:
     for layer in layers.values():
         fill(layer.adapter)
     before = layers["first"].base_weight.clone()
-    with pytest.raises(RuntimeError, match=r"^merge: expected a base whose weight is a parameter"):
+    with pytest.raises(RuntimeError, match=r"^merge: expected a base whose weight is a parameter.* \(layer 'second'\)$"):
         merge(model)
     assert not any(layer.merged for layer in layers.values())
     assert torch.equal(layers["first"].base_weight, before)
     layers["first"].merge()
+    with pytest.raises(RuntimeError, match=r"^merge: expected no layer to be merged, found that first is$"):
+        merge(model)
     with pytest.raises(RuntimeError, match=r"^unmerge: expected all layers to be merged, found that second is not$"):
         unmerge(model)
     assert layers["first"].merged

@@ -623,7 +623,7 @@ def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
     assert (status, "failed" in printed) == (1, True), printed
 
 
-NAMED = "signs:wrong: This is what happens when line 3 has this defect: K_new = US + λ∇_K"
+NAMED = "signs:wrong (numpy, float64): This is what happens when line 3 has this defect: K_new = US + λ∇_K"
 PLUGIN = {
     "the line": (["signs:wrong"], NAMED),
     "xdist": (["signs:wrong", "-p", "xdist", "-n", "2"], NAMED),
@@ -674,13 +674,30 @@ def test_pytest_has_what_the_command_has(folder: Path, arguments: list[str], mes
     assert (status == 0, message in printed) == (message.endswith("passed"), True), printed
 
 
+def test_every_suite_of_a_step_has_its_own_diagnosis(folder: Path) -> None:
+    """The same step in two dtypes, wrong in one of them: the other has none and hides none."""
+    (folder / "signs.py").write_text(SIGNS)
+    (folder / "test_two.py").write_text(
+        "from geolora_ref.oracle import conformance_suite\nfrom signs import step, wrong\n"
+        "def mine(U, *arrays, **parameters):\n"
+        "    return (wrong if U.dtype == 'float32' else step)(U, *arrays, **parameters)\n"
+        "class TestSingle(conformance_suite(mine, dtype='float32')): ...\n"
+        "class TestDouble(conformance_suite(mine)): ...\n"
+    )
+    status, printed = run_pytest(folder, COMMAND, "test_two.py", "-k", "shape-tall")
+    assert status == 1
+    assert "test_two:mine (numpy, float32): This is what happens when line 3 has this defect" in printed
+    assert "(numpy, float64)" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no_such:step"], "ERROR: --geolora-backend: backend: no module 'no_such'"),
-        (["exits:step"], "ERROR: --geolora-backend: backend: the import of 'exits' raised SystemExit: 0"),
-        (["good:step", "--geolora-dtype", "float8"], "ERROR: --geolora-backend: dtype: expected one of float64"),
-        (["good:step", "--geolora-array", "torch", "--geolora-device", "meta"], "ERROR: --geolora-backend: device: expected"),
+        (["no_such:step"], "ERROR: geolora: backend: no module 'no_such'"),
+        (["exits:step"], "ERROR: geolora: backend: the import of 'exits' raised SystemExit: 0"),
+        (["good:step", "--geolora-stages", "good:nope"], "ERROR: geolora: stages: good has no 'nope'"),
+        (["good:step", "--geolora-dtype", "float8"], "ERROR: geolora: dtype: expected one of float64"),
+        (["good:step", "--geolora-array", "torch", "--geolora-device", "meta"], "ERROR: geolora: device: expected"),
     ],
 )
 def test_a_wrong_call_of_pytest_is_one_usage_error(folder: Path, arguments: list[str], message: str) -> None:

@@ -332,6 +332,23 @@ def test_bad_manners_in_words(step: Callable[..., Any], error: str) -> None:
     assert before[2:] == after[2:]  # type: ignore[index]
 
 
+def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read the generators of CUDA devices begins to use all of them."""
+    load("torch")
+    import torch
+
+    def used(*arguments: Any) -> Any:
+        raise AssertionError("a device was looked at")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("get_rng_state_all", "set_rng_state_all", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, used)
+    assert Harness.of(right).call(_inputs(), lambda W: W).error == ""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(AssertionError, match="a device was looked at"):
+        Harness.of(right).call(_inputs(), lambda W: W)
+
+
 def test_memory_that_was_taken_is_noticed_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Conversion, "to", lambda self, X: X.copy().view(Donated))
     outcome = Harness.of(lambda *arrays, **p: right(*(np.asarray(X) for X in arrays), **p)).call(_inputs(), lambda W: W)

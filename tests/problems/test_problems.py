@@ -146,6 +146,18 @@ class Growing(MatrixODE):
         return np.asarray((1.0 + 9.0 * t) * Y)
 
 
+class Steep(MatrixODE):
+    """Ẏ = sY for a large |s|."""
+
+    shape = (5, 4)
+
+    def __init__(self, slope: float, one_sided: float) -> None:
+        self.slope, self.lipschitz, self.one_sided_lipschitz = slope, abs(slope), one_sided
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return np.asarray(self.slope * Y)
+
+
 class LinearLoss(GradientFlow):
     """L(W) = ⟨C, W⟩: ℓ = μ = 0, no minimum."""
 
@@ -172,6 +184,13 @@ def test_small_problems_and_those_without_curvature_are_tested_too() -> None:
     assert _failed(RotatingExponential.random(2, np.random.default_rng(0))) == set()
     assert _failed(LinearLoss()) == set()
     assert _failed(WrongLinearGradient()) == {"gradient: Taylor slope 2"}
+
+
+@pytest.mark.parametrize("slope", [-1000.0, 1000.0])
+def test_a_one_sided_constant_of_any_size_is_tested(slope: float) -> None:
+    assert _failed(Steep(slope, slope)) == set()
+    assert _failed(Steep(slope, slope - 20.0)) == {"one-sided constant: never violated"}
+    assert _failed(Steep(slope, slope + 1500.0)) == {"one-sided constant: attained"}
 
 
 def test_what_is_stated_for_every_time_is_not_tested_at_0_alone() -> None:
