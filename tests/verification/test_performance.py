@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
-from geolora_ref.files import read_json, write_json
+from geolora_ref.files import locked, read_json, write_json
 from geolora_ref.oracle.criteria import FAIL
 from verification.experiments.performance import __main__ as command
 from verification.experiments.performance import apart, measure
 from verification.experiments.performance.apart import ApartError
-from verification.experiments.performance.methods import Method, Training
+from verification.experiments.performance.methods import METHODS, Method, Training
 from verification.experiments.performance.networks import CASES, Case
 from verification.experiments.performance.page import MEASURED, documented, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
@@ -176,25 +176,73 @@ def test_what_was_measured_before_a_stop_is_not_measured_again(
     assert names.count(first) == 1
     assert not (tmp_path / "unfinished.json").exists()
     found, stored = read_json(tmp_path / "results.json"), read_json(MEASURED)
+    assert found.pop("machine").keys() == provenance()["machine"].keys()
+    assert found.pop("sources") == provenance()["sources"]
     assert found == {name: stored[name] for name in ("format", "quick", "training", "environment", "growth")}
     assert command.main(arguments) == 0
     assert names.count(first) == 2, "a run that was not interrupted measures everything itself"
 
 
-@pytest.mark.parametrize("change", ["threads", "sources", "machine", "fresh"])
+def test_pieces_that_a_run_does_not_use_stay_for_one_that_does(
+    benchmark: tuple[list[str], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, stops = benchmark
+    stops["environment"] = KeyboardInterrupt
+    assert command.main(["--output", str(tmp_path)]) == 130
+    trainings, made = list(names), command.pieces(command.arguments([]), lambda what, done, total: None)
+    monkeypatch.setattr(
+        command, "pieces", lambda options, progress: {piece: made[piece] for piece in (("environment", ""), ("growth", ""))}
+    )
+    assert command.main(["--output", str(tmp_path), "--only", "growth"]) == 0
+    assert list(read_json(tmp_path / "unfinished.json")["pieces"]) == trainings
+    monkeypatch.setattr(command, "pieces", lambda options, progress: made)
+    assert command.main(["--output", str(tmp_path)]) == 0
+    assert names == [*trainings, *["environment", "growth"] * 2]
+    assert not (tmp_path / "unfinished.json").exists()
+
+
+@pytest.mark.parametrize("change", ["threads", "sources", "machine", "methods", "allocator", "fresh"])
 def test_pieces_of_another_machine_or_of_other_sources_do_not_stand_beside_new_ones(
-    benchmark: tuple[list[str], dict[str, Any]], change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    benchmark: tuple[list[str], dict[str, Any]],
+    change: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     names, stops = benchmark
     stops["growth"] = KeyboardInterrupt
     assert command.main(["--output", str(tmp_path)]) == 130
-    before = list(names)
-    about = provenance()
+    before, about = list(names), provenance()
     other = {"sources": {"verification": "others"}, "machine": about["machine"] | {"processor": "another"}}
     monkeypatch.setattr(command, "provenance", lambda: about | {name: other[name] for name in other if name == change})
+    if change == "methods":
+        monkeypatch.setattr(command, "METHODS", METHODS[1:])
+    if change == "allocator":
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "4294967296")
     more = {"threads": ["--threads", "3"], "fresh": ["--fresh"]}.get(change, [])
+    capsys.readouterr()
     assert command.main(["--output", str(tmp_path), *more]) == 0
     assert names == [*before, *before, "growth"]
+    said = f"unfinished.json: {len(before)} pieces are measured again, they differ in: {change}\n"
+    assert (said in capsys.readouterr().err) == (change != "fresh")
+
+
+def test_a_folder_has_one_run_at_a_time(
+    benchmark: tuple[list[str], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, _ = benchmark
+    with locked(tmp_path):
+        assert command.main(["--output", str(tmp_path)]) == 2
+    assert "expected a folder that no run is using" in capsys.readouterr().err
+    assert names == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    benchmark: tuple[list[str], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert command.main(["--output", str(tmp_path / "file")]) == 2
+    assert "cannot go on: " in capsys.readouterr().err
 
 
 def test_pieces_that_were_altered_are_told(
@@ -204,6 +252,9 @@ def test_pieces_that_were_altered_are_told(
     (tmp_path / "unfinished.json").write_text("{", encoding="utf-8")
     assert command.main(["--output", str(tmp_path)]) == 2
     assert "unfinished.json: expected a whole JSON document" in capsys.readouterr().err
+    write_json(tmp_path / "unfinished.json", {"pieces": {}})
+    assert command.main(["--output", str(tmp_path)]) == 2
+    assert "expected an object with the objects 'about' and 'pieces', found pieces" in capsys.readouterr().err
     assert names == []
     assert command.main(["--output", str(tmp_path), "--fresh"]) == 0
 

@@ -12,7 +12,7 @@ __all__ = ["FOLDER", "MEASURED", "PAGE"]
 
 FOLDER = Path("build") / "rigor"
 MEASURED = Path(__file__).parent / "measured"
-"""Stored files of that folder, each as its command wrote it."""
+"""Stored files of that folder.  What a file does not name, such as its sources, the page says that it does not."""
 OUTCOMES = ("certified", "void", "refuted", "undecided")
 
 

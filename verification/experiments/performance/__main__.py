@@ -1,13 +1,14 @@
 """``python -m verification.experiments.performance``: measure, write results.json, results.md and results.svg.
 
-Every piece is kept in unfinished.json until all are there: an interrupted run goes on behind them.  Only then are the results of
-an earlier run replaced, so that a run that is not interrupted measures everything itself.
+Every piece is kept in unfinished.json until a run is whole that uses it: an interrupted run goes on behind its pieces.  Only then
+are the results of an earlier run replaced, so that a run that is not interrupted measures everything itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from geolora_ref.files import read_json, write_atomically, write_json
+from geolora_ref.files import locked, read_json, write_atomically, write_json
 from verification.command_line import integer_from
 from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.measure import (
@@ -40,6 +41,8 @@ from verification.machine import provenance
 from verification.pictures import svg
 
 PARTS = ("training", "variants", "processes", "compiled", "updates", "growth")
+ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES")
+"""How the variables begin by which the environment sets glibc's allocator."""
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,7 +61,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: everything was measured; 1: a process of its own failed; 130: interrupted; 2: what is kept is damaged.
+    """Exit status 0: everything was measured; 1: a process of its own failed; 130: interrupted; 2: it could not be measured,
+    because what is kept is damaged, or the folder is in use or cannot be written.
 
     Whatever stops it, what had been measured is kept: the same command goes on behind it.
     """
@@ -66,11 +70,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     console = Console(stderr=True)
-    unfinished, about = options.output / "unfinished.json", identity(options)
     try:
-        kept = {} if options.fresh else pieces_in(unfinished, about)
+        with locked(options.output):
+            return benchmark(options, console)
+    except OSError as error:
+        console.print(f"cannot go on: {error}", markup=False, soft_wrap=True)
+        return 2
+
+
+def benchmark(options: argparse.Namespace, console: Console) -> int:
+    """Measure in a folder that no other run uses; the exit status."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    made_with, unfinished = provenance(), options.output / "unfinished.json"
+    about = identity(options, made_with)
+    if options.fresh:
+        unfinished.unlink(missing_ok=True)
+    try:
+        kept = pieces_in(unfinished, about, say)
     except ValueError as error:
-        console.print(f"{error}; --fresh begins anew", markup=False, soft_wrap=True)
+        say(f"{error}; --fresh begins anew")
         return 2
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
@@ -82,13 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             found = measured(pieces(options, progress), kept, lambda now: write_json(unfinished, {"about": about, "pieces": now}))
     except KeyboardInterrupt:
-        console.print(f"interrupted: the same command goes on; kept: {unfinished}", markup=False, soft_wrap=True)
+        say(f"interrupted: the same command goes on; kept: {unfinished}")
         return 130
     except ApartError as error:
-        console.print(f"{error}\nthe same command goes on; kept: {unfinished}", markup=False, soft_wrap=True)
+        say(f"{error}\nthe same command goes on; kept: {unfinished}")
         return 1
-    write(together(found, quick=options.quick), options.output, console)
-    unfinished.unlink(missing_ok=True)
+    write({"format": 1, "quick": options.quick, **made_with, **together(found)}, options.output, console)
+    rest = {name: data for name, data in kept.items() if name not in map(" ".join, found)}
+    if rest:  # of a run that measures other parts or networks
+        write_json(unfinished, {"about": about, "pieces": rest})
+    else:
+        unfinished.unlink(missing_ok=True)
     return 0
 
 
@@ -111,21 +136,38 @@ def pieces(options: argparse.Namespace, progress: Callable[[str, int, int], None
     return {piece: measure for piece, measure in found.items() if piece[0] in (*parts, "environment")}
 
 
-def identity(options: argparse.Namespace) -> dict[str, Any]:
-    """What pieces must have in common to stand in one table: effort, threads, machine, libraries and sources."""
-    about = provenance()
+def identity(options: argparse.Namespace, made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """What pieces must have in common to stand in one table: effort, threads, rows, settings of the allocator, and of the
+    provenance machine, libraries and sources.
+    """
     varying = ("date", "commit")  # the sources say more than the commit
-    machine = {name: value for name, value in about["machine"].items() if name not in varying}
+    machine = {name: value for name, value in made_with["machine"].items() if name not in varying}
     libraries = {name: version(name) for name in ("peft", "transformers")}
-    return {"quick": options.quick, "threads": options.threads, "machine": machine | libraries, "sources": about["sources"]}
+    return {
+        "quick": options.quick,
+        "threads": options.threads,
+        "methods": [method.id for method in METHODS],
+        "allocator": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(ALLOCATOR)},
+        "machine": machine | libraries,
+        "sources": made_with["sources"],
+    }
 
 
-def pieces_in(unfinished: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The pieces of an interrupted run with this identity; none of any other.  Raises ``ValueError`` if the file is damaged."""
+def pieces_in(unfinished: Path, about: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The pieces of an interrupted run with this identity; none of any other, which is said.
+
+    Raises ``ValueError`` if the file is damaged or has another form.
+    """
     if not unfinished.exists():
         return {}
     kept = read_json(unfinished)
-    found: dict[str, Any] = kept["pieces"] if kept["about"] == about else {}
+    if not all(isinstance(kept.get(name), dict) for name in ("about", "pieces")):
+        raise ValueError(f"{unfinished}: expected an object with the objects 'about' and 'pieces', found {', '.join(kept)}")
+    found: dict[str, Any] = kept["pieces"]
+    other = [name for name in about if kept["about"].get(name) != about[name]]
+    if other:
+        say(f"{unfinished}: {len(found)} pieces are measured again, they differ in: {', '.join(other)}")
+        return {}
     return found
 
 
@@ -142,9 +184,9 @@ def measured(
     return {piece: done[" ".join(piece)] for piece in wanted}
 
 
-def together(done: Mapping[Piece, Any], *, quick: bool) -> dict[str, Any]:
+def together(done: Mapping[Piece, Any]) -> dict[str, Any]:
     """The pieces as results.json has them: a list of networks for the parts that have some."""
-    found: dict[str, Any] = {"format": 1, "quick": quick}
+    found: dict[str, Any] = {}
     for (part, case), data in done.items():
         found[part] = [*found.get(part, []), data] if case else data
     return found
