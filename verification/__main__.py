@@ -24,7 +24,7 @@ from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal
 from verification.report import as_data, write_report
-from verification.runner import ClaimOutcome, run
+from verification.runner import ClaimOutcome, records, run
 
 DEFAULT_FOLDER = Path("build") / "verification"
 
@@ -88,6 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.Namespace, console: Console) -> int:
     """Check these claims in a folder that no other run uses."""
+    try:
+        records(plan)  # outcomes are held against them: whether they can be read is known before any case is done
+    except ValueError as error:
+        console.print(f"[red]cannot go on:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
     journal = Journal(folder, plan, fresh=options.fresh or not options.full)
     for line in journal.damaged:
         console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)

@@ -23,7 +23,7 @@ from verification.pictures import data_uri, svg
 from verification.rigor.results import FOLDER
 from verification.rigor.results import PAGE as RIGOR
 from verification.runner import ClaimOutcome
-from verification.shown import Page, overview
+from verification.shown import UNREADABLE, Page, overview, unshown
 
 __all__ = ["as_data", "mathematics", "number", "picture", "write_page", "write_report"]
 
@@ -60,7 +60,7 @@ def write_report(
     write_json(folder / "results.json", data)
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
-    write_atomically(folder / "finetuning-report.html", finetuning_page(read_json(MEASURED)))
+    write_atomically(folder / "finetuning-report.html", _finetuning())
     sections = []
     for done, outcome in enumerate(outcomes):
         progress(outcome.claim.id, done, len(outcomes))
@@ -75,6 +75,18 @@ def write_page(page: Page, results: Path, folder: Path) -> Path:
     items = overview(page.items, results)
     write_atomically(folder / page.file, _rendered("items.html.j2", page=page, items=items, machine=machine_facts()))
     return folder / page.file
+
+
+def _finetuning() -> str:
+    """The page of the stored campaign; where that cannot be shown, one that says why."""
+    try:
+        return finetuning_page(read_json(MEASURED))
+    except (*UNREADABLE, jinja2.UndefinedError) as error:
+        command = "python -m verification.experiments.finetuning"
+        item = {"id": "campaign", "title": "Stored campaign", "command": command, "about": "Fine-tuning of a real model."}
+        page = Page("fine-tuning", "Fine-tuning: GeoLoRA and its relatives on a real task", "", "finetuning-report.html", ())
+        items = [(item, unshown(MEASURED, error, command))]
+        return _rendered("items.html.j2", page=page, items=items, machine=machine_facts())
 
 
 def _rendered(template: str, **content: Any) -> str:

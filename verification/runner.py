@@ -17,7 +17,7 @@ from verification.claims import CLAIMS
 from verification.journal import Journal
 from verification.tightness import Record, changes, recorded
 
-__all__ = ["ClaimOutcome", "Compared", "ControlOutcome", "Unit", "key", "outcome", "run", "units", "work"]
+__all__ = ["ClaimOutcome", "Compared", "ControlOutcome", "Unit", "key", "outcome", "records", "run", "units", "work"]
 
 
 @dataclass(frozen=True)
@@ -233,5 +233,12 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult]) -> ClaimO
         return [found[key((claim.id, control, case))] for case in cases]
 
     controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
-    record = recorded().get(claim.id) if plan.effort == "quick" else None
-    return ClaimOutcome(claim, results("", list(claim.cases(plan))), controls, record, plan.seed)
+    return ClaimOutcome(claim, results("", list(claim.cases(plan))), controls, records(plan).get(claim.id), plan.seed)
+
+
+def records(plan: Plan) -> Mapping[str, Record]:
+    """What a plan is held against, by claim: the record for the quick one, nothing for others.
+
+    Raises ``ValueError`` or ``OSError`` that names the file if the record cannot be read.
+    """
+    return recorded() if plan.effort == "quick" else {}

@@ -13,9 +13,11 @@ from typing import Any
 from geolora_ref.files import read_json
 from verification.machine import sources
 
-__all__ = ["Item", "Page", "Rows", "Shown", "overview"]
+__all__ = ["UNREADABLE", "Item", "Page", "Rows", "Shown", "overview", "unshown"]
 
 Rows = list[list[str]]
+UNREADABLE = (ValueError, KeyError, TypeError, OSError)
+"""What files raise that are damaged, missing or of another form."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,13 @@ def _shown(item: Item, folder: Path) -> Shown:
     try:
         data = read_json(path)
         return replace(item.show(data, path.parent), origin=_origin(data), stored=path == item.stored)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {item.command}")
+    except UNREADABLE as error:
+        return unshown(path, error, item.command)
+
+
+def unshown(path: Path, error: Exception, command: str) -> Shown:
+    """What is shown in place of a file that cannot be: why, and how it is made anew."""
+    return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {command}")
 
 
 def _origin(data: Mapping[str, Any]) -> str:

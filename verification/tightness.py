@@ -99,8 +99,13 @@ def measured(outcome: ClaimOutcome) -> Record:
 
 
 def recorded() -> dict[str, Record]:
-    """The record, by claim."""
-    return {name: Record(**entry) for name, entry in read_json(LEDGER)["claims"].items()}
+    """The record, by claim.  Raises ``ValueError`` that names the file if it is damaged or has another form."""
+    data = read_json(LEDGER)
+    try:
+        return {name: Record(**entry) for name, entry in data["claims"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        wanted = f"'claims', each with {', '.join(Record._fields)}"
+        raise ValueError(f"{LEDGER}: expected {wanted}; found another form ({type(error).__name__}: {error})") from error
 
 
 def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
@@ -177,7 +182,7 @@ def _shown(value: float | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the quick plan, of all claims or of some, say what has changed, and record it."""
+    """Run the quick plan, of all claims or of some, say what has changed, and record it; status 2: the record cannot be read."""
     from verification.claims import CLAIMS
     from verification.journal import Journal
     from verification.runner import run
@@ -185,7 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.tightness", description="Record anew how sharp the claims are.")
     parser.add_argument("--only", action="append", metavar="CLAIM", choices=CLAIMS, help="this claim only (several times: these)")
     chosen = parser.parse_args(argv).only or CLAIMS
-    old = recorded()
+    try:
+        old = recorded()
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(seed=SEED)
         journal = Journal(Path(folder), plan, fresh=True)

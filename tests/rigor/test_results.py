@@ -211,6 +211,14 @@ def test_a_damaged_or_foreign_file_is_named(folder: Path, contents: bytes | None
     assert "faults.json cannot be shown" in shown.line
 
 
+def test_a_page_that_cannot_be_written_is_no_failure_of_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        main(["--results", str(tmp_path / "file")])
+    assert stopped.value.code == 2
+    assert "error: [Errno" in capsys.readouterr().err
+
+
 def test_the_judge_of_kills_sees_what_is_lost_changed_and_doubled(tmp_path: Path) -> None:
     before, after = [("a", "1"), ("b", "2")], [("a", "1"), ("b", "2"), ("c", "3")]
     assert judge(before, after) == (0, 0)

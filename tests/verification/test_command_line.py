@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from geolora_ref.files import write_json
+from verification import tightness
 from verification.__main__ import main, print_outcomes
 from verification.claims import CLAIMS
 
@@ -65,6 +67,26 @@ def test_failure_is_status_1_and_says_why(
     printed = capsys.readouterr().out
     assert "1 of 1 claims do not stand" in printed
     assert "above 0.5" in printed
+
+
+@pytest.mark.parametrize("contents", ["{", None], ids=["truncated", "another form"])
+def test_a_damaged_record_is_told_before_anything_is_done(
+    contents: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tightness, "LEDGER", ledger := tmp_path / "tightness.json")
+    if contents is None:
+        write_json(ledger, {"format": 1, "claims": {CLAIM: {"median": 1.0}}})
+    else:
+        ledger.write_text(contents, encoding="utf-8")
+    monkeypatch.setattr("verification.__main__.run", lambda *_, **__: pytest.fail("cases were done"))
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path / "run")]) == 2
+    assert f"cannot go on: {ledger}: expected " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        tightness.main(["--only", CLAIM])
+    assert stopped.value.code == 2
+    ledger.unlink()
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path / "run")]) == 2
+    assert str(ledger) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", [80, 200])

@@ -296,6 +296,23 @@ def test_what_was_killed_is_trusted_for_the_same_sources_and_tests_only(
     assert "not those of the earlier run" in capsys.readouterr().out
 
 
+def test_earlier_outcomes_that_are_damaged_are_told_and_nothing_is_tried(
+    judged: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mutation_outcomes.json"
+    assert main(["core"]) == 0
+    judged.clear()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SystemExit) as stopped:
+        main(["core", "--keep"])
+    assert stopped.value.code == 2
+    assert f"{path}: expected a whole JSON document" in capsys.readouterr().err
+    assert judged == []
+    write_json(path, {"format": 1})
+    assert main(["core", "--keep"]) == 0
+    assert len(judged) == 2, "of another form: all of them"
+
+
 def test_a_mutant_that_the_system_ends_is_tried_again_and_then_told(
     judged: list[str], two_scopes: dict[str, str], mutants: list[Mutant], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

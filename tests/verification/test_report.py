@@ -1,12 +1,17 @@
-"""How the report prints numbers and words."""
+"""How the report prints numbers and words, and that it is written where a stored file is damaged."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from verification.report import mathematics, number
+from geolora_ref.files import read_json, write_json
+from verification import report
+from verification.claim import Plan
+from verification.experiments.finetuning.page import MEASURED
+from verification.report import mathematics, number, write_report
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,21 @@ def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(value
 )
 def test_subscripts_are_told_from_names_of_the_code(text: str, html: str) -> None:
     assert str(mathematics(text)) == html
+
+
+@pytest.mark.parametrize("left", ["half", "another form", "no runs", "none"])
+def test_a_stored_campaign_that_is_damaged_is_told_and_the_report_written(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.json"
+    if left == "half":
+        path.write_bytes(MEASURED.read_bytes()[:5000])
+    elif left != "none":
+        data = read_json(MEASURED)
+        write_json(path, {"format": 1} if left == "another form" else {name: data[name] for name in data if name != "runs"})
+    monkeypatch.setattr(report, "MEASURED", path)
+    assert write_report([], Plan(), tmp_path / "report", 1.0).exists()
+    html = (tmp_path / "report" / "finetuning-report.html").read_text(encoding="utf-8")
+    assert f"{path} cannot be shown (" in html
+    assert "made anew by: python -m verification.experiments.finetuning" in html
+    assert '<span class="badge bad">failed</span>' in html

@@ -297,7 +297,9 @@ def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; 0 if every scope that was run reaches its floor, and every accepted mutant of it exists and survives."""
+    """Run; 0 if every scope that was run reaches its floor, and every accepted mutant of it exists and survives; else 1, and 2
+    for unknown scopes and for earlier outcomes that are damaged.
+    """
     names = [scope["name"] for scope in _plan()["scope"]]
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.mutation", description=__doc__)
     what = f"{', '.join(names)}; all by default, of the others the last results are kept"
@@ -312,7 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["CI"] = "true"
     about, store = provenance("tests"), BUILD / "mutation_outcomes.json"
     kept = {"format": 2, "sources": about["sources"], "plan": digest(PLAN.read_bytes())}
-    outcomes = _known(store, kept) if options.keep else {}
+    try:
+        outcomes = _known(store, kept) if options.keep else {}
+    except ValueError as error:
+        parser.error(f"{error}; without --keep every mutant is tried again")
     reasons, chosen = accepted(), list(scopes(options.scope, options.sample))
     preload()
     for scope in chosen:
@@ -325,11 +330,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
-    """The outcomes of an earlier run with the same sources, tests and plan; of others none, which is said."""
+    """The outcomes of an earlier run with the same sources, tests and plan; of others none, which is said.
+
+    Raises ``ValueError`` that names the file if it is damaged.
+    """
     if not store.exists():
         return {}
     found = read_json(store)
-    outcomes: dict[str, str] = found.pop("outcomes")
+    outcomes: dict[str, str] = found.pop("outcomes", {})
     if found == kept:
         return outcomes
     say("sources, tests or plan are not those of the earlier run: every mutant is tried again")

@@ -15,7 +15,9 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: nothing that was run here or is stored failed (what was not run is said); 1: something did."""
+    """Exit status 0: nothing that was run here or is stored failed (what was not run is said); 1: something did; 2: the
+    page cannot be written.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.page", description='The page "Rigor" and its totals.')
     parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})")
     options = parser.parse_args(argv)
@@ -23,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for item, shown in items:
         verdict = "FAILED" if shown.passed is False else shown.verdict
         print(f"{item.title:<18} {verdict:<14} {shown.line}")  # noqa: T201
-    print(f"page: {write_page(PAGE, options.results, options.results).resolve()}")  # noqa: T201
+    try:
+        page = write_page(PAGE, options.results, options.results)
+    except OSError as error:
+        parser.error(str(error))
+    print(f"page: {page.resolve()}")  # noqa: T201
     return 1 if any(shown.passed is False for _, shown in items) else 0
 
 

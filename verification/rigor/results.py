@@ -12,7 +12,7 @@ __all__ = ["FOLDER", "MEASURED", "PAGE"]
 
 FOLDER = Path("build") / "rigor"
 MEASURED = Path(__file__).parent / "measured"
-"""Stored files of that folder.  What a file does not name, such as its sources, the page says that it does not."""
+"""Stored files of that folder, sealed; the page says so of one that does not name the sources it was made with."""
 OUTCOMES = ("certified", "void", "refuted", "undecided")
 
 
