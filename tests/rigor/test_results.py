@@ -267,6 +267,9 @@ def documented(stored: dict[str, Any]) -> list[str]:
     off = {name: f"{one['error'] / one['u']:.1f}" for name, one in ladder["real steps"].items()}
     fast = ", ".join(f"{off[f'fast, {dtype}']} ({dtype})" for dtype in ("bfloat16", "float16", "float32", "float64"))
     signals = ", ".join(f"{count} {name}" for name, count in faults["signals"].items())
+    (run,) = stored["long_runs"]["runs"]
+    defect = max(tenth["defect"] for tenth in run["tenths"]) / run["eps"]
+    a_step = [1e3 * tenth["seconds"] / tenth["steps"] for tenth in run["tenths"]]
     return [
         f"{proofs['instances']} instances every statement is certified or void, none undecided at 53 bits, no objection;",
         f"{refuted} of {broken} broken steps and projections are refuted by proof.",
@@ -276,6 +279,8 @@ def documented(stored: dict[str, Any]) -> list[str]:
         f"the fast path {fast}.",
         f"{faults['kills']} kills ({signals}) of {faults['campaigns']} campaigns with {faults['cases']} cases each, none lost,",
         f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps, no violation, {fuzzing['seconds']:.0f} s",
+        f"at most {defect:.1f} eps in {run['steps']:,} steps of {run['dtype']},",
+        f"{min(a_step):.2f} to {max(a_step):.2f} ms a step. Only this run is stored:",
         f"Branch coverage of the core: {stored['coverage']['total']:g} %.",
     ]
 
@@ -298,6 +303,8 @@ def test_the_documentation_has_the_stored_figures() -> None:
     stored["faults"]["campaigns"] += 1
     fuzzing["steps"] += 1
     stored["coverage"]["total"] -= 1.0
+    for tenth in stored["long_runs"]["runs"][0]["tenths"]:
+        tenth |= {"defect": 2.0 * tenth["defect"], "seconds": 2.0 * tenth["seconds"]}
     for one in ladder["real steps"].values():
         one["error"] *= 2.0
     assert [piece for piece in documented(stored) if piece in text] == []
