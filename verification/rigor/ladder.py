@@ -6,8 +6,8 @@ The step is written once, for numbers of any precision (mpmath).  Its significan
 float64 and binary128; the range of exponents is not limited.  Every error is relative to the natural scale of what is compared,
 and independent of the gauge.  Prediction: the error is a modest multiple of the unit round-off u, slope 1 on log-log axes.
 
-The steps that this package delivers are points beside that line (:mod:`verification.rigor.real_steps`): each must lie within a
-derived factor of u, and the same step of a gradient that is right to half of the bits must not.
+The steps that this package delivers are points beside that line (:mod:`verification.rigor.real_steps`): each must lie within what
+storage and one unit of the acceptance criteria allow, and the same step of a gradient that lacks a few bits must not.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from geolora_ref.algorithm import basis_augmentation, optimizer_step
 from geolora_ref.files import write_atomically, write_json
 from verification.machine import provenance
 from verification.pictures import svg
-from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, question
+from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, missing_bits, question
 from verification.slopes import slope
 
-__all__ = ["BITS", "augmentation_errors", "ladder", "main", "real_step", "route_errors"]
+__all__ = ["BITS", "augmentation_errors", "control", "ladder", "main", "real_step", "route_errors"]
 
 Matrix = NDArray[np.float64]
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "binary128": 113}
@@ -117,6 +117,12 @@ def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
     return worst | {"within": worst["error"] <= worst["allowed"]}
 
 
+def control(real: RealStep, seeds: int = 3, more: int = 0) -> dict[str, Any]:
+    """The same of a gradient with as few bits as must be noticed, and ``more``; ``bits``: how many that are."""
+    bits = BITS[real.dtype] - missing_bits(real) + more
+    return real_step(lossy(real, bits), seeds) | {"bits": bits}
+
+
 def route_errors(conditions: Sequence[float], seed: int = 0) -> dict[str, list[float]]:
     """Relative error of ∇_K by the published route (dense S of this condition) and by the division-free one, in float64."""
     rng = np.random.default_rng([seed, 12])
@@ -158,7 +164,7 @@ SIZES = [10.0**-k for k in range(13)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every slope is that of the prediction, every real step is within its factor of u and no lossy one is."""
+    """Exit status 0: every slope is that of the prediction, every real step is within what is allowed, no lossy one is."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.ladder", description="Error against unit round-off.")
     parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
@@ -168,8 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in found["slopes"].items():
         print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")  # noqa: T201
     for name, one in found["real steps"].items():
-        control = found["lossy steps"][name]["error"]
-        print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, lossy {control:.1e}")  # noqa: T201
+        coarse = found["lossy steps"][name]
+        beside = f"{coarse['error']:.1e} with {coarse['bits']} bits"
+        print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, {beside}")  # noqa: T201
     return 0 if found["passed"] else 1
 
 
@@ -184,7 +191,7 @@ def measure() -> dict[str, Any]:
     predicted |= {"published": 1.0, "division-free": 0.0, "augmented with K_new": -1.0, "augmented with the gradient": 0.0}
     within = as_predicted(slopes, predicted)
     points = {name: real_step(real) for name, real in REAL_STEPS.items()}
-    controls = {name: real_step(lossy(real, BITS[real.dtype] // 2)) for name, real in REAL_STEPS.items()}
+    controls = {name: control(real) for name, real in REAL_STEPS.items()}
     digits = {stage: [-float(np.log10(e)) for e in errors] for stage, errors in rungs.items()}
     return {
         "format": 1,
@@ -224,7 +231,7 @@ def figure(found: dict[str, Any]) -> bytes:
     for stage, errors in found["errors"].items():
         left.plot(u, errors, "o-", markersize=4, label=stage)
     left.plot(u, u, ":", color="gray", label="u")
-    for key, label, marker in (("real steps", "W_1 of real steps", "*"), ("lossy steps", "half of the bits", "x")):
+    for key, label, marker in (("real steps", "W_1 of real steps", "*"), ("lossy steps", "of coarser gradients", "x")):
         of = found[key].values()
         left.plot([one["u"] for one in of], [one["error"] for one in of], marker, color="black", markersize=8, label=label)
     left.set(xlabel="unit round-off u", ylabel="relative error")

@@ -1,14 +1,17 @@
 """The steps that this package delivers as points of the precision ladder: the reference and the fast path, by their arrays.
 
 All arrays that they are given are exact in every format, in the eight bits of bfloat16 as well: U and V have entries 0, ±1/4 and
-±1/2, S, G and the gradients are small multiples of 1/4 and 1/16.  What is left is the error of the step, to first order at most
+±1/2, S, G and the gradients are small multiples of 1/4 and 1/16.  What is left is the error of the step, which is held against
 
     3u ‖W₁‖ + c·eps·s · σ_r/(σ_r − σ_{r+1}),        c = 4√(m + n),
 
-where u is the unit round-off of the format that U₁, S₁ (diagonal) and V₁ are kept in: rounding one of them moves W₁ by u‖W₁‖.
-c·eps·s is one unit of the acceptance criteria, which reject at 30, with eps of the arithmetic.  The last factor is the norm of
-the derivative of the best approximation of rank r: it takes E_ij (i ≤ r < j, in singular vectors) to
-σ_i(σ_i E_ij + σ_j E_ji)/(σ_i² − σ_j²), and has the eigenvalues σ_i/(σ_i ± σ_j) there.
+where u is the unit round-off of the format that U₁, S₁ (diagonal) and V₁ are kept in: rounding one of them moves W₁ by u‖W₁‖,
+to first order at most.  c·eps·s is one unit of the acceptance criteria, which reject at 30, with eps of the arithmetic: a
+yardstick, no bound of the error of Ŵ.  The last factor, by which truncation amplifies that error, is the norm of the derivative
+of the best approximation of rank r: it takes E_ij (i ≤ r < j, in singular vectors) to σ_i(σ_i E_ij + σ_j E_ji)/(σ_i² − σ_j²),
+and has the eigenvalues σ_i/(σ_i ± σ_j) there.
+
+What such a yardstick is worth, the controls say: they are the least loss of accuracy in the gradient that it notices.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import step as fast_step
 
-__all__ = ["RANK", "RATE", "REAL_STEPS", "RealStep", "allowed", "lossy", "question"]
+__all__ = ["RANK", "RATE", "REAL_STEPS", "RealStep", "allowed", "lossy", "missing_bits", "question"]
 
 Matrix = NDArray[np.float64]
 Factors = tuple[Matrix, Matrix, Matrix]
@@ -80,6 +83,15 @@ REAL_STEPS = {
 """By name.  The fast path forms λ dK in float32 for factors in float32 or less, and computes the rest in float64."""
 
 
+def missing_bits(real: RealStep) -> int:
+    """How many of the bits of its dtype the gradient of the control lacks: the least that puts the step beyond what is allowed.
+
+    Where storage is as fine as the arithmetic, c·eps·s decides: 9 bits are 1.6 times what is allowed, 8 are 0.8 times.  Where it
+    is coarser, 3u does: 3 bits are 1.9 times what is allowed, 2 are 1.0 times, which is no margin.
+    """
+    return 9 if real.dtype == real.arithmetic else 3
+
+
 def lossy(real: RealStep, bits: int) -> RealStep:
     """The control: the same step of a gradient that is right to so many bits."""
 
@@ -91,7 +103,7 @@ def lossy(real: RealStep, bits: int) -> RealStep:
 
 
 def allowed(arrays: Sequence[Matrix], sigma: Sequence[float], u: float, eps: float) -> float:
-    """The bound of the error above, relative to ‖W₁‖; ``sigma`` are the singular values of the exact Ŵ."""
+    """What the error is held against, relative to ‖W₁‖; ``sigma`` are the singular values of the exact Ŵ."""
     U, S, V, _ = arrays
     dK, dL, dS = _gradients(arrays)
     parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS)
