@@ -108,25 +108,61 @@ def test_a_training_that_is_not_a_number_does_not_agree(monkeypatch: pytest.Monk
     assert not measuring.training_difference("cpu", torch.float64)["passed"]
 
 
-@pytest.mark.parametrize("dtype", measuring.BOUNDS)
-def test_a_training_that_moves_otherwise_does_not_agree(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    """ΔL of one of the two banks is off by a thousandth, or by a part in 1e8 in double precision."""
+def _second_bank(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    updates: Callable[..., Any] = lambda *updates: updates,
+    gauge: Callable[..., Any] = lambda *factors: factors,
+) -> dict[str, Any]:
+    """The difference of two trainings on the CPU, the second one of other factors or with other updates."""
     banks: list[LayerBank] = []
 
-    class Wrong(LayerBank):
-        def update_(self, delta_K: Any, delta_L: Any, delta_S: Any, **limits: Any) -> StepReport:
-            off = 1.0 + (self is banks[1]) * (1e-3 if dtype == torch.float32 else 1e-8)
-            return super().update_(delta_K, [off * X for X in delta_L], delta_S, **limits)
+    class Other(LayerBank):
+        def update_(self, *given: Any, **limits: Any) -> StepReport:
+            return super().update_(*(updates(*given) if self is banks[1] else given), **limits)
 
         @classmethod
         def of(cls, factors: Any, capacity: int | None = None) -> LayerBank:
-            banks.append(super().of(factors, capacity))
+            banks.append(super().of([gauge(*layer) for layer in factors] if banks else factors, capacity))
             return banks[-1]
 
-    monkeypatch.setattr(measuring, "LayerBank", Wrong)
-    found = measuring.training_difference("cpu", dtype)
+    monkeypatch.setattr(measuring, "LayerBank", Other)
+    return measuring.training_difference("cpu", dtype)
+
+
+@pytest.mark.parametrize("dtype", measuring.BOUNDS)
+def test_a_training_that_moves_otherwise_does_not_agree(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """ΔL of one of the two banks is off by a thousandth, or by a part in 1e12 in double precision."""
+    off = 1.0 + (1e-3 if dtype == torch.float32 else 1e-12)
+    found = _second_bank(monkeypatch, dtype, lambda dK, dL, dS: (dK, [off * X for X in dL], dS))
     assert not found["passed"]
     assert 1.0 < found["worst"] / found["bound"] < 1e3
+
+
+@pytest.mark.parametrize("dtype", measuring.BOUNDS)
+def test_a_training_of_coarser_updates_does_not_agree(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Of eleven bits fewer than the dtype has; TensorFloat-32 lacks two more of those of float32."""
+    bits = 2.0 / torch.finfo(dtype).eps / 2.0**11
+
+    def coarse(X: Tensor) -> Tensor:
+        mantissa, exponent = torch.frexp(X)
+        return torch.ldexp(torch.round(bits * mantissa) / bits, exponent)
+
+    found = _second_bank(monkeypatch, dtype, lambda *updates: [[coarse(X) for X in of] for of in updates])
+    assert 1.5 < found["worst"] / found["bound"] < 4.0
+
+
+@pytest.mark.parametrize("dtype", measuring.BOUNDS)
+def test_a_training_that_rounds_otherwise_agrees(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """The same layers in another gauge: every number of every step is another one, but W."""
+    generator = torch.Generator().manual_seed(1)
+
+    def turned(U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, ...]:
+        P, Q = (torch.linalg.qr(torch.randn(S.shape, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+        return tuple(X.to(dtype) for X in (U.double() @ P, P.mT @ S.double() @ Q, V.double() @ Q))
+
+    found = _second_bank(monkeypatch, dtype, gauge=turned)
+    assert 0.0 < found["worst"] < 0.2 * found["bound"]
 
 
 @pytest.mark.parametrize("failing", ["conformance", "functions", "trainings", ""])
@@ -151,7 +187,7 @@ FOUND: dict[str, Any] = {
     "passed": True,
     "conformance": {"float32": {"step": _step(0.5), "batched_step": _step(0.25)}, "bfloat16": {"step": _step(0.125)}},
     "functions": {"float32": {"worst": 0.0625, "bound": 1.0, "passed": True}},
-    "trainings": {"float64": {"worst": 1e-12, "bound": 1e-10, "passed": True}},
+    "trainings": {"float64": {"worst": 1e-15, "bound": 4e-14, "passed": True}},
     "update_milliseconds": {"8": 1.5},
 }
 
@@ -165,7 +201,7 @@ def test_what_the_command_writes_is_what_the_page_shows(
     assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
     assert "functions: 0.0625 (at most 1)" in capsys.readouterr().out
     html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
-    for shown in ("a device, torch 2.0, CUDA 12.0", "shape-1", "0.0625", "1e-12", "1.50", "passed"):
+    for shown in ("a device, torch 2.0, CUDA 12.0", "shape-1", "0.0625", "1e-15", "1.50", "passed"):
         assert shown in html
     assert "not run" not in html
 
