@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["integer_from"]
+from geolora_ref.files import require_writable
+
+__all__ = ["integer_from", "writable_folder"]
 
 
 def integer_from(least: int) -> Callable[[str], int]:
@@ -21,3 +24,13 @@ def integer_from(least: int) -> Callable[[str], int]:
         return number
 
     return integer
+
+
+def writable_folder(text: str) -> Path:
+    """A type for argparse: a folder for results, made if it is not there; refused before the work if it cannot be written."""
+    folder = Path(text)
+    try:
+        require_writable(folder / "results")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"expected a folder that can be written, found {text!r} ({error.strerror})") from error
+    return folder

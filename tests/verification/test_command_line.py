@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -165,3 +166,15 @@ def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> N
     done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "\\u2207" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["parity.__main__", "rigor.__main__", "rigor.ladder", "rigor.long_runs", "rigor.faults"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    command = importlib.import_module(f"verification.{module}")
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--output", str(tmp_path / "file" / "folder")])
+    assert stopped.value.code == 2
+    assert "argument --output: expected a folder that can be written, found '" in capsys.readouterr().err

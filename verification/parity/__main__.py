@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import read_json, strict, write_json
 from geolora_ref.oracle.conversion import Conversion
+from verification.command_line import writable_folder
 from verification.machine import provenance
 from verification.parity.measure import measure, missing
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m verification.parity", description="The fast path on a device, by the oracle."
     )
     parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
-    parser.add_argument("--output", type=Path, default=Path("build") / "parity", metavar="FOLDER")
+    parser.add_argument("--output", type=writable_folder, default="build/parity", metavar="FOLDER")
     options = parser.parse_args(argv)
     why = missing(options.device)
     path = options.output / "parity.json"

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from geolora_ref.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
-from verification.command_line import integer_from
+from verification.command_line import integer_from, writable_folder
 from verification.machine import provenance
 from verification.rigor.certificate import BITS, certify, outcomes
 from verification.rigor.checker import objections
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--only", action="append", choices=list(BROKEN), metavar="NAME", help="refute this broken step only")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
+    parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     names, started, about = options.only or list(BROKEN), time.monotonic(), provenance()
     console = Console(stderr=options.json)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import read_json, write_json
-from verification.command_line import integer_from
+from verification.command_line import integer_from, writable_folder
 from verification.machine import provenance
 
 __all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "units"]
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Kill campaigns and compare.")
     parser.add_argument("--kills", type=integer_from(1), default=20, help="kills that hit a campaign at work (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
+    parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
     about = provenance()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mpmath
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
 from geolora_ref.algorithm import basis_augmentation, optimizer_step
 from geolora_ref.files import write_atomically, write_json
+from verification.command_line import writable_folder
 from verification.machine import provenance
 from verification.pictures import svg
 from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, missing_bits, question
@@ -166,7 +166,7 @@ SIZES = [10.0**-k for k in range(13)]
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every slope is that of the prediction, every real step is within what is allowed, no lossy one is."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.ladder", description="Error against unit round-off.")
-    parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
+    parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     found = measure()
     write_json(options.output / "ladder.json", found)

@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.files import digest, locked, read_json, write_json
 from geolora_ref.problems import Quadratic
-from verification.command_line import integer_from
+from verification.command_line import integer_from, writable_folder
 from verification.machine import provenance
 
 __all__ = ["long_run", "main", "verdict"]
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--float64", type=int, default=1_000_000, metavar="STEPS", help="in double precision (default: 1000000)")
     parser.add_argument("--polish", type=integer_from(0), default=100, metavar="K", help="every K steps (default: 100; 0: never)")
     parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run had done")
-    parser.add_argument("--output", type=Path, default=Path("build") / "rigor", metavar="FOLDER")
+    parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     least = 2 * TENTHS * PERIOD
     asked = (options.float32, options.float64)
