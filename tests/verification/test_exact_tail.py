@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from geolora_ref import LowRank
 from geolora_ref.algorithm import Truncation
 from geolora_ref.integrators.sub_equations import Factors
 from verification.claim import Case, Plan
-from verification.claims import CLAIMS, descent, energy_descent
+from verification.claims import CLAIMS, convergence, descent, energy_descent, rank_recovery, stochastic
 from verification.claims.error_bound import check, truncated_cases
 from verification.steppers import Outcome, mutant
 from verification.trajectory import Iterate
@@ -47,6 +49,21 @@ def test_the_other_claims_need_the_exact_tail_too(monkeypatch: pytest.MonkeyPatc
     assert any(control.check(case).worst > CLAIMS[claim].limit for case in cases)
     monkeypatch.setattr(Iterate, "lost", WHATEVER_WAS_LOST)
     assert all(control.check(case).worst <= CLAIMS[claim].limit for case in cases)
+
+
+def lying(Y: LowRank, G: np.ndarray, **parameters: Any) -> Outcome:
+    """A wrong truncation that tells of a far larger Ŵ, at which the gradient is large."""
+    outcome = mutant("unsorted-truncation")(Y, G, **parameters)
+    return replace(outcome, W_hat=1e3 * outcome.W_hat + 1e3)
+
+
+@pytest.mark.parametrize("claim", [convergence, stochastic, rank_recovery])
+def test_no_step_raises_its_bound_by_what_it_tells_of_its_own(claim: ModuleType) -> None:
+    control = next(control for control in claim.CLAIM.controls if control.id == "unsorted-truncation")
+    for case in control.cases(Plan()):
+        told = claim.check(case, lying)
+        assert told.worst > claim.CLAIM.limit
+        assert told.ratios == control.check(case).ratios
 
 
 def test_two_layers_need_it_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,8 @@ def check(
     best, total, discarded, squares, B, first = np.inf, 0.0, 0.0, 0.0, 0.0, problem.loss(start.full())
     smallest, bounds = [], []
     for it in trajectory(problem, start, case["steps"], rate, step=step, tau=case["tau"], max_rank=8):
-        B = max(B, float(np.linalg.norm(problem.gradient(it.outcome.W_hat))))
-        beta = max(beta, gradient_flows.smoothness(problem, it.W, it.outcome.W_hat, it.W_next))
+        B = max(B, float(np.linalg.norm(problem.gradient(it.W_hat))))
+        beta = max(beta, gradient_flows.smoothness(problem, it.W, it.W_hat, it.W_next))
         out.require("0 < λ < 2/β", 0.0 < rate < 2.0 / beta)
         discarded, squares = discarded + it.lost, squares + it.lost**2
         best, total = min(best, it.tangential**2), total + it.tangential**2

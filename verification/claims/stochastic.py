@@ -72,7 +72,7 @@ def check(case: Case, step: Stepper = reference, wrong_labels: bool = False) -> 
             noise = problem.batch_variance(it.W, it.Y.U, it.Y.V, BATCH)
             total += rate * (1.0 - 0.5 * beta * rate) * it.tangential**2 - 0.5 * beta * rate**2 * noise
             if theta > 0.0:
-                total -= float(np.linalg.norm(problem.gradient(it.outcome.W_hat))) * theta + 0.5 * beta * theta**2
+                total -= float(np.linalg.norm(problem.gradient(it.W_hat))) * theta + 0.5 * beta * theta**2
             rows.append((total, problem.loss(it.W_next), it.tangential))
         D, L, norm = np.transpose(rows)
         left.append(D)
