@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from geolora_ref.oracle.criteria import FAIL
 
-__all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table"]
+__all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table", "in_units"]
 
 Effort = Literal["quick", "full"]
 
@@ -69,6 +69,13 @@ class CaseResult:
 
 
 Results = Sequence[CaseResult]
+
+
+def in_units(error: float, unit: float) -> float:
+    """A rounding error in units; where the unit is 0 only 0 is right, and all else infinitely wrong."""
+    if unit == 0.0:
+        return 0.0 if error == 0.0 else math.inf
+    return error / unit
 
 
 class Measurements:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from verification.claim import Case, CaseResult, Claim, Control, Measurements
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, in_units
 
 
 def measured(value: float, bound: float, rounding: float = 0.0) -> CaseResult:
@@ -43,6 +43,12 @@ def test_violation_at_rounding_level_is_counted_all_the_same() -> None:
 def test_zero_bound_allows_zero_only() -> None:
     assert measured(0.0, 0.0).worst == 0.0
     assert measured(1e-300, 0.0).worst == math.inf
+
+
+@pytest.mark.parametrize(("error", "unit", "ratio"), [(6.0, 2.0, 3.0), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0), (1e-300, 0.0, math.inf)])
+def test_where_the_unit_is_zero_only_zero_is_right(error: float, unit: float, ratio: float) -> None:
+    assert in_units(error, unit) == ratio
+    assert math.isnan(in_units(error, math.nan))
 
 
 @pytest.mark.parametrize(

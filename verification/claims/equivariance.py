@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.arrays import H
 from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 
 DRAWS = 40
 Matrix = NDArray[Any]
@@ -77,7 +77,7 @@ def check(case: Case, step: Step = reference) -> CaseResult:
         dense = dense_oracle(Y.U, Y.S, Y.V, G, **parameters)
         sigma = dense.singular_values
         rank = int(np.linalg.matrix_rank(W1)) if np.any(W1) else 0
-        gap = 1.0 - sigma[rank] / sigma[rank - 1] if 0 < rank < sigma.size else 1.0
+        gap = 1.0 - sigma[rank] / sigma[rank - 1] if 0 < rank < sigma.size and sigma[rank - 1] > 0.0 else 1.0
         if len(ranks) == 2 and not ranks <= set(dense.ranks):
             out.ratio(case["symmetry"], np.inf)
             continue
@@ -85,9 +85,9 @@ def check(case: Case, step: Step = reference) -> CaseResult:
             out.undecided += 1
             continue
         scale = np.linalg.norm(answer(Y.full())) + parameters["learning_rate"] * np.linalg.norm(G2)
-        unit = 4.0 * np.sqrt(sum(Y2.shape)) * np.finfo(float).eps * float(scale) / gap
+        unit = unit_of(*Y2.shape, np.finfo(float).eps) * float(scale) / gap
         error = float(np.linalg.norm(W2 - answer(W1)))
-        out.ratio(case["symmetry"], error / unit if unit > 0.0 else error)
+        out.ratio(case["symmetry"], in_units(error, unit))
     return out.result(case)
 
 
@@ -140,6 +140,13 @@ def threshold_by_entry(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, 
     return reference(U, S, V, dK, dL, dS, **parameters)
 
 
+def out_of_nothing(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+    """GeoLoRA that returns the mean of the first row where there is neither a matrix nor a step: W = 0 and λG = 0."""
+    if np.any(S) or (parameters["learning_rate"] > 0.0 and (np.any(dK) or np.any(dL))):
+        return reference(U, S, V, dK, dL, dS, **parameters)
+    return np.eye(len(U), 1), np.eye(1), np.full((len(V), 1), len(V) ** -0.5)
+
+
 def _control(
     symmetry: str, name: str, why: str, step: Step, *, infinite: bool = False, blocks: Sequence[int] = (0, 1), share: float = 1.0
 ) -> Control:
@@ -188,6 +195,13 @@ CLAIM = Claim(
             "learning-rate-twice",
             MUTANTS["learning-rate-twice"].defect,
             MUTANTS["learning-rate-twice"].step,
+        ),
+        _control(
+            "transposition",
+            "out of nothing",
+            "the same matrix for both questions where W = 0 and λG = 0: there the rounding unit is 0",
+            out_of_nothing,
+            infinite=True,
         ),
         _control("scaling", "sign-descent", "sign descent moves by λ whatever the scale of the gradient", sign_descent),
         _control("padding", "mean-normalised", "a mean over m·r entries changes when zero rows are appended", mean_normalised),

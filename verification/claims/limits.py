@@ -9,7 +9,7 @@ import numpy as np
 
 from geolora_ref import LowRank
 from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.spectra import SPECTRA
@@ -46,7 +46,7 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
         gradient = "normal" if case["limit"] == "fixed point" else "quadratic"
         drawn = StepCase.build(CaseParameters(m, n, rank, case["spectrum"], case["core"], gradient, seed=case["seed"]))
         Y, G, W = LowRank(drawn.U, drawn.S, drawn.V), drawn.G, drawn.U @ drawn.S @ drawn.V.T
-        unit = 4.0 * np.sqrt(m + n) * np.finfo(float).eps * float(np.linalg.norm(W) + 0.1 * np.linalg.norm(G))
+        unit = unit_of(m, n, np.finfo(float).eps) * float(np.linalg.norm(W) + 0.1 * np.linalg.norm(G))
         out.ratio(*_compare(case["limit"], step, Y, G, W, unit))
     return out.result(case)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.problems import Quadratic
 from geolora_ref.spectra import SPECTRA
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
@@ -34,7 +34,7 @@ def check(case: Case, gradients: Callable[[LowRank, np.ndarray], FactorGradients
     U, S, V = Y
     G = problem.gradient(Y.full())
     g, projected = gradients(Y, G), ProjectedGradients.from_dense(Y, G)
-    unit = 4.0 * np.sqrt(sum(Y.shape)) * np.finfo(float).eps * np.linalg.norm(G)
+    unit = unit_of(*Y.shape, np.finfo(float).eps) * float(np.linalg.norm(G))
 
     def derivative(dU: np.ndarray, dS: np.ndarray, dV: np.ndarray) -> float:
         """Of L(U S Vᵀ) in the direction (dU, dS, dV)."""
@@ -46,10 +46,10 @@ def check(case: Case, gradients: Callable[[LowRank, np.ndarray], FactorGradients
         direction = {"G_U": 0.0 * U, "G_S": 0.0 * S, "G_V": 0.0 * V} | {name: E}
         exact = derivative(*direction.values())
         out.ratio(f"{name} is the derivative", abs(np.sum(gradient * E) - exact) / (unit * np.linalg.norm(E)))
-    out.ratio("G_U = ∇_K Sᵀ", np.linalg.norm(g.dU - projected.dK @ S.T) / unit)
-    out.ratio("G_V = ∇_L S", np.linalg.norm(g.dV - projected.dL @ S) / unit)
-    out.ratio("Uᵀ∇_K = ∇_S", np.linalg.norm(U.T @ projected.dK - g.dS) / unit)
-    out.ratio("(Vᵀ∇_L)ᵀ = ∇_S", np.linalg.norm((V.T @ projected.dL).T - g.dS) / unit)
+    out.ratio("G_U = ∇_K Sᵀ", float(np.linalg.norm(g.dU - projected.dK @ S.T)) / unit)
+    out.ratio("G_V = ∇_L S", float(np.linalg.norm(g.dV - projected.dL @ S)) / unit)
+    out.ratio("Uᵀ∇_K = ∇_S", float(np.linalg.norm(U.T @ projected.dK - g.dS)) / unit)
+    out.ratio("(Vᵀ∇_L)ᵀ = ∇_S", float(np.linalg.norm((V.T @ projected.dL).T - g.dS)) / unit)
     condition = np.linalg.cond(S)
     if condition < 1e10:
         out.ratio("G_U S⁻ᵀ = ∇_K, per cond(S)", np.linalg.norm(g.projected(Y).dK - projected.dK) / (unit * condition))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
-from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.problems import Quadratic
 from geolora_ref.spectra import SPECTRA, geometric
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
@@ -76,7 +76,7 @@ def check(
 
 
 def _unit(Y: LowRank, Z: Matrix) -> float:
-    return 4.0 * float(np.sqrt(sum(Y.shape))) * EPS * (1.0 + 2.0 * float(np.max(Y.S)) ** 2) * float(np.linalg.norm(Z))
+    return unit_of(*Y.shape, EPS) * (1.0 + 2.0 * float(np.max(Y.S)) ** 2) * float(np.linalg.norm(Z))
 
 
 def _form(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, two_factors: Any) -> None:

@@ -14,7 +14,7 @@ from geolora_ref.oracle.cases import StepCase, draw_parameters
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
-from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
+from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, in_units
 from verification.libraries import available, convert
 
 DRAWS = 50  # drawn steps in a case
@@ -66,7 +66,7 @@ def check(case: Case, untruncated: Untruncated = geolora) -> CaseResult:
         oracle = dense_oracle(U, S, V, G, **drawn.step_parameters())
         W_hat = to_numpy(untruncated(Y, convert(G, case["library"]), parameters.learning_rate))
         error = float(np.linalg.norm((W_hat - oracle.W_hat).astype(np.complex128)))
-        ratio = error / oracle.unit if oracle.unit > 0.0 else (0.0 if error == 0.0 else np.inf)
+        ratio = in_units(error, oracle.unit)
         out.ratio("‖Ŵ − (W − λP(W)G)‖", ratio)
         ratios.append(ratio)
     out.series = {"library": case["library"], "dtype": case["dtype"], "ratios": ratios}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 
 from geolora_ref import GeoLoRAStep, LowRank, ProjectedGradients, geolora_step
 from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.criteria import FAIL, judge
+from geolora_ref.oracle.criteria import FAIL, judge, unit_of
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
 
 DRAWS = 50
 CRITERIA = "the worst criterion of the oracle"
@@ -55,20 +54,15 @@ def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: 
         precision = np.finfo(step.Y.S.dtype).dtype.name
         out.require(f"the step is one of {case['dtype']}", precision == case["dtype"])
         out.ratio(CRITERIA, judge(inputs, tuple(step.Y)).worst_ratio)
-        unit = 4.0 * np.sqrt(sum(step.Y.shape)) * np.finfo(precision).eps * float(np.linalg.norm(step.singular_values))
+        unit = unit_of(*step.Y.shape, float(np.finfo(precision).eps)) * float(np.linalg.norm(step.singular_values))
         distance = float(np.linalg.norm(step.full().astype(complex) - step.Y.full()))
-        out.ratio("‖Ŵ − W₁‖ = discarded", _in(unit, abs(distance - step.discarded)))
+        out.ratio("‖Ŵ − W₁‖ = discarded", in_units(abs(distance - step.discarded), unit))
         unit = (1.0 + (inputs.tau or 0.0)) * dense.unit
-        out.ratio("the threshold that the step tells is ϑ", _in(unit, abs(step.theta - dense.theta)))
+        out.ratio("the threshold that the step tells is ϑ", in_units(abs(step.theta - dense.theta), unit))
         clipped = 0.0 if inputs.max_rank is None else float(dense.tails[min(inputs.max_rank, len(dense.tails) - 1)])
         excess = step.discarded - max(dense.theta, clipped)
-        out.ratio("discarded ≤ ϑ, or the tail behind max_rank where that clips", _in(unit, max(excess, 0.0)))
+        out.ratio("discarded ≤ ϑ, or the tail behind max_rank where that clips", in_units(max(excess, 0.0), unit))
     return out.result(case)
-
-
-def _in(unit: float, error: float) -> float:
-    """An error in units; where the unit is 0 only 0 is right."""
-    return error / unit if unit > 0.0 else (0.0 if error == 0.0 else math.inf)
 
 
 def check_mutant(name: str, case: Case) -> CaseResult:

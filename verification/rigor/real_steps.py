@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import step as fast_step
+from geolora_ref.oracle.criteria import unit_of
 
 __all__ = ["RANK", "RATE", "REAL_STEPS", "RealStep", "allowed", "lossy", "missing_bits", "question"]
 
@@ -108,5 +109,5 @@ def allowed(arrays: Sequence[Matrix], sigma: Sequence[float], u: float, eps: flo
     dK, dL, dS = _gradients(arrays)
     parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS)
     scale = float(np.linalg.norm(S)) + RATE * sum(float(np.linalg.norm(X)) for X in parts)
-    unit = 4.0 * float(np.sqrt(len(U) + len(V))) * eps * scale
+    unit = unit_of(len(U), len(V), eps) * scale
     return 3.0 * u + unit * sigma[RANK - 1] / (sigma[RANK - 1] - sigma[RANK]) / float(np.linalg.norm(sigma[:RANK]))
