@@ -18,7 +18,7 @@ class SoftmaxRegression(GradientFlow):
     """L(W) = mean cross-entropy of softmax(W x_i) against the label y_i, plus ρ/2 ‖W‖²; W is classes x features.
 
     The softmax Hessian diag(p) − ppᵀ is at most ½ I, therefore β ≤ ½ λmax(XᵀX)/N + ρ; convex, strong convexity ρ.
-    ``minimum`` is a proven lower bound of L*: 0 without ridge, and with it L(W) − ‖∇L(W)‖²/(2ρ) at a W found by L-BFGS.
+    ``minimum`` is a proven lower bound of L*: 0 without ridge, and with it L(W) − ‖∇L(W)‖²/(2ρ) at W = ``minimiser``.
 
     Raises ``ValueError`` for X and labels that do not fit, negative labels, and a ridge ρ that is not a finite number ≥ 0.
     """
@@ -55,6 +55,14 @@ class SoftmaxRegression(GradientFlow):
         """A proven lower bound of the minimal loss."""
         if self.ridge == 0.0:
             return 0.0
+        W = self.minimiser
+        return self.loss(W) - float(np.sum(self.gradient(W) ** 2)) / (2.0 * self.ridge)
+
+    @cached_property
+    def minimiser(self) -> Matrix:
+        """Where L is minimal, found by L-BFGS: up to ‖∇L‖/ρ.  Raises ``ValueError`` without ridge: there need not be such a W."""
+        if self.ridge == 0.0:
+            raise ValueError("minimiser: expected a problem with a ridge ρ > 0, found ρ = 0")
         run = scipy.optimize.minimize(
             lambda w: (self.loss(w.reshape(self.shape)), self.gradient(w.reshape(self.shape)).ravel()),
             np.zeros(self.shape).ravel(),
@@ -62,8 +70,7 @@ class SoftmaxRegression(GradientFlow):
             method="L-BFGS-B",
             options={"maxiter": 5000, "maxfun": 10000, "gtol": 1e-9, "ftol": 0.0},
         )
-        W = run.x.reshape(self.shape)
-        return self.loss(W) - float(np.sum(self.gradient(W) ** 2)) / (2.0 * self.ridge)
+        return np.asarray(run.x.reshape(self.shape))
 
     def loss(self, W: Matrix) -> float:
         """Mean cross-entropy plus ρ/2 ‖W‖²."""

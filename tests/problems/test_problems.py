@@ -424,6 +424,10 @@ def test_the_lower_bound_of_the_softmax_minimum_is_tight() -> None:
     for _ in range(2000):
         W = W - problem.gradient(W) / problem.lipschitz
     assert problem.minimum <= problem.loss(W) <= problem.minimum + 1e-12
+    assert norm(problem.minimiser - W) <= (norm(problem.gradient(W)) + norm(problem.gradient(problem.minimiser))) / 0.1
+    assert norm(problem.gradient(problem.minimiser)) <= 1e-7
+    with pytest.raises(ValueError, match="minimiser: expected a problem with a ridge ρ > 0, found ρ = 0"):
+        _ = SoftmaxRegression(X, labels).minimiser
 
 
 # --- stochastic gradients --------------------------------------------------------------------------------------------
