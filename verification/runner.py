@@ -40,8 +40,8 @@ class ControlOutcome:
 
     @property
     def worst(self) -> float:
-        """The largest ratio."""
-        return max(result.worst for result in self.results)
+        """The largest ratio; 0 without cases, in which nothing has failed."""
+        return max((result.worst for result in self.results), default=0.0)
 
     @property
     def error(self) -> str:
@@ -143,6 +143,8 @@ class ClaimOutcome:
         for control in self.controls:
             if control.error:
                 found.append(f"control {control.control.id} broke: {control.error.splitlines()[-1]}")
+            elif not control.results:
+                found.append(f"control {control.control.id} has no cases")
             elif not control.failed:
                 found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), {control.shortfall}")
         failed = {name for control in self.controls for name in control.failed}

@@ -118,6 +118,7 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(0.9)),)), "control bad passed"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, broken),)), "control bad broke"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, nothing),)), "control bad passed"),
+        (replace(GOOD, controls=(Control("bad", "2 > 1", lambda plan: (), ratio(2.0)),)), "control bad has no cases"),
         (
             replace(GOOD, controls=(Control("bad", "2 > 1", cases, one_of_three),)),
             "fail in a share of 1 of its cases, found 0.333",
