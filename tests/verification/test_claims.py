@@ -12,8 +12,8 @@ import pytest
 
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.problems import Schroedinger
-from verification.claim import Claim, Control, Figure, Plan, Table
-from verification.claims import CLAIMS, THEORY, checked, conservation, physics
+from verification.claim import Case, Claim, Control, Figure, Plan, Table
+from verification.claims import CLAIMS, THEORY, checked, conservation, curvature_tail, physics
 from verification.runner import ControlOutcome
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
@@ -93,6 +93,12 @@ def test_the_rates_that_physics_states_are_the_roots_rounded() -> None:
     damped, growing = (physics.dispersion_root(s["k"], s["beams"], s["guess"]) for s in physics.SETTINGS.values())
     for value in (damped.imag, damped.real, growing.imag):
         assert f"{value:.4f}".replace("-", "−") in CLAIMS["physics"].statement
+
+
+def test_the_curvature_tail_counts_what_a_singular_core_leaves_open() -> None:
+    """S = 0 and λ = 0: S_new is singular, and bounds nothing."""
+    result = curvature_tail.check(Case("singular", {"problem": "quadratic", "start": "zero", "rate": 0.0, "seed": 0}))
+    assert (result.undecided, result.ratios) == (30, {})
 
 
 def test_conservation_draws_what_promises_nothing_for_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from geolora_ref.oracle.criteria import unit_of
 from geolora_ref.oracle.mutants import MUTANTS
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.steppers import Stepper, mutant, reference
-from verification.trajectory import Iterate, trajectory
+from verification.trajectory import Iterate, tail, trajectory
+
+EPS = float(np.finfo(float).eps)
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -38,10 +41,13 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     problem = gradient_flows.make(case["problem"], rng)
     rate = case["rate"] / problem.lipschitz
     for it in trajectory(problem, gradient_flows.start(problem, case["start"], rng), 30, rate, step=step, tau=1e-3, max_rank=6):
-        sigma = np.linalg.svd(it.outcome.W_hat, compute_uv=False)
-        bound, rounding = tail_bound(it), 1e-15 * float(sigma[0]) * sigma.size
-        if np.isfinite(bound):  # the hypothesis: S_new is invertible
-            out.at_most("tail_{>r}(Ŝ) ≤ bound", float(np.linalg.norm(sigma[it.Y.rank :])), bound, rounding)
+        # A tail is a distance: it moves by no more than Ŵ does, whose rounding error is measured in units of this.
+        rounding = unit_of(*it.Y.shape, EPS) * float(np.linalg.norm(it.W) + rate * np.linalg.norm(it.G))
+        bound = tail_bound(it)
+        if np.isfinite(bound):
+            out.at_most("tail_{>r}(Ŝ) ≤ bound", tail(it.outcome.W_hat, it.Y.rank), bound, rounding)
+        else:
+            out.undecided += 1  # the hypothesis: S_new is invertible
     return out.result(case)
 
 
