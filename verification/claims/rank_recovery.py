@@ -41,11 +41,8 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
 
     What is cut off the minimiser W* with a relative error of τ has a loss of at most ½βτ²‖W*‖² (here L* = 0).
 
-    One step, λ = 1/β: L(Ŵ) ≤ L(W) − ‖P∇L‖²/(2β), and the truncation adds at most ‖∇L(Ŵ)‖ϑ + (β/2)ϑ².  The loss is quadratic,
-    so ⟨∇L, W − W*⟩ = 2L, and m‖W − W*‖² ≤ 2L with its strong convexity m.  The normal part (I − P)(W − W*) = −(I − P)W* has at
-    most the norm ‖W − W*‖²/σ*, σ* the least singular value of W*, since (I − UUᵀ) turns the column space of W* by at most
-    ‖W − W*‖/σ*.  Hence 2L ≤ ‖P∇L‖‖W − W*‖ + ε‖W − W*‖²/σ*, ‖P∇L‖² ≥ 2m(1 − ε/(mσ*))²L while ε = ‖(I − P)∇L‖ < mσ*, and
-    L(W₁) ≤ (1 − (m/β)(1 − ε/(mσ*))²) L(W) + ‖∇L(Ŵ)‖ϑ + (β/2)ϑ².
+    The recursion is L(W₁) ≤ (1 − (m/β)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with q = max(1 − ε/(mσ*), 0) and ε = ‖(I − P)∇L‖; its
+    proof stands in the section of the claim.
     """
     rng, out = np.random.default_rng([case["seed"], 48]), Measurements()
     problem = make(case["problem"], rng)
@@ -57,9 +54,9 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
         ranks = [rank]
         for it in trajectory(problem, start, STEPS, 1.0 / beta, step=step, tau=TAU):
             ranks.append(it.outcome.Y.rank)
-            angle = max(1.0 - it.normal / (m * SPECTRUM[-1]), 0.0)
+            q = max(1.0 - it.normal / (m * SPECTRUM[-1]), 0.0)
             cost = float(np.linalg.norm(problem.gradient(it.W_hat))) * it.lost + 0.5 * beta * it.lost**2
-            bound = (1.0 - m / beta * angle**2) * problem.loss(it.W) + cost
+            bound = (1.0 - m / beta * q**2) * problem.loss(it.W) + cost
             out.at_most("one step of the loss recursion", problem.loss(it.W_next), bound, LEAST)
         histories[rank] = ranks
         out.ratio("final rank / planted rank", max(ranks[-1] / PLANTED, PLANTED / ranks[-1]))
@@ -92,8 +89,12 @@ CLAIM = Claim(
     id="rank-recovery",
     title="Rank recovery",
     section="The rank is found from both sides",
-    statement="initial ranks 1, 2, 4, 8, 12 all end at the planted rank 5 and at a loss ≤ ½βτ²‖W*‖², W* the minimiser",
+    statement=(
+        "L(W₁) ≤ (1 − (m/β)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁² with q = max(1 − ‖(I − P(W))∇L(W)‖/(mσ*), 0);  "
+        "initial ranks 1, 2, 4, 8, 12 all end at the planted rank 5 and at a loss ≤ ½βτ²‖W*‖², W* the minimiser"
+    ),
     hypotheses=(
+        "L quadratic, m > 0 its strong convexity, σ* the least positive singular value of W*, λ = 1/β",
         "the minimiser has a known rank with a gap, τ below the gap, and L* = 0",
         "the start has small singular values and λ = 1/β, so that the rank can grow (a start of rank one can stall at τ = 0.02)",
     ),
