@@ -105,10 +105,11 @@ def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 3
         one_sided.append(_inner(dF, D) / _inner(D, D))
     steepest, growth = map(max, zip(*(_extremes(problem, t, rng) for t in _distinct_times(problem)), strict=True))
     if not math.isnan(mu):
-        slack = 1e-9 * (1.0 if math.isnan(ell) else max(1.0, ell))
-        yield Check("one-sided constant: never violated", max(*one_sided, growth) - mu, slack)
-        missing = (1.0 - ATTAINED) * abs(mu) + 0.01 * steepest
-        yield Check("one-sided constant: attained", mu - growth, missing + slack)
+        # μ may be 0 or negative: everything is 1 more, so that a ratio of 1 is a constant that is attained.
+        scale = 1.0 if math.isnan(ell) else max(1.0, ell)
+        yield Check("one-sided constant: never violated", 1.0 + (max(*one_sided, growth) - mu) / scale, 1.0 + 1e-9)
+        missing = ((1.0 - ATTAINED) * abs(mu) + 0.01 * steepest) / scale
+        yield Check("one-sided constant: attained", 1.0 + (mu - growth) / scale, 1.0 + missing + 1e-9)
     if math.isnan(ell):
         return
     yield Check("Lipschitz constant: never violated", max(*quotients, steepest), ell * (1.0 + 1e-6))
