@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import io
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 __all__ = ["data_uri", "svg"]
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG without a date, so that the same figure is the same file."""
+    """The figure as SVG without a date or random names, so that the same figure is the same file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "geolora_ref"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 

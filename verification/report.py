@@ -40,7 +40,6 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
-    "svg.hashsalt": "geolora_ref",
 }
 
 

@@ -23,6 +23,7 @@ from verification.rigor.ladder import (
     augmentation_errors,
     beside_the_line,
     control,
+    figure,
     ladder,
     main,
     real_step,
@@ -41,6 +42,7 @@ def test_the_command_measures_what_is_predicted(tmp_path: Path, monkeypatch: pyt
     assert set(STAGES) < set(found["slopes"]) == set(found["predicted"]) == set(found["as predicted"])
     assert found["passed"] is True
     assert (tmp_path / "ladder.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "ladder.svg").read_bytes() == figure(read_json(tmp_path / "ladder.json"))  # no random names
     for stage, errors in found["errors"].items():  # a few units, at every rung: correct digits are those of the format
         assert all(error <= 20.0 * u for error, u in zip(errors, ROUNDOFF, strict=True)), stage
     assert set(found["real steps"]) == set(found["lossy steps"]) == set(REAL_STEPS)
