@@ -159,7 +159,7 @@ def truncation(
     checks.ranks(min_rank, max_rank, checks.product_shape(S_hat, U_hat, V_hat))
     P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
     tails = tail_norms(sigma)
-    checks.finite_norm("line 6", S_hat=tails[0])
+    checks.finite_norm("line 6", "S_hat", tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
     rank, rule = choose_rank(tails, theta, min_rank, max_rank)
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])

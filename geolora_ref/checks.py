@@ -249,11 +249,10 @@ def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) ->
         raise ValueError(f"max_rank: expected at least min_rank = {min_rank}, found {max_rank}")
 
 
-def finite_norm(line: str, **named: float) -> None:
+def finite_norm(line: str, name: str, size: float) -> None:
     """Raise ``FloatingPointError`` that names the line and the result whose norm, a Python number, left its range."""
-    for name, size in named.items():
-        if not math.isfinite(size):
-            raise FloatingPointError(f"{line}: the norm of {name} overflowed the range of float64; nothing was changed")
+    if not math.isfinite(size):
+        raise FloatingPointError(f"{line}: the norm of {name} overflowed the range of float64; nothing was changed")
 
 
 def finite_results(line: str, **named: Array) -> None:

@@ -89,7 +89,7 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
             raise ValueError(f"{where}: expected labels that differ, found {values[0]:g} in all {len(rows)} examples")
         with np.errstate(over="ignore", invalid="ignore"):
             mean, scale = float(values.mean()), float(values.std())
-        if not (math.isfinite(mean) and 0.0 < scale < math.inf):
+        if not 0.0 < scale < math.inf:  # nor is it finite where the mean is not
             raise ValueError(
                 f"{where}: expected numbers whose mean and spread double precision can hold, found {mean:g} and {scale:g}"
             )

@@ -112,14 +112,14 @@ class TruncationRule:
 
     @classmethod
     def fixed_rank(cls, rank: int) -> TruncationRule:
-        """Always this rank (fewer where the bases have fewer columns)."""
+        """Always this rank (fewer where the bases have no room for it)."""
         return cls(theta=0.0, min_rank=rank, max_rank=rank)
 
     def __call__(self, Y: Factors, h: float) -> Truncation:
         """The truncation of U S Vᴴ after a step of size h."""
         factor = h if self.per_time else 1.0
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
-        fixed = self.min_rank == self.max_rank  # as fixed_rank says, fewer where there are fewer columns
+        fixed = self.min_rank == self.max_rank  # as fixed_rank says, fewer where the bases have fewer rows
         least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0]) if fixed else self.min_rank
         cut = truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank)
         return replace(cut, rank_rule=RankRule.BASIS) if least < self.min_rank else cut
