@@ -4,7 +4,7 @@ A cycle is one augmented step (Algorithm 1, lines 2 to 5) and ``coefficient_step
 (line 6) comes at once, or after the cycle: then S has up to 2r x 2r entries in between and its steps may use them.  S is
 dense after a coefficient step; the gradients are division-free, so no inverse of it can be stale.
 
-Gradients agree within the ranges of U and V: Uᴴ∇_K = ∇_S = (Vᴴ∇_L)ᴴ (docs/theory/setting.md).  The directions that an optimizer
+Gradients agree within the ranges of U and V: Uᴴ∇_K = ∇_S = (Vᴴ∇_L)ᴴ (docs/theory/step.md).  The directions that an optimizer
 like Adam makes of them do not, and Algorithm 1 takes what S's own says.  Adam's entries are of size 1, so that ‖D_S‖ ≈ r while
 ‖D_K‖ ≈ (m r)^{1/2}: for S of order one the singular values change by at most λ r a step, to first order, while the bases turn by
 λ(m r)^{1/2}.  ``core="shared"`` lets K and L speak for S as well.
