@@ -5,8 +5,10 @@ U or a V: the long products of a step are one batched GEMM before and one after 
 for all layers.  A layer of rank r uses the first r rows of its buffers; the rows behind are zero, so that this storage stays
 where it is at every rank.  The small workspaces of S and the places of the rows are made anew when a rank changes.
 
-Host synchronisations of a step on an accelerator: one download, the spectra of all layers (ranks are decided on the host), and
-what ``torch.linalg.eigh`` does inside to look at its error flag, once for each width class; layers that need Householder's QR, if
+Host synchronisations of a step on an accelerator: one download, the spectra of all layers (ranks are decided on the host), what
+``torch.linalg.eigh`` does inside to look at its error flag, once for each width class, and one upload, σ and 1/σ of what is kept;
+where ranks change, uploads of indices: one for the cores and for each length, for each class two and two for each of its lengths.
+Layers that need Householder's QR, if
 any, cost another download for each shape and what ``torch.linalg.svd`` does inside.  In double precision all do, and one more
 download says whether everything is finite.
 """
@@ -248,6 +250,8 @@ class LayerBank:
         ------
         ValueError : an argument that does not fit, and where, or a bank that nothing was loaded into; nothing was changed.
         NonFiniteUpdateError : entries that are not finite; nothing was changed.
+
+        Nothing is changed either where memory runs out or an interrupt comes.
         """
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
@@ -278,7 +282,11 @@ class LayerBank:
             for layer, one in self._exact(bad, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
         self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
-        self._write(found, exact, sigma, chosen.rank)
+        try:
+            self._write(found, exact, sigma, chosen.rank)
+        except BaseException:  # no memory, an interrupt
+            self._undo()
+            raise
         rules = tuple(RULES[code] for code in chosen.rule.tolist())
         return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
 
@@ -361,26 +369,30 @@ class LayerBank:
         """Change the ranks: where the updates go in the workspaces, zeros everywhere else."""
         if ranks == self.ranks:
             return
-        self.ranks, w = ranks, max(ranks)
-        self._S_work, self._dS_work = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
-        for group in self._lengths:
+        w, of_side = max(ranks), 2 * ranks
+        rows = [
+            self._tensor([i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(of_side[side])])
+            for group in self._lengths
+        ]
+        entries = self._tensor([(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)])
+        classes = self._width_classes(ranks)
+        S_work, dS_work = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
+        self.ranks, self._entries, self._classes = ranks, entries, classes  # all is there: nothing below needs memory
+        self._S_work, self._dS_work = S_work, dS_work
+        for group, places in zip(self._lengths, rows, strict=True):
+            group.rows = places
             group.work(w).zero_()
-            group.rows = self._tensor([i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(self._rank(side))])
-        self._entries = self._tensor(
-            [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
-        )
-        self._classes = self._width_classes()
         self._update_shapes = (
             [torch.Size((m, r)) for (m, _), r in zip(self.shapes, ranks, strict=True)],
             [torch.Size((n, r)) for (_, n), r in zip(self.shapes, ranks, strict=True)],
             [torch.Size((r, r)) for r in ranks],
         )
 
-    def _width_classes(self) -> list[_WidthClass]:
+    def _width_classes(self, ranks: tuple[int, ...]) -> list[_WidthClass]:
         """The layers by similar rank."""
-        w, count = max(self.ranks), len(self.ranks)
+        w, count = max(ranks), len(ranks)
         by_width: dict[int, list[int]] = {}
-        for layer, rank in enumerate(self.ranks):
+        for layer, rank in enumerate(ranks):
             by_width.setdefault(min(next(width for width in (*WIDTHS, rank) if width >= rank), w), []).append(layer)
         classes = []
         for width, layers in by_width.items():
@@ -395,10 +407,6 @@ class LayerBank:
                     sorted_sides += places
             classes.append(_WidthClass(width, layers, self._tensor(layers), parts, self._tensor(sorted_sides).argsort()))
         return classes
-
-    def _rank(self, side: int) -> int:
-        """The rank of the layer whose U or V a side is."""
-        return self.ranks[side % len(self.ranks)]
 
     def _tensor(self, values: Sequence[int]) -> Tensor:
         """Indices on the device."""
@@ -530,6 +538,15 @@ class LayerBank:
                 group.storage[i, : ranks[layer]] = rows[: ranks[layer]]
         self._S[:, :width, :width] = torch.diag_embed(values[0])
         self._set_ranks(ranks)
+
+    def _undo(self) -> None:
+        """The factors from before a step that failed while they were written: the workspaces still have them."""
+        w = max(self.ranks)
+        for group in self._lengths:
+            group.storage[:, :w] = group.work(w)[:, :w]
+            group.storage[:, w:] = 0.0
+        self._S.zero_()
+        self._S[:, :w, :w] = self._S_work
 
 
 def _is_rank(value: object, most: int) -> bool:

@@ -132,10 +132,11 @@ class LowRankAdapter(nn.Module):
         found = tuple(tuple(X.shape) for X in (U, S, V))
         if found != expected or not 1 <= r <= self.max_rank:
             raise ValueError(f"expected factors of a {self.shape} matrix of rank 1 to {self.max_rank}, found shapes {found}")
-        for storage, X in ((self.Ut, U.mT), (self.S, S), (self.Vt, V.mT)):
-            new = torch.zeros_like(storage)
-            new[: X.shape[0], : X.shape[1]] = X
-            storage.copy_(new)
+        new = [torch.zeros_like(storage) for storage in (self.Ut, self.S, self.Vt)]  # all of them before any is changed
+        for storage, X in zip(new, (U.mT, S, V.mT), strict=True):
+            storage[: X.shape[0], : X.shape[1]] = X
+        for storage, X in zip((self.Ut, self.S, self.Vt), new, strict=True):
+            storage.copy_(X)
         self.rank = r
 
     @torch.no_grad()

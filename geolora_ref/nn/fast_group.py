@@ -37,7 +37,8 @@ class FastGroup:
     """Adapters whose parameters live in the buffers of one :class:`LayerBank`.
 
     A step changes them where they are, whatever happens to the ranks.  If a parameter has been moved elsewhere in the meantime
-    (a copy, another device, a rank that was loaded), everything is gathered into a new bank first.
+    (a copy, another device, a rank that was loaded) or written by anyone else, everything is gathered into a new bank first,
+    which looks at the bases as the reference does before each of its steps.
 
     Raises ``ValueError`` for factors below single precision, in which bases do not stay orthonormal from step to step.
     """
@@ -58,6 +59,11 @@ class FastGroup:
         self.bank.load([(Ut.mT, S, Vt.mT) for Ut, S, Vt in factors])
         for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True):
             adapter.Ut.data, adapter.S.data, adapter.Vt.data = Ut, S, Vt
+        self._seen = self._versions()
+
+    def _versions(self) -> list[int]:
+        """How often autograd has seen each basis written."""
+        return [basis._version for adapter in self.adapters for basis in (adapter.Ut, adapter.Vt)]
 
     def _buffers(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Where the parameters of each adapter belong."""
@@ -68,12 +74,16 @@ class FastGroup:
         return buffers
 
     def _in_place(self) -> bool:
-        """Whether every parameter is where it belongs, with the rank that the bank knows."""
-        return self.bank.ranks == tuple(adapter.rank for adapter in self.adapters) and all(
-            adapter.Ut.data_ptr() == Ut.data_ptr()
-            and adapter.S.data_ptr() == S.data_ptr()
-            and adapter.Vt.data_ptr() == Vt.data_ptr()
-            for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True)
+        """Whether every parameter is where it belongs, with the rank that the bank knows, and no basis was written by others."""
+        return (
+            self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
+            and self._seen == self._versions()
+            and all(
+                adapter.Ut.data_ptr() == Ut.data_ptr()
+                and adapter.S.data_ptr() == S.data_ptr()
+                and adapter.Vt.data_ptr() == Vt.data_ptr()
+                for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True)
+            )
         )
 
     def step(self, directions: Sequence[Triple], settings: Settings, iteration: int, *, moved: bool) -> Done | None:
@@ -100,6 +110,7 @@ class FastGroup:
             adapter.rank = rank
             for changed in (adapter.Ut, adapter.S, adapter.Vt):  # behind autograd's back, in the buffers of the bank
                 torch.autograd.graph.increment_version(changed)
+        self._seen = self._versions()
         transports = [] if before is None else self.bank.transports(before)
         exact = [layer in report.exact for layer in range(len(self.adapters))]
         return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, transports)

@@ -214,9 +214,9 @@ class GeoLoRA(AdapterOptimizer):
         self.truncations, self.exact = self.truncations + 1, self.exact + report.exact
 
     def _fast_steps(self, groups: Sequence[dict[str, Any]]) -> None:
-        """The same by the fast path, in place; what earlier groups did is undone if a later one fails."""
-        first = [self._adapters[name] for group in groups[:-1] for name in group["adapters"]]
-        before = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in first]
+        """The same by the fast path, in place; undone if a later group fails, or what is left to do for the memories."""
+        adapters = [self._adapters[name] for group in groups for name in group["adapters"]]
+        before = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
         try:
             steps = [step for group in groups for step in self._fast_step(group)]
         except BaseException:

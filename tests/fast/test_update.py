@@ -353,12 +353,14 @@ def test_the_guard_is_at_the_bound_that_is_derived() -> None:
     assert found.tolist() == [True, False, True, False]
 
 
-def _in_units_of_the_guard(w: int, update: str, generator: torch.Generator) -> tuple[float, float]:
-    """The worst defect of both bases in units of η(s/σ_r)², and error of a singular value in units of √η·s, of 200 layers.
+def _in_units_of_the_guard(
+    w: int, update: str, generator: torch.Generator, m: int | None = None, count: int = 200
+) -> tuple[float, float]:
+    """The worst defect of both bases in units of η(s/σ_r)², and error of a singular value in units of √η·s, of many layers.
 
     Γ_K is singular in each, S of half its rank, and σ_r between s and 1e-5·s for r of this half.
     """
-    m, n, r, count, eta = 3 * w + 5, 2 * w, (w + 1) // 2, 200, (2 * w + 24) * 2.0**-52
+    m, n, r, eta = m or 3 * w + 5, 2 * w, (w + 1) // 2, (2 * w + 24) * 2.0**-52
     draw: Callable[..., Tensor] = lambda *shape: torch.randn(count, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
     U, V = torch.linalg.qr(draw(m, w))[0], torch.linalg.qr(draw(n, w))[0]
     smallest = 10.0 ** (-5.0 * torch.rand(count, 1, generator=generator, dtype=torch.float64))
@@ -387,6 +389,14 @@ def _in_units_of_the_guard(w: int, update: str, generator: torch.Generator) -> t
 def test_the_guard_counts_all_that_spoils_the_bases(w: int, update: str, generator: torch.Generator) -> None:
     """A defect of at most η(s/σ)² and singular values to √η·s, η = (2w + 24)·eps₆₄: what is added to Γ_K, and rounding."""
     defects, values = _in_units_of_the_guard(w, update, generator)
+    assert 0.01 < defects < 1.0
+    assert values < 1.0
+
+
+@pytest.mark.parametrize("update", ["in the range", "K alone", "both"])
+def test_the_guard_counts_it_for_long_bases_as_well(update: str, generator: torch.Generator) -> None:
+    """The rounding of a sum of m products is not in η; it is no larger than what is."""
+    defects, values = _in_units_of_the_guard(8, update, generator, m=3072, count=20)
     assert 0.01 < defects < 1.0
     assert values < 1.0
 
@@ -559,6 +569,37 @@ def test_products_beyond_the_range_of_double_precision_name_their_layer(generato
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 2\]; nothing was changed"):
         bank.update_(*zip(*updates, strict=True), tau=0.1)
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "dtype"),
+    [
+        (bank_module, "coordinates", torch.float32),
+        *((torch, "diag_embed", dtype) for dtype in (torch.float32, torch.float64)),
+        *((LayerBank, "_width_classes", dtype) for dtype in (torch.float32, torch.float64)),
+    ],
+)
+def test_a_step_whose_writing_fails_changes_nothing(
+    where: Any, name: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the bases are written, between them and the cores, where new ranks want new workspaces; the next step is right."""
+    factors = random_layers([3, 2, 4], generator, dtype)
+    updates = list(zip(*(random_update(layer, generator) for layer in factors), strict=True))
+    bank, undisturbed = LayerBank.of(factors), LayerBank.of(factors)
+    before = [X.clone() for layer in range(3) for X in bank.storage(layer)]
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, fails)
+        with pytest.raises(torch.OutOfMemoryError):
+            bank.update_(*updates, tau=0.3)
+    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for k in range(3) for X in bank.storage(k)), strict=True))
+    reports = [one.update_(*updates, tau=0.3) for one in (bank, undisturbed)]
+    assert reports[0].ranks == reports[1].ranks != (3, 2, 4)
+    after = [[X for k in range(3) for X in one.storage(k)] for one in (bank, undisturbed)]
+    assert all(torch.equal(X, Y) for X, Y in zip(*after, strict=True))
 
 
 def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: torch.Generator) -> None:

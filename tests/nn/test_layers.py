@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from geolora_ref import LowRank
@@ -582,6 +582,22 @@ def test_factors_that_do_not_fit_are_refused() -> None:
             LowRank(torch.eye(7, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64), torch.eye(5, 4, dtype=torch.float64))
         )
     assert torch.equal(adapter.full(), before)
+
+
+def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = LowRankAdapter((7, 5), 2, 3, dtype=torch.float64)
+    fill(adapter)
+    before, asked = [X.detach().clone() for X in adapter.active()], iter([True, False])
+
+    def once(X: Tensor, zeros_like: Callable[[Tensor], Tensor] = torch.zeros_like) -> Tensor:
+        if next(asked):
+            return zeros_like(X)
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch, "zeros_like", once)
+    with pytest.raises(torch.OutOfMemoryError):
+        adapter.assign(LowRank(*(torch.eye(k, 1, dtype=torch.float64) for k in (7, 1, 5))))
+    assert all(torch.equal(X, Y) for X, Y in zip(adapter.active(), before, strict=True))
 
 
 def test_targets_by_regular_expression_and_by_suffix() -> None:

@@ -370,6 +370,26 @@ def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monke
     assert same(before, snapshot(model, optimizer))
 
 
+@pytest.mark.parametrize("where", ["optimizer.transported", "fast_group.LayerBank.transports"])
+def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast step has written its factors by then, with other ranks."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.3, method="fast")
+    train(model, optimizer, 2)
+    backward(model)
+    before = snapshot(model, optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"geolora_ref.nn.{where}", fails)
+        with pytest.raises(torch.OutOfMemoryError):
+            optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+    optimizer.step()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_head_whose_memory_is_of_another_dtype_changes_nothing(method: Any) -> None:
     model = network().float()
@@ -822,13 +842,15 @@ def test_training_goes_on_in_double_precision_once_everything_is(method: Any) ->
     assert [step() for _ in range(5)][-1] < first
 
 
+@pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_bases_that_another_method_left_are_refused(method: Any) -> None:
-    """The fast step of such bases is no step of the algorithm: it was wrong by most of what it moved."""
+def test_bases_that_another_method_left_are_refused(method: Any, steps: int) -> None:
+    """The fast step of such bases is no step of the algorithm; it may have stepped these adapters before."""
     model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    train(model, optimizer, steps)
     for layer in adapters(model).values():
         layer.adapter.Ut.detach()[:3].mul_(2.0)
-    optimizer = GeoLoRA(model, lr=0.05, method=method)
     backward(model)
     before = snapshot(model, optimizer)
     with pytest.raises(ValueError, match=r"^0: U: expected orthonormal columns"):
