@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from geolora_ref.oracle.criteria import FAIL
 from verification.experiments.performance import __main__ as command
 from verification.experiments.performance import apart, measure
 from verification.experiments.performance.apart import ApartError
-from verification.experiments.performance.methods import METHODS, Method, Training
-from verification.experiments.performance.networks import CASES, Case
+from verification.experiments.performance.methods import METHODS, GeoLoRAAdaptive, Method, PeftAdaLoRA, Training
+from verification.experiments.performance.networks import CASES, Block, Case
 from verification.experiments.performance.page import MEASURED, documented, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
 from verification.machine import provenance
@@ -102,6 +104,28 @@ def test_flops_and_bases_of_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (fast["ratio"][1], fast["ratio_same"][1], fast["ratio_to_floor"][1]) == pytest.approx((1.5, 1.5, 3.0))
     assert (fast_kept["ratio"][1], fast_kept["ratio_same"][1]) == pytest.approx((3 / 4 / 2, 3 / 4 / (2 / 3)))
     assert fast_kept["ratio_to_floor"][1] == pytest.approx(3 / 4 / (1 / 2))
+
+
+SMALL = replace(
+    CASES[2],
+    build=lambda: Block(24, 48, 2),
+    batch=lambda: {"x": torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0)), "labels": torch.arange(2)},
+)
+
+
+def test_adalora_has_its_orthogonality_term() -> None:
+    """PEFT's default weight 0.5 of the mean of ‖PᵀP − I‖ and ‖QQᵀ − I‖; twelve small random rows are far from orthonormal."""
+    trained = PeftAdaLoRA(SMALL)
+    bare = trained.network(**trained.batch).loss
+    assert float((trained.loss() - bare).detach()) == pytest.approx(0.5 * 12**0.5, rel=0.05)
+
+
+def test_with_its_defaults_the_optimizer_changes_ranks() -> None:
+    trained = GeoLoRAAdaptive(SMALL)
+    for _ in range(3):
+        trained.step()
+    low, high = re.findall(r"\d+", trained.note)[:2]
+    assert (low, high) != ("8", "8")
 
 
 COMPILED = {

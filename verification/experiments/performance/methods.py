@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
-from geolora_ref.nn import GeoLoRA, adapt
+from geolora_ref.nn import GeoLoRA, adapt, adapters
 from verification.experiments.performance.authors import authors_layer, checkout
 from verification.experiments.performance.networks import Case, chosen_layers
 
@@ -38,10 +38,15 @@ class Training:
             parameter.requires_grad_(name.startswith(self.case.head + "."))
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
+    def loss(self) -> Tensor:
+        """The loss of the batch."""
+        loss: Tensor = self.network(**self.batch)
+        return loss
+
     def backward(self) -> None:
         """Forward and backward."""
         with torch.autocast("cpu", self.case.autocast, enabled=self.case.autocast is not None):
-            loss = self.network(**self.batch)
+            loss = self.loss()
         torch.autograd.backward(loss)
 
     def step(self) -> None:
@@ -116,11 +121,17 @@ class PeftAdaLoRA(WithAdamW):
             total_step=10**6,
             target_modules=names,
         )
-        self.network = get_peft_model(_Bare(self.network), _inside(config))
+        self.network = get_peft_model(_WithLoss(self.network), _inside(config))
         for parameter in head:
             parameter.requires_grad_()
         self.start(self.network.parameters())
         self.count = 0
+
+    def loss(self) -> Tensor:
+        """With the term that PEFT's AdaLoRA adds; the wrapper around it would leave it out."""
+        model: Any = self.network.base_model
+        loss: Tensor = model(**self.batch).loss
+        return loss
 
     def step(self) -> None:
         """Forward, backward, AdamW, allocation."""
@@ -133,16 +144,23 @@ class PeftAdaLoRA(WithAdamW):
 
 
 class _Bare(nn.Module):
-    """PEFT wraps what it is given; AdaLoRA adds its penalty to an output with a loss."""
+    """PEFT wraps what it is given."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, **batch: Tensor) -> Tensor:
+    def forward(self, **batch: Tensor) -> Any:
         """The loss."""
-        loss: Tensor = self.network(**batch)
-        return loss
+        return self.network(**batch)
+
+
+class _WithLoss(_Bare):
+    """An output with a loss: to no other does PEFT's AdaLoRA add its orthogonality term."""
+
+    def forward(self, **batch: Tensor) -> Any:
+        """The loss by its name."""
+        return SimpleNamespace(loss=self.network(**batch))
 
 
 def _inside(config: Any) -> Any:
@@ -252,14 +270,15 @@ class LeanLoRA(WithAdamW):
 
 
 class GeoLoRAOptimizer(Training):
-    """What a user writes: ``adapt(fused=True)`` and the optimizer ``GeoLoRA``, which trains the head as well."""
+    """``adapt(fused=True)`` and the optimizer ``GeoLoRA``, which trains the head as well; here SGD at fixed rank."""
 
-    options: Mapping[str, Any] = MappingProxyType({"method": "fast", "update": "sgd"})
+    max_rank: int | None = RANK
+    options: Mapping[str, Any] = MappingProxyType({"method": "fast", "tau": 0.0, "update": "sgd"})
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
-        adapt(self.network, case.targets, RANK, max_rank=RANK, train=[case.head], dropout=case.dropout, fused=True)
-        self.optimizer = GeoLoRA(self.network, lr=RATE, tau=0.0, **self.options)
+        adapt(self.network, case.targets, RANK, max_rank=self.max_rank, train=[case.head], dropout=case.dropout, fused=True)
+        self.optimizer = GeoLoRA(self.network, lr=RATE, **self.options)
 
     def step(self) -> None:
         """Forward, backward, step."""
@@ -271,13 +290,26 @@ class GeoLoRAOptimizer(Training):
 class GeoLoRAReference(GeoLoRAOptimizer):
     """The same with the reference step, layer by layer."""
 
-    options = MappingProxyType({"method": "reference", "update": "sgd"})
+    options = MappingProxyType({"method": "reference", "tau": 0.0, "update": "sgd"})
 
 
 class GeoLoRAAdam(GeoLoRAOptimizer):
     """The same with Adam, whose moments move with the bases."""
 
-    options = MappingProxyType({"method": "fast", "update": "adam"})
+    options = MappingProxyType({"method": "fast", "tau": 0.0, "update": "adam"})
+
+
+class GeoLoRAAdaptive(GeoLoRAOptimizer):
+    """What a user writes who leaves everything else as it is: Adam, and ranks that follow τ = 0.1 from 8 on, up to 32."""
+
+    max_rank = None
+    options = MappingProxyType({"method": "fast"})
+
+    def step(self) -> None:
+        """As before; the note has the ranks of the last step."""
+        super().step()
+        ranks = [layer.adapter.rank for layer in adapters(self.network).values()]
+        self.note = f"ranks {min(ranks)} to {max(ranks)}, {sum(ranks) / len(ranks):.1f} on average"
 
 
 class GeoLoRAFast(WithAdamW):
@@ -344,6 +376,7 @@ METHODS = (
     Method("merged", "GeoLoRA, fast, merged", GeoLoRAMerged),
     Method("optimizer", "GeoLoRA, fast, by its optimizer", GeoLoRAOptimizer),
     Method("adam", "GeoLoRA, fast, by its optimizer, Adam", GeoLoRAAdam),
+    Method("adaptive", "GeoLoRA, fast, by its optimizer, its defaults (Adam, ranks adapt)", GeoLoRAAdaptive),
     *([Method("authors", "the authors' layer, stepping at every iteration", Authors)] if checkout() else []),
 )
 """The first is the floor, the second what the others are compared with."""

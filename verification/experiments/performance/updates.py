@@ -15,6 +15,9 @@ from geolora_ref.fast.bank import Factors
 __all__ = ["GRID", "SIDE_BY_SIDE", "Size", "unguarded_step", "update_rows"]
 
 
+RATE = 0.01
+
+
 @dataclass(frozen=True)
 class Size:
     """``layers`` square layers of size m and rank r."""
@@ -34,16 +37,16 @@ GRID = {
 
 
 def layers_of(size: Size) -> tuple[list[Factors], list[Factors]]:
-    """Layers and updates of them, λ times gradients of full rank, column by column."""
+    """Layers and gradients of them, of full rank, column by column."""
     generator = torch.Generator().manual_seed(0)
     draw: Callable[..., torch.Tensor] = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
-    layers, updates = [], []
+    layers, gradients = [], []
     for _ in range(size.layers):
         U, V = (torch.linalg.qr(draw(size.m, size.r))[0].mT.contiguous().mT for _ in range(2))
         layers.append((U, torch.diag(torch.linspace(1.0, 0.2, size.r)), V))
-        dK, dL = (0.01 * draw(size.r, size.m).mT / size.m**0.5 for _ in range(2))
-        updates.append((dK, dL, U.mT @ dK))
-    return layers, updates
+        dK, dL = (draw(size.r, size.m).mT / size.m**0.5 for _ in range(2))
+        gradients.append((dK, dL, U.mT @ dK))
+    return layers, gradients
 
 
 @torch.no_grad()
@@ -67,30 +70,38 @@ def unguarded_step(bases: Tensor, S: Tensor, updates: Tensor, delta_S: Tensor) -
 
 
 def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
-    """AdamW on the two factors of LoRA and the fast step at fixed rank; the unguarded step and the reference as well."""
-    layers, updates = layers_of(size)
+    """AdamW on the two factors of LoRA and the fast step at fixed rank; the unguarded step and the reference as well.
+
+    All of them begin with gradients: λ times them is part of the step.
+    """
+    layers, gradients = layers_of(size)
     bank = LayerBank.of(layers, capacity=size.r)
-    delta_K, delta_L, delta_S = (list(X) for X in zip(*updates, strict=True))
+    dK, dL, dS = (list(X) for X in zip(*gradients, strict=True))
+
+    def scaled() -> list[list[Tensor]]:
+        return [list(torch._foreach_mul(X, RATE)) for X in (dK, dL, dS)]
+
     parameters = [nn.Parameter(torch.zeros(size.r, size.m)) for _ in range(2 * size.layers)]
     for parameter in parameters:
         parameter.grad = torch.randn(size.r, size.m, generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, foreach=True)
 
     def fast() -> None:
-        bank.update_(delta_K, delta_L, delta_S, tau=0.0, min_rank=size.r, max_rank=size.r)
+        bank.update_(*scaled(), tau=0.0, min_rank=size.r, max_rank=size.r)
 
     def adamw() -> None:
         optimizer.step()
 
     def slow() -> None:
-        for (U, S, V), (dK, dL, dS) in zip(layers, updates, strict=True):
-            gradients = ProjectedGradients(dK=dK, dL=dL, dS=dS)
-            geolora_step(LowRank(U, S, V), gradients, learning_rate=1.0, tau=0.0, max_rank=size.r)
+        for (U, S, V), (of_K, of_L, of_S) in zip(layers, gradients, strict=True):
+            given = ProjectedGradients(dK=of_K, dL=of_L, dS=of_S)
+            geolora_step(LowRank(U, S, V), given, learning_rate=RATE, tau=0.0, max_rank=size.r)
 
     bases = torch.stack([U.mT for U, _, _ in layers] + [V.mT for _, _, V in layers])
     state = [bases, torch.stack([S for _, S, _ in layers])]
 
     def unguarded() -> None:
+        delta_K, delta_L, delta_S = scaled()
         stacked = torch.stack([X.mT for X in (*delta_K, *delta_L)])
         state[:] = unguarded_step(state[0], state[1], stacked, torch.stack(delta_S))
 
