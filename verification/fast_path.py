@@ -32,8 +32,12 @@ def _parity(found: dict[str, Any], folder: Path) -> Shown:
     for case in cases:
         row = (found["conformance"][dtype][name]["ratios"].get(case) for dtype, name in backends)
         ratios.append([case, *("" if ratio is None else _short(ratio) for ratio in row)])
-    line = f"{found['device']}, torch {found['torch']}, CUDA {found['cuda']}; a case fails above 30."
+    settings = ", ".join(f"{what} {how}" for what, how in found["settings"].items())
+    about = f"{found['device']}, torch {found['torch']}, CUDA {found['cuda']}, driver {found['driver'] or 'unknown'}"
+    line = f"{about}; float32: {settings}. A case fails above 30."
+    errors: Rows = [["What", "Error"], *([what, error] for what, error in found["errors"].items())]
     shown = {
+        **({"What could not be measured": errors} if found["errors"] else {}),
         "Worst ratios of the oracle": worst,
         "Beside the CPU": compared,
         "Update of 36 layers of 384": times,

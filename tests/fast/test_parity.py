@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,40 @@ def _step(worst: float) -> dict[str, Any]:
     return {"passed": worst < 30, "worst_ratio": worst, "seconds": 1.0, "ratios": {"shape-1": worst}, "failures": []}
 
 
+PARTS = {
+    "conformance": ("conformance", {"step": {"passed": True}}, "float32"),
+    "function_difference": ("functions", {"passed": True}, torch.float32),
+    "training_difference": ("trainings", {"passed": True}, torch.float32),
+    "update_milliseconds": ("update_milliseconds", 1.0, 32),
+}
+
+
+@pytest.mark.parametrize("failing", PARTS)
+def test_a_part_that_raises_costs_no_other(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def measured(name: str, device: str, of: Any) -> Any:
+        _, result, last = PARTS[name]
+        if name == failing and of == last:
+            raise torch.OutOfMemoryError("no memory")
+        return result
+
+    for name in PARTS:
+        monkeypatch.setattr(measuring, name, partial(measured, name))
+    found = measuring.measure("cpu")
+    assert not found["passed"]
+    part = PARTS[failing][0]
+    assert found["errors"] == {f"{part}, {'float32' if part != 'update_milliseconds' else 32}": "OutOfMemoryError: no memory"}
+    expected = {"conformance": 4, "functions": 4, "trainings": 2, "update_milliseconds": 4}
+    assert {name: len(found[name]) for name in expected} == expected | {part: expected[part] - 1}
+
+
 FOUND: dict[str, Any] = {
-    "format": 2,
+    "format": 3,
     "device": "a device",
     "torch": "2.0",
     "cuda": "12.0",
+    "driver": "550.1",
+    "settings": {"products": "none", "convolutions": "tf32"},
+    "errors": {},
     "passed": True,
     "conformance": {"float32": {"step": _step(0.5), "batched_step": _step(0.25)}, "bfloat16": {"step": _step(0.125)}},
     "functions": {"float32": {"worst": 0.0625, "bound": 1.0, "passed": True}},
@@ -197,28 +227,39 @@ def test_what_the_command_writes_is_what_the_page_shows(
 ) -> None:
     monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND)
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
-    written = read_json(tmp_path / "parity" / "parity.json")
+    file = tmp_path / "parity" / "parity-cpu.json"  # no GPU: the page does not show it
+    written = read_json(file)
+    assert [shown.verdict for _, shown in overview(PAGE.items, tmp_path)][1] == "not run"
+    file.rename(tmp_path / "parity" / "parity.json")
     assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
     assert "functions: 0.0625 (at most 1)" in capsys.readouterr().out
     html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
-    for shown in ("a device, torch 2.0, CUDA 12.0", "shape-1", "0.0625", "1e-15", "1.50", "passed"):
+    about = "a device, torch 2.0, CUDA 12.0, driver 550.1; float32: products none, convolutions tf32."
+    for shown in (about, "shape-1", "0.0625", "1e-15", "1.50", "passed"):
         assert shown in html
     assert "not run" not in html
 
 
 def test_an_infinite_ratio_is_strict_json_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = FOUND | {"passed": False, "conformance": {"float32": {"step": _step(math.inf)}}}
+    found = FOUND | {
+        "passed": False,
+        "conformance": {"float32": {"step": _step(math.inf)}},
+        "errors": {"update_milliseconds, 32": "OutOfMemoryError: no memory"},
+    }
     monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: found)
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 1
 
     def refuse(constant: str) -> float:
         raise AssertionError(constant)
 
+    file = tmp_path / "parity" / "parity-cpu.json"
+    file.rename(tmp_path / "parity" / "parity.json")
     written = json.loads((tmp_path / "parity" / "parity.json").read_text(), parse_constant=refuse)
     assert written["conformance"]["float32"]["step"]["ratios"] == {"shape-1": "inf"}
     _, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
     assert parity.verdict == "failed"
     assert parity.tables["Worst ratios of the oracle"][1][2] == "inf"
+    assert parity.tables["What could not be measured"][1] == ["update_milliseconds, 32", "OutOfMemoryError: no memory"]
 
 
 def test_a_backend_that_fails_is_reported(

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=writable_folder, default="build/parity", metavar="FOLDER")
     options = parser.parse_args(argv)
     why = missing(options.device)
-    path = options.output / "parity.json"
+    path = options.output / _name(options.device)
     if why:
         print(f"skipped: {why}; nothing was measured and nothing written{_left(path)}")  # noqa: T201
         return 0
@@ -43,8 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for what in ("functions", "trainings"):
         for dtype, one in found[what].items():
             print(f"{dtype:<9} {what}: {one['worst']:.3g} (at most {one['bound']:g})")  # noqa: T201
+    for what, message in found["errors"].items():
+        print(f"{what}: {message}")  # noqa: T201
     print(f"{'conforms' if found['passed'] else 'DOES NOT CONFORM'} on {found['device']}: {path}")  # noqa: T201
     return 0 if found["passed"] else 1
+
+
+def _name(device: str) -> str:
+    """parity.json is that of a GPU, which the page shows; a try on the CPU has another file."""
+    kind = device.partition(":")[0]
+    return "parity.json" if kind == "cuda" else f"parity-{kind}.json"
 
 
 def _measured(device: str) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,29 +114,56 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def driver(device: str) -> str | None:
+    """The version of NVIDIA's driver, of a CUDA device; None where nobody tells it."""
+    if torch.device(device).type != "cuda":
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603  (our own command)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.partition("\n")[0] or None
+
+
+def settings() -> dict[str, str]:
+    """How products and convolutions of float32 are computed on a device: "tf32" with fewer bits, as torch names it."""
+    if not hasattr(torch.backends.cudnn, "conv"):  # before torch had settings of either one
+        allowed = {"products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
+        return {what: "tf32" if yes else "ieee" for what, yes in allowed.items()}
+    return {
+        "products": torch.backends.cuda.matmul.fp32_precision,
+        "convolutions": torch.backends.cudnn.conv.fp32_precision,
+    }
+
+
 def measure(device: str, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """Everything, as JSON data."""
+    """Everything, as JSON data.  A part that raises is told in ``errors``, does not pass, and costs no other part."""
     found: dict[str, Any] = {
-        "format": 2,
+        "format": 3,
         "device": device_name(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "conformance": {},
-        "functions": {},
-        "trainings": {},
-        "update_milliseconds": {},
+        "driver": driver(device),
+        "settings": settings(),
+        **{part: {} for part in ("conformance", "functions", "trainings", "update_milliseconds", "errors")},
     }
+
+    def keep(part: str, name: str, measured: Callable[[], Any]) -> None:
+        progress(f"{part}, {name}")
+        try:
+            found[part][name] = measured()
+        except Exception as error:  # of a library or a device, each has its own
+            found["errors"][f"{part}, {name}"] = f"{type(error).__name__}: {error}"
+
     for dtype in DTYPES:
-        progress(f"oracle, {dtype}")
-        found["conformance"][dtype] = conformance(device, dtype)
-        found["functions"][dtype] = function_difference(device, getattr(torch, dtype))
+        keep("conformance", dtype, partial(conformance, device, dtype))
+        keep("functions", dtype, partial(function_difference, device, getattr(torch, dtype)))
     for working in BOUNDS:
-        progress(f"training, {working}")
-        found["trainings"][str(working).removeprefix("torch.")] = training_difference(device, working)
+        keep("trainings", str(working).removeprefix("torch."), partial(training_difference, device, working))
     for r in (4, 8, 16, 32):
-        progress(f"update, r = {r}")
-        found["update_milliseconds"][str(r)] = update_milliseconds(device, r)
+        keep("update_milliseconds", str(r), partial(update_milliseconds, device, r))
     verdicts = [one["passed"] for of_dtype in found["conformance"].values() for one in of_dtype.values()]
     verdicts += [one["passed"] for what in ("functions", "trainings") for one in found[what].values()]
-    found["passed"] = all(verdicts)
+    found["passed"] = all(verdicts) and not found["errors"]
     return found
