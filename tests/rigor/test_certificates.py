@@ -26,6 +26,7 @@ from verification.rigor.__main__ import BROKEN, CHANCES, main, prove, refute  # 
 from verification.rigor.balls import matrix, off, precision, singular_values  # noqa: E402
 from verification.rigor.certificate import certify, outcomes  # noqa: E402
 from verification.rigor.instances import Instance, Output, draw, mutant, reference  # noqa: E402
+from verification.rigor.results import MEASURED  # noqa: E402
 from verification.rigor.statements import STATEMENTS  # noqa: E402
 
 INSTANCES = list(draw(16, largest=9))
@@ -75,6 +76,11 @@ CONTROLS = {  # of every statement, a broken step that it refutes
 
 def test_statements_are_of_sections_of_the_theory() -> None:
     assert {statement.section for statement in STATEMENTS.values()} <= HEADINGS
+
+
+def test_the_stored_run_is_of_the_statements_that_are_here() -> None:
+    stored = read_json(MEASURED / "results.json")["statements"]
+    assert stored == {name: {"section": one.section, "text": one.text} for name, one in STATEMENTS.items()}
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
