@@ -6,7 +6,7 @@ Every check returns a :class:`Check`, it prints nothing.  A ratio ≤ 1 passes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,7 @@ def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check
     h = 2.0 ** -np.arange(6.0, 13.0)
     remainder = [abs(problem.loss(W + step * D) - L0 - step * derivative) for step in h]
     rounding = 10.0 * float(np.finfo(float).eps) * (abs(L0) + float(np.linalg.norm(gradient) * np.linalg.norm(W)))
-    linear = max(remainder) <= rounding
+    linear = _largest(remainder) <= rounding
     slope = 2.0 if linear else float(np.polyfit(np.log(h), np.log(remainder), 1)[0])
     return Check("gradient: Taylor slope 2", abs(slope - 2.0), 0.1)
 
@@ -86,7 +86,7 @@ def check_solution(problem: MatrixODE, Y0: Matrix, t: float = 0.5) -> Check:
     F = problem.field(t, problem.solution(t, Y0))
     start = np.linalg.norm(problem.solution(0.0, Y0) - Y0) / np.linalg.norm(Y0)
     residual = np.linalg.norm(derivative - F) / np.linalg.norm(F)
-    return Check("solution: residual in its own equation", float(max(residual, start)), 3e-8)
+    return Check("solution: residual in its own equation", _largest((float(residual), float(start))), 3e-8)
 
 
 def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 30) -> Iterator[Check]:
@@ -103,16 +103,16 @@ def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 3
         dF = problem.field(t, X + D) - problem.field(t, X)
         quotients.append(float(np.linalg.norm(dF) / np.linalg.norm(D)))
         one_sided.append(_inner(dF, D) / _inner(D, D))
-    steepest, growth = map(max, zip(*(_extremes(problem, t, rng) for t in _distinct_times(problem)), strict=True))
+    steepest, growth = map(_largest, zip(*(_extremes(problem, t, rng) for t in _distinct_times(problem)), strict=True))
     if not math.isnan(mu):
         # μ may be 0 or negative: everything is 1 more, so that a ratio of 1 is a constant that is attained.
         scale = 1.0 if math.isnan(ell) else max(1.0, ell)
-        yield Check("one-sided constant: never violated", 1.0 + (max(*one_sided, growth) - mu) / scale, 1.0 + 1e-9)
+        yield Check("one-sided constant: never violated", 1.0 + (_largest((*one_sided, growth)) - mu) / scale, 1.0 + 1e-9)
         missing = ((1.0 - ATTAINED) * abs(mu) + 0.01 * steepest) / scale
         yield Check("one-sided constant: attained", 1.0 + (mu - growth) / scale, 1.0 + missing + 1e-9)
     if math.isnan(ell):
         return
-    yield Check("Lipschitz constant: never violated", max(*quotients, steepest), ell * (1.0 + 1e-6))
+    yield Check("Lipschitz constant: never violated", _largest((*quotients, steepest)), ell * (1.0 + 1e-6))
     yield Check("Lipschitz constant: attained", ATTAINED * ell, steepest)
 
 
@@ -138,14 +138,14 @@ def _extremes(problem: MatrixODE, t: float, rng: np.random.Generator) -> tuple[f
     for _ in range(100):
         D = D / np.linalg.norm(D)
         D = derivative(D)
-        steepest = max(steepest, float(np.linalg.norm(D)))
-        if steepest == 0.0:
-            return 0.0, 0.0
+        steepest = _largest((steepest, float(np.linalg.norm(D))))
+        if not steepest > 0.0:  # 0 or NaN, and so is the other
+            return steepest, steepest
     D, growth = _random(problem, rng), -math.inf
     for _ in range(100):
         D = D / np.linalg.norm(D)
         change = derivative(D)
-        growth = max(growth, _inner(change, D))
+        growth = _largest((growth, _inner(change, D)))
         D = D + change / steepest
         if not D.any():  # every direction shrinks at the rate ℓ
             break
@@ -160,13 +160,13 @@ def check_actions(problem: MatrixODE, rng: np.random.Generator) -> Check:
     m, n = problem.shape
     Y = Product(_random(problem, rng, (m, 3)), _random(problem, rng, (n, 3)))
     U, V = _random(problem, rng, (m, 2)), _random(problem, rng, (n, 2))
-    worst = 0.0
+    errors = list[float]()
     for t in (time * problem.time_scale for time in TIMES):
         F = problem.field(t, Y.full())
         right = np.linalg.norm(problem.apply_right(t, Y, V) - F @ V) / (np.linalg.norm(F) * np.linalg.norm(V))
         left = np.linalg.norm(problem.apply_left(t, Y, U) - F.conj().T @ U) / (np.linalg.norm(F) * np.linalg.norm(U))
-        worst = max(worst, float(right), float(left))
-    return Check("actions on columns: those of the dense field", worst, 100.0 * (m + n) * float(np.finfo(float).eps))
+        errors += [float(right), float(left)]
+    return Check("actions on columns: those of the dense field", _largest(errors), 100.0 * (m + n) * float(np.finfo(float).eps))
 
 
 def check_invariants(problem: MatrixODE, rng: np.random.Generator) -> Iterator[Check]:
@@ -176,15 +176,15 @@ def check_invariants(problem: MatrixODE, rng: np.random.Generator) -> Iterator[C
     """
     Y = _random(problem, rng)
     fields = [problem.field(t * problem.time_scale, Y) for t in TIMES]
-    size = max(float(np.linalg.norm(F)) for F in fields)
+    size = _largest([float(np.linalg.norm(F)) for F in fields])
 
     def derivative(name: str, D: Matrix) -> float:
         return abs(problem.invariants(Y + D)[name] - problem.invariants(Y - D)[name])
 
     for name in problem.invariants(Y):
         elsewhere = [_random(problem, rng) for _ in range(10)]
-        usual = max(derivative(name, D * size / np.linalg.norm(D)) for D in elsewhere)
-        yield Check(f"invariant: {name}", max(derivative(name, F) for F in fields), 1e-10 * usual)
+        usual = _largest([derivative(name, D * size / np.linalg.norm(D)) for D in elsewhere])
+        yield Check(f"invariant: {name}", _largest([derivative(name, F) for F in fields]), 1e-10 * usual)
 
 
 def check_start(problem: StartedODE, rank: int = 4) -> Check:
@@ -232,6 +232,11 @@ def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
     sigma = np.linalg.svd(initial.full(), compute_uv=False)[: len(spectrum)]
     checks.append(Check("initial value: rank and spectrum", float(np.max(np.abs(sigma - spectrum))), 1e-14))
     return checks
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The maximum; NaN if one of them is, which Python's own drops or not by its place."""
+    return float(np.max(values))
 
 
 def _random(problem: MatrixODE, rng: np.random.Generator, shape: tuple[int, int] | None = None) -> Matrix:

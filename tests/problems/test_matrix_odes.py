@@ -130,6 +130,41 @@ class LeakyVelocity(VlasovPoisson):
         return super().field(t, Y) - 0.1 * (Y - np.roll(Y, 1, axis=1))
 
 
+class NoAdjointAction(Lyapunov):
+    """No number."""
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        return NAN * super().apply_left(t, Y, U)
+
+
+class NoFieldLater(Schroedinger):
+    """No number for t > 0."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        return super().field(t, Y) * (NAN if t > 0.0 else 1.0)
+
+    def factored(self, t: float, Y: Product) -> Product:
+        F = super().factored(t, Y)
+        return Product(F.left * (NAN if t > 0.0 else 1.0), F.right)
+
+
+class NoSolutionAtZero(Lyapunov):
+    """No number at the start."""
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        return super().solution(t, Y0) * (NAN if t == 0.0 else 1.0)
+
+
+class NoNormElsewhere(Schroedinger):
+    """Invariants that are no numbers but when they are first asked for."""
+
+    asked = 0
+
+    def invariants(self, Y: Matrix) -> dict[str, float]:
+        self.asked += 1
+        return {name: value if self.asked <= 3 else NAN for name, value in super().invariants(Y).items()}
+
+
 def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
     for name, factor in factors.items():
         setattr(problem, name, factor * getattr(problem, name))
@@ -147,6 +182,10 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
         (lambda: NoTranspose(12), {SOLUTION, ACTIONS}),
         (lambda: WrongSkew.random(12, _rng()), {SOLUTION, ACTIONS}),
         (lambda: LeakyVelocity.landau_damping(shape=(16, 24)), {ACTIONS, NORM}),
+        (lambda: NoAdjointAction(12, [1.0], _rng()), {ACTIONS}),
+        (lambda: NoFieldLater(12, _rng()), {ACTIONS, ONE_SIDED, NEVER_VIOLATED, ATTAINED, NORM, ENERGY}),
+        (lambda: NoSolutionAtZero(12, [1.0], _rng()), {SOLUTION}),
+        (lambda: NoNormElsewhere(12, _rng()), {NORM, ENERGY}),
         (lambda: _detuned(Schroedinger(12, _rng()), lipschitz=0.5), {NEVER_VIOLATED}),
         (lambda: _detuned(Schroedinger(12, _rng()), lipschitz=2.5), {ATTAINED}),
         (lambda: _detuned(Lyapunov(12, [1.0], _rng()), lipschitz=0.9), {NEVER_VIOLATED}),
@@ -161,6 +200,10 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
         "quadratic term",
         "Ω for Ωᵀ",
         "not skew",
+        "no action",
+        "no field later",
+        "no solution at 0",
+        "no invariant elsewhere",
         "small ℓ",
         "loose ℓ",
         "small ℓ of the heat equation",

@@ -128,6 +128,27 @@ class WrongAction(Quadratic):
         return -super().apply_left(t, Y, U)
 
 
+class NoAdjointAction(Quadratic):
+    """The adjoint action is no number."""
+
+    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
+        """NaN."""
+        return np.nan * super().apply_left(t, Y, U)
+
+
+class NoFieldLater(Schroedinger):
+    """The field is no number for t > 0."""
+
+    def field(self, t: float, Y: Matrix) -> Matrix:
+        """F, then NaN."""
+        return super().field(t, Y) * (np.nan if t > 0.0 else 1.0)
+
+    def factored(self, t: float, Y: Product) -> Product:
+        """That of F, then NaN."""
+        F = super().factored(t, Y)
+        return Product(F.left * (np.nan if t > 0.0 else 1.0), F.right)
+
+
 class WrongInitial(Quadratic):
     """Initial values are too large."""
 
@@ -195,6 +216,8 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "wrong gradient": ("the loss without its ½", lambda: quadratic(WrongGradient)),
     "wrong solution": ("a solution that runs 1 % too fast", lambda: quadratic(WrongSolution)),
     "wrong action": ("the adjoint action with the wrong sign", lambda: quadratic(WrongAction)),
+    "no action": ("an adjoint action that is NaN", lambda: quadratic(NoAdjointAction)),
+    "no field later": ("a field that is NaN for t > 0, dense and factored", lambda: NoFieldLater(20, np.random.default_rng(5))),
     "wrong initial value": ("initial values that are too large by 1e-9", lambda: quadratic(WrongInitial)),
     "understated constant": ("half of the Lipschitz constant", lambda: quadratic(lipschitz=0.5)),
     "overstated constant": ("three times the Lipschitz constant, which nothing attains", lambda: quadratic(lipschitz=3.0)),
@@ -212,6 +235,8 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "leaking": ("a transport that loses mass", Leaking.landau_damping),
 }
 """Problems that are not what they say."""
+NO_NUMBER = ("no action", "no field later")
+"""Those whose values are NaN, which a check says by an infinite ratio."""
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
@@ -220,7 +245,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 def _control(name: str) -> Control:
     why, make_broken = BROKEN[name]
-    return Control(name, why, control_cases, lambda case: check(case, make_broken()))
+    return Control(name, why, control_cases, lambda case: check(case, make_broken()), infinite=name in NO_NUMBER)
 
 
 CLAIM = Claim(
