@@ -170,7 +170,8 @@ def integrate(
             if save_every and len(run.records) % save_every == 0 and not at_the_end:
                 run.times.append(clock.t)
                 run.states.append(Y)
-            if callback and _asks_to_stop(callback, Progress(len(run.records), clock.t, t_end, record, Y)) and not at_the_end:
+            told = Progress(len(run.records), clock.t, t_end, record, Y)
+            if callback is not None and _asks_to_stop(callback, told) and not at_the_end:
                 raise Stopped(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
     except StepError as error:
         run.stopped = error.numbered(len(run.records) + 1)

@@ -109,6 +109,17 @@ def test_the_callback_is_told_after_every_step() -> None:
     assert told[-1].Y.rank == 3
 
 
+def test_a_callback_that_is_an_empty_list_is_called() -> None:
+    """A list that logs what it is called with is false as long as it is empty."""
+
+    class Log(list[Progress]):
+        __call__ = list.append
+
+    problem, Y0 = _problem()
+    integrate(BUG(), problem, Y0, (0.0, 1.0), 0.25, callback=(log := Log()))
+    assert [progress.number for progress in log] == [1, 2, 3, 4]
+
+
 def test_states_are_saved_on_demand() -> None:
     problem, Y0 = _problem()
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), 0.1, save_every=4)
