@@ -13,7 +13,7 @@ from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, H, Inexact, finite, namespace
 from geolora_ref.foreign import words
 from geolora_ref.integrators.sub_equations import Factors
-from geolora_ref.lowrank import LowRank
+from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field, Product
 
 __all__ = ["Evaluations", "Integrator", "MisfitError", "Step", "StepError", "TruncationRule", "combine"]
@@ -148,9 +148,11 @@ class Integrator(ABC):
     def step(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step from (t, Y) to t + h.
 
-        Raises :class:`StepError` (time, step size, reason) for a time or a step size that is not one, a field that does not
-        fit Y in shape or dtype, values of the field that are not finite, and whatever else stops the step.
+        Raises ``ValueError`` if Y is no LowRank, :class:`StepError` (time, step size, reason) for a time or a step size that is
+        not one, a field that does not fit Y in shape or dtype, values of the field that are not finite, and whatever else stops
+        the step.
         """
+        state(Y)
         observed, start, size = _Observed(field, Y), checks.number(t), checks.number(h)
         try:
             if not math.isfinite(start):

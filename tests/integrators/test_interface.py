@@ -433,6 +433,17 @@ def test_a_state_that_does_not_fit_the_field_is_refused(name: str) -> None:
         _step(name, field, other)
 
 
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [(lambda Y: Y.full(), r"ndarray of shape \(9, 7\)"), (lambda Y: tuple(Y), "tuple"), (lambda Y: None, "NoneType")],
+    ids=["dense", "factors", "nothing"],
+)
+def test_a_state_that_is_none_is_refused(other: Callable[[LowRank], Any], found: str) -> None:
+    field, Y = _setting()
+    with pytest.raises(ValueError, match=f"^Y: expected a LowRank, found {found}$"):
+        BUG().step(field, 0.2, other(Y), 0.1)
+
+
 @pytest.mark.parametrize("h", [0.0, -0.1, math.nan, math.inf, None, "0.1"])
 def test_a_step_size_that_is_none_is_refused(h: Any) -> None:
     field, Y = _setting()
