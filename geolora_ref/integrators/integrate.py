@@ -24,10 +24,10 @@ class Adaptive:
     """Step size by step doubling: a step of h against two of h/2; the difference may be rtol·‖Y‖ + atol a step.
 
     A start at Y = 0 needs atol > 0: there ‖Y‖ falls like h, as the difference does, so that no h keeps to rtol alone.
-    ``first`` : the first step size.  ``smallest`` : where the tolerance asks for less the run fails instead of creeping on; only
-    the step to the end of the time span may be shorter.  A step that fails, or whose difference is not finite, is tried again
-    with h/4, unless no step size can mend it (a field of another shape or dtype).  The next step size is
-    h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
+    ``first`` : the first step size.  ``smallest`` : where the tolerance asks for less the run fails instead of creeping on, as it
+    does below the resolution of t; only the step to the end of the time span may be shorter.  A step that fails, or whose
+    difference is not finite, is tried again with h/4, unless no step size can mend it (a field of another shape or dtype).  The
+    next step size is h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
 
     Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, for step sizes not > 0, and for a first
     one below the smallest.
@@ -250,6 +250,7 @@ def _controlled_step(
     spent, refused = Evaluations(), 0
     while True:
         t, size = clock.t, clock.next() - clock.t
+        smallest = max(control.smallest, math.ulp(t))
         try:
             whole = integrator.step(problem, t, Y, size)
             spent += whole.evaluations
@@ -261,8 +262,8 @@ def _controlled_step(
             if not math.isfinite(difference):
                 raise StepError(f"one step and two halves differ by {difference}", t, size)
         except StepError as error:  # too large a step may leave the range of the field, or of floating point
-            if 0.25 * size < control.smallest or isinstance(error.__cause__, MisfitError):
-                raise
+            if 0.25 * size < smallest or isinstance(error.__cause__, MisfitError):
+                raise error.after(spent) from error.__cause__
             spent, refused = spent + error.evaluations, refused + 1
             clock.change(0.25 * size)
             continue
@@ -270,13 +271,13 @@ def _controlled_step(
         following = size * min(4.0, max(0.25, growth))
         if difference <= allowed:
             clock.advance()
-            clock.change(max(following, control.smallest))
+            clock.change(max(following, smallest))
             return second.Y, _record(clock.t, size, [first, second], spent, refused)
-        if min(size, clock.h) <= control.smallest:  # t + h − t may round up
+        if min(size, clock.h) <= smallest:  # t + h − t may round up
             relative = "; rtol alone, from Y = 0" if Y.norm() == 0.0 and control.atol == 0.0 else ""
-            raise StepError(f"the tolerance asks for a step below {control.smallest:.1e}{relative}", t, size)
+            raise StepError(f"the tolerance asks for a step below {smallest:.1e}{relative}", t, size, evaluations=spent)
         refused += 1
-        clock.change(max(following, control.smallest))
+        clock.change(max(following, smallest))
 
 
 def _record(t: float, h: float, steps: list[Step], evaluations: Evaluations, refused: int = 0) -> Record:

@@ -82,6 +82,10 @@ class StepError(ArithmeticError):
         """The same error, with the number of the step."""
         return StepError(self.reason, self.t, self.h, number, self.evaluations)
 
+    def after(self, spent: Evaluations) -> StepError:
+        """The same error, with what had been spent before the step that failed."""
+        return StepError(self.reason, self.t, self.h, self.number, spent + self.evaluations)
+
 
 class MisfitError(ValueError):
     """A field, a state and a step that do not fit each other in shape or dtype: no step size can mend it."""

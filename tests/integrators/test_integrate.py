@@ -372,6 +372,49 @@ def test_step_size_control_gives_up_instead_of_creeping() -> None:
     assert problem.shape == (12, 10)
 
 
+def _jumping(at: float) -> tuple[DenseField, list[float]]:
+    """Ẏ = −Y + 10⁶ from a time on, and the times at which it was asked."""
+    asked: list[float] = []
+
+    def jump(t: float, W: Matrix) -> Matrix:
+        asked.append(t)
+        return -W + (1e6 if t >= at else 0.0)
+
+    return DenseField((4, 3), jump), asked
+
+
+@pytest.mark.parametrize("start", [1.7e9, -1.7e9])
+def test_step_size_control_gives_up_at_the_resolution_of_time(start: float) -> None:
+    """Seconds since 1970: neighbouring times are 2.4e-7 apart, and a jump asks for less."""
+    field, _ = _jumping(start + 0.5)
+    run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (start, start + 1.0), Adaptive(0.1))
+    assert math.ulp(start) == pytest.approx(2.4e-7, rel=0.01)
+    assert isinstance(run.stopped, StepError)
+    assert run.stopped.reason == "the tolerance asks for a step below 2.4e-07"
+    assert run.times[-1] == pytest.approx(start + 0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["tolerance", "field"])
+def test_the_evaluations_of_a_step_that_was_given_up_are_told(raises: bool) -> None:
+    """All those since the last step that was accepted, whether the tolerance asked for too small a step or the field failed."""
+    field, asked = _jumping(0.5)
+    if raises:
+        jump = field.F
+
+        def domain(t: float, W: Matrix) -> Matrix:
+            value = jump(t, W)
+            if t >= 0.5:
+                raise ValueError("outside of the domain")
+            return value
+
+        field = DenseField(field.shape, domain)
+    run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (0.0, 1.0), Adaptive(0.25, smallest=1e-3))
+    assert isinstance(run.stopped, StepError)
+    assert ("outside of the domain" in run.stopped.reason) == raises
+    # a value that the field did not give is not counted
+    assert run.evaluations.calls + run.stopped.evaluations.calls == sum(t < 0.5 or not raises for t in asked)
+
+
 def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
     """Ẏ = Y² from 1 blows up at t = 1: each accepted step asks for a smaller one, and no step is left to refuse."""
     one = np.eye(1)
