@@ -13,6 +13,7 @@ from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, H, Inexact, finite, namespace
 from geolora_ref.foreign import words
 from geolora_ref.integrators.sub_equations import Factors
+from geolora_ref.integrators.sub_solvers import RK4
 from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field, Product
 
@@ -139,7 +140,19 @@ def combine(terms: Sequence[tuple[float, Product]]) -> Factors:
 
 @dataclass(frozen=True)
 class Integrator(ABC):
-    """Ẏ = P(Y) F(t, Y) by steps.  Instances are plain data and may be shared."""
+    """Ẏ = P(Y) F(t, Y) by steps.  Instances are plain data and may be shared.
+
+    Raises ``ValueError`` where a member has a ``truncate`` that is no :class:`TruncationRule`, or a ``solver`` that cannot be
+    one.
+    """
+
+    def __post_init__(self) -> None:
+        settings = vars(self)
+        if "truncate" in settings:
+            checks.instance("truncate", settings["truncate"], TruncationRule, "a TruncationRule")
+        solver = settings.get("solver", RK4)
+        if not callable(solver) or isinstance(solver, type | TruncationRule):  # both can be called, but not as one
+            raise ValueError(f"solver: expected a sub-solver, such as RK4 or SolveIVP(), found {solver!r}")
 
     @property
     def order(self) -> int:

@@ -44,6 +44,7 @@ class ParallelBUG(Integrator):
     max_rejections: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rejection is not None:
             checks.nonnegative_number("rejection", self.rejection)
         checks.integer("max_rejections", self.max_rejections, 0)

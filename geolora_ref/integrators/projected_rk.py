@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from geolora_ref import checks
 from geolora_ref.arrays import H, namespace
 from geolora_ref.integrators.integrator import Integrator, Step, TruncationRule, combine
 from geolora_ref.integrators.sub_equations import Factors
@@ -19,10 +20,16 @@ class ProjectedRK(Integrator):
     """Stages Y_i = R(Y₀ + h Σ a_ij P(Y_j)F(Y_j)) and Y₁ = R(Y₀ + h Σ b_j P(Y_j)F(Y_j)), R the truncation.
 
     No sub-equations and no factor inverse; explicit, so the step size is bound by the stiffness of F.  Source: [KV19].
+
+    Raises ``ValueError`` for a ``tableau`` that is none, such as a sub-solver.
     """
 
     truncate: TruncationRule
     tableau: Tableau = HEUN_TABLEAU
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.instance("tableau", self.tableau, Tableau, "a Tableau")
 
     @property
     def order(self) -> int:

@@ -43,13 +43,14 @@ RK4_TABLEAU = Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 
 class RungeKutta:
     """``substeps`` equal steps of an explicit Runge–Kutta method; any array library.
 
-    Raises ``ValueError`` unless ``substeps`` is an integer ≥ 1.
+    Raises ``ValueError`` unless ``tableau`` is one and ``substeps`` an integer ≥ 1.
     """
 
     tableau: Tableau
     substeps: int = 1
 
     def __post_init__(self) -> None:
+        checks.instance("tableau", self.tableau, Tableau, "a Tableau")
         checks.integer("substeps", self.substeps, 1)
 
     def __call__(self, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:

@@ -20,12 +20,15 @@ from geolora_ref.integrators import (
     AugmentedBUG,
     Evaluations,
     Integrator,
+    MidpointBUG,
     ParallelBUG,
     ProjectedRK,
     RungeKutta,
+    SecondOrderParallel,
     SolveIVP,
     Step,
     StepError,
+    StrangSplitting,
     Tableau,
     TruncationRule,
     distance,
@@ -503,6 +506,11 @@ def test_a_least_rank_that_no_matrix_has_is_refused() -> None:
 
 HALVES: Any = 1.5
 WORD: Any = "a"
+SMALL: Any = 1e-3
+NOTHING: Any = None
+RK4_ANYWHERE: Any = RK4
+FIXED: Any = TruncationRule.fixed_rank(2)
+CLASS: Any = SolveIVP
 
 
 @pytest.mark.parametrize(
@@ -518,6 +526,15 @@ WORD: Any = "a"
         (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=-1), "^max_rejections: expected an integer >= 0, found -1"),
         (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=HALVES), r"^max_rejections: .* integer >= 0, found 1\.5"),
         (lambda: ParallelBUG(TruncationRule(tau=0.1), max_rejections=WORD), "^max_rejections: .* integer >= 0, found 'a'"),
+        (lambda: AugmentedBUG(SMALL), "^truncate: expected a TruncationRule, found float$"),
+        (lambda: SecondOrderParallel(RK4_ANYWHERE), "^truncate: expected a TruncationRule, found RungeKutta$"),
+        (lambda: ProjectedRK(SMALL), "^truncate: expected a TruncationRule, found float$"),
+        (lambda: ProjectedRK(FIXED, RK4_ANYWHERE), "^tableau: expected a Tableau, found RungeKutta$"),
+        (lambda: RungeKutta(RK4_ANYWHERE), "^tableau: expected a Tableau, found RungeKutta$"),
+        (lambda: BUG(FIXED), r"^solver: expected a sub-solver, such as RK4 or SolveIVP\(\), found TruncationRule"),
+        (lambda: StrangSplitting(CLASS), r"^solver: expected a sub-solver, .* found <class '.*SolveIVP'>$"),
+        (lambda: ParallelBUG(FIXED, SMALL), r"^solver: expected a sub-solver, .* found 0\.001$"),
+        (lambda: MidpointBUG(FIXED, NOTHING), r"^solver: expected a sub-solver, .* found None$"),
         (lambda: RungeKutta(RK4.tableau, 0), "^substeps: expected an integer >= 1, found 0"),
         (lambda: RungeKutta(RK4.tableau, HALVES), r"^substeps: expected an integer >= 1, found 1\.5"),
         (lambda: SolveIVP(rtol=-1.0), r"^rtol: expected a finite number >= 0, found -1\.0$"),
