@@ -6,6 +6,7 @@ import numpy as np
 import scipy.linalg
 
 from geolora_ref import checks
+from geolora_ref.arrays import H
 from geolora_ref.problems.field import Product
 from geolora_ref.problems.problem import FactoredODE, Matrix
 
@@ -45,16 +46,16 @@ class RankPreservingRiccati(FactoredODE):
         return np.asarray(self.A @ Y + Y @ self.B.T + Y @ self.M @ Y + self.epsilon * self.C)
 
     def factored(self, t: float, Y: Product) -> Product:
-        """The tangential part [AP + P(QᵀMP) | P] [Q | BQ]ᵀ; εC has full rank."""
+        """The tangential part [AP + P(QᴴMP) | P] [Q | BQ]ᴴ; εC has full rank."""
         P, Q = Y
-        return Product(np.hstack([self.A @ P + P @ (Q.T @ self.M @ P), P]), np.hstack([Q, self.B @ Q]))
+        return Product(np.hstack([self.A @ P + P @ (H(Q) @ self.M @ P), P]), np.hstack([Q, self.B @ Q]))
 
     def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
         """F(Y) V."""
         return super().apply_right(t, Y, V) + self.epsilon * self.C @ V if self.epsilon else super().apply_right(t, Y, V)
 
     def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
-        """F(Y)ᵀ U."""
+        """F(Y)ᴴ U."""
         return super().apply_left(t, Y, U) + self.epsilon * self.C.T @ U if self.epsilon else super().apply_left(t, Y, U)
 
     def solution(self, t: float, Y0: Matrix) -> Matrix:
@@ -94,7 +95,7 @@ class RankPreservingLinear(FactoredODE):
         return np.asarray(self.A @ Y + Y @ self.B.T)
 
     def factored(self, t: float, Y: Product) -> Product:
-        """[AP | P] [Q | BQ]ᵀ."""
+        """[AP | P] [Q | BQ]ᴴ."""
         P, Q = Y
         return Product(np.hstack([self.A @ P, P]), np.hstack([Q, self.B @ Q]))
 

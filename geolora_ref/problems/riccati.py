@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from geolora_ref import checks
+from geolora_ref.arrays import H
 from geolora_ref.problems.field import Product
 from geolora_ref.problems.problem import FactoredODE, Matrix
 
@@ -41,9 +42,9 @@ class Riccati(FactoredODE):
         return np.asarray(self.A.T @ Y + Y @ self.A + self.C.T @ self.C - Y @ Y)
 
     def factored(self, t: float, Y: Product) -> Product:
-        """[AᵀP | P | Cᵀ | −P(QᵀP)] [Q | AᵀQ | Cᵀ | Q]ᵀ."""
+        """[AᵀP | P | Cᵀ | −P(QᴴP)] [Q | AᵀQ | Cᵀ | Q]ᴴ."""
         P, Q = Y
-        left = np.hstack([self.A.T @ P, P, self.C.T, -P @ (Q.T @ P)])
+        left = np.hstack([self.A.T @ P, P, self.C.T, -P @ (H(Q) @ P)])
         return Product(left, np.hstack([Q, self.A.T @ Q, self.C.T, Q]))
 
     @cached_property

@@ -13,10 +13,13 @@ from numpy.linalg import norm
 from geolora_ref import LowRank
 from geolora_ref.problems import (
     AllenCahn,
+    FactoredODE,
     KochLubich,
     Lyapunov,
     MatrixODE,
     Product,
+    RankPreservingLinear,
+    RankPreservingRiccati,
     Riccati,
     RotatingExponential,
     Saddle,
@@ -212,6 +215,28 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
 )
 def test_a_wrong_problem_is_rejected(make: Callable[[], MatrixODE], failed: set[str]) -> None:
     assert _failed(make()) >= failed
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Riccati(10),
+        lambda: RankPreservingRiccati.random((9, 7), _rng()),
+        lambda: RankPreservingRiccati.random((9, 7), _rng(), epsilon=0.3),
+        lambda: RankPreservingLinear.random((9, 7), _rng()),
+        lambda: Lyapunov(12, [1.0, 0.1], _rng()),
+    ],
+    ids=["optimal control", "Riccati", "Riccati with a source", "linear", "Lyapunov"],
+)
+def test_the_factored_form_is_the_field_for_complex_states_too(make: Callable[[], FactoredODE]) -> None:
+    """Y = P Qᴴ, so that a transpose for the conjugate one shows: the equations are real, their states need not be."""
+    problem = make()
+    (m, n), rng = problem.shape, _rng()
+    P, Q, U, V = (rng.standard_normal(s) + 1j * rng.standard_normal(s) for s in ((m, 3), (n, 3), (m, 2), (n, 2)))
+    Y = Product(P, Q)
+    F = problem.field(0.3, Y.full())
+    assert norm(problem.apply_right(0.3, Y, V) - F @ V) <= 1e-13 * norm(F) * norm(V)
+    assert norm(problem.apply_left(0.3, Y, U) - F.conj().T @ U) <= 1e-13 * norm(F) * norm(U)
 
 
 # --- each problem's own text -----------------------------------------------------------------------------------------
