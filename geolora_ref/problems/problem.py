@@ -46,8 +46,8 @@ class MatrixODE(ABC):
         return np.asarray(H(self.field(t, Y.full())) @ U)
 
     def initial(self, spectrum: Values, rng: np.random.Generator) -> LowRank:
-        """A random initial value with these singular values."""
-        return LowRank.random(self.shape, spectrum, rng)
+        """A random initial value with these singular values, real numbers in the dtype of the problem."""
+        return LowRank(*(X.astype(self.dtype) for X in LowRank.random(self.shape, spectrum, rng)))
 
     def invariants(self, Y: Matrix) -> Mapping[str, float]:
         """What is constant along every solution, at most quadratic in Y; nothing unless the problem knows better."""

@@ -229,6 +229,9 @@ def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
         checks.append(check_start(problem))
     spectrum = np.array([1.0, 1e-3, 1e-7])[: min(problem.shape)]
     initial = problem.initial(spectrum, rng)
+    starts = [initial, problem.start(1)] if isinstance(problem, StartedODE) else [initial]
+    others = sum(Y.S.dtype != problem.dtype for Y in starts)
+    checks.append(Check("initial values: dtype of the problem", float(others), 0.0))
     sigma = np.linalg.svd(initial.full(), compute_uv=False)[: len(spectrum)]
     checks.append(Check("initial value: rank and spectrum", float(np.max(np.abs(sigma - spectrum))), 1e-14))
     return checks

@@ -11,6 +11,7 @@ import scipy.linalg
 from numpy.linalg import norm
 
 from geolora_ref import LowRank
+from geolora_ref.integrators import BUG
 from geolora_ref.problems import (
     AllenCahn,
     FactoredODE,
@@ -51,6 +52,7 @@ ACTIONS, SOLUTION, START = (
     "solution: residual in its own equation",
     "start: rank and spectrum",
 )
+DTYPE = "initial values: dtype of the problem"
 NORM, ENERGY = "invariant: norm", "invariant: energy"
 ONE_SIDED, NEVER_VIOLATED, ATTAINED = (
     "one-sided constant: never violated",
@@ -88,6 +90,20 @@ class OverwrittenStart(Schroedinger):
         S = np.zeros_like(Y.S)
         S[-1, -1] = Y.S[-1, -1]
         return LowRank(Y.U, S, Y.V)
+
+
+class RealStart(Schroedinger):
+    """In float64, which no step can begin from."""
+
+    def start(self, rank: int) -> LowRank:
+        return LowRank.random(self.shape, self.start_spectrum(rank), _rng())
+
+
+class RealInitial(Schroedinger):
+    """Random ones in float64."""
+
+    def initial(self, spectrum: Any, rng: np.random.Generator) -> LowRank:
+        return LowRank.random(self.shape, spectrum, rng)
 
 
 class WrongVariable(AllenCahn):
@@ -180,6 +196,8 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
         (lambda: Unconjugated(12, _rng()), {ACTIONS}),
         (lambda: Dissipative(12, _rng()), {NORM, ENERGY}),
         (lambda: OverwrittenStart(12, _rng()), {START}),
+        (lambda: RealStart(12, _rng()), {DTYPE}),
+        (lambda: RealInitial(12, _rng()), {DTYPE}),
         (lambda: WrongVariable(12), {START}),
         (lambda: WrongSource(12, [1.0, 0.1], _rng()), {SOLUTION}),
         (lambda: NoTranspose(12), {SOLUTION, ACTIONS}),
@@ -198,6 +216,8 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
         "unconjugated",
         "factor i",
         "= for +=",
+        "real start",
+        "real initial value",
         "x for y",
         "sign of the source",
         "quadratic term",
@@ -283,6 +303,14 @@ def test_the_hamiltonian_is_the_stated_one() -> None:
     assert norm(problem.field(0.0, Y) + 1j * problem.hamiltonian(Y)) == 0.0
     start = problem.start(4)
     assert problem.energy(start) == pytest.approx(problem.invariants(start.full())["energy"], rel=1e-13)
+
+
+def test_a_random_initial_value_can_be_stepped_from() -> None:
+    """It is of the dtype of the problem, complex here."""
+    problem = Schroedinger(8, _rng())
+    Y0 = problem.initial([1.0, 0.1], _rng())
+    np.testing.assert_allclose(np.linalg.svd(Y0.full(), compute_uv=False)[:2], [1.0, 0.1], rtol=1e-14)
+    assert BUG().step(problem, 0.0, Y0, 0.1).Y.S.dtype == Y0.S.dtype == np.complex128
 
 
 def test_the_steady_state_of_the_heat_equation() -> None:

@@ -157,6 +157,14 @@ class WrongInitial(Quadratic):
         return super().initial((1.0 + 1e-9) * np.asarray(spectrum), rng)
 
 
+class RealInitial(Schroedinger):
+    """Initial values are real, the equation is not."""
+
+    def initial(self, spectrum: ArrayLike, rng: np.random.Generator) -> LowRank:
+        """In float64."""
+        return LowRank.random(self.shape, np.asarray(spectrum), rng)
+
+
 class Damped(Schroedinger):
     """The flow loses norm and energy."""
 
@@ -219,6 +227,7 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "no action": ("an adjoint action that is NaN", lambda: quadratic(NoAdjointAction)),
     "no field later": ("a field that is NaN for t > 0, dense and factored", lambda: NoFieldLater(20, np.random.default_rng(5))),
     "wrong initial value": ("initial values that are too large by 1e-9", lambda: quadratic(WrongInitial)),
+    "real initial value": ("initial values of a complex equation in float64", lambda: RealInitial(20, np.random.default_rng(5))),
     "understated constant": ("half of the Lipschitz constant", lambda: quadratic(lipschitz=0.5)),
     "overstated constant": ("three times the Lipschitz constant, which nothing attains", lambda: quadratic(lipschitz=3.0)),
     "understated growth": ("a one-sided constant that is too low by 0.1", lambda: quadratic(one_sided=-0.1)),
@@ -235,8 +244,8 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "leaking": ("a transport that loses mass", Leaking.landau_damping),
 }
 """Problems that are not what they say."""
-NO_NUMBER = ("no action", "no field later")
-"""Those whose values are NaN, which a check says by an infinite ratio."""
+UNBOUNDED = ("no action", "no field later", "real initial value")
+"""Those with values that are NaN, or a dtype that is another one: a check says so by an infinite ratio."""
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
@@ -245,7 +254,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 def _control(name: str) -> Control:
     why, make_broken = BROKEN[name]
-    return Control(name, why, control_cases, lambda case: check(case, make_broken()), infinite=name in NO_NUMBER)
+    return Control(name, why, control_cases, lambda case: check(case, make_broken()), infinite=name in UNBOUNDED)
 
 
 CLAIM = Claim(
