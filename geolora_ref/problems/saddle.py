@@ -21,7 +21,8 @@ class Saddle(GradientFlow, FactoredODE):
     ∇L(W) = (WWᵀ − B)W, a polynomial, so the Łojasiewicz inequality holds and bounded gradient flows converge.  Stationary are
     W = Q_I diag(b_I)^{1/2} Oᵀ for every set I of at most n indices and orthonormal O: the minimum for I = {1, …, n}, where
     L* = ¼Σ_{i>n} b_i², a local maximum for I = ∅ (W = 0), a saddle otherwise.  At the point of I every direction q_j oᵀ with
-    j ∉ I has curvature −b_j where o is orthogonal to O, and b_i − b_j where o is the column of O that belongs to i.
+    j ∉ I has curvature −b_j where o is orthogonal to O, and b_i − b_j where o is the column of O that belongs to i.  Nowhere is
+    it below −b_1 (:meth:`lipschitz_on`), which is attained at W = 0: μ = b_1.  It is not bounded above, so there is no ℓ.
 
     Raises ``ValueError`` unless b is positive and decreasing and n < m.
     """
@@ -37,6 +38,7 @@ class Saddle(GradientFlow, FactoredODE):
         self.shape = (m, n)
         self.Q = np.linalg.qr(rng.standard_normal((m, m))).Q
         self.B = (self.Q * self.b) @ self.Q.T
+        self.strong_convexity, self.one_sided_lipschitz = -float(self.b[0]), float(self.b[0])
         self.minimum = 0.25 * float(np.sum(self.b[n:] ** 2))
 
     def loss(self, W: Matrix) -> float:

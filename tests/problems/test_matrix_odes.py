@@ -54,8 +54,9 @@ ACTIONS, SOLUTION, START = (
 )
 DTYPE = "initial values: dtype of the problem"
 NORM, ENERGY = "invariant: norm", "invariant: energy"
-ONE_SIDED, NEVER_VIOLATED, ATTAINED = (
+ONE_SIDED, ONE_SIDED_ATTAINED, NEVER_VIOLATED, ATTAINED = (
     "one-sided constant: never violated",
+    "one-sided constant: attained",
     "Lipschitz constant: never violated",
     "Lipschitz constant: attained",
 )
@@ -211,6 +212,8 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
         (lambda: _detuned(Schroedinger(12, _rng()), lipschitz=2.5), {ATTAINED}),
         (lambda: _detuned(Lyapunov(12, [1.0], _rng()), lipschitz=0.9), {NEVER_VIOLATED}),
         (lambda: _detuned(AllenCahn(12), one_sided_lipschitz=-1.0), {ONE_SIDED}),
+        (lambda: _detuned(Saddle([3.0, 2.0, 1.0, 0.5], 2, _rng()), one_sided_lipschitz=0.9), {ONE_SIDED}),
+        (lambda: _detuned(Saddle([3.0, 2.0, 1.0, 0.5], 2, _rng()), one_sided_lipschitz=2.5), {ONE_SIDED_ATTAINED}),
     ],
     ids=[
         "unconjugated",
@@ -231,6 +234,8 @@ def _detuned(problem: MatrixODE, **factors: float) -> MatrixODE:
         "loose ℓ",
         "small ℓ of the heat equation",
         "small μ",
+        "small μ of the saddle",
+        "loose μ of the saddle",
     ],
 )
 def test_a_wrong_problem_is_rejected(make: Callable[[], MatrixODE], failed: set[str]) -> None:

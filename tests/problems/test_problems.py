@@ -86,7 +86,7 @@ EXPECTED = {
     "sensing": 11,
     "completion": 10,
     "softmax": 9,
-    "saddle": 5,
+    "saddle": 7,
     "Riccati": 4,
     "linear": 8,
     "Schrödinger": 10,
