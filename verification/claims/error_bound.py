@@ -46,7 +46,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 class Growing(Quadratic):
-    """The flow of a quadratic, backwards in time: μ = ℓ.  Only its field is used; loss and minimum are the quadratic's."""
+    """The flow of a quadratic, backwards in time: μ = ℓ.  Only its field, ℓ and μ are used: its loss has no minimum."""
 
     def __init__(self, A: Matrix, H1: Matrix, H2: Matrix) -> None:
         super().__init__(A, H1, H2)
