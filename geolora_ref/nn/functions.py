@@ -54,6 +54,11 @@ def _images(X: Tensor) -> Tensor:
     return X if X.ndim == 4 else X.unsqueeze(0)
 
 
+def _summable(X: Tensor) -> Tensor:
+    """X in single precision, or in its own if that is a higher one."""
+    return X.to(torch.promote_types(X.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class LinearMap:
     """x (…, n) as it is."""
@@ -100,7 +105,11 @@ class ConvolutionMap:
 
 @dataclass(frozen=True)
 class LookupMap:
-    """x (…) holds row numbers of an embedding; a padding row contributes nothing and learns nothing."""
+    """x (…) holds row numbers of an embedding; a padding row contributes nothing and learns nothing.
+
+    Sums over the tokens of a row are formed in single precision at least: of 16-bit numbers added one by one, as devices and
+    torch's own gradient of a look-up do it, all but the first few hundred would be lost.
+    """
 
     rows: int
     padding_row: int | None
@@ -111,16 +120,17 @@ class LookupMap:
         return counts.unsqueeze(-1).to(like.dtype)
 
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
-        """Row x of V."""
-        return functional.embedding(x, Vt.mT) * self.kept(x, Vt)
+        """Row x of V; automatic differentiation sums over tokens in the dtype of the table."""
+        return functional.embedding(x, _summable(Vt).mT).to(Vt.dtype) * self.kept(x, Vt)
 
     def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> None:
         """Row numbers have no gradient."""
 
     def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
         """Sum of b over the tokens of each row."""
-        total = b.new_zeros(self.rows, b.shape[-1])
-        return total.index_add_(0, x.reshape(-1), rows(b * self.kept(x, b))).mT
+        terms = _summable(rows(b * self.kept(x, b)))
+        total = terms.new_zeros(self.rows, b.shape[-1])
+        return total.index_add_(0, x.reshape(-1), terms).mT.to(b.dtype)
 
 
 class _ProjectedUpdate(torch.autograd.Function):

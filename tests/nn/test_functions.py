@@ -16,6 +16,7 @@ from geolora_ref.nn import AdaptedLayer, adapt, adapters
 from geolora_ref.nn.adapter import GradientRoute
 from geolora_ref.nn.functions import projected_update, projected_weight
 from geolora_ref.nn.layers import layout_of
+from tests.devices import DEVICES
 from tests.nn.models import LAYERS, adapted_layer, fill
 
 ROUNDING = 1e-13
@@ -68,6 +69,39 @@ def test_the_published_route_gives_the_same_where_it_is_defined(name: str) -> No
     for part in ("dK", "dL", "dS"):
         a, b = getattr(found.projected(Y), part), getattr(expected, part)
         assert relative(a, b, expected.dK) < ROUNDING * condition, part
+
+
+def added_one_by_one(total: Tensor, axis: int, places: Tensor, terms: Tensor) -> Tensor:
+    """``index_add_`` as the atomic additions of a GPU do it: every sum is rounded to the dtype of the total."""
+    assert axis == 0
+    for place, term in zip(places.tolist(), terms, strict=True):
+        total[place] += term
+    return total
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gradients", ["projected", "published"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_autocast_loses_no_tokens_of_a_frequent_row(
+    device: str, gradients: GradientRoute, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal terms, 16 times as many as the dtype can count one by one; only roundings of single products are left."""
+    if device == "cpu":
+        monkeypatch.setattr(Tensor, "index_add_", added_one_by_one)
+    layer, _ = adapted_layer("embedding", gradients=gradients, device=device)
+    layer.float()
+    rounding = torch.finfo(dtype).eps
+    x = torch.full((int(16 / rounding),), 4, device=device)
+    found = []
+    for enabled in (True, False):
+        layer.zero_grad()
+        with torch.autocast(device, dtype, enabled=enabled):
+            y = layer(x)
+        y.float().mean(0).sum().backward()
+        assert layer.adapter.Vt.grad is not None
+        found.append(layer.adapter.Vt.grad)
+    half, single = found
+    assert relative(half, single, single) < 8 * rounding
 
 
 def test_the_published_route_does_not_exist_at_zero() -> None:
