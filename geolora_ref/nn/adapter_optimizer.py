@@ -96,6 +96,16 @@ class HeadStep(NamedTuple):
     value: Tensor
     memory: dict[str, Tensor]
 
+    @property
+    def fragile(self) -> list[Tensor]:
+        """What can overflow though gradients are finite: squares, and in half precision values, as √v + ε may round to 0."""
+        return [self.value, self.memory["exp_avg_sq"]]
+
+
+def _described(parameter: Tensor) -> str:
+    """A parameter that is no adapter's; the optimizer knows no name of it."""
+    return f"a parameter of shape {tuple(parameter.shape)}"
+
 
 class AdapterOptimizer(torch.optim.Optimizer):
     """Parameter groups of adapters, for a subclass to step, and of other parameters, which AdamW steps.
@@ -200,20 +210,27 @@ class AdapterOptimizer(torch.optim.Optimizer):
         trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
         for parameter in trained:
             if parameter.grad is not None and parameter.grad.layout != torch.strided:
-                found = f"{parameter.grad.layout} of a parameter of shape {tuple(parameter.shape)}"
+                found = f"{parameter.grad.layout} of {_described(parameter)}"
                 raise ValueError(f"gradients: expected dense ones, found {found}; nothing was changed")
         if not trained or finite([parameter.grad for parameter in trained if parameter.grad is not None]):
             return []
         owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
         bad = [parameter for parameter in trained if parameter.grad is not None and not finite([parameter.grad])]
-        return list(dict.fromkeys(owners.get(id(p), f"a parameter of shape {tuple(p.shape)}") for p in bad))
+        return list(dict.fromkeys(owners.get(id(p), _described(p)) for p in bad))
 
     def heads(self) -> list[HeadStep]:
         """What AdamW makes of the parameters that are no adapters.  Nothing is changed: that is the last act, :meth:`finish`.
 
-        Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter.
+        Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter,
+        ``FloatingPointError`` if what it computed is not finite.
         """
-        return [step for group in self.param_groups if not group["adapters"] for step in self._adamw(group)]
+        steps = [step for group in self.param_groups if not group["adapters"] for step in self._adamw(group)]
+        if steps and not finite([X for step in steps for X in step.fragile]):
+            bad = [f"{_described(step.parameter)}, {step.value.dtype}" for step in steps if not finite(step.fragile)]
+            raise FloatingPointError(
+                f"optimizer: the step of AdamW is not finite for {'; '.join(bad[:4])} ({len(bad)} in all); nothing was changed"
+            )
+        return steps
 
     def _adamw(self, group: dict[str, Any]) -> list[HeadStep]:
         """AdamW on copies of the parameters of a group that have gradients, and of its memory."""
@@ -254,7 +271,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         found, expected = known["exp_avg"], (parameter.dtype, parameter.device)
         if (found.dtype, found.device) != expected:
             raise RuntimeError(
-                f"a parameter of shape {tuple(parameter.shape)}: the optimizer remembers {found.dtype} on {found.device}, the "
+                f"{_described(parameter)}: the optimizer remembers {found.dtype} on {found.device}, the "
                 f"parameter has {parameter.dtype} on {parameter.device}; optimizer.load_state_dict(optimizer.state_dict()) "
                 "converts what it remembers"
             )

@@ -6,6 +6,8 @@ import copy
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -14,11 +16,12 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.nn import GeoLoRA, adapt, adapters, merge
-from geolora_ref.nn.baselines import Dlrt
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer
+from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
 from tests.nn.models import fill, network, regression, train
 
 
-def snapshot(model: nn.Module, optimizer: GeoLoRA) -> tuple[list[Tensor], dict[str, Any]]:
+def snapshot(model: nn.Module, optimizer: AdapterOptimizer) -> tuple[list[Tensor], dict[str, Any]]:
     """All tensors of a model, and the optimizer's state, copied."""
     return [X.clone() for X in model.state_dict().values()], copy.deepcopy(optimizer.state_dict())
 
@@ -422,6 +425,43 @@ def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
         parameter.grad.add_(1e25)
     with pytest.raises(FloatingPointError, match="second moment"):
         optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module], AdapterOptimizer]] = {
+    **{method: partial(GeoLoRA, lr=0.01, method=method) for method in METHODS},
+    "descent": partial(SimultaneousDescent, lr=0.01),
+    "dlrt": partial(Dlrt, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("defect", ["second moments beyond the range", "second moments and eps below it", "none"])
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: str) -> None:
+    """1e25 has no square in single precision, 1e-5 none in half, where eps = 1e-8 is 0; smaller gradients and 1e-3 have one."""
+    model = network(max_rank=6).float()
+    half = defect.endswith("below it")
+    if half:
+        head_of(model).bias.data = head_of(model).bias.data.half()
+    optimizer, (x, target) = OPTIMIZERS[method](model), (X.float() for X in regression())
+    shift = {"second moments beyond the range": 1e25, "second moments and eps below it": 1e-5, "none": 1e-3}
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        hidden = model[:4](x)
+        loss = (nn.functional.linear(hidden, head_of(model).weight, head_of(model).bias.float()) - target).square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        head_of(model).bias.grad = torch.full_like(head_of(model).bias, shift[defect])
+        return float(loss.detach())
+
+    before = snapshot(model, optimizer)
+    if defect == "none":
+        optimizer.step(closure)
+        assert not same(before, snapshot(model, optimizer))
+        return
+    dtype = "16" if half else "32"
+    with pytest.raises(FloatingPointError, match=rf"shape \(4,\), torch.float{dtype} \(1 in all\); nothing was changed"):
+        optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
 
 
