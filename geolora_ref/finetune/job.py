@@ -24,6 +24,7 @@ from geolora_ref.finetune.model import Classifier
 __all__ = ["Data", "DivergedError", "History", "Job", "Plan"]
 
 Schedule = Literal["constant", "linear"]
+CPU = torch.device("cpu")
 RANK_RECORDS = 500
 """Ranks are recorded at most about so many times in a run, evenly spaced."""
 
@@ -111,8 +112,8 @@ class Job:
 
     ``identity`` is what must agree between a checkpoint and this job, plain JSON data; ``fresh`` : begin anew, and let the first
     checkpoint replace the one that is there; ``on_step`` and ``on_epoch`` are called
-    with how many are done and how many there are.  The global generator of torch is left as it was: dropout and the like draw
-    from a private copy of it, seeded by the plan and kept in the checkpoint.
+    with how many are done and how many there are.  The global generators of torch are left as they were: dropout and the like
+    draw from private copies of the CPU's and the model's device's, seeded by the plan and kept in the checkpoint.
     """
 
     def __init__(
@@ -136,10 +137,12 @@ class Job:
         self.history = History()
         self.batches_per_epoch = math.ceil(len(data.train) / plan.batch_size)
         self.steps = plan.epochs * self.batches_per_epoch
+        self.device = CPU  # until there is a model, which says where it is
+        generator = torch.Generator().manual_seed(plan.seed)
         with self._private_randomness():
-            generator = torch.Generator().manual_seed(plan.seed)
             self.model = make_model(generator)
-            self.device = next(self.model.parameters()).device
+        self.device = next(self.model.parameters()).device
+        with self._private_randomness():
             self.prepared = method.prepare(self.model, generator, self.steps)
             self._base_rates = [float(group["lr"]) for group in self.prepared.optimizer.param_groups]
             self._random_state = self._get_random_state()
@@ -280,17 +283,45 @@ class Job:
             exact=state["exact"],
         )
 
+    def _random_devices(self) -> set[torch.device]:
+        """Where the run draws from global generators; a checkpoint with those of other devices would need them again."""
+        return {CPU, self.device}
+
     @contextmanager
     def _private_randomness(self) -> Iterator[None]:
-        """Within, torch's global generators are ours, seeded by the plan; afterwards they are what they were."""
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(self.plan.seed)
+        """Within, these generators are ours, seeded by the plan; afterwards they are what they were."""
+        before = {device: _generator_state(device) for device in self._random_devices()}
+        try:
+            for device in before:
+                _set_generator_state(device, torch.Generator(device).manual_seed(self.plan.seed).get_state())
             yield
+        finally:
+            for device, state in before.items():
+                _set_generator_state(device, state)
 
     def _get_random_state(self) -> dict[str, Any]:
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+        return {device.type: _generator_state(device) for device in self._random_devices()}
 
     def _set_random_state(self, state: dict[str, Any]) -> None:
-        torch.set_rng_state(state["cpu"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        """Raises ``ValueError`` for a state without that of the model's device."""
+        for device in self._random_devices():
+            found = state.get(device.type)
+            if not isinstance(found, torch.Tensor | list) or len(found) == 0:
+                raise ValueError(f"checkpoint: expected the random state of {device}, found those of {', '.join(sorted(state))}")
+            own = found[device.index or 0] if isinstance(found, list) else found  # a list: of all devices of this kind
+            _set_generator_state(device, own)
+
+
+def _generator_state(device: torch.device) -> torch.Tensor:
+    """Of the global generator of a device."""
+    if device == CPU:
+        return torch.get_rng_state()
+    state: torch.Tensor = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def _set_generator_state(device: torch.device, state: torch.Tensor) -> None:
+    if device == CPU:
+        torch.set_rng_state(state)
+    else:
+        torch.get_device_module(device).set_rng_state(state, device)

@@ -28,7 +28,7 @@ from geolora_ref.finetune.checkpoint import (
 
 STATE: dict[str, Any] = {
     "tensors": {0: {"step": torch.tensor(3.0), "moment": torch.arange(6.0).reshape(2, 3).T}, 1: {"mask": torch.tensor([True])}},
-    "random": {"cpu": torch.arange(5, dtype=torch.uint8), "cuda": []},
+    "random": {"cpu": torch.arange(5, dtype=torch.uint8)},
     "numbers": (1, 0.1, -0.0, math.inf, True, None, "x"),
     "groups": [{"betas": (0.9, 0.999), "names": ["a", "b"]}],
     "empty": {},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 import torch
 
 from geolora_ref.finetune.batches import encode
-from geolora_ref.finetune.checkpoint import trained_state
+from geolora_ref.finetune.checkpoint import read_stored, trained_state, write_stored
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, History, Job, Plan
 from geolora_ref.finetune.labels import fit_labels
@@ -110,6 +110,64 @@ def test_the_random_state_of_a_device_is_in_the_checkpoint(
     assert {X.device.type for X in resumed.model.parameters()} == {device}
     off = np.abs(np.subtract(resumed.history.losses, straight.history.losses)[4:]).max()
     assert (off > 1e-3) == forgets
+
+
+@pytest.mark.parametrize("states", [0, 3])
+def test_a_checkpoint_with_the_states_of_devices_that_are_gone_goes_on(
+    make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: int
+) -> None:
+    """A run on the CPU asks nothing of other devices: of a machine with three of them, or in a file from there."""
+    path = tmp_path / "checkpoint.safetensors"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()] * 3)
+    with pytest.raises(Killed):
+        make_job(checkpoint=path, checkpoint_every=2, on_step=kill_at(5)).run()
+    stored = read_stored(path, "checkpoint")
+    assert list(stored.state["random"]) == ["cpu"]
+    stored.state["random"]["cuda"] = [torch.get_rng_state()] * states
+    write_stored(path, stored)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda _: [][0])
+    resumed = make_job(checkpoint=path)
+    resumed.run()
+    assert differences(resumed, undisturbed) == []
+
+
+@dataclass
+class Generators:
+    """Stands in for a kind of device that is not here: its module in torch, with one global generator a device."""
+
+    states: list[torch.Tensor]
+
+    def get_rng_state(self, device: torch.device) -> torch.Tensor:
+        return self.states[device.index or 0]
+
+    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+        self.states[device.index or 0] = state
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu:1", "cuda:1"])
+def test_the_generator_of_the_models_device_alone_is_private_and_kept(
+    make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    job, generators, real = make_job(), Generators([torch.full((1,), X) for X in (0.0, 1.0, 2.0)]), torch.Generator
+    job.device = device = torch.device(name)
+    index, states = device.index or 0, [0.0, 1.0, 2.0]
+    monkeypatch.setattr(torch, "Generator", lambda _: real())
+    monkeypatch.setattr(torch, "get_device_module", lambda _: generators)
+    with job._private_randomness():
+        found = job._get_random_state()
+        assert set(found) == {"cpu", device.type}
+        assert torch.equal(found[device.type], real().manual_seed(PLAN.seed).get_state())
+        for kept in (torch.tensor([7.0]), [torch.tensor([X + 7.0 - index]) for X in states]):  # of this device, of all of a kind
+            generators.states[index] = torch.tensor([5.0])
+            job._set_random_state(found | {device.type: kept})
+            assert [float(X) for X in generators.states] == [7.0 if place == index else X for place, X in enumerate(states)]
+        others: tuple[dict[str, Any], ...] = ({}, {device.type: []})
+        for none in others:
+            with pytest.raises(ValueError, match=f"^checkpoint: expected the random state of {name}, found those of cpu"):
+                job._set_random_state({"cpu": found["cpu"]} | none)
+    assert [float(X) for X in generators.states] == states
 
 
 def forget_randomness(job: Job, state: dict[str, Any]) -> None:
