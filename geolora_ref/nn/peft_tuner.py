@@ -164,20 +164,22 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         if self.geolora_active is not None:
             self.geolora_active.train(self.training)
 
+    def _in_effect(self) -> NamedLayer | None:
+        """The adapter that acts beside the base; None while adapters are merged or disabled, which takes merged ones out."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        return None if self.merged or self.disable_adapters else self.geolora_active
+
     @property
     def weight(self) -> Tensor:
         """The effective weight, for those who read it instead of calling the layer."""
-        if self.geolora_active is None or self.merged or self.disable_adapters:
-            return cast(Tensor, self.base_layer.weight)
-        return self.geolora_active.weight
+        active = self._in_effect()
+        return cast(Tensor, self.base_layer.weight) if active is None else active.weight
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The active adapter's output; the base's while adapters are merged or disabled."""
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        if self.geolora_active is None or self.merged or self.disable_adapters:
-            return cast(Tensor, self.base_layer(x, *args, **kwargs))
-        return cast(Tensor, self.geolora_active(x, *args, **kwargs))
+        layer = self._in_effect() or self.base_layer
+        return cast(Tensor, layer(x, *args, **kwargs))
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

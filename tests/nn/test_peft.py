@@ -265,6 +265,24 @@ def test_while_another_adapter_is_merged_the_active_one_waits() -> None:
         assert torch.equal(model(x), base_model()(x))
 
 
+def test_disabling_reaches_a_merged_layer_whose_weight_is_read() -> None:
+    """nn.MultiheadAttention never calls its out_proj."""
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)).double()
+    x = torch.randn(3, 2, 8, dtype=torch.float64)
+    plain = base(x)
+    model = peft.get_peft_model(base, config(target_modules=["out_proj"], modules_to_save=None))
+    (layer,) = adapters(model).values()
+    fill(layer.adapter)
+    adapted = model(x)
+    model.merge_adapter()
+    assert difference(model(x), adapted) < 1e-14
+    with model.disable_adapter():
+        assert torch.equal(model(x), plain)
+    assert torch.equal(model(x), adapted)
+    assert difference(plain, adapted) > 1e-3
+
+
 def test_merged_and_unloaded() -> None:
     x, _ = regression()
     model = wrapped()
