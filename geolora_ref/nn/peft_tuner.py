@@ -168,7 +168,10 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         """The adapter that acts beside the base; None while adapters are merged or disabled, which takes merged ones out."""
         if self.disable_adapters and self.merged:
             self.unmerge()
-        return None if self.merged or self.disable_adapters else self.geolora_active
+        active = None if self.merged or self.disable_adapters else self.geolora_active
+        if active is not None and getattr(self, "_is_replica", False):  # of nn.DataParallel, which has copied submodules alone
+            active.base, active.adapter = self.base_layer, cast(LowRankAdapter, self.geolora_adapter[active.name])
+        return active
 
     @property
     def weight(self) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,38 @@ def test_disabling_reaches_a_merged_layer_whose_weight_is_read() -> None:
         assert torch.equal(model(x), plain)
     assert torch.equal(model(x), adapted)
     assert difference(plain, adapted) > 1e-3
+
+
+def copied_in_single(tensors: Sequence[Tensor], devices: Sequence[int], detach: bool = False) -> list[list[Tensor]]:
+    """What nn.DataParallel sends to each of its devices; here replicas are told from the model by their precision."""
+    return [[X.detach().float() if detach else X.float() for X in tensors] for _ in devices]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_replicas_of_data_parallel_use_what_is_theirs(monkeypatch: pytest.MonkeyPatch, *, fused: bool) -> None:
+    """Each half of the batch through a replica, and the gradients of the model from both."""
+    monkeypatch.setattr(sys.modules["torch.nn.parallel.replicate"], "_broadcast_coalesced_reshape", copied_in_single)
+    x, _ = regression()
+    model = two_adapters()
+    model.set_adapter("other")
+    layer = model.get_submodule("base_model.model.second")
+    for named in layer.geolora_layers.values():
+        named.fused = fused
+        fill(named.adapter)
+    expected = model(x)
+    expected.square().sum().backward()
+    gradients = [X.grad.clone() for X in layer.geolora_adapter["other"].parameters()]
+    model.zero_grad()
+    for half in x.chunk(2):
+        replica = nn.parallel.replicate(model, [0, 1])[1]
+        assert replica.get_submodule("base_model.model.second").weight.dtype == torch.float32
+        found = replica(half.float())
+        assert found.dtype == torch.float32
+        found.square().sum().backward()
+    for X, gradient in zip(layer.geolora_adapter["other"].parameters(), gradients, strict=True):
+        assert difference(X.grad, gradient) < 1e-5
+    assert layer.weight.dtype == torch.float64
+    assert torch.equal(model(x), expected)
 
 
 def test_merged_and_unloaded() -> None:
