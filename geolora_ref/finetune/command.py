@@ -177,6 +177,8 @@ def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], lis
         if options.labels != "sign":
             return rows
         kept, left_out = with_sign(rows)
+        if not kept:
+            raise ValueError(f"{path}: expected labels with a sign, found 0 in all {len(rows)} examples")
         if left_out:
             console.print(
                 f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out",

@@ -149,6 +149,20 @@ def test_bad_input_is_status_2(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--data", "--dev"])
+def test_labels_of_which_none_has_a_sign_are_status_2(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    (tmp_path / "zeros.tsv").write_text("good\t0\nbad\t-0.0\n", encoding="utf-8")
+    call = arguments(model_folder, tsv, tmp_path / "run", "--labels", "sign", option, str(tmp_path / "zeros.tsv"))
+    numbers = tmp_path / "numbers.tsv"
+    numbers.write_text("good\t1\nbad\t-1\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        main([argument if argument != str(tsv) else str(numbers) for argument in call])
+    assert stopped.value.code == 2
+    assert "zeros.tsv: expected labels with a sign, found 0 in all 2 examples\n" in capsys.readouterr().err
+
+
 def test_a_refused_fresh_start_keeps_the_checkpoint(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
     assert main(arguments(model_folder, tsv, tmp_path)) == 0
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
