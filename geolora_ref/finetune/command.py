@@ -207,12 +207,13 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _identity(options: argparse.Namespace, folder: Path, method: GeoLoRAMethod, plan: Plan) -> dict[str, Any]:
     """Everything that determines the run; a checkpoint with another identity is refused."""
-    names = ("text_column", "pair_column", "label_column", "header", "labels", "max_length", "dev_fraction", "device")
+    names = ("text_column", "pair_column", "label_column", "header", "labels", "max_length", "device")
     return {
         "version": version("geolora-ref"),
         "model": digest(folder),
         "data": digest(options.data),
         "dev": None if options.dev is None else digest(options.dev),
+        "dev_fraction": options.dev_fraction if options.dev is None else None,  # --dev leaves it without a use
         **{name: getattr(options, name) for name in names},
         **asdict(plan),
         **asdict(method),

@@ -273,6 +273,20 @@ def test_checkpoint_of_other_options_is_refused_until_fresh(
     assert main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--fresh")) == 0
 
 
+def test_a_fraction_that_is_not_used_decides_nothing(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside --dev; where it is used, the run of another one is another run."""
+    for more in (("--dev-fraction", "nan"), (), ("--dev-fraction", "0.3")):
+        assert main(arguments(model_folder, tsv, tmp_path / "with", "--dev", str(tsv), *more)) == 0
+    results = json.loads((tmp_path / "with" / "results.json").read_text(encoding="utf-8"))
+    assert results["job"]["dev_fraction"] is None
+    assert main(arguments(model_folder, tsv, tmp_path / "without", "--dev-fraction", "0.2")) == 0
+    with pytest.raises(SystemExit):
+        main(arguments(model_folder, tsv, tmp_path / "without", "--dev-fraction", "0.3"))
+    assert "dev_fraction was 0.2, is now 0.3" in capsys.readouterr().err
+
+
 def test_diverged_run_is_status_1(model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(model_folder, tsv, tmp_path, "--head-lr", "3e37", "--epochs", "3")) == 1
     assert "diverged: step" in capsys.readouterr().out
