@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,26 +14,35 @@ from geolora_ref.finetune.batches import by_length, encode_texts
 from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, write_stored
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate, try_out
 
 __all__ = ["FineTuned", "load_adapter", "save_adapter"]
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A pretrained model with its trained adapter and head."""
+    """A pretrained model with its trained adapter and head.
+
+    Attributes
+    ----------
+    max_length : texts are cut at so many tokens.
+    pairs : whether the model was trained on pairs of texts.
+    tried : texts of so many tokens are known to be none too many for the model.
+    """
 
     model: Classifier
     tokenizer: Any
     labels: Labels
     max_length: int
     pairs: bool = False
+    tried: int = 0
 
     @torch.no_grad()
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> torch.Tensor:
         """Logits, or standardised numbers, one row a text (or pair of texts).
 
-        Raises ``ValueError`` unless both texts are given where the model was trained on pairs, and one where it was not.
+        Raises ``ValueError`` unless both texts are given where the model was trained on pairs, and one where it was not, and for
+        a text that is too long for the model.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise ValueError("texts: expected a sequence of texts, found a string; put it into a list")
@@ -45,11 +55,19 @@ class FineTuned:
         tokens = encode_texts(texts, pairs, self.tokenizer, self.max_length)
         device = next(self.model.parameters()).device
         self.model.eval()
+        longest = int(tokens.lengths.argmax())
+        if tokens.lengths[longest] > self.tried:
+            try_out(_on_the_host(self.model.encoder, device), tokens.batch([longest], torch.device("cpu")))
         return by_length(tokens.lengths, 64, lambda indices: self.model(**tokens.batch(indices, device)).cpu())
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str] | list[float]:
         """The class of every text, or its number in the units of the training labels."""
         return self.labels.decode(self.outputs(texts, pairs))
+
+
+def _on_the_host(encoder: Any, device: torch.device) -> Any:
+    """The encoder, or a copy of it: where it refuses inputs by an error, and not by leaving the device unusable."""
+    return encoder if device.type == "cpu" else copy.deepcopy(encoder).cpu()
 
 
 def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path) -> None:
@@ -60,6 +78,7 @@ def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folde
         "labels": asdict(fine_tuned.labels),
         "max_length": fine_tuned.max_length,
         "pairs": fine_tuned.pairs,
+        "tried": fine_tuned.tried,
     }
     write_stored(path, Stored("adapter", job, trained_state(fine_tuned.model)))
 
@@ -79,4 +98,5 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     classifier = Classifier(encoder, labels.outputs, torch.Generator())
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
     load_trained_state(classifier, stored.state)
-    return FineTuned(classifier.to(device), tokenizer, labels, stored.job["max_length"], stored.job["pairs"])
+    job = stored.job
+    return FineTuned(classifier.to(device), tokenizer, labels, job["max_length"], job["pairs"], job.get("tried", 0))

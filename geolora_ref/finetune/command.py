@@ -163,7 +163,8 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
         except DivergedError as error:
             console.print(f"[red]diverged[/]: {escape(str(error))}", soft_wrap=True)
             return 1
-    fine_tuned = FineTuned(job.model, tokenizer, labels, options.max_length, pairs=options.pair_column is not None)
+    pairs, tried = options.pair_column is not None, int(longest.lengths.max())
+    fine_tuned = FineTuned(job.model, tokenizer, labels, options.max_length, pairs, tried)
     _finish(job, fine_tuned, method, folder, options.output, console)
     return 0
 

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from geolora_ref.finetune.__main__ import main
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
 from geolora_ref.finetune.job import Job
+from geolora_ref.finetune.model import try_out
 from tests.devices import DEVICES
 from tests.finetune.tiny import sentences, write_model, write_tsv
 
@@ -245,6 +247,34 @@ def test_a_text_that_is_too_long_for_the_model_is_refused_before_the_training(
     with pytest.raises(SystemExit):
         main(arguments(model_folder, tsv, tmp_path / "long", "--max-length", "100"))
     assert "model: expected an encoder that turns 52 token ids into states of its hidden size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_text_that_is_too_long_for_the_model_is_refused_before_its_prediction(
+    model_folder: Path, tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """On the host, by a trial that texts no longer than those of the training do not need."""
+    trials: list[int] = []
+
+    def counted(encoder: Any, inputs: dict[str, torch.Tensor]) -> None:
+        assert {X.device.type for X in (*inputs.values(), *encoder.parameters())} == {"cpu"}
+        trials.append(inputs["input_ids"].shape[1])
+        try_out(encoder, inputs)
+
+    assert main(arguments(model_folder, tsv, tmp_path, "--max-length", "100")) == 0
+    fine_tuned = load_adapter(tmp_path / "adapter.safetensors", str(model_folder), torch.device(device))
+    monkeypatch.setattr("geolora_ref.finetune.adapter_file.try_out", counted)
+    texts = {length: "good " * (length - 2) for length in (14, 15, 32, 33)}
+    assert fine_tuned.tried == 14
+    short = fine_tuned.outputs([texts[14]])
+    assert trials == []
+    torch.testing.assert_close(fine_tuned.outputs([texts[14], texts[15], texts[32]])[:1], short)
+    assert trials == [32]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fine_tuned.model), "forward", None)  # which nobody calls
+        with pytest.raises(ValueError, match=r"^model: expected an encoder that turns 33 token ids into .* found BertModel: "):
+            fine_tuned.predict([texts[14], texts[33]])
+    assert {X.device.type for X in fine_tuned.model.parameters()} == {device}
 
 
 def test_what_is_predicted_has_the_form_of_what_was_learned(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
