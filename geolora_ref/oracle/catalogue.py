@@ -153,6 +153,7 @@ TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
 LAYOUTS = {
     "columns": "the arguments lie in memory column by column, as a transposed array does",
     "spaced": "the arguments are every second column of wider arrays, as a slice is; between them is NaN",
+    "mixed": "the factors lie in memory row by row, the gradients column by column: each array has strides of its own",
 }
 CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unclipped": ({}, "no cap"),
@@ -316,6 +317,10 @@ def _blocks() -> Iterator[ConformanceCase]:
             tau, cap = (0.05 if core == "dense" else 0.0), (r if core == "diagonal" else None)
             parameters = CaseParameters(m, n, r, "algebraic", core, tau=tau, max_rank=cap)
             yield _case("block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters)
+    for name in ("aligned-tall", "rows"):
+        m, n, r, reason = BLOCKS[name]
+        parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
+        yield _case("block", f"{name}-complex", (name, "complex"), f"{reason}; transposes are conjugate there, too", parameters)
 
 
 def _sequences() -> Iterator[ConformanceCase]:

@@ -27,6 +27,7 @@ from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
 from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
+from geolora_ref.oracle.storage import norm
 
 __all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
 
@@ -265,7 +266,8 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> Ste
     G = conversion.rounded(G).astype(G.dtype) if harness.whole else G
     dK = G @ V
     rounded = (conversion.rounded(X) for X in (dK, G.conj().T @ U, U.conj().T @ dK))
-    return StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]
+    inputs = StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]
+    return replace(inputs, dense=norm(G) if harness.whole else 0.0)
 
 
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
@@ -394,9 +396,15 @@ def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
         at = place(problem)  # none where a compiled module cannot be loaded
         raise ValueError(f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{what}: {module_name} has no {attribute!r}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ValueError(f"{what}: {module_name} has no {attribute!r}") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:  # a module may load what it has when it is asked for
+            at = place(problem)
+            raise ValueError(f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
     if not callable(found):
         raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
     return found  # type: ignore[no-any-return]

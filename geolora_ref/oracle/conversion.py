@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array, to_numpy
 from geolora_ref.foreign import words
 
-__all__ = ["EPS", "LIBRARIES", "Conversion", "share_memory", "taken_away"]
+__all__ = ["EPS", "LIBRARIES", "Conversion", "layouts", "share_memory", "taken_away"]
 
 Matrix = NDArray[Any]
 
@@ -78,14 +78,15 @@ class Conversion:
     def laid_out(self, X: Matrix, layout: str) -> Array:
         """A new array of the library, in memory row by row, column by column, or every second column of a wider one.
 
-        What lies between the columns is NaN: nobody but a backend that ignores strides reads it.
+        What lies between the columns is NaN, the first number too: nobody but a backend that ignores strides, or where an array
+        begins in its memory, reads it.
         """
         if layout == "columns":
             return self.to(X.swapaxes(-1, -2)).swapaxes(-1, -2)
         if layout == "spaced":
             wide = np.repeat(X, 2, axis=-1)
-            wide[..., 1::2] = np.nan
-            return self.to(wide)[..., ::2]
+            wide[..., ::2] = np.nan
+            return self.to(wide)[..., 1::2]
         return self.to(X)
 
     def to(self, X: Matrix) -> Array:
@@ -96,7 +97,7 @@ class Conversion:
         if self.array == "torch":
             return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")
         with self.scope():
-            return library.array(X, dtype=getattr(library, self.dtype))
+            return library.array(np.ascontiguousarray(X), dtype=getattr(library, self.dtype))
 
     def try_out(self) -> None:
         """Raise ``ValueError`` unless arrays can be made here and read again, ``ModuleNotFoundError`` without the library."""
@@ -117,15 +118,30 @@ class Conversion:
         return self.back(self.to(X))
 
 
+def layouts(layout: str) -> tuple[str, ...]:
+    """How U, S, V, dK, dL, dS lie in memory: alike, or, "mixed", the gradients in another way than the factors."""
+    return ("rows",) * 3 + ("columns",) * 3 if layout == "mixed" else (layout,) * 6
+
+
 def taken_away(X: Array) -> bool:
     """Whether an array has no contents any more: a compiled JAX function may be given the memory of its arguments (donation)."""
     return hasattr(X, "is_deleted") and bool(X.is_deleted())
 
 
 def share_memory(X: Array, Y: Array) -> bool:
-    """Whether two arrays of one library use the same memory; JAX's never change, so that sharing is of no consequence."""
+    """Whether two arrays of one library use the same memory, by its first and its last number; JAX's never change, so that
+    sharing is of no consequence.
+    """
     if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
         return bool(np.may_share_memory(X, Y))
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
-        return bool(X.untyped_storage().data_ptr() == Y.untyped_storage().data_ptr() and X.shape[0] * X.shape[1] > 0)
+        same = X.untyped_storage().data_ptr() == Y.untyped_storage().data_ptr() and min(X.numel(), Y.numel()) > 0
+        (first, last), (begin, end) = _span(X), _span(Y)
+        return bool(same and first <= end and begin <= last)
     return X is Y and not hasattr(X, "is_deleted")
+
+
+def _span(X: Any) -> tuple[int, int]:
+    """Where the first and the last number of a torch tensor are in its storage."""
+    first = X.storage_offset()
+    return first, first + sum((size - 1) * step for size, step in zip(X.shape, X.stride(), strict=True))

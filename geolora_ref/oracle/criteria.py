@@ -59,7 +59,8 @@ class StepInputs:
     """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
 
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
-    arrays lie in memory ("rows", "columns" or "spaced"; :meth:`geolora_ref.oracle.conversion.Conversion.laid_out`).
+    arrays lie in memory ("rows", "columns", "spaced" or "mixed"; :func:`geolora_ref.oracle.conversion.layouts`).  ``dense`` :
+    ‖G‖ where the step forms dK, dL, dS itself, else 0.
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """
@@ -77,6 +78,7 @@ class StepInputs:
     max_rank: int | None = None
     age: int = 0
     layout: str = "rows"
+    dense: float = 0.0
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in (("tau", self.tau), ("theta", self.theta)) if value is not None}
@@ -380,12 +382,13 @@ class _Question:
         x = _Wide.of(inputs)
         eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
         unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(x)
+        formed = inputs.learning_rate * inputs.dense
         if storage is None:
-            scale = _scale(inputs, x, contradiction / eps) if scale is None else scale
+            scale = _scale(inputs, x, contradiction / eps + formed) if scale is None else scale
             return cls(inputs, x, unit, scale, EXACT)
-        scale = _scale(inputs, x, 0.0) if scale is None else scale
+        tangential, scale = (_scale(inputs, x, more) if scale is None else scale for more in (0.0, formed))
         defects = tuple(min(_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V))
-        return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * scale + contradiction)
+        return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * tangential + contradiction)
 
 
 def _contradiction(x: _Wide) -> float:
@@ -396,8 +399,9 @@ def _contradiction(x: _Wide) -> float:
     return norm(_product(_H(x.U), x.dK) - x.dS) + norm(_product(_H(x.V), x.dL) - _H(x.dS))
 
 
-def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
-    """s = ‖W‖ + λ‖P(W)G‖₊ + λδ/eps, with λδ/eps for ``contradiction``.
+def _scale(inputs: StepInputs, x: _Wide, more: float) -> float:
+    """s = ‖W‖ + λ‖P(W)G‖₊ + ``more``: λδ/eps, and λ‖G‖ where the step forms G V, GᴴU and UᴴGV itself, whose rounding is
+    relative to it.
 
     ‖P(W)G‖₊ = ‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖, the sum of the norms of the three parts, whose squares add up to
     ‖P(W)G‖²: between that norm and √3 times it.  Each part has a rounding error of its own.
@@ -405,7 +409,7 @@ def _scale(inputs: StepInputs, x: _Wide, contradiction: float) -> float:
     Where s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
     """
     tangent = norm(x.off_K) + norm(x.off_L) + norm(x.dS)
-    scale = norm(x.S) + inputs.learning_rate * tangent + contradiction
+    scale = norm(x.S) + inputs.learning_rate * tangent + more
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 

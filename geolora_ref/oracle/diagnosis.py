@@ -11,7 +11,7 @@ import numpy as np
 from geolora_ref.foreign import words
 from geolora_ref.oracle.blocks import deviating_blocks
 from geolora_ref.oracle.comparison import Comparison, Found, Matrix, in_double
-from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.oracle.conversion import Conversion, layouts
 from geolora_ref.oracle.criteria import StepInputs, unusable
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
@@ -170,9 +170,8 @@ def _untruncated(inputs: StepInputs) -> StepInputs:
 
 def _laid_out(inputs: StepInputs, convert: Callable[[Matrix], Matrix]) -> StepInputs:
     """The NumPy arrays of a step in the layout that it has, in another precision or as they are."""
-    names, arrays = ("U", "S", "V", "dK", "dL", "dS"), map(convert, inputs.arrays)
-    laid_out = (Conversion("numpy", X.dtype.name).laid_out(X, inputs.layout) for X in arrays)
-    return replace(inputs, **dict(zip(names, laid_out, strict=True)))
+    named = zip(("U", "S", "V", "dK", "dL", "dS"), map(convert, inputs.arrays), layouts(inputs.layout), strict=True)
+    return replace(inputs, **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named})
 
 
 def _coefficients(stages: Stages, inputs: StepInputs) -> tuple[Matrix, ...]:

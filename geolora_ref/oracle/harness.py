@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
 from geolora_ref.foreign import place, words
-from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
+from geolora_ref.oracle.conversion import EPS, Conversion, layouts, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.manners import watched
 from geolora_ref.oracle.storage import Storage
@@ -144,7 +144,8 @@ class Harness:
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
         meant = [np.stack(X) if self.batched else X[0] for X in zip(*(inputs.arrays for inputs in asked), strict=True)]
-        given = [*own, *(convert.laid_out(X, asked[0].layout) for X in meant[len(own) :])]
+        lying = layouts(asked[0].layout)
+        given = [*own, *map(convert.laid_out, meant[len(own) :], lying[len(own) :])]
         arguments = [*given[:3], self._gradients(problems)] if self.whole else given
         with watched() as touched:
             returned, error, where = self._attempt(self.step, *arguments, **asked[0].parameters)
@@ -164,8 +165,10 @@ class Harness:
     def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
         """The stages of one problem by name and their output, or what is wrong with them."""
         with self.conversion.scope(), np.errstate(all="ignore"):
-            given = [self.conversion.laid_out(X, inputs.layout) for X in inputs.arrays]
-            returned, error, where = self._attempt(self.stages, *given, **inputs.parameters)
+            given = [*map(self.conversion.laid_out, inputs.arrays, layouts(inputs.layout))]
+            with watched() as touched:
+                returned, error, where = self._attempt(self.stages, *given, **inputs.parameters)
+            error = error or next(iter(touched), "")
             if error:
                 return {}, None, f"stages: {error}{where and f' (at {where})'}"
             try:
@@ -259,13 +262,14 @@ def _mirrored(
     U, S, V, dK, dL, dS = inputs.arrays
     other = replace(inputs, U=U[::rows, ::basis], S=-size * S[::basis], V=V[::columns])
     other = replace(other, dK=-size * dK[::rows], dL=-size * dL[::columns, ::basis], dS=-size * dS[::basis])
+    other = replace(other, dense=size * inputs.dense)
     return other, lambda W: -size * gradient(-W[::rows, ::columns] / size)[::rows, ::columns]
 
 
 def _still(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient]:
     """The same problem without its gradient: Ŵ = W has another rank as a rule."""
     dK, dL, dS = (0.0 * X for X in (inputs.dK, inputs.dL, inputs.dS))
-    return replace(inputs, dK=dK, dL=dL, dS=dS), lambda W: 0.0 * gradient(W)
+    return replace(inputs, dK=dK, dL=dL, dS=dS, dense=0.0), lambda W: 0.0 * gradient(W)
 
 
 def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:

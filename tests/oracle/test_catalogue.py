@@ -22,7 +22,7 @@ from tests.libraries import load
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-DIGEST = "b8431e0ccbac520054bc3876cf3b8da9ba848f8002552c155c82df6fe0b6f9a0"
+DIGEST = "ac86ec32bf8a34648ff3d64ae8bf538346861d56b83f6ab066ef2818412f089a"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
 
 
@@ -114,8 +114,18 @@ def test_blocks_see_what_no_other_case_can(step: Callable[..., Any], sizes: set[
     others = [case.parameters for case in cases if case.group != "block"]
     assert max(max(p.m, p.n) for p in others) == 48
     assert max(min(p.m, p.n, 2 * p.r) for p in others) <= 16
-    rows = [run_case(harness, case)[0] for case in cases if case.group == "block"]
+    rows = [run_case(harness, case)[0] for case in cases if case.group == "block" and "complex" not in case.flags]
     assert {row.flags[1] for row in rows if row.outcome == "failed"} == sizes, [row.finding for row in rows]
+
+
+def test_complex_blocks_see_a_transpose_that_is_one_in_large_tiles_alone() -> None:
+    wrong = MUTANTS["upper-right-unconjugated"].step
+
+    def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+        return (wrong if max(len(U), len(V)) > 64 else Stages().step)(U, S, V, *gradients, **parameters)
+
+    failures = check_step(step, dtype="complex128", select={"flag": "complex"}).failures
+    assert {row.id for row in failures} == {"block-aligned-tall-complex", "block-rows-complex"}
 
 
 # --- how the arguments lie in memory -----------------------------------------------------------------------------------
@@ -126,7 +136,7 @@ def test_a_step_that_reads_strides_conforms_in_every_layout(array: str) -> None:
     load(array)
     report = check_step(Stages().step, array=array, select={"group": "layout"})
     assert report.passed
-    assert {row.flags[1] for row in report.rows} == {"columns", "spaced"}
+    assert {row.flags[1] for row in report.rows} == {"columns", "spaced", "mixed"}
 
 
 def test_one_layout_that_is_forgotten_is_seen() -> None:
@@ -140,9 +150,32 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
         return X.T.reshape(X.shape) if X.flags.f_contiguous and not X.flags.c_contiguous else X
 
     assert check_step(MUTANTS["strides-ignored"].step, select={"group": "layout"}).diagnosis.rows_only  # type: ignore[union-attr]
-    for read, seen in ((contiguous_only, {"spaced"}), (rows_only, {"columns"})):
+    for read, seen in ((contiguous_only, {"spaced"}), (rows_only, {"columns", "mixed"})):
         failures = check_step(lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p)).failures
         assert {row.flags[1] for row in failures} == seen
+
+
+def test_gradients_that_are_read_with_the_strides_of_the_factors_are_seen() -> None:
+    """K = U S − λ∇_K by an elementwise kernel that is given one stride for both."""
+
+    def read(X: Any, like: Any) -> Any:
+        return np.lib.stride_tricks.as_strided(X, X.shape, like.strides).copy()
+
+    def step(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
+        return Stages().step(U, S, V, read(dK, U), read(dL, V), read(dS, S), **parameters)
+
+    assert {row.id for row in check_step(step).failures} == {f"layout-mixed-{shape}" for shape in ("square", "tall", "wide")}
+
+
+def test_an_array_that_begins_within_its_memory_is_seen() -> None:
+    """A kernel that is handed where the memory begins."""
+    torch = load("torch").module
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        return Stages().step(*(torch.as_strided(X, X.shape, X.stride(), 0) for X in arrays), **parameters)
+
+    failures = check_step(step, array="torch", select={"group": "layout"}).failures
+    assert {row.flags[1] for row in failures} == {"spaced"}
 
 
 def test_libraries_without_strides_are_not_asked() -> None:

@@ -135,6 +135,25 @@ def test_batches_and_whole_steps() -> None:
     assert not check_step(gradient_at_the_wrong_point, whole=True, select=CORES).passed
 
 
+@pytest.mark.parametrize("claimed", [{"dtype": "float32"}, {"dtype": "float64", "precision": "float32"}])
+def test_a_whole_step_rounds_its_own_products(claimed: dict[str, str]) -> None:
+    """Where P(W)G = 0 they are nothing but rounding, relative to G; products in half precision are not that."""
+
+    def whole(working: Any) -> Callable[..., Any]:
+        def step(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> tuple[Any, ...]:
+            U32, S32, V32 = (X.astype(np.float32) for X in (U, S, V))
+            g, u, v = (X.astype(working) for X in (gradients((U32 @ S32 @ V32.T).astype(U.dtype)), U, V))
+            projected = (X.astype(np.float32) for X in (g @ v, g.T @ u, u.T @ g @ v))
+            return tuple(X.astype(U.dtype) for X in REFERENCE.step(U32, S32, V32, *projected, **parameters))
+
+        return step
+
+    select = {"group": "gradient", "flag": "normal"}
+    report = check_step(whole(np.float32), whole=True, select=select, **claimed)  # type: ignore[arg-type]
+    assert report.passed, report.failures[:3]
+    assert not check_step(whole(np.float16), whole=True, select=select, **claimed).passed  # type: ignore[arg-type]
+
+
 # --- wrong backends ---------------------------------------------------------------------------------------------------
 
 

@@ -323,6 +323,24 @@ def test_what_a_backend_keeps_for_itself_may_not_be_returned() -> None:
     assert errors(one_column(copies=False), select=select) != set()
 
 
+@pytest.mark.parametrize("overlapping", [0, 1])
+def test_results_may_be_slices_of_one_pool_that_do_not_overlap(overlapping: int) -> None:
+    torch = load("torch").module
+    pool, used = torch.empty(10**6, dtype=torch.float64), 0
+
+    def keep(X: Any) -> Any:
+        nonlocal used
+        place = pool[used : used + X.numel()].view(X.shape)
+        used += X.numel() - overlapping
+        return place.copy_(X)
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        return tuple(map(keep, right(*arrays, **parameters)))
+
+    failed = errors(step, array="torch", select=SEQUENCES)
+    assert bool(failed) == bool(overlapping)
+
+
 def test_results_may_have_any_layout_and_come_back_in_it() -> None:
     """Slices of a wider array are what a truncation leaves; a backend that takes memory for rows reads something else."""
     torch = load("torch").module
@@ -433,10 +451,16 @@ def _raising(named: Mapping[str, Any]) -> Any:
     raise ArithmeticError("no stages today")
 
 
+def _seeding(named: dict[str, Any]) -> Any:
+    np.random.seed(0)  # noqa: NPY002
+    return named
+
+
 MAPPING = "a mapping with K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output"
 STAGES: dict[str, tuple[Callable[..., Any], str]] = {
     "raises": (run(_raising), "stages: raised ArithmeticError: no stages today"),
     "exits": (run(lambda named: sys.exit(0)), "stages: raised SystemExit: 0"),
+    "seeds": (run(_seeding), "stages: seeded or used NumPy's global random generator: the caller's randomness changes"),
     "nothing": (
         run(lambda named: None),
         f"stages: expected {MAPPING}, found NoneType (TypeError: 'NoneType' object is not subscriptable)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -751,3 +752,11 @@ def test_a_backend_that_does_not_exist(name: str, message: str) -> None:
     with pytest.raises(ValueError) as found:  # noqa: PT011  the message is compared literally
         load_backend(name)
     assert str(found.value) == message
+
+
+def test_a_backend_that_is_loaded_when_it_is_asked_for_may_fail_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = 'def __getattr__(name):\n    raise ImportError("libcudart.so: cannot open")\n'
+    (tmp_path / "loaded_late.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"^backend: 'loaded_late:step' raised ImportError: libcudart.*loaded_late.py:2\)$"):
+        load_backend("loaded_late:step")
