@@ -61,10 +61,10 @@ lint: $(READY)
 typecheck: $(READY)
 	$(BIN)/mypy
 
-# One environment for all targets, made anew when pyproject.toml changes.  Nothing is compiled before it is imported: most never is.
+# One environment for all targets, made anew when pyproject.toml changes, or where half of it is left.  Nothing is compiled before it is imported: most never is.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; choose one with: make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setting up $(VENV) (the first time this downloads torch, which takes a while)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[torch,verify,oracle,finetune,rigor]' --group dev

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         list_claims(Console())
         return 0
-    claims = [CLAIMS[name] for name in options.only] if options.only else list(CLAIMS.values())
+    claims = [CLAIMS[name] for name in dict.fromkeys(options.only)] if options.only else list(CLAIMS.values())
     plan = Plan("full" if options.full else "quick", options.seed)
     folder = options.output or DEFAULT_FOLDER / (f"{plan.effort}-part" if options.only else plan.effort)
     try:

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -182,7 +183,10 @@ def _shown(value: float | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the quick plan, of all claims or of some, say what has changed, and record it; status 2: the record cannot be read."""
+    """Run the quick plan, of all claims or of some, say what has changed, and record it.
+
+    Status 1: a claim does not stand but for its record, and nothing is recorded; 2: the record cannot be read.
+    """
     from verification.claims import CLAIMS
     from verification.journal import Journal
     from verification.runner import run
@@ -198,6 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = Plan(seed=SEED)
         journal = Journal(Path(folder), plan, fresh=True)
         outcomes = run([claim for name, claim in CLAIMS.items() if name in chosen], plan, journal, jobs=os.cpu_count() or 1)
+    broken = [f"{outcome.claim.id}: {problem}" for outcome in outcomes for problem in replace(outcome, record=None).problems]
+    if broken:
+        print("\n".join([*broken, "nothing was recorded"]))  # noqa: T201
+        return 1
     for outcome in outcomes:
         for change in changes(outcome, old.get(outcome.claim.id, Record({}, {}, {}, "none", [0, 0], [], [])), SEED):
             print(f"{outcome.claim.id}: {change}")  # noqa: T201

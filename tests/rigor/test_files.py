@@ -209,6 +209,7 @@ def test_a_folder_has_one_owner_until_that_is_killed(tmp_path: Path) -> None:
 
     pid = in_child(hold)
     while not (tmp_path / "held").exists():
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended"
         time.sleep(0.005)
     with (
         pytest.raises(BlockingIOError, match=f"process {pid} has it"),

@@ -172,7 +172,7 @@ def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, obje
     """At least FLOOR steps without a violation; in the nightly profile the outcome is kept for the report, whatever it is."""
     Trajectory.counts.clear()
     found: dict[str, Any] = {"format": 1, "sequences": EXAMPLES, "floor": FLOOR, "violation": "", "seconds": 0.0}
-    started = time.process_time()
+    about, started = provenance("tests"), time.process_time()
     try:
         run_state_machine_as_test(Trajectory, settings=campaign(EXAMPLES))
     except Exception as error:
@@ -184,7 +184,7 @@ def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, obje
         found["seconds"] = round(time.process_time() - started, 1)
         found["passed"] = not found["violation"] and found["steps"] >= FLOOR
         if NIGHTLY:
-            write_json(ROOT / "build" / "rigor" / "fuzzing.json", found | provenance("tests"))
+            write_json(ROOT / "build" / "rigor" / "fuzzing.json", found | about)
     line = f"fuzzing: {found['operations']} operations, {found['steps']} of them steps, no violation ({counts})"
     record_property("table", line)
     assert found["passed"]

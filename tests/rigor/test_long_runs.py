@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from geolora_ref.files import read_json, write_atomically
+from geolora_ref.files import read_json, write_atomically, write_json
 from tests.rigor.test_files import in_child, status_of
 from verification.rigor import long_runs
 from verification.rigor.long_runs import long_run, main, verdict
@@ -58,18 +58,31 @@ def test_killed_in_either_half_it_goes_on_bit_for_bit(
 ) -> None:
     monkeypatch.setattr(long_runs, "CHUNK", 70)  # seals in the middle of tenths and of periods
     command = ["--float32", "0", "--float64", str(STEPS), "--output", str(tmp_path)]
-    state = tmp_path / "long_runs" / "float64.json"
+
+    def killed_at(reached: int) -> Callable[[Path, dict[str, Any]], None]:
+        def write(path: Path, data: dict[str, Any]) -> None:
+            write_json(path, data)
+            if data.get("done", 0) >= reached:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return write
+
     for reached in (STEPS // 3, STEPS + STEPS // 5):
-        pid = in_child(lambda: os._exit(main(command)))
-        while not (state.exists() and read_json(state)["done"] >= reached):
-            time.sleep(0.01)
-        os.kill(pid, signal.SIGKILL)
+        with monkeypatch.context() as patch:
+            patch.setattr(long_runs, "write_json", killed_at(reached))
+            pid = in_child(lambda: os._exit(main(command)))
         assert status_of(pid) == -signal.SIGKILL
     main(command)
     (run,) = read_json(tmp_path / "long_runs.json")["runs"]
     assert run["resumed"] == 2
     assert numbers(run) == numbers(undisturbed[1])
     assert run["restored bit for bit"]
+
+
+def test_an_odd_number_of_steps_has_a_second_half() -> None:
+    told: list[int] = []
+    assert long_run(STEPS + 1, "float64", 100, told.append)["restored bit for bit"]
+    assert told[-1] == STEPS + 1 + STEPS // 2 + 1
 
 
 def test_what_was_kept_must_be_whole_and_of_the_same_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

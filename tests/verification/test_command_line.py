@@ -53,7 +53,7 @@ def test_a_seed_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "[run]"
-    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(folder)]) == 0
+    assert main(["--only", CLAIM, "--only", CLAIM, "--jobs", "1", "--output", str(folder)]) == 0  # once
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"{CLAIM}  " in printed
     assert "1 of 1     holds" in printed

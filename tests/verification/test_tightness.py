@@ -204,6 +204,17 @@ def test_help_and_unknown_claims_record_nothing(monkeypatch: pytest.MonkeyPatch,
     assert "no-such-claim" in capsys.readouterr().err
 
 
+def test_a_claim_that_does_not_stand_is_not_recorded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A check that broke has no ratios, which would then be what is on record."""
+    broken = replace(SHARP, results=[replace(SHARP.results[0], error="Traceback\nValueError: no"), *SHARP.results[1:]])
+    monkeypatch.setattr(runner, "run", lambda *_, **__: [broken])
+    monkeypatch.setattr(tightness, "write_json", lambda *_: pytest.fail("recorded"))
+    assert tightness.main(["--only", "curvature-tail"]) == 1
+    printed = capsys.readouterr().out
+    assert "broke: ValueError: no" in printed
+    assert "nothing was recorded" in printed
+
+
 def test_a_claim_is_recorded_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever is on record of the others stays as it is; and what is on record is what is measured."""
     ledger = tmp_path / "tightness.json"

@@ -182,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure() -> dict[str, Any]:
     """All errors, the slopes and what they should be."""
+    about = provenance()
     rungs, routes, augmented = ladder(), route_errors(CONDITIONS), augmentation_errors(SIZES)
     u = [2.0**-bits for bits in BITS.values()]
     slopes = {stage: slope(u, errors) for stage, errors in rungs.items()}
@@ -195,7 +196,7 @@ def measure() -> dict[str, Any]:
     digits = {stage: [-float(np.log10(e)) for e in errors] for stage, errors in rungs.items()}
     return {
         "format": 1,
-        **provenance(),
+        **about,
         "bits": BITS,
         "errors": rungs,
         "correct digits": digits,

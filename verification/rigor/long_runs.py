@@ -56,12 +56,12 @@ def long_run(
 ) -> dict[str, Any]:
     """The measurements of one run of ``steps`` steps, at least 2·TENTHS·PERIOD; the target changes every ``period`` steps.
 
-    Half of the steps are done twice, so that ``progress(done)`` ends at 3/2 ``steps``.  With a ``state_file`` the run goes on
-    where an earlier one of the same steps, options and sources stopped.
+    Half of the steps are done twice, so that ``progress(done)`` ends at 3/2 ``steps``, rounded up.  With a ``state_file`` the
+    run goes on where an earlier one of the same steps, options and sources stopped.
     """
     step = _stepper(dtype, polish, period)
     task = {"steps": steps, "dtype": dtype, "polish": polish, "period": period, "sources": _sources()}
-    state, middle = _state(task, state_file), steps // 2
+    state, middle = _state(task, state_file), steps - steps // 2  # half of the steps, which begin where a tenth ends
     Y = _unpacked(state["Y"])
     while state["done"] < steps + middle:
         first_pass = state["done"] < steps
@@ -226,9 +226,10 @@ def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     files = {dtype: options.output / "long_runs" / f"{dtype}.json" for dtype in ("float32", "float64")}
     if options.fresh:
         _forget(files.values())
+    about = provenance()
     wanted = [dtype for dtype in files if getattr(options, dtype)]
     runs = [_shown(getattr(options, dtype), dtype, options.polish, files[dtype], console) for dtype in wanted]
-    found = {"format": 1, **provenance(), "runs": runs, "passed": all(run["passed"] for run in runs)}
+    found = {"format": 1, **about, "runs": runs, "passed": all(run["passed"] for run in runs)}
     write_json(options.output / "long_runs.json", found)
     _forget(files.values())
     return found
@@ -238,7 +239,7 @@ def _shown(steps: int, dtype: str, polish: int, file: Path, console: Console) ->
     """A run behind a progress bar."""
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(dtype, total=steps + steps // 2)
+        task = bar.add_task(dtype, total=2 * steps - steps // 2)
         return long_run(steps, dtype, polish, lambda done: bar.update(task, completed=done), state_file=file)
 
 

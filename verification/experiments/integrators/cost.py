@@ -101,7 +101,7 @@ def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Seque
 
 def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], rounds: int) -> dict[str, Any]:
     """What cost.json has: every integrator in every round, one thread, behind a progress bar."""
-    names = list(names)
+    names, about = list(names), provenance()
     seconds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with threadpool_limits(1), Progress(*columns, console=Console(stderr=True)) as bar:
@@ -114,7 +114,7 @@ def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], r
     found = [summary(name, sizes, ranks, seconds[name]) for name in names]
     return {
         "format": 1,
-        **provenance(),
+        **about,
         "sizes": list(sizes),
         "ranks": list(ranks),
         "rounds": rounds,
