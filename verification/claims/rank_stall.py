@@ -35,7 +35,7 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     ranks = [RANK]
     for it in trajectory(problem, start, round(T / rate), rate, step=step, theta=THETA * rate, max_rank=CAP):
         ranks.append(it.outcome.Y.rank)
-        if tail_bound(it) <= THETA * rate:
+        if it.Y.rank < CAP and tail_bound(it) <= THETA * rate:  # at the cap no step can add a rank
             out.ratio("tail bound ≤ ϑ: no new rank", ranks[-1] / it.Y.rank)
     if case["start"] == "zero":
         out.ratio("from S = 0 the rank reaches its cap", CAP / ranks[-1])
