@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,9 +115,12 @@ class LowRank:
     def random(cls, shape: tuple[int, int], spectrum: Values, rng: np.random.Generator) -> LowRank:
         """Haar distributed bases and S = diag(spectrum), real, in NumPy float64; the rank is ``len(spectrum)``.
 
-        Raises ``ValueError`` unless that is from 1 to min(m, n), and all of them are finite.
+        Raises ``ValueError`` unless that is from 1 to min(m, n), all of them are finite, and ``rng`` is a generator.
         """
+        if not isinstance(shape, Sequence) or len(shape) != 2:
+            raise ValueError(f"shape: expected (m, n), found {shape!r}")
         checks.rank("len(spectrum)", len(spectrum), shape)
+        checks.instance("rng", rng, np.random.Generator, "a numpy.random.Generator")
         U, V = (_haar(size, len(spectrum), rng) for size in shape)
         return cls(U, np.diag(np.asarray(spectrum, dtype=np.float64)), V)
 

@@ -290,6 +290,14 @@ NO_STATES: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: LowRank.random((3, 10), [], np.random.default_rng(0)),
         r"^len\(spectrum\): expected an integer >= 1, found 0$",
     ),
+    "a seed in place of a generator": (
+        lambda a: LowRank.random((3, 10), [1.0], 0),  # type: ignore[arg-type]
+        "^rng: expected a numpy.random.Generator, found int$",
+    ),
+    "one size for a shape": (
+        lambda a: LowRank.random(3, [1.0], np.random.default_rng(0)),  # type: ignore[arg-type]
+        r"^shape: expected \(m, n\), found 3$",
+    ),
     "an optimizer by its name": (
         lambda a: Settings(learning_rate=0.1, tau=0.1, optimizer="adam"),  # type: ignore[arg-type]
         r"^optimizer: expected an optimizer, such as Sgd\(\), found str$",

@@ -144,11 +144,12 @@ def integrate(
     first and the last.  Never raises for what happens on the way: a step that fails, the keyboard or the callback ends the run,
     and what was computed so far is returned, see :attr:`Run.stopped`.
 
-    Raises ``ValueError`` for an integrator, a start, a time span, a step size or a number of steps that is not one, and for a
-    step size below the distance of the floating-point numbers around t.
+    Raises ``ValueError`` for an integrator, a field, a start, a time span, a step size or a number of steps that is not one, and
+    for a step size below the distance of the floating-point numbers around t.
     """
     if not isinstance(integrator, Integrator):
         raise ValueError(f"integrator: expected an instance, such as BUG(), found {integrator!r}")
+    checks.instance("problem", problem, Field, "a field with shape, apply_right and apply_left")
     state(Y0, "Y0")
     t, t_end = _time_span(t_span)
     size, resolution = checks.positive_number("h", h.first if isinstance(h, Adaptive) else h), math.ulp(max(abs(t), abs(t_end)))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import array_api_compat
+
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, H, Inexact, finite, namespace
@@ -227,6 +229,8 @@ class _Observed:
 
     def _checked(self, name: str, t: float, value: Array, shape: tuple[int, int]) -> Array:
         self.count += Evaluations(1, shape[1])
+        if not array_api_compat.is_array_api_obj(value):
+            raise MisfitError(f"{name} at t = {t:.6g}: expected an array, found {type(value).__name__}")
         if tuple(value.shape) != shape:
             raise MisfitError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")
         if value.dtype != self._dtype:

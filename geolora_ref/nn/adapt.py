@@ -52,7 +52,8 @@ def adapt(
     module that has several.
 
     Raises ``ValueError``: names that no module has (the message lists those there are), layers that cannot be adapted, a
-    weight that another module shares, a layer inside of ``train``, a model that is adapted already.  The model is then as it was.
+    weight that another module shares, a layer inside of ``train``, a model that is adapted already, dropout where only the weight
+    of a layer is read.  The model is then as it was.
     """
     checks.integer("rank", rank, 1)
     if max_rank is not None:
@@ -72,6 +73,7 @@ def adapt(
         try:
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
             refuse_shared(model, layer)
+            _refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused, merged=merged)
         except ValueError as problem:
             raise ValueError(f"{name}: {problem}") from problem
@@ -183,6 +185,15 @@ def refuse_shared(model: nn.Module, layer: nn.Module) -> None:
     for other, module in model.named_modules():
         if module is not layer and any(p is layer.weight for p in module.parameters(recurse=False)):
             raise ValueError(f"expected a weight of its own, found one that it shares with {other}; exclude the layer")
+
+
+def _refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -> None:
+    """Raise ``ValueError`` for dropout on the input of a projection that is never called."""
+    if dropout and any(isinstance(module, nn.MultiheadAttention) and module.out_proj is layer for module in model.modules()):
+        raise ValueError(
+            "dropout: expected 0 for the projection of nn.MultiheadAttention, whose weight is read without a call, "
+            f"found {dropout}; exclude the layer"
+        )
 
 
 def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:

@@ -290,7 +290,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         try:
             return self._adapters[name].factors()
         except ValueError as problem:
-            raise ValueError(f"{name}: {problem} (bases from a lower precision: adapter.orthonormalise())") from problem
+            cure = " (bases from a lower precision: adapter.orthonormalise())" if "orthonormal columns" in str(problem) else ""
+            raise ValueError(f"{name}: {problem}{cure}") from problem
 
     def remember(self, adapter: LowRankAdapter, moments: Moments) -> None:
         """Keep the memory of an adapter as the state of its three parameters, which ``state_dict`` knows how to save."""

@@ -145,6 +145,8 @@ TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-0": ({"tau": 0.0}, "nothing but exact zeros may be cut"),
     "tau-0.1": ({"tau": 0.1}, "the usual relative threshold"),
     "tau-0.3": ({"tau": 0.3}, "a large relative threshold: ℓ¹ and ℓ² tails differ"),
+    "tau-0.5": ({"tau": 0.5}, "a cap that comes before the threshold, and not behind it, leaves another tail"),
+    "tau-0.6": ({"tau": 0.6}, "the same where fewer directions are kept"),
     "tau-1": ({"tau": 1.0}, "everything may be cut: the minimum rank decides"),
     "theta-0": ({"tau": None, "theta": 0.0}, "an absolute threshold of zero is a threshold"),
     "theta-0.25": ({"tau": None, "theta": 0.25}, "an absolute threshold is not relative to anything"),

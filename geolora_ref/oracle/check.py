@@ -22,7 +22,7 @@ from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
-from geolora_ref.oracle.harness import Harness, Held, Outcome
+from geolora_ref.oracle.harness import MIRRORS, Harness, Held, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
 from geolora_ref.oracle.shared import shared
@@ -196,7 +196,9 @@ class Asked:
         diagnosis = diagnose(factors, failing, self.looked_at["passed"], first_line=line, stages=stages, **harness.promised)
         elsewhere = [replace(inputs, layout="rows") for inputs in failing if inputs.layout != "rows"]
         rows_only = bool(elsewhere) and all(map(right, elsewhere))
-        return replace(diagnosis, repeated=not all(map(right, failing[:AGAIN])), rows_only=rows_only)
+        rank_only = all(map(_in_rank_alone, (row for row in self.rows if row.outcome == "failed")))
+        again = all(map(right, failing[:AGAIN]))
+        return replace(diagnosis, repeated=not again, rows_only=rows_only, rank_only=rank_only)
 
 
 _drawn = functools.cache(StepCase.build)
@@ -244,7 +246,7 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
         return Verdict(error=outcome.error)
     parts, promised = {}, harness.promised
     for k, (asked, factors) in enumerate(outcome.results):
-        parts[f"problem {k + 1} of the stack: " if k else ""] = judge(asked, factors, **promised)
+        parts[_place(k)] = judge(asked, factors, **promised)
     if harness.stages:
         stages, output, error = harness.run_stages(inputs)
         if output is None:
@@ -256,6 +258,16 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
     ratios = {f"{of}{name}": ratio for of, verdict in parts.items() for name, ratio in verdict.ratios.items()}
     ranks = next((verdict.ranks for verdict in parts.values() if verdict.ranks), None)
     return Verdict(ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}, error, ranks)
+
+
+def _place(k: int) -> str:
+    """Which problem of a stack the k-th result is of; the case itself is the first, and a list is asked for a second stack."""
+    if not k:
+        return ""
+    if k <= len(MIRRORS):
+        return f"problem {k + 1} of the stack: "
+    k -= len(MIRRORS) + 1
+    return f"problem {k + 1} of the stack of two ranks{', without a gradient' if k % 2 else ''}: "
 
 
 def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> StepInputs:
@@ -369,6 +381,11 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
     if whole and len(rows) < FLOOR:
         found.append(f"only {len(rows)} cases were run, a whole run has at least {FLOOR}")
     return found
+
+
+def _in_rank_alone(row: Row) -> bool:
+    """Whether a case that fails does so by its rank: what it returned could be judged, and nothing else is wrong."""
+    return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
 
 
 def _first_line(row: Row) -> str:

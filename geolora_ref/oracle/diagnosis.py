@@ -41,6 +41,7 @@ class Diagnosis:
     ``unusable`` : what is wrong with the first of its results that cannot be judged.
     ``repeated`` : whether a step that failed failed again when it was asked once more.
     ``rows_only`` : whether what fails with arguments in other layouts is right with the same numbers row by row in memory.
+    ``rank_only`` : whether nothing but the rank is wrong, in every case that fails.
     """
 
     matches: Sequence[tuple[Mutant, float]]
@@ -51,6 +52,7 @@ class Diagnosis:
     repeated: bool = True
     instead: str = ""
     rows_only: bool = False
+    rank_only: bool = False
 
     @property
     def text(self) -> str:
@@ -73,8 +75,9 @@ class Diagnosis:
     def _likeness(self) -> list[str]:
         """Which mutant it is like, and which cannot be told from that one."""
         if not self.matches:
-            broken = [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
-            return ["No known defect behaves like this backend.", *broken]
+            told = ["No known defect behaves like this backend."]
+            told += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
+            return told + (["In every case that fails the rank alone is wrong, which line 6 chooses."] if self.rank_only else [])
         best, share = self.matches[0]
         verb = "This is what happens" if share >= IS else "This resembles what happens"
         steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
@@ -85,10 +88,13 @@ class Diagnosis:
         return told + ([f"Also close: {', '.join(others)}."] if others else [])
 
     def as_data(self) -> dict[str, Any]:
-        """The diagnosis as plain JSON data; without a match, ``mutant`` is null and ``line`` what the backend's stages say."""
+        """The diagnosis as plain JSON data; without a match, ``mutant`` is null and ``line`` what the backend's stages say, or 6
+        where the rank alone is wrong.
+        """
         best = self.matches[0][0] if self.matches else None
+        said = int(self.first_line[5]) if self.first_line else 6 if self.rank_only else None
         return {
-            "line": best.line if best else int(self.first_line[5]) if self.first_line else None,
+            "line": best.line if best else said,
             "mutant": best.id if best else None,
             "agreement": self.matches[0][1] if self.matches else None,
             "compared": self.compared,
@@ -99,6 +105,7 @@ class Diagnosis:
             "unusable": self.unusable,
             "repeated": self.repeated,
             "rows_only": self.rows_only,
+            "rank_only": self.rank_only,
         }
 
 

@@ -17,7 +17,7 @@ from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.manners import watched
 from geolora_ref.oracle.storage import Storage
 
-__all__ = ["STAGES", "Harness", "Held", "Outcome"]
+__all__ = ["MIRRORS", "STAGES", "Harness", "Held", "Outcome"]
 
 Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
@@ -64,8 +64,8 @@ class Harness:
     ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
     ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
 
-    Raises ``ValueError`` for an unknown precision, for stages of a whole step, and for arrays that cannot be made here;
-    ``ModuleNotFoundError`` if the library is not installed.
+    Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages of a whole step, and for
+    arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not installed.
     """
 
     step: Callable[..., Any]
@@ -78,6 +78,9 @@ class Harness:
     errors: Mapping[str, Any] = field(default_factory=np.geterr)
 
     def __post_init__(self) -> None:
+        for name, function in {"step": self.step, **({} if self.stages is None else {"stages": self.stages})}.items():
+            if not callable(function):
+                raise ValueError(f"{name}: expected a function, found {function!r}")
         if self.precision is not None and self.precision not in EPS:
             raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}")
         if self.whole and self.stages is not None:

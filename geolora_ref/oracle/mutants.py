@@ -51,6 +51,7 @@ CLOSE_BELOW, CLOSE_ABOVE = (
     tuple(f"threshold-{kind}-{precision}-{side}" for kind in ("tau", "theta") for precision in ("double", "single"))
     for side in ("below", "above")
 )
+CAP_AND_THRESHOLD = ("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max")
 """The cases in which alone some mutants can be seen; those of single precision in single precision."""
 
 
@@ -591,6 +592,12 @@ def cap_off_by_one(sigma: Matrix, tau: float | None, theta: float | None, min_ra
 def cap_off_by_one_low(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     rank = truncated_rank(sigma, tau, theta, min_rank, max_rank)
     return rank if max_rank is None else min(rank, max(max_rank - 1, 1))
+
+
+@_add_rank_rule("the spectrum is cut to max_rank first: the tails are those of what the cap has left", only_in=CAP_AND_THRESHOLD)
+def cap_before_threshold(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    theta = float(tau or 0.0) * tail_norms(sigma)[0] if theta is None else theta
+    return truncated_rank(sigma[:max_rank], None, theta, min_rank, max_rank)
 
 
 @_add_step(6, "max_rank = None is taken for the present rank: the rank never grows")

@@ -500,6 +500,8 @@ def test_numpy_scalars_are_numbers() -> None:
         ({"h": math.nan}, "^h: expected a finite number > 0, found nan"),
         ({"h": None}, "^h: expected a finite number > 0, found None"),
         ({"t_span": (0.0, None)}, "^t_span: expected two finite numbers"),
+        ({"problem": None}, "^problem: expected a field with shape, apply_right and apply_left, found NoneType$"),
+        ({"problem": lambda t, Y: Y}, "^problem: expected a field with shape, apply_right and apply_left, found function$"),
         ({"integrator": BUG}, r"^integrator: expected an instance, such as BUG\(\), found <class .*BUG.*>$"),
         ({"integrator": BUG().step}, "^integrator: expected an instance, such as BUG.*, found <bound method"),
         ({"Y0": np.ones((12, 10))}, "^Y0: expected a LowRank, found ndarray"),
@@ -516,9 +518,9 @@ def test_numpy_scalars_are_numbers() -> None:
 )
 def test_bad_arguments_are_refused_at_once(change: dict[str, Any], message: str) -> None:
     problem, Y0 = _problem()
-    arguments: dict[str, Any] = {"integrator": BUG(), "Y0": Y0, "t_span": (0.0, 1.0), "h": 0.1, **change}
+    arguments: dict[str, Any] = {"integrator": BUG(), "problem": problem, "Y0": Y0, "t_span": (0.0, 1.0), "h": 0.1, **change}
     with pytest.raises(ValueError, match=message):
-        integrate(problem=problem, **arguments)
+        integrate(**arguments)
 
 
 @pytest.mark.parametrize(

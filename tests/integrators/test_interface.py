@@ -401,10 +401,14 @@ class Broken(MatrixODE):
 
     def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
         value = self.field(t, Y.full())
+        if self.kind == "list":
+            return (value @ V).tolist()  # type: ignore[no-any-return]
         return value @ V if self.kind != "shape" else value
 
     def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
         value = self.field(t, Y.full())
+        if self.kind == "list":
+            return (value.T @ U).tolist()  # type: ignore[no-any-return]
         return value.T @ U if self.kind != "shape" else value.T
 
 
@@ -418,9 +422,10 @@ class Broken(MatrixODE):
             "dtype",
             r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected the dtype of Y \(float64\), found complex128$",
         ),
+        ("list", r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected an array, found list$"),
         ("raises", r"^t = 0\.2, h = 0\.1: ZeroDivisionError: no physics today$"),
     ],
-    ids=["not finite", "shape", "dtype", "raises"],
+    ids=["not finite", "shape", "dtype", "list", "raises"],
 )
 def test_a_bad_field_is_refused_with_time_and_reason(name: str, kind: str, message: str) -> None:
     _, Y = _setting(complex_data=False)

@@ -584,6 +584,14 @@ def test_factors_that_do_not_fit_are_refused() -> None:
     assert torch.equal(adapter.full(), before)
 
 
+def test_dropout_on_a_projection_that_is_never_called_is_refused() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True))
+    with pytest.raises(ValueError, match=r"^0.self_attn.out_proj: dropout: expected 0 .*MultiheadAttention.* found 0.5"):
+        adapt(model, rank=2, dropout=0.5)
+    assert adapters(model) == {}
+    assert len(adapt(model, rank=2, dropout=0.5, exclude=["out_proj"])) == 2
+
+
 def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = LowRankAdapter((7, 5), 2, 3, dtype=torch.float64)
     fill(adapter)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from geolora_ref.oracle.cases import CaseParameters, StepCase
+from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs
 from geolora_ref.oracle.diagnosis import SAMPLE, Diagnosis, diagnose
 from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.stages import Stages, truncate, truncated_rank
 from tests.steps import Matrix
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -448,3 +449,22 @@ def test_the_words(diagnosis: Diagnosis, text: str) -> None:
 def test_the_first_line_is_passed_on() -> None:
     diagnosis = diagnose(asked(right), questions(), (), EPS, "line 4 (U_tilde)")
     assert diagnosis.first_line == "line 4 (U_tilde)"
+
+
+def test_a_rank_rule_that_is_no_known_defect_is_one_of_line_6() -> None:
+    """A rank that never shrinks: nothing is like it, but every failure is one of the rank."""
+
+    def never_less(sigma: Any, tau: Any, theta: Any, min_rank: int, max_rank: int | None) -> int:
+        return truncated_rank(sigma, tau, theta, max(min_rank, len(sigma) // 2), max_rank)
+
+    for rank_of, change in ((never_less, 1.0), (truncated_rank, 1.001)):
+        stages = Stages(
+            truncation=partial(truncate, rank_of=rank_of),
+            assemble=lambda *blocks, change=change: change * Stages().assemble(*blocks),
+        )
+        diagnosis = check_step(stages.step, select={"group": "truncation"}).diagnosis
+        assert diagnosis is not None
+        assert diagnosis.rank_only == (change == 1.0)
+        assert ("the rank alone is wrong, which line 6 chooses." in diagnosis.text) == diagnosis.rank_only
+        if diagnosis.rank_only:
+            assert (diagnosis.matches, diagnosis.as_data()["line"]) == ([], 6)

@@ -140,10 +140,10 @@ def test_ranks_of_a_list_are_those_of_its_problems() -> None:
         return step
 
     assert check_step(each, batched=True, select=FEW).passed
-    for index, problems in ((0, (6, 8)), (-1, (5, 7))):
+    for index, problems, which in ((0, (2, 4), ", without a gradient"), (-1, (1, 3), "")):
         failures = check_step(ranks_of(index), batched=True, select=FEW).failures
         seen = {criterion.partition(":")[0] for row in failures for criterion in row.criteria}
-        assert seen == {f"problem {k} of the stack" for k in problems}
+        assert seen == {f"problem {k} of the stack of two ranks{which}" for k in problems}
 
 
 @pytest.mark.parametrize(

@@ -760,3 +760,9 @@ def test_a_backend_that_is_loaded_when_it_is_asked_for_may_fail_to(tmp_path: Pat
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"^backend: 'loaded_late:step' raised ImportError: libcudart.*loaded_late.py:2\)$"):
         load_backend("loaded_late:step")
+
+
+@pytest.mark.parametrize(("step", "options"), [("numpy:dot", {}), (None, {}), (right, {"stages": 3})])
+def test_what_cannot_be_called_is_no_verdict(step: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^(step|stages): expected a function, found "):
+        check_step(step, **options)
