@@ -64,8 +64,8 @@ class Harness:
     ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
     ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
 
-    Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages of a whole step, and for
-    arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not installed.
+    Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages of a whole step, and
+    for arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not installed.
     """
 
     step: Callable[..., Any]
