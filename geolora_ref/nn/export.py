@@ -184,5 +184,5 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _saved_name(name: str) -> str:
-    """The name in the base model of a module that PEFT has wrapped to save it, or the name as it is."""
-    return re.sub(r"\.(modules_to_save\.[^.]+|original_module)$", "", _base_name(name))
+    """The name in the base model of a module that PEFT has wrapped to save it, or that lies in one, or the name as it is."""
+    return re.sub(r"\.(modules_to_save\.[^.]+|original_module)(?=\.|$)", "", _base_name(name))

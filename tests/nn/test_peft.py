@@ -441,6 +441,24 @@ def test_exported_as_plain_lora(tmp_path: Path) -> None:
     assert difference(plain(x), model(x)) < 1e-13
 
 
+def test_a_head_of_several_layers_is_exported(tmp_path: Path) -> None:
+    """PEFT's name for what it trains in place of a head stands in the middle of the names of the head's layers."""
+
+    def base() -> nn.Module:
+        model = base_model()
+        model.set_submodule("head", nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 4)).double())
+        return model
+
+    x, _ = regression()
+    torch.manual_seed(1)
+    plain = base()
+    model = peft.get_peft_model(copy.deepcopy(plain), config())
+    train(model)
+    model.eval()
+    export_lora(model, tmp_path)
+    assert difference(peft.PeftModel.from_pretrained(plain, tmp_path).eval()(x), model(x)) < 1e-13
+
+
 def test_factors_of_half_precision_models_are_in_single(tmp_path: Path) -> None:
     base = base_model().to(torch.bfloat16)
     model = peft.get_peft_model(copy.deepcopy(base), config())
