@@ -31,6 +31,8 @@ PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
 COMPILED = "_orig_mod"
 """What ``torch.compile`` calls the module inside of its own."""
+CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
+"""What PEFT does not save as a whole."""
 
 
 def export_lora(
@@ -43,9 +45,10 @@ def export_lora(
 ) -> None:
     """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules with trainable
-    parameters of their own (heads) become ``modules_to_save``.  The factors keep their dtype.  What training changes in a module
-    without trainable parameters is not in the checkpoint: keep a frozen nn.BatchNorm2d in eval mode, or train it.
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules that are trained as a
+    whole or own trainable parameters (heads) become ``modules_to_save``, with all that is in them.  The factors keep their dtype.
+    What training changes in a module without trainable parameters is not in the checkpoint: keep a frozen nn.BatchNorm2d in eval
+    mode, or train it.
 
     Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away
     first and comes last.
@@ -53,7 +56,8 @@ def export_lora(
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model
     without adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is
     not zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
-    low-rank update in the same layer, a trained module that PEFT cannot name.  Nothing is written then.
+    low-rank update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or another container
+    with trained parameters of its own.  Nothing is written then.
     """
     model = _unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
@@ -100,7 +104,7 @@ def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
             state[f"{PREFIX}{name}.{key}"] = tensor
     for name, head in _trained_modules(model).items():
         for key, tensor in head.state_dict().items():
-            state[f"{PREFIX}{name}.{key}"] = tensor
+            state[PREFIX + _base_name(f"{name}.{key}")] = tensor  # parts of a head may be compiled
     return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
 
 
@@ -161,26 +165,47 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
 
 
 def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules outside of the adapters that own trainable parameters."""
+    """The outermost modules outside of the adapters that are trained as a whole or own trainable parameters.
+
+    PEFT takes no module inside of another one that it saves, and no container that cannot be called.
+    """
     layers = adapters(model)
     inside = {id(module) for layer in layers.values() for part in (layer, layer.base) for module in part.modules()}
     inside |= {id(parameter) for layer in layers.values() for parameter in layer.adapter.parameters()}
-    found = {}
+    found, covered = {}, set[nn.Module]()
     for name, module in model.named_modules():
+        if module in covered:
+            continue
         trained = [key for key, p in module.named_parameters(recurse=False) if p.requires_grad and id(p) not in inside]
         if trained and (id(module) in inside or not name):
             raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint holds whole modules beside the updates")
-        if trained:
+        container = isinstance(module, CONTAINERS)
+        if trained and container:
+            raise ValueError(f"{name}: expected trained parameters in a module that is called, found {type(module).__name__}")
+        if trained or (not container and _is_trained(module, inside)):
             found[_saved_name(name)] = module
-    names = {_saved_name(name) for name, _ in model.named_modules()}
-    for name in found:
-        others = sorted(other for other in names if other != name and other.endswith(name))
-        if others:
-            raise ValueError(f"{name}: expected a name that no other ends in (PEFT would save those too), found {others[0]}")
-        adapted = [layer for layer in layers if _base_name(layer).startswith(f"{name}.")]
-        if adapted:
-            raise ValueError(f"{name}: expected a trained module without adapters inside, found {_base_name(adapted[0])}")
+            covered |= set(module.modules())
+    _refuse_unclear(list(found), model)
     return found
+
+
+def _is_trained(module: nn.Module, inside: set[int]) -> bool:
+    """Whether the module has parameters, all of them trainable and none of an adapter."""
+    parameters = list(module.parameters())
+    return bool(parameters) and all(p.requires_grad and id(p) not in inside for p in parameters)
+
+
+def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
+    """Raise ``ValueError`` for a trained module whose name PEFT finds in others too, or with adapters inside."""
+    names = {_saved_name(name) for name, _ in model.named_modules()}
+    layers = [_base_name(name) for name in adapters(model)]
+    for head in heads:
+        others = sorted(other for other in names if other != head and other.endswith(head))
+        if others:
+            raise ValueError(f"{head}: expected a name that no other ends in (PEFT would save those too), found {others[0]}")
+        adapted = [layer for layer in layers if layer.startswith(f"{head}.")]
+        if adapted:
+            raise ValueError(f"{head}: expected a trained module without adapters inside, found {adapted[0]}")
 
 
 def _saved_name(name: str) -> str:

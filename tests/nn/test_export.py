@@ -20,7 +20,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 from geolora_ref import LowRank  # noqa: E402  only where its libraries are
 from geolora_ref.nn import adapt, adapters, merge  # noqa: E402
-from geolora_ref.nn.export import CONFIG, WEIGHTS, export_lora, lora_state_dict  # noqa: E402
+from geolora_ref.nn.export import CONFIG, WEIGHTS, export_lora, lora_config, lora_state_dict  # noqa: E402
 from tests.nn.models import fill, network  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -105,6 +105,102 @@ def test_peft_computes_the_same(tmp_path: Path, dtype: torch.dtype, tolerance: f
     assert difference(plain(TOKENS), model(TOKENS)) < tolerance
     with plain.disable_adapter():  # the head goes with the adapter, the base keeps its own
         assert torch.equal(plain(TOKENS), base(TOKENS))
+
+
+class Scaled(nn.Module):
+    """A head with a parameter beside its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 5), nn.BatchNorm1d(5)])
+        self.scale = nn.Parameter(torch.ones(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x * self.scale
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """It owns the input's projections, and its output's are a layer inside."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Of the rows among themselves."""
+        return super().forward(x, x, x)[0]
+
+
+class Iterated(nn.Module):
+    """Trained layers in a container, which PEFT does not save; each by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+        self.frozen = nn.Parameter(torch.ones(6), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+HEADS: dict[str, tuple[Callable[[], nn.Module], str, list[str]]] = {
+    "attention": (lambda: SelfAttention(6, 2), "head", ["head"]),
+    "a parameter beside layers": (Scaled, "head", ["head"]),
+    "layers in a row": (lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)), "head", ["head"]),
+    "layers of a container": (Iterated, "layers", ["head.layers.0", "head.layers.1"]),
+}
+
+
+def with_head(make: Callable[[], nn.Module], train: str) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A base, a copy with an adapter and another head, and an input."""
+    torch.manual_seed(2)
+    base = nn.Sequential()
+    base.add_module("fc", nn.Linear(6, 6))
+    base.add_module("head", make())
+    base.double().eval()
+    model = copy.deepcopy(base)
+    for layer in adapt(model, ["fc"], 2, train=[train]).values():
+        fill(layer.adapter)
+    with torch.no_grad():
+        for parameter in [p for p in model.get_submodule("head").parameters() if p.requires_grad]:
+            parameter.normal_()
+    return base, model, torch.randn(3, 6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_what_is_trained_as_a_whole_is_saved_as_a_whole(tmp_path: Path, case: str) -> None:
+    make, train, expected = HEADS[case]
+    base, model, x = with_head(make, train)
+    export_lora(model, tmp_path)
+    assert lora_config(model).modules_to_save == expected
+    assert difference(model(x), base(x)) > 0.1
+    assert difference(loaded(base, tmp_path)(x), model(x)) < 1e-13
+
+
+def test_a_compiled_head_is_saved_under_the_names_of_the_base(tmp_path: Path) -> None:
+    base, model, x = with_head(HEADS["layers in a row"][0], "head")
+    expected, head = model(x), model.get_submodule("head")
+    head.set_submodule("2", compiled(head.get_submodule("2")))
+    model.set_submodule("head", compiled(head))
+    export_lora(model, tmp_path)
+    assert difference(loaded(base, tmp_path)(x), expected) < 1e-13
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
+    """For SEQ_CLS it saves "classifier" of its own accord, here two layers: their names beside it would lie in what is saved."""
+    transformers = pytest.importorskip("transformers", reason=REASON)
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    torch.manual_seed(2)
+    base = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**sizes)).double().eval()
+    model, tokens = copy.deepcopy(base), torch.tensor([[3, 4, 5, 6]])
+    for layer in adapt(model, ["query"], 2, train=["classifier"]).values():
+        fill(layer.adapter)
+    with torch.no_grad():
+        for trained in model.classifier.parameters():
+            trained.normal_()
+    export_lora(model, tmp_path, task_type="SEQ_CLS")
+    assert difference(loaded(base, tmp_path)(tokens).logits, model(tokens).logits) < 1e-13
 
 
 def test_peft_merges_the_same(tmp_path: Path) -> None:
@@ -273,11 +369,25 @@ def merged() -> nn.Module:
 
 
 def trained_parent() -> nn.Module:
-    model = nn.ModuleDict({"block": nn.ModuleDict({"fc": nn.Linear(6, 6)})})
-    model["block"].register_parameter("scale", nn.Parameter(torch.ones(1)))
+    block = nn.Module()
+    block.fc = nn.Linear(6, 6)
+    block.scale = nn.Parameter(torch.ones(1))
+    model = nn.ModuleDict({"block": block})
     adapt(model, ["fc"], 2)
-    model["block"].get_parameter("scale").requires_grad_(True)
+    block.scale.requires_grad_(True)
     return model
+
+
+def trained_container(container: nn.Module) -> nn.Module:
+    model = nn.ModuleDict({"fc": nn.Linear(6, 6), "scales": container})
+    adapt(model, ["fc"], 2, train=["scales"])
+    return model
+
+
+def list_with_a_parameter() -> nn.Module:
+    layers = nn.ModuleList([nn.Linear(6, 6)])
+    layers.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    return layers
 
 
 def ambiguous_head() -> nn.Module:
@@ -295,6 +405,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "attention": (attention, r"attention\.out_proj: .*MultiheadAttention"),
     "a bias beside an adapter": (lambda: with_trained("fc.base.bias"), r"fc\.base\.bias: expected it frozen"),
     "a head whose name ends others": (ambiguous_head, "found other_head"),
+    "a trained list of parameters": (
+        lambda: trained_container(nn.ParameterList([torch.ones(6)])),
+        "scales: expected trained parameters in a module that is called, found ParameterList",
+    ),
+    "a list with a trained parameter": (lambda: trained_container(list_with_a_parameter()), "scales: .* found ModuleList"),
     "a trained parent": (trained_parent, r"block: expected a trained module without adapters inside, found block\.fc"),
 }
 
