@@ -139,7 +139,7 @@ class AdaptedLayer(nn.Module):
     from a call to its backward pass.  Nothing outlives a call that could be older than the factors.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
-    attribute is the base's.
+    attribute is the base's, but for those that Python itself asks for (``__deepcopy__``).
     A ``state_dict`` holds base and adapter unmerged, also while they are merged; to load one unmerges.
     """
 
@@ -175,7 +175,7 @@ class AdaptedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base":
+            if name == "base" or (name.startswith("__") and name.endswith("__")):  # the base's __deepcopy__ would copy it alone
                 raise
             return getattr(self.base, name)
 

@@ -480,6 +480,19 @@ def test_a_copy_is_a_copy() -> None:
     assert not torch.equal(model(x), twin(x))
 
 
+def test_a_copy_of_a_layer_on_a_parametrised_base_has_its_adapter() -> None:
+    """torch gives such a base a ``__deepcopy__``, which copies the base."""
+    model = nn.Sequential()
+    model.add_module("only", nn.utils.parametrizations.weight_norm(nn.Linear(7, 5).double()))
+    fill(adapt(model, ["only"], rank=3)["only"].adapter)
+    x = torch.randn(4, 7, dtype=torch.float64)
+    twin, before = copy.deepcopy(model), model(x)
+    assert torch.equal(twin(x), before)
+    fill(adapters(twin)["only"].adapter)
+    assert not torch.equal(twin(x), before)
+    assert torch.equal(model(x), before)
+
+
 def test_factors_are_stored_at_the_capped_rank() -> None:
     model = single(nn.Linear(1000, 800))
     layer = adapt(model, rank=4, max_rank=6)["0"]

@@ -416,6 +416,19 @@ def test_a_copy_is_a_model_of_its_own() -> None:
     assert not [layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and layer.merged]
 
 
+def test_a_copy_of_a_layer_on_a_parametrised_base_has_its_adapter() -> None:
+    """torch gives such a base a ``__deepcopy__``, which copies the base."""
+    x, _ = regression()
+    base = base_model()
+    nn.utils.parametrizations.weight_norm(base.get_submodule("first"))
+    model = peft.get_peft_model(base, config(target_modules=["first"]))
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    other = copy.deepcopy(model)
+    assert torch.equal(other(x), model(x))
+    assert list(adapters(other)) == list(adapters(model)) == [SHOWN.format("first")]
+
+
 def test_the_functions_of_this_package_work_too() -> None:
     x, _ = regression()
     model = wrapped()
