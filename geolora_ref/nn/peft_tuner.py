@@ -130,6 +130,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
     """A frozen layer with the adapters that PEFT has given it, one of which is active at most.
 
     ``geolora_adapter`` holds them by name; ``geolora_active`` is the active one as an :class:`AdaptedLayer`, or None.
+    A ``state_dict`` holds base and adapters unmerged, also while some are merged; to load the base or one of these unmerges.
     """
 
     adapter_layer_names = ("geolora_adapter",)
@@ -142,6 +143,8 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         self.geolora_layers: dict[str, NamedLayer] = {}
         self.geolora_active: NamedLayer | None = None
         self.merged_adapters = []
+        self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
         self.train(base_layer.training)
 
     @skip_init_on_device
@@ -206,6 +209,19 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """To the device, but not to the dtype: bases do not stay orthonormal in half precision."""
         self.geolora_adapter[adapter_name].to(cast(Tensor, self.base_layer.weight).device if device is None else device)
+
+
+def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """A state with alpha·W in the weight and W beside it would count W twice; the first one merged found the original."""
+    if layer.merged and f"{prefix}base_layer.weight" in state:
+        state[f"{prefix}base_layer.weight"] = layer.geolora_layers[layer.merged_adapters[0]]._unmerged_weight
+
+
+def _unmerged_for_a_state(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Not for the factors of an adapter that is not merged: PEFT loads further adapters in this way."""
+    parts = ("base_layer.", *(f"geolora_adapter.{name}." for name in layer.merged_adapters))
+    if layer.merged and any(key.startswith(tuple(prefix + part for part in parts)) for key in state):
+        layer.unmerge()
 
 
 class GeoLoraLinear(GeoLoraLayer):

@@ -220,13 +220,46 @@ def test_merged_and_unmerged() -> None:
     x, _ = regression()
     model = two_adapters()
     before, weights = model(x), {key: value.clone() for key, value in model.state_dict().items()}
+    base_layer = model.get_submodule("base_model.model.first.base_layer")
     model.merge_adapter()
     assert difference(model(x), before) < 1e-14
-    assert not torch.equal(
-        model.state_dict()["base_model.model.first.base_layer.weight"], weights["base_model.model.first.base_layer.weight"]
-    )
+    assert not torch.equal(base_layer.weight, weights["base_model.model.first.base_layer.weight"])
     model.unmerge_adapter()
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    assert torch.equal(base_layer.weight, weights["base_model.model.first.base_layer.weight"])
+
+
+MERGED: tuple[list[str], ...] = (["default"], ["other"], ["default", "other"])
+
+
+@pytest.mark.parametrize("names", MERGED, ids=" and ".join)
+def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapters_once(names: list[str]) -> None:
+    x, _ = regression()
+    model, fresh = two_adapters(), two_adapters()
+    expected, weights = model(x), copy.deepcopy(model.state_dict())
+    model.merge_adapter(names)
+    merged = model.state_dict()
+    assert merged.keys() == weights.keys()
+    assert all(torch.equal(value, weights[key]) for key, value in merged.items())
+    for layer in adapters(fresh).values():
+        fill(layer.adapter)
+    fresh.merge_adapter(names)
+    fresh.load_state_dict(merged)
+    assert torch.equal(fresh(x), expected)
+    assert not [layer for layer in fresh.modules() if isinstance(layer, GeoLoraLayer) and layer.merged]
+
+
+@pytest.mark.parametrize(("part", "stays"), [("base_layer", False), ("default", False), ("other", True)])
+def test_a_part_of_a_state_unmerges_what_it_changes(part: str, *, stays: bool) -> None:
+    """Loading another adapter leaves the merged one where it is, as with PEFT's other methods."""
+    x, _ = regression()
+    model = two_adapters()
+    state = {key: value.clone() for key, value in model.state_dict().items() if f".{part}." in key}
+    expected = model(x)
+    model.merge_adapter()
+    model.load_state_dict(state, strict=False)
+    assert difference(model(x), expected) < 1e-14
+    assert model.get_submodule("base_model.model.second").merged is stays
 
 
 def test_adapters_merged_one_after_the_other_add_up() -> None:
