@@ -13,7 +13,17 @@ from geolora_ref import checks
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, check_merged, is_transposed_linear, layout_of
 
-__all__ = ["adapt", "adapter_for", "adapters", "disabled", "merge", "parameter_count", "refuse_shared", "unmerge"]
+__all__ = [
+    "adapt",
+    "adapter_for",
+    "adapters",
+    "disabled",
+    "merge",
+    "parameter_count",
+    "refuse_several_places",
+    "refuse_shared",
+    "unmerge",
+]
 
 
 def adapt(
@@ -194,6 +204,19 @@ def _refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -
             "dropout: expected 0 for the projection of nn.MultiheadAttention, whose weight is read without a call, "
             f"found {dropout}; exclude the layer"
         )
+
+
+def refuse_several_places(model: nn.Module, whole: nn.Module) -> None:
+    """Raise ``ValueError`` if a module, or what is in it, has several places in the model: PEFT replaces the first one only."""
+    inside = set(whole.modules())
+    places = [
+        f"{name}.{key}".removeprefix(".")
+        for name, parent in model.named_modules()
+        for key, child in parent._modules.items()
+        if parent not in inside and child in inside
+    ]
+    if len(places) > 1:
+        raise ValueError(f"expected one place in the model (PEFT replaces no more), found {', '.join(places)}")
 
 
 def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:

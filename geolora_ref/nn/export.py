@@ -19,7 +19,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from geolora_ref.nn.adapt import adapters
+from geolora_ref.nn.adapt import adapters, refuse_several_places
 from geolora_ref.nn.adapter import own_precision
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
 
@@ -57,7 +57,8 @@ def export_lora(
     without adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is
     not zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
     low-rank update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or another container
-    with trained parameters of its own.  Nothing is written then.
+    with trained parameters of its own, an adapted or trained module that the model has at several places.  Nothing is written
+    then.
     """
     model = _unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
@@ -152,6 +153,7 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     }
     for name, layer in layers.items():
         base = layer.base
+        _refuse_several_places(model, name, layer)
         if layer.merged:
             raise ValueError(f"{name}: expected an adapter that is not merged; unmerge it, or save the model itself")
         if name in attentions:
@@ -186,6 +188,8 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
             found[_saved_name(name)] = module
             covered |= set(module.modules())
     _refuse_unclear(list(found), model)
+    for name, module in found.items():
+        _refuse_several_places(model, name, module)
     return found
 
 
@@ -206,6 +210,13 @@ def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
         adapted = [layer for layer in layers if layer.startswith(f"{head}.")]
         if adapted:
             raise ValueError(f"{head}: expected a trained module without adapters inside, found {adapted[0]}")
+
+
+def _refuse_several_places(model: nn.Module, name: str, module: nn.Module) -> None:
+    try:
+        refuse_several_places(model, module)
+    except ValueError as problem:
+        raise ValueError(f"{name}: {problem}") from problem
 
 
 def _saved_name(name: str) -> str:

@@ -21,7 +21,7 @@ from peft.utils.integrations import skip_init_on_device
 from torch import Tensor, nn
 
 from geolora_ref import checks
-from geolora_ref.nn.adapt import adapter_for, adapters, refuse_shared
+from geolora_ref.nn.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, check_merged, is_transposed_linear
 
@@ -249,6 +249,7 @@ class GeoLoraModel(BaseTuner):
         try:
             layer.add(adapter_name, peft_config)
             refuse_shared(self.model, layer.base_layer)
+            refuse_several_places(self.model, target)
         except ValueError as problem:
             raise ValueError(f"{current_key}: {problem}") from problem
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)

@@ -397,6 +397,18 @@ def ambiguous_head() -> nn.Module:
     return model
 
 
+def at_two_places(train: tuple[str, ...]) -> nn.Module:
+    """The layer "fc" and the first one of "head", each under another name too."""
+    model = nn.Module()
+    model.fc, model.head, model.block = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6)), nn.Module()
+    if train:
+        model.block.inner = model.head[0]
+    else:
+        model.block.fc = model.fc
+    adapt(model, ["fc"], 2, train=train)
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "no adapters": (lambda: nn.Linear(3, 3), "expected one with adapters"),
     "merged": (merged, "not merged"),
@@ -410,6 +422,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "scales: expected trained parameters in a module that is called, found ParameterList",
     ),
     "a list with a trained parameter": (lambda: trained_container(list_with_a_parameter()), "scales: .* found ModuleList"),
+    "an adapted layer under two names": (lambda: at_two_places(()), r"^fc: expected one place .* found fc, block\.fc$"),
+    "a trained layer under two names": (lambda: at_two_places(("head",)), r"^head: .* place .* found head, block\.inner$"),
     "a trained parent": (trained_parent, r"block: expected a trained module without adapters inside, found block\.fc"),
 }
 
@@ -430,6 +444,30 @@ def test_peft_would_compute_something_else_for_reflected_padding(tmp_path: Path,
     monkeypatch.setattr("geolora_ref.nn.export._exportable", adapters)
     export_lora(model, tmp_path)
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+    assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
+
+
+@pytest.mark.filterwarnings(r"ignore:Found missing adapter keys .*'base_model\.model\.2\.0\.lora_A:UserWarning")
+def test_a_block_under_two_names_is_exported(tmp_path: Path) -> None:
+    """Its layers have one place each, where PEFT puts its own; it misses them under the second name, but they are the same."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+    base = nn.Sequential(block, nn.Linear(6, 6), block).double()
+    model = trained(base, {"0.0": 2})
+    export_lora(model, tmp_path)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    assert difference(loaded(base, tmp_path)(x), model(x)) < 1e-13
+
+
+def test_peft_would_replace_one_of_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why it is refused: without the refusal the checkpoint loads, and the other place is the base's."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6)
+    base = nn.Sequential(layer, nn.Tanh(), layer).double()
+    model = trained(base, {"0": 2})
+    monkeypatch.setattr("geolora_ref.nn.export.refuse_several_places", lambda *_: None)
+    export_lora(model, tmp_path)
+    x = torch.randn(3, 6, dtype=torch.float64)
     assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
 
 

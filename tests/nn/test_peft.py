@@ -565,6 +565,18 @@ def test_a_weight_that_another_module_shares_is_refused() -> None:
     assert len(adapters(model)) == 1
 
 
+def test_a_layer_at_two_places_is_refused() -> None:
+    """PEFT would replace the first one, and the other would be the base's until the adapter is merged."""
+    block = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+    model = nn.Sequential(nn.Linear(5, 5), block, block)
+    model.append(model[0])
+    with pytest.raises(ValueError, match=r"^0: expected one place in the model \(PEFT replaces no more\), found 0, 3$"):
+        peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["0"]))
+    tuned = peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["1.0"]))
+    tuned.add_adapter("second", GeoLoraConfig(rank=3, target_modules=["1.0"]))
+    assert len(adapters(tuned)) == 1
+
+
 def test_adapters_are_not_put_into_adapters() -> None:
     with pytest.raises(
         ValueError, match=r"model: expected one without adapters, found '.*first' \(Linear of PEFT\); merge_and_unl"
