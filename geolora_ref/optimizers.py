@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from geolora_ref import checks
 from geolora_ref.arrays import Array, H, Inexact, namespace
 
-__all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple"]
+__all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple", "continued"]
 
 
 class Triple(NamedTuple):
@@ -37,6 +37,7 @@ class Moments:
     """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
 
     First moments have the shapes m x r, n x r and r x r of K, L and S; second moments too, or none if they are scalars.
+    A rule that is given what another kind of rule remembers begins anew: sums of gradients are no means, nor are their ages.
     """
 
     step: int = 0
@@ -66,10 +67,17 @@ def _average(old: Triple | None, new: Triple, beta: float, weight: float) -> Tri
     return _each(lambda m, x: beta * m + weight * x, old, new)
 
 
+def continued(moments: Moments, shape: tuple[int, ...] | None) -> Moments:
+    """The memory, or an empty one unless it has a second moment of S of this shape (None: no second moments)."""
+    found = None if moments.second is None else tuple(moments.second.S.shape)
+    return moments if found == shape else Moments()
+
+
 def _normalised(
     gradients: Triple, moments: Moments, squares: Triple, betas: tuple[float, float], eps: float
 ) -> tuple[Triple, Moments]:
     """Running means of gradients and ``squares``, and M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps."""
+    moments = continued(moments, tuple(squares.S.shape))
     (beta1, beta2), t, xp = betas, moments.step + 1, namespace(gradients.S)
     first = _average(moments.first, gradients, beta1, 1.0 - beta1)
     second = _average(moments.second, squares, beta2, 1.0 - beta2)
@@ -106,7 +114,7 @@ class Sgd:
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """∇."""
-        return gradients, replace(moments, step=moments.step + 1)
+        return gradients, Moments(moments.step + 1)
 
     def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
         """Nothing to move."""
@@ -124,6 +132,7 @@ class HeavyBall:
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M."""
+        moments = continued(moments, None)
         first = _average(moments.first, gradients, self.momentum, 1.0)
         return first, replace(moments, step=moments.step + 1, first=first)
 

@@ -284,3 +284,32 @@ def test_memory_without_second_moments_is_moved_as_it_is() -> None:
     assert all(
         rule.transport(Moments(), A, B) == Moments() or rule.transport(Moments(), A, B).step == 0 for rule in RULES.values()
     )
+
+
+def remembering(rule: Optimizer, steps: int = 5) -> Moments:
+    """What a rule knows after some random gradients."""
+    rng, moments = np.random.default_rng(6), Moments()
+    for _ in range(steps):
+        _, moments = rule.direction(Triple(*(rng.standard_normal((size, 3)) for size in (5, 4, 3))), moments)
+    return moments
+
+
+@pytest.mark.parametrize("after", RULES)
+@pytest.mark.parametrize("before", RULES)
+def test_a_rule_begins_anew_from_the_memory_of_another(before: str, after: str) -> None:
+    """Adam would take a sum of gradients for their mean, and divide it by what one gradient says of the squares of all."""
+    gradients = Triple(*(np.random.default_rng(7).standard_normal((size, 3)) for size in (5, 4, 3)))
+    found, memory = RULES[after].direction(gradients, remembering(RULES[before]))
+    anew, expected = RULES[after].direction(gradients, Moments())
+    same = all(np.array_equal(a, b) for a, b in zip(found, anew, strict=True))
+    assert same == (before != after or after == "sgd")
+    for kept, wanted in ((memory.first, expected.first), (memory.second, expected.second)):
+        assert (kept is None) == (wanted is None)
+        assert kept is None or wanted is None or [X.shape for X in kept] == [X.shape for X in wanted]
+
+
+def test_a_rule_with_other_weights_goes_on() -> None:
+    """A schedule of momentum is no other rule."""
+    gradients = Triple(*(np.ones((size, 3)) for size in (5, 4, 3)))
+    for before, after in ((Adam(), Adam((0.5, 0.9))), (HeavyBall(0.9), HeavyBall(0.5))):
+        assert after.direction(gradients, remembering(before))[1].step == 6

@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from geolora_ref.optimizers import Adam, Moments, Optimizer, Triple
+from geolora_ref.optimizers import Adam, Moments, Optimizer, Triple, continued
 
 __all__ = ["directions", "finite", "transported"]
 
@@ -39,6 +39,7 @@ def directions(rule: Optimizer, gradients: Sequence[Triple], moments: Sequence[M
 def _adam(rule: Adam, gradients: Sequence[Triple], moments: Sequence[Moments]) -> tuple[list[Triple], list[Moments]]:
     """:class:`Adam` of every layer, each at an age of its own."""
     beta1, beta2 = rule.betas
+    moments = [continued(memory, tuple(triple.S.shape)) for memory, triple in zip(moments, gradients, strict=True)]
     steps = [memory.step + 1 for memory in moments]
     G, pairs = list(chain.from_iterable(gradients)), list(zip(moments, gradients, strict=True))
     first = _scaled([memory.first or _zero(triple) for memory, triple in pairs], beta1)

@@ -49,7 +49,8 @@ class GeoLoRA(AdapterOptimizer):
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
         has one of tau, theta, budget has not that of the others.)  An adapter
         without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
-    update : the direction of K, L and S: "adam", "sgd", "heavy-ball" or "normalised" (``geolora_ref.optimizers``).
+    update : the direction of K, L and S: "adam", "sgd", "heavy-ball" or "normalised" (``geolora_ref.optimizers``).  Changed in
+        ``param_groups``, it begins without a memory.
     core : S takes the direction "shared" with K and L, ½(UᵀD_K + (VᵀD_L)ᵀ), or its "own", as published; the same for SGD,
         while Adam's own is some (m/r)^{1/2} times shorter (``geolora_ref.training``).
     betas, eps, momentum : of that rule; betas and eps also of AdamW for the other parameters.

@@ -57,6 +57,18 @@ def test_many_layers_at_once_are_the_layers_one_by_one(rule: Optimizer) -> None:
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)  # a few dozen roundings of numbers of order one
 
 
+@pytest.mark.parametrize("before", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("after", RULES, ids=lambda rule: type(rule).__name__)
+def test_a_rule_that_takes_over_from_another_is_the_same(before: Optimizer, after: Optimizer) -> None:
+    gradients, moments, _ = layers(before)
+    found, memories = directions(after, gradients, moments)
+    expected = [after.direction(*layer) for layer in zip(gradients, moments, strict=True)]
+    assert [memory.step for memory in memories] == [memory.step for _, memory in expected]
+    flattened, wanted = flat([*found, *memories]), flat([*(d for d, _ in expected), *(memory for _, memory in expected)])
+    for a, b in zip(flattened, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
 def test_layers_of_another_age_are_told_apart() -> None:
     """The negative control: with the age of the first layer for all, Adam's directions are others."""
     rule = Adam()

@@ -576,6 +576,22 @@ def test_an_adapter_without_gradients_counts_in_the_budget(method: Any, unit: An
     optimizer.step()  # nobody takes part
 
 
+@pytest.mark.parametrize("before", ["sgd", "adam", "heavy-ball", "normalised"])
+@pytest.mark.parametrize("method", METHODS)
+def test_another_update_begins_without_a_memory(method: Any, before: Any) -> None:
+    """Its step is that of a new optimizer; ranks have changed since the first memory was made."""
+    for after in [update for update in ("sgd", "adam", "heavy-ball", "normalised") if update != before]:
+        model = network()
+        optimizer = GeoLoRA(model, lr=0.02, tau=0.2, update=before, method=method)
+        assert len(set(train(model, optimizer, 6))) > 1
+        twin = copy.deepcopy(model)
+        optimizer.param_groups[0]["update"] = after
+        train(model, optimizer, 1)
+        train(twin, GeoLoRA(twin, lr=0.02, tau=0.2, update=after, method=method), 1)
+        for found, expected in zip(adapters(model).values(), adapters(twin).values(), strict=True):
+            torch.testing.assert_close(found.adapter.full(), expected.adapter.full(), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) -> None:
     """The algorithm would truncate S = 0 to the least rank, and the bases would be lost."""
