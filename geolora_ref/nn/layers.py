@@ -24,6 +24,10 @@ from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, Lookup
 __all__ = ["AdaptedLayer", "Layout", "check_merged", "is_transposed_linear", "layout_of"]
 
 
+PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
+"""Subclasses of nn.Linear with a ``forward`` of their own that is the same product."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a kind of layer uses W (m x n): its shape, how x meets the factors, and the ways between W and the layer's tensors.
@@ -247,8 +251,9 @@ class AdaptedLayer(nn.Module):
     def merge(self) -> None:
         """Add alpha·W to base.weight, in its dtype.  The original is kept beside it until :meth:`unmerge`.
 
-        Raises ``RuntimeError`` if it is merged already, if it is disabled, or if the base computes its weight anew at each call
-        (parametrisations, pruning).
+        Raises ``RuntimeError`` if it is merged already, if it is disabled, if the base computes its weight anew at each call
+        (parametrisations, pruning), or if its class has a ``forward`` of its own, which may use the weight otherwise (weight
+        standardisation).
         """
         if self.merged:
             raise RuntimeError("merge: the layer is merged already")
@@ -256,6 +261,9 @@ class AdaptedLayer(nn.Module):
             raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
+        if _has_own_forward(self.base):
+            kind = type(self.base).__name__
+            raise RuntimeError(f"merge: expected a base that uses its weight as it is, found {kind} with a forward of its own")
         merged = self.weight
         self._unmerged_weight = self.base_weight.detach().clone()
         self.base_weight.copy_(merged)
@@ -278,6 +286,15 @@ class AdaptedLayer(nn.Module):
             yield
         finally:
             self.enabled = before
+
+
+def _has_own_forward(base: nn.Module) -> bool:
+    """Whether a subclass of nn.Linear or nn.Conv2d may do something else with its weight."""
+    if f"{type(base).__module__}.{type(base).__qualname__}" in PLAIN_FORWARDS:
+        return False
+    if isinstance(base, nn.Conv2d):
+        return type(base).forward is not nn.Conv2d.forward or type(base)._conv_forward is not nn.Conv2d._conv_forward
+    return isinstance(base, nn.Linear) and type(base).forward is not nn.Linear.forward
 
 
 def check_merged(merged: bool, fused: bool, dropout: float) -> None:

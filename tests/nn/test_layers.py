@@ -22,6 +22,35 @@ class ScaledEmbedding(nn.Embedding):
     """As in Gemma: what is looked up is multiplied by a constant."""
 
 
+class StandardisedConvolution(nn.Conv2d):
+    """As in BiT: it convolves with its weight less the mean and over the deviation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        W = self.weight
+        centred = W - W.mean((1, 2, 3), keepdim=True)
+        y: Tensor = self._conv_forward(x, centred / centred.std((1, 2, 3), keepdim=True), self.bias)
+        return y
+
+
+class NormalisedConvolution(nn.Conv2d):
+    """Likewise, one method further in."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor = super()._conv_forward(x, weight / weight.norm(), bias)
+        return y
+
+
+class DoubledLinear(nn.Linear):
+    """Its weight counts twice, an update of it once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2.0 * super().forward(x)
+
+
+class NamedLinear(nn.Linear):
+    """Another class that computes the same."""
+
+
 def single(layer: nn.Module) -> nn.Sequential:
     return nn.Sequential(layer)
 
@@ -278,6 +307,53 @@ def test_a_weight_that_is_computed_is_not_merged() -> None:
             merge(model)
         assert torch.equal(model(x), before)
         assert not layer.merged
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (partial(StandardisedConvolution, 2, 3, 3), torch.ones(1, 2, 5, 5)),
+        (partial(NormalisedConvolution, 2, 3, 3), torch.ones(1, 2, 5, 5)),
+        (partial(DoubledLinear, 4, 4), torch.ones(2, 4)),
+    ],
+)
+def test_a_base_that_may_use_its_weight_otherwise_is_not_merged(make: Callable[[], nn.Module], x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = single(make())
+    layer = adapt(model, ["0"], rank=2)["0"]
+    fill(layer.adapter)
+    before, kind = model(x), type(layer.base).__name__
+    with pytest.raises(RuntimeError, match=rf"^merge: expected a base that uses its weight as it is, found {kind} with a forw"):
+        merge(model)
+    assert torch.equal(model(x), before)
+    with torch.no_grad():  # why: what a merged layer would compute is something else
+        layer.base_weight.copy_(layer.weight)
+    assert float((layer.base(x) - before).detach().norm() / before.detach().norm()) > 0.01
+
+
+@pytest.mark.parametrize("change", [_hooked, _patched])
+@pytest.mark.parametrize("make", [nn.Linear, NamedLinear])
+def test_a_base_with_something_after_its_product_is_merged(
+    make: Callable[[int, int], nn.Module], change: Callable[[nn.Module], None]
+) -> None:
+    model = single(make(9, 6).double())
+    layer = adapt(model, rank=3)["0"]
+    fill(layer.adapter)
+    change(layer.base)
+    x = torch.ones(2, 9, dtype=torch.float64)
+    before = model(x)
+    merge(model)
+    torch.testing.assert_close(model(x), before, rtol=1e-13, atol=1e-13)
+
+
+def test_the_linear_layer_of_falcon_is_merged() -> None:
+    """Its forward is a product of its own writing."""
+    falcon = pytest.importorskip("transformers.models.falcon.modeling_falcon", reason="transformers is not installed")
+    model, x = single(falcon.FalconLinear(6, 5).double()), torch.ones(2, 6, dtype=torch.float64)
+    fill(adapt(model, rank=2)["0"].adapter)
+    before = model(x)
+    merge(model)
+    torch.testing.assert_close(model(x), before, rtol=1e-14, atol=1e-14)
 
 
 def test_an_interrupt_while_merging_leaves_nothing_merged(monkeypatch: pytest.MonkeyPatch) -> None:
