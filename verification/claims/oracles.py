@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
 from geolora_ref.oracle.check import questions, run_case
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, judge_stages
-from geolora_ref.oracle.dense import dense_oracle
+from geolora_ref.oracle.dense import DenseOracle, dense_oracle
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
@@ -32,13 +33,24 @@ def cases(plan: Plan) -> Iterator[Case]:
         yield Case(backend, {"backend": backend, "draws": plan.pick(220, 4000), "seed": plan.seed})
 
 
-def steps(case: Case) -> Iterator[StepCase]:
-    """The traps, then drawn steps, every fourth of them complex."""
-    rng = np.random.default_rng([case["seed"], 8])
-    for parameters in TRAPS.values():
-        yield StepCase.build(parameters)
-    for draw in range(case["draws"]):
-        yield StepCase.build(draw_parameters(rng, largest=12, complex_data=draw % 4 == 3))
+@cache
+def steps(seed: int, draws: int) -> Sequence[StepCase]:
+    """The traps, then drawn steps, every fourth of them complex: the same for every backend, which get copies."""
+    rng = np.random.default_rng([seed, 8])
+    drawn = (draw_parameters(rng, largest=12, complex_data=draw % 4 == 3) for draw in range(draws))
+    return [StepCase.build(parameters) for parameters in (*TRAPS.values(), *drawn)]
+
+
+@cache
+def answers(seed: int, draws: int, dense_tau: float) -> Sequence[DenseOracle]:
+    """What the dense oracle says of each of these steps, told this multiple of a relative threshold."""
+    told = []
+    for drawn in steps(seed, draws):
+        parameters = drawn.step_parameters()
+        if parameters["tau"] is not None:
+            parameters["tau"] *= dense_tau
+        told.append(dense_oracle(drawn.U, drawn.S, drawn.V, drawn.G, **parameters))
+    return told
 
 
 def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> CaseResult:
@@ -55,13 +67,14 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
         mutant = replace(mutant, step=stages.step, stages=stages)
     step = mutant.step if mutant is not None else (stages or Stages()).step
     rejected: Counter[str] = Counter()
-    for drawn in steps(case):
+    drawn_by = case["seed"], case["draws"]
+    for drawn, dense in zip(steps(*drawn_by), answers(*drawn_by, dense_tau), strict=True):
         inputs = drawn.inputs()
         output = step(*(X.copy() for X in inputs.arrays), **inputs.parameters)
         verdict = judge(inputs, output)
         rejected.update(_rejections(mutant, inputs, output, verdict))
         if not verdict.error and max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) <= FAIL:
-            _compare(drawn, inputs, output, dense_tau, out)
+            _compare(dense, inputs, output, out)
         else:
             out.undecided += 1  # the hypothesis: orthonormal factors
         if mutant is None:
@@ -74,12 +87,8 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
     return out.result(case)
 
 
-def _compare(drawn: StepCase, inputs: StepInputs, output: Any, dense_tau: float, out: Measurements) -> None:
+def _compare(dense: DenseOracle, inputs: StepInputs, output: Any, out: Measurements) -> None:
     """Both verdicts on W₁ and its rank, in the same natural scale."""
-    parameters = drawn.step_parameters()
-    if parameters["tau"] is not None:
-        parameters["tau"] *= dense_tau
-    dense = dense_oracle(drawn.U, drawn.S, drawn.V, drawn.G, **parameters)
     W1, rank = output[0] @ output[1] @ output[2].conj().T, len(output[1])
     ratios = judge(inputs, output, scale=dense.scale).ratios
     low, high = sorted((max(ratios[name] for name in MATRIX_CRITERIA), dense.ratio(W1, rank)))
