@@ -8,9 +8,8 @@ where it is at every rank.  The small workspaces of S and the places of the rows
 Host synchronisations of a step on an accelerator: one download, the spectra of all layers (ranks are decided on the host), what
 ``torch.linalg.eigh`` does inside to look at its error flag, once for each width class, and one upload, σ and 1/σ of what is kept;
 where ranks change, uploads of indices: one for the cores and for each length, for each class two and two for each of its lengths.
-Layers that need Householder's QR, if
-any, cost another download for each shape and what ``torch.linalg.svd`` does inside.  In double precision all do, and one more
-download says whether everything is finite.
+Layers that need Householder's QR, if any, cost another download for each shape and what ``torch.linalg.svd`` does inside.  In
+double precision all do, and one more download says whether everything is finite.
 """
 
 from __future__ import annotations
@@ -251,7 +250,7 @@ class LayerBank:
         ValueError : an argument that does not fit, and where, or a bank that nothing was loaded into; nothing was changed.
         NonFiniteUpdateError : entries that are not finite; nothing was changed.
 
-        Nothing is changed either where memory runs out or an interrupt comes.
+        Nothing is changed either where memory runs out, or an interrupt comes while the factors are written.
         """
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
