@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,9 +12,10 @@ from geolora_ref import checks
 from geolora_ref.budget import factor_entries
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
+from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Triple
 
-__all__ = ["GradientRoute", "LowRankAdapter", "own_precision"]
+__all__ = ["GradientRoute", "LowRankAdapter"]
 
 GradientRoute = Literal["projected", "published"]
 
@@ -68,7 +68,8 @@ class LowRankAdapter(nn.Module):
     @torch.no_grad()
     def reset(self, rank: int, generator: torch.Generator | None = None) -> None:
         """Random bases of this rank and S = 0."""
-        bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator) for size in self.shape)
+        where = "cpu" if generator is None else generator.device
+        bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator, device=where) for size in self.shape)
         U, V = (torch.linalg.qr(basis).Q.to(self.S.device) for basis in bases)
         self.assign_factors(U, self.S.new_zeros(rank, rank), V)
 
@@ -217,12 +218,6 @@ class LowRankAdapter(nn.Module):
             self.assign_factors(**found)
         except ValueError as problem:
             error_msgs.append(f"{prefix.rstrip('.')}: {problem}")
-
-
-def own_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Within this context products have the dtype of their factors, also where autocast is on."""
-    kind = device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _positive_qr(X: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ from torch.optim.adamw import adamw
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapt import adapters
-from geolora_ref.nn.adapter import LowRankAdapter, own_precision
+from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.batched_rules import finite
+from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
 __all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "rate", "update_rule"]
@@ -187,7 +188,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     @contextmanager
     def own_precision(self) -> Iterator[None]:
-        """A step computes in the dtype of the parameters: autocast, if it is on, is off within."""
+        """A step computes in the dtype of the parameters, with all of its bits, whatever is allowed around it."""
         devices = {parameter.device for group in self.param_groups for parameter in group["params"]}
         with ExitStack() as stack:
             for device in devices:

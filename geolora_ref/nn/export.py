@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geolora_ref.nn.adapt import adapters, refuse_several_places
-from geolora_ref.nn.adapter import own_precision
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
+from geolora_ref.nn.precision import own_precision
 
 __all__ = ["export_lora", "lora_config", "lora_state_dict"]
 

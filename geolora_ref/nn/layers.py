@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from geolora_ref import checks
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
-from geolora_ref.nn.adapter import LowRankAdapter, own_precision
+from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
+from geolora_ref.nn.precision import own_precision
 
 __all__ = ["AdaptedLayer", "Layout", "check_merged", "is_transposed_linear", "layout_of"]
 

@@ -1,0 +1,56 @@
+"""Products in the precision of their factors, whatever torch has been allowed to do elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+__all__ = ["own_precision", "whole_products"]
+
+
+def own_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Within this context products have the dtype of their factors and all of its bits: no autocast, no TensorFloat-32.
+
+    Bases that are updated by products with fewer bits would not stay orthonormal.  In compiled code, which runs with the
+    settings that it was compiled for, autocast alone is switched off.
+    """
+    kind = device.type
+    uncast = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return uncast if torch.compiler.is_compiling() else whole_products(uncast)
+
+
+@contextmanager
+def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterator[None]:
+    """Products of float32 have all 24 bits here, also where ``torch.set_float32_matmul_precision`` or a backend's
+    ``fp32_precision`` allows 11 or 8 of them, and inside another context.
+
+    The setting is that of the process, and is what it was afterwards.
+    """
+    before = _allowed()
+    try:
+        for backend in before:
+            _allow(backend, "highest" if backend is torch else "ieee")
+        with within or nullcontext():
+            yield
+    finally:
+        for backend, precision in before.items():
+            _allow(backend, precision)
+
+
+def _allowed() -> dict[Any, str]:
+    """Where products of float32 may have fewer bits, and what is set there; ``torch`` itself stands for releases before 2.9."""
+    if not hasattr(torch.backends.mkldnn, "matmul"):
+        precision = torch.get_float32_matmul_precision()
+        return {} if precision == "highest" else {torch: precision}
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    return {backend: backend.fp32_precision for backend in backends if backend.fp32_precision not in ("ieee", "none")}
+
+
+def _allow(backend: Any, precision: str) -> None:
+    if backend is torch:
+        torch.set_float32_matmul_precision(precision)
+    else:
+        backend.fp32_precision = precision

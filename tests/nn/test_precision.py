@@ -1,0 +1,85 @@
+"""A step, and what it is checked by, has all bits of float32, also where torch may multiply with fewer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from geolora_ref.nn import GeoLoRA, adapt
+from geolora_ref.nn.precision import own_precision, whole_products
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+CPU = torch.device("cpu")
+ALLOWED = ("highest", "high", "medium")
+
+
+@pytest.fixture(params=ALLOWED)
+def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What torch is allowed everywhere."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param)
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+def products() -> tuple[str, ...]:
+    """What is allowed now: on CUDA, by oneDNN, everywhere."""
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+
+
+def defect() -> float:
+    """‖QᵀQ − I‖ of an orthonormal basis, as products give it now."""
+    Q = torch.linalg.qr(torch.randn(384, 32, generator=torch.Generator().manual_seed(0))).Q
+    return float(torch.linalg.matrix_norm(Q.mT @ Q - torch.eye(32)))
+
+
+def test_products_are_whole_inside_and_what_they_were_outside(allowed: str) -> None:
+    before, within = (products(), defect()), torch.finfo(torch.float32).eps * 32
+    with suppress(KeyError), own_precision(CPU):
+        assert products() == ("ieee", "ieee")
+        assert defect() <= within
+        raise KeyError
+    assert (products(), defect()) == before
+    assert torch.get_float32_matmul_precision() == allowed
+    assert (before[0] == ("ieee", "ieee")) == (allowed == "highest")
+
+
+def test_a_setting_of_one_backend_is_put_back() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with whole_products():
+            assert products() == ("ieee", "ieee")
+        assert products() == ("tf32", "ieee")
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
+def test_releases_without_settings_of_backends(allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(type(torch.backends.mkldnn), "matmul", raising=False)
+    monkeypatch.delattr(torch.backends.mkldnn, "matmul", raising=False)
+    with whole_products():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == allowed
+
+
+@pytest.mark.parametrize("method", ["reference", "fast"])
+def test_a_step_is_the_same_whatever_is_allowed(allowed: str, method: Any) -> None:
+    """Bit for bit, from the same gradients; of layers so wide that the defect of fewer bits would be refused."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(384, 384))
+    adapt(model, rank=32, max_rank=64)
+    with whole_products():
+        model(torch.randn(64, 384)).square().mean().backward()
+        expected = copy.deepcopy(model)
+        for one, its in zip(model.parameters(), expected.parameters(), strict=True):
+            its.grad = None if one.grad is None else one.grad.clone()
+        GeoLoRA(expected, lr=0.05, method=method).step()
+    GeoLoRA(model, lr=0.05, method=method).step()
+    assert all(torch.equal(X, expected.state_dict()[name]) for name, X in model.state_dict().items())
