@@ -99,6 +99,16 @@ class Conversion:
         with self.scope():
             return library.array(np.ascontiguousarray(X), dtype=getattr(library, self.dtype))
 
+    def wait(self) -> None:
+        """Until the device has done what was asked of it, on the stream that is current; errors of it are raised here."""
+        if self.array == "cupy":
+            importlib.import_module("cupy").cuda.get_current_stream().synchronize()
+        elif self.array == "torch" and self.device is not None:
+            torch = importlib.import_module("torch")
+            device = torch.device(self.device)
+            if device.type != "cpu":
+                torch.get_device_module(device).current_stream(device).synchronize()
+
     def try_out(self) -> None:
         """Raise ``ValueError`` unless arrays can be made here and read again, ``ModuleNotFoundError`` without the library."""
         try:

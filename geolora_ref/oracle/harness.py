@@ -148,7 +148,10 @@ class Harness:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
         meant = [np.stack(X) if self.batched else X[0] for X in zip(*(inputs.arrays for inputs in asked), strict=True)]
         lying = layouts(asked[0].layout)
-        given = [*own, *map(convert.laid_out, meant[len(own) :], lying[len(own) :])]
+        made, error = self._made(meant[len(own) :], lying[len(own) :])
+        if error:
+            return Outcome(error=error)
+        given = [*own, *made]
         arguments = [*given[:3], self._gradients(problems)] if self.whole else given
         with watched() as touched:
             returned, error, where = self._attempt(self.step, *arguments, **asked[0].parameters)
@@ -168,7 +171,9 @@ class Harness:
     def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
         """The stages of one problem by name and their output, or what is wrong with them."""
         with self.conversion.scope(), np.errstate(all="ignore"):
-            given = [*map(self.conversion.laid_out, inputs.arrays, layouts(inputs.layout))]
+            given, error = self._made(inputs.arrays, layouts(inputs.layout))
+            if error:
+                return {}, None, f"stages: {error}"
             with watched() as touched:
                 returned, error, where = self._attempt(self.stages, *given, **inputs.parameters)
             error = error or next(iter(touched), "")
@@ -198,14 +203,23 @@ class Harness:
 
         return gradients
 
+    def _made(self, arrays: Sequence[Matrix], lying: Sequence[str]) -> tuple[list[Array], str]:
+        """What the backend is given, or that it cannot be made any more: an error on a device may be the end of it."""
+        try:
+            return [*map(self.conversion.laid_out, arrays, lying)], ""
+        except Exception as problem:  # every library has its own
+            return [], f"no arrays could be made for it, as if an earlier call had broken the device: {words(problem, LONGEST)}"
+
     def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str, str]:
         """What a function of the backend's returns, or how it ended, and where.
 
-        ``sys.exit`` and ``pytest.skip`` are no ``Exception``.
+        ``sys.exit`` and ``pytest.skip`` are no ``Exception``; what goes wrong on a device shows when it is waited for.
         """
         try:
             with np.errstate(**self.errors):
-                return function(*arguments, **parameters), "", ""
+                returned = function(*arguments, **parameters)
+                self.conversion.wait()
+                return returned, "", ""
         except KeyboardInterrupt:
             raise
         except BaseException as problem:

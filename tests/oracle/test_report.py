@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -342,12 +343,31 @@ def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("a device was looked at")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     for name in ("get_rng_state_all", "set_rng_state_all", "manual_seed_all"):
         monkeypatch.setattr(torch.cuda, name, used)
     assert Harness.of(right).call(_inputs(), lambda W: W).error == ""
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     with pytest.raises(AssertionError, match="a device was looked at"):
         Harness.of(right).call(_inputs(), lambda W: W)
+
+
+def test_what_a_device_finds_wrong_later_is_the_backends_and_so_is_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels go on while the host does: an error of theirs shows where they are waited for, and may break the device."""
+
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    harness = Harness.of(right)
+    with monkeypatch.context() as patched:
+        patched.setattr(Conversion, "wait", broken)
+        assert harness.call(_inputs(), lambda W: W).error == "raised RuntimeError: an illegal memory access was encountered"
+    monkeypatch.setattr(Conversion, "laid_out", broken)
+    expected = (
+        "no arrays could be made for it, as if an earlier call had broken the device: RuntimeError: an illegal memory access"
+    )
+    assert harness.call(_inputs(), lambda W: W).error.startswith(expected)
+    assert replace(harness, stages=right).run_stages(_inputs())[2].startswith(f"stages: {expected}")
 
 
 def test_memory_that_was_taken_is_noticed_before_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
