@@ -87,7 +87,7 @@ def tail_norms(singular_values: Float[Array, " k"]) -> list[float]:
     Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0 only if all of it is 0.  In
     double precision, since in single a tail may be infinite although no singular value is.
     """
-    ascending = [float(value) for value in namespace(singular_values).flip(singular_values)]
+    ascending = to_numpy(singular_values)[::-1].tolist()
     return list(accumulate(ascending, math.hypot))[::-1]
 
 

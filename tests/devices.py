@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
 from tests.libraries import Library
+from tests.pretended import NAME as PRETENDED
+from tests.pretended import is_registered
 from verification.parity.measure import missing
 
 __all__ = ["DEVICES", "OnDevice"]
 
-DEVICES = (
-    "cpu",
-    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(missing("cuda")), reason=missing("cuda") or "-")]),
-)
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(missing("cuda")), reason=missing("cuda") or "-")])
+DEVICES = (PRETENDED,) if is_registered() else ("cpu", CUDA)
 
 
 @dataclass(frozen=True)

@@ -500,7 +500,7 @@ class LayerBank:
         for (_, width), members in alike.items():
             Bt_K = torch.stack([self._rows(layer, width) for layer in members])
             Bt_L = torch.stack([self._rows(count + layer, width) for layer in members])
-            S, dS = (X[members, :width, :width] for X in (self._S_work, self._dS_work))
+            S, dS = (torch.stack([X[layer, :width, :width] for layer in members]) for X in (self._S_work, self._dS_work))
             sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
             beyond += np.asarray(members)[np.isinf(padded[:, 0])].tolist()
@@ -529,7 +529,6 @@ class LayerBank:
                     part.group.storage[:, :most] = new
                 else:
                     part.group.storage[part.positions, :most] = new.to(self.dtype)
-                    part.group.storage[part.positions, most:width] = 0.0
         for layer, basis in exact.items():
             for side, rows in ((layer, basis.Ut), (len(ranks) + layer, basis.Vt)):
                 group, i = self._place[side]
