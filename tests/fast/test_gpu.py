@@ -9,7 +9,7 @@ import torch
 
 from verification.parity.__main__ import main
 from verification.parity.functions import function_difference
-from verification.parity.measure import BOUNDS, DTYPES, conformance, missing, training_difference
+from verification.parity.measure import ALIKE, BOUNDS, DTYPES, conformance, missing, training_difference
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -40,6 +40,13 @@ def test_training_on_the_device_agrees_with_the_cpu(device: str, dtype: torch.dt
     found = training_difference(device, dtype)
     assert found["passed"], found
     assert found["different_ranks"] > 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("r", ALIKE)
+def test_a_large_batch_on_the_device_agrees_with_the_cpu(device: str, r: int) -> None:
+    found = training_difference(device, torch.float32, ALIKE[r], steps=10)
+    assert found["passed"], found
 
 
 @pytest.mark.skipif(not missing("cuda"), reason="a CUDA device is at hand")

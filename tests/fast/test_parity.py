@@ -171,7 +171,7 @@ def test_every_part_counts(monkeypatch: pytest.MonkeyPatch, failing: str) -> Non
     verdict = {name: {"passed": name != failing} for name in ("conformance", "functions", "trainings")}
     monkeypatch.setattr(measuring, "conformance", lambda device, dtype: {"step": verdict["conformance"]})
     monkeypatch.setattr(measuring, "function_difference", lambda device, dtype: verdict["functions"])
-    monkeypatch.setattr(measuring, "training_difference", lambda device, dtype: verdict["trainings"])
+    monkeypatch.setattr(measuring, "training_difference", lambda *what, **more: verdict["trainings"])
     monkeypatch.setattr(measuring, "update_milliseconds", lambda device, r: 1.0)
     assert measuring.measure("cpu")["passed"] == (not failing)
 
@@ -183,14 +183,14 @@ def _step(worst: float) -> dict[str, Any]:
 PARTS = {
     "conformance": ("conformance", {"step": {"passed": True}}, "float32"),
     "function_difference": ("functions", {"passed": True}, torch.float32),
-    "training_difference": ("trainings", {"passed": True}, torch.float32),
+    "training_difference": ("trainings", {"passed": True}, torch.float64),
     "update_milliseconds": ("update_milliseconds", 1.0, 32),
 }
 
 
 @pytest.mark.parametrize("failing", PARTS)
 def test_a_part_that_raises_costs_no_other(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    def measured(name: str, device: str, of: Any) -> Any:
+    def measured(name: str, device: str, of: Any, *how: Any, **more: Any) -> Any:
         _, result, last = PARTS[name]
         if name == failing and of == last:
             raise torch.OutOfMemoryError("no memory")
@@ -201,8 +201,8 @@ def test_a_part_that_raises_costs_no_other(monkeypatch: pytest.MonkeyPatch, fail
     found = measuring.measure("cpu")
     assert not found["passed"]
     part = PARTS[failing][0]
-    assert found["errors"] == {f"{part}, {'float32' if part != 'update_milliseconds' else 32}": "OutOfMemoryError: no memory"}
-    expected = {"conformance": 4, "functions": 4, "trainings": 2, "update_milliseconds": 4}
+    assert found["errors"] == {f"{part}, {str(PARTS[failing][2]).removeprefix('torch.')}": "OutOfMemoryError: no memory"}
+    expected = {"conformance": 4, "functions": 4, "trainings": 4, "update_milliseconds": 4}
     assert {name: len(found[name]) for name in expected} == expected | {part: expected[part] - 1}
 
 
