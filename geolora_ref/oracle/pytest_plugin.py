@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:  # every run of pytest loads this module, the kit only where it is asked for
-    from geolora_ref.oracle.catalogue import ConformanceCase
-    from geolora_ref.oracle.check import Asked
-    from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.catalogue import ConformanceCase
+from geolora_ref.oracle.check import Asked, load_backend, questions
+from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.known_failures import checked, read_known_failures
 
 __all__ = ["answer"]
 
@@ -51,10 +51,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
     """The backend as the options describe it, and its known failures."""
-    from geolora_ref.oracle.check import load_backend
-    from geolora_ref.oracle.harness import Harness
-    from geolora_ref.oracle.known_failures import checked, read_known_failures
-
     given = {
         name: config.getoption(f"--geolora-{name}") for name in ("array", "dtype", "device", "precision", "whole", "batched")
     }
@@ -71,16 +67,12 @@ def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case, for the dtype that was asked for."""
     if metafunc.definition.path == SUITE and "conformance_case" in metafunc.fixturenames:
-        from geolora_ref.oracle.check import questions
-
         cases = questions(metafunc.config.stash[BACKEND][0])
         metafunc.parametrize("conformance_case", cases, ids=[case.id for case in cases])
 
 
 def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known: Mapping[str, str]) -> None:
     """A case as a test: passed, failed, or failed as it is known to; kept for the diagnosis at the end."""
-    from geolora_ref.oracle.check import Asked
-
     asked = config.stash.setdefault(ASKED, {}).setdefault(id(harness), Asked(harness))
     row = asked.ask(case, known.get(case.id))
     if row.outcome == "xfailed":
