@@ -7,11 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from geolora_ref.files import require_writable, write_atomically
+from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options, nonempty_path
 from geolora_ref.oracle.check import Interrupted, Report, check_step, load_backend
-from geolora_ref.oracle.conversion import EPS, LIBRARIES
 from geolora_ref.oracle.known_failures import read_known_failures
 from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.streams import escape_missing_characters, tell
@@ -30,45 +29,25 @@ INSTALL = {
 """What to do about a library that is not there."""
 
 
-def _path(text: str) -> Path:
-    """A path; an empty one, as an unset variable of a shell gives it, is refused and not the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, found an empty one")
-    return Path(text)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="geolora-ref", description="GeoLoRA: judge a step, fine-tune a model.")
     commands = top.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="run the conformance kit on a backend")
     check.add_argument("backend", help="package.module:function (the current folder is searched as well)")
-    check.add_argument("--dtype", default="float64", choices=sorted(EPS), help="of the arrays that the backend is given")
-    check.add_argument(
-        "--precision", choices=sorted(EPS), help="the precision that it computes in (default: --dtype, float32 for 16 bits)"
-    )
-    check.add_argument("--array", default="numpy", choices=LIBRARIES, help="the array library (default: numpy)")
-    check.add_argument("--device", help="torch device, for example cuda")
-    check.add_argument("--dense-core", action="store_true", help="S1 is not promised to be diagonal")
-    check.add_argument(
-        "--whole", action="store_true", help="a whole training step: called with gradients(W) in place of dK, dL, dS"
-    )
-    check.add_argument(
-        "--batched", action="store_true", help="the backend takes stacks (leading axis) and returns stacks or a list"
-    )
-    check.add_argument("--stages", metavar="MODULE:FUNCTION", help="returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output")
+    for name, keywords in BACKEND_OPTIONS.items():
+        check.add_argument(f"--{name}", **keywords)
     check.add_argument(
         "--tests", action="append", default=[], metavar="KEY=VALUE", help="only group=…, flag=… or id=… (a beginning)"
     )
-    check.add_argument("--xfail", type=_path, metavar="FILE", help="ids of cases known to fail, one a line, the reason behind it")
-    check.add_argument("--json", type=_path, metavar="FILE", help="write every ratio")
-    check.add_argument("--junit", type=_path, metavar="FILE", help="write JUnit XML")
+    check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio")
+    check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML")
     vectors = commands.add_parser("vectors", help="test vectors for other languages").add_subparsers(dest="action", required=True)
     export = vectors.add_parser("export", help="write schema, vectors and instructions to a folder")
-    export.add_argument("directory", type=_path)
+    export.add_argument("directory", type=nonempty_path)
     judge = vectors.add_parser("judge", help="judge the outputs of an implementation")
-    judge.add_argument("directory", type=_path, help="of the vectors")
-    judge.add_argument("outputs", type=_path, help="one JSON file a vector")
+    judge.add_argument("directory", type=nonempty_path, help="of the vectors")
+    judge.add_argument("outputs", type=nonempty_path, help="one JSON file a vector")
     vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
     commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts", add_help=False)
     return top
@@ -104,14 +83,7 @@ def _check(options: argparse.Namespace) -> int:
     try:
         report = check_step(
             load_backend(options.backend),
-            dtype=options.dtype,
-            array=options.array,
-            device=options.device,
-            precision=options.precision,
-            diagonal=not options.dense_core,
-            whole=options.whole,
-            batched=options.batched,
-            stages=load_backend(options.stages, "stages") if options.stages else None,
+            **harness_options(lambda name: getattr(options, name.replace("-", "_"))),
             select=_selection(options.tests),
             xfail=read_known_failures(options.xfail) if options.xfail else None,
             progress=_progress,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options
 from geolora_ref.oracle.catalogue import ConformanceCase
 from geolora_ref.oracle.check import Asked, load_backend, questions
 from geolora_ref.oracle.harness import Harness
@@ -26,15 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of ``geolora-ref check`` that describe a backend."""
     group = parser.getgroup("geolora", "conformance of a GeoLoRA step")
     group.addoption("--geolora-backend", metavar="MODULE:FUNCTION", help="run the conformance kit on this backend")
-    group.addoption("--geolora-dtype", default="float64", help="of the arrays that it is given (default: float64)")
-    group.addoption("--geolora-precision", help="the precision that it computes in (default: the dtype, float32 for 16 bits)")
-    group.addoption("--geolora-array", default="numpy", help="numpy, torch, jax or cupy (default: numpy)")
-    group.addoption("--geolora-device", help="torch device")
-    group.addoption("--geolora-dense-core", action="store_true", help="S1 is not promised to be diagonal")
-    group.addoption("--geolora-whole", action="store_true", help="a whole training step, called with gradients(W)")
-    group.addoption("--geolora-batched", action="store_true", help="it takes stacks and returns stacks or a list")
-    group.addoption("--geolora-stages", metavar="MODULE:FUNCTION", help="its intermediate results, for every line of its own")
-    group.addoption("--geolora-xfail", metavar="FILE", type=Path, help="ids of cases known to fail, one a line; strict")
+    for name, keywords in BACKEND_OPTIONS.items():
+        group.addoption(f"--geolora-{name}", **keywords)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,16 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
     """The backend as the options describe it, and its known failures."""
-    given = {
-        name: config.getoption(f"--geolora-{name}") for name in ("array", "dtype", "device", "precision", "whole", "batched")
-    }
-    stages, xfail = (config.getoption(f"--geolora-{name}") for name in ("stages", "xfail"))
-    harness = Harness.of(
-        load_backend(config.getoption("--geolora-backend")),
-        diagonal=not config.getoption("--geolora-dense-core"),
-        stages=load_backend(stages, "stages") if stages else None,
-        **given,
-    )
+
+    def given(name: str) -> Any:
+        return config.getoption(f"--geolora-{name}")
+
+    harness, xfail = Harness.of(load_backend(given("backend")), **harness_options(given)), given("xfail")
     return harness, checked(read_known_failures(xfail), str(xfail)) if xfail else {}
 
 

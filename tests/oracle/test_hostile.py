@@ -720,6 +720,8 @@ def test_every_suite_of_a_step_has_its_own_diagnosis(folder: Path) -> None:
         (["no_such:step"], "ERROR: geolora: backend: no module 'no_such'"),
         (["exits:step"], "ERROR: geolora: backend: the import of 'exits' raised SystemExit: 0"),
         (["good:step", "--geolora-stages", "good:nope"], "ERROR: geolora: stages: good has no 'nope'"),
+        (["good:step", "--geolora-stages", ""], "ERROR: geolora: stages: expected package.module:function, found ''"),
+        (["good:step", "--geolora-xfail", ""], "argument --geolora-xfail: expected a path, found an empty one"),
         (["good:step", "--geolora-dtype", "float8"], "ERROR: geolora: dtype: expected one of float64"),
         (["good:step", "--geolora-array", "torch", "--geolora-device", "meta"], "ERROR: geolora: device: expected"),
     ],
