@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
 import os
 import re
 import sys
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from geolora_ref.files import read_json, write_json
+from geolora_ref.files import digest, read_json, write_json
 from geolora_ref.oracle.criteria import FAIL
 from verification.claim import Plan, Results
 
@@ -90,7 +89,7 @@ def measured(outcome: ClaimOutcome) -> Record:
     medians = {who: condensed(results, limit, np.median) for who, results in everything.items()}
     largest = condensed(outcome.results, limit, max)
     names = "\n".join(result.case for result in outcome.results)
-    cases = f"{len(outcome.results)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+    cases = f"{len(outcome.results)} ({digest(names)[:8]})"
     entries = [entry for table in outcome.claim.tables for row in table.rows(outcome.results) for entry in row]
     words = [entry for entry in entries if entry and not NUMBER.search(entry)]
     numbers = [number for entry in entries for number in NUMBER.findall(entry)]

@@ -14,7 +14,7 @@ from geolora_ref.finetune.batches import by_length, encode_texts
 from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, write_stored
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, digest_of_files, load_encoder, locate, try_out
 
 __all__ = ["FineTuned", "load_adapter", "save_adapter"]
 
@@ -73,7 +73,7 @@ def _on_the_host(encoder: Any, device: torch.device) -> Any:
 def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path) -> None:
     """Write factors and head; of the pretrained model in ``folder`` only its digest is kept."""
     job = {
-        "model": digest(folder),
+        "model": digest_of_files(folder),
         "method": asdict(method),
         "labels": asdict(fine_tuned.labels),
         "max_length": fine_tuned.max_length,
@@ -89,7 +89,7 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     Raises ``ValueError`` for a file that is no adapter, and for another pretrained model.
     """
     stored, folder = read_stored(path, "adapter"), locate(model)
-    if digest(folder) != stored.job["model"]:
+    if digest_of_files(folder) != stored.job["model"]:
         raise ValueError(
             f"{path}: expected the pretrained model that the adapter was trained on, found other weights in {folder}"
         )

@@ -27,7 +27,7 @@ from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import METRICS, default_kind
-from geolora_ref.finetune.model import Classifier, check_length, digest, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, check_length, digest_of_files, load_encoder, locate, try_out
 from geolora_ref.finetune.pictures import draw_run, short_names
 
 __all__ = ["add_arguments", "run"]
@@ -211,9 +211,9 @@ def _identity(options: argparse.Namespace, folder: Path, method: GeoLoRAMethod, 
     names = ("text_column", "pair_column", "label_column", "header", "labels", "max_length", "device")
     return {
         "version": version("geolora-ref"),
-        "model": digest(folder),
-        "data": digest(options.data),
-        "dev": None if options.dev is None else digest(options.dev),
+        "model": digest_of_files(folder),
+        "data": digest_of_files(options.data),
+        "dev": None if options.dev is None else digest_of_files(options.dev),
         "dev_fraction": options.dev_fraction if options.dev is None else None,  # --dev leaves it without a use
         **{name: getattr(options, name) for name in names},
         **asdict(plan),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-__all__ = ["Classifier", "check_length", "digest", "load_encoder", "locate", "try_out"]
+__all__ = ["Classifier", "check_length", "digest_of_files", "load_encoder", "locate", "try_out"]
 
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
 """The files of a pretrained model that its outputs depend on."""
@@ -130,7 +130,7 @@ def _no_progress_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def digest(*paths: Path) -> str:
+def digest_of_files(*paths: Path) -> str:
     """SHA-256 over the contents of files, and of weights, configuration and vocabulary in folders."""
     total = hashlib.sha256()
     for path in paths:

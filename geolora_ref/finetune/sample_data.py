@@ -7,7 +7,6 @@ rating in [−4, 4] by some twenty readers, text; tab-separated [C. J. Hutto and
 from __future__ import annotations
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import tarfile
@@ -15,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from geolora_ref.files import write_atomically
+from geolora_ref.files import digest, write_atomically
 
 __all__ = ["FILE", "fetch"]
 
@@ -74,7 +73,7 @@ def _member(archive: tarfile.TarFile, ending: str) -> IO[bytes]:
 
 
 def _check(contents: bytes, where: str) -> None:
-    found = hashlib.sha256(contents).hexdigest()
+    found = digest(contents)
     if found != SHA256:
         raise ValueError(f"{where}: expected {FILE} with SHA-256 {SHA256}, found {found}")
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, digest_of_files, load_encoder, locate, try_out
 
 
 @pytest.fixture
@@ -64,12 +64,12 @@ def test_broken_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
 
 def test_digest_sees_one_changed_weight(model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "copy")
-    assert digest(folder) == digest(model_folder)
+    assert digest_of_files(folder) == digest_of_files(model_folder)
     weights = folder / "model.safetensors"
     contents = bytearray(weights.read_bytes())
     contents[-1] ^= 1
     weights.write_bytes(contents)
-    assert digest(folder) != digest(model_folder)
+    assert digest_of_files(folder) != digest_of_files(model_folder)
 
 
 def test_head_is_drawn_by_the_generator_alone(model_folder: Path) -> None:
@@ -124,6 +124,6 @@ def test_an_encoder_of_texts_is_tried_out(model_folder: Path) -> None:
 def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     (folder / "vocab.txt").write_text("one", encoding="utf-8")
-    before = digest(folder)
+    before = digest_of_files(folder)
     (folder / "vocab.txt").write_text("two", encoding="utf-8")
-    assert digest(folder) != before
+    assert digest_of_files(folder) != before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import statistics
@@ -14,12 +13,12 @@ from typing import Any
 
 import torch
 
-from geolora_ref.files import read_json, write_json
+from geolora_ref.files import digest, read_json, write_json
 from geolora_ref.finetune.batches import Examples, encode
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
-from geolora_ref.finetune.model import Classifier, digest, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, digest_of_files, load_encoder, locate
 from verification.experiments.finetuning.design import Run
 from verification.machine import machine_facts
 
@@ -48,8 +47,8 @@ class Corpus:
         labels = fit_labels(rows["train"], "class")
         encoder, tokenizer = load_encoder(folder)
         identity = {
-            "model": digest(folder),
-            "data": digest(*paths.values()),
+            "model": digest_of_files(folder),
+            "data": digest_of_files(*paths.values()),
             "max_length": max_length,
             "sentences": sentences,
             "threads": torch.get_num_threads(),
@@ -111,7 +110,7 @@ class Store:
         text = json.dumps(self.config(run), sort_keys=True)
         rate = getattr(run.method, "lr", 0.0)
         name = f"{run.method.name}-r{run.budget}-lr{rate:g}-seed{run.seed}".replace(" ", "-")
-        return self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}.json"
+        return self.folder / f"{name}-{digest(text)[:10]}.json"
 
     def get(self, run: Run) -> dict[str, Any] | None:
         """The stored result, or None; ``ValueError`` that names its file if that is damaged."""
