@@ -20,6 +20,7 @@ __all__ = [
     "each",
     "finite_norm",
     "finite_results",
+    "first_few",
     "instance",
     "integer",
     "invertible",
@@ -45,6 +46,11 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str
     if not isinstance(value, kinds):
         shape = f" of shape {tuple(value.shape)}" if array_api_compat.is_array_api_obj(value) else ""
         raise ValueError(f"{name}: expected {meaning}, found {type(value).__name__}{shape}")
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first eight names, as a message lists them."""
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def alike(**named: Array) -> Any:

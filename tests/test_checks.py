@@ -31,6 +31,14 @@ def test_what_is_no_positive_number_is_refused(value: Any) -> None:
     assert str(refused.value) == f"x: expected a finite number > 0, found {value!r}"
 
 
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [("", ""), ("a", "a"), ("abcdefgh", "a, b, c, d, e, f, g, h"), ("abcdefghi", "a, b, c, d, e, f, g, h, …")],
+)
+def test_a_message_lists_the_first_few_names(names: str, listed: str) -> None:
+    assert checks.first_few(tuple(names)) == listed
+
+
 def test_weights_of_means_become_floats() -> None:
     assert checks.averaging((0, 1.0 - 2.0**-53), 0) == ((0.0, 1.0 - 2.0**-53), 0.0)
     assert checks.averaging([0.25, np.float32(0.5)], 1e-8) == ((0.25, 0.5), 1e-8)

@@ -22,6 +22,7 @@ from geolora_ref.streams import escape_missing_characters
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
+from verification.command_line import integer_from
 from verification.journal import Journal
 from verification.report import as_data, write_report
 from verification.runner import ClaimOutcome, records, run
@@ -37,9 +38,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="more sizes and seeds; takes up an interrupted run where it stopped")
     parser.add_argument("--only", action="append", metavar="CLAIM", help="check this claim only (may be given several times)")
     parser.add_argument("--list", action="store_true", help="list the claims and their controls, and check nothing")
-    parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
+    parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
-    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument("--jobs", type=integer_from(1), help="processes (default: one a core)")
     parser.add_argument("--backend", choices=("loky", "dask"), default="loky", help="processes here (default), or a Dask cluster")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="with --backend dask: the cluster, for example tcp://host:8786")
     parser.add_argument(
@@ -53,10 +54,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = [name for name in options.only or () if name not in CLAIMS]
     if unknown:
         parser.error(f"--only: expected one of {', '.join(CLAIMS)}; found {', '.join(unknown)}")
-    if options.seed < 0:
-        parser.error(f"--seed: expected a number >= 0, found {options.seed}")
-    if options.jobs is not None and options.jobs < 1:
-        parser.error(f"--jobs: expected a number >= 1, found {options.jobs}")
     if (options.backend == "dask") != (options.scheduler is not None):
         parser.error(f"--scheduler: expected with --backend dask and only there, found --backend {options.backend}")
     if options.backend == "dask" and options.jobs is not None:

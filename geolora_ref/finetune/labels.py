@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from geolora_ref import checks
 from geolora_ref.finetune.data import Row
 
 __all__ = ["Kind", "Labels", "fit_labels", "with_sign"]
@@ -51,7 +52,8 @@ class Labels:
         names = [_name(row, self.kind) for row in rows]
         for row, name in zip(rows, names, strict=True):
             if name not in index:
-                raise ValueError(f"{row.place}: expected a label of the training data ({_some(self.classes)}), found {name!r}")
+                known = checks.first_few(self.classes)
+                raise ValueError(f"{row.place}: expected a label of the training data ({known}), found {name!r}")
         return torch.tensor([index[name] for name in names])
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -99,7 +101,7 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
         raise ValueError(f"{where}: expected at least two classes, found only {next(iter(counts))!r}")
     if kind == "class" and len(counts) > 20 and all(map(_is_number, counts)) and not all(name.isdecimal() for name in counts):
         raise ValueError(
-            f"{where}: expected classes, found {len(counts)} different numbers ({_some(list(counts))}); "
+            f"{where}: expected classes, found {len(counts)} different numbers ({checks.first_few(list(counts))}); "
             "numbers need --metric pearson or spearman, or --labels sign"
         )
     frequencies = np.array(list(counts.values())) / len(rows)
@@ -127,8 +129,3 @@ def _is_number(label: str) -> bool:
         return math.isfinite(float(label))
     except ValueError:
         return False
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

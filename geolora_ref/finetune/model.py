@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from geolora_ref import checks
+
 __all__ = ["Classifier", "check_length", "digest_of_files", "load_encoder", "locate", "try_out"]
 
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
@@ -89,7 +91,7 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
         encoder.pooler = None
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise ValueError(f"model: expected weights of the whole model in {folder}, found none for {_some(missing)}")
+        raise ValueError(f"model: expected weights of the whole model in {folder}, found none for {checks.first_few(missing)}")
     return encoder, tokenizer
 
 
@@ -146,9 +148,4 @@ def _holds_model(folder: Path) -> bool:
 
 def _listing(folder: Path) -> str:
     """What is in a folder."""
-    return _some(sorted(path.name for path in folder.iterdir())) or "an empty folder"
-
-
-def _some(names: list[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return checks.first_few(sorted(path.name for path in folder.iterdir())) or "an empty folder"

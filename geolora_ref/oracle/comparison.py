@@ -10,20 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import norm
-from geolora_ref.oracle.criteria import StepInputs, resolution
+from geolora_ref.oracle.criteria import StepInputs, in_double, resolution
 from geolora_ref.oracle.storage import Storage
 
-__all__ = ["Comparison", "Factors", "Found", "Matrix", "in_double", "product"]
+__all__ = ["Comparison", "Factors", "Found", "Matrix", "product"]
 
 Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
 Found = Factors | str
 """The output of a step, or why it cannot be judged."""
-
-
-def in_double(X: Matrix) -> Matrix:
-    """The same numbers in double precision."""
-    return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
 
 
 def product(factors: Factors) -> Matrix:

@@ -40,6 +40,7 @@ __all__ = [
     "Verdict",
     "diagonal_ratios",
     "finding",
+    "in_double",
     "judge",
     "judge_stages",
     "resolution",
@@ -261,7 +262,7 @@ def truncation_ratios(
     """
     U1, S1, V1 = outputs
     normal = _off(U1, _H(_off(V1, _H(D))))
-    sigma_r = float(np.linalg.svd(_double(S1), compute_uv=False)[-1])
+    sigma_r = float(np.linalg.svd(in_double(S1), compute_uv=False)[-1])
     explained = asked + storage.product(U1, S1, V1)
     turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # what the tangent space of the stored factors has of D
     return {
@@ -432,7 +433,8 @@ def _wide(X: Matrix) -> Matrix:
     return X.astype(wider)
 
 
-def _double(X: Matrix) -> Matrix:
+def in_double(X: Matrix) -> Matrix:
+    """The same numbers in double precision."""
     return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
 
 
@@ -453,7 +455,7 @@ def _off(B: Matrix, X: Matrix) -> Matrix:
 def _spectral_norm(X: Matrix) -> float:
     """‖X‖₂; infinite where X is beyond double precision."""
     with np.errstate(over="ignore"):
-        X = _double(X)
+        X = in_double(X)
     return float(np.linalg.norm(X, 2)) if np.all(np.isfinite(X)) else np.inf
 
 
@@ -463,6 +465,6 @@ def _defect(B: Matrix) -> float:
 
 def _tails(W_hat: Matrix) -> NDArray[np.float64]:
     """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; scaled by the largest, so that no square leaves the range."""
-    sigma = np.linalg.svd(_double(W_hat), compute_uv=False)
+    sigma = np.linalg.svd(in_double(W_hat), compute_uv=False)
     largest = sigma[0] if sigma[0] > 0.0 else 1.0
     return largest * np.append([np.linalg.norm(sigma[j:] / largest) for j in range(sigma.size)], 0.0)

@@ -10,9 +10,9 @@ import numpy as np
 
 from geolora_ref.foreign import words
 from geolora_ref.oracle.blocks import deviating_blocks
-from geolora_ref.oracle.comparison import Comparison, Found, Matrix, in_double
+from geolora_ref.oracle.comparison import Comparison, Found, Matrix
 from geolora_ref.oracle.conversion import Conversion, layouts
-from geolora_ref.oracle.criteria import StepInputs, unusable
+from geolora_ref.oracle.criteria import StepInputs, in_double, unusable
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from geolora_ref.oracle.storage import Storage

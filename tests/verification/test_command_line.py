@@ -44,11 +44,14 @@ def test_unknown_claim_is_refused_with_the_names(capsys: pytest.CaptureFixture[s
     assert "expected one of one-backward-pass, " in capsys.readouterr().err
 
 
-def test_a_seed_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("option", "value", "least"), [("--seed", "-1", 0), ("--seed", "one", 0), ("--jobs", "0", 1)])
+def test_a_seed_or_a_number_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, least: int
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["--only", CLAIM, "--seed", "-1"])
+        main(["--only", CLAIM, option, value])
     assert stopped.value.code == 2
-    assert "--seed: expected a number >= 0, found -1" in capsys.readouterr().err
+    assert f"argument {option}: expected an integer >= {least}, found '{value}'" in capsys.readouterr().err
 
 
 def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
