@@ -71,7 +71,10 @@ def _count(X: Matrix) -> int:
 
 
 def norm(X: Matrix) -> float:
-    """Frobenius norm, infinite or NaN where an entry is; scaled by the largest, so that no square leaves the range."""
+    """Frobenius norm, infinite or NaN where an entry is; scaled by the largest, so that no square leaves the range.
+
+    Not that of ``arrays.py``, on purpose: what judges a step shares no code with what computes it.
+    """
     largest = np.max(np.abs(X), initial=0.0)
     if not 0.0 < largest < np.inf:
         return float(largest)
