@@ -9,7 +9,7 @@ Host synchronisations of a step on an accelerator: one download, the spectra of 
 ``torch.linalg.eigh`` does inside to look at its error flag, once for each width class, and one upload, σ and 1/σ of what is kept;
 where ranks change, uploads of indices: one for the cores and for each length, for each class two and two for each of its lengths.
 Layers that need Householder's QR, if any, cost another download for each shape and what ``torch.linalg.svd`` does inside.  In
-double precision all do, and one more download says whether everything is finite.
+double precision all do, and one more download says whether everything is finite.  A test counts all of them.
 """
 
 from __future__ import annotations
