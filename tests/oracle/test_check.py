@@ -22,6 +22,14 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 REFERENCE = Stages()
 CORES = {"group": "shape"}  # 60 cases, enough to see a plain defect
+ASKED_OF_VARIANTS = (
+    ("float64", "shape"),
+    ("float64", "truncation"),
+    ("float64", "sequence"),
+    ("float64", "trap"),
+    ("complex128", "trap"),
+)
+"""Groups of the catalogue; of the traps one is complex."""
 PAIRS = (
     ("k-step-sign", "lower-left-sign"),
     ("l-step-sign", "upper-right-sign"),
@@ -30,17 +38,6 @@ PAIRS = (
 TWINS = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 """Mutants of different lines that give the same output, because only (I − UUᴴ)K_new and (I − VVᴴ)L_new enter Ŝ: the kit may
 name either."""
-
-
-def in_single(*arrays: Any, **parameters: Any) -> tuple[Any, ...]:
-    """A torch backend that computes in float32 and returns the dtype it was given."""
-    dtype = arrays[0].dtype
-    return tuple(X.to(dtype) for X in REFERENCE.step(*(X.float() for X in arrays), **parameters))
-
-
-def in_no_precision(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> tuple[Any, ...]:
-    """Zeros."""
-    return 0.0 * U, 0.0 * S, 0.0 * V
 
 
 # --- the catalogue ---------------------------------------------------------------------------------------------------
@@ -81,7 +78,7 @@ def test_adding_a_case_changes_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("array", "dtype"),
-    [("numpy", "float64"), ("numpy", "float32"), ("numpy", "complex128"), ("torch", "float64"), ("torch", "float32")],
+    [("numpy", "complex128"), ("torch", "float64"), ("torch", "float32")],
 )
 def test_reference_conforms(array: str, dtype: str) -> None:
     if array == "torch":
@@ -91,36 +88,17 @@ def test_reference_conforms(array: str, dtype: str) -> None:
     assert len(report.rows) >= 300
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_storage_in_half_precision_conforms(dtype: str) -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
-    report = check_step(in_single, array="torch", dtype=dtype)
-    assert report.passed, report.failures[:3]
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_legitimate_variant_conforms(name: str) -> None:
     """Another QR, another SVD, another basis, other signs: no false alarm."""
     variant = VARIANTS[name]
-    for group in ("shape", "truncation", "sequence"):
-        report = check_step(variant.step, diagonal=variant.diagonal, precision=variant.precision, select={"group": group})
+    for dtype, group in ASKED_OF_VARIANTS:
+        promised: dict[str, Any] = {"dtype": dtype, "diagonal": variant.diagonal, "precision": variant.precision}
+        report = check_step(variant.step, select={"group": group}, **promised)
         assert report.passed, report.failures[:3]
 
 
-def test_declared_precision_is_what_counts() -> None:
-    """Double arrays computed in single: wrong if double is claimed, right if single is."""
-
-    def single(*arrays: Any, **parameters: Any) -> tuple[Any, ...]:
-        return tuple(X.astype(np.float64) for X in REFERENCE.step(*(X.astype(np.float32) for X in arrays), **parameters))
-
-    assert not check_step(single, select={"group": "shape"}).passed
-    assert check_step(single, precision="float32", select={"group": "shape"}).passed
-
-
-def test_batches_and_whole_steps() -> None:
-    def batched(*stacks: Any, **parameters: Any) -> list[Any]:
-        return [REFERENCE.step(*arrays, **parameters) for arrays in zip(*stacks, strict=True)]
-
+def test_whole_steps() -> None:
     def whole(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> tuple[Any, ...]:
         G = gradients(U @ S @ V.T)
         return REFERENCE.step(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
@@ -130,7 +108,6 @@ def test_batches_and_whole_steps() -> None:
     ) -> tuple[Any, ...]:
         return whole(U, S, V, lambda W: gradients(0.9 * W), **parameters)
 
-    assert check_step(batched, batched=True, select=CORES).passed
     assert check_step(whole, whole=True, select=CORES).passed
     assert not check_step(gradient_at_the_wrong_point, whole=True, select=CORES).passed
 
@@ -207,41 +184,17 @@ def test_the_deviating_block_is_named_and_no_other(name: str, threshold: str) ->
     assert [block[: len(BLOCKS[name])] for block in diagnosis.blocks] == [BLOCKS[name]]
 
 
-def raising(*arrays: Any, **parameters: Any) -> Any:
-    raise RuntimeError("out of luck")
-
-
-def pair(*arrays: Any, **parameters: Any) -> Any:
-    return REFERENCE.step(*arrays, **parameters)[:2]
-
-
-def nan(*arrays: Any, **parameters: Any) -> Any:
-    U1, S1, V1 = REFERENCE.step(*arrays, **parameters)
-    return U1, S1 * np.nan, V1
-
-
 def too_many_columns(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
     m, n = len(U), len(V)
     U1, S1, V1 = np.eye(m), np.zeros((m, m)), np.eye(n)
     return U1, S1, V1
 
 
-def flat(*arrays: Any, **parameters: Any) -> Any:
-    U1, S1, V1 = REFERENCE.step(*arrays, **parameters)
-    return U1, np.diag(S1), V1
-
-
 @pytest.mark.parametrize(
     ("backend", "what"),
     [
-        (raising, "raised RuntimeError: out of luck"),
-        (pair, "expected (U1, S1, V1), found tuple of 2: ndarray ("),
-        (nan, "entries are not finite"),
         (too_many_columns, "expected"),
-        (flat, "S1: expected a square matrix, found shape"),
-        (lambda *arrays, **parameters: None, "expected (U1, S1, V1), found NoneType"),
         (MUTANTS["inputs-overwritten"].step, "changed its inputs in place"),
-        (lambda U, S, V, dK, dL, dS, **parameters: (U, S, V), "U1 is a view of the input U"),
         (MUTANTS["global-rng"].step, "global random generator"),
     ],
 )
@@ -249,12 +202,6 @@ def test_ill_mannered_backend_gets_rows_and_the_run_goes_on(backend: Callable[..
     report = check_step(backend, select=CORES)
     assert len(report.rows) == sum(case.group == "shape" for case in catalogue())
     assert any(what in row.error for row in report.failures), report.failures[:3]
-
-
-def test_global_randomness_is_left_as_it_was() -> None:
-    before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
-    check_step(MUTANTS["global-rng"].step, select={"id": "shape-square"})
-    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
 
 
 # --- lists of known failures, selections, names -----------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The acceptance criteria: they take every right step however it was computed, and see every error above rounding."""
+"""The acceptance criteria: they take the reference, and see every error above rounding.
+
+Right steps that are computed otherwise are judged in ``test_false_alarms.py``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from geolora_ref.oracle import criteria
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
 from tests.libraries import Dtype
-from tests.oracle.drawn import NO_QUESTIONS, REFERENCE, VARIANTS, Variant, cholesky_qr, drawn_inputs
+from tests.oracle.drawn import NO_QUESTIONS, REFERENCE, VARIANTS, cholesky_qr, drawn_inputs
 from tests.steps import Matrix
 from tests.strategies import case_parameters
 
@@ -194,14 +197,6 @@ def test_an_output_of_more_precision_than_the_judge_is_judged_as_it_is() -> None
     inputs = _plain([2.0, 1.0])
     assert judge(inputs, tuple(X.astype(np.longdouble) for X in _diagonal_output([2.0, 1.0]))).passed  # type: ignore[arg-type]
     assert judge(inputs, tuple(X.astype(np.clongdouble) for X in _diagonal_output([2.0, 1.0]))).passed  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_a_right_step_computed_otherwise_is_right(variant: Variant) -> None:
-    for inputs in drawn_inputs(100, seed=7):
-        output = variant.step(*inputs.arrays, **inputs.parameters)
-        verdict = judge(inputs, output, diagonal=variant.diagonal, eps=variant.eps)
-        assert verdict.worst_ratio <= FAIL, (inputs, verdict)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in EQUAL_UP_TO_ROUNDING])

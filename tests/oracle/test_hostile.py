@@ -493,6 +493,7 @@ def test_right_stages_conform(dtype: str, select: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_right_stages_in_half_precision_conform(dtype: str) -> None:
+    """Sequences of up to 100 steps among them, in which the defect of the bases adds up."""
     load("torch")
 
     def stages(*arrays: Any, **parameters: Any) -> dict[str, Any]:
@@ -502,6 +503,7 @@ def test_right_stages_in_half_precision_conform(dtype: str) -> None:
 
     report = check_step(lambda *arrays, **p: tuple(stages(*arrays, **p)["output"]), stages=stages, array="torch", dtype=dtype)
     assert report.passed, report.failures[:3]
+    assert (report.precision, report.stored) == ("float32", True)
 
 
 def test_stages_with_a_dense_core_conform_where_none_other_is_promised() -> None:

@@ -16,7 +16,6 @@ from geolora_ref.oracle.criteria import StepInputs, judge, judge_stages, resolut
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.kill_matrix import passing
 from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.oracle.stages import Stages
 from geolora_ref.oracle.storage import Storage
 from tests.libraries import load
 from tests.oracle.drawn import REFERENCE, VARIANTS
@@ -169,25 +168,6 @@ def test_only_bases_that_have_come_far_leave_much_open(dtype: str, age: int) -> 
     grown = 1.0 + 12.0 * storage.u
     x = _in_single((grown * Q_U, S, grown * Q_V, *zero), learning_rate=0.0, tau=0.0, age=age)
     assert judge(x, (Q_U, S, Q_V), eps=SINGLE, storage=storage).passed == (age == 100)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_right_backend_conforms_with_its_stages(dtype: str) -> None:
-    """Sequences of up to 100 steps among them, in which the defect of the bases adds up."""
-    load("torch")
-
-    def stages(*arrays: Any, **parameters: Any) -> Any:
-        named = Stages().run(*(X.float() for X in arrays), **parameters)
-        output = tuple(X.to(arrays[0].dtype) for X in named.pop("output"))
-        return {**{name: X.to(arrays[0].dtype) for name, X in named.items()}, "output": output}
-
-    def step(*arrays: Any, **parameters: Any) -> Any:
-        return stages(*arrays, **parameters)["output"]
-
-    for group in ("shape", "truncation", "sequence", "long-run"):
-        report = check_step(step, stages=stages, array="torch", dtype=dtype, select={"group": group})
-        assert report.passed, report.failures[:3]
-    assert (report.precision, report.stored) == ("float32", True)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", None), ("float16", None), ("float32", "float64")])
