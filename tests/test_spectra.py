@@ -11,7 +11,7 @@ EPS = float(np.finfo(float).eps)
 
 
 @pytest.mark.parametrize("name", [*SPECTRA, *EXTREME])
-@pytest.mark.parametrize("r", range(1, 8))
+@pytest.mark.parametrize("r", range(1, 9))
 def test_a_profile_is_a_sorted_spectrum_of_norm_one(name: str, r: int) -> None:
     sigma = (SPECTRA | EXTREME)[name](r)
     assert sigma.shape == (r,)

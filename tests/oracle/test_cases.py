@@ -15,7 +15,7 @@ from numpy.linalg import norm
 from geolora_ref.files import digest
 from geolora_ref.oracle.cases import CORES, GRADIENTS, TRAPS, CaseParameters, StepCase, draw_cases, draw_parameters
 from geolora_ref.oracle.criteria import FAIL
-from geolora_ref.spectra import SPECTRA, to_size
+from geolora_ref.spectra import SPECTRA
 from tests.libraries import Dtype
 from tests.steps import Matrix, ratio
 from tests.strategies import case_parameters
@@ -200,19 +200,3 @@ def test_the_draw_has_not_changed() -> None:
 def test_the_draw_repeats_itself() -> None:
     first, second = (draw_parameters(np.random.default_rng(5)) for _ in range(2))
     assert first == second
-
-
-@pytest.mark.parametrize("name", SPECTRA)
-@pytest.mark.parametrize("r", [1, 2, 3, 8])
-def test_spectra_are_sorted_and_of_their_length(name: str, r: int) -> None:
-    sigma = SPECTRA[name](r)
-    assert sigma.shape == (r,)
-    assert np.all(np.diff(sigma) <= 0.0)
-    assert sigma[-1] >= 0.0
-    assert sigma[0] == (1e-14 if name == "one_tiny" and r == 1 else 1.0)
-
-
-@pytest.mark.parametrize("smallest", [0.4, 1e-4, 1e-12])
-def test_a_spectrum_to_size_ends_where_it_should(smallest: float) -> None:
-    sigma = to_size(5, smallest)
-    assert (sigma[0], sigma[-2], sigma[-1], len(sigma)) == (1.0, 0.5, smallest, 5)
