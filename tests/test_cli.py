@@ -284,4 +284,3 @@ def test_pytest_class(folder: Path) -> None:
 def test_pytest_option(folder: Path) -> None:
     (folder / "test_suite.py").unlink()
     assert f"{COUNT} passed" in run_pytest(folder, "--geolora-backend", "backend:right")
-    assert "failed" in run_pytest(folder, "--geolora-backend", WRONG, "-k", "shape")

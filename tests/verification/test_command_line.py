@@ -1,4 +1,4 @@
-"""python -m verification: exit status, options, and a run that is killed and taken up again."""
+"""python -m verification: exit status, options, and what is printed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import importlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -132,35 +130,6 @@ def test_json_is_printed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["--only", CLAIM, "--jobs", "1", "--json", "--output", str(tmp_path)]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["claims"][0]["holds"]
-
-
-def test_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """SIGKILL in the middle; what follows gives the ratios of an undisturbed run and repeats nothing that was finished."""
-    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    process = subprocess.Popen(command(killed), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    while lines(killed) < 40 and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = lines(killed)
-    assert finished >= 40
-    resumed = subprocess.run(command(killed), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert resumed.returncode == 0, resumed.stdout
-    subprocess.run(command(undisturbed), cwd=ROOT, capture_output=True, check=True)
-    assert lines(killed) == lines(undisturbed) > finished
-    assert ratios(killed) == ratios(undisturbed)
-
-
-def command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "verification", "--full", "--only", "one-backward-pass", "--jobs", "1", "--output", str(folder)]
-
-
-def lines(folder: Path) -> int:
-    return sum(len(path.read_bytes().splitlines()) for path in folder.glob("journal-*.jsonl"))
-
-
-def ratios(folder: Path) -> object:
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["claims"][0]["ratios"]
 
 
 def test_a_stream_without_the_characters_of_the_claims_shows_them_escaped() -> None:

@@ -114,10 +114,12 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
 
 
 def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
-    """One kill of the real command line, and everything around it, on a claim with few cases that take little time."""
+    """Two kills of the real command line, and everything around them, on a claim with few cases that take little time."""
     told: list[int] = []
-    found = faults.campaign(1, tmp_path, claims=["local-error"], report=told.append)
-    assert told == [found["kills"]] == [1]
+    found = faults.campaign(2, tmp_path, claims=["local-error"], seed=1, report=told.append)
+    assert told == [1, found["kills"]] == [1, 2]
+    assert "SIGKILL" in found["signals"]  # this seed draws it first, then SIGINT
+    assert found["resumed"] > 0
     assert (found["lost"], found["doubled"], found["identical"], found["passed"]) == (0, 0, True, True)
     assert found["cases"] == len(units(tmp_path / "undisturbed")) > 0
 
