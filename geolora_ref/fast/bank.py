@@ -7,15 +7,15 @@ where it is at every rank.  The small workspaces of S and the places of the rows
 
 Host synchronisations of a step on an accelerator: one download, the spectra of all layers (ranks are decided on the host), what
 ``torch.linalg.eigh`` does inside to look at its error flag, once for each width class, and one upload, σ and 1/σ of what is kept;
-where ranks change, uploads of indices: one for the cores and for each length, for each class two and two for each of its lengths.
-Layers that need Householder's QR, if any, cost another download for each shape and what ``torch.linalg.svd`` does inside.  In
-double precision all do, and one more download says whether everything is finite.  A test counts all of them.
+where ranks change, another one, of indices.  Layers that need Householder's QR, if any, cost another
+download for each shape and what ``torch.linalg.svd`` does inside.  In double precision all do, and one more download says whether
+everything is finite.  A test counts all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,17 +99,38 @@ class _Part(NamedTuple):
     places: Tensor
 
 
-class _WidthClass(NamedTuple):
-    """Layers whose ranks are at most ``width`` and not much less: ``members`` on the host, ``layers`` the same on the device.
+class _WidthPlan(NamedTuple):
+    """Layers whose ranks are at most ``width`` and not much less, on the host; ``parts`` : as of :class:`_Part`.
 
     ``in_order`` sorts its sides: all U, then all V.
     """
 
     width: int
     members: list[int]
+    in_order: list[int]
+    parts: list[tuple[_Length, list[int], list[int]]]
+
+    @property
+    def indices(self) -> list[list[int]]:
+        """What is wanted on the device."""
+        return [self.members, self.in_order, *(X for _, *both in self.parts for X in both)]
+
+
+class _WidthClass(NamedTuple):
+    """The same with its indices on the device; ``layers`` are the members."""
+
+    width: int
+    members: list[int]
     layers: Tensor
-    parts: list[_Part]
     in_order: Tensor
+    parts: list[_Part]
+
+    @classmethod
+    def of(cls, plan: _WidthPlan, uploaded: Iterator[Tensor]) -> _WidthClass:
+        """Takes the indices of the plan, in their order."""
+        layers, in_order = next(uploaded), next(uploaded)
+        parts = [_Part(group, next(uploaded), next(uploaded)) for group, *_ in plan.parts]
+        return cls(plan.width, plan.members, layers, in_order, parts)
 
 
 class _Exact(NamedTuple):
@@ -370,16 +391,18 @@ class LayerBank:
             return
         w, of_side = max(ranks), 2 * ranks
         rows = [
-            self._tensor([i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(of_side[side])])
-            for group in self._lengths
+            [i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(of_side[side])] for group in self._lengths
         ]
-        entries = self._tensor([(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)])
-        classes = self._width_classes(ranks)
+        entries = [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
+        plans = self._width_plans(ranks)
+        uploaded = self._uploaded([*rows, entries, *(X for plan in plans for X in plan.indices)])
+        places, entries_there = [next(uploaded) for _ in rows], next(uploaded)
+        classes = [_WidthClass.of(plan, uploaded) for plan in plans]
         S_work, dS_work = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
-        self.ranks, self._entries, self._classes = ranks, entries, classes  # all is there: nothing below needs memory
+        self.ranks, self._entries, self._classes = ranks, entries_there, classes  # all is there: nothing below needs memory
         self._S_work, self._dS_work = S_work, dS_work
-        for group, places in zip(self._lengths, rows, strict=True):
-            group.rows = places
+        for group, its_rows in zip(self._lengths, places, strict=True):
+            group.rows = its_rows
             group.work(w).zero_()
         self._update_shapes = (
             [torch.Size((m, r)) for (m, _), r in zip(self.shapes, ranks, strict=True)],
@@ -387,29 +410,28 @@ class LayerBank:
             [torch.Size((r, r)) for r in ranks],
         )
 
-    def _width_classes(self, ranks: tuple[int, ...]) -> list[_WidthClass]:
+    def _width_plans(self, ranks: tuple[int, ...]) -> list[_WidthPlan]:
         """The layers by similar rank."""
         w, count = max(ranks), len(ranks)
         by_width: dict[int, list[int]] = {}
         for layer, rank in enumerate(ranks):
             by_width.setdefault(min(next(width for width in (*WIDTHS, rank) if width >= rank), w), []).append(layer)
-        classes = []
+        plans = []
         for width, layers in by_width.items():
             order = {side: i for i, side in enumerate([*layers, *(count + layer for layer in layers)])}
-            parts: list[_Part] = []
-            sorted_sides: list[int] = []
+            parts: list[tuple[_Length, list[int], list[int]]] = []
             for group in self._lengths:
-                sides = [(i, order[side]) for i, side in enumerate(group.sides) if side in order]
-                if sides:
-                    positions, places = zip(*sides, strict=True)
-                    parts.append(_Part(group, self._tensor(positions), self._tensor(places)))
-                    sorted_sides += places
-            classes.append(_WidthClass(width, layers, self._tensor(layers), parts, self._tensor(sorted_sides).argsort()))
-        return classes
+                positions = [i for i, side in enumerate(group.sides) if side in order]
+                if positions:
+                    parts.append((group, positions, [order[group.sides[i]] for i in positions]))
+            in_order = np.argsort([place for *_, places in parts for place in places]).tolist()
+            plans.append(_WidthPlan(width, layers, in_order, parts))
+        return plans
 
-    def _tensor(self, values: Sequence[int]) -> Tensor:
-        """Indices on the device."""
-        return torch.tensor(values, device=self.device)
+    def _uploaded(self, lists: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """Indices on the device, by one upload."""
+        together = torch.tensor([i for one in lists for i in one], dtype=torch.int64, device=self.device)
+        return iter(together.split([len(one) for one in lists]))
 
     def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor]) -> None:
         """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""

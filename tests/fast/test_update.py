@@ -576,7 +576,7 @@ def test_products_beyond_the_range_of_double_precision_name_their_layer(generato
     [
         (bank_module, "coordinates", torch.float32),
         *((torch, "diag_embed", dtype) for dtype in (torch.float32, torch.float64)),
-        *((LayerBank, "_width_classes", dtype) for dtype in (torch.float32, torch.float64)),
+        *((LayerBank, "_uploaded", dtype) for dtype in (torch.float32, torch.float64)),
     ],
 )
 def test_a_step_whose_writing_fails_changes_nothing(
