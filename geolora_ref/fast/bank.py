@@ -431,7 +431,8 @@ class LayerBank:
     def _uploaded(self, lists: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """Indices on the device, by one upload."""
         together = torch.tensor([i for one in lists for i in one], dtype=torch.int64, device=self.device)
-        return iter(together.split([len(one) for one in lists]))
+        ends = np.cumsum([len(one) for one in lists]).tolist()
+        return iter(together.tensor_split(ends[:-1]))
 
     def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor]) -> None:
         """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""

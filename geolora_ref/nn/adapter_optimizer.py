@@ -15,6 +15,7 @@ from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapt import adapters
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.batched_rules import finite
+from geolora_ref.nn.layers import AdaptedLayer
 from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
@@ -125,6 +126,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.on_nonfinite = on_nonfinite
         self.skipped = 0
         self._adapters: dict[str, LowRankAdapter] = {}
+        self._layers: dict[str, AdaptedLayer] = {}
         groups = [group for part in _parts(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
@@ -142,7 +144,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
             )
-        found = {name: layer.adapter for name, layer in adapters(module).items() if layer.adapter.S.requires_grad}
+        layers = {name or "layer": layer for name, layer in adapters(module).items() if layer.adapter.S.requires_grad}
+        found = {name: layer.adapter for name, layer in layers.items()}
         for name, adapter in adapters(module).items():
             if len({factor.requires_grad for factor in adapter.adapter.parameters()}) > 1:
                 raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
@@ -152,6 +155,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer")
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
+        self._layers |= dict(zip(names, layers.values(), strict=True))
         part |= _threshold(defaults, part)
         options = defaults | part
         _check_common(options)
@@ -177,10 +181,16 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss and new gradients of a closure; None without one.
 
-        Raises ``ValueError`` before it is called unless the options of every group, which may have changed, are in range.
+        Raises before it is called: ``ValueError`` unless the options of every group, which may have changed, are in range,
+        ``RuntimeError`` while adapters are merged, which get no gradients and would not see the step.
         """
         for group in self.param_groups:
             _check_common(group)
+        merged = [name for name, layer in self._layers.items() if layer.merged]
+        if merged:
+            raise RuntimeError(
+                f"step: expected adapters that are not merged, found that {', '.join(merged[:4])} is; unmerge first"
+            )
         if closure is None:
             return None
         with torch.enable_grad():
@@ -331,5 +341,5 @@ class AdapterOptimizer(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("on_nonfinite", "skipped", "_adapters")
+        own = ("on_nonfinite", "skipped", "_adapters", "_layers")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}

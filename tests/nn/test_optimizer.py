@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
-from geolora_ref.nn import GeoLoRA, adapt, adapters, merge
+from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, unmerge
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer
 from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
 from tests.nn.models import fill, network, regression, train
@@ -522,9 +522,9 @@ def test_a_loss_scaler_that_finds_an_overflow_skips_everything() -> None:
 def test_a_layer_that_took_no_part_is_left_alone() -> None:
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
-    merge(model)
     before = [layer.adapter.full().clone() for layer in adapters(model).values()]
-    backward(model)
+    with disabled(model):
+        backward(model)
     optimizer.step()
     assert all(torch.equal(layer.adapter.full(), W) for layer, W in zip(adapters(model).values(), before, strict=True))
 
@@ -618,6 +618,40 @@ def test_an_adapter_that_is_frozen_in_part_is_refused() -> None:
             ValueError, match=r"^model: expected all factors of an adapter to be trainable or none, found some of 2$"
         ):
             GeoLoRA(model, lr=0.05)
+
+
+@pytest.mark.parametrize("make", [GeoLoRA, Dlrt])
+def test_a_step_while_adapters_are_merged_is_refused(make: Any) -> None:
+    """They have no gradients then, and the merged weight would not see what a step makes of older ones."""
+    model = network()
+    optimizer = make(model, lr=0.02)
+
+    def closure() -> float:
+        model.zero_grad()
+        backward(model)
+        return 0.0
+
+    merge(model)
+    before = copy.deepcopy(model.state_dict())
+    for one in (optimizer, copy.deepcopy((model, optimizer))[1]):
+        with pytest.raises(
+            RuntimeError, match=r"^step: expected adapters that are not merged, found that 0, 2 is; unmerge first$"
+        ):
+            one.step(closure)
+    assert all(torch.equal(X, before[name]) for name, X in model.state_dict().items())
+    unmerge(model)
+    optimizer.step(closure)
+    assert any(not torch.equal(X, before[name]) for name, X in model.state_dict().items())
+
+
+def test_groups_of_single_layers_have_names() -> None:
+    """A layer that is a group of its own has no name in it."""
+    model = network()
+    optimizer = GeoLoRA([{"module": layer} for layer in adapters(model).values()], lr=0.02)
+    assert [group["adapters"] for group in optimizer.param_groups] == [["layer"], ["layer (1)"]]
+    adapters(model)["2"].adapter.S.grad = torch.full_like(adapters(model)["2"].adapter.S, torch.nan)
+    with pytest.raises(FloatingPointError, match=r"gradients are not finite: layer \(1\)"):
+        optimizer.step()
 
 
 def test_groups_that_come_later_are_refused() -> None:
