@@ -2,6 +2,9 @@
 
 B = Q R by LAPACK, Ŝ = R_K Ŝ₀ R_Lᵀ (see ``core.py``), SVD, U₁ = Q_K P, V₁ = Q_L Q.  Q has orthonormal columns whatever the rank of
 B is: zero columns get some complement, as in the published augmentation, and min(m, 2w) of them exist.
+
+Ŵ is homogeneous in S, ΔS, ΔK and ΔL.  They are divided by a power of two, which is exact, so that the largest entry is about 1:
+LAPACK scales what it squares, libraries for devices may not.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ __all__ = ["HouseholderCore", "householder_core"]
 class HouseholderCore(NamedTuple):
     """Singular values (L, p) descending, and the singular vectors of Ŵ, transposed: (L, p, m) and (L, p, n).
 
-    Where Ŝ left the range, the singular values are infinite.
+    Where Ŵ is beyond the range, singular values are infinite.
     """
 
     sigma: Tensor
@@ -32,10 +35,20 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     finite; ``shared`` see :func:`core`.
     """
     w = S.shape[1]
-    Q_K, R_K = torch.linalg.qr(Bt_K.mT)
-    Q_L, R_L = torch.linalg.qr(Bt_L.mT)
+    size = _power_of_two(S, delta_S, Bt_K[:, w:], Bt_L[:, w:])
+    Q_K, R_K = torch.linalg.qr(torch.cat([Bt_K[:, :w], Bt_K[:, w:] / size], dim=1).mT)
+    Q_L, R_L = torch.linalg.qr(torch.cat([Bt_L[:, :w], Bt_L[:, w:] / size], dim=1).mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
-    S_hat = R_K @ core(S, delta_S, C_K, C_L, shared) @ R_L.mT
-    finite = torch.isfinite(S_hat).all(2).all(1)
-    P, sigma, Qt = torch.linalg.svd(torch.where(finite[:, None, None], S_hat, 0.0), full_matrices=False)
-    return HouseholderCore(torch.where(finite[:, None], sigma, torch.inf), P.mT @ Q_K.mT, Qt @ Q_L.mT)
+    S_hat = R_K @ core(S / size, delta_S / size, C_K, C_L, shared) @ R_L.mT
+    P, sigma, Qt = torch.linalg.svd(S_hat, full_matrices=False)
+    return HouseholderCore(sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT)
+
+
+def _power_of_two(*given: Tensor) -> Tensor:
+    """Above the largest entry of each layer by a factor of 2 at most, or 1 for zeros: (L, 1, 1).
+
+    The range of quotients by it is that of normal numbers: subnormal ones are left somewhat below 1.
+    """
+    largest = torch.stack([X.abs().amax((1, 2)) for X in given]).amax(0)
+    _, exponent = torch.frexp(largest)
+    return torch.exp2(exponent.clamp(-1000, 1000).double())[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -330,6 +331,30 @@ def test_a_gram_matrix_without_a_cholesky_factor_goes_the_exact_way(
     U, S, V = results[1]
     expected = _reference(factors[1], updates[1], tau=0.1).Y.full()
     assert float((U @ S @ V.mT - expected).norm()) < CRITERION * torch.finfo(torch.float32).eps * float(expected.norm())
+
+
+@pytest.mark.parametrize("size", [2.0**-1070, 2.0**-565, 1.0, 2.0**532, 2.0**1015], ids=lambda size: f"{size:.0e}")
+def test_squares_of_what_is_decomposed_are_in_the_range(
+    size: float, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """Solvers of devices may square what they are given; a power of two changes no bit but of what is subnormal."""
+    factors, update = random_layer(24, 16, 4, generator), random_update(random_layer(24, 16, 4, generator), generator)
+    honest: dict[str, Callable[..., Any]] = {name: getattr(torch.linalg, name) for name in ("qr", "svd")}
+    seen = []
+
+    def looking(name: str, X: Tensor, **options: Any) -> Any:
+        seen.append(float(X.abs().max()))
+        return honest[name](X, **options)
+
+    (U1, S1, V1), _ = updated(factors, update, tau=0.1)
+    for name in honest:
+        monkeypatch.setattr(torch.linalg, name, partial(looking, name))
+    U, S, V = factors
+    (U2, S2, V2), _ = updated((U, size * S, V), [size * X for X in update], tau=0.1)
+    assert len(seen) == 3
+    assert all(2.0**-80 < largest < 2.0**30 for largest in seen)
+    if size > torch.finfo(torch.float64).tiny:
+        assert all(torch.equal(X, Y) for X, Y in ((U1, U2), (size * S1, S2), (V1, V2)))
 
 
 def test_no_drift_in_a_thousand_single_precision_steps(generator: torch.Generator) -> None:
