@@ -537,8 +537,10 @@ class LayerBank:
         ranks = tuple(rank.tolist())
         width = max(ranks)
         kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
-        inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
-        values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
+        both = [kept]
+        if found:  # the Gram route divides by σ; the other one, where 1/σ may be beyond the range, does not
+            both.append(np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0))
+        values = torch.from_numpy(np.stack(both)).to(self.device)
         for group in self._lengths:  # no longer in use
             group.storage[:, width : max(self.ranks)] = 0.0
         self._S[:, : max(self.ranks), : max(self.ranks)] = 0.0
