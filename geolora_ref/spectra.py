@@ -55,7 +55,12 @@ def to_size(r: int, smallest: float) -> Spectrum:
     return np.append(np.linspace(1.0, 0.5, r - 1), smallest)
 
 
-EXTREME = {"denormal": denormal}
-"""Profiles at the end of the range of double precision, for the conformance cases."""
+def small(r: int) -> Spectrum:
+    """Ones, and at the end 9e-13, which is small and no rounding."""
+    return np.append(np.ones(r - 1), 9e-13)
+
+
+EXTREME = {"denormal": denormal, "small": small}
+"""Profiles near the ends of range and precision of double numbers, for the conformance cases."""
 
 SPECTRA = {f.__name__: f for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)}

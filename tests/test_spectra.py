@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geolora_ref.spectra import EXTREME, SPECTRA, algebraic, clustered, denormal, flat, geometric, one_tiny, to_size, zero_tail
+from geolora_ref.spectra import (
+    EXTREME,
+    SPECTRA,
+    algebraic,
+    clustered,
+    denormal,
+    flat,
+    geometric,
+    one_tiny,
+    small,
+    to_size,
+    zero_tail,
+)
 
 EPS = float(np.finfo(float).eps)
 
@@ -17,7 +29,7 @@ def test_a_profile_is_a_sorted_spectrum_of_norm_one(name: str, r: int) -> None:
     assert sigma.shape == (r,)
     assert sigma.dtype == np.float64
     assert np.all(np.diff(sigma) <= 0.0)
-    assert sigma[0] == 1.0 or (name, r) == ("one_tiny", 1)
+    assert sigma[0] == 1.0 or (name, r) in (("one_tiny", 1), ("small", 1))
     assert sigma[-1] >= 0.0
 
 
@@ -25,7 +37,7 @@ def test_the_names_are_those_of_the_functions() -> None:
     assert {f: SPECTRA[f.__name__] for f in (flat, geometric, algebraic, clustered, one_tiny, zero_tail)} == {
         f: f for f in SPECTRA.values()
     }
-    assert {"denormal": denormal} == EXTREME
+    assert {"denormal": denormal, "small": small} == EXTREME
 
 
 def test_flat_and_algebraic() -> None:
@@ -48,6 +60,10 @@ def test_clusters_differ_by_single_units_in_the_last_place(r: int, half: int) ->
     sigma = clustered(r)
     assert sigma[:half].tolist() == [1.0 - k * EPS for k in range(half)]
     assert sigma[half:].tolist() == [1e-3 * (1.0 - k * EPS) for k in range(r - half)]
+
+
+def test_small() -> None:
+    assert small(3).tolist() == [1.0, 1.0, 9e-13]
 
 
 def test_one_tiny() -> None:

@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.spectra import EXTREME, SPECTRA
 
-__all__ = ["CORES", "GRADIENTS", "ONE_SIDED", "TRAPS", "CaseParameters", "StepCase", "draw_cases", "draw_parameters"]
+__all__ = [
+    "BASES",
+    "CORES",
+    "GRADED",
+    "GRADIENTS",
+    "ONE_SIDED",
+    "SPARSE",
+    "TRAPS",
+    "CaseParameters",
+    "StepCase",
+    "draw_cases",
+    "draw_parameters",
+]
 
 Matrix = NDArray[Any]
 
@@ -24,6 +36,16 @@ GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in th
 
 ONE_SIDED = ("off core", "left", "right")
 """Further gradients, which are not drawn: UᴴGV = 0, and only the residuals of K and L, of K, or of L are there."""
+
+GRADED = {"graded": 3e-11, "steep": 1e-7}
+"""More of them: UᴴGV = 0, and the singular values of both residuals fall from 1 to this."""
+
+BASES = ("random", "unit", "padded")
+"""How U and V are given: Haar distributed, columns of the identity, or Haar distributed behind rows of zeros."""
+
+SPARSE = ("sparse", "padded")
+"""Gradients with zero rows and columns, for bases that have zeros: behind the columns of the identity one, as many as U and V have."""
+PADDING = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +66,7 @@ class CaseParameters:
     magnitude: float = 1.0
     complex: bool = False
     seed: int = 0
+    bases: str = "random"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +88,12 @@ class StepCase:
     def build(cls, parameters: CaseParameters) -> StepCase:
         """Make the matrices; the same parameters give the same matrices.
 
-        Raises ``ValueError`` for r > min(m, n), and for a spectrum, core or gradient that is not known by this name.
+        Raises ``ValueError`` for r > min(m, n), and for a spectrum, core, gradient or bases not known by this name.
         """
         p, rng = parameters, np.random.default_rng(parameters.seed)
         if not 1 <= p.r <= min(p.m, p.n):
             raise ValueError(f"r: expected between 1 and min(m, n) = {min(p.m, p.n)}, found {p.r}")
-        U, V = _unitary(rng, p.m, p.complex)[:, : p.r], _unitary(rng, p.n, p.complex)[:, : p.r]
+        U, V = _basis(rng, p.m, p), _basis(rng, p.n, p)
         S = p.magnitude * _core(rng, p)
         return cls(p, U, S, V, _gradient(rng, p, U, V))
 
@@ -169,6 +192,15 @@ def _unitary(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:
     return Q * (np.diag(R) / np.abs(np.diag(R)))
 
 
+def _basis(rng: np.random.Generator, size: int, p: CaseParameters) -> Matrix:
+    if p.bases not in BASES:
+        raise ValueError(f"bases: expected one of {BASES}, found {p.bases!r}")
+    if p.bases == "unit":
+        return np.eye(size, p.r)
+    zeros = PADDING if p.bases == "padded" else 0
+    return np.concatenate([np.zeros((zeros, p.r)), _unitary(rng, size - zeros, p.complex)[:, : p.r]])
+
+
 def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
     spectra = SPECTRA | EXTREME
     if p.spectrum not in spectra:
@@ -210,11 +242,29 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         "tiny": 1e-12 * Z,
         "left": Z @ V @ V.conj().T - U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "right": U @ (U.conj().T @ Z) - U @ (U.conj().T @ Z @ V) @ V.conj().T,
+        "sparse": np.where(_but(len(U), U.shape[1]) & _but(len(V), V.shape[1]).T, Z, 0.0),
+        "padded": np.where((np.arange(len(U)) >= PADDING)[:, None] & (np.arange(len(V)) >= PADDING), Z, 0.0),
     }
     constants["off core"] = constants["left"] + constants["right"]
+    if kind in GRADED:
+        return _graded(constants["left"] @ V, constants["right"].conj().T @ U, U, V, GRADED[kind])
     if kind not in constants:
-        raise ValueError(f"gradient: expected one of {GRADIENTS + ONE_SIDED}, found {kind!r}")
+        raise ValueError(f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE)}, found {kind!r}")
     return constants[kind]
+
+
+def _but(size: int, index: int) -> Matrix:
+    """Where a row is not this one: (size, 1)."""
+    others: Matrix = np.arange(size)[:, None] != index
+    return others
+
+
+def _graded(K: Matrix, L: Matrix, U: Matrix, V: Matrix, smallest: float) -> Matrix:
+    """G with GV and GᴴU of these ranges outside of U and V, their singular values from 1 to ``smallest``, and UᴴGV = 0."""
+    (P, _, Qh), (P_L, _, Q_Lh) = (np.linalg.svd(X, full_matrices=False) for X in (K, L))
+    values = np.geomspace(1.0, smallest, U.shape[1])
+    G: Matrix = (P * values) @ Qh @ V.conj().T + U @ ((P_L * values) @ Q_Lh).conj().T
+    return G
 
 
 def _spd(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:

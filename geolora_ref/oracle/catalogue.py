@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from geolora_ref.oracle.cases import CORES, GRADIENTS, ONE_SIDED, TRAPS, CaseParameters
+from geolora_ref.spectra import SPECTRA
 
 __all__ = ["FLOOR", "ConformanceCase", "catalogue"]
 
@@ -28,6 +31,7 @@ SHAPES = {
     "one-by-one": (1, 1, 1, "the smallest matrix"),
     "one-row": (1, 7, 1, "m = 1"),
     "one-column": (7, 1, 1, "n = 1"),
+    "short-wide": (6, 13, 4, "0 < m − r < r ≤ n − r: fewer new columns than r on one side alone"),
     "larger": (48, 33, 8, "rounding errors grow with the size; the criteria's scale must follow"),
 }
 LIMITED = {
@@ -41,6 +45,8 @@ LIMITED = {
     ),
     "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", complex=True), "complex numbers"),
     "large": (CaseParameters(10, 8, 3, "algebraic", "dense", magnitude=100.0), "‖W‖ is not of size 1"),
+    "no-gradient": (CaseParameters(11, 8, 3, "algebraic", "dense", "zero"), "no gradient: new directions may be any"),
+    "beyond-half": (CaseParameters(7, 6, 4, "algebraic", "dense"), "2r > min(m, n)"),
 }
 """States in which limits are often forgotten, because a branch of their own takes them."""
 LIMITS = {
@@ -50,9 +56,10 @@ LIMITS = {
     "min-beyond": "a minimum rank above what there is: all directions are kept, which are orthonormal all the same",
     "max": "a cap below r",
     "at": "a cap at r",
+    "max-beyond": "a cap above what there is",
 }
-NEVER = {"full-rank": ("min-beyond", "at"), "rank-one": ("max",)}
-"""Where a limit cannot be what its name says: beyond or at all columns, below 1."""
+NEVER = {"full-rank": ("min-beyond", "at"), "rank-one": ("max",), "beyond-half": ("min-beyond",)}
+"""Where a limit cannot be what its name says: beyond or at all columns, below 1, beyond min(m, n)."""
 CLOSE = 100.0 * 4.0 * 21.0**0.5 * 2.0
 """How near to the threshold 1 a tail of 1 can lie and still be clearly on one side, in eps: 100 units of 4√(m + n)·s with
 m + n = 21, s = ‖Σ‖ = 2, where 30(1 + τ) of them may be rounding."""
@@ -88,6 +95,11 @@ BLOCKS = {
     "columns": (70, 1100, 20, "the mirror image of rows"),
     "core": (150, 140, 68, "cores larger than 128, ranks larger than 64"),
 }
+SIZES = {
+    "capacity-32": (83, 71, 32, "r = 32, as large as storage often is"),
+    "capacity-64": (148, 135, 64, "r = 64, as large as storage often is"),
+}
+"""Further blocks, with a dense S alone."""
 BLOCK_REASONS = {
     "diagonal": "the rank is capped as in training",
     "dense": "S was trained, there is no cap",
@@ -102,6 +114,24 @@ SPECTRUM_REASONS = {
     "zero_tail": "exact zeros behind the first half",
     "denormal": "the smallest singular values are subnormal numbers",
 }
+BASES: dict[str, tuple[CaseParameters, str]] = {
+    "unit-zero": (CaseParameters(9, 7, 3, "algebraic", "diagonal", "zero", bases="unit"), "no gradient"),
+    "unit-min": (
+        CaseParameters(9, 7, 3, "algebraic", "diagonal", "zero", bases="unit", min_rank=5),
+        "no gradient, and new directions are wanted: the first unit vectors are in the bases already",
+    ),
+    "unit-sparse": (
+        CaseParameters(9, 7, 3, "algebraic", "diagonal", "sparse", bases="unit"),
+        "the residuals begin with a zero, whose sign is 0",
+    ),
+    "padded": (CaseParameters(9, 7, 2, "algebraic", "dense", "padded", bases="padded"), "two rows are zero and stay so"),
+}
+"""Bases and gradients with exact zeros, which random ones never have."""
+GRADES = {
+    "graded": "of the residuals' singular values the last is 3e-11: small, and no rounding",
+    "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
+}
+TAILS = {"above": 1.0 + 1e-9, "below": 1.0 - 1e-9}
 GRADIENT_REASONS = {
     "quadratic": "the gradient depends on the state",
     "zero": "no gradient: W may not move",
@@ -152,10 +182,16 @@ TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "theta-0.25": ({"tau": None, "theta": 0.25}, "an absolute threshold is not relative to anything"),
     "theta-large": ({"tau": None, "theta": 1e3}, "an absolute threshold above ‖W‖"),
 }
+LAYOUT_SHAPES = ("square", "tall", "wide")
+STRIDED = ("rank-one",)
+"""Further shapes of every layout but "mixed": a single column has any stride."""
 LAYOUTS = {
     "columns": "the arguments lie in memory column by column, as a transposed array does",
     "spaced": "the arguments are every second column of wider arrays, as a slice is; between them is NaN",
     "mixed": "the factors lie in memory row by row, the gradients column by column: each array has strides of its own",
+    "padded": "the arguments are the first columns of wider arrays, of stacks every second problem; behind them is NaN",
+    "long": "the arguments are the first rows of longer arrays that lie column by column; below them is NaN",
+    "reversed": "the arguments are views of arrays whose rows are in reverse order: strides are negative",
 }
 CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unclipped": ({}, "no cap"),
@@ -205,6 +241,9 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_sequences(),
         *_long_runs(),
         *_layouts(),
+        *_bases(),
+        *_graded(),
+        *_tails(),
     )
     return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
 
@@ -254,6 +293,11 @@ def _magnitudes() -> Iterator[ConformanceCase]:
             parameters = CaseParameters(9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
             reason = f"all numbers are of size 1e{exponent}: {products} leave the range of the dtype unless they are scaled"
             yield _case("magnitude", f"1e{exponent}-{core}", (core, needed), reason, parameters)
+        if products == "squares":
+            size = 10.0**exponent
+            parameters = CaseParameters(9, 7, 3, "algebraic", "dense", tau=None, theta=0.2 * size, magnitude=size)
+            reason = f"all numbers are of size 1e{exponent}, the absolute threshold too: its square leaves the range of the dtype"
+            yield _case("magnitude", f"1e{exponent}-theta", ("theta", needed), reason, parameters)
 
 
 def _truncations() -> Iterator[ConformanceCase]:
@@ -298,6 +342,7 @@ def _limits() -> Iterator[ConformanceCase]:
             "min-beyond": {"tau": 0.3, "min_rank": 2 * p.r + 1},
             "max": {"tau": 0.0, "max_rank": p.r - 1},
             "at": {"tau": 0.0, "max_rank": p.r},
+            "max-beyond": {"tau": 0.0, "max_rank": 64},
         }
         for name, reason in LIMITS.items():
             if name in NEVER.get(state, ()):
@@ -311,6 +356,8 @@ def _thresholds() -> Iterator[ConformanceCase]:
         for core in ("diagonal", "dense"):
             parameters = CaseParameters(12, 9, 4, "flat", core, "zero", **threshold)
             yield _case("threshold", f"{name}-{core}", (name, core), reason, parameters)
+    parameters, reason = CaseParameters(12, 9, 4, "small", "diagonal", "zero"), "τ = 0, and the last singular value is 9e-13"
+    yield _case("threshold", "small-diagonal", ("small", "diagonal"), reason, parameters)
 
 
 def _blocks() -> Iterator[ConformanceCase]:
@@ -319,6 +366,12 @@ def _blocks() -> Iterator[ConformanceCase]:
             tau, cap = (0.05 if core == "dense" else 0.0), (r if core == "diagonal" else None)
             parameters = CaseParameters(m, n, r, "algebraic", core, tau=tau, max_rank=cap)
             yield _case("block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters)
+    for name, (m, n, r, reason) in SIZES.items():
+        yield _case("block", f"{name}-dense", (name, "dense"), reason, CaseParameters(m, n, r, "algebraic", "dense", tau=0.05))
+    for name in ("aligned-tall", "core"):
+        m, n, r, reason = BLOCKS[name]
+        parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero")
+        yield _case("block", f"{name}-nothing", (name, "zero"), f"{reason}; S = 0 and no gradient: Ŵ = 0", parameters)
     for name in ("aligned-tall", "rows"):
         m, n, r, reason = BLOCKS[name]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
@@ -350,9 +403,40 @@ def _long_runs() -> Iterator[ConformanceCase]:
 
 def _layouts() -> Iterator[ConformanceCase]:
     for layout, reason in LAYOUTS.items():
-        for name in ("square", "tall", "wide"):
+        for name in (*LAYOUT_SHAPES, *(() if layout == "mixed" else STRIDED)):
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
             yield _case(
                 "layout", f"{layout}-{name}", (layout, name), f"{reason}: strides have to be read", parameters, layout=layout
             )
+    for layout in ("columns", "long"):
+        m, n, r, _ = SHAPES["tall"]
+        parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
+        reason = f"{LAYOUTS[layout]}: what is transposed by its strides is not conjugated"
+        yield _case("layout", f"{layout}-complex", (layout, "complex"), reason, parameters, layout=layout)
+
+
+def _bases() -> Iterator[ConformanceCase]:
+    for name, (parameters, reason) in BASES.items():
+        yield _case("basis", name, (parameters.bases,), f"U and V have exact zeros: {reason}", parameters)
+
+
+def _graded() -> Iterator[ConformanceCase]:
+    for gradient, reason in GRADES.items():
+        parameters = CaseParameters(12, 10, 3, "algebraic", "dense", gradient, learning_rate=1.0)
+        yield _case("gradient", f"{gradient}-dense-rate-1", (gradient, "dense"), reason, parameters)
+
+
+def _tails() -> Iterator[ConformanceCase]:
+    sigma = SPECTRA["algebraic"](4)
+    tails = [float(np.linalg.norm(sigma[kept:])) for kept in range(4)]
+    for kept in (1, 3):
+        for side, factor in TAILS.items():
+            limits: dict[str, dict[str, Any]] = {
+                "tau": {"tau": factor * tails[kept] / tails[0]},
+                "theta": {"tau": None, "theta": factor * tails[kept]},
+            }
+            for kind, threshold in limits.items():
+                parameters = CaseParameters(12, 9, 4, "algebraic", "diagonal", "zero", **threshold)
+                reason = f"the threshold is 1e-9 {side} the tail behind {kept}, in numbers that single precision has not"
+                yield _case("threshold", f"tail-{kept}-{kind}-{side}-diagonal", (kind, side, "diagonal"), reason, parameters)

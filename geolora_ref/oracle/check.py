@@ -215,14 +215,14 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
     drawn, rng = _drawn(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
     worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
-    held: deque[Sequence[Held]] = deque(maxlen=HELD)
+    held: deque[list[Held]] = deque(maxlen=HELD)
     own: Sequence[Array] = ()
     for k in range(case.steps):
         inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout)
         outcome = harness.call(inputs, drawn.gradient, itertools.chain(*held), own)
         verdict = _verdict(harness, inputs, outcome)
         worst = max(worst, verdict.worst_ratio)
-        held.appendleft(outcome.held)
+        held.appendleft(list(outcome.held))
         if not verdict.passed or outcome.factors is None:
             row = replace(row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
             row = replace(row, where=outcome.where, rank=_ranks(verdict))
@@ -230,9 +230,23 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
         state = outcome.factors
         if case.trained:  # as an optimizer does between two steps: S becomes dense
             state = (state[0], harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape)), state[2])
-        own = () if case.trained else outcome.own
+        own = _overwritten(harness, held[0], state) if case.trained else outcome.own
     spoil(X for _, X, _ in itertools.chain(*held))
     return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs if outcome.factors else None
+
+
+def _overwritten(harness: Harness, held: list[Held], state: Sequence[Matrix]) -> Sequence[Array]:
+    """U, S and V as the backend was given them, with the numbers of a new state, as the caller of an optimizer keeps them.
+
+    Nothing if one of them has another shape now.  What is overwritten is no longer ``held``.
+    """
+    given = [] if harness.batched else [X for _, X, _ in held[:3]]
+    if not given or [tuple(X.shape) for X in given] != [X.shape for X in state]:
+        return ()
+    if not all(harness.conversion.overwritten(X, values) for X, values in zip(given, state, strict=True)):
+        return ()
+    del held[:3]
+    return given
 
 
 def _ranks(verdict: Verdict) -> dict[str, int] | None:
@@ -351,7 +365,7 @@ def check_step(
 
 def questions(harness: Harness) -> list[ConformanceCase]:
     """The cases that a backend can be asked."""
-    given, cases = harness.conversion, [case for case in catalogue() if case.layout == "rows" or harness.conversion.has_layouts]
+    given, cases = harness.conversion, [case for case in catalogue() if harness.conversion.has_layout(case.layout)]
     return [case for case in cases if applicable(case, given.dtype, harness.precision)]
 
 

@@ -70,16 +70,15 @@ class Conversion:
         scope: contextlib.AbstractContextManager[Any] = importlib.import_module("jax").enable_x64(True)
         return scope
 
-    @property
-    def has_layouts(self) -> bool:
-        """Whether arrays of the library can lie in memory in several ways; those of JAX cannot."""
-        return self.array != "jax"
+    def has_layout(self, layout: str) -> bool:
+        """Whether arrays of the library can lie in memory so: those of JAX in no way of our choice, torch's never backwards."""
+        return layout == "rows" or (self.array != "jax" and not (self.array == "torch" and layout == "reversed"))
 
     def laid_out(self, X: Matrix, layout: str) -> Array:
-        """A new array of the library, in memory row by row, column by column, or every second column of a wider one.
+        """A new array of the library, in memory row by row or in another way (``catalogue.LAYOUTS``).
 
-        What lies between the columns is NaN, the first number too: nobody but a backend that ignores strides, or where an array
-        begins in its memory, reads it.
+        What lies between its numbers, before the first one too, is NaN: nobody but a backend that ignores strides, or where an
+        array begins in its memory, reads it.
         """
         if layout == "columns":
             return self.to(X.swapaxes(-1, -2)).swapaxes(-1, -2)
@@ -87,7 +86,28 @@ class Conversion:
             wide = np.repeat(X, 2, axis=-1)
             wide[..., ::2] = np.nan
             return self.to(wide)[..., 1::2]
+        if layout == "padded":
+            return self._corner(X)
+        if layout == "long":
+            return self._corner(X.swapaxes(-1, -2)).swapaxes(-1, -2)
+        if layout == "reversed":
+            rows = X.shape[-2]  # as many again behind them, for those who read forwards
+            return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, :]
         return self.to(X)
+
+    def _corner(self, X: Matrix) -> Array:
+        """X as the first columns of an array with three more, every second one of a stack."""
+        wide = np.concatenate([X, np.full((*X.shape[:-1], 3), np.nan, X.dtype)], axis=-1)
+        if X.ndim == 2:
+            return self.to(wide)[:, : X.shape[-1]]
+        return self.to(np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:]))[::2, :, : X.shape[-1]]
+
+    def overwritten(self, X: Array, values: Matrix) -> bool:
+        """Write these values into an array; False if it has another shape, or its library's arrays never change."""
+        if self.array == "jax" or tuple(X.shape) != values.shape:
+            return False
+        X[...] = self.to(values)
+        return True
 
     def to(self, X: Matrix) -> Array:
         """A new array of the library, its values rounded to the dtype, row by row in memory."""

@@ -69,7 +69,7 @@ class Diagnosis:
                 "is not deterministic, or does not read its own results in their layout."
             )
         deviating = f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
-        told += [f"Where nothing is truncated, {deviating}."] if deviating else []
+        told += [f"Where nothing is truncated, {deviating}."] if deviating and not self.rank_only else []
         return " ".join(told)
 
     def _likeness(self) -> list[str]:

@@ -251,7 +251,7 @@ class Harness:
         return Outcome(results, held=held, own=() if self.batched else tuple(named.values()), listed=listed)
 
     def _unlike(self, named: Mapping[str, Any], given: Array) -> str:
-        """Which result is no array of the library, dtype and device that were given, or an empty string."""
+        """Which result is no array of the library, dtype and device that were given, or not the caller's; or an empty string."""
         for name, X in named.items():
             if not isinstance(X, type(given)):
                 return f"{name}: expected an array of {self.conversion.array}, found {type(X).__module__}.{type(X).__qualname__}"
@@ -259,6 +259,10 @@ class Harness:
                 expected, found = (str(getattr(Y, kind, "")).removeprefix("torch.") for Y in (given, X))
                 if found != expected:
                     return f"{name}: expected {expected}, found {found}"
+            if getattr(X, "requires_grad", False):
+                return f"{name}: expected an array that belongs to the caller, found one that requires gradients"
+            if hasattr(X, "is_inference") and X.is_inference():
+                return f"{name}: expected an array that belongs to the caller, found an inference tensor, which nobody can change"
         return ""
 
 

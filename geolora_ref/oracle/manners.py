@@ -75,8 +75,36 @@ def _settings() -> list[_Setting]:
             _Setting(said.format("grad mode"), torch.is_grad_enabled, torch.set_grad_enabled),
             _Setting(said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype),
             _Setting(said.format("choice of deterministic algorithms"), *deterministic),
+            _Setting(said.format("number of threads"), torch.get_num_threads, torch.set_num_threads),
+            _Setting(said.format("precision of float32 products"), *_products(torch)),
+            _Setting(said.format("treatment of subnormal numbers"), _flushes, torch.set_flush_denormal),
         ]
     return settings
+
+
+def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """How the precision of products is read and put back: the common setting, and since torch 2.9 that of each backend."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
+
+    def read() -> tuple[str, ...]:
+        try:
+            common = torch.get_float32_matmul_precision()
+        except RuntimeError:  # the backends do not agree
+            common = ""
+        return common, *(backend.fp32_precision for backend in backends)
+
+    def write(before: tuple[str, ...]) -> None:
+        if before[0]:
+            torch.set_float32_matmul_precision(before[0])
+        for backend, precision in zip(backends, before[1:], strict=True):
+            backend.fp32_precision = precision
+
+    return read, write
+
+
+def _flushes() -> bool:
+    """Whether this thread takes subnormal numbers for 0."""
+    return bool(np.multiply(np.float64(5e-324), 1.0) == 0.0)
 
 
 def _on_cuda(torch: Any) -> list[_Setting]:

@@ -59,9 +59,13 @@ def test_a_transposed_array_is_converted_as_it_looks() -> None:
 @pytest.mark.parametrize("array", ["numpy", "torch"])
 def test_an_array_lies_in_memory_as_it_is_told_to(array: str) -> None:
     load(array)
-    conversion, strides = Conversion(array), {"rows": (3, 1), "columns": (1, 2), "spaced": (6, 2)}
+    conversion = Conversion(array)
+    strides = {"rows": (3, 1), "columns": (1, 2), "spaced": (6, 2), "padded": (6, 1), "long": (1, 5), "reversed": (-3, 1)}
+    assert conversion.has_layout("reversed") == (array == "numpy")
     for given in (X, X.T.copy().T, np.stack([X, -X])):
         for layout, expected in strides.items():
+            if not conversion.has_layout(layout):
+                continue
             there = conversion.laid_out(given, layout)
             found = there.stride() if array == "torch" else tuple(step // X.itemsize for step in there.strides)
             assert found[-2:] == expected
@@ -70,6 +74,28 @@ def test_an_array_lies_in_memory_as_it_is_told_to(array: str) -> None:
 
 def test_between_the_columns_of_a_slice_there_is_nothing_to_compute_with() -> None:
     assert np.all(np.isnan(Conversion().laid_out(X, "spaced").base[:, ::2]))
+
+
+def test_a_stack_may_be_every_second_problem_of_a_longer_one() -> None:
+    stack = Conversion().laid_out(np.stack([X, -X]), "padded")
+    assert stack.strides[0] == 2 * len(X) * stack.strides[1]
+
+
+def test_who_reads_forwards_what_is_reversed_stays_in_its_memory() -> None:
+    there = Conversion().laid_out(X, "reversed")
+    forwards = np.lib.stride_tricks.as_strided(there, X.shape, (X.shape[1] * X.itemsize, X.itemsize))
+    assert np.array_equal(forwards[0], X[0])
+    assert np.all(np.isnan(forwards[1:]))
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch", "jax"])
+def test_an_array_is_overwritten_where_its_library_can(array: str) -> None:
+    load(array)
+    conversion = Conversion(array)
+    there = conversion.to(X)
+    assert conversion.overwritten(there, -X) == (array != "jax")
+    assert np.array_equal(conversion.back(there), X if array == "jax" else -X)
+    assert not conversion.overwritten(there, X[:1])
 
 
 def test_torch_tensors_are_made_on_the_device_that_is_named() -> None:

@@ -357,6 +357,25 @@ def test_results_may_have_any_layout_and_come_back_in_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("handed_out", "what"),
+    [
+        (lambda torch, X: X.clone().requires_grad_() * 1.0, "one that requires gradients"),
+        (lambda torch, X: torch.nn.Parameter(X), "one that requires gradients"),
+        (lambda torch, X: torch.inference_mode()(X.clone)(), "an inference tensor, which nobody can change"),
+    ],
+)
+def test_results_belong_to_the_caller(handed_out: Callable[..., Any], what: str) -> None:
+    torch = load("torch").module
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = right(*arrays, **parameters)
+        return U1, handed_out(torch, S1), V1
+
+    found = errors(step, array="torch", select={"group": "limit"})
+    assert found == {f"S1: expected an array that belongs to the caller, found {what}"}
+
+
+@pytest.mark.parametrize(
     ("meddle", "what"),
     [
         (lambda torch: torch.manual_seed(3), "seeded or used torch's global random generator"),
@@ -365,13 +384,17 @@ def test_results_may_have_any_layout_and_come_back_in_it() -> None:
         (lambda torch: torch.set_default_dtype(torch.float64), "left torch with another default dtype"),
         (lambda torch: torch.use_deterministic_algorithms(True), "left torch with another choice of deterministic algorithms"),
         (lambda torch: torch.use_deterministic_algorithms(False), "left torch with another choice of deterministic algorithms"),
+        (lambda torch: torch.set_num_threads(3), "left torch with another number of threads"),
+        (lambda torch: torch.set_float32_matmul_precision("medium"), "left torch with another precision of float32 products"),
+        (lambda torch: torch.set_flush_denormal(True), "left torch with another treatment of subnormal numbers"),
     ],
 )
 def test_global_state_belongs_to_the_caller(meddle: Callable[[Any], None], what: str) -> None:
     torch = load("torch").module
 
     def settings() -> tuple[Any, ...]:
-        return torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_deterministic_debug_mode()
+        modes = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_deterministic_debug_mode()
+        return *modes, torch.get_num_threads(), torch.get_float32_matmul_precision(), np.float64(5e-324) * 1.0
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         meddle(torch)

@@ -1,0 +1,258 @@
+"""Defects of optimized backends that one kind of question alone shows: the cases that are there for them fail, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.check import check_step
+from geolora_ref.oracle.stages import Stages
+from tests.nightly import NIGHTLY
+from tests.steps import Matrix
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+Step = Callable[..., Any]
+RIGHT = Stages()
+EVERYTHING: dict[str, Any] = {"tau": 0.0, "theta": None, "max_rank": None, "min_rank": 1}
+
+
+def right(*arrays: Any, **parameters: Any) -> Any:
+    return RIGHT.step(*arrays, **parameters)
+
+
+def reading(read: Callable[[Any], Any]) -> Step:
+    """Every argument is read so."""
+    return lambda *arrays, **parameters: right(*map(read, arrays), **parameters)
+
+
+def in_place_of(change: Callable[..., Mapping[str, Any]]) -> Step:
+    """Some arguments or parameters are exchanged before the step."""
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        given = dict(zip(("U", "S", "V", "dK", "dL", "dS"), arrays, strict=True)) | parameters
+        given |= change(**given)
+        return right(**given)
+
+    return step
+
+
+def cut(whole: tuple[Matrix, Matrix, Matrix], r: int) -> tuple[Matrix, ...]:
+    """The first r directions."""
+    U1, S1, V1 = whole
+    return U1[:, :r].copy(), S1[:r, :r].copy(), V1[:, :r].copy()
+
+
+def untruncated(*arrays: Any, **parameters: Any) -> Any:
+    return right(*arrays, **(parameters | EVERYTHING))
+
+
+# --- where arguments lie -----------------------------------------------------------------------------------------------
+
+
+def with_strides(X: Matrix, *strides: int) -> Matrix:
+    return np.lib.stride_tricks.as_strided(X, X.shape, strides).copy()
+
+
+def unit_stride_is_packed(X: Matrix) -> Matrix:
+    size = X.itemsize
+    return with_strides(X, X.shape[1] * size, size) if X.strides[0] > X.strides[1] == size and X.shape[1] > 1 else X
+
+
+def leading_dimension_is_rows(X: Matrix) -> Matrix:
+    size = X.itemsize
+    return with_strides(X, size, X.shape[0] * size) if X.strides[0] == size and X.shape[1] > 1 else X
+
+
+def one_column_is_packed(X: Matrix) -> Matrix:
+    return with_strides(X, X.itemsize, X.itemsize) if X.shape[1] == 1 and X.strides[0] > 0 else X
+
+
+def backwards_is_forwards(X: Matrix) -> Matrix:
+    return X[::-1] if X.strides[0] < 0 else X
+
+
+def conjugate_lost(*, dL: Matrix, **others: Any) -> Mapping[str, Any]:
+    column_by_column = dL.strides[0] == dL.itemsize and min(dL.shape) > 1
+    return {"dL": dL.conj() if column_by_column else dL}
+
+
+def stacks_are_packed(X: Matrix) -> Matrix:
+    if X.strides[2] != X.itemsize or X.strides[1] < 0:
+        return X
+    return np.lib.stride_tricks.as_strided(X, X.shape, (X.shape[1] * X.strides[1], *X.strides[1:])).copy()
+
+
+def batched(*arrays: Any, **parameters: Any) -> Any:
+    return [right(*one, **parameters) for one in zip(*map(stacks_are_packed, arrays), strict=True)]
+
+
+# --- limits, sizes, exact zeros ----------------------------------------------------------------------------------------
+
+
+def no_new_directions_without_gradient(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
+    whole = right(U, S, V, dK, dL, dS, **p)
+    return whole if dK.any() or dL.any() else cut(whole, min(len(S), len(whole[1])))
+
+
+def cap_is_an_index(U: Any, S: Any, V: Any, *gradients: Any, max_rank: Any, **p: Any) -> Any:
+    if max_rank is not None and max_rank > min(len(U), len(V)):
+        raise IndexError("index 63 is out of bounds")
+    return right(U, S, V, *gradients, max_rank=max_rank, **p)
+
+
+def square_block_for_k(*, U: Any, S: Any, V: Any, dK: Any, **p: Any) -> Mapping[str, Any]:
+    k, r = len(U) - len(S), len(S)
+    short = 0 < k < r <= len(V) - r
+    normal = dK - U @ (U.conj().T @ dK)
+    return {"dK": dK - np.where(np.arange(r) >= k, normal, 0.0) if short else dK}
+
+
+def masked_at_capacity(*, S: Any, dS: Any, **p: Any) -> Mapping[str, Any]:
+    full = np.arange(len(S)) < len(S) - (len(S) in (32, 64))
+    return {"dS": np.where(full, dS, 0.0)}
+
+
+def signs_by_the_first_row(*arrays: Any, **p: Any) -> Any:
+    U1, S1, V1 = right(*arrays, **p)
+    signs = np.sign(U1[0])
+    return U1 * signs, S1, V1 * signs
+
+
+def completed_by_unit_vectors(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
+    U1, S1, V1 = right(U, S, V, dK, dL, dS, **p)
+    r = len(S)
+    if dK.any() or dL.any() or len(S1) <= r:
+        return U1, S1, V1
+    U1, V1 = (np.concatenate([X[:, :r], _completed(X[:, :r], len(S1) - r)], axis=1) for X in (U1, V1))
+    return U1, S1, V1
+
+
+def _completed(U: Matrix, count: int) -> Matrix:
+    new = np.eye(len(U), count) - U @ U[:count].conj().T
+    Q = np.linalg.qr(np.concatenate([U, new], axis=1))[0][:, -count:]
+    return Q * np.where(np.linalg.norm(new, axis=0) > 0.0, 1.0, np.nan)
+
+
+def householder_without_a_sign(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, *, learning_rate: float, **p: Any) -> Any:
+    """x₁ + sign(x₁)‖x‖ with sign(0) = 0 leaves the column as it is, without a pivot."""
+    r = len(S)
+    for basis, new in ((U, dK), (V, dL)):
+        R, scale = np.concatenate([basis, new], axis=1), np.linalg.norm(new)
+        for _ in range(r):  # bases whose columns are unit vectors need no reflection
+            R = R[1:, 1:] if len(R) and R[0, 0] == 1.0 and not R[1:, 0].any() else R[:0, 1:]
+        if len(R) and R[0, 0] == 0.0 and np.linalg.norm(R[:, 0]) > 1e-3 * scale > 0.0:
+            dS = 0.0 * dS
+    return right(U, S, V, dK, dL, dS, learning_rate=learning_rate, **p)
+
+
+def noise_in_nothing(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
+    if len(S) >= 16 and not (S.any() or dK.any()):
+        return cut(right(U, S, V, dK, dL, dS, **(p | {"min_rank": 2, "max_rank": 2})), 2)
+    return right(U, S, V, dK, dL, dS, **p)
+
+
+# --- thresholds and residuals ------------------------------------------------------------------------------------------
+
+
+def tails_in_single(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
+    if not (tau or theta) or max_rank is not None or min_rank > 1:
+        return right(*arrays, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank, **p)
+    whole = untruncated(*arrays, **p)
+    sigma = np.diag(whole[1]).real
+    tails = np.array([np.linalg.norm(sigma[j:]) for j in range(len(sigma))]).astype(np.float32).astype(float)
+    limit = theta if theta is not None else tau * np.linalg.norm(sigma)
+    return cut(whole, max(1, int(np.sum(tails > limit))))
+
+
+def squared_threshold(*, theta: Any, **p: Any) -> Mapping[str, Any]:
+    return {"theta": None if theta is None else float(np.sqrt(np.float64(theta) ** 2))}
+
+
+def small_is_noise(*arrays: Any, **p: Any) -> Any:
+    U1, S1, V1 = right(*arrays, **p)
+    sigma = np.diag(S1).real
+    small = (sigma > 5e-13 * sigma[0]) & (sigma < 1e-12 * sigma[0])
+    return cut((U1, S1, V1), int(np.argmax(small))) if small.any() else (U1, S1, V1)
+
+
+def dropped(relevant: Callable[[Matrix], Matrix]) -> Step:
+    """Directions of the residual of K are left out, by its singular values relative to the largest."""
+
+    def change(*, U: Any, dK: Any, **p: Any) -> Mapping[str, Any]:
+        inside = U @ (U.conj().T @ dK)
+        P, values, Qh = np.linalg.svd(dK - inside, full_matrices=False)
+        beside = np.linalg.norm(dK) + np.linalg.norm(p["S"])
+        if not values[0] > 1e-3 * beside:
+            return {}
+        return {"dK": inside + (P * values * relevant(values / values[0])) @ Qh}
+
+    return in_place_of(change)
+
+
+# --- state -------------------------------------------------------------------------------------------------------------
+
+
+def core_is_kept() -> Step:
+    """A copy of S, made anew where the array is another one."""
+    kept: dict[int, Any] = {}
+
+    def change(*, S: Any, **others: Any) -> Mapping[str, Any]:
+        if id(S) not in kept:
+            kept.clear()
+            kept[id(S)] = S, S.copy()
+        return {"S": kept[id(S)][1]}
+
+    return in_place_of(change)
+
+
+class Narrow(NamedTuple):
+    """A defect, the beginnings of the ids that show it, and how it is asked."""
+
+    step: Step
+    seen: tuple[str, ...]
+    options: Mapping[str, Any] = {}
+
+
+CAPS = tuple(case.id for case in catalogue() if case.id.endswith("-max-beyond") and "complex" not in case.flags)
+NARROW: dict[str, Narrow] = {
+    "a unit stride is taken for packed": Narrow(reading(unit_stride_is_packed), ("layout-padded-",)),
+    "the leading dimension is taken for the rows": Narrow(reading(leading_dimension_is_rows), ("layout-long-",)),
+    "one column is taken for packed": Narrow(reading(one_column_is_packed), ("layout-spaced-rank-one", "layout-padded-rank-one")),
+    "negative strides are dropped": Narrow(reading(backwards_is_forwards), ("layout-reversed-",)),
+    "columns are transposed without conjugation": Narrow(
+        in_place_of(conjugate_lost), ("layout-columns-complex", "layout-long-complex"), {"dtype": "complex128"}
+    ),
+    "stacks are taken for packed": Narrow(batched, ("layout-padded-",), {"batched": True}),
+    "no new directions without a gradient": Narrow(
+        no_new_directions_without_gradient, ("limit-no-gradient-min-beyond", "basis-unit-min")
+    ),
+    "the cap is an index": Narrow(cap_is_an_index, CAPS),
+    "a square block for the new rows of K": Narrow(in_place_of(square_block_for_k), ("shape-short-wide-",)),
+    "a mask at full capacity": Narrow(in_place_of(masked_at_capacity), ("block-capacity-",)),
+    "signs by the first row": Narrow(signs_by_the_first_row, ("basis-",)),
+    "completion by the first unit vectors": Narrow(completed_by_unit_vectors, ("basis-unit-min",)),
+    "Householder's sign of zero": Narrow(householder_without_a_sign, ("basis-unit-sparse",)),
+    "noise where W is zero": Narrow(noise_in_nothing, ("block-aligned-tall-nothing", "block-core-nothing")),
+    "tails in single precision": Narrow(tails_in_single, ("threshold-tail-",)),
+    "ϑ is squared": Narrow(in_place_of(squared_threshold), ("magnitude-1e160-theta", "magnitude-1e-170-theta")),
+    "what is small is noise": Narrow(small_is_noise, ("threshold-small-",)),
+    "a tolerance of 1e-10 for residuals": Narrow(dropped(lambda v: v > 1e-10), ("gradient-graded-",)),
+    "a tolerance of 1e-6, and none for small ones": Narrow(dropped(lambda v: (v > 1e-6) | (v[-1] < 1e-9)), ("gradient-steep-",)),
+    "the core is kept by its address": Narrow(core_is_kept(), tuple(case.id for case in catalogue() if case.trained)),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_cases_that_are_there_for_it_fail_and_no_other(name: str) -> None:
+    """Of the same groups in the ordinary run, of the catalogue in the nightly one."""
+    step, seen, options = NARROW[name]
+    groups = sorted({begin.partition("-")[0] for begin in seen})
+    selections: list[dict[str, str]] = [{}] if NIGHTLY else [{"group": group} for group in groups]
+    failed = [row.id for select in selections for row in check_step(step, **options, select=select).failures]
+    assert {begin for begin in seen if any(id_.startswith(begin) for id_ in failed)} == set(seen)
+    assert not [id_ for id_ in failed if not id_.startswith(seen)]
