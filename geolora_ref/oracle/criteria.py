@@ -60,7 +60,7 @@ class StepInputs:
     """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
 
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
-    arrays lie in memory ("rows", "columns", "spaced" or "mixed"; :func:`geolora_ref.oracle.conversion.layouts`).  ``dense`` :
+    arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).  ``dense`` :
     ‖G‖ where the step forms dK, dL, dS itself, else 0.
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
