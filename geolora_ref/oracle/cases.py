@@ -44,7 +44,7 @@ BASES = ("random", "unit", "padded")
 """How U and V are given: Haar distributed, columns of the identity, or Haar distributed behind rows of zeros."""
 
 SPARSE = ("sparse", "padded")
-"""Gradients with zero rows and columns, for bases that have zeros: one behind the columns of the identity, or those of U and V."""
+"""Gradients with zero rows and columns, for bases that have zeros: one behind those of the identity, or those of U and V."""
 PADDING = 2
 
 
