@@ -14,10 +14,10 @@ from tests.pretended import missing
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = "autocast"  # which a backend that is written in Python does not have
-SLOW = "reference- or adam- or random_state"
+SLOW = "reference- or adam- or merged- or plain- or random_state"
 SUITES = {
     "the fast path and the reference": (["tests/pretended_device.py", "tests/test_devices.py"], 45),
-    "networks": (["tests/nn/test_devices.py", "tests/nn/test_merged.py", "tests/finetune"], 16),
+    "networks": (["tests/nn/test_devices.py", "tests/nn/test_merged.py", "tests/finetune"], 14),
 }
 
 
