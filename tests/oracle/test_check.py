@@ -143,7 +143,7 @@ def report_of(mutant: Mutant) -> Report:
 
 SEEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in != "stages"]
 LOOKED_AT = SEEN if NIGHTLY else SEEN[::20]
-"""The whole kit takes seconds for each mutant here, so the nightly profile looks at all of them, the others at every twentieth."""
+"""The whole kit takes seconds for each mutant here: the nightly profile looks at all of them, the others at every twentieth."""
 
 
 @pytest.mark.parametrize("mutant", LOOKED_AT, ids=lambda m: m.id)
