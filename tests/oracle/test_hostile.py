@@ -514,7 +514,7 @@ def test_right_stages_conform(dtype: str, select: dict[str, str]) -> None:
     assert report.passed, report.failures[:3]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"] if NIGHTLY else ["bfloat16"])
 def test_right_stages_in_half_precision_conform(dtype: str) -> None:
     """Sequences of up to 100 steps among them, in which the defect of the bases adds up."""
     load("torch")
@@ -682,6 +682,8 @@ PLUGIN = {
     "a whole step": (["signs:whole", "--geolora-whole"], "5 passed"),
     "stacks": (["signs:stacked", "--geolora-batched"], "5 passed"),
 }
+BY_NIGHT = ("less precision", "a dense core", "as told", "stages", "a whole step")
+"""Options that the command line has from the same table, where they are tried as well."""
 SIGNS = """
 import numpy as np
 from good import step
@@ -709,8 +711,9 @@ def no_stages(*arrays, **parameters):
 """
 
 
-@pytest.mark.parametrize(("arguments", "message"), PLUGIN.values(), ids=PLUGIN)
-def test_pytest_has_what_the_command_has(folder: Path, arguments: list[str], message: str) -> None:
+@pytest.mark.parametrize("name", [name for name in PLUGIN if NIGHTLY or name not in BY_NIGHT])
+def test_pytest_has_what_the_command_has(folder: Path, name: str) -> None:
+    arguments, message = PLUGIN[name]
     (folder / "signs.py").write_text(SIGNS)
     (folder / "known.txt").write_text("shape-tall-dense a reason\n")
     (folder / "unknown.txt").write_text("misspelt\n")
