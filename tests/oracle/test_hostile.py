@@ -682,7 +682,7 @@ PLUGIN = {
     "a whole step": (["signs:whole", "--geolora-whole"], "5 passed"),
     "stacks": (["signs:stacked", "--geolora-batched"], "5 passed"),
 }
-BY_NIGHT = ("less precision", "a dense core", "as told", "stages", "a whole step")
+BY_NIGHT = ("a dense core", "as told", "stages", "a whole step")
 """Options that the command line has from the same table, where they are tried as well."""
 SIGNS = """
 import numpy as np
