@@ -682,8 +682,6 @@ PLUGIN = {
     "a whole step": (["signs:whole", "--geolora-whole"], "5 passed"),
     "stacks": (["signs:stacked", "--geolora-batched"], "5 passed"),
 }
-BY_NIGHT = ("a dense core", "as told", "stages", "a whole step")
-"""Options that the command line has from the same table, where they are tried as well."""
 SIGNS = """
 import numpy as np
 from good import step
@@ -711,9 +709,8 @@ def no_stages(*arrays, **parameters):
 """
 
 
-@pytest.mark.parametrize("name", [name for name in PLUGIN if NIGHTLY or name not in BY_NIGHT])
-def test_pytest_has_what_the_command_has(folder: Path, name: str) -> None:
-    arguments, message = PLUGIN[name]
+@pytest.mark.parametrize(("arguments", "message"), PLUGIN.values(), ids=PLUGIN)
+def test_pytest_has_what_the_command_has(folder: Path, arguments: list[str], message: str) -> None:
     (folder / "signs.py").write_text(SIGNS)
     (folder / "known.txt").write_text("shape-tall-dense a reason\n")
     (folder / "unknown.txt").write_text("misspelt\n")
