@@ -103,8 +103,8 @@ class Conversion:
         return self.to(np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:]))[::2, :, : X.shape[-1]]
 
     def overwritten(self, X: Array, values: Matrix) -> bool:
-        """Write these values into an array; False if it has another shape, or its library's arrays never change."""
-        if self.array == "jax" or tuple(X.shape) != values.shape:
+        """Write these values into an array of their shape; False if arrays of its library never change."""
+        if self.array == "jax":
             return False
         X[...] = self.to(values)
         return True
