@@ -17,6 +17,7 @@ def fast_updates(
     factors: Sequence[Factors],
     updates: Sequence[Factors],
     *,
+    learning_rate: float = 1.0,
     tau: float | None = None,
     theta: float | None = None,
     min_rank: int = 1,
@@ -24,7 +25,7 @@ def fast_updates(
 ) -> tuple[list[Factors], StepReport]:
     """One step of many layers, any shapes and ranks: (U, S, V) and (ΔK, ΔL, ΔS) of each layer to its new (U, S, V).
 
-    K_new = K − ΔK, L_new = L − ΔL, S_new = S − ΔS, for SGD ΔK = λ dK and so on.  Nothing is changed in place; the results
+    K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, for SGD ΔK = dK and so on.  Nothing is changed in place; the results
     are views of new buffers.  Raises as :meth:`LayerBank.update_`; :class:`LayerBank` spares the copies.
     """
     largest = max((int(U.shape[-1]) for U, _, _ in factors), default=1)
@@ -35,7 +36,8 @@ def fast_updates(
     bank = LayerBank.of(factors, capacity)
     delta_K, delta_L, delta_S = zip(*updates, strict=True) if updates else ((), (), ())
     most = [min(limit or capacity, capacity) for limit in limits]
-    report = bank.update_(delta_K, delta_L, delta_S, tau=tau, theta=theta, min_rank=min_rank, max_rank=most)
+    limited: dict[str, Any] = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": most}
+    report = bank.update_(delta_K, delta_L, delta_S, learning_rate=learning_rate, **limited)
     return [bank.factors(layer) for layer in range(len(factors))], report
 
 
@@ -73,11 +75,7 @@ def batched_step(
     min_rank: int,
     max_rank: int | None,
 ) -> list[Factors]:
-    """One SGD step of a stack of layers, U (L, m, r) and so on; a list, because the new ranks differ (``--batched``).
-
-    λ dK is formed in float32 for storage of less precision: rounded to that storage it would lose what the step keeps.
-    """
-    rate = checks.nonnegative_number("learning_rate", learning_rate)
-    wide = [X if X.element_size() >= 4 else X.float() for X in (dK, dL, dS)]
-    factors, updates = list(zip(U, S, V, strict=True)), list(zip(*(rate * X for X in wide), strict=True))
-    return fast_updates(factors, updates, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)[0]
+    """One SGD step of a stack of layers, U (L, m, r) and so on; a list, because the new ranks differ (``--batched``)."""
+    factors, gradients = (list(zip(*stacks, strict=True)) for stacks in ((U, S, V), (dK, dL, dS)))
+    limits: dict[str, Any] = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
+    return fast_updates(factors, gradients, learning_rate=learning_rate, **limits)[0]

@@ -247,6 +247,7 @@ class LayerBank:
         delta_L: Sequence[Tensor] | None,
         delta_S: Sequence[Tensor],
         *,
+        learning_rate: float = 1.0,
         tau: float | None = None,
         theta: float | None = None,
         min_rank: int = 1,
@@ -254,13 +255,14 @@ class LayerBank:
         budget: Budget | None = None,
         shared: bool = False,
     ) -> StepReport:
-        """One step of all layers in place: K_new = K − ΔK, L_new = L − ΔL, S_new = S − ΔS, augmented and truncated.
+        """One step of all layers in place: K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, augmented and truncated.
 
         Parameters
         ----------
-        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; λ times the projected gradients for SGD.  Float32
-            updates are accepted for storage of less precision.  None for both ΔK and ΔL: S alone is trained and truncated, the
-            bases are not augmented, and no rank grows.
+        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; the projected gradients for SGD.  Float32
+            directions are accepted for storage of less precision.  None for both ΔK and ΔL: S alone is trained and truncated,
+            the bases are not augmented, and no rank grows.
+        learning_rate : λ ≥ 0; with 1 the directions are the updates.
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
         budget : a rank decision over all layers in place of the threshold.
@@ -275,17 +277,18 @@ class LayerBank:
         """
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
+        rate = checks.nonnegative_number("learning_rate", learning_rate)
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._fill(delta_K, delta_L, delta_S)
         columns = self._columns(augmented=delta_K is not None)
         found: list[GramCore] = []
         exact: dict[int, _Exact] = {}
         if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
-            self._refuse(self._work_is_finite())
-            exact = self._exact(range(len(self.shapes)), shared)
+            self._refuse(self._work_is_finite(rate))
+            exact = self._exact(range(len(self.shapes)), rate, shared)
             sigma = np.stack([one.sigma for one in exact.values()])
         else:
-            found = self._gram(shared)
+            found = self._gram(rate, shared)
             squares, scale, info = self._host(found)
             self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.maximum(squares, 0.0))
@@ -299,7 +302,7 @@ class LayerBank:
             bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
             if not bad:
                 break
-            for layer, one in self._exact(bad, shared).items():
+            for layer, one in self._exact(bad, rate, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
         self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
         try:
@@ -461,10 +464,11 @@ class LayerBank:
         else:
             self._dS_work.view(-1).index_copy_(0, self._entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
 
-    def _rows(self, side: int, width: int) -> Tensor:
-        """[basis; update] of one side, the first ``width`` rows of each: (2 width, length)."""
+    def _rows(self, side: int, width: int, rate: float) -> Tensor:
+        """[basis; λ update] of one side, the first ``width`` rows of each: (2 width, length)."""
         group, i = self._place[side]
-        return group.work(max(self.ranks))[i].view(2, -1, group.length)[:, :width].flatten(0, 1)
+        basis, update = group.work(max(self.ranks))[i].view(2, -1, group.length)[:, :width]
+        return torch.cat([basis, rate * update])
 
     def _stacks(self, of: _WidthClass) -> list[Tensor]:
         """[basis; update] of all sides of a class by length, (N, 2 width, length): the workspace itself if there is one class."""
@@ -475,15 +479,16 @@ class LayerBank:
             part.group.work(w).view(-1, 2, w, part.group.length)[part.positions, :, : of.width].flatten(1, 2) for part in of.parts
         ]
 
-    def _work_is_finite(self) -> NDArray[np.bool_]:
+    def _work_is_finite(self, rate: float) -> NDArray[np.bool_]:
         """Whether all factors and updates of a layer are finite."""
         count = len(self.shapes)
-        cores = (torch.isfinite(self._S_work) & torch.isfinite(self._dS_work)).all(2).all(1)
-        sides = torch.stack([torch.isfinite(self._rows(side, max(self.ranks))).all() for side in range(2 * count)])
+        cores = (torch.isfinite(self._S_work) & torch.isfinite(rate * self._dS_work)).all(2).all(1)
+        w = max(self.ranks)
+        sides = torch.stack([torch.isfinite(self._rows(side, w, rate)).all() for side in range(2 * count)])
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
         return finite
 
-    def _gram(self, shared: bool) -> list[GramCore]:
+    def _gram(self, rate: float, shared: bool) -> list[GramCore]:
         """The spectra from the Gram matrices of the sides, class by class."""
         found = []
         for of in self._classes:
@@ -492,7 +497,7 @@ class LayerBank:
             S, dS = self._S_work, self._dS_work
             if len(self._classes) > 1:
                 S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, shared))
+            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, rate, shared))
         return found
 
     def _host(self, found: Sequence[GramCore]) -> tuple[Values, Values, Values]:
@@ -508,7 +513,7 @@ class LayerBank:
             values = torch.cat(rows)[torch.cat([of.layers for of in self._classes]).argsort()].cpu().numpy()
         return values[:, :1:-1], values[:, 1], values[:, 0]
 
-    def _exact(self, layers: Sequence[int], shared: bool) -> dict[int, _Exact]:
+    def _exact(self, layers: Sequence[int], rate: float, shared: bool) -> dict[int, _Exact]:
         """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape.
 
         Raises :class:`NonFiniteUpdateError` if products of theirs left the range of float64.
@@ -521,10 +526,10 @@ class LayerBank:
         found: dict[int, _Exact] = {}
         beyond: list[int] = []
         for (_, width), members in alike.items():
-            Bt_K = torch.stack([self._rows(layer, width) for layer in members])
-            Bt_L = torch.stack([self._rows(count + layer, width) for layer in members])
+            Bt_K = torch.stack([self._rows(layer, width, rate) for layer in members])
+            Bt_L = torch.stack([self._rows(count + layer, width, rate) for layer in members])
             S, dS = (torch.stack([X[layer, :width, :width] for layer in members]) for X in (self._S_work, self._dS_work))
-            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, dS, shared)
+            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, rate * dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
             beyond += np.asarray(members)[np.isinf(padded[:, 0])].tolist()
             found |= {layer: _Exact(*one) for layer, one in zip(members, zip(padded, Ut, Vt, strict=True), strict=True)}

@@ -1,13 +1,13 @@
 """The small matrices of the fast step: a core Ŝ₀ that needs no basis, and the ranks of all layers at once.
 
-Stack U and the update of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
+Stack U and the direction of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
 
-    Ŵ = U S_new Vᵀ − (I − UUᵀ) ΔK Vᵀ − U ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[S_new + C_K + C_Lᵀ, −I], [−I, 0]],
+    Ŵ = U S_new Vᵀ − λ(I − UUᵀ) ΔK Vᵀ − λU ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[S_new + λ(C_K + C_Lᵀ), −λI], [−λI, 0]],
 
-with C_K = UᵀΔK and C_L = VᵀΔL: no augmented basis and no residual is formed.  A triangular factor B = Q R of each side turns
-this into the core of Algorithm 1 up to the choice of basis, Ŝ = R_K Ŝ₀ R_Lᵀ; R also carries whatever defect UᵀU − I earlier
-steps have left, so that no defect grows.  ``gram.py`` takes R from the Gram matrix and never forms Q, ``householder.py`` takes Q
-and R from LAPACK; both continue here.
+with S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL: no augmented basis and no residual is formed, and λ is in the small matrix
+alone.  A triangular factor B = Q R of each side turns this into the core of Algorithm 1 up to the choice of basis,
+Ŝ = R_K Ŝ₀ R_Lᵀ; R also carries whatever defect UᵀU − I earlier steps have left, so that no defect grows.  ``gram.py`` takes R
+from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both continue here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,16 +29,16 @@ Values = NDArray[np.float64]
 Integers = NDArray[Any]
 
 
-def core(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor, shared: bool) -> Tensor:
-    """Ŝ₀ (L, 2w, 2w) from S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL, each (L, w, w).
+def core(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor, rate: float, shared: bool) -> Tensor:
+    """Ŝ₀ (L, 2w, 2w) from S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL, each (L, w, w), and the learning rate λ.
 
-    S_new = S − ΔS; if the core is ``shared``, K and L move it as well: S_new = S − ΔS − ½(C_K + C_Lᵀ).
+    S_new = S − λΔS; if the core is ``shared``, K and L move it as well: S_new = S − λ(ΔS + ½(C_K + C_Lᵀ)).
     """
     w = S.shape[1]
     S0 = S.new_zeros(len(S), 2 * w, 2 * w)
-    S0[:, :w, :w] = torch.add(S - delta_S, C_K + C_L.mT, alpha=0.5 if shared else 1.0)
-    S0[:, :w, w:].diagonal(dim1=1, dim2=2).fill_(-1.0)
-    S0[:, w:, :w].diagonal(dim1=1, dim2=2).fill_(-1.0)
+    S0[:, :w, :w] = S + rate * ((0.5 if shared else 1.0) * (C_K + C_L.mT) - delta_S)
+    S0[:, :w, w:].diagonal(dim1=1, dim2=2).fill_(-rate)
+    S0[:, w:, :w].diagonal(dim1=1, dim2=2).fill_(-rate)
     return S0
 
 

@@ -14,12 +14,13 @@ What is added.  The Cholesky factor is that of Γ_K + δD, D its diagonal and δ
 algorithm [Hig02, theorem 10.7] and what the rounding of Γ_K adds; a layer without a factor is known by ``info`` and goes through
 ``householder.py``.  A zero column gets the pivot ``NOTHING``, below the square of every float32 that is not 0.
 
-Rounding.  With s² = ‖S_new + C_K + C_Lᵀ‖² + ‖ΔK‖² + ‖ΔL‖², what is added moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s², and arithmetic
-by a few eps₆₄·s²: 6 at most in some ten thousand draws, 8 are counted.  With η = 2δ + 8·eps₆₄ = (2w + 24)·eps₆₄ the singular
-values are right to √η·s (that is what one of 0 may come out as: 0.8·eps₃₂·s for w = 8, far below what the criteria allow), and
-the bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  That is the
-only thing that can go wrong, since W₁ = Ŵ V₁ V₁ᵀ whatever σ is; it is known after the eigenvalues, and :func:`trusted` says
-where it exceeds the rounding of the storage; such layers go through ``householder.py``.
+Rounding.  With s² = ‖S_new + λ(C_K + C_Lᵀ)‖² + λ²(‖ΔK‖² + ‖ΔL‖²), what is added moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s², and
+arithmetic by a few eps₆₄·s²: 6 at most in some ten thousand draws, 8 are counted.  With η = 2δ + 8·eps₆₄ = (2w + 24)·eps₆₄ the
+singular values are right to √η·s (that is what one of 0 may come out as: 0.8·eps₃₂·s for w = 8, far below what the criteria
+allow), and the bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also
+δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  That is the only thing that can go wrong, since W₁ = Ŵ V₁ V₁ᵀ whatever σ is; it is known after
+the eigenvalues, and :func:`trusted` says where it exceeds the rounding of the storage; such layers go through
+``householder.py``.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ class GramCore(NamedTuple):
     info: Tensor
 
 
-def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, shared: bool) -> GramCore:
-    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), all float64; ``shared`` see :func:`core`."""
+def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, rate: float, shared: bool) -> GramCore:
+    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), all float64; λ and ``shared`` see :func:`core`."""
     w = S.shape[1]
-    S0 = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], shared)
+    S0 = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], rate, shared)
     diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
-    scale = S0[:, :w, :w].square().sum((1, 2)) + (diagonal_K + diagonal_L)[:, w:].sum(1)
+    scale = S0[:, :w, :w].square().sum((1, 2)) + rate**2 * (diagonal_K + diagonal_L)[:, w:].sum(1)
     diagonal_K.mul_(1.0 + _added(w)).clamp_(min=NOTHING)
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
     At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L

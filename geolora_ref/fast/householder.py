@@ -39,7 +39,7 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     Q_K, R_K = torch.linalg.qr(torch.cat([Bt_K[:, :w], Bt_K[:, w:] / size], dim=1).mT)
     Q_L, R_L = torch.linalg.qr(torch.cat([Bt_L[:, :w], Bt_L[:, w:] / size], dim=1).mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
-    S_hat = R_K @ core(S / size, delta_S / size, C_K, C_L, shared) @ R_L.mT
+    S_hat = R_K @ core(S / size, delta_S / size, C_K, C_L, 1.0, shared) @ R_L.mT
     P, sigma, Qt = torch.linalg.svd(S_hat, full_matrices=False)
     return HouseholderCore(sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT)
 

@@ -97,15 +97,15 @@ class FastGroup:
         if not self._in_place():
             self._gather()
         phase, rate = phase_of(settings, iteration), settings.learning_rate
-        delta_S = [rate * direction.S for direction in directions]
+        delta_S = [direction.S for direction in directions]
         if not phase.augments and not phase.truncates:
-            self._train_cores(delta_S)
+            self._train_cores(delta_S, rate)
             return None
         before = self.bank.bases() if moved else None
-        delta_K = [rate * direction.K for direction in directions] if phase.augments else None
-        delta_L = [rate * direction.L for direction in directions] if phase.augments else None
+        delta_K = [direction.K for direction in directions] if phase.augments else None
+        delta_L = [direction.L for direction in directions] if phase.augments else None
         shared, limits = is_shared(settings, phase), self._limits(settings, truncates=phase.truncates)
-        report = self.bank.update_(delta_K, delta_L, delta_S, shared=shared, **limits)
+        report = self.bank.update_(delta_K, delta_L, delta_S, learning_rate=rate, shared=shared, **limits)
         for adapter, rank in zip(self.adapters, report.ranks, strict=True):
             adapter.rank = rank
             for changed in (adapter.Ut, adapter.S, adapter.Vt):  # behind autograd's back, in the buffers of the bank
@@ -115,8 +115,8 @@ class FastGroup:
         exact = [layer in report.exact for layer in range(len(self.adapters))]
         return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, transports)
 
-    def _train_cores(self, delta_S: Sequence[Tensor]) -> None:
-        new = [adapter.active()[1].detach() - delta for adapter, delta in zip(self.adapters, delta_S, strict=True)]
+    def _train_cores(self, delta_S: Sequence[Tensor], rate: float) -> None:
+        new = [adapter.active()[1].detach() - rate * delta for adapter, delta in zip(self.adapters, delta_S, strict=True)]
         if not bool(torch.stack([torch.isfinite(S).all() for S in new]).all()):
             raise FloatingPointError("coefficient step: S overflowed the range of its dtype; nothing was changed")
         for adapter, S in zip(self.adapters, new, strict=True):

@@ -65,12 +65,12 @@ def _untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _no_couplings_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ŝ₀ without C_K + C_Lᵀ: the part of ΔK and ΔL inside the old bases is counted twice."""
-    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L, shared: core(S, delta_S, 0 * C_K, 0 * C_L, shared))
+    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L, *more: core(S, delta_S, 0 * C_K, 0 * C_L, *more))
 
 
 def _half_the_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
     """C_L without its transpose."""
-    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L, shared: core(S, delta_S, C_K, C_L.mT, shared))
+    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L, *more: core(S, delta_S, C_K, C_L.mT, *more))
 
 
 def _single_precision_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +397,7 @@ def _in_units_of_the_guard(
     if update == "in the range":  # a large S that the update takes away
         S, dS = S + C, C
     B_K, B_L = torch.cat([U, dK], dim=2), torch.cat([V, dL], dim=2)
-    found = gram_module.gram_core(B_K.mT @ B_K, B_L.mT @ B_L, S, dS, False)
+    found = gram_module.gram_core(B_K.mT @ B_K, B_L.mT @ B_L, S, dS, 1.0, False)
     assert not found.info.any()
     sigma = found.squares.flip(1).clamp(min=0.0).sqrt()
     true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS, False)
@@ -448,7 +448,7 @@ def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: s
         X[:, :, 0] = 0.0
     B = torch.cat([U, X], dim=2).double()
     zero = torch.zeros(40, w, w, dtype=torch.float64)
-    assert not gram_module.gram_core(B.mT @ B, B.mT @ B, zero, zero, False).info.any()
+    assert not gram_module.gram_core(B.mT @ B, B.mT @ B, zero, zero, 1.0, False).info.any()
     if update == "in the range":
         assert torch.linalg.cholesky_ex(B.mT @ B).info.any()
 

@@ -331,8 +331,7 @@ class GeoLoRAFast(WithAdamW):
         """SGD, τ = 0, fixed rank."""
         gradients = [[X.grad for layer in self.layers for X in (layer.U,)], [layer.V.grad for layer in self.layers]]
         gradients.append([layer.S.grad for layer in self.layers])
-        updates = [torch._foreach_mul(g, RATE) for g in gradients]
-        report = self.bank.update_(*updates, tau=0.0, min_rank=RANK, max_rank=RANK)
+        report = self.bank.update_(*gradients, learning_rate=RATE, tau=0.0, min_rank=RANK, max_rank=RANK)
         self.steps, self.exact = self.steps + len(self.layers), self.exact + len(report.exact)
         self.note = f"{self.exact} of {self.steps} layer steps went through Householder's QR"
 

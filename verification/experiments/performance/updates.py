@@ -72,22 +72,18 @@ def unguarded_step(bases: Tensor, S: Tensor, updates: Tensor, delta_S: Tensor) -
 def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
     """AdamW on the two factors of LoRA and the fast step at fixed rank; the unguarded step and the reference as well.
 
-    All of them begin with gradients: λ times them is part of the step.
+    All of them begin with gradients: λ is part of the step.
     """
     layers, gradients = layers_of(size)
     bank = LayerBank.of(layers, capacity=size.r)
     dK, dL, dS = (list(X) for X in zip(*gradients, strict=True))
-
-    def scaled() -> list[list[Tensor]]:
-        return [list(torch._foreach_mul(X, RATE)) for X in (dK, dL, dS)]
-
     parameters = [nn.Parameter(torch.zeros(size.r, size.m)) for _ in range(2 * size.layers)]
     for parameter in parameters:
         parameter.grad = torch.randn(size.r, size.m, generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, foreach=True)
 
     def fast() -> None:
-        bank.update_(*scaled(), tau=0.0, min_rank=size.r, max_rank=size.r)
+        bank.update_(dK, dL, dS, learning_rate=RATE, tau=0.0, min_rank=size.r, max_rank=size.r)
 
     def adamw() -> None:
         optimizer.step()
@@ -101,9 +97,8 @@ def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
     state = [bases, torch.stack([S for _, S, _ in layers])]
 
     def unguarded() -> None:
-        delta_K, delta_L, delta_S = scaled()
-        stacked = torch.stack([X.mT for X in (*delta_K, *delta_L)])
-        state[:] = unguarded_step(state[0], state[1], stacked, torch.stack(delta_S))
+        updates, delta_S = (torch.stack(X).mul_(RATE) for X in ([X.mT for X in (*dK, *dL)], dS))
+        state[:] = unguarded_step(state[0], state[1], updates, delta_S)
 
     rows = {"adamw": adamw, "fast": fast}
     return rows | {"unguarded": unguarded, "reference": slow} if others else rows
