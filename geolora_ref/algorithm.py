@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, tail_norms, zeros
+from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, svd, tail_norms, zeros
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank, state
 
@@ -157,7 +157,7 @@ def truncation(
     """
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, checks.product_shape(S_hat, U_hat, V_hat))
-    P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
+    P, sigma, Qh = svd(S_hat)
     tails = tail_norms(sigma)
     checks.finite_norm("line 6", "S_hat", tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)

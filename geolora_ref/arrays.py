@@ -34,6 +34,7 @@ __all__ = [
     "is_diagonal",
     "namespace",
     "norm",
+    "svd",
     "tail_norms",
     "to_numpy",
     "zeros",
@@ -79,6 +80,26 @@ def norm(X: Inexact[Array, ...]) -> float:
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     return largest * float(xp.linalg.vector_norm(entries / largest))
+
+
+def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
+    """A = P Σ Qᴴ, thin: P, the singular values in descending order, Qᴴ.
+
+    LAPACK's divide and conquer, all that NumPy and torch have on the CPU, gives up on a few finite matrices with singular values
+    that are equal or 0: which ones depends on the processor.  Their transposes are other questions to it, with the same answer.
+
+    Raises the ``LinAlgError`` of the library if that fails as well.
+    """
+    xp = namespace(A)
+    try:
+        return tuple(xp.linalg.svd(A, full_matrices=False))
+    except (ValueError, RuntimeError) as problem:  # a LinAlgError is the one for NumPy, the other for torch
+        if "converge" not in str(problem):
+            raise
+    if len(A.shape) > 2:
+        return tuple(xp.stack(parts) for parts in zip(*(svd(A[i, ...]) for i in range(A.shape[0])), strict=True))
+    Q, sigma, Ph = xp.linalg.svd(H(A), full_matrices=False)
+    return H(Ph), sigma, H(Q)
 
 
 def tail_norms(singular_values: Float[Array, " k"]) -> list[float]:

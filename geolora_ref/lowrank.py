@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, H, Inexact, Values, diagonal_matrix, identity, norm
+from geolora_ref.arrays import Array, H, Inexact, Values, diagonal_matrix, identity, norm, svd
 
 __all__ = ["LowRank", "tangent_projection"]
 
@@ -106,9 +106,9 @@ class LowRank:
 
         Raises ``ValueError`` unless ``W`` is a finite matrix and ``rank`` an integer from 1 to min(m, n).
         """
-        xp = checks.matrices(W=W)
+        checks.matrices(W=W)
         checks.rank("rank", rank, W.shape)
-        P, sigma, Qh = xp.linalg.svd(W, full_matrices=False)
+        P, sigma, Qh = svd(W)
         return cls(P[:, :rank], diagonal_matrix(sigma[:rank], W), H(Qh)[:, :rank])
 
     @classmethod

@@ -22,6 +22,7 @@ from geolora_ref.arrays import (
     is_diagonal,
     namespace,
     norm,
+    svd,
     tail_norms,
     to_numpy,
     zeros,
@@ -46,6 +47,48 @@ def test_conjugate_transpose(library: Library, dtype: Dtype) -> None:
 
 def test_eps_is_that_of_the_working_precision(library: Library, dtype: Dtype) -> None:
     assert eps(library.array(_matrix(dtype))) == dtype.eps
+
+
+class GivesUpError(ValueError, RuntimeError):
+    """What NumPy and torch raise has one of these bases each."""
+
+
+@pytest.mark.parametrize("stack", [(), (3,), (2, 2)], ids=str)
+def test_a_decomposition_that_gives_up_is_asked_of_the_transpose(
+    library: Library, dtype: Dtype, stack: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up on tall matrices, once on wide ones as well: then there is no other question."""
+    A = library.array(np.stack([_matrix(dtype) * k for k in range(1, 1 + math.prod(stack))]).reshape(*stack, 4, 3))
+    linalg = namespace(A).linalg
+    honest, refused = linalg.svd, [4]
+
+    def refusing(X: Any, **options: Any) -> Any:
+        if X.shape[-2] in refused:
+            raise GivesUpError("SVD did not converge")
+        return honest(X, **options)
+
+    monkeypatch.setattr(linalg, "svd", refusing)
+    P, sigma, Qh = svd(A)
+    P, sigma, Qh, X = map(to_numpy, (P, sigma, Qh, A))
+    assert [Y.shape for Y in (P, sigma, Qh)] == [(*stack, 4, 3), (*stack, 3), (*stack, 3, 3)]
+    np.testing.assert_allclose((P * sigma[..., None, :]) @ Qh, X, atol=100 * dtype.eps)
+    np.testing.assert_allclose(sigma, np.linalg.svd(X, compute_uv=False), atol=100 * dtype.eps)
+    refused.append(3)
+    with pytest.raises(GivesUpError):
+        svd(A)
+
+
+def test_other_errors_of_a_decomposition_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    A, asked = np.eye(2), []
+
+    def broken(X: Any, **options: Any) -> Any:
+        asked.append(X)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(namespace(A).linalg, "svd", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        svd(A)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

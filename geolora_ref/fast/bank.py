@@ -166,6 +166,8 @@ class LayerBank:
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
         self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, self._S.device
         self.ranks: tuple[int, ...] = (0,) * len(shapes)
+        self._roots = np.sqrt([float(max(shape)) for shape in shapes])
+        self._roots_there = torch.from_numpy(self._roots).to(self.device)
         by_length: dict[int, list[int]] = {}
         for side, length in enumerate([*(m for m, _ in shapes), *(n for _, n in shapes)]):  # U_0 … U_{L−1}, V_0 … V_{L−1}
             by_length.setdefault(length, []).append(side)
@@ -298,7 +300,7 @@ class LayerBank:
             chosen = self._choose(sigma, columns, limits, budget)
             if not found:
                 break
-            good = (info == 0.0) & trusted(squares, scale, chosen.rank, torch.finfo(self.dtype).eps)
+            good = (info == 0.0) & trusted(squares, scale, chosen.rank, self._roots, torch.finfo(self.dtype).eps)
             bad = [layer for layer in np.flatnonzero(~good).tolist() if layer not in exact]
             if not bad:
                 break
@@ -494,10 +496,11 @@ class LayerBank:
         for of in self._classes:
             Gammas, count = [stack @ stack.mT for stack in self._stacks(of)], len(of.layers)
             Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
-            S, dS = self._S_work, self._dS_work
+            S, dS, roots = self._S_work, self._dS_work, self._roots_there
             if len(self._classes) > 1:
                 S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, rate, shared))
+                roots = roots[of.layers]
+            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, roots, rate=rate, shared=shared))
         return found
 
     def _host(self, found: Sequence[GramCore]) -> tuple[Values, Values, Values]:

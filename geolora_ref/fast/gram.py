@@ -9,18 +9,20 @@ because M = ŜŜᵀ for the core Ŝ = Lᵀ Ŝ₀ L_L: the left singular vectors 
 U₁ = Ŵ V₁ Σ⁻¹ spares the inverse.  Neither a residual nor a basis of it is formed, so that rank-deficient updates, zero columns
 and S = 0 need no case of their own: what is not there has Σ = 0 and is not kept.
 
-What is added.  The Cholesky factor is that of Γ_K + δD, D its diagonal and δ = (w + 8)·eps₆₄, so that it exists for singular
-Γ_K.  That is measured: w/2 + 4 are enough for every matrix that was tried.  A proof for all of them wants w(2w + 1)·eps₆₄ for the
-algorithm [Hig02, theorem 10.7] and what the rounding of Γ_K adds; a layer without a factor is known by ``info`` and goes through
-``householder.py``.  A zero column gets the pivot ``NOTHING``, below the square of every float32 that is not 0.
+What is added.  The Cholesky factor is that of Γ_K + δD, D its diagonal and δ = (w + 8 + √ℓ)·eps₆₄, ℓ = max(m, n), so that it
+exists for singular Γ_K.  That is measured: w/2 + 4 are enough for the factorisation of every matrix that was tried, and 0.6·√ℓ
+for the rounding of Γ_K, whose entries are sums of m products.  (Of a sum in one accumulator, which is what some processors are
+given, the error grows like √m [Hig02, section 2.8]; several accumulators hide it.)  A proof for all of them wants
+w(2w + 1)·eps₆₄ for the algorithm [Hig02, theorem 10.7] and m·eps₆₄ for the sums; a layer without a factor is known by ``info``
+and goes through ``householder.py``.  A zero column gets the pivot ``NOTHING``, below the square of every float32 that is not 0.
 
 Rounding.  With s² = ‖S_new + λ(C_K + C_Lᵀ)‖² + λ²(‖ΔK‖² + ‖ΔL‖²), what is added moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s², and
-arithmetic by a few eps₆₄·s²: 6 at most in some ten thousand draws, 8 are counted.  With η = 2δ + 8·eps₆₄ = (2w + 24)·eps₆₄ the
-singular values are right to √η·s (that is what one of 0 may come out as: 0.8·eps₃₂·s for w = 8, far below what the criteria
-allow), and the bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also
-δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  That is the only thing that can go wrong, since W₁ = Ŵ V₁ V₁ᵀ whatever σ is; it is known after
-the eigenvalues, and :func:`trusted` says where it exceeds the rounding of the storage; such layers go through
-``householder.py``.
+arithmetic by a few eps₆₄·s²: 6 at most in some ten thousand draws of short bases, and what the sums in Γ_L lose; 8 + √ℓ are
+counted.  With η = 2δ + (8 + √ℓ)·eps₆₄ = (2w + 24 + 3√ℓ)·eps₆₄ the singular values are right to √η·s (that is what one of 0 may
+come out as: 1.2·eps₃₂·s for w = 8 and ℓ = 384, far below what the criteria allow), and the bases have a defect of at most
+η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  That is the only thing that can go wrong, since
+W₁ = Ŵ V₁ V₁ᵀ whatever σ is; it is known after the eigenvalues, and :func:`trusted` says where it exceeds the rounding of the
+storage; such layers go through ``householder.py``.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ EPS = torch.finfo(torch.float64).eps
 NOTHING = 1e-200
 
 
-def _added(w: int) -> float:
-    """δ: the diagonal of Γ_K is multiplied by 1 + δ."""
-    return (w + 8) * EPS
+def _added(w: int, roots: Any) -> Any:
+    """δ (L,) : the diagonal of Γ_K is multiplied by 1 + δ; ``roots`` (L,) are √max(m, n)."""
+    return (w + 8 + roots) * EPS
 
 
 class GramCore(NamedTuple):
@@ -62,13 +64,17 @@ class GramCore(NamedTuple):
     info: Tensor
 
 
-def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, rate: float, shared: bool) -> GramCore:
-    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), all float64; λ and ``shared`` see :func:`core`."""
+def gram_core(
+    Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, roots: Tensor, *, rate: float, shared: bool
+) -> GramCore:
+    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), ``roots`` (L,) √max(m, n), all float64; λ and ``shared`` see
+    :func:`core`.
+    """
     w = S.shape[1]
     S0 = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], rate, shared)
     diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
     scale = S0[:, :w, :w].square().sum((1, 2)) + rate**2 * (diagonal_K + diagonal_L)[:, w:].sum(1)
-    diagonal_K.mul_(1.0 + _added(w)).clamp_(min=NOTHING)
+    diagonal_K.mul_(1.0 + _added(w, roots[:, None])).clamp_(min=NOTHING)
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
     At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L
     M = (factor.mT @ S0_Gamma_L) @ At
@@ -76,9 +82,10 @@ def gram_core(Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, rate
     return GramCore(squares, P, At, S0_Gamma_L, scale, info)
 
 
-def trusted(squares: Values, scale: Values, rank: NDArray[Any], eps: float) -> NDArray[np.bool_]:
+def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:
     """Whether η·s² ≤ eps·σ²_{r₁}, eps of the storage: the bases of the layer are orthonormal to rounding (L,)."""
-    smallest, eta = squares[np.arange(len(rank)), rank - 1], 2.0 * _added(squares.shape[1] // 2) + 8.0 * EPS
+    smallest = squares[np.arange(len(rank)), rank - 1]
+    eta = 2.0 * _added(squares.shape[1] // 2, roots) + (8.0 + roots) * EPS
     good: NDArray[np.bool_] = (scale > 0.0) & (scale * eta <= smallest * eps)
     return good
 

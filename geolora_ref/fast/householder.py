@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geolora_ref.arrays import svd
 from geolora_ref.fast.core import core
 
 __all__ = ["HouseholderCore", "householder_core"]
@@ -40,7 +41,7 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     Q_L, R_L = torch.linalg.qr(torch.cat([Bt_L[:, :w], Bt_L[:, w:] / size], dim=1).mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
     S_hat = R_K @ core(S / size, delta_S / size, C_K, C_L, 1.0, shared) @ R_L.mT
-    P, sigma, Qt = torch.linalg.svd(S_hat, full_matrices=False)
+    P, sigma, Qt = svd(S_hat)
     return HouseholderCore(sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT)
 
 

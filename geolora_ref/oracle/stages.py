@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from geolora_ref.algorithm import assemble, basis_augmentation, choose_rank, optimizer_step
-from geolora_ref.arrays import Array, H, diagonal_matrix, namespace, tail_norms
+from geolora_ref.arrays import Array, H, diagonal_matrix, namespace, svd, tail_norms
 
 __all__ = ["Backend", "Stages", "coefficient_update", "truncate", "truncated_rank"]
 
@@ -68,7 +68,7 @@ def truncate(
     rank_of: Callable[..., int] = truncated_rank,
 ) -> Factors:
     """Line 6 on bare factors: (U₁, S₁, V₁), the rank chosen by ``rank_of``."""
-    P, sigma, Qh = namespace(S_hat).linalg.svd(S_hat, full_matrices=False)
+    P, sigma, Qh = svd(S_hat)
     rank = rank_of(sigma, tau, theta, min_rank, max_rank)
     return U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import geolora_ref.fast.bank as bank_module
 import geolora_ref.fast.gram as gram_module
+import geolora_ref.fast.householder as householder_module
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import RankRule, choose_rank
 from geolora_ref.arrays import tail_norms
@@ -60,7 +61,7 @@ def test_batched_step_conforms() -> None:
 
 def _untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """No layer goes through Householder's QR."""
-    monkeypatch.setattr(bank_module, "trusted", lambda squares, scale, rank, eps: np.ones(len(rank), dtype=bool))
+    monkeypatch.setattr(bank_module, "trusted", lambda squares, scale, rank, roots, eps: np.ones(len(rank), dtype=bool))
 
 
 def _no_couplings_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +183,27 @@ def test_the_least_rank_may_be_more_than_the_bases_have(generator: torch.Generat
     (U1, _, _), report = updated(layer, random_update(layer, generator), tau=0.5, min_rank=5)
     assert report.ranks == (2,) == (U1.shape[1],)
     assert report.rank_rules == (RankRule.BASIS,)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_learning_rate_is_a_factor_of_all_directions(
+    dtype: torch.dtype, augmented: bool, shared: bool, generator: torch.Generator
+) -> None:
+    """One layer is such that the guard names it; its λ is in the update, not in the core."""
+    factors = random_layers([3, 2], generator, dtype)
+    factors[0][1].copy_(torch.diag(torch.tensor([1.0, 1e-6, 1e-6])))
+    updates = [random_update(layer, generator, size) for layer, size in zip(factors, (3e-5, 1.0), strict=True)]
+    once, twice = LayerBank.of(factors), LayerBank.of(factors)
+    for bank, inside, outside in ((once, 0.5, 1.0), (twice, 1.0, 0.5)):
+        dK, dL, dS = ([outside * X for X in side] for side in zip(*updates, strict=True))
+        moved = (dK, dL, dS) if augmented else (None, None, dS)
+        report = bank.update_(*moved, learning_rate=inside, tau=0.0, shared=shared and augmented)
+        assert report.exact == ((0, 1) if dtype == torch.float64 else (0,))
+    for layer in range(2):
+        (U, S, V), (U1, S1, V1) = once.factors(layer), twice.factors(layer)
+        assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -339,16 +361,15 @@ def test_squares_of_what_is_decomposed_are_in_the_range(
 ) -> None:
     """Solvers of devices may square what they are given; a power of two changes no bit but of what is subnormal."""
     factors, update = random_layer(24, 16, 4, generator), random_update(random_layer(24, 16, 4, generator), generator)
-    honest: dict[str, Callable[..., Any]] = {name: getattr(torch.linalg, name) for name in ("qr", "svd")}
     seen = []
 
-    def looking(name: str, X: Tensor, **options: Any) -> Any:
+    def looking(decompose: Callable[[Tensor], Any], X: Tensor) -> Any:
         seen.append(float(X.abs().max()))
-        return honest[name](X, **options)
+        return decompose(X)
 
     (U1, S1, V1), _ = updated(factors, update, tau=0.1)
-    for name in honest:
-        monkeypatch.setattr(torch.linalg, name, partial(looking, name))
+    for module, name in ((torch.linalg, "qr"), (householder_module, "svd")):
+        monkeypatch.setattr(module, name, partial(looking, getattr(module, name)))
     U, S, V = factors
     (U2, S2, V2), _ = updated((U, size * S, V), [size * X for X in update], tau=0.1)
     assert len(seen) == 3
@@ -371,21 +392,29 @@ def test_no_drift_in_a_thousand_single_precision_steps(generator: torch.Generato
 
 
 def test_the_guard_is_at_the_bound_that_is_derived() -> None:
-    """(2w + 24)·eps₆₄·s² ≤ eps₃₂·σ², to the last bit, and never where there is nothing."""
-    eps, limit = 2.0**-23, 26 * 2.0**-29  # s² = 1, w = 1
+    """(2w + 24 + 3√max(m, n))·eps₆₄·s² ≤ eps₃₂·σ², to the last bit, and never where there is nothing."""
+    eps, limit = 2.0**-23, 32 * 2.0**-29  # s² = 1, w = 1, max(m, n) = 4
     squares = np.array([[1.0, limit], [1.0, np.nextafter(limit, 0.0)], [1.0, 0.0], [0.0, 0.0]])
-    found = gram_module.trusted(squares, np.array([1.0, 1.0, 1.0, 0.0]), np.array([2, 2, 1, 1]), eps)
+    found = gram_module.trusted(squares, np.array([1.0, 1.0, 1.0, 0.0]), np.array([2, 2, 1, 1]), np.full(4, 2.0), eps)
     assert found.tolist() == [True, False, True, False]
 
 
+def _gram_core(B_K: Tensor, B_L: Tensor, S: Tensor, dS: Tensor) -> gram_module.GramCore:
+    """λ = 1, of [U | ΔK] and [V | ΔL], which lie in memory as in a bank."""
+    Bt_K, Bt_L = (B.mT.contiguous() for B in (B_K, B_L))
+    roots = torch.full((len(S),), max(B_K.shape[1], B_L.shape[1]) ** 0.5, dtype=torch.float64)
+    return gram_module.gram_core(Bt_K @ Bt_K.mT, Bt_L @ Bt_L.mT, S, dS, roots, rate=1.0, shared=False)
+
+
 def _in_units_of_the_guard(
-    w: int, update: str, generator: torch.Generator, m: int | None = None, count: int = 200
+    w: int, update: str, generator: torch.Generator, *, m: int | None = None, n: int | None = None, count: int = 200
 ) -> tuple[float, float]:
     """The worst defect of both bases in units of η(s/σ_r)², and error of a singular value in units of √η·s, of many layers.
 
     Γ_K is singular in each, S of half its rank, and σ_r between s and 1e-5·s for r of this half.
     """
-    m, n, r, eta = m or 3 * w + 5, 2 * w, (w + 1) // 2, (2 * w + 24) * 2.0**-52
+    m, n, r = m or 3 * w + 5, n or 2 * w, (w + 1) // 2
+    eta = (2 * w + 24 + 3 * max(m, n) ** 0.5) * 2.0**-52
     draw: Callable[..., Tensor] = lambda *shape: torch.randn(count, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
     U, V = torch.linalg.qr(draw(m, w))[0], torch.linalg.qr(draw(n, w))[0]
     smallest = 10.0 ** (-5.0 * torch.rand(count, 1, generator=generator, dtype=torch.float64))
@@ -397,7 +426,7 @@ def _in_units_of_the_guard(
     if update == "in the range":  # a large S that the update takes away
         S, dS = S + C, C
     B_K, B_L = torch.cat([U, dK], dim=2), torch.cat([V, dL], dim=2)
-    found = gram_module.gram_core(B_K.mT @ B_K, B_L.mT @ B_L, S, dS, 1.0, False)
+    found = _gram_core(B_K, B_L, S, dS)
     assert not found.info.any()
     sigma = found.squares.flip(1).clamp(min=0.0).sqrt()
     true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS, False)
@@ -412,16 +441,18 @@ def _in_units_of_the_guard(
 @pytest.mark.parametrize("update", ["in the range", "K alone", "both"])
 @pytest.mark.parametrize("w", [1, 2, 8, 32])
 def test_the_guard_counts_all_that_spoils_the_bases(w: int, update: str, generator: torch.Generator) -> None:
-    """A defect of at most η(s/σ)² and singular values to √η·s, η = (2w + 24)·eps₆₄: what is added to Γ_K, and rounding."""
+    """A defect of at most η(s/σ)² and singular values to √η·s: what is added to Γ_K, and rounding."""
     defects, values = _in_units_of_the_guard(w, update, generator)
     assert 0.01 < defects < 1.0
     assert values < 1.0
 
 
 @pytest.mark.parametrize("update", ["in the range", "K alone", "both"])
-def test_the_guard_counts_it_for_long_bases_as_well(update: str, generator: torch.Generator) -> None:
-    """The rounding of a sum of m products is not in η; it is no larger than what is."""
-    defects, values = _in_units_of_the_guard(8, update, generator, m=3072, count=20)
+@pytest.mark.parametrize("w", [1, 8, 32])
+@pytest.mark.parametrize(("m", "n"), [(3072, None), (3072, 3072)])
+def test_the_guard_counts_what_long_sums_lose(m: int, n: int | None, w: int, update: str, generator: torch.Generator) -> None:
+    """Processors whose products have one accumulator an entry come near it, others stay where short bases are."""
+    defects, values = _in_units_of_the_guard(w, update, generator, m=m, n=n, count=20)
     assert 0.01 < defects < 1.0
     assert values < 1.0
 
@@ -429,8 +460,8 @@ def test_the_guard_counts_it_for_long_bases_as_well(update: str, generator: torc
 def test_more_added_to_the_diagonal_than_the_guard_counts_is_seen(
     monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    """The negative control: 16w·eps₆₄ on the diagonal, which the guard knows nothing of."""
-    monkeypatch.setattr(gram_module, "_added", lambda w: 16 * w * gram_module.EPS)
+    """The negative control: 32w·eps₆₄ on the diagonal, which the guard knows nothing of."""
+    monkeypatch.setattr(gram_module, "_added", lambda w, roots: 32 * w * gram_module.EPS + 0 * roots)
     defects, values = _in_units_of_the_guard(8, "K alone", generator)
     assert defects > 1.0
     assert values > 1.0
@@ -448,7 +479,7 @@ def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: s
         X[:, :, 0] = 0.0
     B = torch.cat([U, X], dim=2).double()
     zero = torch.zeros(40, w, w, dtype=torch.float64)
-    assert not gram_module.gram_core(B.mT @ B, B.mT @ B, zero, zero, 1.0, False).info.any()
+    assert not _gram_core(B, B, zero, zero).info.any()
     if update == "in the range":
         assert torch.linalg.cholesky_ex(B.mT @ B).info.any()
 
@@ -585,14 +616,17 @@ def test_an_update_that_is_not_finite_changes_nothing(
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
 
 
-def test_products_beyond_the_range_of_double_precision_name_their_layer(generator: torch.Generator) -> None:
+@pytest.mark.parametrize(("entry", "rate"), [(1e308, 1.0), (1e300, 1e9)])
+def test_products_beyond_the_range_of_double_precision_name_their_layer(
+    entry: float, rate: float, generator: torch.Generator
+) -> None:
     bank = LayerBank.of(random_layers([3, 2, 2], generator))
     updates = [random_update(bank.factors(layer), generator) for layer in range(3)]
     before = [X.clone() for layer in range(3) for X in bank.factors(layer)]
     for k in (0, 2):
-        updates[k][0].fill_(1e308)
+        updates[k][0].fill_(entry)
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 2\]; nothing was changed"):
-        bank.update_(*zip(*updates, strict=True), tau=0.1)
+        bank.update_(*zip(*updates, strict=True), learning_rate=rate, tau=0.1)
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
 
 
@@ -645,6 +679,7 @@ def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: tor
         ({"device": "meta"}, r"delta_K\[1\]: expected device cpu, found meta"),
         ({"max_rank": 7}, r"min_rank, max_rank: expected at most the capacity 6, found min_rank=1, max_rank=7"),
         ({"tau": None}, r"tau, theta: expected exactly one of the two thresholds, found tau=None, theta=None"),
+        ({"learning_rate": -1.0}, r"learning_rate: expected a finite number >= 0, found -1.0"),
         ({"theta": 0.1}, r"tau, theta: expected exactly one of the two thresholds, found tau=0.1, theta=0.1"),
         ({"max_rank": 0}, r"max_rank: expected at least min_rank = 1, found 0"),
         ({"max_rank": [3]}, r"max_rank: expected one number, or one for each of 2 layers, found 1"),
@@ -672,7 +707,7 @@ def test_bad_input_is_named(change: dict[str, Any], message: str, generator: tor
     updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
     dK, dL, dS = (list(X) for X in zip(*updates, strict=True))
     options: dict[str, Any] = {"tau": 0.1} | {
-        k: v for k, v in change.items() if k in ("tau", "theta", "min_rank", "max_rank", "budget")
+        k: v for k, v in change.items() if k in ("learning_rate", "tau", "theta", "min_rank", "max_rank", "budget")
     }
     dK = dK[: change.get("updates", 2)]
     if "shape" in change:

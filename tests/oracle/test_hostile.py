@@ -81,7 +81,10 @@ def each(*stacks: Any, **parameters: Any) -> list[Any]:
 
 
 def stacked(*stacks: Any, **parameters: Any) -> tuple[Any, ...]:
-    return tuple(np.stack(X) for X in zip(*each(*stacks, **parameters), strict=True))
+    """One rank for all: where ϑ = 0, rounding may keep a direction in one problem and not in another."""
+    results = each(*stacks, **parameters)
+    r = min(len(S1) for _, S1, _ in results)
+    return tuple(np.stack(X) for X in zip(*((U1[:, :r], S1[:r, :r], V1[:, :r]) for U1, S1, V1 in results), strict=True))
 
 
 def with_the_first(index: int) -> Callable[..., Any]:
