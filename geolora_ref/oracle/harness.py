@@ -127,9 +127,9 @@ class Harness:
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
-        A stack has the problem and three mirror images of it, so that no two are alike; all have the same new rank, but for
-        directions of rounding where ϑ = 0, which one result for the stack needs.  A backend that returns a list is asked once more, with every second problem of another
-        rank: problems 5 to 8 (in the first step of a sequence only).
+        A stack has the problem and three mirror images of it, so that no two are alike; all have the same new rank, which one
+        result for the stack needs, but for directions of rounding where ϑ = 0.  A backend that returns a list is asked once
+        more, with every second problem of another rank: problems 5 to 8 (in the first step of a sequence only).
         ``held`` is what earlier calls were given and returned: it belongs to the caller and must not have changed.
         ``own`` : U, S and V as the backend itself has returned them, in whatever layout.
         """
