@@ -73,7 +73,7 @@ def gram_core(
     w = S.shape[1]
     S0 = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], rate, shared)
     diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
-    scale = S0[:, :w, :w].square().sum((1, 2)) + rate**2 * (diagonal_K + diagonal_L)[:, w:].sum(1)
+    scale = S0[:, :w, :w].square().sum((1, 2)) + rate * rate * (diagonal_K + diagonal_L)[:, w:].sum(1)
     diagonal_K.mul_(1.0 + _added(w, roots[:, None])).clamp_(min=NOTHING)
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
     At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L

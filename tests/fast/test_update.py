@@ -630,6 +630,14 @@ def test_products_beyond_the_range_of_double_precision_name_their_layer(
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
 
 
+def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: torch.Generator) -> None:
+    """A power of a Python float is an OverflowError where a product is infinite."""
+    bank = LayerBank.of(random_layers([3, 2], generator, torch.float32))
+    updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
+    with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 1\]; nothing was changed"):
+        bank.update_(*zip(*updates, strict=True), learning_rate=1e200, tau=0.1)
+
+
 @pytest.mark.parametrize(
     ("where", "name", "dtype"),
     [
