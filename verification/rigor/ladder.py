@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")  # noqa: T201
     for name, one in found["real steps"].items():
         coarse = found["lossy steps"][name]
-        beside = f"{coarse['error']:.1e} with {coarse['bits']} bits"
+        beside = f"with {coarse['bits']} bits {coarse['error']:.1e}, allowed {coarse['allowed']:.1e}"
         print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, {beside}")  # noqa: T201
     return 0 if found["passed"] else 1
 

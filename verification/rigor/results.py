@@ -45,7 +45,7 @@ def _ladder(data: dict[str, Any], folder: Path) -> Shown:
     rows = [["Quantity", "Slope", "Predicted", f"Within {tolerance}"]]
     for name, predicted in data["predicted"].items():
         rows.append([name, f"{data['slopes'][name]:.3f}", f"{predicted:g}", _yes(within[name])])
-    points = [["Real step", "Relative error of W₁", "Allowed", "Within", "Bits of the control", "Its error", "Beyond"]]
+    points = [["Real step", "Relative error of W₁", "Allowed", "Within", "Bits of the control", "Its error", "Allowed", "Beyond"]]
     for name, one in data["real steps"].items():
         control = data["lossy steps"][name]
         shown = (
@@ -54,6 +54,7 @@ def _ladder(data: dict[str, Any], folder: Path) -> Shown:
             _yes(one["within"]),
             str(control["bits"]),
             f"{control['error']:.1e}",
+            f"{control['allowed']:.1e}",
         )
         points.append([name, *shown, _yes(not control["within"])])
     image = folder / "ladder.svg"
