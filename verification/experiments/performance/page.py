@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,11 @@ def drawn(found: Mapping[str, Any]) -> Figure | None:
     if not panels:
         return None
     columns = min(3, panels)
-    with mpl.rc_context({"font.size": 8}):
-        drawing = Figure(figsize=(5 * columns, 3.2 * -(-panels // columns)), layout="constrained")
-        axes = iter(drawing.subplots(-(-panels // columns), columns, squeeze=False).ravel())
+    with mpl.rc_context({"font.size": 8, "ytick.labelsize": 7}):
+        count = -(-panels // columns)
+        drawing = Figure(figsize=(5 * columns, 3.8 * count), layout="constrained")
+        rows = drawing.subfigures(count, 1, squeeze=False)[:, 0]  # labels of one row leave the panels of the others their width
+        axes = (ax for row in rows for ax in row.subplots(1, columns, squeeze=False)[0])
         for case in trainings:
             _bars(next(axes), case)
         for case in in_two_ways:
@@ -213,7 +216,7 @@ def _bars(ax: Any, case: Mapping[str, Any]) -> None:
     rows = list(case["rows"].values())
     low, middle, high = zip(*(row["ratio"] for row in rows), strict=True)
     whiskers = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
-    ax.barh([row["title"] for row in rows], middle, xerr=whiskers, color="#88aacc")
+    ax.barh(_labels(rows), middle, xerr=whiskers, color="#88aacc")
     _beside_lora(ax, case["title"], "time of a training step, LoRA (PEFT) = 1")
 
 
@@ -225,11 +228,16 @@ def _paired_bars(ax: Any, case: Mapping[str, Any]) -> None:
     for k, (way, rows) in enumerate(ways.items()):
         at = [i + 0.4 * (k - 0.5 * (len(ways) - 1)) for i in range(len(rows))]
         ax.barh(at, [row["ratio"][1] for row in rows], height=0.4, label=way)
-    titles = [row["title"] for row in next(iter(ways.values()))]
-    ax.set_yticks(range(len(titles)), labels=titles)
-    ax.set_xlim(right=1.6 * max(row["ratio"][1] for row in case["rows"]))
+    labels = _labels(next(iter(ways.values())))
+    ax.set_yticks(range(len(labels)), labels=labels)
+    ax.set_xlim(right=2.2 * max(row["ratio"][1] for row in case["rows"]))
     ax.legend(loc="center right")
     _beside_lora(ax, case["title"], "time of a training step, LoRA (PEFT) as it is = 1")
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles of rows, in lines that leave the bars their room."""
+    return [textwrap.fill(row["title"], 40) for row in rows]
 
 
 def _way(row: Mapping[str, Any]) -> str:
