@@ -75,7 +75,6 @@ class _Length:
     def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         self.length, self.sides = length, sides
         self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
-        self.rows = torch.empty(0, dtype=torch.int64, device=device)  # of the updates in the workspace
         self._work = torch.zeros(2 * self.storage.numel(), dtype=torch.float64, device=device)
 
     def work(self, w: int) -> Tensor:
@@ -133,6 +132,26 @@ class _WidthClass(NamedTuple):
         return cls(plan.width, plan.members, layers, in_order, parts)
 
 
+@dataclass(eq=False)
+class _Plan:
+    """What depends on the ranks: it is taken over as a whole, or not at all.
+
+    ``rows`` : of the updates in the workspace of each length, and ``entries`` : of ΔS; ``S``, ``delta_S`` (L, w, w) the float64
+    workspaces of the cores; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
+    ``cleared`` : whether the workspaces of the bases are zero where nothing is ever put.
+    """
+
+    ranks: tuple[int, ...]
+    rows: list[Tensor]
+    entries: Tensor
+    classes: list[_WidthClass]
+    S: Tensor
+    delta_S: Tensor
+    shapes: tuple[list[torch.Size], list[torch.Size], list[torch.Size]]
+    columns: Integers
+    cleared: bool = False
+
+
 class _Exact(NamedTuple):
     """One layer by Householder's QR: singular values (2w,), and the transposed singular vectors of Ŵ, (p, m) and (p, n)."""
 
@@ -165,7 +184,6 @@ class LayerBank:
         checks.integer("capacity", capacity, 1)
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
         self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, self._S.device
-        self.ranks: tuple[int, ...] = (0,) * len(shapes)
         self._roots = np.sqrt([float(max(shape)) for shape in shapes])
         self._roots_there = torch.from_numpy(self._roots).to(self.device)
         by_length: dict[int, list[int]] = {}
@@ -173,6 +191,12 @@ class LayerBank:
             by_length.setdefault(length, []).append(side)
         self._lengths = [_Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
         self._place = {side: (group, i) for group in self._lengths for i, side in enumerate(group.sides)}
+        self._plan = self._nothing = self._planned((0,) * len(shapes))
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of every layer, 0 before anything was loaded."""
+        return self._plan.ranks
 
     @classmethod
     def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
@@ -192,7 +216,10 @@ class LayerBank:
 
     @torch.no_grad()
     def load(self, factors: Sequence[Factors]) -> None:
-        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` as :meth:`of`."""
+        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` as :meth:`of`.
+
+        If it is interrupted while it copies, nothing counts as loaded.
+        """
         if len(factors) != len(self.shapes):
             raise ValueError(f"factors: expected {len(self.shapes)} layers, found {len(factors)}")
         for layer, ((m, n), (U, S, V)) in enumerate(zip(self.shapes, factors, strict=True)):
@@ -204,13 +231,14 @@ class LayerBank:
             self._check("V", [V], [torch.Size((n, r))], layer)
         self._check_bases(factors)
         copies = [[X.clone() for X in layer] for layer in factors]  # they may be views of these buffers
+        plan, self._plan = self._planned(tuple(int(U.shape[-1]) for U, _, _ in factors)), self._nothing
         for group in self._lengths:
             group.storage.zero_()
         self._S.zero_()
-        self._set_ranks(tuple(int(U.shape[-1]) for U, _, _ in factors))
-        for layer, given in enumerate(copies):
-            for mine, X in zip(self.factors(layer), given, strict=True):
-                mine.copy_(X)
+        for layer, (U, S, V) in enumerate(copies):
+            for mine, X in zip(self.storage(layer), (U.mT, S, V.mT), strict=True):
+                mine[: X.shape[0], : X.shape[1]] = X
+        self._plan = plan
 
     def factors(self, layer: int) -> Factors:
         """Views (U, S, V) of one layer: (m, r), (r, r), (n, r)."""
@@ -282,7 +310,7 @@ class LayerBank:
         rate = checks.nonnegative_number("learning_rate", learning_rate)
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._fill(delta_K, delta_L, delta_S)
-        columns = self._columns(augmented=delta_K is not None)
+        columns = np.asarray(self.ranks) if delta_K is None else self._plan.columns
         found: list[GramCore] = []
         exact: dict[int, _Exact] = {}
         if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
@@ -307,10 +335,12 @@ class LayerBank:
             for layer, one in self._exact(bad, rate, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
         self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
+        before = self._plan
         try:
             self._write(found, exact, sigma, chosen.rank)
         except BaseException:  # no memory, an interrupt
-            self._undo()
+            if self._plan is before:
+                self._undo()
             raise
         rules = tuple(RULES[code] for code in chosen.rule.tolist())
         return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
@@ -337,11 +367,6 @@ class LayerBank:
                 f"found min_rank={min_rank}, max_rank={max_rank}"
             )
         return Limits(tau, theta, min_rank, np.asarray(most))
-
-    def _columns(self, *, augmented: bool) -> Integers:
-        """How many columns the bases of each layer have before the truncation (L,)."""
-        ranks = np.asarray(self.ranks)
-        return np.minimum(2 * ranks, [min(shape) for shape in self.shapes]) if augmented else ranks
 
     def _choose(self, sigma: Values, columns: Integers, limits: Limits, budget: Budget | None) -> Ranks:
         """The new ranks by the threshold, or by the budget."""
@@ -390,30 +415,25 @@ class LayerBank:
         if not usable.all():
             raise NonFiniteUpdateError(np.flatnonzero(~usable).tolist())
 
-    def _set_ranks(self, ranks: tuple[int, ...]) -> None:
-        """Change the ranks: where the updates go in the workspaces, zeros everywhere else."""
-        if ranks == self.ranks:
-            return
+    def _planned(self, ranks: tuple[int, ...]) -> _Plan:
+        """What these ranks want; nothing is changed."""
         w, of_side = max(ranks), 2 * ranks
         rows = [
             [i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(of_side[side])] for group in self._lengths
         ]
         entries = [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
-        plans = self._width_plans(ranks)
+        plans = self._width_plans(ranks) if w else []
         uploaded = self._uploaded([*rows, entries, *(X for plan in plans for X in plan.indices)])
         places, entries_there = [next(uploaded) for _ in rows], next(uploaded)
         classes = [_WidthClass.of(plan, uploaded) for plan in plans]
-        S_work, dS_work = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
-        self.ranks, self._entries, self._classes = ranks, entries_there, classes  # all is there: nothing below needs memory
-        self._S_work, self._dS_work = S_work, dS_work
-        for group, its_rows in zip(self._lengths, places, strict=True):
-            group.rows = its_rows
-            group.work(w).zero_()
-        self._update_shapes = (
+        S, delta_S = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
+        shapes = (
             [torch.Size((m, r)) for (m, _), r in zip(self.shapes, ranks, strict=True)],
             [torch.Size((n, r)) for (_, n), r in zip(self.shapes, ranks, strict=True)],
             [torch.Size((r, r)) for r in ranks],
         )
+        columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in self.shapes])
+        return _Plan(ranks, places, entries_there, classes, S, delta_S, shapes, columns)
 
     def _width_plans(self, ranks: tuple[int, ...]) -> list[_WidthPlan]:
         """The layers by similar rank."""
@@ -444,13 +464,15 @@ class LayerBank:
         if (delta_K is None) != (delta_L is None):
             raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
         given = {"delta_K": delta_K, "delta_L": delta_L, "delta_S": delta_S}
-        for (name, tensors), shapes in zip(given.items(), self._update_shapes, strict=True):
+        for (name, tensors), shapes in zip(given.items(), self._plan.shapes, strict=True):
             if tensors is not None:
                 self._check(name, tensors, shapes)
-        w, uniform = max(self.ranks), len(set(self.ranks)) == 1
+        w, uniform, plan = max(self.ranks), len(set(self.ranks)) == 1, self._plan
         of_side = [X.mT for X in (*(delta_K or ()), *(delta_L or ()))]
-        for group in self._lengths:
+        for group, its_rows in zip(self._lengths, plan.rows, strict=True):
             work = group.work(w)
+            if not plan.cleared:
+                work.zero_()
             work[:, :w] = group.storage[:, :w]
             if not of_side:
                 work[:, w:] = 0.0
@@ -459,12 +481,13 @@ class LayerBank:
             if uniform:  # one copy, which converts as well
                 work[:, w:] = rows.view(-1, w, group.length)
             else:
-                work.view(-1, group.length).index_copy_(0, group.rows, rows.double())
-        self._S_work.copy_(self._S[:, :w, :w])
+                work.view(-1, group.length).index_copy_(0, its_rows, rows.double())
+        plan.cleared = True
+        plan.S.copy_(self._S[:, :w, :w])
         if uniform:
-            self._dS_work.copy_(torch.stack(list(delta_S)))
+            plan.delta_S.copy_(torch.stack(list(delta_S)))
         else:
-            self._dS_work.view(-1).index_copy_(0, self._entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
+            plan.delta_S.view(-1).index_copy_(0, plan.entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
 
     def _rows(self, side: int, width: int, rate: float) -> Tensor:
         """[basis; λ update] of one side, the first ``width`` rows of each: (2 width, length)."""
@@ -475,7 +498,7 @@ class LayerBank:
     def _stacks(self, of: _WidthClass) -> list[Tensor]:
         """[basis; update] of all sides of a class by length, (N, 2 width, length): the workspace itself if there is one class."""
         w = max(self.ranks)
-        if len(self._classes) == 1:
+        if len(self._plan.classes) == 1:
             return [part.group.work(w) for part in of.parts]
         return [
             part.group.work(w).view(-1, 2, w, part.group.length)[part.positions, :, : of.width].flatten(1, 2) for part in of.parts
@@ -484,7 +507,7 @@ class LayerBank:
     def _work_is_finite(self, rate: float) -> NDArray[np.bool_]:
         """Whether all factors and updates of a layer are finite."""
         count = len(self.shapes)
-        cores = (torch.isfinite(self._S_work) & torch.isfinite(rate * self._dS_work)).all(2).all(1)
+        cores = (torch.isfinite(self._plan.S) & torch.isfinite(rate * self._plan.delta_S)).all(2).all(1)
         w = max(self.ranks)
         sides = torch.stack([torch.isfinite(self._rows(side, w, rate)).all() for side in range(2 * count)])
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
@@ -493,11 +516,11 @@ class LayerBank:
     def _gram(self, rate: float, shared: bool) -> list[GramCore]:
         """The spectra from the Gram matrices of the sides, class by class."""
         found = []
-        for of in self._classes:
+        for of in self._plan.classes:
             Gammas, count = [stack @ stack.mT for stack in self._stacks(of)], len(of.layers)
             Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
-            S, dS, roots = self._S_work, self._dS_work, self._roots_there
-            if len(self._classes) > 1:
+            S, dS, roots = self._plan.S, self._plan.delta_S, self._roots_there
+            if len(self._plan.classes) > 1:
                 S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
                 roots = roots[of.layers]
             found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, roots, rate=rate, shared=shared))
@@ -513,7 +536,7 @@ class LayerBank:
         if len(rows) == 1:
             values = rows[0].cpu().numpy()
         else:
-            values = torch.cat(rows)[torch.cat([of.layers for of in self._classes]).argsort()].cpu().numpy()
+            values = torch.cat(rows)[torch.cat([of.layers for of in self._plan.classes]).argsort()].cpu().numpy()
         return values[:, :1:-1], values[:, 1], values[:, 0]
 
     def _exact(self, layers: Sequence[int], rate: float, shared: bool) -> dict[int, _Exact]:
@@ -522,7 +545,7 @@ class LayerBank:
         Raises :class:`NonFiniteUpdateError` if products of theirs left the range of float64.
         """
         count, w = len(self.shapes), max(self.ranks)
-        width_of = {layer: of.width for of in self._classes for layer in of.members}
+        width_of = {layer: of.width for of in self._plan.classes for layer in of.members}
         alike: dict[tuple[tuple[int, int], int], list[int]] = {}
         for layer in layers:
             alike.setdefault((self.shapes[layer], width_of[layer]), []).append(layer)
@@ -531,7 +554,7 @@ class LayerBank:
         for (_, width), members in alike.items():
             Bt_K = torch.stack([self._rows(layer, width, rate) for layer in members])
             Bt_L = torch.stack([self._rows(count + layer, width, rate) for layer in members])
-            S, dS = (torch.stack([X[layer, :width, :width] for layer in members]) for X in (self._S_work, self._dS_work))
+            S, dS = (torch.stack([X[layer, :width, :width] for layer in members]) for X in (self._plan.S, self._plan.delta_S))
             sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, rate * dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
             beyond += np.asarray(members)[np.isinf(padded[:, 0])].tolist()
@@ -543,22 +566,23 @@ class LayerBank:
     def _write(self, found: Sequence[GramCore], exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
         """The new factors into the buffers, zeros behind each layer's rank."""
         ranks = tuple(rank.tolist())
-        width = max(ranks)
+        width, plan = max(ranks), self._plan if ranks == self.ranks else self._planned(ranks)
         kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
         both = [kept]
         if found:  # the Gram route divides by σ; the other one, where 1/σ may be beyond the range, does not
             both.append(np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0))
         values = torch.from_numpy(np.stack(both)).to(self.device)
-        for group in self._lengths:  # no longer in use
-            group.storage[:, width : max(self.ranks)] = 0.0
-        self._S[:, : max(self.ranks), : max(self.ranks)] = 0.0
-        for of, one in zip(self._classes, found, strict=False):
+        if width < max(self.ranks):  # what lies behind is no longer in use
+            for group in self._lengths:
+                group.storage[:, width:] = 0.0
+            self._S.zero_()
+        for of, one in zip(self._plan.classes, found, strict=False):
             most = min(width, 2 * of.width)  # no rank of this class is above it
-            its_inverse = values[1] if len(self._classes) == 1 else values[1, of.layers]
+            its_inverse = values[1] if len(self._plan.classes) == 1 else values[1, of.layers]
             X = torch.cat(coordinates(one, its_inverse[:, None, :most]))
             for part, stack in zip(of.parts, self._stacks(of), strict=True):
                 new = (X if len(of.parts) == 1 else X[part.places]).mT @ stack
-                if len(self._classes) == 1:
+                if len(self._plan.classes) == 1:
                     part.group.storage[:, :most] = new
                 else:
                     part.group.storage[part.positions, :most] = new.to(self.dtype)
@@ -568,7 +592,7 @@ class LayerBank:
                 group.storage[i, :width] = 0.0
                 group.storage[i, : ranks[layer]] = rows[: ranks[layer]]
         self._S[:, :width, :width] = torch.diag_embed(values[0])
-        self._set_ranks(ranks)
+        self._plan = plan
 
     def _undo(self) -> None:
         """The factors from before a step that failed while they were written: the workspaces still have them."""
@@ -577,7 +601,7 @@ class LayerBank:
             group.storage[:, :w] = group.work(w)[:, :w]
             group.storage[:, w:] = 0.0
         self._S.zero_()
-        self._S[:, :w, :w] = self._S_work
+        self._S[:, :w, :w] = self._plan.S
 
 
 def _is_rank(value: object, most: int) -> bool:

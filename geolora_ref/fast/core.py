@@ -36,9 +36,10 @@ def core(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor, rate: float, shar
     """
     w = S.shape[1]
     S0 = S.new_zeros(len(S), 2 * w, 2 * w)
-    S0[:, :w, :w] = S + rate * ((0.5 if shared else 1.0) * (C_K + C_L.mT) - delta_S)
-    S0[:, :w, w:].diagonal(dim1=1, dim2=2).fill_(-rate)
-    S0[:, w:, :w].diagonal(dim1=1, dim2=2).fill_(-rate)
+    C = 0.5 * (C_K + C_L.mT) if shared else C_K + C_L.mT
+    S0[:, :w, :w] = S + rate * (C - delta_S)
+    S0.diagonal(w, 1, 2).fill_(-rate)
+    S0.diagonal(-w, 1, 2).fill_(-rate)
     return S0
 
 

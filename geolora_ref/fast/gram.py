@@ -52,8 +52,8 @@ class GramCore(NamedTuple):
     """The spectra of all layers, and what :func:`coordinates` makes the new bases from.
 
     ``squares`` (L, 2w) Σ² and ``P`` (L, 2w, 2w), ascending as LAPACK returns them; ``At`` = Aᵀ and ``S0_Gamma_L`` (L, 2w, 2w);
-    ``scale`` (L,) s², infinite or NaN if anything is; ``info`` (L,) of the Cholesky factorisation.  Where scale is not finite or
-    info not 0, the spectrum means nothing.
+    ``scale`` (L,) s², infinite or NaN if anything is; ``info`` (L,) of the Cholesky factorisation, and 1 where no
+    eigenvalues were found.  Where scale is not finite or info not 0, the spectrum means nothing.
     """
 
     squares: Tensor
@@ -78,7 +78,10 @@ def gram_core(
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
     At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L
     M = (factor.mT @ S0_Gamma_L) @ At
-    squares, P = torch.linalg.eigh(M.nan_to_num_(0.0, 0.0, 0.0))  # what is not finite in one layer would fail all
+    try:
+        squares, P = torch.linalg.eigh(M.nan_to_num_(0.0, 0.0, 0.0))  # what is not finite in one layer would fail all
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of whichever layer: all go through Householder's QR
+        squares, P, info = scale.new_zeros(M.shape[:2]), M, torch.ones_like(info)
     return GramCore(squares, P, At, S0_Gamma_L, scale, info)
 
 

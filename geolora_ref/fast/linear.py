@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geolora_ref.fast.autocast import autocasts, no_autocast
 from geolora_ref.fast.once import once
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
 
@@ -96,7 +97,7 @@ def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale
     """
     _check(weight.shape, weight, U, S, V)
     _check_merged(merged, weight)
-    with torch.autocast(weight.device.type, enabled=False):
+    with no_autocast(weight.device.type):
         return torch.addmm(weight, U @ S, V.mT, alpha=_finite(scale), out=merged)
 
 
@@ -109,7 +110,7 @@ def lowrank_add(
     Otherwise as :func:`adapted_linear`.
     Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, or a scale that is not finite.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x.device.type):
         x, U, S, V = (X.to(output.dtype) for X in (x, U, S, V))
     if output.shape[:-1] != x.shape[:-1]:
         raise ValueError(f"output: expected the leading axes of x, {tuple(x.shape[:-1])}, found {tuple(output.shape[:-1])}")
@@ -124,7 +125,7 @@ def _prepared(
     """Checked, and in the dtype of autocast where it is on: in-place products do not take part in autocast by themselves."""
     if weight.requires_grad:
         raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x.device.type):
         x, weight, U, S, V = (_by_autocast(X) for X in (x, weight, U, S, V))
         bias = None if bias is None else _by_autocast(bias)
     _check(weight.shape, weight, U, S, V, x=x, bias=bias)
@@ -214,7 +215,7 @@ class _AdaptedLinear(torch.autograd.Function):
         factor_gradients: bool,
         merged: Tensor | None,
     ) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             rows = row_blocks(x)
             at = down(rows, V)
             y = torch.nn.functional.linear(rows, weight if merged is None else merged, bias)
@@ -227,7 +228,7 @@ class _AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(dy.device.type, enabled=False):
+        with no_autocast(dy.device.type):
             x, at, weight, U, S, V = ctx.saved_tensors
             if ctx.merged:
                 weight = once(weight, U, S, V)
@@ -255,7 +256,7 @@ class _LowRankAdd(torch.autograd.Function):
     def forward(
         ctx: Any, output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor_gradients: bool
     ) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             rows = row_blocks(x)
             at = down(rows, V)
             Kt = S.mT @ U.mT
@@ -270,7 +271,7 @@ class _LowRankAdd(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(dy.device.type, enabled=False):
+        with no_autocast(dy.device.type):
             x, at, *factors = ctx.saved_tensors
             U, S, V = map(once, factors)
             g = row_blocks(dy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, check_merged, is_transposed_linear, layout_of
 
 __all__ = [
+    "COMPILED",
     "adapt",
     "adapter_for",
     "adapters",
@@ -23,7 +25,11 @@ __all__ = [
     "refuse_several_places",
     "refuse_shared",
     "unmerge",
+    "unwrapped",
 ]
+
+COMPILED = "_orig_mod"
+"""What ``torch.compile`` calls the module inside of its own."""
 
 
 def adapt(
@@ -219,9 +225,20 @@ def refuse_several_places(model: nn.Module, whole: nn.Module) -> None:
         raise ValueError(f"expected one place in the model (PEFT replaces no more), found {', '.join(places)}")
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of ``torch.compile`` and of data-parallel training."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif COMPILED in model._modules:
+            model = cast(nn.Module, model._modules[COMPILED])
+        else:
+            return model
+
+
 def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
-    """All adapted layers of a model by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, AdaptedLayer)}
+    """All adapted layers of a model by name, in a compiled or data-parallel one by that in the model inside."""
+    return {name: module for name, module in unwrapped(model).named_modules() if isinstance(module, AdaptedLayer)}
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -141,6 +141,14 @@ class LowRankAdapter(nn.Module):
         self.rank = r
 
     @torch.no_grad()
+    def put_back(self, Ut: Tensor, S: Tensor, Vt: Tensor) -> None:
+        """Take over copies that were made of :meth:`active`, and their rank; needs no memory, of which there may be none left."""
+        for storage, X in zip((self.Ut, self.S, self.Vt), (Ut, S, Vt), strict=True):
+            storage.zero_()
+            storage[: X.shape[0], : X.shape[1]] = X
+        self.rank = len(S)
+
+    @torch.no_grad()
     def orthonormalise(self) -> None:
         """The same W with bases that are orthonormal to the rounding of their dtype.
 

@@ -186,10 +186,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """
         for group in self.param_groups:
             _check_common(group)
-        merged = [name for name, layer in self._layers.items() if layer.merged]
+        merged = [name for name, layer in self._layers.items() if layer.base_is_merged]
         if merged:
             raise RuntimeError(
-                f"step: expected adapters that are not merged, found that {', '.join(merged[:4])} is; unmerge first"
+                f"step: expected adapters that are not merged, found that {', '.join(merged[:4])} is, or another of its base; "
+                "unmerge first"
             )
         if closure is None:
             return None

@@ -12,14 +12,14 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import LoraConfig
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from geolora_ref.nn.adapt import adapters, refuse_several_places
+from geolora_ref.nn.adapt import COMPILED, adapters, refuse_several_places, unwrapped
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
 from geolora_ref.nn.precision import own_precision
 
@@ -29,8 +29,6 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
-COMPILED = "_orig_mod"
-"""What ``torch.compile`` calls the module inside of its own."""
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
 """What PEFT does not save as a whole."""
 
@@ -60,7 +58,7 @@ def export_lora(
     with trained parameters of its own, an adapted or trained module that the model has at several places.  Nothing is written
     then.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
     state = lora_state_dict(model)
     target = Path(directory)
@@ -79,7 +77,7 @@ def export_lora(
 
 def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_type: str | None = None) -> LoraConfig:
     """The configuration of the checkpoint.  Raises ``ValueError`` like :func:`export_lora`."""
-    model = _unwrapped(model)
+    model = unwrapped(model)
     layers = _exportable(model)
     ranks = {_only(name): layer.adapter.rank for name, layer in layers.items()}
     scales = {_only(name): layer.alpha * layer.adapter.rank for name, layer in layers.items()}
@@ -99,7 +97,7 @@ def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_typ
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """A = Vᵀ and B = U S of every adapter and the tensors of the other trained modules under PEFT's names: contiguous copies."""
-    state, model = {}, _unwrapped(model)
+    state, model = {}, unwrapped(model)
     for name, layer in _exportable(model).items():
         for key, tensor in _factors(layer).items():
             state[f"{PREFIX}{name}.{key}"] = tensor
@@ -127,17 +125,6 @@ def _only(name: str) -> str:
     return "^" + re.escape(name)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of ``torch.compile`` and of data-parallel training."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif COMPILED in model._modules:
-            model = cast(nn.Module, model._modules[COMPILED])
-        else:
-            return model
-
-
 def _base_name(name: str) -> str:
     """The name in the base model of a layer that PEFT or ``torch.compile`` has wrapped, or the name as it is."""
     return name.replace(f".{COMPILED}", "").removeprefix(PREFIX).removesuffix(".geolora_active")
@@ -154,8 +141,8 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     for name, layer in layers.items():
         base = layer.base
         _refuse_several_places(model, name, layer)
-        if layer.merged:
-            raise ValueError(f"{name}: expected an adapter that is not merged; unmerge it, or save the model itself")
+        if layer.base_is_merged:
+            raise ValueError(f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself")
         if name in attentions:
             raise ValueError(f"{name}: expected a layer that is called, found the projection of nn.MultiheadAttention")
         if isinstance(base, nn.Conv2d) and (base.dilation != (1, 1) or base.padding_mode != "zeros"):
@@ -167,11 +154,14 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
 
 
 def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost modules outside of the adapters that are trained as a whole or own trainable parameters.
+    """The outermost modules outside of the adapters that are trained as a whole or own trainable parameters, and what PEFT has
+    in place of others, which is not trainable where it was loaded for inference.
 
     PEFT takes no module inside of another one that it saves, and no container that cannot be called.
     """
     layers = adapters(model)
+    heads = [wrapper for wrapper in model.modules() if isinstance(wrapper, ModulesToSaveWrapper)]
+    saved = {id(head.modules_to_save[name]) for head in heads for name in head.active_adapters if name in head.modules_to_save}
     inside = {id(module) for layer in layers.values() for part in (layer, layer.base) for module in part.modules()}
     inside |= {id(parameter) for layer in layers.values() for parameter in layer.adapter.parameters()}
     found, covered = {}, set[nn.Module]()
@@ -184,7 +174,7 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
         container = isinstance(module, CONTAINERS)
         if trained and container:
             raise ValueError(f"{name}: expected trained parameters in a module that is called, found {type(module).__name__}")
-        if trained or (not container and _is_trained(module, inside)):
+        if trained or id(module) in saved or (not container and _is_trained(module, inside)):
             found[_saved_name(name)] = module
             covered |= set(module.modules())
     _refuse_unclear(list(found), model)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import allocate_ranks
-from geolora_ref.fast import LayerBank
+from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.optimizers import Triple
 from geolora_ref.training import Settings, is_shared, limits_of_rank, phase_of
@@ -118,7 +118,7 @@ class FastGroup:
     def _train_cores(self, delta_S: Sequence[Tensor], rate: float) -> None:
         new = [adapter.active()[1].detach() - rate * delta for adapter, delta in zip(self.adapters, delta_S, strict=True)]
         if not bool(torch.stack([torch.isfinite(S).all() for S in new]).all()):
-            raise FloatingPointError("coefficient step: S overflowed the range of its dtype; nothing was changed")
+            raise NonFiniteUpdateError([layer for layer, S in enumerate(new) if not bool(torch.isfinite(S).all())])
         for adapter, S in zip(self.adapters, new, strict=True):
             adapter.active()[1].detach().copy_(S)
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from geolora_ref import checks
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
+from geolora_ref.fast.autocast import autocasts
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 from geolora_ref.nn.precision import own_precision
@@ -138,7 +139,8 @@ class AdaptedLayer(nn.Module):
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
     ``fused`` : by ``geolora_ref.fast``, one function for base and update, where the base is nn.Linear with a frozen weight in the
     dtype and on the device of the factors, and nothing is to happen when it is called: no hook and no ``forward`` of its own (as
-    offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.
+    offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.  Hooks for all modules at
+    once, which torch has for debugging and profiling, do not see such a base: it is not called.
     ``merged`` (the attribute ``merged_forward``) : such a layer computes with one matrix, base.weight + alpha·W, which every call
     forms anew and its backward pass uses again.  Less work where x has many more rows than m·n/(m + n), for a copy of the weight
     from a call to its backward pass.  Nothing outlives a call that could be older than the factors.
@@ -193,6 +195,11 @@ class AdaptedLayer(nn.Module):
     def merged(self) -> bool:
         """Whether base.weight contains alpha·W at present."""
         return self._unmerged_weight is not None
+
+    @property
+    def base_is_merged(self) -> bool:
+        """Whether the base has this adapter in its weight, or another one that shares it (``peft_tuner.py``)."""
+        return self.merged
 
     @property
     def weight(self) -> Tensor:
@@ -260,14 +267,18 @@ class AdaptedLayer(nn.Module):
             raise RuntimeError("merge: the layer is merged already")
         if not self.enabled:
             raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
+        self.check_mergeable()
+        merged = self.weight
+        self._unmerged_weight = self.base_weight.detach().clone()
+        self.base_weight.copy_(merged)
+
+    def check_mergeable(self) -> None:
+        """Raise ``RuntimeError`` unless the weight of the base is a parameter that it uses as it is."""
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
         if _has_own_forward(self.base):
             kind = type(self.base).__name__
             raise RuntimeError(f"merge: expected a base that uses its weight as it is, found {kind} with a forward of its own")
-        merged = self.weight
-        self._unmerged_weight = self.base_weight.detach().clone()
-        self.base_weight.copy_(merged)
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -321,6 +332,6 @@ def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: st
 def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:
     """That of the factors, or autocast's (which leaves double precision alone)."""
     device = x.device.type
-    if torch.is_autocast_enabled(device) and S.dtype == torch.float32:
+    if autocasts(device) and S.dtype == torch.float32:
         return torch.get_autocast_dtype(device)
     return S.dtype

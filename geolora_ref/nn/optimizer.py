@@ -221,8 +221,8 @@ class GeoLoRA(AdapterOptimizer):
         try:
             steps = [step for group in groups for step in self._fast_step(group)]
         except BaseException:
-            for adapter, (Ut, S, Vt) in before:
-                adapter.assign_factors(Ut.mT, S, Vt.mT)
+            for adapter, copies in before:
+                adapter.put_back(*copies)
             raise
         for name, moments, report in steps:
             self.remember(self._adapters[name], moments)
@@ -248,8 +248,10 @@ class GeoLoRA(AdapterOptimizer):
             done = self._fast_group(names).step(directed, settings, group["iteration"], moved=remembers)
         except NonFiniteUpdateError as error:
             bad = [names[layer] for layer in error.layers]
+            for name in bad:
+                self.factors(name)  # which says so if it is they that are not finite
             raise FloatingPointError(
-                f"optimizer: the update overflowed the range of its dtype in {bad[:4]}; nothing was changed"
+                f"optimizer: the update is not finite, or leaves the range of its dtype, in {bad[:4]}; nothing was changed"
             ) from error
         except ValueError:  # of a bank, which knows no names
             for name in names:

@@ -113,6 +113,11 @@ class NamedLayer(AdaptedLayer):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def base_is_merged(self) -> bool:
+        """As of :class:`AdaptedLayer`."""
+        return bool(self.merged_adapters)
+
     def merge(self) -> None:
         """As :meth:`AdaptedLayer.merge`."""
         super().merge()
@@ -269,6 +274,16 @@ class GeoLoraModel(BaseTuner):
         if kwargs.get("adapter_names") is not None:
             raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
         yield
+
+    def _check_merge_allowed(self) -> None:
+        """PEFT merges and unloads layer by layer: ``RuntimeError`` as of :meth:`AdaptedLayer.merge` before the first one."""
+        super()._check_merge_allowed()  # type: ignore[no-untyped-call]
+        for name, module in self.model.named_modules():
+            for layer in module.geolora_layers.values() if isinstance(module, GeoLoraLayer) else ():
+                try:
+                    layer.check_mergeable()
+                except RuntimeError as problem:
+                    raise RuntimeError(f"{problem} (layer {name!r})") from problem
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes nothing then."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from geolora_ref.fast.autocast import no_autocast
+
 __all__ = ["own_precision", "whole_products"]
 
 
@@ -17,8 +19,7 @@ def own_precision(device: torch.device) -> AbstractContextManager[Any]:
     Bases that are updated by products with fewer bits would not stay orthonormal.  In compiled code, which runs with the
     settings that it was compiled for, autocast alone is switched off.
     """
-    kind = device.type
-    uncast = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    uncast = no_autocast(device.type)
     return uncast if torch.compiler.is_compiling() else whole_products(uncast)
 
 
@@ -27,7 +28,8 @@ def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterato
     """Products of float32 have all 24 bits here, also where ``torch.set_float32_matmul_precision`` or a backend's
     ``fp32_precision`` allows 11 or 8 of them, and inside another context.
 
-    The setting is that of the process, and is what it was afterwards.
+    The setting is that of the process, and is what it was afterwards; where a backend followed a more general setting, it does
+    so again (as it does if it was told by itself what that one says as well).
     """
     before = _allowed()
     try:
@@ -37,7 +39,10 @@ def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterato
             yield
     finally:
         for backend, precision in before.items():
-            _allow(backend, precision)
+            if backend is not torch:  # what it inherits is told like what it was told
+                _allow(backend, "none")
+            if backend is torch or backend.fp32_precision != precision:
+                _allow(backend, precision)
 
 
 def _allowed() -> dict[Any, str]:

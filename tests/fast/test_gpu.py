@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from geolora_ref.nn.precision import whole_products
 from verification.parity.__main__ import main
 from verification.parity.functions import function_difference
 from verification.parity.measure import ALIKE, BOUNDS, DTYPES, conformance, missing, training_difference
@@ -20,6 +22,13 @@ def device() -> str:
     if missing("cuda"):
         pytest.skip(missing("cuda"))
     return "cuda"
+
+
+@pytest.fixture(autouse=True)
+def all_bits() -> Iterator[None]:
+    """Of float32, whatever the environment allows, as the command has them."""
+    with whole_products():
+        yield
 
 
 @pytest.mark.gpu

@@ -494,8 +494,8 @@ def test_classes_of_width_are_close_to_each_other() -> None:
     assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(bank_module.WIDTHS)
     ranks = [1, 2, 3, 5, 6, 7, 12, 13]
     bank = LayerBank([(40, 40)] * len(ranks), 16)
-    bank._set_ranks(tuple(ranks))
-    assert {of.width: of.layers.tolist() for of in bank._classes} == {1: [0], 2: [1], 3: [2], 6: [3, 4], 8: [5], 12: [6], 13: [7]}
+    plan = bank._planned(tuple(ranks))
+    assert {of.width: of.layers.tolist() for of in plan.classes} == {1: [0], 2: [1], 3: [2], 6: [3, 4], 8: [5], 12: [6], 13: [7]}
 
 
 def test_small_singular_values_go_the_exact_way_and_no_others(generator: torch.Generator) -> None:
@@ -634,6 +634,27 @@ def test_products_beyond_the_range_of_double_precision_name_their_layer(
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
 
 
+def test_where_no_eigenvalues_are_found_all_layers_take_the_other_route(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch fails as a whole, whichever layer it is that LAPACK, or a device's library, gives up on."""
+    factors = random_layers([3, 2, 4], generator, torch.float32)
+    updates = list(zip(*(random_update(layer, generator) for layer in factors), strict=True))
+    bank, undisturbed = LayerBank.of(factors), LayerBank.of(factors)
+
+    def fails(X: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("linalg.eigh: the algorithm failed to converge")  # type: ignore[attr-defined]
+
+    expected = undisturbed.update_(*updates, tau=0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "eigh", fails)
+        report = bank.update_(*updates, tau=0.3)
+    assert (report.exact, report.ranks) == ((0, 1, 2), expected.ranks)
+    for layer in range(3):
+        found, right = (U @ S @ V.mT for U, S, V in (bank.factors(layer), undisturbed.factors(layer)))
+        assert torch.linalg.matrix_norm(found - right) <= 1e-5 * torch.linalg.matrix_norm(right)
+
+
 def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: torch.Generator) -> None:
     """A power of a Python float is an OverflowError where a product is infinite."""
     bank = LayerBank.of(random_layers([3, 2], generator, torch.float32))
@@ -671,6 +692,31 @@ def test_a_step_whose_writing_fails_changes_nothing(
     assert reports[0].ranks == reports[1].ranks != (3, 2, 4)
     after = [[X for k in range(3) for X in one.storage(k)] for one in (bank, undisturbed)]
     assert all(torch.equal(X, Y) for X, Y in zip(*after, strict=True))
+
+
+def test_a_load_that_is_interrupted_leaves_nothing_loaded(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than zeros, or layers of before and after side by side; without memory for it nothing has changed."""
+    before, after = random_layers([3, 2], generator, torch.float32), random_layers([2, 3], generator, torch.float32)
+    bank = LayerBank.of(before, capacity=6)
+
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerBank, "_uploaded", stops)
+        with pytest.raises(KeyboardInterrupt):
+            bank.load(after)
+    assert bank.ranks == (3, 2)
+    assert all(torch.equal(X, Y) for layer in range(2) for X, Y in zip(bank.factors(layer), before[layer], strict=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerBank, "storage", stops)
+        with pytest.raises(KeyboardInterrupt):
+            bank.load(after)
+    assert bank.ranks == (0, 0)
+    with pytest.raises(ValueError, match=r"LayerBank: expected factors, which load\(\) puts in, found none"):
+        bank.update_(None, None, [torch.zeros(0, 0)] * 2, tau=0.1)
+    bank.load(after)
+    assert bank.ranks == (2, 3)
 
 
 def test_a_result_beyond_the_range_of_the_storage_changes_nothing(generator: torch.Generator) -> None:

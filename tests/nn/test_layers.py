@@ -705,3 +705,14 @@ def test_targets_by_regular_expression_and_by_suffix() -> None:
     assert set(adapt(model(), ["query"], rank=2)) == {"first.query", "second.query"}
     assert set(adapt(model(), r"first\..*", rank=2)) == {"first.query", "first.value"}
     assert set(adapt(model(), "all-linear", rank=2, train=["first"])) == {"second.query", "subquery"}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_shapes_can_be_counted_on_the_meta_device(fused: bool, dropout: float) -> None:
+    """It has no autocast, and torch refuses to be asked whether it is on."""
+    model = nn.Sequential(nn.Linear(7, 5))
+    adapt(model, rank=2, fused=fused, dropout=dropout)
+    y = model.to("meta")(torch.empty(3, 7, device="meta"))
+    assert (tuple(y.shape), y.device.type) == ((3, 5), "meta")
+    y.sum().backward()

@@ -286,7 +286,7 @@ def test_an_adapter_for_each_row_is_refused() -> None:
     model(x)
 
 
-def test_while_another_adapter_is_merged_the_active_one_waits() -> None:
+def test_while_another_adapter_is_merged_the_active_one_waits(tmp_path: Path) -> None:
     """As in PEFT's other methods: a merged model is its base."""
     x, _ = regression()
     model = two_adapters()
@@ -295,6 +295,10 @@ def test_while_another_adapter_is_merged_the_active_one_waits() -> None:
     model.merge_adapter(["other"])
     hidden = torch.randn(5, 20, dtype=torch.float64)
     assert difference(layer(hidden), hidden @ expected.mT + layer.base_layer.bias) < 1e-14
+    with pytest.raises(ValueError, match="expected a base in which no adapter is merged"):
+        export_lora(model, tmp_path / "adapter")
+    with pytest.raises(RuntimeError, match=r"step: expected adapters that are not merged, found that .*first"):
+        GeoLoRA(model, lr=0.05).step()
     with model.disable_adapter():
         assert torch.equal(model(x), base_model()(x))
 
@@ -358,6 +362,22 @@ def test_merged_and_unloaded() -> None:
     plain = model.merge_and_unload()
     assert difference(plain(x), before) < 1e-14
     assert {type(module) for module in plain.modules()} == {nn.Sequential, nn.Linear, nn.Tanh}
+
+
+@pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
+def test_nothing_is_merged_where_one_layer_cannot_be(merge: str) -> None:
+    """PEFT goes from layer to layer, and what it has unloaded is gone."""
+    base = base_model()
+    nn.utils.parametrizations.weight_norm(base.get_submodule("second"))
+    model: Any = peft.get_peft_model(base, config())
+    x, _ = regression()
+    first = model.get_submodule("base_model.model.first")
+    before, weight = model(x), first.base_layer.weight.clone()
+    with pytest.raises(RuntimeError, match=r"computed from others \(layer 'second'\)"):
+        getattr(model, merge)()
+    assert model.get_submodule("base_model.model.first") is first
+    assert torch.equal(first.base_layer.weight, weight)
+    assert torch.equal(model(x), before)
 
 
 def test_a_safe_merge_refuses_broken_factors() -> None:
@@ -485,6 +505,20 @@ def test_exported_as_plain_lora(tmp_path: Path) -> None:
     plain = peft.PeftModel.from_pretrained(base_model(), tmp_path).eval()
     assert type(plain.base_model).__name__ == "LoraModel"
     assert difference(plain(x), model(x)) < 1e-13
+
+
+def test_what_was_loaded_for_inference_is_exported_with_its_head(tmp_path: Path) -> None:
+    """PEFT's default: nothing of it requires a gradient, nor does a head that was frozen again."""
+    x, _ = regression()
+    model = wrapped(alpha=0.7)
+    train(model)
+    model.eval()
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path / "adapter").eval()
+    export_lora(loaded, tmp_path / "plain")
+    plain = peft.PeftModel.from_pretrained(base_model(), tmp_path / "plain").eval()
+    assert difference(plain(x), model(x)) < 1e-13
+    assert difference(base_model()(x), model(x)) > 1e-3
 
 
 def test_a_head_of_several_layers_is_exported(tmp_path: Path) -> None:

@@ -61,6 +61,27 @@ def test_a_setting_of_one_backend_is_put_back() -> None:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
+def test_a_setting_that_is_inherited_stays_inherited() -> None:
+    """What all backends are told, for a while, and then told back."""
+    before = torch.backends.fp32_precision  # type: ignore[attr-defined]
+    matmuls: Any = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    own = [backend.fp32_precision for backend in matmuls]
+    try:
+        for backend in matmuls:
+            backend.fp32_precision = "none"
+        torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        assert products() == ("tf32", "tf32")
+        with whole_products():
+            assert products() == ("ieee", "ieee")
+        assert products() == ("tf32", "tf32")
+        torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        assert products() == ("ieee", "ieee")
+    finally:
+        torch.backends.fp32_precision = before  # type: ignore[attr-defined]
+        for backend, precision in zip(matmuls, own, strict=True):
+            backend.fp32_precision = precision
+
+
 def test_releases_without_settings_of_backends(allowed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(type(torch.backends.mkldnn), "matmul", raising=False)
     monkeypatch.delattr(torch.backends.mkldnn, "matmul", raising=False)
