@@ -98,8 +98,14 @@ BLOCKS = {
 SIZES = {
     "capacity-32": (83, 71, 32, "r = 32, as large as storage often is"),
     "capacity-64": (148, 135, 64, "r = 64, as large as storage often is"),
+    "beyond-half": (70, 60, 40, "2r > m > n: fewer new columns than r on both sides, of many"),
 }
 """Further blocks, with a dense S alone."""
+DEFICIENT = {
+    "rank one": "the residuals have rank one, as where the rows of a batch are alike",
+    "graded": "the residuals' singular values fall to 3e-11, as those of real gradients do",
+}
+"""Gradients of large blocks that leave a residual without full rank."""
 BLOCK_REASONS = {
     "diagonal": "the rank is capped as in training",
     "dense": "S was trained, there is no cap",
@@ -169,8 +175,10 @@ MAGNITUDES = {
     160: ("double-range", "squares"),
     -25: ("wide-range", "squares"),
     25: ("wide-range", "squares"),
+    -3: ("", "squares"),
+    3: ("", "squares"),
 }
-"""Exponents: the range that they need, and what leaves it."""
+"""Exponents: the range that they need, and what leaves it; of the last two that of float16."""
 TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-0": ({"tau": 0.0}, "nothing but exact zeros may be cut"),
     "tau-0.1": ({"tau": 0.1}, "the usual relative threshold"),
@@ -185,6 +193,9 @@ TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
 LAYOUT_SHAPES = ("square", "tall", "wide")
 STRIDED = ("rank-one",)
 """Further shapes of every layout but "mixed": a single column has any stride."""
+LARGER = ("larger",)
+"""Further shapes of every layout: r = 8, for those who read four numbers at a time or have a path for larger arrays."""
+COMPLEX = ("square", "tall", "wide", "full-rank-wide", "rank-one", "full-rank-tall", "beyond-half")
 LAYOUTS = {
     "columns": "the arguments lie in memory column by column, as a transposed array does",
     "spaced": "the arguments are every second column of wider arrays, as a slice is; between them is NaN",
@@ -203,6 +214,13 @@ CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
     "max-above": ({"max_rank": 6}, "r < max_rank < 2r"),
     "fixed": ({"min_rank": 4, "max_rank": 4}, "min_rank = max_rank = r: fixed rank"),
 }
+FIXED: dict[str, tuple[dict[str, Any], str]] = {
+    "fixed-above": ({"min_rank": 6, "max_rank": 6}, "min_rank = max_rank > r: a fixed rank that is not yet reached"),
+    "fixed-below": ({"min_rank": 2, "max_rank": 2}, "min_rank = max_rank < r: a fixed rank that the start is above"),
+    "beyond": ({"min_rank": 9, "max_rank": 10}, "both limits are above what there is: all directions are kept"),
+}
+"""Both limits at once, for some of the thresholds."""
+FIXED_AT = ("tau-0", "tau-0.3", "tau-1", "theta-0.25", "theta-large")
 
 
 @dataclass(frozen=True)
@@ -211,7 +229,8 @@ class ConformanceCase:
 
     ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of float32, ``double-range`` those
     of float64.  ``steps`` > 1 is a sequence: the output of each step is the next input; ``trained`` changes S at random in
-    between, as an optimizer does; ``layout`` is how the arguments lie in memory.
+    between, as an optimizer does, in the arrays that the backend was given or, if ``returned``, in the one that it has returned;
+    ``layout`` is how the arguments lie in memory.
     """
 
     id: str
@@ -221,6 +240,7 @@ class ConformanceCase:
     parameters: CaseParameters
     steps: int = 1
     trained: bool = False
+    returned: bool = False
     layout: str = "rows"
 
 
@@ -239,6 +259,7 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_thresholds(),
         *_blocks(),
         *_sequences(),
+        *_returned(),
         *_long_runs(),
         *_layouts(),
         *_bases(),
@@ -289,20 +310,22 @@ def _gradients() -> Iterator[ConformanceCase]:
 
 def _magnitudes() -> Iterator[ConformanceCase]:
     for exponent, (needed, products) in MAGNITUDES.items():
+        flags, dtype = ((needed,), "the dtype") if needed else ((), "float16")
         for core in ("diagonal", "dense", "zero"):
             parameters = CaseParameters(9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
-            reason = f"all numbers are of size 1e{exponent}: {products} leave the range of the dtype unless they are scaled"
-            yield _case("magnitude", f"1e{exponent}-{core}", (core, needed), reason, parameters)
+            reason = f"all numbers are of size 1e{exponent}: {products} leave the range of {dtype} unless they are scaled"
+            yield _case("magnitude", f"1e{exponent}-{core}", (core, *flags), reason, parameters)
         if products == "squares":
             size = 10.0**exponent
             parameters = CaseParameters(9, 7, 3, "algebraic", "dense", tau=None, theta=0.2 * size, magnitude=size)
-            reason = f"all numbers are of size 1e{exponent}, the absolute threshold too: its square leaves the range of the dtype"
-            yield _case("magnitude", f"1e{exponent}-theta", ("theta", needed), reason, parameters)
+            reason = f"all numbers are of size 1e{exponent}, the absolute threshold too: its square leaves the range of {dtype}"
+            yield _case("magnitude", f"1e{exponent}-theta", ("theta", *flags), reason, parameters)
 
 
 def _truncations() -> Iterator[ConformanceCase]:
     for name, (threshold, reason) in TRUNCATIONS.items():
-        for clip, (ranks, clip_reason) in CLIPPINGS.items():
+        both = FIXED if name in FIXED_AT else {}
+        for clip, (ranks, clip_reason) in (CLIPPINGS | both).items():
             parameters = CaseParameters(14, 11, 4, "algebraic", "dense", learning_rate=0.05, **(threshold | ranks))
             yield _case("truncation", f"{name}-{clip}", (name, clip), f"{reason}; {clip_reason}", parameters)
 
@@ -314,7 +337,7 @@ def _traps() -> Iterator[ConformanceCase]:
 
 
 def _complex() -> Iterator[ConformanceCase]:
-    for name in ("square", "tall", "wide", "full-rank-wide", "rank-one"):
+    for name in COMPLEX:
         for core in ("dense", "diagonal", "zero"):
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", core, tau=0.05, complex=True)
@@ -376,6 +399,11 @@ def _blocks() -> Iterator[ConformanceCase]:
         m, n, r, reason = BLOCKS[name]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
         yield _case("block", f"{name}-complex", (name, "complex"), f"{reason}; transposes are conjugate there, too", parameters)
+    for name in ("rows", "columns"):
+        for gradient, gradient_reason in DEFICIENT.items():
+            m, n, r, reason = BLOCKS[name]
+            parameters = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05)
+            yield _case("block", f"{name}-{gradient}", (name, gradient), f"{reason}; {gradient_reason}", parameters)
 
 
 def _sequences() -> Iterator[ConformanceCase]:
@@ -394,6 +422,14 @@ def _sequences() -> Iterator[ConformanceCase]:
                 )
 
 
+def _returned() -> Iterator[ConformanceCase]:
+    for core in ("diagonal", "zero"):
+        parameters = CaseParameters(16, 12, 4, "algebraic", core, tau=0.0, max_rank=4)
+        reason = "20 steps, S₁ is trained in the array that the backend has returned: what it remembers of it is no longer so"
+        flags = ("returned", core)
+        yield _case("sequence", f"returned-{core}", flags, reason, parameters, steps=20, trained=True, returned=True)
+
+
 def _long_runs() -> Iterator[ConformanceCase]:
     for name, gradient in (("quadratic", "quadratic"), ("zero-gradient", "zero"), ("rank-one-gradient", "rank one")):
         parameters = CaseParameters(20, 14, 4, "algebraic", "diagonal", gradient, learning_rate=0.02, tau=1e-3, max_rank=6)
@@ -403,12 +439,17 @@ def _long_runs() -> Iterator[ConformanceCase]:
 
 def _layouts() -> Iterator[ConformanceCase]:
     for layout, reason in LAYOUTS.items():
-        for name in (*LAYOUT_SHAPES, *(() if layout == "mixed" else STRIDED)):
+        for name in (*LAYOUT_SHAPES, *(() if layout == "mixed" else STRIDED), *LARGER):
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
             yield _case(
                 "layout", f"{layout}-{name}", (layout, name), f"{reason}: strides have to be read", parameters, layout=layout
             )
+        m, n, r, _ = SIZES["capacity-32"]
+        parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
+        yield _case(
+            "block", f"layout-{layout}", ("layout", layout), f"{reason}, where there are blocks, too", parameters, layout=layout
+        )
     for layout in ("columns", "long"):
         m, n, r, _ = SHAPES["tall"]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)

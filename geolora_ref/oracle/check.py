@@ -194,11 +194,17 @@ class Asked:
             return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
 
         diagnosis = diagnose(factors, failing, self.looked_at["passed"], first_line=line, stages=stages, **harness.promised)
-        elsewhere = [replace(inputs, layout="rows") for inputs in failing if inputs.layout != "rows"]
-        rows_only = bool(elsewhere) and all(map(right, elsewhere))
-        rank_only = all(map(_in_rank_alone, (row for row in self.rows if row.outcome == "failed")))
+        lying = [inputs for inputs in failing if inputs.layout != "rows"]
+        rows_only = bool(lying) and not any(map(right, lying)) and all(right(replace(inputs, layout="rows")) for inputs in lying)
+        failed = [row for row in self.rows if row.outcome == "failed"]
         again = all(map(right, failing[:AGAIN]))
-        return replace(diagnosis, repeated=not again, rows_only=rows_only, rank_only=rank_only)
+        return replace(
+            diagnosis,
+            repeated=not again,
+            rows_only=rows_only,
+            rank_only=all(map(_in_rank_alone, failed)),
+            too_few=all(map(_has_too_few, failed)),
+        )
 
 
 _drawn = functools.cache(StepCase.build)
@@ -230,23 +236,25 @@ def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs |
         state = outcome.factors
         if case.trained:  # as an optimizer does between two steps: S becomes dense
             state = (state[0], harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape)), state[2])
-        own = _overwritten(harness, held[0], state) if case.trained else outcome.own
+        own = _overwritten(harness, held[0], state, returned=case.returned) if case.trained else outcome.own
     spoil(X for _, X, _ in itertools.chain(*held))
     return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs if outcome.factors else None
 
 
-def _overwritten(harness: Harness, held: list[Held], state: Sequence[Matrix]) -> Sequence[Array]:
-    """U, S and V as the backend was given them, with the numbers of a new state, as the caller of an optimizer keeps them.
+def _overwritten(harness: Harness, held: list[Held], state: Sequence[Matrix], *, returned: bool) -> Sequence[Array]:
+    """U, S and V as the backend was given them, or as it has returned them, with the numbers of a new state, as the caller of an
+    optimizer keeps them.
 
-    Nothing if one of them has another shape now.  What is overwritten is no longer ``held``.
+    Nothing if one of them has another shape now, or cannot be written to.  What is overwritten is no longer ``held``.
     """
-    given = [] if harness.batched else [X for _, X, _ in held[:3]]
-    if not given or [tuple(X.shape) for X in given] != [X.shape for X in state]:
+    these = slice(-3, None) if returned else slice(3)
+    arrays = [] if harness.batched else [X for _, X, _ in held[these]]
+    if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in state]:
         return ()
-    if not all(harness.conversion.overwritten(X, values) for X, values in zip(given, state, strict=True)):
+    if not all(harness.conversion.overwritten(X, values) for X, values in zip(arrays, state, strict=True)):
         return ()
-    del held[:3]
-    return given
+    del held[these]
+    return arrays
 
 
 def _ranks(verdict: Verdict) -> dict[str, int] | None:
@@ -400,6 +408,12 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
 def _in_rank_alone(row: Row) -> bool:
     """Whether a case that fails does so by its rank: what it returned could be judged, and nothing else is wrong."""
     return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
+
+
+def _has_too_few(row: Row) -> bool:
+    """Whether a case fails by a rank below the range that was asked for: line 6 may have cut, or line 4 given too few columns."""
+    clipped = all(criterion.rpartition(": ")[2] == "rank clipping" for criterion in row.criteria)
+    return clipped and row.rank is not None and row.rank["found"] < row.rank["lowest"]
 
 
 def _first_line(row: Row) -> str:

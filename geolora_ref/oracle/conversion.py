@@ -103,11 +103,25 @@ class Conversion:
         return self.to(np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:]))[::2, :, : X.shape[-1]]
 
     def overwritten(self, X: Array, values: Matrix) -> bool:
-        """Write these values into an array of their shape; False if arrays of its library never change."""
-        if self.array == "jax":
+        """Write these values into an array of their shape; False if it cannot be written to, as all arrays of JAX."""
+        try:
+            X[...] = self.to(values)
+        except (ValueError, TypeError, RuntimeError):  # read-only, JAX, several entries at one place
             return False
-        X[...] = self.to(values)
         return True
+
+    def alone(self, X: Array) -> bool:
+        """Whether what lies beside the numbers of X, an array of :meth:`laid_out` without NaN of its own, is NaN as before."""
+        if self.array == "jax":
+            return True
+        if self.array == "torch":
+            around = X.as_strided((X.untyped_storage().nbytes() // X.element_size(),), (1,), 0)
+        else:
+            around = X
+            while around.base is not None:
+                around = around.base
+        around = self.back(around)
+        return bool(np.isnan(around).sum() == around.size - np.size(self.back(X)))
 
     def to(self, X: Matrix) -> Array:
         """A new array of the library, its values rounded to the dtype, row by row in memory."""
@@ -159,19 +173,20 @@ def taken_away(X: Array) -> bool:
 
 
 def share_memory(X: Array, Y: Array) -> bool:
-    """Whether two arrays of one library use the same memory, by its first and its last number; JAX's never change, so that
-    sharing is of no consequence.
+    """Whether a number of one array is one of the other, both of one library; JAX's never change, so that sharing is of no
+    consequence.
     """
     if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
-        return bool(np.may_share_memory(X, Y))
+        return bool(np.may_share_memory(X, Y) and np.shares_memory(X, Y))
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
-        same = X.untyped_storage().data_ptr() == Y.untyped_storage().data_ptr() and min(X.numel(), Y.numel()) > 0
-        (first, last), (begin, end) = _span(X), _span(Y)
-        return bool(same and first <= end and begin <= last)
+        if X.untyped_storage().data_ptr() != Y.untyped_storage().data_ptr():
+            return False
+        memory = np.empty(X.untyped_storage().nbytes(), np.uint8)  # nothing is written to it: it takes no room
+        return bool(np.shares_memory(_lying(X, memory), _lying(Y, memory)))
     return X is Y and not hasattr(X, "is_deleted")
 
 
-def _span(X: Any) -> tuple[int, int]:
-    """Where the first and the last number of a torch tensor are in its storage."""
-    first = X.storage_offset()
-    return first, first + sum((size - 1) * step for size, step in zip(X.shape, X.stride(), strict=True))
+def _lying(X: Any, memory: NDArray[np.uint8]) -> NDArray[Any]:
+    """An array that lies in this memory as a torch tensor does in its storage."""
+    size = X.element_size()
+    return np.ndarray(tuple(X.shape), f"V{size}", memory, X.storage_offset() * size, [size * step for step in X.stride()])

@@ -42,6 +42,7 @@ class Diagnosis:
     ``repeated`` : whether a step that failed failed again when it was asked once more.
     ``rows_only`` : whether what fails with arguments in other layouts is right with the same numbers row by row in memory.
     ``rank_only`` : whether nothing but the rank is wrong, in every case that fails.
+    ``too_few`` : whether it is below what min_rank asks for, in every case that fails.
     """
 
     matches: Sequence[tuple[Mutant, float]]
@@ -53,6 +54,7 @@ class Diagnosis:
     instead: str = ""
     rows_only: bool = False
     rank_only: bool = False
+    too_few: bool = False
 
     @property
     def text(self) -> str:
@@ -62,7 +64,10 @@ class Diagnosis:
             told.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
         told += self._likeness()
         if self.rows_only:
-            told.append("With the same numbers row by row in memory it is right: it reads its arguments as C-ordered memory.")
+            told.append(
+                "What fails with arguments in other layouts is right with the same numbers row by row in memory: "
+                "it reads its arguments as C-ordered memory."
+            )
         elif not self.repeated:
             told.append(
                 "Asked again with new arrays, the steps that failed are right: the backend keeps a state, "
@@ -77,7 +82,8 @@ class Diagnosis:
         if not self.matches:
             told = ["No known defect behaves like this backend."]
             told += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
-            return told + (["In every case that fails the rank alone is wrong, which line 6 chooses."] if self.rank_only else [])
+            chosen = "which line 6 chooses, or line 4 gives too few columns" if self.too_few else "which line 6 chooses"
+            return told + ([f"In every case that fails the rank alone is wrong, {chosen}."] if self.rank_only else [])
         best, share = self.matches[0]
         verb = "This is what happens" if share >= IS else "This resembles what happens"
         steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
@@ -89,10 +95,10 @@ class Diagnosis:
 
     def as_data(self) -> dict[str, Any]:
         """The diagnosis as plain JSON data; without a match, ``mutant`` is null and ``line`` what the backend's stages say, or 6
-        where the rank alone is wrong.
+        where the rank alone is wrong and not too small for line 6 alone.
         """
         best = self.matches[0][0] if self.matches else None
-        said = int(self.first_line[5]) if self.first_line else 6 if self.rank_only else None
+        said = int(self.first_line[5]) if self.first_line else 6 if self.rank_only and not self.too_few else None
         return {
             "line": best.line if best else said,
             "mutant": best.id if best else None,
@@ -106,6 +112,7 @@ class Diagnosis:
             "repeated": self.repeated,
             "rows_only": self.rows_only,
             "rank_only": self.rank_only,
+            "too_few": self.too_few,
         }
 
 

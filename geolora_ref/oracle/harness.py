@@ -161,6 +161,8 @@ class Harness:
             return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
         if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, meant, strict=True)):
             return Outcome(error="changed its inputs in place")
+        if not all(map(convert.alone, made)):
+            return Outcome(error="wrote beside its inputs: the memory between and behind them belongs to the caller")
         for what, X, values in held:
             if taken_away(X) or not np.array_equal(convert.back(X), values):
                 return Outcome(error=f"changed {what} of an earlier step: what was given and returned belongs to the caller")

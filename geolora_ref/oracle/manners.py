@@ -97,7 +97,9 @@ def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         if before[0]:
             torch.set_float32_matmul_precision(before[0])
         for backend, precision in zip(backends, before[1:], strict=True):
-            backend.fp32_precision = precision
+            backend.fp32_precision = "none"  # what it inherits is read like what it was told
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
 
     return read, write
 

@@ -186,7 +186,10 @@ def divide_by_zero(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untype
 
 
 @_add_step(
-    3, "the arguments are read as C-ordered memory, whatever their strides are", visible_in="catalogue", only_in=("layout",)
+    3,
+    "the arguments are read as C-ordered memory, whatever their strides are",
+    visible_in="catalogue",
+    only_in=("layout", "block-layout"),
 )
 def strides_ignored(*arrays, **parameters):  # type: ignore[no-untyped-def]
     def in_rows(X):  # type: ignore[no-untyped-def]

@@ -23,12 +23,12 @@ from tests.nightly import NIGHTLY
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-DIGEST = "d3f3ad6d2e7ea3b0e6aefe1c757cf3c601b9b3e142a03bde21c6336a1c722fdc"
+DIGEST = "22ca24102ade3db3c167d383fa7095c038dd3e1f0d75410521b67822254781f9"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
 
 
 def test_no_question_has_changed() -> None:
-    asked = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.layout) for c in catalogue()]
+    asked = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.returned, c.layout) for c in catalogue()]
     assert hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() == DIGEST
 
 
@@ -104,7 +104,7 @@ def core_of_a_warp(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **paramete
     ("step", "sizes"),
     [
         (rows_beyond_a_block, {"rows"}),
-        (columns_in_whole_tiles, {"rows", "columns", "core", "capacity-32", "capacity-64"}),
+        (columns_in_whole_tiles, {"rows", "columns", "core", "capacity-32", "capacity-64", "layout"}),
         (aligned_branch, {"aligned-tall", "aligned-wide"}),
         (core_of_a_warp, {"core"}),
     ],
@@ -157,7 +157,7 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
     assert check_step(MUTANTS["strides-ignored"].step, select=LAYOUT).diagnosis.rows_only  # type: ignore[union-attr]
     for read, seen in ((contiguous_only, {"spaced", "padded", "long"}), (rows_only, {"columns", "mixed"})):
         failures = check_step(lambda *arrays, read=read, **p: Stages().step(*map(read, arrays), **p), select=LAYOUT).failures
-        assert {row.flags[1] for row in failures} == seen
+        assert {row.flags[-1 if row.group == "block" else 1] for row in failures} == seen
 
 
 def test_gradients_that_are_read_with_the_strides_of_the_factors_are_seen() -> None:
@@ -170,7 +170,8 @@ def test_gradients_that_are_read_with_the_strides_of_the_factors_are_seen() -> N
         return Stages().step(U, S, V, read(dK, U), read(dL, V), read(dS, S), **parameters)
 
     failures = check_step(step, select=LAYOUT).failures
-    assert {row.id for row in failures} == {f"layout-mixed-{shape}" for shape in ("square", "tall", "wide")}
+    expected = {f"layout-mixed-{shape}" for shape in ("square", "tall", "wide", "larger")}
+    assert {row.id for row in failures} == expected | ({"block-layout-mixed"} if NIGHTLY else set())
 
 
 def test_an_array_that_begins_within_its_memory_is_seen() -> None:
@@ -281,5 +282,6 @@ def test_what_goes_wrong_in_one_state_only_is_seen(name: str) -> None:
     failed = [case.id for case in catalogue() if case.group == group and "complex" not in case.flags
               and run_case(harness, case)[0].outcome == "failed"]  # fmt: skip
     assert failed
-    others = [case for case in catalogue() if case.group in ("shape", "truncation") and "complex" not in case.flags]
+    apart = {"complex", "beyond"}  # in the second sort min_rank is beyond all columns as well
+    others = [case for case in catalogue() if case.group in ("shape", "truncation") and not apart & set(case.flags)]
     assert not [case.id for case in others if run_case(harness, case)[0].outcome == "failed"]

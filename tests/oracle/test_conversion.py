@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geolora_ref.oracle.catalogue import LAYOUTS
 from geolora_ref.oracle.conversion import EPS, LIBRARIES, Conversion, share_memory, taken_away
 from tests.libraries import load
 
@@ -97,6 +98,36 @@ def test_an_array_is_overwritten_where_its_library_can(array: str) -> None:
     assert np.array_equal(conversion.back(there), X if array == "jax" else -X)
 
 
+def test_what_cannot_be_written_to_is_not_overwritten() -> None:
+    """A read-only array, and one whose rows are one row."""
+    load("torch")
+    fixed, repeated = np.broadcast_to(X[0], X.shape), Conversion("torch").to(X)[:1].expand(2, -1)
+    assert not Conversion().overwritten(fixed, X)
+    assert not Conversion("torch").overwritten(repeated, X)
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_what_is_written_beside_an_array_is_noticed(array: str) -> None:
+    """The array that it is a part of, all but its own numbers; a change of these is not what is asked for."""
+    load(array)
+    conversion = Conversion(array)
+    for layout in filter(conversion.has_layout, LAYOUTS):
+        for given in (X, 1.0j * X, np.stack([X, -X])):
+            conversion = Conversion(array, given.dtype.name)
+            there = conversion.laid_out(given, layout)
+            assert conversion.alone(there)
+            there[...] = there + 1.0
+            assert conversion.alone(there)
+            if array == "torch":
+                around = there.new_empty(0).set_(there.untyped_storage())
+            else:
+                around = there if there.base is None else there.base.reshape(-1)
+            own = conversion.back(there)
+            around[...] = 7.0
+            there[...] = conversion.to(own)
+            assert conversion.alone(there) == (around.size == there.size if array == "numpy" else len(around) == there.numel())
+
+
 def test_torch_tensors_are_made_on_the_device_that_is_named() -> None:
     load("torch")
     assert Conversion("torch", device="meta").to(X).device.type == "meta"
@@ -175,6 +206,9 @@ def test_a_view_shares_memory_and_a_copy_does_not(array: str) -> None:
     assert share_memory(A, A[:, 1:])
     assert share_memory(A[:1].T, A)
     assert not share_memory(A, B)
+    assert share_memory(A[:, :2], A[:, 1:])
+    assert not share_memory(A[:, :1], A[:, 1:]), "columns side by side"
+    assert not share_memory(A[:, ::2], A[:, 1::2]), "one between the others"
 
 
 def test_an_empty_tensor_shares_nothing() -> None:

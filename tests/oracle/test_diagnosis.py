@@ -437,7 +437,8 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
                 "(lower-left-sign; 100% of 9 compared steps agree). "
                 "The same happens when line 3 has this one: K_new = US + λ∇_K: ascent in K (k-step-sign). "
                 "Also close: l1-tail 70%. "
-                "With the same numbers row by row in memory it is right: it reads its arguments as C-ordered memory."
+                "What fails with arguments in other layouts is right with the same numbers row by row in memory: "
+                "it reads its arguments as C-ordered memory."
             ),
         ),
     ],
@@ -449,6 +450,37 @@ def test_the_words(diagnosis: Diagnosis, text: str) -> None:
 def test_the_first_line_is_passed_on() -> None:
     diagnosis = diagnose(asked(right), questions(), (), EPS, "line 4 (U_tilde)")
     assert diagnosis.first_line == "line 4 (U_tilde)"
+
+
+def test_too_few_columns_are_not_laid_at_the_door_of_line_6_alone() -> None:
+    """Line 4 without new columns where there is no gradient: the minimum rank cannot be reached."""
+
+    def step(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = Stages().step(U, S, V, dK, dL, dS, **parameters)
+        rank = len(S1) if dK.any() or dL.any() else min(len(S), len(S1))
+        return U1[:, :rank].copy(), S1[:rank, :rank].copy(), V1[:, :rank].copy()
+
+    diagnosis = check_step(step, select={"group": "limit"}).diagnosis
+    assert diagnosis is not None
+    assert "the rank alone is wrong, which line 6 chooses, or line 4 gives too few columns." in diagnosis.text
+    assert (diagnosis.as_data()["line"], diagnosis.as_data()["too_few"]) == (None, True)
+
+
+def test_what_is_right_when_it_is_asked_again_in_the_same_layout_does_read_it() -> None:
+    """Wrong in the first call with arrays that lie so, as a kernel may be that is tuned then."""
+    seen = set()
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        lying = tuple((X.shape, X.strides) for X in arrays)
+        U1, S1, V1 = Stages().step(*arrays, **parameters)
+        S1 = S1 if lying in seen else 2.0 * S1
+        seen.add(lying)
+        return U1, S1, V1
+
+    diagnosis = check_step(step, select={"group": "layout"}).diagnosis
+    assert diagnosis is not None
+    assert (diagnosis.rows_only, diagnosis.repeated) == (False, False)
+    assert "Asked again with new arrays, the steps that failed are right" in diagnosis.text
 
 
 def test_a_rank_rule_that_is_no_known_defect_is_one_of_line_6() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.catalogue import LAYOUTS, catalogue
 from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.stages import Stages
 from tests.nightly import NIGHTLY
@@ -76,6 +76,20 @@ def backwards_is_forwards(X: Matrix) -> Matrix:
     return X[::-1] if X.strides[0] < 0 else X
 
 
+def vector_loads(X: Matrix) -> Matrix:
+    """Rows of eight numbers and more are taken for packed."""
+    size = X.itemsize
+    return X if X.shape[1] % 8 or min(X.strides) < 0 else with_strides(X, X.shape[1] * size, size)
+
+
+def clears_the_remainder(X: Matrix) -> Matrix:
+    """What lies behind short rows, so that a vector load finds zeros there."""
+    ahead = X.strides[0] // X.itemsize
+    if X.strides[1] == X.itemsize and ahead > X.shape[1]:
+        np.lib.stride_tricks.as_strided(X, (len(X), ahead), X.strides)[:, X.shape[1] :] = 0.0
+    return X
+
+
 def conjugate_lost(*, dL: Matrix, **others: Any) -> Mapping[str, Any]:
     column_by_column = dL.strides[0] == dL.itemsize and min(dL.shape) > 1
     return {"dL": dL.conj() if column_by_column else dL}
@@ -112,9 +126,58 @@ def square_block_for_k(*, U: Any, S: Any, V: Any, dK: Any, **p: Any) -> Mapping[
     return {"dK": dK - np.where(np.arange(r) >= k, normal, 0.0) if short else dK}
 
 
+def cholesky_where_it_is_tall(B: Matrix, X: Matrix) -> Any:
+    """Twice CholeskyQR of the residual."""
+    if len(X) <= 512:
+        return RIGHT.basis_augmentation(B, X)
+    for _ in range(2):
+        X = X - B @ (B.conj().T @ X)
+    for _ in range(2):
+        C = np.linalg.cholesky(X.conj().T @ X)
+        X = np.linalg.solve(C.conj(), X.T).T
+    return X
+
+
+def as_many_columns_as_before(B: Matrix, X: Matrix) -> Any:
+    """Block Gram–Schmidt for bases of more than 16 columns, which are never more than half of all."""
+    if B.shape[1] <= 16:
+        return RIGHT.basis_augmentation(B, X)
+    for _ in range(3):
+        X = np.linalg.qr(X - B @ (B.conj().T @ X))[0]
+    return X
+
+
+def without_conjugation(U: Any, S: Any, V: Any, dK: Any, *others: Any, **p: Any) -> Any:
+    """A branch of its own for few new columns of V."""
+    r, n = len(S), len(V)
+    return right(U, S, V, dK.conj() if 2 * r > n and len(U) > r else dK, *others, **p)
+
+
 def masked_at_capacity(*, S: Any, dS: Any, **p: Any) -> Mapping[str, Any]:
     full = np.arange(len(S)) < len(S) - (len(S) in (32, 64))
     return {"dS": np.where(full, dS, 0.0)}
+
+
+def fixed_rank_is_that_of_the_start(*, S: Any, min_rank: int, max_rank: Any, **p: Any) -> Mapping[str, Any]:
+    return {"min_rank": len(S), "max_rank": len(S)} if min_rank == max_rank else {}
+
+
+def raised_and_cut(U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
+    """Where there is a cap, nobody asks how many singular values there are."""
+    if max_rank is not None and min_rank > min(2 * len(S), len(U), len(V)):
+        raise IndexError("index is out of bounds")
+    return right(U, S, V, *gradients, min_rank=min_rank, max_rank=max_rank, **p)
+
+
+def tails_in_half(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
+    """The step in single precision, the tails in half."""
+    U1, S1, V1 = (X.astype(np.float16) for X in untruncated(*(X.astype(np.float32) for X in arrays), **p))
+    sigma = np.diag(S1)
+    with np.errstate(all="ignore"):
+        tails = np.sqrt(np.cumsum(sigma[::-1] ** 2, dtype=np.float16))[::-1]
+        limit = np.float16(theta) if theta is not None else np.float16(tau) * tails[0]
+        rank = int(np.sum(tails > limit))
+    return cut((U1, S1, V1), max(min(rank, max_rank or rank), min(min_rank, len(sigma))))
 
 
 def signs_by_the_first_row(*arrays: Any, **p: Any) -> Any:
@@ -210,6 +273,18 @@ def core_is_kept() -> Step:
     return in_place_of(change)
 
 
+def diagonal_is_remembered() -> Step:
+    """Of the S that was returned last the singular values are known."""
+    last: dict[str, Any] = {}
+
+    def step(U: Any, S: Any, V: Any, *gradients: Any, **p: Any) -> Any:
+        U1, S1, V1 = right(U, last["values"] if last.get("S1") is S else S, V, *gradients, **p)
+        last.update(S1=S1, values=S1.copy())
+        return U1, S1, V1
+
+    return step
+
+
 class Narrow(NamedTuple):
     """A defect, the beginnings of the ids that show it, and how it is asked."""
 
@@ -218,21 +293,48 @@ class Narrow(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
+def having(group: str, *flags: str) -> tuple[str, ...]:
+    """The cases of a group with one of these flags."""
+    return tuple(case.id for case in catalogue() if case.group == group and set(flags) & set(case.flags))
+
+
 CAPS = tuple(case.id for case in catalogue() if case.id.endswith("-max-beyond") and "complex" not in case.flags)
 NARROW: dict[str, Narrow] = {
-    "a unit stride is taken for packed": Narrow(reading(unit_stride_is_packed), ("layout-padded-",)),
-    "the leading dimension is taken for the rows": Narrow(reading(leading_dimension_is_rows), ("layout-long-",)),
+    "a unit stride is taken for packed": Narrow(reading(unit_stride_is_packed), ("layout-padded-", "block-layout-padded")),
+    "the leading dimension is taken for the rows": Narrow(
+        reading(leading_dimension_is_rows), ("layout-long-", "block-layout-long")
+    ),
     "one column is taken for packed": Narrow(reading(one_column_is_packed), ("layout-spaced-rank-one", "layout-padded-rank-one")),
-    "negative strides are dropped": Narrow(reading(backwards_is_forwards), ("layout-reversed-",)),
+    "vector loads of packed rows": Narrow(
+        reading(vector_loads),
+        tuple(
+            name for layout in LAYOUTS if layout != "reversed" for name in (f"layout-{layout}-larger", f"block-layout-{layout}")
+        ),
+    ),
+    "what lies behind the rows is cleared": Narrow(reading(clears_the_remainder), ("layout-padded-", "block-layout-padded")),
+    "negative strides are dropped": Narrow(reading(backwards_is_forwards), ("layout-reversed-", "block-layout-reversed")),
     "columns are transposed without conjugation": Narrow(
         in_place_of(conjugate_lost), ("layout-columns-complex", "layout-long-complex"), {"dtype": "complex128"}
     ),
-    "stacks are taken for packed": Narrow(batched, ("layout-padded-",), {"batched": True}),
+    "stacks are taken for packed": Narrow(batched, ("layout-padded-", "block-layout-padded"), {"batched": True}),
     "no new directions without a gradient": Narrow(
         no_new_directions_without_gradient, ("limit-no-gradient-min-beyond", "basis-unit-min")
     ),
     "the cap is an index": Narrow(cap_is_an_index, CAPS),
     "a square block for the new rows of K": Narrow(in_place_of(square_block_for_k), ("shape-short-wide-",)),
+    "Cholesky of tall residuals": Narrow(
+        Stages(basis_augmentation=cholesky_where_it_is_tall).step,
+        tuple(f"block-{side}-{kind}" for side in ("rows", "columns") for kind in ("rank-one", "graded")),
+    ),
+    "as many new columns as old ones": Narrow(Stages(basis_augmentation=as_many_columns_as_before).step, ("block-beyond-half-",)),
+    "a branch for few columns without conjugation": Narrow(
+        without_conjugation, ("complex-full-rank-tall-", "complex-beyond-half-"), {"dtype": "complex128"}
+    ),
+    "a fixed rank is that of the start": Narrow(
+        in_place_of(fixed_rank_is_that_of_the_start), having("truncation", "fixed-above", "fixed-below")
+    ),
+    "raised, then cut": Narrow(raised_and_cut, having("truncation", "beyond")),
+    "tails in half precision": Narrow(tails_in_half, ("magnitude-1e-3-", "magnitude-1e3-"), {"dtype": "float16"}),
     "a mask at full capacity": Narrow(in_place_of(masked_at_capacity), ("block-capacity-",)),
     "signs by the first row": Narrow(signs_by_the_first_row, ("basis-",)),
     "completion by the first unit vectors": Narrow(completed_by_unit_vectors, ("basis-unit-min",)),
@@ -243,7 +345,8 @@ NARROW: dict[str, Narrow] = {
     "what is small is noise": Narrow(small_is_noise, ("threshold-small-",)),
     "a tolerance of 1e-10 for residuals": Narrow(dropped(lambda v: v > 1e-10), ("gradient-graded-",)),
     "a tolerance of 1e-6, and none for small ones": Narrow(dropped(lambda v: (v > 1e-6) | (v[-1] < 1e-9)), ("gradient-steep-",)),
-    "the core is kept by its address": Narrow(core_is_kept(), tuple(case.id for case in catalogue() if case.trained)),
+    "the core is kept by its address": Narrow(core_is_kept(), having("sequence", "trained")),
+    "the diagonal is remembered": Narrow(diagonal_is_remembered(), having("sequence", "returned")),
 }
 
 
