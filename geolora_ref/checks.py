@@ -36,6 +36,7 @@ __all__ = [
     "product_shape",
     "rank",
     "ranks",
+    "real_matrices",
     "same_shape",
     "threshold",
 ]
@@ -95,6 +96,15 @@ def matrices(**named: Array) -> Any:
         if not finite(X):
             bad = int(xp.sum(xp.astype(~xp.isfinite(X), xp.int64)))
             raise ValueError(f"{name}: expected finite entries, found {bad} of {X.shape[0] * X.shape[1]} not finite")
+    return xp
+
+
+def real_matrices(**named: Array) -> Any:
+    """:func:`matrices` that are real; ``ValueError`` as there, and for complex ones."""
+    xp = matrices(**named)
+    for name, X in named.items():
+        if xp.isdtype(X.dtype, "complex floating"):
+            raise ValueError(f"{name}: expected a real matrix, found {X.dtype}")
     return xp
 
 

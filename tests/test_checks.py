@@ -138,3 +138,9 @@ def test_an_optimizer_is_something_that_can_be_called() -> None:
     assert P.tolist() == [[1.0], [1.0]]
     with pytest.raises(ValueError, match=r"^optimizer: expected a callable opt\(P, G, λ\), found 'adam'$"):
         checks.on_copies("adam")  # type: ignore[arg-type]
+
+
+def test_complex_matrices_are_refused_where_real_ones_are_wanted() -> None:
+    checks.real_matrices(A=np.eye(2), B=np.eye(3))
+    with pytest.raises(ValueError, match=r"^B: expected a real matrix, found complex128$"):
+        checks.real_matrices(B=1j * np.eye(2))

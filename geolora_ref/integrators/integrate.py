@@ -263,10 +263,10 @@ def _controlled_step(
             if not math.isfinite(difference):
                 raise StepError(f"one step and two halves differ by {difference}", t, size)
         except StepError as error:  # too large a step may leave the range of the field, or of floating point
-            if 0.25 * size < smallest or isinstance(error.__cause__, MisfitError):
+            if min(size, clock.h) <= smallest or isinstance(error.__cause__, MisfitError):
                 raise error.after(spent) from error.__cause__
             spent, refused = spent + error.evaluations, refused + 1
-            clock.change(0.25 * size)
+            clock.change(max(0.25 * size, smallest))
             continue
         growth = 0.9 * (allowed / difference) ** (1.0 / (integrator.order + 1)) if difference > 0.0 else math.inf
         following = size * min(4.0, max(0.25, growth))

@@ -158,9 +158,12 @@ class Integrator(ABC):
 
     @property
     def order(self) -> int:
-        """The order of convergence that is proved for a tangential field (O(h^order) + O(εh) with a normal part of size ε).
+        """The order that the control of step sizes counts on.
 
-        Lie splitting and augmented BUG have shown 2 where 1 is proved (docs/integrators.md).
+        For the first-order members it is proved whatever the singular values are, O(h) + O(ε) with a normal part of the field of
+        size ε; for Strang splitting and projected Runge–Kutta methods it is the classical one, with constants that may depend on
+        them.  It supposes a sub-solver of this order.  Lie splitting and augmented BUG have shown 2 where 1 is proved
+        (docs/integrators.md).
         """
         return 1
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from geolora_ref.arrays import Array, H, Inexact, namespace, zeros
-from geolora_ref.integrators.sub_solvers import SubSolver
+from geolora_ref.integrators.sub_solvers import Derivative, SubSolver
 from geolora_ref.problems.field import Field, Product
 
 __all__ = ["Factors", "K_step", "L_step", "S_step", "orthonormal_basis"]
@@ -40,19 +40,25 @@ class Factors(NamedTuple):
 def K_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Inexact[Array, "m q"]:
     """K(t + h) of K' = F(t, K Vᴴ) V from K(t) = U S."""
     U, S, V = Y
-    return solver(lambda s, K: field.apply_right(s, Product(K, V), V), t, U @ S, h)
+    return _solved(solver, lambda s, K: field.apply_right(s, Product(K, V), V), t, U @ S, h)
 
 
 def L_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Inexact[Array, "n p"]:
     """L(t + h) of L' = F(t, U Lᴴ)ᴴ U from L(t) = V Sᴴ."""
     U, S, V = Y
-    return solver(lambda s, L: field.apply_left(s, Product(U, L), U), t, V @ H(S), h)
+    return _solved(solver, lambda s, L: field.apply_left(s, Product(U, L), U), t, V @ H(S), h)
 
 
 def S_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors, sign: float = 1.0) -> Inexact[Array, "p q"]:
     """S(t + h) of S' = ± Uᴴ F(t, U S Vᴴ) V: the Galerkin equation in fixed bases."""
     U, S, V = Y
-    return solver(lambda s, X: sign * (H(U) @ field.apply_right(s, Product(U @ X, V), V)), t, S, h)
+    return _solved(solver, lambda s, X: sign * (H(U) @ field.apply_right(s, Product(U @ X, V), V)), t, S, h)
+
+
+def _solved(solver: SubSolver, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
+    """X(t + h) by a solver that may work in its argument, or return the same array each time."""
+    xp = namespace(X)
+    return xp.asarray(solver(f, t, xp.asarray(X, copy=True), h), copy=True)
 
 
 def orthonormal_basis(K: Inexact[Array, "m r"]) -> Inexact[Array, "m r"]:

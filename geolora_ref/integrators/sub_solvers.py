@@ -13,11 +13,11 @@ import scipy.integrate
 from geolora_ref import checks
 from geolora_ref.arrays import Array, Inexact, eps
 
-__all__ = ["EXPLICIT_EULER", "HEUN", "RK4", "RungeKutta", "SolveIVP", "SubSolver", "Tableau"]
+__all__ = ["EXPLICIT_EULER", "HEUN", "RK4", "Derivative", "RungeKutta", "SolveIVP", "SubSolver", "Tableau"]
 
 Derivative: TypeAlias = Callable[[float, Array], Array]
 SubSolver: TypeAlias = Callable[[Derivative, float, Array, float], Array]
-"""``solver(f, t, X, h)``: X(t + h) from X(t) = X."""
+"""``solver(f, t, X, h)``: X(t + h) from X(t) = X, a copy, which it may change; what it returns is copied."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ EXPLICIT_EULER, HEUN, RK4 = RungeKutta(EULER_TABLEAU), RungeKutta(HEUN_TABLEAU),
 
 NOISE = 10.0
 """Rounding errors of a field, in units of eps."""
+TINY = float(np.finfo(np.float64).tiny)
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 """What scipy has."""
@@ -114,7 +115,10 @@ class SolveIVP:
         def derivative(s: float, x: Array) -> Array:
             return f(s, x.reshape(shape).astype(dtype, copy=False)).ravel()
 
-        rtol, atol = max(self.rtol, noise), max(self.atol, noise * float(np.max(np.abs(X))))
+        largest = float(np.max(np.abs(X)))
+        if self.atol == 0.0 == largest:  # scipy divides by what is allowed: at 0 by the size of what the step adds
+            largest = max(abs(h) * float(np.max(np.abs(derivative(t, X.ravel())))), TINY / noise)
+        rtol, atol = max(self.rtol, noise), max(self.atol, noise * largest)
         run = scipy.integrate.solve_ivp(derivative, (t, t + h), X.ravel(), self.method, rtol=rtol, atol=atol)
         if not run.success:
             raise RuntimeError(f"solve_ivp over [{t}, {t + h}]: {run.message}")

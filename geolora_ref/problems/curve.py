@@ -42,12 +42,12 @@ class RotatingExponential(Curve, FactoredODE):
     Ȧ = Ω₁A + A + AΩ₂ᵀ.  The singular values of A(t) are e^t base⁻ʲ for every t: with ``rank`` the exactness property applies,
     without it the best rank-r error is known.
 
-    Raises ``ValueError`` for matrices that are not finite, not skew or differ in size, a base that is not a finite number > 1,
-    or a rank out of range.
+    Raises ``ValueError`` for matrices that are not finite, not real, not skew or differ in size, a base that is not a finite
+    number > 1, or a rank out of range.
     """
 
     def __init__(self, Omega1: Matrix, Omega2: Matrix, base: float = 2.0, rank: int | None = None) -> None:
-        checks.matrices(Omega1=Omega1, Omega2=Omega2)
+        checks.real_matrices(Omega1=Omega1, Omega2=Omega2)
         n = len(Omega1)
         for name, Omega in (("Omega1", Omega1), ("Omega2", Omega2)):
             expected = f"{name}: expected a skew {n} x {n} matrix"

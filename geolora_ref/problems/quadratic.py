@@ -20,11 +20,11 @@ class Quadratic(GradientFlow):
     β = ℓ = λmax(H₁)λmax(H₂), strong convexity λmin(H₁)λmin(H₂), L* = 0 at W = A.  The singular values of A are a dial: a
     gap at a known rank, or a tail of size ε that no matrix of that rank can follow.
 
-    Raises ``ValueError`` for matrices that are not finite, not symmetric positive definite or do not fit A.
+    Raises ``ValueError`` for matrices that are not finite, not real, not symmetric positive definite or do not fit A.
     """
 
     def __init__(self, A: Matrix, H1: Matrix, H2: Matrix) -> None:
-        checks.matrices(A=A, H1=H1, H2=H2)
+        checks.real_matrices(A=A, H1=H1, H2=H2)
         self.shape = (A.shape[0], A.shape[1])
         for name, H, size in (("H1", H1, A.shape[0]), ("H2", H2, A.shape[1])):
             expected = f"{name}: expected a symmetric {size} x {size} matrix"

@@ -19,11 +19,11 @@ class RankPreservingRiccati(FactoredODE):
     Closed form for ε = 0 by Radon's lemma: [P; Q]' = [[A, 0], [−M, −Bᵀ]] [P; Q], P(0) = Y₀, Q(0) = I, Y = PQ⁻¹.
     Quadratic in Y: no global Lipschitz constant.
 
-    Raises ``ValueError`` for matrices that are not finite or do not fit together, and unless ε is a finite number ≥ 0.
+    Raises ``ValueError`` for matrices that are not finite and real or do not fit together, and unless ε is a finite number ≥ 0.
     """
 
     def __init__(self, A: Matrix, B: Matrix, M: Matrix, C: Matrix, epsilon: float = 0.0) -> None:
-        checks.matrices(A=A, B=B, M=M, C=C)
+        checks.real_matrices(A=A, B=B, M=M, C=C)
         m, n = A.shape[0], B.shape[0]
         for name, X, shape in (("A", A, (m, m)), ("B", B, (n, n)), ("M", M, (n, m)), ("C", C, (m, n))):
             if X.shape != shape:
@@ -72,11 +72,11 @@ class RankPreservingLinear(FactoredODE):
 
     Too special to read orders on: projector splitting is exact on it.
 
-    Raises ``ValueError`` unless A and B are finite square matrices.
+    Raises ``ValueError`` unless A and B are finite real square matrices.
     """
 
     def __init__(self, A: Matrix, B: Matrix) -> None:
-        checks.matrices(A=A, B=B)
+        checks.real_matrices(A=A, B=B)
         for name, X in (("A", A), ("B", B)):
             if X.shape[0] != X.shape[1]:
                 raise ValueError(f"{name}: expected a square matrix, found shape {X.shape}")

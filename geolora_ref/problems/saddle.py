@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from geolora_ref import checks
-from geolora_ref.arrays import Values
+from geolora_ref.arrays import H, Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
 from geolora_ref.problems.problem import FactoredODE, GradientFlow, Matrix
@@ -58,9 +58,9 @@ class Saddle(GradientFlow, FactoredODE):
         return max(3.0 * R**2 - float(self.b[-1]), float(self.b[0]))
 
     def factored(self, t: float, Y: Product) -> Product:
-        """−∇L = (BP − P(QᵀQ)(PᵀP)) Qᵀ."""
+        """−∇L = (BP − P(QᴴQ̄)(PᵀP)) Qᴴ."""
         P, Q = Y
-        return Product(self.B @ P - P @ (Q.T @ Q) @ (P.T @ P), Q)
+        return Product(self.B @ P - P @ (H(Q) @ Q.conj()) @ (P.T @ P), Q)
 
     def stationary_point(self, indices: Sequence[int]) -> LowRank:
         """Q_I diag(b_I)^{1/2} [e_1 … e_|I|]ᵀ (indices from 0)."""

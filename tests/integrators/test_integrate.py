@@ -351,8 +351,23 @@ def test_a_field_that_always_fails_ends_step_size_control() -> None:
     problem, Y0 = _failing(ValueError("never"))
     problem.after = 0.0
     run = integrate(BUG(), problem, Y0, (0.0, 1.0), Adaptive(first=0.5, smallest=1e-2))
-    assert str(run.stopped) == "step 1, t = 0, h = 0.0312: ValueError: never"
+    assert str(run.stopped) == "step 1, t = 0, h = 0.01: ValueError: never"
     assert run.records == []
+
+
+def test_the_smallest_step_is_tried_after_a_failure() -> None:
+    """Ẏ = −50 Y where entries above 2 are refused: Runge–Kutta's last stage is outside at h = 0.1, not at 0.03."""
+
+    def field(t: float, W: Any) -> Any:
+        if np.max(np.abs(W)) > 2.0:
+            raise ValueError("outside")
+        return -50.0 * W
+
+    Y0 = LowRank.random((6, 5), [1.0, 0.5], np.random.default_rng(0))
+    control = Adaptive(first=0.1, rtol=1.0, smallest=0.03)
+    run = integrate(BUG(), DenseField((6, 5), field), Y0, (0.0, 0.3), control)
+    assert run.stopped is None
+    assert run.records[0].h == 0.03
 
 
 def test_step_size_control_gives_up_instead_of_creeping() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -567,6 +567,32 @@ def test_inputs_are_not_changed() -> None:
         _step(name, field, Y)
     for X, old in zip(Y, before, strict=True):
         np.testing.assert_array_equal(X, old)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_sub_solver_may_work_in_place_and_return_the_same_array(name: str) -> None:
+    """For a square matrix all sub-states of one shape are one array of such a solver."""
+    rule = TruncationRule.fixed_rank(3)
+    field, Y = _setting(7, 7, complex_data=False)
+    results: dict[tuple[int, ...], Matrix] = {}
+
+    def euler(f: Any, t: float, X: Matrix, h: float) -> Matrix:
+        X += h * f(t, X)
+        result = results.setdefault(X.shape, np.empty_like(X))
+        result[...] = X
+        return result
+
+    before, solver = [X.copy() for X in Y], cast(Any, euler)
+    found = ALL[name](rule, solver).step(field, 0.0, Y, 0.1).Y.full()
+    assert norm(found - ALL[name](rule, EXPLICIT_EULER).step(field, 0.0, Y, 0.1).Y.full()) <= 1e-14
+    assert all(np.array_equal(X, old) for X, old in zip(Y, before, strict=True))
+
+
+@pytest.mark.parametrize("size", [0.0, 2.0])
+def test_a_relative_tolerance_alone_goes_from_zero(size: float) -> None:
+    """scipy would divide by the size of the start, which is 0, and never end where the field is constant."""
+    found = SolveIVP(atol=0.0)(lambda t, X: size * np.ones((2, 2)), 0.0, np.zeros((2, 2)), 0.5)
+    np.testing.assert_allclose(found, 0.5 * size, rtol=1e-14)
 
 
 def test_orders_are_stated() -> None:

@@ -250,8 +250,9 @@ def test_a_wrong_problem_is_rejected(make: Callable[[], MatrixODE], failed: set[
         lambda: RankPreservingRiccati.random((9, 7), _rng(), epsilon=0.3),
         lambda: RankPreservingLinear.random((9, 7), _rng()),
         lambda: Lyapunov(12, [1.0, 0.1], _rng()),
+        lambda: Saddle([3.0, 2.0, 1.0, 0.5, 0.25], 3, _rng()),
     ],
-    ids=["optimal control", "Riccati", "Riccati with a source", "linear", "Lyapunov"],
+    ids=["optimal control", "Riccati", "Riccati with a source", "linear", "Lyapunov", "saddle"],
 )
 def test_the_factored_form_is_the_field_for_complex_states_too(make: Callable[[], FactoredODE]) -> None:
     """Y = P Qᴴ, so that a transpose for the conjugate one shows: the equations are real, their states need not be."""
@@ -444,6 +445,7 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
         ),
         (lambda: RotatingExponential(ZERO, ZERO[:2, :2]), "^Omega2: expected a skew 3 x 3 matrix, found shape"),
         (lambda: RotatingExponential(ZERO, NAN * ZERO), "^Omega2: expected finite entries, found 9 of 9 not finite"),
+        (lambda: RotatingExponential(1j * ZERO, 1j * ZERO), "^Omega1: expected a real matrix, found complex128"),
         (lambda: RotatingExponential(ZERO, ZERO, base=1.0), "^base: expected a finite number > 1, found 1"),
         (lambda: RotatingExponential(ZERO, ZERO, base=NAN), "^base: expected a finite number > 1, found nan"),
         (lambda: RotatingExponential(ZERO, ZERO, base=WORD), "^base: expected a finite number > 1, found '2'$"),

@@ -570,6 +570,9 @@ EYE, RNG = np.eye(3), np.random.default_rng(0)
         (lambda: RankPreservingRiccati(EYE, np.eye(2), np.ones((2, 3)), EYE), r"^C: expected shape \(3, 2\)"),
         (lambda: RankPreservingRiccati(np.ones((3, 2)), EYE, EYE, EYE), r"^A: expected shape \(3, 3\)"),
         (lambda: RankPreservingLinear(np.ones((3, 2)), EYE), "^A: expected a square matrix"),
+        (lambda: RankPreservingLinear(*[EYE + 0j] * 2), "^A: expected a real matrix, found complex128"),
+        (lambda: RankPreservingRiccati(EYE + 0j, EYE + 0j, EYE + 0j, EYE + 0j), "^A: expected a real matrix, found complex128"),
+        (lambda: Quadratic(*[EYE + 0j] * 3), "^A: expected a real matrix, found complex128"),
         (lambda: RankPreservingRiccati(np.nan * EYE, EYE, EYE, EYE), "^A: expected finite entries, found 9 of 9 not finite"),
         (
             lambda: RankPreservingRiccati(EYE, EYE, EYE, np.full((3, 3), np.inf)),
