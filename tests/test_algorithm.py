@@ -375,6 +375,22 @@ def test_each_rank_rule_is_hit_and_reported(
     assert ratio(abs(cut.theta - expected), 13.0, (8, 7), 2.0**-52) <= FAIL
 
 
+@pytest.mark.parametrize("learning_rate", [0.9, 0.1, 0.02])
+def test_a_rank_can_stall_from_zero(learning_rate: float) -> None:
+    """docs/theory/rank.md: new directions and the threshold are both of order λ, and here the threshold is larger for ever.
+
+    With half of it the rank grows in the first step.
+    """
+    A, e = np.array([[1.0, 0.1], [0.1, 1.0]]), np.eye(2)[:, :1]
+    for factor, rank in ((0.01, 1), (0.005, 2)):
+        Y = LowRank(e, np.zeros((1, 1)), e)
+        for _ in range(round(10.0 / learning_rate)):
+            gradients = ProjectedGradients.from_dense(Y, Y.full() - A)
+            Y = geolora_step(Y, gradients, learning_rate=learning_rate, theta=factor * learning_rate).Y
+            assert Y.rank == rank
+        assert (np.linalg.norm(Y.full() - A) > 0.9) == (rank == 1)
+
+
 def test_a_step_reports_its_rank_rule(library: Library) -> None:
     Y = LowRank(*(library.array(X) for X in (np.eye(8)[:, :2], np.diag([4.0, 3.0]), np.eye(7)[:, :2])))
     zero = ProjectedGradients.from_dense(Y, library.array(np.zeros((8, 7))))

@@ -85,4 +85,5 @@ plt.show()
 # GeoLoRA does not notice. The factor equations overshoot as soon as :math:`\sigma` is small against the step, and leave
 # floating point.
 # Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves by
-# :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. The proofs are in :doc:`/theory/factors`.
+# :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. What is proved of both is in
+# :doc:`/theory/factors`.

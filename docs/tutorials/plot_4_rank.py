@@ -74,4 +74,5 @@ axes.legend(ncols=2)
 plt.show()
 
 # %%
-# From :math:`S = 0`, the usual start of an adapter, there is no stall. The proof is in :doc:`/theory/rank`.
+# From :math:`S = 0`, the usual start of an adapter, new directions and threshold are both of order :math:`\lambda`, and
+# here the rank grows. :doc:`/theory/rank` has the proof of the stall, and a start from zero that stalls as well.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,16 @@ T = 2.0
 SIGMA_MIN = (1.0, 1e-2, 1e-4, 1e-8, 1e-14)
 MAX_RANK = 12
 RATES = (0.2, 0.1, 0.05, 0.025)
-GROWING = "growing, δ = 0.1"
+GROWING, EPSILON_ALONE, THETA_ALONE = "growing, δ = 0.1", "ε alone", "ϑ alone"
 FAMILIES = ("ε = 0", "ε = 1e-6", "ε = 1e-3", "ε = 1e-1", "general", "general, tail 1", GROWING)
 """How ε is dialled.  In the first four the flow would stay in one tangent space, but for a constant pull of this size in the
 normal space.  In the general ones H₁, H₂ and A have nothing in common with the start, and A has a tail behind rank 6.  In the
-last one Ẇ = ℓW, so that μ = ℓ > 0 and ε = 0, from a W(0) = (1 + δ/‖W_0‖)W_0: there every term of the bound is attained but
-for O(λ), up to T = 0.2."""
+last one Ẇ = ℓW, so that μ = ℓ > 0 and ε = 0, from a W(0) = (1 + δ/‖W_0‖)W_0: there the terms of δ and λ are attained but for
+O(λ), up to T = 0.2."""
+ALONE = (EPSILON_ALONE, THETA_ALONE)
+"""Cases of rank 6 in which another term is attained, up to T = 0.2.  Ẇ = ℓW + εN with N normal in a W_0 that is small beside ε/ℓ:
+the distance in N is (ε/ℓ)(e^{ℓt} − 1), and nobody truncates.  A start at the minimiser whose last singular value is below ϑ: the
+first step cuts it off, and Ẇ = −ℓ(W − A) is normal from then on."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -43,6 +47,10 @@ def cases(plan: Plan) -> Iterator[Case]:
                             "seed": plan.seed + seed,
                         }
                         yield Case(f"{family}-{sigma}-{rate}-{theta}-{seed}", parameters)
+    for family, theta in zip(ALONE, (0.0, 1e-2), strict=True):
+        for rate in RATES:
+            parameters = {"family": family, "sigma": 1.0, "rate": rate, "theta": theta, "T": 0.2, "seed": plan.seed}
+            yield Case(f"{family}-{rate}", parameters)
 
 
 class Growing(Quadratic):
@@ -65,6 +73,8 @@ def problem_of(case: Case) -> tuple[Quadratic, LowRank]:
     """The quadratic ½⟨W − A, H₁(W − A)H₂⟩, m = 24, n = 20, ℓ = 1.44, and a start of rank 6 with this σ_min."""
     rng = np.random.default_rng([case["seed"], 44])
     spectrum = to_size(6, case["sigma"])
+    if case["family"] in ALONE:
+        return _alone(case, rng)
     if case["family"] == GROWING:
         return Growing(np.zeros((24, 20)), 1.2 * np.eye(24), 1.2 * np.eye(20)), LowRank.random((24, 20), spectrum, rng)
     if case["family"].startswith("ε"):
@@ -79,13 +89,34 @@ def problem_of(case: Case) -> tuple[Quadratic, LowRank]:
     return problem, problem.initial(spectrum, rng)
 
 
-def check(case: Case, step: Stepper = reference, *, ell: float = 1.0, mu: float = 1.0, delta: float = 1.0) -> CaseResult:
+def _alone(case: Case, rng: np.random.Generator) -> tuple[Quadratic, LowRank]:
+    """The problems of ``ALONE`` : ε = 1, and a last singular value of 0.9 ϑ."""
+    H1, H2 = 1.2 * np.eye(24), 1.2 * np.eye(20)
+    if case["family"] == EPSILON_ALONE:
+        start = LowRank.random((24, 20), np.full(6, 1e-3), rng)
+        P, Q = (np.eye(len(B)) - B @ B.T for B in (start.U, start.V))
+        normal = P @ rng.standard_normal((24, 20)) @ Q
+        return Growing(-normal / np.linalg.norm(normal) / 1.44, H1, H2), start
+    start = LowRank.random((24, 20), [1.0, 1.0, 1.0, 1.0, 1.0, 0.9 * case["theta"] * case["rate"]], rng)
+    return Quadratic(start.full(), H1, H2), start
+
+
+def check(
+    case: Case,
+    step: Stepper = reference,
+    *,
+    ell: float = 1.0,
+    mu: float = 1.0,
+    delta: float = 1.0,
+    epsilon: float = 1.0,
+    theta: float = 1.0,
+) -> CaseResult:
     """The a-posteriori recursion at every step, and the closed form at the end.
 
     e_{k+1} ≤ e^{μλ}e_k + λε_k + ½ℓλ²B_k + ϑ_k with measured ε_k and B_k = e^{max(μ, 0)λ}‖F(W_k)‖ (where L is convex ‖F‖ falls
     along the flow); closed form c₀δ + c₁ε + c₂λ + c₃ϑ/λ with the largest ε_k, B_k, ϑ_k and φ_μ(T) = λΣe^{μλj}.
-    The bound must also say something: it may not exceed 20 times the error.  ``ell``, ``mu``, ``delta`` : factors that make the
-    constants of the bound wrong (for controls).
+    The bound must also say something: it may not exceed 20 times the error, and where a term of it is alone 1 + 2ℓλ times.
+    ``ell``, ``mu``, ``delta``, ``epsilon``, ``theta`` : factors that make the terms of the bound wrong (for controls).
 
     ϑ_k is the tail of W_k − λP(W_k)G behind the rank of W_{k+1}.  With ϑ_k = ‖Ŵ − W_{k+1}‖ the recursion is the triangle
     inequality and holds for every W_{k+1} whatever.  What is left to the step is its rank, and that must keep the tail below ϑ.
@@ -98,23 +129,29 @@ def check(case: Case, step: Stepper = reference, *, ell: float = 1.0, mu: float 
     rounding = 1e-13 * (1.0 + float(np.linalg.norm(W0)))
     error, accumulated, largest = apart, delta, np.zeros(3)
     errors, bounds = [], []
-    for it in trajectory(problem, Y0, steps, rate, step=step, theta=case["theta"] * rate, max_rank=MAX_RANK):
-        B, lost = math.exp(max(mu, 0.0) * rate) * float(np.linalg.norm(it.G)), it.lost
-        if it.outcome.Y.rank < MAX_RANK:
-            out.at_most("ϑ_k ≤ ϑ, unless max_rank clips", lost, case["theta"] * rate, rounding)
-        local = rate * it.normal + 0.5 * ell * rate**2 * B + lost
+    cap = Y0.rank if case["family"] in ALONE else MAX_RANK
+    for it in trajectory(problem, Y0, steps, rate, step=step, theta=case["theta"] * rate, max_rank=cap):
+        B, normal = math.exp(max(mu, 0.0) * rate) * float(np.linalg.norm(it.G)), epsilon * it.normal
+        if it.outcome.Y.rank < cap:
+            out.at_most("ϑ_k ≤ ϑ, unless max_rank clips", it.lost, case["theta"] * rate, rounding)
+        lost = theta * it.lost
+        local = rate * normal + 0.5 * ell * rate**2 * B + lost
         bound = math.exp(mu * rate) * error + local
         error = float(np.linalg.norm(problem.solution((it.k + 1) * rate, W0) - it.W_next))
         out.at_most("one step of the error recursion", error, bound, rounding)
         accumulated = math.exp(mu * rate) * accumulated + local
-        largest = np.maximum(largest, (it.normal, B, lost))
+        largest = np.maximum(largest, (normal, B, lost))
         errors.append(error)
         bounds.append(accumulated)
     out.at_most("error ≤ accumulated recursion", error, accumulated, rounding)
     out.at_most("the accumulated recursion is not vacuous: ≤ 20 errors", accumulated, 20.0 * error)
-    epsilon, B, theta = largest
+    if case["family"] in ALONE:
+        out.at_most(
+            "where ε or ϑ is alone it is attained: accumulated ≤ (1 + 2ℓλ) errors", accumulated, (1.0 + 2.0 * ell * rate) * error
+        )
+    most_normal, B, most_lost = largest
     phi = rate * sum(math.exp(mu * rate * j) for j in range(steps))
-    local = epsilon + 0.5 * ell * B * rate + theta / rate
+    local = most_normal + 0.5 * ell * B * rate + most_lost / rate
     closed = math.exp(mu * case["T"]) * delta + phi * local
     classical = math.exp(ell * case["T"]) * delta + math.expm1(ell * case["T"]) / ell * local
     out.at_most("error ≤ c₀δ + c₁ε + c₂λ + c₃ϑ/λ, one-sided constants", error, closed, rounding)
@@ -125,7 +162,7 @@ def check(case: Case, step: Stepper = reference, *, ell: float = 1.0, mu: float 
         "accumulated": accumulated,
         "errors": errors,
         "bounds": bounds,
-        "epsilon": float(epsilon),
+        "epsilon": float(most_normal),
     }
     return out.result(case)
 
@@ -143,6 +180,11 @@ def vacuous_cases(plan: Plan) -> Iterator[Case]:
 
 def growing_cases(plan: Plan) -> Iterator[Case]:
     return (case for case in cases(plan) if case["family"] == GROWING and case["sigma"] == 1.0 and case["theta"] == 0.0)
+
+
+def alone(*families: str) -> Callable[[Plan], Iterator[Case]]:
+    """The cases in which one term is alone."""
+    return lambda plan: (case for case in cases(plan) if case["family"] in families)
 
 
 def truncated_cases(plan: Plan) -> Iterator[Case]:
@@ -207,8 +249,9 @@ CLAIM = Claim(
         "Against the closed form of the full flow. No constant contains 1/σ_min: from 1e-2 to 1e-14 errors and bounds differ by "
         "a few per cent at most; σ_min = 1, where all singular values are equal, is another start, with its own error and bound. "
         "ϑ_k is the tail of the exact Ŵ behind the new rank, computed without the step; what a step says that it discarded would "
-        "excuse any W₁. On Ẇ = ℓW from a start that is off by δ every term of the bound is attained up to O(λ), so that none can "
-        "be missing. A control is explicit Euler on the factor equations, which divides by S."
+        "excuse any W₁. On Ẇ = ℓW from a start that is off by δ the terms c₀δ and c₂λ of the bound are attained up to O(λ), and "
+        "where ε or ϑ is alone so is its term: none can be missing. A control is explicit Euler on the factor equations, which "
+        "divides by S."
     ),
     cases=cases,
     check=check,
@@ -244,6 +287,24 @@ CLAIM = Claim(
             "the bound for W_0 = W(0), where they are 0.1 apart",
             growing_cases,
             lambda case: check(case, delta=0.0),
+        ),
+        Control(
+            "no ε",
+            "the bound without the normal part of the field, which is nearly all of it",
+            alone(EPSILON_ALONE),
+            lambda case: check(case, epsilon=0.0),
+        ),
+        Control(
+            "no ϑ",
+            "the bound without what was truncated, in a step that does nothing else",
+            alone(THETA_ALONE),
+            lambda case: check(case, theta=0.0),
+        ),
+        Control(
+            "ε and ϑ twice",
+            "a bound whose terms are twice what they need to be",
+            alone(*ALONE),
+            lambda case: check(case, epsilon=2.0, theta=2.0),
         ),
         Control(
             "unsorted-truncation",

@@ -19,10 +19,9 @@ SPECTRUM = np.linspace(1.0, 0.6, PLANTED)
 RANKS = (1, 2, 4, 8, 12)
 TAU = 0.01
 STEPS = 150
-LEAST = 5e-28
-"""What rounding leaves of a loss: W is right to three rounding units, 3·4√(m + n)·eps·‖W*‖ = 2.7e-14, of which ½β‖·‖² is this,
-β = 1.44.  (1.4e-28 is left where products have one accumulator an entry.)
-"""
+SHAPE = (16, 14)
+UNIT = 4.0 * np.sqrt(sum(SHAPE)) * np.finfo(float).eps * float(np.linalg.norm(SPECTRUM))
+"""4√(m + n)·eps·‖W*‖."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -34,8 +33,8 @@ def cases(plan: Plan) -> Iterator[Case]:
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
     """A problem whose minimiser has rank 5 with a gap: nothing behind the fifth singular value."""
     if name == "quadratic":
-        return Quadratic.random((16, 14), SPECTRUM, rng, curvature=(0.8, 1.2))
-    return MatrixSensing.planted((16, 14), SPECTRUM, 900, rng)
+        return Quadratic.random(SHAPE, SPECTRUM, rng, curvature=(0.8, 1.2))
+    return MatrixSensing.planted(SHAPE, SPECTRUM, 900, rng)
 
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:
@@ -44,13 +43,14 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     What is cut off the minimiser W* with a relative error of τ has a loss of at most ½βτ²‖W*‖² (here L* = 0).
 
     The recursion is L(W₁) ≤ (1 − (m/β)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with q = max(1 − ε/(mσ*), 0) and ε = ‖(I − P)∇L‖; its
-    proof stands in the section of the claim.
+    proof stands in the section of the claim.  Rounding leaves W right to three rounding units, and of them a loss of ½β‖·‖².
     """
     rng, out = np.random.default_rng([case["seed"], 48]), Measurements()
     problem = make(case["problem"], rng)
     beta, m = problem.lipschitz, -problem.one_sided_lipschitz
     histories, left_by_tau = {}, 0.5 * beta * (TAU * float(np.linalg.norm(SPECTRUM))) ** 2
-    out.require("L* = 0 and L strongly convex", problem.minimum <= LEAST and m > 0.0)
+    least = 0.5 * beta * (3.0 * UNIT) ** 2
+    out.require("L* = 0 and L strongly convex", problem.minimum <= least and m > 0.0)
     for rank in RANKS:
         start = problem.initial(np.full(rank, 1e-3), rng)
         ranks = [rank]
@@ -59,7 +59,7 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
             q = max(1.0 - it.normal / (m * SPECTRUM[-1]), 0.0)
             cost = float(np.linalg.norm(problem.gradient(it.W_hat))) * it.lost + 0.5 * beta * it.lost**2
             bound = (1.0 - m / beta * q**2) * problem.loss(it.W) + cost
-            out.at_most("one step of the loss recursion", problem.loss(it.W_next), bound, LEAST)
+            out.at_most("one step of the loss recursion", problem.loss(it.W_next), bound, least)
         histories[rank] = ranks
         out.ratio("final rank / planted rank", max(ranks[-1] / PLANTED, PLANTED / ranks[-1]))
         out.at_most("final loss ≤ ½βτ²‖W*‖²", problem.loss(it.W_next), left_by_tau)
