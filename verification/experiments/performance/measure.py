@@ -41,6 +41,10 @@ VARIED = ("frozen", "lora", "adalora", "optimizer", "adam")
 """The rows that have a dropout of their own."""
 
 
+UNTIMED = 3
+"""Repetitions after which an update finds its data in the caches; more change nothing."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How many rounds: of training steps, of processes with ``steps`` each, of updates, and of each point of the growth table,
@@ -154,6 +158,7 @@ COMPILED = ("lora", "lean", "fast", "optimizer")
 def compiled(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
     """Some methods as they are and with the network under ``torch.compile``; ratios to PEFT's LoRA as it is."""
     progress(f"{case.id}: compilation", 0, 1)
+    torch._dynamo.reset()  # or sizes that another network had before count as open
     made = {(name, way): _METHOD[name].make(case) for name in COMPILED for way in ("eager", "compiled")}
     for (_, way), one in made.items():
         if way == "compiled":
@@ -168,13 +173,15 @@ def compiled(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
 
 
 def update_table(effort: Effort, progress: Progress, sizes: Sequence[Size] = SIDE_BY_SIDE) -> list[dict[str, Any]]:
-    """The update alone beside AdamW on LoRA's factors, the unguarded step and the reference."""
+    """The update alone beside AdamW on LoRA's factors, the unguarded step and the reference: after the others, then repeated."""
     table = []
     for done, size in enumerate(sizes):
         progress("updates", done, len(sizes))
-        times = interleaved(update_rows(size, others=True), effort.updates, warm_up=5)
-        rows = {name: _summary(one, times["adamw"], times["adamw"]) for name, one in times.items()}
-        table.append({**asdict(size), "rows": rows})
+        found = {}
+        for way, untimed in (("rows", 0), ("repeated", UNTIMED)):
+            times = interleaved(update_rows(size, others=True), effort.updates, warm_up=5, untimed=untimed)
+            found[way] = {name: _summary(one, times["adamw"], times["adamw"]) for name, one in times.items()}
+        table.append({**asdict(size), **found})
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
@@ -324,14 +325,14 @@ class GeoLoRAFast(WithAdamW):
         self.bank = LayerBank.of([(layer.U.data, layer.S.data, layer.V.data) for layer in self.layers], capacity=RANK)
         for i, layer in enumerate(self.layers):
             layer.U.data, layer.S.data, layer.V.data = self.bank.factors(i)
+        self.factors = [[getattr(layer, name) for layer in self.layers] for name in ("U", "V", "S")]
         self.steps, self.exact = 0, 0
 
     @torch.no_grad()
     def update(self) -> None:
         """SGD, τ = 0, fixed rank."""
-        gradients = [[X.grad for layer in self.layers for X in (layer.U,)], [layer.V.grad for layer in self.layers]]
-        gradients.append([layer.S.grad for layer in self.layers])
-        report = self.bank.update_(*gradients, learning_rate=RATE, tau=0.0, min_rank=RANK, max_rank=RANK)
+        dK, dL, dS = ([X.grad for X in Xs] for Xs in self.factors)
+        report = self.bank.update_(dK, dL, dS, learning_rate=RATE, tau=0.0, min_rank=RANK, max_rank=RANK)
         self.steps, self.exact = self.steps + len(self.layers), self.exact + len(report.exact)
         self.note = f"{self.exact} of {self.steps} layer steps went through Householder's QR"
 
@@ -339,8 +340,10 @@ class GeoLoRAFast(WithAdamW):
         """Forward, backward, the update of the adapters, AdamW for the head."""
         self.backward()
         self.update()
+        for X in itertools.chain(*self.factors):
+            X.grad = None
         self.optimizer.step()
-        self.network.zero_grad()
+        self.optimizer.zero_grad()
 
 
 class GeoLoRAMerged(GeoLoRAFast):

@@ -34,14 +34,21 @@ def interleaved(
     rounds: int,
     *,
     warm_up: int = 2,
+    untimed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Times]:
-    """``rounds`` timings of each row; the row that begins changes from round to round."""
+    """``rounds`` timings of each row; the row that begins changes from round to round.
+
+    Right before each timing the same row runs ``untimed`` times: with 0 the caches have what other rows have left there, with
+    some what it has left itself.
+    """
     names = list(rows)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm_up, rounds):
         first = turn % len(names)
         for name in (*names[first:], *names[:first]):
+            for _ in range(untimed):
+                rows[name]()
             started = time.perf_counter()
             rows[name]()
             if turn >= 0:

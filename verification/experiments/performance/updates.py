@@ -94,11 +94,11 @@ def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
             geolora_step(LowRank(U, S, V), given, learning_rate=RATE, tau=0.0, max_rank=size.r)
 
     bases = torch.stack([U.mT for U, _, _ in layers] + [V.mT for _, _, V in layers])
-    state = [bases, torch.stack([S for _, S, _ in layers])]
+    cores = torch.stack([S for _, S, _ in layers])
 
     def unguarded() -> None:
         updates, delta_S = (torch.stack(X).mul_(RATE) for X in ([X.mT for X in (*dK, *dL)], dS))
-        state[:] = unguarded_step(state[0], state[1], updates, delta_S)
+        unguarded_step(bases, cores, updates, delta_S)
 
     rows = {"adamw": adamw, "fast": fast}
     return rows | {"unguarded": unguarded, "reference": slow} if others else rows
