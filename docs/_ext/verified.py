@@ -157,8 +157,8 @@ def drawn(claim: str, index: int, figure: Figure, found: Results) -> nodes.figur
 
 
 def sources(directive: SphinxDirective, claim: Claim) -> list[nodes.Node]:
-    """Where a claim is stated in the literature, as citations."""
-    return directive.parse_text_to_nodes(f"Sources: {{cite}}`{','.join(claim.sources)}`.")
+    """What in the literature a claim draws on: statements, methods or problems, as citations."""
+    return directive.parse_text_to_nodes(f"Literature: {{cite}}`{','.join(claim.sources)}`.")
 
 
 def measured(claim_id: str, cited: list[nodes.Node], explanation: str) -> list[nodes.Node]:
