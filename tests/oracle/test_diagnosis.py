@@ -477,6 +477,7 @@ def test_what_is_right_when_it_is_asked_again_in_the_same_layout_does_read_it() 
         seen.add(lying)
         return U1, S1, V1
 
+    check_step(step, select={"group": "shape"})  # row by row it has been called before
     diagnosis = check_step(step, select={"group": "layout"}).diagnosis
     assert diagnosis is not None
     assert (diagnosis.rows_only, diagnosis.repeated) == (False, False)
