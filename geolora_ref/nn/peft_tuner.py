@@ -196,15 +196,24 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the active adapter, or those named, to the base weight.
 
-        Raises ``ValueError`` with ``safe_merge`` for factors that are not finite; this adapter is not merged then.
+        Raises ``ValueError`` with ``safe_merge`` for factors that are not finite, ``RuntimeError`` as :meth:`AdaptedLayer.merge`;
+        nothing is merged then.
         """
-        for name in check_adapters_to_merge(self, adapter_names):
+        names = check_adapters_to_merge(self, adapter_names)
+        self.refuse_unmergeable(names, safe_merge)
+        for name in names:
+            if name in self.geolora_layers:
+                self.geolora_layers[name].merge()
+
+    def refuse_unmergeable(self, adapter_names: list[str], safe_merge: bool) -> None:
+        """Raise what :meth:`merge` does, of these adapters, before it changes anything."""
+        for name in adapter_names:
             layer = self.geolora_layers.get(name)
             if layer is None:
                 continue
+            layer.check_mergeable()
             if safe_merge and not bool(torch.isfinite(layer.adapter.full()).all()):
                 raise ValueError(f"adapter {name!r}: expected finite factors, found others; it is not merged")
-            layer.merge()
 
     def unmerge(self) -> None:
         """Put the base weight back, bit for bit."""
@@ -275,15 +284,25 @@ class GeoLoraModel(BaseTuner):
             raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
         yield
 
-    def _check_merge_allowed(self) -> None:
-        """PEFT merges and unloads layer by layer: ``RuntimeError`` as of :meth:`AdaptedLayer.merge` before the first one."""
-        super()._check_merge_allowed()  # type: ignore[no-untyped-call]
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """As PEFT's, of all layers or none: raises what :meth:`GeoLoraLayer.merge` does before the first one."""
+        self._refuse_unmergeable(adapter_names, safe_merge)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """Likewise; what was unloaded is gone."""
+        self._refuse_unmergeable(adapter_names, safe_merge)
+        return super().merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def _refuse_unmergeable(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
         for name, module in self.model.named_modules():
-            for layer in module.geolora_layers.values() if isinstance(module, GeoLoraLayer) else ():
+            if isinstance(module, GeoLoraLayer):
                 try:
-                    layer.check_mergeable()
-                except RuntimeError as problem:
-                    raise RuntimeError(f"{problem} (layer {name!r})") from problem
+                    module.refuse_unmergeable(adapter_names or module.active_adapters, safe_merge)
+                except (RuntimeError, ValueError) as problem:
+                    raise type(problem)(f"{problem} (layer {name!r})") from problem
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes nothing then."""

@@ -105,7 +105,7 @@ DEFICIENT = {
     "rank one": "the residuals have rank one, as where the rows of a batch are alike",
     "graded": "the residuals' singular values fall to 3e-11, as those of real gradients do",
 }
-"""Gradients of large blocks that leave a residual without full rank."""
+"""Gradients of large blocks whose residuals have no full rank, or hardly one."""
 BLOCK_REASONS = {
     "diagonal": "the rank is capped as in training",
     "dense": "S was trained, there is no cap",

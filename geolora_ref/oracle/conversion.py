@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,7 @@ class Conversion:
             while around.base is not None:
                 around = around.base
         around = self.back(around)
-        return bool(np.isnan(around).sum() == around.size - np.size(self.back(X)))
+        return bool(np.isnan(around).sum() == around.size - math.prod(X.shape))
 
     def to(self, X: Matrix) -> Array:
         """A new array of the library, its values rounded to the dtype, row by row in memory."""

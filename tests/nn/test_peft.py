@@ -380,12 +380,24 @@ def test_nothing_is_merged_where_one_layer_cannot_be(merge: str) -> None:
     assert torch.equal(model(x), before)
 
 
+def test_an_adapter_is_merged_beside_a_layer_that_it_does_not_have() -> None:
+    """Whether that one could be merged is of no concern."""
+    base = base_model()
+    nn.utils.parametrizations.weight_norm(base.get_submodule("second"))
+    model: Any = peft.get_peft_model(base, config())
+    model.add_adapter("other", config(target_modules=["first"]))
+    model.merge_adapter(["other"])
+    assert model.get_submodule("base_model.model.first").merged_adapters == ["other"]
+
+
 def test_a_safe_merge_refuses_broken_factors() -> None:
+    """And leaves the layers before them as they are."""
     model = wrapped()
     with torch.no_grad():
-        model.get_submodule("base_model.model.first").geolora_adapter["default"].S[0, 0] = float("nan")
+        model.get_submodule("base_model.model.second").geolora_adapter["default"].S[0, 0] = float("nan")
     with pytest.raises(ValueError, match="'default': expected finite factors"):
         model.merge_adapter(safe_merge=True)
+    assert not model.get_submodule("base_model.model.first").merged
 
 
 def test_deleted() -> None:
