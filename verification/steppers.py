@@ -28,6 +28,7 @@ __all__ = [
     "naive_factor_euler",
     "reference",
     "simultaneous_descent",
+    "standing_still",
 ]
 
 Matrix = NDArray[Any]
@@ -84,6 +85,11 @@ class ConstantField:
     def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
         """−Gᵀ U."""
         return -self.G.T @ U
+
+
+def standing_still(Y: LowRank, G: Matrix, **_: Any) -> Outcome:
+    """No step at all: what is only asked not to grow lets it pass."""
+    return Outcome(Y.full(), Y)
 
 
 def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any) -> Outcome:

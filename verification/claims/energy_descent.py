@@ -141,8 +141,7 @@ CLAIM = Claim(
     title="The augmented integrator descends at every step size",
     section="Integrators: what was measured",
     statement=(
-        "on Ẏ = −∇L(Y): L(Ŷ) ≤ L(Y₀) − ‖Ûᵀ∇L(Y₀)V̂‖²(1 − e^(−2βh))/(2β) for every h, "
-        "and L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²"
+        "on Ẏ = −∇L(Y): L(Ŷ) ≤ L(Y₀) − ‖Ûᵀ∇L(Y₀)V̂‖²(1 − e^(−2βh))/(2β) for every h, and L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²"
     ),
     hypotheses=("the old bases are kept, so that Y₀ lies in the Galerkin space", "sub-equations by solve_ivp at tolerance 1e-9"),
     sources=("CKL22",),
