@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,20 +37,24 @@ def make(name: str, rng: np.random.Generator) -> GradientFlow:
     return MatrixSensing.planted(SHAPE, SPECTRUM, 900, rng)
 
 
-def check(case: Case, step: Stepper = reference) -> CaseResult:
-    """Every initial rank ends at the planted one, and at a loss that a truncation at τ can leave; on the way each step contracts.
+def contraction(q: float, of_gradient_descent: float) -> float:
+    """1 − (m/β)q²."""
+    return 1.0 - of_gradient_descent * q**2
 
-    What is cut off the minimiser W* with a relative error of τ has a loss of at most ½βτ²‖W*‖² (here L* = 0).
+
+def check(case: Case, step: Stepper = reference, factor: Callable[[float, float], float] = contraction) -> CaseResult:
+    """Every initial rank ends at the planted one, and at a loss of rounding errors; on the way each step contracts.
 
     The recursion is L(W₁) ≤ (1 − (m/β)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with q = max(1 − ε/(mσ*), 0) and ε = ‖(I − P)∇L‖; its
-    proof stands in the section of the claim.  Rounding leaves W right to three rounding units, and of them a loss of ½β‖·‖².
+    proof stands in the section of the claim.  √L is a norm of W − W* (here L* = 0), at most √(β/2)‖W − W*‖: a step that is right
+    to ``UNIT`` adds √(β/2)·UNIT to it.  Where nothing is cut off and q = 1, a fixed point of the recursion for √L is
+    √(β/2)·UNIT/(1 − √(1 − m/β)).  ``factor`` : another contraction, of q and m/β (for controls).
     """
     rng, out = np.random.default_rng([case["seed"], 48]), Measurements()
     problem = make(case["problem"], rng)
     beta, m = problem.lipschitz, -problem.one_sided_lipschitz
-    histories, left_by_tau = {}, 0.5 * beta * (TAU * float(np.linalg.norm(SPECTRUM))) ** 2
-    least = 0.5 * beta * (3.0 * UNIT) ** 2
-    out.require("L* = 0 and L strongly convex", problem.minimum <= least and m > 0.0)
+    histories, rounding = {}, np.sqrt(0.5 * beta) * UNIT
+    out.require("L* = 0 and L strongly convex", problem.minimum <= rounding**2 and m > 0.0)
     for rank in RANKS:
         start = problem.initial(np.full(rank, 1e-3), rng)
         ranks = [rank]
@@ -58,11 +62,12 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
             ranks.append(it.outcome.Y.rank)
             q = max(1.0 - it.normal / (m * SPECTRUM[-1]), 0.0)
             cost = float(np.linalg.norm(problem.gradient(it.W_hat))) * it.lost + 0.5 * beta * it.lost**2
-            bound = (1.0 - m / beta * q**2) * problem.loss(it.W) + cost
-            out.at_most("one step of the loss recursion", problem.loss(it.W_next), bound, least)
+            bound = max(factor(q, m / beta), 0.0) * problem.loss(it.W) + cost
+            out.at_most("one step of the recursion, √L", np.sqrt(problem.loss(it.W_next)), np.sqrt(bound), rounding)
         histories[rank] = ranks
         out.ratio("final rank / planted rank", max(ranks[-1] / PLANTED, PLANTED / ranks[-1]))
-        out.at_most("final loss ≤ ½βτ²‖W*‖²", problem.loss(it.W_next), left_by_tau)
+        fixed_point = rounding / (1.0 - np.sqrt(1.0 - m / beta))
+        out.at_most("the final √L: rounding errors", np.sqrt(problem.loss(it.W_next)), fixed_point)
     out.series = {**case.parameters, "ranks": {str(key): value for key, value in histories.items()}}
     return out.result(case)
 
@@ -87,13 +92,18 @@ def control_cases(plan: Plan) -> Iterator[Case]:
     return (case for case in cases(plan) if case["seed"] == plan.seed)
 
 
+def quadratic_cases(plan: Plan) -> Iterator[Case]:
+    """Where m and β leave little room: from "sensing" descent is faster than m says."""
+    return (case for case in control_cases(plan) if case["problem"] == "quadratic")
+
+
 CLAIM = Claim(
     id="rank-recovery",
     title="Rank recovery",
     section="The rank is found from both sides",
     statement=(
         "L(W₁) ≤ (1 − (m/β)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁² with q = max(1 − ‖(I − P(W))∇L(W)‖/(mσ*), 0);  "
-        "initial ranks 1, 2, 4, 8, 12 all end at the planted rank 5 and at a loss ≤ ½βτ²‖W*‖², W* the minimiser"
+        "initial ranks 1, 2, 4, 8, 12 all end at the planted rank 5 and at a loss of rounding errors"
     ),
     hypotheses=(
         "L quadratic, m > 0 its strong convexity, σ* the least positive singular value of W*, λ = 1/β",
@@ -124,6 +134,18 @@ CLAIM = Claim(
             "the smallest singular values are kept: ϑ is the tail of the exact Ŵ",
             control_cases,
             lambda case: check(case, mutant("unsorted-truncation")),
+        ),
+        Control(
+            "q = 1",
+            "as if the whole gradient were tangential",
+            quadratic_cases,
+            lambda case: check(case, factor=lambda q, x: contraction(1.0, x)),
+        ),
+        Control(
+            "twice the contraction",
+            "1 − 2(m/β)q²",
+            quadratic_cases,
+            lambda case: check(case, factor=lambda q, x: contraction(q, 2.0 * x)),
         ),
     ),
     figures=(Figure("Rank over time", "From below and from above to the planted rank.", draw),),

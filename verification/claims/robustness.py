@@ -94,7 +94,7 @@ CLAIM = Claim(
     id="robustness",
     title="Robust to small singular values",
     section="Small singular values do not hurt",
-    statement="the error at fixed λ for σ_min = 1e-2 … 1e-14 is within a factor 3 of that for σ_min = 1, and half of the way at most",
+    statement="the error for σ_min = 1e-2 … 1e-14 is within a factor 3 of that for σ_min = 1, and at most half of the way",
     hypotheses=("the same problem; only the smallest singular value of the start changes",),
     sources=("GeoLoRA", "CKL24", "KLW16"),
     explanation="Explicit Euler on the factor equations, which are equivalent in exact arithmetic, breaks down.",
