@@ -15,10 +15,16 @@ from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, Sad
 from geolora_ref.problems.problem import GradientFlow, Matrix
 from geolora_ref.spectra import geometric
 
-__all__ = ["NAMES", "digits", "make", "smoothness", "start"]
+__all__ = ["NAMES", "STARTS", "digits", "make", "smoothness", "start"]
 
 NAMES = ("quadratic", "ill-conditioned quadratic", "sensing", "completion", "digits")
 """Those with a constant β for all matrices; "saddle" has one on every segment only."""
+STARTS = {
+    "order one": (1.0, 0.8, 0.6, 0.5),
+    "small singular value": (1.0, 0.1, 1e-6, 1e-12),
+    "zero": (0.0, 0.0, 0.0, 0.0),
+}
+"""Singular values of starts of rank 4; with S = 0 adapters start."""
 
 
 @lru_cache(maxsize=4)
@@ -58,10 +64,5 @@ def smoothness(problem: GradientFlow, *points: Matrix) -> float:
 
 
 def start(problem: GradientFlow, kind: str, rng: np.random.Generator) -> LowRank:
-    """A start of rank 4: "order one", "small singular value" (1e-12), or "zero" (S = 0, as adapters start)."""
-    spectrum = {
-        "order one": [1.0, 0.8, 0.6, 0.5],
-        "small singular value": [1.0, 0.1, 1e-6, 1e-12],
-        "zero": [0.0, 0.0, 0.0, 0.0],
-    }[kind]
-    return problem.initial(spectrum, rng)
+    """A start of rank 4, of a kind of ``STARTS``."""
+    return problem.initial(STARTS[kind], rng)

@@ -6,18 +6,21 @@ A *stepper* takes the state, the dense gradient at it and the parameters, and re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import truncation
-from geolora_ref.integrators import NaiveFactorEuler
+from geolora_ref.arrays import H
+from geolora_ref.integrators import EXPLICIT_EULER, NaiveFactorEuler
+from geolora_ref.integrators.augmented_bug import augmented_bug_step
+from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems.field import Product
+from verification.claim import Case, CaseResult, Control, Plan
 
 __all__ = [
     "Outcome",
@@ -25,6 +28,7 @@ __all__ = [
     "augmented_bug",
     "broken_down",
     "mutant",
+    "mutant_control",
     "naive_factor_euler",
     "reference",
     "simultaneous_descent",
@@ -61,10 +65,22 @@ def mutant(name: str) -> Stepper:
         g = ProjectedGradients.from_dense(Y, G)
         options = {"tau": None, "theta": None, "min_rank": 1, "max_rank": None} | parameters
         run = stages.run(Y.U, Y.S, Y.V, g.dK, g.dL, g.dS, **options)
-        U_hat, V_hat = np.hstack([Y.U, run["U_tilde"]]), np.hstack([Y.V, run["V_tilde"]])
-        return Outcome(U_hat @ run["S_hat"] @ V_hat.T, LowRank(*run["output"]))
+        return Outcome(run["U_hat"] @ run["S_hat"] @ H(run["V_hat"]), LowRank(*run["output"]))
 
     return step
+
+
+def mutant_control(
+    name: str,
+    cases: Callable[[Plan], Iterator[Case]],
+    check: Callable[[Case, Stepper], CaseResult],
+    *,
+    title: str = "",
+    why: str = "",
+    share: float = 1.0,
+) -> Control:
+    """A negative control: the check of a claim, of a mutant in place of the reference."""
+    return Control(title or name, why or MUTANTS[name].defect, cases, lambda case: check(case, mutant(name)), share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +130,8 @@ def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: 
     Like GeoLoRA, but the S-step is a Galerkin step in the augmented bases, so that the lower right block is −λ ŨᵀGṼ instead of
     0 (here with the gradient frozen at Y).
     """
-    step = geolora_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=learning_rate, tau=0.0)
-    W = Y.full() - learning_rate * G
-    S_hat = step.U_hat.T @ W @ step.V_hat
-    cut = truncation(S_hat, step.U_hat, step.V_hat, **parameters)
-    return Outcome(step.U_hat @ S_hat @ step.V_hat.T, cut.Y)
+    hat = augmented_bug_step(EXPLICIT_EULER, ConstantField(G), 0.0, learning_rate, Factors(*Y))
+    return Outcome(hat.product().full(), truncation(hat.S, hat.U, hat.V, **parameters).Y)
 
 
 def simultaneous_descent(U: Matrix, S: Matrix, V: Matrix, G: Matrix, learning_rate: float) -> tuple[Matrix, Matrix, Matrix]:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from geolora_ref import LowRank
-from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems import Quadratic, Saddle
 from geolora_ref.problems.problem import GradientFlow
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Stepper, mutant, reference
+from verification.steppers import Stepper, mutant_control, reference
 from verification.trajectory import trajectory
 
 RATES = {"order one": (0.3, 1.9), "small singular value": (1.9,), "zero": (0.3,)}
@@ -143,19 +142,9 @@ CLAIM = Claim(
     check=check,
     floor=1000,
     controls=(
-        Control("k-step-sign", MUTANTS["k-step-sign"].defect, at_rate(0.3), lambda case: check(case, mutant("k-step-sign"))),
-        Control(
-            "s-step-missing",
-            MUTANTS["s-step-missing"].defect,
-            at_rate(0.3),
-            lambda case: check(case, mutant("s-step-missing")),
-        ),
-        Control(
-            "unsorted-truncation",
-            "the smallest singular values are kept: ϑ_t is the tail of the exact Ŵ, whatever the step reports",
-            at_rate(0.3),
-            lambda case: check(case, mutant("unsorted-truncation")),
-        ),
+        mutant_control("k-step-sign", at_rate(0.3), check),
+        mutant_control("s-step-missing", at_rate(0.3), check),
+        mutant_control("unsorted-truncation", at_rate(0.3), check),
         Control(
             "another factor",
             "βλ/2 in place of 1 − βλ/2: the same at λ = 1/β, and only there",

@@ -9,11 +9,10 @@ import numpy as np
 
 from geolora_ref import LowRank
 from geolora_ref.oracle.criteria import unit_of
-from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems import GradientFlow, Quadratic
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.steppers import Stepper, mutant, reference
+from verification.steppers import Stepper, mutant_control, reference
 from verification.trajectory import Iterate, tail, trajectory
 
 EPS = float(np.finfo(float).eps)
@@ -94,12 +93,7 @@ CLAIM = Claim(
     check=check,
     floor=1000,
     controls=(
-        Control(
-            "missing-lower-block",
-            MUTANTS["missing-lower-block"].defect,
-            control_cases,
-            lambda case: check(case, mutant("missing-lower-block")),
-        ),
+        mutant_control("missing-lower-block", control_cases, check),
         Control(
             "spectral norms",
             "the spectral norm of both residuals",

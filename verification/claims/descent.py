@@ -9,20 +9,18 @@ from typing import Any
 import numpy as np
 
 from geolora_ref import LowRank, tangent_projection
-from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems import TwoLayerLinear
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Stepper, mutant, reference
+from verification.steppers import Stepper, mutant_control, reference
 from verification.trajectory import tail, trajectory
 
 EPS = float(np.finfo(float).eps)
-STARTS = ("order one", "small singular value", "zero")
 
 
 def cases(plan: Plan) -> Iterator[Case]:
     for problem in gradient_flows.NAMES:
-        for start in STARTS:
+        for start in gradient_flows.STARTS:
             for scaled in (0.3, 1.0, 1.9):  # λβ, below 2
                 for seed in range(plan.pick(1, 10)):
                     parameters = {
@@ -33,9 +31,8 @@ def cases(plan: Plan) -> Iterator[Case]:
                         "seed": plan.seed + seed,
                     }
                     yield Case(f"{problem}-{start}-{scaled}-{seed}", parameters)
-    for start in STARTS[
-        :2
-    ]:  # S = 0 is a stationary point of the saddle problem, whose gradient keeps the row space: no truncation
+    # S = 0 is a stationary point of the saddle problem, whose gradient keeps the row space: no truncation
+    for start in ("order one", "small singular value"):
         for seed in range(plan.pick(1, 10)):
             parameters = {
                 "problem": "saddle",
@@ -216,41 +213,18 @@ CLAIM = Claim(
     undecided=0.2,  # long runs end where all that is compared is rounding
     floor=5000,
     controls=(
-        Control("s-step-sign", MUTANTS["s-step-sign"].defect, control_cases, lambda case: check(case, mutant("s-step-sign"))),
-        Control(
-            "k-step-sign",
-            MUTANTS["k-step-sign"].defect,
-            control_cases,
-            lambda case: check(case, mutant("k-step-sign")),
-            share=0.5,
-        ),
-        Control(
-            "missing-lower-block",
-            MUTANTS["missing-lower-block"].defect,
-            control_cases,
-            lambda case: check(case, mutant("missing-lower-block")),
-        ),
-        Control(
-            "unsorted-truncation",
-            "the smallest singular values are kept: ϑ₁ is the tail of the exact Ŵ, whatever the step reports",
-            control_cases,
-            lambda case: check(case, mutant("unsorted-truncation")),
-        ),
+        mutant_control("s-step-sign", control_cases, check),
+        mutant_control("k-step-sign", control_cases, check, share=0.5),
+        mutant_control("missing-lower-block", control_cases, check),
+        mutant_control("unsorted-truncation", control_cases, check),
         Control(
             "understated β",
             "hypothesis violated: a quarter of the Lipschitz constant",
             attaining,
             lambda case: check(case, understate=4.0),
         ),
-        Control(
-            "two layers: unsorted-truncation",
-            "the smallest singular values of both layers are kept",
-            two_layers,
-            lambda case: check(case, mutant("unsorted-truncation")),
-        ),
-        Control(
-            "two layers: s-step-sign", MUTANTS["s-step-sign"].defect, two_layers, lambda case: check(case, mutant("s-step-sign"))
-        ),
+        mutant_control("unsorted-truncation", two_layers, check, title="two layers: unsorted-truncation"),
+        mutant_control("s-step-sign", two_layers, check, title="two layers: s-step-sign"),
         Control(
             "two layers: understated β",
             "a sixteenth of the constant of the segment",

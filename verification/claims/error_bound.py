@@ -13,7 +13,7 @@ from geolora_ref.problems import Quadratic
 from geolora_ref.problems.problem import Matrix
 from geolora_ref.spectra import geometric, to_size
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
-from verification.steppers import Stepper, mutant, naive_factor_euler, reference
+from verification.steppers import Stepper, mutant_control, naive_factor_euler, reference
 from verification.trajectory import trajectory
 
 T = 2.0
@@ -306,17 +306,11 @@ CLAIM = Claim(
             alone(*ALONE),
             lambda case: check(case, epsilon=2.0, theta=2.0),
         ),
-        Control(
-            "unsorted-truncation",
-            "the smallest singular values are kept and ‖Ŵ − W₁‖ is reported truly: only the tail of the exact Ŵ shows it",
-            truncated_cases,
-            lambda case: check(case, mutant("unsorted-truncation")),
+        mutant_control(
+            "unsorted-truncation", truncated_cases, check, why="wrong, and ‖Ŵ − W₁‖ is told truly: only the tail shows it"
         ),
-        Control(
-            "off-by-one-low",
-            "the recursion cannot blame a step for its rank: ϑ_k ≤ ϑ does",
-            truncated_cases,
-            lambda case: check(case, mutant("off-by-one-low")),
+        mutant_control(
+            "off-by-one-low", truncated_cases, check, why="the recursion cannot blame a step for its rank: ϑ_k ≤ ϑ does"
         ),
     ),
     figures=(

@@ -14,6 +14,7 @@ from geolora_ref.spectra import to_size
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY, member
 from verification.steppers import broken_down
+from verification.trajectory import tail
 
 SHAPE, RANK, T = (24, 20), 4, 1.0
 SIGMA_MIN = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)
@@ -61,7 +62,7 @@ def check(case: Case, sub_solver: SubSolver = RK4) -> CaseResult:
             errors.append(broken_down(run.stopped, expected=bool(errors)))
         way = float(np.linalg.norm(end - Y0.full()))
         out.ratio("error / way of the solution, at most 1/20", errors[-1] / way / FOLLOWED)
-        best.append(float(np.linalg.norm(np.linalg.svd(end, compute_uv=False)[RANK:])))
+        best.append(tail(end, RANK))
     for error in errors[1:]:
         out.ratio(FLATNESS, error / errors[0] / FLAT)
     out.series = {**case.parameters, "errors": errors, "best": best}

@@ -11,7 +11,7 @@ from geolora_ref.integrators import Integrator, SolveIVP, TruncationRule
 from geolora_ref.problems import RankPreservingRiccati
 from geolora_ref.spectra import to_size
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.claims.order import WithoutLowerLeft
+from verification.claims.order import WithoutLowerLeft, compare
 from verification.integrator_family import member
 from verification.slopes import Slopes
 
@@ -41,9 +41,7 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
         float(np.linalg.norm(integrator.step(problem, 0.0, Y0, h).Y.full() - problem.solution(h, Y0.full()))) for h in SIZES
     ]
     slopes = Slopes(SIZES, errors, 1e-13)
-    for slope in slopes.judged:
-        out.ratio("each slope in the window is 2 ± 0.1", abs(slope - 2.0) / 0.1)
-    out.ratio("|order − 2| + confidence ≤ 0.1", slopes.off(2.0) / 0.1)
+    compare(out, slopes, 2)
     out.series = {**case.parameters, "errors": errors}
     return out.result(case)
 

@@ -21,6 +21,7 @@ from verification.claim import Case, CaseResult, Claim, Control, Figure, Measure
 from verification.integrator_family import FAMILY, member, projected_flow
 from verification.slopes import Slopes
 from verification.time_dependence import AtOneTime, TurningFrame
+from verification.trajectory import tail
 
 SHAPE, RANK, T, GENERAL = (60, 50), 4, 1.0, 0.3
 SHORT = 0.25
@@ -62,7 +63,7 @@ def problem_of(seed: int, epsilon: float) -> tuple[RankPreservingRiccati, LowRan
 
 def best_error(seed: int, epsilon: float) -> float:
     """Of rank r, for the full flow."""
-    return float(np.linalg.norm(np.linalg.svd(problem_of(seed, epsilon)[3], compute_uv=False)[RANK:]))
+    return tail(problem_of(seed, epsilon)[3], RANK)
 
 
 def error_of(integrator: Integrator, seed: int, epsilon: float, steps: int) -> float:

@@ -17,7 +17,6 @@ from geolora_ref.problems.problem import Matrix
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 
-STARTS = ("order one", "small singular value", "zero")
 TRUNCATIONS: dict[str, dict[str, Any]] = {
     "τ = 0": {"tau": 0.0},
     "τ = 0.05": {"tau": 0.05},
@@ -57,7 +56,7 @@ class OneLayer:
 
 def cases(plan: Plan) -> Iterator[Case]:
     for name in NAMES:
-        for start in STARTS:
+        for start in gradient_flows.STARTS:
             for truncation in TRUNCATIONS:
                 for seed in range(plan.pick(1, 10)):
                     parameters = {"problem": name, "start": start, "truncation": truncation, "seed": plan.seed + seed}
@@ -75,8 +74,7 @@ def problem_of(case: Case) -> tuple[Any, LowRank]:
         flow = AllenCahn(24)
     else:
         flow = gradient_flows.make(name, rng)
-    spectrum = {"order one": (1.0, 0.8, 0.6, 0.5), "small singular value": (1.0, 0.1, 1e-6, 1e-12), "zero": (0.0,) * 4}
-    return flow, LowRank.random(flow.shape, spectrum[case["start"]], rng)
+    return flow, LowRank.random(flow.shape, gradient_flows.STARTS[case["start"]], rng)
 
 
 def check(case: Case, integrator: Integrator | None = None) -> CaseResult:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems import MatrixSensing, Quadratic
 from geolora_ref.problems.problem import GradientFlow
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Outcome, Stepper, mutant, reference
+from verification.steppers import Outcome, Stepper, mutant_control, reference
 from verification.trajectory import trajectory
 
 PLANTED = 5
@@ -122,19 +121,9 @@ CLAIM = Claim(
             control_cases,
             lambda case: check(case, fixed_rank),
         ),
-        Control(
-            "off-by-one-high",
-            MUTANTS["off-by-one-high"].defect,
-            control_cases,
-            lambda case: check(case, mutant("off-by-one-high")),
-        ),
-        Control("k-step-sign", MUTANTS["k-step-sign"].defect, control_cases, lambda case: check(case, mutant("k-step-sign"))),
-        Control(
-            "unsorted-truncation",
-            "the smallest singular values are kept: ϑ is the tail of the exact Ŵ",
-            control_cases,
-            lambda case: check(case, mutant("unsorted-truncation")),
-        ),
+        mutant_control("off-by-one-high", control_cases, check),
+        mutant_control("k-step-sign", control_cases, check),
+        mutant_control("unsorted-truncation", control_cases, check),
         Control(
             "q = 1",
             "as if the whole gradient were tangential",

@@ -12,7 +12,7 @@ from geolora_ref.spectra import geometric
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.curvature_tail import tail_bound
 from verification.steppers import Stepper, augmented_bug, reference
-from verification.trajectory import trajectory
+from verification.trajectory import tail, trajectory
 
 RANK, CAP, T, THETA = 5, 12, 2.0, 1e-3  # ϑ = 1e-3 λ
 STARTS = {"order one": np.linspace(1.0, 0.6, RANK), "zero": np.zeros(RANK)}
@@ -44,7 +44,7 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
     elif not out.ratios:
         out.undecided += 1  # the tail bound always exceeded ϑ, so nothing is stated
     error = float(np.linalg.norm(it.W_next - problem.solution(T, start.full())))
-    best = float(np.linalg.norm(np.linalg.svd(problem.solution(T, start.full()), compute_uv=False)[CAP:]))
+    best = tail(problem.solution(T, start.full()), CAP)
     out.series = {**case.parameters, "ranks": ranks, "error": error, "best": best}
     return out.result(case)
 

@@ -10,12 +10,11 @@ import numpy as np
 import scipy.stats
 
 from geolora_ref import LowRank
-from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.problems import GradientFlow, Quadratic, SoftmaxRegression
 from geolora_ref.problems.problem import Matrix
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
-from verification.steppers import Stepper, mutant, reference
+from verification.steppers import Stepper, mutant_control, reference
 from verification.trajectory import Iterate, trajectory
 
 BATCH, NOISY = 128, 4
@@ -211,13 +210,8 @@ CLAIM = Claim(
     check=check,
     floor=200,
     controls=(
-        Control("s-step-sign", MUTANTS["s-step-sign"].defect, control_cases, lambda case: check(case, mutant("s-step-sign"))),
-        Control(
-            "unsorted-truncation",
-            "the smallest singular values are kept: ϑ_t is the tail of the exact Ŵ_t, whatever the step reports",
-            truncated_cases,
-            lambda case: check(case, mutant("unsorted-truncation")),
-        ),
+        mutant_control("s-step-sign", control_cases, check),
+        mutant_control("unsorted-truncation", truncated_cases, check),
         Control(
             "biased",
             "hypothesis violated: the estimates come from data with shifted labels",

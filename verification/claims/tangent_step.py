@@ -16,6 +16,7 @@ from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, in_units
 from verification.libraries import available, convert
+from verification.steppers import mutant
 
 DRAWS = 50  # drawn steps in a case
 DTYPES = {"float64": np.float64, "float32": np.float32, "complex128": np.complex128}
@@ -42,12 +43,7 @@ def mutated(name: str) -> Untruncated:
     """Ŵ of a mutant (NumPy)."""
 
     def untruncated(Y: LowRank, G: Any, learning_rate: float) -> Any:
-        g, stages = ProjectedGradients.from_dense(Y, G), MUTANTS[name].stages
-        assert stages is not None
-        run = stages.run(
-            Y.U, Y.S, Y.V, g.dK, g.dL, g.dS, learning_rate=learning_rate, tau=0.0, theta=None, min_rank=1, max_rank=None
-        )
-        return np.hstack([Y.U, run["U_tilde"]]) @ run["S_hat"] @ np.hstack([Y.V, run["V_tilde"]]).conj().T
+        return mutant(name)(Y, G, learning_rate=learning_rate, tau=0.0).W_hat
 
     return untruncated
 

@@ -103,7 +103,8 @@ CLAIM = Claim(
     sources=("GeoLoRA", "CKL22"),
     explanation=(
         "Judged backward-stably: the output must be the exact truncation of a matrix within rounding η of Ŵ. Stationarity and "
-        "dominance are necessary for that, and together make it one within 2η; ties need no special treatment."
+        "dominance are necessary for that, and together make it one within 2η in the spectral norm; ties need no special "
+        "treatment."
     ),
     cases=cases,
     check=check,

@@ -17,6 +17,7 @@ from geolora_ref.problems.curve import Curve
 from geolora_ref.problems.problem import Matrix, StartedODE
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY, member
+from verification.trajectory import tail
 
 T = 1.0
 RANKS = {"Schrödinger": 10, "rotating exponential": 10}
@@ -61,7 +62,7 @@ def problem_of(name: str, seed: int) -> tuple[StartedODE, LowRank, Matrix, float
         problem = AllenCahn(128)
         whole = problem.start_dense()
     Y0, end = problem.start(rank), problem.solution(T, whole)
-    return problem, Y0, end, float(np.linalg.norm(np.linalg.svd(end, compute_uv=False)[rank:]))
+    return problem, Y0, end, tail(end, rank)
 
 
 def check(case: Case, integrator: Integrator | None = None, rank: int | None = None) -> CaseResult:

@@ -140,7 +140,7 @@ def mutant(name: str) -> Callable[[Instance], Output]:
             U1, S1, V1 = broken.step(*arrays, **x.parameters)
             return Output(U1, S1, V1, None, Y.tangent_projection(G))
         run = broken.stages.run(*arrays, **x.parameters)
-        augmented = np.hstack([x.U, run["U_tilde"]]), run["S_hat"], np.hstack([x.V, run["V_tilde"]])
+        augmented = run["U_hat"], run["S_hat"], run["V_hat"]
         U1, S1, V1 = run["output"]
         return Output(U1, S1, V1, augmented, Y.tangent_projection(G))
 
