@@ -132,8 +132,10 @@ def _prepared(
     return x, weight, bias, U, S, V
 
 
-def _finite(scale: float) -> float:
+def _finite(scale: float | Tensor) -> float:
     """The scale as a float, or ``ValueError``."""
+    if isinstance(scale, Tensor) and scale.requires_grad:
+        raise ValueError("scale: expected a constant, found a tensor that requires a gradient, which it would not get")
     if not -math.inf < scale < math.inf:  # a comparison, which can be compiled for any number
         raise ValueError(f"scale: expected a finite number, found {scale!r}")
     return float(scale)

@@ -18,6 +18,8 @@ from geolora_ref.optimizers import Triple
 __all__ = ["GradientRoute", "LowRankAdapter"]
 
 GradientRoute = Literal["projected", "published"]
+NO_STATE = "give torch.func.functional_call the named_parameters() of a model, not its state_dict()"
+STORAGE, FOR_HALF = (torch.float32, torch.float64), "for products in half precision use autocast"
 
 
 class LowRankAdapter(nn.Module):
@@ -54,10 +56,8 @@ class LowRankAdapter(nn.Module):
             raise ValueError(
                 f"rank: expected 1 <= rank <= max_rank <= min(m, n) = {min(m, n)}, found {rank}, max_rank {max_rank}"
             )
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"dtype: expected torch.float32 or torch.float64, found {dtype}; for products in half precision use autocast"
-            )
+        if dtype not in STORAGE:
+            raise ValueError(f"dtype: expected torch.float32 or torch.float64, found {dtype}; {FOR_HALF}")
         checks.one_of("gradients", gradients, get_args(GradientRoute))
         self.rank, self.gradients = rank, gradients
         self.Ut = nn.Parameter(torch.zeros(max_rank, m, dtype=dtype, device=device))
@@ -72,6 +72,24 @@ class LowRankAdapter(nn.Module):
         bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator, device=where) for size in self.shape)
         U, V = (torch.linalg.qr(basis).Q.to(self.S.device) for basis in bases)
         self.assign_factors(U, self.S.new_zeros(rank, rank), V)
+
+    @property
+    def U(self) -> Tensor:
+        """(m, r), detached.  With S and V the names in a ``state_dict``, which torch's distributed checkpoints ask for."""
+        return self.Ut.detach()[: self.rank].mT
+
+    @U.setter
+    def U(self, X: Tensor) -> None:
+        raise ValueError(f"U: expected the storage Ut in its place, found {tuple(X.shape)}; {NO_STATE}")
+
+    @property
+    def V(self) -> Tensor:
+        """(n, r), detached."""
+        return self.Vt.detach()[: self.rank].mT
+
+    @V.setter
+    def V(self, X: Tensor) -> None:
+        raise ValueError(f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -96,21 +114,28 @@ class LowRankAdapter(nn.Module):
         Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``.
         """
         if self.S.shape[0] != self.Ut.shape[0]:
-            raise ValueError(
-                f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; give "
-                "torch.func.functional_call the named_parameters() of a model, not its state_dict()"
-            )
+            raise ValueError(f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; {NO_STATE}")
         r = self.max_rank if torch.compiler.is_compiling() else self.rank
         return self.Ut[:r], self.S[:r, :r], self.Vt[:r]
 
     def factors(self) -> LowRank:
         """(U, S, V) as the algorithm wants them: detached views (a step reads them, :meth:`assign` writes).
 
-        Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`) and entries that are not finite.
+        Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`), entries that are not finite, and
+        as :meth:`refuse_more_than_the_rank`.
         """
+        self.refuse_more_than_the_rank()
         Ut, S, Vt = (X.detach() for X in self.active())
         with own_precision(S.device):
             return LowRank(Ut.mT, S, Vt.mT)
+
+    def refuse_more_than_the_rank(self) -> None:
+        """Raise ``ValueError`` if anything is stored behind the rank: parameters came without it, by a copy or a broadcast."""
+        if any(bool(X.detach()[self.rank :].any()) for X in (self.Ut, self.Vt)):
+            raise ValueError(
+                f"expected zeros behind rank {self.rank}, found others: parameters were copied or broadcast without their ranks; "
+                "load a state_dict, in every process"
+            )
 
     def full(self) -> Tensor:
         """The dense W = U S Vᵀ, detached."""
@@ -164,7 +189,8 @@ class LowRankAdapter(nn.Module):
     def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
         """What backward passes have left in ``.grad``; None if there was none.
 
-        Raises ``ValueError`` for gradients of some of the factors alone, and as the gradients' class does.
+        Raises ``ValueError`` for factors below single precision, for gradients of some of them alone, and as the gradients'
+        class does.
         """
         found = self._own_gradients()
         if found is None:
@@ -185,6 +211,8 @@ class LowRankAdapter(nn.Module):
 
     def _own_gradients(self) -> Triple | None:
         """``.grad`` of U, V and S at the present rank, in the places of K, L and S."""
+        if self.S.dtype not in STORAGE:
+            raise ValueError(f"factors: expected torch.float32 or torch.float64, found {self.S.dtype}; {FOR_HALF}")
         U, S, V = self.Ut.grad, self.S.grad, self.Vt.grad
         if U is None and S is None and V is None:
             return None
@@ -221,6 +249,8 @@ class LowRankAdapter(nn.Module):
             unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
         if missing:
             missing_keys.extend(missing)
+            if found:  # none of which is taken
+                error_msgs.append(f"{prefix.rstrip('.')}: expected U, S and V together, found {', '.join(found)} alone")
             return
         try:
             self.assign_factors(**found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,10 @@ from geolora_ref.nn.layers import AdaptedLayer
 from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
-__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "rate", "update_rule"]
+__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "named", "rate", "update_rule"]
 
 FORMAT = 2
+T = TypeVar("T")
 THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
 UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
 
@@ -57,6 +58,15 @@ def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int
         raise ValueError(f"{name}: {problem}") from problem
     if min_rank > capacity:
         raise ValueError(f"{name}: min_rank: expected at most {capacity}, what the adapter's storage allows, found {min_rank}")
+
+
+def named(name: str, ask: Callable[[], T]) -> T:
+    """What an adapter answers; a ``ValueError`` of it begins with its name."""
+    try:
+        return ask()
+    except ValueError as problem:
+        cure = " (bases from a lower precision: adapter.orthonormalise())" if "orthonormal columns" in str(problem) else ""
+        raise ValueError(f"{name}: {problem}{cure}") from problem
 
 
 def _threshold(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,11 +309,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def factors(self, name: str) -> LowRank:
         """The factors of an adapter; ``ValueError`` that names it if they are not what the algorithm wants."""
-        try:
-            return self._adapters[name].factors()
-        except ValueError as problem:
-            cure = " (bases from a lower precision: adapter.orthonormalise())" if "orthonormal columns" in str(problem) else ""
-            raise ValueError(f"{name}: {problem}{cure}") from problem
+        return named(name, self._adapters[name].factors)
 
     def remember(self, adapter: LowRankAdapter, moments: Moments) -> None:
         """Keep the memory of an adapter as the state of its three parameters, which ``state_dict`` knows how to save."""
@@ -331,7 +337,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state, with the ranks it was saved at; load the model's state as well.
 
-        Raises ``ValueError`` for a state of other groups, other adapters or another format; nothing is changed then.
+        Raises ``ValueError`` for a state of other groups, other adapters, another format or of another optimizer, which lacks
+        options; nothing is changed then.
         """
         own, found = (
             [(group.get("format"), group.get("adapters")) for group in groups]
@@ -339,6 +346,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
         )
         if own != found:
             raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
+        pairs = zip(self.param_groups, state_dict["param_groups"], strict=True)
+        lacking = sorted({option for group, other in pairs for option in group.keys() - other.keys() - {"initial_lr"}})
+        if lacking:
+            raise ValueError(f"state_dict: expected that of a {type(self).__name__}, found one without {', '.join(lacking)}")
         super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from geolora_ref.algorithm import Truncation, basis_augmentation, coefficient_up
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, rate, update_rule
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, named, rate, update_rule
 from geolora_ref.nn.optimizer import TruncationReport
 from geolora_ref.optimizers import Moments, Triple
 
@@ -75,7 +75,7 @@ class SimultaneousDescent(AdapterOptimizer):
                 (adapter, *self._descended(name, gradients, group))
                 for group in self.param_groups
                 for name in group["adapters"]
-                if (gradients := (adapter := self._adapters[name]).collected_gradients()) is not None
+                if (gradients := named(name, (adapter := self._adapters[name]).collected_gradients)) is not None
             ]
             heads = self.heads()
         for adapter, factors, moments in steps:
@@ -198,7 +198,7 @@ class Dlrt(AdapterOptimizer):
         self.evaluations += 1
         if self.refused():
             return loss, None
-        found = {name: adapter.collected_gradients() for name, adapter in self._adapters.items()}
+        found = {name: named(name, adapter.collected_gradients) for name, adapter in self._adapters.items()}
         return loss, {name: gradients for name, gradients in found.items() if isinstance(gradients, ProjectedGradients)}
 
     def _assign(self, states: Mapping[str, LowRank]) -> None:

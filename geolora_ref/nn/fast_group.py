@@ -39,8 +39,6 @@ class FastGroup:
     A step changes them where they are, whatever happens to the ranks.  If a parameter has been moved elsewhere in the meantime
     (a copy, another device, a rank that was loaded) or written by anyone else, everything is gathered into a new bank first,
     which looks at the bases as the reference does before each of its steps.
-
-    Raises ``ValueError`` for factors below single precision, in which bases do not stay orthonormal from step to step.
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
@@ -49,12 +47,10 @@ class FastGroup:
 
     def _gather(self) -> None:
         """A bank with the present factors, and the parameters in it."""
+        for adapter in self.adapters:
+            adapter.refuse_more_than_the_rank()
         factors = [tuple(X.detach().clone() for X in adapter.active()) for adapter in self.adapters]
         first, capacity = self.adapters[0].S, max(adapter.max_rank for adapter in self.adapters)
-        if first.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"factors: expected torch.float32 or torch.float64, found {first.dtype}; for half precision use autocast"
-            )
         self.bank = LayerBank([a.shape for a in self.adapters], capacity, dtype=first.dtype, device=first.device)
         self.bank.load([(Ut.mT, S, Vt.mT) for Ut, S, Vt in factors])
         for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True):

@@ -138,9 +138,10 @@ class AdaptedLayer(nn.Module):
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
     ``fused`` : by ``geolora_ref.fast``, one function for base and update, where the base is nn.Linear with a frozen weight in the
-    dtype and on the device of the factors, and nothing is to happen when it is called: no hook and no ``forward`` of its own (as
-    offloading, pruning and older parametrisations have them).  Every other layer takes the plain way.  Hooks for all modules at
-    once, which torch has for debugging and profiling, do not see such a base: it is not called.
+    dtype and on the device of the factors (no quantised one, nor another subclass of tensors), and nothing is to happen when it
+    is called: no hook and no ``forward`` of its own (as offloading, pruning and older parametrisations have them).  Every other
+    layer takes the plain way.  Hooks for all modules at once, which torch has for debugging and profiling, do not see such a
+    base: it is not called.
     ``merged`` (the attribute ``merged_forward``) : such a layer computes with one matrix, base.weight + alpha·W, which every call
     forms anew and its backward pass uses again.  Less work where x has many more rows than m·n/(m + n), for a copy of the weight
     from a call to its backward pass.  Nothing outlives a call that could be older than the factors.
@@ -168,6 +169,9 @@ class AdaptedLayer(nn.Module):
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
         check_merged(merged, fused, dropout)
+        if merged and isinstance(base, nn.Linear) and base.weight.dtype != adapter.S.dtype:
+            found = f"{adapter.S.dtype} and {base.weight.dtype}"
+            raise ValueError(f"merged: expected factors and weight of one dtype, found {found}; nothing would be merged")
         if not math.isfinite(checks.number(alpha)):
             raise ValueError(f"alpha: expected a finite number, found {alpha!r}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
@@ -228,7 +232,7 @@ class AdaptedLayer(nn.Module):
             return False
         hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
         W0 = base.weight
-        return not (hooked or W0.requires_grad) and W0.dtype == S.dtype and W0.device == S.device
+        return not (hooked or W0.requires_grad) and _is_plain(W0) and W0.dtype == S.dtype and W0.device == S.device
 
     def _fused(self, x: Tensor) -> Tensor:
         """The same by the fast path; dropout takes its products out of the base's."""
@@ -276,6 +280,9 @@ class AdaptedLayer(nn.Module):
         """Raise ``RuntimeError`` unless the weight of the base is a parameter that it uses as it is."""
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
+        if not _is_plain(self.base_weight):
+            kind = type(self.base_weight).__name__
+            raise RuntimeError(f"merge: expected a weight that is a tensor of its entries, found a {kind}")
         if _has_own_forward(self.base):
             kind = type(self.base).__name__
             raise RuntimeError(f"merge: expected a base that uses its weight as it is, found {kind} with a forward of its own")
@@ -298,6 +305,11 @@ class AdaptedLayer(nn.Module):
             yield
         finally:
             self.enabled = before
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Whether a weight is no subclass of tensors: quantised ones, and those spread over processes, may know fewer operations."""
+    return type(weight) in (Tensor, nn.Parameter)
 
 
 def _has_own_forward(base: nn.Module) -> bool:

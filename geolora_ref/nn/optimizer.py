@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, rate, update_rule
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, named, rate, update_rule
 from geolora_ref.nn.batched_rules import directions, finite, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
@@ -169,20 +170,39 @@ class GeoLoRA(AdapterOptimizer):
         with self.own_precision():
             heads = self.heads()
             adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
-            if self.method == "fast":
-                self._fast_steps(adapted)
-            else:
-                for name, step in [named for group in adapted for named in self._adapter_steps(group)]:
-                    self._take(name, step)
+            with self._all_or_none([self._adapters[name] for group in adapted for name in group["adapters"]]):
+                if self.method == "fast":
+                    self._fast_steps(adapted)
+                else:
+                    for name, step in [named_step for group in adapted for named_step in self._adapter_steps(group)]:
+                        self._take(name, step)
             self.finish(heads)
         return loss
+
+    @contextmanager
+    def _all_or_none(self, adapters: Sequence[LowRankAdapter]) -> Iterator[None]:
+        """What is raised within, for want of memory or by an interrupt too, leaves adapters, memory and reports as they were."""
+        factors = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
+        memory = {X: self.state.get(X) for adapter in adapters for X in (adapter.Ut, adapter.S, adapter.Vt)}
+        told = {"reports": dict(self.reports), "truncations": self.truncations, "exact": self.exact}
+        try:
+            yield
+        except BaseException:
+            for adapter, copies in factors:
+                adapter.put_back(*copies)
+            for factor, known in memory.items():
+                self.state.pop(factor, None)
+                if known is not None:
+                    self.state[factor] = known
+            self.__dict__.update(told)
+            raise
 
     def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LayerStep]]:
         """The next state of every adapter of a group that has gradients."""
         layers = {}
         for name in group["adapters"]:
             adapter = self._adapters[name]
-            gradients = adapter.collected_gradients()
+            gradients = named(name, adapter.collected_gradients)
             if gradients is not None:
                 layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
         if not layers:
@@ -215,33 +235,26 @@ class GeoLoRA(AdapterOptimizer):
         self.truncations, self.exact = self.truncations + 1, self.exact + report.exact
 
     def _fast_steps(self, groups: Sequence[dict[str, Any]]) -> None:
-        """The same by the fast path, in place; undone if a later group fails, or what is left to do for the memories."""
-        adapters = [self._adapters[name] for group in groups for name in group["adapters"]]
-        before = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
-        try:
-            steps = [step for group in groups for step in self._fast_step(group)]
-        except BaseException:
-            for adapter, copies in before:
-                adapter.put_back(*copies)
-            raise
-        for name, moments, report in steps:
+        """The same by the fast path, in place."""
+        for name, moments, report in [step for group in groups for step in self._fast_step(group)]:
             self.remember(self._adapters[name], moments)
             if report is not None:
                 self._report(name, report)
 
     def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, TruncationReport | None]]:
         """The adapters of one group: changed already; their new memory and reports."""
-        named = {name: self._adapters[name] for name in group["adapters"]}
-        gradients = {name: found for name, adapter in named.items() if (found := adapter.bare_gradients()) is not None}
+        members = {name: self._adapters[name] for name in group["adapters"]}
+        collected = {name: named(name, adapter.bare_gradients) for name, adapter in members.items()}
+        gradients = {name: found for name, found in collected.items() if found is not None}
         if not gradients:
             return []
         settings = self._settings_of(group, gradients)
         rule, names = settings.optimizer, tuple(gradients)
-        directed, memories = directions(rule, list(gradients.values()), [self.moments(name, named[name]) for name in names])
+        directed, memories = directions(rule, list(gradients.values()), [self.moments(name, members[name]) for name in names])
         _refuse_overflow(names, memories)
         shared = is_shared(settings, phase_of(settings, group["iteration"]))
         if shared or settings.weight_decay:
-            cores, decay = [named[name].active()[1].detach() for name in names], settings.weight_decay
+            cores, decay = [members[name].active()[1].detach() for name in names], settings.weight_decay
             directed = [d._replace(S=(0.0 if shared else d.S) + decay * S) for d, S in zip(directed, cores, strict=True)]
         remembers = any(memory.first is not None for memory in memories)
         try:

@@ -57,9 +57,10 @@ class GeoLoraConfig(PeftConfig):
     target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names.
     exclude_modules : the same form; what is left out.
     modules_to_save : modules that are trained and saved as a whole (heads).
-    layers_to_transform, layers_pattern : as in PEFT's other methods.
+    layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
 
-    Raises ``ValueError`` for ranks and factors out of range, and for ``merged`` without ``fused`` or with dropout.
+    Raises ``ValueError`` for ranks and factors out of range, for ``merged`` without ``fused`` or with dropout, and for
+    ``layers_to_transform`` beside an expression.
     """
 
     rank: int = 8
@@ -92,6 +93,10 @@ class GeoLoraConfig(PeftConfig):
             checks.one_of("dtype", self.dtype, get_args(FactorDtype))
         if isinstance(self.modules_to_save, str):
             raise ValueError(f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:  # PEFT would take all layers
+            raise ValueError(
+                f"layers_to_transform: expected target_modules as a list of names beside it, found {self.target_modules!r}"
+            )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern: expected layers_to_transform beside it, found none")
 
@@ -269,6 +274,19 @@ class GeoLoraModel(BaseTuner):
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's; where it raises, the layers that it had changed are what they were."""
+        had_it = {layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and adapter_name in layer.geolora_layers}
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            for name, layer in list(model.named_modules()):
+                if isinstance(layer, GeoLoraLayer) and layer not in had_it and adapter_name in layer.geolora_layers:
+                    layer.delete_adapter(adapter_name)
+                    if not layer.geolora_layers:
+                        model.set_submodule(name, layer.base_layer)
+            raise
 
     def _prepare_model(self, peft_config: GeoLoraConfig, model: nn.Module) -> None:
         """Before anything is put in: ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be adapted."""

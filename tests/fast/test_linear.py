@@ -435,3 +435,10 @@ def test_what_cannot_be_added_is_named(change: dict[str, Callable[[Problem], Any
     given = {name: getattr(p, name) for name in ("x", "U", "S", "V")} | {name: make(p) for name, make in change.items()}
     with pytest.raises(ValueError, match=f"^{message}$"):
         lowrank_add(torch.zeros(*FEW, M, dtype=torch.float64), **given)
+
+
+def test_a_scale_that_wants_a_gradient_is_refused() -> None:
+    """It would not get one."""
+    p = Problem("dense")
+    with pytest.raises(ValueError, match="scale: expected a constant, found a tensor that requires a gradient"):
+        adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, torch.ones((), requires_grad=True))  # type: ignore[arg-type]

@@ -503,10 +503,14 @@ def test_functional_call_takes_the_parameters_and_no_state() -> None:
     for layer in adapters(model).values():
         fill(layer.adapter)
     assert torch.equal(torch.func.functional_call(model, parameters, (x,)), expected)
-    with pytest.raises(
-        ValueError, match=r"S: expected the storage, 8 x 8, found \(3, 3\); give torch.func.functional_call the named"
+    for names, message in (
+        ("USV", "U: expected the storage Ut in its place"),
+        ("S", r"S: expected the storage, 8 x 8, found \(3, 3\)"),
     ):
-        torch.func.functional_call(model, state, (x,))
+        part = {name: X for name, X in state.items() if name[-1] in names or "adapter" not in name}
+        with pytest.raises(ValueError, match=message + ".*; give torch.func.functional_call the named"):
+            torch.func.functional_call(model, part, (x,))
+    assert torch.equal(torch.func.functional_call(model, parameters, (x,)), expected)
 
 
 def test_transforms_of_torch_go_with_the_published_form() -> None:
@@ -716,3 +720,48 @@ def test_shapes_can_be_counted_on_the_meta_device(fused: bool, dropout: float) -
     y = model.to("meta")(torch.empty(3, 7, device="meta"))
     assert (tuple(y.shape), y.device.type) == ((3, 5), "meta")
     y.sum().backward()
+
+
+def test_distributed_checkpoints_find_every_name_of_a_state() -> None:
+    """They look each one up as an attribute of its module."""
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+
+    model, other = network(rank=2), network(rank=4)
+    state = get_model_state_dict(other)
+    assert state.keys() == other.state_dict().keys()
+    set_model_state_dict(model, state)
+    x, _ = regression()
+    assert torch.equal(model(x), other(x))
+
+
+def test_factors_come_together_or_not_at_all() -> None:
+    model = network()
+    state = {name: X for name, X in model.state_dict().items() if name != "0.adapter.V"}
+    with pytest.raises(RuntimeError, match=r"0\.adapter: expected U, S and V together, found U, S alone"):
+        model.load_state_dict(state, strict=False)
+
+
+class Quantised(Tensor):
+    """A tensor that knows fewer operations, as packages for quantised weights have them."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.addmm, Tensor.addmm_, Tensor.copy_):
+            raise NotImplementedError(func.__name__)
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+def test_a_weight_of_another_kind_takes_the_plain_way_and_is_not_merged() -> None:
+    torch.manual_seed(0)
+    plain, quantised = nn.Linear(6, 5), nn.Linear(5, 4)
+    quantised.weight = nn.Parameter(quantised.weight.detach().as_subclass(Quantised))
+    model = nn.Sequential(plain, quantised)
+    adapt(model, rank=2, fused=True)
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    before = copy.deepcopy(plain.state_dict())
+    model(torch.randn(7, 6)).sum().backward()
+    assert all(layer.adapter.S.grad is not None for layer in adapters(model).values())
+    with pytest.raises(RuntimeError, match="expected a weight that is a tensor of its entries, found a Quantised"):
+        merge(model)
+    assert all(torch.equal(before[name], X) for name, X in plain.state_dict().items())

@@ -1014,7 +1014,7 @@ def test_gradients_of_some_of_the_factors_are_refused(method: Any) -> None:
     adapters(model)["2"].adapter.S.requires_grad_(False)
     backward(model)
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match="gradients: expected those of U, S and V or none, found none of S"):
+    with pytest.raises(ValueError, match="2: gradients: expected those of U, S and V or none, found none of S"):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
@@ -1024,3 +1024,53 @@ def test_an_adapter_without_its_layer_is_refused() -> None:
     model = network()
     with pytest.raises(ValueError, match="expected adapters in their layers, found an adapter without its layer"):
         GeoLoRA([{"module": model[0]}, {"module": adapters(model)["2"].adapter}])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_what_fails_while_the_second_adapter_is_written_changes_nothing(
+    method: Any, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.1, method=method)
+    train(model, optimizer, 2)
+    before, counted = snapshot(model, optimizer), (dict(optimizer.reports), optimizer.truncations, optimizer.exact)
+    remember, written = AdapterOptimizer.remember, []
+
+    def fails(self: AdapterOptimizer, adapter: Any, moments: Any) -> None:
+        written.append(adapter)
+        if len(written) == 2:
+            raise error("in the second adapter")
+        remember(self, adapter, moments)
+
+    monkeypatch.setattr(AdapterOptimizer, "remember", fails)
+    with pytest.raises(error, match="in the second adapter"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+    assert counted == (optimizer.reports, optimizer.truncations, optimizer.exact)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_that_came_without_their_ranks_are_refused(method: Any) -> None:
+    """As the broadcast leaves them with which data-parallel training begins, where one process has loaded other ranks."""
+    here, there = network(rank=2), network(rank=4)
+    optimizer = GeoLoRA(here, method=method)
+    with torch.no_grad():
+        for mine, theirs in zip(here.parameters(), there.parameters(), strict=True):
+            mine.copy_(theirs)
+    backward(here)
+    before = snapshot(here, optimizer)
+    with pytest.raises(ValueError, match="expected zeros behind rank 2, found others"):
+        optimizer.step()
+    assert same(before, snapshot(here, optimizer))
+    here.load_state_dict(there.state_dict())
+    optimizer.step()
+
+
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    model = network()
+    optimizer = GeoLoRA(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(ValueError, match=r"expected that of a GeoLoRA, found one without budget, .*tau, "):
+        optimizer.load_state_dict(SimultaneousDescent(model).state_dict())
+    assert same(before, snapshot(model, optimizer))

@@ -632,3 +632,45 @@ def test_adapters_are_not_put_into_adapters() -> None:
     adapt(model, ["first"], rank=2)
     with pytest.raises(ValueError, match=r"model: expected one without adapters of geolora_ref\.nn.adapt, found 'first'"):
         peft.get_peft_model(model, config())
+
+
+def with_a_shared_weight() -> nn.Module:
+    """Two layers of one weight, which must be excluded."""
+    torch.manual_seed(0)
+    layers = {name: nn.Linear(6, 6) for name in ("first", "second", "third")}
+    layers["third"].weight = layers["second"].weight
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model
+
+
+def test_a_method_that_cannot_be_put_in_leaves_nothing_behind() -> None:
+    model = with_a_shared_weight()
+    with pytest.raises(ValueError, match="share"):
+        peft.get_peft_model(model, GeoLoraConfig(rank=2))
+    assert [type(layer) for layer in model.children()] == [nn.Linear] * 3
+    again = peft.get_peft_model(model, GeoLoraConfig(rank=2, target_modules=["first"]))
+    assert {name.split(".")[-1] for name, X in again.named_parameters() if X.requires_grad} == {"Ut", "S", "Vt"}
+    with pytest.raises(ValueError, match="share"):
+        again.add_adapter("other", GeoLoraConfig(rank=1, target_modules=["first", "second"]))
+    assert [type(layer).__name__ for layer in model.children()] == ["GeoLoraLinear", "Linear", "Linear"]
+    assert list(model.get_submodule("first").geolora_layers) == ["default"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("targets", ["all-linear", r".*(first|second)"])
+def test_layers_to_transform_want_names(targets: str) -> None:
+    """Beside an expression PEFT would take all layers."""
+    with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names beside it"):
+        GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
+    GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
+
+
+def test_a_merged_forward_pass_of_a_weight_in_half_precision_is_refused() -> None:
+    """It would be the plain one, without a word."""
+    model = base_model().bfloat16()
+    with pytest.raises(
+        ValueError, match=re.escape("expected factors and weight of one dtype, found torch.float32 and torch.bfloat16")
+    ):
+        peft.get_peft_model(model, config(fused=True, merged=True))
+    assert not any(isinstance(layer, GeoLoraLayer) for layer in model.modules())
