@@ -27,8 +27,14 @@ class NeverDense(Lyapunov):
         raise AssertionError(f"the dense field was asked for: {Y.shape}")
 
 
-@pytest.mark.parametrize("integrator", [AugmentedBUG(TruncationRule(theta=1e-5)), ParallelBUG(TruncationRule(theta=1e-5))])
-def test_a_large_problem_takes_little_memory(integrator: Integrator) -> None:
+@pytest.mark.parametrize(
+    ("integrator", "error"),
+    [
+        (AugmentedBUG(TruncationRule(theta=1e-5)), 1e-13),  # its bases hold the solution: rounding, 3e-15
+        (ParallelBUG(TruncationRule(theta=1e-5)), 1e-2),  # of first order: 7e-3, half of it with half the step
+    ],
+)
+def test_a_large_problem_takes_little_memory(integrator: Integrator, error: float) -> None:
     """10 steps with at most 1/10 of the memory of *one* dense matrix, and close to the exact solution in factored form.
 
     The thinnest object of a step is 4096 x 3r; the dense matrix would be 128 MiB, and every field evaluation several of them.
@@ -42,7 +48,7 @@ def test_a_large_problem_takes_little_memory(integrator: Integrator) -> None:
     tracemalloc.stop()
     assert peak <= DENSE / 10
     exact = problem.smooth_solution(1.0, Y0)
-    assert distance(run.Y, exact) <= 3e-2 * exact.norm()
+    assert distance(run.Y, exact) <= error * exact.norm()
     assert distance(Y0, exact) > 0.3 * exact.norm(), "something happened"
 
 

@@ -116,8 +116,9 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
     for name, report in reference.reports.items():
         found = fast.reports[name]
         assert (found.rank, found.rank_rule) == (report.rank, report.rank_rule)
-        assert found.theta == pytest.approx(report.theta, rel=1e-9)
-        assert found.discarded == pytest.approx(report.discarded, rel=1e-6, abs=1e-12)
+        # θ = τ‖Ŝ‖ is off by its own rounding, what is discarded, a small part of Ŝ, by that of Ŝ: 2e-15 and 4e-13 here
+        assert found.theta == pytest.approx(report.theta, rel=1e-13, abs=0.0)
+        assert found.discarded == pytest.approx(report.discarded, rel=1e-11, abs=0.0)
 
 
 @pytest.mark.parametrize("singular", ["0", "2"])
@@ -202,7 +203,7 @@ def test_gradient_accumulation_is_the_gradient_of_the_sum() -> None:
             ((parts(x[chosen]) - target[chosen]).square().mean() / 4).backward()
         for optimizer in optimizers:
             optimizer.step()
-    torch.testing.assert_close(whole(x), parts(x), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(whole(x), parts(x), rtol=1e-13, atol=1e-14)  # another order of summation: one eps here
 
 
 def test_clipping_bounds_the_norm_that_the_text_says() -> None:
@@ -760,7 +761,7 @@ def test_the_published_route_trains_alike_from_an_invertible_start() -> None:
             layer.adapter.assign(LowRank(Y.U, torch.diag(torch.tensor([1.0, 0.8, 0.6], dtype=torch.float64)), Y.V))
         train(model, GeoLoRA(model, lr=0.01, tau=0.0, max_rank=3, update="sgd"), 5)
     x, _ = regression()
-    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-13, atol=1e-14)  # S has a condition below 2: two eps here
 
 
 def test_the_fast_method_needs_projected_gradients() -> None:
@@ -831,7 +832,7 @@ def test_the_fast_method_follows_parameters_that_were_moved() -> None:
         adapters(model)["2"].adapter.reset(1)
         train(model, optimizer, 2)
     x, _ = regression()
-    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-13, atol=1e-14)  # rounding of four steps: one eps here
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

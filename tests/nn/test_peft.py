@@ -348,7 +348,7 @@ def test_replicas_of_data_parallel_use_what_is_theirs(monkeypatch: pytest.Monkey
         assert found.dtype == torch.float32
         found.square().sum().backward()
     for X, gradient in zip(layer.geolora_adapter["other"].parameters(), gradients, strict=True):
-        assert difference(X.grad, gradient) < 1e-5
+        assert difference(X.grad, gradient) < 10.0 * torch.finfo(torch.float32).eps  # the replicas compute in single precision
     assert layer.weight.dtype == torch.float64
     assert torch.equal(model(x), expected)
 
