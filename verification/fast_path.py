@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from verification.experiments.performance.page import MEASURED, drawn, machine, tables
@@ -12,12 +11,12 @@ from verification.shown import Item, Page, Rows, Shown
 __all__ = ["PAGE"]
 
 
-def _speed(found: dict[str, Any], folder: Path) -> Shown:
+def _speed(found: dict[str, Any]) -> Shown:
     figure = drawn(found)
     return Shown(None, machine(found), tables(found), data_uri(svg(figure)) if figure else "")
 
 
-def _parity(found: dict[str, Any], folder: Path) -> Shown:
+def _parity(found: dict[str, Any]) -> Shown:
     worst: Rows = [["Arrays", "Backend", "Worst ratio", "Cases", "Failures"]]
     for dtype, of_dtype in found["conformance"].items():
         for name, one in of_dtype.items():

@@ -56,7 +56,7 @@ class Item:
     file: str
     command: str
     about: str
-    show: Callable[[dict[str, Any], Path], Shown]
+    show: Callable[[dict[str, Any]], Shown]
     stored: Path | None = None
 
 
@@ -84,7 +84,7 @@ def _shown(item: Item, folder: Path) -> Shown:
         path = item.stored
     try:
         data = read_json(path)
-        return replace(item.show(data, path.parent), origin=_origin(data), stored=path == item.stored)
+        return replace(item.show(data), origin=_origin(data), stored=path == item.stored)
     except UNREADABLE as error:
         return unshown(path, error, item.command)
 

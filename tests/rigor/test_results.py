@@ -46,6 +46,11 @@ UNDATED: dict[str, dict[str, Any]] = {
     },
     "ladder.json": {
         "bits": {"float64": 53},
+        "errors": {"W_1": [1e-16]},
+        "conditions": [1.0],
+        "routes": {"published": [1e-16]},
+        "sizes": [1.0],
+        "augmentation": {"augmented with K_new": [1e-16]},
         "slopes": {"W_1": 1.0},
         "predicted": {"W_1": 1.0},
         "as predicted": {"W_1": True},
@@ -114,7 +119,6 @@ GOOD = {name: data | {"machine": MACHINE} for name, data in UNDATED.items()}
 def folder(tmp_path: Path) -> Path:
     for name, data in GOOD.items():
         write_json(tmp_path / name, data)
-    write_atomically(tmp_path / "ladder.svg", "<svg/>")
     return tmp_path
 
 

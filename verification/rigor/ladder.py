@@ -1,6 +1,6 @@
 """The precision ladder: one step with 8 to 113 significant bits against 200, and what the two routes to the gradients lose.
 
-``python -m verification.rigor.ladder`` writes ladder.json and ladder.svg.
+``python -m verification.rigor.ladder`` writes ladder.json.
 
 The step is written once, for numbers of any precision (mpmath).  Its significands are those of bfloat16, float16, float32,
 float64 and binary128; the range of exponents is not limited.  Every error is relative to the natural scale of what is compared,
@@ -19,15 +19,13 @@ from typing import Any
 
 import mpmath
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
 from geolora_ref.algorithm import basis_augmentation, optimizer_step
-from geolora_ref.files import write_atomically, write_json
+from geolora_ref.files import write_json
 from verification.command_line import writable_folder
 from verification.machine import provenance
-from verification.pictures import svg
 from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, missing_bits, question
 from verification.slopes import slope
 
@@ -40,7 +38,6 @@ GUARD = 53
 """Bits with which the QR iteration of line 6 goes on (it does not converge with 8); its results are rounded."""
 TOLERANCE = 0.1
 """How far a slope may be from the prediction."""
-EPS = float(np.finfo(np.float64).eps)
 STAGES = ("K_new", "L_new", "S_new", "W_hat", "singular values", "W_1")
 
 
@@ -170,7 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     found = measure()
     write_json(options.output / "ladder.json", found)
-    write_atomically(options.output / "ladder.svg", figure(found))
     for name, value in found["slopes"].items():
         print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")  # noqa: T201
     for name, one in found["real steps"].items():
@@ -222,32 +218,6 @@ def as_predicted(slopes: Mapping[str, float], predicted: Mapping[str, float]) ->
 def beside_the_line(points: Mapping[str, Any], controls: Mapping[str, Any]) -> bool:
     """Whether all points are within what is allowed and no control is."""
     return all(one["within"] for one in points.values()) and not any(one["within"] for one in controls.values())
-
-
-def figure(found: dict[str, Any]) -> bytes:
-    """The three plots with their predicted lines, as SVG."""
-    drawing = Figure(figsize=(13, 4), layout="constrained")
-    left, middle, right = drawing.subplots(1, 3)
-    u = [2.0**-bits for bits in found["bits"].values()]
-    for stage, errors in found["errors"].items():
-        left.plot(u, errors, "o-", markersize=4, label=stage)
-    left.plot(u, u, ":", color="gray", label="u")
-    for key, label, marker in (("real steps", "W_1 of real steps", "*"), ("lossy steps", "of coarser gradients", "x")):
-        of = found[key].values()
-        left.plot([one["u"] for one in of], [one["error"] for one in of], marker, color="black", markersize=8, label=label)
-    left.set(xlabel="unit round-off u", ylabel="relative error")
-    for axes, x, errors, line, label in (
-        (middle, found["conditions"], found["routes"], [EPS * c for c in found["conditions"]], "cond(S)"),
-        (right, found["sizes"], found["augmentation"], [EPS / s for s in found["sizes"]], "λ‖∇_K‖/‖S‖"),
-    ):
-        for name, values in errors.items():
-            axes.plot(x, values, "o-", markersize=4, label=name)
-        axes.plot(x, line, ":", color="gray", label="predicted")
-        axes.set(xlabel=label)
-    for axes in (left, middle, right):
-        axes.set(xscale="log", yscale="log")
-        axes.legend(fontsize=8)
-    return svg(drawing)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from verification.pictures import data_uri
+from verification.rigor.ladder_figure import figure
 from verification.shown import Item, Page, Rows, Shown
 
 __all__ = ["FOLDER", "MEASURED", "PAGE"]
@@ -16,7 +17,7 @@ MEASURED = Path(__file__).parent / "measured"
 OUTCOMES = ("certified", "void", "refuted", "undecided")
 
 
-def _certificates(data: dict[str, Any], folder: Path) -> Shown:
+def _certificates(data: dict[str, Any]) -> Shown:
     texts = data["statements"]
     rows = [["Statement", "Theory", "", *OUTCOMES]]
     for name, counts in data["outcomes"].items():
@@ -40,7 +41,7 @@ def _certificates(data: dict[str, Any], folder: Path) -> Shown:
     return Shown(data["passed"], line, tables)
 
 
-def _ladder(data: dict[str, Any], folder: Path) -> Shown:
+def _ladder(data: dict[str, Any]) -> Shown:
     within, tolerance = data["as predicted"], f"{data['tolerance']:g}"
     rows = [["Quantity", "Slope", "Predicted", f"Within {tolerance}"]]
     for name, predicted in data["predicted"].items():
@@ -57,14 +58,12 @@ def _ladder(data: dict[str, Any], folder: Path) -> Shown:
             f"{control['allowed']:.1e}",
         )
         points.append([name, *shown, _yes(not control["within"])])
-    image = folder / "ladder.svg"
-    picture = data_uri(image.read_bytes()) if image.exists() else ""
     rungs = ", ".join(f"{name} ({bits} bits)" for name, bits in data["bits"].items())
     line = f"{sum(within.values())} of {len(within)} slopes within {tolerance} of the prediction; rungs: {rungs}."
-    return Shown(data["passed"], line, {"Slopes of log error": rows, "Steps of this package": points}, picture)
+    return Shown(data["passed"], line, {"Slopes of log error": rows, "Steps of this package": points}, data_uri(figure(data)))
 
 
-def _long_runs(data: dict[str, Any], folder: Path) -> Shown:
+def _long_runs(data: dict[str, Any]) -> Shown:
     tables: dict[str, Rows] = {}
     for run in data["runs"]:
         rows = [["Tenth", "Defect of the bases / eps", "Ranks", "µs a step", "Peak MiB"]]
@@ -81,7 +80,7 @@ def _long_runs(data: dict[str, Any], folder: Path) -> Shown:
     return Shown(data["passed"], "; ".join(lines) + ".", tables)
 
 
-def _faults(data: dict[str, Any], folder: Path) -> Shown:
+def _faults(data: dict[str, Any]) -> Shown:
     signals = ", ".join(f"{count} {name}" for name, count in data["signals"].items())
     rows = [
         ["Kills that hit", "Campaigns", "Cases in one", "Taken up", "Cases lost", "Counted twice", "As undisturbed"],
@@ -93,7 +92,7 @@ def _faults(data: dict[str, Any], folder: Path) -> Shown:
     return Shown(data["passed"], line, {"Kills": rows})
 
 
-def _fuzzing(data: dict[str, Any], folder: Path) -> Shown:
+def _fuzzing(data: dict[str, Any]) -> Shown:
     rows = [["Operation", "Times"], *([name, f"{count:,}"] for name, count in sorted(data["counts"].items()))]
     violation = f"VIOLATION: {data['violation'].splitlines()[0]}" if data["violation"] else "no violation"
     counted = f"{data['operations']:,} operations, {data['steps']:,} of them steps"
@@ -101,7 +100,7 @@ def _fuzzing(data: dict[str, Any], folder: Path) -> Shown:
     return Shown(data["passed"], line, {"Operations": rows})
 
 
-def _mutation(data: dict[str, Any], folder: Path) -> Shown:
+def _mutation(data: dict[str, Any]) -> Shown:
     rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Asked for", "Sampled", "Measured"]]
     for scope in data["scopes"]:
         counts = [str(scope[key]) for key in ("mutants", "killed", "equivalent", "survived")]
@@ -115,7 +114,7 @@ def _mutation(data: dict[str, Any], folder: Path) -> Shown:
     return Shown(data["passed"], line, tables)
 
 
-def _coverage(data: dict[str, Any], folder: Path) -> Shown:
+def _coverage(data: dict[str, Any]) -> Shown:
     rows = [["Module", "Branches"], *([name, f"{value:.1f} %"] for name, value in data["branch_percent"].items())]
     line = f"{data['total']:.1f} % in all; asked for: {data['least']:g} %."
     return Shown(data["passed"], line, {"Branch coverage": rows})
