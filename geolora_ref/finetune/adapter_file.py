@@ -99,4 +99,4 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
     load_trained_state(classifier, stored.state)
     job = stored.job
-    return FineTuned(classifier.to(device), tokenizer, labels, job["max_length"], job["pairs"], job.get("tried", 0))
+    return FineTuned(classifier.to(device), tokenizer, labels, job["max_length"], job["pairs"], job["tried"])

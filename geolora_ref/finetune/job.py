@@ -306,10 +306,9 @@ class Job:
         """Raises ``ValueError`` for a state without that of the model's device."""
         for device in self._random_devices():
             found = state.get(device.type)
-            if not isinstance(found, torch.Tensor | list) or len(found) == 0:
+            if found is None:
                 raise ValueError(f"checkpoint: expected the random state of {device}, found those of {', '.join(sorted(state))}")
-            own = found[device.index or 0] if isinstance(found, list) else found  # a list: of all devices of this kind
-            _set_generator_state(device, own)
+            _set_generator_state(device, found)
 
 
 def _generator_state(device: torch.device) -> torch.Tensor:
