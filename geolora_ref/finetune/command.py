@@ -9,7 +9,7 @@ import statistics
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich import box
@@ -19,16 +19,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from geolora_ref import checks
+from geolora_ref.budget import Unit
 from geolora_ref.files import locked, write_json
 from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, Row, read_rows, split
-from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
-from geolora_ref.finetune.labels import fit_labels, with_sign
+from geolora_ref.finetune.job import Data, DivergedError, Job, Plan, Schedule
+from geolora_ref.finetune.labels import Kind, fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import METRICS, default_kind
 from geolora_ref.finetune.model import Classifier, check_length, digest_of_files, load_encoder, locate, try_out
 from geolora_ref.finetune.pictures import draw_run, short_names
+from geolora_ref.nn import adapters
+from geolora_ref.nn.adapter_optimizer import UpdateRule
+from geolora_ref.training import Core
 
 __all__ = ["add_arguments", "run"]
 
@@ -48,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
     data.add_argument("--label-column", default="2", metavar="COLUMN", help="number from 1, or name (default: 2)")
     data.add_argument("--metric", required=True, choices=list(METRICS), help="measured after every epoch")
-    data.add_argument("--labels", choices=["class", "number", "sign"], help="what labels are (default: what the metric needs)")
+    data.add_argument("--labels", choices=get_args(Kind), help="what labels are (default: what the metric needs)")
     data.add_argument("--max-length", type=int, default=128, help="tokens of an example, the rest is cut (default: 128)")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=int, default=plan.epochs)
     training.add_argument("--batch-size", type=int, default=plan.batch_size)
     training.add_argument("--lr", type=float, default=method.lr, help=f"of the adapters (default: {method.lr:g})")
     training.add_argument("--head-lr", type=float, default=method.head_lr, help=f"of the head (default: {method.head_lr:g})")
-    training.add_argument("--schedule", choices=["constant", "linear"], default=plan.schedule, help="of both learning rates")
+    training.add_argument("--schedule", choices=get_args(Schedule), default=plan.schedule, help="of both learning rates")
     training.add_argument("--warmup", type=float, default=plan.warmup, help="fraction of the steps in which they rise")
     training.add_argument("--weight-decay", type=float, default=method.weight_decay)
     training.add_argument("--seed", type=int, default=plan.seed)
@@ -68,9 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     geolora.add_argument("--min-rank", type=int, default=method.min_rank)
     geolora.add_argument("--max-rank", type=int, default=method.max_rank, help=f"of every layer (default: {method.max_rank})")
     geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
-    geolora.add_argument("--unit", choices=["ranks", "parameters"], default=method.unit)
-    geolora.add_argument("--update", choices=["adam", "sgd", "heavy-ball", "normalised"], default=method.update)
-    geolora.add_argument("--core", choices=["own", "shared"], default=method.core, help=f"direction of S ({method.core})")
+    geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit)
+    geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update)
+    geolora.add_argument("--core", choices=get_args(Core), default=method.core, help=f"direction of S ({method.core})")
     geolora.add_argument("--coefficient-steps", type=int, default=method.coefficient_steps, help="on S alone, after every step")
     geolora.add_argument(
         "--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers (default: all-linear)"
@@ -266,8 +270,6 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
 
 def rank_table(job: Job) -> Table:
     """The rank of every adapted layer and what it stores."""
-    from geolora_ref.nn import adapters
-
     layers = adapters(job.model.encoder)
     table = Table("layer", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("m x n", "rank", "parameters"):

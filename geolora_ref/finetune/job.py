@@ -21,7 +21,7 @@ from geolora_ref.finetune.methods import Method
 from geolora_ref.finetune.metrics import METRICS, evaluate_metric
 from geolora_ref.finetune.model import Classifier
 
-__all__ = ["Data", "DivergedError", "History", "Job", "Plan"]
+__all__ = ["Data", "DivergedError", "History", "Job", "Plan", "Schedule"]
 
 Schedule = Literal["constant", "linear"]
 CPU = torch.device("cpu")

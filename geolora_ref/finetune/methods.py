@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from geolora_ref.budget import Unit
 from geolora_ref.finetune.model import Classifier
+from geolora_ref.nn import GeoLoRA, adapt, adapters, parameter_count
+from geolora_ref.nn.adapter_optimizer import UpdateRule
+from geolora_ref.training import Core
 
 __all__ = ["GeoLoRAMethod", "Method", "Prepared", "geolora_prepared"]
 
@@ -62,9 +66,9 @@ class GeoLoRAMethod:
     min_rank: int = 1
     max_rank: int | None = 8
     budget: int | None = None
-    unit: Literal["ranks", "parameters"] = "ranks"
-    update: Literal["adam", "sgd", "heavy-ball", "normalised"] = "adam"
-    core: Literal["own", "shared"] = "shared"
+    unit: Unit = "ranks"
+    update: UpdateRule = "adam"
+    core: Core = "shared"
     weight_decay: float = 0.0
     coefficient_steps: int = 0
     target_modules: str | tuple[str, ...] = "all-linear"
@@ -81,8 +85,6 @@ class GeoLoRAMethod:
 
     def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
         """Adapt the encoder; the head stays trainable as it is."""
-        from geolora_ref.nn import GeoLoRA
-
         self.adapt(model, generator)
         optimizer = GeoLoRA(
             model,
@@ -104,8 +106,6 @@ class GeoLoRAMethod:
 
     def adapt(self, model: Classifier, generator: torch.Generator) -> None:
         """Put the adapters into the encoder, in place."""
-        from geolora_ref.nn import adapt
-
         targets: Any = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         adapt(
             model.encoder,
@@ -121,8 +121,6 @@ class GeoLoRAMethod:
 
 def geolora_prepared(model: Classifier, optimizer: torch.optim.Optimizer) -> Prepared:
     """What a job needs of a model with GeoLoRA adapters, whichever optimizer moves them."""
-    from geolora_ref.nn import adapters, parameter_count
-
     layers = adapters(model.encoder)
     return Prepared(
         optimizer=optimizer,
