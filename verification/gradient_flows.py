@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from geolora_ref import LowRank
+from geolora_ref import LowRank, checks
 from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, Saddle, SoftmaxRegression
 from geolora_ref.problems.problem import GradientFlow, Matrix
 from geolora_ref.spectra import geometric
@@ -35,6 +35,7 @@ def digits(ridge: float = 0.0) -> SoftmaxRegression:
 
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
     """The problem of this name."""
+    checks.one_of("problem", name, (*NAMES, "saddle"))
     if name == "quadratic":
         return Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(0.5, 1.5))
     if name == "ill-conditioned quadratic":
@@ -45,9 +46,7 @@ def make(name: str, rng: np.random.Generator) -> GradientFlow:
         return MatrixCompletion.planted((20, 16), [1.0, 0.8, 0.6], 0.6, rng)
     if name == "digits":
         return digits()
-    if name == "saddle":
-        return Saddle(np.linspace(2.0, 0.2, 12), 8, rng)
-    raise ValueError(f"problem: expected one of {(*NAMES, 'saddle')}, found {name!r}")
+    return Saddle(np.linspace(2.0, 0.2, 12), 8, rng)
 
 
 def smoothness(problem: GradientFlow, *points: Matrix) -> float:

@@ -52,8 +52,7 @@ class Plan:
         checks.one_of("schedule", self.schedule, get_args(Schedule))
         for name in ("epochs", "batch_size"):
             checks.integer(name, getattr(self, name), 1)
-        if not 0.0 <= checks.number(self.warmup) < 1.0:
-            raise ValueError(f"warmup: expected a fraction of all steps in [0, 1), found {self.warmup}")
+        checks.below_one("warmup", self.warmup)
         if not checks.is_integer(self.seed) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, found {self.seed}")
         object.__setattr__(self, "seed", int(self.seed))

@@ -80,8 +80,7 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
     Raises ``ValueError`` without rows, for a label that is no finite number (kinds "number" and "sign"), for a single class or a
     single number, and for "classes" that are plainly measurements: more than 20 different numbers, not all of them counts.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"labels: expected one of {', '.join(get_args(Kind))}; found {kind!r}")
+    checks.one_of("labels", kind, get_args(Kind))
     if not rows:
         raise ValueError("rows: expected at least one example, found none")
     where = rows[0].path

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
+from geolora_ref import checks
 from geolora_ref.finetune.labels import Kind
 
 __all__ = ["METRICS", "default_kind", "evaluate_metric"]
@@ -43,8 +44,7 @@ def evaluate_metric(metric: str, targets: Values, predictions: Values) -> float:
 
     Raises ``ValueError`` for an unknown metric.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}; found {metric!r}")
+    checks.one_of("metric", metric, tuple(METRICS))
     constant = np.ptp(targets) == 0.0 or np.ptp(predictions) == 0.0
     if not np.all(np.isfinite(predictions)) or (default_kind(metric) == "number" and constant):
         return math.nan

@@ -35,8 +35,7 @@ def update_rule(group: Mapping[str, Any]) -> Optimizer:
         "heavy-ball": lambda: HeavyBall(group["momentum"]),
         "normalised": lambda: NormalisedHeavyBall(tuple(group["betas"]), group["eps"]),
     }
-    if group["update"] not in list(rules):  # it may be anything, a list as well
-        raise ValueError(f"update: expected one of {', '.join(rules)}, found {group['update']!r}")
+    checks.one_of("update", group["update"], list(rules))  # it may be anything, a list as well
     return rules[group["update"]]()
 
 

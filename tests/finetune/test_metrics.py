@@ -43,5 +43,5 @@ def test_predictions_that_are_not_finite_have_no_metric(metric: str) -> None:
 
 
 def test_unknown_metric_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one of accuracy, matthews, pearson, spearman; found 'f1'"):
+    with pytest.raises(ValueError, match=r"^metric: expected 'accuracy' or 'matthews' or 'pearson' or 'spearman', found 'f1'$"):
         evaluate_metric("f1", TARGETS, PREDICTIONS)

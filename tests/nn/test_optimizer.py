@@ -860,7 +860,7 @@ def test_the_fast_method_follows_parameters_that_were_moved() -> None:
         ({"coefficient_steps": 1.5}, "^coefficient_steps: expected an integer >= 0, found 1.5"),
         ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
         ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
-        ({"update": "adamw"}, "update: expected one of adam, sgd, heavy-ball, normalised, found 'adamw'"),
+        ({"update": "adamw"}, "update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found 'adamw'"),
         ({"method": "fused"}, "method: expected 'reference' or 'fast'"),
         ({"on_nonfinite": "ignore"}, "expected 'raise' or 'skip'"),
     ],
@@ -898,7 +898,7 @@ def test_parameters_in_place_of_a_model_are_refused(make: Any, found: str, unche
     ("options", "message"),
     [
         ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
-        ({"update": []}, r"update: expected one of adam, sgd, heavy-ball, normalised, found \[\]"),
+        ({"update": []}, r"update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found \[\]"),
         ({"min_rank": True}, "min_rank: expected an integer >= 1, found True"),
     ],
 )
