@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -36,8 +35,9 @@ def fast_updates(
     bank = LayerBank.of(factors, capacity)
     delta_K, delta_L, delta_S = zip(*updates, strict=True) if updates else ((), (), ())
     most = [min(limit or capacity, capacity) for limit in limits]
-    limited: dict[str, Any] = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": most}
-    report = bank.update_(delta_K, delta_L, delta_S, learning_rate=learning_rate, **limited)
+    report = bank.update_(
+        delta_K, delta_L, delta_S, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=most
+    )
     return [bank.factors(layer) for layer in range(len(factors))], report
 
 
@@ -57,8 +57,7 @@ def step(
 ) -> Factors:
     """One SGD step of one layer, as the oracle calls it (``geolora-ref check geolora_ref.fast:step --array torch``)."""
     stacks = [X[None] for X in (U, S, V, dK, dL, dS)]
-    limits: dict[str, Any] = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
-    return batched_step(*stacks, learning_rate=learning_rate, **limits)[0]
+    return batched_step(*stacks, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)[0]
 
 
 def batched_step(
@@ -77,5 +76,6 @@ def batched_step(
 ) -> list[Factors]:
     """One SGD step of a stack of layers, U (L, m, r) and so on; a list, because the new ranks differ (``--batched``)."""
     factors, gradients = (list(zip(*stacks, strict=True)) for stacks in ((U, S, V), (dK, dL, dS)))
-    limits: dict[str, Any] = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
-    return fast_updates(factors, gradients, learning_rate=learning_rate, **limits)[0]
+    return fast_updates(
+        factors, gradients, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank
+    )[0]
