@@ -172,7 +172,7 @@ def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:
     gradients = projected_at(layer.Y, layer.gradients)
     given = Triple(gradients.dK, gradients.dL, gradients.dS)
     (dK, dL, dS), moments = settings.optimizer.direction(given, layer.moments)
-    checks.finite_results("optimizer", **dict(zip(("dK", "dL", "dS"), (dK, dL, dS), strict=True)), **_named(moments.second))
+    checks.finite_results("optimizer", dK=dK, dL=dL, dS=dS, **_named(moments.second))
     U, S, V = layer.Y
     if is_shared(settings, phase):
         dS = 0.5 * (H(U) @ dK + H(dL) @ V)
