@@ -14,7 +14,6 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from geolora_ref.files import locked
@@ -22,7 +21,7 @@ from geolora_ref.streams import escape_missing_characters
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
-from verification.command_line import integer_from
+from verification.command_line import integer_from, progress_bar
 from verification.journal import Journal
 from verification.report import as_data, write_report
 from verification.runner import ClaimOutcome, records, run
@@ -125,8 +124,7 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
 @contextmanager
 def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar for ``what`` happens to claim after claim; it is told ``(claim id, done, total)``."""
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with progress_bar(console, width=22, what=what) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import require_writable
 
-__all__ = ["integer_from", "writable_folder"]
+__all__ = ["integer_from", "progress_bar", "writable_folder"]
 
 
 def integer_from(least: int) -> Callable[[str], int]:
@@ -34,3 +38,10 @@ def writable_folder(text: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(f"expected a folder that can be written, found {text!r} ({error.strerror})") from error
     return folder
+
+
+def progress_bar(console: Console, *, width: int = 0, what: str = "", **options: Any) -> Progress:
+    """A bar: the description of a task, ``width`` characters at least, how many of how many, ``what`` they are, the time."""
+    unit = [TextColumn(what)] if what else []
+    columns = (TextColumn(f"{{task.description:<{width}}}"), BarColumn(), MofNCompleteColumn(), *unit, TimeElapsedColumn())
+    return Progress(*columns, console=console, **options)

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
-from verification.command_line import integer_from, writable_folder
+from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import provenance
 from verification.rigor.certificate import BITS, certify, outcomes
 from verification.rigor.checker import objections
@@ -91,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     names, started, about = options.only or list(BROKEN), time.monotonic(), provenance()
     console = Console(stderr=options.json)
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with progress_bar(console, width=40) as bar:
         task = bar.add_task("starting", total=options.count + len(names))
 
         def report(what: str) -> None:

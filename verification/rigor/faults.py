@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import read_json, write_json
-from verification.command_line import integer_from, writable_folder
+from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import provenance
 
 __all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "units"]
@@ -163,8 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
     about = provenance()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which campaigns would ignore if a shell had this in the background
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=Console(stderr=True)) as bar:
+    with tempfile.TemporaryDirectory() as folder, progress_bar(Console(stderr=True)) as bar:
         task = bar.add_task("kills", total=options.kills)
         found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
     write_json(options.output / "faults.json", found | about)

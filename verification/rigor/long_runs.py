@@ -26,12 +26,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.files import digest, locked, read_json, write_json
 from geolora_ref.problems import Quadratic
-from verification.command_line import integer_from, writable_folder
+from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import provenance
 
 __all__ = ["long_run", "main", "verdict"]
@@ -237,8 +236,7 @@ def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def _shown(steps: int, dtype: str, polish: int, file: Path, console: Console) -> dict[str, Any]:
     """A run behind a progress bar."""
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with progress_bar(console, width=8) as bar:
         task = bar.add_task(dtype, total=2 * steps - steps // 2)
         return long_run(steps, dtype, polish, lambda done: bar.update(task, completed=done), state_file=file)
 

@@ -30,11 +30,10 @@ from typing import Any
 from unittest.mock import patch
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from scipy.stats import binomtest
 
 from geolora_ref.files import digest, read_json, write_json
-from verification.command_line import integer_from
+from verification.command_line import integer_from, progress_bar
 from verification.machine import provenance
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
@@ -367,10 +366,8 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
     extra = [s for s in scope.suspects if s.mutant.key in reasons and s not in scope.drawn]
     todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key) not in KILLED]
     allowed = limits(todo)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # No thread that refreshes it, and the streams as they are: this process forks.
-    still: dict[str, Any] = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
-    with Progress(*columns, console=CONSOLE, **still) as bar:
+    with progress_bar(CONSOLE, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task(scope.name, total=len(todo))
         try:
             for number, suspect in enumerate(todo, 1):

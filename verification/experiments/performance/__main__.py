@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import locked, read_json, write_atomically, write_json
-from verification.command_line import integer_from
+from verification.command_line import integer_from, progress_bar
 from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.measure import (
     FULL,
@@ -93,9 +92,8 @@ def benchmark(options: argparse.Namespace, console: Console) -> int:
     except ValueError as error:
         say(f"{error}; --fresh begins anew")
         return 2
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=console) as bar:
+        with progress_bar(console, width=22) as bar:
             task = bar.add_task("starting", total=None)
 
             def progress(what: str, done: int, total: int) -> None:
