@@ -7,13 +7,12 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from geolora_ref.files import seal, unseal, write_atomically
 from verification.claim import CaseResult, Plan
-from verification.machine import CODE, ROOT, sources
+from verification.machine import CODE, ROOT, installed, sources
 
 __all__ = ["Journal", "fingerprint"]
 
@@ -23,10 +22,7 @@ def fingerprint(plan: Plan) -> str:
     digest = hashlib.sha256(json.dumps(asdict(plan)).encode())
     digest.update(json.dumps(sources(*CODE, root=ROOT)).encode())
     for library in ("numpy", "scipy", "torch", "scikit-learn"):
-        try:
-            digest.update(f"{library} {version(library)}".encode())
-        except PackageNotFoundError:
-            digest.update(f"{library} absent".encode())
+        digest.update(f"{library} {installed(library)}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine_facts", "processor", "provenance", "sources"]
+__all__ = ["CODE", "ROOT", "installed", "machine_facts", "processor", "provenance", "sources"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("geolora_ref", "verification")
@@ -47,10 +47,7 @@ def machine_facts() -> dict[str, str]:
         "Python": platform.python_version(),
     }
     for library in ("numpy", "scipy", "torch", "scikit-learn", "geolora-ref"):
-        try:
-            facts[library] = version(library)
-        except PackageNotFoundError:
-            facts[library] = "not installed"
+        facts[library] = installed(library)
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607  (whatever git this machine has)
@@ -63,6 +60,14 @@ def machine_facts() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         facts["commit"] = "unknown"
     return facts
+
+
+def installed(library: str) -> str:
+    """The version of a library, or that there is none."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def processor() -> str:

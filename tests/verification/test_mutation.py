@@ -211,7 +211,7 @@ def two_scopes(mutants: list[Mutant], tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(mutation, "accepted", lambda: {mutants[0].key: "because"})
     monkeypatch.setattr(mutation, "_run", lambda scope, found, *_: found.update(outcomes))
     monkeypatch.setenv("CI", "true")
-    monkeypatch.chdir(mutation.ROOT)
+    monkeypatch.chdir(ROOT)
     outcomes |= {mutants[0].key: "survived", mutants[1].key: "killed"}
     return outcomes
 

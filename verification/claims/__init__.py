@@ -1,7 +1,6 @@
 """The claims, one file each, in the order of the theory."""
 
 import re
-from pathlib import Path
 from types import ModuleType
 
 from verification.claim import Claim
@@ -34,14 +33,13 @@ from verification.claims import (
     truncation,
     work_precision,
 )
+from verification.machine import ROOT
 
 __all__ = ["CLAIMS"]
 
-BIBLIOGRAPHY = re.findall(
-    r"^@\w+\{(\w+),", (Path(__file__).parents[2] / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE
-)
+BIBLIOGRAPHY = re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE)
 
-THEORY = Path(__file__).parents[2] / "docs" / "theory"
+THEORY = ROOT / "docs" / "theory"
 HEADINGS = {text for page in THEORY.glob("*.md") for text in re.findall("^##? (.+)$", page.read_text("utf-8"), re.MULTILINE)}
 """The sections of the theory, by their names."""
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from verification.machine import provenance
+from verification.machine import ROOT, provenance
 
 __all__ = ["LEAST", "main", "percentages"]
 
-ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "rigor"
 LEAST = 95.0
 

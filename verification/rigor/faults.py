@@ -27,11 +27,10 @@ from rich.console import Console
 
 from geolora_ref.files import read_json, write_json
 from verification.command_line import integer_from, progress_bar, writable_folder
-from verification.machine import provenance
+from verification.machine import ROOT, provenance
 
 __all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "units"]
 
-ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ("one-backward-pass",)
 """A small one: some hundred cases that take seconds."""
 SOURCES = ("geolora_ref", "verification", "docs")

@@ -31,7 +31,7 @@ from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.files import digest, locked, read_json, write_json
 from geolora_ref.problems import Quadratic
 from verification.command_line import integer_from, progress_bar, writable_folder
-from verification.machine import provenance
+from verification.machine import ROOT, provenance
 
 __all__ = ["long_run", "main", "verdict"]
 
@@ -40,7 +40,6 @@ CHUNK = 10_000
 """Steps between two sealed files."""
 LEAK = 4096
 """KiB by which the process may grow in the whole run, behind the first chunk."""
-ROOT = Path(__file__).resolve().parents[2]
 
 Step = Callable[[LowRank, int], tuple[LowRank, float]]
 

@@ -34,13 +34,12 @@ from scipy.stats import binomtest
 
 from geolora_ref.files import digest, read_json, write_json
 from verification.command_line import integer_from, progress_bar
-from verification.machine import provenance
+from verification.machine import ROOT, provenance
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
 
 __all__ = ["Scope", "Suspect", "accepted", "judge", "main", "summary"]
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAN = ROOT / "verification" / "rigor" / "mutation.toml"
 BUILD = ROOT / "build" / "rigor"
 OURS = ("geolora_ref", "verification", "tests")
