@@ -1,41 +1,43 @@
 """The claims, one file each, in the order of the theory."""
 
 import re
+from importlib import import_module
 from types import ModuleType
 
 from verification.claim import Claim
-from verification.claims import (
-    conservation,
-    convergence,
-    curvature_tail,
-    descent,
-    energy_descent,
-    equivariance,
-    error_bound,
-    exactness,
-    golden_figures,
-    integrator_robustness,
-    limits,
-    local_error,
-    one_backward_pass,
-    oracles,
-    order,
-    parallel_is_geolora,
-    physics,
-    problems,
-    rank_behaviour,
-    rank_recovery,
-    rank_stall,
-    robustness,
-    simultaneous_descent,
-    stochastic,
-    tangent_step,
-    truncation,
-    work_precision,
-)
 from verification.machine import ROOT
 
 __all__ = ["CLAIMS"]
+
+NAMES = (
+    "one_backward_pass",
+    "tangent_step",
+    "truncation",
+    "equivariance",
+    "limits",
+    "descent",
+    "convergence",
+    "stochastic",
+    "error_bound",
+    "robustness",
+    "curvature_tail",
+    "rank_stall",
+    "simultaneous_descent",
+    "rank_recovery",
+    "parallel_is_geolora",
+    "order",
+    "local_error",
+    "exactness",
+    "integrator_robustness",
+    "rank_behaviour",
+    "conservation",
+    "energy_descent",
+    "golden_figures",
+    "physics",
+    "work_precision",
+    "oracles",
+    "problems",
+)
 
 BIBLIOGRAPHY = re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text("utf-8"), re.MULTILINE)
 
@@ -56,38 +58,4 @@ def checked(module: ModuleType) -> Claim:
     return claim
 
 
-CLAIMS: dict[str, Claim] = {
-    claim.id: claim
-    for claim in map(
-        checked,
-        (
-            one_backward_pass,
-            tangent_step,
-            truncation,
-            equivariance,
-            limits,
-            descent,
-            convergence,
-            stochastic,
-            error_bound,
-            robustness,
-            curvature_tail,
-            rank_stall,
-            simultaneous_descent,
-            rank_recovery,
-            parallel_is_geolora,
-            order,
-            local_error,
-            exactness,
-            integrator_robustness,
-            rank_behaviour,
-            conservation,
-            energy_descent,
-            golden_figures,
-            physics,
-            work_precision,
-            oracles,
-            problems,
-        ),
-    )
-}
+CLAIMS: dict[str, Claim] = {claim.id: claim for claim in (checked(import_module(f"{__name__}.{name}")) for name in NAMES)}
