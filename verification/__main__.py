@@ -108,7 +108,7 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     with bar("written", console) as progress:
         report = write_report(outcomes, plan, folder, seconds, progress)
     if options.json:
-        print(json.dumps(as_data(outcomes, plan, seconds), ensure_ascii=False, indent=1))  # noqa: T201
+        print(json.dumps(as_data(outcomes, plan, seconds), ensure_ascii=False, indent=1))
     else:
         print_outcomes(outcomes, console)
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]

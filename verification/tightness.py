@@ -204,11 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes = run([claim for name, claim in CLAIMS.items() if name in chosen], plan, journal, jobs=os.cpu_count() or 1)
     broken = [f"{outcome.claim.id}: {problem}" for outcome in outcomes for problem in replace(outcome, record=None).problems]
     if broken:
-        print("\n".join([*broken, "nothing was recorded"]))  # noqa: T201
+        print("\n".join([*broken, "nothing was recorded"]))
         return 1
     for outcome in outcomes:
         for change in changes(outcome, old.get(outcome.claim.id, Record({}, {}, {}, "none", [0, 0], [], [])), SEED):
-            print(f"{outcome.claim.id}: {change}")  # noqa: T201
+            print(f"{outcome.claim.id}: {change}")
     new = old | {outcome.claim.id: measured(outcome) for outcome in outcomes}
     write_json(LEDGER, {"format": 6, "claims": {name: new[name]._asdict() for name in CLAIMS if name in new}})
     return 0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.arrays import tail_norms
+from geolora_ref.arrays import H, tail_norms
 from geolora_ref.oracle.stages import Backend, Factors, Stages, coefficient_update, truncate, truncated_rank
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -100,86 +100,82 @@ def _add_step(
     return register
 
 
-def _H(X: Matrix) -> Matrix:
-    return X.conj().T
-
-
 # --- line 3: coefficient updates -------------------------------------------------------------------------------------
 
 
 @_add(3, "S_new = S + λ∇_S: ascent in the core", published=True)
-def s_step_sign(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def s_step_sign(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, -dS, rate)
 
 
 @_add(3, "K_new = US + λ∇_K: ascent in K")
-def k_step_sign(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def k_step_sign(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, -dK, dL, dS, rate)
 
 
 @_add(3, "L_new = VSᴴ + λ∇_L: ascent in L")
-def l_step_sign(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def l_step_sign(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, -dL, dS, rate)
 
 
 @_add(3, "the S-step is left out")
-def s_step_missing(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def s_step_missing(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, 0.0 * dS, rate)
 
 
 @_add(3, "the K-step is left out: K_new = US")
-def k_step_missing(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def k_step_missing(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, 0.0 * dK, dL, dS, rate)
 
 
 @_add(3, "the L-step is left out: L_new = VSᴴ")
-def l_step_missing(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def l_step_missing(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, 0.0 * dL, dS, rate)
 
 
 @_add(3, "L = V S instead of V Sᴴ", visible_in="stages")
-def l_untransposed_core(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def l_untransposed_core(U, S, V, dK, dL, dS, rate):
     K_new, _, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
     return K_new, V @ S - rate * dL, S_new
 
 
 @_add(3, "K = U Sᴴ instead of U S", visible_in="stages")
-def k_transposed_core(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def k_transposed_core(U, S, V, dK, dL, dS, rate):
     _, L_new, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
-    return U @ _H(S) - rate * dK, L_new, S_new
+    return U @ H(S) - rate * dK, L_new, S_new
 
 
 @_add(3, "∇_S transposed")
-def s_gradient_transposed(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
-    return coefficient_update(U, S, V, dK, dL, _H(dS), rate)
+def s_gradient_transposed(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, dK, dL, H(dS), rate)
 
 
 @_add(3, "∇_U, ∇_V used for ∇_K, ∇_L: the division by S is forgotten")
-def factor_gradients_undivided(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
-    return coefficient_update(U, S, V, dK @ _H(S), dL @ S, dS, rate)
+def factor_gradients_undivided(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, dK @ H(S), dL @ S, dS, rate)
 
 
 @_add(3, "∇_K = G_U S⁻¹ instead of G_U S⁻ᴴ: right for diagonal S only", published=True)
-def missing_transpose_inverse(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
-    return coefficient_update(U, S, V, dK @ _H(S) @ np.linalg.pinv(S), dL, dS, rate)
+def missing_transpose_inverse(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, dK @ H(S) @ np.linalg.pinv(S), dL, dS, rate)
 
 
 @_add(3, "S⁻¹ of the last truncation (diagonal, sorted) although S was trained since", published=True)
-def stale_inverse(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def stale_inverse(U, S, V, dK, dL, dS, rate):
     inverse = np.linalg.pinv(np.diag(np.linalg.svd(S, compute_uv=False))).astype(S.dtype)
-    return coefficient_update(U, S, V, dK @ _H(S) @ inverse, dL @ S @ inverse, dS, rate)
+    return coefficient_update(U, S, V, dK @ H(S) @ inverse, dL @ S @ inverse, dS, rate)
 
 
 @_add(3, "S = 0 at the start: the inverse is replaced by I, the K- and L-steps are void", published=True)
-def zero_start_inverse(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def zero_start_inverse(U, S, V, dK, dL, dS, rate):
     started = 1.0 if np.any(S) else 0.0
     return coefficient_update(U, S, V, started * dK, started * dL, dS, rate)
 
 
 @_add_step(3, "1/σ with a zero singular value that the minimum rank kept: inf, then NaN", published=True)
-def divide_by_zero(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+def divide_by_zero(U, S, V, dK, dL, dS, **parameters):
     with np.errstate(divide="ignore", invalid="ignore"):
-        dK = (dK @ _H(S)) * (1.0 / np.linalg.svd(S, compute_uv=False)) if np.all(np.diag(np.diag(S)) == S) else dK
+        dK = (dK @ H(S)) * (1.0 / np.linalg.svd(S, compute_uv=False)) if np.all(np.diag(np.diag(S)) == S) else dK
     if not np.all(np.isfinite(dK)):
         return U * np.nan, S, V
     return REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
@@ -191,42 +187,42 @@ def divide_by_zero(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untype
     visible_in="catalogue",
     only_in=("layout", "block-layout"),
 )
-def strides_ignored(*arrays, **parameters):  # type: ignore[no-untyped-def]
-    def in_rows(X):  # type: ignore[no-untyped-def]
+def strides_ignored(*arrays, **parameters):
+    def in_rows(X):
         return np.lib.stride_tricks.as_strided(X, X.shape, (X.shape[1] * X.itemsize, X.itemsize)).copy()
 
     return REFERENCE.step(*map(in_rows, arrays), **parameters)
 
 
 @_add(3, "λ applied twice in the K-step")
-def learning_rate_twice(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def learning_rate_twice(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, rate * dK, dL, dS, rate)
 
 
 @_add(3, "λ applied twice in the S-step")
-def s_learning_rate_twice(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def s_learning_rate_twice(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, rate * dS, rate)
 
 
 @_add(3, "the part UUᴴGVVᴴ is counted twice: it is in the K- and in the L-step, and must be subtracted once")
-def core_counted_twice(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def core_counted_twice(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, 2.0 * dS, rate)
 
 
 @_add(3, "S is updated in place before K and L are formed from it", visible_in="stages")
-def core_updated_first(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def core_updated_first(U, S, V, dK, dL, dS, rate):
     S_new = S - rate * dS
-    return U @ S_new - rate * dK, V @ _H(S_new) - rate * dL, S_new
+    return U @ S_new - rate * dK, V @ H(S_new) - rate * dL, S_new
 
 
 @_add(3, "S is updated in place before L is formed from it", visible_in="stages")
-def core_updated_before_l(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def core_updated_before_l(U, S, V, dK, dL, dS, rate):
     K_new, _, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
-    return K_new, V @ _H(S_new) - rate * dL, S_new
+    return K_new, V @ H(S_new) - rate * dL, S_new
 
 
 @_add(3, "K is accumulated in half the precision")
-def k_low_precision(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
+def k_low_precision(U, S, V, dK, dL, dS, rate):
     K_new, L_new, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
     lower = {"f": np.float16, "d": np.float32, "F": np.complex64, "D": np.complex64}[K_new.dtype.char]
     with np.errstate(over="ignore"):
@@ -241,54 +237,54 @@ def k_low_precision(U, S, V, dK, dL, dS, rate):  # type: ignore[no-untyped-def]
     "the residual is orthonormalised in one pass: not orthogonal to U where its columns are tiny or dependent",
     published=True,
 )
-def single_pass_residual(B, X):  # type: ignore[no-untyped-def]
-    residual = X - B @ (_H(B) @ X)
+def single_pass_residual(B, X):
+    residual = X - B @ (H(B) @ X)
     return np.linalg.qr(residual).Q[:, : min(B.shape[1], B.shape[0] - B.shape[1])]
 
 
 @_add(4, "new columns are normalised, not orthogonalised against the old basis")
-def not_orthogonalised(B, X):  # type: ignore[no-untyped-def]
+def not_orthogonalised(B, X):
     return np.linalg.qr(X).Q[:, : min(B.shape[1], B.shape[0] - B.shape[1])]
 
 
 @_add(4, "the bases are augmented with the old coefficients: directions that the gradient did not choose")
-def augmented_with_old(B, X):  # type: ignore[no-untyped-def]
-    return REFERENCE.basis_augmentation(B, B @ (_H(B) @ X))
+def augmented_with_old(B, X):
+    return REFERENCE.basis_augmentation(B, B @ (H(B) @ X))
 
 
 @_add(4, "one new direction is lost (index bound)")
-def last_column_lost(B, X):  # type: ignore[no-untyped-def]
+def last_column_lost(B, X):
     return REFERENCE.basis_augmentation(B, X)[:, :-1]
 
 
 @_add_step(4, "V is not augmented")
-def v_not_augmented(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
-    def basis_augmentation(B, X):  # type: ignore[no-untyped-def]
+def v_not_augmented(U, S, V, dK, dL, dS, **parameters):
+    def basis_augmentation(B, X):
         return REFERENCE.basis_augmentation(B, X)[:, : 0 if B is V else None]
 
     return replace(REFERENCE, basis_augmentation=basis_augmentation).step(U, S, V, dK, dL, dS, **parameters)
 
 
 @_add_step(4, "the rank cap is applied to the augmented basis: at r = max_rank the basis never moves again", published=True)
-def cap_before_truncation(U, S, V, dK, dL, dS, *, max_rank, **parameters):  # type: ignore[no-untyped-def]
+def cap_before_truncation(U, S, V, dK, dL, dS, *, max_rank, **parameters):
     room = None if max_rank is None else max(max_rank - S.shape[0], 0)
     capped = replace(REFERENCE, basis_augmentation=lambda B, X: REFERENCE.basis_augmentation(B, X)[:, :room])
     return capped.step(U, S, V, dK, dL, dS, max_rank=max_rank, **parameters)
 
 
 @_add_step(4, "QR's own first columns (other signs) are used with an Ŝ assembled for the caller's basis", published=True)
-def qr_sign(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
-    def truncation(S_hat, U_hat, V_hat, **p):  # type: ignore[no-untyped-def]
+def qr_sign(U, S, V, dK, dL, dS, **parameters):
+    def truncation(S_hat, U_hat, V_hat, **p):
         return truncate(S_hat, np.linalg.qr(U_hat).Q, V_hat, **p)
 
     return replace(REFERENCE, truncation=truncation).step(U, S, V, dK, dL, dS, **parameters)
 
 
 @_add_step(4, "U is overwritten by orth(K_new) before Ŝ, assembled for the old U, is applied (aliasing)", published=True)
-def old_new_alias(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+def old_new_alias(U, S, V, dK, dL, dS, **parameters):
     K_new = coefficient_update(U, S, V, dK, dL, dS, parameters["learning_rate"])[0]
 
-    def truncation(S_hat, U_hat, V_hat, **p):  # type: ignore[no-untyped-def]
+    def truncation(S_hat, U_hat, V_hat, **p):
         return truncate(S_hat, np.hstack([np.linalg.qr(K_new).Q, U_hat[:, len(S) :]]), V_hat, **p)
 
     return replace(REFERENCE, truncation=truncation).step(U, S, V, dK, dL, dS, **parameters)
@@ -298,7 +294,7 @@ def old_new_alias(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped
 
 
 @_add(5, "the lower right block of Ŝ keeps old content instead of 0", published=True)
-def missing_lower_block(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def missing_lower_block(S_new, K_new, L_new, U_tilde, V_tilde):
     S_hat = REFERENCE.assemble(S_new, K_new, L_new, U_tilde, V_tilde)
     r = len(S_new)
     S_hat[r:, r:] = S_new[: U_tilde.shape[1], : V_tilde.shape[1]]
@@ -306,50 +302,50 @@ def missing_lower_block(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[
 
 
 @_add(5, "the L-block is left out")
-def upper_right_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def upper_right_missing(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(S_new, K_new, 0.0 * L_new, U_tilde, V_tilde)
 
 
 @_add(5, "the K-block is left out")
-def lower_left_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def lower_left_missing(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(S_new, 0.0 * K_new, L_new, U_tilde, V_tilde)
 
 
 @_add(5, "both coupling blocks are left out: only the S-block is there")
-def couplings_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def couplings_missing(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(S_new, 0.0 * K_new, 0.0 * L_new, U_tilde, V_tilde)
 
 
 @_add(5, "the K-block has the wrong sign")
-def lower_left_sign(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def lower_left_sign(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(S_new, -K_new, L_new, U_tilde, V_tilde)
 
 
 @_add(5, "the L-block is not conjugated")
-def upper_right_unconjugated(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def upper_right_unconjugated(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(S_new, K_new, L_new.conj(), U_tilde, V_tilde.conj())
 
 
 @_add(5, "the L-block has the wrong sign")
-def upper_right_sign(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def upper_right_sign(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(S_new, K_new, -L_new, U_tilde, V_tilde)
 
 
 @_add(5, "the S-block is left out: the old content of W is lost")
-def upper_left_missing(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def upper_left_missing(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(0.0 * S_new, K_new, L_new, U_tilde, V_tilde)
 
 
 @_add_step(5, "the S-block is the old S in place of S_new")
-def old_core(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
-    def assemble(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def old_core(U, S, V, dK, dL, dS, **parameters):
+    def assemble(S_new, K_new, L_new, U_tilde, V_tilde):
         return REFERENCE.assemble(S, K_new, L_new, U_tilde, V_tilde)
 
     return replace(REFERENCE, assemble=assemble).step(U, S, V, dK, dL, dS, **parameters)
 
 
 @_add(5, "Ŝ is accumulated in half the precision")
-def assembled_in_low_precision(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def assembled_in_low_precision(S_new, K_new, L_new, U_tilde, V_tilde):
     S_hat = REFERENCE.assemble(S_new, K_new, L_new, U_tilde, V_tilde)
     lower = {"f": np.float16, "d": np.float32, "F": np.complex64, "D": np.complex64}[S_hat.dtype.char]
     with np.errstate(over="ignore"):
@@ -357,19 +353,19 @@ def assembled_in_low_precision(S_new, K_new, L_new, U_tilde, V_tilde):  # type: 
 
 
 @_add(5, "the off-diagonal blocks are exchanged")
-def blocks_exchanged(S_new, K_new, L_new, U_tilde, V_tilde):  # type: ignore[no-untyped-def]
+def blocks_exchanged(S_new, K_new, L_new, U_tilde, V_tilde):
     S_hat = REFERENCE.assemble(S_new, K_new, L_new, U_tilde, V_tilde)
     r = len(S_new)
     if S_hat.shape[0] != S_hat.shape[1]:
         return S_hat
-    return np.block([[S_hat[:r, :r], _H(S_hat[r:, :r])], [_H(S_hat[:r, r:]), S_hat[r:, r:]]])
+    return np.block([[S_hat[:r, :r], H(S_hat[r:, :r])], [H(S_hat[:r, r:]), S_hat[r:, r:]]])
 
 
 @_add_step(5, "the S-step is a Galerkin step in the new bases with the old gradient: another integrator", published=True)
-def s_step_uses_new_basis(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+def s_step_uses_new_basis(U, S, V, dK, dL, dS, **parameters):
     K_new, L_new, _ = coefficient_update(U, S, V, dK, dL, dS, parameters["learning_rate"])
     U1, V1 = np.linalg.qr(K_new).Q, np.linalg.qr(L_new).Q
-    S1 = _H(U1) @ U @ (S - parameters["learning_rate"] * dS) @ _H(V) @ V1
+    S1 = H(U1) @ U @ (S - parameters["learning_rate"] * dS) @ H(V) @ V1
     del parameters["learning_rate"]
     return truncate(S1, U1, V1, **parameters)
 
@@ -378,36 +374,36 @@ def s_step_uses_new_basis(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no
 
 
 @_add(6, "the SVD factors are swapped: U ← ÛQ, V ← V̂P", published=True)
-def swap_truncation_factors(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def swap_truncation_factors(S_hat, U_hat, V_hat, **parameters):
     P, _, Q = truncate(S_hat, *(np.eye(size, dtype=S_hat.dtype) for size in S_hat.shape), **parameters)
     S1 = truncate(S_hat, U_hat, V_hat, **parameters)[1]
     return (U_hat @ Q, S1, V_hat @ P) if len(P) == len(Q) else (U_hat @ P, S1, V_hat @ Q)
 
 
 @_add(6, "the core is carried to the new basis entry by entry: Pᴴ * Ŝ instead of Pᴴ @ Ŝ", published=True)
-def elementwise_for_matmul(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def elementwise_for_matmul(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     if S_hat.shape[0] != S_hat.shape[1]:
         return U1, S1, V1
     P, _, Qh = np.linalg.svd(S_hat)
-    return U1, ((_H(P) * S_hat) @ _H(Qh))[: len(S1), : len(S1)], V1
+    return U1, ((H(P) * S_hat) @ H(Qh))[: len(S1), : len(S1)], V1
 
 
 @_add(6, "V from an SVD routine that returns Vᴴ, not transposed", published=True)
-def vh_for_v(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def vh_for_v(S_hat, U_hat, V_hat, **parameters):
     U1, S1, _ = truncate(S_hat, U_hat, V_hat, **parameters)
     Qh = np.linalg.svd(S_hat).Vh
     return U1, S1, V_hat @ Qh[:, : len(S1)]
 
 
 @_add(6, "V ← V̂Q without the conjugation of the SVD's Vᴴ", published=True)
-def missing_conjugate(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def missing_conjugate(S_hat, U_hat, V_hat, **parameters):
     U1, S1, Q = truncate(S_hat, U_hat, np.eye(S_hat.shape[1], dtype=S_hat.dtype), **parameters)
     return U1, S1, V_hat @ Q.conj()
 
 
 @_add(6, "every layer is truncated once per layer", published=True)
-def repeated_truncation(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def repeated_truncation(S_hat, U_hat, V_hat, **parameters):
     factors = (S_hat, U_hat, V_hat)
     for _ in range(8):
         U1, S1, V1 = truncate(*factors, **parameters)
@@ -416,21 +412,21 @@ def repeated_truncation(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-u
 
 
 @_add(6, "spacing(1) is added to S: the retraction of nothing moves W", published=True)
-def silent_regularisation(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def silent_regularisation(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return U1, S1 + float(np.spacing(1.0)) * np.eye(len(S1), dtype=S1.dtype), V1
 
 
 @_add(6, "an unsorted spectrum is truncated by position", published=True)
-def unsorted_truncation(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def unsorted_truncation(S_hat, U_hat, V_hat, **parameters):
     rank = len(truncate(S_hat, U_hat, V_hat, **parameters)[1])
     P, sigma, Qh = (X for X in np.linalg.svd(S_hat, full_matrices=False))
-    return U_hat @ P[:, -rank:], np.diag(sigma[-rank:]).astype(S_hat.dtype), V_hat @ _H(Qh)[:, -rank:]
+    return U_hat @ P[:, -rank:], np.diag(sigma[-rank:]).astype(S_hat.dtype), V_hat @ H(Qh)[:, -rank:]
 
 
 @_add(6, "singular values by the square root of the eigenvalues of ŜᴴŜ: half the digits are lost")
-def gram_singular_values(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
-    square, Q = np.linalg.eigh(_H(S_hat) @ S_hat)
+def gram_singular_values(S_hat, U_hat, V_hat, **parameters):
+    square, Q = np.linalg.eigh(H(S_hat) @ S_hat)
     sigma, Q = np.sqrt(np.maximum(square[::-1], 0.0)), Q[:, ::-1]
     count = min(S_hat.shape)
     rank = truncated_rank(sigma[:count], **parameters)
@@ -440,32 +436,32 @@ def gram_singular_values(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-
 
 
 @_add(6, "AdamW decays the bases as well", published=True)
-def weight_decay_on_bases(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def weight_decay_on_bases(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return 0.9999 * U1, S1, 0.9999 * V1
 
 
 @_add(6, "one kept singular value is off by 1e-9 of itself: invisible to the loss of optimality beside a large tail")
-def kept_value_perturbed(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def kept_value_perturbed(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     size = 1e-9 if np.finfo(S1.dtype).eps < 1e-10 else 1e-3
     return U1, S1 * np.append(1.0 + size, np.ones(len(S1) - 1)).astype(S1.dtype), V1
 
 
 @_add(6, "U is scaled and S compensates: the right W in factors that the next step cannot use")
-def u_rescaled(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def u_rescaled(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return 2.0 * U1, 0.5 * S1, V1
 
 
 @_add(6, "V is scaled and S compensates")
-def v_rescaled(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def v_rescaled(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return U1, 0.5 * S1, 2.0 * V1
 
 
 @_add(6, "S is returned in another gauge, off by a small rotation, although diagonal is promised")
-def core_not_diagonal(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def core_not_diagonal(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     Q = np.eye(len(S1), dtype=S1.dtype)
     Q[:2, :2] = np.array([[1.0, -1e-3], [1e-3, 1.0]])[: len(S1), : len(S1)] / np.sqrt(1.0 + 1e-6 * (len(S1) > 1))
@@ -473,38 +469,38 @@ def core_not_diagonal(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-unt
 
 
 @_add(6, "the last singular value is returned negative")
-def negative_singular_value(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def negative_singular_value(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     sign = np.append(np.ones(len(S1) - 1), -1.0).astype(S1.dtype)
     return U1 * sign, S1 * sign, V1
 
 
 @_add(6, "U and V are returned exchanged")
-def bases_exchanged(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def bases_exchanged(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return V1, S1, U1
 
 
 @_add(6, "S⁻¹ is returned in place of S")
-def inverse_returned(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def inverse_returned(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return U1, np.linalg.pinv(S1), V1
 
 
 @_add(6, "the eigenvalues of ŜŜᴴ are returned: σ² in place of σ")
-def squared_singular_values(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def squared_singular_values(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return U1, S1 @ S1, V1
 
 
 @_add(6, "U is orthonormalised once more, and S does not follow its signs")
-def signs_lost(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def signs_lost(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return np.linalg.qr(U1).Q, S1, V1
 
 
 @_add(6, "the singular values come in ascending order")
-def ascending_order(S_hat, U_hat, V_hat, **parameters):  # type: ignore[no-untyped-def]
+def ascending_order(S_hat, U_hat, V_hat, **parameters):
     U1, S1, V1 = truncate(S_hat, U_hat, V_hat, **parameters)
     return U1[:, ::-1], S1[::-1, ::-1], V1[:, ::-1]
 
@@ -531,7 +527,7 @@ def squared_tail(sigma: Matrix, tau: float | None, theta: float | None, min_rank
 @_add_rank_rule("σ_i > τσ_1 one by one instead of the Frobenius tail", published=True)
 def relative_per_sigma(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     threshold = float(tau or 0.0) * sigma[0] if theta is None else theta
-    return min(max(int(np.sum(sigma > threshold)), min_rank), len(sigma), max_rank or len(sigma))
+    return _clipped(int(np.sum(sigma > threshold)), sigma, min_rank, max_rank)
 
 
 @_add_rank_rule("τ is taken relative to σ_1, not to ‖Σ‖")
@@ -546,7 +542,7 @@ def tau_taken_absolute(sigma: Matrix, tau: float | None, theta: float | None, mi
 
 
 @_add_step(6, "τ is taken relative to ‖S‖ before the step, not to ‖Ŝ‖")
-def relative_to_old_norm(U, S, V, dK, dL, dS, *, tau, theta, **parameters):  # type: ignore[no-untyped-def]
+def relative_to_old_norm(U, S, V, dK, dL, dS, *, tau, theta, **parameters):
     theta = float(tau * np.linalg.norm(S)) if theta is None else theta
     return REFERENCE.step(U, S, V, dK, dL, dS, tau=None, theta=theta, **parameters)
 
@@ -604,7 +600,7 @@ def cap_before_threshold(sigma: Matrix, tau: float | None, theta: float | None, 
 
 
 @_add_step(6, "max_rank = None is taken for the present rank: the rank never grows")
-def no_cap_taken_for_rank(U, S, V, dK, dL, dS, *, min_rank, max_rank, **parameters):  # type: ignore[no-untyped-def]
+def no_cap_taken_for_rank(U, S, V, dK, dL, dS, *, min_rank, max_rank, **parameters):
     cap = max(len(S), min_rank) if max_rank is None else max_rank
     return REFERENCE.step(U, S, V, dK, dL, dS, min_rank=min_rank, max_rank=cap, **parameters)
 
@@ -651,7 +647,7 @@ def min_rank_ignored(sigma: Matrix, tau: float | None, theta: float | None, min_
 
 
 @_add_step(3, "the caller's arrays are overwritten", visible_in="kit")
-def inputs_overwritten(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+def inputs_overwritten(U, S, V, dK, dL, dS, **parameters):
     output = REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
     S -= parameters["learning_rate"] * dS
     U *= 2.0
@@ -661,13 +657,13 @@ def inputs_overwritten(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-un
 @_add_step(
     6, "where nothing changes, the inputs themselves are returned: a later change of one changes the other", visible_in="kit"
 )
-def inputs_returned(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+def inputs_returned(U, S, V, dK, dL, dS, **parameters):
     diagonal = np.array_equal(S, np.diag(np.sort(np.abs(np.diag(S)))[::-1]))
     unchanged = diagonal and parameters["learning_rate"] == 0.0 and parameters["tau"] == 0.0 and parameters["max_rank"] is None
     return (U, S, V) if unchanged else REFERENCE.step(U, S, V, dK, dL, dS, **parameters)
 
 
 @_add_step(4, "the global random generator is seeded: the caller's randomness is reset", published=True, visible_in="kit")
-def global_rng(U, S, V, dK, dL, dS, **parameters):  # type: ignore[no-untyped-def]
+def global_rng(U, S, V, dK, dL, dS, **parameters):
     np.random.seed(0)  # noqa: NPY002
     return REFERENCE.step(U, S, V, dK, dL, dS, **parameters)

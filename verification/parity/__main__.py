@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     why = missing(options.device)
     path = options.output / _name(options.device)
     if why:
-        print(f"skipped: {why}; nothing was measured and nothing written{_left(path)}")  # noqa: T201
+        print(f"skipped: {why}; nothing was measured and nothing written{_left(path)}")
         return 0
     try:
         Conversion("torch", device=options.device).try_out()
@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(path, strict(found) | about)
     for dtype, of_dtype in found["conformance"].items():
         worst = max(one["worst_ratio"] for one in of_dtype.values())
-        print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")  # noqa: T201
+        print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")
     for what in ("functions", "trainings"):
         for dtype, one in found[what].items():
-            print(f"{dtype:<9} {what}: {one['worst']:.3g} (at most {one['bound']:g})")  # noqa: T201
+            print(f"{dtype:<9} {what}: {one['worst']:.3g} (at most {one['bound']:g})")
     for what, message in found["errors"].items():
-        print(f"{what}: {message}")  # noqa: T201
-    print(f"{'conforms' if found['passed'] else 'DOES NOT CONFORM'} on {found['device']}: {path}")  # noqa: T201
+        print(f"{what}: {message}")
+    print(f"{'conforms' if found['passed'] else 'DOES NOT CONFORM'} on {found['device']}: {path}")
     return 0 if found["passed"] else 1
 
 

@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(options.output / "refutations.json", {"format": 1, "certificates": certificates}, indent=None)
     write_json(options.output / "results.json", summary)
     if options.json:
-        print(json.dumps(summary, ensure_ascii=False, indent=1))  # noqa: T201
+        print(json.dumps(summary, ensure_ascii=False, indent=1))
     else:
         _print(summary, console)
     console.print(f"{options.output}/results.json, certificates.json, refutations.json", markup=False)

@@ -135,5 +135,5 @@ if __name__ == "__main__":
     files = {path: json.loads(Path(path).read_text("utf-8"))["certificates"] for path in sys.argv[1:]}
     wrong = [f"{path}: {c['data']['id']}: {line}" for path, some in files.items() for c in some for line in objections(c)]
     empty = [f"{path}: expected certificates, found none" for path, some in (files or {"FILE...": []}).items() if not some]
-    print("\n".join([*wrong, *empty, f"{sum(map(len, files.values()))} certificates, {len(wrong)} objections"]))  # noqa: T201
+    print("\n".join([*wrong, *empty, f"{sum(map(len, files.values()))} certificates, {len(wrong)} objections"]))
     sys.exit(2 if empty else bool(wrong))

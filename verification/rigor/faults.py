@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         task = bar.add_task("kills", total=options.kills)
         found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
     write_json(options.output / "faults.json", found | about)
-    print(  # noqa: T201
+    print(
         f"{found['kills']} kills {found['signals']} of {found['campaigns']} campaigns with {found['cases']} cases: "
         f"{found['lost']} lost, {found['doubled']} doubled, results "
         f"{'identical to an undisturbed run' if found['identical'] else 'NOT those of an undisturbed run'}"

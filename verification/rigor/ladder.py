@@ -168,11 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = measure()
     write_json(options.output / "ladder.json", found)
     for name, value in found["slopes"].items():
-        print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")  # noqa: T201
+        print(f"{name:<32} slope {value:6.3f}, predicted {found['predicted'][name]:g}")
     for name, one in found["real steps"].items():
         coarse = found["lossy steps"][name]
         beside = f"with {coarse['bits']} bits {coarse['error']:.1e}, allowed {coarse['allowed']:.1e}"
-        print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, {beside}")  # noqa: T201
+        print(f"{name:<32} error {one['error']:.1e}, allowed {one['allowed']:.1e}, {beside}")
     return 0 if found["passed"] else 1
 
 

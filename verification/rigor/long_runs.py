@@ -247,8 +247,8 @@ def _forget(files: Iterable[Path]) -> None:
 
 def _print(run: dict[str, Any]) -> None:
     defects = ", ".join(f"{tenth['defect'] / run['eps']:.1f}" for tenth in run["tenths"])
-    print(f"{run['steps']} steps in {run['dtype']} (taken up {run['resumed']} times): defect / eps {defects}")  # noqa: T201
-    print("\n".join(f"  {'yes' if holds else 'NO '}  {check}" for check, holds in run["checks"].items()))  # noqa: T201
+    print(f"{run['steps']} steps in {run['dtype']} (taken up {run['resumed']} times): defect / eps {defects}")
+    print("\n".join(f"  {'yes' if holds else 'NO '}  {check}" for check, holds in run["checks"].items()))
 
 
 if __name__ == "__main__":

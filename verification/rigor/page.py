@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     items = overview(PAGE.items, options.results)
     for item, shown in items:
         verdict = "FAILED" if shown.passed is False else shown.verdict
-        print(f"{item.title:<18} {verdict:<14} {shown.line}")  # noqa: T201
+        print(f"{item.title:<18} {verdict:<14} {shown.line}")
     try:
         page = write_page(PAGE, options.results, options.results)
     except OSError as error:
         parser.error(str(error))
-    print(f"page: {page.resolve()}")  # noqa: T201
+    print(f"page: {page.resolve()}")
     return 1 if any(shown.passed is False for _, shown in items) else 0
 
 

@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_atomically(options.output / "cost.md", table(found) + "\n")
     except OSError as error:
         parser.error(str(error))
-    print(table(found))  # noqa: T201
+    print(table(found))
     return 0
 
 
