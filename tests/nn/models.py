@@ -11,7 +11,7 @@ from geolora_ref import LowRank
 from geolora_ref.nn import AdaptedLayer, GeoLoRA, adapt, adapters
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 
-__all__ = ["LAYERS", "adapted_layer", "fill", "network", "regression", "train"]
+__all__ = ["LAYERS", "adapted_layer", "difference", "fill", "network", "regression", "train"]
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "linear": (lambda: nn.Linear(7, 5), lambda: torch.randn(2, 3, 7)),
@@ -73,3 +73,8 @@ def train(
         optimizer.step()
         ranks.append(tuple(layer.adapter.rank for layer in adapters(model).values()))
     return ranks
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """‖found − expected‖ / ‖expected‖."""
+    return float((found - expected).detach().norm() / expected.detach().norm())

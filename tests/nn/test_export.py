@@ -21,7 +21,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 from geolora_ref import LowRank  # noqa: E402  only where its libraries are
 from geolora_ref.nn import adapt, adapters, merge  # noqa: E402
 from geolora_ref.nn.export import CONFIG, WEIGHTS, export_lora, lora_config, lora_state_dict  # noqa: E402
-from tests.nn.models import fill, network  # noqa: E402
+from tests.nn.models import difference, fill, network  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -84,10 +84,6 @@ def mixed(dtype: torch.dtype = torch.float64, **options: Any) -> tuple[nn.Module
 def loaded(base: nn.Module, directory: Path) -> Any:
     """What PEFT makes of the directory."""
     return peft.PeftModel.from_pretrained(copy.deepcopy(base), str(directory)).eval()
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().norm() / expected.detach().norm())
 
 
 def edited(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -22,7 +22,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, parameter_count, unmerge  # noqa: E402
 from geolora_ref.nn.export import export_lora  # noqa: E402
 from geolora_ref.nn.peft_tuner import GeoLoraConfig, GeoLoraLayer  # noqa: E402
-from tests.nn.models import fill, regression  # noqa: E402
+from tests.nn.models import difference, fill, regression  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -60,10 +60,6 @@ def train(model: nn.Module, steps: int = 12) -> GeoLoRA:
 
 def ranks(model: nn.Module) -> list[int]:
     return [layer.adapter.rank for layer in adapters(model).values()]
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().norm() / expected.detach().norm())
 
 
 def test_the_wrapped_model_computes_what_the_model_did() -> None:
