@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -104,6 +104,17 @@ class History:
         """Whether the mean loss over the last tenth of the steps is below that of a model that ignores its input."""
         tail = self.losses[-max(1, self.steps // 10) :]
         return float(np.mean(tail)) < baseline
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: everything, the long lists as tensors."""
+        kinds = {"losses": torch.float64, "seconds": torch.float64, "rank_steps": torch.int64, "ranks": torch.int64}
+        return vars(self) | {name: torch.tensor(getattr(self, name), dtype=kind) for name, kind in kinds.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> History:
+        """The inverse of :meth:`state`, which may hold more."""
+        kept: dict[str, Any] = {field.name: state[field.name] for field in fields(cls)}
+        return cls(**kept | {name: X.tolist() for name, X in kept.items() if isinstance(X, torch.Tensor)})
 
 
 class Job:
@@ -244,19 +255,11 @@ class Job:
         """Write the checkpoint, if the job keeps one."""
         if self.checkpoint is None:
             return
-        history = self.history
         state = {
             "model": trained_state(self.model),
             "optimizer": self.prepared.optimizer.state_dict(),
             "random": self._get_random_state(),
-            "layers": history.layers,
-            "losses": torch.tensor(history.losses, dtype=torch.float64),
-            "seconds": torch.tensor(history.seconds, dtype=torch.float64),
-            "rank_steps": torch.tensor(history.rank_steps),
-            "ranks": torch.tensor(history.ranks),
-            "metrics": history.metrics,
-            "truncations": history.truncations,
-            "exact": history.exact,
+            **self.history.state(),
         }
         write_stored(self.checkpoint, Stored("checkpoint", self.identity, state))
 
@@ -271,16 +274,7 @@ class Job:
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: expected the parameters of this model, found others: {error}") from error
         self._random_state = state["random"]
-        self.history = History(
-            layers=state["layers"],
-            losses=state["losses"].tolist(),
-            seconds=state["seconds"].tolist(),
-            rank_steps=state["rank_steps"].tolist(),
-            ranks=state["ranks"].tolist(),
-            metrics=state["metrics"],
-            truncations=state["truncations"],
-            exact=state["exact"],
-        )
+        self.history = History.from_state(state)
 
     def _random_devices(self) -> set[torch.device]:
         """Where the run draws from global generators; a checkpoint with those of other devices would need them again."""
