@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from geolora_ref.files import require_writable, write_atomically
 from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options, nonempty_path
-from geolora_ref.oracle.check import Interrupted, Report, check_step, load_backend
+from geolora_ref.oracle.check import Interrupted, Report, check_step
 from geolora_ref.oracle.known_failures import read_known_failures
+from geolora_ref.oracle.load import load_backend
 from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.streams import escape_missing_characters, tell
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.oracle.check import load_backend
 from geolora_ref.oracle.conversion import EPS, LIBRARIES
+from geolora_ref.oracle.load import load_backend
 
 __all__ = ["BACKEND_OPTIONS", "harness_options", "nonempty_path"]
 
@@ -46,7 +46,7 @@ BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
     """What the options mean as keywords of :meth:`geolora_ref.oracle.harness.Harness.of`; ``get`` gives the value of one by name.
 
-    Raises ``ValueError`` as :func:`geolora_ref.oracle.check.load_backend` for stages that are not there.
+    Raises ``ValueError`` as :func:`geolora_ref.oracle.load.load_backend` for stages that are not there.
     """
     given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched")}
     stages = get("stages")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import statistics
 import time
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
-from geolora_ref.foreign import place, words
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.conversion import EPS
@@ -29,7 +27,7 @@ from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
 from geolora_ref.oracle.storage import norm
 
-__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "load_backend", "questions", "run_case"]
+__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "questions", "run_case"]
 
 Matrix = NDArray[Any]
 
@@ -420,36 +418,3 @@ def _first_line(row: Row) -> str:
     """The first line of Algorithm 1 that fails by the backend's own stages, or an empty string."""
     found = [criterion.partition(": ") for criterion in row.criteria if criterion.startswith("line ")]
     return f"{found[0][0]} ({', '.join(name for _, _, name in found)})" if found else ""
-
-
-def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
-    """The function that "package.module:function" names; ``ValueError`` says which part is missing, or how its import ends.
-
-    ``what`` : what it is wanted as, for the message.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not attribute or not all(module_name.split(".")) or "/" in module_name or "\\" in module_name:
-        raise ValueError(f"{what}: expected package.module:function, found {name!r}")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        at = place(error)
-        raise ValueError(f"{what}: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})") from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as problem:  # sys.exit and pytest.skip are no Exception
-        at = place(problem)  # none where a compiled module cannot be loaded
-        raise ValueError(f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise ValueError(f"{what}: {module_name} has no {attribute!r}") from None
-        except KeyboardInterrupt:
-            raise
-        except BaseException as problem:  # a module may load what it has when it is asked for
-            at = place(problem)
-            raise ValueError(f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
-    if not callable(found):
-        raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
-    return found  # type: ignore[no-any-return]

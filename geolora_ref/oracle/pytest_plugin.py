@@ -11,9 +11,10 @@ import pytest
 
 from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options
 from geolora_ref.oracle.catalogue import ConformanceCase
-from geolora_ref.oracle.check import Asked, load_backend, questions
+from geolora_ref.oracle.check import Asked, questions
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.known_failures import checked, read_known_failures
+from geolora_ref.oracle.load import load_backend
 
 __all__ = ["answer"]
 

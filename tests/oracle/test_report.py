@@ -14,11 +14,12 @@ import pytest
 
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.catalogue import ConformanceCase
-from geolora_ref.oracle.check import Interrupted, Report, Row, check_step, load_backend, run_case
+from geolora_ref.oracle.check import Interrupted, Report, Row, check_step, run_case
 from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import FAIL, WARN, judge
 from geolora_ref.oracle.diagnosis import Diagnosis
 from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.load import load_backend
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.reporting import summary
 from geolora_ref.oracle.stages import Stages

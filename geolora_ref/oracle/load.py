@@ -1,0 +1,44 @@
+"""A backend by its name: the function that the command line or pytest is to judge."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from geolora_ref.foreign import place, words
+
+__all__ = ["load_backend"]
+
+
+def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
+    """The function that "package.module:function" names; ``ValueError`` says which part is missing, or how its import ends.
+
+    ``what`` : what it is wanted as, for the message.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not attribute or not all(module_name.split(".")) or "/" in module_name or "\\" in module_name:
+        raise ValueError(f"{what}: expected package.module:function, found {name!r}")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        at = place(error)
+        raise ValueError(f"{what}: no module {error.name!r} (looking for {name!r}{at and f', at {at}'})") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # sys.exit and pytest.skip are no Exception
+        at = place(problem)  # none where a compiled module cannot be loaded
+        raise ValueError(f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ValueError(f"{what}: {module_name} has no {attribute!r}") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:  # a module may load what it has when it is asked for
+            at = place(problem)
+            raise ValueError(f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
+    if not callable(found):
+        raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
+    return found  # type: ignore[no-any-return]
