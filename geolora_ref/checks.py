@@ -18,6 +18,7 @@ __all__ = [
     "averaging",
     "below_one",
     "each",
+    "finite_entries",
     "finite_norm",
     "finite_results",
     "first_few",
@@ -93,10 +94,16 @@ def matrices(**named: Array) -> Any:
     """
     xp = alike(**named)
     for name, X in named.items():
-        if not finite(X):
-            bad = int(xp.sum(xp.astype(~xp.isfinite(X), xp.int64)))
-            raise ValueError(f"{name}: expected finite entries, found {bad} of {X.shape[0] * X.shape[1]} not finite")
+        finite_entries(name, X)
     return xp
+
+
+def finite_entries(name: str, X: Inexact[Array, "a b"]) -> None:
+    """Raise ``ValueError`` that counts them if there are entries of the matrix that are not finite."""
+    if not finite(X):
+        xp = namespace(X)
+        bad = int(xp.sum(xp.astype(~xp.isfinite(X), xp.int64)))
+        raise ValueError(f"{name}: expected finite entries, found {bad} of {X.shape[0] * X.shape[1]} not finite")
 
 
 def real_matrices(**named: Array) -> Any:

@@ -12,7 +12,7 @@ import array_api_compat
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
-from geolora_ref.arrays import Array, H, Inexact, finite, namespace
+from geolora_ref.arrays import Array, H, Inexact, namespace
 from geolora_ref.foreign import words
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.integrators.sub_solvers import RK4
@@ -238,8 +238,5 @@ class _Observed:
             raise MisfitError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")
         if value.dtype != self._dtype:
             raise MisfitError(f"{name} at t = {t:.6g}: expected the dtype of Y ({self._dtype}), found {value.dtype}")
-        if not finite(value):
-            xp = namespace(value)
-            bad = int(xp.sum(xp.astype(~xp.isfinite(value), xp.int64)))
-            raise ValueError(f"{name} at t = {t:.6g}: expected finite entries, found {bad} of {shape[0] * shape[1]} not finite")
+        checks.finite_entries(f"{name} at t = {t:.6g}", value)
         return self._copy(value)
