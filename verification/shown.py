@@ -5,7 +5,7 @@ Every item says by which command it is made.  One that has no file was not run; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from geolora_ref.files import read_json
 from verification.machine import sources
 
-__all__ = ["UNREADABLE", "Item", "Page", "Rows", "Shown", "overview", "unshown"]
+__all__ = ["UNREADABLE", "Item", "Page", "Rows", "Shown", "markdown_table", "overview", "unshown"]
 
 Rows = list[list[str]]
 UNREADABLE = (ValueError, KeyError, TypeError, OSError)
@@ -103,3 +103,9 @@ def _origin(data: Mapping[str, Any]) -> str:
     changed = [folder for folder, digest in sources(*made_with).items() if digest != made_with[folder]]
     made = f"other sources ({', '.join(changed)} changed since)" if changed else "the sources that are here"
     return f"{where}made with {made}."
+
+
+def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as a table in Markdown; the first one is the head."""
+    head, *rest = rows
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rest))

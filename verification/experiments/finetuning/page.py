@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import jinja2
 
 from geolora_ref.files import write_atomically, write_json
 from verification.experiments.finetuning.figures import draw_initial_ranks, draw_robustness, image
+from verification.shown import Rows, markdown_table
 
 __all__ = ["MEASURED", "page", "tables", "write_page"]
 
@@ -40,28 +41,14 @@ def page(summary: Mapping[str, Any]) -> str:
 
 def tables(summary: Mapping[str, Any]) -> str:
     """The three tables of the documentation, in Markdown."""
-    comparison = _markdown(
-        ("method", "lr", "test, mean ± std", "dev, mean ± std", "adapter parameters at the end", "seeds"),
-        (
-            (
-                row["family"],
-                rate,
-                _spread(row["test"]),
-                _spread(row["dev"]),
-                _count(row["parameters"]["mean"]),
-                _seeds(row),
-            )
-            for row, rate in zip(summary["comparison"], _rates(summary), strict=True)
-        ),
-    )
-    initial_ranks = _markdown(
-        ("method", "initial rank", "test, mean ± std", "adapter parameters at the end", "seeds"),
-        (
-            (row["family"], row["budget"], _spread(row["test"]), _count(row["parameters"]["mean"]), _seeds(row))
-            for row in summary["initial_ranks"]
-        ),
-    )
-    return "\n\n".join((comparison, _edges(summary), initial_ranks, _map(summary)))
+    comparison: Rows = [["method", "lr", "test, mean ± std", "dev, mean ± std", "adapter parameters at the end", "seeds"]]
+    for row, rate in zip(summary["comparison"], _rates(summary), strict=True):
+        parameters = _count(row["parameters"]["mean"])
+        comparison.append([row["family"], rate, _spread(row["test"]), _spread(row["dev"]), parameters, _seeds(row)])
+    ranks: Rows = [["method", "initial rank", "test, mean ± std", "adapter parameters at the end", "seeds"]]
+    for row in summary["initial_ranks"]:
+        ranks.append([row["family"], row["budget"], _spread(row["test"]), _count(row["parameters"]["mean"]), _seeds(row)])
+    return "\n\n".join((markdown_table(comparison), _edges(summary), markdown_table(ranks), _map(summary)))
 
 
 def _seeds(row: Mapping[str, Any]) -> str:
@@ -93,15 +80,8 @@ def _map(summary: Mapping[str, Any]) -> str:
         value = "diverged" if point["dev"] is None else f"{point['dev']:.3f}" + ("" if point["usable"] else ", nothing learned")
         cells.setdefault(f"{point['family']}, rank {point['budget']}", {})[f"{point['rate']:g}"] = value
     ranges = {name: "–" if span is None else f"{span['ratio']:.2g} x" for name, span in summary["ranges"].items()}
-    return _markdown(
-        ("dev, one seed, lr", *rates, "width of the range"),
-        ((name, *(row.get(rate, "") for rate in rates), ranges[name]) for name, row in cells.items()),
-    )
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    rows = ([name, *(row.get(rate, "") for rate in rates), ranges[name]] for name, row in cells.items())
+    return markdown_table([["dev, one seed, lr", *rates, "width of the range"], *rows])
 
 
 def _number(value: float | None) -> str:

@@ -29,6 +29,7 @@ from geolora_ref.problems import Lyapunov
 from verification.command_line import integer_from, progress_bar
 from verification.integrator_family import FAMILY, member
 from verification.machine import provenance
+from verification.shown import markdown_table
 from verification.slopes import slope
 
 __all__ = ["MEASURED", "campaign", "exponents", "fit", "main", "measure", "summary", "table"]
@@ -124,11 +125,11 @@ def table(found: Mapping[str, Any]) -> str:
     """The table of the documentation, in Markdown: median exponents, their range over the rounds, and the time of one step."""
     sizes, ranks = found["sizes"], found["ranks"]
     m, r = min(SHOWN[0], sizes[-1]), SHOWN[1]
-    rows = [["integrator", "exponent of m", "exponent of r", f"ms, m = {m}, r = {r}"], ["---"] * 4]
+    rows = [["integrator", "exponent of m", "exponent of r", f"ms, m = {m}, r = {r}"]]
     for one in found["integrators"]:
         shown = [_with_range(one[key], one["rounds"][key]) for key in ("exponent of m", "exponent of r")]
         rows.append([one["integrator"], *shown, f"{1e3 * one['seconds'][sizes.index(m)][ranks.index(r)]:.1f}"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown_table(rows)
 
 
 def _with_range(value: float, values: Sequence[float]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from verification.shown import Rows
+from verification.shown import Rows, markdown_table
 
 __all__ = ["MEASURED", "documented", "drawn", "machine", "markdown", "tables"]
 
@@ -30,7 +30,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     """The tables for the docs."""
     lines = [machine(found)]
     for title, rows in tables(found).items():
-        lines += ["", f"### {title}", "", _table(rows)]
+        lines += ["", f"### {title}", "", markdown_table(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -38,12 +38,7 @@ def documented(found: Mapping[str, Any]) -> list[str]:
     """What docs/fast_path.md has of a whole run, piece by piece: the machine, and the tables in short, in Markdown."""
     processes = (_processes_in_short(case) for case in found["processes"])
     short = (_training_in_short(found["training"]), *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
-    return [machine(found), *(_table(list(rows)) for rows in short)]
-
-
-def _table(rows: Rows) -> str:
-    head, *rest = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))
+    return [machine(found), *(markdown_table(list(rows)) for rows in short)]
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
