@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -14,12 +15,11 @@ from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapt import adapters
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.batched_rules import finite
 from geolora_ref.nn.layers import AdaptedLayer
 from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
-__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "named", "rate", "update_rule"]
+__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "finite", "named", "rate", "update_rule"]
 
 FORMAT = 2
 T = TypeVar("T")
@@ -47,6 +47,15 @@ def rate(group: Mapping[str, Any]) -> float:
 def _nonnegative(name: str, value: Any) -> float:
     single = isinstance(value, torch.Tensor) and value.numel() == 1
     return checks.nonnegative_number(name, value.item() if single else value)
+
+
+def finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every entry of all tensors is finite; the device is asked once, and again only where squares overflow.
+
+    The Euclidean norm is formed several times as fast on the CPU as the largest entry, which in turn overflows of no sum.
+    """
+    entries = [X for X in tensors if X.numel()]  # of none there is no largest one
+    return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
 
 
 def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:

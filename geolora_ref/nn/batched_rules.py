@@ -7,7 +7,6 @@ rule itself, on stacks of layers that are alike.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import chain
 
@@ -16,16 +15,7 @@ from torch import Tensor
 
 from geolora_ref.optimizers import Adam, Moments, Optimizer, Triple, continued
 
-__all__ = ["directions", "finite", "transported"]
-
-
-def finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every entry of all tensors is finite; the device is asked once, and again only where squares overflow.
-
-    The Euclidean norm is formed several times as fast on the CPU as the largest entry, which in turn overflows of no sum.
-    """
-    entries = [X for X in tensors if X.numel()]  # of none there is no largest one
-    return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
+__all__ = ["directions", "transported"]
 
 
 def directions(rule: Optimizer, gradients: Sequence[Triple], moments: Sequence[Moments]) -> tuple[list[Triple], list[Moments]]:

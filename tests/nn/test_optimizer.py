@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, unmerge
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, finite
 from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
 from tests.nn.models import fill, network, regression, train
 
@@ -833,6 +833,14 @@ def test_the_fast_method_follows_parameters_that_were_moved() -> None:
         train(model, optimizer, 2)
     x, _ = regression()
     torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-13, atol=1e-14)  # rounding of four steps: one eps here
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_one_entry_that_is_not_finite_is_found(bad: float) -> None:
+    tensors = [torch.full((3, 2), 3e38), torch.zeros(4), torch.zeros(()), torch.zeros(0, 4)]
+    assert finite(tensors)
+    tensors[1][2] = bad
+    assert not finite(tensors)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
