@@ -27,6 +27,7 @@ __all__ = [
     "Float",
     "H",
     "Inexact",
+    "Values",
     "diagonal_matrix",
     "eps",
     "finite",

@@ -11,7 +11,7 @@ from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, namespace, to_numpy
 
-__all__ = ["RankAllocation", "allocate_ranks", "cost", "factor_entries", "truncate_to_budget"]
+__all__ = ["RankAllocation", "Unit", "allocate_ranks", "cost", "factor_entries", "truncate_to_budget"]
 
 Unit = Literal["ranks", "parameters"]
 

@@ -13,7 +13,7 @@ import scipy.integrate
 from geolora_ref import checks
 from geolora_ref.arrays import Array, Inexact, eps
 
-__all__ = ["EXPLICIT_EULER", "HEUN", "RK4", "Derivative", "RungeKutta", "SolveIVP", "SubSolver", "Tableau"]
+__all__ = ["EXPLICIT_EULER", "HEUN", "HEUN_TABLEAU", "RK4", "Derivative", "RungeKutta", "SolveIVP", "SubSolver", "Tableau"]
 
 Derivative: TypeAlias = Callable[[float, Array], Array]
 SubSolver: TypeAlias = Callable[[Derivative, float, Array, float], Array]

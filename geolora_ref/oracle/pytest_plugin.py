@@ -16,7 +16,7 @@ from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.known_failures import checked, read_known_failures
 from geolora_ref.oracle.load import load_backend
 
-__all__ = ["answer"]
+__all__ = ["BACKEND", "answer"]
 
 SUITE = Path(__file__).with_name("backend_suite.py")
 BACKEND: pytest.StashKey[tuple[Harness, Mapping[str, str]]] = pytest.StashKey()
