@@ -46,12 +46,11 @@ print(f"pretrained on 0 to 7: accuracy on all ten digits {accuracy():.3f}")
 
 # %%
 # ``adapt`` puts an adapter :math:`W = USV^T` with :math:`S=0` beside each linear layer and freezes the rest. The model still
-# computes
-# what it computed before, exactly.
+# computes what it computed before, exactly.
 
 before = model(X[test])
 layers = adapt(model, "all-linear", rank=4, max_rank=16)
-print("changed by", float((model(X[test]) - before).abs().max()))
+print("changed by", float((model(X[test]) - before).detach().abs().max()))
 print({name: tuple(layer.adapter.shape) for name, layer in layers.items()})
 
 # %%
@@ -95,7 +94,7 @@ adapted = model(X[test]).detach()
 merge(model)
 print(
     "merged differs by",
-    float((model(X[test]) - adapted).abs().max()),
+    float((model(X[test]) - adapted).detach().abs().max()),
     "| adapters:",
     len(adapters(model)),
 )
