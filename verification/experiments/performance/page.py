@@ -35,9 +35,10 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def documented(found: Mapping[str, Any]) -> list[str]:
-    """What docs/fast_path.md has of a whole run, piece by piece: the machine, and the tables in short, in Markdown."""
+    """What docs/fast_path.md and fast_path_figures.md have of a whole run: the machine, and the tables in short, in Markdown."""
     processes = (_processes_in_short(case) for case in found["processes"])
-    short = (_training_in_short(found["training"]), *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
+    trainings = (_training_in_brief(found["training"]), _training_in_short(found["training"]))
+    short = (*trainings, *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
     return [machine(found), *(markdown_table(list(rows)) for rows in short)]
 
 
@@ -65,6 +66,19 @@ def _training(case: Mapping[str, Any]) -> Iterator[list[str]]:
         time, floor = f"{middle:.1f} [{low:.1f}, {high:.1f}]", f"{row['ratio_to_floor'][1]:.3f}"
         rest = [f"{row['gflop']:.1f}", f"{row['peak_mib']:.0f}", row["note"]]
         yield [row["title"], time, _ratio(row["ratio"]), floor, lean, *rest]
+
+
+def _training_in_brief(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """What a user gets, all networks side by side."""
+    rows = [case["rows"] for case in cases]
+    yield ['`fused=True`, `method="fast"`', *(case["title"] for case in cases)]
+    yield ["its defaults (Adam, ranks adapt), to LoRA (PEFT)", *(_ratio(row["adaptive"]["ratio"]) for row in rows)]
+    yield ["Adam at fixed rank 8, to LoRA (PEFT)", *(_ratio(row["adam"]["ratio"]) for row in rows)]
+    yield ["Adam at fixed rank 8, to lean LoRA", *(_ratio(row["adam"]["over_lean"]) for row in rows)]
+    yield [
+        "peak MiB, in brackets LoRA (PEFT)",
+        *(f"{row['adam']['peak_mib']:.0f} ({row['lora']['peak_mib']:.0f})" for row in rows),
+    ]
 
 
 def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
