@@ -103,7 +103,7 @@ def test_the_base_is_spread_and_stays_what_it_was(folder: Path, world: int) -> N
 @can_shard
 @pytest.mark.skipif(not NIGHTLY, reason="torchrun starts slowly: nightly")
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "rigor.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "distributed.md").read_text("utf-8")
     (tmp_path / "train.py").write_text(page.split("```python\n# train.py,")[1].split("\n", 1)[1].split("```")[0], "utf-8")
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "train.py")]
     done = subprocess.run(start, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
