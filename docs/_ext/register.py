@@ -171,7 +171,7 @@ def _tie() -> str:
     tails, theta = tail_norms(sigma), 3.0
     rank, _ = choose_rank(tails, theta)
     strict = sum(tail >= theta for tail in tails)
-    return f"σ = (4, 3, 0), ϑ = 3: “≤” keeps {rank}, “<” keeps {strict}; the oracle accepts both on a tie"
+    return f"σ = (4, 3, 0), ϑ = 3: “≤” keeps {rank}, “<” keeps {strict}; the oracle accepts both on a tie with ϑ > 0"
 
 
 def _edge_rank() -> str:
