@@ -13,6 +13,7 @@ sys.path[:0] = [str(ROOT), str(DOCS / "_ext")]  # verification/ is not installed
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")  # tutorials end in plt.show()
 
 import geolora_ref  # noqa: E402
+from docutils import nodes  # noqa: E402
 
 project = "geolora_ref"
 author = "The geolora_ref developers"
@@ -83,6 +84,16 @@ mathjax3_config = {
 }
 
 
+def without_last_lines(app: object, document: nodes.document) -> None:
+    """The empty line that a doctest needs behind its output is not shown."""
+    for block in document.findall(nodes.literal_block):
+        text = block.astext()
+        if block.rawsource == text and text.endswith("\n"):
+            block.rawsource = text.rstrip("\n")
+            block[:] = [nodes.Text(block.rawsource)]
+
+
 def setup(app: object) -> None:
     """Formulas as SVG: nothing but one script is loaded, also from disk, where browsers refuse fonts."""
     app.config.mathjax_path = "mathjax/tex-svg.js"  # type: ignore[attr-defined]
+    app.connect("doctree-read", without_last_lines)  # type: ignore[attr-defined]

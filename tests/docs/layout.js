@@ -33,6 +33,8 @@ function report(frame) {
     faults: faultsOf(page, view, frame.clientWidth),
     formulas: page.querySelectorAll("mjx-container").length,
     broken: page.querySelectorAll("[data-mjx-error]").length,
+    scrolled: [...(page.querySelector("article") || page.body).querySelectorAll("pre, .table-wrapper, .scroll")]
+      .filter((e) => e.scrollWidth > e.clientWidth + 2).map((e) => `${e.textContent.trim().slice(0, 60)}: ${e.scrollWidth}`),
   };
 }
 

@@ -24,6 +24,9 @@ BUILT = Path(__file__).resolve().parents[2] / "build" / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY_PAGES = ("read/line_by_line.html", "theory/error_bound.html", "verification-report.html", "read/paper_and_code.html")
 WIDTHS = (1280, 390)
+FITTED = ("index", "architecture", "fast_path", "fast_path_figures", "fast_path_log", "fast_step", "integrators", "kill_matrix")
+FITTED += ("conformance", "rigor", "verification", "peft", "finetuning", "howto/backend", "howto/vectors", "howto/distributed")
+"""Pages whose tables and code are to be read without scrolling sideways, on a wide screen."""
 LAYOUT = Path(__file__).with_name("layout.js")
 
 pytestmark = pytest.mark.skipif(not (BUILT / "index.html").exists(), reason="the documentation is not built (make docs)")
@@ -226,6 +229,15 @@ def test_the_console_is_clean(opened: Opened) -> None:
 @pytest.mark.parametrize("name", KEY_PAGES)
 def test_nothing_is_clipped_or_overlaps(name: str, width: int, opened: Opened) -> None:
     assert opened[0][BUILT / name, width]["faults"] == []
+
+
+@needs_chromium
+def test_no_table_or_code_is_wider_than_its_column(tmp_path: Path) -> None:
+    wide = tmp_path / "wide.html"
+    wide.write_text("<!doctype html><body><article><pre style='overflow: auto'>" + 300 * "x" + "</pre></article>", "utf-8")
+    reports, _ = look([(page, 1280) for page in (*(BUILT / f"{name}.html" for name in FITTED), wide)], tmp_path)
+    assert len(reports.pop((wide, 1280))["scrolled"]) == 1
+    assert {page.name: report["scrolled"] for (page, _), report in reports.items() if report["scrolled"]} == {}
 
 
 BAD = {

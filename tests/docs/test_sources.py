@@ -34,6 +34,22 @@ def test_the_examples_on_a_page_run(page: Path) -> None:
     assert result.failed == 0
 
 
+def long_lines(text: str) -> list[str]:
+    """Lines of code that are wider than the column of a page."""
+    blocks = re.findall(r"^(```+)(?!\{)[^\n]*\n(.*?)^\1$", text, re.MULTILINE | re.DOTALL)
+    return [line for _, block in blocks for line in block.splitlines() if len(line) > 88]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
+def test_code_fits_its_column(page: Path) -> None:
+    assert long_lines(text_of(page)) == []
+
+
+def test_code_that_is_too_wide_is_found() -> None:
+    wide = 89 * "x"
+    assert long_lines(f"{wide}\n\n```console\n{wide}\n{wide[1:]}\n```\n") == [wide]
+
+
 def test_there_are_pages_with_examples() -> None:
     assert len([page for page in PAGES if ">>>" in text_of(page)]) >= 2
 
