@@ -162,10 +162,11 @@ static void svd(num *A, int rows, int cols, num *P, double *sigma, num *Q) {
     }
 }
 
-/* --- Algorithm 1 ---------------------------------------------------------------------------------------------------- */
+/* --- Algorithm 1 ---------------------------------------------------------------- */
 
 /* Line 3: B S - rate * gradient. */
-static num *coefficient_update(const num *B, const num *S, const num *gradient, double rate, int rows, int r) {
+static num *coefficient_update(const num *B, const num *S, const num *gradient,
+                               double rate, int rows, int r) {
     num *K = product(B, S, rows, r, r);
     for (int i = 0; i < rows * r; i++) K[i] -= rate * gradient[i];
     return K;
@@ -188,16 +189,23 @@ int main(int argc, char **argv) {
     int m = integer(text, "m", 0), n = integer(text, "n", 0), r = integer(text, "r", 0);
     int is_complex = strncmp(strchr(after(text, "dtype"), '"'), "\"complex128\"", 12) == 0;
     const char *inputs = after(text, "inputs"), *parameters = after(text, "parameters");
-    num *U = matrix(inputs, "U", m, r, is_complex), *S = matrix(inputs, "S", r, r, is_complex), *V = matrix(inputs, "V", n, r, is_complex);
-    num *dK = matrix(inputs, "dK", m, r, is_complex), *dL = matrix(inputs, "dL", n, r, is_complex), *dS = matrix(inputs, "dS", r, r, is_complex);
-    double rate = real(parameters, "learning_rate", 0.0), tau = real(parameters, "tau", 0.0), theta = real(parameters, "theta", -1.0);
+    num *U = matrix(inputs, "U", m, r, is_complex);
+    num *S = matrix(inputs, "S", r, r, is_complex);
+    num *V = matrix(inputs, "V", n, r, is_complex);
+    num *dK = matrix(inputs, "dK", m, r, is_complex);
+    num *dL = matrix(inputs, "dL", n, r, is_complex);
+    num *dS = matrix(inputs, "dS", r, r, is_complex);
+    double rate = real(parameters, "learning_rate", 0.0);
+    double tau = real(parameters, "tau", 0.0), theta = real(parameters, "theta", -1.0);
 
     num *K_new = coefficient_update(U, S, dK, rate, m, r); /* line 3 */
     num *L_new = coefficient_update(V, adjoint(S, r, r), dL, rate, n, r);
     int p = 2 * r < m ? 2 * r : m, q = 2 * r < n ? 2 * r : n;
-    num *U_hat = augmented(U, K_new, m, r, p), *V_hat = augmented(V, L_new, n, r, q); /* line 4 */
+    num *U_hat = augmented(U, K_new, m, r, p); /* line 4 */
+    num *V_hat = augmented(V, L_new, n, r, q);
 
-    num *K_block = product(adjoint(U_hat, m, p), K_new, p, m, r), *L_block = product(adjoint(V_hat, n, q), L_new, q, n, r);
+    num *K_block = product(adjoint(U_hat, m, p), K_new, p, m, r);
+    num *L_block = product(adjoint(V_hat, n, q), L_new, q, n, r);
     num *S_hat = zeros(p, q); /* line 5 */
     for (int i = 0; i < p; i++)
         for (int j = 0; j < q; j++)
@@ -206,7 +214,8 @@ int main(int argc, char **argv) {
                                  : i < r        ? conj(AT(L_block, q, j, i))
                                                 : 0.0;
 
-    int wide = p < q, count = wide ? p : q; /* line 6; the decomposition wants at least as many rows as columns */
+    /* line 6; the decomposition wants at least as many rows as columns */
+    int wide = p < q, count = wide ? p : q;
     num *P = zeros(p, count), *Q = zeros(q, count);
     double *sigma = calloc(count, sizeof(double));
     if (wide) svd(adjoint(S_hat, p, q), q, p, Q, sigma, P);
@@ -214,7 +223,8 @@ int main(int argc, char **argv) {
     double *tail = calloc(count + 1, sizeof(double));
     for (int j = count - 1; j >= 0; j--) tail[j] = hypot(tail[j + 1], sigma[j]);
     if (theta < 0.0) theta = tau * tail[0];
-    int rank = 0, most = integer(parameters, "max_rank", count), least = integer(parameters, "min_rank", 1);
+    int rank = 0, most = integer(parameters, "max_rank", count);
+    int least = integer(parameters, "min_rank", 1);
     while (rank < count && tail[rank] > theta) rank++;
     rank = rank > most ? most : rank < least ? least : rank;
     rank = rank > count ? count : rank;
