@@ -24,8 +24,10 @@ BUILT = Path(__file__).resolve().parents[2] / "build" / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY_PAGES = ("read/line_by_line.html", "theory/error_bound.html", "verification-report.html", "read/paper_and_code.html")
 WIDTHS = (1280, 390)
-FITTED = ("index", "architecture", "fast_path", "fast_path_figures", "fast_path_log", "fast_step", "integrators", "kill_matrix")
-FITTED += ("conformance", "rigor", "verification", "peft", "finetuning", "howto/backend", "howto/vectors", "howto/distributed")
+FITTED = (
+    *("index", "architecture", "fast_path", "fast_path_figures", "fast_path_log", "fast_step", "integrators", "kill_matrix"),
+    *("conformance", "rigor", "verification", "peft", "finetuning", "howto/backend", "howto/vectors", "howto/distributed"),
+)
 """Pages whose tables and code are to be read without scrolling sideways, on a wide screen."""
 LAYOUT = Path(__file__).with_name("layout.js")
 
