@@ -59,7 +59,8 @@ print(np.round(S_hat, 3))
 
 W_hat = np.hstack([U, U_tilde]) @ S_hat @ np.hstack([V, V_tilde]).T
 projected = U @ (U.T @ G) + G @ V @ V.T - U @ dS @ V.T
-print("‖Ŵ − (W − λP(W)G)‖ =", np.linalg.norm(W_hat - (U @ S @ V.T - rate * projected)))
+expected = U @ S @ V.T - rate * projected
+print("‖Ŵ − (W − λP(W)G)‖ =", np.linalg.norm(W_hat - expected))
 
 # %%
 # **Line 6.** Cut what the threshold allows.

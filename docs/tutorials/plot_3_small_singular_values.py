@@ -18,7 +18,8 @@ from geolora_ref.problems import Quadratic
 
 rng = np.random.default_rng(2)
 target = LowRank.random((24, 20), spectrum=[1.0, 0.7, 0.4], rng=rng)
-problem = Quadratic(target.full(), np.eye(24), np.eye(20))  # L(W) = ½‖W − A‖², A of rank 3
+# L(W) = ½‖W − A‖², A of rank 3
+problem = Quadratic(target.full(), np.eye(24), np.eye(20))
 rate, steps = 0.2, 120
 
 
@@ -68,13 +69,16 @@ def losses(method, sigma):
     return found
 
 
-figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
+figure, panels = plt.subplots(
+    1, 3, figsize=(10, 3.4), sharey=True, layout="constrained"
+)
 for axes, method in zip(panels, (geolora, naive, simultaneous), strict=True):
     for sigma in (1.0, 1e-2, 1e-4, 1e-8):
         found = losses(method, sigma)
         axes.semilogy(found, label=f"σ = {sigma:g}")
         print(
-            f"{method.__name__:<13} σ = {sigma:<7g} loss after {len(found) - 1:2d} steps: {found[-1]:.2e}"
+            f"{method.__name__:<13} σ = {sigma:<7g} "
+            f"loss after {len(found) - 1:2d} steps: {found[-1]:.2e}"
         )
     axes.set(title=method.__name__, xlabel="step", ylim=(1e-13, 1e6))
 panels[0].set_ylabel("loss")

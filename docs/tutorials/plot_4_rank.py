@@ -46,7 +46,8 @@ plt.show()
 draws = (
     LowRank.random((30, 24), [1e-3], np.random.default_rng(seed)) for seed in range(20)
 )
-print("20 starts of rank one end at", [ranks(Y, 1.0, 40, tau=0.02)[-1] for Y in draws])
+print("20 starts of rank one end at")
+print([ranks(Y, 1.0, 40, tau=0.02)[-1] for Y in draws])
 
 # %%
 # **Stall.** The lower right block of :math:`\hat S` is zero. So a new direction enters with a singular value of about

@@ -61,7 +61,7 @@ def swapped(*arrays, **parameters):
 report = check_step(swapped)
 print(report.passed, f"{len(report.failures)} of {len(report.rows)} cases fail")
 for sentence in report.diagnosis.text.replace(". ", ".\n").splitlines():
-    print(textwrap.fill(sentence, 88))
+    print(textwrap.fill(sentence, 80))
 
 # %%
 # The report names the line and the defect, because the kit has seen this mistake before: it compares what comes back with what

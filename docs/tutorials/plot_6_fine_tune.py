@@ -68,7 +68,8 @@ def watch():
 
 train(optimizer, torch.ones_like(y, dtype=torch.bool), epochs=12, after=watch)
 print(
-    f"adapted: accuracy {accuracy():.3f} with {parameter_count(model)} numbers in the adapters"
+    f"adapted: accuracy {accuracy():.3f} "
+    f"with {parameter_count(model)} numbers in the adapters"
 )
 for name, report in optimizer.reports.items():
     cut = f"cut off {report.discarded:.2e} of at most {report.theta:.2e}"
@@ -77,9 +78,10 @@ for name, report in optimizer.reports.items():
 # %%
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for name, found in ranks.items():
+    rows, columns = layers[name].adapter.shape
     axes.plot(
         found,
-        label=f"layer {name}, {layers[name].adapter.shape[0]} x {layers[name].adapter.shape[1]}",
+        label=f"layer {name}, {rows} x {columns}",
     )
 axes.set(xlabel="step", ylabel="rank", ylim=(0, None))
 axes.legend()
