@@ -27,6 +27,7 @@ WIDTHS = (1280, 390)
 FITTED = (
     *("index", "architecture", "fast_path", "fast_path_figures", "fast_path_log", "fast_step", "integrators", "kill_matrix"),
     *("conformance", "rigor", "verification", "peft", "finetuning", "howto/backend", "howto/vectors", "howto/distributed"),
+    *("read/notation", "theory/acceptance"),
     *(f"gallery/{path.stem}" for path in sorted((BUILT.parents[1] / "docs" / "tutorials").glob("plot_*.py"))),
 )
 """Pages whose tables and code are to be read without scrolling sideways, on a wide screen."""
