@@ -228,6 +228,13 @@ def pytest_configure() -> None:
     torch.__future__.set_swap_module_params_on_conversion(True)  # module.to(NAME) keeps its parameters, as it does for CUDA
 
 
+def pytest_collection_finish() -> None:
+    """Weights there are no quantised ones, though their class is another."""
+    from geolora_ref.nn import layers
+
+    layers.PLAIN_WEIGHTS += (There,)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
     """Every test on it."""

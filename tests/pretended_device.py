@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from geolora_ref.fast import LayerBank, batched_step, step
+from geolora_ref.fast import LayerBank, batched_step, plan, step
 from geolora_ref.fast.bank import Factors
 from geolora_ref.nn import GeoLoRA, adapters
 from geolora_ref.oracle import check_step
@@ -55,7 +55,7 @@ def test_single_numbers_and_indices_are_not() -> None:
 
 def test_indices_that_stay_on_the_host_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a bank whose ranks differ, which puts its updates where indices say."""
-    monkeypatch.setattr(LayerBank, "_uploaded", lambda self, lists: map(torch.tensor, lists))
+    monkeypatch.setattr(plan, "uploaded", lambda lists, device: map(torch.tensor, lists))
     with pytest.raises(RuntimeError, match="on the same device"):
         crossings(SHAPES, (2, 5, 3), torch.float32, theta=0.2)
 

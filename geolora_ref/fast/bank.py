@@ -15,7 +15,7 @@ everything is finite.  A test counts all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,11 +29,10 @@ from geolora_ref.algorithm import RankRule
 from geolora_ref.fast.core import RULES, Limits, Ranks, cut_at, decide_ranks
 from geolora_ref.fast.gram import GramCore, coordinates, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
+from geolora_ref.fast.plan import Length, Plan, WidthClass, plan_of
 
 __all__ = ["Bases", "Budget", "Factors", "LayerBank", "NonFiniteUpdateError", "StepReport"]
 
-WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Layers are treated in classes of these widths, so that those of small rank do not pay for the largest one."""
 STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Factors = tuple[Tensor, Tensor, Tensor]
 Values = NDArray[np.float64]
@@ -69,87 +68,11 @@ class StepReport:
     exact: tuple[int, ...]
 
 
-class _Length:
-    """All bases of one length: the storage (N, capacity, length), the float64 workspace [basis; update], and whose they are."""
-
-    def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.length, self.sides = length, sides
-        self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
-        self._work = torch.zeros(2 * self.storage.numel(), dtype=torch.float64, device=device)
-
-    def work(self, w: int) -> Tensor:
-        """The workspace for width w: (N, 2w, length), contiguous."""
-        count = len(self.sides)
-        return self._work[: count * 2 * w * self.length].view(count, 2 * w, self.length)
-
-
 class Bases(NamedTuple):
     """The bases of all layers at one time: the ranks, and for each length a copy of the storage up to the largest of them."""
 
     ranks: tuple[int, ...]
     storage: list[Tensor]
-
-
-class _Part(NamedTuple):
-    """The sides of a width class that have one length: where they are in its buffers, and their places in the class."""
-
-    group: _Length
-    positions: Tensor
-    places: Tensor
-
-
-class _WidthPlan(NamedTuple):
-    """Layers whose ranks are at most ``width`` and not much less, on the host; ``parts`` : as of :class:`_Part`.
-
-    ``in_order`` sorts its sides: all U, then all V.
-    """
-
-    width: int
-    members: list[int]
-    in_order: list[int]
-    parts: list[tuple[_Length, list[int], list[int]]]
-
-    @property
-    def indices(self) -> list[list[int]]:
-        """What is wanted on the device."""
-        return [self.members, self.in_order, *(X for _, *both in self.parts for X in both)]
-
-
-class _WidthClass(NamedTuple):
-    """The same with its indices on the device; ``layers`` are the members."""
-
-    width: int
-    members: list[int]
-    layers: Tensor
-    in_order: Tensor
-    parts: list[_Part]
-
-    @classmethod
-    def of(cls, plan: _WidthPlan, uploaded: Iterator[Tensor]) -> _WidthClass:
-        """Takes the indices of the plan, in their order."""
-        layers, in_order = next(uploaded), next(uploaded)
-        parts = [_Part(group, next(uploaded), next(uploaded)) for group, *_ in plan.parts]
-        return cls(plan.width, plan.members, layers, in_order, parts)
-
-
-@dataclass(eq=False)
-class _Plan:
-    """What depends on the ranks: it is taken over as a whole, or not at all.
-
-    ``rows`` : of the updates in the workspace of each length, and ``entries`` : of ΔS; ``S``, ``delta_S`` (L, w, w) the float64
-    workspaces of the cores; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
-    ``cleared`` : whether the workspaces of the bases are zero where nothing is ever put.
-    """
-
-    ranks: tuple[int, ...]
-    rows: list[Tensor]
-    entries: Tensor
-    classes: list[_WidthClass]
-    S: Tensor
-    delta_S: Tensor
-    shapes: tuple[list[torch.Size], list[torch.Size], list[torch.Size]]
-    columns: Integers
-    cleared: bool = False
 
 
 class _Exact(NamedTuple):
@@ -189,7 +112,7 @@ class LayerBank:
         by_length: dict[int, list[int]] = {}
         for side, length in enumerate([*(m for m, _ in shapes), *(n for _, n in shapes)]):  # U_0 … U_{L−1}, V_0 … V_{L−1}
             by_length.setdefault(length, []).append(side)
-        self._lengths = [_Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
+        self._lengths = [Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
         self._place = {side: (group, i) for group in self._lengths for i, side in enumerate(group.sides)}
         self._plan = self._nothing = self._planned((0,) * len(shapes))
 
@@ -415,49 +338,9 @@ class LayerBank:
         if not usable.all():
             raise NonFiniteUpdateError(np.flatnonzero(~usable).tolist())
 
-    def _planned(self, ranks: tuple[int, ...]) -> _Plan:
+    def _planned(self, ranks: tuple[int, ...]) -> Plan:
         """What these ranks want; nothing is changed."""
-        w, of_side = max(ranks), 2 * ranks
-        rows = [
-            [i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(of_side[side])] for group in self._lengths
-        ]
-        entries = [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
-        plans = self._width_plans(ranks) if w else []
-        uploaded = self._uploaded([*rows, entries, *(X for plan in plans for X in plan.indices)])
-        places, entries_there = [next(uploaded) for _ in rows], next(uploaded)
-        classes = [_WidthClass.of(plan, uploaded) for plan in plans]
-        S, delta_S = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=self.device)
-        shapes = (
-            [torch.Size((m, r)) for (m, _), r in zip(self.shapes, ranks, strict=True)],
-            [torch.Size((n, r)) for (_, n), r in zip(self.shapes, ranks, strict=True)],
-            [torch.Size((r, r)) for r in ranks],
-        )
-        columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in self.shapes])
-        return _Plan(ranks, places, entries_there, classes, S, delta_S, shapes, columns)
-
-    def _width_plans(self, ranks: tuple[int, ...]) -> list[_WidthPlan]:
-        """The layers by similar rank."""
-        w, count = max(ranks), len(ranks)
-        by_width: dict[int, list[int]] = {}
-        for layer, rank in enumerate(ranks):
-            by_width.setdefault(min(next(width for width in (*WIDTHS, rank) if width >= rank), w), []).append(layer)
-        plans = []
-        for width, layers in by_width.items():
-            order = {side: i for i, side in enumerate([*layers, *(count + layer for layer in layers)])}
-            parts: list[tuple[_Length, list[int], list[int]]] = []
-            for group in self._lengths:
-                positions = [i for i, side in enumerate(group.sides) if side in order]
-                if positions:
-                    parts.append((group, positions, [order[group.sides[i]] for i in positions]))
-            in_order = np.argsort([place for *_, places in parts for place in places]).tolist()
-            plans.append(_WidthPlan(width, layers, in_order, parts))
-        return plans
-
-    def _uploaded(self, lists: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """Indices on the device, by one upload."""
-        together = torch.tensor([i for one in lists for i in one], dtype=torch.int64, device=self.device)
-        ends = np.cumsum([len(one) for one in lists]).tolist()
-        return iter(together.tensor_split(ends[:-1]))
+        return plan_of(ranks, self.shapes, self._lengths, self.device)
 
     def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor]) -> None:
         """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""
@@ -495,7 +378,7 @@ class LayerBank:
         basis, update = group.work(max(self.ranks))[i].view(2, -1, group.length)[:, :width]
         return torch.cat([basis, rate * update])
 
-    def _stacks(self, of: _WidthClass) -> list[Tensor]:
+    def _stacks(self, of: WidthClass) -> list[Tensor]:
         """[basis; update] of all sides of a class by length, (N, 2 width, length): the workspace itself if there is one class."""
         w = max(self.ranks)
         if len(self._plan.classes) == 1:

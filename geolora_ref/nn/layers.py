@@ -26,6 +26,8 @@ from geolora_ref.nn.precision import own_precision
 __all__ = ["AdaptedLayer", "Layout", "check_merged", "is_transposed_linear", "layout_of"]
 
 
+PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
+"""Tensors that know every operation."""
 PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
 """Subclasses of nn.Linear with a ``forward`` of their own that is the same product."""
 
@@ -309,7 +311,7 @@ class AdaptedLayer(nn.Module):
 
 def _is_plain(weight: Tensor) -> bool:
     """Whether a weight is no subclass of tensors: quantised ones, and those spread over processes, may know fewer operations."""
-    return type(weight) in (Tensor, nn.Parameter)
+    return type(weight) in PLAIN_WEIGHTS
 
 
 def _has_own_forward(base: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 import geolora_ref.fast.bank as bank_module
 import geolora_ref.fast.gram as gram_module
 import geolora_ref.fast.householder as householder_module
+import geolora_ref.fast.plan as plan_module
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import RankRule, choose_rank
 from geolora_ref.arrays import tail_norms
@@ -491,7 +492,7 @@ def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: s
 def test_classes_of_width_are_close_to_each_other() -> None:
     """Powers of two and what lies half-way between: nobody pays for more than half as much again."""
     powers = [2**k for k in range(9)]
-    assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(bank_module.WIDTHS)
+    assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(plan_module.WIDTHS)
     ranks = [1, 2, 3, 5, 6, 7, 12, 13]
     bank = LayerBank([(40, 40)] * len(ranks), 16)
     plan = bank._planned(tuple(ranks))
@@ -668,7 +669,7 @@ def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: 
     [
         (bank_module, "coordinates", torch.float32),
         *((torch, "diag_embed", dtype) for dtype in (torch.float32, torch.float64)),
-        *((LayerBank, "_uploaded", dtype) for dtype in (torch.float32, torch.float64)),
+        *((plan_module, "uploaded", dtype) for dtype in (torch.float32, torch.float64)),
     ],
 )
 def test_a_step_whose_writing_fails_changes_nothing(
@@ -703,7 +704,7 @@ def test_a_load_that_is_interrupted_leaves_nothing_loaded(generator: torch.Gener
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(LayerBank, "_uploaded", stops)
+        patch.setattr(plan_module, "uploaded", stops)
         with pytest.raises(KeyboardInterrupt):
             bank.load(after)
     assert bank.ranks == (3, 2)

@@ -1,0 +1,143 @@
+"""What depends on the ranks of a bank: where the updates go, and which layers are treated together.
+
+Layers of similar rank are one class, as wide as the largest of them, so that those of small rank do not pay for the largest one.
+All indices of a plan go to the device by one upload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Length", "Part", "Plan", "WidthClass", "plan_of", "uploaded"]
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Layers are treated in classes of these widths, so that those of small rank do not pay for the largest one."""
+Integers = NDArray[Any]
+
+
+class Length:
+    """All bases of one length: the storage (N, capacity, length), the float64 workspace [basis; update], and whose they are."""
+
+    def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.length, self.sides = length, sides
+        self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
+        self._work = torch.zeros(2 * self.storage.numel(), dtype=torch.float64, device=device)
+
+    def work(self, w: int) -> Tensor:
+        """The workspace for width w: (N, 2w, length), contiguous."""
+        count = len(self.sides)
+        return self._work[: count * 2 * w * self.length].view(count, 2 * w, self.length)
+
+
+class Part(NamedTuple):
+    """The sides of a width class that have one length: where they are in its buffers, and their places in the class."""
+
+    group: Length
+    positions: Tensor
+    places: Tensor
+
+
+class _Indices(NamedTuple):
+    """A :class:`WidthClass` before its indices are on the device."""
+
+    width: int
+    members: list[int]
+    in_order: list[int]
+    parts: list[tuple[Length, list[int], list[int]]]
+
+    @property
+    def lists(self) -> list[list[int]]:
+        """What is wanted on the device."""
+        return [self.members, self.in_order, *(X for _, *both in self.parts for X in both)]
+
+
+class WidthClass(NamedTuple):
+    """Layers whose ranks are at most ``width`` and not much less, ``members`` on the host and ``layers`` on the device.
+
+    ``in_order`` sorts the sides of its parts: all U, then all V.
+    """
+
+    width: int
+    members: list[int]
+    layers: Tensor
+    in_order: Tensor
+    parts: list[Part]
+
+    @classmethod
+    def of(cls, host: _Indices, there: Iterator[Tensor]) -> WidthClass:
+        """Takes what its lists have become on the device, in their order."""
+        layers, in_order = next(there), next(there)
+        parts = [Part(group, next(there), next(there)) for group, *_ in host.parts]
+        return cls(host.width, host.members, layers, in_order, parts)
+
+
+@dataclass(eq=False)
+class Plan:
+    """What depends on the ranks: it is taken over as a whole, or not at all.
+
+    ``rows`` : of the updates in the workspace of each length, and ``entries`` : of ΔS; ``S``, ``delta_S`` (L, w, w) the float64
+    workspaces of the cores; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
+    ``cleared`` : whether the workspaces of the bases are zero where nothing is ever put.
+    """
+
+    ranks: tuple[int, ...]
+    rows: list[Tensor]
+    entries: Tensor
+    classes: list[WidthClass]
+    S: Tensor
+    delta_S: Tensor
+    shapes: tuple[list[torch.Size], list[torch.Size], list[torch.Size]]
+    columns: Integers
+    cleared: bool = False
+
+
+def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: Sequence[Length], device: torch.device) -> Plan:
+    """The plan of layers of these shapes (m, n) and ranks, whose bases are in ``lengths``."""
+    w, of_side = max(ranks), 2 * ranks
+    rows = [[i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(of_side[side])] for group in lengths]
+    entries = [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
+    classes = _by_width(ranks, lengths) if w else []
+    there = uploaded([*rows, entries, *(X for one in classes for X in one.lists)], device)
+    rows_there, entries_there = [next(there) for _ in rows], next(there)
+    S, delta_S = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=device)
+    shapes_of_updates = (
+        [torch.Size((m, r)) for (m, _), r in zip(shapes, ranks, strict=True)],
+        [torch.Size((n, r)) for (_, n), r in zip(shapes, ranks, strict=True)],
+        [torch.Size((r, r)) for r in ranks],
+    )
+    columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in shapes])
+    width_classes = [WidthClass.of(one, there) for one in classes]
+    return Plan(ranks, rows_there, entries_there, width_classes, S, delta_S, shapes_of_updates, columns)
+
+
+def _by_width(ranks: tuple[int, ...], lengths: Sequence[Length]) -> list[_Indices]:
+    """The layers by similar rank."""
+    w, count = max(ranks), len(ranks)
+    by_width: dict[int, list[int]] = {}
+    for layer, rank in enumerate(ranks):
+        by_width.setdefault(min(next(width for width in (*WIDTHS, rank) if width >= rank), w), []).append(layer)
+    classes = []
+    for width, layers in by_width.items():
+        order = {side: i for i, side in enumerate([*layers, *(count + layer for layer in layers)])}
+        parts: list[tuple[Length, list[int], list[int]]] = []
+        for group in lengths:
+            positions = [i for i, side in enumerate(group.sides) if side in order]
+            if positions:
+                parts.append((group, positions, [order[group.sides[i]] for i in positions]))
+        in_order = np.argsort([place for *_, places in parts for place in places]).tolist()
+        classes.append(_Indices(width, layers, in_order, parts))
+    return classes
+
+
+def uploaded(lists: Sequence[Sequence[int]], device: torch.device) -> Iterator[Tensor]:
+    """Indices on the device, by one upload."""
+    together = torch.tensor([i for one in lists for i in one], dtype=torch.int64, device=device)
+    ends = np.cumsum([len(one) for one in lists]).tolist()
+    return iter(together.tensor_split(ends[:-1]))
