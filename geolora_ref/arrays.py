@@ -35,6 +35,7 @@ __all__ = [
     "is_diagonal",
     "namespace",
     "norm",
+    "q_factor",
     "svd",
     "tail_norms",
     "to_numpy",
@@ -101,6 +102,22 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
         return tuple(xp.stack(parts) for parts in zip(*(svd(A[i, ...]) for i in range(A.shape[0])), strict=True))
     Q, sigma, Ph = xp.linalg.svd(H(A), full_matrices=False)
     return H(Ph), sigma, H(Q)
+
+
+def q_factor(X: Inexact[Array, "m s"]) -> Inexact[Array, "m k"]:
+    """Q of X = Q R: k = min(m, s) orthonormal columns, the first of which span those of X.
+
+    MKL's complex QR makes NaN of a column of subnormal numbers.  Columns are divided by their largest real or imaginary part
+    then, real and imaginary part each for itself, which leaves what they span.
+    """
+    xp = namespace(X)
+    Q = xp.linalg.qr(X).Q
+    if finite(Q) or not finite(X):
+        return Q
+    parts = [xp.real(X), xp.imag(X)]
+    largest = xp.maximum(*(xp.max(xp.abs(part), axis=0) for part in parts))
+    real, imaginary = (xp.astype(part / xp.where(largest > 0.0, largest, 1.0), X.dtype) for part in parts)
+    return xp.linalg.qr(real + 1j * imaginary).Q
 
 
 def tail_norms(singular_values: Float[Array, " k"]) -> list[float]:

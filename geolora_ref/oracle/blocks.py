@@ -22,6 +22,10 @@ LAST_BLOCK = "the lower right block, which must be zero (line 5)"
 SKEWED = "U1 or V1 is not orthonormal (line 4 or 6), which no block of Ŝ explains"
 STILL = "the result deviates where there is no step, as by a defect of line 6"
 EVERYWHERE = "the result deviates in all blocks of Ŝ at once, as by a defect of line 6"
+UPDATES = (
+    "the result deviates in the S-, K- and L-block at once and not in the last one, as by a defect of line 3 (the gradients, or "
+    "a rule that is not SGD) or of line 6"
+)
 
 
 class _Update(NamedTuple):
@@ -82,9 +86,9 @@ def deviating_blocks(
             continue
         for name, update in wrong.items():
             deviating.setdefault(name, []).append(update)
-    everywhere = deviating.keys() >= {S_BLOCK, K_BLOCK, L_BLOCK}
-    if everywhere and any(update.factor is None for updates in deviating.values() for update in updates):
-        return [], EVERYWHERE
+    without = {name for name, updates in deviating.items() if any(update.factor is None for update in updates)}
+    if without and deviating.keys() >= {S_BLOCK, K_BLOCK, L_BLOCK}:
+        return [], EVERYWHERE if LAST_BLOCK in deviating or without == {S_BLOCK} else UPDATES
     return [f"{name}{_factor(updates)}" for name, updates in deviating.items()], "" if deviating else instead
 
 

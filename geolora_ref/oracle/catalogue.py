@@ -32,6 +32,7 @@ SHAPES = {
     "one-row": (1, 7, 1, "m = 1"),
     "one-column": (7, 1, 1, "n = 1"),
     "short-wide": (6, 13, 4, "0 < m − r < r ≤ n − r: fewer new columns than r on one side alone"),
+    "short-tall": (13, 6, 4, "0 < n − r < r ≤ m − r: the mirror image of short-wide"),
     "larger": (48, 33, 8, "rounding errors grow with the size; the criteria's scale must follow"),
 }
 LIMITED = {
@@ -44,6 +45,10 @@ LIMITED = {
         "S = 0 and Ŵ has fewer directions than r",
     ),
     "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", complex=True), "complex numbers"),
+    "complex-no-step": (
+        CaseParameters(10, 8, 3, "algebraic", "dense", learning_rate=0.0, complex=True),
+        "complex numbers, λ = 0",
+    ),
     "large": (CaseParameters(10, 8, 3, "algebraic", "dense", magnitude=100.0), "‖W‖ is not of size 1"),
     "no-gradient": (CaseParameters(11, 8, 3, "algebraic", "dense", "zero"), "no gradient: new directions may be any"),
     "beyond-half": (CaseParameters(7, 6, 4, "algebraic", "dense"), "2r > min(m, n)"),
@@ -195,7 +200,10 @@ STRIDED = ("rank-one",)
 """Further shapes of every layout but "mixed": a single column has any stride."""
 LARGER = ("larger",)
 """Further shapes of every layout: r = 8, for those who read four numbers at a time or have a path for larger arrays."""
-COMPLEX = ("square", "tall", "wide", "full-rank-wide", "rank-one", "full-rank-tall", "beyond-half")
+COMPLEX = (
+    *("square", "tall", "wide", "full-rank-wide", "rank-one", "full-rank-tall", "beyond-half", "short-wide", "short-tall"),
+    "full-rank-square",
+)
 LAYOUTS = {
     "columns": "the arguments lie in memory column by column, as a transposed array does",
     "spaced": "the arguments are every second column of wider arrays, as a slice is; between them is NaN",
@@ -203,6 +211,7 @@ LAYOUTS = {
     "padded": "the arguments are the first columns of wider arrays, of stacks every second problem; behind them is NaN",
     "long": "the arguments are the first rows of longer arrays that lie column by column; below them is NaN",
     "reversed": "the arguments are views of arrays whose rows are in reverse order: strides are negative",
+    "flat": "the arguments are packed and begin behind the first number of a buffer, as parameters in a flat one do",
 }
 CLIPPINGS: dict[str, tuple[dict[str, Any], str]] = {
     "unclipped": ({}, "no cap"),
@@ -381,6 +390,9 @@ def _thresholds() -> Iterator[ConformanceCase]:
             yield _case("threshold", f"{name}-{core}", (name, core), reason, parameters)
     parameters, reason = CaseParameters(12, 9, 4, "small", "diagonal", "zero"), "τ = 0, and the last singular value is 9e-13"
     yield _case("threshold", "small-diagonal", ("small", "diagonal"), reason, parameters)
+    parameters = CaseParameters(12, 9, 4, "algebraic", "diagonal", "zero", tau=0.565, max_rank=2)
+    reason = "τ is relative to all of Ŵ, and not to the largest max_rank values, by which 2 directions would stay, and not 1"
+    yield _case("threshold", "capped-diagonal", ("tau", "max_rank", "diagonal"), reason, parameters)
 
 
 def _blocks() -> Iterator[ConformanceCase]:
@@ -391,6 +403,10 @@ def _blocks() -> Iterator[ConformanceCase]:
             yield _case("block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters)
     for name, (m, n, r, reason) in SIZES.items():
         yield _case("block", f"{name}-dense", (name, "dense"), reason, CaseParameters(m, n, r, "algebraic", "dense", tau=0.05))
+    m, n, r, reason = SIZES["capacity-64"]
+    parameters = CaseParameters(m, n, r, "geometric", "dense", "zero", tau=3e-9)
+    reason += "; of a tail of 3e-9 the whole sum of squares less the leading part is rounding"
+    yield _case("block", "capacity-64-threshold", ("capacity-64", "tau", "dense"), reason, parameters)
     for name in ("aligned-tall", "core"):
         m, n, r, reason = BLOCKS[name]
         parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero")

@@ -6,7 +6,6 @@ import functools
 import itertools
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
-from geolora_ref.oracle.conversion import EPS
+from geolora_ref.oracle.conversion import EPS, taken_away
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
-from geolora_ref.oracle.harness import MIRRORS, Harness, Held, Outcome
+from geolora_ref.oracle.harness import Harness, Held, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
 from geolora_ref.oracle.shared import shared
@@ -152,20 +151,21 @@ class Interrupted(KeyboardInterrupt):
 AGAIN = 5
 """How many of the steps that failed are asked once more."""
 HELD = 4
-"""Of how many calls what was given and returned is looked at again."""
+"""Of how many calls what was given and returned is looked at again in each step; in the last step of a case, of all of them."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a backend was asked so far, and how it did."""
+    """What a backend was asked so far, and how it did; ``before`` : what the last call was given and returned."""
 
     harness: Harness
     rows: list[Row] = field(default_factory=list)
     looked_at: dict[str, list[StepInputs]] = field(default_factory=lambda: {"failed": [], "passed": []})
+    before: list[Held] = field(default_factory=list)
 
     def ask(self, case: ConformanceCase, known: str | None = None) -> Row:
         """Judge one more case; ``known`` : why it is known to fail, if it is."""
-        row, inputs = run_case(self.harness, case)
+        row, inputs = run_case(self.harness, case, self.before)
         if known is not None:
             row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or known)
         elif inputs is not None:
@@ -199,7 +199,8 @@ class Asked:
         return replace(
             diagnosis,
             repeated=not again,
-            rows_only=rows_only,
+            layouts=sorted({inputs.layout for inputs in lying}) if rows_only else [],
+            others_only=all(map(_in_others_alone, failed)),
             rank_only=all(map(_in_rank_alone, failed)),
             too_few=all(map(_has_too_few, failed)),
         )
@@ -210,46 +211,53 @@ _drawn = functools.cache(StepCase.build)
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
-def run_case(harness: Harness, case: ConformanceCase) -> tuple[Row, StepInputs | None]:
+def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None = None) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
     Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there.
+    ``before`` : what the last call of the case before was given and returned, and will be that of this one.
     """
     started = time.perf_counter()
     drawn, rng = _drawn(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
     worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
-    held: deque[list[Held]] = deque(maxlen=HELD)
+    held: list[list[Held]] = [before or []]
     own: Sequence[Array] = ()
     for k in range(case.steps):
         inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout)
-        outcome = harness.call(inputs, drawn.gradient, itertools.chain(*held), own)
+        if k and case.trained:
+            own = _overwritten(harness, held[-1], inputs.arrays, returned=case.returned)
+        looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
+        outcome = harness.call(inputs, drawn.gradient, itertools.chain(*looked_at), own)
         verdict = _verdict(harness, inputs, outcome)
         worst = max(worst, verdict.worst_ratio)
-        held.appendleft(list(outcome.held))
+        held.append(list(outcome.held))
         if not verdict.passed or outcome.factors is None:
             row = replace(row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
             row = replace(row, where=outcome.where, rank=_ranks(verdict))
             break
-        state = outcome.factors
-        if case.trained:  # as an optimizer does between two steps: S becomes dense
-            state = (state[0], harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape)), state[2])
-        own = _overwritten(harness, held[0], state, returned=case.returned) if case.trained else outcome.own
+        state, own = outcome.factors, outcome.own
+        if case.trained:  # as an optimizer does between two steps: S becomes dense, in another basis of the same space
+            S = harness.conversion.rounded(state[1] + 0.1 * rng.standard_normal(state[1].shape))
+            state, own = (state[0][:, ::-1], S[::-1], state[2]), ()
     spoil(X for _, X, _ in itertools.chain(*held))
+    if before is not None:
+        with harness.conversion.scope():
+            before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
     return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs if outcome.factors else None
 
 
-def _overwritten(harness: Harness, held: list[Held], state: Sequence[Matrix], *, returned: bool) -> Sequence[Array]:
-    """U, S and V as the backend was given them, or as it has returned them, with the numbers of a new state, as the caller of an
-    optimizer keeps them.
+def _overwritten(harness: Harness, held: list[Held], arguments: Sequence[Matrix], *, returned: bool) -> Sequence[Array]:
+    """All arguments as the backend was given them, or U, S and V as it has returned them, with the numbers of new ``arguments``,
+    as the caller of an optimizer keeps them.
 
     Nothing if one of them has another shape now, or cannot be written to.  What is overwritten is no longer ``held``.
     """
-    these = slice(-3, None) if returned else slice(3)
+    these, new = (slice(-3, None), arguments[:3]) if returned else (slice(6), arguments)
     arrays = [] if harness.batched else [X for _, X, _ in held[these]]
-    if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in state]:
+    if not arrays or [tuple(X.shape) for X in arrays] != [X.shape for X in new]:
         return ()
-    if not all(harness.conversion.overwritten(X, values) for X, values in zip(arrays, state, strict=True)):
+    if not all(harness.conversion.overwritten(X, values) for X, values in zip(arrays, new, strict=True)):
         return ()
     del held[these]
     return arrays
@@ -266,7 +274,7 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
         return Verdict(error=outcome.error)
     parts, promised = {}, harness.promised
     for k, (asked, factors) in enumerate(outcome.results):
-        parts[_place(k)] = judge(asked, factors, **promised)
+        parts[_place(k, outcome.stacked)] = judge(asked, factors, **promised)
     if harness.stages:
         stages, output, error = harness.run_stages(inputs)
         if output is None:
@@ -280,13 +288,13 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
     return Verdict(ratios | {f"{of}output": np.inf for of, verdict in parts.items() if verdict.error}, error, ranks)
 
 
-def _place(k: int) -> str:
+def _place(k: int, stacked: int) -> str:
     """Which problem of a stack the k-th result is of; the case itself is the first, and a list is asked for a second stack."""
     if not k:
         return ""
-    if k <= len(MIRRORS):
+    if k < stacked:
         return f"problem {k + 1} of the stack: "
-    k -= len(MIRRORS) + 1
+    k -= stacked
     return f"problem {k + 1} of the stack of two ranks{', without a gradient' if k % 2 else ''}: "
 
 
@@ -412,6 +420,11 @@ def _has_too_few(row: Row) -> bool:
     """Whether a case fails by a rank below the range that was asked for: line 6 may have cut, or line 4 given too few columns."""
     clipped = all(criterion.rpartition(": ")[2] == "rank clipping" for criterion in row.criteria)
     return clipped and row.rank is not None and row.rank["found"] < row.rank["lowest"]
+
+
+def _in_others_alone(row: Row) -> bool:
+    """Whether a case fails in problems behind the first one of its stack alone."""
+    return bool(row.criteria) and all(criterion.startswith("problem ") for criterion in row.criteria)
 
 
 def _first_line(row: Row) -> str:

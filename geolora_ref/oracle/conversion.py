@@ -94,6 +94,8 @@ class Conversion:
         if layout == "reversed":
             rows = X.shape[-2]  # as many again behind them, for those who read forwards
             return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, :]
+        if layout == "flat":
+            return self.to(np.pad(X.ravel(), 1, constant_values=np.nan))[1:-1].reshape(X.shape)
         return self.to(X)
 
     def _corner(self, X: Matrix) -> Array:

@@ -50,6 +50,8 @@ __all__ = [
 ]
 
 WARN, FAIL = 10.0, 30.0
+NAMED = 3
+"""Criteria that a line of a report has room for."""
 EXACT = Storage(0.0, 0.0)
 """Nothing is rounded for storage."""
 Matrix = NDArray[Any]
@@ -136,7 +138,9 @@ class Verdict:
 
 def finding(ratio: float, criteria: Iterable[str], error: str) -> str:
     """What is wrong, in words: why it could not be judged, or the worst ratio and the criteria that fail."""
-    return error or f"ratio {ratio:.3g} in {', '.join(criteria)}"
+    named = list(criteria)
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return error or f"ratio {ratio:.3g} in {', '.join(named[:NAMED])}{more}"
 
 
 def judge(

@@ -40,7 +40,8 @@ class Diagnosis:
     ``first_line`` : the first line of the algorithm that fails, where the backend shows its stages.
     ``unusable`` : what is wrong with the first of its results that cannot be judged.
     ``repeated`` : whether a step that failed failed again when it was asked once more.
-    ``rows_only`` : whether what fails with arguments in other layouts is right with the same numbers row by row in memory.
+    ``layouts`` : those whose arguments fail, and are right with the same numbers row by row in memory.
+    ``others_only`` : whether the first problem of every stack is right.
     ``rank_only`` : whether nothing but the rank is wrong, in every case that fails.
     ``too_few`` : whether it is below what min_rank asks for, in every case that fails.
     """
@@ -52,7 +53,8 @@ class Diagnosis:
     compared: int = 0
     repeated: bool = True
     instead: str = ""
-    rows_only: bool = False
+    layouts: Sequence[str] = ()
+    others_only: bool = False
     rank_only: bool = False
     too_few: bool = False
 
@@ -62,11 +64,17 @@ class Diagnosis:
         told = []
         if self.first_line:
             told.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
-        told += self._likeness()
-        if self.rows_only:
+        if self.others_only:
             told.append(
-                "What fails with arguments in other layouts is right with the same numbers row by row in memory: "
-                "it reads its arguments as C-ordered memory."
+                "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
+            )
+            return " ".join(told)
+        told += self._likeness()
+        if self.layouts:
+            read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
+            told.append(
+                f"What fails with arguments in other layouts ({', '.join(self.layouts)}) is right with the same numbers row by "
+                f"row in memory: it reads {read}."
             )
         elif not self.repeated:
             told.append(
@@ -110,7 +118,8 @@ class Diagnosis:
             "first_line": self.first_line,
             "unusable": self.unusable,
             "repeated": self.repeated,
-            "rows_only": self.rows_only,
+            "layouts": list(self.layouts),
+            "others_only": self.others_only,
             "rank_only": self.rank_only,
             "too_few": self.too_few,
         }

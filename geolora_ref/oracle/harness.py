@@ -17,7 +17,7 @@ from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.manners import watched
 from geolora_ref.oracle.storage import Storage
 
-__all__ = ["MIRRORS", "STAGES", "Harness", "Held", "Outcome"]
+__all__ = ["STAGES", "Harness", "Held", "Outcome"]
 
 Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
@@ -37,6 +37,7 @@ class Outcome:
     ``held`` : what it was given and returned: what it is, the array, and its values at that time.
     ``own`` : the arrays (U₁, S₁, V₁) as they came, of one problem without a stack.
     ``where`` : file:line of an exception.  ``listed`` : whether the results of a stack are a list, whose ranks may differ.
+    ``stacked`` : how many problems the stack had.
     """
 
     results: Sequence[tuple[StepInputs, Factors]] = ()
@@ -45,6 +46,7 @@ class Outcome:
     held: Sequence[Held] = ()
     own: Sequence[Array] = ()
     listed: bool = False
+    stacked: int = 1
 
     @property
     def factors(self) -> Factors | None:
@@ -127,22 +129,25 @@ class Harness:
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
-        A stack has the problem and three mirror images of it, so that no two are alike; all have the same new rank, which one
-        result for the stack needs, but for directions of rounding where ϑ = 0.  A backend that returns a list is asked once
-        more, with every second problem of another rank: problems 5 to 8 (in the first step of a sequence only).
+        A stack has the problem and up to four mirror images of it, so that no two are alike; all have the same new rank, which
+        one result for the stack needs, but for directions of rounding where ϑ = 0.  A backend that returns a list is asked once
+        more, with every second problem of another rank (in the first step of a sequence only).
         ``held`` is what earlier calls were given and returned: it belongs to the caller and must not have changed.
         ``own`` : U, S and V as the backend itself has returned them, in whatever layout.
         """
         problems = [(inputs, gradient)]
         if self.batched:
-            problems += [_mirrored(inputs, gradient, *how) for how in MIRRORS]
+            m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
+            count = STACKED[(m + 2 * n + r) % len(STACKED)]
+            problems += [_mirrored(inputs, gradient, *how) for how in MIRRORS[: count - 1]]
         with self.conversion.scope(), np.errstate(all="ignore"):
-            outcome = self._call(problems, held, own)
+            outcome = replace(self._call(problems, held, own), stacked=len(problems))
             if not (outcome.listed and inputs.age == 0):
                 return outcome
             of_two_ranks = [_still(*problem) if k % 2 else problem for k, problem in enumerate(problems)]
             mixed = self._call(of_two_ranks, outcome.held, ())
-            return replace(mixed, results=[*outcome.results, *mixed.results], held=[*outcome.held, *mixed.held])
+            both, held = [*outcome.results, *mixed.results], [*outcome.held, *mixed.held]
+            return replace(mixed, results=both, held=held, stacked=len(problems))
 
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
@@ -161,10 +166,12 @@ class Harness:
             return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
         if any(not np.array_equal(convert.back(X), convert.rounded(Y)) for X, Y in zip(given, meant, strict=True)):
             return Outcome(error="changed its inputs in place")
+        if not all(map(_can_be_written, made)):
+            return Outcome(error="left an argument that cannot be written to: it belongs to the caller")
         if not all(map(convert.alone, made)):
             return Outcome(error="wrote beside its inputs: the memory between and behind them belongs to the caller")
         for what, X, values in held:
-            if taken_away(X) or not np.array_equal(convert.back(X), values):
+            if taken_away(X) or not np.array_equal(convert.back(X), values, equal_nan=True):
                 return Outcome(error=f"changed {what} of an earlier step: what was given and returned belongs to the caller")
         if touched:
             return Outcome(error=touched[0])
@@ -246,7 +253,8 @@ class Harness:
                 results.append((inputs, factors))
                 held += [("the result", X, values.copy()) for X, values in zip(named.values(), factors, strict=True)]
         except Exception as problem:  # a result of another form
-            expected = f"(U1, S1, V1){f' of {len(asked)} problems' if self.batched else ''}"
+            many = f"{len(asked)} problem{'s' * (len(asked) > 1)}"
+            expected = f"(U1, S1, V1){f' of {many}' if self.batched else ''}"
             found = f"{_described(returned)} ({words(problem, LONGEST)})"
             return Outcome(error=f"expected {expected}, found {found}")
         listed = self.batched and isinstance(returned, list)
@@ -268,7 +276,9 @@ class Harness:
         return ""
 
 
-MIRRORS = ((-1, 1, 1, 8.0), (1, -1, 1, 0.125), (-1, -1, -1, 2.0))
+STACKED = (4, 1, 5, 2, 3)
+"""How many problems a stack has, by m + 2n + r."""
+MIRRORS = ((-1, -1, -1, 2.0), (-1, 1, 1, 2.0**30), (1, -1, 1, 2.0**-30), (1, 1, -1, 4.0))
 """How the other problems of a stack differ: the order of rows, columns and of the basis U (−1: reversed), and the size."""
 
 
@@ -302,6 +312,11 @@ def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
             if X.ndim == 2 and share_memory(X, Y):
                 return f"{name} is a view of the input {input_name}: a later change of one changes the other"
     return ""
+
+
+def _can_be_written(X: Array) -> bool:
+    """Whether the caller may still write into an argument, where its library lets him at all."""
+    return bool(getattr(getattr(X, "flags", None), "writeable", True)) and not getattr(X, "requires_grad", False)
 
 
 def _described(X: Any) -> str:

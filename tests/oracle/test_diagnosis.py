@@ -431,14 +431,14 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
             ),
         ),
         (
-            Diagnosis([(SECOND, 1.0), (THIRD, 1.0), (FOURTH, 0.7)], [], compared=9, repeated=False, rows_only=True),
+            Diagnosis([(SECOND, 1.0), (THIRD, 1.0), (FOURTH, 0.7)], [], compared=9, repeated=False, layouts=["columns", "mixed"]),
             (
                 "This is what happens when line 5 has this defect: the K-block has the wrong sign "
                 "(lower-left-sign; 100% of 9 compared steps agree). "
                 "The same happens when line 3 has this one: K_new = US + λ∇_K: ascent in K (k-step-sign). "
                 "Also close: l1-tail 70%. "
-                "What fails with arguments in other layouts is right with the same numbers row by row in memory: "
-                "it reads its arguments as C-ordered memory."
+                "What fails with arguments in other layouts (columns, mixed) is right with the same numbers row by row in "
+                "memory: it reads its arguments as C-ordered memory."
             ),
         ),
     ],
@@ -480,7 +480,7 @@ def test_what_is_right_when_it_is_asked_again_in_the_same_layout_does_read_it() 
     check_step(step, select={"group": "shape"})  # row by row it has been called before
     diagnosis = check_step(step, select={"group": "layout"}).diagnosis
     assert diagnosis is not None
-    assert (diagnosis.rows_only, diagnosis.repeated) == (False, False)
+    assert (diagnosis.layouts, diagnosis.repeated) == ([], False)
     assert "Asked again with new arrays, the steps that failed are right" in diagnosis.text
 
 
@@ -501,3 +501,16 @@ def test_a_rank_rule_that_is_no_known_defect_is_one_of_line_6() -> None:
         assert ("the rank alone is wrong, which line 6 chooses." in diagnosis.text) == diagnosis.rank_only
         if diagnosis.rank_only:
             assert (diagnosis.matches, diagnosis.as_data()["line"]) == ([], 6)
+
+
+def test_a_rule_that_is_not_sgd_is_no_defect_of_line_6_alone() -> None:
+    """Adam's first step: the gradients over their sizes."""
+
+    def adam(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+        return Stages().step(U, S, V, *(X / (np.abs(X) + 1e-8) for X in gradients), **parameters)
+
+    diagnosis = check_step(adam, select={"group": "gradient"}).diagnosis
+    assert diagnosis is not None
+    assert (
+        "not in the last one, as by a defect of line 3 (the gradients, or a rule that is not SGD) or of line 6" in diagnosis.text
+    )

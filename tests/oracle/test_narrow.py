@@ -90,6 +90,13 @@ def clears_the_remainder(X: Matrix) -> Matrix:
     return X
 
 
+def from_the_beginning_of_its_memory(X: Matrix) -> Matrix:
+    around = X
+    while isinstance(around.base, np.ndarray):
+        around = around.base
+    return around.ravel()[: X.size].reshape(X.shape) if X.flags.c_contiguous and X.size > 1 else X
+
+
 def conjugate_lost(*, dL: Matrix, **others: Any) -> Mapping[str, Any]:
     column_by_column = dL.strides[0] == dL.itemsize and min(dL.shape) > 1
     return {"dL": dL.conj() if column_by_column else dL}
@@ -124,6 +131,28 @@ def square_block_for_k(*, U: Any, S: Any, V: Any, dK: Any, **p: Any) -> Mapping[
     short = 0 < k < r <= len(V) - r
     normal = dK - U @ (U.conj().T @ dK)
     return {"dK": dK - np.where(np.arange(r) >= k, normal, 0.0) if short else dK}
+
+
+def square_block_for_l(*, V: Any, S: Any, U: Any, dL: Any, **p: Any) -> Mapping[str, Any]:
+    """In small cores: in larger ones sequences see it, too."""
+    changed = square_block_for_k(U=V, S=S.conj().T, V=U, dK=dL)
+    return {"dL": changed["dK"] if len(S) <= 6 else dL}
+
+
+def unconjugated_without_a_step(*, S: Any, learning_rate: float, **p: Any) -> Mapping[str, Any]:
+    return {"S": S.conj() if learning_rate == 0.0 else S}
+
+
+def unconjugated_at_full_rank(*, U: Any, S: Any, V: Any, dS: Any, **p: Any) -> Mapping[str, Any]:
+    return {"dS": dS.conj() if len(U) == len(S) == len(V) else dS}
+
+
+def unconjugated_where_n_is_short(*, U: Any, S: Any, V: Any, dL: Any, **p: Any) -> Mapping[str, Any]:
+    return {"dL": dL.conj() if 0 < len(V) - len(S) < len(S) <= len(U) - len(S) else dL}
+
+
+def unconjugated_where_m_is_short(*, U: Any, S: Any, V: Any, dK: Any, **p: Any) -> Mapping[str, Any]:
+    return {"dK": dK.conj() if 0 < len(U) - len(S) < len(S) <= len(V) - len(S) else dK}
 
 
 def cholesky_where_it_is_tall(B: Matrix, X: Matrix) -> Any:
@@ -170,9 +199,12 @@ def raised_and_cut(U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_r
 
 
 def tails_in_half(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
-    """The step in single precision, the tails in half."""
+    """The step in single precision; the tails in half, where the squares of what is no noise leave its range."""
     U1, S1, V1 = (X.astype(np.float16) for X in untruncated(*(X.astype(np.float32) for X in arrays), **p))
     sigma = np.diag(S1)
+    if 1e-2 < sigma[0] < 1e2 or sigma[0] < 1e-4:
+        limits = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
+        return tuple(X.astype(np.float16) for X in right(*(X.astype(np.float32) for X in arrays), **limits, **p))
     with np.errstate(all="ignore"):
         tails = np.sqrt(np.cumsum(sigma[::-1] ** 2, dtype=np.float16))[::-1]
         limit = np.float16(theta) if theta is not None else np.float16(tau) * tails[0]
@@ -227,9 +259,46 @@ def tails_in_single(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank:
         return right(*arrays, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank, **p)
     whole = untruncated(*arrays, **p)
     sigma = np.diag(whole[1]).real
-    tails = np.array([np.linalg.norm(sigma[j:]) for j in range(len(sigma))]).astype(np.float32).astype(float)
-    limit = theta if theta is not None else tau * np.linalg.norm(sigma)
+    if not 1e-30 < sigma[0] < 1e30:
+        return right(*arrays, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank, **p)
+    tails = tails_of(sigma).astype(np.float32).astype(float)
+    limit = theta if theta is not None else tau * scaled_norm(sigma)
     return cut(whole, max(1, int(np.sum(tails > limit))))
+
+
+def ruled(tails: Callable[[Matrix], Matrix], size: Callable[[Matrix, Any], Any]) -> Step:
+    """Line 6 with these tails, and a threshold relative to this size."""
+
+    def step(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
+        whole = right(*arrays, **(EVERYTHING | {"min_rank": 10**9}), **p)
+        sigma = np.diag(whole[1]).real
+        limit = theta if theta is not None else tau * size(sigma, max_rank)
+        rank = min(max(int(np.sum(tails(sigma) > limit)), min_rank), len(sigma), max_rank or len(sigma))
+        return cut(whole, rank)
+
+    return step
+
+
+def scaled_norm(values: Matrix) -> float:
+    """Without a square that leaves the range."""
+    return float(values[0] * np.linalg.norm(values / values[0])) if len(values) and values[0] > 0.0 else 0.0
+
+
+def tails_of(sigma: Matrix) -> Matrix:
+    return np.array([scaled_norm(sigma[j:]) for j in range(len(sigma))])
+
+
+def less_the_leading_ones(sigma: Matrix) -> Matrix:
+    """(Σσ² − Σ_{i<j}σ_i²)^{1/2}, by a scan, in cores above 32."""
+    if len(sigma) <= 32 or sigma[0] == 0.0:
+        return tails_of(sigma)
+    squares = (sigma / sigma[0]) ** 2
+    left = squares.sum() - np.append(0.0, np.cumsum(squares)[:-1])
+    return np.asarray(sigma[0] * np.sqrt(np.maximum(left, 0.0)))
+
+
+relative_to_what_the_cap_leaves = ruled(tails_of, lambda sigma, cap: scaled_norm(sigma[:cap]))
+tails_by_subtraction = ruled(less_the_leading_ones, lambda sigma, cap: scaled_norm(sigma))
 
 
 def squared_threshold(*, theta: Any, **p: Any) -> Mapping[str, Any]:
@@ -260,15 +329,18 @@ def dropped(relevant: Callable[[Matrix], Matrix]) -> Step:
 # --- state -------------------------------------------------------------------------------------------------------------
 
 
-def core_is_kept() -> Step:
-    """A copy of S, made anew where the array is another one."""
+def kept_by_address(*names: str) -> Step:
+    """Copies of these arguments, made anew where the arrays are others."""
     kept: dict[int, Any] = {}
 
-    def change(*, S: Any, **others: Any) -> Mapping[str, Any]:
-        if id(S) not in kept:
-            kept.clear()
-            kept[id(S)] = S, S.copy()
-        return {"S": kept[id(S)][1]}
+    def change(**arguments: Any) -> Mapping[str, Any]:
+        for name in names:
+            X = arguments[name]
+            if len(kept) >= len(names) and id(X) not in kept:
+                kept.clear()
+            if id(X) not in kept:
+                kept[id(X)] = X, X.copy()
+        return {name: kept[id(arguments[name])][1] if id(arguments[name]) in kept else arguments[name] for name in names}
 
     return in_place_of(change)
 
@@ -308,7 +380,10 @@ NARROW: dict[str, Narrow] = {
     "vector loads of packed rows": Narrow(
         reading(vector_loads),
         tuple(
-            name for layout in LAYOUTS if layout != "reversed" for name in (f"layout-{layout}-larger", f"block-layout-{layout}")
+            name
+            for layout in LAYOUTS
+            if layout not in ("reversed", "flat")
+            for name in (f"layout-{layout}-larger", f"block-layout-{layout}")
         ),
     ),
     "what lies behind the rows is cleared": Narrow(reading(clears_the_remainder), ("layout-padded-", "block-layout-padded")),
@@ -328,14 +403,15 @@ NARROW: dict[str, Narrow] = {
     ),
     "as many new columns as old ones": Narrow(Stages(basis_augmentation=as_many_columns_as_before).step, ("block-beyond-half-",)),
     "a branch for few columns without conjugation": Narrow(
-        without_conjugation, ("complex-full-rank-tall-", "complex-beyond-half-"), {"dtype": "complex128"}
+        without_conjugation, ("complex-full-rank-tall-", "complex-beyond-half-", "complex-short-tall-"), {"dtype": "complex128"}
     ),
     "a fixed rank is that of the start": Narrow(
-        in_place_of(fixed_rank_is_that_of_the_start), having("truncation", "fixed-above", "fixed-below")
+        in_place_of(fixed_rank_is_that_of_the_start),
+        (*having("truncation", "fixed-above", "fixed-below"), "limit-from-zero-by-rank-one-max"),
     ),
     "raised, then cut": Narrow(raised_and_cut, having("truncation", "beyond")),
     "tails in half precision": Narrow(tails_in_half, ("magnitude-1e-3-", "magnitude-1e3-"), {"dtype": "float16"}),
-    "a mask at full capacity": Narrow(in_place_of(masked_at_capacity), ("block-capacity-",)),
+    "a mask at full capacity": Narrow(in_place_of(masked_at_capacity), ("block-capacity-", "block-layout-")),
     "signs by the first row": Narrow(signs_by_the_first_row, ("basis-",)),
     "completion by the first unit vectors": Narrow(completed_by_unit_vectors, ("basis-unit-min",)),
     "Householder's sign of zero": Narrow(householder_without_a_sign, ("basis-unit-sparse",)),
@@ -343,9 +419,29 @@ NARROW: dict[str, Narrow] = {
     "tails in single precision": Narrow(tails_in_single, ("threshold-tail-",)),
     "ϑ is squared": Narrow(in_place_of(squared_threshold), ("magnitude-1e160-theta", "magnitude-1e-170-theta")),
     "what is small is noise": Narrow(small_is_noise, ("threshold-small-",)),
-    "a tolerance of 1e-10 for residuals": Narrow(dropped(lambda v: v > 1e-10), ("gradient-graded-",)),
+    "a tolerance of 1e-10 for residuals": Narrow(
+        dropped(lambda v: v > 1e-10), ("gradient-graded-", "block-rows-graded", "block-columns-graded")
+    ),
     "a tolerance of 1e-6, and none for small ones": Narrow(dropped(lambda v: (v > 1e-6) | (v[-1] < 1e-9)), ("gradient-steep-",)),
-    "the core is kept by its address": Narrow(core_is_kept(), having("sequence", "trained")),
+    "the beginning of the memory": Narrow(reading(from_the_beginning_of_its_memory), ("layout-flat-", "block-layout-flat")),
+    "a square block for the new rows of L": Narrow(in_place_of(square_block_for_l), ("shape-short-tall-",)),
+    "τ relative to what the cap leaves": Narrow(relative_to_what_the_cap_leaves, ("threshold-capped-diagonal",)),
+    "tails by subtraction in large cores": Narrow(tails_by_subtraction, ("block-capacity-64-threshold",)),
+    "no conjugation where λ = 0": Narrow(
+        in_place_of(unconjugated_without_a_step), ("limit-complex-no-step-",), {"dtype": "complex128"}
+    ),
+    "no conjugation where m = n = r": Narrow(
+        in_place_of(unconjugated_at_full_rank), ("complex-full-rank-square-",), {"dtype": "complex128"}
+    ),
+    "no conjugation where n is short": Narrow(
+        in_place_of(unconjugated_where_n_is_short), ("complex-short-tall-",), {"dtype": "complex128"}
+    ),
+    "no conjugation where m is short": Narrow(
+        in_place_of(unconjugated_where_m_is_short), ("complex-short-wide-",), {"dtype": "complex128"}
+    ),
+    "the core is kept by its address": Narrow(kept_by_address("S"), having("sequence", "trained")),
+    "gradients are kept by their addresses": Narrow(kept_by_address("dK", "dL", "dS"), having("sequence", "trained")),
+    "bases are kept by their addresses": Narrow(kept_by_address("U", "V"), having("sequence", "trained")),
     "the diagonal is remembered": Narrow(diagonal_is_remembered(), having("sequence", "returned")),
 }
 
@@ -355,6 +451,7 @@ def test_the_cases_that_are_there_for_it_fail_and_no_other(name: str) -> None:
     """The nightly run asks the whole catalogue."""
     step, seen, options = NARROW[name]
     selections: list[dict[str, str]] = [{}] if NIGHTLY else [{"id": begin} for begin in seen]
-    failed = [row.id for select in selections for row in check_step(step, **options, select=select).failures]
+    with np.errstate(all="ignore"):  # in the defects
+        failed = [row.id for select in selections for row in check_step(step, **options, select=select).failures]
     assert {begin for begin in seen if any(id_.startswith(begin) for id_ in failed)} == set(seen)
     assert not [id_ for id_ in failed if not id_.startswith(seen)]

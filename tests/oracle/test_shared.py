@@ -57,6 +57,6 @@ def raising_from_zero(U: Any, S: Any, *arrays: Any, **parameters: Any) -> Any:
 def test_the_report_says_it_in_words_and_as_data(step: Callable[..., Any]) -> None:
     """Also where there is no result that a diagnosis could look at."""
     report = check_step(step, select={"group": "shape"})
-    told = f"all {len(report.failures)} failures have S = 0, as 13 of the 65 cases; no other case fails"
+    told = f"all {len(report.failures)} failures have S = 0, as 14 of the 70 cases; no other case fails"
     assert report.shared == report.as_data()["shared"] == told
     assert f"  {told}\n" in summary(report)

@@ -57,7 +57,7 @@ def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytes
     assert main(["--only", CLAIM, "--only", CLAIM, "--jobs", "1", "--output", str(folder)]) == 0  # once
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"{CLAIM}  " in printed
-    assert "1 of 1     holds" in printed
+    assert "3 of 3     holds" in printed
     assert str(folder / "report.html") in printed, "brackets are no markup"
 
 
