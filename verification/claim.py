@@ -101,7 +101,8 @@ class Measurements:
         if not math.isfinite(bound + rounding):
             self.ratio(name, math.inf)
             return
-        ratio = measured / (bound + rounding) if bound + rounding > 0.0 else (0.0 if measured <= 0.0 else math.inf)
+        limit = bound + rounding
+        ratio = measured / limit if limit > 0.0 else (0.0 if measured <= limit else math.inf)
         if bound <= 10.0 * rounding and ratio <= 1.0:
             self.undecided += 1
         else:
@@ -199,6 +200,9 @@ class Claim:
 
     def __post_init__(self) -> None:
         _texts(self, "id", "title", "section", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
+        ids = [control.id for control in self.controls]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"controls: expected an id of its own for each, found {ids}")
 
     @property
     def unit(self) -> str:

@@ -78,7 +78,7 @@ class Journal:
             with suppress(OSError):
                 os.ftruncate(self._handle, before)
             raise
-        self.done[unit] = result
+        self.done[unit] = CaseResult(**entry["result"])
 
     def close(self) -> None:
         """Close the file."""

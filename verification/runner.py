@@ -112,7 +112,7 @@ class ClaimOutcome:
     @property
     def floor(self) -> int:
         """How many comparisons are needed: those of the quick plan for each of its cases."""
-        quick = sum(1 for _ in self.claim.cases(Plan()))
+        quick = sum(1 for _ in self.claim.cases(Plan())) or 1
         return self.claim.floor * max(len(self.results), quick) // quick
 
     @property
@@ -215,9 +215,9 @@ def run(
     try:
         with closing(finished):
             for done, (unit, result) in enumerate(finished, total - len(todo) + 1):
-                found[key(unit)] = result
                 if not result.error:
                     journal.add(key(unit), result)
+                found[key(unit)] = journal.done.get(key(unit), result)  # as a later run reads it
                 progress(unit[0], done, total)
     finally:
         journal.close()

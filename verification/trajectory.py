@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +74,16 @@ def trajectory(
     estimate: Callable[[Matrix, int], Matrix] | None = None,
     **truncation: Any,
 ) -> Iterator[Iterate]:
-    """Iterate ``step`` from Y.  ``estimate(W, k)`` replaces the gradient that the step sees (stochastic gradients)."""
+    """Iterate ``step`` from Y.  ``estimate(W, k)`` replaces the gradient that the step sees (stochastic gradients).
+
+    The step is given copies: what it is judged by is none of its arguments.
+    """
     for k in range(steps):
         rate = learning_rate(k) if callable(learning_rate) else learning_rate
         W = Y.full()
         G = problem.gradient(W)
         seen = G if estimate is None else estimate(W, k)
-        outcome = step(Y, seen, learning_rate=rate, **truncation)
+        outcome = step(deepcopy(Y), seen.copy(), learning_rate=rate, **truncation)
         W_hat = W - rate * tangent_projection(Y, seen)
         yield Iterate(k, Y, W, G, tangent_projection(Y, G), W_hat, rate, outcome)
         Y = outcome.Y

@@ -182,7 +182,8 @@ class Integrator(ABC):
             checks.positive_number("h", h)
             if tuple(field.shape) != Y.shape:
                 raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
-            done = _checked_step(self.advance(observed, start, Y, size), Y)  # scalars of NumPy would promote single precision
+            own = LowRank(*(namespace(Y.S).asarray(X, copy=True) for X in Y))  # in which foreign code may work
+            done = _checked_step(self.advance(observed, start, own, size), Y)  # scalars of NumPy would promote single precision
         except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
             raise StepError(words(error), start, size, evaluations=observed.count) from error
         return replace(done, evaluations=observed.count)

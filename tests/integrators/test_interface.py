@@ -609,3 +609,18 @@ def test_orders_are_stated() -> None:
     assert set(stated.values()) == {1, 2}
     assert ProjectedRK(rule, RK4.tableau).order == 4
     assert Tableau(((),), (1.0,), 1).c == (0.0,)
+
+
+def test_an_integrator_may_work_in_its_state() -> None:
+    """A driver that halves its step begins from the same state twice."""
+
+    class InPlace(Integrator):
+        def advance(self, field: Any, t: float, Y: LowRank, h: float) -> Step:
+            Y.S[...] *= 1.0 - 0.5 * h
+            return Step(Y, 0.0)
+
+    field, Y = _setting()
+    before = Y.S.copy()
+    first, second = (InPlace().step(field, 0.0, Y, 0.1).Y.S for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(Y.S, before)

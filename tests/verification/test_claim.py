@@ -24,6 +24,14 @@ def test_negative_measurement_is_no_violation() -> None:
     assert measured(-1.0, 4.0).worst == 0.0
 
 
+@pytest.mark.parametrize(("measured", "ratio"), [(-2.0, 0.0), (-1.0, 0.0), (-0.01, math.inf), (0.5, math.inf)])
+def test_a_negative_bound_is_one(measured: float, ratio: float) -> None:
+    """As of L(W₁) − L(W) ≤ −λ(1 − βλ/2)‖P∇L‖²."""
+    out = Measurements()
+    out.at_most("descent", measured, -1.0)
+    assert CaseResult("", dict(out.ratios), out.undecided).worst == ratio
+
+
 def test_comparison_at_rounding_level_is_not_counted() -> None:
     result = measured(1e-17, 1e-16, rounding=1e-16)
     assert result.undecided == 1

@@ -15,7 +15,7 @@ from geolora_ref.integrators.sub_equations import Factors
 from verification.claim import Case, Plan
 from verification.claims import CLAIMS, convergence, descent, energy_descent, rank_recovery, stochastic
 from verification.claims.error_bound import check, truncated_cases
-from verification.steppers import Outcome, mutant
+from verification.steppers import Outcome, mutant, reference
 from verification.trajectory import Iterate
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -95,3 +95,14 @@ def test_the_truncation_of_an_integrator_needs_it_too(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(energy_descent, "tail", lambda W, rank: lost[-1])
     assert all(energy_descent.check(case, rule=rule).worst <= 1.0 for case in cases)
+
+
+def test_no_step_is_judged_by_what_it_has_done_to_its_arguments() -> None:
+    """A clipped gradient fails where it is clipped in place as well."""
+
+    def clipped(Y: LowRank, G: np.ndarray, **parameters: Any) -> Outcome:
+        G *= min(1.0, 0.01 / float(np.linalg.norm(G)))
+        return reference(Y, G, **parameters)
+
+    case = next(case for case in descent.cases(Plan()) if case["problem"] == "quadratic" and case["start"] == "order one")
+    assert descent.check(case, clipped).worst > 1.0

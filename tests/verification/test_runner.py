@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
@@ -97,6 +98,21 @@ def outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Claim]
         return run([claim], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)[0]
 
     return of
+
+
+def test_controls_of_one_name_are_refused() -> None:
+    """The second would not be run, and count as failing with the first."""
+    with pytest.raises(ValueError, match="controls: expected an id of its own for each"):
+        replace(GOOD, controls=(GOOD.controls[0], GOOD.controls[0]))
+
+
+def test_a_result_is_what_a_later_run_reads(outcome: Callable[[Claim], ClaimOutcome]) -> None:
+    """Or a report is drawn from arrays at first and from lists once the run is resumed."""
+
+    def with_an_array(case: Case) -> CaseResult:
+        return replace(GOOD.check(case), series={"t": np.arange(3.0), 1: (2, 3)})
+
+    assert outcome(replace(GOOD, check=with_an_array)).results[0].series == {"t": [0.0, 1.0, 2.0], "1": [2, 3]}
 
 
 def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:

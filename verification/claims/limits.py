@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,13 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
 def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float) -> tuple[str, float]:
     """The name of the limit and the error in rounding units; where the limit is a truncation, ∞ for another rank than it has."""
     if limit == "full rank":
-        after = step(Y, G, learning_rate=0.1, tau=0.0).Y.full()
+        after = step(deepcopy(Y), G.copy(), learning_rate=0.1, tau=0.0).Y.full()
         return "r = min(m, n): plain gradient descent", float(np.linalg.norm(after - (W - 0.1 * G))) / unit
     if limit == "fixed point":
-        after = step(Y, G, learning_rate=0.1, tau=0.0).Y.full()
+        after = step(deepcopy(Y), G.copy(), learning_rate=0.1, tau=0.0).Y.full()
         return "P(W)G = 0, τ = 0: a fixed point", float(np.linalg.norm(after - W)) / unit
     name, parameters = TRUNCATIONS[limit](Y)
-    after = step(Y, G, **parameters).Y
+    after = step(deepcopy(Y), G.copy(), **parameters).Y
     return name, dense_oracle(Y.U, Y.S, Y.V, G, **parameters).ratio(after.full(), after.rank)
 
 
