@@ -112,7 +112,7 @@ def q_factor(X: Inexact[Array, "m s"]) -> Inexact[Array, "m k"]:
     """
     xp = namespace(X)
     Q = xp.linalg.qr(X).Q
-    if finite(Q) or not finite(X):
+    if finite(Q) or not (finite(X) and xp.isdtype(X.dtype, "complex floating")):
         return Q
     parts = [xp.real(X), xp.imag(X)]
     largest = xp.maximum(*(xp.max(xp.abs(part), axis=0) for part in parts))

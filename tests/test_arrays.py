@@ -22,6 +22,7 @@ from geolora_ref.arrays import (
     is_diagonal,
     namespace,
     norm,
+    q_factor,
     svd,
     tail_norms,
     to_numpy,
@@ -77,6 +78,30 @@ def test_a_decomposition_that_gives_up_is_asked_of_the_transpose(
     refused.add(3)
     with pytest.raises(GivesUpError):
         svd(A)
+
+
+def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of the QR that makes NaN of them; columns are scaled then, and span what they did."""
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((6, 3)) + 1j * rng.standard_normal((6, 3))) * [1.0, 0.0 + 1e-3, 1e-100]
+    A = library.array(X)
+    linalg = namespace(A).linalg
+    honest, asked = linalg.qr, []
+
+    def breaking(Y: Any) -> Any:
+        asked.append(Y)
+        result = honest(Y)
+        return result if len(asked) > 1 else SimpleNamespace(Q=result.Q * float("nan"), R=result.R)
+
+    monkeypatch.setattr(linalg, "qr", breaking)
+    Q = to_numpy(q_factor(A))
+    assert len(asked) == 2
+    np.testing.assert_allclose(Q.conj().T @ Q, np.eye(3), atol=1e-14)
+    right = X / np.abs(X).max(axis=0)
+    np.testing.assert_allclose(Q @ (Q.conj().T @ right), right, atol=1e-14)
+    asked.clear()
+    assert not np.isfinite(to_numpy(q_factor(library.array(np.full((3, 2), np.nan + 0j))))).any()
+    assert len(asked) == 1
 
 
 def test_other_errors_of_a_decomposition_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,9 +110,9 @@ def test_a_result_is_what_a_later_run_reads(outcome: Callable[[Claim], ClaimOutc
     """Or a report is drawn from arrays at first and from lists once the run is resumed."""
 
     def with_an_array(case: Case) -> CaseResult:
-        return replace(GOOD.check(case), series={"t": np.arange(3.0), 1: (2, 3)})
+        return replace(GOOD.check(case), series={"t": np.arange(3.0), "pair": (2, 3)})
 
-    assert outcome(replace(GOOD, check=with_an_array)).results[0].series == {"t": [0.0, 1.0, 2.0], "1": [2, 3]}
+    assert outcome(replace(GOOD, check=with_an_array)).results[0].series == {"t": [0.0, 1.0, 2.0], "pair": [2, 3]}
 
 
 def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
