@@ -149,6 +149,25 @@ def test_adam_is_adam() -> None:
         assert float(direction.K[1, 0]) == pytest.approx(expected, rel=1e-13)
 
 
+@pytest.mark.parametrize("complex_data", [False, True])
+def test_normalised_is_normalised(complex_data: bool) -> None:
+    """Against the recursion written out: one second moment a factor, the mean of |x|² over its entries."""
+    rng = np.random.default_rng(0)
+
+    def drawn(*shape: int) -> Any:
+        return rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_data else 0.0)
+
+    rule, moments = NormalisedHeavyBall((0.8, 0.95), 1e-6), Moments()
+    m: Any = np.zeros((4, 2))
+    v = 0.0
+    for t in range(1, 5):
+        g = Triple(drawn(4, 2), drawn(3, 2), drawn(2, 2))
+        direction, moments = rule.direction(g, moments)
+        m, v = 0.8 * m + 0.2 * g.K, 0.95 * v + 0.05 * float(np.mean(np.abs(g.K) ** 2))
+        expected = m / (1 - 0.8**t) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-6)
+        np.testing.assert_allclose(direction.K, expected, rtol=1e-13)
+
+
 NORMALISED: tuple[Any, ...] = (Adam, NormalisedHeavyBall)
 
 

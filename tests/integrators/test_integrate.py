@@ -21,9 +21,11 @@ from geolora_ref.integrators import (
     RK4,
     Adaptive,
     AugmentedBUG,
+    Integrator,
     ParallelBUG,
     Progress,
     ProjectedRK,
+    Step,
     StepError,
     Stopped,
     StrangSplitting,
@@ -585,3 +587,68 @@ def test_a_refusal_at_the_smallest_step_ends_the_run_however_the_time_rounds() -
     )
     assert run.stopped is not None
     assert "the tolerance asks for a step below 1.0e-07" in str(run.stopped)
+
+
+class Told(Integrator):
+    """W ← (1 + h + h²/2) W: of order 2 for Ẇ = W, and every field of its record is another number in each call."""
+
+    order = 2
+
+    def __init__(self, fails: tuple[float, ...] = ()) -> None:
+        self.calls: list[tuple[float, float]] = []
+        self.fails = fails
+
+    def advance(self, field: Any, t: float, Y: LowRank, h: float) -> Step:
+        self.calls.append((t, h))
+        if h in self.fails:
+            raise ValueError("not this one")
+        k = float(len(self.calls))
+        new = LowRank(Y.U, (1.0 + h + 0.5 * h**2) * Y.S, Y.V)
+        return Step(
+            new, discarded=k, theta=10.0 * k, rejections=len(self.calls), eta=0.1 * k, resolved=k != 2.0, discarded_inside=k
+        )
+
+
+def first_steps(integrator: Integrator, Y0: LowRank, control: Adaptive, count: int = 2) -> list[Progress]:
+    """What the callback is told of the first steps for Ẇ = W."""
+    told: list[Progress] = []
+
+    def watch(progress: Progress) -> bool:
+        told.append(progress)
+        return len(told) == count
+
+    integrate(integrator, DenseField((5, 4), lambda t, W: W), Y0, (0.0, 100.0), control, callback=watch)
+    return told
+
+
+@pytest.mark.parametrize(("rtol", "atol"), [(2e-3, 0.0), (1e-3, 3e-3)])
+def test_a_controlled_step_is_two_halves_and_tells_of_both(rtol: float, atol: float) -> None:
+    """By hand: the state, the record and the next step size."""
+    Y0, h = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0)), 0.25
+    told = first_steps(Told(), Y0, Adaptive(h, rtol=rtol, atol=atol))
+    whole, half = 1.0 + h + 0.5 * h**2, 1.0 + 0.5 * h + 0.125 * h**2
+    size = float(np.linalg.norm([2.0, 1.0]))
+    difference, allowed = abs(whole - half**2) * size, rtol * half**2 * size + atol
+    assert difference <= allowed
+    first = told[0].record
+    np.testing.assert_allclose(told[0].Y.S, half**2 * Y0.S, rtol=1e-14)
+    found = (first.discarded, first.theta, first.rejections, first.eta, first.resolved, first.discarded_inside, first.refused)
+    assert found == pytest.approx((2.0 + 3.0, 30.0, 2 + 3, 0.3, False, 5.0, 0))
+    assert told[1].record.h == pytest.approx(h * min(4.0, 0.9 * (allowed / difference) ** (1.0 / 3.0)), rel=1e-12)
+
+
+def test_step_sizes_grow_by_four_at_most_and_by_four_where_nothing_differs() -> None:
+    """Of 0 every step is exact."""
+    Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
+    nothing = LowRank(Y0.U, 0.0 * Y0.S, Y0.V)
+    for start, atol in ((nothing, 1e-3), (Y0, 1e9)):
+        told = first_steps(Told(), start, Adaptive(0.01, atol=atol))
+        assert told[1].record.h == pytest.approx(0.04)
+
+
+def test_a_step_that_fails_is_tried_again_with_a_quarter() -> None:
+    integrator = Told(fails=(0.25,))
+    Y0 = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0))
+    told = first_steps(integrator, Y0, Adaptive(0.25, atol=1.0), count=1)
+    assert integrator.calls[:2] == [(0.0, 0.25), (0.0, 0.0625)]
+    assert told[0].record.refused == 1
