@@ -240,6 +240,24 @@ def test_rejection_cures_the_rank_stall_of_one_step() -> None:
     )
 
 
+@pytest.mark.parametrize("c_over_what_is_left_out", [0.99, 1.01])
+def test_a_step_is_rejected_by_h_times_what_the_old_state_sees_at_the_old_time(c_over_what_is_left_out: float) -> None:
+    """η = ‖ŨᴴF(t, Y₀)Ṽ‖ formed densely, of a field that changes in time; accepted from c = hη/ϑ on."""
+    rng, t, h, theta = np.random.default_rng(3), 0.7, 0.02, 0.02
+    A, B = rng.standard_normal((9, 8)), rng.standard_normal((9, 8))
+    Y = LowRank.random((9, 8), [2.0, 1.0], rng)
+    field = DenseField((9, 8), lambda s, W: A * np.cos(20.0 * s) + B * np.sin(20.0 * s) + 30.0 * W**2)
+    F = A * np.cos(20.0 * t) + B * np.sin(20.0 * t) + 30.0 * Y.full() ** 2
+    K_new, L_new = (Y.U @ Y.S + h * F @ Y.V), (Y.V @ Y.S.T + h * F.T @ Y.U)
+    U_tilde, V_tilde = (np.linalg.qr(np.hstack([old, new])).Q[:, 2:] for old, new in ((Y.U, K_new), (Y.V, L_new)))
+    eta = float(norm(U_tilde.T @ F @ V_tilde))
+    c = c_over_what_is_left_out * h * eta / theta
+    step = ParallelBUG(TruncationRule(theta=theta), EXPLICIT_EULER, rejection=c, max_rejections=0).step(field, t, Y, h)
+    assert step.eta == pytest.approx(eta, rel=1e-10)
+    assert step.Y.rank < 4  # something was cut, so that η decides
+    assert step.resolved == (c_over_what_is_left_out > 1.0)
+
+
 def test_a_step_that_stays_rejected_says_so() -> None:
     problem, Y, rule = _stalling()
     integrator = ParallelBUG(rule, EXPLICIT_EULER, rejection=10.0, max_rejections=0)
