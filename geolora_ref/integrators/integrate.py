@@ -225,7 +225,7 @@ class _Clock:
     def next(self) -> float:
         """Where a step of h leads: the end, if it is within rounding of it."""
         t = self._start + (self._steps + 1) * self.h
-        return self.t_end if t >= self.t_end - 1e-9 * self.h else t
+        return self.t_end if t >= self.t_end - max(1e-9 * self.h, 2.0 * math.ulp(self.t_end)) else t
 
     def advance(self) -> None:
         """A step of h was done."""

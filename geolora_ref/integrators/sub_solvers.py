@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,13 +21,30 @@ SubSolver: TypeAlias = Callable[[Derivative, float, Array, float], Array]
 """``solver(f, t, X, h)``: X(t + h) from X(t) = X, a copy, which it may change; what it returns is copied."""
 
 
+SUM_OF_WEIGHTS = 8.0 * float(np.finfo(float).eps)
+"""How far from 1 the sum of rounded weights may be."""
+
+
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit Runge–Kutta method: X_i = X + h Σ_{j<i} a_ij f(t + c_j h, X_j), X₁ = X + h Σ b_j f(t + c_j h, X_j)."""
+    """An explicit Runge–Kutta method: X_i = X + h Σ_{j<i} a_ij f(t + c_j h, X_j), X₁ = X + h Σ b_j f(t + c_j h, X_j).
+
+    Raises ``ValueError`` unless row i of a has i numbers (from 0), there are as many weights as rows, their sum is 1, and the
+    order an integer ≥ 1.
+    """
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     order: int
+
+    def __post_init__(self) -> None:
+        checks.integer("order", self.order, 1)
+        rows = [len(row) for row in self.a]
+        if rows != list(range(len(self.b))):
+            raise ValueError(f"a: expected rows of 0, 1, … numbers, one for each of {len(self.b)} weights, found {rows}")
+        weights = math.fsum(checks.number(weight) for weight in self.b)
+        if not abs(weights - 1.0) <= SUM_OF_WEIGHTS:
+            raise ValueError(f"b: expected weights whose sum is 1, found {weights}")
 
     @property
     def c(self) -> tuple[float, ...]:

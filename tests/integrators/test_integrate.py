@@ -29,6 +29,7 @@ from geolora_ref.integrators import (
     StepError,
     Stopped,
     StrangSplitting,
+    Tableau,
     TruncationRule,
     distance,
     integrate,
@@ -652,3 +653,28 @@ def test_a_step_that_fails_is_tried_again_with_a_quarter() -> None:
     told = first_steps(integrator, Y0, Adaptive(0.25, atol=1.0), count=1)
     assert integrator.calls[:2] == [(0.0, 0.25), (0.0, 0.0625)]
     assert told[0].record.refused == 1
+
+
+def test_equal_steps_far_from_zero_end_on_the_end() -> None:
+    """Where the rounding of t is more than a billionth of a step."""
+    Y0, begin = LowRank.random((5, 4), [2.0, 1.0], np.random.default_rng(0)), 1.7e9 + 0.1
+    field = DenseField((5, 4), lambda t, W: W)
+    for count in range(1, 40):
+        run = integrate(Told(), field, Y0, (begin, begin + 0.1 * count), 0.1)
+        assert run.stopped is None
+        assert len(run.records) == count
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "order", "message"),
+    [
+        (((), (1.0,)), (1.0, 1.0), 2, r"^b: expected weights whose sum is 1, found 2\.0$"),
+        (((), (1.0,)), (0.5, float("nan")), 2, "^b: expected weights whose sum is 1, found nan$"),
+        (((), (1.0, 2.0)), (0.5, 0.5), 2, r"^a: expected rows of 0, 1, … numbers, one for each of 2 weights, found \[0, 2\]$"),
+        (((),), (0.5, 0.5), 2, r"^a: expected rows .* for each of 2 weights, found \[0\]$"),
+        (((), (1.0,)), (0.5, 0.5), 0, "^order: expected an integer >= 1, found 0$"),
+    ],
+)
+def test_a_tableau_that_is_none_is_refused(a: Any, b: Any, order: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Tableau(a, b, order)
