@@ -139,7 +139,7 @@ class Harness:
         if self.batched:
             m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
             count = STACKED[(m + 2 * n + r) % len(STACKED)]
-            problems += [_mirrored(inputs, gradient, *how) for how in MIRRORS[: count - 1]]
+            problems += [_mirrored(inputs, gradient, self.conversion.rounded, *how) for how in MIRRORS[: count - 1]]
         with self.conversion.scope(), np.errstate(all="ignore"):
             outcome = replace(self._call(problems, held, own), stacked=len(problems))
             if not (outcome.listed and inputs.age == 0):
@@ -278,20 +278,23 @@ class Harness:
 
 STACKED = (4, 1, 5, 2, 3)
 """How many problems a stack has, by m + 2n + r."""
-MIRRORS = ((-1, -1, -1, 2.0), (-1, 1, 1, 2.0**30), (1, -1, 1, 2.0**-30), (1, 1, -1, 4.0))
-"""How the other problems of a stack differ: the order of rows, columns and of the basis U (−1: reversed), and the size."""
+MIRRORS = ((-1, -1, -1, 1), (-1, 1, 1, 30), (1, -1, 1, -30), (1, 1, -1, 2))
+"""How the other problems of a stack differ: the order of rows, columns and of the basis U (−1: reversed), and the exponent of 2
+that is their size.
+"""
 
 
 def _mirrored(
-    inputs: StepInputs, gradient: Gradient, rows: int, columns: int, basis: int, size: float
+    inputs: StepInputs, gradient: Gradient, rounded: Gradient, rows: int, columns: int, basis: int, exponent: int
 ) -> tuple[StepInputs, Gradient]:
     """Another problem as hard as this one: −c W and −c G, their rows, their columns or the basis U in reverse order.
 
-    Nothing is rounded, and the new rank stays, which a result in one stack needs: c is the size where the threshold is relative
-    and no digit is lost, else 1.
+    Nothing is rounded, and the new rank stays, which a result in one stack needs: c is 2 to the exponent, or to a tenth of it
+    where the dtype has no such numbers, and 1 where the threshold is absolute or digits are lost all the same.
     """
-    if inputs.theta is not None or any(not np.array_equal(size * X / size, X) for X in inputs.arrays):
-        size = 1.0
+    sizes = [2.0**power for power in (exponent, round(exponent / 10)) if inputs.theta is None]
+    keeps = (size for size in sizes if all(np.array_equal(rounded(size * X) / size, X) for X in inputs.arrays))
+    size = next(keeps, 1.0)
     U, S, V, dK, dL, dS = inputs.arrays
     other = replace(inputs, U=U[::rows, ::basis], S=-size * S[::basis], V=V[::columns])
     other = replace(other, dK=-size * dK[::rows], dL=-size * dL[::columns, ::basis], dS=-size * dS[::basis])
