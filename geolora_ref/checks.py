@@ -45,6 +45,8 @@ __all__ = [
 
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str) -> None:
     """Raise ``ValueError`` unless ``value`` is one of these kinds; ``meaning`` says what was expected."""
+    if isinstance(value, type):  # it has the methods of its instances, and passes for one where a protocol is asked for
+        raise ValueError(f"{name}: expected {meaning}, found the class {value.__name__}")
     if not isinstance(value, kinds):
         shape = f" of shape {tuple(value.shape)}" if array_api_compat.is_array_api_obj(value) else ""
         raise ValueError(f"{name}: expected {meaning}, found {type(value).__name__}{shape}")

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
-from geolora_ref.arrays import Array, H, Inexact
+from geolora_ref.arrays import Array, H, Inexact, namespace
 from geolora_ref.budget import Unit, truncate_to_budget
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank
@@ -122,7 +122,8 @@ class Untruncated(NamedTuple):
 def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -> list[LayerStep]:
     """Iteration number ``iteration`` (from 0) of all layers; nothing given is changed.
 
-    Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`.
+    The optimizer works on copies.  Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`, and
+    ``ValueError`` for a memory or directions that are no matrices like the gradients.
     """
     phase = phase_of(settings, iteration)
     both = [_untruncated(layer, settings, phase) for layer in layers]
@@ -171,12 +172,37 @@ def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:
     """The layer with the optimizer's directions in place of its gradients, and the new memory in the old bases."""
     gradients = projected_at(layer.Y, layer.gradients)
     given = Triple(gradients.dK, gradients.dL, gradients.dS)
-    (dK, dL, dS), moments = settings.optimizer.direction(given, layer.moments)
+    (dK, dL, dS), moments = _asked(settings.optimizer, given, layer.moments)
     checks.finite_results("optimizer", dK=dK, dL=dL, dS=dS, **_named(moments.second))
     U, S, V = layer.Y
     if is_shared(settings, phase):
         dS = 0.5 * (H(U) @ dK + H(dL) @ V)
     return replace(layer, gradients=ProjectedGradients(dK, dL, dS + settings.weight_decay * S), moments=moments)
+
+
+def _asked(optimizer: Optimizer, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    """The optimizer's directions and its new memory.  What broadcasts without an error would be a wrong step."""
+    checks.instance("moments", moments, Moments, "what an optimizer remembers, such as Moments()")
+    _alike_in_shape("first moment", moments.first, gradients)
+    if moments.second is not None and tuple(moments.second.S.shape):  # a scalar has no shape
+        _alike_in_shape("second moment", moments.second, gradients)
+    own = replace(moments, first=moments.first and _copied(moments.first), second=moments.second and _copied(moments.second))
+    directions, memory = optimizer.direction(_copied(gradients), own)
+    for name, D, G in zip(Triple._fields, directions, gradients, strict=True):
+        checks.alike(**{f"gradient of {name}": G, f"direction of {name}": D})
+    _alike_in_shape("direction", directions, gradients)
+    return directions, memory
+
+
+def _alike_in_shape(what: str, triple: Triple | None, gradients: Triple) -> None:
+    """Raise ``ValueError`` unless the arrays, if there are any, have the shapes of the gradients."""
+    for name, X, G in zip(Triple._fields, triple or (), gradients, strict=triple is not None):
+        checks.same_shape(f"{what} of {name}", X, tuple(G.shape), "that of its gradient")
+
+
+def _copied(triple: Triple) -> Triple:
+    """Copies, which may be changed; scalars as they are."""
+    return Triple(*(namespace(X).asarray(X, copy=True) if X.shape else X for X in triple))
 
 
 def is_shared(settings: Settings, phase: Phase) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -243,6 +243,7 @@ def test_a_step_repairs_bases_that_have_drifted() -> None:
         ({"learning_rate": 1.0, "tau": 0.1, "min_rank": 3, "max_rank": 2}, "^max_rank: expected at least min_rank = 3, found 2$"),
         ({"learning_rate": 1.0, "budget": 2.5}, r"^budget: expected an integer >= 1, found 2\.5$"),
         ({"learning_rate": 1.0, "budget": 9, "unit": "bytes"}, "^unit: expected 'ranks' or 'parameters', found 'bytes'$"),
+        ({"learning_rate": 1.0, "tau": 0.1, "optimizer": Adam}, r"^optimizer: expected an .* Sgd\(\), found the class Adam$"),
         ({"learning_rate": 1.0, "tau": 0.1, "core": "none"}, "^core: expected 'own' or 'shared', found 'none'$"),
     ],
 )
@@ -272,6 +273,67 @@ def test_gradients_of_another_shape_are_refused() -> None:
     other, _ = layer(rank=2)
     with pytest.raises(ValueError, match="dK: expected shape"):
         run(Layer(one.Y, other.gradients, Moments(), 11), Settings(learning_rate=0.1, tau=0.1))
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A rule from elsewhere: heavy ball, which works in place, and what it does to its directions at the end."""
+
+    at_the_end: Callable[[Triple], Triple] = lambda directions: directions
+
+    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        first = gradients if moments.first is None else moments.first
+        for M, G in zip(first, gradients, strict=True):
+            M *= 0.9
+            M += G
+            G *= 2.0
+        return self.at_the_end(first), Moments(moments.step + 1, first)
+
+    def transport(self, moments: Moments, A: Matrix, B: Matrix) -> Moments:
+        return HeavyBall().transport(moments, A, B)
+
+
+def test_an_optimizer_may_work_in_place() -> None:
+    """Neither the gradients nor the memory that the caller holds are changed by it."""
+    one, _ = layer()
+    first = run(one, Settings(learning_rate=0.1, tau=0.0, max_rank=3, optimizer=HeavyBall()))
+    second = Layer(first.Y, ProjectedGradients.from_dense(first.Y, layer(seed=1)[1]), first.moments, 11)
+    assert second.moments.first is not None
+    held = [*second.gradients.projected(second.Y).__dict__.values(), *second.moments.first]
+    before = [X.copy() for X in held]
+    run(second, Settings(learning_rate=0.1, tau=0.0, optimizer=Foreign()))
+    assert all(np.array_equal(X, Z) for X, Z in zip(held, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("at_the_end", "message"),
+    [
+        (lambda D: D._replace(S=D.S[:1]), r"direction of S: expected shape \(3, 3\) \(that of its gradient\), found \(1, 3\)$"),
+        (lambda D: D._replace(K=D.K[:, :1]), r"direction of K: expected shape \(14, 3\) .*, found \(14, 1\)$"),
+        (lambda D: D._replace(L=D.L.astype(np.float32)), r"direction of L: expected the dtype of gradient of L \(float64\), "),
+        (lambda D: D._replace(K=D.K.tolist()), r"direction of K: expected an array .*, found list$"),
+    ],
+)
+def test_directions_unlike_the_gradients_are_refused(at_the_end: Callable[[Triple], Triple], message: str) -> None:
+    """One row of a core would be broadcast to all of them."""
+    one, _ = layer()
+    with pytest.raises(ValueError, match="^first: " + message):
+        run(replace(one, name="first"), Settings(learning_rate=0.1, tau=0.1, optimizer=Foreign(at_the_end)))
+
+
+def test_a_memory_of_another_rank_is_refused(unchecked: None) -> None:
+    """One of rank 1 would be broadcast."""
+    one, narrow = layer()[0], layer(rank=1)[0]
+    for optimizer, which in ((HeavyBall(), "first"), (Adam(), "second")):
+        settings = Settings(learning_rate=0.1, tau=0.0, max_rank=1, optimizer=optimizer)
+        moments = run(narrow, settings).moments
+        if which == "second":
+            moments = replace(moments, first=None)
+        with pytest.raises(ValueError, match=rf"^{which} moment of K: expected shape \(14, 3\) .*, found \(14, 1\)$"):
+            run(replace(one, moments=moments), settings)
+    nothing: Any = None
+    with pytest.raises(ValueError, match=r"^moments: expected what an optimizer remembers, such as Moments\(\), found NoneType$"):
+        run(replace(one, moments=nothing), Settings(learning_rate=0.1, tau=0.1))
 
 
 def test_errors_name_the_layer_that_has_a_name() -> None:
