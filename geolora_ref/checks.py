@@ -218,10 +218,11 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def integer(name: str, value: Any, least: int) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer and at least ``least``."""
+def integer(name: str, value: Any, least: int) -> int:
+    """``value`` as an int of Python, which does not overflow; ``ValueError`` unless it is an integer and at least ``least``."""
     if not is_integer(value) or int(value) < least:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
+    return int(value)
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
@@ -256,11 +257,12 @@ def averaging(betas: Any, eps: Any) -> tuple[tuple[float, float], float]:
     return (float(weights[0]), float(weights[1])), nonnegative_number("eps", eps)
 
 
-def rank(name: str, value: Any, shape: tuple[int, int]) -> None:
-    """Raise ``ValueError`` unless ``value`` is a rank of m x n matrices, 1 to min(m, n)."""
-    integer(name, value, 1)
-    if value > min(shape):
-        raise ValueError(f"{name}: expected at most min(m, n) = {min(shape)}, found {value}")
+def rank(name: str, value: Any, shape: tuple[int, int]) -> int:
+    """``value`` as an int; ``ValueError`` unless it is a rank of m x n matrices, 1 to min(m, n)."""
+    found = integer(name, value, 1)
+    if found > min(shape):
+        raise ValueError(f"{name}: expected at most min(m, n) = {min(shape)}, found {found}")
+    return found
 
 
 def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> None:

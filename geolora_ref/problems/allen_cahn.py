@@ -27,7 +27,7 @@ class AllenCahn(GradientFlow, StartedODE):
     minimum = 0.0
 
     def __init__(self, n: int = 128, diffusion: float = 0.01) -> None:
-        checks.integer("n", n, 3)
+        n = checks.integer("n", n, 3)
         self.shape, self.diffusion = (n, n), checks.nonnegative_number("diffusion", diffusion)
         self.x = 2.0 * np.pi * np.arange(n) / n
 

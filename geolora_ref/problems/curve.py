@@ -58,7 +58,7 @@ class RotatingExponential(Curve, FactoredODE):
         if not 1.0 < checks.number(base) < math.inf:
             raise ValueError(f"base: expected a finite number > 1, found {base!r}")
         if rank is not None:
-            checks.integer("rank", rank, 1)
+            rank = checks.integer("rank", rank, 1)
             if rank > n:
                 raise ValueError(f"rank: expected between 1 and n = {n}, found {rank}")
         self.shape, self.Omega1, self.Omega2, self.base, self.rank = (n, n), Omega1, Omega2, base, rank or n
@@ -96,7 +96,7 @@ class RotatingExponential(Curve, FactoredODE):
 
     def start(self, rank: int) -> LowRank:
         """D, cut behind ``rank``, in the unit vectors; ``ValueError`` for a rank that A does not have."""
-        checks.rank("rank", rank, self.shape)
+        rank = checks.rank("rank", rank, self.shape)
         if rank > self.rank:
             raise ValueError(f"rank: expected at most {self.rank}, the rank of A, found {rank}")
         E = np.eye(self.shape[0], rank)
@@ -119,7 +119,7 @@ class KochLubich(Curve):
     BLOCK = 10
 
     def __init__(self, n: int, epsilon: float, rng: np.random.Generator) -> None:
-        checks.integer("n", n, self.BLOCK)
+        n = checks.integer("n", n, self.BLOCK)
         self.shape, self.epsilon = (n, n), checks.nonnegative_number("epsilon", epsilon)
         one, two = np.eye(n, k=-1) - np.eye(n, k=1), np.eye(n, k=-2) - np.eye(n, k=2)
         self.T1, self.T2 = one, 0.5 * one + two

@@ -25,7 +25,7 @@ class Lyapunov(FactoredODE):
     """
 
     def __init__(self, n: int, source: Values, rng: np.random.Generator, diffusion: float = 1.0) -> None:
-        checks.integer("n", n, 1)
+        n = checks.integer("n", n, 1)
         terms = len(source)
         if terms + 4 > n:
             raise ValueError(f"source: expected at most n - 4 = {n - 4} values, found {terms}")

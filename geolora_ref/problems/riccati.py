@@ -28,7 +28,7 @@ class Riccati(FactoredODE):
     time_scale = 0.02
 
     def __init__(self, m: int = 50) -> None:
-        checks.integer("m", m, 5)
+        m = checks.integer("m", m, 5)
         self.shape = (m, m)
         x, halves = np.arange(1, m + 1) / (m + 1), (np.arange(m + 1) + 0.5) / (m + 1)
         alpha = 2.0 + np.cos(2.0 * np.pi * halves)

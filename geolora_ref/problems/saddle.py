@@ -32,7 +32,7 @@ class Saddle(GradientFlow, FactoredODE):
         m = len(self.b)
         if not (np.all(self.b > 0.0) and np.all(np.diff(self.b) < 0.0)):
             raise ValueError(f"b: expected decreasing positive numbers, found {self.b}")
-        checks.integer("n", n, 1)
+        n = checks.integer("n", n, 1)
         if n >= m:
             raise ValueError(f"n: expected between 1 and m - 1 = {m - 1}, found {n}")
         self.shape = (m, n)

@@ -29,7 +29,7 @@ class Schroedinger(FactoredODE, StartedODE):
     dtype = np.dtype(np.complex128)
 
     def __init__(self, n: int, rng: np.random.Generator) -> None:
-        checks.integer("n", n, 2)
+        n = checks.integer("n", n, 2)
         if n % 2:
             raise ValueError(f"n: expected an even number, found {n}")
         self.shape = (n, n)
@@ -70,7 +70,7 @@ class Schroedinger(FactoredODE, StartedODE):
 
     def start(self, rank: int) -> LowRank:
         """U₀ diag(10⁻¹, …, 10⁻ʳ)V₀ᴴ / ‖·‖; ``ValueError`` unless the rank is an integer from 1 to n."""
-        checks.rank("rank", rank, self.shape)
+        rank = checks.rank("rank", rank, self.shape)
         U, V = (Q[:, :rank] for Q in self._bases)
         return LowRank(U, np.diag(self.start_spectrum(rank)).astype(self.dtype), V)
 

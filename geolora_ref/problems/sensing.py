@@ -18,7 +18,7 @@ class MatrixSensing(GradientFlow):
     The Hessian is the normal operator H = Σ A_i ⊗ A_i / N: β = λmax(H), strong convexity λmin(H) (0 when N < mn),
     L* from the least-squares solution.
 
-    Raises ``ValueError`` for measurements and b that do not fit together or are not finite.
+    Raises ``ValueError`` for measurements and b that do not fit together or are not finite and real.
     """
 
     def __init__(self, measurements: Matrix, b: Matrix) -> None:
@@ -28,7 +28,7 @@ class MatrixSensing(GradientFlow):
         count, m, n = measurements.shape
         self.shape, self.count, self.b = (m, n), int(count), b
         self._A = measurements.reshape(count, m * n)
-        checks.matrices(measurements=self._A, b=b[:, None])
+        checks.real_matrices(measurements=self._A, b=b[:, None])
         self._d, self._Q = np.linalg.eigh(self._A.T @ self._A / count)
         self.lipschitz = float(self._d[-1])
         self.strong_convexity = float(max(self._d[0], 0.0)) if count >= m * n else 0.0
@@ -39,7 +39,7 @@ class MatrixSensing(GradientFlow):
     @classmethod
     def planted(cls, shape: tuple[int, int], spectrum: Values, count: int, rng: np.random.Generator) -> MatrixSensing:
         """``count`` Gaussian measurements, at least one or ``ValueError``, of a matrix with these singular values."""
-        checks.integer("count", count, 1)
+        count = checks.integer("count", count, 1)
         measurements = rng.standard_normal((count, *shape))
         truth = LowRank.random(shape, spectrum, rng).full()
         return cls(measurements, np.tensordot(measurements, truth, axes=2))
@@ -61,11 +61,11 @@ class MatrixSensing(GradientFlow):
 class MatrixCompletion(GradientFlow):
     """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with the mask Ω of the known entries; β = 1/|Ω|, L* = 0.
 
-    Raises ``ValueError`` unless M is finite, unknown entries included, and the mask boolean, of its shape and not empty.
+    Raises ``ValueError`` unless M is finite and real, unknown entries included, and the mask boolean, of its shape and not empty.
     """
 
     def __init__(self, M: Matrix, mask: Matrix) -> None:
-        checks.matrices(M=M)
+        checks.real_matrices(M=M)
         if mask.shape != M.shape or mask.dtype != np.bool_ or not mask.any():
             raise ValueError(
                 f"mask: expected a boolean mask of shape {M.shape} with a known entry, found {mask.dtype} {mask.shape}"

@@ -20,7 +20,8 @@ class SoftmaxRegression(GradientFlow):
     The softmax Hessian diag(p) − ppᵀ is at most ½ I, therefore β ≤ ½ λmax(XᵀX)/N + ρ; convex, strong convexity ρ.
     ``minimum`` is a proven lower bound of L*: 0 without ridge, and with it L(W) − ‖∇L(W)‖²/(2ρ) at W = ``minimiser``.
 
-    Raises ``ValueError`` for X and labels that do not fit, negative labels, and a ridge ρ that is not a finite number ≥ 0.
+    Raises ``ValueError`` for X that is not finite and real, labels that do not fit it or are negative, and a ridge ρ that is
+    not a finite number ≥ 0.
     """
 
     def __init__(self, X: Matrix, labels: Matrix, ridge: float = 0.0) -> None:
@@ -28,7 +29,7 @@ class SoftmaxRegression(GradientFlow):
             raise ValueError(
                 f"X, labels: expected (N, features) and N integer labels, found {X.shape} and {labels.dtype} {labels.shape}"
             )
-        checks.matrices(X=X)
+        checks.real_matrices(X=X)
         if len(labels) == 0 or labels.min() < 0:
             raise ValueError(f"labels: expected at least one, of classes from 0, found {labels.min() if len(labels) else 'none'}")
         ridge = checks.nonnegative_number("ridge", ridge)

@@ -17,7 +17,7 @@ __all__ = ["TwoLayerLinear"]
 class TwoLayerLinear:
     """L(W₁, W₂) = ½‖W₂W₁X − Y‖² with W₁ (h x p), W₂ (q x h), X (p x N), Y (q x N); L* = 0 for planted data.
 
-    ``hidden`` is h.  Raises ``ValueError`` unless X and Y are matrices with as many columns, and h an integer ≥ 1.
+    ``hidden`` is h.  Raises ``ValueError`` unless X and Y are finite real matrices with as many columns, and h an integer ≥ 1.
 
     No global Lipschitz constant exists, but on every segment there is one in closed form, see :meth:`lipschitz_on`.
     """
@@ -25,7 +25,8 @@ class TwoLayerLinear:
     def __init__(self, X: Matrix, Y: Matrix, hidden: int) -> None:
         if X.ndim != 2 or Y.ndim != 2 or X.shape[1] != Y.shape[1]:
             raise ValueError(f"X, Y: expected (p, N) and (q, N), found {X.shape} and {Y.shape}")
-        checks.integer("hidden", hidden, 1)
+        hidden = checks.integer("hidden", hidden, 1)
+        checks.real_matrices(X=X, Y=Y)
         self.X, self.Y = X, Y
         self.shapes = ((hidden, X.shape[0]), (Y.shape[0], hidden))
         self.minimum = 0.0

@@ -89,7 +89,7 @@ class VlasovPoisson(FactoredODE, StartedODE):
 
         Raises ``ValueError`` unless the rank is an integer from 1 to min(m, n).
         """
-        checks.rank("rank", rank, self.shape)
+        rank = checks.rank("rank", rank, self.shape)
         phase = 2.0 * np.pi * np.arange(self.shape[0]) / self.shape[0]
         waves = [wave(k * phase) for k in range(1, rank) for wave in (np.cos, np.sin)]
         left = np.column_stack([self.density, *waves])[:, :rank]

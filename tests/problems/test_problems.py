@@ -235,6 +235,20 @@ class WrongStart(Quadratic):
         return super().solution(t + 1e-3, Y0)
 
 
+class WrongLater(Quadratic):
+    """A solution that stands still from 0.8 on."""
+
+    def solution(self, t: float, Y0: Matrix) -> Matrix:
+        return super().solution(min(t, 0.8), Y0)
+
+
+class ConstantInvariant(Quadratic):
+    """An invariant that says nothing."""
+
+    def invariants(self, Y: Matrix) -> dict[str, float]:
+        return {"one": 1.0}
+
+
 class WrongInitial(Quadratic):
     """An initial value of rank 1, whatever is asked for."""
 
@@ -281,13 +295,15 @@ NEVER_VIOLATED, ATTAINED, ONE_SIDED, MINIMUM, REACHED = (
         (lambda: _quadratic(TransposedGradient), {GRADIENT, SOLUTION}),
         (lambda: _quadratic(WrongSolution), {SOLUTION}),
         (lambda: _quadratic(WrongStart), {SOLUTION}),
+        (lambda: _quadratic(WrongLater), {SOLUTION}),
+        (lambda: _quadratic(ConstantInvariant), {"invariant: one"}),
         (lambda: _quadratic(WrongInitial), {INITIAL}),
         (lambda: _quadratic(lipschitz=0.5), {NEVER_VIOLATED}),
         (lambda: _quadratic(lipschitz=2.1), {ATTAINED}),
         (lambda: _quadratic(one_sided_lipschitz=2.2), {ONE_SIDED}),
         (lambda: _quadratic(one_sided_lipschitz=0.0), {"one-sided constant: attained"}),
     ],
-    ids=["gradient", "solution", "start", "initial value", "small ℓ", "loose ℓ", "small μ", "large μ"],
+    ids=["gradient", "solution", "start", "later", "constant", "initial value", "small ℓ", "loose ℓ", "small μ", "large μ"],
 )
 def test_a_wrong_problem_is_rejected(problem: Callable[[], Quadratic], failed: set[str]) -> None:
     assert _failed(problem()) >= failed
@@ -604,11 +620,38 @@ EYE, RNG = np.eye(3), np.random.default_rng(0)
         (lambda: SoftmaxRegression(EYE, np.arange(3) - 1), "^labels: expected at least one, of classes from 0, found -1"),
         (lambda: TwoLayerLinear(EYE, np.ones((2, 4)), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
         (lambda: TwoLayerLinear(EYE, np.ones(3), 2), r"^X, Y: expected \(p, N\) and \(q, N\)"),
+        (lambda: TwoLayerLinear(np.nan * EYE, EYE, 2), "^X: expected finite entries, found 9 of 9 not finite$"),
+        (lambda: TwoLayerLinear(EYE.astype(int), EYE, 2), "^X: expected a real or complex floating dtype .*, found int64$"),
+        (lambda: MatrixCompletion(EYE + 0j, EYE > 0), "^M: expected a real matrix, found complex128$"),
+        (
+            lambda: MatrixSensing(np.ones((2, 3, 3)) + 0j, np.ones(2) + 0j),
+            "^measurements: expected a real matrix, found complex128$",
+        ),
+        (lambda: SoftmaxRegression(EYE + 0j, np.arange(3)), "^X: expected a real matrix, found complex128$"),
     ],
 )
 def test_bad_input_is_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "n"),
+    [
+        (AllenCahn, 30),
+        (Riccati, 30),
+        (lambda n: Lyapunov(n, [1.0], np.random.default_rng(0)), 126),
+        (lambda n: Schroedinger(n, np.random.default_rng(0)), 100),
+        (lambda n: Saddle([3.0, 2.0, 1.0], n - 98, np.random.default_rng(0)), 100),
+        (lambda n: KochLubich(n, 0.1, np.random.default_rng(0)), 100),
+    ],
+    ids=["Allen–Cahn", "Riccati", "Lyapunov", "Schrödinger", "saddle", "Koch–Lubich"],
+)
+def test_integers_of_NumPy_do_not_overflow(make: Callable[[Any], MatrixODE], n: int) -> None:
+    """A size of 8 bits, whose multiples and squares have more."""
+    found, expected = make(np.int8(n)), make(n)
+    Y = np.random.default_rng(1).standard_normal(expected.shape)
+    np.testing.assert_array_equal(found.field(0.1, Y), expected.field(0.1, Y))
 
 
 def test_an_integration_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
