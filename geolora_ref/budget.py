@@ -75,11 +75,11 @@ def allocate_ranks(
         raise ValueError("spectra: expected at least one layer, found none")
     if len(spectra) != len(shapes):
         raise ValueError(f"shapes: expected one shape for each of {len(spectra)} spectra, found {len(shapes)}")
-    checks.integer("budget", budget, 1)
+    budget = checks.integer("budget", budget, 1)
     limits = checks.each("max_rank", max_rank, len(spectra))
     sigmas = [to_numpy(spectrum).tolist() for spectrum in spectra]
     for layer, sigma in enumerate(sigmas):
-        checks.ranks(min_rank, limits[layer], shapes[layer])
+        min_rank, limits[layer] = checks.ranks(min_rank, limits[layer], shapes[layer])
         if not sigma or not all(map(math.isfinite, sigma)) or sorted(sigma, reverse=True) != sigma or sigma[-1] < 0.0:
             raise ValueError(f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}")
     least = [min(min_rank, len(sigma)) for sigma in sigmas]

@@ -265,15 +265,18 @@ def rank(name: str, value: Any, shape: tuple[int, int]) -> int:
     return found
 
 
-def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> None:
-    """1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n) for a given shape, or ``ValueError``."""
-    integer("min_rank", min_rank, 1)
+def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> tuple[int, int | None]:
+    """Both as ints; ``ValueError`` unless 1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n) for a given shape."""
+    least = integer("min_rank", min_rank, 1)
     if not (max_rank is None or is_integer(max_rank)):
         raise ValueError(f"max_rank: expected an integer or None, found {max_rank!r}")
     if shape is not None:
-        rank("min_rank", min_rank, shape)
-    if max_rank is not None and int(max_rank) < int(min_rank):
-        raise ValueError(f"max_rank: expected at least min_rank = {min_rank}, found {max_rank}")
+        rank("min_rank", least, shape)
+    if max_rank is None:
+        return least, None
+    if int(max_rank) < least:
+        raise ValueError(f"max_rank: expected at least min_rank = {least}, found {max_rank}")
+    return least, int(max_rank)
 
 
 def finite_norm(line: str, name: str, size: float) -> None:

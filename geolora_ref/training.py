@@ -58,19 +58,22 @@ class Settings:
     core: Core = "own"
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "weight_decay"):  # as floats: scalars of NumPy would promote arrays of single precision
-            object.__setattr__(self, name, checks.nonnegative_number(name, getattr(self, name)))
+        checked: dict[str, Any] = {  # scalars of NumPy would promote arrays of single precision, and overflow as integers
+            name: checks.nonnegative_number(name, getattr(self, name)) for name in ("learning_rate", "weight_decay")
+        }
         if self.budget is None:
             checks.threshold(self.tau, self.theta)
         elif self.tau is not None or self.theta is not None:
             raise ValueError(f"budget: expected no threshold beside it, found tau={self.tau}, theta={self.theta}")
-        checks.ranks(self.min_rank, self.max_rank)
+        checked["min_rank"], checked["max_rank"] = checks.ranks(self.min_rank, self.max_rank)
         if self.budget is not None:
-            checks.integer("budget", self.budget, 1)
-        checks.integer("coefficient_steps", self.coefficient_steps, 0)
+            checked["budget"] = checks.integer("budget", self.budget, 1)
+        checked["coefficient_steps"] = checks.integer("coefficient_steps", self.coefficient_steps, 0)
         checks.instance("optimizer", self.optimizer, Optimizer, "an optimizer, such as Sgd()")
         for name, choice in (("unit", Unit), ("truncate", When), ("core", Core)):
             checks.one_of(name, getattr(self, name), get_args(choice))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +108,7 @@ class Phase(NamedTuple):
 
 def phase_of(settings: Settings, iteration: int) -> Phase:
     """The phase of iteration number ``iteration``; ``ValueError`` unless that is an integer ≥ 0."""
-    checks.integer("iteration", iteration, 0)
-    place = iteration % (settings.coefficient_steps + 1)
+    place = checks.integer("iteration", iteration, 0) % (settings.coefficient_steps + 1)
     last = place == settings.coefficient_steps
     return Phase(augments=place == 0, truncates=last if settings.truncate == "after the cycle" else place == 0)
 

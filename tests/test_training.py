@@ -150,6 +150,15 @@ def test_numpy_scalars_are_numbers(make: Callable[[Callable[[float], float]], Se
         np.testing.assert_array_equal(M, N, strict=True)
 
 
+@pytest.mark.parametrize("limits", [{"tau": 0.1, "coefficient_steps": 127}, {"budget": 100, "unit": "parameters"}])
+def test_small_integers_of_NumPy_do_not_overflow(limits: dict[str, Any], unchecked: None) -> None:
+    small = {name: np.int8(value) if isinstance(value, int) else value for name, value in limits.items()}
+    least, first = {"min_rank": np.int8(1), "max_rank": np.int8(3)}, np.int8(1)
+    found = run(layer()[0], Settings(learning_rate=0.1, **small | least), first)  # type: ignore[arg-type]
+    expected = run(layer()[0], Settings(learning_rate=0.1, max_rank=3, **limits), 1)
+    np.testing.assert_array_equal(found.Y.full(), expected.Y.full())
+
+
 def test_without_coefficient_steps_both_schedules_are_the_same() -> None:
     one, _ = layer()
     a, b = (run(one, Settings(learning_rate=0.1, tau=0.3, truncate=when)) for when in ("at once", "after the cycle"))
