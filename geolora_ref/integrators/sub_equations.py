@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from geolora_ref import checks
 from geolora_ref.arrays import Array, H, Inexact, namespace, zeros
 from geolora_ref.integrators.sub_solvers import Derivative, SubSolver
 from geolora_ref.problems.field import Field, Product
@@ -56,9 +57,15 @@ def S_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors, sign
 
 
 def _solved(solver: SubSolver, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
-    """X(t + h) by a solver that may work in its argument, or return the same array each time."""
-    xp = namespace(X)
-    return xp.asarray(solver(f, t, xp.asarray(X, copy=True), h), copy=True)
+    """X(t + h) by a solver that may work in its argument, or return the same array each time.
+
+    Raises ``ValueError`` for a result of another library, dtype or shape than X's: of a complex field from a real state, say.
+    """
+    xp, name = namespace(X), "X(t + h) of the sub-solver"
+    found = solver(f, t, xp.asarray(X, copy=True), h)
+    checks.alike(**{"the state": X, name: found})
+    checks.same_shape(name, found, tuple(X.shape), "that of X(t)")
+    return xp.asarray(found, copy=True)
 
 
 def orthonormal_basis(K: Inexact[Array, "m r"]) -> Inexact[Array, "m r"]:

@@ -606,6 +606,24 @@ def test_a_sub_solver_may_work_in_place_and_return_the_same_array(name: str) -> 
     assert all(np.array_equal(X, old) for X, old in zip(Y, before, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda X: X.astype(np.float32), r"expected the dtype of the state \(float64\), found float32$"),
+        (lambda X: X[:, :1], r"expected shape \(\d, 3\) \(that of X\(t\)\), found \(\d, 1\)$"),
+        (lambda X: X.tolist(), "expected an array of an array API library, found list$"),
+    ],
+    ids=["single", "one column", "list"],
+)
+@pytest.mark.parametrize("name", [name for name in ALL if name != "projected Runge–Kutta"])
+def test_what_is_no_result_of_a_sub_solver_is_refused(name: str, spoil: Any, message: str) -> None:
+    """One column would be broadcast, one of the two bases would be in single precision."""
+    field, Y = _setting(complex_data=False)
+    solver = cast(Any, lambda f, t, X, h: spoil(RK4(f, t, X, h)))
+    with pytest.raises(ValueError, match=r"^(.*: )?X\(t \+ h\) of the sub-solver: " + message):
+        ALL[name](TruncationRule.fixed_rank(3), solver).step(field, 0.0, Y, 0.1)
+
+
 @pytest.mark.parametrize("size", [0.0, 2.0])
 def test_a_relative_tolerance_alone_goes_from_zero(size: float) -> None:
     """scipy would divide by the size of the start, which is 0, and never end where the field is constant."""
