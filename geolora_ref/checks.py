@@ -233,6 +233,8 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 def each(name: str, value: Any, count: int) -> list[Any]:
     """One value a layer, from one for all of them or a sequence; ``ValueError`` unless that has ``count``."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = value.tolist()
     values = list(value) if isinstance(value, Sequence) else [value] * count
     if len(values) != count:
         raise ValueError(f"{name}: expected one number, or one for each of {count} layers, found {len(values)}")

@@ -92,6 +92,7 @@ class LayerBank:
     Raises ``ValueError`` for layers without a positive shape, another dtype than a real floating one, and a capacity below 1.
     """
 
+    @torch.inference_mode(False)  # buffers of inference could not be written in training
     def __init__(
         self,
         shapes: Sequence[tuple[int, int]],
@@ -137,6 +138,7 @@ class LayerBank:
         bank.load(factors)
         return bank
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def load(self, factors: Sequence[Factors]) -> None:
         """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` as :meth:`of`.
@@ -193,6 +195,7 @@ class LayerBank:
             for layer, (r, r1) in enumerate(zip(before.ranks, self.ranks, strict=True))
         ]
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def update_(
         self,

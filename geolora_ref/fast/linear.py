@@ -142,8 +142,8 @@ def _finite(scale: float | Tensor) -> float:
 
 
 def _by_autocast(X: Tensor) -> Tensor:
-    """As autocast does it: double precision is left alone."""
-    return X if X.dtype == torch.float64 else X.to(torch.get_autocast_dtype(X.device.type))
+    """As autocast does it: double precision, and what is no real floating point number, is left alone."""
+    return X if X.dtype == torch.float64 or not X.is_floating_point() else X.to(torch.get_autocast_dtype(X.device.type))
 
 
 def _check_merged(merged: Tensor, weight: Tensor) -> None:
@@ -190,15 +190,15 @@ def _check(
 def _adapter_gradients(
     g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dK, dS, dL) of blocks g, x, (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, which is the fast layout."""
+    """(dK, dS, dL) of blocks g, x (…, n), (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, the fast layout."""
     dKt = gradient(at, g)
     if scale != 1.0:
         dKt *= scale
-    dLt = gradient(bt, x)
+    dLt = gradient(bt, row_blocks(x))
     dS = U.mT @ dKt.mT
     if factor:
         dKt, dLt = S @ dKt, S.mT @ dLt
-    return once(dKt).mT, once(dS), once(dLt).mT
+    return once(dKt, x).mT, once(dS, x), once(dLt, x).mT  # x V was formed without a record
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -223,8 +223,8 @@ class _AdaptedLinear(torch.autograd.Function):
             y = torch.nn.functional.linear(rows, weight if merged is None else merged, bias)
             if merged is None:
                 add_up(y, at, S.mT @ U.mT, scale)
-            ctx.save_for_backward(rows, at, weight if merged is None else merged, U, S, V)
-            ctx.scale, ctx.factor, ctx.merged, ctx.shape = scale, factor_gradients, merged is not None, x.shape
+            ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V)
+            ctx.scale, ctx.factor, ctx.merged = scale, factor_gradients, merged is not None
             result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
             return result
 
@@ -243,10 +243,10 @@ class _AdaptedLinear(torch.autograd.Function):
             if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
                 dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)
             if ctx.needs_input_grad[0] and ctx.merged:
-                dx = (g @ weight).view(ctx.shape)
+                dx = (g @ weight).view(x.shape)
             elif ctx.needs_input_grad[0]:  # the big product last: one pass over ∇x less
                 dx = up(bt, S @ V.mT).view(-1, V.shape[0])
-                dx = dx.addmm_(g.reshape(-1, U.shape[0]), weight).view(ctx.shape)
+                dx = dx.addmm_(g.reshape(-1, U.shape[0]), weight).view(x.shape)
             d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
             return dx, None, d_bias, dU, dS, dV, None, None, None
 
@@ -267,8 +267,8 @@ class _LowRankAdd(torch.autograd.Function):
             else:
                 output.add_(up(at, Kt).view(output.shape), alpha=scale)
             ctx.mark_dirty(output)
-            ctx.save_for_backward(rows, at, U, S, V)
-            ctx.scale, ctx.factor, ctx.shape = scale, factor_gradients, x.shape
+            ctx.save_for_backward(x, at, U, S, V)
+            ctx.scale, ctx.factor = scale, factor_gradients
             return output
 
     @staticmethod
@@ -280,7 +280,7 @@ class _LowRankAdd(torch.autograd.Function):
             bt = down(g, U)
             if ctx.scale != 1.0:
                 bt *= ctx.scale
-            dx = up(bt, S @ V.mT).view(ctx.shape) if ctx.needs_input_grad[1] else None
+            dx = up(bt, S @ V.mT).view(x.shape) if ctx.needs_input_grad[1] else None
             if not any(ctx.needs_input_grad[2:5]):
                 return dy, dx, None, None, None, None, None
             dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)

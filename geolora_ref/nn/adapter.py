@@ -252,7 +252,11 @@ class LowRankAdapter(nn.Module):
             if found:  # none of which is taken
                 error_msgs.append(f"{prefix.rstrip('.')}: expected U, S and V together, found {', '.join(found)} alone")
             return
+        if self.S.is_meta and local_metadata.get("assign_to_params_buffers", False):
+            self.to_empty(device=found["S"].device)
         try:
+            if self.S.is_meta and not found["S"].is_meta:
+                raise ValueError("expected storage for the factors, found them on the meta device; load with assign=True")
             self.assign_factors(**found)
         except ValueError as problem:
             error_msgs.append(f"{prefix.rstrip('.')}: {problem}")

@@ -354,8 +354,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
         )
         if own != found:
             raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
+        own_options = {*self.defaults, "iteration"}  # a schedule keeps what it wants beside them
         pairs = zip(self.param_groups, state_dict["param_groups"], strict=True)
-        lacking = sorted({option for group, other in pairs for option in group.keys() - other.keys() - {"initial_lr"}})
+        lacking = sorted({option for group, other in pairs for option in (group.keys() & own_options) - other.keys()})
         if lacking:
             raise ValueError(f"state_dict: expected that of a {type(self).__name__}, found one without {', '.join(lacking)}")
         super().load_state_dict(state_dict)

@@ -38,7 +38,7 @@ class FastGroup:
 
     A step changes them where they are, whatever happens to the ranks.  If a parameter has been moved elsewhere in the meantime
     (a copy, another device, a rank that was loaded) or written by anyone else, everything is gathered into a new bank first,
-    which looks at the bases as the reference does before each of its steps.
+    which looks at the bases as the reference does before each of its steps.  What is written through ``.data`` is not seen.
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:

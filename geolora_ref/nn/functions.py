@@ -151,7 +151,7 @@ class _ProjectedUpdate(torch.autograd.Function):
         dK_t = rows(a).mT @ rows(g)
         dL_t = ctx.input_map.factor_gradient(b, x)
         dS = rows(b).mT @ rows(a)
-        return dx, once(dK_t), once(dS), once(dL_t), None
+        return dx, once(dK_t, x), once(dS, x), once(dL_t, x), None  # a was formed without a record
 
 
 class _ProjectedWeight(torch.autograd.Function):

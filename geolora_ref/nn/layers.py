@@ -151,6 +151,7 @@ class AdaptedLayer(nn.Module):
     alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
     attribute is the base's, but for those that Python itself asks for (``__deepcopy__``).
     A ``state_dict`` holds base and adapter unmerged, also while they are merged; to load one unmerges.
+    A program that ``torch.export`` makes of it computes the same but cannot be trained: it has the ordinary gradients of U, S, V.
     """
 
     def __init__(
@@ -217,15 +218,15 @@ class AdaptedLayer(nn.Module):
             W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
         return self.base_weight + self.alpha * self.layout.weight(W).to(self.base_weight.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, its name in the layers of torch
         """The base's output and the update."""
         if self.merged or not self.enabled:
-            y: Tensor = self.base(x)
+            y: Tensor = self.base(input)
             return y
-        if self.fused and self._is_fusable():
-            return self._fused(x)
-        y = self.base(x)
-        return y + self.alpha * self.update(x).to(y.dtype)
+        if self.fused and not input.is_nested and self._is_fusable():
+            return self._fused(input)
+        y = self.base(input)
+        return y + self.alpha * self.update(input).to(y.dtype)
 
     def _is_fusable(self) -> bool:
         """Whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
@@ -239,14 +240,14 @@ class AdaptedLayer(nn.Module):
     def _fused(self, x: Tensor) -> Tensor:
         """The same by the fast path; dropout takes its products out of the base's."""
         Ut, S, Vt = self.adapter.active()
-        published = self.adapter.gradients == "published"
-        if self.training and self.dropout.p > 0.0:
-            y, x = self.base(x), self.dropout(x)
-            return lowrank_add(y, x, Ut.mT, S, Vt.mT, self.alpha, factor_gradients=published)
-        base = cast(nn.Linear, self.base)
+        published, base = self.adapter.gradients == "published", cast(nn.Linear, self.base)
         adapter = (Ut.mT, S, Vt.mT, self.alpha)
+        if not _does_nothing(self.dropout):
+            y = functional.linear(x, base.weight, base.bias)  # what global hooks keep of a call of the base must stay as it is
+            return lowrank_add(y, self.dropout(x), *adapter, factor_gradients=published)
         if self.merged_forward:
-            merged = merge(torch.empty_like(base.weight), base.weight, *adapter)
+            frozen = (Ut.detach().mT, S.detach(), Vt.detach().mT, self.alpha)  # a trace does not record no_grad
+            merged = merge(torch.empty_like(base.weight), base.weight, *frozen)
             return merged_linear(x, base.weight, merged, base.bias, *adapter, factor_gradients=published)
         return adapted_linear(x, base.weight, base.bias, *adapter, factor_gradients=published)
 
@@ -307,6 +308,11 @@ class AdaptedLayer(nn.Module):
             yield
         finally:
             self.enabled = before
+
+
+def _does_nothing(dropout: nn.Module) -> bool:
+    """Whether dropout returns its input.  Its mode is its own: Monte Carlo methods switch it on in a model that is evaluated."""
+    return isinstance(dropout, nn.Identity) or (isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0.0))
 
 
 def _is_plain(weight: Tensor) -> bool:

@@ -153,7 +153,8 @@ class GeoLoRA(AdapterOptimizer):
     @torch.inference_mode(False)  # buffers that are made on the way are used in training
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.
+        """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.  (An interrupt does
+        so, too, unless it comes while the other parameters are written, at the very end.)
 
         Autocast reaches the closure alone; the step has the dtype of the parameters.
 

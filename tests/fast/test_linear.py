@@ -297,6 +297,16 @@ def test_autocast_leaves_double_precision_alone(form: str) -> None:
     assert _close(y, p.dense()[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+@pytest.mark.parametrize("form", FORMS[:2])
+def test_autocast_makes_no_floating_point_of_other_numbers(form: str, dtype: torch.dtype) -> None:
+    """In bfloat16 257 would be 256, and imaginary parts would be gone."""
+    p = Problem("dense", torch.float32)
+    p.x = torch.ones(3, N, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=rf"^x: expected the dtype .*, found {dtype}$"):
+        p.forward(form)
+
+
 def test_a_single_precision_output_may_be_added_to_under_autocast() -> None:
     p = Problem("dense", torch.float32)
     expected = p.dense()[0]

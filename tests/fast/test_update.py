@@ -225,6 +225,18 @@ def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
     updates = [random_update(layer, generator) for layer in factors]
     _, report = fast_updates(factors, updates, tau=0.0, max_rank=[2, 5, 6])
     assert report.ranks == (2, 5, 6)
+    as_array: Any = np.array([2, 5, 6])
+    assert fast_updates(factors, updates, tau=0.0, max_rank=as_array)[1].ranks == report.ranks
+
+
+def test_a_bank_of_inference_trains_afterwards(generator: torch.Generator) -> None:
+    """Its buffers are made anew where ranks change, and those of inference cannot be written outside of it."""
+    factors = random_layers([3, 3], generator)
+    with torch.inference_mode():
+        bank = LayerBank.of(factors)
+        bank.update_(*zip(*(random_update(layer, generator) for layer in factors), strict=True), tau=0.5, max_rank=2)
+    updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
+    assert bank.update_(*zip(*updates, strict=True), tau=0.0, min_rank=3).ranks != (2, 2)
 
 
 def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:

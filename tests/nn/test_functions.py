@@ -182,6 +182,21 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
         dS.square().sum().backward()  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
+@pytest.mark.parametrize(
+    "options", [{"fused": False}, {"fused": True}, {"fused": True, "merged": True}, {"fused": True, "dropout": 0.1}]
+)
+def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[str, Any], of: str) -> None:
+    """Of a loss that is linear in the output, whose upstream gradient does not depend on the input."""
+    torch.manual_seed(2)
+    layer = adapt(nn.Sequential(nn.Linear(4, 6).double()), rank=2, **options)["0"]
+    fill(layer.adapter)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).sum(), getattr(layer.adapter, of), create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+        torch.autograd.grad(first.square().sum(), x)
+
+
 @pytest.mark.parametrize("wanted", ["Ut", "S", "Vt"])
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
 @pytest.mark.parametrize("square", [False, True])

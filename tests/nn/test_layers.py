@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -203,6 +204,64 @@ def test_the_fused_layer_is_the_plain_one(gradients: Any, dropout: float) -> Non
         results.append((y, x.grad, layer.adapter.Ut.grad, layer.adapter.S.grad, layer.adapter.Vt.grad))
     for plain, quick in zip(*results, strict=True):
         torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-13)
+
+
+def _evaluated_with_dropout(model: nn.Module) -> None:
+    """As Monte Carlo methods do it."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """Of a layer that may drop, and that trains."""
+    layer: Any = model[0]  # type: ignore[index]
+    layer.dropout = nn.Identity()
+
+
+@pytest.mark.parametrize(("change", "drops"), [(_evaluated_with_dropout, True), (_without_dropout, False)])
+def test_the_fused_layer_drops_where_the_plain_one_does(change: Callable[[nn.Module], None], drops: bool) -> None:
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = single(nn.Linear(9, 6).double())
+        fill(adapt(model, rank=3, dropout=0.5, fused=fused)["0"].adapter)
+        change(model)
+        x = torch.randn(4, 9, dtype=torch.float64)
+        results.append((model(x), model(x)))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-12, atol=1e-13)
+    assert torch.equal(*results[0]) != drops
+
+
+@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}, {"fused": True, "merged": True}])
+def test_a_layer_is_called_as_that_of_torch(options: dict[str, bool], unchecked: None) -> None:
+    """By the name of its argument, with sequences of different lengths, and while it is traced."""
+    torch.manual_seed(0)
+    model = single(nn.Linear(9, 6).double())
+    layer = adapt(model, rank=3, **options)["0"]  # type: ignore[arg-type]
+    fill(layer.adapter)
+    x = torch.randn(5, 9, dtype=torch.float64)
+    y = layer(input=x)
+    assert torch.equal(y, layer(x))
+    with warnings.catch_warnings(action="ignore"):  # torch deprecates both
+        several = torch.nested.nested_tensor([x[:2], x[2:]], layout=torch.jagged)
+        traced = torch.jit.trace(model, x, check_trace=False)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(torch.cat(list(layer(several).unbind())), y, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(traced(x), y, rtol=1e-12, atol=1e-13)
+
+
+def test_what_global_hooks_keep_stays_as_it_is() -> None:
+    """They never see the base of a fused layer: what it returns is changed in place."""
+    model, seen = single(nn.Linear(9, 6)), list[nn.Module]()
+    layer = adapt(model, rank=3, fused=True, dropout=0.5)["0"]
+    hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
+    try:
+        model(torch.ones(2, 9))
+    finally:
+        hook.remove()
+    assert layer in seen
+    assert layer.base not in seen
 
 
 def _hooked(base: nn.Module) -> None:
@@ -493,6 +552,24 @@ def test_a_state_of_other_layers_leaves_them_merged() -> None:
     merge(model)
     model.load_state_dict({key: value for key, value in model.state_dict().items() if key.startswith("4.")}, strict=False)
     assert all(layer.merged for layer in adapters(model).values())
+
+
+def test_a_state_is_assigned_to_a_model_without_storage() -> None:
+    """As large models are loaded: drawn on no device, then given what is in the file."""
+    source = single(nn.Linear(9, 6).double())
+    fill(adapt(source, rank=3, fused=True)["0"].adapter)
+    empty = single(nn.Linear(9, 6).double())
+    adapt(empty, rank=2, max_rank=5, fused=True)
+    empty.to("meta")
+    with (
+        warnings.catch_warnings(action="ignore"),  # torch's own, of the base
+        pytest.raises(RuntimeError, match=r"0.adapter: expected storage for the factors, .*; load with assign=True"),
+    ):
+        empty.load_state_dict(source.state_dict())
+    empty.load_state_dict(source.state_dict(), assign=True)
+    x = torch.randn(4, 9, dtype=torch.float64)
+    assert {parameter.device.type for parameter in empty.parameters()} == {"cpu"}
+    assert torch.equal(empty(x), source(x))
 
 
 def test_functional_call_takes_the_parameters_and_no_state() -> None:

@@ -1083,3 +1083,13 @@ def test_a_state_of_another_optimizer_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected that of a GeoLoRA, found one without budget, .*tau, "):
         optimizer.load_state_dict(SimultaneousDescent(model).state_dict())
     assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("method", ["reference", "fast"])
+def test_a_state_is_loaded_where_a_schedule_keeps_options_of_its_own(method: Any) -> None:
+    model = network()
+    state = GeoLoRA(model, method=method).state_dict()
+    optimizer = GeoLoRA(model, method=method)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9)
+    optimizer.param_groups[0]["name"] = "adapters"
+    optimizer.load_state_dict(state)
