@@ -71,4 +71,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist docs/_generated docs/gallery .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_generated docs/gallery .mypy_cache .ruff_cache docs/.ruff_cache docs/tutorials/.ruff_cache .pytest_cache .hypothesis

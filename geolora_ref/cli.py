@@ -7,8 +7,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
+from geolora_ref.extras import how_to_install
 from geolora_ref.files import require_writable, write_atomically
+from geolora_ref.finetune.__main__ import main as finetune
 from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options, nonempty_path
 from geolora_ref.oracle.check import Interrupted, Report, check_step
 from geolora_ref.oracle.known_failures import read_known_failures
@@ -21,18 +24,11 @@ __all__ = ["main"]
 INTERRUPTED = 130
 """The exit status that shells give to what Ctrl-C ends."""
 
-EXTRAS = {"torch": "torch", "jsonschema": "oracle", "mpmath": "oracle", "pytest": "oracle"}
-INSTALL = {
-    "jax": "; it is not among the extras: pip install jax",
-    "cupy": "; it is not among the extras: see cupy.dev",
-    **{name: f"; it needs the extra: pip install 'geolora-ref[{extra}]'" for name, extra in EXTRAS.items()},
-}
-"""What to do about a library that is not there."""
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="geolora-ref", description="GeoLoRA: judge a step, fine-tune a model.")
+    top.add_argument("--version", action="version", version=f"geolora-ref {version('geolora-ref')}")
     commands = top.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="run the conformance kit on a backend")
     check.add_argument("backend", help="package.module:function (the current folder is searched as well)")
@@ -59,12 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_missing_characters()
     top, given = parser(), list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["finetune"]:
-        return _finetune(given[1:])
+        return finetune(given[1:])
     options = top.parse_args(given)
     try:
         return _check(options) if options.command == "check" else _vectors(options)
     except ModuleNotFoundError as missing:
-        top.exit(2, f"geolora-ref: {missing}{INSTALL.get((missing.name or '').partition('.')[0], '')}\n")
+        top.exit(2, f"geolora-ref: {missing}{how_to_install(missing)}\n")
     except (ValueError, OSError) as error:
         top.exit(2, f"geolora-ref: {error}\n")
     except KeyboardInterrupt:
@@ -105,16 +101,6 @@ def _write_reports(report: Report, options: argparse.Namespace) -> None:
         write_atomically(options.json, text.encode(errors="backslashreplace"))
 
 
-def _finetune(argv: Sequence[str]) -> int:
-    """``geolora-ref finetune``, whose options need the extra "finetune" to be read."""
-    try:
-        from geolora_ref.finetune.__main__ import main as finetune
-    except ModuleNotFoundError as missing:
-        sys.stderr.write(f"geolora-ref finetune: {missing}; it needs the extra: pip install 'geolora-ref[finetune]'\n")
-        return 2
-    return finetune(argv)
-
-
 def _vectors(options: argparse.Namespace) -> int:
     """``geolora-ref vectors``; needs the extra "oracle"."""
     from geolora_ref.oracle import vectors
@@ -148,7 +134,7 @@ def _selection(tests: Sequence[str]) -> Mapping[str, str]:
 
 def _progress(done: int, total: int) -> None:
     """One line that counts, on a terminal only."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         end = "\r" if done < total else "\r\033[K"
         print(f"{done}/{total} cases" if done < total else "", end=end, file=sys.stderr, flush=True)
 

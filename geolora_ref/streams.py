@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-__all__ = ["escape_missing_characters", "tell"]
+__all__ = ["escape_missing_characters", "tell", "write_nothing_more"]
 
 
 def escape_missing_characters() -> None:
@@ -17,9 +17,16 @@ def escape_missing_characters() -> None:
 
 
 def tell(text: str) -> None:
-    """A text and a line end to stdout, at once; where its reader has gone, as ``head`` goes, nothing is written from now on."""
+    """A text and a line end to stdout, at once; nothing where there is none, or its reader has gone."""
+    if sys.stdout is None:  # closed by the caller
+        return
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_nothing_more()
+
+
+def write_nothing_more() -> None:
+    """The reader of stdout has gone, as ``head`` goes: what is written from now on is lost, and disturbs nobody."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import geolora_ref
 from geolora_ref import cli
 from geolora_ref.cli import main
 from geolora_ref.oracle.catalogue import catalogue
@@ -158,6 +160,22 @@ def test_a_reader_that_goes_ends_nothing(folder: Path, backend: str, status: int
     assert json.loads((folder / "report.json").read_text())["passed"] == (status == 0)
 
 
+@pytest.mark.parametrize("closed", ["1", "2"], ids=["stdout", "stderr"])
+@pytest.mark.parametrize(("backend", "status"), [("backend:right", 0), (WRONG, 1)])
+def test_a_stream_that_is_closed_costs_no_verdict(folder: Path, backend: str, status: int, closed: str) -> None:
+    """The interpreter has none then."""
+    command = shlex.join([sys.executable, "-m", "geolora_ref", "check", backend, *TRAPS, "--json", "report.json"])
+    run = subprocess.run(["bash", "-c", f"{command} {closed}>&-"], cwd=folder, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (status, "")
+    assert json.loads((folder / "report.json").read_text())["passed"] == (status == 0)
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"geolora-ref {geolora_ref.__version__}\n"
+
+
 # --- what comes out, wherever it goes --------------------------------------------------------------------------------
 
 
@@ -232,7 +250,7 @@ def test_an_unusable_path_is_refused_before_the_run(folder: Path, capsys: pytest
 
 def test_a_full_disk_costs_no_verdict(folder: Path) -> None:
     """The limit of the file size stands for a full disk."""
-    script = f"ulimit -f 1; {sys.executable} -m geolora_ref.cli check {WRONG} --tests id=shape-s --json report.json"
+    script = f"ulimit -f 1; {shlex.quote(sys.executable)} -m geolora_ref.cli check {WRONG} --tests id=shape-s --json report.json"
     run = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
     assert "DOES NOT CONFORM" in run.stdout
     assert run.returncode == 2

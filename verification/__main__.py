@@ -18,6 +18,7 @@ from rich.table import Table
 
 from geolora_ref.files import locked
 from geolora_ref.streams import escape_missing_characters
+from geolora_ref.terminal import Terminal
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
@@ -67,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     escape_missing_characters()
     options = arguments(argv)
-    console = Console(stderr=options.json)
+    console = Terminal(stderr=options.json)
     if options.list:
-        list_claims(Console())
+        list_claims(Terminal())
         return 0
     claims = [CLAIMS[name] for name in dict.fromkeys(options.only)] if options.only else list(CLAIMS.values())
     plan = Plan("full" if options.full else "quick", options.seed)
@@ -106,9 +107,9 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
         return 130 if interrupted else 2
     seconds = time.monotonic() - started
     with bar("written", console) as progress:
-        report = write_report(outcomes, plan, folder, seconds, progress)
+        report = write_report(outcomes, plan, folder, seconds, progress, resumed=journal.found)
     if options.json:
-        print(json.dumps(as_data(outcomes, plan, seconds), ensure_ascii=False, indent=1))
+        print(json.dumps(as_data(outcomes, plan, seconds, resumed=journal.found), ensure_ascii=False, indent=1))
     else:
         print_outcomes(outcomes, console)
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
@@ -117,7 +118,12 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
         if failed
         else f"[green]all {len(outcomes)} claims hold, every negative control fails"
     )
-    console.print(f"{verdict}[/] ({seconds:.0f} s)\nreport: {escape(str(report.resolve()))}")
+    facts = [f"{seconds:.0f} s"]
+    if len(outcomes) < len(CLAIMS):
+        facts.append(f"{len(outcomes)} of {len(CLAIMS)} claims were checked")
+    if journal.found:
+        facts.append(f"{journal.found} cases are from an earlier run")
+    console.print(f"{verdict}[/] ({'; '.join(facts)})\nreport: {escape(str(report.resolve()))}", soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -160,6 +166,8 @@ def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
     for outcome in outcomes:
         for problem in outcome.problems[:10]:
             console.print(f"[red]{outcome.claim.id}[/]: {escape(problem)}")
+        if len(outcome.problems) > 10:
+            console.print(f"[red]{outcome.claim.id}[/]: and {len(outcome.problems) - 10} more, see results.json")
 
 
 if __name__ == "__main__":

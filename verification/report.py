@@ -15,10 +15,11 @@ from markupsafe import Markup, escape
 
 from geolora_ref.files import read_json, strict, write_atomically, write_json
 from verification.claim import Figure, Plan, Results
+from verification.claims import CLAIMS
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
 from verification.fast_path import PAGE as FAST_PATH
-from verification.machine import machine_facts
+from verification.machine import machine_facts, provenance
 from verification.pictures import data_uri, svg
 from verification.rigor.results import FOLDER
 from verification.rigor.results import PAGE as RIGOR
@@ -49,13 +50,15 @@ def write_report(
     folder: Path,
     seconds: float,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    *,
+    resumed: int = 0,
 ) -> Path:
     """Write ``results.json``, the pages beside the report and ``report.html``, all or nothing each; returns the path of the last.
 
     The page about fine-tuning shows the stored campaign: it takes hours, which no report waits for.  ``progress(claim id, done,
-    total)`` is called as figures are drawn.
+    total)`` is called as figures are drawn; ``resumed`` see :func:`as_data`.
     """
-    data = as_data(outcomes, plan, seconds)
+    data = as_data(outcomes, plan, seconds, resumed=resumed)
     write_json(folder / "results.json", data)
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
@@ -100,14 +103,19 @@ def _rendered(template: str, **content: Any) -> str:
     return environment.get_template(template).render(**content)
 
 
-def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float) -> dict[str, Any]:
-    """Everything that was measured, as plain JSON data; numbers that JSON lacks are strings ("inf", "nan")."""
+def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float, *, resumed: int = 0) -> dict[str, Any]:
+    """Everything that was measured, as plain JSON data; numbers that JSON lacks are strings ("inf", "nan").
+
+    ``resumed`` : how many cases an earlier run had finished, which ``seconds`` do not count; ``all_claims`` : how many there are.
+    """
     data = {
         "format": 1,
         "effort": plan.effort,
         "seed": plan.seed,
         "seconds": round(seconds, 1),
-        "machine": machine_facts(),
+        "resumed": resumed,
+        "all_claims": len(CLAIMS),
+        **provenance(),
         "claims": [
             {
                 "id": outcome.claim.id,

@@ -1,24 +1,23 @@
-"""``python -m geolora_ref.finetune``: the same as ``geolora-ref finetune``."""
+"""``python -m geolora_ref.finetune``: the same as ``geolora-ref finetune``; says which extra it needs where that is missing."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from geolora_ref.finetune.command import add_arguments, run
-from geolora_ref.streams import escape_missing_characters
+from geolora_ref.extras import how_to_install
+
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run; exit status 2 for bad input."""
-    escape_missing_characters()
-    parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
-    add_arguments(parser)
+    """Exit status as :func:`geolora_ref.finetune.command.main`; 2 without the extra, which its options need to be read."""
     try:
-        return run(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"geolora-ref finetune: {error}\n")
+        from geolora_ref.finetune.command import main as finetune
+    except ModuleNotFoundError as missing:
+        sys.stderr.write(f"geolora-ref finetune: {missing}{how_to_install(missing, extra='finetune')}\n")
+        return 2
+    return finetune(argv)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -32,9 +33,11 @@ from geolora_ref.finetune.model import Classifier, check_length, digest_of_files
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.nn import adapters
 from geolora_ref.nn.adapter_optimizer import UpdateRule
+from geolora_ref.streams import escape_missing_characters
+from geolora_ref.terminal import Terminal
 from geolora_ref.training import Core
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "main", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,12 +93,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--fresh", action="store_true", help="forget the checkpoint in --output instead of going on from it")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, run; exit status 2 for bad input."""
+    escape_missing_characters()
+    parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"geolora-ref finetune: {error}\n")
+
+
 def run(options: argparse.Namespace) -> int:
     """Exit status 0: done; 1: diverged; 130: interrupted, the same command goes on.
 
     Raises ``ValueError`` or ``OSError`` for bad input, and for an output folder that cannot be used or is in use.
     """
-    console = Console()
+    console = Terminal()
     _check(options)
     checkpoint = options.output / "checkpoint.safetensors"
     before = _written(checkpoint)
@@ -271,7 +285,8 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
 def rank_table(job: Job) -> Table:
     """The rank of every adapted layer and what it stores."""
     layers = adapters(job.model.encoder)
-    table = Table("layer", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", overflow="fold")
     for name in ("m x n", "rank", "parameters"):
         table.add_column(name, justify="right", no_wrap=True)
     for short, layer in zip(short_names(list(layers)), layers.values(), strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from geolora_ref.extras import how_to_install
 from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options
 from geolora_ref.oracle.catalogue import ConformanceCase
 from geolora_ref.oracle.check import Asked, questions
@@ -39,7 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.path.insert(0, str(config.invocation_params.dir))  # as geolora-ref check does; only python -m pytest does it by itself
     try:
         config.stash[BACKEND] = _backend(config)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as missing:
+        raise pytest.UsageError(f"geolora: {missing}{how_to_install(missing)}") from missing
+    except (ValueError, OSError) as error:
         raise pytest.UsageError(f"geolora: {error}") from error
     config.args.append(str(SUITE))
 

@@ -21,9 +21,9 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 import torch
 
 from geolora_ref.files import locked
-from geolora_ref.finetune.__main__ import main
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
+from geolora_ref.finetune.command import main
 from geolora_ref.finetune.job import Job
 from geolora_ref.finetune.model import try_out
 from tests.devices import DEVICES
@@ -52,6 +52,17 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
     assert results["metrics"][-1]["dev"] >= 0.75
     assert results["truncations"] == results["by_householder"] == 12 * 10
     assert "Householder" not in printed
+
+
+def test_a_reader_that_goes_ends_no_training(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    """As ``head`` goes; status 1 would mean that the training has diverged."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "geolora_ref.finetune", *arguments(model_folder, tsv, tmp_path / "run")]
+    run = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (tmp_path / "run" / "results.json").is_file()
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -34,10 +34,11 @@ PAIRS = (
     ("k-step-sign", "lower-left-sign"),
     ("l-step-sign", "upper-right-sign"),
     ("v-not-augmented", "upper-right-missing"),
+    ("s-step-missing", "old-core"),
 )
 TWINS = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
-"""Mutants of different lines that give the same output, because only (I − UUᴴ)K_new and (I − VVᴴ)L_new enter Ŝ: the kit may
-name either."""
+"""Mutants of different lines that give the same output, because only (I − UUᴴ)K_new and (I − VVᴴ)L_new enter Ŝ, and S_new
+nothing else: the kit may name either."""
 
 
 # --- the catalogue ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rich.console import Console
 from geolora_ref.files import write_json
 from verification import tightness
 from verification.__main__ import main, print_outcomes
+from verification.claim import Plan
 from verification.claims import CLAIMS
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
@@ -58,7 +59,29 @@ def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"{CLAIM}  " in printed
     assert "3 of 3     holds" in printed
+    assert f"; 1 of {len(CLAIMS)} claims were checked)" in printed
+    assert "earlier run" not in printed
     assert str(folder / "report.html") in printed, "brackets are no markup"
+
+
+def test_what_an_earlier_run_had_finished_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its time is not in the seconds, and its processor need not be that of the table of the machine."""
+    claim = CLAIMS[CLAIM]
+    own, of_control = list(claim.cases(Plan()))[:2], list(claim.controls[0].cases(Plan()))[:1]
+    few = replace(claim.controls[0], cases=lambda plan: of_control)
+    monkeypatch.setitem(CLAIMS, CLAIM, replace(claim, cases=lambda plan: own, controls=(few,)))
+    for found in (False, True):
+        assert main(["--only", CLAIM, "--full", "--jobs", "1", "--output", str(tmp_path)]) in (0, 1)
+        printed, stored = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+        html = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert stored["all_claims"] == len(CLAIMS)
+        assert stored["sources"].keys() == {"geolora_ref", "verification"}
+        assert stored["sources"]["verification"] in html
+        told = f"{stored['resumed']} cases are from an earlier run" in printed, "cases from an earlier run" in html
+        assert (bool(stored["resumed"]), *told) == (found, found, found)
+    assert stored["resumed"] == 3
 
 
 def test_failure_is_status_1_and_says_why(

@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from verification.__main__ import print_outcomes
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal
@@ -217,6 +220,16 @@ def test_the_report_shows_a_ratio_that_is_no_number(outcome: Callable[[Claim], C
     html = write_report([result], PLAN, tmp_path, 1.0, lambda *where: told.append(where)).read_text(encoding="utf-8")
     assert '<td>ratio</td><td class="n">6</td><td class="n">nan</td><td class="n">∞</td>' in html
     assert told == [(GOOD.id, 0, 1), ("report", 1, 1)]
+
+
+def test_a_long_list_of_problems_says_that_there_are_more(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
+    result = outcome(replace(GOOD, cases=lambda plan: [Case(str(k), {}) for k in range(33)], check=broken))
+    printed = StringIO()
+    print_outcomes([result], Console(file=printed, width=200))
+    assert len(result.problems) > 33
+    assert f"and {len(result.problems) - 10} more, see results.json" in printed.getvalue()
+    html = write_report([result], PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+    assert f"<li>and {len(result.problems) - 20} more, see results.json</li>" in html
 
 
 def test_line_that_was_cut_off_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

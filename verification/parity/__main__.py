@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolora_ref.files import read_json, strict, write_json
 from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.terminal import Terminal
 from verification.command_line import writable_folder
 from verification.machine import provenance
 from verification.parity.measure import measure, missing
@@ -58,7 +58,7 @@ def _name(device: str) -> str:
 def _measured(device: str) -> dict[str, Any]:
     """Everything, behind a bar that names what is being measured."""
     columns = (TextColumn("{task.description:<26}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Terminal(stderr=True)) as bar:
         task = bar.add_task("starting", total=None)
         return measure(device, progress=lambda what: bar.update(task, description=what))
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from geolora_ref.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import provenance
 from verification.rigor.certificate import BITS, certify, outcomes
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     names, started, about = options.only or list(BROKEN), time.monotonic(), provenance()
-    console = Console(stderr=options.json)
+    console = Terminal(stderr=options.json)
     with progress_bar(console, width=40) as bar:
         task = bar.add_task("starting", total=options.count + len(names))
 

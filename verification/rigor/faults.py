@@ -23,9 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from geolora_ref.files import read_json, write_json
+from geolora_ref.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import ROOT, provenance
 
@@ -161,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
     about = provenance()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which campaigns would ignore if a shell had this in the background
-    with tempfile.TemporaryDirectory() as folder, progress_bar(Console(stderr=True)) as bar:
+    with tempfile.TemporaryDirectory() as folder, progress_bar(Terminal(stderr=True)) as bar:
         task = bar.add_task("kills", total=options.kills)
         found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
     write_json(options.output / "faults.json", found | about)

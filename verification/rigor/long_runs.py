@@ -30,6 +30,7 @@ from rich.console import Console
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.files import digest, locked, read_json, write_json
 from geolora_ref.problems import Quadratic
+from geolora_ref.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import ROOT, provenance
 
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = (options.float32, options.float64)
     if not any(asked) or any(steps and steps < least for steps in asked):
         parser.error(f"expected 0 or at least {least} steps, and not 0 twice, found {options.float32} and {options.float64}")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         with locked(options.output / "long_runs"):
             found = _run_all(options, console)

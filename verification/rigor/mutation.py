@@ -29,10 +29,10 @@ from types import CodeType, ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from rich.console import Console
 from scipy.stats import binomtest
 
 from geolora_ref.files import digest, read_json, write_json
+from geolora_ref.terminal import Terminal
 from verification.command_line import integer_from, progress_bar
 from verification.machine import ROOT, provenance
 from verification.rigor.mutation_rules import RULES
@@ -53,7 +53,7 @@ FORMAT = 3
 """Of mutation.json."""
 KILLED = ("killed", "timeout")
 """The outcomes of a mutant that was noticed."""
-CONSOLE = Console()
+CONSOLE = Terminal()
 say = partial(CONSOLE.print, markup=False, highlight=False, soft_wrap=True)
 
 Check = Callable[[], bool]

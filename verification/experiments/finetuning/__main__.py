@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from geolora_ref.files import locked
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
+from geolora_ref.terminal import Terminal
 from verification.command_line import integer_from
 from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness
 from verification.experiments.finetuning.page import write_page
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     effort = QUICK if options.quick else FULL
     if options.seeds is not None:
         effort = Effort(**{**vars(effort), "seeds": options.seeds})
-    console = Console()
+    console = Terminal()
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:

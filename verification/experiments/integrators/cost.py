@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
-from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from geolora_ref import LowRank
 from geolora_ref.files import locked, write_atomically, write_json
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
+from geolora_ref.terminal import Terminal
 from verification.command_line import integer_from, progress_bar
 from verification.integrator_family import FAMILY, member
 from verification.machine import provenance
@@ -103,7 +103,7 @@ def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], r
     """What cost.json has: every integrator in every round, one thread, behind a progress bar."""
     names, about = list(names), provenance()
     seconds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    with threadpool_limits(1), progress_bar(Console(stderr=True), width=24) as bar:
+    with threadpool_limits(1), progress_bar(Terminal(stderr=True), width=24) as bar:
         task = bar.add_task("starting", total=rounds * len(names))
         for _ in range(rounds):
             for name in names:

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 
 from geolora_ref.files import locked, read_json, write_atomically, write_json
+from geolora_ref.terminal import Terminal
 from verification.command_line import integer_from, progress_bar
 from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.measure import (
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     torch.set_num_threads(options.threads)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     try:
         with locked(options.output):
             return benchmark(options, console)

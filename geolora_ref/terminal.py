@@ -1,0 +1,18 @@
+"""The console of the long commands: they go on when the reader of their output has gone."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from geolora_ref.streams import write_nothing_more
+
+__all__ = ["Terminal"]
+
+
+class Terminal(Console):
+    """rich's console, for which a reader that goes, as ``head`` does, is no reason to end with status 1, which has a meaning."""
+
+    def on_broken_pipe(self) -> None:
+        """Nothing is written from now on."""
+        self.quiet = True
+        write_nothing_more()
