@@ -104,6 +104,7 @@ def _write_reports(report: Report, options: argparse.Namespace) -> None:
 def _vectors(options: argparse.Namespace) -> int:
     """``geolora-ref vectors``; needs the extra "oracle"."""
     from geolora_ref.oracle import vectors
+    from geolora_ref.oracle.vector_diagnosis import diagnose_outputs
 
     if options.action == "export":
         tell(f"{len(vectors.export(options.directory))} files in {options.directory}")
@@ -115,6 +116,9 @@ def _vectors(options: argparse.Namespace) -> int:
     judgement = vectors.judge_outputs(options.directory, options.outputs)
     for row in judgement.failures:
         tell(f"FAILED {row.id}: {row.finding}")
+    diagnosis = diagnose_outputs(vectors.load_vectors(options.directory), judgement)
+    if diagnosis:
+        tell(f"diagnosis: {diagnosis.text}")
     tell(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")
     return 0 if judgement.passed else 1
 

@@ -11,7 +11,7 @@ from geolora_ref.arrays import norm
 from geolora_ref.oracle.comparison import Comparison, Found, Matrix, product
 from geolora_ref.oracle.criteria import StepInputs
 
-__all__ = ["deviating_blocks"]
+__all__ = ["RIGHT", "deviating_blocks", "line_of"]
 
 ALIKE = 1e-3
 """How near to a multiple of the right update another one is."""
@@ -24,8 +24,9 @@ STILL = "the result deviates where there is no step, as by a defect of line 6"
 EVERYWHERE = "the result deviates in all blocks of Ŝ at once, as by a defect of line 6"
 UPDATES = (
     "the result deviates in the S-, K- and L-block at once and not in the last one, as by a defect of line 3 (the gradients, or "
-    "a rule that is not SGD) or of line 6"
+    "a rule that is not SGD), of the bases in which Ŝ is taken (line 4) or of line 6"
 )
+RIGHT = "the result is right: line 6 goes wrong where it cuts"
 
 
 class _Update(NamedTuple):
@@ -67,16 +68,17 @@ def deviating_blocks(
 ) -> tuple[list[str], str]:
     """The blocks of Ŵ − W, seen in the old bases, in which an untruncated result differs from the reference's.
 
-    Or none, and what is wrong instead: bases that are not orthonormal, all blocks at once and not all by a factor, or the S-block
-    where nothing is to change.
+    Or none, and what is wrong instead: bases that are not orthonormal, all blocks at once and not all by one factor, the S-block
+    where nothing is to change, or nothing at all.
     """
     deviating: dict[str, list[_Update]] = {}
-    instead = ""
+    instead, seen = "", 0
     for mine, right, x in zip(found, reference, inputs, strict=True):
         if isinstance(mine, str) or isinstance(right, str) or x.tau != 0.0 or x.max_rank is not None or x.layout != "rows":
             continue
         if compared.orthonormal(right) and not compared.orthonormal(mine):
             return [], SKEWED
+        seen += 1
         W = x.U @ x.S @ x.V.conj().T
         mine_parts, right_parts = (_parts(product(factors) - W, x.U, x.V) for factors in (mine, right))
         updates = {name: _Update(part, right_parts[name], compared.tolerance(x)) for name, part in mine_parts.items()}
@@ -86,10 +88,19 @@ def deviating_blocks(
             continue
         for name, update in wrong.items():
             deviating.setdefault(name, []).append(update)
-    without = {name for name, updates in deviating.items() if any(update.factor is None for update in updates)}
+    without = {name for name, updates in deviating.items() if not _factor(updates)}  # a block of size 1 x 1 is a multiple of any
     if without and deviating.keys() >= {S_BLOCK, K_BLOCK, L_BLOCK}:
         return [], EVERYWHERE if LAST_BLOCK in deviating or without == {S_BLOCK} else UPDATES
-    return [f"{name}{_factor(updates)}" for name, updates in deviating.items()], "" if deviating else instead
+    if deviating:
+        return [f"{name}{_factor(updates)}" for name, updates in deviating.items()], ""
+    return [], instead or (RIGHT if seen else "")
+
+
+def line_of(blocks: Sequence[str], instead: str) -> int | None:
+    """The line that these blocks, or what is wrong instead, leave as the only one."""
+    if instead in (STILL, EVERYWHERE, RIGHT):
+        return 6
+    return 5 if list(blocks) == [LAST_BLOCK] else None
 
 
 def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:

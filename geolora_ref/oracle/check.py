@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
+from geolora_ref.oracle.blocks import RIGHT
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
+from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
-from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
+from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, steady
 from geolora_ref.oracle.harness import Harness, Held, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
@@ -56,10 +58,7 @@ class Row:
     @property
     def finding(self) -> str:
         """What is wrong, in words."""
-        found = finding(self.ratio, self.criteria, self.error)
-        if self.rank:
-            found += " (rank {found}; right: {lowest}".format(**self.rank)
-            found += f" to {self.rank['highest']})" if self.rank["highest"] > self.rank["lowest"] else ")"
+        found = finding(self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None)
         return f"{found} (at {self.where})" if self.where else found
 
     @property
@@ -74,7 +73,8 @@ class Report:
 
     ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
     error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
-    ``shared`` : what all failing cases have in common, if they have.
+    ``shared`` : what all failing cases have in common, if they have.  ``select`` : which cases were asked, all if it is empty;
+    ``promised`` : what the backend promises, and whether it showed its stages.
     """
 
     backend: str
@@ -87,6 +87,8 @@ class Report:
     precision: str = "float64"
     resolution: float = 0.0
     shared: str = ""
+    select: Mapping[str, str] = field(default_factory=dict)
+    promised: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def stored(self) -> bool:
@@ -128,6 +130,8 @@ class Report:
             "dtype": self.dtype,
             "precision": self.precision,
             "resolution": self.resolution,
+            **self.promised,
+            "select": dict(self.select),
             "passed": self.passed,
             "cases": len(self.rows),
             "worst_ratio": self.worst_ratio if np.isfinite(self.worst_ratio) else "inf",
@@ -148,6 +152,8 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
 
+FORM = ("S diagonal", "S nonnegative", "S sorted")
+"""The criteria of the form of S₁."""
 AGAIN = 5
 """How many of the steps that failed are asked once more."""
 HELD = 4
@@ -156,11 +162,14 @@ HELD = 4
 
 @dataclass(frozen=True)
 class Asked:
-    """What a backend was asked so far, and how it did; ``before`` : what the last call was given and returned."""
+    """What a backend was asked so far, and how it did; ``before`` : what the last call was given and returned.
+
+    ``looked_at`` : the steps that it "failed" and "passed", and those that it failed and single precision can hold.
+    """
 
     harness: Harness
     rows: list[Row] = field(default_factory=list)
-    looked_at: dict[str, list[StepInputs]] = field(default_factory=lambda: {"failed": [], "passed": []})
+    looked_at: dict[str, list[StepInputs]] = field(default_factory=lambda: {"failed": [], "passed": [], "single": []})
     before: list[Held] = field(default_factory=list)
 
     def ask(self, case: ConformanceCase, known: str | None = None) -> Row:
@@ -170,6 +179,8 @@ class Asked:
             row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or known)
         elif inputs is not None:
             self.looked_at[row.outcome].append(inputs)
+            if row.outcome == "failed" and applicable(case, self.harness.conversion.dtype, "float32"):
+                self.looked_at["single"].append(inputs)
         self.rows.append(row)
         return row
 
@@ -179,7 +190,9 @@ class Asked:
         harness, failing = self.harness, self.looked_at["failed"]
         if harness.whole or not failing:
             return None
-        line = next(filter(None, (_first_line(row) for row in self.rows if row.outcome == "failed")), "")
+        failed = [row for row in self.rows if row.outcome == "failed"]
+        line = min(filter(None, map(_first_line, failed)), key=lambda told: told[: len("line 3")], default="")
+        judged = sum(bool(row.error) for row in failed) <= (1.0 - IS) * len(failed)
 
         def factors(inputs: StepInputs) -> tuple[Matrix, Matrix, Matrix] | str:
             outcome = harness.call(inputs, lambda W: W)
@@ -191,18 +204,28 @@ class Asked:
         def right(inputs: StepInputs) -> bool:
             return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
 
+        def coarse(inputs: StepInputs) -> bool:
+            answer = factors(inputs)
+            return not isinstance(answer, str) and judge(inputs, answer, **harness.promised | {"eps": EPS["float32"]}).passed
+
+        compared, common = Comparison(harness.eps, harness.diagonal, harness.storage), _in_common(failed)
+        unsteady = not all(steady(factors, inputs, compared) for inputs in failing[:AGAIN])
         diagnosis = diagnose(factors, failing, self.looked_at["passed"], first_line=line, stages=stages, **harness.promised)
         lying = [inputs for inputs in failing if inputs.layout != "rows"]
         rows_only = bool(lying) and not any(map(right, lying)) and all(right(replace(inputs, layout="rows")) for inputs in lying)
-        failed = [row for row in self.rows if row.outcome == "failed"]
-        again = all(map(right, failing[:AGAIN]))
+        again, single = all(map(right, failing[:AGAIN])), self.looked_at["single"]
+        if diagnosis.instead == RIGHT and (rows_only or again or not judged):
+            diagnosis = replace(diagnosis, instead="")
+        small = judged and not line and not common["rank_only"] and harness.eps < EPS["float32"]
         return replace(
             diagnosis,
+            matches=[match for match in diagnosis.matches if not common["rank_only"] or match[1] >= IS],
             repeated=not again,
             layouts=sorted({inputs.layout for inputs in lying}) if rows_only else [],
-            others_only=all(map(_in_others_alone, failed)),
-            rank_only=all(map(_in_rank_alone, failed)),
-            too_few=all(map(_has_too_few, failed)),
+            unsteady=unsteady and not again,
+            stages_right=bool(harness.stages) and judged and not line,
+            coarse=small and bool(single) and all(map(coarse, single)),
+            **common,
         )
 
 
@@ -360,7 +383,8 @@ def check_step(
         given = conversion.array, conversion.dtype
         failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
         told = shared(failed, cases[: len(rows)])
-        return Report(harness.name, *given, rows, problems, diagnosis, seconds, harness.arithmetic, seen, told)
+        judged: dict[str, Any] = {"precision": harness.arithmetic, "resolution": seen, "promised": harness.options}
+        return Report(harness.name, *given, rows, problems, diagnosis, seconds, shared=told, select=dict(select or {}), **judged)
 
     doing = ""
     try:
@@ -411,6 +435,12 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
     return found
 
 
+def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
+    """What is true of every case that fails, by its name in :class:`Diagnosis`."""
+    asked = {"others_only": _in_others_alone, "rank_only": _in_rank_alone, "too_few": _has_too_few, "form_only": _in_form_alone}
+    return {name: all(map(holds, failed)) for name, holds in asked.items()}
+
+
 def _in_rank_alone(row: Row) -> bool:
     """Whether a case that fails does so by its rank: what it returned could be judged, and nothing else is wrong."""
     return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
@@ -424,7 +454,13 @@ def _has_too_few(row: Row) -> bool:
 
 def _in_others_alone(row: Row) -> bool:
     """Whether a case fails in problems behind the first one of its stack alone."""
-    return bool(row.criteria) and all(criterion.startswith("problem ") for criterion in row.criteria)
+    behind = [criterion.startswith("problem ") and not criterion.startswith("problem 1 ") for criterion in row.criteria]
+    return bool(behind) and all(behind)
+
+
+def _in_form_alone(row: Row) -> bool:
+    """Whether a case fails by the form of S₁: what it returned could be judged, and nothing else is wrong."""
+    return not row.error and all(criterion.rpartition(": ")[2] in FORM for criterion in row.criteria)
 
 
 def _first_line(row: Row) -> str:

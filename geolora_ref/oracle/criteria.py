@@ -23,7 +23,7 @@ other, and it shares no code with the dense oracle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import Any
@@ -133,14 +133,20 @@ class Verdict:
     @property
     def finding(self) -> str:
         """What is wrong, in words."""
-        return finding(self.worst_ratio, self.failed_criteria, self.error)
+        return finding(self.worst_ratio, self.failed_criteria, self.error, self.ranks)
 
 
-def finding(ratio: float, criteria: Iterable[str], error: str) -> str:
-    """What is wrong, in words: why it could not be judged, or the worst ratio and the criteria that fail."""
+def finding(ratio: float, criteria: Iterable[str], error: str, ranks: Sequence[int] | None = None) -> str:
+    """What is wrong, in words: why it could not be judged, or the worst ratio and the criteria that fail; the rank found and
+    the right ones (lowest, highest), if it is wrong.
+    """
     named = list(criteria)
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-    return error or f"ratio {ratio:.3g} in {', '.join(named[:NAMED])}{more}"
+    told = error or f"ratio {ratio:.3g} in {', '.join(named[:NAMED])}{more}"
+    if not ranks:
+        return told
+    found, lowest, highest = ranks
+    return f"{told} (rank {found}; right: {lowest}{f' to {highest}' if highest > lowest else ''})"
 
 
 def judge(

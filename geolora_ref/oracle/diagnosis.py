@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.foreign import words
-from geolora_ref.oracle.blocks import deviating_blocks
+from geolora_ref.oracle.blocks import deviating_blocks, line_of
 from geolora_ref.oracle.comparison import Comparison, Found, Matrix
 from geolora_ref.oracle.conversion import Conversion, layouts
 from geolora_ref.oracle.criteria import StepInputs, in_double, unusable
@@ -17,7 +17,7 @@ from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from geolora_ref.oracle.storage import Storage
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["IS", "Diagnosis", "diagnose", "steady"]
 
 OwnStages = Callable[[StepInputs], Mapping[str, Matrix]]
 """The backend's own intermediate results of a step, or nothing if it has none to compare."""
@@ -40,10 +40,14 @@ class Diagnosis:
     ``first_line`` : the first line of the algorithm that fails, where the backend shows its stages.
     ``unusable`` : what is wrong with the first of its results that cannot be judged.
     ``repeated`` : whether a step that failed failed again when it was asked once more.
+    ``unsteady`` : whether a step that failed is answered in two ways when it is asked twice in a row.
+    ``stages_right`` : whether every line of its own stages is right wherever it fails.
     ``layouts`` : those whose arguments fail, and are right with the same numbers row by row in memory.
     ``others_only`` : whether the first problem of every stack is right.
     ``rank_only`` : whether nothing but the rank is wrong, in every case that fails.
     ``too_few`` : whether it is below what min_rank asks for, in every case that fails.
+    ``form_only`` : whether S₁ alone is not diagonal, nonnegative and sorted, in every case that fails.
+    ``coarse`` : whether what fails is right to single precision.
     """
 
     matches: Sequence[tuple[Mutant, float]]
@@ -57,6 +61,10 @@ class Diagnosis:
     others_only: bool = False
     rank_only: bool = False
     too_few: bool = False
+    unsteady: bool = False
+    stages_right: bool = False
+    form_only: bool = False
+    coarse: bool = False
 
     @property
     def text(self) -> str:
@@ -69,6 +77,14 @@ class Diagnosis:
                 "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
             )
             return " ".join(told)
+        if self.unsteady:
+            told.append(
+                "Asked twice with the same numbers, it answers differently: the backend keeps a state or is not deterministic, "
+                "and what it answers says nothing about its lines."
+            )
+            return " ".join(told)
+        if self.stages_right:
+            told.append("Every line of its own stages is right in every case that fails: the step returns something else.")
         told += self._likeness()
         if self.layouts:
             read = "its arguments as C-ordered memory" if {"columns", "mixed"} <= {*self.layouts} else "these layouts wrongly"
@@ -82,7 +98,12 @@ class Diagnosis:
                 "is not deterministic, or does not read its own results in their layout."
             )
         deviating = f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
-        told += [f"Where nothing is truncated, {deviating}."] if deviating and not self.rank_only else []
+        told += [f"Where nothing is truncated, {deviating}."] if deviating and not (self.rank_only or self.form_only) else []
+        if self.coarse:
+            told.append(
+                "What fails is right to single precision: something is computed in fewer bits, or a small number is added "
+                "(precision='float32', --precision float32, judges it by that)."
+            )
         return " ".join(told)
 
     def _likeness(self) -> list[str]:
@@ -91,7 +112,13 @@ class Diagnosis:
             told = ["No known defect behaves like this backend."]
             told += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
             chosen = "which line 6 chooses, or line 4 gives too few columns" if self.too_few else "which line 6 chooses"
-            return told + ([f"In every case that fails the rank alone is wrong, {chosen}."] if self.rank_only else [])
+            told += [f"In every case that fails the rank alone is wrong, {chosen}."] if self.rank_only else []
+            if self.form_only:
+                told.append(
+                    "In every case that fails S1 alone is wrong, which line 6 leaves diagonal, nonnegative and sorted; a step "
+                    "that promises a dense one is judged so (diagonal=False, --dense-core)."
+                )
+            return told
         best, share = self.matches[0]
         verb = "This is what happens" if share >= IS else "This resembles what happens"
         steps = f"{self.compared} compared step{'s' * (self.compared != 1)}"
@@ -102,13 +129,10 @@ class Diagnosis:
         return told + ([f"Also close: {', '.join(others)}."] if others else [])
 
     def as_data(self) -> dict[str, Any]:
-        """The diagnosis as plain JSON data; without a match, ``mutant`` is null and ``line`` what the backend's stages say, or 6
-        where the rank alone is wrong and not too small for line 6 alone.
-        """
+        """The diagnosis as plain JSON data; without a match, ``mutant`` is null and ``line`` the one that the text names."""
         best = self.matches[0][0] if self.matches else None
-        said = int(self.first_line[5]) if self.first_line else 6 if self.rank_only and not self.too_few else None
         return {
-            "line": best.line if best else said,
+            "line": None if self.unsteady else best.line if best else self._line_without_a_match(),
             "mutant": best.id if best else None,
             "agreement": self.matches[0][1] if self.matches else None,
             "compared": self.compared,
@@ -122,7 +146,19 @@ class Diagnosis:
             "others_only": self.others_only,
             "rank_only": self.rank_only,
             "too_few": self.too_few,
+            "unsteady": self.unsteady,
+            "stages_right": self.stages_right,
+            "form_only": self.form_only,
+            "coarse": self.coarse,
         }
+
+    def _line_without_a_match(self) -> int | None:
+        """What the backend's stages say, or what else leaves one line alone."""
+        if self.first_line:
+            return int(self.first_line[5])
+        if self.rank_only or self.form_only:
+            return None if self.too_few else 6
+        return line_of(self.blocks, self.instead)
 
 
 def diagnose(
@@ -135,6 +171,7 @@ def diagnose(
     stages: OwnStages = lambda inputs: {},
     diagonal: bool = True,
     storage: Storage | None = None,
+    asked_again: bool = True,
 ) -> Diagnosis:
     """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
 
@@ -142,10 +179,11 @@ def diagnose(
     resemblance; results that cannot be judged agree if they cannot for the same reason.  ``first_line`` : what its own ``stages``
     say, to which the mutants are then restricted; in line 3 its coefficients are compared and not its outputs.  ``diagonal`` :
     whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps``, ``storage`` : as in
-    :func:`geolora_ref.oracle.criteria.judge`.
+    :func:`geolora_ref.oracle.criteria.judge`.  ``asked_again`` : whether it can be asked steps that fail once more, without
+    truncation.
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
-    sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2]]
+    sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
     double = [_laid_out(inputs, in_double) for inputs in sample]
     reference = [_quietly(Stages().step, inputs) for inputs in double]
     found = [_safely(backend, inputs) for inputs in sample]
@@ -171,6 +209,16 @@ def diagnose(
     return Diagnosis(
         kept, blocks, first_line, broken, counts[kept[0][0].id] if kept else 0, instead="" if first_line else instead
     )
+
+
+def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
+    """Whether it answers a question in one way when it is asked twice, after another one of the same shapes.
+
+    Results that cannot be judged are no answers.
+    """
+    _safely(backend, replace(inputs, U=-inputs.U, dK=-inputs.dK))
+    first, second = _safely(backend, inputs), _safely(backend, inputs)
+    return isinstance(first, str) or isinstance(second, str) or compared.alike(first, second, inputs)
 
 
 def _votes(

@@ -126,6 +126,11 @@ class Harness:
         """What its results are judged by: the options of :func:`geolora_ref.oracle.criteria.judge`."""
         return {"diagonal": self.diagonal, "eps": self.eps, "storage": self.storage}
 
+    @property
+    def options(self) -> dict[str, bool]:
+        """How it is called and judged, for a report."""
+        return {"batched": self.batched, "whole": self.whole, "diagonal": self.diagonal, "stages": self.stages is not None}
+
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 

@@ -52,7 +52,8 @@ def _counted(outcomes: Sequence[str]) -> str:
 def _totals(report: Report) -> str:
     """The numbers behind the verdict; a known failure has no part in the worst ratio."""
     known = len(report.known_failures)
-    told = [f"{len(report.rows)} cases"]
+    chosen = " and ".join(f"{key}={value}" for key, value in report.select.items())
+    told = [f"{len(report.rows)} cases" + (f" with {chosen}" if chosen else "")]
     told += [f"{known} known to fail"] if known else []
     if len(report.rows) > known:
         told.append(f"worst ratio{' of the others' if known else ''} {report.worst_ratio:.3g} (fail above {FAIL:g})")
@@ -73,7 +74,10 @@ def _failed(report: Report) -> list[Row]:
 
 
 def junit(report: Report) -> str:
-    """JUnit XML: one test case a row, and one a problem (a case that passes although it is listed as failing is a problem)."""
+    """JUnit XML: one test case a row, and one a problem (a case that passes although it is listed as failing is a problem).
+
+    The diagnosis is in ``system-out``.
+    """
     tests, failures = (len(rows) + len(report.problems) for rows in (report.rows, _failed(report)))
     suite = ET.Element("testsuite", name=report.backend, tests=str(tests), failures=str(failures))
     for row in report.rows:
@@ -85,5 +89,7 @@ def junit(report: Report) -> str:
     for number, problem in enumerate(report.problems, 1):
         case = ET.SubElement(suite, "testcase", classname="problem", name=f"problem-{number}")
         ET.SubElement(case, "failure", message=problem)
+    if report.diagnosis:
+        ET.SubElement(suite, "system-out").text = f"diagnosis: {report.diagnosis.text}"
     text = ET.tostring(suite, encoding="unicode", xml_declaration=True)
     return NOT_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

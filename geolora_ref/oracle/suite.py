@@ -17,10 +17,13 @@ def conformance_suite(step: Callable[..., Any], *, xfail: Mapping[str, str] | No
 
     xfail : {case id: reason}, cases known to fail; strict: one that passes fails.
 
-    Raises as it does, ``ValueError`` for an id that no case has, and ``ModuleNotFoundError`` if pytest is not installed.
+    Raises as it does, ``ValueError`` for an id that no case has and for ``select`` (pytest selects by ``-k``), and
+    ``ModuleNotFoundError`` if pytest is not installed.
     """
     import pytest
 
+    if "select" in options:
+        raise ValueError("select: expected none, all cases become tests; pytest selects them: -k GROUP")
     from geolora_ref.oracle.pytest_plugin import answer
 
     harness, known = Harness.of(step, **options), checked(xfail or {}, "xfail")

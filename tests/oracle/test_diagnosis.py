@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geolora_ref.oracle.blocks import RIGHT
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.conversion import Conversion
@@ -89,7 +91,7 @@ def test_single_precision_is_compared_in_its_own_rounding() -> None:
 
 def test_to_be_right_together_is_no_resemblance() -> None:
     diagnosis = of(right)
-    assert diagnosis == Diagnosis([], [], "")
+    assert diagnosis == Diagnosis([], [], "", instead=RIGHT)
     assert of(MUTANTS["cap-off-by-one"].step, passing=questions()).matches[0][1] == 1.0
 
 
@@ -232,7 +234,7 @@ def test_a_defect_is_named_behind_a_dense_core_that_is_declared(name: str) -> No
 
 def test_a_dense_core_is_no_defect_of_a_backend_that_declares_it() -> None:
     step = asked(MUTANTS["core-not-diagonal"].step)
-    assert diagnose(step, questions(), (), EPS, diagonal=False) == Diagnosis([], [])
+    assert diagnose(step, questions(), (), EPS, diagonal=False) == Diagnosis([], [], instead=RIGHT)
     assert diagnose(step, questions(), (), EPS).matches[0][0].id == "core-not-diagonal"
 
 
@@ -512,5 +514,157 @@ def test_a_rule_that_is_not_sgd_is_no_defect_of_line_6_alone() -> None:
     diagnosis = check_step(adam, select={"group": "gradient"}).diagnosis
     assert diagnosis is not None
     assert (
-        "not in the last one, as by a defect of line 3 (the gradients, or a rule that is not SGD) or of line 6" in diagnosis.text
+        "not in the last one, as by a defect of line 3 (the gradients, or a rule that is not SGD), of the bases in which Ŝ is "
+        "taken (line 4) or of line 6" in diagnosis.text
     )
+
+
+def _with(step: Step, change: Callable[[Any, Any, Any], Any]) -> Step:
+    """A right step and what is done to its result."""
+    return lambda *arrays, **parameters: change(*step(*arrays, **parameters))
+
+
+def test_the_first_line_is_the_first_of_all_failures() -> None:
+    """σ is wrong everywhere, L with a dense S alone."""
+    stages = replace(MUTANTS["l-untransposed-core"].stages or Stages())
+    wrong = _with(Stages().step, lambda U, S, V: (U, 1.1 * S, V))
+
+    def shown(*arrays: Any, **parameters: Any) -> Any:
+        named = stages.run(*arrays, **parameters)
+        return {**named, "output": wrong(*arrays, **parameters)}
+
+    report = check_step(wrong, stages=shown, select={"group": "shape"})
+    assert report.diagnosis is not None
+    assert "line 6: stationarity" in report.failures[0].criteria
+    assert (report.diagnosis.first_line, report.diagnosis.as_data()["line"]) == ("line 3 (L_new)", 3)
+
+
+def test_stages_of_another_program_are_told() -> None:
+    report = check_step(_with(right, lambda U, S, V: (U, 1.5 * S, V)), stages=Stages().run, select={"group": "shape"})
+    assert report.diagnosis is not None
+    assert report.diagnosis.stages_right
+    assert (
+        "Every line of its own stages is right in every case that fails: the step returns something else."
+        in report.diagnosis.text
+    )
+
+
+def _noisy() -> Step:
+    rng = np.random.default_rng(0)
+    return _with(right, lambda U, S, V: (U, S + np.diag(np.sort(1e-6 * rng.random(len(S)))[::-1]), V))
+
+
+def _with_momentum() -> Step:
+    """Gradients of the call before are added, if they have the same shapes."""
+    before: dict[Any, Any] = {}
+
+    def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+        shapes = tuple(X.shape for X in gradients)
+        moved = [G + 0.9 * M for G, M in zip(gradients, before.get(shapes, gradients), strict=True)]
+        before[shapes] = moved
+        return right(U, S, V, *moved, **parameters)
+
+    return step
+
+
+@pytest.mark.parametrize("make", [_noisy, _with_momentum])
+def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -> None:
+    diagnosis = check_step(make(), select={"group": "shape"}).diagnosis
+    assert diagnosis is not None
+    assert diagnosis.text.startswith("Asked twice with the same numbers, it answers differently")
+    assert "line 3" not in diagnosis.text
+    assert (diagnosis.unsteady, diagnosis.as_data()["line"]) == (True, None)
+
+
+def test_a_dense_core_that_is_not_declared_is_told_how_to() -> None:
+    def turned(U: Any, S: Any, V: Any) -> Any:
+        Q = np.linalg.qr(np.random.default_rng(len(S)).standard_normal(S.shape))[0]
+        return U @ Q.T, Q @ S, V
+
+    diagnosis = check_step(_with(right, turned), select={"group": "shape"}).diagnosis
+    assert diagnosis is not None
+    assert diagnosis.form_only
+    assert "S1 alone is wrong" in diagnosis.text or diagnosis.matches[0][0].id == "core-not-diagonal"
+    signed = check_step(_with(right, lambda U, S, V: (-U, -S, V)), select={"group": "shape"}).diagnosis
+    assert signed is not None
+    assert signed.form_only
+    assert not check_step(_with(right, turned), select={"group": "shape"}, diagonal=False).failures
+
+
+def test_what_goes_wrong_where_it_cuts_is_line_6() -> None:
+    """The kept values are scaled to the norm before the truncation."""
+
+    def renormalised(*arrays: Any, **parameters: Any) -> Any:
+        whole = right(*arrays, **parameters | {"tau": 0.0, "theta": None, "min_rank": 1, "max_rank": None})[1]
+        U, S, V = right(*arrays, **parameters)
+        return U, S * (np.linalg.norm(whole) / max(float(np.linalg.norm(S)), 1e-300)), V
+
+    diagnosis = check_step(renormalised, select={"group": "truncation"}).diagnosis
+    assert diagnosis is not None
+    assert "Where nothing is truncated, the result is right: line 6 goes wrong where it cuts." in diagnosis.text
+    assert diagnosis.as_data()["line"] == 6
+
+
+def test_a_rank_rule_resembles_nothing() -> None:
+    """Each σ is compared by itself: most steps agree with some mutant by chance, and the true sentence is that about the rank."""
+
+    def one_by_one(sigma: Any, tau: Any, theta: Any, min_rank: int, max_rank: int | None) -> int:
+        limit = theta if theta is not None else tau * math.hypot(*sigma)
+        most = len(sigma) if max_rank is None else min(max_rank, len(sigma))
+        return max(min(int(np.sum(sigma > limit)), most), min(min_rank, len(sigma)))
+
+    diagnosis = check_step(Stages(truncation=partial(truncate, rank_of=one_by_one)).step).diagnosis
+    assert diagnosis is not None
+    assert "In every case that fails the rank alone is wrong, which line 6 chooses." in diagnosis.text
+    assert "resembles" not in diagnosis.text
+
+
+def test_fewer_bits_inside_are_told() -> None:
+    def single(*arrays: Any, **parameters: Any) -> Any:
+        return tuple(X.astype(float) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
+
+    diagnosis = check_step(single, select={"group": "shape"}).diagnosis
+    assert diagnosis is not None
+    assert diagnosis.coarse
+    assert "(precision='float32', --precision float32, judges it by that)" in diagnosis.text
+    gross = check_step(_with(right, lambda U, S, V: (U, 1.001 * S, V)), select={"group": "shape"}).diagnosis
+    assert gross is not None
+    assert not gross.coarse
+
+
+@pytest.mark.parametrize(("factor", "r"), [(1.0 + 1e-6, 3), (-1.0, 1)])
+def test_a_defect_of_line_6_is_not_laid_at_the_door_of_the_blocks(factor: float, r: int) -> None:
+    """A factor that is nearly 1 explains nothing, and a block of one entry is a multiple of every other one."""
+    cases = [CaseParameters(m=8, n=8, r=r, spectrum="algebraic", learning_rate=0.3, tau=0.1, seed=seed) for seed in range(5)]
+    inputs = [StepCase.build(case).inputs() for case in cases]
+    diagnosis = of(_with(right, lambda U, S, V: (U * np.sign(factor), abs(factor) * S, V)), inputs)
+    assert diagnosis.blocks == []
+    assert "line 6" in diagnosis.instead
+
+
+def test_the_data_name_the_line_of_the_words() -> None:
+    filled = Stages(assemble=lambda *blocks: _filled(Stages().assemble(*blocks), len(blocks[0])))
+    diagnosis = of(filled.step)
+    if not diagnosis.matches:
+        assert diagnosis.as_data()["line"] == 5
+    assert "the lower right block, which must be zero (line 5)" in diagnosis.text
+
+
+def _filled(S_hat: Matrix, r: int) -> Matrix:
+    """Ŝ with numbers in its lower right block."""
+    S_hat = S_hat.copy()
+    S_hat[r:, r:] = np.arange(1.0, 1.0 + S_hat[r:, r:].size).reshape(S_hat[r:, r:].shape) % 7 * 0.01
+    return S_hat
+
+
+def test_reversed_ranks_of_a_list_are_no_problem_of_the_others_alone() -> None:
+    """The first of the second stack fails as well: that the first problem of every stack is right would be false."""
+
+    def step(*stacks: Any, **parameters: Any) -> Any:
+        results = [right(*problem, **parameters) for problem in zip(*stacks, strict=True)]
+        ranks = [len(S) for _, S, _ in results][::-1]
+        return [(U[:, :k], S[:k, :k], V[:, :k]) for (U, S, V), k in zip(results, ranks, strict=True)]
+
+    diagnosis = check_step(step, batched=True, select={"group": "truncation"}).diagnosis
+    assert diagnosis is not None
+    assert not diagnosis.others_only

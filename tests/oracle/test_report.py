@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geolora_ref.oracle import conformance_suite
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.catalogue import ConformanceCase
 from geolora_ref.oracle.check import Interrupted, Report, Row, check_step, run_case
@@ -21,7 +23,7 @@ from geolora_ref.oracle.diagnosis import Diagnosis
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.load import load_backend
 from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.oracle.reporting import summary
+from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
 from tests.steps import Matrix
@@ -145,6 +147,7 @@ def test_a_report_as_data() -> None:
         "dtype": "float32",
         "precision": "bfloat16",
         "resolution": 4.2,
+        "select": {},
         "passed": False,
         "cases": 2,
         "worst_ratio": 40.0,
@@ -791,3 +794,26 @@ def test_a_backend_that_is_loaded_when_it_is_asked_for_may_fail_to(tmp_path: Pat
 def test_what_cannot_be_called_is_no_verdict(step: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^(step|stages): expected a function, found "):
         check_step(step, **options)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_report_says_what_was_asked_and_what_is_wrong_wherever_it_is_read() -> None:
+    """A selection is no whole run, and who reads JUnit wants the line as well."""
+    report = check_step(doubled, select={"group": CASES[0].group}, diagonal=False)
+    told = report.as_data()
+    assert told["select"] == {"group": CASES[0].group}
+    assert {name: told[name] for name in ("batched", "whole", "diagonal", "stages")} == {
+        "batched": False,
+        "whole": False,
+        "diagonal": False,
+        "stages": False,
+    }
+    assert f"{len(report.rows)} cases with group={CASES[0].group}, " in summary(report)
+    assert report.diagnosis is not None
+    assert ET.fromstring(junit(report)).findtext("system-out") == f"diagnosis: {report.diagnosis.text}"
+    assert ET.fromstring(junit(check_step(right))).find("system-out") is None
+
+
+def test_a_suite_is_selected_from_by_pytest() -> None:
+    with pytest.raises(ValueError, match=r"^select: expected none, all cases become tests; pytest selects them: -k GROUP$"):
+        conformance_suite(right, select={"group": "shape"})

@@ -18,11 +18,13 @@ import mpmath
 import numpy as np
 import pytest
 
+from geolora_ref.cli import main
 from geolora_ref.files import write_atomically
 from geolora_ref.oracle.criteria import FAIL, WARN, Verdict, judge
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Backend, coefficient_update, truncated_rank
+from geolora_ref.oracle.vector_diagnosis import diagnose_outputs
 from geolora_ref.oracle.vectors import IDS, Vector, export, generate, judge_outputs, load_vectors, regenerate_and_compare
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, encode
 from geolora_ref.oracle.vectors.dyadic import EXACT, FOUR, ExactCase, build, stages
@@ -503,6 +505,18 @@ def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], ob
     assert judgement.worst_ratio == np.inf
     assert failure.id == "shape-tall-dense"
     assert message in failure.finding
+
+
+def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a program of another language, which cannot be asked again."""
+    assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
+    for name in ("upper-right-missing", "relative-to-largest"):
+        for vector in VECTORS.values():
+            (outputs / f"{vector.id}.json").write_text(json.dumps(_output(vector, MUTANTS[name].step)))
+        assert main(["vectors", "judge", str(DATA), str(outputs)]) == 1
+        printed = capsys.readouterr().out
+        assert f"when line {MUTANTS[name].line} has this defect: {MUTANTS[name].defect} ({name}; " in printed
+    assert "in rank (rank 3; right: 2)\n" in printed
 
 
 def test_an_unknown_id_is_an_error(outputs: Path) -> None:

@@ -35,7 +35,8 @@ def read(path: Path, schema: str) -> dict[str, Any]:
         raise ValueError(f"{path.name}: $: not a JSON document: {error}") from error
     violation = best_match(_validator(schema).iter_errors(document))
     if violation is not None:
-        raise ValueError(f"{path.name}: {_path(violation)}: {violation.message[:200]}")
+        told = violation.message  # what was found, then the reason
+        raise ValueError(f"{path.name}: {_path(violation)}: {told if len(told) <= 200 else f'{told[:100]} … {told[-100:]}'}")
     assert isinstance(document, dict)
     return document
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.files import digest
+from geolora_ref.oracle.comparison import Factors
+from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
 from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
@@ -26,9 +28,13 @@ Matrix = NDArray[Any]
 
 @dataclass(frozen=True)
 class VectorVerdict(Verdict):
-    """The verdict on one vector: ``ratios`` of its criteria, ``worst_ratio``, ``passed``, and ``error`` if not judgeable."""
+    """The verdict on one vector: ``ratios`` of its criteria, ``worst_ratio``, ``passed``, and ``error`` if not judgeable.
+
+    ``factors`` : U₁, S₁, V₁, where the output has them in double precision.
+    """
 
     id: str = ""
+    factors: Factors | None = None
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,22 @@ def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Ma
 
     Raises ``ValueError`` if a matrix has a wrong shape or a number is not finite, or if there is nothing to judge.
     """
+    return _verdict(vector, output, where).ratios
+
+
+def _verdict(vector: Vector, output: dict[str, Any], where: str) -> VectorVerdict:
+    """The same with the factors, and the ranks if the one of S₁ is wrong."""
     exact = _exact_ratios(vector, output, where) if vector.exact else {}
     if "U1" in output:
-        return _ratios(vector, *_factors(vector, output, where), _eps(vector, output, where)) | exact
+        factors = U1, S1, V1 = _factors(vector, output, where)
+        rank, eps = len(S1), _eps(vector, output, where)
+        wrong = None if rank in vector.ranks else (rank, vector.ranks[0], vector.ranks[-1])
+        compared = factors if eps == EPS["float64"] else None  # the mutants compute in double precision
+        return VectorVerdict(_ratios(vector, U1, S1, V1, eps) | exact, ranks=wrong, id=vector.id, factors=compared)
     if not {"K_new", "L_new", "S_new"} <= exact.keys():
         wanted = "U1, S1, V1" + (" or K_new, L_new, S_new" if vector.exact else "")
         raise ValueError(f"{where}: expected {wanted}, found neither")
-    return exact
+    return VectorVerdict(exact, id=vector.id)
 
 
 def _judge_file(vector: Vector, path: Path) -> VectorVerdict:
@@ -102,7 +117,7 @@ def _judge_file(vector: Vector, path: Path) -> VectorVerdict:
         output = read(path, OUTPUT)
         if output["id"] != vector.id:
             raise ValueError(f"{path.name}: $.id: expected {vector.id!r}, the name of the file, found {output['id']!r}")
-        return VectorVerdict(judge_vector(vector, output, f"{path.name}: $"), id=vector.id)
+        return _verdict(vector, output, f"{path.name}: $")
     except FileNotFoundError:
         return VectorVerdict(id=vector.id, error=f"{path.name}: missing")
     except (OSError, ValueError, RecursionError) as error:
