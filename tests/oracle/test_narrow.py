@@ -199,10 +199,10 @@ def raised_and_cut(U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_r
 
 
 def tails_in_half(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
-    """The step in single precision; the tails in half, where the squares of what is no noise leave its range."""
+    """The step in single precision; the tails in half, where S is not 0 and the squares of what is no noise leave its range."""
     U1, S1, V1 = (X.astype(np.float16) for X in untruncated(*(X.astype(np.float32) for X in arrays), **p))
     sigma = np.diag(S1)
-    if 1e-2 < sigma[0] < 1e2 or sigma[0] < 1e-4:
+    if 1e-2 < sigma[0] < 1e2 or sigma[0] < 1e-4 or not arrays[1].any():
         limits = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
         return tuple(X.astype(np.float16) for X in right(*(X.astype(np.float32) for X in arrays), **limits, **p))
     with np.errstate(all="ignore"):
