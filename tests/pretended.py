@@ -126,7 +126,7 @@ class There(Tensor):
         return f"There({self.held!r})"
 
 
-class PretendedDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class PretendedDevice(TorchDispatchMode):
     """While it is entered, tensors can be made on the device and copied to and from it; ``crossings`` counts what crosses."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class PretendedDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return numbers
         result = tree_map_only(Tensor, There, numbers)
         changes = there and (func.is_view or func._schema.is_mutable)
-        return return_and_correct_aliasing(func, tuple(args), given, result) if changes else result  # type: ignore[no-untyped-call]
+        return return_and_correct_aliasing(func, tuple(args), given, result) if changes else result
 
     def _look(self, func: Any, *, there: bool, here: Sequence[Tensor], goes_there: bool) -> None:
         """Count what crosses; ``RuntimeError`` for operands from the host: CUDA takes single numbers and indices only."""

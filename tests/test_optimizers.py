@@ -211,8 +211,8 @@ def test_transport_by_its_formula(rule: Optimizer) -> None:
     _, moments = rule.direction(gradients, Moments())
     moved = rule.transport(moments, A, B)
     assert moved.step == moments.step == 1
-    weights = (X**2 + (1.0 - np.sum(X**2, axis=0)) / 2 for X in (A, B))
-    for name, P, Q in (("first", A, B), ("second", *weights)):
+    weights_A, weights_B = (X**2 + (1.0 - np.sum(X**2, axis=0)) / 2 for X in (A, B))
+    for name, P, Q in (("first", A, B), ("second", weights_A, weights_B)):
         old, new = getattr(moments, name), getattr(moved, name)
         if old is None or np.ndim(old.S) == 0:
             assert new is old

@@ -92,14 +92,14 @@ class ConvolutionMap:
         """The transposed convolution of c."""
         kernels = Vt.reshape(-1, *self.kernel)
         arguments = (list(_images(x).shape), kernels, _images(c.movedim(-1, -3)), self.stride, 0, self.dilation)
-        dx: Tensor = convolution_gradients.conv2d_input(*arguments)  # type: ignore[no-untyped-call]
+        dx: Tensor = convolution_gradients.conv2d_input(*arguments)
         return dx.view(x.shape)
 
     def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
         """The correlation of x with b."""
         shape = (b.shape[-1], *self.kernel)
         arguments = (_images(x), shape, _images(b.movedim(-1, -3)), self.stride, 0, self.dilation)
-        dL_t: Tensor = convolution_gradients.conv2d_weight(*arguments)  # type: ignore[no-untyped-call]
+        dL_t: Tensor = convolution_gradients.conv2d_weight(*arguments)
         return dL_t.reshape(shape[0], -1)
 
 

@@ -245,8 +245,8 @@ def test_an_upstream_gradient_may_be_a_view_of_any_strides(form: str) -> None:
     rows = (512, 256)
     for upstream in (torch.ones(256, M).double().expand(*rows, M), torch.ones(256, 512, M).double().mT.mT.transpose(0, 1)):
         p, contiguous = Problem("dense", rows=rows), Problem("dense", rows=rows)
-        p.forward(form).backward(upstream)  # type: ignore[no-untyped-call]
-        contiguous.forward(form).backward(upstream.contiguous())  # type: ignore[no-untyped-call]
+        p.forward(form).backward(upstream)
+        contiguous.forward(form).backward(upstream.contiguous())
         for name in ("x", "U", "S", "V", "bias"):
             assert _close(getattr(p, name).grad, getattr(contiguous, name).grad)
 

@@ -162,7 +162,7 @@ def dense_naive(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> M
     value, inverse = f(t, Y), np.linalg.pinv(Y, rcond=1e-12)
     left, right = value @ inverse - P @ value @ inverse, inverse @ value - inverse @ value @ Q
     middle = Y + h * P @ value @ Q
-    return (middle + h * left @ middle) @ (np.eye(len(Q)) + h * right)
+    return np.asarray((middle + h * left @ middle) @ (np.eye(len(Q)) + h * right))
 
 
 def dense_second_order(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:

@@ -32,7 +32,7 @@ class Dense(NamedTuple):
 
     def closure(self) -> float:
         loss = self.loss(self.model(torch.eye(N, dtype=torch.float64)).mT)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     def gradient(self) -> Tensor:

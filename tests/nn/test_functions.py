@@ -140,7 +140,7 @@ def penalised(gradients: GradientRoute, *, read: bool) -> tuple[AdaptedLayer, Te
 @pytest.mark.parametrize(("gradients", "read"), [("published", False), ("published", True), ("projected", True)])
 def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -> None:
     layer, penalty = penalised(gradients, read=read)
-    penalty.backward()  # type: ignore[no-untyped-call]
+    penalty.backward()
     W, x = layer.weight.detach().requires_grad_(True), adapted_layer("linear without bias")[1].requires_grad_(True)
     (dx,) = torch.autograd.grad((x @ W.mT).square().sum(), x, create_graph=True)
     (G,) = torch.autograd.grad(dx.square().sum(), W)
@@ -171,15 +171,15 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
         return y.square().sum() if square else y.sum()
 
     x = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    found, expected = (torch.autograd.functional.hessian(partial(loss, m), x) for m in (model, twin))  # type: ignore[no-untyped-call]
+    found, expected = (torch.autograd.functional.hessian(partial(loss, m), x) for m in (model, twin))
     assert relative(found, expected, expected) < ROUNDING
     (dx,) = torch.autograd.grad(loss(model, x), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
-        dx.square().sum().backward()  # type: ignore[no-untyped-call]
+        dx.square().sum().backward()
     S = adapters(model)["0"].adapter.S
     (dS,) = torch.autograd.grad(loss(model, x), S, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
-        dS.square().sum().backward()  # type: ignore[no-untyped-call]
+        dS.square().sum().backward()
 
 
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
@@ -231,7 +231,7 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(probed, probes, eps=1e-6, atol=1e-7)
     expected: Any = torch.autograd.grad(probed(*probes), probes)
     a, b, c = leaves = [X.clone().requires_grad_(True) for X in (Ut, S, Vt)]
-    (projected_update(x, a, b, c, input_map) * upstream).sum().backward()  # type: ignore[no-untyped-call]
+    (projected_update(x, a, b, c, input_map) * upstream).sum().backward()
     for leaf, derivative in zip(leaves, (expected[0].mT, expected[2], expected[1].mT), strict=True):
         assert leaf.grad is not None
         assert relative(leaf.grad, derivative, derivative) < 1e-12
@@ -245,7 +245,7 @@ def test_the_dense_weight_carries_the_same_gradients() -> None:
     ]
     Ut, S, Vt = (X.requires_grad_(True) for X in leaves)
     G = torch.randn(6, 5, dtype=torch.float64)
-    (projected_weight(Ut, S, Vt) * G).sum().backward()  # type: ignore[no-untyped-call]
+    (projected_weight(Ut, S, Vt) * G).sum().backward()
     for found, expected in ((Ut.grad, (G @ Vt.mT).mT), (S.grad, Ut @ G @ Vt.mT), (Vt.grad, Ut @ G)):
         assert found is not None
         assert relative(found, expected, expected) < ROUNDING

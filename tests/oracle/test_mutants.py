@@ -81,10 +81,11 @@ def test_a_mutant_is_seen_by_its_output_and_of_our_own_making_unless_it_says_oth
 
 def test_a_generator_that_is_seeded_is_in_the_same_state_every_time() -> None:
     x = questions("float64")[0]
-    before, states = np.random.get_state(), []  # noqa: NPY002
+    before, states = np.random.get_state(), list[Any]()  # noqa: NPY002
     for _ in range(2):
         MUTANTS["global-rng"].step(*x.arrays, **x.parameters)
-        states.append(np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+        state: Any = np.random.get_state()  # noqa: NPY002
+        states.append(state[1])
     np.random.set_state(before)  # noqa: NPY002
     assert np.array_equal(*states)
 

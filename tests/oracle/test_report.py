@@ -332,13 +332,13 @@ MANNERS: dict[str, tuple[Callable[..., Any], str]] = {
 @pytest.mark.parametrize(("step", "error"), MANNERS.values(), ids=MANNERS)
 def test_bad_manners_in_words(step: Callable[..., Any], error: str) -> None:
     np.random.seed(0)  # noqa: NPY002  (the state that the backend would set)
-    before = np.random.get_state()  # noqa: NPY002
+    before: Any = np.random.get_state()  # noqa: NPY002
     outcome = Harness.of(step).call(_inputs(), lambda W: W)
-    after = np.random.get_state()  # noqa: NPY002
+    after: Any = np.random.get_state()  # noqa: NPY002
     assert outcome.error == error
     assert outcome.factors is None
-    assert np.array_equal(before[1], after[1])  # type: ignore[index]
-    assert before[2:] == after[2:]  # type: ignore[index]
+    assert np.array_equal(before[1], after[1])
+    assert before[2:] == after[2:]
 
 
 def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
