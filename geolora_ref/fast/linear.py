@@ -59,7 +59,7 @@ def adapted_linear(
     that is not finite.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None)  # type: ignore[no-untyped-call]
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None)  # type: ignore[no-untyped-call, unused-ignore]
     return y
 
 
@@ -84,7 +84,7 @@ def merged_linear(
     """
     _check_merged(merged, weight)
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call]
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call, unused-ignore]
     return y
 
 
@@ -115,7 +115,7 @@ def lowrank_add(
     if output.shape[:-1] != x.shape[:-1]:
         raise ValueError(f"output: expected the leading axes of x, {tuple(x.shape[:-1])}, found {tuple(output.shape[:-1])}")
     _check((output.shape[-1], V.shape[0]), output, U, S, V, x=x)
-    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call]
+    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
     return y
 
 

@@ -37,6 +37,6 @@ class _Once(torch.autograd.Function):
 def once(value: Tensor, *sources: Tensor) -> Tensor:
     """``value``; a derivative through it, or to the ``sources`` that it was made from, raises ``RuntimeError`` (not compiled)."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        result: Tensor = _Once.apply(value, *sources)  # type: ignore[no-untyped-call]
+        result: Tensor = _Once.apply(value, *sources)  # type: ignore[no-untyped-call, unused-ignore]
         return result
     return value

@@ -170,11 +170,11 @@ class _ProjectedWeight(torch.autograd.Function):
 
 def projected_update(x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: InputMap) -> Tensor:
     """X Wᵀ of shape (…, m); gradients (∇_K)ᵀ, ∇_S, (∇_L)ᵀ for Ut, S, Vt."""
-    result: Tensor = _ProjectedUpdate.apply(x, Ut, S, Vt, input_map)  # type: ignore[no-untyped-call]
+    result: Tensor = _ProjectedUpdate.apply(x, Ut, S, Vt, input_map)  # type: ignore[no-untyped-call, unused-ignore]
     return result
 
 
 def projected_weight(Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
     """The dense W (m, n), for those who read a layer's weight instead of calling it; the same gradients."""
-    result: Tensor = _ProjectedWeight.apply(Ut, S, Vt)  # type: ignore[no-untyped-call]
+    result: Tensor = _ProjectedWeight.apply(Ut, S, Vt)  # type: ignore[no-untyped-call, unused-ignore]
     return result

@@ -94,7 +94,7 @@ def test_what_is_not_a_number_is_not(monkeypatch: pytest.MonkeyPatch, where: int
         if where == 4:
             return adapted_linear(x, weight, bias, U, S, V, scale) * math.nan
         trained = [x, bias, U, S]
-        trained[where] = Spoilt.apply(trained[where])  # type: ignore[no-untyped-call]
+        trained[where] = Spoilt.apply(trained[where])  # type: ignore[no-untyped-call, unused-ignore]
         return adapted_linear(trained[0], weight, trained[1], trained[2], trained[3], V, scale)
 
     monkeypatch.setattr("verification.parity.functions.adapted_linear", function)

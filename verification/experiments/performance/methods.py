@@ -205,7 +205,7 @@ class LeanLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The adapted output."""
-        y: Tensor = _LeanFunction.apply(x, self.base.weight, self.base.bias, self.A, self.Bt)  # type: ignore[no-untyped-call]
+        y: Tensor = _LeanFunction.apply(x, self.base.weight, self.base.bias, self.A, self.Bt)  # type: ignore[no-untyped-call, unused-ignore]
         return y
 
 
