@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import IO
 
 __all__ = ["escape_missing_characters", "tell", "write_nothing_more"]
 
@@ -24,9 +25,9 @@ def tell(text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        write_nothing_more()
+        write_nothing_more(sys.stdout)
 
 
-def write_nothing_more() -> None:
-    """The reader of stdout has gone, as ``head`` goes: what is written from now on is lost, and disturbs nobody."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def write_nothing_more(stream: IO[str]) -> None:
+    """Its reader has gone, as ``head`` goes: what is written from now on is lost, and disturbs nobody."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

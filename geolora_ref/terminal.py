@@ -15,4 +15,4 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Nothing is written from now on."""
         self.quiet = True
-        write_nothing_more()
+        write_nothing_more(self.file)

@@ -275,7 +275,7 @@ def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:
     assert process.returncode == 130
     assert errors == ""
     assert "PROBLEM interrupted in case truncation-theta-0-unclipped, after 57 of 87 cases" in printed
-    assert "INTERRUPTED: 57 cases, worst ratio" in printed
+    assert "INTERRUPTED: 57 cases with group=truncation, worst ratio" in printed
     assert not json.loads((folder / "report.json").read_text("utf-8"))["passed"]
 
 

@@ -610,17 +610,17 @@ def test_a_sub_solver_may_work_in_place_and_return_the_same_array(name: str) -> 
     ("spoil", "message"),
     [
         (lambda X: X.astype(np.float32), r"expected the dtype of the state \(float64\), found float32$"),
-        (lambda X: X[:, :1], r"expected shape \(\d, 3\) \(that of X\(t\)\), found \(\d, 1\)$"),
+        (lambda X: X[:, :1], r"expected shape \(\d, \d\) \(that of X\(t\)\), found \(\d, 1\)$"),
         (lambda X: X.tolist(), "expected an array of an array API library, found list$"),
     ],
     ids=["single", "one column", "list"],
 )
-@pytest.mark.parametrize("name", [name for name in ALL if name != "projected Runge–Kutta"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("projected Runge–Kutta", "naive")])
 def test_what_is_no_result_of_a_sub_solver_is_refused(name: str, spoil: Any, message: str) -> None:
     """One column would be broadcast, one of the two bases would be in single precision."""
     field, Y = _setting(complex_data=False)
     solver = cast(Any, lambda f, t, X, h: spoil(RK4(f, t, X, h)))
-    with pytest.raises(ValueError, match=r"^(.*: )?X\(t \+ h\) of the sub-solver: " + message):
+    with pytest.raises(StepError, match=r"^t = 0, h = 0\.1: ValueError: X\(t \+ h\) of the sub-solver: " + message):
         ALL[name](TruncationRule.fixed_rank(3), solver).step(field, 0.0, Y, 0.1)
 
 
