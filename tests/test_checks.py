@@ -107,7 +107,8 @@ def test_a_rank_is_at_most_the_smaller_side() -> None:
 
 def test_one_value_stands_for_all_layers() -> None:
     assert checks.each("x", None, 3) == [None, None, None]
-    assert checks.each("x", (1, 2), 2) == [1, 2]
+    assert checks.each("x", (1, 2), 2) == checks.each("x", np.array([1, 2]), 2) == [1, 2]
+    assert checks.each("x", np.array(3), 2) == [3, 3]
     with pytest.raises(ValueError, match=r"^x: expected one number, or one for each of 2 layers, found 3$"):
         checks.each("x", [1, 2, 3], 2)
 
