@@ -36,6 +36,7 @@ def _known_to_peft(name: str) -> PeftType:
     if name not in PeftType.__members__:
         member = str.__new__(PeftType, name)
         member._name_ = member._value_ = name
+        setattr(PeftType, name, member)  # from Python 3.12 on enumerations look no names up in their map
         PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
         PeftType._member_names_.append(name)
     return PeftType(name)
