@@ -25,7 +25,7 @@ from verification.claims import CLAIMS
 from verification.command_line import integer_from, progress_bar
 from verification.journal import Journal
 from verification.report import as_data, write_report
-from verification.runner import ClaimOutcome, records, run
+from verification.runner import ClaimOutcome, key, records, run, units
 
 DEFAULT_FOLDER = Path("build") / "verification"
 
@@ -93,6 +93,7 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     journal = Journal(folder, plan, fresh=options.fresh or not options.full)
     for line in journal.damaged:
         console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)
+    resumed = sum(key(unit) in journal.done for unit in units(claims, plan))
     started = time.monotonic()
     jobs = options.jobs or os.cpu_count() or 1
     try:
@@ -107,9 +108,9 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
         return 130 if interrupted else 2
     seconds = time.monotonic() - started
     with bar("written", console) as progress:
-        report = write_report(outcomes, plan, folder, seconds, progress, resumed=journal.found)
+        report = write_report(outcomes, plan, folder, seconds, progress, resumed=resumed)
     if options.json:
-        print(json.dumps(as_data(outcomes, plan, seconds, resumed=journal.found), ensure_ascii=False, indent=1))
+        print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed), ensure_ascii=False, indent=1))
     else:
         print_outcomes(outcomes, console)
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
@@ -121,8 +122,8 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     facts = [f"{seconds:.0f} s"]
     if len(outcomes) < len(CLAIMS):
         facts.append(f"{len(outcomes)} of {len(CLAIMS)} claims were checked")
-    if journal.found:
-        facts.append(f"{journal.found} cases are from an earlier run")
+    if resumed:
+        facts.append(f"{resumed} cases are from an earlier run")
     console.print(f"{verdict}[/] ({'; '.join(facts)})\nreport: {escape(str(report.resolve()))}", soft_wrap=True)
     return 1 if failed else 0
 

@@ -31,8 +31,7 @@ class Journal:
 
     A journal belongs to one fingerprint; results of other sources are never reused.  ``fresh`` forgets this one journal: those of
     other plans and sources in the folder stay.  What cannot be trusted is dropped when the journal is opened again, so that its
-    case is done again: a last line that an interruption cut off, and lines that were altered, which ``damaged`` names.  ``found``
-    counts the cases of earlier runs.  Two
+    case is done again: a last line that an interruption cut off, and lines that were altered, which ``damaged`` names.  Two
     processes must not write one journal: see :func:`geolora_ref.files.locked`.
     """
 
@@ -46,7 +45,6 @@ class Journal:
         self._handle: int | None = None
         if self.path.exists():
             self._read()
-        self.found = len(self.done)
 
     def _read(self) -> None:
         *lines, cut_off = self.path.read_bytes().split(b"\n")

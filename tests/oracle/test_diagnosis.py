@@ -584,7 +584,8 @@ def test_a_dense_core_that_is_not_declared_is_told_how_to() -> None:
     diagnosis = check_step(_with(right, turned), select={"group": "shape"}).diagnosis
     assert diagnosis is not None
     assert diagnosis.form_only
-    assert "S1 alone is wrong" in diagnosis.text or diagnosis.matches[0][0].id == "core-not-diagonal"
+    assert "In every case that fails S1 alone is wrong" in diagnosis.text
+    assert "(diagonal=False, --dense-core)" in diagnosis.text
     signed = check_step(_with(right, lambda U, S, V: (-U, -S, V)), select={"group": "shape"}).diagnosis
     assert signed is not None
     assert signed.form_only

@@ -72,6 +72,9 @@ def test_what_an_earlier_run_had_finished_is_told(
     own, of_control = list(claim.cases(Plan()))[:2], list(claim.controls[0].cases(Plan()))[:1]
     few = replace(claim.controls[0], cases=lambda plan: of_control)
     monkeypatch.setitem(CLAIMS, CLAIM, replace(claim, cases=lambda plan: own, controls=(few,)))
+    monkeypatch.setitem(CLAIMS, "another", replace(CLAIMS[CLAIM], id="another"))
+    main(["--only", "another", "--full", "--jobs", "1", "--output", str(tmp_path)])  # whose cases are in the same journal
+    assert "earlier run" not in capsys.readouterr().out
     for found in (False, True):
         assert main(["--only", CLAIM, "--full", "--jobs", "1", "--output", str(tmp_path)]) in (0, 1)
         printed, stored = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
