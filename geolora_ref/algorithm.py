@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, q_factor, svd, tail_norms, zeros
+from geolora_ref.arrays import Array, Float, H, Inexact, diagonal_matrix, namespace, qr, svd, tail_norms, zeros
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank, state
 
@@ -91,7 +91,7 @@ def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m s"]) -> In
     k = min(s, m − r) of them, possibly none; s = r in Algorithm 1.
     """
     xp = namespace(B)
-    Q = q_factor(xp.concat([B, X], axis=1))
+    Q, _ = qr(xp.concat([B, X], axis=1))
     return Q[:, B.shape[1] :]
 
 

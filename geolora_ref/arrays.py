@@ -35,7 +35,7 @@ __all__ = [
     "is_diagonal",
     "namespace",
     "norm",
-    "q_factor",
+    "qr",
     "svd",
     "tail_norms",
     "to_numpy",
@@ -104,20 +104,21 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
     return H(Ph), sigma, H(Q)
 
 
-def q_factor(X: Inexact[Array, "m s"]) -> Inexact[Array, "m k"]:
-    """Q of X = Q R: k = min(m, s) orthonormal columns, the first of which span those of X.
+def qr(X: Inexact[Array, "m s"]) -> tuple[Inexact[Array, "m k"], Inexact[Array, "k s"]]:
+    """X = Q R: k = min(m, s) orthonormal columns Q, the first of which span those of X, and R = QᴴX.
 
     MKL's complex QR makes NaN of a column of subnormal numbers.  Columns are divided by their largest real or imaginary part
     then, real and imaginary part each for itself, which leaves what they span.
     """
     xp = namespace(X)
-    Q = xp.linalg.qr(X).Q
+    Q, R = xp.linalg.qr(X)
     if finite(Q) or not (finite(X) and xp.isdtype(X.dtype, "complex floating")):
-        return Q
+        return Q, R
     parts = [xp.real(X), xp.imag(X)]
     largest = xp.maximum(*(xp.max(xp.abs(part), axis=0) for part in parts))
     real, imaginary = (xp.astype(part / xp.where(largest > 0.0, largest, 1.0), X.dtype) for part in parts)
-    return xp.linalg.qr(real + 1j * imaginary).Q
+    Q, _ = xp.linalg.qr(real + 1j * imaginary)
+    return Q, H(Q) @ X
 
 
 def tail_norms(singular_values: Float[Array, " k"]) -> list[float]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geolora_ref.arrays import H
+from geolora_ref.arrays import H, qr
 from geolora_ref.integrators.integrator import Integrator, Step
-from geolora_ref.integrators.sub_equations import Factors, K_step, L_step, S_step, orthonormal_basis
+from geolora_ref.integrators.sub_equations import Factors, K_step, L_step, S_step
 from geolora_ref.integrators.sub_solvers import RK4, SubSolver
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Field
@@ -27,7 +27,7 @@ class BUG(Integrator):
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step."""
         U0, S0, V0 = Y
-        U1 = orthonormal_basis(K_step(self.solver, field, t, h, Factors(*Y)))
-        V1 = orthonormal_basis(L_step(self.solver, field, t, h, Factors(*Y)))
+        U1, _ = qr(K_step(self.solver, field, t, h, Factors(*Y)))
+        V1, _ = qr(L_step(self.solver, field, t, h, Factors(*Y)))
         start = Factors(U1, (H(U1) @ U0) @ S0 @ (H(V0) @ V1), V1)
         return Step(LowRank(U1, S_step(self.solver, field, t, h, start), V1))

@@ -12,7 +12,7 @@ import array_api_compat
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
-from geolora_ref.arrays import Array, H, Inexact, namespace
+from geolora_ref.arrays import Array, H, Inexact, namespace, qr
 from geolora_ref.foreign import words
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.integrators.sub_solvers import RK4
@@ -135,8 +135,8 @@ class TruncationRule:
 def combine(terms: Sequence[tuple[float, Product]]) -> Factors:
     """Σ c_i Y_i with orthonormal bases, without forming it: QR of the joined factors, S = R_left R_rightᴴ."""
     xp = namespace(terms[0][1].left)
-    U, R_left = xp.linalg.qr(xp.concat([c * Y.left for c, Y in terms], axis=1))
-    V, R_right = xp.linalg.qr(xp.concat([Y.right for _, Y in terms], axis=1))
+    U, R_left = qr(xp.concat([c * Y.left for c, Y in terms], axis=1))
+    V, R_right = qr(xp.concat([Y.right for _, Y in terms], axis=1))
     return Factors(U, R_left @ H(R_right), V)
 
 
@@ -160,10 +160,11 @@ class Integrator(ABC):
     def order(self) -> int:
         """The order that the control of step sizes counts on.
 
-        For the first-order members it is proved whatever the singular values are, O(h) + O(ε) with a normal part of the field of
-        size ε; for Strang splitting and projected Runge–Kutta methods it is the classical one, with constants that may depend on
-        them.  It supposes a sub-solver of this order.  Lie splitting and augmented BUG have shown 2 where 1 is proved
-        (docs/integrators.md).
+        For the first-order members but the naive one it is proved whatever the singular values are, O(h) + O(ε) with a normal
+        part of the field of size ε; the naive integrator, Strang splitting and projected Runge–Kutta methods have the classical
+        one, with constants that may depend on them.  The midpoint and the second-order parallel integrator have errors
+        O(h²) + O(εh): order 1 where ε is not small beside h.  All suppose a sub-solver of this order.  Lie splitting and
+        augmented BUG have shown 2 where 1 is proved (docs/integrators.md).
         """
         return 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geolora_ref.arrays import H, namespace
+from geolora_ref.arrays import H, namespace, qr
 from geolora_ref.integrators.integrator import Integrator, Step
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank
@@ -29,5 +29,5 @@ class NaiveFactorEuler(Integrator):
         dS = H(U) @ FV
         dU = H(xp.linalg.solve(H(S), H(FV - U @ dS)))  # (I − UUᴴ)FV S⁻¹
         dV = H(xp.linalg.solve(S, H(FhU - V @ H(dS))))  # (I − VVᴴ)FᴴU S⁻ᴴ
-        (U1, R_U), (V1, R_V) = xp.linalg.qr(U + h * dU), xp.linalg.qr(V + h * dV)
+        (U1, R_U), (V1, R_V) = qr(U + h * dU), qr(V + h * dV)
         return Step(LowRank(U1, R_U @ (S + h * dS) @ H(R_V), V1))

@@ -27,8 +27,10 @@ def parallel_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: Fa
 
 @dataclass(frozen=True)
 class ParallelBUG(Integrator):
-    """K-, L- and S-step in parallel, one truncation.  Not exact for F = Ȧ(t) unless a space of A(t) stays; local
-    error O(h²).
+    """K-, L- and S-step in parallel, one truncation.
+
+    For F = Ȧ(t), A(t) of rank r, exact if and only if A(t₁) has no normal part at A(t₀), as where one of its spaces stays.  Local
+    error O(h²) + O(εh), ε the normal part of F.
 
     ``rejection`` : None, or the factor c ≥ 0 of the step rejection: the step is repeated from the augmented bases (which
     doubles their rank and fills the lower right block) if nothing was truncated, or if h‖ŨᴴF(t, Y₀)Ṽ‖ > c ϑ; at most

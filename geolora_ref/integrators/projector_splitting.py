@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geolora_ref.arrays import H, namespace
+from geolora_ref.arrays import H, qr
 from geolora_ref.integrators.integrator import Integrator, Step
 from geolora_ref.integrators.sub_equations import Factors, K_step, L_step, S_step
 from geolora_ref.integrators.sub_solvers import RK4, SubSolver
@@ -16,7 +16,6 @@ __all__ = ["ProjectorSplitting", "StrangSplitting"]
 
 def K_S_L(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Factors:
     """K-step, K₁ = U₁Ŝ; S-step backwards, Ŝ → S̃; L-step from V₀S̃ᴴ, L₁ = V₁S₁ᴴ."""
-    qr = namespace(Y.S).linalg.qr
     U, S = qr(K_step(solver, field, t, h, Y))
     S = S_step(solver, field, t, h, Factors(U, S, Y.V), sign=-1.0)
     V, Sh = qr(L_step(solver, field, t, h, Factors(U, S, Y.V)))
@@ -25,7 +24,6 @@ def K_S_L(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Fa
 
 def L_S_K(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Factors:
     """The adjoint of :func:`K_S_L`: L-step, S-step backwards, K-step."""
-    qr = namespace(Y.S).linalg.qr
     V, Sh = qr(L_step(solver, field, t, h, Y))
     S = S_step(solver, field, t, h, Factors(Y.U, H(Sh), V), sign=-1.0)
     U, S = qr(K_step(solver, field, t, h, Factors(Y.U, S, V)))

@@ -16,7 +16,7 @@ from geolora_ref.arrays import Array, H, Inexact, namespace, zeros
 from geolora_ref.integrators.sub_solvers import Derivative, SubSolver
 from geolora_ref.problems.field import Field, Product
 
-__all__ = ["Factors", "K_step", "L_step", "S_step", "orthonormal_basis"]
+__all__ = ["Factors", "K_step", "L_step", "S_step"]
 
 
 class Factors(NamedTuple):
@@ -66,9 +66,3 @@ def _solved(solver: SubSolver, f: Derivative, t: float, X: Inexact[Array, "a b"]
     checks.alike(**{"the state": X, name: found})
     checks.same_shape(name, found, tuple(X.shape), "that of X(t)")
     return xp.asarray(found, copy=True)
-
-
-def orthonormal_basis(K: Inexact[Array, "m r"]) -> Inexact[Array, "m r"]:
-    """U of K = U R (QR)."""
-    Q, _ = namespace(K).linalg.qr(K)
-    return Q
