@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "invertible",
     "is_integer",
     "matrices",
+    "naming",
     "nonnegative_number",
     "not_orthonormal",
     "number",
@@ -50,6 +52,18 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str
     if not isinstance(value, kinds):
         shape = f" of shape {tuple(value.shape)}" if array_api_compat.is_array_api_obj(value) else ""
         raise ValueError(f"{name}: expected {meaning}, found {type(value).__name__}{shape}")
+
+
+@contextmanager
+def naming(where: str, *more: type[Exception]) -> Iterator[None]:
+    """``ValueError`` and ``more`` kinds of errors within begin with ``where``, unless that is empty."""
+    kinds: tuple[type[Exception], ...] = (ValueError, *more)
+    try:
+        yield
+    except kinds as problem:
+        if not where:
+            raise
+        raise type(problem)(f"{where}: {problem}") from problem
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -12,8 +12,7 @@ like Adam makes of them do not, and Algorithm 1 takes what S's own says.  Adam's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -151,23 +150,12 @@ def limits_of_rank(settings: Settings, capacities: Sequence[int]) -> list[int]:
 
 def _untruncated(layer: Layer, settings: Settings, phase: Phase) -> tuple[Layer, Untruncated]:
     """The layer with its directions, and its state before the truncation."""
-    with _named_in_errors(layer):
+    with checks.naming(layer.name, FloatingPointError):
         directed = _directed(layer, settings, phase)
         if phase.augments:
             step = augmented_step(layer.Y, directed.gradients, learning_rate=settings.learning_rate)
             return directed, Untruncated(step.S_hat, step.U_hat, step.V_hat)
         return directed, _coefficient_step(directed, settings.learning_rate)
-
-
-@contextmanager
-def _named_in_errors(layer: Layer) -> Iterator[None]:
-    """Errors within begin with the name of the layer, if it has one."""
-    try:
-        yield
-    except (ValueError, FloatingPointError) as problem:
-        if not layer.name:
-            raise
-        raise type(problem)(f"{layer.name}: {problem}") from problem
 
 
 def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:
@@ -237,7 +225,7 @@ def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], settings: 
     most = limits_of_rank(settings, [layer.capacity for layer in layers])
     if settings.budget is not None:
         for layer, limit in zip(layers, most, strict=True):  # the budget knows no names
-            with _named_in_errors(layer):
+            with checks.naming(layer.name, FloatingPointError):
                 checks.ranks(settings.min_rank, limit, layer.Y.shape)
         return truncate_to_budget(moved, settings.budget, unit=settings.unit, min_rank=settings.min_rank, max_rank=most)
     return [
@@ -248,5 +236,5 @@ def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], settings: 
 
 def _cut(layer: Layer, W: Untruncated, **limits: Any) -> Truncation:
     """Line 6 for one layer."""
-    with _named_in_errors(layer):
+    with checks.naming(layer.name, FloatingPointError):
         return truncation(*W, **limits)

@@ -25,7 +25,7 @@ def fast_updates(
     """One step of many layers, any shapes and ranks: (U, S, V) and (ΔK, ΔL, ΔS) of each layer to its new (U, S, V).
 
     K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, for SGD ΔK = dK and so on.  Nothing is changed in place; the results
-    are views of new buffers.  Raises as :meth:`LayerBank.update_`; :class:`LayerBank` spares the copies.
+    are views of new buffers.  Raises as :meth:`LayerBank.of` and :meth:`LayerBank.update_`; :class:`LayerBank` spares the copies.
     """
     largest = max((int(U.shape[-1]) for U, _, _ in factors), default=1)
     limits = checks.each("max_rank", max_rank, len(factors))

@@ -13,8 +13,9 @@ What is added.  The Cholesky factor is that of Γ_K + δD, D its diagonal and δ
 exists for singular Γ_K.  That is measured: w/2 + 4 are enough for the factorisation of every matrix that was tried, and 0.6·√ℓ
 for the rounding of Γ_K, whose entries are sums of m products.  (Of a sum in one accumulator, which is what some processors are
 given, the error grows like √m [Hig02, section 2.8]; several accumulators hide it.)  A proof for all of them wants
-w(2w + 1)·eps₆₄ for the algorithm [Hig02, theorem 10.7] and m·eps₆₄ for the sums; a layer without a factor is known by ``info``
-and goes through ``householder.py``.  A zero column gets the pivot ``NOTHING``, below the square of every float32 that is not 0.
+w(2w + 1)·eps₆₄ for the algorithm [Hig02, theorem 10.7] and wm·eps₆₄ for the sums (‖|B|‖₂² ≤ 2w for unit columns); a layer
+without a factor is known by ``info`` and goes through ``householder.py``.  A zero column gets the pivot ``NOTHING``, below the
+square of every float32 that is not 0.
 
 Rounding.  With s² = ‖S_new + λ(C_K + C_Lᵀ)‖² + λ²(‖ΔK‖² + ‖ΔL‖²), what is added moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s², and
 arithmetic by a few eps₆₄·s²: 6 at most in some ten thousand draws of short bases, and what the sums in Γ_L lose; 8 + √ℓ are

@@ -86,7 +86,7 @@ def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folde
 def load_adapter(path: Path, model: str, device: torch.device | None = None) -> FineTuned:
     """The fine-tuned model of an adapter file and the pretrained model (folder or package) that it was made from.
 
-    Raises ``ValueError`` for a file that is no adapter, and for another pretrained model.
+    Raises ``ValueError`` for a file that is no adapter, for another pretrained model, and for tensors that do not fit it.
     """
     stored, folder = read_stored(path, "adapter"), locate(model)
     if digest_of_files(folder) != stored.job["model"]:
@@ -97,6 +97,9 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     encoder, tokenizer = load_encoder(folder)
     classifier = Classifier(encoder, labels.outputs, torch.Generator())
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
-    load_trained_state(classifier, stored.state)
+    try:
+        load_trained_state(classifier, stored.state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     job = stored.job
     return FineTuned(classifier.to(device), tokenizer, labels, job["max_length"], job["pairs"], job["tried"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,23 @@ def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of :func:`trained_state`; ``RuntimeError`` if names or shapes differ."""
-    missing = set(trained_state(model)) ^ set(state)
-    if missing:
-        raise RuntimeError(f"only on one side: {', '.join(sorted(missing)[:5])}")
-    model.load_state_dict(state, strict=False)
+    """The inverse of :func:`trained_state`; ``ValueError`` if names or shapes differ."""
+    own = trained_state(model)
+    lacking, unknown = ([name for name in one if name not in other] for one, other in ((own, state), (state, own)))
+    if lacking or unknown:
+        raise ValueError(
+            f"expected the {len(own)} trained tensors of this model, found {_listed(lacking)} missing and "
+            f"{_listed(unknown)} unknown"
+        )
+    try:
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"expected the shapes of this model, found others: {error}") from error
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are."""
+    return f"{len(names)} ({', '.join(names[:3])}{', …' * (len(names) > 3)})" if names else "none"
 
 
 def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:

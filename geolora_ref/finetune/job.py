@@ -124,6 +124,9 @@ class Job:
     checkpoint replace the one that is there; ``on_step`` and ``on_epoch`` are called
     with how many are done and how many there are.  The global generators of torch are left as they were: dropout and the like
     draw from private copies of the CPU's and the model's device's, seeded by the plan and kept in the checkpoint.
+
+    Raises ``ValueError`` that names the checkpoint if it is damaged or that of another job, and what ``make_model`` and the
+    method raise.
     """
 
     def __init__(
@@ -163,7 +166,7 @@ class Job:
     def run(self) -> History:
         """All steps that are left, with the metric after every epoch.
 
-        Raises :class:`DivergedError` when a loss is not finite.
+        Raises :class:`DivergedError` when a loss is not finite, and ``OSError`` if a checkpoint cannot be written.
         """
         with self._private_randomness():
             self._set_random_state(self._random_state)
@@ -272,7 +275,7 @@ class Job:
             load_trained_state(self.model, state["model"])
             self.prepared.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path}: expected the parameters of this model, found others: {error}") from error
+            raise ValueError(f"{path}: expected the state of this model and its optimizer, found another one: {error}") from error
         self._random_state = state["random"]
         self.history = History.from_state(state)
 

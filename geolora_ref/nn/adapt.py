@@ -67,7 +67,8 @@ def adapt(
     The adapted model computes what it computed before, exactly (S = 0).  Returns the new layers by name, by the first one of a
     module that has several.
 
-    Raises ``ValueError``: names that no module has (the message lists those there are), layers that cannot be adapted, a
+    Raises ``ValueError``: ranks below 1, options that exclude each other (see :class:`AdaptedLayer`), a rank, alpha or dropout
+    out of range, names that no module has (the message lists those there are), layers that cannot be adapted, a
     weight that another module shares, a layer inside of ``train``, a model that is adapted already, dropout where only the weight
     of a layer is read.  The model is then as it was.
     """
@@ -86,13 +87,11 @@ def adapt(
         raise ValueError(f"exclude: expected some of the target modules to be left, found all of them excluded; {_names(model)}")
     layers = {}
     for name, layer in chosen.items():
-        try:
+        with checks.naming(name):
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
             refuse_shared(model, layer)
             _refuse_unseen_dropout(model, layer, dropout)
             layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused, merged=merged)
-        except ValueError as problem:
-            raise ValueError(f"{name}: {problem}") from problem
     model.requires_grad_(False)
     for head in heads.values():
         head.requires_grad_(True)
@@ -257,10 +256,8 @@ def merge(model: nn.Module) -> None:
         raise RuntimeError(f"merge: expected no layer to be merged, found that {', '.join(merged[:4])} is")
     try:
         for name, layer in found.items():
-            try:
+            with checks.naming(name, RuntimeError):
                 layer.merge()
-            except RuntimeError as problem:
-                raise RuntimeError(f"{problem} (layer {name!r})") from problem
     except BaseException:
         for layer in reversed(found.values()):
             if layer.merged:

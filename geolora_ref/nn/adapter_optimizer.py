@@ -60,10 +60,8 @@ def finite(tensors: Sequence[Tensor]) -> bool:
 
 def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
     """Raise ``ValueError`` that names the adapter unless its rank can be in this range and at most ``capacity``."""
-    try:
+    with checks.naming(name):
         checks.ranks(min_rank, max_rank, adapter.shape)
-    except ValueError as problem:
-        raise ValueError(f"{name}: {problem}") from problem
     if min_rank > capacity:
         raise ValueError(f"{name}: min_rank: expected at most {capacity}, what the adapter's storage allows, found {min_rank}")
 

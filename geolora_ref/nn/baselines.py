@@ -65,7 +65,9 @@ class SimultaneousDescent(AdapterOptimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.
 
-        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed.
+        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
+        ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
+        ``RuntimeError``: the memory is of another rank or dtype, or adapters are merged.
         """
         loss = self.evaluated(closure)
         if self.refused():

@@ -19,6 +19,7 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from geolora_ref import checks
 from geolora_ref.nn.adapt import COMPILED, adapters, refuse_several_places, unwrapped
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
 from geolora_ref.nn.precision import own_precision
@@ -96,7 +97,10 @@ def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_typ
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """A = Vᵀ and B = U S of every adapter and the tensors of the other trained modules under PEFT's names: contiguous copies."""
+    """A = Vᵀ and B = U S of every adapter and the tensors of the other trained modules under PEFT's names: contiguous copies.
+
+    Raises ``ValueError`` like :func:`export_lora`.
+    """
     state, model = {}, unwrapped(model)
     for name, layer in _exportable(model).items():
         for key, tensor in _factors(layer).items():
@@ -140,7 +144,8 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     }
     for name, layer in layers.items():
         base = layer.base
-        _refuse_several_places(model, name, layer)
+        with checks.naming(name):
+            refuse_several_places(model, layer)
         if layer.base_is_merged:
             raise ValueError(f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself")
         if name in attentions:
@@ -179,7 +184,8 @@ def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
             covered |= set(module.modules())
     _refuse_unclear(list(found), model)
     for name, module in found.items():
-        _refuse_several_places(model, name, module)
+        with checks.naming(name):
+            refuse_several_places(model, module)
     return found
 
 
@@ -200,13 +206,6 @@ def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
         adapted = [layer for layer in layers if layer.startswith(f"{head}.")]
         if adapted:
             raise ValueError(f"{head}: expected a trained module without adapters inside, found {adapted[0]}")
-
-
-def _refuse_several_places(model: nn.Module, name: str, module: nn.Module) -> None:
-    try:
-        refuse_several_places(model, module)
-    except ValueError as problem:
-        raise ValueError(f"{name}: {problem}") from problem
 
 
 def _saved_name(name: str) -> str:

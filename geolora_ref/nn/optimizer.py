@@ -163,7 +163,7 @@ class GeoLoRA(AdapterOptimizer):
 
         Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
         ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
-        ``RuntimeError``: the memory is of another rank or dtype.
+        ``RuntimeError``: the memory is of another rank or dtype, or adapters are merged.
         """
         loss = self.evaluated(closure)
         if self.refused():

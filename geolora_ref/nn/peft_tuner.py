@@ -266,12 +266,10 @@ class GeoLoraModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         layer = target if isinstance(target, GeoLoraLayer) else _layer_kind(target)(target)
-        try:
+        with checks.naming(current_key):
             layer.add(adapter_name, peft_config)
             refuse_shared(self.model, layer.base_layer)
             refuse_several_places(self.model, target)
-        except ValueError as problem:
-            raise ValueError(f"{current_key}: {problem}") from problem
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
@@ -318,10 +316,8 @@ class GeoLoraModel(BaseTuner):
     def _refuse_unmergeable(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
         for name, module in self.model.named_modules():
             if isinstance(module, GeoLoraLayer):
-                try:
+                with checks.naming(name, RuntimeError):
                     module.refuse_unmergeable(adapter_names or module.active_adapters, safe_merge)
-                except (RuntimeError, ValueError) as problem:
-                    raise type(problem)(f"{problem} (layer {name!r})") from problem
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes nothing then."""

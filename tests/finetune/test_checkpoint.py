@@ -170,5 +170,7 @@ def test_frozen_parameters_are_not_stored() -> None:
     second.weight.data.zero_()
     load_trained_state(model, state)
     assert torch.equal(second.weight, state["1.weight"])
-    with pytest.raises(RuntimeError, match=r"only on one side: 1.bias, other"):
+    with pytest.raises(
+        ValueError, match=r"^expected the 2 trained tensors of this model, found 1 \(1.bias\) missing and 1 \(other\)"
+    ):
         load_trained_state(model, {"1.weight": state["1.weight"], "other": state["1.bias"]})

@@ -369,7 +369,7 @@ def test_nothing_is_merged_where_one_layer_cannot_be(merge: str) -> None:
     x, _ = regression()
     first = model.get_submodule("base_model.model.first")
     before, weight = model(x), first.base_layer.weight.clone()
-    with pytest.raises(RuntimeError, match=r"computed from others \(layer 'second'\)"):
+    with pytest.raises(RuntimeError, match=r"second: .*computed from others"):
         getattr(model, merge)()
     assert model.get_submodule("base_model.model.first") is first
     assert torch.equal(first.base_layer.weight, weight)
