@@ -149,7 +149,8 @@ def test_the_kit_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("batched", [False, True])
 def test_the_fast_step_conforms(batched: bool, dtype: str, group: str) -> None:
     backend = batched_step if batched else step
-    report = check_step(backend, array="torch", dtype=dtype, device=NAME, batched=batched, select={"group": group})
+    options: Any = {"batched": batched, "directions": True}
+    report = check_step(backend, array="torch", dtype=dtype, device=NAME, select={"group": group}, **options)
     assert report.passed
 
 

@@ -16,13 +16,14 @@ import pytest
 import geolora_ref
 from geolora_ref import cli
 from geolora_ref.cli import main
-from geolora_ref.oracle.catalogue import catalogue
-from geolora_ref.oracle.check import applicable
+from geolora_ref.oracle.check import questions
+from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
 
 WRONG = "backend:wrong"
-COUNT = sum(applicable(case, "float64") for case in catalogue())
+COUNT = len(questions(Harness.of(Stages().step)))
 BACKENDS = """
 import time
 from geolora_ref.oracle import conformance_suite

@@ -32,6 +32,7 @@ BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "device": {"help": "torch device, for example cuda"},
     "dense-core": {"action": "store_true", "help": "S1 is not promised to be diagonal"},
     "whole": {"action": "store_true", "help": "a whole training step: called with gradients(W) in place of dK, dL, dS"},
+    "directions": {"action": "store_true", "help": "it takes directions of an optimizer: dS need not be the product of U and dK"},
     "batched": {"action": "store_true", "help": "the backend takes stacks (leading axis) and returns stacks or a list"},
     "stages": {"metavar": "MODULE:FUNCTION", "help": "returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output"},
     "xfail": {
@@ -48,7 +49,7 @@ def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
 
     Raises ``ValueError`` as :func:`geolora_ref.oracle.load.load_backend` for stages that are not there.
     """
-    given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched")}
+    given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions")}
     stages = get("stages")
     loaded = None if stages is None else load_backend(stages, "stages")
     return {**given, "diagonal": not get("dense-core"), "stages": loaded}

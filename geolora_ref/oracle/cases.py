@@ -18,6 +18,7 @@ __all__ = [
     "GRADED",
     "GRADIENTS",
     "ONE_SIDED",
+    "SIGNS",
     "SPARSE",
     "TRAPS",
     "CaseParameters",
@@ -34,11 +35,16 @@ CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
 GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny")
 """The gradient G: of ½⟨W − A, H₁(W − A)H₂⟩ (it depends on the state), or one that sets a trap."""
 
-ONE_SIDED = ("off core", "left", "right")
-"""Further gradients, which are not drawn: UᴴGV = 0, and only the residuals of K and L, of K, or of L are there."""
+ONE_SIDED = ("off core", "left", "right", "core")
+"""Further gradients, which are not drawn: UᴴGV = 0, and only the residuals of K and L, of K, or of L are there; or UᴴGV alone."""
 
 GRADED = {"graded": 3e-11, "steep": 1e-7}
 """More of them: UᴴGV = 0, and the singular values of both residuals fall from 1 to this."""
+
+SIGNS = "signs"
+"""Not drawn either: of each entry of the projected gradients of "quadratic" its sign x/|x|, as the first step of Adam has it.
+These directions are the projections of no one gradient.
+"""
 
 BASES = ("random", "unit", "padded")
 """How U and V are given: Haar distributed, columns of the identity, or Haar distributed behind rows of zeros."""
@@ -111,8 +117,14 @@ class StepCase:
     def inputs(self, dtype: Any = np.float64) -> StepInputs:
         """What a backend is given, with dK, dL, dS formed in the working precision."""
         U, S, V, G = self.state(dtype)
+        given = self.directions(U, V, G)
+        return StepInputs(U, S, V, *given, **self.step_parameters(), directions=self.parameters.gradient == SIGNS)
+
+    def directions(self, U: Matrix, V: Matrix, G: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+        """dK = G V, dL = Gᴴ U and dS = Uᴴ G V, or their signs."""
         dK = G @ V
-        return StepInputs(U, S, V, dK, G.conj().T @ U, U.conj().T @ dK, **self.step_parameters())
+        projected = (dK, G.conj().T @ U, U.conj().T @ dK)
+        return tuple(map(np.sign, projected)) if self.parameters.gradient == SIGNS else projected
 
 
 TRAPS = {
@@ -222,7 +234,7 @@ def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:
 def _gradient(rng: np.random.Generator, p: CaseParameters, U: Matrix, V: Matrix) -> Callable[[Matrix], Matrix]:
     """W ↦ ∇L(W): of a quadratic, or a constant that sets the trap."""
     Z = p.magnitude * _gaussian(rng, (p.m, p.n), p.complex)
-    if p.gradient == "quadratic":
+    if p.gradient in ("quadratic", SIGNS):
         H1, H2 = (_spd(rng, size, p.complex) for size in (p.m, p.n))
         return lambda W: H1 @ (W - Z) @ H2
     constant = _constant_gradient(p.gradient, Z, U, V)
@@ -240,6 +252,7 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         "nearly in the range": U @ (U.conj().T @ Z) + 1e-9 * Z,
         "huge": 1e6 * Z,
         "tiny": 1e-12 * Z,
+        "core": U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "left": Z @ V @ V.conj().T - U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "right": U @ (U.conj().T @ Z) - U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "sparse": np.where(_but(len(U), U.shape[1]) & _but(len(V), V.shape[1]).T, Z, 0.0),
@@ -249,7 +262,7 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
     if kind in GRADED:
         return _graded(constants["left"] @ V, constants["right"].conj().T @ U, U, V, GRADED[kind])
     if kind not in constants:
-        raise ValueError(f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE)}, found {kind!r}")
+        raise ValueError(f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, SIGNS)}, found {kind!r}")
     return constants[kind]
 
 

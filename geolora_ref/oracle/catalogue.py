@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.oracle.cases import CORES, GRADIENTS, ONE_SIDED, TRAPS, CaseParameters
+from geolora_ref.oracle.cases import CORES, GRADIENTS, ONE_SIDED, SIGNS, TRAPS, CaseParameters
 from geolora_ref.spectra import SPECTRA
 
 __all__ = ["FLOOR", "ConformanceCase", "catalogue"]
@@ -42,7 +42,7 @@ LIMITED = {
     "from-zero": (CaseParameters(11, 9, 3, "algebraic", "zero"), "S = 0"),
     "from-zero-by-rank-one": (
         CaseParameters(11, 9, 2, "algebraic", "zero", "rank one"),
-        "S = 0 and Ŵ has fewer directions than r",
+        "S = 0 and Ŵ has r directions, of the 2r in its bases",
     ),
     "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", complex=True), "complex numbers"),
     "complex-no-step": (
@@ -138,6 +138,14 @@ BASES: dict[str, tuple[CaseParameters, str]] = {
     "padded": (CaseParameters(9, 7, 2, "algebraic", "dense", "padded", bases="padded"), "two rows are zero and stay so"),
 }
 """Bases and gradients with exact zeros, which random ones never have."""
+DIRECTIONS: dict[str, tuple[CaseParameters, str]] = {
+    "dense": (CaseParameters(14, 11, 4, "algebraic", "dense", SIGNS, tau=0.05), "S was trained"),
+    "from-zero": (CaseParameters(11, 9, 3, "algebraic", "zero", SIGNS), "the first step from the usual start"),
+    "capped": (CaseParameters(12, 10, 4, "algebraic", "diagonal", SIGNS, max_rank=4), "the cap is at r, as in training"),
+    "full-rank": (CaseParameters(9, 4, 4, "algebraic", "dense", SIGNS), "no new column on one side"),
+    "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", SIGNS, complex=True), "complex numbers"),
+}
+"""Directions of an optimizer in place of gradients, for those who take them."""
 GRADES = {
     "graded": "of the residuals' singular values the last is 3e-11: small, and no rounding",
     "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
@@ -146,7 +154,8 @@ TAILS = {"above": 1.0 + 1e-9, "below": 1.0 - 1e-9}
 GRADIENT_REASONS = {
     "quadratic": "the gradient depends on the state",
     "zero": "no gradient: W may not move",
-    "tangent": "the gradient lies in the tangent space: the new columns carry nothing",
+    "tangent": "the gradient lies in the tangent space: P(W)G is all of it",
+    "core": "UᴴGV is all there is: new columns are there, and K and L carry rounding in them",
     "normal": "P(W)G = 0: a fixed point, however large G is",
     "rank one": "the residual has rank one: its other columns are noise that must be made orthogonal all the same",
     "nearly in the range": "the residual is 1e-9 of the gradient: one pass of orthogonalisation is not enough",
@@ -274,6 +283,7 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_bases(),
         *_graded(),
         *_tails(),
+        *_directions(),
     )
     return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
 
@@ -497,3 +507,10 @@ def _tails() -> Iterator[ConformanceCase]:
                 parameters = CaseParameters(12, 9, 4, "algebraic", "diagonal", "zero", **threshold)
                 reason = f"the threshold is 1e-9 {side} the tail behind {kept}, in numbers that single precision has not"
                 yield _case("threshold", f"tail-{kept}-{kind}-{side}-diagonal", (kind, side, "diagonal"), reason, parameters)
+
+
+def _directions() -> Iterator[ConformanceCase]:
+    for name, (parameters, reason) in DIRECTIONS.items():
+        flags = ("complex",) if parameters.complex else ()
+        said = f"the directions of an optimizer, dS is neither UᴴdK nor (VᴴdL)ᴴ: {reason}"
+        yield _case("directions", name, flags, said, parameters)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.blocks import RIGHT
-from geolora_ref.oracle.cases import StepCase
+from geolora_ref.oracle.cases import SIGNS, StepCase
 from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
@@ -37,8 +37,9 @@ Matrix = NDArray[Any]
 class Row:
     """One case: what it is, how the backend did, and what came back if it could not be judged.
 
-    ``ratio`` is the worst over all criteria and steps; ``outcome`` is "passed", "failed", "xfailed" (failed as listed) or
-    "xpassed" (passed although listed, which is an error).  ``step`` is the first failing step of a sequence.
+    ``ratio`` is the worst over all criteria and steps, and ``ratios`` the worst over all steps of each criterion; ``outcome`` is
+    "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed although listed, which is an error).  ``step`` is the
+    first failing step of a sequence.
     ``where`` : file:line of an exception.  ``rank`` : the rank "found", the "lowest" and the "highest" right one, if it is wrong.
     """
 
@@ -54,6 +55,7 @@ class Row:
     seconds: float = 0.0
     where: str = ""
     rank: Mapping[str, int] | None = None
+    ratios: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def finding(self) -> str:
@@ -121,8 +123,11 @@ class Report:
         return max((row.ratio for row in self.rows if row.outcome != "xfailed"), default=np.inf)
 
     def as_data(self) -> dict[str, Any]:
-        """The report as plain JSON data; an infinite ratio is the string "inf"."""
-        rows = [{**asdict(row), "ratio": row.ratio if np.isfinite(row.ratio) else "inf"} for row in self.rows]
+        """The report as plain JSON data; a ratio that is infinite or no number is the string "inf" or "nan"."""
+        rows = [
+            {**asdict(row), "ratio": _plain(row.ratio), "ratios": {name: _plain(ratio) for name, ratio in row.ratios.items()}}
+            for row in self.rows
+        ]
         return {
             "format": 2,
             "backend": self.backend,
@@ -134,7 +139,7 @@ class Report:
             "select": dict(self.select),
             "passed": self.passed,
             "cases": len(self.rows),
-            "worst_ratio": self.worst_ratio if np.isfinite(self.worst_ratio) else "inf",
+            "worst_ratio": _plain(self.worst_ratio),
             "problems": list(self.problems),
             "shared": self.shared,
             "diagnosis": self.diagnosis.text if self.diagnosis else "",
@@ -142,6 +147,11 @@ class Report:
             "seconds": round(self.seconds, 2),
             "rows": rows,
         }
+
+
+def _plain(ratio: float) -> float | str:
+    """A ratio as JSON has it: a finite number, or a word."""
+    return float(ratio) if np.isfinite(ratio) else str(float(ratio))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -243,7 +253,7 @@ def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None 
     started = time.perf_counter()
     drawn, rng = _drawn(case.parameters), np.random.default_rng(case.parameters.seed + 1)
     state = tuple(harness.conversion.rounded(X) for X in (drawn.U, drawn.S, drawn.V))
-    worst, row = 0.0, Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
+    row = Row(case.id, case.group, case.flags, case.reason, 0.0, "passed")
     held: list[list[Held]] = [before or []]
     own: Sequence[Array] = ()
     for k in range(case.steps):
@@ -253,7 +263,8 @@ def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None 
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
         outcome = harness.call(inputs, drawn.gradient, itertools.chain(*looked_at), own)
         verdict = _verdict(harness, inputs, outcome)
-        worst = max(worst, verdict.worst_ratio)
+        ratios = {name: float(np.maximum(ratio, row.ratios.get(name, 0.0))) for name, ratio in verdict.ratios.items()}
+        row = replace(row, ratio=max(row.ratio, verdict.worst_ratio), ratios={**row.ratios, **ratios})
         held.append(list(outcome.held))
         if not verdict.passed or outcome.factors is None:
             row = replace(row, outcome="failed", criteria=verdict.failed_criteria, error=verdict.error, step=k)
@@ -267,7 +278,7 @@ def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None 
     if before is not None:
         with harness.conversion.scope():
             before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
-    return replace(row, ratio=worst, seconds=time.perf_counter() - started), inputs if outcome.factors else None
+    return replace(row, seconds=time.perf_counter() - started), inputs if outcome.factors else None
 
 
 def _overwritten(harness: Harness, held: list[Held], arguments: Sequence[Matrix], *, returned: bool) -> Sequence[Array]:
@@ -327,10 +338,9 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> Ste
     U, S, V = (X.astype(np.complex128 if conversion.is_complex else np.float64) for X in state)
     G = drawn.gradient(U @ S @ V.conj().T)
     G = conversion.rounded(G).astype(G.dtype) if harness.whole else G
-    dK = G @ V
-    rounded = (conversion.rounded(X) for X in (dK, G.conj().T @ U, U.conj().T @ dK))
+    rounded = map(conversion.rounded, drawn.directions(U, V, G))
     inputs = StepInputs(*state, *rounded, **drawn.step_parameters())  # type: ignore[arg-type]
-    return replace(inputs, dense=norm(G) if harness.whole else 0.0)
+    return replace(inputs, dense=norm(G) if harness.whole else 0.0, directions=drawn.parameters.gradient == SIGNS)
 
 
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
@@ -366,7 +376,7 @@ def check_step(
         catalogue has not, is a problem.
     progress : called with (done, total).
     options : what it is given and what it promises, those of :meth:`Harness.of`: dtype = "float64", array = "numpy", device,
-        precision, diagonal = True, whole = False, batched = False.
+        precision, diagonal = True, whole = False, batched = False, directions = False.
 
     Raises as :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches, and :class:`Interrupted` in place of
     ``KeyboardInterrupt``; whatever the backend itself does becomes a row.
@@ -404,6 +414,7 @@ def check_step(
 def questions(harness: Harness) -> list[ConformanceCase]:
     """The cases that a backend can be asked."""
     given, cases = harness.conversion, [case for case in catalogue() if harness.conversion.has_layout(case.layout)]
+    cases = [case for case in cases if harness.directions or case.parameters.gradient != SIGNS]
     return [case for case in cases if applicable(case, given.dtype, harness.precision)]
 
 

@@ -63,7 +63,8 @@ class StepInputs:
 
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
     arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).  ``dense`` :
-    ‖G‖ where the step forms dK, dL, dS itself, else 0.
+    ‖G‖ where the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be
+    taken for itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """
@@ -82,6 +83,7 @@ class StepInputs:
     age: int = 0
     layout: str = "rows"
     dense: float = 0.0
+    directions: bool = False
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in (("tau", self.tau), ("theta", self.theta)) if value is not None}
@@ -392,8 +394,8 @@ class _Question:
         """By default judged with the precision of the inputs, and with the scale of ``_scale``."""
         x = _Wide.of(inputs)
         eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
-        unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(x)
-        formed = inputs.learning_rate * inputs.dense
+        unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(inputs, x)
+        formed = inputs.learning_rate * (norm(x.dK) + norm(x.dL) if inputs.directions else inputs.dense)
         if storage is None:
             scale = _scale(inputs, x, contradiction / eps + formed) if scale is None else scale
             return cls(inputs, x, unit, scale, EXACT)
@@ -402,17 +404,20 @@ class _Question:
         return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * tangential + contradiction)
 
 
-def _contradiction(x: _Wide) -> float:
+def _contradiction(inputs: StepInputs, x: _Wide) -> float:
     """δ: by how much the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
 
-    Rounding of a large normal component of G leaves it behind; the answer is determined only up to it.
+    Rounding of a large normal component of G leaves it behind; the answer is determined only up to it.  Directions of an
+    optimizer need not agree, and the answer is determined by all three.
     """
+    if inputs.directions:
+        return 0.0
     return norm(_product(_H(x.U), x.dK) - x.dS) + norm(_product(_H(x.V), x.dL) - _H(x.dS))
 
 
 def _scale(inputs: StepInputs, x: _Wide, more: float) -> float:
     """s = ‖W‖ + λ‖P(W)G‖₊ + ``more``: λδ/eps, and λ‖G‖ where the step forms G V, GᴴU and UᴴGV itself, whose rounding is
-    relative to it.
+    relative to it; for directions of an optimizer λ(‖∇_K‖ + ‖∇_L‖), as UᴴdK is no part of the three.
 
     ‖P(W)G‖₊ = ‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖, the sum of the norms of the three parts, whose squares add up to
     ‖P(W)G‖²: between that norm and √3 times it.  Each part has a rounding error of its own.

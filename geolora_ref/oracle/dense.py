@@ -44,11 +44,12 @@ class DenseOracle:
     def ratio(self, W1: Matrix, rank: int) -> float:
         """The error of a returned matrix in rounding units; infinite for an inadmissible rank.
 
-        The largest of three errors counts.  *Forward*: ‖W₁ − T_r(Ŵ)‖ (1 − σ_{r+1}/σ_r), because the derivative of the
+        The largest of four errors counts.  *Forward*: ‖W₁ − T_r(Ŵ)‖ (1 − σ_{r+1}/σ_r), because the derivative of the
         truncation T_r has norm 1/(1 − σ_{r+1}/σ_r) exactly; it says nothing at a tie.  *Loss of optimality*:
         ‖W₁ − Ŵ‖ − tail_r, which holds at ties, but sees errors beside a tail only to second order.  *Coupling*: the residual
         Ŵ − W₁ of a best approximation is orthogonal to the row and column space of W₁ (taken from W₁ itself), to first
-        order and at ties.
+        order and at ties.  *Excess*: what is left of the residual outside of both spaces may not be larger than the smallest
+        singular value of W₁, which the loss of optimality hardly sees beside a tail.
         """
         if rank not in self.ranks or W1.shape != self.W_hat.shape or not np.all(np.isfinite(W1)):
             return np.inf
@@ -57,11 +58,14 @@ class DenseOracle:
         forward = gap * _norm(W1 - self.truncated(rank))
         residual = _double(self.W_hat - W1)
         optimality = _norm(residual) - self.tails[rank]
-        P, _, Qh = scipy.linalg.svd(_double(W1), full_matrices=False, lapack_driver="gesvd")
-        left = P[:, :rank].conj().T @ residual
-        right = residual @ Qh[:rank].conj().T
-        coupling = np.hypot(_norm(left), _norm(right - P[:, :rank] @ (P[:, :rank].conj().T @ right)))
-        error = float(max(forward, optimality, coupling))
+        P, kept, Qh = scipy.linalg.svd(_double(W1), full_matrices=False, lapack_driver="gesvd")
+        P, Qh = P[:, :rank], Qh[:rank]
+        left, right = P.conj().T @ residual, residual @ Qh.conj().T
+        outside = right - P @ (P.conj().T @ right)
+        coupling = np.hypot(_norm(left), _norm(outside))
+        remaining = residual - P @ left - outside @ Qh
+        excess = scipy.linalg.svd(remaining, compute_uv=False, lapack_driver="gesvd")[0] - kept[rank - 1]
+        error = float(max(forward, optimality, coupling, excess))
         return error / self.unit if self.unit > 0.0 else (0.0 if error == 0.0 else np.inf)
 
 

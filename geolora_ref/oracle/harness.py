@@ -62,12 +62,13 @@ class Harness:
     ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
     ``precision`` : what it claims to compute in, by default the dtype, float32 for those of 16 bits.  Less than the dtype for
     float64 arrays computed in float32; more where arrays are storage, whose rounding is then set aside (``storage.py``).
-    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.
+    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.  ``directions`` : whether it takes the directions of an
+    optimizer in place of gradients, for which dS is neither UᴴdK nor (VᴴdL)ᴴ.
     ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
     ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
 
-    Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages of a whole step, and
-    for arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not installed.
+    Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages or directions of a
+    whole step, and for arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not installed.
     """
 
     step: Callable[..., Any]
@@ -76,6 +77,7 @@ class Harness:
     batched: bool = False
     precision: str | None = None
     diagonal: bool = True
+    directions: bool = False
     stages: Callable[..., Mapping[str, Array]] | None = None
     errors: Mapping[str, Any] = field(default_factory=np.geterr)
 
@@ -87,6 +89,8 @@ class Harness:
             raise ValueError(f"precision: expected one of {', '.join(EPS)}, found {self.precision!r}")
         if self.whole and self.stages is not None:
             raise ValueError("stages: expected none beside whole: a whole step forms dK, dL, dS itself, stages are given them")
+        if self.whole and self.directions:
+            raise ValueError("directions: expected none beside whole: a whole step has its own optimizer")
         self.conversion.try_out()
 
     @classmethod
@@ -129,7 +133,8 @@ class Harness:
     @property
     def options(self) -> dict[str, bool]:
         """How it is called and judged, for a report."""
-        return {"batched": self.batched, "whole": self.whole, "diagonal": self.diagonal, "stages": self.stages is not None}
+        named = ("batched", "whole", "diagonal", "directions")
+        return {name: getattr(self, name) for name in named} | {"stages": self.stages is not None}
 
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.

@@ -51,6 +51,7 @@ CLOSE_BELOW, CLOSE_ABOVE = (
     tuple(f"threshold-{kind}-{precision}-{side}" for kind in ("tau", "theta") for precision in ("double", "single"))
     for side in ("below", "above")
 )
+DIRECTIONS = ("directions",)
 CAP_AND_THRESHOLD = ("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max")
 """The cases in which alone some mutants can be seen; those of single precision in single precision."""
 
@@ -204,6 +205,16 @@ def s_learning_rate_twice(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, rate * dS, rate)
 
 
+@_add(3, "λ applied twice in all three steps")
+def all_learning_rates_twice(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, rate * dK, rate * dL, rate * dS, rate)
+
+
+@_add(3, "the sign of all three steps is wrong: ascent")
+def ascent(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, -dK, -dL, -dS, rate)
+
+
 @_add(3, "the part UUᴴGVVᴴ is counted twice: it is in the K- and in the L-step, and must be subtracted once")
 def core_counted_twice(U, S, V, dK, dL, dS, rate):
     return coefficient_update(U, S, V, dK, dL, 2.0 * dS, rate)
@@ -219,6 +230,33 @@ def core_updated_first(U, S, V, dK, dL, dS, rate):
 def core_updated_before_l(U, S, V, dK, dL, dS, rate):
     K_new, _, S_new = coefficient_update(U, S, V, dK, dL, dS, rate)
     return K_new, V @ H(S_new) - rate * dL, S_new
+
+
+@_add(
+    3, "S_new = S − λUᴴ∇_K: right for one gradient, not for an optimizer's directions", visible_in="catalogue", only_in=DIRECTIONS
+)
+def core_from_k(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, dK, dL, H(U) @ dK, rate)
+
+
+@_add(3, "S_new = S − λ(Vᴴ∇_L)ᴴ: right for one gradient", visible_in="catalogue", only_in=DIRECTIONS)
+def core_from_l(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, dK, dL, H(dL) @ V, rate)
+
+
+@_add(
+    3,
+    "S_new = UᴴK_new + (VᴴL_new)ᴴ − S_new, as in ∇_KVᴴ + U∇_Lᴴ − U∇_SVᴴ: right for one gradient",
+    visible_in="catalogue",
+    only_in=DIRECTIONS,
+)
+def core_by_inclusion(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, dK, dL, H(U) @ dK + H(dL) @ V - dS, rate)
+
+
+@_add(3, "S_new from half of K and half of L: right for one gradient", visible_in="catalogue", only_in=DIRECTIONS)
+def core_shared(U, S, V, dK, dL, dS, rate):
+    return coefficient_update(U, S, V, dK, dL, 0.5 * (H(U) @ dK + H(dL) @ V), rate)
 
 
 @_add(3, "K is accumulated in half the precision")
@@ -280,6 +318,14 @@ def qr_sign(U, S, V, dK, dL, dS, **parameters):
     return replace(REFERENCE, truncation=truncation).step(U, S, V, dK, dL, dS, **parameters)
 
 
+@_add_step(4, "QR's own first columns (other signs) are used on both sides with an Ŝ assembled for the caller's bases")
+def qr_signs_of_both(U, S, V, dK, dL, dS, **parameters):
+    def truncation(S_hat, U_hat, V_hat, **p):
+        return truncate(S_hat, np.linalg.qr(U_hat).Q, np.linalg.qr(V_hat).Q, **p)
+
+    return replace(REFERENCE, truncation=truncation).step(U, S, V, dK, dL, dS, **parameters)
+
+
 @_add_step(4, "U is overwritten by orth(K_new) before Ŝ, assembled for the old U, is applied (aliasing)", published=True)
 def old_new_alias(U, S, V, dK, dL, dS, **parameters):
     K_new = coefficient_update(U, S, V, dK, dL, dS, parameters["learning_rate"])[0]
@@ -324,6 +370,16 @@ def lower_left_sign(S_new, K_new, L_new, U_tilde, V_tilde):
 @_add(5, "the L-block is not conjugated")
 def upper_right_unconjugated(S_new, K_new, L_new, U_tilde, V_tilde):
     return REFERENCE.assemble(S_new, K_new, L_new.conj(), U_tilde, V_tilde.conj())
+
+
+@_add(5, "the L-block is L_newᵀṼ: transposed and not conjugated")
+def upper_right_transposed(S_new, K_new, L_new, U_tilde, V_tilde):
+    return REFERENCE.assemble(S_new, K_new, L_new.conj(), U_tilde, V_tilde)
+
+
+@_add(5, "the K-block is ŨᵀK_new: transposed and not conjugated")
+def lower_left_transposed(S_new, K_new, L_new, U_tilde, V_tilde):
+    return REFERENCE.assemble(S_new, K_new, L_new, U_tilde.conj(), V_tilde)
 
 
 @_add(5, "the L-block has the wrong sign")
@@ -527,6 +583,12 @@ def squared_tail(sigma: Matrix, tau: float | None, theta: float | None, min_rank
 @_add_rank_rule("σ_i > τσ_1 one by one instead of the Frobenius tail", published=True)
 def relative_per_sigma(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
     threshold = float(tau or 0.0) * sigma[0] if theta is None else theta
+    return _clipped(int(np.sum(sigma > threshold)), sigma, min_rank, max_rank)
+
+
+@_add_rank_rule("σ_i > ϑ one by one instead of the Frobenius tail, ϑ = τ‖Σ‖ being right")
+def one_by_one(sigma: Matrix, tau: float | None, theta: float | None, min_rank: int, max_rank: int | None) -> int:
+    threshold = float(tau or 0.0) * np.linalg.norm(sigma) if theta is None else theta
     return _clipped(int(np.sum(sigma > threshold)), sigma, min_rank, max_rank)
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle import check_step
+from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import FLOOR, catalogue
-from geolora_ref.oracle.check import Report, applicable
+from geolora_ref.oracle.check import Report, applicable, questions
 from geolora_ref.oracle.conversion import EPS
+from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from tests.nightly import NIGHTLY
@@ -84,9 +86,28 @@ def test_adding_a_case_changes_no_other() -> None:
 def test_reference_conforms(array: str, dtype: str) -> None:
     if array == "torch":
         pytest.importorskip("torch", reason="torch is not installed")
-    report = check_step(REFERENCE.step, array=array, dtype=dtype)
+    report = check_step(REFERENCE.step, array=array, dtype=dtype, directions=True)
     assert report.passed, report.failures[:3]
     assert len(report.rows) >= 300
+
+
+def test_directions_are_asked_of_those_who_take_them() -> None:
+    """Of an optimizer: dS is neither UᴴdK nor (VᴴdL)ᴴ, of which a step for gradients alone may form it."""
+    without, with_them = (questions(Harness.of(REFERENCE.step, directions=directions)) for directions in (False, True))
+    more = [case.id for case in with_them if case not in without]
+    assert more == ["directions-dense", "directions-from-zero", "directions-capped", "directions-full-rank"]
+    for case in (case for case in with_them if case.group in ("shape", "gradient", "directions")):
+        U, _, V, dK, dL, dS = StepCase.build(case.parameters).inputs().arrays
+        apart = min(np.linalg.norm(X - dS) / (np.linalg.norm(dK) or 1.0) for X in (U.T @ dK, (V.T @ dL).T))
+        assert (apart > 0.01) == (case.id in more)
+    step = MUTANTS["core-from-k"].step
+    assert check_step(step, select={"group": "shape"}).passed
+    report = check_step(step, select={"group": "directions"}, directions=True)
+    assert len(report.failures) == len(report.rows) == len(more)
+    assert report.diagnosis is not None
+    assert report.diagnosis.as_data()["mutant"] == "core-from-k"
+    with pytest.raises(ValueError, match=r"^directions: expected none beside whole"):
+        check_step(step, whole=True, directions=True)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -138,7 +159,7 @@ def test_a_whole_step_rounds_its_own_products(claimed: dict[str, str]) -> None:
 def report_of(mutant: Mutant) -> Report:
     """In double precision, and in complex double where real data cannot show the defect."""
     with np.errstate(all="ignore"):
-        report = check_step(mutant.step)
+        report = check_step(mutant.step, directions=mutant.visible_in == "catalogue")
         return report if not report.passed else check_step(mutant.step, dtype="complex128")
 
 

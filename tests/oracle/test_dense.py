@@ -164,6 +164,18 @@ def test_the_forward_error_is_needed() -> None:
     assert wrong == pytest.approx(60.0 * np.sqrt(2.0), rel=0.1)
 
 
+def test_at_a_tie_what_remains_may_not_exceed_what_is_kept() -> None:
+    """σ = (1, 1, 28 values smaller by 75 units), cut to rank 1: one of the last is kept.  The gap is 0 and the residual is
+    orthogonal to it and hardly longer, but its norm is 75 units more than what is kept."""
+    unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
+    sigma = [1.0, 1.0] + 28 * [1.0 - 75.0 * unit]
+    eye, G = np.eye(40), np.zeros((40, 40))
+    oracle = dense_oracle(eye[:, :30], np.diag(sigma), eye[:, :30], G, learning_rate=0.0, tau=0.0, max_rank=1)
+    assert oracle.ratio(np.outer(eye[1], eye[1]), 1) <= FAIL
+    wrong = oracle.ratio(sigma[29] * np.outer(eye[29], eye[29]), 1)
+    assert wrong == pytest.approx(75.0, rel=0.1)
+
+
 def test_the_precision_that_is_claimed_counts(dtype: Dtype) -> None:
     """A result rounded to half the digits passes only if no more than that is claimed."""
     case = StepCase.build(CaseParameters(9, 7, 3, complex=dtype.complex, max_rank=3, seed=1))

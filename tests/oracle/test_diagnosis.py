@@ -607,14 +607,16 @@ def test_what_goes_wrong_where_it_cuts_is_line_6() -> None:
 
 
 def test_a_rank_rule_resembles_nothing() -> None:
-    """Each σ is compared by itself: most steps agree with some mutant by chance, and the true sentence is that about the rank."""
+    """Each σ is compared by itself, with half of ϑ: most steps agree with some mutant by chance, and the true sentence is that
+    about the rank.
+    """
 
-    def one_by_one(sigma: Any, tau: Any, theta: Any, min_rank: int, max_rank: int | None) -> int:
+    def half_one_by_one(sigma: Any, tau: Any, theta: Any, min_rank: int, max_rank: int | None) -> int:
         limit = theta if theta is not None else tau * math.hypot(*sigma)
         most = len(sigma) if max_rank is None else min(max_rank, len(sigma))
-        return max(min(int(np.sum(sigma > limit)), most), min(min_rank, len(sigma)))
+        return max(min(int(np.sum(sigma > 0.5 * limit)), most), min(min_rank, len(sigma)))
 
-    diagnosis = check_step(Stages(truncation=partial(truncate, rank_of=one_by_one)).step).diagnosis
+    diagnosis = check_step(Stages(truncation=partial(truncate, rank_of=half_one_by_one)).step).diagnosis
     assert diagnosis is not None
     assert "In every case that fails the rank alone is wrong, which line 6 chooses." in diagnosis.text
     assert "resembles" not in diagnosis.text

@@ -101,7 +101,7 @@ def with_the_first(index: int) -> Callable[..., Any]:
 def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
     """Also where the threshold is a tie: one stack needs one rank.  Blocks and long runs are nothing new in a stack."""
     groups = {case.group for case in catalogue()} - {"complex"} - (set() if NIGHTLY else {"block", "long-run"})
-    reports = [check_step(step, batched=True, select={"group": group}) for group in sorted(groups)]
+    reports = [check_step(step, batched=True, directions=True, select={"group": group}) for group in sorted(groups)]
     assert all(report.passed for report in reports), [report.failures[:3] for report in reports]
 
 

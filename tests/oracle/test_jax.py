@@ -28,7 +28,7 @@ def test_the_port_conforms(dtype: str, cases: int) -> None:
     real = [group for group in GROUPS if group != "complex" and (NIGHTLY or group not in ("sequence", "long-run"))]
     few = real if NIGHTLY else ["shape", "threshold", "limit", "trap"]
     groups = {"float64": real, "float32": few, "complex128": ["complex"]}[dtype]
-    reports = [check_step(jax_step.step, array="jax", dtype=dtype, select={"group": group}) for group in groups]
+    reports = [check_step(jax_step.step, array="jax", dtype=dtype, directions=True, select={"group": group}) for group in groups]
     assert all(report.passed for report in reports), [report.failures[:3] for report in reports]
     assert sum(len(report.rows) for report in reports) >= cases
 

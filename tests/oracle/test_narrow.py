@@ -357,6 +357,28 @@ def diagonal_is_remembered() -> Step:
     return step
 
 
+def noise_is_orthonormalised_once(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
+    """One pass of Gram and Schmidt where a gradient has nothing outside of the basis."""
+
+    def basis_augmentation(B: Matrix, X: Matrix) -> Any:
+        given = dK if B is U else dL
+        outside = np.linalg.norm(given - B @ (B.conj().T @ given))
+        if not 0.0 < outside < 1e-13 * np.linalg.norm(given):
+            return Stages().basis_augmentation(B, X)
+        return np.linalg.qr(X - B @ (B.conj().T @ X)).Q[:, : min(B.shape[1], B.shape[0] - B.shape[1])]
+
+    return Stages(basis_augmentation=basis_augmentation).step(U, S, V, dK, dL, dS, **p)
+
+
+def core_from_k(where: Callable[..., Any]) -> Step:
+    """S_new = S − λUᴴdK in some states: right for a gradient, not for an optimizer's directions."""
+
+    def change(**arguments: Any) -> Mapping[str, Any]:
+        return {"dS": arguments["U"].conj().T @ arguments["dK"]} if where(**arguments) else {}
+
+    return in_place_of(change)
+
+
 class Narrow(NamedTuple):
     """A defect, the beginnings of the ids that show it, and how it is asked."""
 
@@ -442,6 +464,24 @@ NARROW: dict[str, Narrow] = {
     "the core is kept by its address": Narrow(kept_by_address("S"), having("sequence", "trained")),
     "gradients are kept by their addresses": Narrow(kept_by_address("dK", "dL", "dS"), having("sequence", "trained")),
     "bases are kept by their addresses": Narrow(kept_by_address("U", "V"), having("sequence", "trained")),
+    "one pass where there is nothing but noise": Narrow(noise_is_orthonormalised_once, ("gradient-core-",)),
+    "the core from K where S = 0": Narrow(
+        core_from_k(lambda S, **_: not S.any()), ("directions-from-zero",), {"directions": True}
+    ),
+    "the core from K at the cap": Narrow(
+        core_from_k(lambda S, max_rank, **_: max_rank == len(S)), ("directions-capped",), {"directions": True}
+    ),
+    "the core from K without new columns": Narrow(
+        core_from_k(lambda S, V, **_: len(V) == len(S)), ("directions-full-rank",), {"directions": True}
+    ),
+    "the core from K where S was trained": Narrow(
+        core_from_k(lambda S, V, **_: len(V) > len(S) and np.count_nonzero(S) == S.size > 1),
+        ("directions-dense",),
+        {"directions": True},
+    ),
+    "the core from K where it is complex": Narrow(
+        core_from_k(lambda S, **_: np.iscomplexobj(S)), ("directions-complex",), {"directions": True, "dtype": "complex128"}
+    ),
     "the diagonal is remembered": Narrow(diagonal_is_remembered(), having("sequence", "returned")),
 }
 

@@ -139,7 +139,14 @@ def test_a_report_as_data() -> None:
     told = Report(
         "package:step", "torch", "float32", ROWS[3:5], ["a problem"], Diagnosis([], []), 1.23456, "bfloat16", 4.2
     ).as_data()
-    common = {"group": "group", "flags": ("group", "flag"), "reason": "because", "where": "", "rank": None}
+    common: dict[str, Any] = {
+        "group": "group",
+        "flags": ("group", "flag"),
+        "reason": "because",
+        "where": "",
+        "rank": None,
+        "ratios": {},
+    }
     assert told == {
         "format": 2,
         "backend": "package:step",
@@ -173,6 +180,20 @@ def test_a_report_as_data() -> None:
     broken = Report("b", "numpy", "float64", [_row("a", "failed", np.inf)]).as_data()
     assert (broken["worst_ratio"], broken["rows"][0]["ratio"], broken["diagnosis"]) == ("inf", "inf", "")
     assert json.loads(json.dumps(broken, allow_nan=False))["cases"] == 1
+
+
+def test_the_worst_ratio_of_every_criterion_is_told() -> None:
+    """Over all steps of a sequence; the worst of them is that of the case."""
+    row, first = (run_case(Harness.of(right), replace(RUN, steps=steps))[0] for steps in (3, 1))
+    assert max(row.ratios.values()) == row.ratio
+    assert set(row.ratios) == set(first.ratios) >= {"orthonormal U", "stationarity", "rank not too low", "S sorted"}
+    assert all(row.ratios[name] >= ratio for name, ratio in first.ratios.items())
+    assert row.ratios != first.ratios
+    wrong = run_case(Harness.of(doubled), PLAIN)[0]
+    assert {name for name, ratio in wrong.ratios.items() if ratio > FAIL} == set(wrong.criteria)
+    told = Report("b", "numpy", "float64", [_row("a", "failed", np.inf, ratios={"x": np.nan, "y": np.inf, "z": 2.0})]).as_data()
+    assert told["rows"][0]["ratios"] == {"x": "nan", "y": "inf", "z": 2.0}
+    assert json.dumps(told, allow_nan=False)
 
 
 # --- what a backend is given, and what it promises -------------------------------------------------------------------

@@ -73,7 +73,7 @@ def conformance(device: str, dtype: str) -> dict[str, Any]:
     """The oracle's verdict on both backends, with the worst ratio of every case."""
     found = {}
     for name, backend, batched in (("step", step, False), ("batched_step", batched_step, True)):
-        report = check_step(backend, array="torch", dtype=dtype, device=device, batched=batched)
+        report = check_step(backend, array="torch", dtype=dtype, device=device, batched=batched, directions=True)
         found[name] = {
             "passed": report.passed,
             "worst_ratio": float(report.worst_ratio),
