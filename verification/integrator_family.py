@@ -40,13 +40,14 @@ class Member:
 
     ``tangential``, ``general`` : its order against the projected flow for a tangential field and for one with a normal part.
     ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away by ε.  ``exact`` : whether
-    it reproduces a given curve of its rank.  ``half_exact`` : whether it does so where one of the two spaces of the curve stays:
-    what is missing in its Ŝ is then 0 in the curve.  ``conservative`` : whether every sub-step is a Galerkin step in a space
-    that contains the state, so that the invariants of a Hamiltonian field stay up to the truncation.  ``robust`` : whether its
-    error does not depend on the smallest singular value of S; a method that divides by S breaks down.  ``coarsest`` : the
-    number of steps per unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a tolerance.
-    ``stalls`` : whether it fails to do so from a well conditioned state as h falls, since a new direction enters with size
-    O(h²/σ_min) only.  ``solves`` : whether it leaves time to a sub-solver, so that a curve in the spaces of its state is exact.
+    it reproduces a given curve of its rank.  ``half_exact`` : whether it does so where the curve has no normal part at the
+    beginning of the step, as where one of its two spaces stays: what is missing in Ŝ is 0 then.  ``conservative`` : whether
+    every sub-step is a Galerkin step in a space that contains the state, so that the invariants of a Hamiltonian field stay up to
+    the truncation.  ``robust`` : whether its error does not depend on the smallest singular value of S; a method that divides by
+    S breaks down.  ``coarsest`` : the number of steps per unit of time from which on the order shows.  ``adaptive`` : whether the
+    rank follows a tolerance.  ``stalls`` : whether it fails to do so from a well conditioned state as h falls, since a new
+    direction enters with size O(h²/σ_min) only.  ``solves`` : whether it leaves time to a sub-solver, so that a curve in the
+    spaces of its state is exact.
     """
 
     name: str

@@ -19,7 +19,7 @@ from geolora_ref.integrators import EXPLICIT_EULER, NaiveFactorEuler
 from geolora_ref.integrators.augmented_bug import augmented_bug_step
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.problems.field import Product
+from verification.acting import Acting
 from verification.claim import Case, CaseResult, Control, Plan
 
 __all__ = [
@@ -83,24 +83,9 @@ def mutant_control(
     return Control(title or name, why or MUTANTS[name].defect, cases, lambda case: check(case, mutant(name)), share)
 
 
-@dataclass(frozen=True, eq=False)
-class ConstantField:
+def still(G: Matrix) -> Acting:
     """The field F = −G, whatever the state: what an explicit Euler step sees of a gradient flow."""
-
-    G: Matrix
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, n)."""
-        return self.G.shape[0], self.G.shape[1]
-
-    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
-        """−G V."""
-        return -self.G @ V
-
-    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
-        """−Gᵀ U."""
-        return -self.G.T @ U
+    return Acting((G.shape[0], G.shape[1]), lambda t, Y, V: -G @ V, lambda t, Y, U: -G.T @ U)
 
 
 def standing_still(Y: LowRank, G: Matrix, **_: Any) -> Outcome:
@@ -110,7 +95,7 @@ def standing_still(Y: LowRank, G: Matrix, **_: Any) -> Outcome:
 
 def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any) -> Outcome:
     """One explicit Euler step of the factor equations, stiff like 1/σ_min [KL07]: the counterexample."""
-    Y1 = NaiveFactorEuler().advance(ConstantField(G), 0.0, Y, learning_rate).Y
+    Y1 = NaiveFactorEuler().advance(still(G), 0.0, Y, learning_rate).Y
     return Outcome(Y1.full(), Y1)
 
 
@@ -130,7 +115,7 @@ def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: 
     Like GeoLoRA, but the S-step is a Galerkin step in the augmented bases, so that the lower right block is −λ ŨᵀGṼ instead of
     0 (here with the gradient frozen at Y).
     """
-    hat = augmented_bug_step(EXPLICIT_EULER, ConstantField(G), 0.0, learning_rate, Factors(*Y))
+    hat = augmented_bug_step(EXPLICIT_EULER, still(G), 0.0, learning_rate, Factors(*Y))
     return Outcome(hat.product().full(), truncation(hat.S, hat.U, hat.V, **parameters).Y)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from geolora_ref import LowRank
 from geolora_ref.integrators import Integrator, Step
 from geolora_ref.problems import Field, Product
+from verification.acting import Acting
 
 __all__ = ["AtOneTime", "Later", "TurningFrame", "turned"]
 
@@ -61,25 +62,13 @@ class TurningFrame:
         return np.asarray(_quarter(Q) @ (P.T @ U) + Q @ (_quarter(P).T @ U) + turned(t, still))
 
 
-@dataclass(frozen=True, eq=False)
-class _FrozenTime:
+def _at(t0: float, field: Field) -> Acting:
     """F(t₀, Y), whatever the time."""
-
-    field: Field
-    t: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, n)."""
-        return self.field.shape
-
-    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
-        """F(t₀, Y) V."""
-        return np.asarray(self.field.apply_right(self.t, Y, V))
-
-    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
-        """F(t₀, Y)ᴴ U."""
-        return np.asarray(self.field.apply_left(self.t, Y, U))
+    return Acting(
+        field.shape,
+        lambda t, Y, V: np.asarray(field.apply_right(t0, Y, V)),
+        lambda t, Y, U: np.asarray(field.apply_left(t0, Y, U)),
+    )
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ class AtOneTime(Integrator):
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """The step for F(t, ·)."""
-        return self.integrator.advance(_FrozenTime(field, t), t, Y, h)
+        return self.integrator.advance(_at(t, field), t, Y, h)
 
 
 @dataclass(frozen=True)

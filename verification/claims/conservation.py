@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from geolora_ref.integrators import Integrator, SolveIVP, TruncationRule
-from geolora_ref.problems import Product, Schroedinger
-from geolora_ref.problems.problem import Matrix
+from geolora_ref.problems import Schroedinger
+from verification.acting import Acting
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.integrator_family import FAMILY
 
@@ -45,24 +44,9 @@ def problem_of(seed: int) -> Schroedinger:
     return Schroedinger(N, np.random.default_rng([seed, 55]))
 
 
-@dataclass
-class Unconjugated:
-    """A field whose adjoint action forgets the conjugation: Fᵀ U for Fᴴ U."""
-
-    problem: Schroedinger
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """That of the problem."""
-        return self.problem.shape
-
-    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
-        """F V."""
-        return self.problem.apply_right(t, Y, V)
-
-    def apply_left(self, t: float, Y: Product, U: Matrix) -> Matrix:
-        """Fᵀ U = conj(Fᴴ conj(U))."""
-        return np.asarray(self.problem.apply_left(t, Y, U.conj()).conj())
+def unconjugated(problem: Schroedinger) -> Acting:
+    """A field whose adjoint action forgets the conjugation: Fᵀ U = conj(Fᴴ conj(U)) for Fᴴ U."""
+    return Acting(problem.shape, problem.apply_right, lambda t, Y, U: problem.apply_left(t, Y, U.conj()).conj())
 
 
 def weaker(problem: Schroedinger) -> Schroedinger:
@@ -157,7 +141,7 @@ CLAIM = Claim(
             "unconjugated transpose",
             "Fᵀ U for Fᴴ U in the L-step of the projector splitting",
             control_cases,
-            lambda case: check(case, field=Unconjugated),
+            lambda case: check(case, field=unconjugated),
         ),
         Control(
             "weaker potential",

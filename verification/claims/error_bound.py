@@ -17,7 +17,9 @@ from verification.steppers import Stepper, mutant_control, naive_factor_euler, r
 from verification.trajectory import trajectory
 
 T = 2.0
-SIGMA_MIN = (1.0, 1e-2, 1e-4, 1e-8, 1e-14)
+LARGE = 0.5
+"""σ_min of a well conditioned start; the other singular values lie between ½ and 1 in all of them."""
+SIGMA_MIN = (LARGE, 1e-2, 1e-4, 1e-8, 1e-14)
 MAX_RANK = 12
 RATES = (0.2, 0.1, 0.05, 0.025)
 GROWING, EPSILON_ALONE, THETA_ALONE = "growing, δ = 0.1", "ε alone", "ϑ alone"
@@ -49,7 +51,7 @@ def cases(plan: Plan) -> Iterator[Case]:
                         yield Case(f"{family}-{sigma}-{rate}-{theta}-{seed}", parameters)
     for family, theta in zip(ALONE, (0.0, 1e-2), strict=True):
         for rate in RATES:
-            parameters = {"family": family, "sigma": 1.0, "rate": rate, "theta": theta, "T": 0.2, "seed": plan.seed}
+            parameters = {"family": family, "sigma": LARGE, "rate": rate, "theta": theta, "T": 0.2, "seed": plan.seed}
             yield Case(f"{family}-{rate}", parameters)
 
 
@@ -129,7 +131,7 @@ def check(
     rounding = 1e-13 * (1.0 + float(np.linalg.norm(W0)))
     error, accumulated, largest = apart, delta, np.zeros(3)
     errors, bounds = [], []
-    cap = Y0.rank if case["family"] in ALONE else MAX_RANK
+    cap = case.parameters.get("cap", Y0.rank if case["family"] in ALONE else MAX_RANK)
     for it in trajectory(problem, Y0, steps, rate, step=step, theta=case["theta"] * rate, max_rank=cap):
         B, normal = math.exp(max(mu, 0.0) * rate) * float(np.linalg.norm(it.G)), epsilon * it.normal
         if it.outcome.Y.rank < cap:
@@ -168,18 +170,21 @@ def check(
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    """The first step alone: after it the naive integrator is beyond all bounds, soon beyond floating point."""
+    """The first step alone: after it the naive integrator is beyond all bounds, soon beyond floating point.
+
+    Its rank stays 6, and so may the rank here: what fails is the size of the step.
+    """
     for case in cases(plan):
         if case["family"] == "general" and case["sigma"] <= 1e-8 and case["theta"] == 0.0 and case["seed"] == plan.seed:
-            yield Case(case.id, {**case.parameters, "T": case["rate"]})
+            yield Case(case.id, {**case.parameters, "T": case["rate"], "cap": 6})
 
 
 def vacuous_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["family"] == "general" and case["sigma"] == 1.0 and case["theta"] == 0.0)
+    return (case for case in cases(plan) if case["family"] == "general" and case["sigma"] == LARGE and case["theta"] == 0.0)
 
 
 def growing_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["family"] == GROWING and case["sigma"] == 1.0 and case["theta"] == 0.0)
+    return (case for case in cases(plan) if case["family"] == GROWING and case["sigma"] == LARGE and case["theta"] == 0.0)
 
 
 def alone(*families: str) -> Callable[[Plan], Iterator[Case]]:
@@ -190,7 +195,7 @@ def alone(*families: str) -> Callable[[Plan], Iterator[Case]]:
 def truncated_cases(plan: Plan) -> Iterator[Case]:
     """Steps that truncate: the threshold is above what the lower right block of Ŝ adds."""
     for case in cases(plan):
-        if case["family"] == "general" and case["sigma"] == 1.0 and case["theta"] == 1e-2 and case["seed"] == plan.seed:
+        if case["family"] == "general" and case["sigma"] == LARGE and case["theta"] == 1e-2 and case["seed"] == plan.seed:
             yield case
 
 
@@ -247,7 +252,7 @@ CLAIM = Claim(
     sources=("GeoLoRA", "CKL24"),
     explanation=(
         "Against the closed form of the full flow. No constant contains 1/σ_min: from 1e-2 to 1e-14 errors and bounds differ by "
-        "a few per cent at most; σ_min = 1, where all singular values are equal, is another start, with its own error and bound. "
+        "a few per cent at most; σ_min = ½, another start by half of a singular value, has its own error and bound. "
         "ϑ_k is the tail of the exact Ŵ behind the new rank, computed without the step; what a step says that it discarded would "
         "excuse any W₁. On Ẇ = ℓW from a start that is off by δ the terms c₀δ and c₂λ of the bound are attained up to O(λ), and "
         "where ε or ϑ is alone so is its term: none can be missing. A control is explicit Euler on the factor equations, which "
@@ -316,7 +321,7 @@ CLAIM = Claim(
     figures=(
         Figure(
             "Error against step size",
-            "One curve for each σ_min: those of 1e-2 to 1e-14 lie on each other, that of 1 a little above. Dotted: the bound.",
+            "One curve for each σ_min: those of 1e-2 to 1e-14 lie on each other, that of ½ a little above. Dotted: the bound.",
             draw_error,
         ),
         Figure(

@@ -1,4 +1,4 @@
-"""One step of the parallel integrator is off by O(h²) + O(εh), from every starting point, small singular values or not."""
+"""One step of the parallel integrator in a tangential field is off by O(h²), small singular values or not."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _rejections(mutant: Mutant | None, inputs: StepInputs, output: Any, verdict:
 def _rejections_by_the_kit(mutant: Mutant) -> Iterator[str]:
     """The criteria that fail in the cases that are there for this mutant, in double and single precision."""
     for dtype in ("float64", "float32"):
-        harness = Harness.of(mutant.step, dtype=dtype)
+        harness = Harness.of(mutant.step, dtype=dtype, directions=True)
         with np.errstate(all="ignore"):
             for case in questions(harness):
                 if case.id.startswith(mutant.only_in):

@@ -11,7 +11,7 @@ import scipy.optimize
 import scipy.special
 from numpy.typing import NDArray
 
-from geolora_ref.integrators import RK4, Progress, TruncationRule, integrate
+from geolora_ref.integrators import RK4, Progress, ProjectorSplitting, StrangSplitting, TruncationRule, integrate
 from geolora_ref.integrators.sub_solvers import Derivative
 from geolora_ref.problems import Product, VlasovPoisson
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
@@ -104,17 +104,19 @@ def check(
     problem = MAKE[case["setting"]](alpha=setting["alpha"])
     problem.v = speed * problem.v
     omega = dispersion_root(setting["k"], setting["beams"], setting["guess"])
-    times, energies, norms, taken, sub_solver = [], [], [], [], BalancedRK4()
+    times, energies, norms, sub_solver = [], [], [], BalancedRK4()
+    taken: list[float] = []
 
     def watch(progress: Progress) -> None:
         times.append(progress.t)
         energies.append(problem.electric_energy(Product(progress.Y.U @ progress.Y.S, progress.Y.V)))
         norms.append(progress.Y.norm())
-        of_RK4 = sum(sub_solver.taken[0 if "splitting" in case["integrator"] else -1 :])
+        of_RK4 = sum(sub_solver.taken if splitting else sub_solver.taken[-1:])
         taken.append((left_out != "discarded") * progress.record.discarded**2 + (left_out != "RK4") * of_RK4)
         sub_solver.taken.clear()
 
     method = FAMILY[integrator or case["integrator"]].make(TruncationRule.fixed_rank(rank), sub_solver)
+    splitting = isinstance(method, ProjectorSplitting | StrangSplitting)
     run = integrate(method, problem, problem.start(rank), (0.0, setting["T"]), case["h"], callback=watch)
     if run.stopped is not None:
         raise run.stopped

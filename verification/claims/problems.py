@@ -203,6 +203,13 @@ class Leaking(VlasovPoisson):
         return super().field(t, Y) - 0.01 * Y
 
 
+def linear(**wrong: float) -> RankPreservingLinear:
+    """A linear field whose derivative is not normal, and a factor of its one-sided constant."""
+    problem = RankPreservingLinear.random((12, 10), np.random.default_rng(5))
+    problem.one_sided_lipschitz *= wrong["one_sided"]
+    return problem
+
+
 def quadratic(kind: type[Quadratic] = Quadratic, **wrong: float) -> Quadratic:
     """A small quadratic, some constants of which are multiplied or set."""
     problem = kind.random((12, 10), np.ones(3), np.random.default_rng(5))
@@ -231,6 +238,10 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "understated constant": ("half of the Lipschitz constant", lambda: quadratic(lipschitz=0.5)),
     "overstated constant": ("three times the Lipschitz constant, which nothing attains", lambda: quadratic(lipschitz=3.0)),
     "understated growth": ("a one-sided constant that is too low by 0.1", lambda: quadratic(one_sided=-0.1)),
+    "understated growth, not normal": (
+        "a one-sided constant that is too low by 5 %, of a derivative that is not normal",
+        lambda: linear(one_sided=0.95),
+    ),
     "overstated growth": ("a one-sided constant that is too large by 0.3, where it is −0.25", lambda: quadratic(one_sided=0.3)),
     "understated minimum": ("a minimum that is too low by 1e-3", lambda: quadratic(minimum=-1e-3)),
     "overstated minimum": ("a minimum that descent undercuts", lambda: quadratic(minimum=1e-3)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator, ParallelBUG, TruncationRule, integrate
 from geolora_ref.problems import Quadratic
 from geolora_ref.spectra import geometric
@@ -40,12 +41,16 @@ def integrator_of(name: str, cap: int = CAP) -> Integrator:
     return FAMILY[name].make(rule, EXPLICIT_EULER)
 
 
-def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
+def check(
+    case: Case, integrator: Integrator | None = None, factor_of: Callable[[float], float] = lambda factor: factor
+) -> CaseResult:
     """A quadratic with 20 relevant directions from a start of rank 5 with singular values of order one, ϑ = 1e-3 h.
 
     Grows: the rank reaches its cap of 12, and the error ends near the best rank-12 error.  Stays: rank 5 to the end.
     The two reasons to reject a step, each alone: with ϑ = 1e-3 h much is truncated, so that η decides; with ϑ = 1e-12 and a
-    factor of 1e12 never η does, but nothing is truncated in the first step: without rejection it ends at rank 10.
+    factor of 1e12 never η does, but nothing is truncated in the first step: without rejection it ends at rank 10.  Where η
+    decides, the first step is asked with a factor c for which hη is 1 % below cϑ, and 1 % above; ``factor_of`` : what becomes of
+    that factor (for controls).
     """
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
@@ -61,6 +66,11 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
         out.ratio("the rank reaches its cap", CAP / run.ranks[-1])
         if case["integrator"] == FULL:
             out.ratio("where nothing is truncated the rank more than doubles in a step", (2 * RANK + 1) / run.ranks[1])
+        if case["integrator"] == REJECTING:
+            critical = missing_block(problem, Y0) / THETA  # hη = cϑ with ϑ = 1e-3 h
+            below, above = (rejections(problem, Y0, factor_of(share * critical)) for share in (1.01, 0.99))
+            out.ratio("hη below cϑ: no rejection", 2.0 * below)
+            out.ratio("hη above cϑ: one rejection at least", 1.0 / (0.5 + above))
         out.at_most("best rank-12 error ≤ error", best, error)
         out.ratio(
             "error ≤ 3 best rank-12 errors + first-order error", error / (3.0 * best + first_order_error(problem, Y0.full()))
@@ -73,6 +83,20 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
         "rejections": sum(record.rejections for record in run.records),
     }
     return out.result(case)
+
+
+def missing_block(problem: Quadratic, Y: LowRank) -> float:
+    """η = ‖ŨᵀF(Y)Ṽ‖: what the explicit Euler step from here leaves out, Ũ and Ṽ spanning F V and FᵀU outside of U and V."""
+    F = problem.field(0.0, Y.full())
+    U_tilde, V_tilde = (np.linalg.qr(X - B @ (B.T @ X)).Q for B, X in ((Y.U, F @ Y.V), (Y.V, F.T @ Y.U)))
+    return float(np.linalg.norm(U_tilde.T @ F @ V_tilde))
+
+
+def rejections(problem: Quadratic, Y: LowRank, factor: float) -> int:
+    """Of the first step, with this factor."""
+    rule = TruncationRule(theta=THETA, max_rank=CAP, per_time=True)
+    run = integrate(ParallelBUG(rule, EXPLICIT_EULER, rejection=factor), problem, Y, (0.0, H), H)
+    return run.records[0].rejections
 
 
 def first_order_error(problem: Quadratic, Y: Any) -> float:
@@ -130,9 +154,10 @@ CLAIM = Claim(
     hypotheses=("absolute threshold ϑ = 1e-3·h, h = 0.003125", "explicit Euler sub-steps"),
     sources=("CKL22", "CKL24"),
     explanation=(
-        "A step is rejected where nothing was truncated, or where h η exceeds the factor times ϑ; each reason is checked alone. "
-        "A rejected step is repeated from the augmented bases, so that the missing lower right block becomes part of the S-step. "
-        "The rejected steps and their field evaluations are reported in every step's record."
+        "A step is rejected where nothing was truncated, or where hη exceeds the factor times ϑ; each reason is checked alone, "
+        "the second within 1 % of where it begins. A rejected step is repeated from the augmented bases, so that the missing "
+        "lower right block becomes part of the S-step. The rejected steps and their field evaluations are reported in every "
+        "step's record."
     ),
     cases=cases,
     check=check,
@@ -161,6 +186,18 @@ CLAIM = Claim(
             "the same step as it is: its rank doubles, no more",
             full,
             lambda case: check(case, ParallelBUG(TruncationRule(theta=TINY, max_rank=CAP), EXPLICIT_EULER)),
+        ),
+        Control(
+            "η without h",
+            "η against cϑ: a step is rejected that is none to reject",
+            rejecting,
+            lambda case: check(case, factor_of=lambda factor: factor * H),
+        ),
+        Control(
+            "a factor twice as large",
+            "a step stays that is one to reject",
+            rejecting,
+            lambda case: check(case, factor_of=lambda factor: 2.0 * factor),
         ),
         Control(
             "another cap",

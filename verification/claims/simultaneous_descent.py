@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from verification.steppers import simultaneous_descent
 EPS = float(np.finfo(float).eps)
 Matrix = NDArray[Any]
 SHAPE, RANK = (7, 6), 3
+BETA, RATE = 2.25, 0.3
+"""β, and λ other than 1/β: where they are 1, a formula may lack them."""
+SIZES = ((0.5, BETA), (2.0, 0.4))
+"""σ_max and β of the largest stable step."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -55,11 +60,20 @@ def one_factor_operator(B: Matrix, A: Matrix, Z: Matrix) -> Matrix:
     return np.asarray(Z @ A.T @ A)
 
 
+def largest_stable_step(sigma_max: float, beta: float) -> float:
+    """2/(β(1 + 2σ_max²))."""
+    return 2.0 / (beta * (1.0 + 2.0 * sigma_max**2))
+
+
 def check(
-    case: Case, operator: Any = factor_operator, rate: float = 1.0, two_factors: Any = two_factor_operator, limit: float = 1.0
+    case: Case,
+    operator: Any = factor_operator,
+    rate: float = RATE,
+    two_factors: Any = two_factor_operator,
+    limit: Callable[[float, float], float] = largest_stable_step,
 ) -> CaseResult:
     """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  ``rate`` : λ of the step that descends where P̂G = 0;
-    ``two_factors`` : that of W = BA; ``limit`` : a factor of the largest stable step (for controls).
+    ``two_factors`` : that of W = BA; ``limit`` : the largest stable step (for controls).
     """
     rng, out = np.random.default_rng([case["seed"], 46]), Measurements()
     sigma = SPECTRA[case["spectrum"]](RANK)
@@ -122,13 +136,14 @@ def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, o
     Y = LowRank(Y.U, np.zeros((RANK, RANK)), Y.V)
     Z = rng.standard_normal(SHAPE)
     A = Z - Y.U @ (Y.U.T @ Z @ Y.V) @ Y.V.T  # G = −A at W = 0, UᵀGV = 0
-    problem = Quadratic(A, np.eye(SHAPE[0]), np.eye(SHAPE[1]))
+    problem = Quadratic(A, BETA * np.eye(SHAPE[0]), np.eye(SHAPE[1]))
     G = problem.gradient(Y.full())
     out.ratio("S = 0, UᵀGV = 0: P̂G = 0", float(np.linalg.norm(operator(Y, G))) / _unit(Y, G))
     step = augmented_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=rate)
     projected = float(np.linalg.norm(Y.tangent_projection(G)))
     decrease = problem.loss(Y.full()) - problem.loss(step.full())
-    out.ratio("… and GeoLoRA descends by ½‖PG‖² (β = λ = 1)", abs(decrease - 0.5 * projected**2) / (_unit(Y, G) * projected))
+    expected = RATE * (1.0 - 0.5 * BETA * RATE) * projected**2
+    out.ratio("… and GeoLoRA descends by λ(1 − βλ/2)‖PG‖²", abs(decrease - expected) / (_unit(Y, G) * projected))
 
 
 def _rates(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements) -> None:
@@ -144,23 +159,31 @@ def _rates(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, o
         out.ratio("rate along direction j: σ_j² against 1", error / _unit(Y, G))
 
 
-def _largest_step(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, limit: float) -> None:
-    """(d) λ < 2/(β(1 + 2σ_max²)) is stable, λ > that is not, near the minimum W* = Y of ½‖W − W*‖² (β = 1).
+def _largest_step(
+    Y: LowRank,
+    sigma: Matrix,
+    operator: Any,
+    rng: np.random.Generator,
+    out: Measurements,
+    limit: Callable[[float, float], float],
+) -> None:
+    """(d) λ < 2/(β(1 + 2σ_max²)) is stable, λ > that is not, near the minimum W* of ½β‖W − W*‖², with the factors of Y in other
+    sizes.
 
-    There the iteration of the factors is W − W* ↦ (I − λP̂)(W − W*) to first order, and u₁v₁ᵀ is the eigenvector of P̂ of its
-    largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by 1 − λ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of
+    There the iteration of the factors is W − W* ↦ (I − λβP̂)(W − W*) to first order, and u₁v₁ᵀ is the eigenvector of P̂ of its
+    largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by 1 − λβ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of
     the limit.  From 1e-6, 60 steps make 0.9⁶⁰ < 0.002 or 1.1⁶⁰ > 300 of it; what is asked is half of that in the exponent.
     """
     U, S, V = Y
     j = int(np.argmax(np.diagonal(S)))
-    largest = limit * 2.0 / (1.0 + 2.0 * float(S[j, j]) ** 2)
-    W_star, start = Y.full(), S.copy()
-    start[j, j] += 1e-6
-    for share in (0.95, 1.05):
+    for (size, beta), share in product(SIZES, (0.95, 1.05)):
+        S_star = size / S[j, j] * S
+        W_star, start = U @ S_star @ V.T, S_star.copy()
+        start[j, j] += 1e-6
         factors = (U, start, V)
         for _ in range(60):
             P, T, Q = factors
-            factors = simultaneous_descent(P, T, Q, P @ T @ Q.T - W_star, share * largest)
+            factors = simultaneous_descent(P, T, Q, beta * (P @ T @ Q.T - W_star), share * limit(size, beta))
         P, T, Q = factors
         grown = float(np.linalg.norm(P @ T @ Q.T - W_star)) / 1e-6
         if share < 1.0:
@@ -238,7 +261,9 @@ CLAIM = Claim(
             lambda case: check(case, tangent_operator),
         ),
         Control("mixed", "the columns of V in two orders", of_parts("form", "rates"), lambda case: check(case, mixed_operator)),
-        Control("a shorter step", "λ = 0.9, which descends by less", of_parts("stuck"), lambda case: check(case, rate=0.9)),
+        Control(
+            "a shorter step", "0.9 of λ, which descends by less", of_parts("stuck"), lambda case: check(case, rate=0.9 * RATE)
+        ),
         Control(
             "one factor",
             "G AᵀA without BBᵀG: one of two factors is frozen",
@@ -249,13 +274,25 @@ CLAIM = Claim(
             "a larger limit",
             "λ beyond the largest stable step by 1.2: it diverges",
             of_parts("largest step"),
-            lambda case: check(case, limit=1.2),
+            lambda case: check(case, limit=lambda sigma_max, beta: 1.2 * largest_stable_step(sigma_max, beta)),
         ),
         Control(
             "a smaller limit",
             "λ below the largest stable step by 1.2: it does not diverge",
             of_parts("largest step"),
-            lambda case: check(case, limit=1.0 / 1.2),
+            lambda case: check(case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max, beta) / 1.2),
+        ),
+        Control(
+            "σ_max not squared",
+            "2/(β(1 + 2σ_max)): the same where σ_max = 1",
+            of_parts("largest step"),
+            lambda case: check(case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max**0.5, beta)),
+        ),
+        Control(
+            "β left out",
+            "2/(1 + 2σ_max²): the same where β = 1",
+            of_parts("largest step"),
+            lambda case: check(case, limit=lambda sigma_max, beta: largest_stable_step(sigma_max, 1.0)),
         ),
     ),
     figures=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,21 +12,22 @@ import numpy as np
 from geolora_ref import LowRank, ProjectedGradients, augmented_step
 from geolora_ref.arrays import to_numpy
 from geolora_ref.oracle.cases import StepCase, draw_parameters
+from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, in_units
-from verification.libraries import available, convert
 from verification.steppers import mutant
 
 DRAWS = 50  # drawn steps in a case
+LIBRARIES = ("numpy", "torch") if importlib.util.find_spec("torch") else ("numpy",)
 DTYPES = {"float64": np.float64, "float32": np.float32, "complex128": np.complex128}
 
 Untruncated = Callable[..., Any]
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for library in available():
+    for library in LIBRARIES:
         for dtype in DTYPES:
             for block in range(plan.pick(40 if dtype != "complex128" else 10, 400)):
                 yield Case(
@@ -58,9 +60,10 @@ def check(case: Case, untruncated: Untruncated = geolora) -> CaseResult:
             parameters = replace(parameters, gradient="quadratic")
         drawn = StepCase.build(parameters)
         U, S, V, G = drawn.state(dtype if case["dtype"] != "complex128" else np.float64)
-        Y = LowRank(*(convert(X, case["library"]) for X in (U, S, V)))
+        convert = Conversion(case["library"], U.dtype.name).to
+        Y = LowRank(convert(U), convert(S), convert(V))
         oracle = dense_oracle(U, S, V, G, **drawn.step_parameters())
-        W_hat = to_numpy(untruncated(Y, convert(G, case["library"]), parameters.learning_rate))
+        W_hat = to_numpy(untruncated(Y, convert(G), parameters.learning_rate))
         error = float(np.linalg.norm((W_hat - oracle.W_hat).astype(np.complex128)))
         ratio = in_units(error, oracle.unit)
         out.ratio("‖Ŵ − (W − λP(W)G)‖", ratio)
@@ -75,7 +78,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 def draw_histogram(axes: Any, results: Results) -> None:
     bins = np.geomspace(1e-4, 100.0, 60)
-    for library in available():
+    for library in LIBRARIES:
         for dtype in DTYPES:
             ratios = [
                 ratio
