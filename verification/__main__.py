@@ -24,8 +24,9 @@ from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
 from verification.command_line import integer_from, progress_bar
 from verification.journal import Journal
+from verification.outcomes import ClaimOutcome
 from verification.report import as_data, write_report
-from verification.runner import ClaimOutcome, key, records, run, units
+from verification.runner import key, records, run, units
 
 DEFAULT_FOLDER = Path("build") / "verification"
 

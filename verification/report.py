@@ -20,10 +20,10 @@ from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
 from verification.fast_path import PAGE as FAST_PATH
 from verification.machine import machine_facts, provenance
+from verification.outcomes import ClaimOutcome
 from verification.pictures import data_uri, svg
 from verification.rigor.results import FOLDER
 from verification.rigor.results import PAGE as RIGOR
-from verification.runner import ClaimOutcome
 from verification.shown import UNREADABLE, Page, overview, unshown
 
 __all__ = ["as_data", "mathematics", "number", "picture", "write_page", "write_report"]

@@ -25,8 +25,9 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
+from verification.outcomes import ClaimOutcome
 from verification.report import mathematics, number, picture, write_report
-from verification.runner import ClaimOutcome, run, units
+from verification.runner import run, units
 
 LOGGER = logging.getLogger(__name__)
 DOCS = Path(__file__).resolve().parent.parent

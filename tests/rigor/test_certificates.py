@@ -135,6 +135,19 @@ def test_checker_follows_the_certificate(certificate: dict[str, Any]) -> None:
     assert checker.objections(certificate) == []
 
 
+@pytest.mark.parametrize("name", ["U1", "S1", "V1"])
+def test_checker_agrees_that_an_output_is_unusable(name: str) -> None:
+    """A column too many, or a number that is none."""
+    x = INSTANCES[1]
+    out = reference(x)
+    X = getattr(out, name)
+    for spoilt in (np.hstack([X, X[:, :1]]), np.full_like(X, np.nan)):
+        changed: dict[str, Any] = {name: spoilt}
+        made = through_json(certify(x, replace(out, **changed)))
+        assert made["unusable"].startswith(name)
+        assert checker.objections(made) == []
+
+
 @pytest.mark.parametrize("what", TAMPERED)
 def test_checker_objects_to_what_was_tampered_with(certificate: dict[str, Any], what: str) -> None:
     changed = through_json(certificate)

@@ -14,7 +14,7 @@ from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.problems import Schroedinger
 from verification.claim import Case, Claim, Control, Figure, Plan, Table
 from verification.claims import CLAIMS, THEORY, checked, conservation, curvature_tail, physics
-from verification.runner import ControlOutcome
+from verification.outcomes import ControlOutcome
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as the report runs them
 

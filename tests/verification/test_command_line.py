@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from geolora_ref.files import write_json
-from verification import tightness
+from verification import record, tightness
 from verification.__main__ import main, print_outcomes
 from verification.claim import Plan
 from verification.claims import CLAIMS
@@ -101,7 +101,7 @@ def test_failure_is_status_1_and_says_why(
 def test_a_damaged_record_is_told_before_anything_is_done(
     contents: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tightness, "LEDGER", ledger := tmp_path / "tightness.json")
+    monkeypatch.setattr(record, "LEDGER", ledger := tmp_path / "tightness.json")
     if contents is None:
         write_json(ledger, {"format": 1, "claims": {CLAIM: {"median": 1.0}}})
     else:

@@ -225,6 +225,28 @@ def test_pieces_that_a_run_does_not_use_stay_for_one_that_does(
     assert not (tmp_path / "unfinished.json").exists()
 
 
+def test_results_of_more_parts_are_set_aside(
+    benchmark: tuple[list[str], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A part that is measured again does not take hours of others with it; results of the same parts, or less, are replaced."""
+    assert command.main(["--output", str(tmp_path)]) == 0
+    whole, made = (tmp_path / "results.json").read_bytes(), command.pieces(command.arguments([]), lambda what, done, total: None)
+    one = {piece: made[piece] for piece in (("training", "minilm-128"), ("environment", ""))}
+    monkeypatch.setattr(command, "pieces", lambda options, progress: one)
+    for _ in range(2):
+        assert command.main(["--output", str(tmp_path), "--only", "training", "--case", "minilm-128"]) == 0
+    (earlier,) = tmp_path.glob("results-*.json")
+    assert earlier.read_bytes() == whole
+    assert f"{earlier.name}: what an earlier call had measured" in capsys.readouterr().err.replace("\n", "")
+    assert [case["case"] for case in read_json(tmp_path / "results.json")["training"]] == ["minilm-128"]
+    (tmp_path / "results.json").write_text("{", encoding="utf-8")
+    assert command.main(["--output", str(tmp_path)]) == 0
+    assert "{" in {path.read_text("utf-8") for path in tmp_path.glob("results-*.json")}
+
+
 @pytest.mark.parametrize("change", ["threads", "sources", "machine", "methods", "allocator", "fresh"])
 def test_pieces_of_another_machine_or_of_other_sources_do_not_stand_beside_new_ones(
     benchmark: tuple[list[str], dict[str, Any]],

@@ -17,8 +17,9 @@ from verification.__main__ import print_outcomes
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal
+from verification.outcomes import ClaimOutcome
 from verification.report import as_data, write_report
-from verification.runner import ClaimOutcome, run
+from verification.runner import run
 
 PLAN = Plan()
 

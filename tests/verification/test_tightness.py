@@ -10,11 +10,11 @@ import pytest
 from geolora_ref.files import read_json, write_json
 from geolora_ref.oracle.criteria import FAIL
 from tests.verification.test_runner import GOOD
-from verification import runner, tightness
+from verification import record, tightness
 from verification.claim import CaseResult, Table
 from verification.claims import CLAIMS
-from verification.runner import ClaimOutcome, ControlOutcome
-from verification.tightness import LEAST, MOST, changes, condensed, measured, recorded
+from verification.outcomes import ClaimOutcome, ControlOutcome
+from verification.record import LEAST, MOST, changes, condensed, measured, recorded
 
 
 def outcome(values: list[float], control: float = 2.0, limit: float = 1.0, name: str = "1 ≤ 2") -> ClaimOutcome:
@@ -137,8 +137,8 @@ def test_with_another_seed_faint_is_faint() -> None:
 def test_a_claim_that_has_become_loose_does_not_stand() -> None:
     loose = outcome([0.01, 0.01, 0.01])
     assert loose.holds
-    assert not replace(loose, record=RECORD).holds
-    assert replace(SHARP, record=RECORD).holds
+    assert not replace(loose, changes=changes(loose, RECORD, 0)).holds
+    assert replace(SHARP, changes=changes(SHARP, RECORD, 0)).holds
 
 
 def test_other_cases_and_other_words_are_changes() -> None:
@@ -196,7 +196,7 @@ def test_every_comparison_counts(comparisons: list[int], change: str | None) -> 
 
 def test_help_and_unknown_claims_record_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(tightness, "write_json", lambda *_: pytest.fail("recorded"))
-    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("run"))
+    monkeypatch.setattr(tightness, "run", lambda *_, **__: pytest.fail("run"))
     for argv, status in ((["--help"], 0), (["--only", "no-such-claim"], 2)):
         with pytest.raises(SystemExit) as stopped:
             tightness.main(argv)
@@ -207,7 +207,7 @@ def test_help_and_unknown_claims_record_nothing(monkeypatch: pytest.MonkeyPatch,
 def test_a_claim_that_does_not_stand_is_not_recorded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A check that broke has no ratios, which would then be what is on record."""
     broken = replace(SHARP, results=[replace(SHARP.results[0], error="Traceback\nValueError: no"), *SHARP.results[1:]])
-    monkeypatch.setattr(runner, "run", lambda *_, **__: [broken])
+    monkeypatch.setattr(tightness, "run", lambda *_, **__: [broken])
     monkeypatch.setattr(tightness, "write_json", lambda *_: pytest.fail("recorded"))
     assert tightness.main(["--only", "curvature-tail"]) == 1
     printed = capsys.readouterr().out
@@ -218,9 +218,9 @@ def test_a_claim_that_does_not_stand_is_not_recorded(monkeypatch: pytest.MonkeyP
 def test_a_claim_is_recorded_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever is on record of the others stays as it is; and what is on record is what is measured."""
     ledger = tmp_path / "tightness.json"
-    before = read_json(tightness.LEDGER)
+    before = read_json(record.LEDGER)
     write_json(ledger, before | {"claims": before["claims"] | {"curvature-tail": RECORD._asdict()}})
-    monkeypatch.setattr(tightness, "LEDGER", ledger)
+    monkeypatch.setattr(record, "LEDGER", ledger)
     assert tightness.main(["--only", "curvature-tail"]) == 0
     after = read_json(ledger)
     assert list(after["claims"]) == list(before["claims"])

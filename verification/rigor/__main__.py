@@ -25,7 +25,13 @@ from verification.rigor.statements import STATEMENTS
 
 __all__ = ["BROKEN", "CHANCES", "main", "prove", "refute"]
 
-RIGHT_HERE = ("upper-right-unconjugated", "missing-conjugate", "strict-threshold")
+RIGHT_HERE = (
+    "upper-right-unconjugated",
+    "upper-right-transposed",
+    "lower-left-transposed",
+    "missing-conjugate",
+    "strict-threshold",
+)
 """Right on real data, or unless Ŵ = 0."""
 SMALL = 9
 """The largest size of the instances on which mutants are refuted: what is wrong is wrong at every size."""

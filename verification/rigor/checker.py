@@ -117,9 +117,9 @@ def objections(certificate: Any) -> list[str]:
     """Every claim of a certificate that does not follow; empty if all do."""
     d, claims, found = certificate["data"], dict(certificate.get("statements", {})), []
     if "unusable" in certificate:
-        sizes = {len(d["U1"]) - len(d["A"]), len(d["V1"]) - len(d["A"][0]), *(len(row) - len(d["S1"]) for row in d["S1"])}
-        finite = all(x.is_finite() for name in ("U1", "S1", "V1") for x in array(d[name]).entries())
-        return ["the output is usable"] if finite and sizes == {0} and len(d["S1"]) <= min(len(d["A"]), len(d["A"][0])) else []
+        m, n, r = len(d["A"]), len(d["A"][0]), len(d["S1"])
+        fits = all((len(d[X]), {*map(len, d[X])}) == (k, {r}) for X, k in (("U1", m), ("S1", r), ("V1", n))) and r <= min(m, n)
+        return ["the output is usable"] if fits and all(x.is_finite() for X in "USV" for x in array(d[X + "1"]).entries()) else []
     with ctx.workprec(2000):
         try:
             for name, left, right in statements(d, certificate["bounds"]):

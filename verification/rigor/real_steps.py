@@ -81,7 +81,7 @@ REAL_STEPS = {
     "fast, float32": RealStep("float32", "float32", _fast),
     "fast, float64": RealStep("float64", "float64", _fast),
 }
-"""By name.  The fast path forms λ dK in float32 for factors in float32 or less, and computes the rest in float64."""
+"""By name.  The fast path computes in float64 and rounds to the dtype of the factors at the end."""
 
 
 def missing_bits(real: RealStep) -> int:

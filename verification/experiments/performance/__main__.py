@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -41,6 +42,7 @@ from verification.machine import provenance
 from verification.pictures import svg
 
 PARTS = ("training", "variants", "processes", "compiled", "updates", "growth")
+OF_NETWORKS = ("training", "variants", "processes", "compiled")
 ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES")
 """How the variables begin by which the environment sets glibc's allocator."""
 
@@ -107,7 +109,11 @@ def benchmark(options: argparse.Namespace, console: Console) -> int:
     except ApartError as error:
         say(f"{error}\nthe same command goes on; kept: {unfinished}")
         return 1
-    write({"format": 1, "quick": options.quick, **made_with, **together(found)}, options.output, console)
+    new = {"format": 1, "quick": options.quick, **made_with, **together(found)}
+    earlier = set_aside(options.output / "results.json", new)
+    if earlier is not None:
+        say(f"{earlier}: what an earlier call had measured, with other parts or networks")
+    write(new, options.output, console)
     rest = {name: data for name, data in kept.items() if name not in map(" ".join, found)}
     if rest:  # of a run that measures other parts or networks
         write_json(unfinished, {"about": about, "pieces": rest})
@@ -189,6 +195,25 @@ def together(done: Mapping[Piece, Any]) -> dict[str, Any]:
     for (part, case), data in done.items():
         found[part] = [*found.get(part, []), data] if case else data
     return found
+
+
+def set_aside(results: Path, new: Mapping[str, Any]) -> Path | None:
+    """Another name for results that have a part or a network which the new ones lack, or cannot be read; None without any."""
+    if not results.exists():
+        return None
+    try:
+        if _measured_in(read_json(results)) <= _measured_in(new):
+            return None
+    except (ValueError, TypeError, KeyError):  # damaged, or of another form: no reason to lose it
+        pass
+    earlier = results.with_name(f"results-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(results.stat().st_mtime))}.json")
+    return results.replace(earlier)
+
+
+def _measured_in(found: Mapping[str, Any]) -> set[Piece]:
+    """The parts that results have, of a list by its networks."""
+    parts = {part: found[part] for part in PARTS if part in found}
+    return {(part, one) for part, of in parts.items() for one in ([c["case"] for c in of] if part in OF_NETWORKS else [""])}
 
 
 def write(found: dict[str, Any], folder: Path, console: Console) -> None:
