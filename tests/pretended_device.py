@@ -144,7 +144,7 @@ def test_the_kit_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == [torch.device(NAME)] * len(report.rows)
 
 
-@pytest.mark.parametrize("group", ["trap", "layout"])
+@pytest.mark.parametrize("group", ["trap", "layout", "directions"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batched", [False, True])
 def test_the_fast_step_conforms(batched: bool, dtype: str, group: str) -> None:

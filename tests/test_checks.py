@@ -145,3 +145,20 @@ def test_complex_matrices_are_refused_where_real_ones_are_wanted() -> None:
     checks.real_matrices(A=np.eye(2), B=np.eye(3))
     with pytest.raises(ValueError, match=r"^B: expected a real matrix, found complex128$"):
         checks.real_matrices(B=1j * np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("where", "raised", "expected"),
+    [
+        ("layer", ValueError("r: no"), "layer: r: no"),
+        ("layer", FloatingPointError("no"), "layer: no"),
+        ("layer", RuntimeError("no"), "no"),
+        ("", ValueError("r: no"), "r: no"),
+    ],
+)
+def test_an_error_begins_with_what_it_concerns(where: str, raised: Exception, expected: str) -> None:
+    """A kind that is not named, and where there is no name, is as it was."""
+    with pytest.raises(type(raised)) as found, checks.naming(where, FloatingPointError):
+        raise raised
+    assert str(found.value) == expected
+    assert (found.value is raised) == (str(raised) == expected)

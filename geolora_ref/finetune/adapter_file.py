@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from geolora_ref import checks
 from geolora_ref.finetune.batches import by_length, encode_texts
 from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, write_stored
 from geolora_ref.finetune.labels import Labels
@@ -97,9 +98,7 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     encoder, tokenizer = load_encoder(folder)
     classifier = Classifier(encoder, labels.outputs, torch.Generator())
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
-    try:
+    with checks.naming(str(path)):
         load_trained_state(classifier, stored.state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     job = stored.job
     return FineTuned(classifier.to(device), tokenizer, labels, job["max_length"], job["pairs"], job["tried"])

@@ -242,6 +242,8 @@ def test_results_of_more_parts_are_set_aside(
     assert earlier.read_bytes() == whole
     assert f"{earlier.name}: what an earlier call had measured" in capsys.readouterr().err.replace("\n", "")
     assert [case["case"] for case in read_json(tmp_path / "results.json")["training"]] == ["minilm-128"]
+    assert command.main(["--output", str(tmp_path), "--quick"]) == 0, "a quick run replaces none that is whole"
+    assert len(list(tmp_path.glob("results-*.json"))) == 2
     (tmp_path / "results.json").write_text("{", encoding="utf-8")
     assert command.main(["--output", str(tmp_path)]) == 0
     assert "{" in {path.read_text("utf-8") for path in tmp_path.glob("results-*.json")}

@@ -115,7 +115,9 @@ def curvature(problem: GradientFlow, loss: float) -> float:
 
 
 def reached(B: Matrix, X: Matrix) -> Matrix:
-    """B and the directions of X outside of it, but for those of rounding."""
+    """B and the directions of X outside of it, but for those below 1e-6, a thousand tolerances of the sub-solver: fewer of them
+    ask for less.
+    """
     outside = X - B @ (B.T @ X)
     P, sigma, _ = np.linalg.svd(outside - B @ (B.T @ outside), full_matrices=False)
     return np.hstack([B, P[:, sigma > 1e-6 * np.linalg.norm(X)]])

@@ -10,8 +10,8 @@ import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -198,16 +198,19 @@ def together(done: Mapping[Piece, Any]) -> dict[str, Any]:
 
 
 def set_aside(results: Path, new: Mapping[str, Any]) -> Path | None:
-    """Another name for results that have a part or a network which the new ones lack, or cannot be read; None without any."""
+    """Another name for results of which the new ones lack a part or a network, of a whole run where the new one is quick, or
+    that cannot be read; None without any.
+    """
     if not results.exists():
         return None
     try:
-        if _measured_in(read_json(results)) <= _measured_in(new):
+        old = read_json(results)
+        if _measured_in(old) <= _measured_in(new) and new["quick"] <= old["quick"]:
             return None
     except (ValueError, TypeError, KeyError):  # damaged, or of another form: no reason to lose it
         pass
-    earlier = results.with_name(f"results-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(results.stat().st_mtime))}.json")
-    return results.replace(earlier)
+    written = datetime.fromtimestamp(results.stat().st_mtime, UTC)
+    return results.replace(results.with_name(f"results-{written:%Y%m%d-%H%M%S-%f}.json"))
 
 
 def _measured_in(found: Mapping[str, Any]) -> set[Piece]:
