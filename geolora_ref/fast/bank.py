@@ -403,7 +403,7 @@ class LayerBank:
         """The spectra from the Gram matrices of the sides, class by class."""
         found = []
         for of in self._plan.classes:
-            Gammas, count = [stack @ stack.mT for stack in self._stacks(of)], len(of.layers)
+            Gammas, count = [torch.bmm(stack, stack.mT) for stack in self._stacks(of)], len(of.layers)
             Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
             S, dS, roots = self._plan.S, self._plan.delta_S, self._roots_there
             if len(self._plan.classes) > 1:
@@ -467,7 +467,7 @@ class LayerBank:
             its_inverse = values[1] if len(self._plan.classes) == 1 else values[1, of.layers]
             X = torch.cat(coordinates(one, its_inverse[:, None, :most]))
             for part, stack in zip(of.parts, self._stacks(of), strict=True):
-                new = (X if len(of.parts) == 1 else X[part.places]).mT @ stack
+                new = torch.bmm((X if len(of.parts) == 1 else X[part.places]).mT, stack)
                 if len(self._plan.classes) == 1:
                     part.group.storage[:, :most] = new
                 else:

@@ -77,8 +77,8 @@ def gram_core(
     scale = S0[:, :w, :w].square().sum((1, 2)) + rate * rate * (diagonal_K + diagonal_L)[:, w:].sum(1)
     diagonal_K.mul_(1.0 + _added(w, roots[:, None])).clamp_(min=NOTHING)
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
-    At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L
-    M = (factor.mT @ S0_Gamma_L) @ At
+    At, S0_Gamma_L = torch.bmm(S0.mT, factor), torch.bmm(S0, Gamma_L)
+    M = torch.bmm(torch.bmm(factor.mT, S0_Gamma_L), At)
     try:
         squares, P = torch.linalg.eigh(M.nan_to_num_(0.0, 0.0, 0.0))  # what is not finite in one layer would fail all
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of whichever layer: all go through Householder's QR
@@ -97,5 +97,5 @@ def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, e
 def coordinates(found: GramCore, inverse: Tensor) -> tuple[Tensor, Tensor]:
     """X_K, X_L (L, 2w, k) with U₁ = B_K X_K and V₁ = B_L X_L, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
     leading = found.P[:, :, -inverse.shape[2] :].flip(2)
-    X_L = (found.At @ leading) * inverse
-    return (found.S0_Gamma_L @ X_L) * inverse, X_L
+    X_L = torch.bmm(found.At, leading) * inverse
+    return torch.bmm(found.S0_Gamma_L, X_L) * inverse, X_L
