@@ -244,6 +244,8 @@ class _AdaptedLinear(torch.autograd.Function):
                 dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)
             if ctx.needs_input_grad[0] and ctx.merged:
                 dx = (g @ weight).view(x.shape)
+            elif ctx.needs_input_grad[0] and g.element_size() == 2:  # accumulating the big product would take longer
+                dx = add_up(g @ weight, bt, S @ V.mT, 1.0).view(x.shape)
             elif ctx.needs_input_grad[0]:  # the big product last: one pass over ∇x less
                 dx = up(bt, S @ V.mT).view(-1, V.shape[0])
                 dx = dx.addmm_(g.reshape(-1, U.shape[0]), weight).view(x.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -130,7 +131,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     A group of adapters has their names under "adapters", a group of other parameters an empty list; both count their steps
     under "iteration".  ``skipped`` counts the steps that were skipped for gradients that are not finite.
+    ``told`` : the attributes of a subclass in which its steps report.
     """
+
+    told: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -304,6 +308,34 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 "converts what it remembers"
             )
         return HeadStep(parameter, parameter.detach().clone(), {name: X.clone() for name, X in known.items()})
+
+    @contextmanager
+    def all_or_none(self, names: Iterable[str], heads: Sequence[HeadStep]) -> Iterator[None]:
+        """What is raised within, for want of memory or by an interrupt too, leaves these adapters, the other parameters, memory
+        and counts as they were.
+        """
+        adapters = [self._adapters[name] for name in names]
+        factors = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
+        others = [(head.parameter, head.parameter.detach().clone()) for head in heads]
+        owners = [X for adapter in adapters for X in (adapter.Ut, adapter.S, adapter.Vt)] + [parameter for parameter, _ in others]
+        memory = [(owner, self.state.get(owner)) for owner in owners]
+        iterations = [(group, group["iteration"]) for group in self.param_groups]
+        told = {name: copy(getattr(self, name)) for name in self.told}
+        try:
+            yield
+        except BaseException:
+            for adapter, copies in factors:
+                adapter.put_back(*copies)
+            for parameter, value in others:
+                parameter.copy_(value)
+            for owner, known in memory:
+                self.state.pop(owner, None)
+                if known is not None:
+                    self.state[owner] = known
+            for group, iteration in iterations:
+                group["iteration"] = iteration
+            self.__dict__.update(told)
+            raise
 
     def finish(self, heads: Sequence[HeadStep]) -> None:
         """The other parameters and their memory take what :meth:`heads` computed, and the steps are counted."""

@@ -63,7 +63,7 @@ class SimultaneousDescent(AdapterOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.
+        """One iteration, whole or not at all: an error leaves all as it was, and so does an interrupt.
 
         Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
         ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
@@ -74,16 +74,17 @@ class SimultaneousDescent(AdapterOptimizer):
             return loss
         with self.own_precision():
             steps = [
-                (adapter, *self._descended(name, gradients, group))
+                (name, *self._descended(name, gradients, group))
                 for group in self.param_groups
                 for name in group["adapters"]
-                if (gradients := named(name, (adapter := self._adapters[name]).collected_gradients)) is not None
+                if (gradients := named(name, self._adapters[name].collected_gradients)) is not None
             ]
             heads = self.heads()
-        for adapter, factors, moments in steps:
-            adapter.assign_factors(*factors)
-            self.remember(adapter, moments)
-        self.finish(heads)
+        with self.all_or_none([name for name, _, _ in steps], heads):
+            for name, factors, moments in steps:
+                self._adapters[name].assign_factors(*factors)
+                self.remember(self._adapters[name], moments)
+            self.finish(heads)
         return loss
 
     def _descended(
@@ -123,6 +124,8 @@ class Dlrt(AdapterOptimizer):
     "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.
     """
 
+    told = ("reports",)
+
     def __init__(
         self,
         model: nn.Module | Iterable[Mapping[str, Any]],
@@ -158,7 +161,7 @@ class Dlrt(AdapterOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration; returns the loss before it.  An error, the closure's too, leaves all as it was.
+        """One iteration; returns the loss before it.  An error, the closure's too, or an interrupt leaves all as it was.
 
         Raises ``ValueError`` without a closure, ``FloatingPointError`` like :meth:`GeoLoRA.step`.
         """
@@ -186,11 +189,12 @@ class Dlrt(AdapterOptimizer):
         with self.own_precision():
             steps = {name: self._step_of_S(name, starts[name], augmented[name], for_S[name]) for name in starts}
             heads = self.heads()
-        for name, (cut, moments) in steps.items():
-            self._adapters[name].assign(cut.Y)
-            self.remember(self._adapters[name], moments)
-            self.reports[name] = TruncationReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True)
-        self.finish(heads)
+        with self.all_or_none(steps, heads):
+            for name, (cut, moments) in steps.items():
+                self._adapters[name].assign(cut.Y)
+                self.remember(self._adapters[name], moments)
+                self.reports[name] = TruncationReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True)
+            self.finish(heads)
         return loss
 
     def _evaluation(self, closure: Callable[[], float]) -> tuple[float | None, dict[str, ProjectedGradients] | None]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -73,6 +72,8 @@ class GeoLoRA(AdapterOptimizer):
     Raises ``ValueError`` for options out of range and for a model without adapters.
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/moments.md.
     """
+
+    told = ("reports", "truncations", "exact")
 
     def __init__(
         self,
@@ -153,8 +154,7 @@ class GeoLoRA(AdapterOptimizer):
     @torch.inference_mode(False)  # buffers that are made on the way are used in training
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration.  Everything is computed before anything is changed: an error leaves all as it was.  (An interrupt does
-        so, too, unless it comes while the other parameters are written, at the very end.)
+        """One iteration, whole or not at all: an error leaves all as it was, and so does an interrupt.
 
         Autocast reaches the closure alone; the step has the dtype of the parameters.
 
@@ -171,32 +171,14 @@ class GeoLoRA(AdapterOptimizer):
         with self.own_precision():
             heads = self.heads()
             adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
-            with self._all_or_none([self._adapters[name] for group in adapted for name in group["adapters"]]):
+            with self.all_or_none([name for group in adapted for name in group["adapters"]], heads):
                 if self.method == "fast":
                     self._fast_steps(adapted)
                 else:
                     for name, step in [named_step for group in adapted for named_step in self._adapter_steps(group)]:
                         self._take(name, step)
-            self.finish(heads)
+                self.finish(heads)
         return loss
-
-    @contextmanager
-    def _all_or_none(self, adapters: Sequence[LowRankAdapter]) -> Iterator[None]:
-        """What is raised within, for want of memory or by an interrupt too, leaves adapters, memory and reports as they were."""
-        factors = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
-        memory = {X: self.state.get(X) for adapter in adapters for X in (adapter.Ut, adapter.S, adapter.Vt)}
-        told = {"reports": dict(self.reports), "truncations": self.truncations, "exact": self.exact}
-        try:
-            yield
-        except BaseException:
-            for adapter, copies in factors:
-                adapter.put_back(*copies)
-            for factor, known in memory.items():
-                self.state.pop(factor, None)
-                if known is not None:
-                    self.state[factor] = known
-            self.__dict__.update(told)
-            raise
 
     def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LayerStep]]:
         """The next state of every adapter of a group that has gradients."""

@@ -1035,28 +1035,56 @@ def test_an_adapter_without_its_layer_is_refused() -> None:
         GeoLoRA([{"module": model[0]}, {"module": adapters(model)["2"].adapter}])
 
 
-@pytest.mark.parametrize("method", METHODS)
+MAKES: dict[str, Callable[[nn.Module], AdapterOptimizer]] = {
+    "reference": partial(GeoLoRA, lr=0.1, tau=0.1),
+    "fast": partial(GeoLoRA, lr=0.1, tau=0.1, method="fast"),
+    "simultaneous": partial(SimultaneousDescent, lr=0.1),
+    "dlrt": partial(Dlrt, lr=0.1, tau=0.1),
+}
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("place", ["the second adapter", "the second parameter of the head", "the last line"])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
-def test_what_fails_while_the_second_adapter_is_written_changes_nothing(
-    method: Any, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+def test_what_fails_while_a_step_is_written_changes_nothing(
+    make: str, place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = network()
-    optimizer = GeoLoRA(model, lr=0.1, tau=0.1, method=method)
-    train(model, optimizer, 2)
-    before, counted = snapshot(model, optimizer), (dict(optimizer.reports), optimizer.truncations, optimizer.exact)
-    remember, written = AdapterOptimizer.remember, []
+    optimizer = MAKES[make](model)
 
-    def fails(self: AdapterOptimizer, adapter: Any, moments: Any) -> None:
+    def closure() -> float:
+        optimizer.zero_grad()
+        backward(model)
+        return 0.0
+
+    for _ in range(2):
+        closure()
+        optimizer.step(closure)
+    before, told = snapshot(model, optimizer), [copy.copy(getattr(optimizer, name)) for name in optimizer.told]
+    remember, finish, written = AdapterOptimizer.remember, AdapterOptimizer.finish, []
+
+    def fails_to_remember(self: AdapterOptimizer, adapter: Any, moments: Any) -> None:
         written.append(adapter)
         if len(written) == 2:
-            raise error("in the second adapter")
+            raise error("in the middle")
         remember(self, adapter, moments)
 
-    monkeypatch.setattr(AdapterOptimizer, "remember", fails)
-    with pytest.raises(error, match="in the second adapter"):
-        optimizer.step()
+    def fails_to_finish(self: AdapterOptimizer, heads: Any) -> None:
+        finish(self, heads if place == "the last line" else heads[:1])
+        raise error("in the middle")
+
+    if place == "the second adapter":
+        monkeypatch.setattr(AdapterOptimizer, "remember", fails_to_remember)
+    else:
+        monkeypatch.setattr(AdapterOptimizer, "finish", fails_to_finish)
+    closure()
+    with pytest.raises(error, match="in the middle"):
+        optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
-    assert counted == (optimizer.reports, optimizer.truncations, optimizer.exact)
+    assert told == [getattr(optimizer, name) for name in optimizer.told]
+    monkeypatch.undo()
+    optimizer.step(closure)
+    assert not same(before, snapshot(model, optimizer))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,13 @@ DIGEST = "a98ebc8946b7e2f07cb3019d34d1b5d8506dd2e5b4f04f127ba434635eb7c4cc"
 def test_no_question_has_changed() -> None:
     asked = [(c.id, c.group, c.flags, asdict(c.parameters), c.steps, c.trained, c.returned, c.layout) for c in catalogue()]
     assert hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() == DIGEST
+
+
+def test_the_largest_questions_are_what_the_page_says() -> None:
+    sizes = [(max(c.parameters.m, c.parameters.n), c.parameters.r) for c in catalogue()]
+    page = " ".join((Path(__file__).parents[2] / "docs" / "conformance.md").read_text("utf-8").split())
+    most = "more than {} rows or columns or a rank above {} to start with".format(*(max(X) for X in zip(*sizes, strict=True)))
+    assert most in page
 
 
 TRAP_PROPERTIES: dict[str, Callable[[CaseParameters], bool]] = {

@@ -37,7 +37,8 @@ def markdown(found: Mapping[str, Any]) -> str:
 def documented(found: Mapping[str, Any]) -> list[str]:
     """What docs/fast_path.md and fast_path_figures.md have of a whole run: the machine, and the tables in short, in Markdown."""
     processes = (_processes_in_short(case) for case in found["processes"])
-    trainings = (_training_in_brief(found["training"]), _training_in_short(found["training"]))
+    cases = found["training"]
+    trainings = (_training_in_brief(cases), _training_in_short(cases), _variants_in_short(found["variants"]))
     short = (*trainings, *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
     return [machine(found), *(markdown_table(list(rows)) for rows in short)]
 
@@ -100,6 +101,14 @@ def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name in ("lora", "fast", "merged"):
         yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
     yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
+
+
+def _variants_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """All settings side by side: ratios to LoRA (PEFT) with the same setting."""
+    yield ["ratio to LoRA (PEFT)", *(case["title"] for case in cases)]
+    for name, row in cases[0]["rows"].items():
+        if name != "lora":
+            yield [row["title"], *(_ratio(case["rows"][name]["ratio"]) for case in cases)]
 
 
 def _processes_in_short(case: Mapping[str, Any]) -> Iterator[list[str]]:
