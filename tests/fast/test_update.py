@@ -633,6 +633,23 @@ def test_an_update_that_is_not_finite_changes_nothing(
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(3) for X in bank.factors(layer)), strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_a_refused_step_has_left_is_not_read(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Layers of lower rank that are loaded afterwards leave rows of the workspaces as they were."""
+    bank = LayerBank.of(random_layers([6, 6], generator, dtype))
+    nothing = [[X * torch.nan for X in random_update(bank.factors(layer), generator)] for layer in range(2)]
+    with pytest.raises(NonFiniteUpdateError):
+        bank.update_(*zip(*nothing, strict=True), tau=0.1)
+    layers = random_layers([5, 6], generator, dtype)
+    updates = [random_update(factors, generator) for factors in layers]
+    bank.load(layers)
+    bank.update_(*zip(*updates, strict=True), tau=0.1)
+    fresh = LayerBank.of(layers, capacity=bank.capacity)
+    fresh.update_(*zip(*updates, strict=True), tau=0.1)
+    for layer in range(2):
+        assert all(torch.equal(X, Y) for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True))
+
+
 @pytest.mark.parametrize(("entry", "rate"), [(1e308, 1.0), (1e300, 1e9)])
 def test_products_beyond_the_range_of_double_precision_name_their_layer(
     entry: float, rate: float, generator: torch.Generator
