@@ -154,7 +154,9 @@ def test_numpy_scalars_are_numbers(make: Callable[[Callable[[float], float]], Se
 def test_small_integers_of_NumPy_do_not_overflow(limits: dict[str, Any], unchecked: None) -> None:
     small = {name: np.int8(value) if isinstance(value, int) else value for name, value in limits.items()}
     least, first = {"min_rank": np.int8(1), "max_rank": np.int8(3)}, np.int8(1)
-    found = run(layer()[0], Settings(learning_rate=0.1, **small | least), first)  # type: ignore[arg-type]
+    settings = Settings(learning_rate=0.1, **small | least)  # type: ignore[arg-type]
+    assert {type(getattr(settings, name)) for name in small | least} <= {int, float, str}
+    found = run(layer()[0], settings, first)
     expected = run(layer()[0], Settings(learning_rate=0.1, max_rank=3, **limits), 1)
     np.testing.assert_array_equal(found.Y.full(), expected.Y.full())
 

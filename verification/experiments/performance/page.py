@@ -95,9 +95,10 @@ def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
         rows = by_name[name]
         yield [f"**{rows[0]['title']}, to the floor**", *(f"{row['ratio_to_floor'][1]:.3f}" for row in rows)]
         yield [f"**{rows[0]['title']}, to lean LoRA**", *(_ratio(row["over_lean"]) for row in rows)]
-    pairs = zip(fast, by_name["adalora"], strict=True)
-    quotients = (f"{a['ratio'][1] / b['ratio'][1]:.3f}" for a, b in pairs)
-    yield ["**GeoLoRA, fast, to AdaLoRA** (quotient of their ratios)", *quotients]
+    for name in ("fast", "merged"):
+        rows = by_name[name]
+        quotients = (f"{a['ratio'][1] / b['ratio'][1]:.3f}" for a, b in zip(rows, by_name["adalora"], strict=True))
+        yield [f"**{rows[0]['title']}, to AdaLoRA** (quotient of their ratios)", *quotients]
     for name in ("lora", "fast", "merged"):
         yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
     yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
