@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,6 +54,15 @@ def unchecked() -> Iterator[None]:
 def module_unchecked() -> Iterator[None]:
     """Like ``unchecked``, for a whole module (mutants break the shapes that the type checker enforces)."""
     with tests.typechecking.unchecked():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def all_bits(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Products of float32 have all of them in tests of a device, whatever the environment allows there."""
+    with ExitStack() as stack:
+        if "device" in request.fixturenames:
+            stack.enter_context(import_module("geolora_ref.nn.precision").whole_products())
         yield
 
 

@@ -15,9 +15,11 @@ from tests.pretended import NAME as PRETENDED
 from tests.pretended import is_registered
 from verification.parity.measure import missing
 
-__all__ = ["DEVICES", "OnDevice"]
+__all__ = ["DEVICES", "NO_CUDA", "OnDevice"]
 
-CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(missing("cuda")), reason=missing("cuda") or "-")])
+NO_CUDA = missing("cuda")
+"""Why there is no CUDA device here, or an empty string; torch tells it in full only once."""
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(bool(NO_CUDA), reason=NO_CUDA or "-")])
 DEVICES = (PRETENDED,) if is_registered() else ("cpu", CUDA)
 
 

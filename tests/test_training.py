@@ -156,7 +156,7 @@ def test_small_integers_of_NumPy_do_not_overflow(limits: dict[str, Any], uncheck
     least, first = {"min_rank": np.int8(1), "max_rank": np.int8(3)}, np.int8(1)
     settings = Settings(learning_rate=0.1, **small | least)  # type: ignore[arg-type]
     assert {type(getattr(settings, name)) for name in small | least} <= {int, float, str}
-    found = run(layer()[0], settings, first)
+    found = run(layer()[0], settings, first)  # type: ignore[arg-type]
     expected = run(layer()[0], Settings(learning_rate=0.1, max_rank=3, **limits), 1)
     np.testing.assert_array_equal(found.Y.full(), expected.Y.full())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verification.experiments.performance.page import MEASURED, drawn, machine, tables
+from verification.parity.measure import reasons
 from verification.pictures import data_uri, svg
 from verification.shown import Item, Page, Rows, Shown
 
@@ -18,9 +19,11 @@ def _speed(found: dict[str, Any]) -> Shown:
 
 def _parity(found: dict[str, Any]) -> Shown:
     worst: Rows = [["Arrays", "Backend", "Worst ratio", "Cases", "Failures"]]
+    why: Rows = [["Arrays", "Backend", "What was found"]]
     for dtype, of_dtype in found["conformance"].items():
         for name, one in of_dtype.items():
-            worst.append([dtype, name, _short(one["worst_ratio"]), str(len(one["ratios"])), ", ".join(one["failures"]) or "none"])
+            worst.append([dtype, name, _short(one["worst_ratio"]), str(len(one["ratios"])), str(len(one["failures"]))])
+            why += [[dtype, name, line] for line in reasons(one)]
     compared: Rows = [["What", "Arrays", "Worst", "Bound"]]
     for what in ("functions", "trainings"):
         compared += [[what, dtype, _short(one["worst"]), _short(one["bound"])] for dtype, one in found[what].items()]
@@ -33,10 +36,11 @@ def _parity(found: dict[str, Any]) -> Shown:
         ratios.append([case, *("" if ratio is None else _short(ratio) for ratio in row)])
     settings = ", ".join(f"{what} {how}" for what, how in found["settings"].items())
     about = f"{found['device']}, torch {found['torch']}, CUDA {found['cuda']}, driver {found['driver'] or 'unknown'}"
-    line = f"{about}; float32: {settings}. A case fails above 30."
+    line = f"{about}; float32 with all bits, whatever is set around it ({settings}). A case fails above 30."
     errors: Rows = [["What", "Error"], *([what, error] for what, error in found["errors"].items())]
     shown = {
         **({"What could not be measured": errors} if found["errors"] else {}),
+        **({"What does not conform": why} if why[1:] else {}),
         "Worst ratios of the oracle": worst,
         "Beside the CPU": compared,
         "Update of 36 layers of 384": times,

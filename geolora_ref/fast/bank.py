@@ -247,7 +247,7 @@ class LayerBank:
             found = self._gram(rate, shared)
             squares, scale, info = self._host(found)
             self._refuse(np.isfinite(scale))
-            sigma = np.sqrt(np.maximum(squares, 0.0))
+            sigma = np.sqrt(np.fmax(squares, 0.0))  # NaN, which some solvers find for zeros, is 0 here, and not trusted
         own = np.arange(sigma.shape[1]) < columns[:, None]  # behind it there is nothing but rounding
         while True:
             sigma = np.where(own, sigma, 0.0)

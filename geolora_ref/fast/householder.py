@@ -23,7 +23,7 @@ __all__ = ["HouseholderCore", "householder_core"]
 class HouseholderCore(NamedTuple):
     """Singular values (L, p) descending, and the singular vectors of Ŵ, transposed: (L, p, m) and (L, p, n).
 
-    Where Ŵ is beyond the range, singular values are infinite.
+    Where Ŵ is beyond the range, or what the solver found is not finite, singular values are infinite.
     """
 
     sigma: Tensor
@@ -42,7 +42,9 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
     S_hat = R_K @ core(S / size, delta_S / size, C_K, C_L, 1.0, shared) @ R_L.mT
     P, sigma, Qt = svd(S_hat)
-    return HouseholderCore(sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT)
+    found = sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT
+    sound = torch.stack([torch.isfinite(X).flatten(1).all(1) for X in found]).all(0)
+    return HouseholderCore(found[0].masked_fill(~sound[:, None], torch.inf), *found[1:])
 
 
 def _power_of_two(*given: Tensor) -> Tensor:

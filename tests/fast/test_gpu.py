@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from geolora_ref.nn.precision import whole_products
+from tests.devices import NO_CUDA
 from verification.parity.__main__ import main
 from verification.parity.functions import function_difference
-from verification.parity.measure import ALIKE, BOUNDS, DTYPES, conformance, missing, training_difference
+from verification.parity.measure import ALIKE, BOUNDS, DTYPES, conformance, reasons, training_difference
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -19,22 +18,16 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 @pytest.fixture(scope="module")
 def device() -> str:
     """A CUDA device, or a skipped test that says why there is none."""
-    if missing("cuda"):
-        pytest.skip(missing("cuda"))
+    if NO_CUDA:
+        pytest.skip(NO_CUDA)
     return "cuda"
-
-
-@pytest.fixture(autouse=True)
-def all_bits() -> Iterator[None]:
-    """Of float32, whatever the environment allows, as the command has them."""
-    with whole_products():
-        yield
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fast_step_conforms_on_the_device(device: str, dtype: str) -> None:
-    assert all(one["passed"] for one in conformance(device, dtype).values())
+    for one in conformance(device, dtype).values():
+        assert one["passed"], reasons(one)
 
 
 @pytest.mark.gpu
@@ -58,7 +51,7 @@ def test_a_large_batch_on_the_device_agrees_with_the_cpu(device: str, r: int) ->
     assert found["passed"], found
 
 
-@pytest.mark.skipif(not missing("cuda"), reason="a CUDA device is at hand")
+@pytest.mark.skipif(not NO_CUDA, reason="a CUDA device is at hand")
 def test_without_a_device_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--output", str(tmp_path)]) == 0
     assert "skipped: no CUDA device is at hand" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from geolora_ref.fast import LayerBank, StepReport, adapted_linear
+from geolora_ref.fast import step as fast_step
 from geolora_ref.fast.bank import STORAGE
 from geolora_ref.files import read_json, write_json
 from verification.fast_path import PAGE
@@ -177,7 +179,9 @@ def test_every_part_counts(monkeypatch: pytest.MonkeyPatch, failing: str) -> Non
 
 
 def _step(worst: float) -> dict[str, Any]:
-    return {"passed": worst < 30, "worst_ratio": worst, "seconds": 1.0, "ratios": {"shape-1": worst}, "failures": []}
+    found = {"passed": worst < 30, "worst_ratio": worst, "seconds": 1.0, "ratios": {"shape-1": worst}}
+    failures = {} if worst < 30 else {"shape-1": "CUSOLVER_STATUS_INTERNAL_ERROR (step 0): m > n"}
+    return found | {"failures": failures, "problems": [], "diagnosis": "line 6" if failures else ""}
 
 
 PARTS = {
@@ -207,7 +211,7 @@ def test_a_part_that_raises_costs_no_other(monkeypatch: pytest.MonkeyPatch, fail
 
 
 FOUND: dict[str, Any] = {
-    "format": 3,
+    "format": 4,
     "device": "a device",
     "torch": "2.0",
     "cuda": "12.0",
@@ -234,13 +238,16 @@ def test_what_the_command_writes_is_what_the_page_shows(
     assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
     assert "functions: 0.0625 (at most 1)" in capsys.readouterr().out
     html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
-    about = "a device, torch 2.0, CUDA 12.0, driver 550.1; float32: products none, convolutions tf32."
-    for shown in (about, "shape-1", "0.0625", "1e-15", "1.50", "passed"):
+    about = "a device, torch 2.0, CUDA 12.0, driver 550.1; float32 with all bits, whatever is set around it"
+    settings = "(products none, convolutions tf32). A case fails above 30."
+    for shown in (f"{about} {settings}", "shape-1", "0.0625", "1e-15", "1.50", "passed"):
         assert shown in html
     assert "not run" not in html
 
 
-def test_an_infinite_ratio_is_strict_json_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_infinite_ratio_is_strict_json_and_shown_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = FOUND | {
         "passed": False,
         "conformance": {"float32": {"step": _step(math.inf)}},
@@ -248,6 +255,9 @@ def test_an_infinite_ratio_is_strict_json_and_shown(tmp_path: Path, monkeypatch:
     }
     monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: found)
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 1
+    reasons = ["shape-1: CUSOLVER_STATUS_INTERNAL_ERROR (step 0): m > n", "line 6"]
+    said = capsys.readouterr().out
+    assert all(f"float32   step: {line}\n" in said for line in reasons)
 
     def refuse(constant: str) -> float:
         raise AssertionError(constant)
@@ -258,8 +268,38 @@ def test_an_infinite_ratio_is_strict_json_and_shown(tmp_path: Path, monkeypatch:
     assert written["conformance"]["float32"]["step"]["ratios"] == {"shape-1": "inf"}
     _, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
     assert parity.verdict == "failed"
-    assert parity.tables["Worst ratios of the oracle"][1][2] == "inf"
+    assert parity.tables["Worst ratios of the oracle"][1][2:] == ["inf", "1", "1"]
+    assert parity.tables["What does not conform"][1:] == [["float32", "step", line] for line in reasons]
     assert parity.tables["What could not be measured"][1] == ["update_milliseconds, 32", "OutOfMemoryError: no memory"]
+
+
+def test_why_a_backend_does_not_conform_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of a library is a row of every case that met it; a few of them say it all."""
+
+    def fails(*factors: Any, **options: Any) -> None:
+        raise RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR")
+
+    monkeypatch.setattr(measuring, "step", fails)
+    found = measuring.conformance("cpu", "float32")
+    assert found["batched_step"]["passed"]
+    assert measuring.reasons(found["batched_step"]) == []
+    one = found["step"]
+    assert len(one["failures"]) == len(one["ratios"])
+    first, *_ = lines = measuring.reasons(one)
+    assert "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR" in first
+    assert lines[5] == f"and {len(one['ratios']) - 5} cases more"
+    assert lines[6:] == one["problems"] == []
+
+
+def test_the_diagnosis_of_a_wrong_backend_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*factors: Any, learning_rate: float, **options: Any) -> Any:
+        return fast_step(*factors, learning_rate=0.5 * learning_rate, **options)
+
+    monkeypatch.setattr(measuring, "step", wrong)
+    one = measuring.conformance("cpu", "float32")["step"]
+    assert not one["passed"]
+    assert "0.5 times" in one["diagnosis"]
+    assert measuring.reasons(one)[-1] == one["diagnosis"]
 
 
 def test_a_backend_that_fails_is_reported(
@@ -268,6 +308,20 @@ def test_a_backend_that_fails_is_reported(
     monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND | {"passed": False})
     assert main(["--device", "cpu", "--output", str(tmp_path)]) == 1
     assert "DOES NOT CONFORM on a device" in capsys.readouterr().out
+
+
+def test_what_torch_warns_of_is_the_reason_that_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a driver that is too old torch finds no device, and says so in a warning."""
+
+    def too_old() -> bool:
+        warnings.warn("CUDA initialization: the driver is too old", UserWarning, stacklevel=1)
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", too_old)
+    assert measuring.missing("cuda:0").endswith("); CUDA initialization: the driver is too old")
+    assert not measuring.missing("cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert not measuring.missing("cuda")
 
 
 def test_a_run_that_is_skipped_says_whose_file_is_there(

@@ -17,7 +17,7 @@ import geolora_ref.fast.householder as householder_module
 import geolora_ref.fast.plan as plan_module
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import RankRule, choose_rank
-from geolora_ref.arrays import tail_norms
+from geolora_ref.arrays import svd, tail_norms
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport, batched_step, fast_updates, step
 from geolora_ref.fast.bank import Factors
@@ -683,6 +683,52 @@ def test_where_no_eigenvalues_are_found_all_layers_take_the_other_route(
     for layer in range(3):
         found, right = (U @ S @ V.mT for U, S, V in (bank.factors(layer), undisturbed.factors(layer)))
         assert torch.linalg.matrix_norm(found - right) <= 1e-5 * torch.linalg.matrix_norm(right)
+
+
+@pytest.mark.parametrize("choice", [{"tau": 0.1}, {"budget": lambda spectra: allocate_ranks(spectra, SHAPES[:2], 4).ranks}])
+def test_eigenvalues_that_are_no_numbers_go_the_exact_way(
+    choice: dict[str, Any], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a layer of zeros, as a device's library may find them without a word; a budget is given numbers all the same."""
+    layers = random_layers([3, 3], generator, torch.float32)
+    layers[1][1].zero_()
+    updates = [random_update(layers[0], generator), [torch.zeros_like(X) for X in random_update(layers[1], generator)]]
+    bank, undisturbed = LayerBank.of(layers), LayerBank.of(layers)
+    expected = undisturbed.update_(*zip(*updates, strict=True), **choice)
+    honest = torch.linalg.eigh
+
+    def silent(M: Tensor) -> tuple[Tensor, Tensor]:
+        squares, P = honest(M)
+        nothing = M.abs().amax((1, 2)) < 1e-150
+        assert nothing.tolist() == [False, True]
+        return squares.masked_fill(nothing[:, None], torch.nan), P.masked_fill(nothing[:, None, None], torch.nan)
+
+    monkeypatch.setattr(torch.linalg, "eigh", silent)
+    report = bank.update_(*zip(*updates, strict=True), **choice)
+    assert (report.exact, report.ranks) == ((1,), expected.ranks)
+    assert np.isfinite(report.singular_values).all()
+    assert all(torch.isfinite(X).all() for layer in range(2) for X in bank.factors(layer))
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_decomposition_that_is_no_numbers_is_refused(
+    part: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a device's library may return them of a core without full rank, and call that a success."""
+    bank = LayerBank.of(random_layers([3, 2], generator))
+    updates = [random_update(bank.factors(layer), generator) for layer in range(2)]
+    before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
+    honest = svd
+
+    def silent(A: Tensor) -> list[Tensor]:
+        parts = [X.clone(memory_format=torch.contiguous_format) for X in honest(A)]
+        parts[part].view(len(A), -1)[:, -1] = torch.nan
+        return parts
+
+    monkeypatch.setattr(householder_module, "svd", silent)
+    with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 1\]; nothing was changed"):
+        bank.update_(*zip(*updates, strict=True), tau=0.1)
+    assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
 
 
 def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: torch.Generator) -> None:

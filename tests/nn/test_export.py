@@ -55,6 +55,11 @@ def compiled(model: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(model, backend="eager"))
 
 
+def parallel(model: nn.Module) -> nn.Module:
+    """Wrapped, and left on the CPU: a machine with one GPU moves it there."""
+    return nn.DataParallel(model).cpu()
+
+
 TOKENS = torch.tensor([[0, 1, 2, 2], [10, 2, 3, 4]])
 
 
@@ -289,7 +294,7 @@ def test_what_is_written_owns_its_memory(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
 
 
-@pytest.mark.parametrize("wrap", [compiled, nn.DataParallel, lambda model: compiled(nn.DataParallel(model))])
+@pytest.mark.parametrize("wrap", [compiled, parallel, lambda model: compiled(parallel(model))])
 def test_a_wrapped_model_is_exported_under_its_own_names(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
     base, model = mixed()
     export_lora(wrap(model), tmp_path)

@@ -395,7 +395,7 @@ def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: 
     optimizer.step()
 
 
-@pytest.mark.parametrize("wrapped", [partial(torch.compile, backend="eager"), nn.DataParallel])
+@pytest.mark.parametrize("wrapped", [partial(torch.compile, backend="eager"), lambda model: nn.DataParallel(model).cpu()])
 def test_a_state_is_that_of_the_model_inside(wrapped: Callable[[nn.Module], nn.Module]) -> None:
     """What is compiled or data-parallel names its adapters as the bare model does, and so do reports and states."""
     model, bare = network(), network()

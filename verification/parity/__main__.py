@@ -15,7 +15,7 @@ from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.terminal import Terminal
 from verification.command_line import writable_folder
 from verification.machine import provenance
-from verification.parity.measure import measure, missing
+from verification.parity.measure import measure, missing, reasons
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for dtype, of_dtype in found["conformance"].items():
         worst = max(one["worst_ratio"] for one in of_dtype.values())
         print(f"{dtype:<9} worst ratio {worst:.3g} (fail above 30)")
+        for name, one in of_dtype.items():
+            for line in reasons(one):
+                print(f"{dtype:<9} {name}: {line}")
     for what in ("functions", "trainings"):
         for dtype, one in found[what].items():
             print(f"{dtype:<9} {what}: {one['worst']:.3g} (at most {one['bound']:g})")

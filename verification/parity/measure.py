@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from geolora_ref.oracle import check_step
 from geolora_ref.oracle.criteria import unit_of
 from verification.parity.functions import function_difference
 
-__all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "training_difference"]
+__all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "reasons", "training_difference"]
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 RATE, STEPS = 0.3, 100
@@ -57,11 +58,16 @@ factors in other gauges, which round otherwise throughout, differ by 3.1e-15 and
 
 
 def missing(device: str) -> str:
-    """That there is no CUDA here, if the device wants it, or an empty string."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        return f"no CUDA device is at hand (torch {torch.__version__}, {built})"
-    return ""
+    """That there is no CUDA here, if the device wants it, and what torch warns of (a driver that is too old, say; it does so
+    once in a process); or an empty string.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        there = not device.startswith("cuda") or torch.cuda.is_available()
+    if there:
+        return ""
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return "; ".join([f"no CUDA device is at hand (torch {torch.__version__}, {built})", *(str(one.message) for one in told)])
 
 
 def device_name(device: str) -> str:
@@ -70,7 +76,7 @@ def device_name(device: str) -> str:
 
 
 def conformance(device: str, dtype: str) -> dict[str, Any]:
-    """The oracle's verdict on both backends, with the worst ratio of every case."""
+    """The oracle's verdict on both backends, with the worst ratio of every case, and why if it is no pass."""
     found = {}
     for name, backend, batched in (("step", step, False), ("batched_step", batched_step, True)):
         report = check_step(backend, array="torch", dtype=dtype, device=device, batched=batched, directions=True)
@@ -79,9 +85,18 @@ def conformance(device: str, dtype: str) -> dict[str, Any]:
             "worst_ratio": float(report.worst_ratio),
             "seconds": report.seconds,
             "ratios": {row.id: float(row.ratio) for row in report.rows},
-            "failures": [row.id for row in report.failures],
+            "failures": {row.id: row.text for row in report.failures},
+            "problems": list(report.problems),
+            "diagnosis": report.diagnosis.text if report.diagnosis else "",
         }
     return found
+
+
+def reasons(one: Mapping[str, Any], most: int = 5) -> list[str]:
+    """Why a backend does not conform, from what :func:`conformance` found: its first failures, and what they tell together."""
+    failures = [f"{case}: {text}" for case, text in one["failures"].items()]
+    more = [f"and {len(failures) - most} cases more"] if len(failures) > most else []
+    return [*failures[:most], *more, *one["problems"], *([one["diagnosis"]] if one["diagnosis"] else [])]
 
 
 def training_difference(device: str, dtype: torch.dtype, training: Training = CHANGING, steps: int = STEPS) -> dict[str, Any]:
@@ -171,7 +186,7 @@ def measure(device: str, progress: Callable[[str], None] = lambda what: None) ->
     A part that raises is told in ``errors``, does not pass, and costs no other part.
     """
     found: dict[str, Any] = {
-        "format": 3,
+        "format": 4,
         "device": device_name(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
