@@ -136,9 +136,12 @@ def _finite(scale: float | Tensor) -> float:
     """The scale as a float, or ``ValueError``."""
     if isinstance(scale, Tensor) and scale.requires_grad:
         raise ValueError("scale: expected a constant, found a tensor that requires a gradient, which it would not get")
-    if not -math.inf < scale < math.inf:  # a comparison, which can be compiled for any number
-        raise ValueError(f"scale: expected a finite number, found {scale!r}")
-    return float(scale)
+    try:
+        if -math.inf < scale < math.inf:  # a comparison, which can be compiled for any number
+            return float(scale)
+    except (TypeError, RuntimeError):  # of what is no number, or several
+        pass
+    raise ValueError(f"scale: expected a finite number, found {scale!r}")
 
 
 def _by_autocast(X: Tensor) -> Tensor:

@@ -132,7 +132,8 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
             if (isinstance(module, nn.Linear) or is_transposed_linear(module)) and module not in trained
         }
         if not found:
-            raise ValueError("target_modules: expected a model with linear layers for 'all-linear', found none")
+            where = f" outside of train={list(heads)}" if heads else ""
+            raise ValueError(f"target_modules: expected a model with linear layers{where} for 'all-linear', found none")
     elif isinstance(target_modules, str):
         found = _matching(model, target_modules)
         if not found:

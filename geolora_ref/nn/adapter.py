@@ -68,6 +68,8 @@ class LowRankAdapter(nn.Module):
     @torch.no_grad()
     def reset(self, rank: int, generator: torch.Generator | None = None) -> None:
         """Random bases of this rank and S = 0."""
+        if generator is not None:
+            checks.instance("generator", generator, torch.Generator, "a torch.Generator")
         where = "cpu" if generator is None else generator.device
         bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator, device=where) for size in self.shape)
         U, V = (torch.linalg.qr(basis).Q.to(self.S.device) for basis in bases)
@@ -109,13 +111,19 @@ class LowRankAdapter(nn.Module):
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
         """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.
 
-        Compiled code gets the whole storage, whose other rows are zero and change nothing: it would be compiled anew for
-        every rank.
         Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``.
         """
+        return self._first(self.rank)
+
+    def in_forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for a forward pass.  Compiled code gets the whole storage, whose other rows are zero and change nothing: it
+        would be compiled anew for every rank.
+        """
+        return self._first(self.max_rank if torch.compiler.is_compiling() else self.rank)
+
+    def _first(self, r: int) -> tuple[Tensor, Tensor, Tensor]:
         if self.S.shape[0] != self.Ut.shape[0]:
             raise ValueError(f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; {NO_STATE}")
-        r = self.max_rank if torch.compiler.is_compiling() else self.rank
         return self.Ut[:r], self.S[:r, :r], self.Vt[:r]
 
     def factors(self) -> LowRank:
@@ -220,7 +228,7 @@ class LowRankAdapter(nn.Module):
             missing = ", ".join(name for name, X in (("U", U), ("S", S), ("V", V)) if X is None)
             raise ValueError(f"gradients: expected those of U, S and V or none, found none of {missing}")
         r = self.rank
-        return Triple(U[:r].mT, V[:r].mT, S[:r, :r])
+        return Triple(*(X.detach() for X in (U[:r].mT, V[:r].mT, S[:r, :r])))  # of create_graph=True they want gradients, too
 
     def extra_repr(self) -> str:
         """What ``print(model)`` says."""
@@ -242,6 +250,8 @@ class LowRankAdapter(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        for hook in self._load_state_dict_pre_hooks.values():  # torch asks them in the method that this one replaces
+            hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         found = {name: state_dict[prefix + name] for name in "USV" if prefix + name in state_dict}
         missing = [prefix + name for name in "USV" if name not in found]
         if strict:

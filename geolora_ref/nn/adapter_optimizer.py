@@ -20,10 +20,11 @@ from geolora_ref.nn.layers import AdaptedLayer
 from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
-__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "finite", "named", "rate", "update_rule"]
+__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "finite", "named", "rate", "uncompiled", "update_rule"]
 
 FORMAT = 2
 T = TypeVar("T")
+Step = TypeVar("Step", bound=Callable[..., Any])
 THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
 UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
 
@@ -40,9 +41,20 @@ def update_rule(group: Mapping[str, Any]) -> Optimizer:
     return rules[group["update"]]()
 
 
+def uncompiled(step: Step) -> Step:
+    """A step that compiled code calls as it is: ranks, checks and what undoes it are no graph."""
+    called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
+    return called
+
+
 def rate(group: Mapping[str, Any]) -> float:
     """λ of a group, which torch allows to be a tensor; ``ValueError`` unless it is a finite number ≥ 0."""
     return _nonnegative("lr", group["lr"])
+
+
+def _own(lr: Any) -> Any:
+    """The rate of one group: schedules write into a tensor, which no other group may share."""
+    return lr.clone() if isinstance(lr, torch.Tensor) else lr
 
 
 def _nonnegative(name: str, value: Any) -> float:
@@ -182,12 +194,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
-            yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part}
+            yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": _own(options["lr"])}
         ids = {id(factor) for factor in owned}
         rest = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in ids]
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
-            yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": lr}
+            yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": _own(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """For the constructor alone, which knows what is an adapter; ``ValueError`` for a group that comes later."""

@@ -25,7 +25,7 @@ from geolora_ref.algorithm import Truncation, basis_augmentation, coefficient_up
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, named, rate, update_rule
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, named, rate, uncompiled, update_rule
 from geolora_ref.nn.optimizer import TruncationReport
 from geolora_ref.optimizers import Moments, Triple
 
@@ -45,7 +45,7 @@ class SimultaneousDescent(AdapterOptimizer):
     def __init__(
         self,
         model: nn.Module | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         *,
         update: UpdateRule = "adam",
         betas: tuple[float, float] = (0.9, 0.999),
@@ -61,6 +61,7 @@ class SimultaneousDescent(AdapterOptimizer):
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Nothing beside what all groups have."""
 
+    @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One iteration, whole or not at all: an error leaves all as it was, and so does an interrupt.
@@ -129,7 +130,7 @@ class Dlrt(AdapterOptimizer):
     def __init__(
         self,
         model: nn.Module | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         *,
         tau: float | None = None,
         theta: float | None = None,
@@ -156,9 +157,12 @@ class Dlrt(AdapterOptimizer):
             if adapter.gradients != "projected":
                 raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}")
             if 2 * adapter.rank > adapter.max_rank:
-                raise ValueError(f"{name}: expected max_rank >= 2·rank = {2 * adapter.rank}, found {adapter.max_rank}")
+                most, asked = adapter.max_rank, f"expected max_rank >= 2·rank = {2 * adapter.rank}"
+                capped = ", as min(m, n) allows no more" if most == min(adapter.shape) else ""
+                raise ValueError(f"{name}: {asked}, found {most}{capped}")
             check_ranks(name, adapter, group["min_rank"], group["max_rank"], adapter.max_rank // 2)
 
+    @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One iteration; returns the loss before it.  An error, the closure's too, or an interrupt leaves all as it was.

@@ -213,10 +213,14 @@ class AdaptedLayer(nn.Module):
         """The effective weight, in the precision of the factors; base.weight itself while merged or disabled."""
         if self.merged or not self.enabled:
             return self.base_weight
-        Ut, S, Vt = self.adapter.active()
+        Ut, S, Vt = self.adapter.in_forward()
         with own_precision(S.device):
-            W = projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
+            W = self._dense(Ut, S, Vt)
         return self.base_weight + self.alpha * self.layout.weight(W).to(self.base_weight.dtype)
+
+    def _dense(self, Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
+        """W = U S Vᵀ, with the gradients of the adapter's route."""
+        return projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, its name in the layers of torch
         """The base's output and the update."""
@@ -239,7 +243,7 @@ class AdaptedLayer(nn.Module):
 
     def _fused(self, x: Tensor) -> Tensor:
         """The same by the fast path; dropout takes its products out of the base's."""
-        Ut, S, Vt = self.adapter.active()
+        Ut, S, Vt = self.adapter.in_forward()
         published, base = self.adapter.gradients == "published", cast(nn.Linear, self.base)
         adapter = (Ut.mT, S, Vt.mT, self.alpha)
         if not _does_nothing(self.dropout):
@@ -253,11 +257,13 @@ class AdaptedLayer(nn.Module):
 
     def update(self, x: Tensor) -> Tensor:
         """X Wᵀ, arranged like the output of the base; in autocast's precision where that is on."""
-        layout, (Ut, S, Vt) = self.layout, self.adapter.active()
+        layout, (Ut, S, Vt) = self.layout, self.adapter.in_forward()
         dtype = _working_dtype(x, S)
         if x.is_floating_point():
             x = layout.before(self.dropout(x).to(dtype))
         Ut, S, Vt = (X.to(dtype) for X in (Ut, S, Vt))
+        if x.is_nested:  # sequences of different lengths, which torch multiplies by matrices and does not flatten
+            return layout.after(functional.linear(x, self._dense(Ut, S, Vt)))
         if self.adapter.gradients == "published":
             return layout.after(layout.input_map.down(x, Vt) @ S.mT @ Ut)
         return layout.after(projected_update(x, Ut, S, Vt, layout.input_map))
@@ -330,7 +336,11 @@ def _has_own_forward(base: nn.Module) -> bool:
 
 
 def check_merged(merged: bool, fused: bool, dropout: float) -> None:
-    """Raise ``ValueError`` for a merged forward pass of layers that are not fused, or whose adapter has an input of its own."""
+    """Raise ``ValueError`` for options that are no bool, and for a merged forward pass of layers that are not fused, or whose
+    adapter has an input of its own.
+    """
+    for name, value in (("merged", merged), ("fused", fused)):
+        checks.instance(name, value, bool, "True or False")
     if merged and not fused:
         raise ValueError("merged: expected fused=True beside it, found fused=False")
     if merged and dropout:

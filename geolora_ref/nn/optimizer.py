@@ -7,14 +7,23 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, finite, named, rate, update_rule
+from geolora_ref.nn.adapter_optimizer import (
+    AdapterOptimizer,
+    UpdateRule,
+    check_ranks,
+    finite,
+    named,
+    rate,
+    uncompiled,
+    update_rule,
+)
 from geolora_ref.nn.batched_rules import directions, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.optimizers import Moments
@@ -43,7 +52,8 @@ class GeoLoRA(AdapterOptimizer):
     Parameters
     ----------
     model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own.
-    lr : λ of the adapters; ``head_lr`` : of the other parameters, by default the same.
+    lr : λ of the adapters (of a tensor with one number each group has its own copy); ``head_lr`` : of the other parameters, by
+        default the same.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
@@ -78,7 +88,7 @@ class GeoLoRA(AdapterOptimizer):
     def __init__(
         self,
         model: nn.Module | Iterable[Mapping[str, Any]],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         *,
         tau: float | None = None,
         theta: float | None = None,
@@ -151,6 +161,7 @@ class GeoLoRA(AdapterOptimizer):
                 f"found {settings.budget}"
             )
 
+    @uncompiled
     @torch.inference_mode(False)  # buffers that are made on the way are used in training
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -399,8 +400,8 @@ def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message
         adapted_linear(**given)
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf")])
-def test_a_scale_that_is_not_finite_is_refused(scale: float) -> None:
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -float("inf"), "a", None, 1j, torch.ones(2)])
+def test_a_scale_that_is_no_finite_number_is_refused(scale: Any) -> None:
     p = Problem("dense")
     W, factors = p.weight, (p.U, p.S, p.V)
     given: tuple[Callable[[], Tensor], ...] = (
@@ -410,7 +411,7 @@ def test_a_scale_that_is_not_finite_is_refused(scale: float) -> None:
         lambda: merge(W.clone(), W, *factors, scale),
     )
     for refusing in given:
-        with pytest.raises(ValueError, match=f"^scale: expected a finite number, found {scale}$"):
+        with pytest.raises(ValueError, match=f"^scale: expected a finite number, found {re.escape(repr(scale))}$"):
             refusing()
 
 

@@ -418,7 +418,8 @@ def test_a_rate_of_zero_leaves_the_adapters_of_dlrt_alone() -> None:
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no closure": (lambda: Dlrt(network()).step(), "closure: expected a function"),
     "published": (lambda: Dlrt(network(gradients="published")), "0: expected gradients='projected', found 'published'"),
-    "storage": (lambda: Dlrt(network(rank=5)), r"0: expected max_rank >= 2·rank = 10, found 8"),
+    "storage": (lambda: Dlrt(network(rank=5)), r"0: expected max_rank >= 2·rank = 10, found 8$"),
+    "size": (lambda: Dlrt(network(rank=6, max_rank=12)), r"2: expected max_rank >= 2·rank = 12, found 10, as min\(m, n\) allows"),
     "two thresholds": (lambda: Dlrt(network(), tau=0.1, theta=0.1), "exactly one of the two thresholds"),
     "min_rank": (lambda: Dlrt(network(), min_rank=0), "min_rank: expected an integer >= 1"),
     "min_rank of a group": (lambda: Dlrt([{"module": network(), "min_rank": 5}]), "0: min_rank: expected at most 4, what the"),

@@ -251,6 +251,32 @@ def test_a_layer_is_called_as_that_of_torch(options: dict[str, bool], unchecked:
     torch.testing.assert_close(traced(x), y, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"gradients": "published"}], ids=str)
+def test_sequences_of_different_lengths_have_the_gradients_of_their_rows(options: dict[str, Any], layout: torch.layout) -> None:
+    torch.manual_seed(0)
+    layer = adapt(single(nn.Linear(9, 6).double()), rank=3, alpha=0.7, **options)["0"]
+    fill(layer.adapter)
+    x, found = torch.randn(5, 9, dtype=torch.float64), []
+    for rows in (x, None):
+        layer.zero_grad()
+        with warnings.catch_warnings(action="ignore"):  # torch calls them a prototype
+            several = rows if rows is not None else torch.nested.nested_tensor([x[:2], x[2:]], layout=layout)
+            outputs = [layer(several)] if rows is not None else layer(several).unbind()
+        torch.autograd.backward(sum((y.square().sum() for y in outputs), torch.zeros((), dtype=x.dtype)))
+        found.append([X.grad for X in layer.adapter.parameters()])
+    for X, Y in zip(*found, strict=True):
+        torch.testing.assert_close(X, Y, rtol=1e-11, atol=1e-12)
+
+
+def test_hooks_that_look_at_a_state_before_it_is_loaded_are_asked() -> None:
+    model = single(nn.Linear(9, 6))
+    adapter, asked = adapt(model, rank=3)["0"].adapter, []
+    adapter.register_load_state_dict_pre_hook(lambda module, state, prefix, *rest: asked.append(prefix))  # type: ignore[no-untyped-call, unused-ignore]
+    model.load_state_dict(model.state_dict())
+    assert asked == ["0.adapter."]
+
+
 def test_what_global_hooks_keep_stays_as_it_is() -> None:
     """They never see the base of a fused layer: what it returns is changed in place."""
     model, seen = single(nn.Linear(9, 6)), list[nn.Module]()
@@ -778,6 +804,25 @@ def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.
     with pytest.raises(torch.OutOfMemoryError):
         adapter.assign(LowRank(*(torch.eye(k, 1, dtype=torch.float64) for k in (7, 1, 5))))
     assert all(torch.equal(X, Y) for X, Y in zip(adapter.active(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"train": ["0"]},
+            r"^target_modules: expected a model with linear layers outside of train=\['0'\] for 'all-linear', found none",
+        ),
+        ({"fused": "no"}, "^fused: expected True or False, found str"),
+        ({"fused": True, "merged": 1}, "^merged: expected True or False, found int"),
+        ({"generator": 3}, "^0: generator: expected a torch.Generator, found int"),
+    ],
+)
+def test_options_that_are_none_are_refused_by_name(options: dict[str, Any], message: str, unchecked: None) -> None:
+    model = single(nn.Linear(9, 6))
+    with pytest.raises(ValueError, match=message):
+        adapt(model, rank=3, **options)
+    assert type(model[0]) is nn.Linear
 
 
 def test_targets_by_regular_expression_and_by_suffix() -> None:

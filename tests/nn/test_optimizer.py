@@ -6,6 +6,7 @@ import copy
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -712,8 +713,10 @@ def test_groups_that_come_later_are_refused() -> None:
 
 
 COMPILED = """
+from functools import partial
 import torch
 from geolora_ref.nn import GeoLoRA, adapters
+from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
 from tests.nn.models import network, regression, train
 
 plain, model = network(rank=2), network(rank=2)
@@ -740,6 +743,31 @@ for layer in adapters(trained).values():
 compiled = torch.compile(trained, backend="aot_eager", fullgraph=True)
 assert train(trained, GeoLoRA(trained, lr=0.02, tau=0.15, update="sgd"), 12, call=compiled) == expected
 torch.testing.assert_close(trained(x), plain(x), rtol=1e-11, atol=1e-12)
+
+x, target = regression()
+for make in (GeoLoRA, partial(GeoLoRA, method="fast"), SimultaneousDescent, Dlrt):  # the step as well
+    models = [network(rank=2) for _ in range(2)]
+    for model, compile_it in zip(models, (lambda call: call, partial(torch.compile, backend="eager")), strict=True):
+        torch._dynamo.reset()
+        optimizer = make(model, lr=0.02)
+
+        def evaluated():
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(model(x), target)
+            loss.backward()
+            return loss
+
+        def once():
+            if make is not Dlrt:
+                evaluated()
+            return optimizer.step(evaluated if make is Dlrt else None), model.state_dict()
+
+        for _ in range(4):
+            _, state = compile_it(once)()
+        assert {name: X.shape for name, X in state.items()} == {name: X.shape for name, X in model.state_dict().items()}
+    torch.testing.assert_close(models[1](x), models[0](x), rtol=1e-9, atol=1e-10)
+    ranks = [[layer.adapter.rank for layer in adapters(model).values()] for model in models]
+    assert ranks[0] == ranks[1], (make, ranks)
 """
 
 
@@ -932,6 +960,26 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
     state["param_groups"][0]["format"] = 1
     with pytest.raises(ValueError, match=re.escape("found [(1, ['0', '2'])")):
         optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("part", [{}, {"lr": torch.tensor(0.04)}])
+def test_a_rate_that_is_a_tensor_is_one_of_each_group(part: dict[str, Any]) -> None:
+    """Schedules write into it: a factor would be applied once a group, and groups would have one rate."""
+    optimizer = GeoLoRA([{"module": network(), **part}], lr=torch.tensor(0.04))
+    torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda epoch: 1.0, lambda epoch: 0.25])
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.04, 0.01])
+
+
+@pytest.mark.parametrize("make", [GeoLoRA, partial(GeoLoRA, method="fast"), SimultaneousDescent])
+def test_gradients_that_want_gradients_are_taken_for_their_values(make: Callable[..., Any]) -> None:
+    models = [network() for _ in range(2)]
+    x, target = regression()
+    for model, graph in zip(models, (False, True), strict=True):
+        optimizer = make(model, lr=0.05)
+        with warnings.catch_warnings(action="ignore"):  # of memory that such a graph keeps
+            torch.nn.functional.mse_loss(model(x), target).backward(create_graph=graph)  # type: ignore[no-untyped-call, unused-ignore]
+        optimizer.step()
+    assert same(models[0].state_dict(), models[1].state_dict())
 
 
 def test_a_rate_may_be_a_tensor() -> None:
