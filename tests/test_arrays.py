@@ -80,6 +80,22 @@ def test_a_decomposition_that_gives_up_is_asked_of_the_transpose(
         svd(A)
 
 
+def test_each_matrix_of_a_stack_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One gives up where it is tall, the other one where it is wide."""
+    tall = np.random.default_rng(0).standard_normal((2, 4, 3)) * np.asarray([1.0, 1000.0])[:, None, None]
+    honest = np.linalg.svd
+
+    def refusing(X: Any, **options: Any) -> Any:
+        for one in X.reshape(-1, *X.shape[-2:]):
+            if (np.linalg.norm(one) < 100.0) == (one.shape[0] == 4):
+                raise GivesUpError("SVD did not converge")
+        return honest(X, **options)
+
+    monkeypatch.setattr(namespace(tall).linalg, "svd", refusing)
+    P, sigma, Qh = svd(tall)
+    np.testing.assert_allclose((P * sigma[..., None, :]) @ Qh, tall, atol=1e-11)
+
+
 def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of the QR that makes NaN of them; columns are scaled then, but for those of zeros, and span what they did."""
     rng = np.random.default_rng(0)
@@ -96,6 +112,8 @@ def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypat
     monkeypatch.setattr(linalg, "qr", breaking)
     Q, R = map(to_numpy, qr(A))
     assert len(asked) == 2
+    scaled = to_numpy(asked[1])
+    assert np.maximum(np.abs(scaled.real), np.abs(scaled.imag)).max(axis=0).tolist() == [1.0, 1.0, 1.0, 0.0]
     np.testing.assert_allclose(Q.conj().T @ Q, np.eye(4), atol=1e-14)
     right = X[:, :3] / np.abs(X[:, :3]).max(axis=0)
     np.testing.assert_allclose(Q @ (Q.conj().T @ right), right, atol=1e-14)

@@ -243,6 +243,10 @@ PARAMETERS: dict[str, tuple[Callable[[Valid], Any], str]] = {
         lambda a: truncation(a.array(_with(S, np.nan)), a.array(U), a.array(V), tau=0.1),
         "^S_hat: " + NOT_FINITE.format(9),
     ),
+    "truncation of U not finite": (
+        lambda a: truncation(a.array(S), a.array(_with(U, np.nan)), a.array(V), tau=0.1),
+        "^U_hat: " + NOT_FINITE.format(21),
+    ),
     "truncation of V not finite": (
         lambda a: truncation(a.array(S), a.array(U), a.array(_with(V, np.inf)), theta=0.1),
         "^V_hat: " + NOT_FINITE.format(15),

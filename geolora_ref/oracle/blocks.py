@@ -30,11 +30,12 @@ RIGHT = "the result is right: line 6 goes wrong where it cuts"
 
 
 class _Update(NamedTuple):
-    """A block of the change of W, as it is and as it should be, and what rounding explains in it."""
+    """A block of the change of W, as it is and as it should be, what rounding explains in it, and λ."""
 
     mine: Matrix
     right: Matrix
     tolerance: float
+    rate: float
 
     @property
     def size(self) -> float:
@@ -81,7 +82,8 @@ def deviating_blocks(
         seen += 1
         W = x.U @ x.S @ x.V.conj().T
         mine_parts, right_parts = (_parts(product(factors) - W, x.U, x.V) for factors in (mine, right))
-        updates = {name: _Update(part, right_parts[name], compared.tolerance(x)) for name, part in mine_parts.items()}
+        tolerance = compared.tolerance(x, norm(mine[1]))
+        updates = {name: _Update(part, right_parts[name], tolerance, x.learning_rate) for name, part in mine_parts.items()}
         wrong = {name: update for name, update in updates.items() if update.deviates}
         if wrong.keys() == {S_BLOCK} and all(update.nothing for update in updates.values()):
             instead = STILL
@@ -111,13 +113,18 @@ def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
 
 
 def _factor(updates: Sequence[_Update]) -> str:
-    """By which factor updates differ from the right ones up to a tolerance, where it is the same one in all steps, and not 1."""
-    factors = [update.factor for update in updates]
-    if None in factors:
+    """By which factor updates differ from the right ones up to a tolerance: the same one in all steps and not 1, or λ, or 1/λ."""
+    sized = [(update, update.factor) for update in updates if not update.nothing]
+    known = np.asarray([factor for _, factor in sized if factor is not None])
+    if not sized or len(known) < len(sized):
         return ""
-    uncertain = max(update.uncertain for update in updates)
-    known = [factor for factor in factors if factor is not None]
-    factor, digits = known[0], 3 if uncertain < 2.0 * ALIKE else 1
-    if max(abs(other - factor) for other in known) > 2.0 * uncertain or abs(factor.imag) > uncertain:
+    uncertain, rates = (np.asarray([getattr(update, name) for update, _ in sized]) for name in ("uncertain", "rate"))
+    if np.ptp(rates) > 0.0 and rates.min() > 0.0:
+        for of_rate, word in ((rates, "λ"), (1.0 / rates, "1/λ")):
+            if np.all(np.abs(known - of_rate) <= 2.0 * uncertain) and len({*rates[uncertain < 0.1 * of_rate]}) > 1:
+                return f": {word} times the right update"
+    factor, most = known[0], float(uncertain.max())
+    if len(sized) < len(updates) or np.abs(known - factor).max() > 2.0 * most or abs(factor.imag) > most:
         return ""
-    return f": {round(factor.real, digits) + 0.0:g} times the right update" if abs(factor - 1.0) > uncertain else ""
+    digits = 3 if most < 2.0 * ALIKE else 1
+    return f": {round(factor.real, digits) + 0.0:g} times the right update" if abs(factor - 1.0) > most else ""

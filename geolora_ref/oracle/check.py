@@ -20,7 +20,7 @@ from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
 from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
-from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, steady
+from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
 from geolora_ref.oracle.harness import Harness, Held, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
@@ -197,7 +197,7 @@ class Asked:
     @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
     def diagnosis(self) -> Diagnosis | None:
         """What the backend looks like, if it is no whole step and there is a failing one with an output."""
-        harness, failing = self.harness, self.looked_at["failed"]
+        harness, failing = self.harness, spread(self.looked_at["failed"])
         if harness.whole or not failing:
             return None
         failed = [row for row in self.rows if row.outcome == "failed"]

@@ -48,9 +48,9 @@ class Comparison:
         pairs = list(zip(A, B, strict=True))
         return all(X.shape == Y.shape and norm(in_double(X) - Y) <= self.tolerance(inputs) for X, Y in pairs)
 
-    def tolerance(self, inputs: StepInputs) -> float:
-        """What rounding explains in the result of this step."""
-        scale = norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL))
+    def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
+        """What rounding explains in the result of this step, or in one of this size."""
+        scale = max(size, norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL)))
         (m, r), n = inputs.U.shape, len(inputs.V)
         return float(resolution(m, n, r, self.eps, self.storage) * scale)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
 from geolora_ref.oracle.storage import Storage
 
-__all__ = ["IS", "Diagnosis", "diagnose", "steady"]
+__all__ = ["IS", "Diagnosis", "diagnose", "spread", "steady"]
 
 OwnStages = Callable[[StepInputs], Mapping[str, Matrix]]
 """The backend's own intermediate results of a step, or nothing if it has none to compare."""
@@ -211,12 +212,25 @@ def diagnose(
     )
 
 
+def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
+    """The steps in another order, those of each λ in turn, so that the first ones tell a factor from one with λ in it."""
+    earlier: Counter[float] = Counter()
+    turns = []
+    for inputs in steps:
+        turns.append(earlier[inputs.learning_rate])
+        earlier[inputs.learning_rate] += 1
+    return [inputs for _, inputs in sorted(zip(turns, steps, strict=True), key=lambda pair: pair[0])]
+
+
 def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
-    """Whether it answers a question in one way when it is asked twice, after another one of the same shapes.
+    """Whether it answers a question in one way when it is asked twice, after another one of the same shapes: that of −W/2, with
+    twice the gradient in other bases and half of λ, so that no argument is the same.
 
     Results that cannot be judged are no answers.
     """
-    _safely(backend, replace(inputs, U=-inputs.U, dK=-inputs.dK))
+    U, S, V, dK, dL, dS = inputs.arrays
+    other = replace(inputs, U=-U, S=-0.5 * S, V=-V, dK=-2.0 * dK, dL=-2.0 * dL, dS=2.0 * dS)
+    _safely(backend, replace(other, learning_rate=0.5 * inputs.learning_rate))
     first, second = _safely(backend, inputs), _safely(backend, inputs)
     return isinstance(first, str) or isinstance(second, str) or compared.alike(first, second, inputs)
 

@@ -46,13 +46,23 @@ class Mutant:
 
 
 MUTANTS: dict[str, Mutant] = {}
-BEYOND_SQUARES = ("magnitude-1e-170", "magnitude-1e160", "magnitude-1e-25", "magnitude-1e25", "gradient-tiny-zero-rate-1e-14")
+BEYOND_SQUARES = (
+    *("magnitude-1e-170", "magnitude-1e160", "magnitude-1e-25", "magnitude-1e25", "gradient-tiny-zero-rate-1e-14"),
+    *(
+        f"crossed-{of}-{size}"
+        for of in ("wide", "square", "half", "aligned", "remainder", "mirror")
+        for size in ("tiny", "small")
+    ),
+)
 CLOSE_BELOW, CLOSE_ABOVE = (
     tuple(f"threshold-{kind}-{precision}-{side}" for kind in ("tau", "theta") for precision in ("double", "single"))
     for side in ("below", "above")
 )
 DIRECTIONS = ("directions",)
-CAP_AND_THRESHOLD = ("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max")
+CAP_AND_THRESHOLD = (
+    *("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max"),
+    *(f"crossed-{of}-capped" for of in ("half", "aligned", "remainder", "mirror")),
+)
 """The cases in which alone some mutants can be seen; those of single precision in single precision."""
 
 

@@ -266,12 +266,16 @@ def tails_in_single(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank:
     return cut(whole, max(1, int(np.sum(tails > limit))))
 
 
-def ruled(tails: Callable[[Matrix], Matrix], size: Callable[[Matrix, Any], Any]) -> Step:
-    """Line 6 with these tails, and a threshold relative to this size."""
+def ruled(
+    tails: Callable[[Matrix], Matrix],
+    size: Callable[[Matrix, Any], Any],
+    asked: Callable[[Matrix, Any], Matrix] = lambda sigma, cap: sigma,
+) -> Step:
+    """Line 6 with these tails, and a threshold relative to this size, of these singular values."""
 
     def step(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
         whole = right(*arrays, **(EVERYTHING | {"min_rank": 10**9}), **p)
-        sigma = np.diag(whole[1]).real
+        sigma = asked(np.diag(whole[1]).real, max_rank)
         limit = theta if theta is not None else tau * size(sigma, max_rank)
         rank = min(max(int(np.sum(tails(sigma) > limit)), min_rank), len(sigma), max_rank or len(sigma))
         return cut(whole, rank)
@@ -358,12 +362,12 @@ def diagonal_is_remembered() -> Step:
 
 
 def noise_is_orthonormalised_once(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **p: Any) -> Any:
-    """One pass of Gram and Schmidt where a gradient has nothing outside of the basis."""
+    """One pass of Gram and Schmidt for few columns where a gradient has nothing outside of the basis."""
 
     def basis_augmentation(B: Matrix, X: Matrix) -> Any:
         given = dK if B is U else dL
         outside = np.linalg.norm(given - B @ (B.conj().T @ given))
-        if not 0.0 < outside < 1e-13 * np.linalg.norm(given):
+        if not 0.0 < outside < 1e-13 * np.linalg.norm(given) or len(S) > 3:
             return Stages().basis_augmentation(B, X)
         return np.linalg.qr(X - B @ (B.conj().T @ X)).Q[:, : min(B.shape[1], B.shape[0] - B.shape[1])]
 
@@ -377,6 +381,42 @@ def core_from_k(where: Callable[..., Any]) -> Step:
         return {"dS": arguments["U"].conj().T @ arguments["dK"]} if where(**arguments) else {}
 
     return in_place_of(change)
+
+
+# --- paths of their own ------------------------------------------------------------------------------------------------
+
+
+def one_stack(U: Any, S: Any, V: Any, *gradients: Any, **p: Any) -> Any:
+    """The new columns of both sides by one batched QR, of which the first result is taken for both."""
+    taken: list[Matrix] = []
+
+    def basis_augmentation(B: Matrix, X: Matrix) -> Any:
+        taken.append(Stages().basis_augmentation(B, X))
+        return taken[0]
+
+    square = len(U) == len(V) >= max(16, 2 * len(S))
+    return (Stages(basis_augmentation=basis_augmentation) if square else RIGHT).step(U, S, V, *gradients, **p)
+
+
+def first_rate_of_a_shape() -> Step:
+    """A graph is captured for each shape, with λ in it."""
+    rates: dict[tuple[int, ...], float] = {}
+
+    def change(*, U: Any, V: Any, learning_rate: float, **_: Any) -> Mapping[str, Any]:
+        large = max(len(U), len(V)) > 64
+        return {"learning_rate": rates.setdefault((*U.shape, *V.shape), learning_rate)} if large else {}
+
+    return in_place_of(change)
+
+
+def whole_fours(*, S: Any, dS: Any, **_: Any) -> Mapping[str, Any]:
+    """What is left of r columns is not updated."""
+    r = len(S)
+    return {"dS": np.where(np.arange(r) < r - r % 4, dS, 0.0)} if r >= 12 else {}
+
+
+def plain_tails(sigma: Matrix) -> Matrix:
+    return np.sqrt(np.cumsum(sigma[::-1] ** 2)[::-1]) if len(sigma) >= 24 else tails_of(sigma)
 
 
 class Narrow(NamedTuple):
@@ -393,6 +433,8 @@ def having(group: str, *flags: str) -> tuple[str, ...]:
 
 
 CAPS = tuple(case.id for case in catalogue() if case.id.endswith("-max-beyond") and "complex" not in case.flags)
+TRAINED = (*having("sequence", "trained"), *having("crossed", "sequence"))
+LARGE = ("crossed-aligned-", "crossed-remainder-", "crossed-mirror-")
 NARROW: dict[str, Narrow] = {
     "a unit stride is taken for packed": Narrow(reading(unit_stride_is_packed), ("layout-padded-", "block-layout-padded")),
     "the leading dimension is taken for the rows": Narrow(
@@ -418,7 +460,9 @@ NARROW: dict[str, Narrow] = {
         no_new_directions_without_gradient, ("limit-no-gradient-min-beyond", "basis-unit-min")
     ),
     "the cap is an index": Narrow(cap_is_an_index, CAPS),
-    "a square block for the new rows of K": Narrow(in_place_of(square_block_for_k), ("shape-short-wide-",)),
+    "a square block for the new rows of K": Narrow(
+        in_place_of(square_block_for_k), ("shape-short-wide-", "crossed-wide-sequence")
+    ),
     "Cholesky of tall residuals": Narrow(
         Stages(basis_augmentation=cholesky_where_it_is_tall).step,
         tuple(f"block-{side}-{kind}" for side in ("rows", "columns") for kind in ("rank-one", "graded")),
@@ -446,7 +490,9 @@ NARROW: dict[str, Narrow] = {
     ),
     "a tolerance of 1e-6, and none for small ones": Narrow(dropped(lambda v: (v > 1e-6) | (v[-1] < 1e-9)), ("gradient-steep-",)),
     "the beginning of the memory": Narrow(reading(from_the_beginning_of_its_memory), ("layout-flat-", "block-layout-flat")),
-    "a square block for the new rows of L": Narrow(in_place_of(square_block_for_l), ("shape-short-tall-",)),
+    "a square block for the new rows of L": Narrow(
+        in_place_of(square_block_for_l), ("shape-short-tall-", "crossed-half-sequence")
+    ),
     "τ relative to what the cap leaves": Narrow(relative_to_what_the_cap_leaves, ("threshold-capped-diagonal",)),
     "tails by subtraction in large cores": Narrow(tails_by_subtraction, ("block-capacity-64-threshold",)),
     "no conjugation where λ = 0": Narrow(
@@ -461,9 +507,9 @@ NARROW: dict[str, Narrow] = {
     "no conjugation where m is short": Narrow(
         in_place_of(unconjugated_where_m_is_short), ("complex-short-wide-",), {"dtype": "complex128"}
     ),
-    "the core is kept by its address": Narrow(kept_by_address("S"), having("sequence", "trained")),
-    "gradients are kept by their addresses": Narrow(kept_by_address("dK", "dL", "dS"), having("sequence", "trained")),
-    "bases are kept by their addresses": Narrow(kept_by_address("U", "V"), having("sequence", "trained")),
+    "the core is kept by its address": Narrow(kept_by_address("S"), TRAINED),
+    "gradients are kept by their addresses": Narrow(kept_by_address("dK", "dL", "dS"), TRAINED),
+    "bases are kept by their addresses": Narrow(kept_by_address("U", "V"), TRAINED),
     "one pass where there is nothing but noise": Narrow(noise_is_orthonormalised_once, ("gradient-core-",)),
     "the core from K where S = 0": Narrow(
         core_from_k(lambda S, **_: not S.any()), ("directions-from-zero",), {"directions": True}
@@ -480,7 +526,32 @@ NARROW: dict[str, Narrow] = {
         {"directions": True},
     ),
     "the core from K where it is complex": Narrow(
-        core_from_k(lambda S, **_: np.iscomplexobj(S)), ("directions-complex",), {"directions": True, "dtype": "complex128"}
+        core_from_k(lambda S, **_: np.imag(S).any()), ("directions-complex",), {"directions": True, "dtype": "complex128"}
+    ),
+    "wide problems without a minimum": Narrow(
+        in_place_of(lambda *, U, V, **_: {"min_rank": 1} if len(U) < len(V) else {}), ("crossed-wide-min", "crossed-mirror-min")
+    ),
+    "wide problems without ϑ": Narrow(
+        in_place_of(lambda *, U, V, tau, **_: {"tau": tau or 0.0, "theta": None} if len(U) < len(V) else {}),
+        ("crossed-wide-theta", "crossed-mirror-theta"),
+    ),
+    "square problems without a cap": Narrow(
+        in_place_of(lambda *, U, V, **_: {"max_rank": None} if len(U) == len(V) else {}),
+        tuple(f"crossed-{of}-{path}" for of in ("square", "aligned") for path in ("max", "above", "capped", "sequence")),
+    ),
+    "both sides of large square problems have the columns of one": Narrow(one_stack, ("crossed-aligned-",)),
+    "large problems keep the first λ": Narrow(first_rate_of_a_shape(), ("crossed-remainder-", "crossed-mirror-")),
+    "four columns of S at a time": Narrow(in_place_of(whole_fours), LARGE),
+    "ϑ is relative in large cores": Narrow(
+        in_place_of(lambda *, S, tau, theta, **_: {"tau": theta, "theta": None} if theta and len(S) >= 12 else {}),
+        tuple(f"{of}theta" for of in LARGE),
+    ),
+    "squares in large cores": Narrow(
+        ruled(plain_tails, lambda sigma, cap: scaled_norm(sigma)), tuple(f"{of}tiny" for of in LARGE)
+    ),
+    "large cores of what the cap leaves": Narrow(
+        ruled(tails_of, lambda sigma, _: scaled_norm(sigma), lambda sigma, cap: sigma[:cap] if len(sigma) > 24 else sigma),
+        tuple(f"{of}capped" for of in LARGE),
     ),
     "the diagonal is remembered": Narrow(diagonal_is_remembered(), having("sequence", "returned")),
 }
