@@ -16,7 +16,7 @@ from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.check import check_step
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, StepInputs
-from geolora_ref.oracle.diagnosis import SAMPLE, Diagnosis, diagnose
+from geolora_ref.oracle.diagnosis import SAMPLE, Diagnosis, diagnose, spread
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages, truncate, truncated_rank
 from tests.steps import Matrix
@@ -296,6 +296,34 @@ def test_a_factor_is_named_where_it_is_the_same_everywhere() -> None:
         assert single == [f"{S_BLOCK}: {told} times the right update"][: len(told)]
 
 
+@pytest.mark.parametrize(("of_rate", "told"), [(lambda rate: rate, "λ"), (lambda rate: 1.0 / rate, "1/λ"), (np.sqrt, "")])
+def test_a_factor_of_the_rate_is_named_where_there_are_several(of_rate: Callable[[float], float], told: str) -> None:
+    """λ twice, or forgotten; a step in which the right update is lost beside W does not object."""
+
+    def step(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+        return right(U, S, V, dK, of_rate(parameters["learning_rate"]) * dL, dS, **parameters)
+
+    plain = replace(questions()[0], tau=0.0)
+    steps = [replace(plain, learning_rate=rate) for rate in (0.3, 0.01, 1e6, 1e-15)]
+    assert of(step, steps).blocks == [f"{L_BLOCK}: {told} times the right update"[: None if told else len(L_BLOCK)]]
+
+
+def test_a_block_that_is_wrong_by_much_spoils_no_other_by_its_rounding() -> None:
+    """λ twice in the L-step: where it is 1e6, W₁ is 1e12 large, and 1e-4 of it is rounding."""
+
+    def step(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
+        return right(U, S, V, dK, parameters["learning_rate"] * dL, dS, **parameters)
+
+    diagnosis = check_step(step, select={"group": "gradient"}).diagnosis
+    assert diagnosis is not None
+    assert [block[: len(L_BLOCK)] for block in diagnosis.blocks] == [L_BLOCK]
+
+
+def test_steps_of_every_rate_are_looked_at_first() -> None:
+    steps = [replace(questions()[0], learning_rate=rate) for rate in (0.1, 0.1, 0.1, 0.5, 0.5, 0.0)]
+    assert [x.learning_rate for x in spread(steps)] == [0.1, 0.5, 0.0, 0.1, 0.5, 0.1]
+
+
 def test_truncated_steps_say_nothing_about_blocks() -> None:
     """A backend that is wrong only where it truncates, or where there is a cap."""
 
@@ -567,7 +595,20 @@ def _with_momentum() -> Step:
     return step
 
 
-@pytest.mark.parametrize("make", [_noisy, _with_momentum])
+def _remembering(name: str) -> Step:
+    """One argument is averaged with that of the call before, if it has the same shape."""
+    before: dict[Any, Any] = {}
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        given = dict(zip(("U", "S", "V", "dK", "dL", "dS"), arrays, strict=True)) | parameters
+        key = tuple(X.shape for X in arrays)
+        last, before[key] = before.get(key, given[name]), given[name]
+        return right(**given | {name: given[name] + 0.1 * (last - given[name])})
+
+    return step
+
+
+@pytest.mark.parametrize("make", [_noisy, _with_momentum, *(partial(_remembering, name) for name in ("S", "dK", "dL", "dS"))])
 def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -> None:
     diagnosis = check_step(make(), select={"group": "shape"}).diagnosis
     assert diagnosis is not None
