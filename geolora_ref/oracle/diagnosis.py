@@ -100,6 +100,8 @@ class Diagnosis:
             )
         deviating = f"the result deviates in {'; '.join(self.blocks)}" if self.blocks else self.instead
         told += [f"Where nothing is truncated, {deviating}."] if deviating and not (self.rank_only or self.form_only) else []
+        if self.blocks and not (self.matches or self.first_line or self.stages_right):
+            told.append("The line is named if the backend shows its stages (stages=…, --stages).")
         if self.coarse:
             told.append(
                 "What fails is right to single precision: something is computed in fewer bits, or a small number is added "

@@ -316,6 +316,9 @@ def test_a_block_that_is_wrong_by_much_spoils_no_other_by_its_rounding() -> None
 
     diagnosis = check_step(step, select={"group": "gradient"}).diagnosis
     assert diagnosis is not None
+    assert diagnosis.text.endswith(
+        "(L_new, Ṽ or L_newᴴṼ: lines 3 to 5). The line is named if the backend shows its stages (stages=…, --stages)."
+    )
     assert [block[: len(L_BLOCK)] for block in diagnosis.blocks] == [L_BLOCK]
 
 
@@ -439,7 +442,7 @@ FIRST, SECOND, THIRD, FOURTH = (MUTANTS[name] for name in ("lower-left-missing",
             Diagnosis([], [S_BLOCK, K_BLOCK]),
             (
                 "No known defect behaves like this backend. Where nothing is truncated, the result deviates in "
-                f"{S_BLOCK}; {K_BLOCK}."
+                f"{S_BLOCK}; {K_BLOCK}. The line is named if the backend shows its stages (stages=…, --stages)."
             ),
         ),
         (
