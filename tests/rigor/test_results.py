@@ -266,6 +266,7 @@ def documented(stored: dict[str, Any]) -> list[str]:
     (run,) = stored["long_runs"]["runs"]
     defect = max(tenth["defect"] for tenth in run["tenths"]) / run["eps"]
     (core,) = stored["mutation"]["scopes"]
+    killed = f"{core['killed']} of {core['killed'] + core['survived']} killed"
     a_step = [1e3 * tenth["seconds"] / tenth["steps"] for tenth in run["tenths"]]
     return [
         f"{proofs['instances']} instances every statement is certified or void, none undecided at 53 bits, no objection;",
@@ -280,7 +281,7 @@ def documented(stored: dict[str, Any]) -> list[str]:
         f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps, no violation, {fuzzing['seconds']:.0f} s",
         f"at most {defect:.1f} eps in {run['steps']:,} steps of {run['dtype']},",
         f"{min(a_step):.2f} to {max(a_step):.2f} ms a step. Only this run is stored:",
-        f"core {core['killed']} of {core['killed'] + core['survived']} killed, {core['equivalent']} more equivalent; all were tried;",
+        f"core {killed}, {core['equivalent']} more equivalent; all were tried;",
         f"Branch coverage of the core: {stored['coverage']['total']:g} %.",
     ]
 
