@@ -28,8 +28,8 @@ from verification.shown import UNREADABLE, Page, overview, unshown
 
 __all__ = ["as_data", "mathematics", "number", "picture", "write_page", "write_report"]
 
-CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+)\b")
-"""A name of the code: words of two letters or more on both sides of each underscore."""
+CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
+"""A name of the code: words of two letters or more on both sides of each underscore, or capitals, as of a library's errors."""
 STYLE: Any = {
     "figure.figsize": (7.2, 4.2),
     "figure.constrained_layout.use": True,

@@ -41,6 +41,7 @@ def test_numbers_have_three_digits_and_small_and_large_ones_a_power_of_ten(value
         ("τσ_min ≤ r_max", "τσ<sub>min</sub> ≤ r<sub>max</sub>"),
         ("min_{t<T} g_t, tail_{>r}", "min<sub>t&lt;T</sub> g<sub>t</sub>, tail<sub>&gt;r</sub>"),
         ("max_rank and min_rank, of solve_ivp", "<code>max_rank</code> and <code>min_rank</code>, of <code>solve_ivp</code>"),
+        ("CUSOLVER_STATUS_INTERNAL_ERROR", "<code>CUSOLVER_STATUS_INTERNAL_ERROR</code>"),
         ("<b>", "&lt;b&gt;"),
     ],
 )
