@@ -84,6 +84,14 @@ def test_each_gradient_sets_its_trap(complex_data: bool) -> None:
     assert min(_parts(cases["quadratic"])) > 0.1
 
 
+@pytest.mark.parametrize(("gradient", "zeros"), [("sparse", [4]), ("padded", [0, 1])])
+def test_gradients_with_zeros_have_whole_rows_and_columns_of_them(gradient: str, zeros: list[int]) -> None:
+    """One behind those of the identity, or the first two, and nothing else."""
+    G = _case(gradient=gradient).G
+    rows, columns = (np.isin(np.arange(size), zeros) for size in G.shape)
+    np.testing.assert_array_equal(G == 0.0, rows[:, None] | columns)
+
+
 def test_the_quadratic_gradient_depends_on_the_state() -> None:
     """∇L(W) − ∇L(W') = H₁(W − W')H₂ with eigenvalues of H between ½ and 2: the curvature is between ¼ and 4."""
     first, second = (_case(core=core) for core in ("diagonal", "negative"))

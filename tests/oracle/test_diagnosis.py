@@ -628,8 +628,10 @@ def test_a_dense_core_that_is_not_declared_is_told_how_to() -> None:
     diagnosis = check_step(_with(right, turned), select={"group": "shape"}).diagnosis
     assert diagnosis is not None
     assert diagnosis.form_only
-    assert "In every case that fails S1 alone is wrong" in diagnosis.text
-    assert "(diagonal=False, --dense-core)" in diagnosis.text
+    assert diagnosis.text == (
+        "No known defect behaves like this backend. In every case that fails S1 alone is wrong, which line 6 leaves diagonal, "
+        "nonnegative and sorted; a step that promises a dense one is judged so (diagonal=False, --dense-core)."
+    )
     signed = check_step(_with(right, lambda U, S, V: (-U, -S, V)), select={"group": "shape"}).diagnosis
     assert signed is not None
     assert signed.form_only
