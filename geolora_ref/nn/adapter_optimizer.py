@@ -385,24 +385,32 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return Moments(of_S.get("step", 0), first, second)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state, with the ranks it was saved at; load the model's state as well.
+        """Take over a state, with the ranks it was saved at, or what hooks make of it; load the model's state as well.
 
         Raises ``ValueError`` for a state of other groups, other adapters, another format or of another optimizer, which lacks
         options; nothing is changed then.
         """
-        own, found = (
-            [(group.get("format"), group.get("adapters")) for group in groups]
-            for groups in (self.param_groups, state_dict["param_groups"])
-        )
-        if own != found:
-            raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
-        own_options = {*self.defaults, "iteration"}  # a schedule keeps what it wants beside them
-        pairs = zip(self.param_groups, state_dict["param_groups"], strict=True)
-        lacking = sorted({option for group, other in pairs for option in (group.keys() & own_options) - other.keys()})
-        if lacking:
-            raise ValueError(f"state_dict: expected that of a {type(self).__name__}, found one without {', '.join(lacking)}")
-        super().load_state_dict(state_dict)
+        last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # behind those of others
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("on_nonfinite", "skipped", "_adapters", "_layers")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
+
+
+def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Raise ``ValueError`` unless the state is one of this optimizer and its adapters."""
+    own, found = (
+        [(group.get("format"), group.get("adapters")) for group in groups]
+        for groups in (optimizer.param_groups, state_dict["param_groups"])
+    )
+    if own != found:
+        raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
+    own_options = {*optimizer.defaults, "iteration"}  # a schedule keeps what it wants beside them
+    pairs = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
+    lacking = sorted({option for group, other in pairs for option in (group.keys() & own_options) - other.keys()})
+    if lacking:
+        raise ValueError(f"state_dict: expected that of a {type(optimizer).__name__}, found one without {', '.join(lacking)}")

@@ -962,6 +962,23 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
         optimizer.load_state_dict(state)
 
 
+def test_hooks_see_a_state_before_it_is_looked_at() -> None:
+    """As one converts a state that was saved under other names; what they make of it is checked like any."""
+    models = [network() for _ in range(2)]
+    optimizers = [GeoLoRA(model, lr=0.05) for model in models]
+    train(models[0], optimizers[0], 2)
+    saved = optimizers[0].state_dict()
+    hook = optimizers[1].register_load_state_dict_pre_hook(lambda _, state: state["wrapped"])
+    optimizers[1].load_state_dict({"wrapped": saved})
+    assert same(optimizers[1].state_dict(), saved)
+    with pytest.raises(ValueError, match=r"^state_dict: expected \(format, adapters\)"):
+        optimizers[1].load_state_dict({"wrapped": {"state": {}, "param_groups": []}})
+    hook.remove()
+    with pytest.raises(ValueError, match=r"^state_dict: expected \(format, adapters\)"):
+        optimizers[1].load_state_dict({"state": {}, "param_groups": []})
+    assert same(optimizers[1].state_dict(), saved)
+
+
 @pytest.mark.parametrize("part", [{}, {"lr": torch.tensor(0.04)}])
 def test_a_rate_that_is_a_tensor_is_one_of_each_group(part: dict[str, Any]) -> None:
     """Schedules write into it: a factor would be applied once a group, and groups would have one rate."""
