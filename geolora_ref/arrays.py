@@ -160,6 +160,6 @@ def to_numpy(X: Array) -> np.ndarray[Any, Any]:
         X = (X.float() if X.is_floating_point() and X.element_size() < 4 else X).numpy()
     elif array_api_compat.is_cupy_array(X):
         X = X.get()
-    elif str(getattr(X, "dtype", "")) == "bfloat16":  # of JAX
+    elif hasattr(X, "dtype") and str(X.dtype) == "bfloat16":  # of JAX
         X = X.astype("float32")
     return np.array(X)

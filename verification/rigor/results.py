@@ -101,11 +101,12 @@ def _fuzzing(data: dict[str, Any]) -> Shown:
 
 
 def _mutation(data: dict[str, Any]) -> Shown:
-    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Asked for", "Sampled", "Measured"]]
+    rows = [["Scope", "Mutants", "Killed", "Equivalent", "Survived", "Score", "Asked for", "Tried", "Measured"]]
     for scope in data["scopes"]:
         counts = [str(scope[key]) for key in ("mutants", "killed", "equivalent", "survived")]
         score = "none" if scope["score"] is None else f"{100.0 * scope['score']:.1f} %"
-        rows.append([scope["name"], *counts, score, f"{100.0 * scope['floor']:g} %", _yes(scope["sampled"]), _where(scope)])
+        tried = "a sample" if scope["sampled"] else "all"
+        rows.append([scope["name"], *counts, score, f"{100.0 * scope['floor']:g} %", tried, _where(scope)])
     tables, faults = {"Mutation scores": rows}, [[line] for scope in data["scopes"] for line in scope["objections"]]
     if faults:
         tables["Objections"] = [["Objection"], *faults]
