@@ -32,7 +32,7 @@ from geolora_ref.finetune.metrics import METRICS, default_kind
 from geolora_ref.finetune.model import Classifier, check_length, digest_of_files, load_encoder, locate, try_out
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.nn import adapters
-from geolora_ref.nn.adapter_optimizer import UpdateRule
+from geolora_ref.nn.groups import UpdateRule
 from geolora_ref.streams import escape_missing_characters
 from geolora_ref.terminal import Terminal
 from geolora_ref.training import Core

@@ -1,74 +1,36 @@
-"""What every optimizer of an adapted model needs beside its rule: groups, refusal of bad gradients, memory, the heads."""
+"""What every optimizer of an adapted model needs beside its rule: groups, refusal of bad gradients, memory, all or nothing."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim.adamw import adamw
+from torch import nn
 
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapt import adapters
 from geolora_ref.nn.adapter import LowRankAdapter
+from geolora_ref.nn.groups import check_common, own_rate, parts_of, threshold_of
+from geolora_ref.nn.heads import HeadStep, described, finite, head_steps
 from geolora_ref.nn.layers import AdaptedLayer
 from geolora_ref.nn.precision import own_precision
-from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
+from geolora_ref.optimizers import Moments, Triple
 
-__all__ = ["AdapterOptimizer", "UpdateRule", "check_ranks", "finite", "named", "rate", "uncompiled", "update_rule"]
+__all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]
 
 FORMAT = 2
 T = TypeVar("T")
 Step = TypeVar("Step", bound=Callable[..., Any])
-THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
-UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
-
-
-def update_rule(group: Mapping[str, Any]) -> Optimizer:
-    """The rule that a group names by "update", with its "betas", "eps" and "momentum"; ``ValueError`` for another name."""
-    rules: dict[str, Callable[[], Optimizer]] = {
-        "adam": lambda: Adam(tuple(group["betas"]), group["eps"]),
-        "sgd": Sgd,
-        "heavy-ball": lambda: HeavyBall(group["momentum"]),
-        "normalised": lambda: NormalisedHeavyBall(tuple(group["betas"]), group["eps"]),
-    }
-    checks.one_of("update", group["update"], list(rules))  # it may be anything, a list as well
-    return rules[group["update"]]()
 
 
 def uncompiled(step: Step) -> Step:
     """A step that compiled code calls as it is: ranks, checks and what undoes it are no graph."""
     called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
     return called
-
-
-def rate(group: Mapping[str, Any]) -> float:
-    """λ of a group, which torch allows to be a tensor; ``ValueError`` unless it is a finite number ≥ 0."""
-    return _nonnegative("lr", group["lr"])
-
-
-def _own(lr: Any) -> Any:
-    """The rate of one group: schedules write into a tensor, which no other group may share."""
-    return lr.clone() if isinstance(lr, torch.Tensor) else lr
-
-
-def _nonnegative(name: str, value: Any) -> float:
-    single = isinstance(value, torch.Tensor) and value.numel() == 1
-    return checks.nonnegative_number(name, value.item() if single else value)
-
-
-def finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every entry of all tensors is finite; the device is asked once, and again only where squares overflow.
-
-    The Euclidean norm is formed several times as fast on the CPU as the largest entry, which in turn overflows of no sum.
-    """
-    entries = [X for X in tensors if X.numel()]  # of none there is no largest one
-    return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
 
 
 def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
@@ -86,56 +48,6 @@ def named(name: str, ask: Callable[[], T]) -> T:
     except ValueError as problem:
         cure = " (bases from a lower precision: adapter.orthonormalise())" if "orthonormal columns" in str(problem) else ""
         raise ValueError(f"{name}: {problem}{cure}") from problem
-
-
-def _threshold(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """What truncates a group: its own choice, else that of all groups, else τ = 0.1; nothing if the method does not truncate."""
-    names = [name for name in THRESHOLDS if name in defaults]
-    own, common = ({name: given.get(name) for name in names} for given in (part, defaults))
-    chosen = common if all(value is None for value in own.values()) else own
-    return {"tau": DEFAULT_TAU} if names and all(value is None for value in chosen.values()) else chosen
-
-
-def _check_common(options: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` unless what all groups have is in range."""
-    rate(options)
-    if options["head_lr"] is not None:
-        _nonnegative("head_lr", options["head_lr"])
-    checks.nonnegative_number("weight_decay", options["weight_decay"])
-    checks.averaging(options["betas"], options["eps"])
-    update_rule(options)
-
-
-def _parts(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A model, or parts of it with options of their own, as groups; ``ValueError`` for what is neither (parameters, say)."""
-    if isinstance(model, nn.Module):
-        return [{"module": model}]
-    parts = list(model) if isinstance(model, Iterable) else [model]
-    for part in parts:
-        if not isinstance(part, Mapping):
-            raise ValueError(
-                f"model: expected a model or groups {{'module': a part of it, …}}, found {type(part).__name__}; adapters are "
-                "stepped by layers, not by parameters"
-            )
-    return [dict(part) for part in parts]
-
-
-class HeadStep(NamedTuple):
-    """A parameter that is no adapter, and what AdamW makes of it and of its memory."""
-
-    parameter: Tensor
-    value: Tensor
-    memory: dict[str, Tensor]
-
-    @property
-    def fragile(self) -> list[Tensor]:
-        """What can overflow though gradients are finite: squares, and in half precision values, as √v + ε may round to 0."""
-        return [self.value, self.memory["exp_avg_sq"]]
-
-
-def _described(parameter: Tensor) -> str:
-    """A parameter that is no adapter's; the optimizer knows no name of it."""
-    return f"a parameter of shape {tuple(parameter.shape)}"
 
 
 class AdapterOptimizer(torch.optim.Optimizer):
@@ -159,7 +71,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.skipped = 0
         self._adapters: dict[str, LowRankAdapter] = {}
         self._layers: dict[str, AdaptedLayer] = {}
-        groups = [group for part in _parts(model) for group in self._groups(part, defaults)]
+        groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
         super().__init__(groups, defaults)
@@ -188,18 +100,18 @@ class AdapterOptimizer(torch.optim.Optimizer):
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
         self._layers |= dict(zip(names, layers.values(), strict=True))
-        part |= _threshold(defaults, part)
+        part |= threshold_of(defaults, part)
         options = defaults | part
-        _check_common(options)
+        check_common(options)
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
-            yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": _own(options["lr"])}
+            yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": own_rate(options["lr"])}
         ids = {id(factor) for factor in owned}
         rest = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in ids]
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
-            yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": _own(lr)}
+            yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """For the constructor alone, which knows what is an adapter; ``ValueError`` for a group that comes later."""
@@ -217,7 +129,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         ``RuntimeError`` while adapters are merged, which get no gradients and would not see the step.
         """
         for group in self.param_groups:
-            _check_common(group)
+            check_common(group)
         merged = [name for name, layer in self._layers.items() if layer.base_is_merged]
         if merged:
             raise RuntimeError(
@@ -254,72 +166,20 @@ class AdapterOptimizer(torch.optim.Optimizer):
         trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
         for parameter in trained:
             if parameter.grad is not None and parameter.grad.layout != torch.strided:
-                found = f"{parameter.grad.layout} of {_described(parameter)}"
+                found = f"{parameter.grad.layout} of {described(parameter)}"
                 raise ValueError(f"gradients: expected dense ones, found {found}; nothing was changed")
         if not trained or finite([parameter.grad for parameter in trained if parameter.grad is not None]):
             return []
         owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
         bad = [parameter for parameter in trained if parameter.grad is not None and not finite([parameter.grad])]
-        return list(dict.fromkeys(owners.get(id(p), _described(p)) for p in bad))
+        return list(dict.fromkeys(owners.get(id(p), described(p)) for p in bad))
 
     def heads(self) -> list[HeadStep]:
         """What AdamW makes of the parameters that are no adapters.  Nothing is changed: that is the last act, :meth:`finish`.
 
-        Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter,
-        ``FloatingPointError`` if what it computed is not finite.
+        Raises as :func:`head_steps`.
         """
-        steps = [step for group in self.param_groups if not group["adapters"] for step in self._adamw(group)]
-        if steps and not finite([X for step in steps for X in step.fragile]):
-            bad = [f"{_described(step.parameter)}, {step.value.dtype}" for step in steps if not finite(step.fragile)]
-            raise FloatingPointError(
-                f"optimizer: the step of AdamW is not finite for {'; '.join(bad[:4])} ({len(bad)} in all); nothing was changed"
-            )
-        return steps
-
-    def _adamw(self, group: dict[str, Any]) -> list[HeadStep]:
-        """AdamW on copies of the parameters of a group that have gradients, and of its memory."""
-        steps = [self._before_adamw(parameter) for parameter in group["params"] if parameter.grad is not None]
-        try:
-            adamw(
-                [step.value for step in steps],
-                [step.parameter.grad for step in steps if step.parameter.grad is not None],
-                [step.memory["exp_avg"] for step in steps],
-                [step.memory["exp_avg_sq"] for step in steps],
-                [],
-                [step.memory["step"] for step in steps],
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=rate(group),
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as problem:  # lr/(1 − β₁ᵗ) beyond the range of the dtype, say
-            options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
-            raise ValueError(
-                f"parameters beside the adapters: expected ones that AdamW can step, found {options}: {problem}; "
-                "nothing was changed"
-            ) from problem
-        return steps
-
-    def _before_adamw(self, parameter: Tensor) -> HeadStep:
-        """Copies of a parameter and of its memory, which begins with zeros; ``RuntimeError`` for memory of another dtype."""
-        known = self.state.get(parameter) or {
-            "step": torch.tensor(0.0),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-        found, expected = known["exp_avg"], (parameter.dtype, parameter.device)
-        if (found.dtype, found.device) != expected:
-            raise RuntimeError(
-                f"{_described(parameter)}: the optimizer remembers {found.dtype} on {found.device}, the "
-                f"parameter has {parameter.dtype} on {parameter.device}; optimizer.load_state_dict(optimizer.state_dict()) "
-                "converts what it remembers"
-            )
-        return HeadStep(parameter, parameter.detach().clone(), {name: X.clone() for name, X in known.items()})
+        return head_steps([group for group in self.param_groups if not group["adapters"]], self.state)
 
     @contextmanager
     def all_or_none(self, names: Iterable[str], heads: Sequence[HeadStep]) -> Iterator[None]:

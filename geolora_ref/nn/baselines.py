@@ -25,7 +25,8 @@ from geolora_ref.algorithm import Truncation, basis_augmentation, coefficient_up
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, UpdateRule, check_ranks, named, rate, uncompiled, update_rule
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
+from geolora_ref.nn.groups import UpdateRule, rate, update_rule
 from geolora_ref.nn.optimizer import TruncationReport
 from geolora_ref.optimizers import Moments, Triple
 

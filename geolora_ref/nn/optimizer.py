@@ -14,18 +14,11 @@ from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.nn.adapter_optimizer import (
-    AdapterOptimizer,
-    UpdateRule,
-    check_ranks,
-    finite,
-    named,
-    rate,
-    uncompiled,
-    update_rule,
-)
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.batched_rules import directions, transported
 from geolora_ref.nn.fast_group import FastGroup
+from geolora_ref.nn.groups import UpdateRule, rate, update_rule
+from geolora_ref.nn.heads import finite
 from geolora_ref.optimizers import Moments
 from geolora_ref.training import Core, Layer, LayerStep, Settings, When, is_shared, phase_of, training_step
 

@@ -386,7 +386,7 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypat
 
     model, optimizer, closure = prepared(method, lr=0.05)
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("geolora_ref.nn.adapter_optimizer.adamw", fails)
+    monkeypatch.setattr("geolora_ref.nn.heads.adamw", fails)
     closure()
     with pytest.raises(ValueError, match="parameters beside the adapters: expected ones that AdamW can step, found"):
         optimizer.step(closure)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, unmerge
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, finite
+from geolora_ref.nn.adapter_optimizer import AdapterOptimizer
 from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
+from geolora_ref.nn.heads import finite
 from tests.nn.models import fill, network, regression, train
 
 
@@ -368,7 +369,7 @@ def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monke
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, method=method)
     backward(model)
-    monkeypatch.setattr("geolora_ref.nn.adapter_optimizer.adamw", fails)
+    monkeypatch.setattr("geolora_ref.nn.heads.adamw", fails)
     before = snapshot(model, optimizer)
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         optimizer.step()

@@ -1,0 +1,76 @@
+"""Options of parameter groups: what they mean, and which are in range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from geolora_ref import checks
+from geolora_ref.optimizers import Adam, HeavyBall, NormalisedHeavyBall, Optimizer, Sgd
+
+__all__ = ["UpdateRule", "check_common", "own_rate", "parts_of", "rate", "threshold_of", "update_rule"]
+
+THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
+UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
+
+
+def update_rule(group: Mapping[str, Any]) -> Optimizer:
+    """The rule that a group names by "update", with its "betas", "eps" and "momentum"; ``ValueError`` for another name."""
+    rules: dict[str, Callable[[], Optimizer]] = {
+        "adam": lambda: Adam(tuple(group["betas"]), group["eps"]),
+        "sgd": Sgd,
+        "heavy-ball": lambda: HeavyBall(group["momentum"]),
+        "normalised": lambda: NormalisedHeavyBall(tuple(group["betas"]), group["eps"]),
+    }
+    checks.one_of("update", group["update"], list(rules))  # it may be anything, a list as well
+    return rules[group["update"]]()
+
+
+def rate(group: Mapping[str, Any]) -> float:
+    """λ of a group, which torch allows to be a tensor; ``ValueError`` unless it is a finite number ≥ 0."""
+    return _nonnegative("lr", group["lr"])
+
+
+def own_rate(lr: Any) -> Any:
+    """The rate of one group: schedules write into a tensor, which no other group may share."""
+    return lr.clone() if isinstance(lr, torch.Tensor) else lr
+
+
+def _nonnegative(name: str, value: Any) -> float:
+    single = isinstance(value, torch.Tensor) and value.numel() == 1
+    return checks.nonnegative_number(name, value.item() if single else value)
+
+
+def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """What truncates a group: its own choice, else that of all groups, else τ = 0.1; nothing if the method does not truncate."""
+    names = [name for name in THRESHOLDS if name in defaults]
+    own, common = ({name: given.get(name) for name in names} for given in (part, defaults))
+    chosen = common if all(value is None for value in own.values()) else own
+    return {"tau": DEFAULT_TAU} if names and all(value is None for value in chosen.values()) else chosen
+
+
+def check_common(options: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless what all groups have is in range."""
+    rate(options)
+    if options["head_lr"] is not None:
+        _nonnegative("head_lr", options["head_lr"])
+    checks.nonnegative_number("weight_decay", options["weight_decay"])
+    checks.averaging(options["betas"], options["eps"])
+    update_rule(options)
+
+
+def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A model, or parts of it with options of their own, as groups; ``ValueError`` for what is neither (parameters, say)."""
+    if isinstance(model, nn.Module):
+        return [{"module": model}]
+    found = list(model) if isinstance(model, Iterable) else [model]
+    for part in found:
+        if not isinstance(part, Mapping):
+            raise ValueError(
+                f"model: expected a model or groups {{'module': a part of it, …}}, found {type(part).__name__}; adapters are "
+                "stepped by layers, not by parameters"
+            )
+    return [dict(part) for part in found]
