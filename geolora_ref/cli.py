@@ -12,7 +12,8 @@ from importlib.metadata import version
 from geolora_ref.extras import how_to_install
 from geolora_ref.files import require_writable, write_atomically
 from geolora_ref.finetune.__main__ import main as finetune
-from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options, nonempty_path
+from geolora_ref.options import nonempty_path
+from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options
 from geolora_ref.oracle.check import Interrupted, Report, check_step
 from geolora_ref.oracle.known_failures import read_known_failures
 from geolora_ref.oracle.load import load_backend

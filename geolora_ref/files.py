@@ -6,6 +6,7 @@ Nothing here knows what the files mean.  Every file that the package keeps is wr
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -17,7 +18,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest", "locked", "read_json", "require_writable", "seal", "strict", "unseal", "write_atomically", "write_json"]
+__all__ = [
+    "digest",
+    "locked",
+    "read_json",
+    "remove_parts",
+    "require_writable",
+    "seal",
+    "strict",
+    "unseal",
+    "write_atomically",
+    "write_json",
+]
 
 SEAL = "sha256"
 """The key under which a sealed JSON document keeps the digest of the rest."""
@@ -30,7 +42,7 @@ def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> Non
     Text is written as UTF-8; missing folders are made; a symbolic link stays and its target is written; permissions stay.
     What is there and is no regular file, such as a pipe or a device, is written to as it stands.  Raises ``OSError`` that names
     ``path``, or the folder that cannot be made, if the disk is full or the folder unwritable; the old file is then as it was, and
-    nothing is left beside it (a process that is killed may leave a hidden ``.part`` file).
+    nothing is left beside it (a process that is killed may leave a hidden ``.part`` file: :func:`remove_parts`).
     """
     data = contents.encode() if isinstance(contents, str) else contents
     if _is_special(path):
@@ -53,6 +65,13 @@ def require_writable(path: str | os.PathLike[str]) -> None:
     if not _is_special(path):
         with _part_of(path) as (_, part):
             part.touch(exist_ok=False)
+
+
+def remove_parts(path: str | os.PathLike[str]) -> None:
+    """Take away the ``.part`` files that killed writes of ``path`` have left; for whoever alone writes there."""
+    target = Path(os.path.realpath(path))
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        part.unlink()
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:

@@ -17,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         sys.stderr.write(f"geolora-ref finetune: {missing}{how_to_install(missing, extra='finetune')}\n")
         return 2
+    except KeyboardInterrupt:  # while torch and transformers are imported, which takes seconds
+        sys.stderr.write("interrupted; nothing was begun\n")
+        return 130
     return finetune(argv)
 
 

@@ -15,7 +15,7 @@ from geolora_ref.finetune.batches import by_length, encode_texts
 from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, write_stored
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.model import Classifier, digest_of_files, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, digest_of_model, load_encoder, locate, try_out
 
 __all__ = ["FineTuned", "load_adapter", "save_adapter"]
 
@@ -42,8 +42,8 @@ class FineTuned:
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> torch.Tensor:
         """Logits, or standardised numbers, one row a text (or pair of texts).
 
-        Raises ``ValueError`` unless both texts are given where the model was trained on pairs, and one where it was not, and for
-        a text that is too long for the model.
+        Raises ``ValueError`` unless both texts are given where the model was trained on pairs, and one where it was not, for
+        a text that is too long for the model, and for one of which its tokenizer makes no token.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise ValueError("texts: expected a sequence of texts, found a string; put it into a list")
@@ -74,7 +74,7 @@ def _on_the_host(encoder: Any, device: torch.device) -> Any:
 def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path) -> None:
     """Write factors and head; of the pretrained model in ``folder`` only its digest is kept."""
     job = {
-        "model": digest_of_files(folder),
+        "model": digest_of_model(folder, fine_tuned.tokenizer),
         "method": asdict(method),
         "labels": asdict(fine_tuned.labels),
         "max_length": fine_tuned.max_length,
@@ -90,12 +90,13 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     Raises ``ValueError`` for a file that is no adapter, for another pretrained model, and for tensors that do not fit it.
     """
     stored, folder = read_stored(path, "adapter"), locate(model)
-    if digest_of_files(folder) != stored.job["model"]:
+    encoder, tokenizer = load_encoder(folder)
+    if digest_of_model(folder, tokenizer) != stored.job["model"]:
         raise ValueError(
-            f"{path}: expected the pretrained model that the adapter was trained on, found other weights in {folder}"
+            f"{path}: expected the pretrained model that the adapter was trained on, found other weights or another vocabulary "
+            f"in {folder}"
         )
     labels = Labels(**stored.job["labels"] | {"classes": tuple(stored.job["labels"]["classes"])})
-    encoder, tokenizer = load_encoder(folder)
     classifier = Classifier(encoder, labels.outputs, torch.Generator())
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
     with checks.naming(str(path)):

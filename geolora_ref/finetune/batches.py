@@ -60,15 +60,29 @@ class Examples:
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, labels: Labels, max_length: int) -> Examples:
-    """Tokens of every row (cut at ``max_length``) and its target."""
+    """Tokens of every row (cut at ``max_length``) and its target; ``ValueError`` with the line of a row without any."""
     pairs = [row.pair for row in rows if row.pair is not None]
-    return Examples(encode_texts([row.text for row in rows], pairs or None, tokenizer, max_length), labels.encode(rows))
+    tokens = encode_texts([row.text for row in rows], pairs or None, tokenizer, max_length, [row.place for row in rows])
+    return Examples(tokens, labels.encode(rows))
 
 
-def encode_texts(texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: Any, max_length: int) -> Tokens:
-    """Tokens of texts or pairs of texts, cut at ``max_length``."""
+def encode_texts(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: Any,
+    max_length: int,
+    places: Sequence[str] | None = None,
+) -> Tokens:
+    """Tokens of texts or pairs of texts, cut at ``max_length``.
+
+    Raises ``ValueError`` that names the place of a text of which the tokenizer makes none: there is no mean over its tokens.
+    """
     second = None if pairs is None else list(pairs)
     tokens = tokenizer(list(texts), second, truncation=True, max_length=max_length, return_attention_mask=True)
+    empty = [i for i, ids in enumerate(tokens["input_ids"]) if not ids]
+    if empty:
+        place = f"texts[{empty[0]}]" if places is None else places[empty[0]]
+        raise ValueError(f"{place}: expected a text that has tokens for this model, found none in {texts[empty[0]]!r}")
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     return Tokens(
         inputs={name: [torch.tensor(ids) for ids in values] for name, values in tokens.items()},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from geolora_ref.files import digest, seal, unseal, write_atomically
 
 __all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
 
-FORMATS = {"checkpoint": 4, "adapter": 3}
+FORMATS = {"checkpoint": 5, "adapter": 4}
 """The format of each kind of file that this version writes and reads."""
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def read_stored(path: Path, kind: str) -> Stored:
     Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests), is not one of ours, or has
     another format or kind.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file, found a folder")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("geolora_ref")
@@ -66,12 +70,14 @@ def read_stored(path: Path, kind: str) -> Stored:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: expected a whole safetensors file, found: {error}") from error
     if text is None:
-        raise ValueError(f"{path}: expected a {kind} of geolora-ref finetune, found a safetensors file of another program")
+        raise ValueError(f"{path}: expected the {kind} of a geolora-ref finetune, found a safetensors file of another program")
     header = unseal(text, path)
     if header["kind"] != kind:
-        raise ValueError(f"{path}: expected a {kind}, found a file of the kind {header['kind']!r}")
+        raise ValueError(f"{path}: expected one of the kind {kind!r}, found a file of the kind {header['kind']!r}")
     if header["format"] != FORMATS[kind]:
-        raise ValueError(f"{path}: this version reads format {FORMATS[kind]} of a {kind}, found format {header['format']}")
+        raise ValueError(
+            f"{path}: this version reads format {FORMATS[kind]} of the kind {kind!r}, found format {header['format']}"
+        )
     if header["tensors"] != digest(save(tensors)):
         raise ValueError(f"{path}: expected tensors with the digest {header['tensors']}, found others: altered or damaged")
     return Stored(kind, header["job"], _unpack(header["state"], tensors))
@@ -82,12 +88,17 @@ def check_same_job(path: Path, found: dict[str, Any], expected: dict[str, Any]) 
     expected = json.loads(json.dumps(expected))
     names = [*expected, *(name for name in found if name not in expected)]
     differences = [
-        f"{name} was {found.get(name)!r}, is now {expected.get(name)!r}"
+        f"{name} was {_brief(found.get(name))}, is now {_brief(expected.get(name))}"
         for name in names
         if found.get(name) != expected.get(name)
     ]
     if differences:
         raise ValueError(f"{path}: expected a checkpoint of this job, found another one: {'; '.join(differences)}")
+
+
+def _brief(value: Any) -> str:
+    """A value as Python writes it; of a digest its beginning."""
+    return f"{value[:8]}…" if isinstance(value, str) and DIGEST.fullmatch(value) else repr(value)
 
 
 def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

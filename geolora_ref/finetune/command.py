@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import math
+import os
+import re
+import shutil
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -21,23 +26,29 @@ from rich.table import Table
 
 from geolora_ref import checks
 from geolora_ref.budget import Unit
-from geolora_ref.files import locked, write_json
+from geolora_ref.files import locked, remove_parts, require_writable, write_json
 from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
-from geolora_ref.finetune.data import Columns, Row, read_rows, split
+from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, split
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan, Schedule
-from geolora_ref.finetune.labels import Kind, fit_labels, with_sign
+from geolora_ref.finetune.labels import Kind, Labels, fit_labels, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import METRICS, default_kind
-from geolora_ref.finetune.model import Classifier, check_length, digest_of_files, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.nn import adapters
 from geolora_ref.nn.groups import UpdateRule
+from geolora_ref.options import nonempty_path
 from geolora_ref.streams import escape_missing_characters
 from geolora_ref.terminal import Terminal
 from geolora_ref.training import Core
 
 __all__ = ["add_arguments", "main", "run"]
+
+NAME = re.compile(r"[\w.]+")
+"""Of a module, or the end of one; what has other characters is "all-linear", or a regular expression."""
+CHECKPOINT, ADAPTER, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "adapter.safetensors", "results.json", "ranks.png", "lora"
+"""What a run writes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--model", required=True, metavar="FOLDER|PACKAGE", help="a pretrained transformer with safetensors weights"
     )
-    data.add_argument("--data", required=True, type=Path, metavar="FILE", help="training examples: tab-separated, nothing quoted")
-    data.add_argument("--dev", type=Path, metavar="FILE", help="examples for the metric (default: a part of --data)")
+    data.add_argument(
+        "--data", required=True, type=nonempty_path, metavar="FILE", help="training examples: tab-separated, nothing quoted"
+    )
+    data.add_argument("--dev", type=nonempty_path, metavar="FILE", help="examples for the metric (default: a part of --data)")
     data.add_argument("--dev-fraction", type=float, default=0.1, help="the part of --data that is set aside (default: 0.1)")
     data.add_argument("--header", action="store_true", help="the first line names the columns")
     data.add_argument("--text-column", default="1", metavar="COLUMN", help="number from 1, or name (default: 1)")
@@ -80,14 +93,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     geolora.add_argument("--core", choices=get_args(Core), default=method.core, help=f"direction of S ({method.core})")
     geolora.add_argument("--coefficient-steps", type=int, default=method.coefficient_steps, help="on S alone, after every step")
     geolora.add_argument(
-        "--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="layers (default: all-linear)"
+        "--target-modules",
+        nargs="+",
+        default=["all-linear"],
+        metavar="NAME",
+        help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
     )
     geolora.add_argument("--alpha", type=float, default=method.alpha, help="scale of the adapters (default: 1)")
     geolora.add_argument("--fast", action="store_true", help="by the fast path: the same within rounding, in less time")
     geolora.add_argument("--dropout", type=float, default=method.dropout, help="on the input of the adapters")
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--output", type=Path, default=Path("build") / "finetune", metavar="FOLDER", help="default: build/finetune"
+        "--output", type=nonempty_path, default=Path("build") / "finetune", metavar="FOLDER", help="default: build/finetune"
     )
     output.add_argument("--checkpoint-every", type=int, default=50, metavar="STEPS", help="default: 50; and after every epoch")
     output.add_argument("--fresh", action="store_true", help="forget the checkpoint in --output instead of going on from it")
@@ -111,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
     """
     console = Terminal()
     _check(options)
-    checkpoint = options.output / "checkpoint.safetensors"
+    checkpoint = options.output / CHECKPOINT
     before = _written(checkpoint)
     try:
         with locked(options.output):
@@ -145,11 +162,13 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int:
     """Load, train, write."""
+    _make_room(options.output)
     folder = locate(options.model)
-    train, dev = _rows(options, console)
+    train, dev, read = _rows(options, console)
     labels = fit_labels(train, options.labels or default_kind(options.metric))
     encoder, tokenizer = load_encoder(folder)
     check_length(tokenizer, options.max_length, pairs=options.pair_column is not None)
+    console.print(_data_line(train, dev, labels), markup=False, soft_wrap=True)
     train_examples, dev_examples = (encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev))
     longest = max(train_examples, dev_examples, key=lambda examples: int(examples.lengths.max()))
     try_out(encoder, longest.batch([int(longest.lengths.argmax())], torch.device("cpu"))[0])
@@ -165,7 +184,7 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
             method,
             Data(train_examples, {"dev": dev_examples}, labels),
             plan,
-            identity=_identity(options, folder, method, plan),
+            identity=_identity(options, {"model": digest_of_model(folder, tokenizer), **read}, method, plan),
             checkpoint=checkpoint,
             checkpoint_every=options.checkpoint_every,
             fresh=options.fresh,
@@ -187,8 +206,29 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
     return 0
 
 
-def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], list[Row]]:
-    """Training and development rows; what has no sign is left out, and said so."""
+def _make_room(output: Path) -> None:
+    """Take away what killed runs have left of their writes; ``OSError`` for what cannot be written when the training is done."""
+    for name in (CHECKPOINT, ADAPTER, RESULTS, PICTURE):
+        remove_parts(output / name)
+        require_writable(output / name)
+    lora = output / LORA
+    if lora.exists() and not lora.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(lora))
+
+
+def _data_line(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
+    """How many examples there are, and what their labels were taken for."""
+    examples = f"{len(train)} examples for the training, {len(dev)} for the metric"
+    if not labels.classes:
+        return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"
+    counts = Counter(labels.encode(train).tolist())
+    return f"{examples}; classes (and how often): " + checks.first_few(
+        [f"{name} ({counts[i]})" for i, name in enumerate(labels.classes)]
+    )
+
+
+def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], list[Row], dict[str, str | None]]:
+    """Training and development rows, and digests of what was read; what has no sign is left out, and said so."""
     columns = Columns(options.text_column, options.label_column, options.pair_column, options.header)
 
     def read(path: Path) -> list[Row]:
@@ -206,15 +246,17 @@ def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], lis
             )
         return kept
 
-    if options.dev is not None:
-        return read(options.data), read(options.dev)
-    return split(read(options.data), options.dev_fraction, options.seed)
+    data = read(options.data)
+    if options.dev is None:
+        return *split(data, options.dev_fraction, options.seed), {"data": digest_of_rows(data), "dev": None}
+    dev = read(options.dev)
+    return data, dev, {"data": digest_of_rows(data), "dev": digest_of_rows(dev)}
 
 
 def _method(options: argparse.Namespace) -> GeoLoRAMethod:
-    targets = options.target_modules
+    targets, is_one = options.target_modules, len(options.target_modules) == 1
     chosen = {field.name: getattr(options, field.name) for field in fields(GeoLoRAMethod) if hasattr(options, field.name)}
-    chosen["target_modules"] = targets[0] if len(targets) == 1 else tuple(targets)
+    chosen["target_modules"] = targets[0] if is_one and not NAME.fullmatch(targets[0]) else tuple(targets)
     if options.tau is None and options.theta is None and options.budget is None:
         chosen["tau"] = GeoLoRAMethod.tau
     return GeoLoRAMethod(**chosen)
@@ -224,14 +266,14 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
 
 
-def _identity(options: argparse.Namespace, folder: Path, method: GeoLoRAMethod, plan: Plan) -> dict[str, Any]:
-    """Everything that determines the run; a checkpoint with another identity is refused."""
+def _identity(
+    options: argparse.Namespace, digests: Mapping[str, str | None], method: GeoLoRAMethod, plan: Plan
+) -> dict[str, Any]:
+    """Everything that determines the run, model and data by their digests; a checkpoint with another identity is refused."""
     names = ("text_column", "pair_column", "label_column", "header", "labels", "max_length", "device")
     return {
         "version": version("geolora-ref"),
-        "model": digest_of_files(folder),
-        "data": digest_of_files(options.data),
-        "dev": None if options.dev is None else digest_of_files(options.dev),
+        **digests,
         "dev_fraction": options.dev_fraction if options.dev is None else None,  # --dev leaves it without a use
         **{name: getattr(options, name) for name in names},
         **asdict(plan),
@@ -264,8 +306,7 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         )
     if method.fast:
         console.print(f"{history.exact} of {history.truncations} truncations went through Householder's QR", soft_wrap=True)
-    draw_run(history, output / "ranks.png", _epoch_line(job))
-    save_adapter(output / "adapter.safetensors", fine_tuned, method, folder)
+    save_adapter(output / ADAPTER, fine_tuned, method, folder)
     results = {
         "metrics": [
             {name: value if math.isfinite(value) else None for name, value in epoch.items()} for epoch in history.metrics
@@ -277,9 +318,10 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         "median_seconds_per_step": statistics.median(history.seconds),
         "job": job.identity,
     }
-    write_json(output / "results.json", results)
-    plain = _export_lora(job, folder, output / "lora")
-    console.print(f"written to {output}: adapter.safetensors, ranks.png, results.json, {plain}", markup=False, soft_wrap=True)
+    write_json(output / RESULTS, results)
+    plain = _export_lora(job, folder, output / LORA)
+    draw_run(history, output / PICTURE, _epoch_line(job))  # last: the rest is there when a disk is too full for it
+    console.print(f"written to {output}: {ADAPTER}, {RESULTS}, {plain}, {PICTURE}", markup=False, soft_wrap=True)
 
 
 def rank_table(job: Job) -> Table:
@@ -302,7 +344,15 @@ def _export_lora(job: Job, folder: Path, directory: Path) -> str:
     """Write the adapter as a plain LoRA checkpoint, where PEFT is installed; says what was done."""
     if importlib.util.find_spec("peft") is None:
         return "no plain LoRA checkpoint (PEFT is not installed)"
-    from geolora_ref.nn.export import export_lora
+    from geolora_ref.nn.export import DRAFT, export_lora
 
-    export_lora(job.model.encoder, directory, base_model_name_or_path=str(folder), overwrite=True)
+    for draft in directory.glob(f"{DRAFT}*"):  # of a run that was killed here
+        shutil.rmtree(draft)
+    export_lora(
+        job.model.encoder,
+        directory,
+        base_model_name_or_path=str(folder.resolve()),
+        task_type="FEATURE_EXTRACTION",
+        overwrite=True,
+    )
     return f"{directory.name}/ (plain LoRA, for PEFT)"

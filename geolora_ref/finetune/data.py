@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Columns", "Row", "read_rows", "split"]
+from geolora_ref.files import digest
+
+__all__ = ["Columns", "Row", "digest_of_rows", "read_rows", "split"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
     return rows
 
 
+def digest_of_rows(rows: Sequence[Row]) -> str:
+    """SHA-256 of texts and labels in their order, wherever they stand: what was read, which a second look need not find again."""
+    return digest(json.dumps([[row.text, row.pair, row.label] for row in rows]))
+
+
 def _records(path: Path) -> list[tuple[int, list[str]]]:
     """Line numbers and fields."""
     try:
@@ -89,7 +97,11 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
 def _index(path: Path, what: str, column: str, width: int, header: Sequence[str] | None) -> int:
     """The place of a column, counted from 0; names of the header come before numbers."""
     if header is not None and column in header:
-        return list(header).index(column)
+        if header.count(column) > 1:
+            raise ValueError(
+                f"{path}: {what} column: expected one named {column!r}, found {header.count(column)}; give its number"
+            )
+        return header.index(column)
     if column.isdecimal() and 1 <= int(column) <= width:
         return int(column) - 1
     names = f"a name out of {', '.join(header)} or " if header is not None else ""
@@ -104,7 +116,7 @@ def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], l
     held_out = round(fraction * len(rows)) if 0.0 < fraction < 1.0 else 0
     if not 0 < held_out < len(rows):
         raise ValueError(
-            f"fraction: expected a number between 0 and 1 that leaves examples on both sides, "
+            f"{rows[0].path}: dev_fraction: expected a number between 0 and 1 that leaves examples on both sides, "
             f"found {fraction:g} of {len(rows)} examples"
         )
     order = np.random.default_rng(seed).permutation(len(rows))

@@ -268,8 +268,11 @@ class Job:
 
     def _resume(self, path: Path) -> None:
         """Take over the state of a checkpoint of this job."""
-        stored = read_stored(path, "checkpoint")
-        check_same_job(path, stored.job, self.identity)
+        try:
+            stored = read_stored(path, "checkpoint")
+            check_same_job(path, stored.job, self.identity)
+        except ValueError as error:
+            raise ValueError(f"{error}; a fresh start (--fresh) replaces it, another folder keeps it") from error
         state = stored.state
         try:
             load_trained_state(self.model, state["model"])

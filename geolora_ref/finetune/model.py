@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 
 from geolora_ref import checks
 
-__all__ = ["Classifier", "check_length", "digest_of_files", "load_encoder", "locate", "try_out"]
+__all__ = ["Classifier", "check_length", "digest_of_model", "load_encoder", "locate", "try_out"]
 
-KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
-"""The files of a pretrained model that its outputs depend on."""
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What the outputs of a pretrained model depend on, beside its weights and what its tokenizer has for a vocabulary."""
 
 
 class Classifier(torch.nn.Module):
@@ -53,7 +53,7 @@ def locate(model: str) -> Path:
     carries no model or more than one.
     """
     path = Path(model)
-    if path.is_dir():
+    if model and path.is_dir():  # an empty name, as an unset variable of a shell gives it, is not the current folder
         if not _holds_model(path):
             raise ValueError(f"model: expected config.json and *.safetensors in {path}, found {_listing(path)}")
         return path
@@ -102,13 +102,15 @@ def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     How many tokens a model takes is written in no one place of its configuration: it is asked.
     """
     kind, tokens = type(encoder).__name__, inputs["input_ids"].shape[1]
-    wanted = f"model: expected an encoder that turns {tokens} token ids into states of its hidden size"
+    wanted = f"model: expected an encoder that turns {tokens} token ids (max_length is the most) into states of its hidden size"
     try:
         states, hidden = encoder(**inputs).last_hidden_state, encoder.config.hidden_size
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{wanted}, found {kind}: {error}") from error
     if states.shape[-1] != hidden:
         raise ValueError(f"{wanted}, {hidden}, found {kind} with states of size {states.shape[-1]}")
+    if not bool(torch.isfinite(states).all()):
+        raise ValueError(f"{wanted}, found {kind} with states that are not finite, before anything was trained")
 
 
 def check_length(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
@@ -132,13 +134,14 @@ def _no_progress_bars() -> Iterator[None]:
             bars.enable_progress_bar()
 
 
-def digest_of_files(*paths: Path) -> str:
-    """SHA-256 over the contents of files, and of weights, configuration and vocabulary in folders."""
+def digest_of_model(folder: Path, tokenizer: Any) -> str:
+    """SHA-256 over configuration, weights and the files of the tokenizer; what else lies in the folder may change."""
+    named = {folder / name for name in (*FILES, *tokenizer.vocab_files_names.values())}
     total = hashlib.sha256()
-    for path in paths:
-        for file in sorted(found for kind in KINDS for found in path.glob(kind)) if path.is_dir() else [path]:
+    for file in sorted(named.union(folder.glob("model*.safetensors"))):
+        if file.is_file():
             with file.open("rb") as opened:
-                total.update(hashlib.file_digest(opened, "sha256").digest())
+                total.update(f"{file.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()
 
 

@@ -8,14 +8,14 @@ from copy import copy
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
-from geolora_ref.nn.adapt import adapters
+from geolora_ref.nn.adapt import adapters, unwrapped
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.groups import check_common, own_rate, parts_of, threshold_of
-from geolora_ref.nn.heads import HeadStep, described, finite, head_steps
+from geolora_ref.nn.heads import HeadStep, finite, head_steps
 from geolora_ref.nn.layers import AdaptedLayer
 from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Moments, Triple
@@ -71,6 +71,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self.skipped = 0
         self._adapters: dict[str, LowRankAdapter] = {}
         self._layers: dict[str, AdaptedLayer] = {}
+        self._others: dict[Tensor, str] = {}
         groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
@@ -108,10 +109,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
             self.check(options, dict(zip(names, found.values(), strict=True)))
             yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": own_rate(options["lr"])}
         ids = {id(factor) for factor in owned}
-        rest = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in ids]
+        rest: dict[Tensor, str] = {
+            p: name for name, p in unwrapped(module).named_parameters() if p.requires_grad and id(p) not in ids
+        }
+        self._others |= rest
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
-            yield {"params": rest, "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": own_rate(lr)}
+            yield {"params": list(rest), "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """For the constructor alone, which knows what is an adapter; ``ValueError`` for a group that comes later."""
@@ -166,20 +170,24 @@ class AdapterOptimizer(torch.optim.Optimizer):
         trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
         for parameter in trained:
             if parameter.grad is not None and parameter.grad.layout != torch.strided:
-                found = f"{parameter.grad.layout} of {described(parameter)}"
+                found = f"{parameter.grad.layout} of {self._owner(parameter)}"
                 raise ValueError(f"gradients: expected dense ones, found {found}; nothing was changed")
         if not trained or finite([parameter.grad for parameter in trained if parameter.grad is not None]):
             return []
-        owners = {id(factor): name for name, a in self._adapters.items() for factor in (a.Ut, a.S, a.Vt)}
         bad = [parameter for parameter in trained if parameter.grad is not None and not finite([parameter.grad])]
-        return list(dict.fromkeys(owners.get(id(p), described(p)) for p in bad))
+        return list(dict.fromkeys(map(self._owner, bad)))
+
+    def _owner(self, parameter: Tensor) -> str:
+        """The adapter that has this factor, or the name of another parameter."""
+        having = (name for name, a in self._adapters.items() if any(parameter is factor for factor in (a.Ut, a.S, a.Vt)))
+        return self._others.get(parameter) or next(having)
 
     def heads(self) -> list[HeadStep]:
         """What AdamW makes of the parameters that are no adapters.  Nothing is changed: that is the last act, :meth:`finish`.
 
         Raises as :func:`head_steps`.
         """
-        return head_steps([group for group in self.param_groups if not group["adapters"]], self.state)
+        return head_steps([group for group in self.param_groups if not group["adapters"]], self.state, self._others)
 
     @contextmanager
     def all_or_none(self, names: Iterable[str], heads: Sequence[HeadStep]) -> Iterator[None]:
@@ -257,7 +265,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             last.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("on_nonfinite", "skipped", "_adapters", "_layers")
+        own = ("on_nonfinite", "skipped", "_adapters", "_layers", "_others")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 
 

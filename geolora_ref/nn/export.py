@@ -14,20 +14,23 @@ import tempfile
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from geolora_ref import checks
+from geolora_ref.files import write_atomically
 from geolora_ref.nn.adapt import COMPILED, adapters, refuse_several_places, unwrapped
 from geolora_ref.nn.layers import AdaptedLayer, is_transposed_linear
 from geolora_ref.nn.precision import own_precision
 
-__all__ = ["export_lora", "lora_config", "lora_state_dict"]
+__all__ = ["DRAFT", "export_lora", "lora_config", "lora_state_dict"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
+DRAFT = ".export-"
+"""How the names of folders begin that a killed write leaves in a directory."""
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
@@ -38,7 +41,7 @@ def export_lora(
     model: nn.Module,
     directory: str | os.PathLike[str],
     *,
-    base_model_name_or_path: str = "",
+    base_model_name_or_path: str | None = None,
     task_type: str | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -48,6 +51,9 @@ def export_lora(
     whole or own trainable parameters (heads) become ``modules_to_save``, with all that is in them.  The factors keep their dtype.
     What training changes in a module without trainable parameters is not in the checkpoint: keep a frozen nn.BatchNorm2d in eval
     mode, or train it.
+
+    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load; by default what the configuration of
+    a PEFT model says, or where transformers has loaded the model from.
 
     Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away
     first and comes last.
@@ -67,8 +73,8 @@ def export_lora(
     if present and not overwrite:
         raise FileExistsError(f"{target}: expected a directory without an adapter, found {', '.join(present)} (overwrite=True)")
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".export-") as draft:
-        save_file(state, Path(draft) / WEIGHTS, metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory(dir=target, prefix=DRAFT) as draft:
+        write_atomically(Path(draft) / WEIGHTS, save(state, metadata={"format": "pt"}))
         config.save_pretrained(draft)
         for name in present:
             (target / name).unlink()
@@ -76,9 +82,12 @@ def export_lora(
             os.replace(Path(draft) / name, target / name)
 
 
-def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_type: str | None = None) -> LoraConfig:
+def lora_config(model: nn.Module, *, base_model_name_or_path: str | None = None, task_type: str | None = None) -> LoraConfig:
     """The configuration of the checkpoint.  Raises ``ValueError`` like :func:`export_lora`."""
     model = unwrapped(model)
+    if isinstance(model, PeftModel):
+        task_type = task_type or model.active_peft_config.task_type
+        base_model_name_or_path = base_model_name_or_path or model.active_peft_config.base_model_name_or_path
     layers = _exportable(model)
     ranks = {_only(name): layer.adapter.rank for name, layer in layers.items()}
     scales = {_only(name): layer.alpha * layer.adapter.rank for name, layer in layers.items()}
@@ -90,7 +99,7 @@ def lora_config(model: nn.Module, *, base_model_name_or_path: str = "", task_typ
         target_modules="|".join(re.escape(name) for name in layers),
         modules_to_save=sorted(heads) or None,
         fan_in_fan_out=all(is_transposed_linear(layer.base) for layer in layers.values()),
-        base_model_name_or_path=base_model_name_or_path,
+        base_model_name_or_path=base_model_name_or_path or getattr(model, "name_or_path", None),
         task_type=task_type,
         inference_mode=True,
     )

@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 
 from geolora_ref.nn.groups import rate
 
-__all__ = ["HeadStep", "described", "finite", "head_steps"]
+__all__ = ["HeadStep", "finite", "head_steps"]
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:
@@ -27,6 +27,7 @@ def finite(tensors: Sequence[Tensor]) -> bool:
 class HeadStep(NamedTuple):
     """A parameter that is no adapter, and what AdamW makes of it and of its memory."""
 
+    name: str
     parameter: Tensor
     value: Tensor
     memory: dict[str, Tensor]
@@ -37,29 +38,30 @@ class HeadStep(NamedTuple):
         return [self.value, self.memory["exp_avg_sq"]]
 
 
-def described(parameter: Tensor) -> str:
-    """A parameter that is no adapter's; the optimizer knows no name of it."""
-    return f"a parameter of shape {tuple(parameter.shape)}"
-
-
-def head_steps(groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]]) -> list[HeadStep]:
-    """What AdamW makes of the parameters of these groups that have gradients.
+def head_steps(
+    groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
+) -> list[HeadStep]:
+    """What AdamW makes of the parameters of these groups, with these names, that have gradients.
 
     Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter,
     ``FloatingPointError`` if what it computed is not finite.
     """
-    steps = [step for group in groups for step in _adamw(group, state)]
+    steps = [step for group in groups for step in _adamw(group, state, names)]
     if steps and not finite([X for step in steps for X in step.fragile]):
-        bad = [f"{described(step.parameter)}, {step.value.dtype}" for step in steps if not finite(step.fragile)]
+        bad = [step for step in steps if not finite(step.fragile)]
+        named = "; ".join(f"{step.name}, {step.value.dtype}" for step in bad[:4])
+        halves = any(step.value.dtype in (torch.float16, torch.bfloat16) for step in bad)
+        cure = " (half precision needs a larger eps; better, train these parameters in float32)" if halves else ""
         raise FloatingPointError(
-            f"optimizer: the step of AdamW is not finite for {'; '.join(bad[:4])} ({len(bad)} in all); nothing was changed"
+            f"optimizer: the step of AdamW is not finite for {named} ({len(bad)} in all){cure}; nothing was changed"
         )
     return steps
 
 
-def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> list[HeadStep]:
+def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]) -> list[HeadStep]:
     """AdamW on copies of the parameters of a group that have gradients, and of its memory."""
-    steps = [_before_adamw(parameter, state.get(parameter, {})) for parameter in group["params"] if parameter.grad is not None]
+    trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+    steps = [_before_adamw(names[parameter], parameter, state.get(parameter, {})) for parameter in trained]
     try:
         adamw(
             [step.value for step in steps],
@@ -86,7 +88,7 @@ def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> 
     return steps
 
 
-def _before_adamw(parameter: Tensor, known: Mapping[str, Tensor]) -> HeadStep:
+def _before_adamw(name: str, parameter: Tensor, known: Mapping[str, Tensor]) -> HeadStep:
     """Copies of a parameter and of its memory, which begins with zeros; ``RuntimeError`` for memory of another dtype."""
     known = known or {
         "step": torch.tensor(0.0),
@@ -96,8 +98,8 @@ def _before_adamw(parameter: Tensor, known: Mapping[str, Tensor]) -> HeadStep:
     found, expected = known["exp_avg"], (parameter.dtype, parameter.device)
     if (found.dtype, found.device) != expected:
         raise RuntimeError(
-            f"{described(parameter)}: the optimizer remembers {found.dtype} on {found.device}, the "
+            f"{name}: the optimizer remembers {found.dtype} on {found.device}, the "
             f"parameter has {parameter.dtype} on {parameter.device}; optimizer.load_state_dict(optimizer.state_dict()) "
             "converts what it remembers"
         )
-    return HeadStep(parameter, parameter.detach().clone(), {name: X.clone() for name, X in known.items()})
+    return HeadStep(name, parameter, parameter.detach().clone(), {key: X.clone() for key, X in known.items()})

@@ -5,24 +5,14 @@ The kit itself refuses an unknown dtype, precision or library, for callers from 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from geolora_ref.options import nonempty_path
 from geolora_ref.oracle.conversion import EPS, LIBRARIES
 from geolora_ref.oracle.load import load_backend
 
-__all__ = ["BACKEND_OPTIONS", "harness_options", "nonempty_path"]
-
-
-def nonempty_path(text: str) -> Path:
-    """A type for argparse: a path; ``argparse.ArgumentTypeError`` for an empty one, as an unset variable of a shell gives it: it
-    does not name the current folder.
-    """
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, found an empty one")
-    return Path(text)
+__all__ = ["BACKEND_OPTIONS", "harness_options"]
 
 
 BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {

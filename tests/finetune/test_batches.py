@@ -11,7 +11,9 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import torch
 
-from geolora_ref.finetune.batches import by_length, encode_texts, training_order
+from geolora_ref.finetune.batches import by_length, encode, encode_texts, training_order
+from geolora_ref.finetune.data import Row
+from geolora_ref.finetune.labels import fit_labels
 from geolora_ref.finetune.model import Classifier, load_encoder
 from tests.finetune.tiny import sentences
 
@@ -80,6 +82,24 @@ def test_padding_has_no_effect(model_folder: Path) -> None:
         alone = torch.cat([model(**tokens.batch([i], device)) for i in range(6)])
     scale = float(alone.norm())
     assert float((together - alone).norm()) <= 100 * torch.finfo(torch.float32).eps * scale
+
+
+class Plain:
+    """A tokenizer without special tokens, which makes nothing of an empty text."""
+
+    pad_token_id = pad_token_type_id = 0
+
+    def __call__(self, texts: list[str], second: object, **options: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[1] * len(text.split()) for text in texts]}
+
+
+def test_a_text_without_tokens_is_refused_with_its_place(tmp_path: Path) -> None:
+    assert encode_texts(["a b"], None, Plain(), 16).inputs["input_ids"][0].tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"^texts\[1\]: expected a text that has tokens for this model, found none in ''"):
+        encode_texts(["a b", ""], None, Plain(), 16)
+    rows = [Row(tmp_path / "data.tsv", 3, "a", None, "x"), Row(tmp_path / "data.tsv", 4, "\u2028", None, "y")]
+    with pytest.raises(ValueError, match=r"data\.tsv, line 4: expected a text that has tokens for this model"):
+        encode(rows, Plain(), fit_labels(rows, "class"), 16)
 
 
 def test_pairs_of_texts_differ_from_one_text(model_folder: Path) -> None:

@@ -112,7 +112,7 @@ def test_an_adapter_of_its_own_format_is_read_whatever_that_of_checkpoints_is(tm
     path = tmp_path / "adapter.safetensors"
     write_stored(path, Stored("adapter", {}, {"a": 1}))
     with safe_open(path, framework="pt") as file:
-        assert json.loads(file.metadata()["geolora_ref"])["format"] == 3
+        assert json.loads(file.metadata()["geolora_ref"])["format"] == 4
     assert read_stored(path, "adapter").state == {"a": 1}
 
 
@@ -126,13 +126,15 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found a safetensors file of another program"):
         read_stored(path, "checkpoint")
     save_file({"x": torch.zeros(1)}, path, metadata=header(1, "checkpoint"))
-    with pytest.raises(ValueError, match=r"this version reads format 4 of a checkpoint, found format 1"):
+    with pytest.raises(ValueError, match=r"this version reads format 5 of the kind 'checkpoint', found format 1"):
         read_stored(path, "checkpoint")
-    save_file({"x": torch.zeros(1)}, path, metadata=header(4, "adapter"))
-    with pytest.raises(ValueError, match=r"expected a checkpoint, found a file of the kind 'adapter'"):
+    save_file({"x": torch.zeros(1)}, path, metadata=header(5, "adapter"))
+    with pytest.raises(ValueError, match=r"expected one of the kind 'checkpoint', found a file of the kind 'adapter'"):
         read_stored(path, "checkpoint")
     with pytest.raises(ValueError, match=r"expected a whole safetensors file, found: No such file"):
         read_stored(tmp_path / "absent", "checkpoint")
+    with pytest.raises(ValueError, match=r"expected a file, found a folder"):
+        read_stored(tmp_path, "checkpoint")
 
 
 def test_every_flipped_bit_is_named(tmp_path: Path) -> None:
@@ -159,6 +161,8 @@ def test_every_difference_to_another_job_is_named(tmp_path: Path) -> None:
         ValueError, match=r"another one: lr was 0.1, is now 0.2; seed was None, is now 1; gone was 3, is now None"
     ):
         check_same_job(tmp_path, {"lr": 0.1, "same": 0, "gone": 3}, {"lr": 0.2, "same": 0, "seed": 1})
+    with pytest.raises(ValueError, match=r"another one: data was 00000000…, is now 'another'"):
+        check_same_job(tmp_path, {"data": "0" * 64}, {"data": "another"})
 
 
 def test_frozen_parameters_are_not_stored() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 import torch
 
 from geolora_ref.files import locked
+from geolora_ref.finetune.__main__ import main as launch
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
 from geolora_ref.finetune.command import main
@@ -52,6 +56,123 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
     assert results["metrics"][-1]["dev"] >= 0.75
     assert results["truncations"] == results["by_householder"] == 12 * 10
     assert "Householder" not in printed
+
+
+def test_what_was_read_is_said_before_the_training(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A header without --header is a class of its own, which nobody would see."""
+    (tmp_path / "data.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 20, encoding="utf-8")
+    dev = write_tsv(tmp_path / "dev.tsv", 8)
+    call = arguments(model_folder, tmp_path / "data.tsv", tmp_path / "run", "--dev", str(dev))
+    assert main(call) == 0
+    said = "41 examples for the training, 8 for the metric; classes (and how often): 0 (20), 1 (20), label (1)\n"
+    assert capsys.readouterr().out.startswith(said)
+    (tmp_path / "data.tsv").write_text("good\t1.5\nbad\t-0.5\n" * 20, encoding="utf-8")
+    assert main([*call, "--metric", "spearman", "--fresh"]) == 0
+    assert "; labels are numbers, mean 0.5, standard deviation 1\n" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_other_data_from_a_pipe_are_refused(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe is empty when it is read a second time, and all empty files are alike."""
+
+    def run(seed: int) -> int:
+        reading, writing = os.pipe()
+        os.write(writing, write_tsv(tmp_path / "data.tsv", 60, seed).read_bytes())
+        os.close(writing)
+        try:
+            return main(arguments(model_folder, Path(f"/dev/fd/{reading}"), tmp_path / "run"))
+        finally:
+            os.close(reading)
+
+    assert run(0) == run(0) == 0
+    with pytest.raises(SystemExit):
+        run(1)
+    assert re.search(r"another one: data was [0-9a-f]{8}…, is now [0-9a-f]{8}…; a fresh", capsys.readouterr().err)
+
+
+def test_the_folder_of_the_model_may_hold_the_output(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    """What a run writes is no part of the pretrained model."""
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    for _ in range(2):
+        assert main(arguments(folder, tsv, folder)) == 0
+    assert load_adapter(folder / "adapter.safetensors", str(folder)).predict(["a good film"])
+
+
+@pytest.mark.parametrize(("targets", "layers"), [("query", 2), ("attention.self.query", 2), (".*layer.0.*query", 1)])
+def test_one_target_is_a_name_or_a_pattern(model_folder: Path, tsv: Path, tmp_path: Path, targets: str, layers: int) -> None:
+    assert main(arguments(model_folder, tsv, tmp_path, "--target-modules", targets)) == 0
+    assert len(json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["ranks"]) == layers
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_peft_finds_the_model_of_the_plain_checkpoint(
+    model_folder: Path, tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peft = pytest.importorskip("peft", reason="the extra peft is not installed")
+    monkeypatch.chdir(model_folder.parent)
+    assert main(arguments(Path(model_folder.name), tsv, tmp_path)) == 0
+    monkeypatch.chdir(tmp_path)
+    plain = peft.AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path / "lora").eval()
+    ours = load_adapter(tmp_path / "adapter.safetensors", str(model_folder)).model.encoder.eval()
+    tokens = torch.tensor([[2, 5, 6, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(tokens).last_hidden_state, ours(tokens).last_hidden_state)
+
+
+def test_what_cannot_be_drawn_is_the_last_that_is_missing(
+    model_folder: Path, tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "ranks.png")
+
+    monkeypatch.setattr("geolora_ref.finetune.command.draw_run", full)
+    with pytest.raises(SystemExit):
+        main(arguments(model_folder, tsv, tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} >= {"adapter.safetensors", "results.json", "lora"}
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "results.json", "ranks.png", "lora"])
+def test_what_could_not_be_written_in_the_end_is_refused_before_training(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    if name == "lora":
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(model_folder, tsv, tmp_path))
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert name in printed.err
+    assert "epoch" not in printed.out
+
+
+def test_a_run_takes_away_what_killed_ones_have_left(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
+    left = [tmp_path / ".checkpoint.safetensors.123-abcd.part", tmp_path / ".ranks.png.123-abcd.part"]
+    other = tmp_path / ".other.123-abcd.part"
+    for path in (*left, other):
+        path.touch()
+    draft = tmp_path / "lora" / ".export-abcd"
+    draft.mkdir(parents=True)
+    assert main(arguments(model_folder, tsv, tmp_path)) == 0
+    assert not any(path.exists() for path in (*left, draft))
+    assert other.exists()
+
+
+def test_an_interrupt_of_the_imports_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt if name == "main" else AttributeError(name)
+
+    monkeypatch.setitem(sys.modules, "geolora_ref.finetune.command", Interrupted("command"))
+    try:
+        status = launch([])
+    except KeyboardInterrupt:
+        status = -1
+    assert status == 130
+    assert capsys.readouterr().err == "interrupted; nothing was begun\n"
 
 
 def test_a_reader_that_goes_ends_no_training(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
@@ -140,8 +261,8 @@ def test_run_that_learns_nothing_says_so(
         (["--seed", "9223372036854775808"], "seed: expected an integer from 0 to 2**63 - 1, found 9223372036854775808"),
         (["--alpha", "nan"], "alpha: expected a finite number, found nan"),
         (["--target-modules", "("], "target_modules: expected a regular expression, found '('"),
-        (["--dev-fraction", "1"], "fraction: expected a number between 0 and 1"),
-        (["--dev-fraction", "nan"], "fraction: expected a number between 0 and 1"),
+        (["--dev-fraction", "1"], "dev_fraction: expected a number between 0 and 1"),
+        (["--dev-fraction", "nan"], "dev_fraction: expected a number between 0 and 1"),
         (["--dev-fraction", "inf"], "fraction: expected a number between 0 and 1"),
         (["--dropout", "nan"], "dropout: expected 0 <= dropout < 1, found nan"),
         (["--dropout", "1"], "dropout: expected 0 <= dropout < 1, found 1.0"),
@@ -151,6 +272,8 @@ def test_run_that_learns_nothing_says_so(
         (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
         (["--budget", "20", "--tau", "0.1"], "budget: expected no threshold beside it"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
+        (["--output", ""], "argument --output: expected a path, found an empty one"),
+        (["--model", ""], "model: expected a folder or the name of an installed package, found ''"),
     ],
 )
 def test_bad_input_is_status_2(
@@ -257,7 +380,10 @@ def test_a_text_that_is_too_long_for_the_model_is_refused_before_the_training(
         file.write("good " * 50 + "\t1\n")
     with pytest.raises(SystemExit):
         main(arguments(model_folder, tsv, tmp_path / "long", "--max-length", "100"))
-    assert "model: expected an encoder that turns 52 token ids into states of its hidden size" in capsys.readouterr().err
+    assert (
+        "model: expected an encoder that turns 52 token ids (max_length is the most) into states of its hidden size"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -283,7 +409,7 @@ def test_a_text_that_is_too_long_for_the_model_is_refused_before_its_prediction(
     assert trials == [32]
     with monkeypatch.context() as patch:
         patch.setattr(type(fine_tuned.model), "forward", None)  # which nobody calls
-        with pytest.raises(ValueError, match=r"^model: expected an encoder that turns 33 token ids into .* found BertModel: "):
+        with pytest.raises(ValueError, match=r"^model: expected an encoder that turns 33 token ids .* into .* found BertModel: "):
             fine_tuned.predict([texts[14], texts[33]])
     assert {X.device.type for X in fine_tuned.model.parameters()} == {device}
 
@@ -310,7 +436,10 @@ def test_checkpoint_of_other_options_is_refused_until_fresh(
     assert main(arguments(model_folder, tsv, tmp_path)) == 0
     with pytest.raises(SystemExit):
         main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--tau", "0.2"))
-    assert "seed was 0, is now 1; tau was 0.35, is now 0.2" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert (
+        "seed was 0, is now 1; tau was 0.35, is now 0.2; a fresh start (--fresh) replaces it, another folder keeps it" in refused
+    )
     assert main(arguments(model_folder, tsv, tmp_path, "--seed", "1", "--fresh")) == 0
 
 

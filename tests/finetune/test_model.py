@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from geolora_ref.finetune.model import Classifier, digest_of_files, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, digest_of_model, load_encoder, locate, try_out
 
 
 @pytest.fixture
@@ -64,12 +64,15 @@ def test_broken_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
 
 def test_digest_sees_one_changed_weight(model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "copy")
-    assert digest_of_files(folder) == digest_of_files(model_folder)
+    _, tokenizer = load_encoder(folder)
+    (folder / "training_args.json").write_text("{}", encoding="utf-8")
+    save_file({"x": torch.zeros(1)}, folder / "checkpoint.safetensors")
+    assert digest_of_model(folder, tokenizer) == digest_of_model(model_folder, tokenizer)
     weights = folder / "model.safetensors"
     contents = bytearray(weights.read_bytes())
     contents[-1] ^= 1
     weights.write_bytes(contents)
-    assert digest_of_files(folder) != digest_of_files(model_folder)
+    assert digest_of_model(folder, tokenizer) != digest_of_model(model_folder, tokenizer)
 
 
 def test_head_is_drawn_by_the_generator_alone(model_folder: Path) -> None:
@@ -109,21 +112,32 @@ IDS = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3
 def test_an_encoder_of_texts_is_tried_out(model_folder: Path) -> None:
     encoder, _ = load_encoder(model_folder)
     try_out(encoder, IDS)
-    with pytest.raises(ValueError, match=r"^model: expected an encoder that turns 40 token ids into .* found BertModel: "):
+    with pytest.raises(
+        ValueError,
+        match=r"^model: expected an encoder that turns 40 token ids .max_length is the most. into .* found BertModel: ",
+    ):
         try_out(encoder, {"input_ids": torch.ones(1, 40, dtype=torch.int64)})
     t5 = transformers.T5Config(vocab_size=21, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    with pytest.raises(ValueError, match=r"turns 3 token ids into states of its hidden size, found T5Model: "):
+    with pytest.raises(ValueError, match=r"turns 3 token ids .* into states of its hidden size, found T5Model: "):
         try_out(transformers.T5Model(t5), IDS)
     opt = transformers.OPTConfig(
         vocab_size=21, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=8
     )
     with pytest.raises(ValueError, match=r"states of its hidden size, 16, found OPTModel with states of size 8"):
         try_out(transformers.OPTModel(opt), IDS)
+    with torch.no_grad():
+        encoder.embeddings.word_embeddings.weight[1, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"found BertModel with states that are not finite, before anything was trained"):
+        try_out(encoder, IDS)
 
 
-def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "copy")
-    (folder / "vocab.txt").write_text("one", encoding="utf-8")
-    before = digest_of_files(folder)
-    (folder / "vocab.txt").write_text("two", encoding="utf-8")
-    assert digest_of_files(folder) != before
+    _, tokenizer = load_encoder(folder)
+    digests = []
+    for text in ("one", "two"):
+        (folder / name).write_text(text, encoding="utf-8")
+        digests.append(digest_of_model(folder, tokenizer))
+    (folder / name).unlink()
+    assert len({*digests, digest_of_model(folder, tokenizer)}) == 3

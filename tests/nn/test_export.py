@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -204,6 +205,24 @@ def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
     assert difference(loaded(base, tmp_path)(tokens).logits, model(tokens).logits) < 1e-13
 
 
+def test_the_configuration_says_what_the_model_knows_of_itself() -> None:
+    from geolora_ref.nn.peft_tuner import GeoLoraConfig
+
+    base: Any = nn.Sequential(nn.Linear(4, 4))
+    base.name_or_path = "where it was loaded from"  # as transformers says it
+    adapted = copy.deepcopy(base)
+    adapt(adapted, rank=2)
+    assert lora_config(adapted).base_model_name_or_path == "where it was loaded from"
+    config = GeoLoraConfig(rank=2, target_modules=["0"], task_type="FEATURE_EXTRACTION")
+    model = peft.get_peft_model(base, config)
+    model.active_peft_config.base_model_name_or_path = "its own"
+    compiled: Any = torch.compile(model, backend="eager")
+    for found in (lora_config(model), lora_config(compiled)):
+        assert (found.task_type, found.base_model_name_or_path) == ("FEATURE_EXTRACTION", "its own")
+    found = lora_config(model, task_type="SEQ_CLS", base_model_name_or_path="another")
+    assert (found.task_type, found.base_model_name_or_path) == ("SEQ_CLS", "another")
+
+
 def test_peft_merges_the_same(tmp_path: Path) -> None:
     base, model = mixed()
     export_lora(model, tmp_path)
@@ -329,7 +348,7 @@ def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.Monk
     export_lora(model, tmp_path)
 
     def replace(source: Path, target: Path) -> None:
-        if target.name == dies_at:
+        if target == tmp_path / dies_at:
             raise OSError("the disk is full")
         source.rename(target)
 
@@ -337,6 +356,25 @@ def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="the disk is full"):
         export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
     assert not (tmp_path / CONFIG).exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".export")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are of POSIX")
+def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_old_adapter(tmp_path: Path) -> None:
+    """The limit of the file size stands for a full disk."""
+    import resource
+
+    base, model = mixed()
+    export_lora(model, tmp_path)
+    before = loaded(base, tmp_path)(TOKENS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert torch.equal(loaded(base, tmp_path)(TOKENS), before)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".export")]
 
 

@@ -282,7 +282,7 @@ def test_gradients_that_are_not_finite_change_nothing(where: str, poison: float)
     assert isinstance(victim, nn.Parameter)
     assert victim.grad is not None
     victim.grad[0] = poison
-    name = "2" if where == "adapter" else r"a parameter of shape \(4,\)"
+    name = "2" if where == "adapter" else r"4\.bias"
     with pytest.raises(FloatingPointError, match=f"gradients are not finite: {name} .1 in all.; nothing was changed"):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
@@ -456,7 +456,7 @@ def test_a_head_whose_memory_is_of_another_dtype_changes_nothing(method: Any) ->
     optimizer.zero_grad()
     (model(x) - target).square().mean().backward()
     before = snapshot(model, optimizer)
-    message = r"a parameter of shape \(4, 10\): the optimizer remembers torch.float32 on cpu, the parameter has torch.float64"
+    message = r"4\.weight: the optimizer remembers torch.float32 on cpu, the parameter has torch.float64"
     with pytest.raises(RuntimeError, match=message):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
@@ -509,8 +509,8 @@ def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: 
         optimizer.step(closure)
         assert not same(before, snapshot(model, optimizer))
         return
-    dtype = "16" if half else "32"
-    with pytest.raises(FloatingPointError, match=rf"shape \(4,\), torch.float{dtype} \(1 in all\); nothing was changed"):
+    dtype, cure = ("16", r" \(half precision needs a larger eps; .* in float32\)") if half else ("32", "")
+    with pytest.raises(FloatingPointError, match=rf"for 4\.bias, torch.float{dtype} \(1 in all\){cure}; nothing was changed"):
         optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
 
@@ -1017,7 +1017,7 @@ def test_sparse_gradients_are_refused_and_nothing_is_changed(method: Any) -> Non
     optimizer = GeoLoRA(model, method=method)
     model(torch.tensor([1, 4])).sum().backward()
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match=r"dense ones, found torch.sparse_coo of a parameter of shape \(9, 12\); nothing"):
+    with pytest.raises(ValueError, match=r"dense ones, found torch.sparse_coo of 0\.weight; nothing"):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import statistics
@@ -18,7 +19,7 @@ from geolora_ref.finetune.batches import Examples, encode
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
-from geolora_ref.finetune.model import Classifier, digest_of_files, load_encoder, locate
+from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from verification.experiments.finetuning.design import Run
 from verification.machine import machine_facts
 
@@ -26,6 +27,8 @@ __all__ = ["Corpus", "Store", "execute"]
 
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT = 1
+KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
+"""The files of a folder with a pretrained model that go into its digest."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Corpus:
         labels = fit_labels(rows["train"], "class")
         encoder, tokenizer = load_encoder(folder)
         identity = {
-            "model": digest_of_files(folder),
-            "data": digest_of_files(*paths.values()),
+            "model": _digest_of(*sorted(file for kind in KINDS for file in folder.glob(kind))),
+            "data": _digest_of(*paths.values()),
             "max_length": max_length,
             "sentences": sentences,
             "threads": torch.get_num_threads(),
@@ -57,6 +60,11 @@ class Corpus:
             identity["columns"] = asdict(columns)
         examples = {name: encode(part, tokenizer, labels, max_length) for name, part in rows.items()}
         return cls(encoder, labels, examples, plan, identity)
+
+
+def _digest_of(*files: Path) -> str:
+    """SHA-256 over the SHA-256 of the files."""
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
 def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None = None) -> dict[str, Any]:
