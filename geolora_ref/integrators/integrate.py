@@ -11,7 +11,7 @@ from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import norm
 from geolora_ref.foreign import words
-from geolora_ref.integrators.integrator import Evaluations, Integrator, MisfitError, Step, StepError, combine
+from geolora_ref.integrators.integrator import Evaluations, Integrator, MisfitError, Step, StepError, combine, copied
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field
@@ -157,7 +157,10 @@ def integrate(
         raise ValueError(f"h: expected at least {resolution:.3g}, the resolution of t up to {t_end:.6g}, found {size:.3g}")
     if save_every is not None:
         checks.integer("save_every", save_every, 1)
-    run, Y = Run([t], [Y0]), Y0
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback: expected a function, found {callback!r}")
+    Y = Y0 = copied(Y0)
+    run = Run([t], [Y0])
     latest: tuple[LowRank, Record | None] = Y0, None  # always of one step: an interrupt comes before an assignment or after it
     clock = _Clock(t, t_end, size)
     try:
@@ -171,9 +174,10 @@ def integrate(
             if save_every and len(run.records) % save_every == 0 and not at_the_end:
                 run.times.append(clock.t)
                 run.states.append(Y)
-            told = Progress(len(run.records), clock.t, t_end, record, Y)
-            if callback is not None and _asks_to_stop(callback, told) and not at_the_end:
-                raise Stopped(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
+            if callback is not None:
+                told = Progress(len(run.records), clock.t, t_end, record, copied(Y))
+                if _asks_to_stop(callback, told) and not at_the_end:
+                    raise Stopped(f"stopped by the callback after step {len(run.records)}, t = {clock.t:.6g}")
     except StepError as error:
         run.stopped = error.numbered(len(run.records) + 1)
         run.stopped.__cause__ = error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat
+import numpy as np
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
@@ -19,7 +20,7 @@ from geolora_ref.integrators.sub_solvers import RK4
 from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field, Product
 
-__all__ = ["Evaluations", "Integrator", "MisfitError", "Step", "StepError", "TruncationRule", "combine"]
+__all__ = ["Evaluations", "Integrator", "MisfitError", "Step", "StepError", "TruncationRule", "combine", "copied"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Integrator(ABC):
             checks.positive_number("h", h)
             if tuple(field.shape) != Y.shape:
                 raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
-            own = LowRank(*(namespace(Y.S).asarray(X, copy=True) for X in Y))  # in which foreign code may work
+            own = copied(Y)
             done = _checked_step(self.advance(observed, start, own, size), Y)  # scalars of NumPy would promote single precision
         except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
             raise StepError(words(error), start, size, evaluations=observed.count) from error
@@ -194,6 +195,11 @@ class Integrator(ABC):
         """The step itself, a :class:`Step` to a state of the shape and dtype of Y; the field is checked and counted by
         :meth:`step`.
         """
+
+
+def copied(Y: LowRank) -> LowRank:
+    """The same state in arrays of its own, in which foreign code may work."""
+    return LowRank(*(namespace(Y.S).asarray(X, copy=True) for X in Y))
 
 
 def _checked_step(done: Any, Y: LowRank) -> Step:
@@ -234,7 +240,7 @@ class _Observed:
 
     def _checked(self, name: str, t: float, value: Array, shape: tuple[int, int]) -> Array:
         self.count += Evaluations(1, shape[1])
-        if not array_api_compat.is_array_api_obj(value):
+        if not array_api_compat.is_array_api_obj(value) or isinstance(value, np.ma.MaskedArray):
             raise MisfitError(f"{name} at t = {t:.6g}: expected an array, found {type(value).__name__}")
         if tuple(value.shape) != shape:
             raise MisfitError(f"{name} at t = {t:.6g}: expected shape {shape}, found {tuple(value.shape)}")

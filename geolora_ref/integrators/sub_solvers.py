@@ -42,6 +42,9 @@ class Tableau:
         rows = [len(row) for row in self.a]
         if rows != list(range(len(self.b))):
             raise ValueError(f"a: expected rows of 0, 1, … numbers, one for each of {len(self.b)} weights, found {rows}")
+        for number in (number for row in self.a for number in row):
+            if not math.isfinite(checks.number(number)):
+                raise ValueError(f"a: expected finite numbers, found {number!r}")
         weights = math.fsum(checks.number(weight) for weight in self.b)
         if not abs(weights - 1.0) <= SUM_OF_WEIGHTS:
             raise ValueError(f"b: expected weights whose sum is 1, found {weights}")
@@ -98,6 +101,8 @@ EXPLICIT_EULER, HEUN, RK4 = RungeKutta(EULER_TABLEAU), RungeKutta(HEUN_TABLEAU),
 
 NOISE = 10.0
 """Rounding errors of a field, in units of eps."""
+LEAST_RTOL = 100.0 * float(np.finfo(np.float64).eps)
+"""What scipy takes for any smaller one, with a warning."""
 TINY = float(np.finfo(np.float64).tiny)
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
@@ -112,7 +117,7 @@ class SolveIVP:
     errors, which no step size makes smaller.  So tolerances below that count as that.
 
     Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy does not have and for another
-    library's arrays, ``RuntimeError`` with scipy's message where scipy gives up.
+    library's arrays or a step below the resolution of t, ``RuntimeError`` with scipy's message where scipy gives up.
     """
 
     rtol: float = 1e-12
@@ -128,6 +133,8 @@ class SolveIVP:
         """X(t + h)."""
         if not array_api_compat.is_numpy_array(X):
             raise ValueError(f"solve_ivp: expected NumPy arrays, found {type(X).__name__}; use RungeKutta for other libraries")
+        if t + h == t:  # scipy would do nothing
+            raise ValueError(f"solve_ivp: expected a step that changes t = {t:.6g}, found h = {h:.3g}")
         shape, dtype, noise = X.shape, X.dtype, NOISE * eps(X)
 
         def derivative(s: float, x: Array) -> Array:
@@ -136,7 +143,7 @@ class SolveIVP:
         largest = float(np.max(np.abs(X)))
         if self.atol == 0.0 == largest:  # scipy divides by what is allowed: at 0 by the size of what the step adds
             largest = max(abs(h) * float(np.max(np.abs(derivative(t, X.ravel())))), TINY / noise)
-        rtol, atol = max(self.rtol, noise), max(self.atol, noise * largest)
+        rtol, atol = max(self.rtol, noise, LEAST_RTOL), max(self.atol, noise * largest)
         run = scipy.integrate.solve_ivp(derivative, (t, t + h), X.ravel(), self.method, rtol=rtol, atol=atol)
         if not run.success:
             raise RuntimeError(f"solve_ivp over [{t}, {t + h}]: {run.message}")

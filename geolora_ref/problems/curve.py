@@ -26,7 +26,7 @@ class Curve(StartedODE):
     def curve(self, t: float) -> Matrix:
         """A(t)."""
 
-    def solution(self, t: float, Y0: Matrix) -> Matrix:
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """Y₀ + A(t) − A(0)."""
         return np.asarray(Y0 + self.curve(t) - self.curve(0.0))
 

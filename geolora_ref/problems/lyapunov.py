@@ -69,7 +69,7 @@ class Lyapunov(FactoredODE):
         Phi = self.sines(self.smooth)
         return LowRank(Phi @ small.U, small.S, Phi @ small.V)
 
-    def solution(self, t: float, Y0: Matrix) -> Matrix:
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """X(t), by all sine vectors."""
         Phi = self.sines(self.shape[0])
         return np.asarray(Phi @ self._evolved(t, Phi.T @ Y0 @ Phi) @ Phi.T)

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.integrate
 from numpy.typing import NDArray
 
+from geolora_ref import checks
 from geolora_ref.arrays import H, Values
 from geolora_ref.lowrank import LowRank
 from geolora_ref.problems.field import Product
@@ -58,13 +59,33 @@ class MatrixODE(ABC):
         return np.zeros(self.shape)
 
     def solution(self, t: float, Y0: Matrix) -> Matrix:
-        """Y(t) from Y(0) = Y₀: the closed form where a problem has one, else :meth:`reference`."""
+        """Y(t) from Y(0) = Y₀ (m x n): :meth:`closed_form` where a problem has one, else :meth:`reference`.
+
+        Raises ``ValueError`` for a time that is no finite number, for a Y₀ of another shape and for a time at which a closed form
+        knows that there is no solution any more, ``RuntimeError`` as :meth:`reference`.
+        """
+        self._check(t, Y0)
+        return self.closed_form(t, Y0)
+
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
+        """Y(t) as a formula; :meth:`reference` where a problem has none."""
         return self.reference(t, Y0)
 
+    def _check(self, t: float, Y0: Matrix) -> None:
+        """Raise ``ValueError`` unless this is a time and an initial value."""
+        if not math.isfinite(checks.number(t)):
+            raise ValueError(f"t: expected a finite number, found {t!r}")
+        if np.shape(Y0) != self.shape:
+            raise ValueError(f"Y0: expected the shape of the problem, {self.shape}, found {np.shape(Y0)}")
+
     def reference(self, t: float, Y0: Matrix) -> Matrix:
-        """Y(t) (m x n) by scipy's DOP853 at rtol = atol = 1e-12; raises ``RuntimeError`` if it does not get there."""
+        """Y(t) (m x n) by scipy's DOP853 at rtol = atol = 1e-12.
+
+        Raises ``ValueError`` as :meth:`solution`, ``RuntimeError`` if it does not get there.
+        """
+        self._check(t, Y0)
         if t == 0.0:
-            return Y0
+            return np.array(Y0)
         run = scipy.integrate.solve_ivp(
             lambda s, y: self.field(s, y.reshape(self.shape)).ravel(),
             (0.0, t),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
 
@@ -12,12 +14,15 @@ from geolora_ref.problems.problem import FactoredODE, Matrix
 
 __all__ = ["RankPreservingLinear", "RankPreservingRiccati"]
 
+RESOLUTION = 1e-9
+"""A step of this part of the time means that the solution ends there."""
+
 
 class RankPreservingRiccati(FactoredODE):
     """Ẏ = AY + YBᵀ + YMY + εC: for ε = 0 tangential at every Y, so the rank is kept; C has full rank and ‖C‖ = 1.
 
     Closed form for ε = 0 by Radon's lemma: [P; Q]' = [[A, 0], [−M, −Bᵀ]] [P; Q], P(0) = Y₀, Q(0) = I, Y = PQ⁻¹.
-    Quadratic in Y: no global Lipschitz constant.
+    Quadratic in Y: no global Lipschitz constant, and a solution may cease to exist.
 
     Raises ``ValueError`` for matrices that are not finite and real or do not fit together, and unless ε is a finite number ≥ 0.
     """
@@ -28,7 +33,7 @@ class RankPreservingRiccati(FactoredODE):
         for name, X, shape in (("A", A, (m, m)), ("B", B, (n, n)), ("M", M, (n, m)), ("C", C, (m, n))):
             if X.shape != shape:
                 raise ValueError(f"{name}: expected shape {shape}, found {X.shape}")
-        self.shape, self.A, self.B, self.M, self.C = (m, n), A, B, M, C
+        self.shape, self.A, self.B, self.M, self.C = (m, n), A.copy(), B.copy(), M.copy(), C.copy()
         self.epsilon = checks.nonnegative_number("epsilon", epsilon)
         self._radon = np.block([[A, np.zeros((m, n))], [-M, -B.T]])
 
@@ -58,13 +63,33 @@ class RankPreservingRiccati(FactoredODE):
         """F(Y)ᴴ U."""
         return super().apply_left(t, Y, U) + self.epsilon * self.C.T @ U if self.epsilon else super().apply_left(t, Y, U)
 
-    def solution(self, t: float, Y0: Matrix) -> Matrix:
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """P(t) Q(t)⁻¹ by Radon's lemma for ε = 0, else the numerical reference."""
         if self.epsilon != 0.0:
             return self.reference(t, Y0)
+        self._refuse_blow_up(t, Y0)
+        return self._closed(t, Y0)
+
+    def _closed(self, t: float, Y0: Matrix) -> Matrix:
         m, n = self.shape
         PQ = scipy.linalg.expm(t * self._radon) @ np.vstack([Y0, np.eye(n)])
         return np.asarray(np.linalg.solve(PQ[m:].T, PQ[:m].T).T)
+
+    def _refuse_blow_up(self, t: float, Y0: Matrix) -> None:
+        """Raise ``ValueError`` unless the solution exists up to t.
+
+        With R the matrix of the linear system, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 + ‖Y₀‖²)^{1/2}: steps in which this is ½ do not
+        pass a singular Q, and become as small as the distance to it.
+        """
+        size, done, Y = float(np.linalg.norm(self._radon, 2)), 0.0, Y0
+        while size > 0.0:
+            step = math.log1p(0.5 / math.hypot(1.0, float(np.linalg.norm(Y, 2)))) / size
+            if done + step >= abs(t):
+                return
+            if step <= RESOLUTION * abs(t):
+                end = math.copysign(done, t)
+                raise ValueError(f"t: expected a time up to which there is a solution, found {t}; it ends near {end:.6g}")
+            Y, done = self._closed(math.copysign(step, t), Y), done + step
 
 
 class RankPreservingLinear(FactoredODE):
@@ -80,7 +105,7 @@ class RankPreservingLinear(FactoredODE):
         for name, X in (("A", A), ("B", B)):
             if X.shape[0] != X.shape[1]:
                 raise ValueError(f"{name}: expected a square matrix, found shape {X.shape}")
-        self.shape, self.A, self.B = (len(A), len(B)), A, B
+        self.shape, self.A, self.B = (len(A), len(B)), A.copy(), B.copy()
         self.lipschitz = float(np.linalg.norm(A, 2) + np.linalg.norm(B, 2))
         self.one_sided_lipschitz = float(sum(np.linalg.eigvalsh(0.5 * (X + X.T))[-1] for X in (A, B)))
 
@@ -99,6 +124,6 @@ class RankPreservingLinear(FactoredODE):
         P, Q = Y
         return Product(np.hstack([self.A @ P, P]), np.hstack([Q, self.B @ Q]))
 
-    def solution(self, t: float, Y0: Matrix) -> Matrix:
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """e^{tA} Y₀ e^{tBᵀ}."""
         return np.asarray(scipy.linalg.expm(t * self.A) @ Y0 @ scipy.linalg.expm(t * self.B.T))

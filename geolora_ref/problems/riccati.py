@@ -22,7 +22,7 @@ class Riccati(FactoredODE):
     equation), E = X − X∞ and Ã = A − X∞:  Ė = ÃᵀE + EÃ − EE, hence E(t) = Φᵀ E₀ (I + G E₀)⁻¹ Φ with Φ = e^{tÃ} and
     G = ∫₀ᵗ e^{sÃ}e^{sÃᵀ} ds = Z − ΦZΦᵀ, ÃZ + ZÃᵀ = −I.  Every exponential decays.  Quadratic: no global constants.
 
-    Raises ``ValueError`` unless m is an integer ≥ 5.
+    Raises ``ValueError`` unless m is an integer ≥ 5, and for times behind the end of a solution with a symmetric X(0).
     """
 
     time_scale = 0.02
@@ -53,9 +53,11 @@ class Riccati(FactoredODE):
         m = self.shape[0]
         return np.asarray(scipy.linalg.solve_continuous_are(self.A, np.eye(m), self.C.T @ self.C, np.eye(m)))
 
-    def solution(self, t: float, Y0: Matrix) -> Matrix:
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """X∞ + Φᵀ E₀ (I + G E₀)⁻¹ Φ."""
         identity, A = np.eye(self.shape[0]), self.A - self.steady_state
         Phi, Z = scipy.linalg.expm(t * A), scipy.linalg.solve_continuous_lyapunov(A, -identity)
         G, E0 = Z - Phi @ Z @ Phi.T, Y0 - self.steady_state
+        if np.array_equal(Y0, H(Y0)) and np.min(np.linalg.eigvals(G @ E0).real) <= -1.0:  # G grows, so the least one falls
+            raise ValueError(f"t: expected a time up to which there is a solution from this X(0), found {t}")
         return np.asarray(self.steady_state + Phi.T @ E0 @ np.linalg.solve(identity + G @ E0, Phi))

@@ -236,7 +236,8 @@ def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
     """Every check that applies to this problem."""
     Y0, D = _random(problem, rng), _random(problem, rng)
     checks = [check_actions(problem, rng)]
-    if type(problem).solution is not MatrixODE.solution:
+    kind = type(problem)
+    if kind.closed_form is not MatrixODE.closed_form or kind.solution is not MatrixODE.solution:
         checks.append(check_solution(problem, 0.1 * Y0))
     checks.extend(check_constants(problem, rng))
     checks.extend(check_invariants(problem, rng))

@@ -22,12 +22,13 @@ class MatrixSensing(GradientFlow):
     """
 
     def __init__(self, measurements: Matrix, b: Matrix) -> None:
+        measurements, b = np.asarray(measurements), np.asarray(b)
         if measurements.ndim != 3 or b.shape != measurements.shape[:1] or not measurements.size:
             expected = "shapes (N, m, n) and (N,), N at least one"
             raise ValueError(f"measurements, b: expected {expected}, found {measurements.shape} and {b.shape}")
         count, m, n = measurements.shape
-        self.shape, self.count, self.b = (m, n), int(count), b
-        self._A = measurements.reshape(count, m * n)
+        self.shape, self.count, self.b = (m, n), int(count), b.copy()
+        self._A = np.array(measurements).reshape(count, m * n)
         checks.real_matrices(measurements=self._A, b=b[:, None])
         self._d, self._Q = np.linalg.eigh(self._A.T @ self._A / count)
         self.lipschitz = float(self._d[-1])
@@ -52,7 +53,7 @@ class MatrixSensing(GradientFlow):
         """Σ_i (⟨A_i, W⟩ − b_i) A_i / N."""
         return np.asarray(((self._A @ W.ravel() - self.b) @ self._A / self.count).reshape(self.shape))
 
-    def solution(self, t: float, Y0: Matrix) -> Matrix:
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """W* + e^{−tH}(Y₀ − W*) by the eigenvectors of the normal operator; W* any least-squares solution."""
         error = self._Q.T @ (Y0.ravel() - self._optimum)
         return np.asarray((self._optimum + self._Q @ (np.exp(-t * np.maximum(self._d, 0.0)) * error)).reshape(self.shape))
@@ -66,11 +67,12 @@ class MatrixCompletion(GradientFlow):
 
     def __init__(self, M: Matrix, mask: Matrix) -> None:
         checks.real_matrices(M=M)
+        mask = np.asarray(mask)
         if mask.shape != M.shape or mask.dtype != np.bool_ or not mask.any():
             raise ValueError(
                 f"mask: expected a boolean mask of shape {M.shape} with a known entry, found {mask.dtype} {mask.shape}"
             )
-        self.shape, self.M, self.mask = (M.shape[0], M.shape[1]), M, mask
+        self.shape, self.M, self.mask = (M.shape[0], M.shape[1]), M.copy(), mask.copy()
         self.lipschitz = 1.0 / float(mask.sum())
         self.strong_convexity = self.lipschitz if bool(mask.all()) else 0.0
         self.one_sided_lipschitz = -self.strong_convexity
@@ -91,6 +93,6 @@ class MatrixCompletion(GradientFlow):
         """Ω ∘ (W − M) / |Ω|."""
         return np.asarray(self.lipschitz * self.mask * (W - self.M))
 
-    def solution(self, t: float, Y0: Matrix) -> Matrix:
+    def closed_form(self, t: float, Y0: Matrix) -> Matrix:
         """Known entries relax like e^{−t/|Ω|}, unknown ones stay."""
         return np.asarray(np.where(self.mask, self.M + np.exp(-t * self.lipschitz) * (Y0 - self.M), Y0))

@@ -25,6 +25,7 @@ class SoftmaxRegression(GradientFlow):
     """
 
     def __init__(self, X: Matrix, labels: Matrix, ridge: float = 0.0) -> None:
+        X, labels = np.array(X), np.array(labels)
         if X.ndim != 2 or labels.shape != X.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
                 f"X, labels: expected (N, features) and N integer labels, found {X.shape} and {labels.dtype} {labels.shape}"

@@ -22,17 +22,24 @@ class VlasovPoisson(FactoredODE, StartedODE):
     The energy ½∫∫v²f + ½∫E² is one as far as f vanishes at the ends of the velocity interval.  Quadratic: no global constants.
     The start is (1 + α cos kx) times a sum of Maxwellians, of rank 1.
 
-    Raises ``ValueError`` for odd numbers of points, a length or a largest velocity that is not positive, and without beams.
+    Raises ``ValueError`` for odd numbers of points, a length or a largest velocity that is not positive, numbers that are not
+    finite, a wave that does not fit the length, and without beams.
     """
 
     def __init__(
         self, shape: tuple[int, int], length: float, v_max: float, alpha: float, k: float, beams: tuple[float, ...]
     ) -> None:
-        m, n = self.shape = shape
+        m, n = self.shape = (checks.integer("shape[0]", shape[0], 2), checks.integer("shape[1]", shape[1], 2))
         if m % 2 or n % 2:
             raise ValueError(f"shape: expected even numbers of points, found {shape}")
+        for name, value in (("alpha", alpha), ("k", k), *((f"beams[{i}]", beam) for i, beam in enumerate(beams))):
+            if not np.isfinite(checks.number(value)):
+                raise ValueError(f"{name}: expected a finite number, found {value!r}")
         checks.positive_number("length", length)
         checks.positive_number("v_max", v_max)
+        waves = k * length / (2.0 * np.pi)
+        if abs(waves - round(waves)) > 1e-9:
+            raise ValueError(f"k: expected a whole number of waves in the length {length:g}, found {waves:g}")
         if not beams:
             raise ValueError("beams: expected at least one velocity, found none")
         self.x, self.v = length * np.arange(m) / m, -v_max + 2.0 * v_max * np.arange(n) / n

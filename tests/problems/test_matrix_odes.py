@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -299,6 +300,8 @@ def test_koch_lubich_has_the_stated_matrices() -> None:
     )
     assert norm(problem.curve(0.4) - expected) <= 1e-12 * norm(expected)
 
+    assert norm(problem.A1 - problem.A2) > 1.0, "two draws"
+
 
 def test_the_hamiltonian_is_the_stated_one() -> None:
     problem = Schroedinger(8, _rng())
@@ -352,6 +355,50 @@ def test_the_operator_of_the_riccati_equation() -> None:
         exact = (2.0 + np.cos(2 * np.pi * x)) * ddu - 2 * np.pi * np.sin(2 * np.pi * x) * du - u
         errors.append(float(np.max(np.abs(Riccati(m).A @ u - exact))))
     assert np.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.1)
+
+
+def test_the_source_of_the_riccati_equation() -> None:
+    """1, √2 cos 2πx, √2 sin 2πx, √2 cos 4πx, √2 sin 4πx over √m at x = ¼ (m = 19, the fifth point)."""
+    C = Riccati(19).C[:, 4] * math.sqrt(19.0)
+    np.testing.assert_allclose(C, [1.0, 0.0, math.sqrt(2.0), -math.sqrt(2.0), 0.0], atol=1e-14)
+
+
+def test_the_riccati_equation_has_no_solution_behind_its_end() -> None:
+    """From X(0) = −5000 I it blows up at t = 2.0095e-4; so does what is integrated."""
+    problem, start = Riccati(6), -5000.0 * np.eye(6)
+    inside, outside = 2.00e-4, 2.02e-4
+    reference = problem.reference(inside, start)
+    assert norm(problem.solution(inside, start) - reference) <= 1e-8 * norm(reference)
+    with pytest.raises(
+        ValueError, match=r"^t: expected a time up to which there is a solution from this X\(0\), found 0\.000202$"
+    ):
+        problem.solution(outside, start)
+    with pytest.raises(RuntimeError, match=r"^Riccati\.reference"), np.errstate(all="ignore"):
+        problem.reference(outside, start)
+
+
+def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
+    assert (Lyapunov(12, [1.0, 0.5], _rng()).smooth, Lyapunov(12, [], _rng()).smooth) == (6, 4)
+
+
+def test_the_highest_wave_has_no_electric_field() -> None:
+    """(−1)^i has no derivative on the grid, and is none: its field is 0, that of cos kx is −sin(kx)/k of the charge −cos kx."""
+    problem = VlasovPoisson.landau_damping(shape=(8, 4))
+    beam = np.ones((4, 1)) / (4.0 * problem.cell[1])
+    sawtooth = problem.electric_field(Product((1.0 + (-1.0) ** np.arange(8))[:, None], beam))
+    assert norm(sawtooth) <= 1e-14
+    wave = problem.electric_field(Product((1.0 + np.cos(0.5 * problem.x))[:, None], beam))
+    np.testing.assert_allclose(wave, -np.sin(0.5 * problem.x) / 0.5, atol=1e-14)
+
+
+def test_the_lipschitz_constant_of_the_saddle_is_attained() -> None:
+    """3R² − b_m: along W = R q_m oᵀ, at which q_m oᵀ has this curvature."""
+    problem = Saddle([4.0, 3.0, 1.0], 2, _rng())
+    W = 2.0 * np.outer(problem.Q[:, 2], [1.0, 0.0])
+    assert problem.lipschitz_on(W, 0.5 * W) == pytest.approx(11.0, rel=1e-14)
+    D, h = 0.5 * W, 1e-6
+    curvature = np.sum(D * (problem.gradient(W + h * D) - problem.gradient(W - h * D))) / (2.0 * h)
+    assert curvature == pytest.approx(11.0, rel=1e-8)
 
 
 def test_the_start_of_allen_cahn_at_some_points() -> None:
@@ -473,9 +520,23 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
         (lambda: AllenCahn(4, -1.0), r"^diffusion: expected a finite number >= 0, found -1\.0"),
         (lambda: AllenCahn(4, NAN), "^diffusion: expected a finite number >= 0, found nan"),
         (lambda: VlasovPoisson.landau_damping(shape=(15, 24)), "^shape: expected even numbers of points"),
-        (lambda: VlasovPoisson((4, 6), -1.0, 6.0, 0.1, 0.5, (0.0,)), r"^length: expected a finite number > 0, found -1\.0$"),
-        (lambda: VlasovPoisson((4, 6), 1.0, 0.0, 0.1, 0.5, (0.0,)), r"^v_max: expected a finite number > 0, found 0\.0$"),
-        (lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 0.5, ()), "^beams: expected at least one velocity, found none$"),
+        (
+            lambda: VlasovPoisson((4, 6), -1.0, 6.0, 0.1, 2.0 * np.pi, (0.0,)),
+            r"^length: expected a finite number > 0, found -1\.0$",
+        ),
+        (lambda: VlasovPoisson((4, 6), 1.0, 0.0, 0.1, 2.0 * np.pi, (0.0,)), r"^v_max: expected a finite number > 0, found 0\.0$"),
+        (lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 2.0 * np.pi, ()), "^beams: expected at least one velocity, found none$"),
+        (
+            lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 0.5, (0.0,)),
+            "^k: expected a whole number of waves in the length 1, found 0",
+        ),
+        (lambda: VlasovPoisson((4, 6), 1.0, 6.0, NAN, 0.5, (0.0,)), "^alpha: expected a finite number, found nan$"),
+        (lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 0.5, (NAN,)), r"^beams\[0\]: expected a finite number, found nan$"),
+        (lambda: VlasovPoisson((0, 6), 1.0, 6.0, 0.1, 0.5, (0.0,)), r"^shape\[0\]: expected an integer >= 2, found 0$"),
+        (lambda: Saddle([np.inf, 1.0], 1, _rng()), "^b: expected decreasing positive numbers"),
+        (lambda: Riccati(5).solution(NAN, np.eye(5)), "^t: expected a finite number, found nan$"),
+        (lambda: Riccati(5).solution(0.1, np.ones((4, 5))), r"^Y0: expected the shape of the problem, \(5, 5\), found \(4, 5\)$"),
+        (lambda: AllenCahn(4).reference(0.1, np.ones(16)), r"^Y0: expected the shape of the problem, \(4, 4\), found \(16,\)$"),
         (lambda: Saddle([1.0, 2.0], 1, _rng()), "^b: expected decreasing positive numbers"),
         (lambda: Saddle([2.0, 1.0], 2, _rng()), "^n: expected between 1 and m - 1 = 1, found 2"),
         (lambda: Saddle([2.0, 1.0], NUMBER, _rng()), r"^n: expected an integer >= 1, found 7\.5"),

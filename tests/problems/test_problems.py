@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -659,6 +659,56 @@ def test_an_integration_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     problem = RankPreservingRiccati(np.zeros((1, 1)), np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1)), epsilon=1e-9)
     with pytest.raises(RuntimeError, match=r"^RankPreservingRiccati\.reference\(t=2\.0\): "), np.errstate(all="ignore"):
         problem.reference(2.0, np.ones((1, 1)))
+
+
+def test_a_closed_form_does_not_pass_a_blow_up() -> None:
+    """Ẏ = Y² from 1 ends at t = 1, backwards it never does; two equations that blow up together leave det Q positive."""
+    one = np.ones((1, 1))
+    problem = RankPreservingRiccati(0.0 * one, 0.0 * one, one, one)
+    assert problem.solution(0.999, one)[0, 0] == pytest.approx(1000.0, rel=1e-10)
+    assert problem.solution(-9.0, one)[0, 0] == pytest.approx(0.1, rel=1e-13)
+    with pytest.raises(ValueError, match=r"^t: expected a time up to which there is a solution, found 2\.0; it ends near 1$"):
+        problem.solution(2.0, one)
+    zero = np.zeros((2, 2))
+    with pytest.raises(ValueError, match=r"found 2\.0; it ends near 1$"):
+        RankPreservingRiccati(zero, zero, np.eye(2), np.eye(2)).solution(2.0, np.eye(2))
+    with pytest.raises(ValueError, match=r"found -2\.0; it ends near -1$"):
+        problem.solution(-2.0, -one)
+
+
+def test_problems_keep_no_arrays_of_others() -> None:
+    """Who changes his matrix afterwards would change the field, and not its constants."""
+    rng = np.random.default_rng(0)
+    given: list[Any] = [rng.standard_normal((4, 3)), np.eye(4), np.eye(3)]
+    square: list[Any] = [rng.standard_normal(shape) for shape in ((4, 4), (3, 3), (3, 4), (4, 3))]
+    data: list[Any] = [rng.standard_normal((6, 3)), np.arange(6) % 4]
+    known: list[Any] = [rng.standard_normal((4, 3)), np.ones((4, 3), dtype=bool)]
+    measured: list[Any] = [rng.standard_normal((5, 4, 3)), rng.standard_normal(5)]
+    kinds: list[tuple[Any, list[Any]]] = [
+        (Quadratic, given),
+        (RankPreservingRiccati, square),
+        (RankPreservingLinear, square[:2]),
+        (SoftmaxRegression, data),
+        (MatrixCompletion, known),
+        (MatrixSensing, measured),
+    ]
+    W = rng.standard_normal((4, 3))
+    for kind, arrays in kinds:
+        problem = kind(*arrays)
+        before = problem.field(0.0, W)
+        for X in arrays:
+            X[...] = 0
+        np.testing.assert_array_equal(problem.field(0.0, W), before)
+    start = rng.standard_normal((4, 3))
+    assert problem.reference(0.0, start) is not start
+
+
+def test_lists_are_arrays() -> None:
+    X, labels, mask, counts = (cast(Any, given) for given in ([[1.0, 0.0], [0.0, 1.0]], [0, 1], [[True, False]], [[1, 0]]))
+    assert SoftmaxRegression(X, labels).shape == (2, 2)
+    assert MatrixCompletion(np.ones((1, 2)), mask).lipschitz == 1.0
+    with pytest.raises(ValueError, match=r"^mask: expected a boolean mask of shape \(1, 2\) with a known entry, found int64"):
+        MatrixCompletion(np.ones((1, 2)), counts)
 
 
 def test_problems_do_not_change_their_arguments() -> None:

@@ -104,7 +104,8 @@ def check(
 
 
 def curvature(problem: GradientFlow, loss: float) -> float:
-    """β on {L ≤ loss}, where the flow stays, or for all matrices; NaN where none is known.
+    """β on {L ≤ loss}, where the flow stays, or for all matrices; NaN where none is known.  It also holds from Ŷ to Y₁, which may
+    lie outside of that set: a truncation does not raise ‖·‖₂, of which this β is made.
 
     Of the saddle problem ‖W‖₂² ≤ ‖B‖₂ + ‖WWᵀ − B‖ = b_1 + 2√L.
     """
@@ -164,7 +165,7 @@ CLAIM = Claim(
     ),
     hypotheses=(
         "the old bases are kept, so that Y₀ lies in the Galerkin space",
-        "where β stands: ∇L is β-Lipschitz on {L ≤ L(Y₀)}",
+        "where β stands: ∇L is β-Lipschitz on {L ≤ L(Y₀)}, and on the segment from Ŷ to Y₁",
         "sub-equations by solve_ivp at tolerance 1e-9",
     ),
     sources=("CKL22",),

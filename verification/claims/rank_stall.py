@@ -89,7 +89,7 @@ CLAIM = Claim(
         "if λ² ‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) ≤ ϑ, the step adds no rank; with ϑ ∝ λ, ‖G‖ bounded and "
         "σ_min(S_new) bounded below that is so for all small λ"
     ),
-    hypotheses=("absolute threshold ϑ = 1e-3·λ", "S_new invertible for the stall; S = 0 for the growth"),
+    hypotheses=("absolute threshold ϑ = 1e-3·λ, r_min ≤ r", "S_new invertible for the stall; S = 0 for the growth"),
     sources=("CKL22", "CKL24"),
     explanation=(
         "A limitation of the published algorithm, not of the bound: ε is large while the rank stalls. A new direction enters "
