@@ -178,5 +178,10 @@ def _listed(mutants: Sequence[str]) -> str:
     return f"needed for {len(mutants)}: " + ", ".join(mutants)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the page."""
     sys.stdout.write(page())
+
+
+if __name__ == "__main__":
+    main()

@@ -253,3 +253,22 @@ def test_donated_memory_is_noticed() -> None:
     assert taken_away(Immutable(deleted=True))
     assert not taken_away(Immutable(deleted=False))
     assert not taken_away(X)
+
+
+def test_a_device_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the stream that is current there; the CPU has done what it was asked for."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    waited: list[str] = []
+    stream = SimpleNamespace(synchronize=lambda: waited.append("stream"))
+
+    def current_stream(where: Any) -> Any:
+        waited.append(str(where))
+        return stream
+
+    device = SimpleNamespace(current_stream=current_stream)
+    monkeypatch.setattr(torch, "get_device_module", lambda where: device)
+    for name in ("cpu", None):
+        Conversion("torch", device=name).wait()
+    assert not waited
+    Conversion("torch", device="cuda:0").wait()
+    assert waited == ["cuda:0", "stream"]

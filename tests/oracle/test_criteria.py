@@ -48,6 +48,14 @@ def _diagonal_output(values: list[float], shape: tuple[int, int] = (8, 9)) -> Ou
     return np.eye(shape[0])[:, :r], np.diag(values), np.eye(shape[1])[:, :r]
 
 
+def test_ranks_are_told_where_the_rank_is_wrong_alone() -> None:
+    """That of the result, and the least and the largest that would be right: 0.4 and 0.3 may go together, 0.6 may not."""
+    inputs = _plain([1.0, 0.6, 0.4, 0.3], tau=None, theta=0.55)
+    assert judge(inputs, _diagonal_output([1.0, 0.6])).ranks is None
+    assert judge(inputs, _diagonal_output([1.0])).ranks == (1, 2, 2)
+    assert judge(inputs, _diagonal_output([1.0, 0.6, 0.4])).ranks == (3, 2, 2)
+
+
 def test_a_relative_threshold_is_uncertain_itself() -> None:
     """τ‖Ŵ‖ has the rounding error of Ŵ as well: a rank that is off by δ at τ is a matter of δ/(1 + τ) units."""
     sigma = [1.0, 0.75]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, partial
 from typing import Any
 
@@ -485,6 +485,13 @@ def test_the_first_line_is_passed_on() -> None:
     assert diagnosis.first_line == "line 4 (U_tilde)"
 
 
+def test_the_diagnosis_as_data_has_all_that_it_knows() -> None:
+    """By the names of its fields, but for those that are told in other words."""
+    told = {name.name for name in fields(Diagnosis)} - {"matches", "instead"}
+    words = {"line", "mutant", "agreement", "others", "instead_of_blocks"}
+    assert Diagnosis((), ()).as_data().keys() == told | words
+
+
 def test_too_few_columns_are_not_laid_at_the_door_of_line_6_alone() -> None:
     """Line 4 without new columns where there is no gradient: the minimum rank cannot be reached."""
 
@@ -596,6 +603,22 @@ def _with_momentum() -> Step:
         return right(U, S, V, *moved, **parameters)
 
     return step
+
+
+def test_the_question_between_two_equal_ones_is_one_of_a_right_caller() -> None:
+    """Its ∇_S is that of its ∇_K and ∇_L, as always without the option for directions: a backend may use either."""
+    between: list[float] = []
+
+    def step(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
+        defects = np.linalg.norm(U.T @ dK - dS), np.linalg.norm(dL.T @ V - dS)
+        between.append(float(max(map(float, defects)) / max(float(np.linalg.norm(dK)), float(np.linalg.norm(dL)), 1e-300)))
+        return right(U, 2.0 * S, V, dK, dL, dS, **parameters)
+
+    report = check_step(step, select={"group": "shape"})
+    assert report.diagnosis is not None
+    assert not report.diagnosis.unsteady
+    assert len(between) > len(report.rows)
+    assert max(between) <= 1e-12
 
 
 def _remembering(name: str) -> Step:

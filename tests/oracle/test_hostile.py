@@ -483,6 +483,13 @@ def _seeding(named: dict[str, Any]) -> Any:
     return named
 
 
+class NoArray:
+    """What cannot be read as an array."""
+
+    def __array__(self, *_: Any, **options: Any) -> Any:
+        raise RuntimeError("no array")
+
+
 MAPPING = "a mapping with K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output"
 STAGES: dict[str, tuple[Callable[..., Any], str]] = {
     "raises": (run(_raising), "stages: raised ArithmeticError: no stages today"),
@@ -497,6 +504,10 @@ STAGES: dict[str, tuple[Callable[..., Any], str]] = {
         f"stages: expected {MAPPING}, found dict (KeyError: 'V_tilde')",
     ),
     "a list": (run(lambda named: named | {"S_hat": []}), "stages: S_hat: expected an array of numpy, found builtins.list"),
+    "no array": (
+        run(lambda named: named | {"S_hat": NoArray()}),
+        "stages: S_hat: expected an array of numpy, found tests.oracle.test_hostile.NoArray",
+    ),
     "K transposed": (run(lambda named: named | {"K_new": named["K_new"].T}), "line 3: K_new"),
     "L not finite": (run(lambda named: named | {"L_new": named["L_new"] * np.nan}), "line 3: L_new"),
     "V not finite": (run(lambda named: named | {"V_tilde": named["V_tilde"] * np.nan}), "line 4: V_tilde finite"),

@@ -15,7 +15,7 @@ from geolora_ref.oracle.check import Row, run_case
 from geolora_ref.oracle.check import questions as questions_of
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
 from geolora_ref.oracle.harness import Harness
-from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, matrix, page, passing, verdicts
+from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, main, matrix, page, passing, verdicts
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from tests.nightly import NIGHTLY
 from tests.oracle.departures import DTYPES, departure, questions, recorded, same
@@ -154,9 +154,12 @@ def test_every_criterion_is_needed(criterion: str) -> None:
     assert (ALONE in {marks[criterion] for marks in matrix().values()}) == (criterion not in STAYS)
 
 
-def test_the_page_is_what_is_printed() -> None:
+def test_the_page_is_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     committed = (DOCS / "kill_matrix.md").read_text("utf-8")
     assert committed == page(), "python -m geolora_ref.oracle.kill_matrix > docs/kill_matrix.md"
+    monkeypatch.setattr("geolora_ref.oracle.kill_matrix.page", lambda: "the page")
+    main()
+    assert capsys.readouterr().out == "the page"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
