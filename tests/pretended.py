@@ -174,7 +174,10 @@ class Stream:
         """Nothing to wait for."""
 
 
-class _Module(backend_registration._DummyBackendModule):
+_DUMMY: Any = getattr(backend_registration, "_DummyBackendModule", object)
+
+
+class _Module(_DUMMY):  # type: ignore[misc]
     """What torch asks the module of a kind of device; its random numbers are those of the CPU."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,9 @@ def write_model(folder: Path, dropout: float = 0.1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "words.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]), encoding="utf-8")
-    transformers.BertTokenizer(vocab=str(vocabulary)).save_pretrained(folder)
+    parameters = inspect.signature(transformers.BertTokenizer.__init__).parameters
+    name = "vocab" if "vocab" in parameters else "vocab_file"  # before transformers 5
+    transformers.BertTokenizer(**{name: str(vocabulary)}).save_pretrained(folder)
     config = transformers.BertConfig(
         vocab_size=len(WORDS) + 5,
         hidden_size=32,

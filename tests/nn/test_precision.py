@@ -29,6 +29,11 @@ def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
     torch.set_float32_matmul_precision(before)
 
 
+OF_BACKENDS = pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch (before 2.9) has no precision of each backend"
+)
+
+
 def products() -> tuple[str, ...]:
     """What is allowed now: on CUDA, by oneDNN, everywhere."""
     return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
@@ -40,6 +45,7 @@ def defect() -> float:
     return float(torch.linalg.matrix_norm(Q.mT @ Q - torch.eye(32)))
 
 
+@OF_BACKENDS
 def test_products_are_whole_inside_and_what_they_were_outside(allowed: str) -> None:
     before, within = (products(), defect()), torch.finfo(torch.float32).eps * 32
     with suppress(KeyError), own_precision(CPU):
@@ -51,6 +57,7 @@ def test_products_are_whole_inside_and_what_they_were_outside(allowed: str) -> N
     assert (before[0] == ("ieee", "ieee")) == (allowed == "highest")
 
 
+@OF_BACKENDS
 def test_a_setting_of_one_backend_is_put_back() -> None:
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
@@ -61,6 +68,7 @@ def test_a_setting_of_one_backend_is_put_back() -> None:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
+@OF_BACKENDS
 def test_a_setting_that_is_inherited_stays_inherited() -> None:
     """What all backends are told, for a while, and then told back."""
     before = torch.backends.fp32_precision  # type: ignore[attr-defined]

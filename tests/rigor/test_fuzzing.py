@@ -192,7 +192,7 @@ def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, obje
 
 
 def test_a_wrong_gauge_change_is_found() -> None:
-    with pytest.raises(AssertionError, match=r"full\(\)"):
+    with pytest.raises(AssertionError, match="full"):
         run_state_machine_as_test(BrokenTrajectory, settings=settings(campaign(50), phases=[Phase.generate], database=None))
 
 
