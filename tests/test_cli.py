@@ -85,9 +85,12 @@ def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFix
     for gap in (" ", "\t", "  \t"):
         listed = "".join(f"{name}{gap}swapped factors\n" for name in failing)
         Path("xfail.txt").write_text(f"\ufeff# known\n{listed}complex-tall-dense\nshape-tall-dense\tnot asked here\n", "utf-8")
-        assert main(["check", WRONG, "--tests", "group=trap", "--xfail", "xfail.txt", "--json", "report.json"]) == 0
+        files = ["--json", "report.json", "--junit", "report.xml"]
+        assert main(["check", WRONG, "--tests", "group=trap", "--xfail", "xfail.txt", *files]) == 0
         rows = json.loads(Path("report.json").read_text())["rows"]
         assert {row["error"] for row in rows if row["outcome"] == "xfailed"} == {"swapped factors"}
+        skipped = ET.parse("report.xml").getroot().findall("testcase/skipped")
+        assert [known.attrib["message"] for known in skipped] == ["swapped factors"] * len(failing)
     assert f"{len(failing)} known to fail, worst ratio of the others" in capsys.readouterr().out
 
 

@@ -97,6 +97,8 @@ class Stages:
             "S_new": S_new,
             "U_tilde": U_tilde,
             "V_tilde": V_tilde,
+            "U_hat": U_hat,
+            "V_hat": V_hat,
             "S_hat": S_hat,
             "output": output,
         }

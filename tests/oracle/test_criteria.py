@@ -56,6 +56,14 @@ def test_ranks_are_told_where_the_rank_is_wrong_alone() -> None:
     assert judge(inputs, _diagonal_output([1.0, 0.6, 0.4])).ranks == (3, 2, 2)
 
 
+def test_directions_are_measured_by_their_norms_as_well() -> None:
+    """Of W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for directions 1 + ½(3 + 4)."""
+    still = _plain([1.0])
+    moved = replace(still, dK=3.0 * still.U, dL=4.0 * still.V, learning_rate=0.5, directions=True)
+    scales = [criteria._Question.of(inputs, None, None).scale for inputs in (still, moved)]
+    assert scales == pytest.approx([1.0, 4.5], rel=1e-14)
+
+
 def test_a_relative_threshold_is_uncertain_itself() -> None:
     """τ‖Ŵ‖ has the rounding error of Ŵ as well: a rank that is off by δ at τ is a matter of δ/(1 + τ) units."""
     sigma = [1.0, 0.75]

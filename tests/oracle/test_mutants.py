@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.check import Row, run_case
 from geolora_ref.oracle.check import questions as questions_of
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, main, matrix, page, passing, verdicts
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.stages import Stages
 from tests.nightly import NIGHTLY
 from tests.oracle.departures import DTYPES, departure, questions, recorded, same
 from tests.oracle.drawn import REFERENCE, drawn_inputs
@@ -193,3 +195,13 @@ def test_mutants_of_both_origins_are_there(published: bool) -> None:
 @pytest.mark.parametrize("line", [3, 4, 5, 6])
 def test_mutants_of_every_line_are_there(line: int) -> None:
     assert sum(mutant.line == line for mutant in MUTANTS.values()) >= 5
+
+
+def test_the_intermediate_results_have_their_names() -> None:
+    """The augmented bases are no part of what a backend shows, and are what claims look at: Û = [U | Ũ], V̂ = [V | Ṽ]."""
+    inputs = StepCase.build(CaseParameters(7, 6, 2)).inputs()
+    found = Stages().run(*inputs.arrays, **inputs.parameters)
+    names = ["K_new", "L_new", "S_new", "U_tilde", "V_tilde", "U_hat", "V_hat", "S_hat", "output"]
+    assert list(found) == names
+    for old, name in ((inputs.U, "U"), (inputs.V, "V")):
+        np.testing.assert_array_equal(found[f"{name}_hat"], np.hstack([old, found[f"{name}_tilde"]]))

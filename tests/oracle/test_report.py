@@ -15,7 +15,7 @@ import pytest
 
 from geolora_ref.oracle import conformance_suite
 from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.catalogue import ConformanceCase
+from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
 from geolora_ref.oracle.check import Interrupted, Report, Row, check_step, run_case
 from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import FAIL, WARN, judge
@@ -838,3 +838,17 @@ def test_a_report_says_what_was_asked_and_what_is_wrong_wherever_it_is_read() ->
 def test_a_suite_is_selected_from_by_pytest() -> None:
     with pytest.raises(ValueError, match=r"^select: expected none, all cases become tests; pytest selects them: -k GROUP$"):
         conformance_suite(right, select={"group": "shape"})
+
+
+def test_a_step_is_measured_by_what_it_was_given() -> None:
+    """A whole step forms G V itself; one that is given ∇_K and ∇_L has no rounding of a G outside of its bases."""
+    single = (case for case in catalogue() if case.steps == 1 and case.parameters.learning_rate >= 0.1)
+    case = next(case for case in single if case.parameters.gradient == "normal")
+    inputs = StepCase.build(case.parameters).inputs()
+
+    def off(*arrays: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = REFERENCE.step(*arrays, **parameters)
+        return U1, S1 * (1.0 + 1e-9), V1
+
+    [row] = (row for row in check_step(off, select={"id": case.id}).rows if row.id == case.id)
+    assert row.ratio == pytest.approx(judge(inputs, off(*inputs.arrays, **inputs.parameters)).worst_ratio, rel=1e-6)
