@@ -235,7 +235,7 @@ class AdaptedLayer(nn.Module):
     def _is_fusable(self) -> bool:
         """Whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
         base, S = self.base, self.adapter.S
-        if type(base) is not nn.Linear or "forward" in vars(base):
+        if type(base) is not nn.Linear or "forward" in base.__dict__:
             return False
         hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
         W0 = base.weight
