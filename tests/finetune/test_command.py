@@ -277,8 +277,15 @@ def test_run_that_learns_nothing_says_so(
     ],
 )
 def test_bad_input_is_status_2(
-    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    model_folder: Path,
+    tsv: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where an output without a name would be written
     with pytest.raises(SystemExit) as stopped:
         main(arguments(model_folder, tsv, tmp_path, *options))
     assert stopped.value.code == 2
