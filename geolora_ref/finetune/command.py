@@ -254,9 +254,10 @@ def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], lis
 
 
 def _method(options: argparse.Namespace) -> GeoLoRAMethod:
-    targets, is_one = options.target_modules, len(options.target_modules) == 1
+    targets = options.target_modules
+    is_pattern = len(targets) == 1 and not NAME.fullmatch(targets[0])
     chosen = {field.name: getattr(options, field.name) for field in fields(GeoLoRAMethod) if hasattr(options, field.name)}
-    chosen["target_modules"] = targets[0] if is_one and not NAME.fullmatch(targets[0]) else tuple(targets)
+    chosen["target_modules"] = targets[0] if is_pattern else tuple(targets)
     if options.tau is None and options.theta is None and options.budget is None:
         chosen["tau"] = GeoLoRAMethod.tau
     return GeoLoRAMethod(**chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import array_api_compat
@@ -42,7 +43,7 @@ class Tableau:
         rows = [len(row) for row in self.a]
         if rows != list(range(len(self.b))):
             raise ValueError(f"a: expected rows of 0, 1, … numbers, one for each of {len(self.b)} weights, found {rows}")
-        for number in (number for row in self.a for number in row):
+        for number in chain(*self.a):
             if not math.isfinite(checks.number(number)):
                 raise ValueError(f"a: expected finite numbers, found {number!r}")
         weights = math.fsum(checks.number(weight) for weight in self.b)

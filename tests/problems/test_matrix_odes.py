@@ -381,16 +381,6 @@ def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
     assert (Lyapunov(12, [1.0, 0.5], _rng()).smooth, Lyapunov(12, [], _rng()).smooth) == (6, 4)
 
 
-def test_the_highest_wave_has_no_electric_field() -> None:
-    """(−1)^i has no derivative on the grid, and is none: its field is 0, that of cos kx is −sin(kx)/k of the charge −cos kx."""
-    problem = VlasovPoisson.landau_damping(shape=(8, 4))
-    beam = np.ones((4, 1)) / (4.0 * problem.cell[1])
-    sawtooth = problem.electric_field(Product((1.0 + (-1.0) ** np.arange(8))[:, None], beam))
-    assert norm(sawtooth) <= 1e-14
-    wave = problem.electric_field(Product((1.0 + np.cos(0.5 * problem.x))[:, None], beam))
-    np.testing.assert_allclose(wave, -np.sin(0.5 * problem.x) / 0.5, atol=1e-14)
-
-
 def test_the_lipschitz_constant_of_the_saddle_is_attained() -> None:
     """3R² − b_m: along W = R q_m oᵀ, at which q_m oᵀ has this curvature."""
     problem = Saddle([4.0, 3.0, 1.0], 2, _rng())

@@ -28,7 +28,7 @@ __all__ = ["Corpus", "Store", "execute"]
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT = 1
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
-"""The files of a folder with a pretrained model that go into its digest."""
+"""The files of a folder with a pretrained model that go into its digest, by which the stored runs are named."""
 
 
 @dataclass(frozen=True)
