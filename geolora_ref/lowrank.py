@@ -93,8 +93,8 @@ class LowRank:
     def polished(self) -> LowRank:
         """The same W to rounding, with bases that are orthonormal to rounding: one Newton–Schulz step, U(3I − UᴴU)/2, on each.
 
-        Rounding errors of many steps add up to a defect δ = ‖UᴴU − I‖; this leaves ¾δ² of it and moves W by at most δ‖W‖,
-        the error that the defect stood for anyway.
+        Rounding errors of many steps add up to a defect δ = ‖UᴴU − I‖; this leaves at most ¾δ² + ¼δ³ of it and moves W by at
+        most (δ + ¼δ²)‖W‖, the error that the defect stood for anyway.
         """
         U, S, V = self
         one = identity(self.rank, S)

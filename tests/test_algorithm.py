@@ -202,6 +202,37 @@ def test_a_normal_gradient_is_a_fixed_point_too(dtype: Dtype) -> None:
     assert ratio(error, norm(S) + norm(G), step.Y.shape, dtype.eps) <= FAIL
 
 
+def test_a_fixed_point_needs_a_cap() -> None:
+    """With τ = 0 rounding counts as rank: the spaces grow by directions of no meaning, and there G is not normal."""
+    rng = np.random.default_rng(0)
+    Y = LowRank.random((7, 6), (1.0, 0.8, 0.6), rng)
+    W, Z = Y.full(), rng.standard_normal((7, 6))
+    G = Z - Y.tangent_projection(Z)
+    distances = {}
+    for name, limit in {"none": {"tau": 0.0}, "max_rank": {"tau": 0.0, "max_rank": 3}, "tau": {"tau": 1e-12}}.items():
+        X = Y
+        for _ in range(3):
+            X = geolora_step(X, ProjectedGradients.from_dense(X, G), learning_rate=1.0, **limit).Y
+        distances[name] = norm(X.full() - W)
+    assert distances["none"] > 0.1 * norm(G)
+    assert max(distances["max_rank"], distances["tau"]) <= 1e-14 * norm(G)
+
+
+def test_a_kept_zero_leaves_the_next_step_a_choice() -> None:
+    """From S = 0 without a gradient one direction stays by min_rank, which one depends on the gauge: W₁ does not, W₂ does."""
+    rng = np.random.default_rng(0)
+    bases = [np.linalg.qr(rng.standard_normal(shape))[0] for shape in ((8, 3), (7, 3), (3, 3), (3, 3))]
+    Y, A = LowRank(bases[0], np.zeros((3, 3)), bases[1]), rng.standard_normal((8, 7))
+    first, second = [], []
+    for X in (Y, Y.change_gauge(bases[2], bases[3])):
+        still = geolora_step(X, ProjectedGradients.from_dense(X, np.zeros((8, 7))), learning_rate=1.0, tau=0.1).Y
+        moved = geolora_step(still, ProjectedGradients.from_dense(still, -A), learning_rate=1.0, tau=0.1).Y
+        first.append(still.full())
+        second.append(moved.full())
+    assert norm(first[0] - first[1]) == 0.0
+    assert norm(second[0] - second[1]) > 0.1 * norm(A)
+
+
 # --- line 3: the optimizer -------------------------------------------------------------------------------------------
 
 

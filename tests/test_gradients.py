@@ -85,6 +85,23 @@ def test_one_backward_pass_gives_everything(dtype: Dtype) -> None:
     assert _within((Y.V.conj().T @ g.dL).conj().T, dense(g.dS), scale, Y.shape, dtype)
 
 
+def test_probes_of_value_zero() -> None:
+    """Autograd alone: W = U S Vᵀ + Δ_K Vᵀ + U Δ_Lᵀ at Δ_K = 0, Δ_L = 0 gives ∇_K and ∇_L, for singular S too."""
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    Y = LowRank.random((7, 5), (1.0, 0.5, 0.0), np.random.default_rng(0))
+    U, S, V = (torch.from_numpy(X) for X in Y)
+    probes = S.clone().requires_grad_(), torch.zeros_like(U, requires_grad=True), torch.zeros_like(V, requires_grad=True)
+    x, target = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((4, 5), (4, 7)))
+    core, delta_K, delta_L = probes
+    W = (U @ core @ V.T + delta_K @ V.T + U @ delta_L.T).detach().requires_grad_()
+    for weight in (W, U @ core @ V.T + delta_K @ V.T + U @ delta_L.T):
+        (torch.tanh(x @ weight.T) - target).square().sum().backward()
+    expected = ProjectedGradients.from_dense(LowRank(U, S, V), W.grad)
+    for probe, gradient in zip((delta_K, delta_L, core), (expected.dK, expected.dL, expected.dS), strict=True):
+        torch.testing.assert_close(probe.grad, gradient, rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("core", ["diagonal", "unsorted", "negative"])
 @pytest.mark.parametrize("spectrum", ["flat", "geometric", "one_tiny", "clustered", "algebraic"])
 def test_division_by_a_diagonal_core_loses_nothing(library: Library, dtype: Dtype, core: str, spectrum: str) -> None:

@@ -34,7 +34,7 @@ SYMBOLS = (
         "verification.steppers:simultaneous_descent",
         r"m\times n",
         "",
-        "how $W$ moves if $U, S, V$ descend at once along $Z$: no projection",
+        "how $W$ moves if $U, S, V$ descend at once along $Z$: for $S\\ne0$ no projection",
     ),
     Symbol(r"G", "geolora_ref.gradients:ProjectedGradients.from_dense(G)", r"m\times n", r"\nabla\mathcal L", "dense gradient"),
     Symbol(r"\nabla_K\mathcal L", "geolora_ref.gradients:ProjectedGradients.dK", r"m\times r", r"\nabla_K\mathcal L", "$GV$"),

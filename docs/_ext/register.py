@@ -302,7 +302,7 @@ REGISTER = (
     Deviation(
         "source of the new directions",
         "QR of [U | K_new]",
-        "QR of [U | ∇_K]: the same range for SGD in exact arithmetic, and more accurate",
+        "QR of [U | ∇_K]: for SGD with λ > 0 the same range in exact arithmetic, and more accurate",
         "as published in `algorithm.py`; the more accurate form in the fast path",
         _augmentation_source,
     ),

@@ -47,7 +47,10 @@ class ProjectorSplitting(Integrator):
 
 @dataclass(frozen=True)
 class StrangSplitting(Integrator):
-    """Strang splitting: Lie over h/2, then its adjoint over h/2.  Fixed rank, exact like Lie, second order.  Source: [LO14]."""
+    """Strang splitting: Lie over h/2, then its adjoint over h/2.  Fixed rank, second order.
+
+    Exact for F = Ȧ(t) with A(t) of rank r where V(t₀)ᴴV(t½) and U(t½)ᴴU(t₁) are invertible.  Source: [LO14].
+    """
 
     solver: SubSolver = RK4
 

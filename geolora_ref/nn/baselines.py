@@ -4,7 +4,8 @@
 
     P̂(W)Z = Z V SᵀS Vᵀ + U UᵀZV Vᵀ + U S SᵀUᵀ Z,
 
-which is no projector: the singular values of S set its pace, and S = 0 with UᵀGV = 0 is a fixed point whatever P(W)G is.
+which is no projector for S ≠ 0: the singular values of S set its pace, and S = 0 with UᵀGV = 0 is a fixed point whatever
+P(W)G is.
 
 :class:`Dlrt` [S22] is the augmented integrator [CKL22] with one explicit step each: new bases from K and L, then a step of S in
 the bases that contain the old and the new directions, with a gradient of its own there.  So the lower right block of Ŝ is −λ ŨᵀGṼ

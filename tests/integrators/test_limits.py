@@ -17,6 +17,7 @@ from geolora_ref.integrators import (
     ParallelBUG,
     ProjectorSplitting,
     SolveIVP,
+    StrangSplitting,
     TruncationRule,
     integrate,
 )
@@ -51,6 +52,28 @@ def test_a_curve_whose_spaces_turn_by_90_degrees_is_not_exact(integrator: Projec
     field = DenseField((12, 12), A_dot)
     assert norm(integrator.step(field, 0.0, Y0, 1.0).Y.full() - A(1.0)) <= 1e-10
     assert norm(integrator.step(field, 0.0, Y0, np.pi / 2).Y.full() - A(np.pi / 2)) > 1e-3
+
+
+@pytest.mark.parametrize("half", [45.0, 90.0])
+def test_strang_splitting_depends_on_the_spaces_at_half_time(half: float) -> None:
+    """V turns by 45° from end to end, and by ``half`` in the first half: Lie and BUG do not notice where it was in between."""
+    solver, slope, curvature = SolveIVP(1e-12, 1e-14), np.deg2rad(4.0 * half - 45.0), np.deg2rad(90.0 - 4.0 * half)
+
+    def A(t: float) -> np.ndarray:
+        phi, psi = 0.3 * t, slope * t + curvature * t * t
+        return (1.0 + t) * np.outer([np.cos(phi), np.sin(phi), 0.0], [np.cos(psi), np.sin(psi), 0.0])
+
+    def A_dot(t: float, _: np.ndarray) -> np.ndarray:
+        phi, psi, turn = 0.3 * t, slope * t + curvature * t * t, slope + 2.0 * curvature * t
+        u, v = np.array([np.cos(phi), np.sin(phi), 0.0]), np.array([np.cos(psi), np.sin(psi), 0.0])
+        du, dv = 0.3 * np.array([-u[1], u[0], 0.0]), turn * np.array([-v[1], v[0], 0.0])
+        return np.asarray(np.outer(u, v) + (1.0 + t) * (np.outer(du, v) + np.outer(u, dv)))
+
+    field, Y0 = DenseField((3, 3), A_dot), LowRank(np.eye(3, 1), np.eye(1), np.eye(3, 1))
+    errors = [norm(method(solver).step(field, 0.0, Y0, 1.0).Y.full() - A(1.0)) for method in (ProjectorSplitting, BUG)]
+    assert max(errors) <= 1e-10
+    strang = norm(StrangSplitting(solver).step(field, 0.0, Y0, 1.0).Y.full() - A(1.0))
+    assert strang <= 1e-10 if half == 45.0 else strang > 1e-3
 
 
 def test_the_naive_integrator_breaks_in_a_tangential_field_without_the_factor_S() -> None:

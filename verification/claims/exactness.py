@@ -126,7 +126,8 @@ CLAIM = Claim(
     title="Which integrators are exact on curves of their rank",
     section="Integrators: what was measured",
     statement=(
-        "for F = Ȧ(t), A(t) of rank r: projector splitting, BUG, augmented BUG give A(t); the parallel methods where A(t₁) has "
+        "for F = Ȧ(t), A(t) of rank r whose spaces turn by less than 90° in a step: projector splitting, BUG, augmented BUG give "
+        "A(t); the parallel methods where A(t₁) has "
         "no normal part at A(t₀), in general not; every method with sub-equations where both spaces stay, the midpoint methods "
         "in general not otherwise"
     ),

@@ -120,7 +120,10 @@ def _after(Y: LowRank, Z: Matrix, rate: float) -> Matrix:
 
 
 def _null_space(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements) -> None:
-    """(b, d) In the singular bases P̂ is diagonal: σ_i² + σ_j² + 1, σ_j², σ_i² or 0 — so null(P̂) = null(P) iff S is invertible."""
+    """(b, d) In the singular bases P̂ is diagonal: σ_i² + σ_j² + 1, σ_j², σ_i² or 0.
+
+    So null(P̂) = null(P) iff S is invertible (r < max(m, n)).
+    """
     m, n = SHAPE
     images = np.array([operator(Y, E.reshape(SHAPE)).ravel() for E in np.eye(m * n)])
     found = np.sort(np.linalg.eigvalsh(0.5 * (images + images.T)))
@@ -238,7 +241,7 @@ CLAIM = Claim(
     section="Descending in all factors at once is another method",
     statement=(
         "W moves by −P̂(W)G, P̂Z = ZVSᵀSVᵀ + UUᵀZVVᵀ + USSᵀUᵀZ: self-adjoint with eigenvalues σ_i² + σ_j² + 1, σ_j², σ_i² and 0. "
-        "Invertible S: P̂G = 0 ⇔ PG = 0. Singular S: not"
+        "Invertible S: P̂G = 0 ⇔ PG = 0. Singular S and r < max(m, n): not"
     ),
     hypotheses=("orthonormal U, V", "S = diag(σ) for the eigenvalues"),
     sources=("GeoLoRA", "S22"),

@@ -130,7 +130,7 @@ def rank_not_too_low(it: Iteration) -> Sides | None:
 
 
 def rank_not_too_high(it: Iteration) -> Sides | None:
-    """tail_{r₁−1} > ϑ up to rounding, or the rank is the least allowed."""
+    """tail_{r₁−1} ≥ ϑ up to rounding, or the rank is the least allowed."""
     if it.rank == min(it.x.min_rank, it.columns):
         return None
     return it.threshold - it.unit * it.scale, tail(it.values("W_hat", it.W_hat), it.rank - 1)
@@ -222,7 +222,7 @@ STATEMENTS: Mapping[str, Statement] = {
         "Stationarity and dominance", "W₁ is the best approximation of a matrix within 30·c·eps·s of Ŵ", conformance
     ),
     "rank not too low": Statement(CRITERIA, "tail_{r₁}(Ŵ) ≤ ϑ + 30·c·eps·s", rank_not_too_low),
-    "rank not too high": Statement(CRITERIA, "tail_{r₁−1}(Ŵ) > ϑ − 30·c·eps·s", rank_not_too_high),
+    "rank not too high": Statement(CRITERIA, "tail_{r₁−1}(Ŵ) ≥ ϑ − 30·c·eps·s", rank_not_too_high),
     "tangent step": Statement(
         "The untruncated step is the Riemannian gradient step", "‖Û Ŝ V̂ᵀ − (W − λP(W)G)‖ ≤ 30·c·eps·s", tangent_step
     ),
