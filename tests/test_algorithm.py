@@ -209,7 +209,8 @@ def test_a_fixed_point_needs_a_cap() -> None:
     W, Z = Y.full(), rng.standard_normal((7, 6))
     G = Z - Y.tangent_projection(Z)
     distances = {}
-    for name, limit in {"none": {"tau": 0.0}, "max_rank": {"tau": 0.0, "max_rank": 3}, "tau": {"tau": 1e-12}}.items():
+    limits: dict[str, dict[str, Any]] = {"none": {"tau": 0.0}, "max_rank": {"tau": 0.0, "max_rank": 3}, "tau": {"tau": 1e-12}}
+    for name, limit in limits.items():
         X = Y
         for _ in range(3):
             X = geolora_step(X, ProjectedGradients.from_dense(X, G), learning_rate=1.0, **limit).Y

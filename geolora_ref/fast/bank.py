@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,11 +39,15 @@ Factors = tuple[Tensor, Tensor, Tensor]
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
 Budget = Callable[[Sequence[Values]], Sequence[int]]
-"""A rank decision over all layers: their spectra (copies, sorted, as many values as the layer's bases have columns) to ranks."""
+"""A rank decision over all layers: their spectra (copies, sorted, as many values as the layer's bases have columns) to ranks.
+
+A step asks it again where a layer has to go through Householder's QR for the rank that it was given, with better digits of its
+spectrum: it has to be a function of the spectra alone.
+"""
 
 
 class NonFiniteUpdateError(FloatingPointError):
-    """Factors or an update have entries that are not finite, or the result left the range; ``layers``: in which layers."""
+    """Factors or an update have entries that are not finite, or the result or its norm left the range; ``layers``: in which."""
 
     def __init__(self, layers: Sequence[int]) -> None:
         super().__init__(
@@ -101,13 +106,15 @@ class LayerBank:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not shapes or not all(m >= 1 and n >= 1 for m, n in shapes):
+        given = [tuple(shape) for shape in shapes]
+        if not given or not all(len(shape) == 2 and all(checks.is_integer(k) and k >= 1 for k in shape) for shape in given):
             raise ValueError(f"shapes: expected at least one layer of positive shape (m, n), found {list(shapes)}")
+        shapes = tuple((int(m), int(n)) for m, n in given)
         if dtype not in STORAGE:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}")
         checks.integer("capacity", capacity, 1)
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
-        self.shapes, self.capacity, self.dtype, self.device = tuple(shapes), capacity, dtype, self._S.device
+        self.shapes, self.capacity, self.dtype, self.device = shapes, capacity, dtype, self._S.device
         self._roots = np.sqrt([float(max(shape)) for shape in shapes])
         self._roots_there = torch.from_numpy(self._roots).to(self.device)
         by_length: dict[int, list[int]] = {}
@@ -221,7 +228,7 @@ class LayerBank:
         learning_rate : λ ≥ 0; with 1 the directions are the updates.
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
-        budget : a rank decision over all layers in place of the threshold.
+        budget : a rank decision over all layers in place of the threshold; it may be asked more than once a step.
         shared : K and L move the core as well, by ½(UᵀΔK + (VᵀΔL)ᵀ) on top of ΔS (``geolora_ref.training``).
 
         Raises
@@ -260,7 +267,8 @@ class LayerBank:
                 break
             for layer, one in self._exact(bad, rate, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
-        self._refuse(sigma[:, 0] <= torch.finfo(self.dtype).max)
+        with np.errstate(over="ignore"):
+            self._refuse(np.hypot.reduce(sigma, axis=1) <= torch.finfo(self.dtype).max)
         before = self._plan
         try:
             self._write(found, exact, sigma, chosen.rank)
@@ -285,7 +293,10 @@ class LayerBank:
         elif tau is not None or theta is not None:
             raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
         most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
-        for shape, limit in set(zip(self.shapes, most, strict=True)):
+        layers: Iterable[Any] = zip(self.shapes, most, strict=True)
+        with suppress(TypeError):  # of what has no hash and is no rank, which is said below
+            layers = set(zip(self.shapes, most, strict=True))
+        for shape, limit in layers:
             checks.ranks(min_rank, limit, shape)
         if max(min_rank, *most) > self.capacity:
             raise ValueError(
@@ -299,7 +310,9 @@ class LayerBank:
         if budget is None:
             return decide_ranks(sigma, columns, limits)
         found = budget([values[:k].copy() for values, k in zip(sigma, columns, strict=True)])  # which may work in place
-        wanted = list(found) if isinstance(found, Iterable) else []
+        wanted: list[Any] = []
+        with suppress(TypeError):  # of what cannot be iterated over, a number or an array of one
+            wanted = list(found)
         most = np.minimum(columns, limits.max_rank).tolist()
         if len(wanted) != len(most) or not all(_is_rank(r, k) for r, k in zip(wanted, most, strict=True)):
             raise ValueError(f"budget: expected one rank a layer between 1 and {most}, found {wanted or found}")
@@ -312,6 +325,8 @@ class LayerBank:
         widened = name.startswith("delta") and self.dtype in (torch.bfloat16, torch.float16)
         dtypes = (self.dtype, torch.float32) if widened else (self.dtype,)
         for layer, (X, shape) in enumerate(zip(given, expected, strict=True), start=first):
+            if not isinstance(X, Tensor):
+                raise ValueError(f"{name}[{layer}]: expected a tensor, found {X!r}")
             if X.shape != shape:
                 raise ValueError(f"{name}[{layer}]: expected shape {tuple(shape)}, found {tuple(X.shape)}")
             if X.dtype not in dtypes:
@@ -349,6 +364,8 @@ class LayerBank:
         """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""
         if (delta_K is None) != (delta_L is None):
             raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
+        if delta_S is None:
+            raise ValueError("delta_S: expected one tensor a layer, found None")
         given = {"delta_K": delta_K, "delta_L": delta_L, "delta_S": delta_S}
         for (name, tensors), shapes in zip(given.items(), self._plan.shapes, strict=True):
             if tensors is not None:

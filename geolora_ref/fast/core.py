@@ -61,6 +61,7 @@ class Ranks(NamedTuple):
     discarded: Values
 
 
+@np.errstate(over="ignore", invalid="ignore")  # norms beyond the range, which the caller refuses
 def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     """Algorithm 2's rank for every row of ``sigma`` (L, p) at once; ``columns`` (L,) is how many each layer's bases have."""
     tail = _tails(sigma)
@@ -73,6 +74,7 @@ def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     return Ranks(rank, rule, limit, tail[np.arange(len(rank)), rank])
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def cut_at(sigma: Values, rank: Integers) -> Ranks:
     """The truncation at ranks (L,) that a budget has chosen; no threshold was applied (ϑ = 0)."""
     rows = np.arange(len(rank))

@@ -89,14 +89,17 @@ def merged_linear(
 
 
 @torch.no_grad()
-def merge(merged: Tensor, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
+def merge(merged: Tensor | None, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
     """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up.
+
+    None for ``merged`` makes a new matrix.
 
     Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, a scale that is not finite, and a ``merged`` that
     requires a gradient.
     """
     _check(weight.shape, weight, U, S, V)
-    _check_merged(merged, weight)
+    if merged is not None:
+        _check_merged(merged, weight)
     with no_autocast(weight.device.type):
         return torch.addmm(weight, U @ S, V.mT, alpha=_finite(scale), out=merged)
 
@@ -106,12 +109,15 @@ def lowrank_add(
 ) -> Tensor:
     """``output`` + scale·x V Sᵀ Uᵀ, in place, for a base layer of any kind and for dropout on the adapter's x alone.
 
-    output : (…, m), what the base returned, with the leading axes of x; it must not be needed by the base's own backward pass.
+    output : (…, m), what the base returned, with the leading axes of x; it must not be needed by the base's own backward pass,
+    nor share memory with x, which the gradients are made of.
     Otherwise as :func:`adapted_linear`.
-    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, or a scale that is not finite.
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, a shared memory, or a scale that is not finite.
     """
     if autocasts(x.device.type):
-        x, U, S, V = (X.to(output.dtype) for X in (x, U, S, V))
+        x, U, S, V = (_by_autocast(X, output.dtype) for X in (x, U, S, V))
+    if _share_memory(output, x):
+        raise ValueError("output: expected memory of its own, which may be written to, found that of x")
     if output.shape[:-1] != x.shape[:-1]:
         raise ValueError(f"output: expected the leading axes of x, {tuple(x.shape[:-1])}, found {tuple(output.shape[:-1])}")
     _check((output.shape[-1], V.shape[0]), output, U, S, V, x=x)
@@ -144,9 +150,18 @@ def _finite(scale: float | Tensor) -> float:
     raise ValueError(f"scale: expected a finite number, found {scale!r}")
 
 
-def _by_autocast(X: Tensor) -> Tensor:
+def _by_autocast(X: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """As autocast does it: double precision, and what is no real floating point number, is left alone."""
-    return X if X.dtype == torch.float64 or not X.is_floating_point() else X.to(torch.get_autocast_dtype(X.device.type))
+    if X.dtype == torch.float64 or not X.is_floating_point():
+        return X
+    return X.to(torch.get_autocast_dtype(X.device.type) if dtype is None else dtype)
+
+
+def _share_memory(A: Tensor, B: Tensor) -> bool:
+    """Whether both are views of one storage; compiled, where nobody sees storages, whether both are views of one tensor."""
+    if torch.compiler.is_compiling():
+        return (A if A._base is None else A._base) is (B if B._base is None else B._base)
+    return A.untyped_storage().data_ptr() == B.untyped_storage().data_ptr() != 0
 
 
 def _check_merged(merged: Tensor, weight: Tensor) -> None:

@@ -251,7 +251,7 @@ class AdaptedLayer(nn.Module):
             return lowrank_add(y, self.dropout(x), *adapter, factor_gradients=published)
         if self.merged_forward:
             frozen = (Ut.detach().mT, S.detach(), Vt.detach().mT, self.alpha)  # a trace does not record no_grad
-            merged = merge(torch.empty_like(base.weight), base.weight, *frozen)
+            merged = merge(None, base.weight, *frozen)  # a new one, since checkpoints that keep products refuse changed ones
             return merged_linear(x, base.weight, merged, base.bias, *adapter, factor_gradients=published)
         return adapted_linear(x, base.weight, base.bias, *adapter, factor_gradients=published)
 

@@ -69,7 +69,17 @@ def _close(X: Tensor | None, Y: Tensor, bound: float = 1e-13) -> bool:
 
 @pytest.mark.parametrize(
     ("shape", "blocks"),
-    [((3, 5, 7), 1), ((511, 7), 1), ((512, 7), 2), ((3, 512, 7), 4), ((16, 197, 7), 8), ((4097, 7), 1), ((0, 7), 1), ((7,), 1)],
+    [
+        ((3, 5, 7), 1),
+        ((511, 7), 1),
+        ((512, 7), 2),
+        ((3, 512, 7), 4),
+        ((16, 197, 7), 8),
+        ((4097, 7), 1),
+        ((1026, 7), 2),
+        ((0, 7), 1),
+        ((7,), 1),
+    ],
 )
 def test_rows_are_cut_into_even_blocks_none_below_256_rows(shape: tuple[int, ...], blocks: int) -> None:
     x = torch.arange(float(torch.Size(shape).numel())).view(shape)
@@ -302,13 +312,19 @@ def test_autocast_leaves_double_precision_alone(form: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
-@pytest.mark.parametrize("form", FORMS[:2])
+@pytest.mark.parametrize("form", FORMS)
 def test_autocast_makes_no_floating_point_of_other_numbers(form: str, dtype: torch.dtype) -> None:
     """In bfloat16 257 would be 256, and imaginary parts would be gone."""
     p = Problem("dense", torch.float32)
     p.x = torch.ones(3, N, dtype=dtype)
+
+    def forward() -> Tensor:
+        if form == "added":  # where the base made a floating point number of it
+            return lowrank_add(torch.zeros(3, M, dtype=torch.bfloat16), p.x, p.U, p.S, p.V, SCALE)
+        return p.forward(form)
+
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=rf"^x: expected the dtype .*, found {dtype}$"):
-        p.forward(form)
+        forward()
 
 
 def test_a_single_precision_output_may_be_added_to_under_autocast() -> None:
@@ -350,6 +366,39 @@ def test_frozen_parts_get_no_gradient() -> None:
         assert p.U.grad is None
 
 
+@pytest.mark.parametrize("trained", ["U", "S", "V"])
+@pytest.mark.parametrize("form", FORMS)
+def test_each_factor_may_be_trained_alone(form: str, trained: str) -> None:
+    """With its own gradient, the same as beside the others."""
+    p, together = Problem("dense"), Problem("dense")
+    for X in (p.U, p.S, p.V):
+        X.requires_grad_(X is getattr(p, trained))
+    for one in (p, together):
+        one.backward(one.forward(form))
+    assert torch.equal(getattr(p, trained).grad, getattr(together, trained).grad)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks at all of z
+@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+@pytest.mark.parametrize("pair", ["itself", "view", "view of the same"])
+def test_an_output_that_shares_memory_with_x_is_refused(pair: str, backend: str | None) -> None:
+    """The gradient of V would be made of what was written over x, and nobody would notice."""
+    p = Problem("dense")
+    square = torch.ones(3, N, dtype=torch.float64, requires_grad=True)
+    U = _draw(torch.Generator().manual_seed(0), torch.float64, N, R)
+
+    def added(x: Tensor) -> Tensor:
+        z = x * 1.0
+        output, given = {"itself": (z, z), "view": (z.view(3, N), z), "view of the same": (z.view(3, N), z.view(3, N))}[pair]
+        return lowrank_add(output, given, U, p.S, p.V, SCALE)
+
+    torch._dynamo.reset()
+    function = added if backend is None else torch.compile(added, backend=backend)
+    with pytest.raises(Exception, match=r"output: expected memory of its own, which may be written to, found that of x"):
+        function(square)
+    assert _close(lowrank_add(square * 1.0, square, U, p.S, p.V, SCALE), square + SCALE * square @ p.V @ p.S.mT @ U.mT)
+
+
 def test_dropout_on_the_adapters_input_alone() -> None:
     """``lowrank_add`` with another x than the base's: both paths' gradients reach x."""
     p = Problem("dense")
@@ -358,6 +407,11 @@ def test_dropout_on_the_adapters_input_alone() -> None:
     p.backward(y)
     expected = p.target @ p.weight + SCALE * (p.target @ p.U @ p.S @ p.V.mT) * mask
     assert _close(p.x.grad, expected)
+
+
+def test_a_new_matrix_is_merged_into() -> None:
+    p = Problem("dense")
+    assert torch.equal(merge(None, p.weight, p.U, p.S, p.V, SCALE), merge(p.weight.clone(), p.weight, p.U, p.S, p.V, SCALE))
 
 
 def test_merging_again_and_again_does_not_move_the_base() -> None:

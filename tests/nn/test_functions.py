@@ -150,16 +150,16 @@ def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -
         assert relative(X, getattr(expected, name), G) < ROUNDING
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}, {"fused": True, "merged": True}])
 @pytest.mark.parametrize("square", [False, True])
-def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(fused: bool, square: bool) -> None:
+def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(options: dict[str, Any], square: bool) -> None:
     """What stands in the places of the gradients of U and V has no derivative: one through it would be wrong without a word.
 
     The loss may be linear in the output, so that the upstream gradient is a constant.
     """
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5)).double()
-    adapt(model, rank=2, fused=fused)
+    adapt(model, rank=2, **options)
     twin = copy.deepcopy(model)
     for layer, other in zip(adapters(model).values(), adapters(twin).values(), strict=True):
         fill(layer.adapter)

@@ -6,12 +6,14 @@ import copy
 import math
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from geolora_ref.fast import merge as formed
 from geolora_ref.nn import AdaptedLayer, GeoLoRA, LowRankAdapter, adapt, adapters, disabled, merge, unmerge
@@ -333,6 +335,26 @@ def test_one_copy_of_the_weight_lives_from_the_forward_to_the_backward_pass(monk
     assert not list(layer.buffers())
     layer(x.detach())
     assert len(alive) == 2
+
+
+@pytest.mark.parametrize("kept", [lambda op: op.overloadpacket is torch.ops.aten.addmm, lambda op: "mm" in str(op)])
+def test_a_checkpoint_may_keep_the_results_of_products(kept: Callable[[Any], bool]) -> None:
+    """It refuses results that are changed in place afterwards, such as a matrix that was there before it was merged into."""
+
+    def policy(_: Any, op: Any, *given: Any, **options: Any) -> CheckpointPolicy:
+        return CheckpointPolicy.MUST_SAVE if kept(op) else CheckpointPolicy.PREFER_RECOMPUTE
+
+    model, (x, _) = merged_network(), regression()
+    gradients = []
+    for run in (
+        model,
+        partial(checkpoint, model, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, policy)),
+    ):
+        model.zero_grad()
+        run(x).square().sum().backward()
+        gradients.append([X.grad.clone() for X in model.parameters() if X.grad is not None])
+    assert gradients[0]
+    assert all(torch.equal(X, Y) for X, Y in zip(*gradients, strict=True))
 
 
 def test_merged_and_disabled_as_every_layer() -> None:
