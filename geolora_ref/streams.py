@@ -7,7 +7,7 @@ import os
 import sys
 from typing import IO
 
-__all__ = ["escape_missing_characters", "tell", "write_nothing_more"]
+__all__ = ["escape_missing_characters", "let_go", "tell", "write_nothing_more"]
 
 
 def escape_missing_characters() -> None:
@@ -26,6 +26,14 @@ def tell(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         write_nothing_more(sys.stdout)
+
+
+def let_go(stream: IO[str]) -> None:
+    """What cannot be written to it, on a full disk say, is lost; without this the end of the process would fail on it again."""
+    try:
+        stream.flush()
+    except OSError:
+        write_nothing_more(stream)
 
 
 def write_nothing_more(stream: IO[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 
 from geolora_ref.streams import write_nothing_more
@@ -10,7 +12,13 @@ __all__ = ["Terminal"]
 
 
 class Terminal(Console):
-    """rich's console, for which a reader that goes, as ``head`` does, is no reason to end with status 1, which has a meaning."""
+    """rich's console, for which a reader that goes, as ``head`` does, is no reason to end with status 1, which has a meaning.
+
+    ``:names:`` between colons, in paths say, are what they are.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"emoji": False} | options)
 
     def on_broken_pipe(self) -> None:
         """Nothing is written from now on."""

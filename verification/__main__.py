@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geolora_ref.files import locked
-from geolora_ref.streams import escape_missing_characters
+from geolora_ref.files import locked, require_writable
+from geolora_ref.streams import escape_missing_characters, let_go
 from geolora_ref.terminal import Terminal
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
@@ -25,7 +27,7 @@ from verification.claims import CLAIMS
 from verification.command_line import integer_from, progress_bar
 from verification.journal import Journal
 from verification.outcomes import ClaimOutcome
-from verification.report import as_data, write_report
+from verification.report import FILES, as_data, drawn, write_report
 from verification.runner import key, records, run, units
 
 DEFAULT_FOLDER = Path("build") / "verification"
@@ -38,7 +40,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--full", action="store_true", help="more sizes and seeds; takes up an interrupted run where it stopped")
     parser.add_argument("--only", action="append", metavar="CLAIM", help="check this claim only (may be given several times)")
-    parser.add_argument("--list", action="store_true", help="list the claims and their controls, and check nothing")
+    parser.add_argument("--list", action="store_true", help="list the claims and their controls (all, or --only), check nothing")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
     parser.add_argument("--jobs", type=integer_from(1), help="processes (default: one a core)")
@@ -59,29 +61,73 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--scheduler: expected with --backend dask and only there, found --backend {options.backend}")
     if options.backend == "dask" and options.jobs is not None:
         parser.error("--jobs: expected with --backend loky only, a cluster has the workers that it has")
+    if options.fresh and not options.full:
+        parser.error("--fresh: expected with --full only, without it every run starts anew")
+    if options.list and options.json:
+        parser.error("--json: expected without --list, which has no results")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked.
 
-    130: interrupted; what had been finished is in the journal.
+    130: interrupted, 143: terminated; with --full what had been finished is in the journal.
     """
     escape_missing_characters()
     options = arguments(argv)
     console = Terminal(stderr=options.json)
-    if options.list:
-        list_claims(Terminal())
-        return 0
     claims = [CLAIMS[name] for name in dict.fromkeys(options.only)] if options.only else list(CLAIMS.values())
     plan = Plan("full" if options.full else "quick", options.seed)
     folder = options.output or DEFAULT_FOLDER / (f"{plan.effort}-part" if options.only else plan.effort)
     try:
-        with locked(folder):
-            return check(claims, plan, folder, options, console)
+        with terminated_like_interrupted():
+            if options.list:
+                list_claims(claims, Terminal())
+                status = 0
+            else:
+                with locked(folder):
+                    status = check(claims, plan, folder, options, console)
+            sys.stdout.flush()
+        return status
     except OSError as error:  # taken by another run, unwritable, or full: what had been written is whole
-        console.print(f"[red]cannot go on:[/] {escape(str(error))}", soft_wrap=True)
-        return 2
+        let_go(sys.stdout)  # which may be what is full
+        return refuse(str(error))
+    except KeyboardInterrupt as interrupt:
+        return stopped(interrupt, "what had been written is whole", console)
+
+
+def refuse(reason: str) -> int:
+    """Tell why it cannot go on; the exit status of that."""
+    Terminal(stderr=True).print(f"[red]cannot go on:[/] {escape(reason)}", soft_wrap=True)
+    return 2
+
+
+def stopped(interrupt: KeyboardInterrupt, rest: str, console: Console) -> int:
+    """Tell who stopped it and what of it is left; the exit status of that."""
+    name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
+    console.print(f"{name}: {escape(rest)}", soft_wrap=True)
+    return status
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same as Ctrl-C, so that processes that work are ended and what they finished is kept."""
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Within it SIGTERM raises :class:`Terminated`; nothing where signals are another thread's affair."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.Namespace, console: Console) -> int:
@@ -89,8 +135,9 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     try:
         records(plan)  # outcomes are held against them: whether they can be read is known before any case is done
     except ValueError as error:
-        console.print(f"[red]cannot go on:[/] {escape(str(error))}", soft_wrap=True)
-        return 2
+        return refuse(str(error))
+    for name in FILES:
+        require_writable(folder / name)
     journal = Journal(folder, plan, fresh=options.fresh or not options.full)
     for line in journal.damaged:
         console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)
@@ -101,19 +148,20 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
         with bar("checked", console) as progress:
             outcomes = run(claims, plan, journal, jobs=jobs, scheduler=options.scheduler, progress=progress)
     except (KeyboardInterrupt, BackendError) as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = "interrupted:" if interrupted else f"[red]cannot go on:[/] {escape(str(error))};"
-        kept = "; --full goes on from there" if options.full else ""
-        where = escape(str(journal.path))
-        console.print(f"{reason} {len(journal.done)} finished cases are kept in {where}{kept}", soft_wrap=True)
-        return 130 if interrupted else 2
+        kept = f"{len(journal.done)} finished cases are kept in {journal.path}; --full goes on from there"
+        rest = kept if options.full else "without --full the next run starts anew"
+        if isinstance(error, BackendError):
+            return refuse(f"{error}; {rest}")
+        return stopped(error, rest, console)
     seconds = time.monotonic() - started
-    with bar("written", console) as progress:
-        report = write_report(outcomes, plan, folder, seconds, progress, resumed=resumed)
+    with bar("drawn", console) as progress:
+        sections = drawn(outcomes, progress)
+    outcomes = [section.outcome for section in sections]
+    if not options.json:
+        print_outcomes(outcomes, console)
+    report = write_report(sections, plan, folder, seconds, resumed=resumed)
     if options.json:
         print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed), ensure_ascii=False, indent=1))
-    else:
-        print_outcomes(outcomes, console)
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
     verdict = (
         f"[red]{len(failed)} of {len(outcomes)} claims do not stand: {', '.join(failed)}"
@@ -137,12 +185,13 @@ def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]
         yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)
 
 
-def list_claims(console: Console) -> None:
+def list_claims(claims: Sequence[Claim], console: Console) -> None:
     """The claims with their statements and controls."""
-    for claim in CLAIMS.values():
-        console.print(f"[bold]{claim.id}[/] {escape(f'({claim.section}) {claim.title}')}\n    {escape(claim.statement)}")
+    for claim in claims:
+        title = escape(f"({claim.section}) {claim.title}")
+        console.print(f"[bold]{claim.id}[/] {title}\n    {escape(claim.statement)}", soft_wrap=True)
         for control in claim.controls:
-            console.print(f"    must fail: {control.id}: {control.why}", style="dim", markup=False)
+            console.print(f"    must fail: {control.id}: {control.why}", style="dim", markup=False, soft_wrap=True)
 
 
 def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:

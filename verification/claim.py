@@ -49,7 +49,8 @@ class CaseResult:
     ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
     ``violated_hypotheses`` : the checked hypotheses that did not hold.
     ``series`` : data for the figures.
-    ``error`` : the traceback if the check itself broke; such a case never counts as the failure that a control owes.
+    ``error`` : if the check itself broke, what happened and where in a line, and the traceback behind it; such a case never
+    counts as the failure that a control owes.
     """
 
     case: str
@@ -61,9 +62,9 @@ class CaseResult:
 
     @property
     def worst(self) -> float:
-        """The largest ratio; infinite if a ratio is not a number, or if nothing was compared at all."""
+        """The largest ratio; infinite if a ratio is no number or −∞, of a logarithm say, or if nothing was compared at all."""
         values = [value for ratios in self.ratios.values() for value in ratios]
-        if any(math.isnan(value) for value in values) or not (values or self.undecided):
+        if any(math.isnan(value) or value == -math.inf for value in values) or not (values or self.undecided):
             return math.inf
         return max(values, default=0.0)
 

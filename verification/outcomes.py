@@ -66,12 +66,16 @@ class ControlOutcome:
 
 @dataclass(frozen=True)
 class ClaimOutcome:
-    """A claim and everything that was measured for it; ``changes`` : what is not as it is on record."""
+    """A claim and everything that was measured for it.
+
+    ``changes`` : what is not as it is on record; ``broken`` : the figures and tables that could not be made of it, and why.
+    """
 
     claim: Claim
     results: Results
     controls: Sequence[ControlOutcome]
     changes: Sequence[str] = ()
+    broken: Sequence[str] = ()
 
     @property
     def ratios(self) -> dict[str, list[float]]:
@@ -109,8 +113,8 @@ class ClaimOutcome:
 
     @property
     def worst(self) -> float:
-        """The largest ratio over all cases."""
-        return max(result.worst for result in self.results)
+        """The largest ratio over all cases; infinite without any."""
+        return max((result.worst for result in self.results), default=math.inf)
 
     @property
     def median(self) -> float:
@@ -120,10 +124,11 @@ class ClaimOutcome:
     @property
     def problems(self) -> list[str]:
         """Every reason why this claim does not stand; empty if it does."""
-        found = [f"case {result.case} broke: {result.error.splitlines()[-1]}" for result in self.results if result.error]
+        found = [f"case {result.case} broke: {result.error.splitlines()[0]}" for result in self.results if result.error]
+        found += [] if self.results else ["it has no cases"]
         found += [f"case {r.case}: hypothesis violated: {h}" for r in self.results for h in r.violated_hypotheses]
         found += [
-            f"case {r.case}: ratio {r.worst:.3g} above {self.claim.limit:g}"
+            f"case {r.case}: {_told(r)} above {self.claim.limit:g}"
             for r in self.results
             if not r.error and r.worst > self.claim.limit
         ]
@@ -134,16 +139,27 @@ class ClaimOutcome:
             found.append(f"{self.undecided} of {total} comparisons decide nothing, a share of {self.claim.undecided:g} may")
         for control in self.controls:
             if control.error:
-                found.append(f"control {control.control.id} broke: {control.error.splitlines()[-1]}")
+                found.append(f"control {control.control.id} broke: {control.error.splitlines()[0]}")
             elif not control.results:
                 found.append(f"control {control.control.id} has no cases")
             elif not control.failed:
                 found.append(f"control {control.control.id} passed (ratio {control.worst:.3g}), {control.shortfall}")
         failed = {name for control in self.controls for name in control.failed}
         found += [f"no control fails: {name}" for name in self.ratios if name not in failed]
+        found += self.broken
         return found or list(self.changes)
 
     @property
     def holds(self) -> bool:
         """The claim holds and every control fails."""
         return not self.problems
+
+
+def _told(result: CaseResult) -> str:
+    """The worst ratio, or why it counts as infinite."""
+    odd = sorted(
+        {f"{value:g}" for values in result.ratios.values() for value in values if math.isnan(value) or value == -math.inf}
+    )
+    if odd:
+        return f"ratio {' and '.join(odd)}, which counts as one"
+    return f"ratio {result.worst:.3g}" if any(result.ratios.values()) else "nothing was compared, which counts as a ratio"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib
@@ -14,7 +15,7 @@ import matplotlib.figure
 from markupsafe import Markup, escape
 
 from geolora_ref.files import read_json, strict, write_atomically, write_json
-from verification.claim import Figure, Plan, Results
+from verification.claim import Figure, Plan, Results, Table
 from verification.claims import CLAIMS
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
@@ -24,9 +25,13 @@ from verification.outcomes import ClaimOutcome
 from verification.pictures import data_uri, svg
 from verification.rigor.results import FOLDER
 from verification.rigor.results import PAGE as RIGOR
+from verification.runner import in_a_line
 from verification.shown import UNREADABLE, Page, overview, unshown
 
-__all__ = ["as_data", "mathematics", "number", "picture", "write_page", "write_report"]
+__all__ = ["FILES", "Drawn", "as_data", "drawn", "mathematics", "number", "picture", "write_page", "write_report"]
+
+FILES = ("results.json", RIGOR.file, FAST_PATH.file, "finetuning-report.html", "report.html")
+"""What a report consists of."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
 """A name of the code: words of two letters or more on both sides of each underscore, or capitals, as of a library's errors."""
@@ -44,31 +49,42 @@ STYLE: Any = {
 }
 
 
-def write_report(
-    outcomes: Sequence[ClaimOutcome],
-    plan: Plan,
-    folder: Path,
-    seconds: float,
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-    *,
-    resumed: int = 0,
-) -> Path:
+class Drawn(NamedTuple):
+    """A claim as the report shows it: the outcome, which knows what could not be drawn, its figures as images and its tables."""
+
+    outcome: ClaimOutcome
+    figures: Sequence[tuple[Figure, str]]
+    tables: Sequence[tuple[Table, Sequence[Sequence[str]]]]
+
+
+def drawn(
+    outcomes: Sequence[ClaimOutcome], progress: Callable[[str, int, int], None] = lambda name, done, total: None
+) -> list[Drawn]:
+    """All figures and tables; one that cannot be made is a reason why its claim does not stand.
+
+    ``progress(claim id, done, total)`` is called claim after claim.
+    """
+    sections = []
+    for done, outcome in enumerate(outcomes):
+        progress(outcome.claim.id, done, len(outcomes))
+        sections.append(_drawn(outcome))
+    progress("report", len(outcomes), len(outcomes))
+    return sections
+
+
+def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, *, resumed: int = 0) -> Path:
     """Write ``results.json``, the pages beside the report and ``report.html``, all or nothing each; returns the path of the last.
 
-    The page about fine-tuning shows the stored campaign: it takes hours, which no report waits for.  ``progress(claim id, done,
-    total)`` is called as figures are drawn; ``resumed`` see :func:`as_data`.
+    The page about fine-tuning shows the stored campaign: it takes hours, which no report waits for.  ``resumed`` see
+    :func:`as_data`.
     """
-    data = as_data(outcomes, plan, seconds, resumed=resumed)
+    data = as_data([section.outcome for section in sections], plan, seconds, resumed=resumed)
+    report = _rendered("report.html.j2", sections=sections, data=data, plan=plan)
     write_json(folder / "results.json", data)
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
     write_atomically(folder / "finetuning-report.html", _finetuning())
-    sections = []
-    for done, outcome in enumerate(outcomes):
-        progress(outcome.claim.id, done, len(outcomes))
-        sections.append(_section(outcome))
-    progress("report", len(outcomes), len(outcomes))
-    write_atomically(folder / "report.html", _rendered("report.html.j2", sections=sections, data=data, plan=plan))
+    write_atomically(folder / "report.html", report)
     return folder / "report.html"
 
 
@@ -128,6 +144,12 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float, *, res
                 "scale": outcome.claim.scale,
                 "holds": outcome.holds,
                 "problems": outcome.problems,
+                "errors": {
+                    f"{who} {result.case}".strip(): result.error
+                    for who, results in [("", outcome.results), *((c.control.id, c.results) for c in outcome.controls)]
+                    for result in results
+                    if result.error
+                },
                 "cases": len(outcome.results),
                 "compared": outcome.count,
                 "undecided": outcome.undecided,
@@ -159,16 +181,29 @@ def _rounded(ratio: float) -> float:
     return float(f"{ratio:.4g}")
 
 
-def _section(outcome: ClaimOutcome) -> dict[str, Any]:
-    """What the template shows of one claim; no figures and tables where a case broke, since its series are missing."""
-    complete = not any(result.error for result in outcome.results)
-    return {
-        "outcome": outcome,
-        "claim": outcome.claim,
-        "inequalities": outcome.compared,
-        "figures": [{"figure": f, "image": data_uri(picture(f, outcome.results))} for f in outcome.claim.figures if complete],
-        "tables": [{"title": table.title, "rows": table.rows(outcome.results)} for table in outcome.claim.tables if complete],
-    }
+def _drawn(outcome: ClaimOutcome) -> Drawn:
+    """One claim; no figures and tables where a case broke, since its series are missing."""
+    figures, tables, broken = [], [], list(outcome.broken)
+    if outcome.results and not any(result.error for result in outcome.results):
+        for figure in outcome.claim.figures:
+            try:
+                figures.append((figure, data_uri(picture(figure, outcome.results))))
+            except Exception as error:  # of a claim's own code, on what it has measured
+                broken.append(f"figure {figure.title!r} cannot be drawn: {in_a_line(error)}")
+        for table in outcome.claim.tables:
+            try:
+                tables.append((table, _rows(table, outcome.results)))
+            except Exception as error:
+                broken.append(f"table {table.title!r} cannot be made: {in_a_line(error)}")
+    return Drawn(replace(outcome, broken=broken), figures, tables)
+
+
+def _rows(table: Table, results: Results) -> list[list[str]]:
+    """The rows of a table, the first of which is its head."""
+    rows = [[str(cell) for cell in row] for row in table.rows(results)]
+    if not rows:
+        raise ValueError("expected a row at least, the names of the columns, found none")
+    return rows
 
 
 def picture(figure: Figure, results: Results) -> bytes:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -17,7 +18,7 @@ from verification.journal import Journal
 from verification.outcomes import ClaimOutcome, ControlOutcome
 from verification.record import Record, changes, recorded
 
-__all__ = ["Unit", "key", "outcome", "records", "run", "units", "work"]
+__all__ = ["Unit", "in_a_line", "key", "outcome", "records", "run", "units", "work"]
 
 
 Unit = tuple[str, str, Case]
@@ -45,9 +46,24 @@ def work(unit: Unit) -> CaseResult:
         # One thread: the matrices are small, and processes that share cores by threads slow each other down.  Broken backends
         # overflow: results are judged, not warnings.
         with threadpool_limits(1), np.errstate(all="ignore"):
-            return check(case)
-    except Exception:  # a broken check must not stop the others; it is reported and counts as a failure
-        return CaseResult(case.id, {}, error=traceback.format_exc())
+            result: object = check(case)
+        if not isinstance(result, CaseResult):
+            raise TypeError(f"expected a CaseResult, the check of {claim_id} returned {result!r}")
+        return result
+    except (Exception, SystemExit) as error:  # a broken check must not stop the others; it is reported and counts as a failure
+        return _broken(case, error)
+
+
+def _broken(case: Case, error: BaseException) -> CaseResult:
+    """What happened and where, and the traceback."""
+    return CaseResult(case.id, {}, error=f"{in_a_line(error)}\n{''.join(traceback.format_exception(error))}")
+
+
+def in_a_line(error: BaseException) -> str:
+    """Its kind, the first line that it has to say, and the innermost place."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {said} ({Path(place.filename).name}:{place.lineno})"
 
 
 def run(
@@ -79,12 +95,21 @@ def run(
         with closing(finished):
             for done, (unit, result) in enumerate(finished, total - len(todo) + 1):
                 if not result.error:
-                    journal.add(key(unit), result)
+                    result = _kept(journal, unit, result)
                 found[key(unit)] = journal.done.get(key(unit), result)  # as a later run reads it
                 progress(unit[0], done, total)
     finally:
         journal.close()
     return [outcome(claim, plan, found) for claim in claims]
+
+
+def _kept(journal: Journal, unit: Unit, result: CaseResult) -> CaseResult:
+    """The result, which the journal has now; one that cannot be written as JSON broke."""
+    try:
+        journal.add(key(unit), result)
+    except (TypeError, ValueError) as error:
+        return _broken(unit[2], error)
+    return result
 
 
 def _labelled(unit: Unit) -> tuple[Unit, CaseResult]:
@@ -99,7 +124,12 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult]) -> ClaimO
 
     controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
     bare, record = ClaimOutcome(claim, results("", list(claim.cases(plan))), controls), records(plan).get(claim.id)
-    return bare if bare.problems or record is None else replace(bare, changes=changes(bare, record, plan.seed))
+    if bare.problems or record is None:
+        return bare
+    try:
+        return replace(bare, changes=changes(bare, record, plan.seed))
+    except Exception as error:  # of a table, which the report tries again and tells by its name
+        return replace(bare, broken=[f"what it measured cannot be held against the record: {in_a_line(error)}"])
 
 
 def records(plan: Plan) -> Mapping[str, Record]:

@@ -179,10 +179,10 @@ def test_workers_of_other_sources_are_refused(
     monkeypatch.setattr(backends, "sources", lambda: "mine")
     expected = "expected the sources and libraries of the client (fingerprint mine), found the same"
     assert main(dask(tmp_path, cluster.scheduler_address)) == 2
-    assert capsys.readouterr().out.count(expected) == 2, "both are to be named, before either has a case"
+    assert capsys.readouterr().err.count(expected) == 2, "both are to be named, before either has a case"
     monkeypatch.setattr(backends, "_refuse_unfit", lambda client: None)
     assert main(dask(tmp_path, cluster.scheduler_address)) == 2
-    assert expected in capsys.readouterr().out
+    assert expected in capsys.readouterr().err
     assert not list(tmp_path.glob("journal-*"))
 
 
@@ -257,7 +257,7 @@ def test_a_cluster_without_workers_is_status_2(
     monkeypatch.setattr(backends, "PATIENCE", 1.0)
     address = in_process(n_workers=0).scheduler_address
     assert main(dask(tmp_path, address)) == 2
-    assert f"expected a cluster with workers, {address} has none" in capsys.readouterr().out
+    assert f"expected a cluster with workers, {address} has none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "foo://host:1"])
@@ -266,7 +266,7 @@ def test_an_address_that_does_not_answer_is_status_2(
 ) -> None:
     monkeypatch.setattr(backends, "PATIENCE", 0.5)
     assert main(dask(tmp_path, address)) == 2
-    assert f"expected the address of a Dask scheduler, found {address!r}" in capsys.readouterr().out
+    assert f"expected the address of a Dask scheduler, found {address!r}" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_status_2(
@@ -274,7 +274,7 @@ def test_a_missing_package_is_status_2(
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert main(dask(tmp_path, "tcp://127.0.0.1:1")) == 2
-    assert "expected the package distributed, it is not installed (extra 'dask')" in capsys.readouterr().out
+    assert "expected the package distributed, it is not installed (extra 'dask')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -320,8 +320,8 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     hold.unlink()
     printed, kept = capsys.readouterr(), len(units(tmp_path))
     assert UNITS // 4 <= kept < UNITS
-    assert "cannot go on: a worker process died" in printed.out
-    assert f"{kept} finished cases are kept" in printed.out
+    assert "cannot go on: a worker process died" in printed.err
+    assert "without --full the next run starts anew" in printed.err
     assert "Traceback" not in printed.out + printed.err
     assert finish(tmp_path) == undisturbed
     assert len(units(tmp_path)) == len(set(units(tmp_path))) == UNITS

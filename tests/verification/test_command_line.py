@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from verification import record, tightness
 from verification.__main__ import main, print_outcomes
 from verification.claim import Plan
 from verification.claims import CLAIMS
+from verification.report import FILES
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
 
@@ -34,6 +36,82 @@ def test_list_names_every_claim_and_control(capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert all(name in printed for name in CLAIMS)
     assert "must fail: naive-factor-euler" in printed
+
+
+def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--only", CLAIM]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(CLAIMS[CLAIM].controls)
+    assert lines[1].strip() == CLAIMS[CLAIM].statement
+
+
+@pytest.mark.parametrize("full", ["--list", "--only"])
+def test_a_full_disk_under_the_output_is_status_2(full: str, tmp_path: Path) -> None:
+    """Told where there is room; the end of the process does not fail on it again."""
+    asked = [sys.executable, "-m", "verification", full, *([CLAIM, "--jobs", "1"] if full == "--only" else [])]
+    with Path("/dev/full").open("wb") as stdout:
+        done = subprocess.run(
+            [*asked, "--output", str(tmp_path)], cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "cannot go on: [Errno 28] No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("verification.__main__.run", lambda *_, **__: pytest.fail("cases were done"))
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert f"cannot go on: [Errno 21] Is a directory: '{tmp_path / name}'" in printed
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("when", ["run", "drawn", "write_report"])
+def test_interrupted_and_terminated_have_a_sentence_and_a_status(
+    when: str,
+    signum: signal.Signals,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whenever it comes; whoever handled the signal before does so afterwards."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signum)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(f"verification.__main__.{when}", interrupted)
+    for effort, kept in (("--full", "0 finished cases are kept"), ("--jobs=1", "without --full the next run starts anew")):
+        if when != "run" and effort == "--full":
+            continue
+        assert main(["--only", CLAIM, "--jobs", "1", effort, "--output", str(tmp_path)]) == status
+        printed = capsys.readouterr().out
+        assert ("terminated:" if status == 143 else "interrupted:") in printed
+        assert (kept if when == "run" else "what had been written is whole") in printed
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fresh"], "--fresh: expected with --full only, without it every run starts anew"),
+        (["--list", "--json"], "--json: expected without --list, which has no results"),
+    ],
+)
+def test_options_without_effect_are_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_names_between_colons_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path / ":smile: [x]")]) == 0
+    assert "/:smile: [x]/report.html" in capsys.readouterr().out
 
 
 def test_unknown_claim_is_refused_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,13 +186,13 @@ def test_a_damaged_record_is_told_before_anything_is_done(
         ledger.write_text(contents, encoding="utf-8")
     monkeypatch.setattr("verification.__main__.run", lambda *_, **__: pytest.fail("cases were done"))
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path / "run")]) == 2
-    assert f"cannot go on: {ledger}: expected " in capsys.readouterr().out
+    assert f"cannot go on: {ledger}: expected " in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         tightness.main(["--only", CLAIM])
     assert stopped.value.code == 2
     ledger.unlink()
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path / "run")]) == 2
-    assert str(ledger) in capsys.readouterr().out
+    assert str(ledger) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("columns", [80, 200])

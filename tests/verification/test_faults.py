@@ -198,13 +198,13 @@ def test_an_unwritable_folder_is_status_2_and_named(
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     assert main(["--full", "--only", CLAIM.id, "--output", place]) == 2
-    assert place in capsys.readouterr().out
+    assert place in capsys.readouterr().err
 
 
 def test_a_folder_that_another_run_uses_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path):
         assert main(["--full", "--only", CLAIM.id, "--output", str(tmp_path)]) == 2
-    assert f"process {os.getpid()} has it" in capsys.readouterr().out
+    assert f"process {os.getpid()} has it" in capsys.readouterr().err
     assert not list(tmp_path.glob("journal-*"))
 
 

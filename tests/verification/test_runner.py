@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from geolora_ref.files import read_json
+from verification import runner
 from verification.__main__ import print_outcomes
-from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
+from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Table
 from verification.claims import CLAIMS
 from verification.journal import Journal
 from verification.outcomes import ClaimOutcome
-from verification.report import as_data, write_report
+from verification.record import NOTHING
+from verification.report import as_data, drawn, write_report
 from verification.runner import run
 
 PLAN = Plan()
@@ -50,6 +54,22 @@ def several(values: Sequence[float]) -> Callable[[Case], CaseResult]:
 
 def broken(case: Case) -> CaseResult:
     raise ZeroDivisionError("the check itself is wrong")
+
+
+def broken_in_lines(case: Case) -> CaseResult:
+    raise ValueError("\n  expected a thing\n\n  details: 3\n")
+
+
+def leaving(case: Case) -> CaseResult:
+    raise SystemExit(3)
+
+
+def returning_nothing(case: Case) -> Any:
+    return None
+
+
+def unwritable(case: Case) -> CaseResult:
+    return replace(GOOD.check(case), series={(1, 2): 3})  # type: ignore[dict-item]
 
 
 def nothing(case: Case) -> CaseResult:
@@ -129,9 +149,15 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
     ("claim", "reason"),
     [
         (replace(GOOD, check=ratio(1.01)), "ratio 1.01 above 1"),
-        (replace(GOOD, check=ratio(float("nan"))), "ratio inf above 1"),
+        (replace(GOOD, check=ratio(float("nan"))), "ratio nan, which counts as one above 1"),
+        (replace(GOOD, check=ratio(float("-inf"))), "ratio -inf, which counts as one above 1"),
         (replace(GOOD, check=violating), "hypothesis violated: λ < 2/β"),
-        (replace(GOOD, check=broken), "ZeroDivisionError: the check itself is wrong"),
+        (replace(GOOD, check=broken), "ZeroDivisionError: the check itself is wrong (test_runner.py:"),
+        (replace(GOOD, check=broken_in_lines), "case 0 broke: ValueError: expected a thing (test_runner.py:"),
+        (replace(GOOD, check=leaving), "case 0 broke: SystemExit: 3 (test_runner.py:"),
+        (replace(GOOD, check=returning_nothing), "expected a CaseResult, the check of made-up returned None"),
+        (replace(GOOD, check=unwritable), "case 0 broke: TypeError: keys must be str, int, float, bool or None, not tuple"),
+        (replace(GOOD, cases=lambda plan: ()), "it has no cases"),
         (replace(GOOD, floor=4), "only 3 comparisons, at least 4 are needed"),
         (replace(GOOD, controls=()), "no control fails: ratio"),
         (replace(GOOD, check=another), "no control fails: another"),
@@ -146,7 +172,7 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("nan"))),)), "control bad passed"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf"))),)), "control bad passed"),
         (replace(GOOD, check=undecided), "3 of 6 comparisons decide nothing, a share of 0 may"),
-        (replace(GOOD, check=nothing), "ratio inf above 1"),
+        (replace(GOOD, check=nothing), "nothing was compared, which counts as a ratio above 1"),
     ],
 )
 def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Claim, reason: str) -> None:
@@ -218,7 +244,8 @@ def test_what_is_not_a_number_is_the_worst(outcome: Callable[[Claim], ClaimOutco
 def test_the_report_shows_a_ratio_that_is_no_number(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     result = outcome(replace(GOOD, check=several((0.5, math.nan)), controls=()))
-    html = write_report([result], PLAN, tmp_path, 1.0, lambda *where: told.append(where)).read_text(encoding="utf-8")
+    sections = drawn([result], lambda *where: told.append(where))
+    html = write_report(sections, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert '<td>ratio</td><td class="n">6</td><td class="n">nan</td><td class="n">∞</td>' in html
     assert told == [(GOOD.id, 0, 1), ("report", 1, 1)]
 
@@ -229,7 +256,7 @@ def test_a_long_list_of_problems_says_that_there_are_more(outcome: Callable[[Cla
     print_outcomes([result], Console(file=printed, width=200))
     assert len(result.problems) > 33
     assert f"and {len(result.problems) - 10} more, see results.json" in printed.getvalue()
-    html = write_report([result], PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+    html = write_report(drawn([result]), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert f"<li>and {len(result.problems) - 20} more, see results.json</li>" in html
 
 
@@ -255,15 +282,56 @@ def test_report_is_written_although_a_case_broke(tmp_path: Path, monkeypatch: py
     half_broken = replace(claim, check=lambda case: broken(case) if case.id == first else claim.check(case))
     monkeypatch.setitem(CLAIMS, claim.id, half_broken)
     outcomes = run([half_broken], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)
-    html = write_report(outcomes, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
-    assert "ZeroDivisionError: the check itself is wrong" in html
+    html = write_report(drawn(outcomes), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+    assert f"case {first} broke: ZeroDivisionError: the check itself is wrong" in html
+    assert f"<summary>Traceback of case {first}</summary><pre>ZeroDivisionError" in html
     assert "data:image" not in html
+    stored = read_json(tmp_path / "results.json")["claims"][0]
+    assert list(stored["errors"]) == [first]
+    assert "Traceback (most recent call last)" in stored["errors"][first]
+
+
+def raising(*_: Any) -> Any:
+    raise OverflowError("no axis goes there")
+
+
+@pytest.mark.parametrize("effort", ["quick", "full"])
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (
+            {"figures": (Figure("A figure", "caption", raising),)},
+            "figure 'A figure' cannot be drawn: OverflowError: no axis goes",
+        ),
+        ({"tables": (Table("A table", raising),)}, "table 'A table' cannot be made: OverflowError: no axis goes there"),
+        ({"tables": (Table("A table", lambda results: []),)}, "expected a row at least, the names of the columns, found none"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_reason_and_the_rest_is_shown(
+    part: dict[str, Any], told: str, effort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim does not stand, since nobody can see why; the report and the record are of one run."""
+    claim, plan = replace(GOOD, **part), Plan(effort)
+    monkeypatch.setitem(CLAIMS, GOOD.id, claim)
+    monkeypatch.setattr(runner, "records", lambda plan: {GOOD.id: NOTHING} if plan.effort == "quick" else {})
+    sections = drawn(run([claim], plan, Journal(tmp_path, plan, fresh=True), jobs=1))
+    html = write_report(sections, plan, tmp_path, 1.0).read_text(encoding="utf-8")
+    (stored,) = read_json(tmp_path / "results.json")["claims"]
+    assert (stored["holds"], sections[0].outcome.holds) == (False, False)
+    assert any(told in problem for problem in stored["problems"])
+    assert "does not stand" in html
+    assert "holds</span>" not in html
+
+
+def test_numbers_in_a_table_are_shown(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
+    result = outcome(replace(GOOD, tables=(Table("A table", lambda results: [["n"], [len(results)]]),)))  # type: ignore[list-item]
+    assert "<td>3</td>" in write_report(drawn([result]), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
 
 
 def test_report_is_self_contained(tmp_path: Path) -> None:
     claim = CLAIMS["simultaneous-descent"]
     outcomes = run([claim], PLAN, Journal(tmp_path, PLAN, fresh=True), jobs=1)
-    html = write_report(outcomes, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+    html = write_report(drawn(outcomes), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert claim.title in html
     assert "s = (1 + 2σ<sub>max</sub>²)‖Z‖" in html
     assert 'src="data:image/svg+xml;base64,' in html

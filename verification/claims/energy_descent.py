@@ -91,7 +91,7 @@ def check(
             V_hat = reached(Y.V, L_step(SUB_SOLVER, problem, k * h, h, Factors(*Y)))
             g = U_hat.T @ problem.gradient(Y.full()) @ V_hat
             least = -np.expm1(-2.0 * beta * h) / (2.0 * beta) * np.sum(g**2)
-            out.at_most("before the truncation: ‖g‖²(1 − e^(−2βh))/(2β) ≤ L(Y₀) − L(Ŷ)", least, before - above, slack)
+            out.at_most("before the truncation: ‖g‖²(1 − e^{−2βh})/(2β) ≤ L(Y₀) − L(Ŷ)", least, before - above, slack)
             G = float(np.linalg.norm(problem.gradient(W_hat)))
             rise = problem.loss(cut.Y.full()) - problem.loss(W_hat)
             theta = tail(W_hat, cut.Y.rank)
@@ -161,7 +161,7 @@ CLAIM = Claim(
     title="The augmented integrator descends at every step size",
     section="Integrators: what was measured",
     statement=(
-        "on Ẏ = −∇L(Y): L(Ŷ) ≤ L(Y₀) − ‖Ûᵀ∇L(Y₀)V̂‖²(1 − e^(−2βh))/(2β) for every h, and L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²"
+        "on Ẏ = −∇L(Y): L(Ŷ) ≤ L(Y₀) − ‖Ûᵀ∇L(Y₀)V̂‖²(1 − e^{−2βh})/(2β) for every h, and L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁²"
     ),
     hypotheses=(
         "the old bases are kept, so that Y₀ lies in the Galerkin space",
