@@ -206,7 +206,9 @@ def test_help_and_unknown_claims_record_nothing(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_claim_that_does_not_stand_is_not_recorded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A check that broke has no ratios, which would then be what is on record."""
-    broken = replace(SHARP, results=[replace(SHARP.results[0], error="Traceback\nValueError: no"), *SHARP.results[1:]])
+    broken = replace(
+        SHARP, results=[replace(SHARP.results[0], error="ValueError: no (test.py:1)\nTraceback"), *SHARP.results[1:]]
+    )
     monkeypatch.setattr(tightness, "run", lambda *_, **__: [broken])
     monkeypatch.setattr(tightness, "write_json", lambda *_: pytest.fail("recorded"))
     assert tightness.main(["--only", "curvature-tail"]) == 1
