@@ -93,7 +93,7 @@ print("difference to the step by hand:", np.linalg.norm(step.Y.full() - U1 @ S1 
 # %%
 # Going on, the rank settles at that of the minimiser.
 
-losses, ranks = [], []
+losses, ranks = [problem.loss(Y.full())], [Y.rank]
 for _ in range(40):
     Y = geolora_step(
         Y,
@@ -107,6 +107,6 @@ for _ in range(40):
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 left.semilogy(losses)
 left.set(xlabel="step", ylabel="loss")
-right.step(range(1, 41), ranks, where="mid")
+right.step(range(41), ranks, where="mid")
 right.set(xlabel="step", ylabel="rank", yticks=range(max(ranks) + 1))
 plt.show()

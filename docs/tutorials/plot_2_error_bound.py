@@ -60,16 +60,16 @@ for rate in (0.2, 0.1, 0.05, 0.025):
     errors, bounds = run(rate)
     time = rate * np.arange(1, len(errors) + 1)
     (line,) = axes.semilogy(time, errors, label=f"λ = {rate}")
-    axes.semilogy(time, bounds, ":", color=line.get_color())
+    axes.semilogy(time, bounds, ":", color=line.get_color(), label="its bound")
     print(
         f"λ = {rate}: error {errors[-1]:.4f}, bound {bounds[-1]:.4f}, "
         f"ratio {errors[-1] / bounds[-1]:.2f}"
     )
     assert max(e / b for e, b in zip(errors, bounds, strict=True)) <= 1.0
 axes.set(xlabel="t", ylabel="distance to the full flow")
-axes.legend()
+axes.legend(ncols=4, loc="lower center")
 plt.show()
 
 # %%
-# Solid: measured. Dotted: the bound. Halving :math:`\lambda` halves the error until the part :math:`\varepsilon` that the tangent
-# space cannot follow is left over: the bound promises no more, and the iterates give no more.
+# The first halving of :math:`\lambda` nearly halves the error, each later one does less: what is left over is the part
+# :math:`\varepsilon` that the tangent space cannot follow. The bound promises no more, and the iterates give no more.

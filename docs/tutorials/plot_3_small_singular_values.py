@@ -6,7 +6,7 @@ Three ways of descending that look alike on paper, from starts that differ in th
 """
 
 # %%
-# Two methods besides GeoLoRA, each of them three lines. The *factor equations*
+# Two methods besides GeoLoRA. The *factor equations*
 # :math:`\dot U=-(I-UU^T)GVS^{-1}`, :math:`\dot V=-(I-VV^T)G^TUS^{-T}`, :math:`\dot S=-U^TGV` are equivalent to the low-rank flow
 # as long as :math:`S` is invertible; an explicit step on them divides by :math:`S`. *Simultaneous descent* moves
 # :math:`U, S, V` along their own gradients.
@@ -75,7 +75,9 @@ figure, panels = plt.subplots(
 for axes, method in zip(panels, (geolora, naive, simultaneous), strict=True):
     for sigma in (1.0, 1e-2, 1e-4, 1e-8):
         found = losses(method, sigma)
-        axes.semilogy(found, label=f"σ = {sigma:g}")
+        (line,) = axes.semilogy(found, label=f"σ = {sigma:g}")
+        if not np.isfinite(found[-1]):  # broken down: the last loss that is a number
+            axes.plot(len(found) - 2, found[-2], "x", color=line.get_color())
         print(
             f"{method.__name__:<13} σ = {sigma:<7g} "
             f"loss after {len(found) - 1:2d} steps: {found[-1]:.2e}"
@@ -87,7 +89,7 @@ plt.show()
 
 # %%
 # GeoLoRA does not notice. The factor equations overshoot where :math:`\sigma` is small against the step: at 1e-4 they recover,
-# at 1e-8 the first step leaves floating point.
+# at 1e-8 the first step leaves floating point (the cross).
 # Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves by
 # :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. What is proved of both is in
 # :doc:`/theory/factors`.

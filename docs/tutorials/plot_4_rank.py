@@ -76,4 +76,5 @@ plt.show()
 
 # %%
 # From :math:`S = 0`, the usual start of an adapter, new directions and threshold are both of order :math:`\lambda`, and
-# here the rank grows. :doc:`/theory/rank` has the proof of the stall, and a start from zero that stalls as well.
+# here the rank grows: to 6, one more than the minimiser has. From
+# :math:`S` of order one it stalls at small steps, and at :math:`\lambda = 0.2` goes up to the cap of 8. :doc:`/theory/rank` has the proof of the stall, and a start from zero that stalls as well.

@@ -1,6 +1,6 @@
 r"""
-Verify your backend in five lines
-=================================
+Verify your backend in a few lines
+==================================
 
 You have a fast step of your own. Is it right? And if not, which line is wrong?
 """
@@ -42,7 +42,7 @@ def my_step(
 
 
 # %%
-# The five lines. Every question that the kit asks has a reason, and a ratio: the error in rounding units, where 30 is wrong.
+# These lines. Every question that the kit asks has a reason, and a ratio: the error in rounding units, wrong above 30.
 
 report = check_step(my_step)
 print(report.passed, f"{len(report.rows)} cases, worst ratio {report.worst_ratio:.3g}")

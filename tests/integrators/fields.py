@@ -27,7 +27,7 @@ from geolora_ref.integrators import (
 )
 from geolora_ref.problems import Product
 
-__all__ = ["ALL", "DenseField", "Matrix", "complex_low_rank", "linear"]
+__all__ = ["ALL", "WITHOUT_SUB_SOLVER", "DenseField", "Matrix", "complex_low_rank", "linear"]
 
 Matrix = NDArray[Any]
 Solver = RungeKutta | SolveIVP
@@ -45,6 +45,7 @@ ALL: dict[str, Callable[[TruncationRule, Solver], Integrator]] = {
     "projected Runge–Kutta": lambda rule, _: ProjectedRK(rule),
     "naive": lambda *_: NaiveFactorEuler(),
 }
+WITHOUT_SUB_SOLVER = ("projected Runge–Kutta", "naive")
 
 
 @dataclass(frozen=True, eq=False)

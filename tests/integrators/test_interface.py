@@ -37,7 +37,7 @@ from geolora_ref.integrators import (
 from geolora_ref.integrators.augmented_bug import augmented
 from geolora_ref.integrators.sub_solvers import HEUN
 from geolora_ref.problems import MatrixODE, Product, Quadratic, RankPreservingRiccati
-from tests.integrators.fields import ALL, DenseField, Matrix, complex_low_rank, linear
+from tests.integrators.fields import ALL, WITHOUT_SUB_SOLVER, DenseField, Matrix, complex_low_rank, linear
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -115,7 +115,7 @@ def test_a_field_of_zero_changes_nothing(name: str) -> None:
     assert norm(_step(name, nothing, Y, h=10.0).Y.full() - Y.full()) <= 1e-14
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("projected Runge–Kutta", "naive")])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in WITHOUT_SUB_SOLVER])
 def test_full_rank_is_the_sub_solver_alone(name: str) -> None:
     """For m = n = r no direction is missing: every sub-equation, or their sum, is the equation itself, whatever h."""
     rng = np.random.default_rng(1)
@@ -615,7 +615,7 @@ def test_a_sub_solver_may_work_in_place_and_return_the_same_array(name: str) -> 
     ],
     ids=["single", "one column", "list"],
 )
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("projected Runge–Kutta", "naive")])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in WITHOUT_SUB_SOLVER])
 def test_what_is_no_result_of_a_sub_solver_is_refused(name: str, spoil: Any, message: str) -> None:
     """One column would be broadcast, one of the two bases would be in single precision."""
     field, Y = _setting(complex_data=False)
