@@ -26,7 +26,7 @@ from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
 from verification.outcomes import ClaimOutcome
-from verification.report import mathematics, number, picture, write_report
+from verification.report import drawn, mathematics, number, picture, write_report
 from verification.runner import run, units
 
 LOGGER = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _found() -> list[ClaimOutcome]:
     found = run(claims, PLAN, journal, jobs=os.cpu_count() or 1, progress=progress)
     report = FOLDER / "results.json"
     if not whole or not report.exists() or report.stat().st_mtime < journal.path.stat().st_mtime:
-        write_report(found, PLAN, FOLDER, time.monotonic() - started)
+        write_report(drawn(found), PLAN, FOLDER, time.monotonic() - started)
     return found
 
 
@@ -147,7 +147,7 @@ def raw(html: str) -> nodes.raw:
     return nodes.raw("", html, format="html")
 
 
-def drawn(claim: str, index: int, figure: Figure, found: Results) -> nodes.figure:
+def figure_node(claim: str, index: int, figure: Figure, found: Results) -> nodes.figure:
     """The figure as an SVG file beside the page."""
     path = FIGURES / f"{claim}-{index}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def measured(claim_id: str, cited: list[nodes.Node], explanation: str) -> list[n
     box += raw(f"<p>{mathematics(explanation)}</p>" if explanation else "")
     box += cited
     for index, figure in enumerate(outcome.claim.figures):
-        box += drawn(claim_id, index, figure, outcome.results)
+        box += figure_node(claim_id, index, figure, outcome.results)
     for extra in outcome.claim.tables:
         head, *rows = [[str(mathematics(cell)) for cell in row] for row in extra.rows(outcome.results)]
         html = table(head, rows)
