@@ -278,15 +278,15 @@ class AdaptedLayer(nn.Module):
         """
         if self.merged:
             raise RuntimeError("merge: the layer is merged already")
-        if not self.enabled:
-            raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
         self.check_mergeable()
         merged = self.weight
         self._unmerged_weight = self.base_weight.detach().clone()
         self.base_weight.copy_(merged)
 
     def check_mergeable(self) -> None:
-        """Raise ``RuntimeError`` unless the weight of the base is a parameter that it uses as it is."""
+        """Raise ``RuntimeError`` unless it is enabled, and the weight of the base is a parameter that it uses as it is."""
+        if not self.enabled:
+            raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
         if not _is_plain(self.base_weight):
@@ -350,7 +350,7 @@ def check_merged(merged: bool, fused: bool, dropout: float) -> None:
 def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     """A state with alpha·W in the weight and W beside it would count W twice."""
     if layer._unmerged_weight is not None and f"{prefix}base.weight" in state:
-        state[f"{prefix}base.weight"] = layer._unmerged_weight
+        state[f"{prefix}base.weight"] = layer._unmerged_weight.to(layer.base_weight)  # where the module has been moved to
 
 
 def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:

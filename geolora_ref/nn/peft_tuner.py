@@ -234,7 +234,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
 def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     """A state with alpha·W in the weight and W beside it would count W twice; the first one merged found the original."""
     if layer.merged and f"{prefix}base_layer.weight" in state:
-        state[f"{prefix}base_layer.weight"] = layer.geolora_layers[layer.merged_adapters[0]]._unmerged_weight
+        first = layer.geolora_layers[layer.merged_adapters[0]]
+        if first._unmerged_weight is not None:
+            state[f"{prefix}base_layer.weight"] = first._unmerged_weight.to(first.base_weight)  # where the module was moved to
 
 
 def _unmerged_for_a_state(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from geolora_ref import LowRank
-from geolora_ref.nn import AdaptedLayer, LowRankAdapter, adapt, adapters, disabled, merge, parameter_count, unmerge
-from tests.nn.models import LAYERS, adapted_layer, fill, network, regression
+from geolora_ref.nn import AdaptedLayer, GeoLoRA, LowRankAdapter, adapt, adapters, disabled, merge, parameter_count, unmerge
+from tests.nn.models import LAYERS, adapted_layer, fill, network, regression, train
 
 
 class ScaledEmbedding(nn.Embedding):
@@ -125,6 +125,46 @@ def test_disabled_is_the_base() -> None:
         assert torch.equal(model(x), base_only)
     assert torch.equal(model(x), adapted)
     assert not torch.equal(adapted, base_only)
+
+
+def test_disabled_ends_as_it_began() -> None:
+    """Nested, and by an exception."""
+    model = network()
+    layers = adapters(model).values()
+    with disabled(model):
+        with disabled(model):
+            pass
+        assert not any(layer.enabled for layer in layers)
+    with pytest.raises(ZeroDivisionError), disabled(model):
+        raise ZeroDivisionError
+    assert all(layer.enabled for layer in layers)
+
+
+def test_a_state_of_merged_layers_has_the_dtype_and_the_device_of_the_module() -> None:
+    model = network()
+    for layer in adapters(model).values():
+        fill(layer.adapter)
+    expected = {name: X.clone() for name, X in model.state_dict().items()}
+    merge(model)
+    state = model.float().state_dict()
+    assert {X.dtype for X in state.values() if X.is_floating_point()} == {torch.float32}
+    assert all(torch.equal(state[name], expected[name].float()) for name in state if name.endswith("base.weight"))
+    assert {X.device.type for X in model.to("meta").state_dict().values()} == {"meta"}
+
+
+def test_a_state_stays_what_it_was_when_it_was_taken() -> None:
+    """At full capacity too, where what is saved is all of the storage."""
+    model = network(rank=3, max_rank=3)
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.0)
+    state = model.state_dict()
+    before = {name: X.clone() for name, X in state.items() if "adapter" in name}
+    train(model, optimizer, 2)
+    assert all(torch.equal(state[name], X) for name, X in before.items())
+
+
+def test_ranks_may_grow_to_four_times_the_start_unless_a_limit_is_given() -> None:
+    model = nn.Sequential(nn.Linear(40, 30))
+    assert adapt(model, rank=3)["0"].adapter.max_rank == 12
 
 
 def test_an_adapter_is_merged_or_disabled_and_not_both() -> None:

@@ -102,6 +102,12 @@ WAYS: list[dict[str, Any]] = [
     {"tau": 0.1, "coefficient_steps": 3, "truncate": "after the cycle"},
     {"budget": 12, "coefficient_steps": 1, "truncate": "after the cycle"},
     {"theta": 1e-3, "min_rank": 3, "coefficient_steps": 1, "truncate": "after the cycle"},
+    {"tau": 0.1, "max_rank": 4, "coefficient_steps": 1, "truncate": "after the cycle"},
+    {"tau": 0.0, "max_rank": 4},
+    {"budget": 20, "max_rank": 2},
+    {"budget": 4, "min_rank": 2},
+    {"tau": 0.1, "weight_decay": 0.2, "core": "own"},
+    {"tau": 0.1, "weight_decay": 0.2, "update": "sgd", "lr": 0.1},
 ]
 
 
@@ -255,6 +261,32 @@ def test_groups_have_options_of_their_own() -> None:
     assert torch.equal(first.adapter.full(), before)
     assert second.adapter.rank == 2
     assert not torch.equal(head_of(model).weight, head)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("update", "option", "value"),
+    [
+        ("adam", "betas", (0.0, 0.5)),
+        ("adam", "eps", 1.0),
+        ("normalised", "betas", (0.0, 0.5)),
+        ("normalised", "eps", 1.0),
+        ("heavy-ball", "momentum", 0.2),
+        ("sgd", "weight_decay", 0.5),
+    ],
+)
+def test_every_option_of_an_update_counts(update: Any, option: str, value: Any, method: Any) -> None:
+    models = network(), network()
+    for model, more in zip(models, ({}, {option: value}), strict=True):
+        train(model, GeoLoRA(model, lr=0.05, tau=0.1, update=update, method=method, **more), 2)
+    one, other = (next(iter(adapters(model).values())).adapter.full() for model in models)
+    assert float((one - other).norm()) > 1e-3 * float(one.norm())
+
+
+def test_a_part_may_have_a_rate_of_its_own_for_its_head() -> None:
+    model = network()
+    optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}, {"module": model[4], "head_lr": 0.5}], head_lr=0.3)
+    assert [group["lr"] for group in optimizer.param_groups if not group["adapters"]] == [0.5]
 
 
 @pytest.mark.parametrize("tau", [None, 0.2])

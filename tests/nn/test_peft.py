@@ -396,6 +396,14 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
     assert not model.get_submodule("base_model.model.first").merged
 
 
+def test_disabled_layers_are_merged_all_or_none() -> None:
+    model = two_adapters()
+    layers = [module for module in model.modules() if isinstance(module, GeoLoraLayer)]
+    with disabled(model), pytest.raises(RuntimeError, match="expected an adapter that is enabled, found one that is disabled"):
+        model.merge_adapter(["other", "default"])
+    assert not any(layer.merged for layer in layers)
+
+
 def test_deleted() -> None:
     x, _ = regression()
     model = two_adapters()
