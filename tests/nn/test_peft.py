@@ -397,7 +397,8 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
 
 
 def test_disabled_layers_are_merged_all_or_none() -> None:
-    model = two_adapters()
+    model = wrapped(modules_to_save=None, exclude_modules=["head"])
+    model.add_adapter("other", config(rank=2, modules_to_save=None, target_modules=["first", "second"]))
     layers = [module for module in model.modules() if isinstance(module, GeoLoraLayer)]
     with disabled(model), pytest.raises(RuntimeError, match="expected an adapter that is enabled, found one that is disabled"):
         model.merge_adapter(["other", "default"])
