@@ -559,8 +559,9 @@ NARROW: dict[str, Narrow] = {
 
 @pytest.mark.parametrize("name", NARROW)
 def test_the_cases_that_are_there_for_it_fail_and_no_other(name: str) -> None:
-    """The nightly run asks the whole catalogue."""
-    step, seen, options = NARROW[name]
+    """The nightly run asks the whole catalogue, an ordinary one the first beginning of an id."""
+    step, all_seen, options = NARROW[name]
+    seen = all_seen if NIGHTLY else all_seen[:1]
     selections: list[dict[str, str]] = [{}] if NIGHTLY else [{"id": begin} for begin in seen]
     with np.errstate(all="ignore"):  # in the defects
         failed = [row.id for select in selections for row in check_step(step, **options, select=select).failures]
