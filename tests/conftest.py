@@ -24,7 +24,7 @@ from tests.libraries import DTYPES, LIBRARIES, load  # noqa: E402  the hook come
 if TYPE_CHECKING:
     from tests.libraries import Dtype, Library
 
-settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=20, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

@@ -80,8 +80,8 @@ def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: 
 def rule_of(inputs: StepInputs, dense: DenseOracle, theta: float) -> RankRule:
     """What fixes the rank, by the tails of the dense oracle and what was asked."""
     (m, r), n = inputs.U.shape, len(inputs.V)
-    columns, wanted = min(2 * r, m, n), int(np.count_nonzero(dense.tails[:-1] > theta))
-    wanted = min(wanted, columns)
+    columns = min(2 * r, m, n)
+    wanted = min(int(np.count_nonzero(dense.tails[:-1] > theta)), columns)
     if inputs.max_rank is not None and wanted > inputs.max_rank:
         return RankRule.MAX_RANK
     if wanted < inputs.min_rank:
