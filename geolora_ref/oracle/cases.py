@@ -198,9 +198,11 @@ def _gaussian(rng: np.random.Generator, shape: tuple[int, int], complex_data: bo
     return X + 1j * rng.standard_normal(shape) if complex_data else X
 
 
-def _unitary(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:
-    """Haar distributed.  QR alone fixes the signs of its columns, and a second QR would then change none of them."""
-    Q, R = np.linalg.qr(_gaussian(rng, (size, size), complex_data))
+def _unitary(rng: np.random.Generator, size: int, complex_data: bool, columns: int | None = None) -> Matrix:
+    """Haar distributed, the first ``columns`` of it.  QR alone fixes the signs of its columns, and a second QR would then change
+    none of them.
+    """
+    Q, R = np.linalg.qr(_gaussian(rng, (size, size), complex_data)[:, :columns])
     return Q * (np.diag(R) / np.abs(np.diag(R)))
 
 
@@ -210,7 +212,7 @@ def _basis(rng: np.random.Generator, size: int, p: CaseParameters) -> Matrix:
     if p.bases == "unit":
         return np.eye(size, p.r)
     zeros = PADDING if p.bases == "padded" else 0
-    return np.concatenate([np.zeros((zeros, p.r)), _unitary(rng, size - zeros, p.complex)[:, : p.r]])
+    return np.concatenate([np.zeros((zeros, p.r)), _unitary(rng, size - zeros, p.complex, p.r)])
 
 
 def _core(rng: np.random.Generator, p: CaseParameters) -> Matrix:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.arrays import norm
 from geolora_ref.oracle.criteria import StepInputs, in_double, resolution
-from geolora_ref.oracle.storage import Storage
+from geolora_ref.oracle.storage import Storage, norm
 
-__all__ = ["Comparison", "Factors", "Found", "Matrix", "product"]
+__all__ = ["Answer", "Comparison", "Factors", "Found", "Matrix", "product"]
 
 Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
@@ -27,6 +26,14 @@ def product(factors: Factors) -> Matrix:
     return np.asarray(U @ S @ V.conj().T)
 
 
+class Answer(NamedTuple):
+    """An output as it is compared: its rank, of which kind its factors are, and W₁."""
+
+    rank: int
+    kind: tuple[bool, ...]
+    W: Matrix
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How two outputs are compared: at which precision, and whether the form of S₁ counts."""
@@ -35,18 +42,19 @@ class Comparison:
     diagonal: bool
     storage: Storage | None
 
-    def alike(self, A: Found, B: Found, inputs: StepInputs) -> bool:
+    def answer(self, found: Found) -> Answer | str:
+        """An output as it is compared with many others, or why it cannot be judged."""
+        return found if isinstance(found, str) else Answer(len(found[1]), self.kind(found), product(found))
+
+    def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:
         """The same W₁ at the same rank, from factors of the same kind; or unusable for the same reason."""
         if isinstance(A, str) or isinstance(B, str):
             return isinstance(A, str) and isinstance(B, str) and A == B
-        if len(A[1]) != len(B[1]) or self.kind(A) != self.kind(B):
-            return False
-        return norm(product(A) - product(B)) <= self.tolerance(inputs)
+        return A[:2] == B[:2] and norm(A.W - B.W) <= tolerance
 
-    def alike_matrices(self, A: Sequence[Matrix], B: Sequence[Matrix], inputs: StepInputs) -> bool:
+    def alike_matrices(self, A: Sequence[Matrix], B: Sequence[Matrix], tolerance: float) -> bool:
         """The same matrices, one by one: K_new, L_new, S_new."""
-        pairs = list(zip(A, B, strict=True))
-        return all(X.shape == Y.shape and norm(in_double(X) - Y) <= self.tolerance(inputs) for X, Y in pairs)
+        return all(X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance for X, Y in zip(A, B, strict=True))
 
     def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
         """What rounding explains in the result of this step, or in one of this size."""

@@ -168,9 +168,9 @@ def judge(
     """
     q = _Question.of(inputs, eps, storage, scale)
     x = q.x
-    # What Algorithm 1 gives for these three gradients, consistent with each other or not: the S-, K- and L-part.
-    update = _product(x.U, x.dS, _H(x.V)) + _product(x.off_K, _H(x.V)) + _product(x.U, _H(x.off_L))
-    W_hat = _product(x.U, x.S, _H(x.V)) - inputs.learning_rate * update
+    # What Algorithm 1 gives for these three gradients, consistent with each other or not: the S- and L-part, and the K-part.
+    rate = inputs.learning_rate
+    W_hat = _product(x.U, _product(x.S - rate * x.dS, _H(x.V)) - rate * _H(x.off_L)) - _product(rate * x.off_K, _H(x.V))
     return _judge_truncation(W_hat, q, outputs, diagonal)
 
 
@@ -479,7 +479,9 @@ def _defect(B: Matrix) -> float:
 
 
 def _tails(W_hat: Matrix) -> NDArray[np.float64]:
-    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; scaled by the largest, so that no square leaves the range."""
+    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; from the smallest on, all scaled by the largest, so that no square
+    leaves the range.
+    """
     sigma = np.linalg.svd(in_double(W_hat), compute_uv=False)
     largest = sigma[0] if sigma[0] > 0.0 else 1.0
-    return largest * np.append([np.linalg.norm(sigma[j:] / largest) for j in range(sigma.size)], 0.0)
+    return np.append(largest * np.sqrt(np.cumsum((sigma[::-1] / largest) ** 2))[::-1], 0.0)

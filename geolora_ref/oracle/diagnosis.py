@@ -191,6 +191,8 @@ def diagnose(
     reference = [_quietly(Stages().step, inputs) for inputs in double]
     found = [_safely(backend, inputs) for inputs in sample]
     compared = Comparison(eps, diagonal, storage)
+    tolerances = [compared.tolerance(inputs) for inputs in double]
+    answers, right_answers = ([compared.answer(output) for output in outputs] for outputs in (found, reference))
     line = first_line.partition(" (")[0]
     own = [stages(inputs) for inputs in sample] if line == "line 3" else []
     matches, counts = [], {}
@@ -198,10 +200,11 @@ def diagnose(
         if all(own) and own and mutant.stages:
             mine = [tuple(named[name] for name in COEFFICIENTS) for named in own]
             theirs, right = ([_coefficients(of, inputs) for inputs in double] for of in (mutant.stages, Stages()))
-            votes = _votes(compared.alike_matrices, mine, theirs, right, double)
+            votes = _votes(compared.alike_matrices, mine, theirs, right, tolerances)
         else:
             given = [_laid_out(x, lambda X: X) for x in sample] if mutant.visible_in == "catalogue" else double  # rounding counts
-            votes = _votes(compared.alike, found, [_quietly(mutant.step, inputs) for inputs in given], reference, double)
+            mutants = [compared.answer(_quietly(mutant.step, inputs)) for inputs in given]
+            votes = _votes(compared.alike, answers, mutants, right_answers, tolerances)
         if votes and sum(votes):
             matches.append((mutant, sum(votes) / len(votes)))
             counts[mutant.id] = len(votes)
@@ -234,20 +237,21 @@ def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared:
     other = replace(inputs, U=-U, S=-0.5 * S, V=-V, dK=-2.0 * dK, dL=-2.0 * dL, dS=2.0 * dS)
     _safely(backend, replace(other, learning_rate=0.5 * inputs.learning_rate))
     first, second = _safely(backend, inputs), _safely(backend, inputs)
-    return isinstance(first, str) or isinstance(second, str) or compared.alike(first, second, inputs)
+    if isinstance(first, str) or isinstance(second, str):
+        return True
+    return compared.alike(compared.answer(first), compared.answer(second), compared.tolerance(inputs))
 
 
 def _votes(
-    alike: Callable[[Any, Any, StepInputs], bool],
+    alike: Callable[[Any, Any, float], bool],
     mine: Sequence[Any],
     theirs: Sequence[Any],
     right: Sequence[Any],
-    inputs: Sequence[StepInputs],
+    tolerances: Sequence[float],
 ) -> list[bool]:
     """Whether two backends agree, on the steps on which either is not right."""
-    return [
-        alike(A, B, x) for A, B, C, x in zip(mine, theirs, right, inputs, strict=True) if not (alike(A, C, x) and alike(B, C, x))
-    ]
+    answers = zip(mine, theirs, right, tolerances, strict=True)
+    return [alike(A, B, within) for A, B, C, within in answers if not (alike(A, C, within) and alike(B, C, within))]
 
 
 def _untruncated(inputs: StepInputs) -> StepInputs:

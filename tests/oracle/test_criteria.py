@@ -218,12 +218,12 @@ def test_an_output_of_more_precision_than_the_judge_is_judged_as_it_is() -> None
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in EQUAL_UP_TO_ROUNDING])
 def test_the_variants_do_differ_from_the_reference(name: str) -> None:
     """An entrywise comparison of factors would reject each of them."""
-    rejected = 0
-    for inputs in drawn_inputs(100, seed=7):
+
+    def close(inputs: StepInputs) -> bool:
         theirs, ours = VARIANTS[name].step(*inputs.arrays, **inputs.parameters), _reference(inputs)
-        close = all(A.shape == B.shape and np.allclose(A, B, rtol=1e-8) for A, B in zip(theirs, ours, strict=True))
-        rejected += not close
-    assert rejected >= 10
+        return all(A.shape == B.shape and np.allclose(A, B, rtol=1e-8) for A, B in zip(theirs, ours, strict=True))
+
+    assert not all(map(close, drawn_inputs(100, seed=7)))
 
 
 def test_cholesky_qr_is_not_replaced_by_householder_everywhere() -> None:
