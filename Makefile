@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Bytecode is kept in the environment, whatever the shell says: without any, every process compiles torch anew.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
 .PHONY: help verify verify-full test nightly lint typecheck docs rigor mutation coverage finetune bench parity-gpu clean
 
