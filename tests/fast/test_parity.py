@@ -18,6 +18,7 @@ from geolora_ref.fast import LayerBank, StepReport, adapted_linear
 from geolora_ref.fast import step as fast_step
 from geolora_ref.fast.bank import STORAGE
 from geolora_ref.files import read_json, write_json
+from geolora_ref.oracle import check_step
 from verification.fast_path import PAGE
 from verification.machine import provenance
 from verification.parity import measure as measuring
@@ -29,6 +30,8 @@ from verification.shown import overview
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 DTYPES = tuple(getattr(torch, name) for name in measuring.DTYPES)
+of_shapes = partial(check_step, select={"group": "shape"})
+"""A few of the questions, which show what is kept of a verdict."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -280,6 +283,7 @@ def test_why_a_backend_does_not_conform_is_kept(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR")
 
     monkeypatch.setattr(measuring, "step", fails)
+    monkeypatch.setattr(measuring, "check_step", of_shapes)
     found = measuring.conformance("cpu", "float32")
     assert found["batched_step"]["passed"]
     assert measuring.reasons(found["batched_step"]) == []
@@ -296,6 +300,7 @@ def test_the_diagnosis_of_a_wrong_backend_is_kept(monkeypatch: pytest.MonkeyPatc
         return fast_step(*factors, learning_rate=0.5 * learning_rate, **options)
 
     monkeypatch.setattr(measuring, "step", wrong)
+    monkeypatch.setattr(measuring, "check_step", of_shapes)
     one = measuring.conformance("cpu", "float32")["step"]
     assert not one["passed"]
     assert "0.5 times" in one["diagnosis"]

@@ -173,7 +173,7 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
     assert {"columns", "mixed"} <= {*ignored.layouts}
     assert "reads its arguments as C-ordered memory" in ignored.text
     reversed_ = check_step(
-        lambda *arrays, **p: Stages().step(*(X[::-1] if X.strides[0] < 0 else X for X in arrays), **p)
+        lambda *arrays, **p: Stages().step(*(X[::-1] if X.strides[0] < 0 else X for X in arrays), **p), select=LAYOUT
     ).diagnosis
     assert reversed_ is not None
     assert "(reversed) is right with the same numbers row by row in memory: it reads these layouts wrongly" in reversed_.text

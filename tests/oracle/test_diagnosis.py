@@ -258,6 +258,13 @@ DEVIATING = {
 }
 
 
+@pytest.fixture
+def without_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the blocks are looked at: to ask all mutants takes nearly all of the time of a diagnosis."""
+    monkeypatch.setattr("geolora_ref.oracle.diagnosis.MUTANTS", {})
+
+
+@pytest.mark.usefixtures("without_mutants")
 @pytest.mark.parametrize("name", DEVIATING)
 def test_the_block_that_deviates_is_named(name: str) -> None:
     """In an untruncated step from a dense core; also where the failing step itself was truncated or capped."""
@@ -266,6 +273,7 @@ def test_the_block_that_deviates_is_named(name: str) -> None:
         assert of(MUTANTS[name].step, passing=[replace(x, tau=0.0, max_rank=None)]).blocks == DEVIATING[name]
 
 
+@pytest.mark.usefixtures("without_mutants")
 def test_a_block_that_deviates_once_is_named() -> None:
     """In the first of several steps, or in the last."""
     steps = [replace(x, tau=0.0, theta=None, max_rank=None) for x in (questions()[0], questions()[1], questions()[5])]
@@ -278,6 +286,7 @@ def test_a_block_that_deviates_once_is_named() -> None:
         assert of(sometimes, steps).blocks == [f"{K_BLOCK}: -1 times the right update"]
 
 
+@pytest.mark.usefixtures("without_mutants")
 def test_a_factor_is_named_where_it_is_the_same_everywhere() -> None:
     """λ is halved in S, and by another factor in two steps of three."""
 
@@ -296,6 +305,7 @@ def test_a_factor_is_named_where_it_is_the_same_everywhere() -> None:
         assert single == [f"{S_BLOCK}: {told} times the right update"][: len(told)]
 
 
+@pytest.mark.usefixtures("without_mutants")
 @pytest.mark.parametrize(("of_rate", "told"), [(lambda rate: rate, "λ"), (lambda rate: 1.0 / rate, "1/λ"), (np.sqrt, "")])
 def test_a_factor_of_the_rate_is_named_where_there_are_several(of_rate: Callable[[float], float], told: str) -> None:
     """λ twice, or forgotten; a step in which the right update is lost beside W does not object."""
@@ -354,6 +364,7 @@ NO_BLOCK: dict[str, tuple[Step, Sequence[StepInputs], str]] = {
 }
 
 
+@pytest.mark.usefixtures("without_mutants")
 @pytest.mark.parametrize("name", NO_BLOCK)
 def test_no_block_is_blamed_for_what_the_factors_lack(name: str) -> None:
     step, steps, told = NO_BLOCK[name]

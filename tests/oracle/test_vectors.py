@@ -76,11 +76,17 @@ def _verdict(vector: Vector, step: Backend) -> Verdict:
         return Verdict(error=str(error))
 
 
+@pytest.fixture(scope="module")
+def written() -> dict[str, str]:
+    """What a program would write: the outputs of the reference for all vectors, by id."""
+    return {name: json.dumps(_output(vector, REFERENCE.step)) for name, vector in VECTORS.items()}
+
+
 @pytest.fixture
-def outputs(tmp_path: Path) -> Path:
-    """The outputs of the reference for all vectors."""
-    for name, vector in VECTORS.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(_output(vector, REFERENCE.step)))
+def outputs(tmp_path: Path, written: dict[str, str]) -> Path:
+    """A folder of them."""
+    for name, text in written.items():
+        (tmp_path / f"{name}.json").write_text(text)
     return tmp_path
 
 

@@ -25,10 +25,10 @@ from verification.claim import Plan
 from verification.claims import CLAIMS
 from verification.report import FILES
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
+pytestmark = pytest.mark.usefixtures("module_unchecked", "stored_pages_once")  # as a user runs it
 
 ROOT = Path(__file__).parent.parent.parent
-CLAIM = "curvature-tail"
+CLAIM = "one-backward-pass"
 
 
 def test_list_names_every_claim_and_control(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,11 +168,11 @@ def test_what_an_earlier_run_had_finished_is_told(
 def test_failure_is_status_1_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(CLAIMS, CLAIM, replace(CLAIMS[CLAIM], limit=0.5))
+    monkeypatch.setitem(CLAIMS, CLAIM, replace(CLAIMS[CLAIM], limit=1e-3))
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
     assert "1 of 1 claims do not stand" in printed
-    assert "above 0.5" in printed
+    assert "above 0.001" in printed
 
 
 @pytest.mark.parametrize("contents", ["{", None], ids=["truncated", "another form"])

@@ -32,7 +32,7 @@ PLAN = Plan("full")
 CASES = 30
 KILLS = 20
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")
+pytestmark = pytest.mark.usefixtures("module_unchecked", "stored_pages_once")
 
 
 def cases(plan: Plan) -> Iterator[Case]:

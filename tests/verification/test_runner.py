@@ -25,6 +25,8 @@ from verification.record import NOTHING
 from verification.report import as_data, drawn, write_report
 from verification.runner import run
 
+pytestmark = pytest.mark.usefixtures("stored_pages_once")
+
 PLAN = Plan()
 
 

@@ -221,13 +221,13 @@ def test_a_claim_is_recorded_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """Whatever is on record of the others stays as it is; and what is on record is what is measured."""
     ledger = tmp_path / "tightness.json"
     before = read_json(record.LEDGER)
-    write_json(ledger, before | {"claims": before["claims"] | {"curvature-tail": RECORD._asdict()}})
+    write_json(ledger, before | {"claims": before["claims"] | {"one-backward-pass": RECORD._asdict()}})
     monkeypatch.setattr(record, "LEDGER", ledger)
-    assert tightness.main(["--only", "curvature-tail"]) == 0
+    assert tightness.main(["--only", "one-backward-pass"]) == 0
     after = read_json(ledger)
     assert list(after["claims"]) == list(before["claims"])
-    assert after["claims"]["curvature-tail"]["cases"] == before["claims"]["curvature-tail"]["cases"]
-    assert after["claims"] | {"curvature-tail": None} == before["claims"] | {"curvature-tail": None}
+    assert after["claims"]["one-backward-pass"]["cases"] == before["claims"]["one-backward-pass"]["cases"]
+    assert after["claims"] | {"one-backward-pass": None} == before["claims"] | {"one-backward-pass": None}
 
 
 def test_every_claim_and_every_control_is_on_record() -> None:
