@@ -180,23 +180,86 @@ def test_dlrt_is_the_galerkin_step_in_the_augmented_bases(make: type[AdapterOpti
     assert error < 1e-13 if make is Dlrt else error > 1e-3
 
 
-@pytest.mark.parametrize(("momentum", "equal"), [(0.9, True), (0.5, False)], ids=["the same", "another momentum"])
-def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, equal: bool) -> None:
-    """Two steps of heavy ball, dense: M₁ = Π₁G₁Π₁', W₁ = W₀ − λM₁; then W₁ − λ(βM₁ + Π₂G₂Π₂') with bases from βG₁ + G₂."""
-    rate, theta = 0.1, 1e-9
+@pytest.mark.parametrize(
+    ("momentum", "decay", "equal"),
+    [(0.9, 0.0, True), (0.9, 0.4, True), (0.5, 0.0, False)],
+    ids=["the same", "with decay", "another momentum"],
+)
+def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, decay: float, equal: bool) -> None:
+    """Two steps of heavy ball, dense: M₁ = Π₁G₁Π₁', W₁ = W₀ − λM₁; then W₁ − λ(βM₁ + Π₂G₂Π₂') with bases from βG₁ + G₂.
+
+    What shrinks W besides is in no memory and in no basis.
+    """
+    rate, theta, shrink = 0.1, 1e-9, 1.0 - 0.1 * decay
     problem = dense(curved)
-    optimizer = Dlrt(problem.model, rate, theta=theta, update="heavy-ball", momentum=momentum)
+    optimizer = Dlrt(problem.model, rate, theta=theta, update="heavy-ball", momentum=momentum, weight_decay=decay)
     W, G = problem.adapter.full(), problem.gradient()
     left, right = projections(problem.adapter.factors(), G, rate)
     M1 = left @ G @ right
     optimizer.step(problem.closure)
-    assert float((problem.adapter.full() - (W - rate * M1)).norm() / W.norm()) < 1e-14
+    assert float((problem.adapter.full() - (shrink * W - rate * M1)).norm() / W.norm()) < 1e-14
     W, G1, G = problem.adapter.full(), G, problem.gradient()
     left, right = projections(problem.adapter.factors(), 0.9 * G1 + G, rate)
-    expected = best_approximation(W - rate * (0.9 * M1 + left @ G @ right), theta, max_rank=N // 2)
+    expected = best_approximation(shrink * W - rate * (0.9 * M1 + left @ G @ right), theta, max_rank=N // 2)
     optimizer.step(problem.closure)
     error = float((problem.adapter.full() - expected).norm() / expected.norm())
     assert error < 1e-13 if equal else error > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "rank"),
+    [({"theta": 0.0}, 2 * R), ({"theta": 0.0, "max_rank": 3}, 3), ({"theta": 1e6}, 1), ({"theta": 1e6, "min_rank": 2}, 2)],
+)
+def test_the_limits_of_dlrt_are_those_of_its_options(options: dict[str, Any], rank: int) -> None:
+    problem = dense(curved)
+    Dlrt(problem.model, 0.1, update="sgd", **options).step(problem.closure)
+    assert problem.adapter.rank == rank
+
+
+@pytest.mark.parametrize("first", [0.3, 0.0])
+def test_every_group_of_dlrt_has_its_own_options(first: float) -> None:
+    """A step of one with all the same, for each of two layers: the gradients of all three evaluations are those at W."""
+    own = {"0": {"lr": first, "theta": 1e-3, "update": "sgd"}, "2": {"lr": 0.02, "theta": 0.0, "update": "adam"}}
+    model, _, closure = prepared(Dlrt)
+    Dlrt([{"module": model.get_submodule(name), **options} for name, options in own.items()]).step(closure)
+    for name, layer in adapters(model).items():
+        alone, optimizer, closure = prepared(Dlrt, **own[name])
+        optimizer.step(closure)
+        same = adapters(alone)[name].adapter
+        assert layer.adapter.rank == same.rank
+        torch.testing.assert_close(layer.adapter.full(), same.full(), rtol=1e-13, atol=1e-14)
+
+
+def test_reports_of_dlrt_are_those_of_steps_that_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy has them, and a step that is interrupted in its end leaves them."""
+    model, optimizer, closure = prepared(Dlrt, lr=0.05)
+    optimizer.step(closure)
+    before = dict(optimizer.reports)  # type: ignore[attr-defined]
+    _, twin = copy.deepcopy((model, optimizer))
+    assert twin.reports == before != {}  # type: ignore[attr-defined]
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dlrt, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert optimizer.reports == before  # type: ignore[attr-defined]
+
+
+def test_an_s_step_of_dlrt_that_overflows_is_told() -> None:
+    """The gradients of the last evaluation are finite, the step along them is not."""
+    problem, calls = dense(curved), itertools.count(1)
+
+    def closure() -> float:
+        loss = problem.loss(problem.model(torch.eye(N, dtype=torch.float64)).mT)
+        (1e306 * loss if next(calls) == 3 else loss).backward()
+        return float(loss.detach())
+
+    before = problem.adapter.full()
+    with pytest.raises(FloatingPointError, match="S-step of 0"):
+        Dlrt(problem.model, 1e4, update="sgd").step(closure)
+    assert torch.equal(problem.adapter.full(), before)
 
 
 def test_the_bases_of_dlrt_stay_orthonormal() -> None:

@@ -254,7 +254,7 @@ def test_the_arithmetic_of_the_kit_is_not_that_of_the_backend() -> None:
             return right(*arrays, **parameters)
 
     before = np.geterr()
-    report = check_step(step)
+    report = check_step(step, select={} if NIGHTLY else {"group": "magnitude"})  # where it overflows and underflows
     assert report.passed, report.failures[:3]
     assert np.geterr() == before
     assert seen == [before] * len(seen)

@@ -502,7 +502,10 @@ DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGED_OUTPUTS.values(), ids=DAMAGED_OUTPUTS)
-def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_a_damaged_output_fails_alone(
+    outputs: Path, damage: Callable[[Path], object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geolora_ref.oracle.vectors.judge.load_vectors", lambda _: VECTORS)  # read once for all of these
     assert len(json.loads((outputs / "shape-tall-dense.json").read_text("utf-8"))["S1"]["re"]) == 4
     damage(outputs / "shape-tall-dense.json")
     judgement = judge_outputs(DATA, outputs)
