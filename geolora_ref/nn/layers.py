@@ -28,8 +28,6 @@ __all__ = ["AdaptedLayer", "Layout", "check_merged", "is_transposed_linear", "la
 
 PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
 """Tensors that know every operation."""
-BEFORE_MERGES = "_weights_before_merges"
-"""Where a base, which several layers may share, keeps what they have found in it."""
 PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
 """Subclasses of nn.Linear with a ``forward`` of their own that is the same product."""
 
@@ -203,13 +201,12 @@ class AdaptedLayer(nn.Module):
     @property
     def merged(self) -> bool:
         """Whether base.weight contains alpha·W at present."""
-        found = self._unmerged_weight
-        return found is not None and any(W is found for W in _before_merges(self.base))
+        return self._unmerged_weight is not None
 
     @property
     def base_is_merged(self) -> bool:
-        """Whether the base has this adapter in its weight, or another one that shares it."""
-        return bool(_before_merges(self.base))
+        """Whether the base has this adapter in its weight, or another one that shares it (``peft_tuner.py``)."""
+        return self.merged
 
     @property
     def weight(self) -> Tensor:
@@ -275,8 +272,6 @@ class AdaptedLayer(nn.Module):
     def merge(self) -> None:
         """Add alpha·W to base.weight, in its dtype.  The original is kept beside it until :meth:`unmerge`.
 
-        Other layers of the same base have alpha·W in it as well then.
-
         Raises ``RuntimeError`` if it is merged already, if it is disabled, if the base computes its weight anew at each call
         (parametrisations, pruning), or if its class has a ``forward`` of its own, which may use the weight otherwise (weight
         standardisation).
@@ -286,7 +281,6 @@ class AdaptedLayer(nn.Module):
         self.check_mergeable()
         merged = self.weight
         self._unmerged_weight = self.base_weight.detach().clone()
-        self.base.__dict__.setdefault(BEFORE_MERGES, []).append(self._unmerged_weight)
         self.base_weight.copy_(merged)
 
     def check_mergeable(self) -> None:
@@ -304,17 +298,10 @@ class AdaptedLayer(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Put the base.weight back that :meth:`merge` found, bit for bit.
-
-        Raises ``RuntimeError`` if the layer is not merged, or another one has been merged into its base since.
-        """
-        before = _before_merges(self.base)
-        if self._unmerged_weight is None or not self.merged:
+        """Put the original base.weight back, bit for bit.  Raises ``RuntimeError`` if the layer is not merged."""
+        if self._unmerged_weight is None:
             raise RuntimeError("unmerge: the layer is not merged")
-        if before[-1] is not self._unmerged_weight:
-            raise RuntimeError("unmerge: expected the layer that was merged into this base last to go first, found another")
-        self.base_weight.copy_(before[-1])
-        before.pop()  # afterwards: who is interrupted here is merged still, and may try again
+        self.base_weight.copy_(self._unmerged_weight)
         self._unmerged_weight = None
 
     @contextmanager
@@ -360,27 +347,16 @@ def check_merged(merged: bool, fused: bool, dropout: float) -> None:
         raise ValueError(f"merged: expected dropout=0 beside it, which acts on the input of the adapter alone, found {dropout}")
 
 
-def _before_merges(base: nn.Module) -> list[Tensor]:
-    """The weights that the layers now merged into this base have found, in order: the first one is its own."""
-    found: list[Tensor] = base.__dict__.get(BEFORE_MERGES, [])
-    return found
-
-
 def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
     """A state with alpha·W in the weight and W beside it would count W twice."""
-    if layer.base_is_merged and f"{prefix}base.weight" in state:
-        own, *_ = _before_merges(layer.base)
-        state[f"{prefix}base.weight"] = own.to(layer.base_weight)  # where the module has been moved to
+    if layer._unmerged_weight is not None and f"{prefix}base.weight" in state:
+        state[f"{prefix}base.weight"] = layer._unmerged_weight.to(layer.base_weight)  # where the module has been moved to
 
 
 def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Base or factors alone as well: alpha·W of before would stay in the weight, with those of all layers of this base."""
-    own = prefix if layer.merged else f"{prefix}base."
-    if layer.base_is_merged and any(key.startswith(own) for key in state):
-        before = _before_merges(layer.base)
-        with torch.no_grad():
-            layer.base_weight.copy_(before[0])
-        before.clear()
+    """Base or factors alone as well: alpha·W of before would stay in the weight."""
+    if layer.merged and any(key.startswith(prefix) for key in state):
+        layer.unmerge()
 
 
 def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:

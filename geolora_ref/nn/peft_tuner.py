@@ -119,6 +119,11 @@ class NamedLayer(AdaptedLayer):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def base_is_merged(self) -> bool:
+        """As of :class:`AdaptedLayer`."""
+        return bool(self.merged_adapters)
+
     def merge(self) -> None:
         """As :meth:`AdaptedLayer.merge`."""
         super().merge()
