@@ -150,7 +150,8 @@ class AdaptedLayer(nn.Module):
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
     attribute is the base's, but for those that Python itself asks for (``__deepcopy__``).
-    A ``state_dict`` holds base and adapter unmerged, also while they are merged; to load one unmerges.
+    A ``state_dict`` holds base and adapter unmerged, also while they are merged; to load one unmerges.  Layers that are given
+    one base know nothing of each other: they are saved and loaded unmerged, and the one that was merged last is unmerged first.
     A program that ``torch.export`` makes of it computes the same but cannot be trained: it has the ordinary gradients of U, S, V.
     """
 

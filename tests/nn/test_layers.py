@@ -105,6 +105,20 @@ def test_two_adapters_of_one_base_are_unmerged_in_the_reverse_order() -> None:
     assert torch.equal(base.weight, weight)
 
 
+def test_a_base_that_is_taken_out_merged_is_a_layer_like_any_other() -> None:
+    """Nothing is left in it, neither a copy of its weight nor that it was merged: it can be adapted anew."""
+    model = single(nn.Linear(5, 4))
+    before = set(vars(model.get_submodule("0")))
+    layer = adapt(model, rank=2)["0"]
+    fill(layer.adapter)
+    layer.merge()
+    model.set_submodule("0", layer.base)
+    assert set(vars(layer.base)) == before
+    adapt(model, rank=2)
+    model(torch.ones(3, 5)).sum().backward()
+    GeoLoRA(model, lr=0.1).step()
+
+
 def test_merging_twice_is_refused() -> None:
     layer, _ = adapted_layer("linear")
     with pytest.raises(RuntimeError, match="not merged"):
