@@ -22,7 +22,11 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 GROUPS = tuple(dict.fromkeys(case.group for case in catalogue() if case.layout == "rows"))
 
 
-@pytest.mark.parametrize(("dtype", "cases"), [("float64", 100), ("float32", 10), ("complex128", 15)])
+LEAST = {"float64": 300, "float32": 100, "complex128": 15} if NIGHTLY else {"float64": 100, "float32": 10, "complex128": 15}
+"""How many questions it is asked at least, by dtype."""
+
+
+@pytest.mark.parametrize(("dtype", "cases"), LEAST.items())
 def test_the_port_conforms(dtype: str, cases: int) -> None:
     """Every shape is compiled anew, which takes most of the time: all are for the nightly profile."""
     real = [group for group in GROUPS if group != "complex"]
