@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,8 @@ import tests.typechecking
 
 if "geolora_ref" in sys.modules:
     raise RuntimeError("geolora_ref was imported before the type-checking hook; its own pytest plugin is off with -p no:geolora")
-install_import_hook("geolora_ref", "tests.typechecking.typechecked")
+PACKAGE = Path(__file__).resolve().parent.parent / "geolora_ref"
+install_import_hook(tests.typechecking.checked_modules(PACKAGE), "tests.typechecking.typechecked")
 
 from tests.libraries import DTYPES, LIBRARIES, load  # noqa: E402  the hook comes first
 

@@ -1,9 +1,15 @@
-"""The run-time type checker of the test run: every annotated shape and dtype of the package is checked at every call."""
+"""The run-time type checker of the test run: every annotated shape and dtype of the package is checked at every call.
+
+Modules without an annotated shape are checked by night alone: what is left there the static checker sees as well, and to check
+every call takes the oracle twice the time of its work.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -11,7 +17,9 @@ import numpy as np
 from beartype import BeartypeConf, FrozenDict, beartype
 from beartype.roar import BeartypeDecorHintException
 
-__all__ = ["UNCHECKABLE", "typechecked", "unchecked"]
+from tests.nightly import NIGHTLY
+
+__all__ = ["UNCHECKABLE", "checked_modules", "typechecked", "unchecked"]
 
 UNCHECKABLE: set[str] = set()
 """Functions with an annotation that beartype cannot check.  They stay unchecked; a test says which they are."""
@@ -32,11 +40,20 @@ def typechecked(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def checked_modules(package: Path) -> list[str]:
+    """The modules to be checked of a package in this folder: all of them by night, else those with an annotated shape."""
+    if NIGHTLY:
+        return [package.name]
+    files = [file for file in package.rglob("*.py") if re.search(r"\b(Float|Inexact)\[", file.read_text(encoding="utf-8"))]
+    return [".".join(file.relative_to(package.parent).with_suffix("").parts) for file in sorted(files)]
+
+
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Run as a user does, without the type checker: the package's own validation must refuse bad input."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        jaxtyping.config.update("jaxtyping_disable", before)

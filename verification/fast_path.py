@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verification.experiments.performance.page import MEASURED, drawn, machine, tables
-from verification.parity.measure import reasons
+from verification.parity.reasons import reasons
 from verification.pictures import data_uri, svg
 from verification.shown import Item, Page, Rows, Shown
 

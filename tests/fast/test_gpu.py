@@ -10,7 +10,8 @@ import torch
 from tests.devices import NO_CUDA
 from verification.parity.__main__ import main
 from verification.parity.functions import function_difference
-from verification.parity.measure import ALIKE, BOUNDS, DTYPES, conformance, reasons, training_difference
+from verification.parity.measure import ALIKE, BOUNDS, DTYPES, conformance, training_difference
+from verification.parity.reasons import reasons
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

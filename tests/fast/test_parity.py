@@ -24,6 +24,7 @@ from verification.machine import provenance
 from verification.parity import measure as measuring
 from verification.parity.__main__ import main
 from verification.parity.functions import FORMS, ROWS, function_difference, ratios
+from verification.parity.reasons import reasons
 from verification.report import write_page
 from verification.shown import overview
 
@@ -286,10 +287,10 @@ def test_why_a_backend_does_not_conform_is_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(measuring, "check_step", of_shapes)
     found = measuring.conformance("cpu", "float32")
     assert found["batched_step"]["passed"]
-    assert measuring.reasons(found["batched_step"]) == []
+    assert reasons(found["batched_step"]) == []
     one = found["step"]
     assert len(one["failures"]) == len(one["ratios"])
-    first, *_ = lines = measuring.reasons(one)
+    first, *_ = lines = reasons(one)
     assert "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR" in first
     assert lines[5] == f"and {len(one['ratios']) - 5} cases more"
     assert lines[6:] == one["problems"] == []
@@ -304,7 +305,7 @@ def test_the_diagnosis_of_a_wrong_backend_is_kept(monkeypatch: pytest.MonkeyPatc
     one = measuring.conformance("cpu", "float32")["step"]
     assert not one["passed"]
     assert "0.5 times" in one["diagnosis"]
-    assert measuring.reasons(one)[-1] == one["diagnosis"]
+    assert reasons(one)[-1] == one["diagnosis"]
 
 
 def test_a_backend_that_fails_is_reported(

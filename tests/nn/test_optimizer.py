@@ -39,6 +39,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
 METHODS: tuple[Literal["reference", "fast"], ...] = ("reference", "fast")
 
 

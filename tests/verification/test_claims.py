@@ -12,6 +12,7 @@ import pytest
 
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.problems import Schroedinger
+from tests.nightly import NIGHTLY
 from verification.claim import Case, Claim, Control, Figure, Plan, Table
 from verification.claims import CLAIMS, THEORY, checked, conservation, curvature_tail, physics
 from verification.outcomes import ControlOutcome
@@ -34,7 +35,9 @@ def test_claim_holds_on_its_first_case(claim: Claim) -> None:
     [pytest.param(claim, control, id=f"{claim.id}: {control.id}") for claim in CLAIMS.values() for control in claim.controls],
 )
 def test_control_fails(claim: Claim, control: Control) -> None:
-    outcome = ControlOutcome(control, [control.check(case) for case in control.cases(PLAN)], claim.limit)
+    """In two of its cases, by night in all of them, as in every report."""
+    cases = islice(control.cases(PLAN), None if NIGHTLY else 2)
+    outcome = ControlOutcome(control, [control.check(case) for case in cases], claim.limit)
     assert outcome.failed, outcome.shortfall
 
 

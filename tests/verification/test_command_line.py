@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -36,6 +37,12 @@ def test_list_names_every_claim_and_control(capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert all(name in printed for name in CLAIMS)
     assert "must fail: naive-factor-euler" in printed
+
+
+def test_a_report_is_written_without_torch() -> None:
+    """Which takes most of the time of a short command to load: none of the claims needs it before it is checked."""
+    asked = "import sys, verification.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], cwd=ROOT, check=False).returncode == 0
 
 
 def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +75,15 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
     assert f"cannot go on: [Errno 21] Is a directory: '{tmp_path / name}'" in printed
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in the foreground: what a shell starts in the background ignores interrupts, and so would the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("when", ["run", "drawn", "write_report"])
 def test_interrupted_and_terminated_have_a_sentence_and_a_status(

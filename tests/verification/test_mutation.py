@@ -445,9 +445,17 @@ def test_the_command_of_the_coverage_names_its_sources_and_fails_below_the_least
     monkeypatch.setenv("COVERAGE_FILE", "")
     monkeypatch.setattr(branch_coverage, "BUILD", tmp_path)
     monkeypatch.setattr(pytest, "main", run_tests)
-    assert branch_coverage.main() == 0
+    assert branch_coverage.main([]) == 0
     covered = 94
-    assert branch_coverage.main() == 1
+    assert branch_coverage.main([]) == 1
     written = read_json(tmp_path / "coverage.json")
     assert (written["total"], written["passed"]) == (94.0, False)
     assert written["sources"] == provenance("tests")["sources"]
+
+
+def test_help_for_the_coverage_measures_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(pytest, "main", lambda _: pytest.fail("the tests were run"))
+    with pytest.raises(SystemExit) as stopped:
+        branch_coverage.main(["--help"])
+    assert stopped.value.code == 0
+    assert "python -m verification.rigor.branch_coverage" in capsys.readouterr().out

@@ -15,7 +15,8 @@ from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.terminal import Terminal
 from verification.command_line import writable_folder
 from verification.machine import provenance
-from verification.parity.measure import measure, missing, reasons
+from verification.parity.measure import measure, missing
+from verification.parity.reasons import reasons
 
 
 def main(argv: Sequence[str] | None = None) -> int:

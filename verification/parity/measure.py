@@ -20,7 +20,7 @@ from geolora_ref.oracle import check_step
 from geolora_ref.oracle.criteria import unit_of
 from verification.parity.functions import function_difference
 
-__all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "reasons", "training_difference"]
+__all__ = ["DTYPES", "conformance", "device_name", "measure", "missing", "training_difference"]
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 RATE, STEPS = 0.3, 100
@@ -90,13 +90,6 @@ def conformance(device: str, dtype: str) -> dict[str, Any]:
             "diagnosis": report.diagnosis.text if report.diagnosis else "",
         }
     return found
-
-
-def reasons(one: Mapping[str, Any], most: int = 5) -> list[str]:
-    """Why a backend does not conform, from what :func:`conformance` found: its first failures, and what they tell together."""
-    failures = [f"{case}: {text}" for case, text in one["failures"].items()]
-    more = [f"and {len(failures) - most} cases more"] if len(failures) > most else []
-    return [*failures[:most], *more, *one["problems"], *([one["diagnosis"]] if one["diagnosis"] else [])]
 
 
 def training_difference(device: str, dtype: torch.dtype, training: Training = CHANGING, steps: int = STEPS) -> dict[str, Any]:

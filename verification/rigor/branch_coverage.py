@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ BUILD = ROOT / "build" / "rigor"
 LEAST = 95.0
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the tests that `mutation.toml` names for the core, and write ``build/rigor/coverage.json``."""
+    argparse.ArgumentParser(prog="python -m verification.rigor.branch_coverage", description=__doc__).parse_args(argv)
     os.chdir(ROOT)
     about = provenance("tests")
     scopes = tomllib.loads((ROOT / "verification/rigor/mutation.toml").read_text(encoding="utf-8"))["scope"]
