@@ -117,7 +117,7 @@ def _vectors(options: argparse.Namespace) -> int:
     judgement = vectors.judge_outputs(options.directory, options.outputs)
     for row in judgement.failures:
         tell(f"FAILED {row.id}: {row.finding}")
-    diagnosis = diagnose_outputs(vectors.load_vectors(options.directory), judgement)
+    diagnosis = None if judgement.passed else diagnose_outputs(vectors.load_vectors(options.directory), judgement)
     if diagnosis:
         tell(f"diagnosis: {diagnosis.text}")
     tell(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")

@@ -75,7 +75,9 @@ def norm(X: Matrix) -> float:
 
     Not that of ``arrays.py``, on purpose: what judges a step shares no code with what computes it.
     """
-    largest = np.max(np.abs(X), initial=0.0)
+    entries = np.abs(X).ravel()
+    largest = entries.max(initial=0.0)
     if not 0.0 < largest < np.inf:
         return float(largest)
-    return float(largest * np.sqrt(np.sum(np.abs(X / largest) ** 2)))
+    entries /= largest
+    return float(largest * np.sqrt(np.dot(entries, entries)))

@@ -501,11 +501,15 @@ DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.fixture
+def vectors_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the outputs are read: to check all vectors against their schema takes seconds."""
+    monkeypatch.setattr("geolora_ref.oracle.vectors.judge.load_vectors", lambda _: VECTORS)
+
+
+@pytest.mark.usefixtures("vectors_read_once")
 @pytest.mark.parametrize(("damage", "message"), DAMAGED_OUTPUTS.values(), ids=DAMAGED_OUTPUTS)
-def test_a_damaged_output_fails_alone(
-    outputs: Path, damage: Callable[[Path], object], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("geolora_ref.oracle.vectors.judge.load_vectors", lambda _: VECTORS)  # read once for all of these
+def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], object], message: str) -> None:
     assert len(json.loads((outputs / "shape-tall-dense.json").read_text("utf-8"))["S1"]["re"]) == 4
     damage(outputs / "shape-tall-dense.json")
     judgement = judge_outputs(DATA, outputs)
@@ -516,6 +520,7 @@ def test_a_damaged_output_fails_alone(
     assert message in failure.finding
 
 
+@pytest.mark.usefixtures("vectors_read_once")
 def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a program of another language, which cannot be asked again."""
     assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
@@ -528,6 +533,7 @@ def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.Capt
     assert "in rank (rank 3; right: 2)\n" in printed
 
 
+@pytest.mark.usefixtures("vectors_read_once")
 def test_an_unknown_id_is_an_error(outputs: Path) -> None:
     (outputs / "shape-tall-typo.json").write_text("{}")
     (outputs / "notes.txt").write_text("not an output")
@@ -536,6 +542,7 @@ def test_an_unknown_id_is_an_error(outputs: Path) -> None:
     assert len(judgement.rows) == len(IDS) + 1
 
 
+@pytest.mark.usefixtures("vectors_read_once")
 def test_a_missing_folder_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"nowhere: expected a folder of outputs, found none$"):
         judge_outputs(DATA, tmp_path / "nowhere")
@@ -561,6 +568,7 @@ def test_a_part_of_the_vectors_is_not_judged(tmp_path: Path, outputs: Path) -> N
     assert [row.error for row in judge_outputs(tmp_path / "own", tmp_path / "outputs").rows] == ["mine.json: missing"]
 
 
+@pytest.mark.usefixtures("vectors_read_once")
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 from geolora_ref.files import read_json, write_atomically, write_json
 from verification.machine import sources
 from verification.report import write_page
+from verification.rigor import ladder_figure
 from verification.rigor.faults import judge, units
 from verification.rigor.page import main
 from verification.rigor.results import MEASURED, PAGE
@@ -30,6 +33,7 @@ RUN = {
     "passed": True,
 }
 ROOT = Path(__file__).parents[2]
+draw = functools.cache(lambda text: ladder_figure.figure(json.loads(text)))
 MACHINE = {"date": "2026-01-02 03:04 UTC", "processor": "Abacus", "commit": "abc1234"}
 POINT = {"u": 1e-16, "error": 2e-16, "allowed": 3e-16, "within": True}
 UNDATED: dict[str, dict[str, Any]] = {
@@ -113,6 +117,12 @@ UNDATED: dict[str, dict[str, Any]] = {
     "coverage.json": {"branch_percent": {"algorithm": 99.0}, "total": 99.0, "least": 96.0, "passed": True},
 }
 GOOD = {name: data | {"machine": MACHINE} for name, data in UNDATED.items()}
+
+
+@pytest.fixture(autouse=True)
+def ladder_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its figure takes seconds, and most tests show the same."""
+    monkeypatch.setattr("verification.rigor.results.figure", lambda found: draw(json.dumps(found)))
 
 
 @pytest.fixture
