@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 
 from geolora_ref import LowRank
 from geolora_ref.nn import AdaptedLayer, GeoLoRA, LowRankAdapter, adapt, adapters, disabled, merge, parameter_count, unmerge
-from tests.nn.models import LAYERS, adapted_layer, fill, network, regression, train
+from tests.nn.models import LAYERS, adapted_layer, difference, fill, network, regression, train
 
 
 class ScaledEmbedding(nn.Embedding):
@@ -80,6 +80,18 @@ def test_merged_and_adapted_agree(name: str) -> None:
     assert torch.equal(layer(x), before)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_padding_that_is_not_the_same_on_both_sides_is_that_of_the_base() -> None:
+    """Even kernels have one row or column more behind the image than before it."""
+    torch.manual_seed(0)
+    model = single(nn.Conv2d(2, 5, (4, 2), padding="same").double())
+    layer, x = adapt(model, ["0"], rank=3)["0"], torch.randn(2, 2, 6, 7, dtype=torch.float64)
+    fill(layer.adapter)
+    before = layer(x)
+    layer.merge()
+    assert difference(layer(x), before) < 1e-14
+
+
 def test_merged_and_adapted_agree_in_single_precision() -> None:
     torch.manual_seed(0)
     model = single(nn.Linear(300, 200))
@@ -137,6 +149,7 @@ def test_disabled_is_the_base() -> None:
     adapted = model(x)
     with disabled(model):
         assert torch.equal(model(x), base_only)
+        assert all(layer.weight is layer.base_weight for layer in adapters(model).values())
     assert torch.equal(model(x), adapted)
     assert not torch.equal(adapted, base_only)
 
@@ -378,12 +391,34 @@ def test_a_base_that_does_more_than_its_product_is_called(change: Callable[[nn.M
         torch.testing.assert_close(quick, plain, rtol=1e-12, atol=1e-13)
 
 
-def test_a_backward_hook_of_the_base_is_called() -> None:
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_backward_hook_of_the_base_is_called(kind: str) -> None:
     model, seen = single(nn.Linear(9, 6)), []
     layer = adapt(model, rank=3, fused=True)["0"]
-    layer.base.register_full_backward_hook(lambda module, before, after: seen.append(module))
+    getattr(layer.base, kind)(lambda module, *gradients: seen.append(module))
     model(torch.ones(2, 9, requires_grad=True)).sum().backward()
     assert seen == [layer.base]
+
+
+def test_a_base_of_another_precision_is_called() -> None:
+    """A fused layer, whose function wants one: its products are those of the layer that is not."""
+    torch.manual_seed(0)
+    model = single(nn.Linear(9, 6).bfloat16())
+    layer = adapt(model, rank=3, dtype=torch.float32)["0"]
+    fill(layer.adapter)
+    x = torch.randn(4, 9).bfloat16()
+    plain = layer(x)
+    layer.fused = True
+    assert torch.equal(layer(x), plain)
+
+
+def test_an_adapted_model_trains_or_not_as_the_model_did() -> None:
+    model = single(nn.Linear(9, 6)).eval()
+    layer = adapt(model, rank=3, dropout=0.5)["0"]
+    fill(layer.adapter)
+    x = torch.randn(4, 9)
+    assert not any(module.training for module in layer.modules())
+    assert torch.equal(layer(x), layer(x))
 
 
 def test_the_output_of_a_fused_layer_may_be_changed_in_place() -> None:
@@ -558,6 +593,18 @@ def test_adapters_keep_their_precision_within_autocast() -> None:
         adapter.orthonormalise()
     before.orthonormalise()
     assert torch.equal(adapter.full(), before.full())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_autocast_leaves_double_precision_alone(fused: bool) -> None:
+    """As it leaves the base."""
+    torch.manual_seed(0)
+    model = single(nn.Linear(40, 30).double())
+    fill(adapt(model, rank=4, fused=fused)["0"].adapter)
+    x = torch.randn(20, 40, dtype=torch.float64)
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model(x), exact)
 
 
 def test_autocast_runs_the_products_in_half_precision_and_leaves_gradients_in_single() -> None:

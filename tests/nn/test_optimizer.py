@@ -856,6 +856,11 @@ def test_the_fast_method_needs_one_dtype_in_a_group() -> None:
     with pytest.raises(ValueError, match=r"found 0: torch.float64, cpu, projected; 2: torch.float32, cpu, projected$"):
         GeoLoRA(model, method="fast")
     GeoLoRA([{"module": model[0]}, {"module": model[2]}], method="fast")
+    adapted = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
+    adapt(adapted, rank=2)
+    adapters(adapted)["1"].float()
+    with pytest.raises(ValueError, match=r"found .*: torch.float64, cpu, projected; 1: torch.float32, cpu, projected$"):
+        GeoLoRA([{"module": network()}, {"module": adapted}], method="fast")
 
 
 def test_a_first_fast_step_in_inference_mode_leaves_a_model_that_can_be_trained() -> None:
@@ -882,6 +887,33 @@ def test_a_graph_from_before_the_step_is_refused_after_it(method: Literal["refer
         optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_factor_counts_as_written_by_a_step(method: Any) -> None:
+    """Each alone is what a graph from before may have kept."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    train(model, optimizer, 1)
+    adapter = adapters(model)["0"].adapter
+    before = [X._version for X in (adapter.Ut, adapter.S, adapter.Vt)]
+    train(model, optimizer, 1)
+    assert all(X._version > version for X, version in zip((adapter.Ut, adapter.S, adapter.Vt), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["Ut", "S", "Vt"])
+def test_the_fast_method_follows_one_parameter_that_was_moved(name: str) -> None:
+    """Its numbers are the same, its place is another: a step is written where the parameter is."""
+    moved, stayed = network(), network()
+    for model in (moved, stayed):
+        optimizer = GeoLoRA(model, lr=0.05, tau=0.1, method="fast")
+        train(model, optimizer, 2)
+        if model is moved:
+            parameter = getattr(adapters(model)["2"].adapter, name)
+            parameter.data = parameter.data.clone()
+        train(model, optimizer, 2)
+    x, _ = regression()
+    assert torch.equal(moved(x), stayed(x))
 
 
 def test_the_fast_method_follows_parameters_that_were_moved() -> None:
@@ -1088,18 +1120,19 @@ def test_training_goes_on_in_double_precision_once_everything_is(method: Any) ->
     assert [step() for _ in range(5)][-1] < first
 
 
+@pytest.mark.parametrize("basis", ["U", "V"])
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_bases_that_another_method_left_are_refused(method: Any, steps: int) -> None:
+def test_bases_that_another_method_left_are_refused(method: Any, steps: int, basis: str) -> None:
     """The fast step of such bases is no step of the algorithm; it may have stepped these adapters before."""
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, method=method)
     train(model, optimizer, steps)
     for layer in adapters(model).values():
-        layer.adapter.Ut.detach()[:3].mul_(2.0)
+        getattr(layer.adapter, f"{basis}t").detach()[:3].mul_(2.0)
     backward(model)
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match=r"^0: U: expected orthonormal columns"):
+    with pytest.raises(ValueError, match=rf"^0: {basis}: expected orthonormal columns"):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
@@ -1137,6 +1170,7 @@ def test_an_adapter_without_its_layer_is_refused() -> None:
 MAKES: dict[str, Callable[[nn.Module], AdapterOptimizer]] = {
     "reference": partial(GeoLoRA, lr=0.1, tau=0.1),
     "fast": partial(GeoLoRA, lr=0.1, tau=0.1, method="fast"),
+    "in groups": lambda model: GeoLoRA([{"module": model[k]} for k in (0, 2, 4)], lr=0.1, tau=0.1, method="fast"),
     "simultaneous": partial(SimultaneousDescent, lr=0.1),
     "dlrt": partial(Dlrt, lr=0.1, tau=0.1),
 }
@@ -1186,14 +1220,17 @@ def test_what_fails_while_a_step_is_written_changes_nothing(
     assert not same(before, snapshot(model, optimizer))
 
 
+@pytest.mark.parametrize("names", [("0", "2"), ("2",)])
 @pytest.mark.parametrize("method", METHODS)
-def test_parameters_that_came_without_their_ranks_are_refused(method: Any) -> None:
+def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names: tuple[str, ...]) -> None:
     """As the broadcast leaves them with which data-parallel training begins, where one process has loaded other ranks."""
     here, there = network(rank=2), network(rank=4)
     optimizer = GeoLoRA(here, method=method)
     with torch.no_grad():
-        for mine, theirs in zip(here.parameters(), there.parameters(), strict=True):
-            mine.copy_(theirs)
+        for name in names:
+            mine, theirs = (adapters(model)[name].adapter.parameters() for model in (here, there))
+            for own, other in zip(mine, theirs, strict=True):
+                own.copy_(other)
     backward(here)
     before = snapshot(here, optimizer)
     with pytest.raises(ValueError, match="expected zeros behind rank 2, found others"):
