@@ -1167,7 +1167,7 @@ def test_an_adapter_without_its_layer_is_refused() -> None:
         GeoLoRA([{"module": model[0]}, {"module": adapters(model)["2"].adapter}])
 
 
-MAKES: dict[str, Callable[[nn.Module], AdapterOptimizer]] = {
+MAKES: dict[str, Callable[[Any], AdapterOptimizer]] = {
     "reference": partial(GeoLoRA, lr=0.1, tau=0.1),
     "fast": partial(GeoLoRA, lr=0.1, tau=0.1, method="fast"),
     "in groups": lambda model: GeoLoRA([{"module": model[k]} for k in (0, 2, 4)], lr=0.1, tau=0.1, method="fast"),
