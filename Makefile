@@ -62,7 +62,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 typecheck: $(READY)
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=auto $(BIN)/mypy
 
 # One environment for all targets, made anew when pyproject.toml changes, or where half of it is left.  Nothing is compiled before it is imported: most never is.
 $(READY): pyproject.toml
