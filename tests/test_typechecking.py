@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from jaxtyping import TypeCheckError
 import geolora_ref
 from geolora_ref.algorithm import basis_augmentation, truncation
 from geolora_ref.lowrank import LowRank
-from tests.typechecking import UNCHECKABLE, unchecked
+from tests.nightly import NIGHTLY
+from tests.typechecking import UNCHECKABLE, checked_modules, unchecked
 
 
 def test_mismatching_shapes_are_caught() -> None:
@@ -39,6 +42,30 @@ def test_it_can_be_switched_off() -> None:
         basis_augmentation(np.eye(3)[:, :2], np.eye(4)[:, :2])
     with pytest.raises(TypeCheckError):
         basis_augmentation(np.eye(3)[:, :2], np.eye(4)[:, :2])
+
+
+def test_what_is_off_already_stays_off() -> None:
+    """A module that runs without it has tests and helpers that ask for that once more."""
+    with unchecked():
+        with unchecked():
+            pass
+        with pytest.raises(ValueError, match="concat"):
+            basis_augmentation(np.eye(3)[:, :2], np.eye(4)[:, :2])
+
+
+def test_every_module_with_an_annotated_shape_is_checked(tmp_path: Path) -> None:
+    """All shapes are written with the two names that ``geolora_ref.arrays`` has of them."""
+    package = tmp_path / "package"
+    (package / "inner").mkdir(parents=True)
+    (package / "plain.py").write_text("def f(x: float) -> float: ...")
+    (package / "real.py").write_text('def f(x: Float[Array, " k"]) -> float: ...')
+    (package / "inner" / "deep.py").write_text('def f(X: float) -> Inexact[Array, "m r"]: ...')
+    assert checked_modules(package) == (["package"] if NIGHTLY else ["package.inner.deep", "package.real"])
+    (folder,) = geolora_ref.__path__
+    importing = [path for path in Path(folder).rglob("*.py") if "jaxtyping" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in importing] == ["arrays.py"]
+    names = re.findall(r"from jaxtyping import (.*)", importing[0].read_text(encoding="utf-8"))
+    assert set(names) == {"Float, Inexact"}
 
 
 def test_every_annotation_can_be_checked() -> None:

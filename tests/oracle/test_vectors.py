@@ -521,6 +521,16 @@ def test_a_damaged_output_fails_alone(outputs: Path, damage: Callable[[Path], ob
 
 
 @pytest.mark.usefixtures("vectors_read_once")
+def test_right_files_have_status_0_and_no_diagnosis(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For which all vectors would be read once more."""
+    monkeypatch.setattr("geolora_ref.oracle.vectors.load_vectors", lambda _: pytest.fail("the vectors were read again"))
+    assert main(["vectors", "judge", str(DATA), str(outputs)]) == 0
+    assert capsys.readouterr().out.startswith(f"{len(IDS)} vectors, 0 failed, worst ratio ")
+
+
+@pytest.mark.usefixtures("vectors_read_once")
 def test_files_name_the_line_and_a_wrong_rank(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a program of another language, which cannot be asked again."""
     assert diagnose_outputs(VECTORS, judge_outputs(DATA, outputs)) is None
