@@ -5,6 +5,7 @@ Data only.  Ids are append-only: a case may be added, an id never changes its me
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -286,6 +287,7 @@ class ConformanceCase:
     layout: str = "rows"
 
 
+@functools.cache
 def catalogue() -> tuple[ConformanceCase, ...]:
     """All cases, in a fixed order."""
     cases = (

@@ -98,6 +98,11 @@ class StepInputs:
         """(U, S, V, dK, dL, dS)."""
         return self.U, self.S, self.V, self.dK, self.dL, self.dS
 
+    @cached_property
+    def wide(self) -> _Wide:
+        """The arrays in the next wider precision, and what they ask for: computed once for all answers."""
+        return _Wide(self.learning_rate, *map(_wide, self.arrays))
+
     @property
     def parameters(self) -> dict[str, Any]:
         """The keyword arguments of a backend."""
@@ -167,11 +172,7 @@ def judge(
     ``storage`` : what inputs and outputs are kept in, if it has fewer bits than the arithmetic of the step.
     """
     q = _Question.of(inputs, eps, storage, scale)
-    x = q.x
-    # What Algorithm 1 gives for these three gradients, consistent with each other or not: the S- and L-part, and the K-part.
-    rate = inputs.learning_rate
-    W_hat = _product(x.U, _product(x.S - rate * x.dS, _H(x.V)) - rate * _H(x.off_L)) - _product(rate * x.off_K, _H(x.V))
-    return _judge_truncation(W_hat, q, outputs, diagonal)
+    return _judge_truncation(q.x.W_hat, q.x.tails, q, outputs, diagonal)
 
 
 def judge_stages(
@@ -221,7 +222,8 @@ def judge_stages(
     verdicts["line 5"] = Verdict(line5)
     if np.inf not in line5.values():
         U_hat, V_hat = np.hstack([x.U, Ut]), np.hstack([x.V, Vt])
-        verdicts["line 6"] = _judge_truncation(_product(U_hat, s["S_hat"], _H(V_hat)), q, outputs, diagonal, moved)
+        W_hat = _product(U_hat, s["S_hat"], _H(V_hat))
+        verdicts["line 6"] = _judge_truncation(W_hat, _tails(W_hat), q, outputs, diagonal, moved)
     return verdicts
 
 
@@ -235,7 +237,12 @@ def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = Non
 
 
 def _judge_truncation(
-    W_hat: Matrix, q: _Question, outputs: tuple[Matrix, Matrix, Matrix], diagonal: bool, moved: float = 0.0
+    W_hat: Matrix,
+    tails: NDArray[np.float64],
+    q: _Question,
+    outputs: tuple[Matrix, Matrix, Matrix],
+    diagonal: bool,
+    moved: float = 0.0,
 ) -> Verdict:
     """Is U₁ S₁ V₁ᴴ the truncation of Ŵ that the thresholds ask for?  ``moved`` : by how much storage has moved Ŵ itself."""
     (m, r), n = q.x.U.shape, len(q.x.V)
@@ -245,7 +252,7 @@ def _judge_truncation(
         return Verdict(error=error)
     U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
     rank, units, asked = S1.shape[0], q.unit * q.scale, q.unsettled + moved
-    D, tails = W_hat - _product(U1, S1, _H(V1)), _tails(W_hat)
+    D = W_hat - _product(U1, S1, _H(V1))
     explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked}
     ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), q.unit, units, **explained)
     ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, asked)
@@ -348,18 +355,15 @@ def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: in
 
 @dataclass(frozen=True, eq=False)
 class _Wide:
-    """The arrays of a step in the next wider precision."""
+    """The arrays of a step in the next wider precision, and what Algorithm 1 makes of them before it truncates."""
 
+    rate: float
     U: Matrix
     S: Matrix
     V: Matrix
     dK: Matrix
     dL: Matrix
     dS: Matrix
-
-    @classmethod
-    def of(cls, inputs: StepInputs) -> _Wide:
-        return cls(*(_wide(X) for X in inputs.arrays))
 
     @cached_property
     def off_K(self) -> Matrix:
@@ -370,6 +374,27 @@ class _Wide:
     def off_L(self) -> Matrix:
         """(I − VVᴴ) ∇_L."""
         return _off(self.V, self.dL)
+
+    @cached_property
+    def tangent(self) -> float:
+        """‖P(W)G‖₊ (see ``_scale``)."""
+        return norm(self.off_K) + norm(self.off_L) + norm(self.dS)
+
+    @cached_property
+    def contradiction(self) -> float:
+        """‖UᴴdK − dS‖ + ‖VᴴdL − dSᴴ‖."""
+        return norm(_product(_H(self.U), self.dK) - self.dS) + norm(_product(_H(self.V), self.dL) - _H(self.dS))
+
+    @cached_property
+    def W_hat(self) -> Matrix:
+        """Ŵ for these three gradients, consistent with each other or not: the S- and L-part, and the K-part."""
+        rows = _product(self.S - self.rate * self.dS, _H(self.V)) - self.rate * _H(self.off_L)
+        return np.asarray(_product(self.U, rows) - _product(self.rate * self.off_K, _H(self.V)))
+
+    @cached_property
+    def tails(self) -> NDArray[np.float64]:
+        """Of Ŵ."""
+        return _tails(self.W_hat)
 
 
 @dataclass(frozen=True, eq=False)
@@ -392,30 +417,28 @@ class _Question:
     @classmethod
     def of(cls, inputs: StepInputs, eps: float | None, storage: Storage | None, scale: float | None = None) -> _Question:
         """By default judged with the precision of the inputs, and with the scale of ``_scale``."""
-        x = _Wide.of(inputs)
+        x = inputs.wide
         eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
-        unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(inputs, x)
+        unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(inputs)
         formed = inputs.learning_rate * (norm(x.dK) + norm(x.dL) if inputs.directions else inputs.dense)
         if storage is None:
-            scale = _scale(inputs, x, contradiction / eps + formed) if scale is None else scale
+            scale = _scale(inputs, contradiction / eps + formed) if scale is None else scale
             return cls(inputs, x, unit, scale, EXACT)
-        tangential, scale = (_scale(inputs, x, more) if scale is None else scale for more in (0.0, formed))
+        tangential, scale = (_scale(inputs, more) if scale is None else scale for more in (0.0, formed))
         defects = tuple(min(_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V))
         return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * tangential + contradiction)
 
 
-def _contradiction(inputs: StepInputs, x: _Wide) -> float:
+def _contradiction(inputs: StepInputs) -> float:
     """δ: by how much the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
 
     Rounding of a large normal component of G leaves it behind; the answer is determined only up to it.  Directions of an
     optimizer need not agree, and the answer is determined by all three.
     """
-    if inputs.directions:
-        return 0.0
-    return norm(_product(_H(x.U), x.dK) - x.dS) + norm(_product(_H(x.V), x.dL) - _H(x.dS))
+    return 0.0 if inputs.directions else inputs.wide.contradiction
 
 
-def _scale(inputs: StepInputs, x: _Wide, more: float) -> float:
+def _scale(inputs: StepInputs, more: float) -> float:
     """s = ‖W‖ + λ‖P(W)G‖₊ + ``more``: λδ/eps, and λ‖G‖ where the step forms G V, GᴴU and UᴴGV itself, whose rounding is
     relative to it; for directions of an optimizer λ(‖∇_K‖ + ‖∇_L‖), as UᴴdK is no part of the three.
 
@@ -424,8 +447,7 @@ def _scale(inputs: StepInputs, x: _Wide, more: float) -> float:
 
     Where s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
     """
-    tangent = norm(x.off_K) + norm(x.off_L) + norm(x.dS)
-    scale = norm(x.S) + inputs.learning_rate * tangent + more
+    scale = norm(inputs.wide.S) + inputs.learning_rate * inputs.wide.tangent + more
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 

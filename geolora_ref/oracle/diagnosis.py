@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from geolora_ref.foreign import words
 from geolora_ref.oracle.blocks import deviating_blocks, line_of
-from geolora_ref.oracle.comparison import Comparison, Found, Matrix
+from geolora_ref.oracle.comparison import Comparison, Factors, Found, Matrix
 from geolora_ref.oracle.conversion import Conversion, layouts
 from geolora_ref.oracle.criteria import StepInputs, in_double, unusable
-from geolora_ref.oracle.mutants import MUTANTS, Mutant
-from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.mutants import MUTANTS, REFERENCE, Mutant
+from geolora_ref.oracle.stages import Backend, Stages
 from geolora_ref.oracle.storage import Storage
 
 __all__ = ["IS", "Diagnosis", "diagnose", "spread", "steady"]
@@ -187,11 +188,11 @@ def diagnose(
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
-    double = [_laid_out(inputs, in_double) for inputs in sample]
-    reference = [_quietly(Stages().step, inputs) for inputs in double]
+    double, as_given = (_Steps([_laid_out(inputs, convert) for inputs in sample]) for convert in (in_double, np.asarray))
+    reference = double.answers(REFERENCE.step, REFERENCE)
     found = [_safely(backend, inputs) for inputs in sample]
     compared = Comparison(eps, diagonal, storage)
-    tolerances = [compared.tolerance(inputs) for inputs in double]
+    tolerances = [compared.tolerance(inputs) for inputs in double.asked]
     answers, right_answers = ([compared.answer(output) for output in outputs] for outputs in (found, reference))
     line = first_line.partition(" (")[0]
     own = [stages(inputs) for inputs in sample] if line == "line 3" else []
@@ -199,11 +200,11 @@ def diagnose(
     for mutant in (mutant for mutant in MUTANTS.values() if mutant.visible_in != "kit" and line in ("", f"line {mutant.line}")):
         if all(own) and own and mutant.stages:
             mine = [tuple(named[name] for name in COEFFICIENTS) for named in own]
-            theirs, right = ([_coefficients(of, inputs) for inputs in double] for of in (mutant.stages, Stages()))
+            theirs, right = ([_coefficients(of, inputs) for inputs in double.asked] for of in (mutant.stages, REFERENCE))
             votes = _votes(compared.alike_matrices, mine, theirs, right, tolerances)
         else:
-            given = [_laid_out(x, lambda X: X) for x in sample] if mutant.visible_in == "catalogue" else double  # rounding counts
-            mutants = [compared.answer(_quietly(mutant.step, inputs)) for inputs in given]
+            given = as_given if mutant.visible_in == "catalogue" else double  # rounding counts
+            mutants = [compared.answer(output) for output in given.answers(mutant.step, mutant.stages)]
             votes = _votes(compared.alike, answers, mutants, right_answers, tolerances)
         if votes and sum(votes):
             matches.append((mutant, sum(votes) / len(votes)))
@@ -211,7 +212,7 @@ def diagnose(
     matches.sort(key=lambda match: -match[1])
     kept = [match for match in matches if match[1] >= RESEMBLES][:5]
     broken = next((output for output in found if isinstance(output, str)), "")
-    blocks, instead = deviating_blocks(found, reference, double, compared)
+    blocks, instead = deviating_blocks(found, reference, double.asked, compared)
     return Diagnosis(
         kept, blocks, first_line, broken, counts[kept[0][0].id] if kept else 0, instead="" if first_line else instead
     )
@@ -265,16 +266,38 @@ def _laid_out(inputs: StepInputs, convert: Callable[[Matrix], Matrix]) -> StepIn
     return replace(inputs, **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named})
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Steps that the reference and mutants are asked."""
+
+    asked: Sequence[StepInputs]
+
+    @cached_property
+    def begun(self) -> Sequence[dict[str, Matrix]]:
+        """What the reference has behind line 4."""
+        return [REFERENCE.begin(*x.arrays, learning_rate=x.learning_rate) for x in self.asked]
+
+    @np.errstate(all="ignore")
+    def answers(self, step: Backend, stages: Stages | None) -> list[Found]:
+        """The outputs of a reference or mutant; one whose stages are right up to line 4 begins behind it."""
+        if stages is None or not stages.begins_like(REFERENCE):
+            return [_safely(lambda x: step(*x.arrays, **x.parameters), x) for x in self.asked]
+        return [_safely(_behind_line_4(stages, begun), x) for begun, x in zip(self.begun, self.asked, strict=True)]
+
+
+def _behind_line_4(stages: Stages, begun: Mapping[str, Matrix]) -> Callable[[StepInputs], Found]:
+    def step(inputs: StepInputs) -> Factors:
+        cut = {name: value for name, value in inputs.parameters.items() if name != "learning_rate"}
+        output: Factors = stages.finish(begun, **cut)["output"]
+        return output
+
+    return step
+
+
 def _coefficients(stages: Stages, inputs: StepInputs) -> tuple[Matrix, ...]:
     """K_new, L_new, S_new of a reference or mutant."""
     with np.errstate(all="ignore"):
         return stages.coefficient_update(*inputs.arrays, inputs.learning_rate)
-
-
-def _quietly(step: Callable[..., Any], inputs: StepInputs) -> Found:
-    """The output of a reference or mutant."""
-    with np.errstate(all="ignore"):
-        return _safely(lambda x: step(*x.arrays, **x.parameters), inputs)
 
 
 def _safely(step: Callable[[StepInputs], Found], inputs: StepInputs) -> Found:

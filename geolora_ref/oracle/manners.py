@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 from geolora_ref.arrays import Array
 
@@ -35,25 +36,34 @@ def watched() -> Iterator[list[str]]:
     settings = _settings()
     kept = [setting.read() for setting in settings]
     for setting in settings:
-        setting.mark()
-    marked = [setting.read() for setting in settings]
+        setting.probed()
+    marked = [setting.probed() for setting in settings]
     touched: list[str] = []
     try:
         yield touched
-        touched += [setting.said for setting, before in zip(settings, marked, strict=True) if not _same(setting.read(), before)]
     finally:
-        for setting, before in zip(settings, kept, strict=True):
-            if not _same(setting.read(), before):
+        found = [setting.probed() for setting in settings]
+        for setting, before, after in zip(settings, kept, found, strict=True):
+            if setting.probe or not _same(after, before):
                 setting.write(before)
+    touched += [setting.said for setting, before, after in zip(settings, marked, found, strict=True) if not _same(after, before)]
 
 
 class _Setting(NamedTuple):
-    """What is wrong if it has changed, how to read it, to put it back, and to bring it where no backend does by chance."""
+    """What is wrong if it has changed, how to read it and to put it back.
+
+    ``probe`` : of a generator, what is quicker to read and changes with it.  It brings the generator where no backend does by
+    chance, so that only from the second time on it tells the same until somebody else has used or seeded the generator.
+    """
 
     said: str
     read: Callable[[], Any]
     write: Callable[[Any], Any]
-    mark: Callable[[], Any] = lambda: None
+    probe: Callable[[], Any] | None = None
+
+    def probed(self) -> Any:
+        """What tells whether it has changed."""
+        return (self.probe or self.read)()
 
 
 MARK = 1729
@@ -62,15 +72,13 @@ RANDOMNESS = "seeded or used {} global random generator: the caller's randomness
 
 def _settings() -> list[_Setting]:
     """NumPy's generator and, where it is loaded, what torch has; Python's is left out, run-time type checkers draw from it."""
-    numpy = np.random.get_state, np.random.set_state, lambda: np.random.seed(MARK)  # noqa: NPY002  (the global one)
-    settings = [_Setting(RANDOMNESS.format("NumPy's"), *numpy)]
+    settings = [_Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy, _next_of_numpy)]
     if "torch" in sys.modules:
         torch, said = sys.modules["torch"], "left torch with another {}: it belongs to the caller"
-        generator = torch.get_rng_state, torch.set_rng_state
+        begun = torch.Generator().manual_seed(MARK).get_state()
         deterministic = torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode  # warn_only included
-        marked = torch.Generator().manual_seed(MARK).get_state()
         settings += [
-            _Setting(RANDOMNESS.format("torch's"), *generator, lambda: torch.set_rng_state(marked)),
+            _generator_of_torch(torch.get_rng_state, torch.set_rng_state, lambda: torch.set_rng_state(begun)),
             *_on_cuda(torch),
             _Setting(said.format("grad mode"), torch.is_grad_enabled, torch.set_grad_enabled),
             _Setting(said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype),
@@ -80,6 +88,46 @@ def _settings() -> list[_Setting]:
             _Setting(said.format("treatment of subnormal numbers"), _flushes, torch.set_flush_denormal),
         ]
     return settings
+
+
+def _state_of_numpy() -> tuple[Any, dict[str, Any]]:
+    """The global generator's source of bits, which may be replaced, and its state."""
+    return get_bit_generator(), np.random.get_state(legacy=False)  # noqa: NPY002
+
+
+def _put_back_to_numpy(before: tuple[Any, dict[str, Any]]) -> None:
+    """Only that of a Mersenne twister can be set as a whole, with the normal number that is left of the last two."""
+    bits, state = before
+    if get_bit_generator() is not bits:
+        set_bit_generator(bits)
+    if isinstance(bits, np.random.MT19937):
+        np.random.set_state(state)  # noqa: NPY002
+    else:
+        bits.state = state
+
+
+def _next_of_numpy() -> int:
+    """The number that was next: all of the state takes a hundred times as long to read.
+
+    Another source of bits than a Mersenne twister cannot be seeded, and is replaced by one.
+    """
+    bits = get_bit_generator()
+    number = int(bits.random_raw())
+    if not isinstance(bits, np.random.MT19937):
+        set_bit_generator(np.random.MT19937())
+    np.random.seed(MARK)  # noqa: NPY002
+    return number
+
+
+def _generator_of_torch(read: Callable[[], Any], write: Callable[[Any], Any], begin: Callable[[], Any]) -> _Setting:
+    """Its state is read at once."""
+
+    def probe() -> Any:
+        state = read()
+        begin()
+        return state
+
+    return _Setting(RANDOMNESS.format("torch's"), read, write, probe)
 
 
 def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
@@ -113,12 +161,12 @@ def _on_cuda(torch: Any) -> list[_Setting]:
     """torch's generators of all CUDA devices, if something has used one: to look at them would begin to use them all."""
     if not torch.cuda.is_initialized():
         return []
-    states = torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
-    return [_Setting(RANDOMNESS.format("torch's"), *states, lambda: torch.cuda.manual_seed_all(MARK))]
+    cuda = torch.cuda
+    return [_generator_of_torch(cuda.get_rng_state_all, cuda.set_rng_state_all, lambda: cuda.manual_seed_all(MARK))]
 
 
 def _same(found: Any, before: Any) -> bool:
-    """Whether two states are equal; those of generators are tuples with arrays, tensors, or lists of them."""
+    """Whether two states are equal; those of torch's generators are tensors, or lists of them."""
     if isinstance(found, tuple | list):
         return len(found) == len(before) and all(map(_same, found, before))
-    return bool(np.array_equal(found, before)) if hasattr(found, "shape") else bool(found == before)
+    return bool(found.equal(before)) if hasattr(found, "equal") else bool(found == before)

@@ -7,7 +7,7 @@ able to return what it returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,26 +82,27 @@ class Stages:
     assemble: Callable[..., Array] = assemble
     truncation: Callable[..., Factors] = truncate
 
+    def begins_like(self, other: Stages) -> bool:
+        """Whether lines 3 and 4 are the same functions."""
+        return self.coefficient_update is other.coefficient_update and self.basis_augmentation is other.basis_augmentation
+
     def run(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> dict[str, Any]:
         """Every intermediate result by name, and the new factors as ``output``."""
-        learning_rate = parameters.pop("learning_rate")
+        return self.finish(self.begin(U, S, V, dK, dL, dS, learning_rate=parameters.pop("learning_rate")), **parameters)
+
+    def begin(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, *, learning_rate: float) -> dict[str, Any]:
+        """Lines 3 and 4."""
         K_new, L_new, S_new = self.coefficient_update(U, S, V, dK, dL, dS, learning_rate)
         U_tilde, V_tilde = self.basis_augmentation(U, K_new), self.basis_augmentation(V, L_new)
-        S_hat = self.assemble(S_new, K_new, L_new, U_tilde, V_tilde)
-        xp = namespace(S_hat)
+        xp = namespace(U)
         U_hat, V_hat = xp.concat([U, U_tilde], axis=1), xp.concat([V, V_tilde], axis=1)
-        output = self.truncation(S_hat, U_hat, V_hat, **parameters)
-        return {
-            "K_new": K_new,
-            "L_new": L_new,
-            "S_new": S_new,
-            "U_tilde": U_tilde,
-            "V_tilde": V_tilde,
-            "U_hat": U_hat,
-            "V_hat": V_hat,
-            "S_hat": S_hat,
-            "output": output,
-        }
+        coefficients = {"K_new": K_new, "L_new": L_new, "S_new": S_new}
+        return coefficients | {"U_tilde": U_tilde, "V_tilde": V_tilde, "U_hat": U_hat, "V_hat": V_hat}
+
+    def finish(self, begun: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
+        """Lines 5 and 6, with what :meth:`begin` has made, by these stages or by others."""
+        S_hat = self.assemble(*(begun[name] for name in ("S_new", "K_new", "L_new", "U_tilde", "V_tilde")))
+        return {**begun, "S_hat": S_hat, "output": self.truncation(S_hat, begun["U_hat"], begun["V_hat"], **parameters)}
 
     def step(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> Factors:
         """The step as a backend."""

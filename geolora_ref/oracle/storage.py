@@ -59,7 +59,9 @@ class Storage:
         return (1.0 + 2.0 * float(np.sqrt(steps))) * self.defect(B)
 
     def product(self, U: Matrix, S: Matrix, V: Matrix) -> float:
-        """How far it moves U S Vᴴ, bases U and V."""
+        """How far it moves U S Vᴴ, bases U and V; nowhere where nothing is rounded."""
+        if not (self.u or self.eta):
+            return 0.0
         moved_U, moved_V = norm(np.abs(U) @ np.abs(S)), norm(np.abs(S) @ np.abs(V).T)
         absolute = 0.5 * self.eta * norm(S) * float(np.sqrt(_count(U)) + np.sqrt(_count(V)))
         return (1.0 + self.u) ** 2 * (self.u * (moved_U + moved_V) + self.rounding(S) + absolute)

@@ -61,6 +61,28 @@ def right(*arrays: Matrix, **parameters: Any) -> Any:
 
 # --- the mutant that it is like --------------------------------------------------------------------------------------
 
+
+def test_mutants_that_are_right_up_to_line_4_leave_what_they_begin_with() -> None:
+    """All of them begin with the same arrays, which a defect in place would change for the next one."""
+    reference = Stages()
+    behind = [mutant.stages for mutant in MUTANTS.values() if mutant.stages and mutant.stages.begins_like(reference)]
+    assert len(behind) > len(MUTANTS) // 3
+    for x in questions():
+        begun = reference.begin(*x.arrays, learning_rate=x.learning_rate)
+        before = {name: X.tobytes() for name, X in begun.items()}
+        for stages in behind:
+            with np.errstate(all="ignore"):
+                again = stages.finish(begun, **{name: value for name, value in x.parameters.items() if name != "learning_rate"})
+                whole = stages.run(*x.arrays, **x.parameters)
+            assert all(np.array_equal(again[name], X, equal_nan=True) for name, X in whole.items() if name != "output")
+        assert {name: X.tobytes() for name, X in begun.items()} == before
+
+
+def test_a_mutant_of_line_3_or_4_does_not_begin_behind_it() -> None:
+    begin_otherwise = [mutant.line for mutant in MUTANTS.values() if mutant.stages and not mutant.stages.begins_like(Stages())]
+    assert {*begin_otherwise} == {3, 4}
+
+
 NAMED = ("s-step-sign", "l-step-sign", "missing-conjugate", "u-rescaled", "v-rescaled", "core-not-diagonal", "ascending-order",
     "negative-singular-value", "cap-off-by-one", "max-rank-ignored", "built-in-minimum", "divide-by-zero", "lower-left-sign",
     "v-not-augmented", "core-counted-twice", "k-transposed-core", "kept-value-perturbed")  # fmt: skip

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 from geolora_ref.oracle import conformance_suite
 from geolora_ref.oracle.cases import CaseParameters, StepCase
@@ -311,6 +312,11 @@ def _drawing_a_block(*arrays: Any, **parameters: Any) -> Any:
     return right(*arrays, **parameters)
 
 
+def _with_other_bits(*arrays: Any, **parameters: Any) -> Any:
+    set_bit_generator(np.random.PCG64(0))
+    return right(*arrays, **parameters)
+
+
 def _raising(*arrays: Any, **parameters: Any) -> Any:
     raise RuntimeError("out of luck")
 
@@ -330,6 +336,7 @@ MANNERS: dict[str, tuple[Callable[..., Any], str]] = {
     },
     "draws": (_drawing, RANDOM),
     "draws a block": (_drawing_a_block, RANDOM),
+    "draws from other bits": (_with_other_bits, RANDOM),
     "seeds": (MUTANTS["global-rng"].step, RANDOM),
     "raises": (_raising, "raised RuntimeError: out of luck"),
     "nothing": (
@@ -353,13 +360,31 @@ MANNERS: dict[str, tuple[Callable[..., Any], str]] = {
 @pytest.mark.parametrize(("step", "error"), MANNERS.values(), ids=MANNERS)
 def test_bad_manners_in_words(step: Callable[..., Any], error: str) -> None:
     np.random.seed(0)  # noqa: NPY002  (the state that the backend would set)
+    np.random.randn()  # noqa: NPY002  (a second normal number is kept)
     before: Any = np.random.get_state()  # noqa: NPY002
     outcome = Harness.of(step).call(_inputs(), lambda W: W)
     after: Any = np.random.get_state()  # noqa: NPY002
     assert outcome.error == error
     assert outcome.factors is None
+    assert before[3], "nothing is kept that could be lost"
     assert np.array_equal(before[1], after[1])
     assert before[2:] == after[2:]
+
+
+@pytest.fixture
+def other_bits() -> Iterator[np.random.PCG64]:
+    usual, bits = get_bit_generator(), np.random.PCG64(3)
+    set_bit_generator(bits)
+    yield bits
+    set_bit_generator(usual)
+
+
+@pytest.mark.parametrize("step", [right, _drawing, _with_other_bits])
+def test_another_source_of_bits_belongs_to_the_caller_too(other_bits: np.random.PCG64, step: Callable[..., Any]) -> None:
+    before = other_bits.state
+    assert Harness.of(step).call(_inputs(), lambda W: W).error == ("" if step is right else RANDOM)
+    assert get_bit_generator() is other_bits
+    assert other_bits.state == before
 
 
 def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
