@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "eps",
     "finite",
     "identity",
+    "is_complex",
     "is_diagonal",
     "namespace",
     "norm",
@@ -51,13 +54,21 @@ Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 
 def namespace(*arrays: Array) -> Any:
     """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they do not)."""
+    if all(type(X) is np.ndarray for X in arrays):  # at once: the search among all libraries takes as long as a small product
+        return array_api_compat.numpy
     return array_api_compat.array_namespace(*arrays)
+
+
+@cache
+def is_complex(xp: Any, dtype: Any) -> bool:
+    """Whether a dtype of this namespace is complex; NumPy takes long to say so."""
+    return bool(xp.isdtype(dtype, "complex floating"))
 
 
 def H(X: Inexact[Array, "*stack a b"]) -> Inexact[Array, "*stack b a"]:
     """Conjugate transpose Xᴴ."""
     xp = namespace(X)
-    return xp.conj(X).mT if xp.isdtype(X.dtype, "complex floating") else X.mT
+    return xp.conj(X).mT if is_complex(xp, X.dtype) else X.mT
 
 
 def eps(X: Inexact[Array, ...]) -> float:
@@ -112,7 +123,7 @@ def qr(X: Inexact[Array, "m s"]) -> tuple[Inexact[Array, "m k"], Inexact[Array, 
     """
     xp = namespace(X)
     Q, R = xp.linalg.qr(X)
-    if finite(Q) or not (finite(X) and xp.isdtype(X.dtype, "complex floating")):
+    if finite(Q) or not (finite(X) and is_complex(xp, X.dtype)):
         return Q, R
     parts = [xp.real(X), xp.imag(X)]
     largest = xp.maximum(*(xp.max(xp.abs(part), axis=0) for part in parts))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from numbers import Integral, Real
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, is_diagonal, namespace, norm
+from geolora_ref.arrays import Array, H, Inexact, eps, finite, identity, is_complex, is_diagonal, namespace, norm
 
 __all__ = [
     "alike",
@@ -91,7 +91,7 @@ def alike(**named: Array) -> Any:
             raise ValueError(f"{name}: expected the array library of {first_name} ({xp.__name__}), found {namespace(X).__name__}")
         if X.ndim != 2:
             raise ValueError(f"{name}: expected a matrix (2 dimensions), found shape {tuple(X.shape)}")
-        if not xp.isdtype(X.dtype, ("real floating", "complex floating")) or xp.finfo(X.dtype).bits not in (32, 64):
+        if not _single_or_double(xp, X.dtype):
             raise ValueError(f"{name}: expected a real or complex floating dtype of single or double precision, found {X.dtype}")
         if X.dtype != first.dtype:
             raise ValueError(f"{name}: expected the dtype of {first_name} ({first.dtype}), found {X.dtype}")
@@ -101,6 +101,12 @@ def alike(**named: Array) -> Any:
                 f"found {array_api_compat.device(X)}"
             )
     return xp
+
+
+@cache
+def _single_or_double(xp: Any, dtype: Any) -> bool:
+    """Whether a dtype of this namespace is floating, real or complex, with parts of 32 or 64 bits; NumPy takes long to say so."""
+    return bool(xp.isdtype(dtype, ("real floating", "complex floating")) and xp.finfo(dtype).bits in (32, 64))
 
 
 def matrices(**named: Array) -> Any:
@@ -126,7 +132,7 @@ def real_matrices(**named: Array) -> Any:
     """:func:`matrices` that are real; ``ValueError`` as there, and for complex ones."""
     xp = matrices(**named)
     for name, X in named.items():
-        if xp.isdtype(X.dtype, "complex floating"):
+        if is_complex(xp, X.dtype):
             raise ValueError(f"{name}: expected a real matrix, found {X.dtype}")
     return xp
 

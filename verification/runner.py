@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from verification.backends import in_processes, on_dask
 from verification.claim import Case, CaseResult, Claim, Plan, Results
@@ -45,13 +47,19 @@ def work(unit: Unit) -> CaseResult:
     try:
         # One thread: the matrices are small, and processes that share cores by threads slow each other down.  Broken backends
         # overflow: results are judged, not warnings.
-        with threadpool_limits(1), np.errstate(all="ignore"):
+        with _thread_pools(len(sys.modules)).limit(limits=1), np.errstate(all="ignore"):
             result: object = check(case)
         if not isinstance(result, CaseResult):
             raise TypeError(f"expected a CaseResult, the check of {claim_id} returned {result!r}")
         return result
     except (Exception, SystemExit) as error:  # a broken check must not stop the others; it is reported and counts as a failure
         return _broken(case, error)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(modules: int) -> ThreadpoolController:
+    """Of the libraries that are loaded when so many modules are: to look for them takes longer than many a check."""
+    return ThreadpoolController()
 
 
 def _broken(case: Case, error: BaseException) -> CaseResult:

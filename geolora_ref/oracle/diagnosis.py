@@ -188,7 +188,7 @@ def diagnose(
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
-    double, as_given = (_Steps([_laid_out(inputs, convert) for inputs in sample]) for convert in (in_double, np.asarray))
+    double, as_given = (_Steps([_laid_out(inputs, convert) for inputs in sample]) for convert in (in_double, _of_linear_algebra))
     reference = double.answers(REFERENCE.step, REFERENCE)
     found = [_safely(backend, inputs) for inputs in sample]
     compared = Comparison(eps, diagonal, storage)
@@ -264,6 +264,11 @@ def _laid_out(inputs: StepInputs, convert: Callable[[Matrix], Matrix]) -> StepIn
     """The NumPy arrays of a step in the layout that it has, in another precision or as they are."""
     named = zip(("U", "S", "V", "dK", "dL", "dS"), map(convert, inputs.arrays), layouts(inputs.layout), strict=True)
     return replace(inputs, **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named})
+
+
+def _of_linear_algebra(X: Matrix) -> Matrix:
+    """The array as it is; of half precision, for which NumPy has no linear algebra, in double."""
+    return in_double(X) if X.dtype == np.float16 else X
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -21,3 +22,11 @@ def stored_pages_once() -> Iterator[None]:
         patch.setattr(report, "overview", _overview)
         patch.setattr(report, "_finetuning", _finetuning)
         yield
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in the foreground: what a shell starts in the background ignores interrupts, and so would the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -13,7 +13,7 @@ import pytest
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.problems import Schroedinger
 from tests.nightly import NIGHTLY
-from verification.claim import Case, Claim, Control, Figure, Plan, Table
+from verification.claim import Case, CaseResult, Claim, Control, Figure, Plan, Table
 from verification.claims import CLAIMS, THEORY, checked, conservation, curvature_tail, physics
 from verification.outcomes import ControlOutcome
 
@@ -35,9 +35,13 @@ def test_claim_holds_on_its_first_case(claim: Claim) -> None:
     [pytest.param(claim, control, id=f"{claim.id}: {control.id}") for claim in CLAIMS.values() for control in claim.controls],
 )
 def test_control_fails(claim: Claim, control: Control) -> None:
-    """In two of its cases, by night in all of them, as in every report."""
-    cases = islice(control.cases(PLAN), None if NIGHTLY else 2)
-    outcome = ControlOutcome(control, [control.check(case) for case in cases], claim.limit)
+    """At the latest in the second of its cases; by night in all of them, as in every report."""
+    results: list[CaseResult] = []
+    outcome = ControlOutcome(control, results, claim.limit)
+    for case in islice(control.cases(PLAN), None if NIGHTLY else 2):
+        results.append(control.check(case))
+        if outcome.failed and not NIGHTLY:
+            break
     assert outcome.failed, outcome.shortfall
 
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -87,14 +86,6 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 2
     printed = " ".join(capsys.readouterr().err.split())
     assert f"cannot go on: [Errno 21] Is a directory: '{tmp_path / name}'" in printed
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """As in the foreground: what a shell starts in the background ignores interrupts, and so would the tests."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -113,6 +113,7 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
     record_property("table", f"faults: {hits} kills, {2 * CASES} units, none lost, none twice")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
     """Two kills of the real command line, and everything around them, on a claim with few cases that take little time."""
     told: list[int] = []
