@@ -13,7 +13,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat
-import array_api_compat.numpy
 import numpy as np
 
 if TYPE_CHECKING:
@@ -55,8 +54,14 @@ Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 def namespace(*arrays: Array) -> Any:
     """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they do not)."""
     if all(type(X) is np.ndarray for X in arrays):  # at once: the search among all libraries takes as long as a small product
-        return array_api_compat.numpy
+        return _numpy()
     return array_api_compat.array_namespace(*arrays)
+
+
+@cache
+def _numpy() -> Any:
+    """NumPy as the standard has it, which takes a while to load."""
+    return array_api_compat.array_namespace(np.empty(0))
 
 
 @cache

@@ -24,6 +24,7 @@ from verification.experiments.performance.networks import CASES, Block, Case
 from verification.experiments.performance.page import MEASURED, documented, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
 from verification.machine import provenance
+from verification.pictures import svg
 
 SIZE = Size(3, 40, 4)
 
@@ -151,12 +152,13 @@ def test_every_table_is_whole_and_has_a_panel() -> None:
     figure = drawn(found)
     assert figure is not None
     assert sum(ax.axison for ax in figure.axes) == len(made) - 1 + len(found["growth"])
+    assert svg(figure).endswith(b"</svg>\n")
     assert drawn({"environment": found["environment"]}) is None
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[str], dict[str, Any]]:
-    """The command with pieces that take no time: what was measured, and what stops which of them."""
+    """The command with pieces and a picture that take no time: what was measured, and what stops which of them."""
     names: list[str] = []
     stops: dict[str, Any] = {}
 
@@ -174,6 +176,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[list[str
     made[("environment", "")] = piece("environment", stored["environment"])
     made[("growth", "")] = piece("growth", stored["growth"])
     monkeypatch.setattr(command, "pieces", lambda options, progress: made)
+    monkeypatch.setattr(command, "svg", lambda figure: b"")
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     return names, stops
 

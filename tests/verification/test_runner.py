@@ -25,7 +25,7 @@ from verification.record import NOTHING
 from verification.report import as_data, drawn, write_report
 from verification.runner import run
 
-pytestmark = pytest.mark.usefixtures("stored_pages_once")
+pytestmark = pytest.mark.usefixtures("stored_pages_once", "module_unchecked")
 
 PLAN = Plan()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from geolora_ref import LowRank
 from geolora_ref.problems import GradientFlow, Quadratic, SoftmaxRegression
@@ -148,7 +148,7 @@ def one_run(
 
 def _width(runs: Any) -> Any:
     """What the upper confidence limit of the mean over the runs (rows) adds to the mean, at every t."""
-    return scipy.stats.t.ppf(CONFIDENCE, len(runs) - 1) * np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
+    return scipy.special.stdtrit(len(runs) - 1, CONFIDENCE) * np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
 
 
 def shown(results: Results) -> Results:
