@@ -27,7 +27,7 @@ from verification.claims import CLAIMS
 from verification.command_line import integer_from, progress_bar
 from verification.journal import Journal
 from verification.outcomes import ClaimOutcome
-from verification.report import FILES, as_data, drawn, write_report
+from verification.report import FILES, as_data, drawn, write_pages_beside, write_report
 from verification.runner import key, records, run, units
 
 DEFAULT_FOLDER = Path("build") / "verification"
@@ -159,6 +159,8 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     outcomes = [section.outcome for section in sections]
     if not options.json:
         print_outcomes(outcomes, console)
+    if len(claims) == len(CLAIMS):
+        write_pages_beside(folder)
     report = write_report(sections, plan, folder, seconds, resumed=resumed)
     if options.json:
         print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed), ensure_ascii=False, indent=1))

@@ -28,7 +28,18 @@ from verification.rigor.results import PAGE as RIGOR
 from verification.runner import in_a_line
 from verification.shown import UNREADABLE, Page, overview, unshown
 
-__all__ = ["FILES", "Drawn", "as_data", "drawn", "mathematics", "number", "picture", "write_page", "write_report"]
+__all__ = [
+    "FILES",
+    "Drawn",
+    "as_data",
+    "drawn",
+    "mathematics",
+    "number",
+    "picture",
+    "write_page",
+    "write_pages_beside",
+    "write_report",
+]
 
 FILES = ("results.json", RIGOR.file, FAST_PATH.file, "finetuning-report.html", "report.html")
 """What a report consists of."""
@@ -73,19 +84,25 @@ def drawn(
 
 
 def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, *, resumed: int = 0) -> Path:
-    """Write ``results.json``, the pages beside the report and ``report.html``, all or nothing each; returns the path of the last.
+    """Write ``results.json`` and ``report.html``, all or nothing each; returns the path of the last.
 
-    The page about fine-tuning shows the stored campaign: it takes hours, which no report waits for.  ``resumed`` see
-    :func:`as_data`.
+    That of all claims has links to :func:`write_pages_beside`.  ``resumed`` see :func:`as_data`.
     """
     data = as_data([section.outcome for section in sections], plan, seconds, resumed=resumed)
     report = _rendered("report.html.j2", sections=sections, data=data, plan=plan)
     write_json(folder / "results.json", data)
+    write_atomically(folder / "report.html", report)
+    return folder / "report.html"
+
+
+def write_pages_beside(folder: Path) -> None:
+    """Write the pages about what other commands measure, all or nothing each: rigor, fast path and fine-tuning.
+
+    They show what was run here, else what is stored; of fine-tuning what is stored, which takes hours.
+    """
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
     write_atomically(folder / "finetuning-report.html", _finetuning())
-    write_atomically(folder / "report.html", report)
-    return folder / "report.html"
 
 
 def write_page(page: Page, results: Path, folder: Path) -> Path:

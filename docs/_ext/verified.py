@@ -26,7 +26,7 @@ from verification.claim import Claim, Figure, Plan, Results
 from verification.claims import CLAIMS
 from verification.journal import Journal, fingerprint
 from verification.outcomes import ClaimOutcome
-from verification.report import drawn, mathematics, number, picture, write_report
+from verification.report import drawn, mathematics, number, picture, write_pages_beside, write_report
 from verification.runner import run, units
 
 LOGGER = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def _found() -> list[ClaimOutcome]:
     found = run(claims, PLAN, journal, jobs=os.cpu_count() or 1, progress=progress)
     report = FOLDER / "results.json"
     if not whole or not report.exists() or report.stat().st_mtime < journal.path.stat().st_mtime:
+        write_pages_beside(FOLDER)
         write_report(drawn(found), PLAN, FOLDER, time.monotonic() - started)
     return found
 

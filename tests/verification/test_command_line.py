@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.console import Console
 from geolora_ref.files import write_json
 from verification import record, tightness
 from verification.__main__ import main, print_outcomes
-from verification.claim import Plan
+from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
 from verification.report import FILES
 
@@ -42,10 +43,11 @@ WITHOUT_TORCH = """
 import sys
 from pathlib import Path
 from verification.__main__ import main
-from verification.claim import Plan
-from verification.report import write_report
+from verification.claim import Claim, Plan
+from verification.report import write_pages_beside, write_report
 
 main(["--list"])
+write_pages_beside(Path(sys.argv[1]))
 write_report([], Plan(), Path(sys.argv[1]), 1.0)
 sys.exit("torch" in sys.modules)
 """
@@ -55,7 +57,21 @@ def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path)
     """To load it takes most of the time of a short command, and none of the claims needs it before it is checked."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(tmp_path)], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "report.html").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES}
+
+
+@pytest.mark.parametrize("there_are", [CLAIMS, {CLAIM: CLAIMS[CLAIM]}], ids=["a part", "all"])
+def test_a_report_of_all_claims_has_pages_beside_it(
+    there_are: Mapping[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What other commands have measured is the same whatever is checked: a claim alone need not wait for their pictures."""
+    for module in ("verification.__main__", "verification.report"):
+        monkeypatch.setattr(f"{module}.CLAIMS", there_are)
+    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
+    pages = {name for name in FILES if (tmp_path / name).exists()}
+    linked = set(re.findall(r'href="([\w-]+\.html)"', (tmp_path / "report.html").read_text("utf-8")))
+    others = {*FILES} - {"results.json", "report.html"}
+    assert (pages, linked) == (({*FILES}, others) if len(there_are) == 1 else ({"results.json", "report.html"}, set()))
 
 
 def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(capsys: pytest.CaptureFixture[str]) -> None:

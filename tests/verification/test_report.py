@@ -9,9 +9,8 @@ import pytest
 
 from geolora_ref.files import read_json, write_json
 from verification import report
-from verification.claim import Plan
 from verification.experiments.finetuning.page import MEASURED
-from verification.report import mathematics, number, write_report
+from verification.report import mathematics, number, write_pages_beside
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_a_stored_campaign_that_is_damaged_is_told_and_the_report_written(
         write_json(path, {"format": 1} if left == "another form" else {name: data[name] for name in data if name != "runs"})
     monkeypatch.setattr(report, "MEASURED", path)
     monkeypatch.setattr(report, "overview", lambda *_: [])  # the other pages, whose figures take seconds
-    assert write_report([], Plan(), tmp_path / "report", 1.0).exists()
+    write_pages_beside(tmp_path / "report")
     html = (tmp_path / "report" / "finetuning-report.html").read_text(encoding="utf-8")
     assert f"{path} cannot be shown (" in html
     assert "made anew by: python -m verification.experiments.finetuning" in html
