@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -54,14 +55,8 @@ Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 def namespace(*arrays: Array) -> Any:
     """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they do not)."""
     if all(type(X) is np.ndarray for X in arrays):  # at once: the search among all libraries takes as long as a small product
-        return _numpy()
+        return import_module("array_api_compat.numpy")
     return array_api_compat.array_namespace(*arrays)
-
-
-@cache
-def _numpy() -> Any:
-    """NumPy as the standard has it, which takes a while to load."""
-    return array_api_compat.array_namespace(np.empty(0))
 
 
 @cache
