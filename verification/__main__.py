@@ -165,10 +165,11 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     if options.json:
         print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed), ensure_ascii=False, indent=1))
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
+    standing = "the claim holds" if len(outcomes) == 1 else f"all {len(outcomes)} claims hold"
     verdict = (
         f"[red]{len(failed)} of {len(outcomes)} claims do not stand: {', '.join(failed)}"
         if failed
-        else f"[green]all {len(outcomes)} claims hold, every negative control fails"
+        else f"[green]{standing}, every negative control fails"
     )
     facts = [f"{seconds:.0f} s"]
     if len(outcomes) < len(CLAIMS):

@@ -62,12 +62,13 @@ def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path)
 
 @pytest.mark.parametrize("there_are", [CLAIMS, {CLAIM: CLAIMS[CLAIM]}], ids=["a part", "all"])
 def test_a_report_of_all_claims_has_pages_beside_it(
-    there_are: Mapping[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there_are: Mapping[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What other commands have measured is the same whatever is checked: a claim alone need not wait for their pictures."""
     for module in ("verification.__main__", "verification.report"):
         monkeypatch.setattr(f"{module}.CLAIMS", there_are)
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
+    assert "the claim holds, every negative control fails" in capsys.readouterr().out
     pages = {name for name in FILES if (tmp_path / name).exists()}
     linked = set(re.findall(r'href="([\w-]+\.html)"', (tmp_path / "report.html").read_text("utf-8")))
     others = {*FILES} - {"results.json", "report.html"}
