@@ -407,6 +407,7 @@ def test_each_rank_rule_is_hit_and_reported(
     assert ratio(abs(cut.theta - expected), 13.0, (8, 7), 2.0**-52) <= FAIL
 
 
+@pytest.mark.usefixtures("unchecked")  # of its thousand steps each is like the others
 @pytest.mark.parametrize("learning_rate", [0.9, 0.1, 0.02])
 def test_a_rank_can_stall_from_zero(learning_rate: float) -> None:
     """docs/theory/rank.md: new directions and the threshold are both of order λ, and here the threshold is larger for ever.
