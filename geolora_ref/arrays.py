@@ -54,7 +54,7 @@ Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 
 def namespace(*arrays: Array) -> Any:
     """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they do not)."""
-    if all(type(X) is np.ndarray for X in arrays):  # at once: the search among all libraries takes as long as a small product
+    if arrays and all(type(X) is np.ndarray for X in arrays):  # the search among all libraries takes long
         return import_module("array_api_compat.numpy")
     return array_api_compat.array_namespace(*arrays)
 

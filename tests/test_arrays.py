@@ -264,6 +264,11 @@ def test_to_numpy_of_special_tensors() -> None:
     assert to_numpy(torch.tensor([1.0 + 2.0j]).conj()).tolist() == [1.0 - 2.0j]
 
 
+def test_no_arrays_are_of_no_library() -> None:
+    with pytest.raises(TypeError, match="at least one"):
+        namespace()
+
+
 def test_libraries_do_not_mix() -> None:
     with pytest.raises(TypeError, match="Multiple namespaces"):
         namespace(NUMPY.array(np.ones(2)), load("array_api_strict").array(np.ones(2)))

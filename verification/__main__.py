@@ -27,7 +27,7 @@ from verification.claims import CLAIMS
 from verification.command_line import integer_from, progress_bar
 from verification.journal import Journal
 from verification.outcomes import ClaimOutcome
-from verification.report import FILES, as_data, drawn, write_pages_beside, write_report
+from verification.report import FILES, PAGES, as_data, drawn, write_pages_beside, write_report
 from verification.runner import key, records, run, units
 
 DEFAULT_FOLDER = Path("build") / "verification"
@@ -136,7 +136,8 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
         records(plan)  # outcomes are held against them: whether they can be read is known before any case is done
     except ValueError as error:
         return refuse(str(error))
-    for name in FILES:
+    whole = len(claims) == len(CLAIMS)
+    for name in (*FILES, *(PAGES if whole else ())):
         require_writable(folder / name)
     journal = Journal(folder, plan, fresh=options.fresh or not options.full)
     for line in journal.damaged:
@@ -159,9 +160,9 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     outcomes = [section.outcome for section in sections]
     if not options.json:
         print_outcomes(outcomes, console)
-    if len(claims) == len(CLAIMS):
-        write_pages_beside(folder)
     report = write_report(sections, plan, folder, seconds, resumed=resumed)
+    if whole:
+        write_pages_beside(folder)
     if options.json:
         print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed), ensure_ascii=False, indent=1))
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]

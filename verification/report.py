@@ -30,6 +30,7 @@ from verification.shown import UNREADABLE, Page, overview, unshown
 
 __all__ = [
     "FILES",
+    "PAGES",
     "Drawn",
     "as_data",
     "drawn",
@@ -41,7 +42,8 @@ __all__ = [
     "write_report",
 ]
 
-FILES = ("results.json", RIGOR.file, FAST_PATH.file, "finetuning-report.html", "report.html")
+FILES = ("results.json", "report.html")
+PAGES = (RIGOR.file, FAST_PATH.file, "finetuning-report.html")
 """What a report consists of."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")

@@ -100,7 +100,9 @@ class StepInputs:
 
     @cached_property
     def wide(self) -> _Wide:
-        """The arrays in the next wider precision, and what they ask for: computed once for all answers."""
+        """The arrays in the next wider precision, and what they ask for: computed once for all answers, so that whoever changes
+        the arrays in place asks with a new object.
+        """
         return _Wide(self.learning_rate, *map(_wide, self.arrays))
 
     @property

@@ -328,8 +328,9 @@ def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
 
 
 def _unchanged(X: Matrix, values: Matrix) -> bool:
-    """Whether an array still has these values, NaN included: their bytes are equal as a rule, and quicker to compare."""
-    return X.tobytes() == values.tobytes() or np.array_equal(X, values, equal_nan=True)
+    """Whether an array still has this form and these values, NaN included: bytes are equal as a rule, and quicker to compare."""
+    alike = (X.shape, X.dtype) == (values.shape, values.dtype)
+    return alike and (X.tobytes() == values.tobytes() or np.array_equal(X, values, equal_nan=True))
 
 
 def _can_be_written(X: Array) -> bool:

@@ -96,24 +96,21 @@ def _state_of_numpy() -> tuple[Any, dict[str, Any]]:
 
 
 def _put_back_to_numpy(before: tuple[Any, dict[str, Any]]) -> None:
-    """Only that of a Mersenne twister can be set as a whole, with the normal number that is left of the last two."""
+    """With the normal number that is left of the last two."""
     bits, state = before
     if get_bit_generator() is not bits:
         set_bit_generator(bits)
-    if isinstance(bits, np.random.MT19937):
-        np.random.set_state(state)  # noqa: NPY002
-    else:
-        bits.state = state
+    np.random.set_state(state)  # noqa: NPY002
 
 
 def _next_of_numpy() -> int:
-    """The number that was next: all of the state takes a hundred times as long to read.
+    """The number that was next, of a Mersenne twister: all of the state takes a hundred times as long to read.
 
-    Another source of bits than a Mersenne twister cannot be seeded, and is replaced by one.
+    Another source of bits cannot be seeded, and is replaced by one.  A normal number that is kept is put back, but not looked at.
     """
     bits = get_bit_generator()
-    number = int(bits.random_raw())
-    if not isinstance(bits, np.random.MT19937):
+    number = int(bits.random_raw()) if isinstance(bits, np.random.MT19937) else -1
+    if number < 0:
         set_bit_generator(np.random.MT19937())
     np.random.seed(MARK)  # noqa: NPY002
     return number

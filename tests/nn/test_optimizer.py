@@ -1176,9 +1176,9 @@ MAKES: dict[str, Callable[[Any], AdapterOptimizer]] = {
 }
 
 
-TOLD = {
-    GeoLoRA: {"reports", "truncations", "exact"},  # what it has reported, and when it truncates and asks for the exact tail next
-    SimultaneousDescent: set[str](),
+TOLD: dict[type[AdapterOptimizer], set[str]] = {
+    GeoLoRA: {"reports", "truncations", "exact"},
+    SimultaneousDescent: set(),
     Dlrt: {"reports"},
 }
 

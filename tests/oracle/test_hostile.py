@@ -379,6 +379,18 @@ def test_results_belong_to_the_caller(handed_out: Callable[..., Any], what: str)
     assert found == {f"S1: expected an array that belongs to the caller, found {what}"}
 
 
+def test_the_state_of_the_caller_is_put_back_where_the_backend_has_set_the_same() -> None:
+    torch = load("torch").module
+    before = torch.get_rng_state()
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        torch.set_rng_state(before)
+        return right(*arrays, **parameters)
+
+    assert errors(step, array="torch", select={"id": "shape-tall"})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("meddle", "what"),
     [
@@ -465,6 +477,29 @@ def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
 
     changed = "changed an input of an earlier step: what was given and returned belongs to the caller"
     assert changed in errors(step, select=SEQUENCES)
+
+
+@pytest.mark.parametrize(
+    ("form", "array"),
+    [
+        (lambda X: setattr(X, "shape", (-1,)), "numpy"),
+        (lambda X: setattr(X, "dtype", np.int64), "numpy"),
+        (lambda X: X.resize_(X.numel()), "torch"),
+    ],
+    ids=["shape", "dtype", "torch"],
+)
+def test_the_form_of_an_input_belongs_to_the_caller_as_well(form: Callable[[Any], Any], array: str) -> None:
+    """Its bytes are what they were."""
+    before: list[Any] = []
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        for X in before:
+            form(X)
+        before[:] = arrays
+        return right(*arrays, **parameters)
+
+    changed = "changed an input of an earlier step: what was given and returned belongs to the caller"
+    assert changed in errors(step, select={"group": "shape"}, array=array)
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from verification import record, tightness
 from verification.__main__ import main, print_outcomes
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
-from verification.report import FILES
+from verification.report import FILES, PAGES
 
 pytestmark = pytest.mark.usefixtures("module_unchecked", "stored_pages_once")  # as a user runs it
 
@@ -57,7 +57,7 @@ def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path)
     """To load it takes most of the time of a short command, and none of the claims needs it before it is checked."""
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(tmp_path)], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {*FILES}
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, *PAGES}
 
 
 @pytest.mark.parametrize("there_are", [CLAIMS, {CLAIM: CLAIMS[CLAIM]}], ids=["a part", "all"])
@@ -69,10 +69,9 @@ def test_a_report_of_all_claims_has_pages_beside_it(
         monkeypatch.setattr(f"{module}.CLAIMS", there_are)
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
     assert "the claim holds, every negative control fails" in capsys.readouterr().out
-    pages = {name for name in FILES if (tmp_path / name).exists()}
+    pages = {name for name in PAGES if (tmp_path / name).exists()}
     linked = set(re.findall(r'href="([\w-]+\.html)"', (tmp_path / "report.html").read_text("utf-8")))
-    others = {*FILES} - {"results.json", "report.html"}
-    assert (pages, linked) == (({*FILES}, others) if len(there_are) == 1 else ({"results.json", "report.html"}, set()))
+    assert pages == linked == ({*PAGES} if len(there_are) == 1 else set())
 
 
 def test_one_claim_may_be_listed_a_line_for_each_of_its_texts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,13 +93,15 @@ def test_a_full_disk_under_the_output_is_status_2(full: str, tmp_path: Path) -> 
     assert "cannot go on: [Errno 28] No space left on device" in done.stderr
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("only", "name"), [*((("--only", CLAIM), name) for name in FILES), *(((), name) for name in (*FILES, *PAGES))]
+)
 def test_a_file_that_cannot_be_written_is_told_before_the_work(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    only: Sequence[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).mkdir()
     monkeypatch.setattr("verification.__main__.run", lambda *_, **__: pytest.fail("cases were done"))
-    assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 2
+    assert main([*only, "--jobs", "1", "--output", str(tmp_path)]) == 2
     printed = " ".join(capsys.readouterr().err.split())
     assert f"cannot go on: [Errno 21] Is a directory: '{tmp_path / name}'" in printed
 

@@ -1,4 +1,4 @@
-"""How the report prints numbers and words, and that it is written where a stored file is damaged."""
+"""How the report prints numbers and words, and that a damaged stored file is told on its page."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_subscripts_are_told_from_names_of_the_code(text: str, html: str) -> Non
 
 
 @pytest.mark.parametrize("left", ["half", "another form", "no runs", "none"])
-def test_a_stored_campaign_that_is_damaged_is_told_and_the_report_written(
+def test_a_stored_campaign_that_is_damaged_is_told_on_its_page(
     left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "summary.json"
