@@ -43,8 +43,9 @@ __all__ = [
 ]
 
 FILES = ("results.json", "report.html")
-PAGES = (RIGOR.file, FAST_PATH.file, "finetuning-report.html")
 """What a report consists of."""
+PAGES = (RIGOR.file, FAST_PATH.file, "finetuning-report.html")
+"""What stands beside one of all claims."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
 """A name of the code: words of two letters or more on both sides of each underscore, or capitals, as of a library's errors."""

@@ -43,7 +43,7 @@ WITHOUT_TORCH = """
 import sys
 from pathlib import Path
 from verification.__main__ import main
-from verification.claim import Claim, Plan
+from verification.claim import Plan
 from verification.report import write_pages_beside, write_report
 
 main(["--list"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from geolora_ref.files import read_json
 from verification import runner
@@ -204,6 +206,29 @@ def test_a_plan_with_more_cases_needs_more_comparisons() -> None:
 def test_equal_case_ids_are_refused(outcome: Callable[[Claim], ClaimOutcome]) -> None:
     with pytest.raises(ValueError, match="case ids must be unique"):
         outcome(replace(GOOD, cases=lambda plan: [Case("same", {}), Case("same", {})]))
+
+
+def test_a_case_has_one_thread_of_libraries_that_were_loaded_since_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, looked, counts = list[int](), list[Any](), list[int]()
+
+    def counting(case: Case) -> CaseResult:
+        threads.extend(library["num_threads"] for library in threadpool_info())
+        return ratio(0.5)(case)
+
+    def looking() -> ThreadpoolController:
+        looked.append(ThreadpoolController())
+        return looked[-1]
+
+    monkeypatch.setattr(runner, "ThreadpoolController", looking)
+    monkeypatch.setitem(CLAIMS, GOOD.id, replace(GOOD, check=counting))
+    with threadpool_limits(2):
+        for module in ("loaded_first", None, "loaded_since"):
+            if module:
+                monkeypatch.setitem(sys.modules, module, runner)
+            assert not runner.work((GOOD.id, "", Case("0", {}))).error
+            counts.append(len(looked))
+    assert {*threads} == {1}
+    assert counts == [1, 1, 2]
 
 
 def test_finished_cases_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
