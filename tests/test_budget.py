@@ -104,8 +104,8 @@ def test_nothing_more_would_fit(drawn: Layers, spare: int, unit: Unit) -> None:
 
 
 def test_the_greedy_choice_can_miss_the_optimum() -> None:
-    """A negative control: 25 parameters buy either σ = 3 of the small layer or σ = 5 of the large one; the small one is
-    worth more per parameter (9/12 against 25/34), and after it the large one does not fit."""
+    """A negative control: 35 parameters buy either σ = 3 of the small layer or σ = 5 of the large one; the small one is
+    worth more per parameter (9/12 against 25/34), and after it the large one does not fit.  16 are lost, 25·23/34 could be."""
     drawn: Layers = [([10.0, 3.0], (4, 5)), ([10.0, 5.0], (15, 16))]
     found = _allocate(drawn, 10 + 32 + 35, unit="parameters")
     assert found.ranks == (2, 1)

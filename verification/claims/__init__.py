@@ -24,6 +24,7 @@ NAMES = (
     "rank_stall",
     "simultaneous_descent",
     "rank_recovery",
+    "rank_budget",
     "parallel_is_geolora",
     "order",
     "local_error",

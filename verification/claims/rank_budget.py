@@ -1,0 +1,263 @@
+"""A budget over several layers is spent where it is worth most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref import LowRank, ProjectedGradients, augmented_step, tangent_projection
+from geolora_ref.algorithm import AugmentedStep, Truncation, truncation
+from geolora_ref.budget import Unit, cost, truncate_to_budget
+from geolora_ref.oracle.cases import StepCase, draw_parameters
+from geolora_ref.oracle.criteria import FAIL, unit_of
+from geolora_ref.problems import TwoLayerLinear
+from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
+
+EPS = float(np.finfo(float).eps)
+DRAWS = 10
+UNITS: tuple[Unit, ...] = ("ranks", "parameters")
+Matrix = NDArray[np.generic]
+Truncate = Callable[["Question"], list[Truncation]]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer before the truncation: the step, Ŵ without it, its singular values, and the error of Ŵ that rounding may make."""
+
+    step: AugmentedStep
+    W_hat: Matrix
+    sigma: NDArray[np.float64]
+    rounding: float
+
+    @classmethod
+    def of(cls, Y: LowRank, G: Matrix, learning_rate: float) -> Layer:
+        """After one step along −G."""
+        W = Y.full()
+        W_hat = W - learning_rate * tangent_projection(Y, G)
+        step = augmented_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=learning_rate)
+        sigma = np.linalg.svd(W_hat, compute_uv=False)[: min(step.S_hat.shape)]
+        scale = float(np.linalg.norm(W) + learning_rate * np.linalg.norm(G))
+        return cls(step, W_hat, sigma, FAIL * unit_of(*Y.shape, EPS) * scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a budget decides: ``least`` and ``most`` are the ranks that each layer may have."""
+
+    layers: Sequence[Layer]
+    budget: int
+    unit: Unit
+    least: Sequence[int]
+    most: Sequence[int]
+
+    def costs(self, ranks: Sequence[int]) -> list[int]:
+        """What each layer takes at these ranks."""
+        return [cost(rank, layer.W_hat.shape, self.unit) for rank, layer in zip(ranks, self.layers, strict=True)]
+
+    def offers(self, ranks: Sequence[int]) -> dict[int, tuple[float, int]]:
+        """σ² and cost of the next singular value of every layer that may have one more than this."""
+        now, after = self.costs(ranks), self.costs([rank + 1 for rank in ranks])
+        more = [layer for layer, (rank, high) in enumerate(zip(ranks, self.most, strict=True)) if rank < high]
+        return {layer: (float(self.layers[layer].sigma[ranks[layer]]) ** 2, after[layer] - now[layer]) for layer in more}
+
+    def discarded(self, ranks: Sequence[int]) -> float:
+        """Σ σ² of what is not kept."""
+        return math.fsum(math.fsum(layer.sigma[rank:] ** 2) for layer, rank in zip(self.layers, ranks, strict=True))
+
+    def least_discarded(self) -> float:
+        """The smallest Σ σ² that any ranks within the budget leave out: for every amount the best of all, layer by layer."""
+        best = np.zeros(self.budget + 1)
+        for layer, low, high in zip(self.layers, self.least, self.most, strict=True):
+            before, best = best, np.full_like(best, np.inf)
+            for rank in range(low, high + 1):
+                price = cost(rank, layer.W_hat.shape, self.unit)
+                left_out = before[: max(self.budget + 1 - price, 0)] + np.sum(layer.sigma[rank:] ** 2)
+                best[price:] = np.minimum(best[price:], left_out)
+        return float(best[-1])
+
+
+Decision = tuple[Question, list[Truncation]]
+"""A question and its answer."""
+
+
+def asked(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Question:
+    """A budget between what the least ranks cost and the price of everything, and ranks that may be limited."""
+    columns = [len(layer.sigma) for layer in layers]
+    least = min(int(rng.integers(1, 4)), *(min(layer.W_hat.shape) for layer in layers))
+    cap = least + int(rng.integers(0, max(columns))) if rng.random() < 0.3 else max(columns)
+    question = Question(layers, 0, unit, [min(least, k) for k in columns], [min(cap, k) for k in columns])
+    low, high = sum(question.costs(question.least)), sum(question.costs(question.most))
+    return replace(question, budget=int(rng.integers(low, high + 1)))
+
+
+def by_budget(question: Question) -> list[Truncation]:
+    """The reference."""
+    steps = [layer.step for layer in question.layers]
+    least = max(question.least)  # of a layer that has fewer columns it is all of them
+    most = [max(least, high) for high in question.most]
+    return truncate_to_budget(steps, question.budget, unit=question.unit, min_rank=least, max_rank=most)
+
+
+def at_ranks(question: Question, ranks: Sequence[int]) -> list[Truncation]:
+    """Every layer truncated to its rank."""
+    steps = zip((layer.step for layer in question.layers), ranks, strict=True)
+    return [truncation(s.S_hat, s.U_hat, s.V_hat, theta=0.0, min_rank=rank, max_rank=rank) for s, rank in steps]
+
+
+def cases(plan: Plan) -> Iterator[Case]:
+    for unit in UNITS:
+        for block in range(plan.pick(6, 100)):
+            parameters = {"kind": "drawn", "unit": unit, "seed": [plan.seed, block], "largest": plan.pick(16, 40)}
+            yield Case(f"{unit}-{block}", parameters)
+        for seed in range(plan.pick(2, 20)):
+            parameters = {"kind": "two layers", "unit": unit, "seed": [plan.seed, seed], "steps": plan.pick(30, 200)}
+            yield Case(f"two layers-{unit}-{seed}", parameters)
+
+
+def check(case: Case, truncate: Truncate = by_budget) -> CaseResult:
+    """Against the best of all choices, from the singular values of W − λP(W)G, which are formed without the step."""
+    out = Measurements()
+    for question, cuts in drawn(case, truncate) if case["kind"] == "drawn" else trained(case, truncate):
+        judge(out, question, cuts)
+    return out.result(case)
+
+
+def drawn(case: Case, truncate: Truncate) -> Iterator[Decision]:
+    """Two to five layers that have nothing to do with each other, of one magnitude or of many."""
+    rng = np.random.default_rng([*case["seed"], 46])
+    for draw in range(DRAWS):
+        layers = []
+        for _ in range(int(rng.integers(2, 6))):
+            parameters = draw_parameters(rng, largest=case["largest"], complex_data=bool(draw % 2))
+            step_case = StepCase.build(parameters if draw % 4 == 3 else replace(parameters, magnitude=1.0))
+            U, S, V, G = step_case.state()
+            layers.append(Layer.of(LowRank(U, S, V), G, parameters.learning_rate))
+        question = asked(layers, case["unit"], rng)
+        yield question, truncate(question)
+
+
+def trained(case: Case, truncate: Truncate) -> Iterator[Decision]:
+    """The two layers of a linear network, trained within three quarters of what their first ranks cost, or of their entries."""
+    rng = np.random.default_rng([*case["seed"], 47])
+    problem = TwoLayerLinear.planted((10, 12, 8), [2.0, 1.5, 1.0], 40, rng)
+    Ys = list(problem.initial([1.0, 0.8, 0.5, 0.2], rng))
+    budget = 3 * sum(cost(Y.rank, Y.shape, case["unit"]) for Y in Ys) // 4
+    for _ in range(case["steps"]):
+        Gs = problem.gradient(*(Y.full() for Y in Ys))
+        layers = [Layer.of(Y, G, 0.1) for Y, G in zip(Ys, Gs, strict=True)]
+        question = Question(layers, budget, case["unit"], [1, 1], [min(8, len(layer.sigma)) for layer in layers])
+        cuts = truncate(question)
+        yield question, cuts
+        Ys = [cut.Y for cut in cuts]
+
+
+def judge(out: Measurements, question: Question, cuts: Sequence[Truncation]) -> None:
+    """The inequalities of one decision."""
+    layers, ranks = question.layers, [cut.Y.rank for cut in cuts]
+    allowed = zip(ranks, question.least, question.most, strict=True)
+    out.ratio("r_min ≤ r₁ ≤ r_max", max(max(low / rank, rank / high) for rank, low, high in allowed))
+    left = question.budget - sum(question.costs(ranks))
+    out.ratio("cost ≤ budget", (question.budget - left) / question.budget)
+    offers = question.offers(ranks).values()
+    if offers:
+        out.ratio("nothing more fits", (left + 1) / min(price for _, price in offers))
+    rounding = math.hypot(*(layer.rounding for layer in layers))
+    each = [np.linalg.norm(layer.W_hat - cut.Y.full()) for layer, cut in zip(layers, cuts, strict=True)]
+    distance, told = math.hypot(*each), math.hypot(*(cut.discarded for cut in cuts))
+    out.ratio("‖Ŵ − W₁‖ over all layers = discarded", in_units(abs(distance - told), rounding))
+    least = question.least_discarded()
+    if question.unit == "ranks":
+        out.at_most("in ranks: discarded ≤ the least possible", distance, math.sqrt(least), 2.0 * rounding)
+    else:
+        refused = max(offers, key=lambda offer: offer[0] / offer[1], default=(0.0, 1))[0]
+        slack = 4.0 * rounding * (math.hypot(*(float(np.linalg.norm(layer.sigma)) for layer in layers)) + rounding)
+        excess = question.discarded(ranks) - least
+        out.at_most("in parameters: discarded² − least² < σ² of the first refused", excess, refused, slack)
+
+
+def equal_ranks(question: Question) -> list[Truncation]:
+    """The largest rank that all layers can have within the budget."""
+    equal = [
+        [min(max(rank, low), high) for low, high in zip(question.least, question.most, strict=True)]
+        for rank in range(1, max(question.most) + 1)
+    ]
+    return at_ranks(question, [ranks for ranks in equal if sum(question.costs(ranks)) <= question.budget][-1])
+
+
+def greedy(question: Question, worth: Callable[[float, int], float], stop: bool = False) -> list[Truncation]:
+    """The best by this worth of (σ², cost) first; ``stop`` : until one does not fit."""
+    ranks = list(question.least)
+    while True:
+        left = question.budget - sum(question.costs(ranks))
+        offers = {layer: worth(*offer) for layer, offer in question.offers(ranks).items() if stop or offer[1] <= left}
+        best = max(offers, key=offers.__getitem__, default=None)
+        if best is None or question.offers(ranks)[best][1] > left:
+            return at_ranks(question, ranks)
+        ranks[best] += 1
+
+
+def without_limits(question: Question) -> list[Truncation]:
+    """Whatever the ranks may be."""
+    columns = [len(layer.sigma) for layer in question.layers]
+    return by_budget(replace(question, least=[1] * len(columns), most=columns))
+
+
+def _control(name: str, why: str, unit: Unit, truncate: Truncate, share: float = 1.0) -> Control:
+    def wrong(plan: Plan) -> Iterator[Case]:
+        return (case for case in cases(plan) if case["unit"] == unit and case["kind"] == "drawn")
+
+    return Control(name, why, wrong, lambda case: check(case, truncate), share)
+
+
+CLAIM = Claim(
+    id="rank-budget",
+    title="A rank budget is spent where it is worth most",
+    section="One rank budget for many layers",
+    statement="within R ranks ϑ² = Σ ‖Ŵ_ℓ − W₁_ℓ‖² is the least possible, within R parameters less than one σ² above it",
+    hypotheses=("r_min ≤ r_ℓ ≤ r_max", "the budget is at least what the least ranks cost"),
+    sources=("GeoLoRA", "Zh23"),
+    explanation=(
+        "Against the best of all choices, found by dynamic programming on the singular values of W − λP(W)G, for drawn layers "
+        "and along trainings of a linear network. What was refused first is the most valuable per parameter of all that comes "
+        "next in some layer."
+    ),
+    cases=cases,
+    check=check,
+    floor=500,
+    undecided=0.2,
+    controls=(
+        _control("equal ranks", "all layers have the same rank", "ranks", equal_ranks, share=0.5),
+        _control(
+            "cheapest first",
+            "the cheapest first, whatever it is worth",
+            "parameters",
+            partial(greedy, worth=lambda _, price: -price),
+            share=0.25,
+        ),
+        _control(
+            "stop",
+            "nothing is kept behind the first that does not fit",
+            "parameters",
+            partial(greedy, worth=lambda square, price: square / price, stop=True),
+            share=0.25,  # in the others nothing fits behind it
+        ),
+        _control(
+            "overdrawn",
+            "one more than the budget is spent",
+            "ranks",
+            lambda question: by_budget(replace(question, budget=question.budget + 1)),
+        ),
+        _control("limits", "the least and the largest ranks are forgotten", "ranks", without_limits, share=0.5),
+        _control(
+            "untold",
+            "the truncations say that they discarded nothing",
+            "ranks",
+            lambda question: [replace(cut, discarded=0.0) for cut in by_budget(question)],
+        ),
+    ),
+)
