@@ -219,6 +219,25 @@ def test_a_fixed_point_needs_a_cap() -> None:
     assert max(distances["max_rank"], distances["tau"]) <= 1e-14 * norm(G)
 
 
+def test_a_fixed_point_may_repel() -> None:
+    """Of ½‖W − A‖² at W with σ_min = 0.8 and a normal gradient of norm ν = 3 rounding grows by 1 + λ(ν/0.8 − 1) a step; and a kept
+    zero leaves W in the second step, whatever the cap."""
+    rng = np.random.default_rng(1)
+    distances = []
+    for spectrum in ((1.0, 0.8), (1.0, 0.0)):
+        X, Z = LowRank.random((7, 6), spectrum, rng), rng.standard_normal((7, 6))
+        W, N = X.full(), Z - X.tangent_projection(Z)
+        N *= 3.0 / norm(N, 2)
+        distances.append([])
+        for _ in range(21):
+            X = geolora_step(X, ProjectedGradients.from_dense(X, X.full() - W - N), learning_rate=0.3, tau=0.0, max_rank=2).Y
+            distances[-1].append(float(norm(X.full() - W)))
+    regular, singular = distances
+    assert max(*regular[:2], singular[0]) <= 1e-14
+    assert abs((regular[20] / regular[10]) ** 0.1 - (1.0 + 0.3 * (3.0 / 0.8 - 1.0))) <= 0.01
+    assert singular[1] > 0.1
+
+
 def test_a_kept_zero_leaves_the_next_step_a_choice() -> None:
     """From S = 0 without a gradient one direction stays by min_rank, which one depends on the gauge: W₁ does not, W₂ does."""
     rng = np.random.default_rng(0)

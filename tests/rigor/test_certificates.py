@@ -155,6 +155,24 @@ def test_checker_objects_to_what_was_tampered_with(certificate: dict[str, Any], 
     assert checker.objections(changed)
 
 
+def test_bounds_that_say_next_to_nothing_prove_nothing() -> None:
+    """The honest outcome, "rank not too high" refuted, is turned round, and every singular value is only said to be in [0, h].
+
+    Balls have radii of 30 bits: that of [0, h] reaches below 0 by a part of h, here for all of them, and its square is no bound.
+    """
+    x = next(x for x in draw(112) if x.id == "order one, relative, 24x6, 0")
+    forged = through_json(certify(x, mutant("off-by-one-high")(x)))
+    assert forged["statements"]["rank not too high"]["outcome"] == "refuted"
+    assert len(forged["data"]["S1"]) == 2
+    h = (592066793699, 592066793699, 483361536473, 475917821181, 277237003329, 10536884837)
+    forged["bounds"]["W_hat"] = [[[0, 0], [mantissa, 20]] for mantissa in h]
+    for statement in forged["statements"].values():
+        statement["outcome"] = "undecided" if statement["outcome"] != "void" else "void"
+    assert checker.objections(forged) == []
+    forged["statements"]["rank not too high"]["outcome"] = "certified"
+    assert checker.objections(forged) == ["rank not too high: claimed certified, found undecided"]
+
+
 def test_output_that_is_no_number_is_refuted_and_the_checker_sees_it() -> None:
     x = INSTANCES[0]
     broken = certify(x, replace(reference(x), S1=np.full_like(reference(x).S1, np.nan)))

@@ -155,8 +155,8 @@ CLAIM = Claim(
     title="The two oracles agree and reject every mutant",
     section="Two oracles and their mutants",
     statement=(
-        "both oracles give the same verdict on every step with orthonormal factors, unless their ratios lie on both sides of "
-        "30 within a factor 2√(1 + r₁); every mutant is rejected"
+        "in the same scale both oracles give the same verdict on W₁ and its rank for every step with orthonormal factors, "
+        "unless their ratios lie on both sides of 30 within a factor 2√(1 + r₁); every mutant is rejected"
     ),
     hypotheses=("the oracles share no code and import neither each other nor the algorithm",),
     sources=("GeoLoRA",),

@@ -94,7 +94,7 @@ CLAIM = Claim(
     explanation=(
         "A limitation of the published algorithm, not of the bound: ε is large while the rank stalls. A new direction enters "
         "with σ ≈ λ²/σ_min against a threshold that falls like λ. The integrator that keeps the lower right block does not "
-        "stall: it is the control."
+        "stall where that block exceeds the threshold: it is the control."
     ),
     cases=cases,
     check=check,

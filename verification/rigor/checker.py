@@ -60,8 +60,8 @@ def values(M: Any, bounds: Any) -> Any:
 
 
 def tail(sigma: Any) -> Any:
-    """(Σσ²)^{1/2}."""
-    return sum((x.lower() ** 2 for x in sigma), arb(0)).sqrt().union(sum((x.upper() ** 2 for x in sigma), arb(0)).sqrt())
+    """(Σσ²)^{1/2}.  A ball from 0 on reaches a little below: the square of that would be no lower bound."""
+    return sum((x.lower().max(arb()) ** 2 for x in sigma), arb()).sqrt().union(sum((x.upper() ** 2 for x in sigma), arb()).sqrt())
 
 
 def statements(d: Any, bounds: Any) -> Any:
