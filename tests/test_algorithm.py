@@ -220,10 +220,10 @@ def test_a_fixed_point_needs_a_cap() -> None:
 
 
 def test_a_fixed_point_may_repel() -> None:
-    """Of ½‖W − A‖² at W with σ_min = 0.8 and a normal gradient of norm ν = 3 rounding grows by 1 + λ(ν/0.8 − 1) a step; and a kept
-    zero leaves W in the second step, whatever the cap."""
+    """Of ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by 1 + λ(ν/0.8 − 1) a step; and a kept zero
+    leaves W in the second step, whatever the cap."""
     rng = np.random.default_rng(1)
-    distances = []
+    distances: list[list[float]] = []
     for spectrum in ((1.0, 0.8), (1.0, 0.0)):
         X, Z = LowRank.random((7, 6), spectrum, rng), rng.standard_normal((7, 6))
         W, N = X.full(), Z - X.tangent_projection(Z)

@@ -19,11 +19,11 @@ square of every float32 that is not 0.
 
 Rounding.  With s² = ‖S_new + λ(C_K + C_Lᵀ)‖² + λ²(‖ΔK‖² + ‖ΔL‖²), what is added moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s², and
 arithmetic by a few eps₆₄·s² and what the sums in Γ_L lose: 6 at most in some ten thousand draws of short bases, 16 where a
-search climbed to the worst; 16 + √ℓ are counted.  With η = 2δ + (16 + √ℓ)·eps₆₄ = (2w + 32 + 3√ℓ)·eps₆₄ the singular
-values are right to √η·s (that is what one of 0 may come out as: 1.3·eps₃₂·s for w = 8 and ℓ = 384, far below what the criteria
-allow), and the bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  That is the only thing that can go wrong, since
-W₁ = Ŵ V₁ V₁ᵀ whatever σ is; it is known after the eigenvalues, and :func:`trusted` says where it exceeds the rounding of the
-storage; such layers go through ``householder.py``.
+search climbed to the worst; 16 + √ℓ are counted.  With η = 2δ + (16 + √ℓ)·eps₆₄ = (2w + 32 + 3√ℓ)·eps₆₄ the singular values
+are right to √η·s (that is what one of 0 may come out as: 1.3·eps₃₂·s for w = 8 and ℓ = 384, far below what the criteria allow),
+and the bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  That is the
+only thing that can go wrong, since W₁ = Ŵ V₁ V₁ᵀ whatever σ is; it is known after the eigenvalues, and :func:`trusted` says where
+it exceeds the rounding of the storage; such layers go through ``householder.py``.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from verification.experiments.finetuning.design import Run
 from verification.machine import machine_facts
 
-__all__ = ["Corpus", "Store", "execute"]
+__all__ = ["Corpus", "Store", "execute", "model_digest"]
 
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT = 1
@@ -50,7 +50,7 @@ class Corpus:
         labels = fit_labels(rows["train"], "class")
         encoder, tokenizer = load_encoder(folder)
         identity = {
-            "model": _digest_of(*sorted(file for kind in KINDS for file in folder.glob(kind))),
+            "model": model_digest(folder),
             "data": _digest_of(*paths.values()),
             "max_length": max_length,
             "sentences": sentences,
@@ -60,6 +60,11 @@ class Corpus:
             identity["columns"] = asdict(columns)
         examples = {name: encode(part, tokenizer, labels, max_length) for name, part in rows.items()}
         return cls(encoder, labels, examples, plan, identity)
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of the weights, the configuration and the vocabulary of a pretrained model."""
+    return _digest_of(*sorted(file for kind in KINDS for file in folder.glob(kind)))
 
 
 def _digest_of(*files: Path) -> str:
