@@ -53,19 +53,12 @@ U0 = np.linalg.qr(np.linalg.qr(Z - target.U @ (target.U.T @ Z)).Q + 0.02 * targe
 
 
 def losses(method, sigma):
-    """The loss over the steps, nan from where the method breaks down."""
+    """The loss over the steps."""
     U, S, V = U0, sigma * np.eye(3), target.V
     found = [problem.loss(U @ S @ V.T)]
     for _ in range(steps):
-        try:
-            with np.errstate(all="ignore"):
-                U, S, V = method(U, S, V, problem.gradient(U @ S @ V.T))
-                loss = problem.loss(U @ S @ V.T)
-        except (ValueError, np.linalg.LinAlgError):
-            loss = np.nan
-        found.append(loss if loss < 1e6 else np.nan)
-        if not np.isfinite(found[-1]):
-            break
+        U, S, V = method(U, S, V, problem.gradient(U @ S @ V.T))
+        found.append(problem.loss(U @ S @ V.T))
     return found
 
 
@@ -75,21 +68,21 @@ figure, panels = plt.subplots(
 for axes, method in zip(panels, (geolora, naive, simultaneous), strict=True):
     for sigma in (1.0, 1e-2, 1e-4, 1e-8):
         found = losses(method, sigma)
-        (line,) = axes.semilogy(found, label=f"σ = {sigma:g}")
-        if not np.isfinite(found[-1]):  # broken down: the last loss that is a number
-            axes.plot(len(found) - 2, found[-2], "x", color=line.get_color())
+        axes.semilogy(found, label=f"σ = {sigma:g}")
         print(
             f"{method.__name__:<13} σ = {sigma:<7g} "
-            f"loss after {len(found) - 1:2d} steps: {found[-1]:.2e}"
+            f"largest loss {max(found):.1e}, after {steps} steps {found[-1]:.1e}"
         )
-    axes.set(title=method.__name__, xlabel="step", ylim=(1e-13, 1e6))
+    axes.set(title=method.__name__, xlabel="step", ylim=(1e-13, 1e11))
 panels[0].set_ylabel("loss")
 panels[0].legend()
 plt.show()
 
 # %%
-# GeoLoRA does not notice. The factor equations overshoot where :math:`\sigma` is small against the step: at 1e-4 they recover,
-# at 1e-8 the first step leaves floating point (the cross).
+# GeoLoRA does not notice. The factor equations overshoot where :math:`\sigma` is small against the step, by :math:`1/\sigma` in
+# :math:`W`: the first step from 1e-4 ends at a loss of 32, from 1e-8 at four billion. That they find back is owed to the right row
+# space, for :math:`V` hardly turns; where both bases turn, or the smallest singular value is smaller still, they leave floating
+# point (the claim ``integrator-robustness`` of :doc:`/theory/integrator_claims`).
 # Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves by
 # :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. What is proved of both is in
 # :doc:`/theory/factors`.

@@ -34,7 +34,7 @@ EPSILONS = (0.32, 0.16, 0.08, 0.04, 0.02)
 DIAL_STEPS = 128
 ALLOWED = 0.1
 FLOOR = 1e-11
-"""Reference and rounding: DOP853 at tolerance 1e-12 over a time of order one, within 1e-13 of the closed form for ε = 0."""
+"""Reference and rounding: DOP853 at tolerance 1e-12 over a time of order one, within 1e-12 of the closed form for ε = 0."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:

@@ -83,7 +83,7 @@ def orthogonality_defect(factors: Sequence[torch.Tensor]) -> torch.Tensor:
 class AdaLoRAMethod:
     """PEFT's AdaLoRA [Zh23] on all linear layers, scale 1: from half as much rank again down to ``target_rank`` on average.
 
-    The budget falls from an eighth of the training on and is final three eighths before its end, as in [Zh23]'s SST-2 runs.
+    The budget falls from an eighth of the training on and is final three eighths before its end.
     """
 
     lr: float

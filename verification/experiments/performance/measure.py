@@ -200,7 +200,7 @@ def growth(effort: Effort, progress: Progress) -> dict[str, Any]:
 
 
 def _exponents(axis: str, points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One fit for each line of a table: m from 1024 to 4096 and r ≥ 16 for r, where the constant costs no longer count."""
+    """One fit for each line of a table: m from 1024 to 4096 and r ≥ 16 for r, where constant costs count, but less and less."""
     fixed = {"m": "r", "r": "m", "layers": "m"}[axis]
     least, most = {"m": (1024, 4096), "r": (16, 64), "layers": (12, 200)}[axis]
     fits = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,11 +75,12 @@ def _training_in_brief(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
     rows = [case["rows"] for case in cases]
     yield ['`fused=True`, `method="fast"`', *(case["title"] for case in cases)]
     yield ["its defaults (Adam, ranks adapt), to LoRA (PEFT)", *(_ratio(row["adaptive"]["ratio"]) for row in rows)]
+    yield ["its defaults, to lean LoRA", *(_ratio(row["adaptive"]["over_lean"]) for row in rows)]
     yield ["Adam at fixed rank 8, to LoRA (PEFT)", *(_ratio(row["adam"]["ratio"]) for row in rows)]
     yield ["Adam at fixed rank 8, to lean LoRA", *(_ratio(row["adam"]["over_lean"]) for row in rows)]
     yield [
-        "peak MiB, in brackets LoRA (PEFT)",
-        *(f"{row['adam']['peak_mib']:.0f} ({row['lora']['peak_mib']:.0f})" for row in rows),
+        "peak MiB of its defaults, in brackets LoRA (PEFT)",
+        *(f"{row['adaptive']['peak_mib']:.0f} ({row['lora']['peak_mib']:.0f})" for row in rows),
     ]
 
 
@@ -91,15 +93,15 @@ def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name, rows in by_name.items():
         if name != "lora":
             yield [rows[0]["title"], *(_ratio(row["ratio"]) for row in rows)]
-    for name in ("fast", "optimizer", "adam"):
+    for name in ("fast", "optimizer", "adam", "adaptive"):
         rows = by_name[name]
         yield [f"**{rows[0]['title']}, to the floor**", *(f"{row['ratio_to_floor'][1]:.3f}" for row in rows)]
         yield [f"**{rows[0]['title']}, to lean LoRA**", *(_ratio(row["over_lean"]) for row in rows)]
-    for name in ("fast", "merged"):
+    for name in ("fast", "merged", "adaptive"):
         rows = by_name[name]
         quotients = (f"{a['ratio'][1] / b['ratio'][1]:.3f}" for a, b in zip(rows, by_name["adalora"], strict=True))
         yield [f"**{rows[0]['title']}, to AdaLoRA** (quotient of their ratios)", *quotients]
-    for name in ("lora", "fast", "merged"):
+    for name in ("lora", "fast", "merged", "adaptive"):
         yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
     yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
 
@@ -172,11 +174,15 @@ def _updates(points: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _growth(growth: Mapping[str, Any]) -> Iterator[list[str]]:
-    yield ["along", "from", "to", "at", "exponent"]
+    """A fitted exponent a line, and that between the two largest sizes that were measured, where constant costs count least."""
+    yield ["along", "from", "to", "at", "exponent", "between the two largest"]
     for axis, table in growth.items():
         for fit in table["exponents"]:
-            at = next(f"{name} = {fit[name]}" for name in ("m", "r") if name in fit)
-            yield [axis, str(fit["from"]), str(fit["to"]), at, f"{fit['exponent']:.2f}"]
+            at = next(name for name in ("m", "r") if name in fit)
+            line = sorted((point[axis], point["milliseconds"][1]) for point in table["points"] if point[at] == fit[at])
+            (a, before), (b, after) = line[-2:]
+            last = f"{math.log(after / before) / math.log(b / a):.2f} ({a} to {b})"
+            yield [axis, str(fit["from"]), str(fit["to"]), f"{at} = {fit[at]}", f"{fit['exponent']:.2f}", last]
 
 
 def _ratio(quartiles: list[float]) -> str:
