@@ -22,7 +22,14 @@ else:
     try:
         from jaxtyping import Float, Inexact
     except ModuleNotFoundError:  # shapes are documentation; only the tests and the docs evaluate them
-        Float = Inexact = None
+
+        class Float:
+            """``Float[Array, "m n"]`` is the array."""
+
+            def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+                return item[0]
+
+        Inexact = Float
 
 __all__ = [
     "Array",

@@ -15,7 +15,7 @@ from geolora_ref.finetune.__main__ import main as finetune
 from geolora_ref.options import nonempty_path
 from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options
 from geolora_ref.oracle.check import Interrupted, Report, check_step
-from geolora_ref.oracle.known_failures import read_known_failures
+from geolora_ref.oracle.known_failures import checked, read_known_failures
 from geolora_ref.oracle.load import load_backend
 from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.streams import escape_missing_characters, tell
@@ -38,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--tests", action="append", default=[], metavar="KEY=VALUE", help="only group=…, flag=… or id=… (a beginning)"
     )
-    check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio")
-    check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML")
+    check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio; folders are made")
+    check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML; folders are made")
     vectors = commands.add_parser("vectors", help="test vectors for other languages").add_subparsers(dest="action", required=True)
     export = vectors.add_parser("export", help="write schema, vectors and instructions to a folder")
     export.add_argument("directory", type=nonempty_path)
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("directory", type=nonempty_path, help="of the vectors")
     judge.add_argument("outputs", type=nonempty_path, help="one JSON file a vector")
     vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
-    commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts", add_help=False)
+    commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts (extra finetune)", add_help=False)
     return top
 
 
@@ -83,7 +83,7 @@ def _check(options: argparse.Namespace) -> int:
             load_backend(options.backend),
             **harness_options(lambda name: getattr(options, name.replace("-", "_"))),
             select=_selection(options.tests),
-            xfail=read_known_failures(options.xfail) if options.xfail else None,
+            xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
             progress=_progress,
         )
     except Interrupted as stopped:

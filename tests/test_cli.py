@@ -17,8 +17,9 @@ import pytest
 import geolora_ref
 from geolora_ref import cli
 from geolora_ref.cli import main
-from geolora_ref.oracle.check import questions
+from geolora_ref.oracle.check import check_step, questions
 from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.reporting import junit
 from geolora_ref.oracle.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
@@ -113,6 +114,7 @@ def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFix
             "latin.txt: expected text in UTF-8, found",
         ),
         (["check", "backend:right", "--xfail", "twice.txt"], "twice.txt: expected each id once, found shape-tall-dense twice"),
+        (["check", "backend:right", "--xfail", "misspelt.txt"], "misspelt.txt: expected ids of cases, found shape-tal-dense"),
         (["check", "backend:right", "--dtype", "bfloat16"], "numpy has no bfloat16"),
         (["check", "backend:right", "--dtype", "float8"], "geolora-ref: dtype: expected one of float64, float32, "),
         (["check", "backend:right", "--precision", "float8"], "geolora-ref: precision: expected one of float64, float32, "),
@@ -126,6 +128,7 @@ def test_known_failures_come_from_a_file(folder: Path, capsys: pytest.CaptureFix
 )
 def test_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     Path("latin.txt").write_bytes("shape-tall-dense für später\n".encode("latin-1"))
+    Path("misspelt.txt").write_text("shape-tal-dense\n")
     Path("twice.txt").write_text("shape-tall-dense\nshape-wide-dense\nshape-tall-dense a reason\n")
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -230,10 +233,9 @@ def test_what_a_backend_raises_can_be_read_in_every_report(folder: Path, capsys:
     assert failure.attrib["message"] == f"{told} (at {folder / 'backend.py'}:{line})"
 
 
-def test_a_problem_is_a_failure_in_junit(folder: Path) -> None:
-    Path("xfail.txt").write_text("misspelt\n")
-    assert main(["check", "backend:right", *TRAPS, "--xfail", "xfail.txt", "--junit", "report.xml"]) == 1
-    suite = ET.parse("report.xml").getroot()
+def test_a_problem_is_a_failure_in_junit() -> None:
+    report = check_step(Stages().step, select={"group": "trap"}, xfail={"misspelt": "a reason"})
+    suite = ET.fromstring(junit(report))
     cases = suite.findall("testcase")
     assert (suite.attrib["failures"], suite.attrib["tests"]) == ("1", str(len(cases)))
     [failure] = suite.findall("testcase[@classname='problem']/failure")
@@ -297,6 +299,15 @@ def test_ctrl_c_elsewhere_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys:
 def run_pytest(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
+
+
+def test_the_tests_of_the_option_have_a_name_of_their_own(folder: Path) -> None:
+    """Wherever the package lies; a name without a file, which JUnit has as the class."""
+    (folder / "pytest.ini").touch()
+    printed = run_pytest(folder, "--geolora-backend", WRONG, "-k", "shape-tall-dense and conformance", "--junit-xml", "junit.xml")
+    assert "FAILED geolora::test_conformance[shape-tall-dense]" in printed
+    [case] = ET.parse(folder / "junit.xml").getroot().iter("testcase")
+    assert (case.attrib["classname"], case.attrib["name"]) == ("geolora", "test_conformance[shape-tall-dense]")
 
 
 def test_pytest_class(folder: Path) -> None:

@@ -55,6 +55,10 @@ class NonFiniteUpdateError(FloatingPointError):
         )
         self.layers = tuple(layers)
 
+    def __reduce__(self) -> tuple[type[NonFiniteUpdateError], tuple[Any, ...]]:
+        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
+        return NonFiniteUpdateError, (self.layers,)
+
 
 @dataclass(frozen=True, eq=False)
 class StepReport:

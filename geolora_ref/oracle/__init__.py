@@ -1,11 +1,13 @@
 """The oracle: what one step must give, judged by two modules that share no code with each other or with the algorithm.
 
-:func:`check_step` runs the whole conformance kit on a backend, :func:`conformance_suite` makes a pytest class of it.
+:func:`check_step` runs the whole conformance kit on a backend, :func:`summary` puts its report into words, and
+:func:`conformance_suite` makes a pytest class of the kit.
 """
 
 from geolora_ref.oracle.check import Report, check_step
 from geolora_ref.oracle.criteria import FAIL, WARN, StepInputs, Verdict, judge, judge_stages
 from geolora_ref.oracle.dense import DenseOracle, dense_oracle
+from geolora_ref.oracle.reporting import summary
 from geolora_ref.oracle.suite import conformance_suite
 
 __all__ = [
@@ -20,4 +22,5 @@ __all__ = [
     "dense_oracle",
     "judge",
     "judge_stages",
+    "summary",
 ]

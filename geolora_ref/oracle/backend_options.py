@@ -42,4 +42,4 @@ def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
     given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions")}
     stages = get("stages")
     loaded = None if stages is None else load_backend(stages, "stages")
-    return {**given, "diagonal": not get("dense-core"), "stages": loaded}
+    return {**given, "diagonal": not get("dense-core"), "stages": loaded, "name": get("backend")}

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
-from geolora_ref.oracle.harness import Harness, Held, Outcome
+from geolora_ref.oracle.harness import Harness, Held, Options, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
 from geolora_ref.oracle.shared import shared
@@ -69,9 +69,11 @@ class Row:
         return f"{self.finding} (step {self.step}): {self.reason}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """All rows, and why the backend does not conform if it does not.
+    """All rows, and why the backend does not conform if it does not; as a condition, whether it conforms.
+
+    :func:`geolora_ref.oracle.summary` is what ``geolora-ref check`` prints of it.
 
     ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
     error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
@@ -91,6 +93,17 @@ class Report:
     shared: str = ""
     select: Mapping[str, str] = field(default_factory=dict)
     promised: Mapping[str, bool] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        passed = sum(row.outcome in ("passed", "xfailed") for row in self.rows)
+        found = f"{passed} of {len(self.rows)} cases pass or fail as listed" + (
+            f", {len(self.problems)} problems" * bool(self.problems)
+        )
+        verdict = "conforms" if self.passed else "does not conform"
+        return f"Report({self.backend}, {self.array} {self.dtype}: {verdict}, {found})"
+
+    def __bool__(self) -> bool:
+        return self.passed
 
     @property
     def stored(self) -> bool:
@@ -160,6 +173,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, report: Report) -> None:
         super().__init__(*report.problems)
         self.report = report
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[Report]]:
+        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
+        return Interrupted, (self.report,)
 
 
 FORM = ("S diagonal", "S nonnegative", "S sorted")
@@ -363,7 +380,7 @@ def check_step(
     select: Mapping[str, str] | None = None,
     xfail: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Report:
     """Run the conformance kit on a backend.
 
@@ -377,7 +394,7 @@ def check_step(
         catalogue has not, is a problem.
     progress : called with (done, total).
     options : what it is given and what it promises, those of :meth:`Harness.of`: dtype = "float64", array = "numpy", device,
-        precision, diagonal = True, whole = False, batched = False, directions = False.
+        precision, diagonal = True, whole = False, batched = False, directions = False; and name, by default the function's own.
 
     Raises as :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches, and :class:`Interrupted` in place of
     ``KeyboardInterrupt``; whatever the backend itself does becomes a row.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.manners import watched
 from geolora_ref.oracle.storage import Storage
 
-__all__ = ["STAGES", "Harness", "Held", "Outcome"]
+__all__ = ["STAGES", "Harness", "Held", "Options", "Outcome"]
 
 Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
@@ -54,6 +54,20 @@ class Outcome:
         return self.results[0][1] if self.results else None
 
 
+class Options(TypedDict, total=False):
+    """What a backend is given and what it promises, as keywords: see :class:`Harness` and its ``of``."""
+
+    dtype: str
+    array: str
+    device: str | None
+    precision: str | None
+    diagonal: bool
+    whole: bool
+    batched: bool
+    directions: bool
+    name: str
+
+
 @dataclass(frozen=True)
 class Harness:
     """A backend together with how to call it and what it promises.
@@ -65,6 +79,7 @@ class Harness:
     ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.  ``directions`` : whether it takes the directions of an
     optimizer in place of gradients, for which dS is neither UᴴdK nor (VᴴdL)ᴴ.
     ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
+    ``name`` : what reports call it, by default module:function of the step.
     ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
 
     Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages or directions of a
@@ -79,9 +94,13 @@ class Harness:
     diagonal: bool = True
     directions: bool = False
     stages: Callable[..., Mapping[str, Array]] | None = None
+    name: str = ""
     errors: Mapping[str, Any] = field(default_factory=np.geterr)
 
     def __post_init__(self) -> None:
+        if not self.name:
+            function = getattr(self.step, "__qualname__", type(self.step).__name__)
+            object.__setattr__(self, "name", f"{getattr(self.step, '__module__', '?')}:{function}")
         for name, function in {"step": self.step, **({} if self.stages is None else {"stages": self.stages})}.items():
             if not callable(function):
                 raise ValueError(f"{name}: expected a function, found {function!r}")
@@ -95,18 +114,17 @@ class Harness:
 
     @classmethod
     def of(
-        cls, step: Callable[..., Any], *, dtype: str = "float64", array: str = "numpy", device: str | None = None, **promises: Any
+        cls, step: Callable[..., Any], *, stages: Callable[..., Mapping[str, Array]] | None = None, **options: Unpack[Options]
     ) -> Harness:
         """With the arrays that the backend is given: of a library (numpy, torch, jax, cupy), a dtype, and for torch a device.
 
         Raises as :class:`Harness` and :class:`Conversion`, and ``TypeError`` for an option that does not exist.
         """
-        return cls(step, Conversion(array, dtype, device), **promises)
-
-    @property
-    def name(self) -> str:
-        """module:function of the backend."""
-        return f"{getattr(self.step, '__module__', '?')}:{getattr(self.step, '__qualname__', type(self.step).__name__)}"
+        if unknown := sorted(set(options) - set(Options.__annotations__)):
+            raise TypeError(f"{', '.join(unknown)}: expected options among {', '.join(Options.__annotations__)}")
+        promises: dict[str, Any] = dict(options)
+        conversion = Conversion(promises.pop("array", "numpy"), promises.pop("dtype", "float64"), promises.pop("device", None))
+        return cls(step, conversion, stages=stages, **promises)
 
     @property
     def arithmetic(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -178,8 +179,9 @@ def _listed(mutants: Sequence[str]) -> str:
     return f"needed for {len(mutants)}: " + ", ".join(mutants)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the page."""
+    argparse.ArgumentParser(prog="python -m geolora_ref.oracle.kill_matrix", description=main.__doc__).parse_args(arguments)
     sys.stdout.write(page())
 
 

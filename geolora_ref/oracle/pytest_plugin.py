@@ -57,6 +57,12 @@ def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
     return harness, checked(read_known_failures(xfail), str(xfail)) if xfail else {}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    """The kit under a name of its own: where this package lies is no part of the name of a test."""
+    return pytest.Module.from_parent(parent, path=module_path, nodeid="geolora") if module_path == SUITE else None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case, for the dtype that was asked for."""
     if metafunc.definition.path == SUITE and "conformance_case" in metafunc.fixturenames:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
+from geolora_ref.arrays import Array
 from geolora_ref.oracle.check import questions
-from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.harness import Harness, Options
 from geolora_ref.oracle.known_failures import checked
 
 __all__ = ["conformance_suite"]
 
 
-def conformance_suite(step: Callable[..., Any], *, xfail: Mapping[str, str] | None = None, **options: Any) -> type:
+def conformance_suite(
+    step: Callable[..., Any],
+    *,
+    stages: Callable[..., Mapping[str, Array]] | None = None,
+    xfail: Mapping[str, str] | None = None,
+    **options: Unpack[Options],
+) -> type:
     """A test class with one test for every case; the options are those of :meth:`geolora_ref.oracle.harness.Harness.of`.
+
+    Type checkers take no call for a base class: for them, ``TestMine = conformance_suite(step)``.
 
     xfail : {case id: reason}, cases known to fail; strict: one that passes fails.
 
@@ -26,7 +35,7 @@ def conformance_suite(step: Callable[..., Any], *, xfail: Mapping[str, str] | No
         raise ValueError("select: expected none, all cases become tests; pytest selects them: -k GROUP")
     from geolora_ref.oracle.pytest_plugin import answer
 
-    harness, known = Harness.of(step, **options), checked(xfail or {}, "xfail")
+    harness, known = Harness.of(step, stages=stages, **options), checked(xfail or {}, "xfail")
     cases = questions(harness)
 
     class ConformanceSuite:

@@ -164,7 +164,7 @@ def test_the_page_is_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: py
     committed = (DOCS / "kill_matrix.md").read_text("utf-8")
     assert committed == page(), "python -m geolora_ref.oracle.kill_matrix > docs/kill_matrix.md"
     monkeypatch.setattr("geolora_ref.oracle.kill_matrix.page", lambda: "the page")
-    main()
+    main([])
     assert capsys.readouterr().out == "the page"
 
 

@@ -717,6 +717,21 @@ def test_a_selection_of_nothing_is_refused(select: Mapping[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("few")
+def test_a_report_is_true_if_the_backend_conforms_and_short_in_a_notebook() -> None:
+    good, bad = check_step(right), check_step(MUTANTS["s-step-sign"].step, name="mine:wrong")
+    assert good
+    assert not bad
+    assert repr(good).endswith(f"numpy float64: conforms, {len(good.rows)} of {len(good.rows)} cases pass or fail as listed)")
+    assert repr(bad).startswith("Report(mine:wrong, numpy float64: does not conform, ")
+    assert summary(bad).startswith("mine:wrong  (numpy, float64)\n")
+
+
+def test_an_option_that_does_not_exist_is_told_with_those_that_do() -> None:
+    with pytest.raises(TypeError, match=r"^arrray: expected options among dtype, array, device, precision, diagonal, whole, "):
+        check_step(right, arrray="torch")  # type: ignore[call-arg]
+
+
+@pytest.mark.usefixtures("few")
 def test_an_unknown_key_of_a_selection_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^select: expected keys among group, flag, id, found 'colour'$"):
         check_step(right, select={"colour": "red"})
@@ -864,7 +879,7 @@ def test_a_report_says_what_was_asked_and_what_is_wrong_wherever_it_is_read() ->
 
 def test_a_suite_is_selected_from_by_pytest() -> None:
     with pytest.raises(ValueError, match=r"^select: expected none, all cases become tests; pytest selects them: -k GROUP$"):
-        conformance_suite(right, select={"group": "shape"})
+        conformance_suite(right, select={"group": "shape"})  # type: ignore[call-arg]
 
 
 def test_a_step_is_measured_by_what_it_was_given() -> None:
