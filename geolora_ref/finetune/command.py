@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import math
 import os
+import platform
 import re
 import shutil
 import statistics
@@ -49,6 +50,8 @@ NAME = re.compile(r"[\w.]+")
 """Of a module, or the end of one; what has other characters is "all-linear", or a regular expression."""
 CHECKPOINT, ADAPTER, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "adapter.safetensors", "results.json", "ranks.png", "lora"
 """What a run writes."""
+LIBRARIES = ("numpy", "torch", "transformers", "safetensors")
+"""Those whose versions may change a number."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -317,7 +320,14 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         "truncations": history.truncations,
         "by_householder": history.exact,
         "median_seconds_per_step": statistics.median(history.seconds),
+        "losses": history.losses,
+        "learned": history.learned(baseline),
+        "classes": list(job.data.labels.classes),
+        "examples": {"train": len(job.data.train), **{name: len(some) for name, some in job.data.evaluation.items()}},
+        "model": folder.name,
         "job": job.identity,
+        "threads": torch.get_num_threads(),
+        "versions": {"Python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
     }
     write_json(output / RESULTS, results)
     plain = _export_lora(job, folder, output / LORA)

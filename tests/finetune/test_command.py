@@ -56,6 +56,11 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
     assert results["metrics"][-1]["dev"] >= 0.75
     assert results["truncations"] == results["by_householder"] == 12 * 10
     assert "Householder" not in printed
+    assert results["learned"]
+    assert (len(results["losses"]), results["classes"]) == (10, ["0", "1"])
+    assert sum(results["examples"].values()) == len(tsv.read_text("utf-8").splitlines())
+    assert (results["model"], results["threads"]) == (model_folder.name, torch.get_num_threads())
+    assert results["versions"]["torch"] == torch.__version__
 
 
 def test_what_was_read_is_said_before_the_training(
@@ -238,6 +243,7 @@ def test_run_that_learns_nothing_says_so(
 ) -> None:
     assert main(arguments(model_folder, tsv, tmp_path, "--lr", "0", "--head-lr", "0")) == 0
     assert "nothing was learned" in capsys.readouterr().out
+    assert not json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["learned"]
     assert main(arguments(model_folder, tsv, tmp_path, "--fresh", "--epochs", "2")) == 0
     assert "nothing was learned" not in capsys.readouterr().out
 

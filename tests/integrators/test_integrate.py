@@ -129,6 +129,7 @@ def test_states_are_saved_on_demand() -> None:
     assert run.times == pytest.approx([0.0, 0.4, 0.8, 1.0])
     middle = integrate(BUG(), problem, Y0, (0.0, 0.4), 0.1)
     np.testing.assert_array_equal(run.states[1].full(), middle.Y.full())
+    assert run.Y is run.states[3]
 
 
 def test_what_was_discarded_adds_up() -> None:

@@ -35,7 +35,7 @@ from geolora_ref.integrators import (
     integrate,
 )
 from geolora_ref.integrators.augmented_bug import augmented
-from geolora_ref.integrators.sub_solvers import HEUN
+from geolora_ref.integrators.sub_solvers import HEUN, METHODS
 from geolora_ref.problems import MatrixODE, Product, Quadratic, RankPreservingRiccati
 from tests.integrators.fields import ALL, WITHOUT_SUB_SOLVER, DenseField, Matrix, complex_low_rank, linear
 
@@ -297,6 +297,9 @@ def test_runge_kutta_methods_have_their_order(solver: RungeKutta, order: int) ->
 
 
 def test_solve_ivp_is_exact_to_its_tolerance_real_and_complex() -> None:
+    for method in METHODS:
+        linear = SolveIVP(1e-8, 1e-8, method)(lambda t, X: -X, 0.0, np.ones((2, 1)), 1.0)
+        np.testing.assert_allclose(linear, np.exp(-1.0), rtol=1e-5)
     real = SolveIVP()(lambda t, X: np.cos(t) * X, 0.0, np.ones((2, 1)), 1.0)
     assert norm(real - np.exp(math.sin(1.0))) <= 1e-11
     imaginary = SolveIVP()(lambda t, X: 1j * np.cos(t) * X, 0.0, np.ones((2, 1), dtype=np.complex128), 1.0)

@@ -19,6 +19,7 @@ import pytest
 from geolora_ref.cli import main
 from geolora_ref.oracle import check_step, conformance_suite
 from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.harness import _unchanged
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
@@ -692,6 +693,17 @@ def test_a_wrong_call_is_status_2(folder: Path, capsys: pytest.CaptureFixture[st
         main(["check", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_counts_as_unchanged() -> None:
+    """Shape, dtype and values; the sign of a zero and the bits of a NaN are no values."""
+    values = np.array([[1.0, 0.0, np.nan, 2.0]])
+    other_nan = np.copysign(np.nan, -1.0)
+    assert _unchanged(values.copy(), values)
+    assert _unchanged(np.array([[1.0, -0.0, other_nan, 2.0]]), values)
+    assert not _unchanged(np.array([[1.0, 0.0, np.nan, 3.0]]), values)
+    assert not _unchanged(values.T.copy(), values)
+    assert not _unchanged(values.view(np.int64), values)
 
 
 def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[int, str]:

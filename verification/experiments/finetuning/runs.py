@@ -21,7 +21,7 @@ from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from verification.experiments.finetuning.design import Run
-from verification.machine import machine_facts
+from verification.machine import installed, machine_facts
 
 __all__ = ["Corpus", "Store", "execute", "model_digest"]
 
@@ -109,7 +109,7 @@ class Store:
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.folder, self.corpus = folder / "runs", corpus
-        self.facts = machine_facts()
+        self.facts = machine_facts() | {library: installed(library) for library in ("peft", "transformers")}
         for path in sorted(self.folder.glob("*.json")):  # before hours of work, not behind them
             read_json(path)
 
