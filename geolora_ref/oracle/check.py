@@ -96,9 +96,7 @@ class Report:
 
     def __repr__(self) -> str:
         passed = sum(row.outcome in ("passed", "xfailed") for row in self.rows)
-        found = f"{passed} of {len(self.rows)} cases pass or fail as listed" + (
-            f", {len(self.problems)} problems" * bool(self.problems)
-        )
+        found = f"{passed} of {len(self.rows)} cases pass or fail as listed, {len(self.problems)} problems"
         verdict = "conforms" if self.passed else "does not conform"
         return f"Report({self.backend}, {self.array} {self.dtype}: {verdict}, {found})"
 

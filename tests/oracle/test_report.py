@@ -721,7 +721,9 @@ def test_a_report_is_true_if_the_backend_conforms_and_short_in_a_notebook() -> N
     good, bad = check_step(right), check_step(MUTANTS["s-step-sign"].step, name="mine:wrong")
     assert good
     assert not bad
-    assert repr(good).endswith(f"numpy float64: conforms, {len(good.rows)} of {len(good.rows)} cases pass or fail as listed)")
+    assert repr(good).endswith(
+        f"numpy float64: conforms, {len(good.rows)} of {len(good.rows)} cases pass or fail as listed, 0 problems)"
+    )
     assert repr(bad).startswith("Report(mine:wrong, numpy float64: does not conform, ")
     assert summary(bad).startswith("mine:wrong  (numpy, float64)\n")
 
