@@ -218,8 +218,8 @@ CLAIM = Claim(
     id="rank-budget",
     title="A rank budget is spent where it is worth most",
     section="One rank budget for many layers",
-    statement="within R ranks ϑ² = Σ ‖Ŵ_ℓ − W₁_ℓ‖² is the least possible, within R parameters less than one σ² above it",
-    hypotheses=("r_min ≤ r_ℓ ≤ r_max", "the budget is at least what the least ranks cost"),
+    statement="Σ ‖Ŵ − W₁‖² over all layers is the least possible within R ranks, less than one σ² above it within R parameters",
+    hypotheses=("r_min ≤ r₁ ≤ r_max in every layer", "the budget is at least what the least ranks cost"),
     sources=("GeoLoRA", "Zh23"),
     explanation=(
         "Against the best of all choices, found by dynamic programming on the singular values of W − λP(W)G, for drawn layers "
