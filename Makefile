@@ -19,7 +19,7 @@ verify-full: $(READY)  ## the same with more sizes and seeds; an interrupted run
 	$(BIN)/python -m verification --full
 
 test: lint typecheck  ## lint, check types, run all tests
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto --dist worksteal
 
 nightly: $(READY)  ## the long form of the tests, proofs, long runs, kills, coverage, mutants (two hours); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
