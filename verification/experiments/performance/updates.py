@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,18 +73,20 @@ def unguarded_step(bases: Tensor, S: Tensor, updates: Tensor, delta_S: Tensor) -
 def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
     """AdamW on the two factors of LoRA and the fast step at fixed rank; the unguarded step and the reference as well.
 
-    All of them begin with gradients: λ is part of the step.
+    All of them begin with gradients: λ is part of the step.  The fast step, which works in place, goes to and fro, so that every
+    round finds the layers as the first one did; the others do so anyway.
     """
     layers, gradients = layers_of(size)
     bank = LayerBank.of(layers, capacity=size.r)
     dK, dL, dS = (list(X) for X in zip(*gradients, strict=True))
+    directions = itertools.cycle([(dK, dL, dS), tuple([-X for X in of] for of in (dK, dL, dS))])
     parameters = [nn.Parameter(torch.zeros(size.r, size.m)) for _ in range(2 * size.layers)]
     for parameter in parameters:
         parameter.grad = torch.randn(size.r, size.m, generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, foreach=True)
 
     def fast() -> None:
-        bank.update_(dK, dL, dS, learning_rate=RATE, tau=0.0, min_rank=size.r, max_rank=size.r)
+        bank.update_(*next(directions), learning_rate=RATE, tau=0.0, min_rank=size.r, max_rank=size.r)
 
     def adamw() -> None:
         optimizer.step()
