@@ -86,13 +86,13 @@ def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
         (0.53, 2.0, 1.0, 1),
         (0.5, 1.7, 1.0, 0),
         (0.5, 1.5, 1.0, 1),
-        (0.17, 2.0, FAIL, 0),
-        (0.16, 2.0, FAIL, 1),
+        (0.13, 2.0, FAIL, 0),
+        (0.12, 2.0, FAIL, 1),
         (0.5, 0.6, FAIL, 1),
     ],
 )
 def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: float, limit: float, count: int) -> None:
-    """A factor 1.05 for bounds and 1.3 in their controls, 3 for rounding errors."""
+    """A factor 1.05 for bounds and 1.3 in their controls, 4 for rounding errors."""
     found = outcome([value] * 3, control, limit)
     record = RECORD._replace(largest=measured(found).largest, shares=measured(found).shares)
     assert len(changes(found, record, 0)) == count
@@ -101,12 +101,12 @@ def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: flo
 
 @pytest.mark.parametrize(
     ("largest", "limit", "seed", "same"),
-    [(0.86, 1.0, 0, True), (0.85, 1.0, 0, False), (0.31, FAIL, 0, True), (0.29, FAIL, 0, False), (0.71, 1.0, 7, True)],
+    [(0.86, 1.0, 0, True), (0.85, 1.0, 0, False), (0.23, FAIL, 0, True), (0.22, FAIL, 0, False), (0.71, 1.0, 7, True)],
 )
 def test_the_largest_ratio_is_on_record_beside_the_median(largest: float, limit: float, seed: int, same: bool) -> None:
     """It belongs to the case that decides; the same factors hold for it."""
-    record = measured(outcome([0.2, 0.25, 0.9], limit=limit))
-    found = changes(outcome([0.2, 0.25, largest], limit=limit), record, seed)
+    record = measured(outcome([0.1, 0.15, 0.9], limit=limit))
+    found = changes(outcome([0.1, 0.15, largest], limit=limit), record, seed)
     expected = [] if same else [f"1 ≤ 2: largest ratio {largest:g} of the limit, on record 0.9"]
     assert [text.partition(" (python")[0] for text in found] == expected
 
