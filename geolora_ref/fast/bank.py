@@ -27,10 +27,12 @@ from torch import Tensor
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
-from geolora_ref.fast.core import RULES, Limits, Ranks, cut_at, decide_ranks
-from geolora_ref.fast.gram import GramCore, coordinates, gram_core, trusted
+from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ranks, small_of
+from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
+from geolora_ref.fast.leading import LEAST_WIDTH, LeadingCore, leading_core, smallness
 from geolora_ref.fast.plan import Length, Plan, WidthClass, plan_of
+from geolora_ref.fast.scratch import Scratch
 
 __all__ = ["Bases", "Budget", "Factors", "LayerBank", "NonFiniteUpdateError", "StepReport"]
 
@@ -64,9 +66,9 @@ class NonFiniteUpdateError(FloatingPointError):
 class StepReport:
     """What one step did, layer by layer.
 
-    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a layer's own; ``theta`` (L,)
-    the thresholds that were applied; ``discarded`` (L,) the norms that were cut off; all on the host.  ``exact`` : the layers
-    that went through Householder's QR, all of them for float64.
+    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a layer's own, and NaN where
+    the norm of the rest was enough (``leading.py``); ``theta`` (L,) the thresholds that were applied; ``discarded`` (L,) the
+    norms that were cut off; all on the host.  ``exact`` : the layers that went through Householder's QR, all of them for float64.
     """
 
     ranks: tuple[int, ...]
@@ -82,6 +84,15 @@ class Bases(NamedTuple):
 
     ranks: tuple[int, ...]
     storage: list[Tensor]
+
+
+class _Found(NamedTuple):
+    """The spectra of some layers of a class: which ones, on the host, and where in the class, None for all of it."""
+
+    of: WidthClass
+    layers: Integers
+    rows: Tensor | None
+    core: GramCore | LeadingCore
 
 
 class _Exact(NamedTuple):
@@ -119,6 +130,7 @@ class LayerBank:
         checks.integer("capacity", capacity, 1)
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
         self.shapes, self.capacity, self.dtype, self.device = shapes, capacity, dtype, self._S.device
+        self._scratch = Scratch(self.device)
         self._roots = np.sqrt([float(max(shape)) for shape in shapes])
         self._roots_there = torch.from_numpy(self._roots).to(self.device)
         by_length: dict[int, list[int]] = {}
@@ -127,6 +139,17 @@ class LayerBank:
         self._lengths = [Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
         self._place = {side: (group, i) for group in self._lengths for i, side in enumerate(group.sides)}
         self._plan = self._nothing = self._planned((0,) * len(shapes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without plans: they have views of the workspaces, which would be apart from them in another process."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("_plan", "_nothing")}
+        return {**kept, "ranks": self.ranks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ranks = state.pop("ranks")
+        vars(self).update(state)
+        self._nothing = self._planned((0,) * len(ranks))
+        self._plan = self._planned(ranks)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -248,17 +271,18 @@ class LayerBank:
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._fill(delta_K, delta_L, delta_S)
         columns = np.asarray(self.ranks) if delta_K is None else self._plan.columns
-        found: list[GramCore] = []
+        found: list[_Found] = []
         exact: dict[int, _Exact] = {}
         if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
             self._refuse(self._work_is_finite(rate))
             exact = self._exact(range(len(self.shapes)), rate, shared)
             sigma = np.stack([one.sigma for one in exact.values()])
         else:
-            found = self._gram(rate, shared)
+            found = self._gram(rate, shared, limits if budget is None else None)
             squares, scale, info = self._host(found)
             self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.fmax(squares, 0.0))  # NaN, which some solvers find for zeros, is 0 here, and not trusted
+        before, leading = self._plan, self._rest(found, sigma)
         own = np.arange(sigma.shape[1]) < columns[:, None]  # behind it there is nothing but rounding
         while True:
             sigma = np.where(own, sigma, 0.0)
@@ -273,13 +297,14 @@ class LayerBank:
                 exact[layer], sigma[layer] = one, one.sigma
         with np.errstate(over="ignore"):
             self._refuse(np.hypot.reduce(sigma, axis=1) <= torch.finfo(self.dtype).max)
-        before = self._plan
         try:
             self._write(found, exact, sigma, chosen.rank)
         except BaseException:  # no memory, an interrupt
             if self._plan is before:
                 self._undo()
             raise
+        for layer in set(leading) - set(exact):
+            sigma[layer, before.ranks[layer] : columns[layer]] = np.nan
         rules = tuple(RULES[code] for code in chosen.rule.tolist())
         return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
 
@@ -365,7 +390,7 @@ class LayerBank:
         return plan_of(ranks, self.shapes, self._lengths, self.device)
 
     def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor]) -> None:
-        """The bases, S and the updates into the float64 workspaces: all updates of one length by one copy."""
+        """The bases, S and the updates into the float64 workspaces: all updates of one kind by one call."""
         if (delta_K is None) != (delta_L is None):
             raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
         if delta_S is None:
@@ -374,27 +399,19 @@ class LayerBank:
         for (name, tensors), shapes in zip(given.items(), self._plan.shapes, strict=True):
             if tensors is not None:
                 self._check(name, tensors, shapes)
-        w, uniform, plan = max(self.ranks), len(set(self.ranks)) == 1, self._plan
-        of_side = [X.mT for X in (*(delta_K or ()), *(delta_L or ()))]
-        for group, its_rows in zip(self._lengths, plan.rows, strict=True):
+        w, plan = max(self.ranks), self._plan
+        for group in self._lengths:
             work = group.work(w)
             if not plan.cleared:
                 work.zero_()
             work[:, :w] = group.storage[:, :w]
-            if not of_side:
+            if delta_K is None:
                 work[:, w:] = 0.0
-                continue
-            rows = torch.cat([of_side[side] for side in group.sides])
-            if uniform:  # one copy, which converts as well
-                work[:, w:] = rows.view(-1, w, group.length)
-            else:
-                work.view(-1, group.length).index_copy_(0, its_rows, rows.double())
         plan.cleared = True
+        if delta_K is not None and delta_L is not None:
+            torch._foreach_copy_(plan.of_sides, [*delta_K, *delta_L])
         plan.S.copy_(self._S[:, :w, :w])
-        if uniform:
-            plan.delta_S.copy_(torch.stack(list(delta_S)))
-        else:
-            plan.delta_S.view(-1).index_copy_(0, plan.entries, torch.cat([X.reshape(-1) for X in delta_S]).double())
+        torch._foreach_copy_(plan.of_cores, list(delta_S))
 
     def _rows(self, side: int, width: int, rate: float) -> Tensor:
         """[basis; λ update] of one side, the first ``width`` rows of each: (2 width, length)."""
@@ -420,30 +437,71 @@ class LayerBank:
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
         return finite
 
-    def _gram(self, rate: float, shared: bool) -> list[GramCore]:
-        """The spectra from the Gram matrices of the sides, class by class."""
+    def _gram(self, rate: float, shared: bool, limits: Limits | None) -> list[_Found]:
+        """The spectra from the Gram matrices of the sides, class by class; all of a spectrum where there are no ``limits``."""
         found = []
         for of in self._plan.classes:
-            Gammas, count = [torch.bmm(stack, stack.mT) for stack in self._stacks(of)], len(of.layers)
+            self._scratch.clear()
+            count, p = len(of.layers), 2 * of.width
+            Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p)) for stack in self._stacks(of)]
             Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
-            S, dS, roots = self._plan.S, self._plan.delta_S, self._roots_there
+            S, dS, roots, members = self._plan.S, self._plan.delta_S, self._roots_there, np.asarray(of.members)
             if len(self._plan.classes) > 1:
                 S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
                 roots = roots[of.layers]
-            found.append(gram_core(Gamma[:count], Gamma[count:], S, dS, roots, rate=rate, shared=shared))
+            small = small_of(Gamma.view(2, count, *Gamma.shape[1:]), S, dS, rate=rate, shared=shared)
+            enough, rounds = (None, 0) if limits is None else self._leading(of, small, limits)
+            if enough is None:
+                found.append(_Found(of, members, None, gram_core(small, roots)))
+                continue
+            for leading in (True, False):
+                (chosen,) = np.nonzero(enough == leading)
+                if not len(chosen):
+                    continue
+                rows = None if len(chosen) == count else torch.from_numpy(chosen)
+                part = small if rows is None else small.of(rows)
+                if leading:
+                    ranks = np.asarray(self.ranks)[members[chosen]]
+                    core: GramCore | LeadingCore = leading_core(part, ranks, rounds, self._scratch)
+                else:
+                    core = gram_core(part, roots if rows is None else roots[rows])
+                found.append(_Found(of, members[chosen], rows, core))
         return found
 
-    def _host(self, found: Sequence[GramCore]) -> tuple[Values, Values, Values]:
+    def _leading(self, of: WidthClass, small: Small, limits: Limits) -> tuple[NDArray[np.bool_] | None, int]:
+        """For which layers of a class the leading half of the spectrum is enough, and how many rounds of products give it.
+
+        It is not where the rank grows: to ``min_rank``, or where there is room and the norm of the rest exceeds ϑ.
+        None: for no layer, where products would take longer, and on a device, which would have to be waited for once more.
+        """
+        if of.width < LEAST_WIDTH or self.device.type != "cpu":
+            return None, 0
+        ranks, most = np.asarray(self.ranks)[of.members], limits.max_rank[of.members]
+        found = smallness(small, ranks, torch.finfo(self.dtype).eps)
+        theta = found.size * (limits.tau or 0.0) if limits.theta is None else limits.theta
+        enough = np.isfinite(found.rounds) & (ranks >= limits.min_rank) & ((most <= ranks) | (found.rest <= theta))
+        return enough, int(found.rounds[enough].max(initial=0.0))
+
+    def _rest(self, found: Sequence[_Found], sigma: Values) -> list[int]:
+        """The layers of which the leading spectrum was found; the norm of the rest, as one value, goes behind it."""
+        leading: list[int] = []
+        for one in found:
+            if isinstance(one.core, LeadingCore):
+                ranks = np.asarray(self.ranks)[one.layers]
+                sigma[one.layers, ranks] = one.core.rest.clamp(min=0.0).sqrt().numpy()
+                leading += one.layers.tolist()
+        return leading
+
+    def _host(self, found: Sequence[_Found]) -> tuple[Values, Values, Values]:
         """Σ² (L, 2w) descending, s² (L,) and the error code (L,) of every layer on the host: one transfer."""
         most = 2 * max(self.ranks)
         rows = []
-        for one in found:
-            squares = torch.nn.functional.pad(one.squares, (most - one.squares.shape[1], 0))
-            rows.append(torch.cat([one.info[:, None], one.scale[:, None], squares], dim=1))
-        if len(rows) == 1:
-            values = rows[0].cpu().numpy()
-        else:
-            values = torch.cat(rows)[torch.cat([of.layers for of in self._plan.classes]).argsort()].cpu().numpy()
+        for _, _, _, core in found:
+            squares = torch.nn.functional.pad(core.squares, (most - core.squares.shape[1], 0))
+            rows.append(torch.cat([core.info[:, None], core.scale[:, None], squares], dim=1))
+        values = torch.cat(rows).cpu().numpy()
+        if len(rows) > 1:
+            values = values[np.argsort(np.concatenate([one.layers for one in found]))]
         return values[:, :1:-1], values[:, 1], values[:, 0]
 
     def _exact(self, layers: Sequence[int], rate: float, shared: bool) -> dict[int, _Exact]:
@@ -470,7 +528,7 @@ class LayerBank:
             raise NonFiniteUpdateError(sorted(beyond))
         return dict(sorted(found.items()))
 
-    def _write(self, found: Sequence[GramCore], exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
+    def _write(self, found: Sequence[_Found], exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
         """The new factors into the buffers, zeros behind each layer's rank."""
         ranks = tuple(rank.tolist())
         width, plan = max(ranks), self._plan if ranks == self.ranks else self._planned(ranks)
@@ -483,12 +541,14 @@ class LayerBank:
             for group in self._lengths:
                 group.storage[:, width:] = 0.0
             self._S.zero_()
-        for of, one in zip(self._plan.classes, found, strict=False):
+        for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
             its_inverse = values[1] if len(self._plan.classes) == 1 else values[1, of.layers]
-            X = torch.cat(coordinates(one, its_inverse[:, None, :most]))
+            X = _coordinates([one for one in found if one.of is of], its_inverse[:, None, :most])
             for part, stack in zip(of.parts, self._stacks(of), strict=True):
-                new = torch.bmm((X if len(of.parts) == 1 else X[part.places]).mT, stack)
+                self._scratch.clear()
+                new = self._scratch.take(len(stack), most, part.group.length)
+                torch.bmm((X if len(of.parts) == 1 else X[part.places]).mT, stack, out=new)
                 if len(self._plan.classes) == 1:
                     part.group.storage[:, :most] = new
                 else:
@@ -509,6 +569,16 @@ class LayerBank:
             group.storage[:, w:] = 0.0
         self._S.zero_()
         self._S[:, :w, :w] = self._plan.S
+
+
+def _coordinates(found: Sequence[_Found], inverse: Tensor) -> Tensor:
+    """X_K and X_L (2L, 2w, k) of all layers of a class, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
+    if len(found) == 1:
+        return torch.cat(found[0].core.coordinates(inverse))
+    X = inverse.new_empty(2, len(inverse), 2 * found[0].of.width, inverse.shape[2])
+    for one in found:
+        X[:, one.rows] = torch.stack(one.core.coordinates(inverse[one.rows]))
+    return X.flatten(0, 1)
 
 
 def _is_rank(value: object, most: int) -> bool:

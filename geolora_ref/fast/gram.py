@@ -35,9 +35,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geolora_ref.fast.core import core
+from geolora_ref.fast.core import Small, eigenpairs
 
-__all__ = ["GramCore", "coordinates", "gram_core", "trusted"]
+__all__ = ["GramCore", "gram_core", "trusted"]
 
 Values = NDArray[np.float64]
 EPS = torch.finfo(torch.float64).eps
@@ -50,11 +50,11 @@ def _added(w: int, roots: Any) -> Any:
 
 
 class GramCore(NamedTuple):
-    """The spectra of all layers, and what :func:`coordinates` makes the new bases from.
+    """The spectra of all layers, and what :meth:`coordinates` makes the new bases from.
 
     ``squares`` (L, 2w) Σ² and ``P`` (L, 2w, 2w), ascending as LAPACK returns them; ``At`` = Aᵀ and ``S0_Gamma_L`` (L, 2w, 2w);
-    ``scale`` (L,) s², infinite or NaN if anything is; ``info`` (L,) of the Cholesky factorisation, and 1 where no
-    eigenvalues were found.  Where scale is not finite or info not 0, the spectrum means nothing.
+    ``scale`` (L,) s²; ``info`` (L,) of the Cholesky factorisation, and 1 where no eigenvalues were found.  Where scale is not
+    finite or info not 0, the spectrum means nothing.
     """
 
     squares: Tensor
@@ -64,26 +64,23 @@ class GramCore(NamedTuple):
     scale: Tensor
     info: Tensor
 
+    def coordinates(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """X_K, X_L (L, 2w, k) with U₁ = B_K X_K, V₁ = B_L X_L, from 1/σ of what is kept and 0 behind, ``inverse`` (L, 1, k)."""
+        leading = self.P[:, :, -inverse.shape[2] :].flip(2)
+        X_L = torch.bmm(self.At, leading) * inverse
+        return torch.bmm(self.S0_Gamma_L, X_L) * inverse, X_L
 
-def gram_core(
-    Gamma_K: Tensor, Gamma_L: Tensor, S: Tensor, delta_S: Tensor, roots: Tensor, *, rate: float, shared: bool
-) -> GramCore:
-    """From Γ_K (overwritten), Γ_L (L, 2w, 2w), S, ΔS (L, w, w), ``roots`` (L,) √max(m, n), all float64; λ and ``shared`` see
-    :func:`core`.
-    """
-    w = S.shape[1]
-    S0 = core(S, delta_S, Gamma_K[:, :w, w:], Gamma_L[:, :w, w:], rate, shared)
-    diagonal_K, diagonal_L = (Gamma.diagonal(dim1=1, dim2=2) for Gamma in (Gamma_K, Gamma_L))
-    scale = S0[:, :w, :w].square().sum((1, 2)) + rate * rate * (diagonal_K + diagonal_L)[:, w:].sum(1)
-    diagonal_K.mul_(1.0 + _added(w, roots[:, None])).clamp_(min=NOTHING)
+
+def gram_core(small: Small, roots: Tensor) -> GramCore:
+    """From all that is small (Γ_K is overwritten), and ``roots`` (L,) √max(m, n)."""
+    Gamma_K, Gamma_L, S0 = small.Gamma[0], small.Gamma[1], small.S0
+    added = _added(S0.shape[1] // 2, roots[:, None])
+    Gamma_K.diagonal(dim1=1, dim2=2).mul_(1.0 + added).clamp_(min=NOTHING)
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
     At, S0_Gamma_L = torch.bmm(S0.mT, factor), torch.bmm(S0, Gamma_L)
     M = torch.bmm(torch.bmm(factor.mT, S0_Gamma_L), At)
-    try:
-        squares, P = torch.linalg.eigh(M.nan_to_num_(0.0, 0.0, 0.0))  # what is not finite in one layer would fail all
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of whichever layer: all go through Householder's QR
-        squares, P, info = scale.new_zeros(M.shape[:2]), M, torch.ones_like(info)
-    return GramCore(squares, P, At, S0_Gamma_L, scale, info)
+    squares, P, info = eigenpairs(M, info)
+    return GramCore(squares, P, At, S0_Gamma_L, small.scale, info)
 
 
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:
@@ -92,10 +89,3 @@ def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, e
     eta = 2.0 * _added(squares.shape[1] // 2, roots) + (16.0 + roots) * EPS
     good: NDArray[np.bool_] = (scale > 0.0) & (scale * eta <= smallest * eps)
     return good
-
-
-def coordinates(found: GramCore, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """X_K, X_L (L, 2w, k) with U₁ = B_K X_K and V₁ = B_L X_L, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
-    leading = found.P[:, :, -inverse.shape[2] :].flip(2)
-    X_L = torch.bmm(found.At, leading) * inverse
-    return torch.bmm(found.S0_Gamma_L, X_L) * inverse, X_L

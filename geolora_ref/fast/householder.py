@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from geolora_ref.arrays import svd
-from geolora_ref.fast.core import core
+from geolora_ref.fast.core import core, core_after
 
 __all__ = ["HouseholderCore", "householder_core"]
 
@@ -33,14 +33,15 @@ class HouseholderCore(NamedTuple):
 
 def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, shared: bool) -> HouseholderCore:
     """The singular value decomposition of Ŵ: Bt_K (L, 2w, m), Bt_L (L, 2w, n), S and ΔS (L, w, w), all float64 and
-    finite; ``shared`` see :func:`core`.
+    finite; ``shared`` see :func:`core_after`.
     """
     w = S.shape[1]
     size = _power_of_two(S, delta_S, Bt_K[:, w:], Bt_L[:, w:])
     Q_K, R_K = torch.linalg.qr(torch.cat([Bt_K[:, :w], Bt_K[:, w:] / size], dim=1).mT)
     Q_L, R_L = torch.linalg.qr(torch.cat([Bt_L[:, :w], Bt_L[:, w:] / size], dim=1).mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
-    S_hat = R_K @ core(S / size, delta_S / size, C_K, C_L, 1.0, shared) @ R_L.mT
+    S_new = core_after(S / size, delta_S / size, C_K, C_L, 1.0, shared)
+    S_hat = R_K @ core(S_new, C_K, C_L, 1.0) @ R_L.mT
     P, sigma, Qt = svd(S_hat)
     found = sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT
     sound = torch.stack([torch.isfinite(X).flatten(1).all(1) for X in found]).all(0)

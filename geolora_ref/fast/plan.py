@@ -82,17 +82,18 @@ class WidthClass(NamedTuple):
 class Plan:
     """What depends on the ranks: it is taken over as a whole, or not at all.
 
-    ``rows`` : of the updates in the workspace of each length, and ``entries`` : of ΔS; ``S``, ``delta_S`` (L, w, w) the float64
-    workspaces of the cores; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
+    ``S``, ``delta_S`` (L, w, w) : the float64 workspaces of the cores; ``of_sides`` : where ΔK of every layer and ΔL of every
+    layer go, views of the workspaces, and ``of_cores`` : where ΔS goes; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer;
+    ``columns`` (L,) : of the augmented bases.
     ``cleared`` : whether the workspaces of the bases are zero where nothing is ever put.
     """
 
     ranks: tuple[int, ...]
-    rows: list[Tensor]
-    entries: Tensor
     classes: list[WidthClass]
     S: Tensor
     delta_S: Tensor
+    of_sides: list[Tensor]
+    of_cores: list[Tensor]
     shapes: tuple[list[torch.Size], list[torch.Size], list[torch.Size]]
     columns: Integers
     cleared: bool = False
@@ -101,12 +102,11 @@ class Plan:
 def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: Sequence[Length], device: torch.device) -> Plan:
     """The plan of layers of these shapes (m, n) and ranks, whose bases are in ``lengths``."""
     w, of_side = max(ranks), 2 * ranks
-    rows = [[i * 2 * w + w + k for i, side in enumerate(group.sides) for k in range(of_side[side])] for group in lengths]
-    entries = [(layer * w + i) * w + j for layer, r in enumerate(ranks) for i in range(r) for j in range(r)]
     classes = _by_width(ranks, lengths) if w else []
-    there = uploaded([*rows, entries, *(X for one in classes for X in one.lists)], device)
-    rows_there, entries_there = [next(there) for _ in rows], next(there)
+    there = uploaded([X for one in classes for X in one.lists], device)
     S, delta_S = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=device)
+    places = {side: group.work(w)[i, w : w + of_side[side]].mT for group in lengths for i, side in enumerate(group.sides)}
+    of_cores = [delta_S[layer, :r, :r] for layer, r in enumerate(ranks)]
     shapes_of_updates = (
         [torch.Size((m, r)) for (m, _), r in zip(shapes, ranks, strict=True)],
         [torch.Size((n, r)) for (_, n), r in zip(shapes, ranks, strict=True)],
@@ -114,7 +114,8 @@ def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: 
     )
     columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in shapes])
     width_classes = [WidthClass.of(one, there) for one in classes]
-    return Plan(ranks, rows_there, entries_there, width_classes, S, delta_S, shapes_of_updates, columns)
+    of_sides = [places[side] for side in range(len(of_side))]
+    return Plan(ranks, width_classes, S, delta_S, of_sides, of_cores, shapes_of_updates, columns)
 
 
 def _by_width(ranks: tuple[int, ...], lengths: Sequence[Length]) -> list[_Indices]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import pickle
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 import geolora_ref.fast.bank as bank_module
+import geolora_ref.fast.core as core_module
 import geolora_ref.fast.gram as gram_module
 import geolora_ref.fast.householder as householder_module
 import geolora_ref.fast.plan as plan_module
@@ -21,7 +24,7 @@ from geolora_ref.arrays import svd, tail_norms
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport, batched_step, fast_updates, step
 from geolora_ref.fast.bank import Factors
-from geolora_ref.fast.core import RULES, Limits, core, decide_ranks
+from geolora_ref.fast.core import RULES, Limits, core, decide_ranks, small_of
 from geolora_ref.fast.householder import householder_core
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, defect, random_layer, random_layers, random_update
@@ -67,12 +70,12 @@ def _untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _no_couplings_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ŝ₀ without C_K + C_Lᵀ: the part of ΔK and ΔL inside the old bases is counted twice."""
-    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L, *more: core(S, delta_S, 0 * C_K, 0 * C_L, *more))
+    monkeypatch.setattr(core_module, "core", lambda S_new, C_K, C_L, rate: core(S_new, 0 * C_K, 0 * C_L, rate))
 
 
 def _half_the_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
     """C_L without its transpose."""
-    monkeypatch.setattr(gram_module, "core", lambda S, delta_S, C_K, C_L, *more: core(S, delta_S, C_K, C_L.mT, *more))
+    monkeypatch.setattr(core_module, "core", lambda S_new, C_K, C_L, rate: core(S_new, C_K, C_L.mT, rate))
 
 
 def _single_precision_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +419,8 @@ def _gram_core(B_K: Tensor, B_L: Tensor, S: Tensor, dS: Tensor) -> gram_module.G
     """λ = 1, of [U | ΔK] and [V | ΔL], which lie in memory as in a bank."""
     Bt_K, Bt_L = (B.mT.contiguous() for B in (B_K, B_L))
     roots = torch.full((len(S),), max(B_K.shape[1], B_L.shape[1]) ** 0.5, dtype=torch.float64)
-    return gram_module.gram_core(Bt_K @ Bt_K.mT, Bt_L @ Bt_L.mT, S, dS, roots, rate=1.0, shared=False)
+    Gamma = torch.stack([Bt_K @ Bt_K.mT, Bt_L @ Bt_L.mT])
+    return gram_module.gram_core(small_of(Gamma, S, dS, rate=1.0, shared=False), roots)
 
 
 def _in_units_of_the_guard(
@@ -444,7 +448,7 @@ def _in_units_of_the_guard(
     sigma = found.squares.flip(1).clamp(min=0.0).sqrt()
     true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS, False)
     wrong = ((sigma - true).abs().amax(1) / (eta * found.scale).sqrt()).max()
-    X_K, X_L = gram_module.coordinates(found, 1.0 / sigma[:, None, :r])
+    X_K, X_L = found.coordinates(1.0 / sigma[:, None, :r])
     defects = [torch.linalg.matrix_norm(B.mT @ B - torch.eye(r, dtype=B.dtype), 2) for B in (B_K @ X_K, B_L @ X_L)]
     unit = eta * found.scale / sigma[:, r - 1].square()
     resolved = unit < 1e-4
@@ -482,7 +486,7 @@ def test_the_guard_counts_the_worst_that_a_search_found() -> None:
     B_K, S = torch.cat([U, dK], dim=2), torch.full((1, 1, 1), 1.1526988744735718, dtype=torch.float64)
     found = _gram_core(B_K, torch.cat([V, dL], dim=2), S, 0.0 * S)
     sigma = float(found.squares[0, -1].sqrt())
-    U1 = B_K @ gram_module.coordinates(found, torch.full((1, 1, 1), 1.0 / sigma, dtype=torch.float64))[0]
+    U1 = B_K @ found.coordinates(torch.full((1, 1, 1), 1.0 / sigma, dtype=torch.float64))[0]
     unit = (2 + 32 + 3 * 2**0.5) * 2.0**-52 * float(found.scale) / sigma**2
     assert 0.1 < abs(float(U1.mT @ U1) - 1.0) / unit < 1.0
 
@@ -595,6 +599,25 @@ def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None
     before = [X.clone() for layer in range(2) for X in bank.factors(layer)]
     bank.load([bank.factors(layer) for layer in range(2)])
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ranks", [(3, 3, 3), (2, 5, 3)])
+@pytest.mark.parametrize("copied", [lambda bank: pickle.loads(pickle.dumps(bank)), copy.deepcopy], ids=["pickle", "deepcopy"])
+def test_a_copy_of_a_bank_steps_as_the_bank(
+    dtype: torch.dtype, ranks: Sequence[int], copied: Callable[[LayerBank], LayerBank], generator: torch.Generator
+) -> None:
+    """At once and later, whatever was in the workspaces, and it is no larger than what the bank holds."""
+    factors = random_layers(ranks, generator, dtype)
+    bank = LayerBank.of(factors, capacity=6)
+    for _ in range(3):
+        updates = [list(X) for X in zip(*(random_update(bank.factors(i), generator) for i in range(3)), strict=True)]
+        other = copied(bank)
+        reports = [one.update_(*updates, tau=0.05) for one in (bank, other)]
+        assert reports[0].ranks == reports[1].ranks == other.ranks
+        for layer in range(3):
+            assert all(torch.equal(X, Y) for X, Y in zip(bank.factors(layer), other.factors(layer), strict=True))
+    assert len(pickle.dumps(bank)) < 8 * 3 * 8 * 6 * 64
 
 
 def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: torch.Generator) -> None:
@@ -759,7 +782,7 @@ def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: 
 @pytest.mark.parametrize(
     ("where", "name", "dtype"),
     [
-        (bank_module, "coordinates", torch.float32),
+        (bank_module, "_coordinates", torch.float32),
         *((torch, "diag_embed", dtype) for dtype in (torch.float32, torch.float64)),
         *((plan_module, "uploaded", dtype) for dtype in (torch.float32, torch.float64)),
     ],

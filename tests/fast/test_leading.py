@@ -1,0 +1,474 @@
+"""The leading half of a spectrum: its bounds, when it is enough, and that it gives what all of the spectrum gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import geolora_ref.fast.bank as bank_module
+import geolora_ref.fast.leading as leading_module
+from geolora_ref.algorithm import RankRule
+from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport
+from geolora_ref.fast.bank import Factors
+from geolora_ref.fast.core import Small, small_of
+from geolora_ref.fast.leading import smallness
+from geolora_ref.fast.scratch import Scratch
+from tests.fast.layers import defect
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+EPS = torch.finfo(torch.float32).eps
+M, N = 40, 32
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator of the test's own."""
+    torch.set_num_threads(1)
+    return torch.Generator().manual_seed(11)
+
+
+@pytest.fixture
+def narrow_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products for layers of any width."""
+    monkeypatch.setattr(bank_module, "LEAST_WIDTH", 1)
+
+
+def layer_of(r: int, condition: float, generator: torch.Generator) -> Factors:
+    """A layer with singular values from 2 to 2/condition."""
+    U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    S = torch.diag(2.0 * condition ** -torch.linspace(0.0, 1.0, r, dtype=torch.float64))
+    return U, S, V
+
+
+def update_of(layer: Factors, b: float, generator: torch.Generator) -> Factors:
+    """ΔK, ΔL with λ‖ΔK‖ = λ‖ΔL‖ = b·σ_r for λ = 1, and ΔS a twentieth of it."""
+    U, S, V = layer
+    size = b * float(S.diagonal()[-1])
+    dK, dL, dS = (torch.randn(X.shape, generator=generator, dtype=torch.float64) for X in (U, V, S))
+    dK, dL, dS = (size * X / torch.linalg.matrix_norm(X, 2) for X in (dK, dL, dS))
+    return dK, dL, 0.05 * dS
+
+
+def small(layer: Factors, update: Factors) -> Small:
+    """What is small of one layer, λ = 1."""
+    (U, S, V), (dK, dL, dS) = layer, update
+    Gamma = torch.stack([B.mT @ B for B in (torch.cat([U, dK], dim=1), torch.cat([V, dL], dim=1))])
+    return small_of(Gamma[:, None], S[None], dS[None], rate=1.0, shared=False)
+
+
+def padded(X: Tensor, w: int) -> Tensor:
+    """With zeros up to w columns, and as many rows if it is square."""
+    behind = w - X.shape[1]
+    return torch.nn.functional.pad(X, (0, behind, 0, behind if X.shape[0] == X.shape[1] else 0))
+
+
+def untruncated(layer: Factors, update: Factors) -> Tensor:
+    """Ŵ."""
+    (U, S, V), (dK, dL, dS) = layer, update
+    return U @ (S - dS) @ V.mT - (dK - U @ (U.mT @ dK)) @ V.mT - U @ (dL - V @ (V.mT @ dL)).mT
+
+
+def stepped(
+    layers: Sequence[Factors], updates: Sequence[Factors], dtype: torch.dtype = torch.float32, **limits: Any
+) -> tuple[LayerBank, StepReport]:
+    """A bank of these layers after one step; the matrices that it starts from are those that are rounded to its dtype."""
+    bank = LayerBank.of([tuple(X.to(dtype) for X in layer) for layer in layers], capacity=limits.pop("capacity", None))  # type: ignore[misc]
+    deltas = [[X.to(dtype) for X in of_one] for of_one in zip(*updates, strict=True)]
+    return bank, bank.update_(*deltas, **limits)
+
+
+def dense(factors: Factors) -> Tensor:
+    """U S Vᵀ in float64."""
+    U, S, V = (X.double() for X in factors)
+    return U @ S @ V.mT
+
+
+def whole(report: StepReport, layer: int = 0) -> bool:
+    """Whether the whole spectrum of the layer was found."""
+    return not np.isnan(report.singular_values[layer]).any()
+
+
+# --- the bounds ------------------------------------------------------------------------------------------------------
+
+
+def tangent(X: Tensor, Y: Tensor) -> float:
+    """Of the largest angle between two ranges."""
+    X, Y = torch.linalg.qr(X)[0], torch.linalg.qr(Y)[0]
+    sine = float(torch.linalg.matrix_norm(Y - X @ (X.mT @ Y), 2))
+    return sine / math.sqrt(1.0 - sine**2)
+
+
+@pytest.mark.parametrize("b", [0.02, 0.2, 0.5])
+@pytest.mark.parametrize(("r", "condition"), [(1, 1.0), (4, 3.0), (6, 30.0)])
+def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, generator: torch.Generator) -> None:
+    """σ_r(Ŵ) ≥ σ', σ_{r+1}(Ŵ) ≤ ab·σ', sin∠(V, V_r) ≤ b, and a product takes the tangent by ab: nearly equalities if r = 1."""
+    near: list[list[float]] = []
+    for _ in range(20):
+        layer = layer_of(r, condition, generator)
+        (U, S, V), update = layer, update_of(layer, b, generator)
+        W = untruncated(layer, update)
+        smallest = float(torch.linalg.svdvals(S - update[2])[-1])
+        residuals = [X - Q @ (Q.mT @ X) for Q, X in zip((U, V), update[:2], strict=True)]
+        a, its_b = (float(torch.linalg.matrix_norm(R, 2)) / smallest for R in residuals)
+        P, sigma, Qt = torch.linalg.svd(W)
+        start = tangent(V, Qt[:r].mT)
+        ratios = [smallest / float(sigma[r - 1]), float(sigma[r]) / (a * its_b * smallest), start / (1 + start**2) ** 0.5 / its_b]
+        U_h, bound = W @ V, a * its_b * its_b / (1.0 - its_b**2) ** 0.5
+        while bound > 1e-11:
+            ratios.append(tangent(U_h, P[:, :r]) / bound)
+            U_h, bound = W @ (W.mT @ torch.linalg.qr(U_h)[0]), bound * (a * its_b) ** 2
+        near.append(ratios)
+    for values in zip(*near, strict=False):
+        assert max(values) <= 1.0 + 1e-4
+        assert max(values) > (0.5 if r == 1 and b < 0.5 else 0.0)
+
+
+@pytest.mark.parametrize("condition", [1.0, 10.0, 300.0])
+@pytest.mark.parametrize("b", [0.001, 0.03, 0.1, 0.2])
+def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, generator: torch.Generator) -> None:
+    """Of the norm behind σ_r, of ‖Ŵ‖ from below, and of the error; what a layer of lower rank has behind it does not count."""
+    for r in (1, 4, 7):
+        layer = layer_of(r, condition, generator)
+        update = update_of(layer, b, generator)
+        P, sigma, Qt = torch.linalg.svd(untruncated(layer, update))
+        (U, S, V), (dK, dL, dS) = (tuple(padded(X, 8) for X in of) for of in (layer, update))
+        found = smallness(small((U, S, V), (dK, dL, dS)), np.array([r]), EPS)
+        assert float(sigma[r:].norm()) <= found.rest[0]
+        assert found.size[0] <= float(sigma.norm())
+        k = found.rounds[0]
+        assert np.isfinite(k)
+        W, U_h = untruncated(layer, update), untruncated(layer, update) @ layer[2]
+        for _ in range(int(k)):
+            U_h = W @ (W.mT @ torch.linalg.qr(U_h)[0])
+        Q = torch.linalg.qr(U_h)[0]
+        best = (P[:, :r] * sigma[:r]) @ Qt[:r]
+        assert float(torch.linalg.matrix_norm(Q @ (Q.mT @ W) - best, 2)) <= 0.5 * EPS * float(sigma[0])
+
+
+def test_rounds_are_the_first_for_which_the_bound_is_small(generator: torch.Generator) -> None:
+    """With U, V, ΔK and ΔL of which all norms are known: a = b to rounding."""
+    U, V = (torch.linalg.qr(torch.randn(k, 8, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    seen = set()
+    for b in np.geomspace(1e-4, 0.9, 60):
+        layer = U[:, :4], torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0], dtype=torch.float64)), V[:, :4]
+        found = smallness(small(layer, (b * U[:, 4:], b * V[:, 4:], 0.0 * layer[1])), np.array([4]), EPS)
+        bounds = [2.0**0.5 * b ** (4 * k + 3) / (1.0 - b * b) ** 0.5 / 5.0 for k in range(4)]
+        expected = next((k for k, bound in enumerate(bounds) if bound <= 0.5 * EPS and b <= 0.5), np.inf)
+        assert found.rounds[0] == expected
+        assert found.rest[0] == pytest.approx(2.0 * b * b)
+        seen.add(expected)
+    assert seen == {0, 1, 2, 3, np.inf}
+
+
+def test_each_layer_is_judged_by_its_own_numbers(generator: torch.Generator) -> None:
+    layers = [layer_of(4, condition, generator) for condition in np.geomspace(1.0, 1e6, 40)]
+    layers = [(U, size * S, V) for size, (U, S, V) in zip(np.geomspace(1e-3, 1e3, 40), layers, strict=True)]
+    smalls = [small(layer, update_of(layer, 0.15, generator)) for layer in layers]
+    S0, cores, scale = (torch.cat(X) for X in zip(*(one[1:4] for one in smalls), strict=True))
+    together = Small(torch.cat([one.Gamma for one in smalls], dim=1), S0, cores, scale, 1.0)
+    found = smallness(together, np.full(40, 4), EPS)
+    for layer, one in enumerate(smalls):
+        alone = smallness(one, np.array([4]), EPS)
+        np.testing.assert_allclose([X[layer] for X in found], [X[0] for X in alone], rtol=1e-9)
+    assert {0.0, 1.0} <= set(found.rounds)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.01, 0.55), (0.55, 0.01), (1e-6, 1.5), (2.0, 1e-6), (0.01, 2.5)])
+def test_updates_of_more_than_half_of_the_smallest_are_not_small(a: float, b: float) -> None:
+    """Of either side, however small the other one is: F₁ has to be invertible."""
+    U, V = torch.eye(M, dtype=torch.float64), torch.eye(N, dtype=torch.float64)
+    layer = U[:, :4], torch.eye(4, dtype=torch.float64), V[:, :4]
+    found = smallness(small(layer, (a * U[:, 4:8], b * V[:, 4:8], 0.0 * layer[1])), np.array([4]), EPS)
+    assert found.rounds[0] == np.inf
+
+
+@pytest.mark.parametrize("case", ["large update", "S = 0", "no number", "far from diagonal"])
+def test_what_is_not_small_is_never_said_to_be(case: str, generator: torch.Generator) -> None:
+    layer = layer_of(4, 2.0, generator)
+    dK, dL, dS = update_of(layer, {"large update": 3.0}.get(case, 0.01), generator)
+    U, S, V = layer
+    S = {"S = 0": 0.0 * S, "far from diagonal": torch.ones_like(S)}.get(case, S)
+    dS = dS * float("nan") if case == "no number" else dS
+    assert smallness(small((U, S, V), (dK, dL, dS)), np.array([4]), EPS).rounds[0] == np.inf
+
+
+# --- the step --------------------------------------------------------------------------------------------------------
+
+
+def wrong(bank: LayerBank, layers: Sequence[Factors], updates: Sequence[Factors]) -> tuple[float, float]:
+    """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps."""
+    errors, defects = [], []
+    for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
+        given = [tuple(X.float().double() for X in of) for of in (before, update)]
+        P, sigma, Qt = torch.linalg.svd(untruncated(*given), full_matrices=False)  # type: ignore[arg-type]
+        r = bank.ranks[layer]
+        errors.append(float((dense(bank.factors(layer)) - (P[:, :r] * sigma[:r]) @ Qt[:r]).norm() / sigma[0]))
+        defects += [defect(X) for X in bank.factors(layer)[::2]]
+    return max(errors) / EPS, max(defects) / EPS
+
+
+CASES = [(condition, b) for condition in (1.0, 10.0, 100.0, 1000.0) for b in (1e-3, 0.02, 0.05, 0.15, 0.25)]
+
+
+def many(r: int, condition: float, b: float, generator: torch.Generator) -> tuple[list[Factors], list[Factors]]:
+    """A dozen layers."""
+    layers = [layer_of(r, condition, generator) for _ in range(12)]
+    return layers, [update_of(layer, b, generator) for layer in layers]
+
+
+@pytest.mark.parametrize(("condition", "b"), CASES)
+@pytest.mark.usefixtures("narrow_as_well")
+def test_the_leading_half_is_right(condition: float, b: float, generator: torch.Generator) -> None:
+    """To the rounding of the storage, whatever the condition of S and the number of rounds."""
+    for r in (1, 4, 9):
+        layers, updates = many(r, condition, b, generator)
+        bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
+        error, defects = wrong(bank, layers, updates)
+        assert error < 2.0
+        assert defects < 2.0
+        for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
+            sigma = torch.linalg.svdvals(untruncated(before, update)).numpy()
+            np.testing.assert_allclose(report.singular_values[layer, :r], sigma[:r], atol=4 * EPS * sigma[0])
+            assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[r:]), abs=4 * EPS * sigma[0])
+        if b < 0.2 and condition < 500.0:
+            assert not any(whole(report, layer) for layer in range(12))
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_fewer_rounds_than_the_bound_asks_for_are_not_enough(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the rounds: with none W₁ is wrong by more than storage explains."""
+    layers, updates = many(4, 2.0, 0.15, generator)
+    honest: Callable[..., Any] = leading_module.leading_core
+    monkeypatch.setattr(
+        bank_module, "leading_core", lambda small, ranks, rounds, scratch: honest(small, ranks, rounds - 2, scratch)
+    )
+    bank, _ = stepped(layers, updates, tau=0.0, min_rank=4, max_rank=4)
+    assert wrong(bank, layers, updates)[0] > 100.0
+
+
+def one_large(r: int, condition: float, b: float, random: bool, generator: torch.Generator) -> tuple[Factors, Factors]:
+    """One singular value of ``condition``, all others 1; the updates of rank one, across the large one, or random."""
+    U, V = (torch.linalg.qr(torch.randn(k, r + 1, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    S = torch.diag(torch.tensor([condition] + [1.0] * (r - 1), dtype=torch.float64))
+    dK, dL = (X[:, r:] @ torch.full((1, r), b / r**0.5, dtype=torch.float64) for X in (U, V))
+    if random:
+        dK, dL = (torch.randn(X.shape, generator=generator, dtype=torch.float64) for X in (dK, dL))
+        dK, dL = (b * X / torch.linalg.matrix_norm(X, 2) for X in (dK, dL))
+    return (U[:, :r], S, V[:, :r]), (dK, dL, 0.0 * S)
+
+
+@pytest.mark.parametrize("condition", [20.0, 77.0, 400.0, 1500.0])
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.usefixtures("narrow_as_well")
+def test_nothing_grows_from_product_to_product(condition: float, random: bool, generator: torch.Generator) -> None:
+    """One large σ and many rounds: powers of ŴŴᵀ have λ²R_KᵀR_K times powers of the condition in them.  A layer that needs none
+    of the rounds is in the same class.
+    """
+    for r in (2, 9, 16):
+        pairs = [one_large(r, condition, b, random, generator) for b in (0.01, 0.25, 0.3, 0.38)]
+        layers, updates = [list(X) for X in zip(*pairs, strict=True)]
+        bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
+        assert not report.exact
+        assert not any(whole(report, layer) for layer in (0, 1))
+        error, defects = wrong(bank, layers, updates)
+        assert error < 2.0
+        assert defects < 2.0
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_bases_that_were_loaded_may_be_less_orthonormal(generator: torch.Generator) -> None:
+    """With the defect that ``load`` allows."""
+    for condition, b in ((1.0, 3e-3), (30.0, 0.1), (1000.0, 0.2)):
+        layers, updates = many(4, condition, b, generator)
+        C = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+        C = torch.eye(4, dtype=torch.float64) + 1.4e-4 * C / torch.linalg.matrix_norm(C)
+        layers = [(U @ C, S, V @ C) for U, S, V in layers]
+        bank, report = stepped(layers, updates, tau=0.0, min_rank=4, max_rank=4)
+        assert not any(whole(report, layer) for layer in range(12))
+        assert max(wrong(bank, layers, updates)) < 2.0
+
+
+def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
+    for r in (8, 15, 16, 17):
+        layer = layer_of(r, 3.0, generator)
+        _, report = stepped([layer], [update_of(layer, 0.02, generator)], tau=0.0, max_rank=r)
+        assert whole(report) == (r < 16)
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_layers_of_a_class_go_their_own_ways(generator: torch.Generator) -> None:
+    """Ranks 5 and 6 are one class; a large update, and one that has to grow, have whole spectra, and no layer changes another."""
+    ranks, sizes = (6, 5, 6, 5, 6), (0.02, 0.02, 2.0, 0.05, 0.02)
+    layers = [layer_of(r, 4.0, generator) for r in ranks]
+    updates = [update_of(layer, b, generator) for layer, b in zip(layers, sizes, strict=True)]
+    limits: dict[str, Any] = {"theta": 1e-3, "capacity": 12}
+    most = [6, 5, 12, 5, 12]
+    bank, report = stepped(layers, updates, max_rank=most, **limits)
+    assert [whole(report, layer) for layer in range(5)] == [False, False, True, False, False]
+    assert (report.ranks[0], report.ranks[4]) == (6, 6)
+    for layer, rule in enumerate(report.rank_rules):
+        alone, its = stepped([layers[layer]], [updates[layer]], max_rank=most[layer], **limits)
+        assert its.ranks[0] == report.ranks[layer]
+        assert its.rank_rules[0] == rule
+        assert float((dense(alone.factors(0)) - dense(bank.factors(layer))).norm()) < 4 * EPS
+        count = 2 * ranks[layer]
+        np.testing.assert_allclose(its.singular_values[0, :count], report.singular_values[layer, :count], atol=1e-7)
+    assert report.ranks[2] > 6
+    for X in (bank.storage(1)[0][5:], bank.storage(1)[2][5:], bank.storage(1)[1][5:]):
+        assert not X.any()
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+@pytest.mark.parametrize(
+    ("limits", "rule", "rank", "full"),
+    [
+        ({"theta": 1e-4, "max_rank": 4}, RankRule.MAX_RANK, 4, False),  # the rest is above ϑ, but there is no room
+        ({"theta": 1e-4, "max_rank": 6}, None, None, True),  # and here there is
+        ({"tau": 0.3, "max_rank": 8}, RankRule.THRESHOLD, None, False),  # the rest is below ϑ for certain
+        ({"tau": 0.9, "min_rank": 3}, RankRule.MIN_RANK, 3, False),
+        ({"tau": 0.9, "min_rank": 5}, RankRule.MIN_RANK, 5, True),
+        ({"tau": 0.0, "max_rank": 2}, RankRule.MAX_RANK, 2, False),
+        ({"budget": lambda spectra: [3] * len(spectra)}, RankRule.BUDGET, 3, True),
+    ],
+)
+def test_ranks_are_those_of_the_whole_spectrum(
+    limits: dict[str, Any],
+    rule: RankRule | None,
+    rank: int | None,
+    full: bool,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = layer_of(4, 5.0, generator)
+    update = update_of(layer, 0.1, generator)
+    bank, report = stepped([layer], [update], **limits)
+    monkeypatch.setattr(bank_module, "LEAST_WIDTH", 10**6)
+    other, expected = stepped([layer], [update], **limits)
+    assert whole(report) == full
+    assert whole(expected)
+    assert (report.ranks, report.rank_rules) == (expected.ranks, expected.rank_rules)
+    assert rule in (None, report.rank_rules[0])
+    assert rank in (None, report.ranks[0])
+    assert report.theta[0] == pytest.approx(expected.theta[0], rel=1e-7)
+    assert report.discarded[0] == pytest.approx(expected.discarded[0], abs=1e-6)
+    assert float((dense(bank.factors(0)) - dense(other.factors(0))).norm()) < 4 * EPS
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_a_rest_above_the_threshold_after_all_goes_the_exact_way(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the bound of the rest had been none: the norm that is found is looked at, and the rank grows."""
+    honest: Callable[..., Any] = leading_module.smallness
+    monkeypatch.setattr(bank_module, "smallness", lambda *given: honest(*given)._replace(rest=np.zeros(1)))
+    layer = layer_of(4, 5.0, generator)
+    bank, report = stepped([layer], [update_of(layer, 0.1, generator)], theta=1e-4)
+    assert report.exact == (0,)
+    assert whole(report)
+    assert bank.ranks[0] > 4
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_what_is_behind_the_rank_is_zero(generator: torch.Generator) -> None:
+    """Of a layer that is cut further than another one of its class."""
+    layers = [layer_of(6, condition, generator) for condition in (1.5, 40.0)]
+    bank, report = stepped(layers, [update_of(layer, 0.02, generator) for layer in layers], theta=0.2)
+    assert report.ranks[0] == 6 > report.ranks[1]
+    assert not any(whole(report, layer) for layer in (0, 1))
+    Ut, S, Vt = bank.storage(1)
+    r = report.ranks[1]
+    assert not any(X[r:].any() for X in (Ut, S, Vt))
+    assert not S[:, r:].any()
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_bases_that_are_not_trusted_go_the_exact_way(generator: torch.Generator) -> None:
+    """A core of condition 1e4 and a tiny update: the leading half is enough, V₁ of it is not orthonormal."""
+    layers, updates = many(3, 1e4, 1e-3, generator)
+    bank, report = stepped(layers, updates, tau=0.0, min_rank=3, max_rank=3)
+    assert report.exact == tuple(range(12))
+    assert all(whole(report, layer) for layer in range(12))
+    assert wrong(bank, layers, updates)[1] < 2.0
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, updates = many(5, 5.0, 0.05, generator)
+    found = []
+    for least in (1, 10**6):
+        monkeypatch.setattr(bank_module, "LEAST_WIDTH", least)
+        bank, report = stepped(layers, updates, theta=0.45, shared=True)
+        found.append([dense(bank.factors(layer)) for layer in range(12)])
+        assert whole(report) == (least > 1)
+        report = bank.update_(None, None, [0.01 * torch.eye(r) for r in bank.ranks], theta=0.3)
+        assert whole(report)  # no more values than the layers have columns
+        found[-1] += [dense(bank.factors(layer)) for layer in range(12)]
+    for X, Y in zip(*found, strict=True):
+        assert float((X - Y).norm()) < 8 * EPS
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.usefixtures("narrow_as_well")
+def test_storage_in_16_bits_needs_fewer_rounds(
+    dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    honest: Callable[..., Any] = leading_module.leading_core
+
+    def looking(small: Small, ranks: Any, rounds: int, scratch: Any) -> Any:
+        seen.append(rounds)
+        return honest(small, ranks, rounds, scratch)
+
+    monkeypatch.setattr(bank_module, "leading_core", looking)
+    layers, updates = many(4, 3.0, 0.1, generator)
+    for its_dtype in (torch.float32, dtype):
+        bank, _ = stepped(layers, updates, its_dtype, tau=0.0, max_rank=4)
+        given = [tuple(X.to(its_dtype).double() for X in of) for of in (layers[0], updates[0])]
+        P, sigma, Qt = torch.linalg.svd(untruncated(*given), full_matrices=False)  # type: ignore[arg-type]
+        best = (P[:, :4] * sigma[:4]) @ Qt[:4]
+        assert float((dense(bank.factors(0)) - best).norm() / sigma[0]) < 4 * torch.finfo(its_dtype).eps
+    assert seen[0] > seen[1]
+
+
+def test_scratch_is_apart_until_it_is_cleared_and_then_the_same() -> None:
+    scratch = Scratch(torch.device("cpu"))
+    first, second = scratch.take(2, 3).fill_(1.0), scratch.take(4).fill_(2.0)
+    assert first.dtype == torch.float64
+    assert torch.equal(torch.cat([first.flatten(), second]), torch.tensor([1.0] * 6 + [2.0] * 4, dtype=torch.float64))
+    scratch.clear()
+    again, more = scratch.take(3), scratch.take(3)
+    assert more.data_ptr() == again.data_ptr() + 24
+    scratch.clear()
+    assert scratch.take(6).data_ptr() == again.data_ptr()
+
+
+@pytest.mark.usefixtures("narrow_as_well")
+def test_steps_of_the_same_ranks_use_the_same_scratch(generator: torch.Generator) -> None:
+    """It is where it was, and what the step before has left in it is not read."""
+    layers, updates = many(4, 3.0, 0.05, generator)
+    bank, _ = stepped(layers, updates, tau=0.0, max_rank=4)
+    other, _ = stepped(layers, updates, tau=0.0, max_rank=4)
+    place, memory = bank._scratch._memory.data_ptr(), bank._scratch._memory
+    assert len(memory) == 2 * 24 * 8**2  # two Gram matrices and two products of each layer; new bases want less
+    memory.fill_(float("nan"))
+    for one in (bank, other):
+        one.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=4)
+    assert bank._scratch._memory.data_ptr() == place
+    assert all(torch.equal(dense(bank.factors(layer)), dense(other.factors(layer))) for layer in range(12))
+
+
+def test_an_update_that_is_not_finite_changes_nothing(generator: torch.Generator) -> None:
+    layers = [layer_of(16, 3.0, generator) for _ in range(3)]
+    updates = [update_of(layer, 0.02, generator) for layer in layers]
+    updates[1][0][3, 5] = float("inf")
+    bank = LayerBank.of([tuple(X.float() for X in layer) for layer in layers])  # type: ignore[misc]
+    before = [dense(bank.factors(layer)) for layer in range(3)]
+    with pytest.raises(NonFiniteUpdateError, match=r"layers \[1\]"):
+        bank.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.1)
+    assert all(torch.equal(dense(bank.factors(layer)), W) for layer, W in enumerate(before))
