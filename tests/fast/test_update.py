@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -603,21 +602,27 @@ def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ranks", [(3, 3, 3), (2, 5, 3)])
-@pytest.mark.parametrize("copied", [lambda bank: pickle.loads(pickle.dumps(bank)), copy.deepcopy], ids=["pickle", "deepcopy"])
-def test_a_copy_of_a_bank_steps_as_the_bank(
-    dtype: torch.dtype, ranks: Sequence[int], copied: Callable[[LayerBank], LayerBank], generator: torch.Generator
-) -> None:
-    """At once and later, whatever was in the workspaces, and it is no larger than what the bank holds."""
-    factors = random_layers(ranks, generator, dtype)
-    bank = LayerBank.of(factors, capacity=6)
+def test_a_copy_of_a_bank_steps_as_the_bank(dtype: torch.dtype, ranks: Sequence[int], generator: torch.Generator) -> None:
+    """At once and later, whatever was in the workspaces."""
+    bank = LayerBank.of(random_layers(ranks, generator, dtype), capacity=6)
     for _ in range(3):
         updates = [list(X) for X in zip(*(random_update(bank.factors(i), generator) for i in range(3)), strict=True)]
-        other = copied(bank)
+        other = copy.deepcopy(bank)
         reports = [one.update_(*updates, tau=0.05) for one in (bank, other)]
         assert reports[0].ranks == reports[1].ranks == other.ranks
         for layer in range(3):
             assert all(torch.equal(X, Y) for X, Y in zip(bank.factors(layer), other.factors(layer), strict=True))
-    assert len(pickle.dumps(bank)) < 8 * 3 * 8 * 6 * 64
+
+
+def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator) -> None:
+    """In other processes views of one memory are apart, and each is as large as all of it."""
+    bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
+    state = [*bank.__getstate__().values(), *(X for group in bank._lengths for X in vars(group).values())]
+    tensors = [X for X in state if isinstance(X, Tensor)]
+    assert len(tensors) == 2 + 2 * len(bank._lengths)  # S, √max(m, n); bases and workspaces
+    assert len({X.untyped_storage().data_ptr() for X in tensors}) == len(tensors)
+    assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
+    assert not {"_plan", "_nothing"} & set(bank.__getstate__())
 
 
 def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: torch.Generator) -> None:
