@@ -155,7 +155,7 @@ def test_rounds_are_the_first_for_which_the_bound_is_small(generator: torch.Gene
     """With U, V, ΔK and ΔL of which all norms are known: a = b to rounding."""
     U, V = (torch.linalg.qr(torch.randn(k, 8, generator=generator, dtype=torch.float64))[0] for k in (M, N))
     seen = set()
-    for b in np.geomspace(1e-4, 0.9, 60):
+    for b in np.geomspace(1e-4, 0.9, 2000):
         layer = U[:, :4], torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0], dtype=torch.float64)), V[:, :4]
         found = smallness(small(layer, (b * U[:, 4:], b * V[:, 4:], 0.0 * layer[1])), np.array([4]), EPS)
         bounds = [2.0**0.5 * b ** (4 * k + 3) / (1.0 - b * b) ** 0.5 / 5.0 for k in range(4)]
@@ -238,6 +238,20 @@ def test_the_leading_half_is_right(condition: float, b: float, generator: torch.
             assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[r:]), abs=4 * EPS * sigma[0])
         if b < 0.2 and condition < 500.0:
             assert not any(whole(report, layer) for layer in range(12))
+
+
+@pytest.mark.parametrize("rate", [0.125, 4.0])
+@pytest.mark.usefixtures("narrow_as_well")
+def test_the_learning_rate_multiplies_the_updates(rate: float, generator: torch.Generator) -> None:
+    """λ stands beside other numbers in the small matrices alone."""
+    layers, updates = many(4, 3.0, 0.1, generator)
+    _, report = stepped(layers, updates, tau=0.0, max_rank=4)
+    scaled = [tuple(X / rate for X in of) for of in updates]
+    other, its = stepped(layers, scaled, tau=0.0, max_rank=4, learning_rate=rate)  # type: ignore[arg-type]
+    assert not any(whole(one, layer) for one in (report, its) for layer in range(12))
+    assert max(wrong(other, layers, updates)) < 2.0
+    np.testing.assert_allclose(its.singular_values[:, :4], report.singular_values[:, :4], rtol=1e-12)
+    np.testing.assert_allclose(its.discarded, report.discarded, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("narrow_as_well")
