@@ -107,7 +107,7 @@ def tangent(X: Tensor, Y: Tensor) -> float:
 @pytest.mark.parametrize("b", [0.02, 0.2, 0.5])
 @pytest.mark.parametrize(("r", "condition"), [(1, 1.0), (4, 3.0), (6, 30.0)])
 def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, generator: torch.Generator) -> None:
-    """σ_r(Ŵ) ≥ σ', σ_{r+1}(Ŵ) ≤ ab·σ', sin∠(V, V_r) ≤ b, and a product takes the tangent by ab: nearly equalities if r = 1."""
+    """σ_r(Ŵ) ≥ σ', σ_{r+1}(Ŵ) ≤ ab·σ', sin∠(V, V_r) ≤ b, a product takes the tangent by ab, and the error: near if r = 1."""
     near: list[list[float]] = []
     for _ in range(20):
         layer = layer_of(r, condition, generator)
@@ -121,12 +121,14 @@ def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, gene
         ratios = [smallest / float(sigma[r - 1]), float(sigma[r]) / (a * its_b * smallest), start / (1 + start**2) ** 0.5 / its_b]
         U_h, bound = W @ V, a * its_b * its_b / (1.0 - its_b**2) ** 0.5
         while bound > 1e-11:
-            ratios.append(tangent(U_h, P[:, :r]) / bound)
-            U_h, bound = W @ (W.mT @ torch.linalg.qr(U_h)[0]), bound * (a * its_b) ** 2
+            Q = torch.linalg.qr(U_h)[0]
+            error = torch.linalg.matrix_norm(Q @ (Q.mT @ W) - (P[:, :r] * sigma[:r]) @ Qt[:r], 2)
+            ratios += [tangent(Q, P[:, :r]) / bound, float(error) / (math.sqrt(2.0) * smallest * bound)]
+            U_h, bound = W @ (W.mT @ Q), bound * (a * its_b) ** 2
         near.append(ratios)
-    for values in zip(*near, strict=False):
+    for i, values in enumerate(zip(*near, strict=False)):
         assert max(values) <= 1.0 + 1e-4
-        assert max(values) > (0.5 if r == 1 and b < 0.5 else 0.0)
+        assert max(values) > (0.5 if r == 1 and b < 0.5 and i < 5 else 0.0)  # later, σ_r(Ŵ) > σ' counts h times
 
 
 @pytest.mark.parametrize("condition", [1.0, 10.0, 300.0])
@@ -202,15 +204,15 @@ def test_what_is_not_small_is_never_said_to_be(case: str, generator: torch.Gener
 
 
 def wrong(bank: LayerBank, layers: Sequence[Factors], updates: Sequence[Factors]) -> tuple[float, float]:
-    """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps."""
-    errors, defects = [], []
+    """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps, eps of the storage."""
+    errors, defects, eps = [], [], torch.finfo(bank.dtype).eps
     for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
-        given = [tuple(X.float().double() for X in of) for of in (before, update)]
+        given = [tuple(X.to(bank.dtype).double() for X in of) for of in (before, update)]
         P, sigma, Qt = torch.linalg.svd(untruncated(*given), full_matrices=False)  # type: ignore[arg-type]
         r = bank.ranks[layer]
         errors.append(float((dense(bank.factors(layer)) - (P[:, :r] * sigma[:r]) @ Qt[:r]).norm() / sigma[0]))
         defects += [defect(X) for X in bank.factors(layer)[::2]]
-    return max(errors) / EPS, max(defects) / EPS
+    return max(errors) / eps, max(defects) / eps
 
 
 CASES = [(condition, b) for condition in (1.0, 10.0, 100.0, 1000.0) for b in (1e-3, 0.02, 0.05, 0.15, 0.25)]
@@ -443,10 +445,7 @@ def test_storage_in_16_bits_needs_fewer_rounds(
     layers, updates = many(4, 3.0, 0.1, generator)
     for its_dtype in (torch.float32, dtype):
         bank, _ = stepped(layers, updates, its_dtype, tau=0.0, max_rank=4)
-        given = [tuple(X.to(its_dtype).double() for X in of) for of in (layers[0], updates[0])]
-        P, sigma, Qt = torch.linalg.svd(untruncated(*given), full_matrices=False)  # type: ignore[arg-type]
-        best = (P[:, :4] * sigma[:4]) @ Qt[:4]
-        assert float((dense(bank.factors(0)) - best).norm() / sigma[0]) < 4 * torch.finfo(its_dtype).eps
+        assert max(wrong(bank, layers, updates)) < 2.0
     assert seen[0] > seen[1]
 
 

@@ -92,7 +92,7 @@ def test_what_is_a_change(found: ClaimOutcome, changed: list[str]) -> None:
     ],
 )
 def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: float, limit: float, count: int) -> None:
-    """A factor 1.05 for bounds and 1.3 in their controls, 4 for rounding errors."""
+    """A factor 1.05 for bounds and 1.3 in their controls, 3.85 for rounding errors."""
     found = outcome([value] * 3, control, limit)
     record = RECORD._replace(largest=measured(found).largest, shares=measured(found).shares)
     assert len(changes(found, record, 0)) == count
@@ -101,7 +101,7 @@ def test_with_the_seed_of_the_record_less_is_a_change(value: float, control: flo
 
 @pytest.mark.parametrize(
     ("largest", "limit", "seed", "same"),
-    [(0.86, 1.0, 0, True), (0.85, 1.0, 0, False), (0.23, FAIL, 0, True), (0.22, FAIL, 0, False), (0.71, 1.0, 7, True)],
+    [(0.86, 1.0, 0, True), (0.85, 1.0, 0, False), (0.24, FAIL, 0, True), (0.23, FAIL, 0, False), (0.71, 1.0, 7, True)],
 )
 def test_the_largest_ratio_is_on_record_beside_the_median(largest: float, limit: float, seed: int, same: bool) -> None:
     """It belongs to the case that decides; the same factors hold for it."""
