@@ -25,6 +25,8 @@ DOCS = Path(__file__).resolve().parent.parent
 ROOT = DOCS.parent
 PICTURE = DOCS / "_generated" / "figures" / "imports.svg"
 PACKAGES = ("geolora_ref", "verification")
+NO_PARTS = ("geolora_ref.__init__", "geolora_ref.__main__")
+"""What stands for others: the names of the core, and the command line."""
 SWEEPS = 12
 COLOURS = {"geolora_ref": "#dbe9f6", "verification": "#e6f3e2"}
 
@@ -58,7 +60,7 @@ def imports() -> dict[str, set[str]]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            if module == "geolora_ref.__init__":
+            if module in NO_PARTS:
                 continue
             part, names = part_of(module), set(imported(path))
             found[part] |= {part_of(name) for name in names - {"geolora_ref"}} - {part}

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
+from geolora_ref.fast.arrays import Array, as_array, joined, on_host
 from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ranks, small_of
 from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
@@ -400,8 +401,7 @@ class LayerBank:
             if tensors is not None:
                 self._check(name, tensors, shapes)
         w, plan = max(self.ranks), self._plan
-        for group in self._lengths:
-            work = group.work(w)
+        for group, work in zip(self._lengths, plan.work, strict=True):
             if not plan.cleared:
                 work.zero_()
             work[:, :w] = group.storage[:, :w]
@@ -423,7 +423,7 @@ class LayerBank:
         """[basis; update] of all sides of a class by length, (N, 2 width, length): the workspace itself if there is one class."""
         w = max(self.ranks)
         if len(self._plan.classes) == 1:
-            return [part.group.work(w) for part in of.parts]
+            return self._plan.work
         return [
             part.group.work(w).view(-1, 2, w, part.group.length)[part.positions, :, : of.width].flatten(1, 2) for part in of.parts
         ]
@@ -445,11 +445,13 @@ class LayerBank:
             count, p = len(of.layers), 2 * of.width
             Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p)) for stack in self._stacks(of)]
             Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
-            S, dS, roots, members = self._plan.S, self._plan.delta_S, self._roots_there, np.asarray(of.members)
+            S, dS, members = self._plan.S, self._plan.delta_S, np.asarray(of.members)
             if len(self._plan.classes) > 1:
                 S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-                roots = roots[of.layers]
-            small = small_of(Gamma.view(2, count, *Gamma.shape[1:]), S, dS, rate=rate, shared=shared)
+            narrow = of.width < LEAST_WIDTH and self.device.type == "cpu"
+            roots = self._roots[members] if narrow else self._roots_there[of.layers]
+            Gamma, S, dS = (as_array(X, narrow) for X in (Gamma.view(2, count, p, p), S, dS))
+            small = small_of(Gamma, S, dS, rate=rate, shared=shared)
             enough, rounds = (None, 0) if limits is None else self._leading(of, small, limits)
             if enough is None:
                 found.append(_Found(of, members, None, gram_core(small, roots)))
@@ -494,15 +496,13 @@ class LayerBank:
 
     def _host(self, found: Sequence[_Found]) -> tuple[Values, Values, Values]:
         """Σ² (L, 2w) descending, s² (L,) and the error code (L,) of every layer on the host: one transfer."""
-        most = 2 * max(self.ranks)
-        rows = []
-        for _, _, _, core in found:
-            squares = torch.nn.functional.pad(core.squares, (most - core.squares.shape[1], 0))
-            rows.append(torch.cat([core.info[:, None], core.scale[:, None], squares], dim=1))
-        values = torch.cat(rows).cpu().numpy()
-        if len(rows) > 1:
-            values = values[np.argsort(np.concatenate([one.layers for one in found]))]
-        return values[:, :1:-1], values[:, 1], values[:, 0]
+        count, most = len(self.shapes), 2 * max(self.ranks)
+        squares, scale, info = np.zeros((count, most)), np.zeros(count), np.zeros(count)
+        there = on_host([X for one in found for X in (one.core.squares, one.core.scale, one.core.info)])
+        for one, *of_class in zip(found, there[::3], there[1::3], there[2::3], strict=True):
+            squares[one.layers, : of_class[0].shape[1]] = of_class[0][:, ::-1]
+            scale[one.layers], info[one.layers] = of_class[1:]
+        return squares, scale, info
 
     def _exact(self, layers: Sequence[int], rate: float, shared: bool) -> dict[int, _Exact]:
         """The spectra and singular vectors of some layers by Householder's QR, in batches of equal shape.
@@ -533,18 +533,20 @@ class LayerBank:
         ranks = tuple(rank.tolist())
         width, plan = max(ranks), self._plan if ranks == self.ranks else self._planned(ranks)
         kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
-        both = [kept]
+        inverse = np.zeros_like(kept)
         if found:  # the Gram route divides by σ; the other one, where 1/σ may be beyond the range, does not
-            both.append(np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0))
-        values = torch.from_numpy(np.stack(both)).to(self.device)
+            np.divide(1.0, kept, out=inverse, where=kept > 0.0)
+        values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
         if width < max(self.ranks):  # what lies behind is no longer in use
             for group in self._lengths:
                 group.storage[:, width:] = 0.0
             self._S.zero_()
         for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
-            its_inverse = values[1] if len(self._plan.classes) == 1 else values[1, of.layers]
-            X = _coordinates([one for one in found if one.of is of], its_inverse[:, None, :most])
+            of_class = [one for one in found if one.of is of]
+            narrow = isinstance(of_class[0].core.scale, np.ndarray)
+            its_inverse = inverse[of.members] if narrow else values[1, of.layers]
+            X = _coordinates(of_class, its_inverse[:, None, :most])
             for part, stack in zip(of.parts, self._stacks(of), strict=True):
                 self._scratch.clear()
                 new = self._scratch.take(len(stack), most, part.group.length)
@@ -564,18 +566,18 @@ class LayerBank:
     def _undo(self) -> None:
         """The factors from before a step that failed while they were written: the workspaces still have them."""
         w = max(self.ranks)
-        for group in self._lengths:
-            group.storage[:, :w] = group.work(w)[:, :w]
+        for group, work in zip(self._lengths, self._plan.work, strict=True):
+            group.storage[:, :w] = work[:, :w]
             group.storage[:, w:] = 0.0
         self._S.zero_()
         self._S[:, :w, :w] = self._plan.S
 
 
-def _coordinates(found: Sequence[_Found], inverse: Tensor) -> Tensor:
+def _coordinates(found: Sequence[_Found], inverse: Array) -> Tensor:
     """X_K and X_L (2L, 2w, k) of all layers of a class, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
     if len(found) == 1:
-        return torch.cat(found[0].core.coordinates(inverse))
-    X = inverse.new_empty(2, len(inverse), 2 * found[0].of.width, inverse.shape[2])
+        return joined(*found[0].core.coordinates(inverse))
+    X: Tensor = inverse.new_empty(2, len(inverse), 2 * found[0].of.width, inverse.shape[2])  # of classes that are not narrow
     for one in found:
         X[:, one.rows] = torch.stack(one.core.coordinates(inverse[one.rows]))
     return X.flatten(0, 1)

@@ -15,13 +15,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from geolora_ref.algorithm import RankRule
+from geolora_ref.fast.arrays import Array, diagonals, zeros
 
-__all__ = ["RULES", "Limits", "Ranks", "Small", "core", "core_after", "cut_at", "decide_ranks", "eigenpairs", "small_of"]
+__all__ = ["RULES", "Limits", "Ranks", "Small", "core", "core_after", "cut_at", "decide_ranks", "small_of"]
 
 RULES = (RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS, RankRule.BUDGET)
 """The rank rules by their code in :attr:`Ranks.rule`."""
@@ -30,22 +29,22 @@ Values = NDArray[np.float64]
 Integers = NDArray[Any]
 
 
-def core_after(S: Tensor, delta_S: Tensor, C_K: Tensor, C_L: Tensor, rate: float, shared: bool) -> Tensor:
+def core_after(S: Array, delta_S: Array, C_K: Array, C_L: Array, rate: float, shared: bool) -> Array:
     """S_new (L, w, w) from S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL, each (L, w, w), and the learning rate λ: S − λΔS.
 
     If the core is ``shared``, K and L move it as well: S − λ(ΔS + ½(C_K + C_Lᵀ)).
     """
-    S_new = torch.sub(S, delta_S, alpha=rate)
-    return S_new.sub_(C_K + C_L.mT, alpha=0.5 * rate) if shared else S_new
+    S_new = S - rate * delta_S
+    return S_new - 0.5 * rate * (C_K + C_L.mT) if shared else S_new
 
 
-def core(S_new: Tensor, C_K: Tensor, C_L: Tensor, rate: float) -> Tensor:
+def core(S_new: Array, C_K: Array, C_L: Array, rate: float) -> Array:
     """Ŝ₀ (L, 2w, 2w) from S_new, C_K and C_L, each (L, w, w), and the learning rate λ."""
     w = S_new.shape[1]
-    S0 = S_new.new_zeros(len(S_new), 2 * w, 2 * w)
-    torch.add(S_new, C_K + C_L.mT, alpha=rate, out=S0[:, :w, :w])
-    S0.diagonal(w, 1, 2).fill_(-rate)
-    S0.diagonal(-w, 1, 2).fill_(-rate)
+    S0 = zeros(S_new, len(S_new), 2 * w, 2 * w)
+    S0[:, :w, :w] = S_new + rate * (C_K + C_L.mT)
+    diagonals(S0[:, :w, w:])[:] = -rate
+    diagonals(S0[:, w:, :w])[:] = -rate
     return S0
 
 
@@ -56,35 +55,27 @@ class Small(NamedTuple):
     s² = ‖S_new + λ(C_K + C_Lᵀ)‖² + λ²(‖ΔK‖² + ‖ΔL‖²) is the size of Ŵ, infinite or NaN if anything is.
     """
 
-    Gamma: Tensor
-    S0: Tensor
-    S_new: Tensor
-    scale: Tensor
+    Gamma: Array
+    S0: Array
+    S_new: Array
+    scale: Array
     rate: float
 
-    def of(self, rows: Tensor) -> Small:
+    def of(self, rows: Array) -> Small:
         """Some of the layers."""
         return Small(self.Gamma[:, rows], self.S0[rows], self.S_new[rows], self.scale[rows], self.rate)
 
 
-def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor, *, rate: float, shared: bool) -> Small:
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is seen in its scale
+def small_of(Gamma: Array, S: Array, delta_S: Array, *, rate: float, shared: bool) -> Small:
     """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; ``shared`` see :func:`core_after`."""
     w = S.shape[1]
     C_K, C_L = Gamma[0, :, :w, w:], Gamma[1, :, :w, w:]
     S_new = core_after(S, delta_S, C_K, C_L, rate, shared)
     S0 = core(S_new, C_K, C_L, rate)
-    squares = Gamma.diagonal(dim1=2, dim2=3)[:, :, w:].sum((0, 2))
-    scale = S0[:, :w, :w].square().sum((1, 2)) + rate * rate * squares
+    squares = (diagonals(Gamma[0]) + diagonals(Gamma[1]))[:, w:].sum(1)
+    scale = (S0[:, :w, :w] ** 2).sum((1, 2)) + rate * rate * squares
     return Small(Gamma, S0, S_new, scale, rate)
-
-
-def eigenpairs(M: Tensor, info: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues (L, p), ascending, and eigenvectors of symmetric M (L, p, p), and the error code: 1 where none were found."""
-    try:
-        squares, P = torch.linalg.eigh(M.nan_to_num_(0.0, 0.0, 0.0))  # what is not finite in one layer would fail all
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of whichever layer: all go through Householder's QR
-        return M.new_zeros(M.shape[:2]), M, torch.ones_like(info)
-    return squares, P, info
 
 
 class Limits(NamedTuple):

@@ -33,9 +33,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from geolora_ref.fast.core import Small, eigenpairs
+from geolora_ref.fast.arrays import Array, cholesky, descending, diagonals, eigenpairs
+from geolora_ref.fast.core import Small
 
 __all__ = ["GramCore", "gram_core", "trusted"]
 
@@ -57,29 +57,30 @@ class GramCore(NamedTuple):
     finite or info not 0, the spectrum means nothing.
     """
 
-    squares: Tensor
-    P: Tensor
-    At: Tensor
-    S0_Gamma_L: Tensor
-    scale: Tensor
-    info: Tensor
+    squares: Array
+    P: Array
+    At: Array
+    S0_Gamma_L: Array
+    scale: Array
+    info: Array
 
-    def coordinates(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    @np.errstate(over="ignore", invalid="ignore")  # of layers that go through householder.py
+    def coordinates(self, inverse: Array) -> tuple[Array, Array]:
         """X_K, X_L (L, 2w, k) with U₁ = B_K X_K, V₁ = B_L X_L, from 1/σ of what is kept and 0 behind, ``inverse`` (L, 1, k)."""
-        leading = self.P[:, :, -inverse.shape[2] :].flip(2)
-        X_L = torch.bmm(self.At, leading) * inverse
-        return torch.bmm(self.S0_Gamma_L, X_L) * inverse, X_L
+        X_L = self.At @ descending(self.P, inverse.shape[2]) * inverse
+        return self.S0_Gamma_L @ X_L * inverse, X_L
 
 
-def gram_core(small: Small, roots: Tensor) -> GramCore:
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is seen in its scale
+def gram_core(small: Small, roots: Array) -> GramCore:
     """From all that is small (Γ_K is overwritten), and ``roots`` (L,) √max(m, n)."""
     Gamma_K, Gamma_L, S0 = small.Gamma[0], small.Gamma[1], small.S0
-    added = _added(S0.shape[1] // 2, roots[:, None])
-    Gamma_K.diagonal(dim1=1, dim2=2).mul_(1.0 + added).clamp_(min=NOTHING)
-    factor, info = torch.linalg.cholesky_ex(Gamma_K)
-    At, S0_Gamma_L = torch.bmm(S0.mT, factor), torch.bmm(S0, Gamma_L)
-    M = torch.bmm(torch.bmm(factor.mT, S0_Gamma_L), At)
-    squares, P, info = eigenpairs(M, info)
+    diagonal = diagonals(Gamma_K)
+    diagonal *= 1.0 + _added(S0.shape[1] // 2, roots[:, None])
+    diagonal += NOTHING
+    factor, info = cholesky(Gamma_K)
+    At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L
+    squares, P, info = eigenpairs(factor.mT @ S0_Gamma_L @ At, info)
     return GramCore(squares, P, At, S0_Gamma_L, small.scale, info)
 
 

@@ -42,7 +42,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geolora_ref.fast.core import Small, eigenpairs
+from geolora_ref.fast.arrays import eigenpairs
+from geolora_ref.fast.core import Small
 from geolora_ref.fast.scratch import Scratch
 
 __all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "leading_core", "smallness"]

@@ -72,7 +72,7 @@ class WidthClass(NamedTuple):
 
     @classmethod
     def of(cls, host: _Indices, there: Iterator[Tensor]) -> WidthClass:
-        """Takes what its lists have become on the device, in their order."""
+        """Takes the tensors that its lists have become on the device, in their order."""
         layers, in_order = next(there), next(there)
         parts = [Part(group, next(there), next(there)) for group, *_ in host.parts]
         return cls(host.width, host.members, layers, in_order, parts)
@@ -82,14 +82,16 @@ class WidthClass(NamedTuple):
 class Plan:
     """What depends on the ranks: it is taken over as a whole, or not at all.
 
+    ``work`` : for each length the part of its workspace that is in use, [basis; update] of all sides, (N, 2w, length);
     ``S``, ``delta_S`` (L, w, w) : the float64 workspaces of the cores; ``of_sides`` : where ΔK of every layer and ΔL of every
-    layer go, views of the workspaces, and ``of_cores`` : where ΔS goes; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer;
+    layer go, views of ``work``, and ``of_cores`` : where ΔS goes; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer;
     ``columns`` (L,) : of the augmented bases.
     ``cleared`` : whether the workspaces of the bases are zero where nothing is ever put.
     """
 
     ranks: tuple[int, ...]
     classes: list[WidthClass]
+    work: list[Tensor]
     S: Tensor
     delta_S: Tensor
     of_sides: list[Tensor]
@@ -105,7 +107,12 @@ def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: 
     classes = _by_width(ranks, lengths) if w else []
     there = uploaded([X for one in classes for X in one.lists], device)
     S, delta_S = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=device)
-    places = {side: group.work(w)[i, w : w + of_side[side]].mT for group in lengths for i, side in enumerate(group.sides)}
+    work = [group.work(w) for group in lengths]
+    places = {
+        side: stack[i, w : w + of_side[side]].mT
+        for group, stack in zip(lengths, work, strict=True)
+        for i, side in enumerate(group.sides)
+    }
     of_cores = [delta_S[layer, :r, :r] for layer, r in enumerate(ranks)]
     shapes_of_updates = (
         [torch.Size((m, r)) for (m, _), r in zip(shapes, ranks, strict=True)],
@@ -115,7 +122,7 @@ def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: 
     columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in shapes])
     width_classes = [WidthClass.of(one, there) for one in classes]
     of_sides = [places[side] for side in range(len(of_side))]
-    return Plan(ranks, width_classes, S, delta_S, of_sides, of_cores, shapes_of_updates, columns)
+    return Plan(ranks, width_classes, work, S, delta_S, of_sides, of_cores, shapes_of_updates, columns)
 
 
 def _by_width(ranks: tuple[int, ...], lengths: Sequence[Length]) -> list[_Indices]:
@@ -138,7 +145,7 @@ def _by_width(ranks: tuple[int, ...], lengths: Sequence[Length]) -> list[_Indice
 
 
 def uploaded(lists: Sequence[Sequence[int]], device: torch.device) -> Iterator[Tensor]:
-    """Indices on the device, by one upload."""
+    """Indices on the device, one tensor for each list, by one upload."""
     together = torch.tensor([i for one in lists for i in one], dtype=torch.int64, device=device)
     ends = np.cumsum([len(one) for one in lists]).tolist()
     return iter(together.tensor_split(ends[:-1]))

@@ -25,7 +25,7 @@ def finite(tensors: Sequence[Tensor]) -> bool:
 
 
 class HeadStep(NamedTuple):
-    """A parameter that is no adapter, and what AdamW makes of it and of its memory."""
+    """A parameter that is no adapter, and what AdamW makes of it and of its memory: tensors of its shape."""
 
     name: str
     parameter: Tensor
@@ -41,7 +41,7 @@ class HeadStep(NamedTuple):
 def head_steps(
     groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
 ) -> list[HeadStep]:
-    """What AdamW makes of the parameters of these groups, with these names, that have gradients.
+    """What AdamW makes of the parameters of these groups, with these names, that have gradients; ``state`` has their tensors.
 
     Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter,
     ``FloatingPointError`` if what it computed is not finite.

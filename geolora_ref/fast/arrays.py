@@ -1,0 +1,70 @@
+"""Small matrices of many layers: NumPy arrays where they are narrow and in the memory of the processor, else tensors.
+
+For the 8 x 8 matrices of 36 layers NumPy takes 1 to 2 µs an operation and 0.2 a view, torch 4 to 8 and 2.  ``core.py`` and
+``gram.py`` say what both understand; where the two differ, it is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Array", "as_array", "cholesky", "descending", "diagonals", "eigenpairs", "joined", "on_host", "zeros"]
+
+Array = Any
+"""An array of NumPy or a tensor, float64."""
+
+
+def as_array(X: Tensor, narrow: bool) -> Array:
+    """The same memory as an array of NumPy if it is ``narrow``."""
+    return X.numpy() if narrow else X
+
+
+def zeros(like: Array, *shape: int) -> Array:
+    """Of the same kind."""
+    return np.zeros(shape) if isinstance(like, np.ndarray) else like.new_zeros(shape)
+
+
+def diagonals(M: Array) -> Array:
+    """The diagonals (L, p) of M (L, p, p), a view that can be written."""
+    return np.einsum("lii->li", M) if isinstance(M, np.ndarray) else M.diagonal(0, 1, 2)
+
+
+def descending(P: Array, count: int) -> Array:
+    """The last ``count`` columns of P (L, p, p), the last one first."""
+    return P[:, :, : -count - 1 : -1].copy() if isinstance(P, np.ndarray) else P[:, :, -count:].flip(2)
+
+
+def cholesky(M: Array) -> tuple[Array, Array]:
+    """The lower factors (L, p, p), and the error code (L,): not 0 where there is none."""
+    factor, info = torch.linalg.cholesky_ex(torch.as_tensor(M))
+    return (factor.numpy(), info.numpy()) if isinstance(M, np.ndarray) else (factor, info)
+
+
+def eigenpairs(M: Array, info: Array) -> tuple[Array, Array, Array]:
+    """Eigenvalues (L, p), ascending, and eigenvectors of symmetric M (L, p, p), and the error code: 1 where none were found."""
+    finite = torch.as_tensor(M).nan_to_num_(0.0, 0.0, 0.0)  # what is not finite in one layer would fail all
+    try:
+        squares, P = torch.linalg.eigh(finite)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of whichever layer: all go through Householder's QR
+        return zeros(M, *M.shape[:2]), M, info * 0 + 1
+    return (squares.numpy(), P.numpy(), info) if isinstance(M, np.ndarray) else (squares, P, info)
+
+
+def joined(A: Array, B: Array) -> Tensor:
+    """A and B, one behind the other, as a tensor."""
+    return torch.from_numpy(np.concatenate([A, B])) if isinstance(A, np.ndarray) else torch.cat([A, B])
+
+
+def on_host(given: Sequence[Array]) -> list[NDArray[np.float64]]:
+    """All of these on the host, those that are elsewhere by one transfer."""
+    if all(isinstance(X, np.ndarray) or X.device.type == "cpu" for X in given):
+        return [np.asarray(X) for X in given]
+    together = torch.cat([X.flatten().double() for X in given]).cpu().numpy()
+    ends = np.cumsum([X.numel() for X in given])
+    return [part.reshape(X.shape) for part, X in zip(np.split(together, ends[:-1]), given, strict=True)]
