@@ -301,6 +301,13 @@ def run_pytest(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
 
 
+def test_other_runs_of_pytest_do_not_load_the_kit(tmp_path: Path) -> None:
+    """It would take each of them a second longer."""
+    for name, outcome in (("geolora_ref.pytest_options", "failed"), ("geolora_ref.oracle", "passed")):
+        (tmp_path / "test_other.py").write_text(f"import sys\n\ndef test():\n    assert {name!r} not in sys.modules\n")
+        assert f"1 {outcome}" in run_pytest(tmp_path)
+
+
 def test_the_tests_of_the_option_have_a_name_of_their_own(folder: Path) -> None:
     """Wherever the package lies; a name without a file, which JUnit has as the class."""
     (folder / "pytest.ini").touch()

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array, to_numpy
+from geolora_ref.backend_options import LIBRARIES
 from geolora_ref.foreign import words
 
-__all__ = ["EPS", "LIBRARIES", "Conversion", "layouts", "share_memory", "taken_away"]
+__all__ = ["EPS", "Conversion", "layouts", "share_memory", "taken_away"]
 
 Matrix = NDArray[Any]
 
@@ -27,8 +28,6 @@ EPS = {
     "complex64": 2.0**-23,
 }
 """The distance from 1 to the next number, by dtype."""
-
-LIBRARIES = ("numpy", "torch", "jax", "cupy")
 
 
 @dataclass(frozen=True)

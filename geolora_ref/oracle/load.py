@@ -1,4 +1,4 @@
-"""A backend by its name: the function that the command line or pytest is to judge."""
+"""A backend by its name: the function that the command line or pytest is to judge, and what their options say of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from geolora_ref.foreign import place, words
 
-__all__ = ["load_backend"]
+__all__ = ["harness_options", "load_backend"]
 
 
 def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
@@ -42,3 +42,14 @@ def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
     return found  # type: ignore[no-any-return]
+
+
+def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
+    """What the options mean as keywords of :meth:`geolora_ref.oracle.harness.Harness.of`; ``get`` gives the value of one by name.
+
+    Raises ``ValueError`` as :func:`load_backend` for stages that are not there.
+    """
+    given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions")}
+    stages = get("stages")
+    loaded = None if stages is None else load_backend(stages, "stages")
+    return {**given, "diagonal": not get("dense-core"), "stages": loaded, "name": get("backend")}

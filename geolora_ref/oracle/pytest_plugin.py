@@ -1,4 +1,4 @@
-"""``pytest --geolora-backend package.module:step``: the conformance kit among a project's tests, its diagnosis behind them."""
+"""``pytest --geolora-backend package.module:step``: the conformance kit among a project's tests."""
 
 from __future__ import annotations
 
@@ -10,33 +10,21 @@ from typing import Any
 import pytest
 
 from geolora_ref.extras import how_to_install
-from geolora_ref.oracle.backend_options import BACKEND_OPTIONS, harness_options
 from geolora_ref.oracle.catalogue import ConformanceCase
 from geolora_ref.oracle.check import Asked, questions
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.known_failures import checked, read_known_failures
-from geolora_ref.oracle.load import load_backend
+from geolora_ref.oracle.load import harness_options, load_backend
+from geolora_ref.pytest_options import ASKED
 
 __all__ = ["BACKEND", "answer"]
 
 SUITE = Path(__file__).with_name("backend_suite.py")
 BACKEND: pytest.StashKey[tuple[Harness, Mapping[str, str]]] = pytest.StashKey()
-ASKED: pytest.StashKey[dict[int, Asked]] = pytest.StashKey()
-TOLD: pytest.StashKey[list[str]] = pytest.StashKey()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of ``geolora-ref check`` that describe a backend."""
-    group = parser.getgroup("geolora", "conformance of a GeoLoRA step")
-    group.addoption("--geolora-backend", metavar="MODULE:FUNCTION", help="run the conformance kit on this backend")
-    for name, keywords in BACKEND_OPTIONS.items():
-        group.addoption(f"--geolora-{name}", **keywords)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Collect the kit beside whatever else was asked for; ``pytest.UsageError`` if there is no such backend or no such arrays."""
-    if not config.getoption("--geolora-backend"):
-        return
     sys.path.insert(0, str(config.invocation_params.dir))  # as geolora-ref check does; only python -m pytest does it by itself
     try:
         config.stash[BACKEND] = _backend(config)
@@ -78,29 +66,3 @@ def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known
         pytest.xfail(row.error)
     if row.outcome != "passed":  # no assert: python -O would leave it out
         pytest.fail("passes; take it off the list" if row.outcome == "xpassed" else row.text, pytrace=False)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The diagnoses; a worker of xdist sends its own, of the cases that it had."""
-    config = session.config
-    found = [(asked.harness, asked.diagnosis()) for asked in config.stash.get(ASKED, {}).values()]
-    told = [f"{of.name} ({of.conversion.array}, {of.conversion.dtype}): {diagnosis.text}" for of, diagnosis in found if diagnosis]
-    if hasattr(config, "workeroutput"):
-        config.workeroutput["geolora"] = told
-    else:
-        config.stash.setdefault(TOLD, []).extend(told)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """What a worker of xdist has sent."""
-    node.config.stash.setdefault(TOLD, []).extend(getattr(node, "workeroutput", {}).get("geolora", []))
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Which line of the algorithm is wrong, behind the failures."""
-    told: list[str] = config.stash.get(TOLD, [])
-    if told:
-        terminalreporter.section("GeoLoRA: diagnosis")
-    for line in dict.fromkeys(told):  # workers may say the same
-        terminalreporter.write_line(line)

@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geolora_ref.backend_options import DTYPES, LIBRARIES
 from geolora_ref.oracle.catalogue import LAYOUTS
-from geolora_ref.oracle.conversion import EPS, LIBRARIES, Conversion, share_memory, taken_away
+from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from tests.libraries import load
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 X = np.array([[1.0, 1.0 + 2.0**-9, 1.0 + 2.0**-20], [-2.0, 0.0, 2.0**-52 + 1.0]])
 PAIRS = [(array, dtype) for array in LIBRARIES for dtype in EPS if array != "cupy" and (array, dtype) != ("numpy", "bfloat16")]
+
+
+def test_the_options_name_every_dtype() -> None:
+    assert set(DTYPES) == set(EPS)
 
 
 @pytest.mark.parametrize(("array", "dtype"), PAIRS)

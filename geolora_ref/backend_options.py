@@ -5,18 +5,17 @@ The kit itself refuses an unknown dtype, precision or library, for callers from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from geolora_ref.options import nonempty_path
-from geolora_ref.oracle.conversion import EPS, LIBRARIES
-from geolora_ref.oracle.load import load_backend
 
-__all__ = ["BACKEND_OPTIONS", "harness_options"]
+__all__ = ["BACKEND_OPTIONS", "DTYPES", "LIBRARIES"]
 
-
+DTYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64")
+LIBRARIES = ("numpy", "torch", "jax", "cupy")
 BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "dtype": {"default": "float64", "help": f"of the arrays that the backend is given: {', '.join(EPS)} (default: float64)"},
+    "dtype": {"default": "float64", "help": f"of the arrays that the backend is given: {', '.join(DTYPES)} (default: float64)"},
     "precision": {"help": "the precision that it computes in, by the same names (default: the dtype, float32 for 16 bits)"},
     "array": {"default": "numpy", "help": f"the array library: {', '.join(LIBRARIES)} (default: numpy)"},
     "device": {"help": "torch device, for example cuda"},
@@ -32,14 +31,3 @@ BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """The keywords that argparse and pytest take, by the name of the option without its dashes."""
-
-
-def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
-    """What the options mean as keywords of :meth:`geolora_ref.oracle.harness.Harness.of`; ``get`` gives the value of one by name.
-
-    Raises ``ValueError`` as :func:`geolora_ref.oracle.load.load_backend` for stages that are not there.
-    """
-    given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions")}
-    stages = get("stages")
-    loaded = None if stages is None else load_backend(stages, "stages")
-    return {**given, "diagonal": not get("dense-core"), "stages": loaded, "name": get("backend")}
