@@ -433,6 +433,20 @@ class Broken(MatrixODE):
         return value.T @ U if self.kind != "shape" else value.T
 
 
+class BrokenFromTheLeft(Broken):
+    """Right from the right, a list from the left."""
+
+    def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
+        return self.field(t, Y.full()) @ V
+
+
+def test_the_product_that_is_wrong_is_named() -> None:
+    _, Y = _setting(complex_data=False)
+    for field, product in ((Broken("list"), "F V"), (BrokenFromTheLeft("list"), "Fᴴ U")):
+        with pytest.raises(StepError, match=f"MisfitError: {product} at t = 0.2: expected an array, found list$"):
+            _step("BUG", field, Y)
+
+
 @EVERY
 @pytest.mark.parametrize(
     ("kind", "message"),

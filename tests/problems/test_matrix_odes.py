@@ -381,6 +381,13 @@ def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
     assert (Lyapunov(12, [1.0, 0.5], _rng()).smooth, Lyapunov(12, [], _rng()).smooth) == (6, 4)
 
 
+def test_the_lipschitz_constant_of_schroedingers_equation_is_what_its_text_says() -> None:
+    """ℓ = 2‖D‖₂ + ‖V‖₂², an upper bound that is not attained, so that the self-test leaves room."""
+    problem = Schroedinger(12, _rng())
+    D = np.eye(12) - 0.5 * (np.eye(12, k=1) + np.eye(12, k=-1))
+    assert problem.lipschitz == pytest.approx(2.0 * np.linalg.norm(D, 2) + np.max(problem.potential) ** 2, rel=1e-13)
+
+
 def test_the_lipschitz_constant_of_the_saddle_is_attained() -> None:
     """3R² − b_m: along W = R q_m oᵀ, at which q_m oᵀ has this curvature."""
     problem = Saddle([4.0, 3.0, 1.0], 2, _rng())
