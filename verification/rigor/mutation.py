@@ -214,7 +214,8 @@ def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope
         rules = tuple(RULES[name] for name in scope.get("rules", ()))
         suspects: list[Suspect] = []
         for module in scope["module"]:
-            for path in sorted(ROOT.glob(module["file"])):
+            patterns = [module["file"]] if isinstance(module["file"], str) else module["file"]
+            for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
                 file = path.relative_to(ROOT).as_posix()
                 suspects += [Suspect(mutant, _check(file, module, plan["options"])) for mutant in mutants_of(ROOT, file, rules)]
         order = list(suspects)
