@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -104,6 +105,20 @@ def test_every_check_that_applies_is_run(name: str, count: int) -> None:
     rng = np.random.default_rng(0)
     checks = self_test(PROBLEMS[name](rng), rng)
     assert len({check.name for check in checks}) == len(checks) == count
+
+
+def test_completion_is_the_mean_over_the_known_entries() -> None:
+    """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with |Ω| = 3 and errors 1, 2, 2, and one beside the mask."""
+    problem = MatrixCompletion(np.zeros((2, 2)), np.array([[True, True], [True, False]]))
+    W = np.array([[1.0, 2.0], [2.0, 5.0]])
+    assert problem.loss(W) == pytest.approx(1.5, rel=1e-15)
+    assert np.allclose(problem.gradient(W), np.array([[1.0, 2.0], [2.0, 0.0]]) / 3.0, rtol=1e-15, atol=0.0)
+
+
+def test_digits_name_the_extra_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'geolora-ref\[verify\]'"):
+        SoftmaxRegression.digits()
 
 
 def test_digits_are_what_they_should_be() -> None:
