@@ -684,6 +684,9 @@ def test_a_closed_form_does_not_pass_a_blow_up() -> None:
     assert problem.solution(-9.0, one)[0, 0] == pytest.approx(0.1, rel=1e-13)
     with pytest.raises(ValueError, match=r"^t: expected a time up to which there is a solution, found 2\.0; it ends near 1$"):
         problem.solution(2.0, one)
+    for speed, end in ((0.01, "100"), (100.0, r"0\.01")):
+        with pytest.raises(ValueError, match=rf"it ends near {end}$"):
+            RankPreservingRiccati(0.0 * one, 0.0 * one, speed * one, one).solution(2.0 / speed, one)
     zero = np.zeros((2, 2))
     with pytest.raises(ValueError, match=r"found 2\.0; it ends near 1$"):
         RankPreservingRiccati(zero, zero, np.eye(2), np.eye(2)).solution(2.0, np.eye(2))
