@@ -381,6 +381,14 @@ def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
     assert (Lyapunov(12, [1.0, 0.5], _rng()).smooth, Lyapunov(12, [], _rng()).smooth) == (6, 4)
 
 
+def test_lyapunovs_operator_is_the_second_derivative() -> None:
+    """ν times that of sin(kx/2 + kπ/2) is −ν(k/2)² times it, up to (k dx)²/48; ν = 1 unless another one is given."""
+    once, thrice = (Lyapunov(199, [], _rng(), **given).eigenvalues[:3] for given in ({}, {"diffusion": 3.0}))
+    k = np.arange(1.0, 4.0)
+    assert np.all(np.abs(once / -((k / 2.0) ** 2) - 1.0) <= 1.01 * (k * np.pi / 100.0) ** 2 / 48.0)
+    assert np.allclose(thrice, 3.0 * once, rtol=1e-15, atol=0.0)
+
+
 def test_the_lipschitz_constant_of_schroedingers_equation_is_what_its_text_says() -> None:
     """ℓ = 2‖D‖₂ + ‖V‖₂², an upper bound that is not attained, so that the self-test leaves room."""
     problem = Schroedinger(12, _rng())
