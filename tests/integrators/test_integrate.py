@@ -561,6 +561,14 @@ def test_bad_step_size_control_is_refused(wrong: dict[str, float], message: str)
         Adaptive(**{"first": 0.1, **wrong})
 
 
+def test_step_doubling_begins_each_half_at_its_own_time() -> None:
+    """Ẏ = 3t² 11ᵀ: Runge–Kutta's method is exact, so that one step and two halves agree and the first step is the only one."""
+    field = DenseField((4, 3), lambda t, W: 3.0 * t**2 * np.ones((4, 3)))
+    run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (1.0, 2.0), Adaptive(first=1.0, rtol=1e-12))
+    assert run.times == [1.0, 2.0]
+    assert norm(run.Y.full() - 8.0) <= 1e-13
+
+
 def test_distance_is_that_of_the_dense_matrices() -> None:
     rng = np.random.default_rng(0)
     Y, Z = (LowRank.random((9, 7), [1.0, 0.5], rng) for _ in range(2))

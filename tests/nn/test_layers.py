@@ -228,6 +228,8 @@ def test_the_transposed_linear_layer_of_transformers() -> None:
     pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason="transformers is not installed")
     torch.manual_seed(0)
     layer = pytorch_utils.Conv1D(6, 9).double()
+    with pytest.raises(ValueError, match=r"layers that can be adapted: 0 \(Conv1D\)$"):
+        adapt(single(layer), target_modules=["query"])
     twin = nn.Linear(9, 6).double()
     with torch.no_grad():
         twin.weight.copy_(layer.weight.mT)

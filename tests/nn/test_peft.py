@@ -202,6 +202,9 @@ def test_two_active_adapters_are_refused_and_nothing_is_changed() -> None:
     before = model(x)
     with pytest.raises(ValueError, match="expected one active adapter, found default, other"):
         model.base_model.set_adapter(["default", "other"])
+    [layer] = {module for module in model.modules() if isinstance(module, GeoLoraLayer) and len(module.geolora_layers) == 2}
+    with pytest.raises(ValueError, match="expected one active adapter, found default, other"):
+        layer.set_adapter(["default", "other"])
     assert torch.equal(model(x), before)
 
 

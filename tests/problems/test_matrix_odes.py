@@ -529,6 +529,7 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
             lambda: VlasovPoisson((4, 6), -1.0, 6.0, 0.1, 2.0 * np.pi, (0.0,)),
             r"^length: expected a finite number > 0, found -1\.0$",
         ),
+        (lambda: VlasovPoisson((4, 0), 1.0, 6.0, 0.1, 2.0 * np.pi, (0.0,)), r"^shape\[1\]: expected an integer >= 2, found 0$"),
         (lambda: VlasovPoisson((4, 6), 1.0, 0.0, 0.1, 2.0 * np.pi, (0.0,)), r"^v_max: expected a finite number > 0, found 0\.0$"),
         (lambda: VlasovPoisson((4, 6), 1.0, 6.0, 0.1, 2.0 * np.pi, ()), "^beams: expected at least one velocity, found none$"),
         (

@@ -107,6 +107,12 @@ def test_every_check_that_applies_is_run(name: str, count: int) -> None:
     assert len({check.name for check in checks}) == len(checks) == count
 
 
+def test_a_random_riccati_field_has_the_norms_that_its_text_says() -> None:
+    problem = RankPreservingRiccati.random((5, 4), np.random.default_rng(0))
+    norms = [np.linalg.norm(X, 2) for X in (problem.A, problem.B, problem.M)] + [np.linalg.norm(problem.C)]
+    assert norms == pytest.approx([1.0, 1.0, 0.5, 1.0], rel=1e-14)
+
+
 def test_completion_is_the_mean_over_the_known_entries() -> None:
     """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with |Ω| = 3 and errors 1, 2, 2, and one beside the mask."""
     problem = MatrixCompletion(np.zeros((2, 2)), np.array([[True, True], [True, False]]))
@@ -594,6 +600,7 @@ EYE, RNG = np.eye(3), np.random.default_rng(0)
             lambda: Quadratic(EYE, np.triu(np.ones((3, 3))), EYE),
             r"^H1: .* symmetric 3 x 3 matrix, found ‖H1 − H1ᵀ‖ = 2\.449",
         ),
+        (lambda: Quadratic(EYE, 2.0 * EYE + 0.1 + 1e-9 * np.tri(3), EYE), "^H1: expected a symmetric"),
         (lambda: Quadratic(EYE, EYE, np.nan * EYE), "^H2: expected finite entries, found 9 of 9 not finite"),
         (lambda: Quadratic(EYE, EYE, np.diag([1.0, 0.0, 2.0])), "^H2: expected positive eigenvalues, found 0"),
         (lambda: Quadratic(EYE, -EYE, EYE), "^H1: expected positive eigenvalues, found -1"),
