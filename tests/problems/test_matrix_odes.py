@@ -381,6 +381,19 @@ def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
     assert (Lyapunov(12, [1.0, 0.5], _rng()).smooth, Lyapunov(12, [], _rng()).smooth) == (6, 4)
 
 
+@pytest.mark.parametrize(
+    ("problem", "spread"),
+    [(VlasovPoisson.landau_damping(), 1.0), (VlasovPoisson.two_stream(), 1.0 + 2.4**2)],
+    ids=["Landau", "two streams"],
+)
+def test_plasmas_start_neutral_and_at_rest(problem: VlasovPoisson, spread: float) -> None:
+    """As many electrons as ions, up to what a Maxwellian has beyond 6 standard deviations, 2e-9; ⟨v⟩ = 0, and ⟨v²⟩ as told."""
+    length = problem.shape[0] * problem.cell[0]
+    assert problem.invariants(problem.start(2).full())["mass"] == pytest.approx(length, rel=3e-9)
+    moments = [problem.cell[1] * float(problem.v**k @ problem.maxwellian) for k in (1, 2)]
+    assert moments == pytest.approx([0.0, spread], rel=1e-7, abs=1e-7)
+
+
 def test_lyapunovs_operator_is_the_second_derivative() -> None:
     """ν times that of sin(kx/2 + kπ/2) is −ν(k/2)² times it, up to (k dx)²/48; ν = 1 unless another one is given."""
     once, thrice = (Lyapunov(199, [], _rng(), **given).eigenvalues[:3] for given in ({}, {"diffusion": 3.0}))
@@ -544,6 +557,8 @@ def test_a_flow_from_near_a_saddle_converges_to_a_stationary_point_only() -> Non
         (lambda: Riccati(5).solution(0.1, np.ones((4, 5))), r"^Y0: expected the shape of the problem, \(5, 5\), found \(4, 5\)$"),
         (lambda: AllenCahn(4).reference(0.1, np.ones(16)), r"^Y0: expected the shape of the problem, \(4, 4\), found \(16,\)$"),
         (lambda: Saddle([1.0, 2.0], 1, _rng()), "^b: expected decreasing positive numbers"),
+        (lambda: Saddle([1.0, 1.0], 1, _rng()), "^b: expected decreasing positive numbers"),
+        (lambda: Lyapunov(9, [NAN], _rng()), r"^source: expected finite values, found \[nan\]"),
         (lambda: Saddle([2.0, 1.0], 2, _rng()), "^n: expected between 1 and m - 1 = 1, found 2"),
         (lambda: Saddle([2.0, 1.0], NUMBER, _rng()), r"^n: expected an integer >= 1, found 7\.5"),
         (lambda: TwoLayerLinear(ZERO, ZERO, NUMBER), r"^hidden: expected an integer >= 1, found 7\.5"),

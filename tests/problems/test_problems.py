@@ -121,6 +121,13 @@ def test_completion_is_the_mean_over_the_known_entries() -> None:
     assert np.allclose(problem.gradient(W), np.array([[1.0, 2.0], [2.0, 0.0]]) / 3.0, rtol=1e-15, atol=0.0)
 
 
+def test_as_many_measurements_as_entries_make_sensing_strongly_convex() -> None:
+    """Each entry of a 2 x 2 matrix measured once: H = I/4; one less, and one direction is free."""
+    measurements = np.eye(4).reshape(4, 2, 2)
+    assert MatrixSensing(measurements, np.zeros(4)).strong_convexity == pytest.approx(0.25, rel=1e-15)
+    assert MatrixSensing(measurements[1:], np.zeros(3)).strong_convexity == 0.0
+
+
 def test_digits_name_the_extra_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'geolora-ref\[verify\]'"):
