@@ -1023,6 +1023,7 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("expected (format, adapters) of each group")):
         optimizer.load_state_dict(GeoLoRA(other).state_dict())
     state = optimizer.state_dict()
+    assert [group["format"] for group in state["param_groups"]] == [2] * len(state["param_groups"])
     state["param_groups"][0]["format"] = 1
     with pytest.raises(ValueError, match=re.escape("found [(1, ['0', '2'])")):
         optimizer.load_state_dict(state)

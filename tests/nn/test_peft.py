@@ -397,6 +397,8 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
     with pytest.raises(ValueError, match="'default': expected finite factors"):
         model.merge_adapter(safe_merge=True)
     assert not model.get_submodule("base_model.model.first").merged
+    with pytest.raises(ValueError, match="'default': expected finite factors"):
+        model.get_submodule("base_model.model.second").merge(safe_merge=True)
 
 
 def test_disabled_layers_are_merged_all_or_none() -> None:

@@ -582,6 +582,7 @@ def test_the_lipschitz_constant_of_a_segment_between_two_minima() -> None:
     problem = TwoLayerLinear(np.eye(1), np.zeros((1, 1)), 1)
     zero, one = np.zeros((1, 1)), np.ones((1, 1))
     assert problem.lipschitz_on((zero, one), (one, zero)) == 1.0 + 1.0 + 0.25
+    assert problem.lipschitz_on((one, one), (zero, 2.0 * one)) == 1.0 + 4.0 + 1.0 + 0.25, "R₂ = 2, |w₂w₁| = 1 at the start"
 
 
 def test_the_planted_network_has_no_loss() -> None:
