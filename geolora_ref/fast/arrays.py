@@ -1,4 +1,4 @@
-"""Small matrices of many layers: NumPy arrays where they are narrow and in the memory of the processor, else tensors.
+"""Small matrices of many layers, float64: NumPy arrays where they are narrow and in the memory of the processor, else tensors.
 
 For the 8 x 8 matrices of 36 layers NumPy takes 1 to 2 µs an operation and 0.2 a view, torch 4 to 8 and 2.  ``core.py`` and
 ``gram.py`` say what both understand; where the two differ, it is here.
@@ -7,17 +7,15 @@ For the 8 x 8 matrices of 36 layers NumPy takes 1 to 2 µs an operation and 0.2 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Array", "as_array", "cholesky", "descending", "diagonals", "eigenpairs", "joined", "on_host", "zeros"]
+from geolora_ref.arrays import Array
 
-Array = Any
-"""An array of NumPy or a tensor, float64."""
+__all__ = ["as_array", "cholesky", "descending", "diagonals", "eigenpairs", "joined", "on_host", "zeros"]
 
 
 def as_array(X: Tensor, narrow: bool) -> Array:

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
-from geolora_ref.fast.arrays import Array, as_array, joined, on_host
+from geolora_ref.arrays import Array
+from geolora_ref.fast.arrays import as_array, joined, on_host
 from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ranks, small_of
 from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.algorithm import RankRule
-from geolora_ref.fast.arrays import Array, diagonals, zeros
+from geolora_ref.arrays import Array
+from geolora_ref.fast.arrays import diagonals, zeros
 
 __all__ = ["RULES", "Limits", "Ranks", "Small", "core", "core_after", "cut_at", "decide_ranks", "small_of"]
 

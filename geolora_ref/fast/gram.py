@@ -34,7 +34,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geolora_ref.fast.arrays import Array, cholesky, descending, diagonals, eigenpairs
+from geolora_ref.arrays import Array
+from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs
 from geolora_ref.fast.core import Small
 
 __all__ = ["GramCore", "gram_core", "trusted"]
