@@ -17,6 +17,7 @@ from torch import Tensor, nn
 REASON = "the extra peft is not installed"
 peft = pytest.importorskip("peft", reason=REASON)
 pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason=REASON)
+safetensors = pytest.importorskip("safetensors", reason=REASON)
 safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 from geolora_ref import LowRank  # noqa: E402  only where its libraries are
@@ -201,7 +202,11 @@ def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
     with torch.no_grad():
         for trained in model.classifier.parameters():
             trained.normal_()
-    export_lora(model, tmp_path, task_type="SEQ_CLS")
+    export_lora(model, tmp_path, task_type="SEQ_CLS", base_model_name_or_path="the base")
+    written = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
+    assert (written["base_model_name_or_path"], written["inference_mode"]) == ("the base", True)
+    with safetensors.safe_open(tmp_path / WEIGHTS, framework="pt") as weights:
+        assert weights.metadata() == {"format": "pt"}
     assert difference(loaded(base, tmp_path)(tokens).logits, model(tokens).logits) < 1e-13
 
 
