@@ -204,7 +204,7 @@ def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
             trained.normal_()
     export_lora(model, tmp_path, task_type="SEQ_CLS", base_model_name_or_path="the base")
     written = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))
-    assert (written["base_model_name_or_path"], written["inference_mode"]) == ("the base", True)
+    assert (written["r"], written["base_model_name_or_path"], written["inference_mode"]) == (2, "the base", True)
     with safetensors.safe_open(tmp_path / WEIGHTS, framework="pt") as weights:
         assert weights.metadata() == {"format": "pt"}
     assert difference(loaded(base, tmp_path)(tokens).logits, model(tokens).logits) < 1e-13

@@ -694,7 +694,7 @@ def test_a_state_is_assigned_to_a_model_without_storage() -> None:
     empty.to("meta")
     with (
         warnings.catch_warnings(action="ignore"),  # torch's own, of the base
-        pytest.raises(RuntimeError, match=r"0.adapter: expected storage for the factors, .*; load with assign=True"),
+        pytest.raises(RuntimeError, match=r"0\.adapter: expected storage for the factors, .*; load with assign=True"),
     ):
         empty.load_state_dict(source.state_dict())
     empty.load_state_dict(source.state_dict(), assign=True)
@@ -793,16 +793,16 @@ def test_factors_are_stored_at_the_capped_rank() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.Conv2d(4, 4, 3, groups=2), "groups = 1, found groups = 2"),
+        (nn.Conv2d(4, 4, 3, groups=2), "expected a convolution with groups = 1, found groups = 2"),
         (nn.LSTM(3, 4), "expected a layer with a weight, found LSTM"),
         (nn.LayerNorm(4), "expected nn.Linear, .* found LayerNorm"),
-        (nn.Embedding(5, 3, max_norm=1.0), "without max_norm"),
-        (ScaledEmbedding(5, 3), "nn.Embedding itself, found ScaledEmbedding"),
-        (nn.Linear(3, 3, device="meta"), "meta device; load the model first"),
+        (nn.Embedding(5, 3, max_norm=1.0), "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients$"),
+        (ScaledEmbedding(5, 3), "expected nn.Embedding itself, found ScaledEmbedding"),
+        (nn.Linear(3, 3, device="meta"), "expected a weight with values, found one on the meta device; load the model first$"),
     ],
 )
 def test_a_layer_that_cannot_be_adapted_is_named(layer: nn.Module, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^0: .*{message}"):
+    with pytest.raises(ValueError, match=f"^0: {message}"):
         adapt(single(layer), ["0"])
 
 
