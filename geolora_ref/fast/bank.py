@@ -449,7 +449,7 @@ class LayerBank:
             S, dS, members = self._plan.S, self._plan.delta_S, np.asarray(of.members)
             if len(self._plan.classes) > 1:
                 S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-            narrow = of.width < LEAST_WIDTH and self.device.type == "cpu"
+            narrow = self._is_narrow(of)
             roots = self._roots[members] if narrow else self._roots_there[of.layers]
             Gamma, S, dS = (as_array(X, narrow) for X in (Gamma.view(2, count, p, p), S, dS))
             small = small_of(Gamma, S, dS, rate=rate, shared=shared)
@@ -471,13 +471,17 @@ class LayerBank:
                 found.append(_Found(of, members[chosen], rows, core))
         return found
 
+    def _is_narrow(self, of: WidthClass) -> bool:
+        """Whether the small matrices of a class are arrays of NumPy (``arrays.py``)."""
+        return of.width < LEAST_WIDTH and self.device.type == "cpu"
+
     def _leading(self, of: WidthClass, small: Small, limits: Limits) -> tuple[NDArray[np.bool_] | None, int]:
         """For which layers of a class the leading half of the spectrum is enough, and how many rounds of products give it.
 
         It is not where the rank grows: to ``min_rank``, or where there is room and the norm of the rest exceeds ϑ.
         None: for no layer, where products would take longer, and on a device, which would have to be waited for once more.
         """
-        if of.width < LEAST_WIDTH or self.device.type != "cpu":
+        if self._is_narrow(of) or self.device.type != "cpu":
             return None, 0
         ranks, most = np.asarray(self.ranks)[of.members], limits.max_rank[of.members]
         found = smallness(small, ranks, torch.finfo(self.dtype).eps)
@@ -544,10 +548,8 @@ class LayerBank:
             self._S.zero_()
         for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
-            of_class = [one for one in found if one.of is of]
-            narrow = isinstance(of_class[0].core.scale, np.ndarray)
-            its_inverse = inverse[of.members] if narrow else values[1, of.layers]
-            X = _coordinates(of_class, its_inverse[:, None, :most])
+            its_inverse = inverse[of.members] if self._is_narrow(of) else values[1, of.layers]
+            X = _coordinates([one for one in found if one.of is of], its_inverse[:, None, :most])
             for part, stack in zip(of.parts, self._stacks(of), strict=True):
                 self._scratch.clear()
                 new = self._scratch.take(len(stack), most, part.group.length)

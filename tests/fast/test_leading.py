@@ -317,6 +317,20 @@ def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
         assert whole(report) == (r < 16)
 
 
+@pytest.mark.parametrize("b", [0.02, 2.0])
+def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Generator) -> None:
+    """Arrays of NumPy beside tensors, the wide ones by products or whole: each layer is what it is alone."""
+    ranks = (20, 3, 17, 12, 5, 20)
+    layers = [layer_of(r, 3.0, generator) for r in ranks]
+    updates = [update_of(layer, b, generator) for layer in layers]
+    bank, report = stepped(layers, updates, tau=0.0, max_rank=list(ranks))
+    assert [whole(report, layer) for layer in range(6)] == [b > 1.0 or r < 16 for r in ranks]
+    assert max(wrong(bank, layers, updates)) < 2.0
+    for layer, r in enumerate(ranks):
+        _, alone = stepped([layers[layer]], [updates[layer]], tau=0.0, max_rank=r)
+        np.testing.assert_allclose(report.singular_values[layer, :r], alone.singular_values[0, :r], rtol=1e-6)
+
+
 @pytest.mark.usefixtures("narrow_as_well")
 def test_layers_of_a_class_go_their_own_ways(generator: torch.Generator) -> None:
     """Ranks 5 and 6 are one class; a large update, and one that has to grow, have whole spectra, and no layer changes another."""
