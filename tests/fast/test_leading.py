@@ -320,7 +320,7 @@ def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("b", [0.02, 2.0])
 def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Generator) -> None:
     """Arrays of NumPy beside tensors, the wide ones by products or whole: each layer is what it is alone."""
-    ranks = (20, 3, 17, 12, 5, 20)
+    ranks = (20, 3, 17, 12, 3, 20)
     layers = [layer_of(r, 3.0, generator) for r in ranks]
     updates = [update_of(layer, b, generator) for layer in layers]
     bank, report = stepped(layers, updates, tau=0.0, max_rank=list(ranks))
