@@ -16,8 +16,9 @@ def autocasts(device: str) -> bool:
 
 
 def no_autocast(device: str) -> AbstractContextManager[Any]:
-    """Within this context it is off."""
-    return torch.autocast(device, enabled=False) if _is_available(device) else nullcontext()
+    """Within this context it is off.  Where it is off already there is nothing to do, and nothing to pay."""
+    is_on = _is_available(device) if torch.compiler.is_compiling() else autocasts(device)
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()
 
 
 def _is_available(device: str) -> bool:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from geolora_ref.fast.autocast import autocasts, no_autocast
 from geolora_ref.fast.once import once
+from geolora_ref.fast.product import input_gradient, product
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
 
 __all__ = ["adapted_linear", "lowrank_add", "merge", "merged_linear"]
@@ -238,9 +239,11 @@ class _AdaptedLinear(torch.autograd.Function):
         with no_autocast(x.device.type):
             rows = row_blocks(x)
             at = down(rows, V)
-            y = torch.nn.functional.linear(rows, weight if merged is None else merged, bias)
             if merged is None:
-                add_up(y, at, S.mT @ U.mT, scale)
+                Kt = torch.bmm(S.mT[None], U.mT[None])[0]  # before the big product: what ``down`` runs on is in the cache
+                y = add_up(product(rows, weight, bias), at, Kt, scale)
+            else:
+                y = product(rows, merged, bias)
             ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V)
             ctx.scale, ctx.factor, ctx.merged = scale, factor_gradients, merged is not None
             result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
@@ -261,12 +264,9 @@ class _AdaptedLinear(torch.autograd.Function):
             if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
                 dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)
             if ctx.needs_input_grad[0] and ctx.merged:
-                dx = (g @ weight).view(x.shape)
-            elif ctx.needs_input_grad[0] and g.element_size() == 2:  # accumulating the big product would take longer
-                dx = add_up(g @ weight, bt, S @ V.mT, 1.0).view(x.shape)
-            elif ctx.needs_input_grad[0]:  # the big product last: one pass over ∇x less
-                dx = up(bt, S @ V.mT).view(-1, V.shape[0])
-                dx = dx.addmm_(g.reshape(-1, U.shape[0]), weight).view(x.shape)
+                dx = product(g, weight.mT).view(x.shape)
+            elif ctx.needs_input_grad[0]:
+                dx = input_gradient(g, weight, bt, S @ V.mT).view(x.shape)
             d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
             return dx, None, d_bias, dU, dS, dV, None, None, None
 

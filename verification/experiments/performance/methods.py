@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
-from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
+from geolora_ref.fast.product import input_gradient, product
+from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks
 from geolora_ref.nn import GeoLoRA, adapt, adapters
 from verification.experiments.performance.authors import authors_layer, checkout
 from verification.experiments.performance.networks import Case, chosen_layers
@@ -72,11 +73,47 @@ class WithAdamW(Training):
 class FrozenNetwork(WithAdamW):
     """The floor: the frozen network forward and backward, ∇x down to the first adapted layer; the head is trained."""
 
+    layer: Callable[[nn.Linear], nn.Module] = staticmethod(lambda layer: layer)
+
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.start(self.freeze())
-        first = next(iter(chosen_layers(self.network, case).values()))
+        first, *_ = _replace(self.network, case, self.layer)
         first.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+
+
+class _BareFunction(torch.autograd.Function):
+    """A frozen layer without an adapter, by the products of the fused function."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return product(g, weight.mT), None, None
+
+
+class BareLinear(nn.Module):
+    """A frozen layer without an adapter."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output of the base."""
+        y: Tensor = _BareFunction.apply(x, self.base.weight, self.base.bias)  # type: ignore[no-untyped-call, unused-ignore]
+        return y
+
+
+class FrozenByProduct(FrozenNetwork):
+    """The same with the products of the fused function: the adapter's own share of a step is what lies above this."""
+
+    layer = BareLinear
 
 
 class Full(WithAdamW):
@@ -177,7 +214,7 @@ class _LeanFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, Bt: Tensor) -> Tensor:
         rows = row_blocks(x)
         at = down(rows, A.mT)
-        y = add_up(nn.functional.linear(rows, weight, bias), at, Bt, 1.0)
+        y = add_up(product(rows, weight, bias), at, Bt, 1.0)
         ctx.save_for_backward(rows, at, weight, A, Bt)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -190,7 +227,7 @@ class _LeanFunction(torch.autograd.Function):
         bt = down(g, Bt.mT)
         dA, dBt, dx = gradient(bt, x), gradient(at, g), None
         if ctx.needs_input_grad[0]:
-            dx = up(bt, A).view(-1, A.shape[1]).addmm_(g.reshape(-1, Bt.shape[1]), weight).view(ctx.shape)
+            dx = input_gradient(g, weight, bt, A).view(ctx.shape)
         return dx, None, None, dA, dBt
 
 
@@ -370,6 +407,7 @@ class Method:
 METHODS = (
     Method("frozen", "frozen network, forward + backward", FrozenNetwork),
     Method("lora", "LoRA (PEFT)", PeftLoRA),
+    Method("bare", "frozen network, with the fused function's products", FrozenByProduct),
     Method("adalora", "AdaLoRA (PEFT)", PeftAdaLoRA),
     Method("full", "full fine-tuning", Full),
     Method("lean", "lean LoRA (our fused function)", LeanLoRA),

@@ -16,6 +16,13 @@ __all__ = ["MEASURED", "documented", "drawn", "machine", "markdown", "tables"]
 
 MEASURED = Path(__file__).parent / "measured" / "results.json"
 """The stored measurements; they name their hardware."""
+QUOTIENTS = (
+    ("fast", "bare", "the floor with its products"),
+    ("fast", "adalora", "AdaLoRA"),
+    ("merged", "adalora", "AdaLoRA"),
+    ("adaptive", "adalora", "AdaLoRA"),
+)
+"""What is compared with another row than LoRA (PEFT): both rows, and the other one in words."""
 
 
 def machine(found: Mapping[str, Any]) -> str:
@@ -97,10 +104,9 @@ def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
         rows = by_name[name]
         yield [f"**{rows[0]['title']}, to the floor**", *(f"{row['ratio_to_floor'][1]:.3f}" for row in rows)]
         yield [f"**{rows[0]['title']}, to lean LoRA**", *(_ratio(row["over_lean"]) for row in rows)]
-    for name in ("fast", "merged", "adaptive"):
-        rows = by_name[name]
-        quotients = (f"{a['ratio'][1] / b['ratio'][1]:.3f}" for a, b in zip(rows, by_name["adalora"], strict=True))
-        yield [f"**{rows[0]['title']}, to AdaLoRA** (quotient of their ratios)", *quotients]
+    for name, other, said in QUOTIENTS:
+        quotients = (f"{a['ratio'][1] / b['ratio'][1]:.3f}" for a, b in zip(by_name[name], by_name[other], strict=True))
+        yield [f"**{by_name[name][0]['title']}, to {said}** (quotient of their ratios)", *quotients]
     for name in ("lora", "fast", "merged", "adaptive"):
         yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
     yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
