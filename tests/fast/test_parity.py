@@ -19,6 +19,7 @@ from geolora_ref.fast import step as fast_step
 from geolora_ref.fast.bank import STORAGE
 from geolora_ref.files import read_json, write_json
 from geolora_ref.oracle import check_step
+from verification.experiments.performance.page import MEASURED
 from verification.fast_path import PAGE
 from verification.machine import provenance
 from verification.parity import measure as measuring
@@ -237,7 +238,7 @@ def test_what_the_command_writes_is_what_the_page_shows(
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
     file = tmp_path / "parity" / "parity-cpu.json"  # no GPU: the page does not show it
     written = read_json(file)
-    assert [shown.verdict for _, shown in overview(PAGE.items, tmp_path)][1] == "not run"
+    assert [shown.verdict for _, shown in overview(PAGE.items, tmp_path)][-1] == "not run"
     file.rename(tmp_path / "parity" / "parity.json")
     assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
     assert "functions: 0.0625 (at most 1)" in capsys.readouterr().out
@@ -270,7 +271,7 @@ def test_an_infinite_ratio_is_strict_json_and_shown_with_its_reason(
     file.rename(tmp_path / "parity" / "parity.json")
     written = json.loads((tmp_path / "parity" / "parity.json").read_text(), parse_constant=refuse)
     assert written["conformance"]["float32"]["step"]["ratios"] == {"shape-1": "inf"}
-    _, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
+    *_, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
     assert parity.verdict == "failed"
     assert parity.tables["Worst ratios of the oracle"][1][2:] == ["inf", "1", "1"]
     assert parity.tables["What does not conform"][1:] == [["float32", "step", line] for line in reasons]
@@ -351,8 +352,19 @@ def test_a_run_that_is_skipped_says_whose_file_is_there(
 
 
 def test_without_a_device_the_page_says_that_none_was_measured(tmp_path: Path) -> None:
-    speed, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
-    assert (speed.verdict, parity.verdict) == ("measured, stored", "not run")
-    assert "GFLOP/s" in speed.line, "the stored figures name their hardware"
+    *speeds, parity = (shown for _, shown in overview(PAGE.items, tmp_path))
+    assert [shown.verdict for shown in (*speeds, parity)] == ["measured, stored", "measured, stored", "not run"]
+    assert all("GFLOP/s" in shown.line for shown in speeds), "the stored figures name their hardware"
+    tables = [title for shown in speeds for title in shown.tables]
+    assert len(tables) == len(set(tables)), "each once"
     assert "make parity-gpu" in parity.line
     assert "none has been measured yet" in write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
+
+
+def test_a_run_without_methods_alone_says_so(tmp_path: Path) -> None:
+    results = tmp_path / "experiments" / "performance" / "results.json"
+    results.parent.mkdir(parents=True)
+    write_json(results, {name: data for name, data in read_json(MEASURED).items() if name != "processes"})
+    speed, alone, _ = (shown for _, shown in overview(PAGE.items, tmp_path))
+    assert (speed.verdict, alone.verdict) == ("measured", "not run")
+    assert "Not part of the run" in alone.line

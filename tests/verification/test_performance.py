@@ -21,7 +21,7 @@ from verification.experiments.performance import apart, measure
 from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.methods import METHODS, GeoLoRAAdaptive, Method, PeftAdaLoRA, Training
 from verification.experiments.performance.networks import CASES, Block, Case
-from verification.experiments.performance.page import MEASURED, documented, drawn, machine, markdown, tables
+from verification.experiments.performance.page import APART, MEASURED, documented, drawn, machine, markdown, tables
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
 from verification.machine import provenance
 from verification.pictures import svg
@@ -141,7 +141,7 @@ COMPILED = {
 
 
 def test_every_table_is_whole_and_has_a_panel() -> None:
-    found = read_json(MEASURED) | {"compiled": [COMPILED]}
+    found = read_json(MEASURED) | {"compiled": [COMPILED], "processes": read_json(APART)["processes"]}
     assert machine(found).startswith(found["environment"]["processor"])
     assert "quick" in machine(found | {"quick": True})
     made = tables(found)
@@ -325,14 +325,15 @@ def test_a_process_of_its_own_that_fails_shows_what_it_said() -> None:
         apart.peak_memory("no such method", CASES[0].id)
 
 
-def test_the_stored_figures_are_those_of_a_whole_run() -> None:
-    found = read_json(MEASURED)
+def test_the_stored_figures_are_those_of_whole_runs() -> None:
+    found, apart = read_json(MEASURED), read_json(APART)
     assert not found["quick"]
-    assert {"training", "variants", "processes", "updates", "growth"} <= set(found)
+    assert not apart["quick"]
+    assert {"training", "variants", "updates", "growth"} <= set(found)
     for case in found["training"]:
         lora, fast = (case["rows"][name]["gflop"] for name in ("lora", "fast"))
         assert fast == pytest.approx(lora, rel=2e-3), "the flops of LoRA, and r x m x r products"
-    for case in found["processes"]:
+    for case in apart["processes"]:
         as_it_is, kept = ([row for row in case["rows"] if row["kept"] == way] for way in (False, True))
         assert [row["title"] for row in as_it_is] == [row["title"] for row in kept]
         assert max(row["faults"] for row in kept) < min(row["faults"] for row in as_it_is) / 10
@@ -341,11 +342,11 @@ def test_the_stored_figures_are_those_of_a_whole_run() -> None:
 def test_the_documentation_has_the_stored_figures() -> None:
     pages = ("fast_path.md", "fast_path_figures.md")
     text = "".join((Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8") for page in pages)
-    found = read_json(MEASURED)
-    assert [piece for piece in documented(found) if piece not in text] == []
-    trained = found["training"][0]["rows"]
-    varied, alone, update = (found[part][0]["rows"] for part in ("variants", "processes", "updates"))
+    found, apart = read_json(MEASURED), read_json(APART)
+    assert [piece for piece in documented(found, apart) if piece not in text] == []
+    trained, alone = found["training"][0]["rows"], apart["processes"][0]["rows"]
+    varied, update = (found[part][0]["rows"] for part in ("variants", "updates"))
     for row in (trained["fast"], trained["adam"], varied["adam"], alone[0], update["fast"]):
         row["ratio"][1] += 1e-3
     found["growth"]["m"]["exponents"][0]["exponent"] += 1e-2
-    assert len([piece for piece in documented(found) if piece not in text]) == 6
+    assert len([piece for piece in documented(found, apart) if piece not in text]) == 6

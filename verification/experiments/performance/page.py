@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 
 from verification.shown import Rows, markdown_table
 
-__all__ = ["MEASURED", "documented", "drawn", "machine", "markdown", "tables"]
+__all__ = ["APART", "MEASURED", "documented", "drawn", "machine", "markdown", "tables"]
 
 MEASURED = Path(__file__).parent / "measured" / "results.json"
 """The stored measurements; they name their hardware."""
+APART = MEASURED.with_name("processes.json")
+"""A stored run that has methods alone in processes, which take as long as all other parts together."""
 QUOTIENTS = (
     ("fast", "bare", "the floor with its products"),
     ("fast", "adalora", "AdaLoRA"),
@@ -42,13 +44,15 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def documented(found: Mapping[str, Any]) -> list[str]:
-    """What docs/fast_path.md and fast_path_figures.md have of a whole run: the machine, and the tables in short, in Markdown."""
-    processes = (_processes_in_short(case) for case in found["processes"])
+def documented(found: Mapping[str, Any], apart: Mapping[str, Any]) -> list[str]:
+    """What docs/fast_path.md and fast_path_figures.md have of the stored runs, that of ``MEASURED`` and that of ``APART``: their
+    machines, and the tables in short, in Markdown.
+    """
+    processes = (_processes_in_short(case) for case in apart["processes"])
     cases = found["training"]
     trainings = (_training_in_brief(cases), _training_in_short(cases), _variants_in_short(found["variants"]))
     short = (*trainings, *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
-    return [machine(found), *(markdown_table(list(rows)) for rows in short)]
+    return [machine(found), machine(apart), *(markdown_table(list(rows)) for rows in short)]
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
