@@ -29,6 +29,7 @@ def faster(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(module, "_sizes", set())
 
 
 @contextmanager
@@ -149,6 +150,19 @@ def test_other_products_are_those_of_torch(change: Callable[[Tensor, Tensor], tu
         assert takes_onednn(*given)
         with within():
             assert not takes_onednn(*change(*given))
+
+
+@pytest.mark.usefixtures("faster")
+def test_sizes_beyond_the_first_are_torchs_and_the_first_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_SIZES", 2)
+    W = _draw(N, N)
+    first, second, third = (_draw(ROWS + k, N) for k in (0, 1, 2))
+    with torch.no_grad():
+        assert not takes_onednn(first[:8], W), "a small one takes no place"
+        assert [takes_onednn(x, W) for x in (first, second, third)] == [True, True, False]
+        assert [takes_onednn(x, W) for x in (third, second.view(1, -1, N), first)] == [False, True, True]
+        assert not takes_onednn(first, _draw(2 * N, N))
+        assert _worst(product(third, W), third, W) < 1.0
 
 
 def test_a_slower_onednn_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
