@@ -24,9 +24,9 @@ __all__ = ["input_gradient", "product", "takes_onednn"]
 LEAST_WORK = 2**24
 """Multiplications from which on oneDNN is faster; what it does before the first of them takes some 10 µs."""
 MOST_SIZES = 64
-"""Ten lengths of a batch, for a network of three kinds of layers."""
+"""Twenty lengths of a batch, for a network with three kinds of layers."""
 _sizes: set[tuple[int, int, int]] = set()
-"""Rows, n and m of what went to oneDNN: like what torch keeps of them, of the whole process."""
+"""Rows, m and n of what went to oneDNN: like what torch keeps of them, of the whole process."""
 
 
 def product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
