@@ -190,13 +190,13 @@ def test_where_linux_does_not_tell_python_does(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Layer:
-    """x, a base and an adapter, large enough for oneDNN; the gradients of ⟨y, target⟩ by either form."""
+    """x, a base and an adapter that counts for more than it, large enough for oneDNN; gradients of ⟨y, target⟩ by either form."""
 
     def __init__(self) -> None:
         self.x, self.target = _draw(ROWS, N).requires_grad_(), _draw(ROWS, M, seed=4)
         self.weight, self.bias = _draw(M, N, seed=1), _draw(M, seed=2)
-        factors = random_layer(M, N, R, torch.Generator().manual_seed(3), torch.float32)
-        self.factors = tuple(X.requires_grad_() for X in factors)
+        U, S, V = random_layer(M, N, R, torch.Generator().manual_seed(3), torch.float32)
+        self.factors = tuple(X.requires_grad_() for X in (U, 100.0 * S, V))
 
     def run(self, *, merged: bool) -> list[Tensor]:
         """y, ∇x, dK, dS and dL."""
