@@ -297,8 +297,7 @@ class LayerBank:
                 break
             for layer, one in self._exact(bad, rate, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
-        with np.errstate(over="ignore"):
-            self._refuse(np.hypot.reduce(sigma, axis=1) <= torch.finfo(self.dtype).max)
+        self._refuse(chosen.norm <= torch.finfo(self.dtype).max)
         try:
             self._write(found, exact, sigma, chosen.rank)
         except BaseException:  # no memory, an interrupt
@@ -402,15 +401,15 @@ class LayerBank:
             if tensors is not None:
                 self._check(name, tensors, shapes)
         w, plan = max(self.ranks), self._plan
-        for group, work in zip(self._lengths, plan.work, strict=True):
-            if not plan.cleared:
-                work.zero_()
-            work[:, :w] = group.storage[:, :w]
-            if delta_K is None:
-                work[:, w:] = 0.0
-        plan.cleared = True
         if delta_K is not None and delta_L is not None:
+            if not plan.cleared:
+                for arrived in plan.arrived:
+                    arrived.zero_()
+                plan.cleared = True
             torch._foreach_copy_(plan.of_sides, [*delta_K, *delta_L])
+        for group, arrived, work in zip(self._lengths, plan.arrived, plan.work, strict=True):
+            work[:, :w] = group.storage[:, :w]
+            work[:, w:] = 0.0 if delta_K is None else arrived
         plan.S.copy_(self._S[:, :w, :w])
         torch._foreach_copy_(plan.of_cores, list(delta_S))
 

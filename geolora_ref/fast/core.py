@@ -89,12 +89,13 @@ class Limits(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """The truncation of all layers: new rank, code of the rule that fixed it, threshold ϑ, discarded norm, each (L,)."""
+    """The truncation of all layers: new rank, code of the rule that fixed it, threshold ϑ, discarded norm, ‖Ŵ‖, each (L,)."""
 
     rank: Integers
     rule: Integers
     theta: Values
     discarded: Values
+    norm: Values
 
 
 @np.errstate(over="ignore", invalid="ignore")  # norms beyond the range, which the caller refuses
@@ -107,14 +108,14 @@ def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
     rank = np.maximum(np.minimum(wanted, max_rank), np.minimum(columns, min_rank))
     raised = np.where(columns < min_rank, BASIS, MIN_RANK)
     rule = np.where(wanted > max_rank, MAX_RANK, np.where(wanted < min_rank, raised, THRESHOLD))
-    return Ranks(rank, rule, limit, tail[np.arange(len(rank)), rank])
+    return Ranks(rank, rule, limit, tail[np.arange(len(rank)), rank], tail[:, 0])
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def cut_at(sigma: Values, rank: Integers) -> Ranks:
     """The truncation at ranks (L,) that a budget has chosen; no threshold was applied (ϑ = 0)."""
-    rows = np.arange(len(rank))
-    return Ranks(rank, np.full_like(rank, BUDGET), np.zeros(len(rank)), _tails(sigma)[rows, rank])
+    tail = _tails(sigma)
+    return Ranks(rank, np.full_like(rank, BUDGET), np.zeros(len(rank)), tail[np.arange(len(rank)), rank], tail[:, 0])
 
 
 def _tails(sigma: Values) -> Values:

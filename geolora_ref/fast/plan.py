@@ -23,12 +23,23 @@ Integers = NDArray[Any]
 
 
 class Length:
-    """All bases of one length: the storage (N, capacity, length), the float64 workspace [basis; update], and whose they are."""
+    """All bases of one length: the storage (N, capacity, length), room for updates, the float64 workspace [basis; update], and
+    whose they are.
+
+    One thread gathers updates in that room, all threads widen them into the workspace, each those that its products will read: a
+    processor that writes what another one has in its cache has to wait, and what it gathers is half as large.
+    """
 
     def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         self.length, self.sides = length, sides
         self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
-        self._work = torch.zeros(2 * self.storage.numel(), dtype=torch.float64, device=device)
+        self._arrived = torch.empty(self.storage.numel(), dtype=torch.promote_types(dtype, torch.float32), device=device)
+        self._work = torch.empty(2 * self.storage.numel(), dtype=torch.float64, device=device)
+
+    def arrived(self, w: int) -> Tensor:
+        """Room for the updates of width w: (N, w, length), contiguous."""
+        count = len(self.sides)
+        return self._arrived[: count * w * self.length].view(count, w, self.length)
 
     def work(self, w: int) -> Tensor:
         """The workspace for width w: (N, 2w, length), contiguous."""
@@ -82,15 +93,16 @@ class WidthClass(NamedTuple):
 class Plan:
     """What depends on the ranks: it is taken over as a whole, or not at all.
 
-    ``work`` : for each length the part of its workspace that is in use, [basis; update] of all sides, (N, 2w, length);
-    ``S``, ``delta_S`` (L, w, w) : the float64 workspaces of the cores; ``of_sides`` : where ΔK of every layer and ΔL of every
-    layer go, views of ``work``, and ``of_cores`` : where ΔS goes; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer;
-    ``columns`` (L,) : of the augmented bases.
-    ``cleared`` : whether the workspaces of the bases are zero where nothing is ever put.
+    ``arrived``, ``work`` : for each length the part of its room and of its workspace that is in use, updates (N, w, length) and
+    [basis; update] (N, 2w, length) of all sides; ``S``, ``delta_S`` (L, w, w) : the float64 workspaces of the cores;
+    ``of_sides`` : where ΔK of every layer and ΔL of every layer go, views of ``arrived``, and ``of_cores`` : where ΔS goes;
+    ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
+    ``cleared`` : whether ``arrived`` is zero where nothing is ever put.
     """
 
     ranks: tuple[int, ...]
     classes: list[WidthClass]
+    arrived: list[Tensor]
     work: list[Tensor]
     S: Tensor
     delta_S: Tensor
@@ -107,10 +119,10 @@ def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: 
     classes = _by_width(ranks, lengths) if w else []
     there = uploaded([X for one in classes for X in one.lists], device)
     S, delta_S = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=device)
-    work = [group.work(w) for group in lengths]
+    arrived, work = [group.arrived(w) for group in lengths], [group.work(w) for group in lengths]
     places = {
-        side: stack[i, w : w + of_side[side]].mT
-        for group, stack in zip(lengths, work, strict=True)
+        side: stack[i, : of_side[side]].mT
+        for group, stack in zip(lengths, arrived, strict=True)
         for i, side in enumerate(group.sides)
     }
     of_cores = [delta_S[layer, :r, :r] for layer, r in enumerate(ranks)]
@@ -122,7 +134,7 @@ def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: 
     columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in shapes])
     width_classes = [WidthClass.of(one, there) for one in classes]
     of_sides = [places[side] for side in range(len(of_side))]
-    return Plan(ranks, width_classes, work, S, delta_S, of_sides, of_cores, shapes_of_updates, columns)
+    return Plan(ranks, width_classes, arrived, work, S, delta_S, of_sides, of_cores, shapes_of_updates, columns)
 
 
 def _by_width(ranks: tuple[int, ...], lengths: Sequence[Length]) -> list[_Indices]:

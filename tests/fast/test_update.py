@@ -171,12 +171,13 @@ def test_ranks_of_all_layers_at_once_are_those_of_the_reference() -> None:
     seen = set()
     for tau, least, most in [(0.0, 1, 8), (0.3, 2, 5), (1.0, 1, 8), (0.5, 8, 8), (0.9, 3, 4)]:
         found = decide_ranks(sigma, columns, Limits(tau, None, least, np.full(50, most)))
-        for k, row, rank, rule, theta, discarded in zip(columns, sigma, *found, strict=True):
+        for k, row, rank, rule, theta, discarded, norm in zip(columns, sigma, *found, strict=True):
             tails = tail_norms(row[:k])
             expected, expected_rule = choose_rank(tails, tau * float(tails[0]), least, most)
             assert (rank, RULES[rule]) == (expected, expected_rule)
             assert theta == pytest.approx(tau * float(tails[0]), rel=1e-14)
             assert discarded == pytest.approx(float(tails[rank]) if rank < k else 0.0, rel=1e-14)
+            assert norm == pytest.approx(float(tails[0]), rel=1e-14)
             seen.add(expected_rule)
     assert seen == {RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS}
 
@@ -619,7 +620,7 @@ def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator
     bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
     state = [*bank.__getstate__().values(), *(X for group in bank._lengths for X in vars(group).values())]
     tensors = [X for X in state if isinstance(X, Tensor)]
-    assert len(tensors) == 2 + 2 * len(bank._lengths)  # S, √max(m, n); bases and workspaces
+    assert len(tensors) == 2 + 3 * len(bank._lengths)  # S, √max(m, n); bases, room for updates and workspaces
     assert len({X.untyped_storage().data_ptr() for X in tensors}) == len(tensors)
     assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
     assert not {"_plan", "_nothing"} & set(bank.__getstate__())
@@ -633,7 +634,15 @@ def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: to
 def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -> None:
     layer = random_layer(9, 7, 2, generator, torch.bfloat16)
     update = random_update(layer, generator)
-    updated(layer, [X.float() for X in update], tau=0.1)
+    K, L, S = (X.float() + 1e-3 * torch.rand(X.shape, generator=generator) for X in update)
+
+    def spectrum(K: Tensor, L: Tensor) -> Any:
+        return LayerBank.of([layer]).update_([K], [L], [S], tau=0.1).singular_values
+
+    rounded = spectrum(K.bfloat16(), L.bfloat16())
+    assert np.array_equal(spectrum(K.bfloat16().float(), L.bfloat16().float()), rounded)
+    assert not np.array_equal(spectrum(K, L.bfloat16()), rounded), "all 32 bits of K count"
+    assert not np.array_equal(spectrum(K.bfloat16(), L), rounded), "and of L"
     with pytest.raises(ValueError, match=r"^delta_K\[0\]: expected dtype torch.bfloat16 or torch.float32, found torch.float64$"):
         updated(layer, [X.double() for X in update], tau=0.1)
     with pytest.raises(ValueError, match=r"^learning_rate: expected a finite number >= 0, found -1$"):
