@@ -454,7 +454,7 @@ def at_two_places(train: tuple[str, ...]) -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "no adapters": (lambda: nn.Linear(3, 3), "expected one with adapters"),
+    "no adapters": (lambda: nn.Linear(3, 3), "^model: expected one with adapters, found none$"),
     "merged": (merged, "a base in which no adapter is merged"),
     "dilated": (lambda: adapted(nn.Conv2d(2, 4, 3, dilation=2)), r"dilation \(2, 2\)"),
     "reflected": (lambda: adapted(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")), "'reflect'"),

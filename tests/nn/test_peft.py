@@ -363,6 +363,12 @@ def test_merged_and_unloaded() -> None:
     assert {type(module) for module in plain.modules()} == {nn.Sequential, nn.Linear, nn.Tanh}
 
 
+def test_a_progress_bar_of_merging_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked in (False, True):
+        wrapped().merge_and_unload(asked)
+        assert bool(capsys.readouterr().err) == asked
+
+
 @pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
 def test_nothing_is_merged_where_one_layer_cannot_be(merge: str) -> None:
     """PEFT goes from layer to layer, and what it has unloaded is gone."""
