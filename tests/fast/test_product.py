@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,6 +179,15 @@ def test_it_is_faster_on_processors_of_amd(
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     assert module.onednn_is_faster.__wrapped__() is faster
+
+
+def test_linux_tells_of_the_first_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever its makers write there."""
+    told = tmp_path / "cpuinfo"
+    told.write_bytes("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: EPYC™\n".encode())
+    really_open = open
+    monkeypatch.setattr("builtins.open", lambda file, **how: really_open({"/proc/cpuinfo": told}[file], **how))
+    assert "vendor_id\t: AuthenticAMD\n" in module._processor()
 
 
 def test_where_linux_does_not_tell_python_does(monkeypatch: pytest.MonkeyPatch) -> None:
