@@ -17,7 +17,7 @@ __all__ = ["APART", "MEASURED", "documented", "drawn", "machine", "markdown", "t
 MEASURED = Path(__file__).parent / "measured" / "results.json"
 """The stored measurements; they name their hardware."""
 APART = MEASURED.with_name("processes.json")
-"""A stored run that has methods alone in processes, which take as long as all other parts together."""
+"""A stored run that has methods alone in processes, which take longer than all other parts together."""
 QUOTIENTS = (
     ("fast", "bare", "the floor with its products"),
     ("fast", "adalora", "AdaLoRA"),
