@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,11 @@ from tests.devices import DEVICES
 from tests.nn.models import LAYERS, adapted_layer, fill
 
 ROUNDING = 1e-13
+REFUSED = re.escape(
+    "expected no second derivative with respect to the factors of an adapter, found that one is wanted; layers of geolora_ref.nn "
+    "have it with gradients='published' and fused=False; in place of a function of geolora_ref.fast write x @ V @ S.mT @ U.mT, "
+    "which torch differentiates"
+)
 
 
 def dense_gradient(layer: AdaptedLayer, x: Tensor, upstream: Tensor) -> Tensor:
@@ -174,11 +180,11 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
     found, expected = (torch.autograd.functional.hessian(partial(loss, m), x) for m in (model, twin))
     assert relative(found, expected, expected) < ROUNDING
     (dx,) = torch.autograd.grad(loss(model, x), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+    with pytest.raises(RuntimeError, match=REFUSED):
         dx.square().sum().backward()
     S = adapters(model)["0"].adapter.S
     (dS,) = torch.autograd.grad(loss(model, x), S, create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+    with pytest.raises(RuntimeError, match=REFUSED):
         dS.square().sum().backward()
 
 
@@ -193,7 +199,7 @@ def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[st
     fill(layer.adapter)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(layer(x).sum(), getattr(layer.adapter, of), create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+    with pytest.raises(RuntimeError, match=REFUSED):
         torch.autograd.grad(first.square().sum(), x)
 
 
@@ -206,7 +212,7 @@ def test_second_derivatives_through_a_weight_that_is_read_are_refused(of: str, w
     (first,) = torch.autograd.grad(
         layer.weight.square().sum() if square else layer.weight.sum(), getattr(layer.adapter, of), create_graph=True
     )
-    with pytest.raises(RuntimeError, match="no second derivative with respect to the factors"):
+    with pytest.raises(RuntimeError, match=REFUSED):
         torch.autograd.grad(first.square().sum(), getattr(layer.adapter, wanted))
 
 

@@ -248,6 +248,18 @@ def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapters_once(n
     assert not [layer for layer in fresh.modules() if isinstance(layer, GeoLoraLayer) and layer.merged]
 
 
+def test_a_merged_model_that_was_moved_has_a_state_of_where_it_is() -> None:
+    """Its base as it was before, in the dtype that it was given since; that of a module that is moved is rounded once."""
+    model = two_adapters()
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float64}
+    weights = copy.deepcopy(model.state_dict())
+    model.merge_adapter()
+    model.float()
+    state = model.state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert all(torch.equal(value, weights[key].float()) for key, value in state.items())
+
+
 @pytest.mark.parametrize(("part", "stays"), [("base_layer", False), ("default", False), ("other", True)])
 def test_a_part_of_a_state_unmerges_what_it_changes(part: str, *, stays: bool) -> None:
     """Loading another adapter leaves the merged one where it is, as with PEFT's other methods."""

@@ -98,6 +98,17 @@ def test_releases_without_settings_of_backends(allowed: str, monkeypatch: pytest
     assert torch.get_float32_matmul_precision() == allowed
 
 
+def test_compiled_code_has_the_settings_of_its_surroundings() -> None:
+    """The settings of torch are no part of a graph: with them there would be two graphs or none."""
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        with own_precision(CPU):
+            return x @ x
+
+    x = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.compile(product, backend="eager", fullgraph=True)(x), x @ x)
+
+
 @pytest.mark.parametrize("method", ["reference", "fast"])
 def test_a_step_is_the_same_whatever_is_allowed(allowed: str, method: Any) -> None:
     """Bit for bit, from the same gradients; of layers so wide that the defect of fewer bits would be refused."""

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle import check_step
-from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
+from geolora_ref.oracle.cases import StepCase
+from geolora_ref.oracle.catalogue import LAYOUTS, ConformanceCase, catalogue
 from geolora_ref.oracle.reporting import summary
 from geolora_ref.oracle.shared import PROPERTIES, shared
 from geolora_ref.oracle.stages import Stages
@@ -30,6 +31,33 @@ def test_a_property_that_most_cases_lack_is_told(name: str) -> None:
     assert len(having(name)) >= 3
 
 
+def seen(case: ConformanceCase) -> dict[str, bool]:
+    """The properties of a question, by what a backend is given."""
+    x = StepCase.build(case.parameters).inputs()
+    m, n, r = len(x.U), len(x.V), len(x.S)
+    return {
+        "S = 0": not np.any(x.S),
+        "rank 1": x.S.shape == (1, 1),
+        "m < n": m < n,
+        "m > n": n < m,
+        "m = n": x.U.shape == x.V.shape,
+        "2r > min(m, n)": r > min(m - r, n - r),
+        "no gradient": not any(map(np.any, (x.dK, x.dL, x.dS))),
+        "λ = 0": not x.learning_rate,
+        "an absolute threshold": x.tau is None,
+        "min_rank > 1": x.min_rank >= 2,
+        "a max_rank": isinstance(x.max_rank, int),
+        "several steps": case.steps >= 2,
+        "complex numbers": np.iscomplexobj(x.S),
+        "arguments in another layout": case.layout in LAYOUTS,
+    }
+
+
+def test_the_properties_are_those_of_what_a_backend_is_given() -> None:
+    wrong = {case.id for case in ALL if seen(case) != {name: has(case) for name, has in PROPERTIES.items()}}
+    assert not wrong
+
+
 def test_the_rarest_of_several_properties_is_told() -> None:
     assert " have rank 1, as " in shared(having("rank 1", "m < n", "2r > min(m, n)"), ALL) or len(having("m < n")) < 27
     assert " have λ = 0, as " in shared(having("λ = 0", "S = 0"), ALL)
@@ -39,6 +67,15 @@ def test_nothing_is_told_without_a_common_property_or_of_two_failures() -> None:
     assert shared([*having("S = 0"), *having("rank 1")], ALL) == ""
     assert shared(having("rank 1")[:2], ALL) == ""
     assert shared([], ALL) == ""
+
+
+@pytest.mark.parametrize(("failures", "others", "told"), [(3, 6, True), (3, 5, False), (2, 7, False)])
+def test_three_failures_are_enough_and_a_third_of_all_cases_is_rare_enough(failures: int, others: int, told: bool) -> None:
+    failed = having("S = 0", "m = n")[:failures]
+    common = [has for has in PROPERTIES.values() if all(map(has, failed))]
+    rest = [case for case in ALL if not any(has(case) for has in common)][:others]
+    assert (len(failed), len(rest)) == (failures, others)
+    assert bool(shared(failed, [*failed, *rest])) is told
 
 
 def wrong_from_zero(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:

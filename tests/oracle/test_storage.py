@@ -78,6 +78,12 @@ def test_rounding_is_bounded_and_the_bound_is_reached(dtype: str) -> None:
         assert share * storage.rounding(values) <= moved <= storage.rounding(values)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", *DTYPES])
+def test_the_smallest_number_is_that_of_the_dtype(dtype: str) -> None:
+    eta = Storage.of(dtype).eta
+    assert _conversion(dtype).rounded(np.asarray([[0.5 * eta, 0.75 * eta]])).tolist() == [[0.0, eta]]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_basis_and_a_product_move_by_no_more_than_their_bounds(dtype: str) -> None:
     conversion, storage, rng = _conversion(dtype), Storage.of(dtype), np.random.default_rng(1)

@@ -387,10 +387,12 @@ def test_what_is_not_exact_is_refused(case: ExactCase, reason: str) -> None:
         stages(build(case), case)
 
 
-def test_gradients_that_contradict_are_refused() -> None:
-    inputs = build(EXACT["tie"])
-    with pytest.raises(ValueError, match="one gradient"):
-        stages(replace(inputs, dS=inputs.dS + 1.0), EXACT["tie"])
+@pytest.mark.parametrize("which", ["dK", "dL", "dS"])
+def test_gradients_that_contradict_are_refused(which: str) -> None:
+    x = build(EXACT["tie"])
+    other = {"dK": x.dK + x.U, "dL": x.dL + x.V, "dS": x.dS + 1.0}[which]
+    with pytest.raises(ValueError, match="^dK, dL, dS: expected the projections of one gradient$"):
+        stages(replace(x, **{which: other}), EXACT["tie"])
 
 
 # --- damaged files ---------------------------------------------------------------------------------------------------
