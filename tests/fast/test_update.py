@@ -983,6 +983,7 @@ def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Gener
             lambda layer: LayerBank.of([layer, tuple(X.double() for X in layer)]),
             r"U\[1\]: expected dtype torch.float32, found torch.float64",
         ),
+        (lambda layer: LayerBank.of([(layer[0], layer[1][:2], layer[2])]), r"S\[0\]: expected shape \(3, 3\), found \(2, 3\)"),
         (lambda layer: LayerBank.of([(layer[0], layer[1], layer[2][:, :2])]), r"V\[0\]: expected shape \(7, 3\), found \(7, 2\)"),
         (lambda layer: LayerBank.of([layer]).load([layer, layer]), "factors: expected 1 layers, found 2"),
     ],

@@ -548,6 +548,19 @@ def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: 
     assert same(before, snapshot(model, optimizer))
 
 
+def test_of_many_heads_that_overflow_the_first_four_are_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), *(nn.LayerNorm(3) for _ in range(3)))
+    adapt(model, rank=1, train=["1", "2", "3"])
+    optimizer = GeoLoRA(model)
+    model(torch.ones(2, 3)).sum().backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith(("1", "2", "3")):
+            parameter.grad = torch.full_like(parameter, 1e25)
+    named = "; ".join(f"{name}, torch.float32" for name in ("1.weight", "1.bias", "2.weight", "2.bias"))
+    with pytest.raises(FloatingPointError, match=rf"^optimizer: .* not finite for {re.escape(named)} \(6 in all\); nothing"):
+        optimizer.step()
+
+
 def stepped_in_single(method: Any, update: Any, *, autocast: bool) -> tuple[nn.Module, GeoLoRA]:
     """Three steps, each alone in autocast or not; the gradients are taken outside of it."""
     model = network().float()
@@ -863,6 +876,25 @@ def test_the_fast_method_needs_one_dtype_in_a_group() -> None:
         GeoLoRA([{"module": network()}, {"module": adapted}], method="fast")
 
 
+@pytest.mark.parametrize("moved", ["Ut", "S", "Vt", None])
+def test_the_fast_method_keeps_its_buffers_and_takes_in_what_left_them(moved: str | None) -> None:
+    """Such as a parameter whose ``data`` others have set; autograd counts no change then."""
+    models = network(), network()
+    optimizers = [GeoLoRA(model, lr=0.05, tau=0.1, method="fast") for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 2)
+    adapter = adapters(models[0])["2"].adapter
+    places = [X.data_ptr() for X in (adapter.Ut, adapter.S, adapter.Vt)]
+    if moved is not None:
+        parameter = getattr(adapter, moved)
+        parameter.data = parameter.data.clone()
+    ranks = [train(model, optimizer, 2) for model, optimizer in zip(models, optimizers, strict=True)]
+    assert ranks[0] == ranks[1]
+    assert all(torch.equal(X, Y) for X, Y in zip(*(model.state_dict().values() for model in models), strict=True))
+    kept = [X.data_ptr() == place for X, place in zip((adapter.Ut, adapter.S, adapter.Vt), places, strict=True)]
+    assert kept == 3 * [moved is None]
+
+
 def test_a_first_fast_step_in_inference_mode_leaves_a_model_that_can_be_trained() -> None:
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, method="fast")
@@ -1138,13 +1170,15 @@ def test_bases_that_another_method_left_are_refused(method: Any, steps: int, bas
     assert same(before, snapshot(model, optimizer))
 
 
-def test_a_memory_of_another_rank_is_refused() -> None:
+@pytest.mark.parametrize("method", [*METHODS, "descent"])
+def test_a_memory_of_another_rank_is_refused(method: str) -> None:
     model = network()
-    optimizer = GeoLoRA(model, lr=0.05, tau=0.0)
+    optimizer = OPTIMIZERS[method](model)
     train(model, optimizer, 1)
+    remembered = adapters(model)["0"].adapter.rank
     adapters(model)["0"].adapter.reset(2)
     backward(model)
-    with pytest.raises(RuntimeError, match="0: the optimizer remembers rank 6, the adapter has rank 2"):
+    with pytest.raises(RuntimeError, match=f"^0: the optimizer remembers rank {remembered}, the adapter has rank 2; load the "):
         optimizer.step()
 
 

@@ -387,6 +387,12 @@ def test_what_is_not_exact_is_refused(case: ExactCase, reason: str) -> None:
         stages(build(case), case)
 
 
+def test_eleven_bits_are_exact() -> None:
+    """σ = 1 and 1/32, ‖Σ‖² = 1025/1024: the cube of 1/32 would want sixteen."""
+    case = replace(EXACT["tie"], entries={(0, 0): 1, (1, 1): 1 / 32})
+    assert stages(build(case), case)["singular_values"] == [1.0, 1 / 32, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("which", ["dK", "dL", "dS"])
 def test_gradients_that_contradict_are_refused(which: str) -> None:
     x = build(EXACT["tie"])

@@ -68,7 +68,7 @@ def target(
     rate = _MP.mpf(learning_rate)
     W_hat = u * s * v.H - rate * (u * ds * v.H + _off(u, dk) * v.H + u * _off(v, dl).H)
     sigma = _singular_values(W_hat)
-    tails = [_MP.norm(sigma[j:]) if j < len(sigma) else _MP.zero for j in range(len(sigma) + 1)]
+    tails = [_MP.norm(sigma[j:]) for j in range(len(sigma) + 1)]
     threshold = _MP.mpf(tau or 0.0) * tails[0] if theta is None else _MP.mpf(theta)
     scale = _scale(u, s, v, dk, dl, ds, rate)
     slack = SLACK * _MP.sqrt(W_hat.rows + W_hat.cols) * EPS * scale * (1 + _MP.mpf(tau or 0.0))
