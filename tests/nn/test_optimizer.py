@@ -1182,16 +1182,20 @@ def test_a_memory_of_another_rank_is_refused(method: str) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_gradients_of_some_of_the_factors_are_refused(method: Any) -> None:
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_gradients_of_some_of_the_factors_are_refused(method: str) -> None:
     """A factor that is frozen once the optimizer is made would keep the whole adapter from being trained, without a word."""
     model = network()
-    optimizer = GeoLoRA(model, method=method)
+    optimizer = OPTIMIZERS[method](model)
     adapters(model)["2"].adapter.S.requires_grad_(False)
-    backward(model)
+
+    def closure() -> float:
+        backward(model)
+        return 0.0
+
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match="2: gradients: expected those of U, S and V or none, found none of S"):
-        optimizer.step()
+    with pytest.raises(ValueError, match="^2: gradients: expected those of U, S and V or none, found none of S"):
+        optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
 
 

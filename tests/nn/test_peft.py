@@ -414,9 +414,22 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
         model.get_submodule("base_model.model.second").geolora_adapter["default"].S[0, 0] = float("nan")
     with pytest.raises(ValueError, match="'default': expected finite factors"):
         model.merge_adapter(safe_merge=True)
+    with pytest.raises(ValueError, match="'default': expected finite factors"):
+        model.merge_and_unload(safe_merge=True)
     assert not model.get_submodule("base_model.model.first").merged
     with pytest.raises(ValueError, match="'default': expected finite factors"):
         model.get_submodule("base_model.model.second").merge(safe_merge=True)
+
+
+@pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])
+def test_merging_is_not_safe_unless_it_is_asked_for(merge: str) -> None:
+    """As in PEFT's other methods: to look at every factor takes time."""
+    model = wrapped()
+    broken = model.get_submodule("base_model.model.second")
+    with torch.no_grad():
+        broken.geolora_adapter["default"].S[0, 0] = float("nan")
+    getattr(model, merge)()
+    assert bool(broken.base_layer.weight.isnan().any())
 
 
 def test_disabled_layers_are_merged_all_or_none() -> None:
