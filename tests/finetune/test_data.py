@@ -20,8 +20,9 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def test_quotes_are_text_and_line_ends_may_be_those_of_windows(tmp_path: Path) -> None:
-    rows = read_rows(written(tmp_path, '\ufeffa "quoted\t1\r\nsaid ""so""\t0\r\n\r\n'), Columns())
-    assert [(row.text, row.label, row.line) for row in rows] == [('a "quoted', "1", 1), ('said ""so""', "0", 2)]
+    rows = read_rows(written(tmp_path, '\ufeffa "quoted\t1\r\n"to open\t1\r\n"said" ""so""\t0\r\n\r\n'), Columns())
+    read = [(row.text, row.label, row.line) for row in rows]
+    assert read == [('a "quoted', "1", 1), ('"to open', "1", 2), ('"said" ""so""', "0", 3)]
 
 
 def test_columns_by_name_and_by_number(tmp_path: Path) -> None:
@@ -43,6 +44,7 @@ BAD_FILES = {
     "no second text": (b"a\tb\t1\na\t \t0\n", Columns("1", "3", "2"), "line 2: expected a second text"),
     "column out of range": (b"fine\t1\n", Columns("3"), "text column: expected a number from 1 to 2, found '3'"),
     "column zero": (b"fine\t1\n", Columns("0"), "text column: expected a number from 1 to 2, found '0'"),
+    "pair out of range": (b"fine\t1\n", Columns(pair="3"), "pair column: expected a number from 1 to 2, found '3'"),
     "name without header": (b"fine\t1\n", Columns(label="score"), "label column: expected a number from 1 to 2, found 'score'"),
     "a name twice": (
         b"text\ttext\tlabel\na\tb\t1\n",
