@@ -141,6 +141,20 @@ def test_without_a_scale_it_is_one() -> None:
         assert _close(dL, G.mT @ p.U)
 
 
+def test_a_merged_weight_is_what_the_layer_computes_with() -> None:
+    """Whatever it is, forward and for ∇x; the gradients of the factors do not depend on it."""
+    p = Problem("dense")
+    merged = 2.0 * p.weight
+    y = merged_linear(p.x, p.weight, merged, p.bias, p.U, p.S, p.V, p.scale)
+    p.backward(y)
+    expected, _, _, G = p.dense()
+    assert _close(y, linear(p.x, merged, p.bias))
+    assert not _close(y, expected)
+    assert p.x.grad is not None
+    assert _close(p.x.grad, p.target @ merged)
+    assert _close(p.U.grad, G @ p.V)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("rows", [FEW, MANY])

@@ -976,6 +976,10 @@ def test_bases_in_half_precision_of_any_rank_are_accepted(generator: torch.Gener
             "max_rank: expected one number, or one for each of 1 layers, found 2",
         ),
         (
+            lambda layer: LayerBank.of([layer]).update_(None, None, [layer[1]], tau=0.1, max_rank=[[1]]),  # type: ignore[list-item]
+            r"max_rank: expected an integer or None, found \[1\]",
+        ),
+        (
             lambda layer: LayerBank.of([layer], capacity=2),
             r"U\[0\]: expected a rank between 1 and min\(capacity, m, n\) = 2, found 3 columns",
         ),

@@ -485,6 +485,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "size": (lambda: Dlrt(network(rank=6, max_rank=12)), r"2: expected max_rank >= 2·rank = 12, found 10, as min\(m, n\) allows"),
     "two thresholds": (lambda: Dlrt(network(), tau=0.1, theta=0.1), "exactly one of the two thresholds"),
     "min_rank": (lambda: Dlrt(network(), min_rank=0), "min_rank: expected an integer >= 1"),
+    "max_rank": (lambda: Dlrt(network(), max_rank="2"), "^0: max_rank: expected an integer or None, found '2'$"),  # type: ignore[arg-type]
+    "max_rank below min_rank": (
+        lambda: Dlrt(network(), min_rank=3, max_rank=2),
+        "^0: max_rank: expected at least min_rank = 3, found 2$",
+    ),
     "min_rank of a group": (lambda: Dlrt([{"module": network(), "min_rank": 5}]), "0: min_rank: expected at most 4, what the"),
     "lr": (lambda: SimultaneousDescent(network(), -1.0), "lr: expected a finite number >= 0"),
     "weight_decay": (lambda: Dlrt(network(), weight_decay=float("nan")), "weight_decay: expected a finite number"),

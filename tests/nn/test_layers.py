@@ -797,6 +797,8 @@ def test_factors_are_stored_at_the_capped_rank() -> None:
         (nn.LSTM(3, 4), "expected a layer with a weight, found LSTM"),
         (nn.LayerNorm(4), "expected nn.Linear, .* found LayerNorm"),
         (nn.Embedding(5, 3, max_norm=1.0), "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients$"),
+        (nn.Embedding(5, 3, scale_grad_by_freq=True), "expected an embedding without max_norm, scale_grad_by_freq and"),
+        (nn.Embedding(5, 3, sparse=True), "expected an embedding without max_norm, scale_grad_by_freq and sparse gradients$"),
         (ScaledEmbedding(5, 3), "expected nn.Embedding itself, found ScaledEmbedding"),
         (nn.Linear(3, 3, device="meta"), "expected a weight with values, found one on the meta device; load the model first$"),
     ],
@@ -838,7 +840,7 @@ def test_a_quantised_weight_is_refused() -> None:
         ({"target_modules": "("}, r"^target_modules: expected a regular expression, found '\('"),
         ({"rank": 5, "max_rank": 4}, "found 5, max_rank 4"),
         ({"dtype": torch.bfloat16}, "expected torch.float32 or torch.float64, found torch.bfloat16"),
-        ({"gradients": "exact"}, "expected 'projected' or 'published'"),
+        ({"gradients": "exact"}, "^0: gradients: expected 'projected' or 'published', found 'exact'$"),
         ({"target_modules": ""}, "the model itself"),
     ],
 )
