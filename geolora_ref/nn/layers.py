@@ -211,7 +211,9 @@ class AdaptedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The effective weight, in the precision of the factors; base.weight itself while merged or disabled."""
+        """The effective weight in the dtype of the base, W by products in that of the factors; base.weight itself while merged or
+        disabled.
+        """
         if self.merged or not self.enabled:
             return self.base_weight
         Ut, S, Vt = self.adapter.in_forward()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
+from geolora_ref.fast.autocast import no_autocast
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
 from tests.fast.layers import random_layer
 
@@ -519,8 +520,19 @@ def test_what_cannot_be_added_is_named(change: dict[str, Callable[[Problem], Any
         lowrank_add(torch.zeros(*FEW, M, dtype=torch.float64), **given)
 
 
+def test_a_device_without_autocast_is_compiled_for() -> None:
+    """Where torch refuses to be asked about autocast."""
+
+    def doubled(x: Tensor) -> Tensor:
+        with no_autocast(x.device.type):
+            return 2.0 * x
+
+    x = torch.zeros(4, 7, device="meta")
+    assert torch.compile(doubled, backend="eager", fullgraph=True)(x).shape == doubled(x).shape
+
+
 def test_a_scale_that_wants_a_gradient_is_refused() -> None:
     """It would not get one."""
     p = Problem("dense")
-    with pytest.raises(ValueError, match="scale: expected a constant, found a tensor that requires a gradient"):
+    with pytest.raises(ValueError, match=r"^scale: expected a constant, found a tensor that requires a gradient, which it "):
         adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, torch.ones((), requires_grad=True))  # type: ignore[arg-type]

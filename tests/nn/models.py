@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geolora_ref import LowRank
-from geolora_ref.nn import AdaptedLayer, GeoLoRA, adapt, adapters
+from geolora_ref.nn import AdaptedLayer, adapt, adapters
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 
 __all__ = ["LAYERS", "adapted_layer", "difference", "fill", "network", "regression", "train"]
@@ -62,7 +62,7 @@ def regression(*, count: int = 64, seed: int = 1, device: torch.device | str = "
 
 
 def train(
-    model: nn.Module, optimizer: GeoLoRA, steps: int, *, call: Callable[[Tensor], Tensor] | None = None
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, *, call: Callable[[Tensor], Tensor] | None = None
 ) -> list[tuple[int, ...]]:
     """Gradient steps on the whole data; the ranks after each."""
     x, target = regression(device=next(model.parameters()).device)

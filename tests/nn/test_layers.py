@@ -201,7 +201,8 @@ def test_an_adapter_is_merged_or_disabled_and_not_both() -> None:
         merge(model)
     assert not adapters(model)["0"].merged
     merge(model)
-    with pytest.raises(RuntimeError, match="disabled: expected an adapter that is not merged"), disabled(model):
+    one = "disabled: expected an adapter that is not merged, found one that is; unmerge it first$"
+    with pytest.raises(RuntimeError, match=f"^{one}"), disabled(model):
         pass
     assert adapters(model)["0"].enabled
 
@@ -412,6 +413,7 @@ def test_a_base_of_another_precision_is_called() -> None:
     plain = layer(x)
     layer.fused = True
     assert torch.equal(layer(x), plain)
+    assert torch.equal(layer.weight, layer.base_weight + layer.adapter.full().bfloat16())
 
 
 def test_an_adapted_model_trains_or_not_as_the_model_did() -> None:

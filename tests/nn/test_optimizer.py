@@ -1091,6 +1091,13 @@ def test_a_rate_that_is_a_tensor_is_one_of_each_group(part: dict[str, Any]) -> N
     assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.04, 0.01])
 
 
+def test_a_rate_that_is_a_tensor_stays_that_of_the_caller() -> None:
+    model, lr = network(), torch.tensor(0.04)
+    optimizer = GeoLoRA([{"module": model[k]} for k in (0, 2)] + [{"module": model[4], "lr": lr}], lr=lr)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert len({id(rate) for rate in (lr, *rates)}) == 1 + len(rates) == 4
+
+
 @pytest.mark.parametrize("make", [GeoLoRA, partial(GeoLoRA, method="fast"), SimultaneousDescent])
 def test_gradients_that_want_gradients_are_taken_for_their_values(make: Callable[..., Any]) -> None:
     models = [network() for _ in range(2)]
@@ -1187,19 +1194,22 @@ def test_a_memory_of_another_rank_is_refused(method: str) -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("frozen", [("U",), ("S",), ("V",), ("U", "V")], ids=", ".join)
 @pytest.mark.parametrize("method", OPTIMIZERS)
-def test_gradients_of_some_of_the_factors_are_refused(method: str) -> None:
+def test_gradients_of_some_of_the_factors_are_refused(method: str, frozen: tuple[str, ...]) -> None:
     """A factor that is frozen once the optimizer is made would keep the whole adapter from being trained, without a word."""
     model = network()
     optimizer = OPTIMIZERS[method](model)
-    adapters(model)["2"].adapter.S.requires_grad_(False)
+    for name in frozen:
+        getattr(adapters(model)["2"].adapter, {"U": "Ut", "S": "S", "V": "Vt"}[name]).requires_grad_(False)
 
     def closure() -> float:
         backward(model)
         return 0.0
 
     before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match="^2: gradients: expected those of U, S and V or none, found none of S"):
+    expected = f"2: gradients: expected those of U, S and V or none, found none of {', '.join(frozen)}"
+    with pytest.raises(ValueError, match=f"^{expected}$"):
         optimizer.step(closure)
     assert same(before, snapshot(model, optimizer))
 
@@ -1302,7 +1312,7 @@ def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names
                 own.copy_(other)
     backward(here)
     before = snapshot(here, optimizer)
-    with pytest.raises(ValueError, match="expected zeros behind rank 2, found others: .* without their ranks; load a state_dict, in every process$"):
+    with pytest.raises(ValueError, match=r"expected zeros behind rank 2, found others: .*; load a state_dict, in every process$"):
         optimizer.step()
     assert same(before, snapshot(here, optimizer))
     here.load_state_dict(there.state_dict())

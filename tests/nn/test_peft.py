@@ -375,6 +375,17 @@ def test_merged_and_unloaded() -> None:
     assert {type(module) for module in plain.modules()} == {nn.Sequential, nn.Linear, nn.Tanh}
 
 
+def test_the_adapter_that_is_named_is_merged_and_unloaded() -> None:
+    """In place of the active one."""
+    x, _ = regression()
+    model = two_adapters()
+    model.set_adapter("other")
+    expected = model(x)
+    model.set_adapter("default")
+    assert difference(model(x), expected) > 1e-3
+    assert difference(model.merge_and_unload(adapter_names=["other"])(x), expected) < 1e-14
+
+
 def test_a_progress_bar_of_merging_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     for asked in (False, True):
         wrapped().merge_and_unload(asked)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from geolora_ref.files import locked, read_json, require_writable, write_atomically, write_json
+from geolora_ref.streams import write_nothing_more
 
 ROOT = Path(__file__).parent.parent.parent
 DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "inf"}, "none": None, "tuple": (1, 2)}
@@ -310,3 +311,11 @@ def test_a_stream_of_the_system_is_written_to_even_if_it_is_a_regular_file(tmp_p
     with (tmp_path / "output").open("wb") as output:
         subprocess.run([sys.executable, "-c", command], stdout=output, check=True)
     assert (tmp_path / "output").read_text("utf-8") == "before\nreport"
+
+
+def test_what_is_written_to_a_stream_without_a_reader_is_lost(tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w") as output:
+        print("before", file=output, flush=True)
+        write_nothing_more(output)
+        print("after", file=output, flush=True)
+    assert (tmp_path / "output").read_text("utf-8") == "before\n"
