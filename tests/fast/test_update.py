@@ -272,6 +272,7 @@ def test_budget_decides_over_all_layers(generator: torch.Generator) -> None:
         ({"tau": 0.4}, lambda sigma: choose_rank(tail_norms(sigma), 0.4 * float(np.linalg.norm(sigma)), 1, 8)[0]),
         ({"theta": 100.0, "min_rank": 4}, len),
         ({"budget": lambda spectra: [len(sigma) - 1 for sigma in spectra]}, lambda sigma: len(sigma) - 1),
+        ({"budget": lambda spectra: [len(sigma) for sigma in spectra]}, len),
     ],
 )
 def test_without_updates_of_the_bases_S_is_truncated_and_no_rank_grows(

@@ -52,6 +52,18 @@ def test_results_stand_where_their_examples_stand(lengths: np.ndarray) -> None:
     assert torch.equal(by_length(lengths, 32, torch.tensor), torch.arange(999))
 
 
+def test_examples_of_one_length_keep_their_order(lengths: np.ndarray) -> None:
+    """Whatever sorts them, here or elsewhere: what shares a batch decides how its sums are rounded."""
+    seen: list[int] = []
+
+    def seeing(indices: list[int]) -> torch.Tensor:
+        seen.extend(indices)
+        return torch.tensor(indices)
+
+    by_length(lengths, 32, seeing)
+    assert seen == sorted(range(999), key=lambda i: (lengths[i], i))
+
+
 def test_order_is_a_function_of_seed_and_epoch(lengths: np.ndarray) -> None:
     orders = [training_order(lengths, 32, seed, epoch) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
     assert orders[0] == orders[1]

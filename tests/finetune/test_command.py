@@ -298,6 +298,13 @@ def test_bad_input_is_status_2(
     assert message in capsys.readouterr().err
 
 
+def test_what_a_run_needs_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("the following arguments are required: --model, --data, --metric, --output\n")
+
+
 @pytest.mark.parametrize("option", ["--data", "--dev"])
 def test_labels_of_which_none_has_a_sign_are_status_2(
     model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str

@@ -230,6 +230,11 @@ def test_a_folder_has_one_owner_until_that_is_killed(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_that_is_missing_is_made(tmp_path: Path) -> None:
+    with locked(tmp_path / "runs" / "first"):
+        assert (tmp_path / "runs" / "first").is_dir()
+
+
 # --- the tree --------------------------------------------------------------------------------------------------------
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "jsonpickle"}
