@@ -302,7 +302,7 @@ def test_what_a_run_needs_is_asked_for(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.endswith("the following arguments are required: --model, --data, --metric, --output\n")
+    assert capsys.readouterr().err.endswith("the following arguments are required: --model, --data, --metric\n")
 
 
 @pytest.mark.parametrize("option", ["--data", "--dev"])
