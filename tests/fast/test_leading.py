@@ -482,6 +482,7 @@ def test_steps_of_the_same_ranks_use_the_same_scratch(generator: torch.Generator
     bank, _ = stepped(layers, updates, tau=0.0, max_rank=4)
     other, _ = stepped(layers, updates, tau=0.0, max_rank=4)
     place, memory = bank._scratch._memory.data_ptr(), bank._scratch._memory
+    assert all(len(of._work) == 2 * len(of._arrived) == 2 * of.storage.numel() for of in bank._lengths)
     assert len(memory) == 2 * 24 * 8**2  # two Gram matrices and two products of each layer; new bases want less
     memory.fill_(float("nan"))
     for one in (bank, other):

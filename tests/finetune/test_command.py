@@ -298,6 +298,13 @@ def test_bad_input_is_status_2(
     assert message in capsys.readouterr().err
 
 
+def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert not stopped.value.code
+    assert "\n\nFine-tune a pretrained transformer with GeoLoRA.\n\n" in capsys.readouterr().out
+
+
 def test_what_a_run_needs_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([])

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from geolora_ref.finetune.model import Classifier, digest_of_model, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
 
 
 @pytest.fixture
@@ -141,3 +141,12 @@ def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path, name
         digests.append(digest_of_model(folder, tokenizer))
     (folder / name).unlink()
     assert len({*digests, digest_of_model(folder, tokenizer)}) == 3
+
+
+@pytest.mark.parametrize(("pairs", "least"), [(False, 3), (True, 5)])
+def test_a_text_has_room_for_a_word_beside_the_special_tokens(model_folder: Path, pairs: bool, least: int) -> None:
+    """[CLS] … [SEP], or [CLS] … [SEP] … [SEP]."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
+    check_length(tokenizer, least, pairs=pairs)
+    with pytest.raises(ValueError, match=f"^max_length: expected at least {least} tokens for this model, found {least - 1}$"):
+        check_length(tokenizer, least - 1, pairs=pairs)
