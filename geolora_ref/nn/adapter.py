@@ -72,7 +72,7 @@ class LowRankAdapter(nn.Module):
             checks.instance("generator", generator, torch.Generator, "a torch.Generator")
         where = "cpu" if generator is None else generator.device
         bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator, device=where) for size in self.shape)
-        U, V = (torch.linalg.qr(basis).Q.to(self.S.device) for basis in bases)
+        U, V = (torch.linalg.qr(basis).Q for basis in bases)
         self.assign_factors(U, self.S.new_zeros(rank, rank), V)
 
     @property
