@@ -430,6 +430,23 @@ def test_global_state_belongs_to_the_caller(meddle: Callable[[Any], None], what:
     assert all(error.startswith(what) for error in found)
 
 
+@pytest.mark.parametrize("of", ["cuda", "mkldnn"])
+def test_the_precision_of_one_backend_of_torch_belongs_to_the_caller(of: str) -> None:
+    torch = load("torch").module
+    if not hasattr(torch.backends.mkldnn, "matmul"):
+        pytest.skip("this torch (before 2.9) has no precision of each backend")
+    backends = {"cuda": torch.backends.cuda.matmul, "mkldnn": torch.backends.mkldnn.matmul}
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        backends[of].fp32_precision = "tf32"
+        return right(*arrays, **parameters)
+
+    before = {name: backend.fp32_precision for name, backend in backends.items()}
+    found = errors(step, select={"id": "shape-tall"})
+    assert {name: backend.fp32_precision for name, backend in backends.items()} == before
+    assert set(found) == {"left torch with another precision of float32 products: it belongs to the caller"}
+
+
 def test_a_long_exception_is_a_short_row() -> None:
     def step(*arrays: Any, **parameters: Any) -> Any:
         raise RuntimeError(f"{'x' * 500}\nand a stack trace of the compiler")
