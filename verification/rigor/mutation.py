@@ -172,7 +172,7 @@ def _in_fork(check: Check, mutant: Mutant | None, limit: int) -> None:
     try:
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))  # not a hard limit as well, which would end it by SIGKILL
-        signal.alarm(60 * limit)  # for what waits for ever and needs no processor
+        signal.alarm(10 * limit)  # for what waits for ever and needs no processor
         silent = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(silent, stream)
