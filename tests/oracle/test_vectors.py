@@ -26,7 +26,7 @@ from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Backend, coefficient_update, truncated_rank
 from geolora_ref.oracle.vector_diagnosis import diagnose_outputs
 from geolora_ref.oracle.vectors import IDS, Vector, export, generate, judge_outputs, load_vectors, regenerate_and_compare
-from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, encode
+from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, encode, matrix, number
 from geolora_ref.oracle.vectors.dyadic import EXACT, FOUR, ExactCase, build, stages
 from geolora_ref.oracle.vectors.judge import judge_vector
 from geolora_ref.oracle.vectors.target import SLACK, nearest_double
@@ -459,6 +459,23 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     file.write_text(text.replace('"m": 13', '"m": 13, "m": 13'))
     with pytest.raises(ValueError, match=r"shape-tall-dense.json: \$: .* stands twice"):
         load_vector(file)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
+def test_a_number_is_finite(value: object) -> None:
+    """JSON's 1e999 is read as infinity."""
+    with pytest.raises(ValueError, match=f"^theta: expected a finite number, found {value}$"):
+        number(value, "theta")
+
+
+def test_imaginary_parts_are_there_if_and_only_if_they_are_wanted() -> None:
+    real, imaginary = {"re": [[1.0]]}, {"re": [[1.0]], "im": [[2.0]]}
+    assert matrix(real, "S", complex_data=False) == 1.0
+    assert matrix(imaginary, "S", complex_data=True) == 1.0 + 2.0j
+    with pytest.raises(ValueError, match=r"^S\.im: expected imaginary parts$"):
+        matrix(real, "S", complex_data=True)
+    with pytest.raises(ValueError, match=r"^S\.im: expected none, the vector is real$"):
+        matrix(imaginary, "S", complex_data=False)
 
 
 def test_nothing_to_judge_is_an_error_not_a_pass(tmp_path: Path) -> None:
