@@ -118,3 +118,13 @@ def test_pairs_of_texts_differ_from_one_text(model_folder: Path) -> None:
     _, tokenizer = load_encoder(model_folder)
     pair = encode_texts(["good film"], ["bad plot"], tokenizer, 16)
     assert pair.inputs["token_type_ids"][0].tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_the_second_texts_of_rows_are_encoded(model_folder: Path, tmp_path: Path) -> None:
+    _, tokenizer = load_encoder(model_folder)
+    rows = [Row(tmp_path, i, "good film", second, "x" if i else "y") for i, second in enumerate(("bad plot", "good plot"))]
+    found = encode(rows, tokenizer, fit_labels(rows, "class"), 16).tokens
+    expected = encode_texts(["good film", "good film"], ["bad plot", "good plot"], tokenizer, 16)
+    for name, inputs in expected.inputs.items():
+        assert [X.tolist() for X in found.inputs[name]] == [X.tolist() for X in inputs]
+    assert found.inputs["input_ids"][0].tolist() != found.inputs["input_ids"][1].tolist()
