@@ -50,6 +50,8 @@ NAME = re.compile(r"[\w.]+")
 """Of a module, or the end of one; what has other characters is "all-linear", or a regular expression."""
 CHECKPOINT, ADAPTER, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "adapter.safetensors", "results.json", "ranks.png", "lora"
 """What a run writes."""
+DEFAULT = "(default: %(default)s)"
+"""In a help text, which argparse completes."""
 LIBRARIES = ("numpy", "torch", "transformers", "safetensors")
 """Those whose versions may change a number."""
 
@@ -65,36 +67,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, type=nonempty_path, metavar="FILE", help="training examples: tab-separated, nothing quoted"
     )
     data.add_argument("--dev", type=nonempty_path, metavar="FILE", help="examples for the metric (default: a part of --data)")
-    data.add_argument("--dev-fraction", type=float, default=0.1, help="the part of --data that is set aside (default: 0.1)")
+    data.add_argument("--dev-fraction", type=float, default=0.1, help=f"the part of --data that is set aside {DEFAULT}")
     data.add_argument("--header", action="store_true", help="the first line names the columns")
-    data.add_argument("--text-column", default="1", metavar="COLUMN", help="number from 1, or name (default: 1)")
+    data.add_argument("--text-column", default="1", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
     data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
-    data.add_argument("--label-column", default="2", metavar="COLUMN", help="number from 1, or name (default: 2)")
+    data.add_argument("--label-column", default="2", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
     data.add_argument("--metric", required=True, choices=list(METRICS), help="measured after every epoch")
     data.add_argument("--labels", choices=get_args(Kind), help="what labels are (default: what the metric needs)")
-    data.add_argument("--max-length", type=int, default=128, help="tokens of an example, the rest is cut (default: 128)")
+    data.add_argument("--max-length", type=int, default=128, help=f"tokens of an example, the rest is cut {DEFAULT}")
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=plan.epochs)
-    training.add_argument("--batch-size", type=int, default=plan.batch_size)
-    training.add_argument("--lr", type=float, default=method.lr, help=f"of the adapters (default: {method.lr:g})")
-    training.add_argument("--head-lr", type=float, default=method.head_lr, help=f"of the head (default: {method.head_lr:g})")
-    training.add_argument("--schedule", choices=get_args(Schedule), default=plan.schedule, help="of both learning rates")
-    training.add_argument("--warmup", type=float, default=plan.warmup, help="fraction of the steps in which they rise")
-    training.add_argument("--weight-decay", type=float, default=method.weight_decay)
-    training.add_argument("--seed", type=int, default=plan.seed)
-    training.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    training.add_argument("--epochs", type=int, default=plan.epochs, help=f"passes over the examples {DEFAULT}")
+    training.add_argument("--batch-size", type=int, default=plan.batch_size, help=f"examples of a step {DEFAULT}")
+    training.add_argument("--lr", type=float, default=method.lr, help=f"of the adapters {DEFAULT}")
+    training.add_argument("--head-lr", type=float, default=method.head_lr, help=f"of the head {DEFAULT}")
+    training.add_argument(
+        "--schedule", choices=get_args(Schedule), default=plan.schedule, help=f"of both learning rates {DEFAULT}"
+    )
+    training.add_argument("--warmup", type=float, default=plan.warmup, help=f"fraction of the steps in which they rise {DEFAULT}")
+    training.add_argument("--weight-decay", type=float, default=method.weight_decay, help=f"of S and of the head {DEFAULT}")
+    training.add_argument("--seed", type=int, default=plan.seed, help=f"of all that is drawn {DEFAULT}")
+    training.add_argument("--device", default="cpu", help=f"torch device {DEFAULT}")
     geolora = parser.add_argument_group("GeoLoRA")
     threshold = geolora.add_mutually_exclusive_group()
     threshold.add_argument("--tau", type=float, help=f"relative truncation threshold (default: {method.tau:g})")
-    threshold.add_argument("--theta", type=float, help="absolute truncation threshold")
-    geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start (default: {method.rank})")
-    geolora.add_argument("--min-rank", type=int, default=method.min_rank)
-    geolora.add_argument("--max-rank", type=int, default=method.max_rank, help=f"of every layer (default: {method.max_rank})")
+    threshold.add_argument("--theta", type=float, help="absolute truncation threshold, in place of --tau")
+    geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start {DEFAULT}")
+    geolora.add_argument("--min-rank", type=int, default=method.min_rank, help=f"of every layer {DEFAULT}")
+    geolora.add_argument("--max-rank", type=int, default=method.max_rank, help=f"of every layer {DEFAULT}")
     geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
-    geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit)
-    geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update)
-    geolora.add_argument("--core", choices=get_args(Core), default=method.core, help=f"direction of S ({method.core})")
-    geolora.add_argument("--coefficient-steps", type=int, default=method.coefficient_steps, help="on S alone, after every step")
+    geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit, help=f"of --budget {DEFAULT}")
+    geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update, help=f"rule of the optimizer {DEFAULT}")
+    geolora.add_argument("--core", choices=get_args(Core), default=method.core, help=f"direction of S {DEFAULT}")
+    geolora.add_argument(
+        "--coefficient-steps", type=int, default=method.coefficient_steps, help=f"on S alone, after every step {DEFAULT}"
+    )
     geolora.add_argument(
         "--target-modules",
         nargs="+",
@@ -102,14 +108,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
     )
-    geolora.add_argument("--alpha", type=float, default=method.alpha, help="scale of the adapters (default: 1)")
+    geolora.add_argument("--alpha", type=float, default=method.alpha, help=f"scale of the adapters {DEFAULT}")
     geolora.add_argument("--fast", action="store_true", help="by the fast path: the same within rounding, in less time")
-    geolora.add_argument("--dropout", type=float, default=method.dropout, help="on the input of the adapters")
+    geolora.add_argument("--dropout", type=float, default=method.dropout, help=f"on the input of the adapters {DEFAULT}")
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--output", type=nonempty_path, default=Path("build") / "finetune", metavar="FOLDER", help="default: build/finetune"
+        "--output",
+        type=nonempty_path,
+        default=Path("build") / "finetune",
+        metavar="FOLDER",
+        help=f"where all that is written goes {DEFAULT}",
     )
-    output.add_argument("--checkpoint-every", type=int, default=50, metavar="STEPS", help="default: 50; and after every epoch")
+    output.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=50,
+        metavar="STEPS",
+        help=f"between two checkpoints {DEFAULT}; there is one after every epoch as well",
+    )
     output.add_argument("--fresh", action="store_true", help="forget the checkpoint in --output instead of going on from it")
 
 

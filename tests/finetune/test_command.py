@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -27,7 +28,7 @@ from geolora_ref.files import locked
 from geolora_ref.finetune.__main__ import main as launch
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
-from geolora_ref.finetune.command import main
+from geolora_ref.finetune.command import add_arguments, main
 from geolora_ref.finetune.job import Job
 from geolora_ref.finetune.model import try_out
 from tests.devices import DEVICES
@@ -296,6 +297,18 @@ def test_bad_input_is_status_2(
         main(arguments(model_folder, tsv, tmp_path, *options))
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_help_explains_every_option_and_says_its_default() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    shown = " ".join(parser.format_help().split())
+    for action in parser._actions:
+        assert action.help, action.dest
+        if action.default not in (None, False, argparse.SUPPRESS, ["all-linear"]):
+            told = action.help.replace("%(default)s", str(action.default))
+            assert f"(default: {action.default})" in told, action.dest
+            assert told in shown
 
 
 def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:

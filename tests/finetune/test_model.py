@@ -131,7 +131,10 @@ def test_an_encoder_of_texts_is_tried_out(model_folder: Path) -> None:
         try_out(encoder, IDS)
 
 
-@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "config.json", "special_tokens_map.json", "added_tokens.json"],
+)
 def test_digest_sees_another_vocabulary(model_folder: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     _, tokenizer = load_encoder(folder)
