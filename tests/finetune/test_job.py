@@ -21,7 +21,7 @@ from geolora_ref.finetune.checkpoint import read_stored, trained_state, write_st
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, History, Job, Plan
 from geolora_ref.finetune.labels import fit_labels
-from geolora_ref.finetune.methods import GeoLoRAMethod
+from geolora_ref.finetune.methods import GeoLoRAMethod, Prepared
 from geolora_ref.finetune.model import Classifier, load_encoder
 from tests.devices import DEVICES
 
@@ -91,6 +91,22 @@ def differences(a: Job, b: Job) -> list[str]:
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_kill_and_resume_gives_the_same_bits(make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path, step: int) -> None:
     assert differences(killed_and_resumed(make_job, tmp_path / "checkpoint.safetensors", step), undisturbed) == []
+
+
+def test_a_method_is_told_of_every_step(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    """As AdaLoRA is, while the gradients of the step are there; a run that was taken up again goes on counting."""
+    told: list[tuple[int, bool]] = []
+
+    class Told(GeoLoRAMethod):
+        def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+            prepared = super().prepare(model, generator, steps)
+            return replace(prepared, after_step=lambda done: told.append((done, model.head.weight.grad is not None)))
+
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Killed):
+        make_job(method=Told(), checkpoint=checkpoint, checkpoint_every=2, on_step=kill_at(3)).run()
+    make_job(method=Told(), checkpoint=checkpoint).run()
+    assert told == [(done, True) for done in (1, 2, 3, *range(3, STEPS + 1))]
 
 
 @pytest.mark.parametrize("device", DEVICES)
