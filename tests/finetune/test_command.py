@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -62,6 +63,7 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
     assert sum(results["examples"].values()) == len(tsv.read_text("utf-8").splitlines())
     assert (results["model"], results["threads"]) == (model_folder.name, torch.get_num_threads())
     assert results["versions"]["torch"] == torch.__version__
+    assert results["versions"]["Python"] == platform.python_version()
 
 
 def test_what_was_read_is_said_before_the_training(
