@@ -311,6 +311,8 @@ def test_help_explains_every_option_and_says_its_default() -> None:
             told = action.help.replace("%(default)s", str(action.default))
             assert f"(default: {action.default})" in told, action.dest
             assert told in shown
+        if type(action.default) in (int, float):
+            assert action.type is type(action.default), action.dest
 
 
 def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:

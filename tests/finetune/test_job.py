@@ -23,6 +23,7 @@ from geolora_ref.finetune.job import Data, DivergedError, History, Job, Plan
 from geolora_ref.finetune.labels import fit_labels
 from geolora_ref.finetune.methods import GeoLoRAMethod, Prepared
 from geolora_ref.finetune.model import Classifier, load_encoder
+from geolora_ref.nn import adapters
 from tests.devices import DEVICES
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -91,6 +92,13 @@ def differences(a: Job, b: Job) -> list[str]:
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_kill_and_resume_gives_the_same_bits(make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path, step: int) -> None:
     assert differences(killed_and_resumed(make_job, tmp_path / "checkpoint.safetensors", step), undisturbed) == []
+
+
+@pytest.mark.parametrize(("max_rank", "room"), [(6, 6), (2, 4), (None, 16)])
+def test_adapters_have_room_for_the_largest_rank(make_job: Callable[..., Job], max_rank: int | None, room: int) -> None:
+    """And for the one that they begin with; without a limit for that of the matrices, 16 or 32 wide."""
+    layers = adapters(make_job(method=replace(METHOD, max_rank=max_rank)).model.encoder)
+    assert {layer.adapter.max_rank for layer in layers.values()} == {room}
 
 
 def test_a_method_is_told_of_every_step(make_job: Callable[..., Job], tmp_path: Path) -> None:
