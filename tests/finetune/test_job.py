@@ -96,7 +96,7 @@ def test_kill_and_resume_gives_the_same_bits(make_job: Callable[..., Job], undis
 
 @pytest.mark.parametrize(("max_rank", "room"), [(6, 6), (2, 4), (None, 16)])
 def test_adapters_have_room_for_the_largest_rank(make_job: Callable[..., Job], max_rank: int | None, room: int) -> None:
-    """And for the one that they begin with; without a limit for that of the matrices, 16 or 32 wide."""
+    """And for the one that they begin with; without a limit for four times that."""
     layers = adapters(make_job(method=replace(METHOD, max_rank=max_rank)).model.encoder)
     assert {layer.adapter.max_rank for layer in layers.values()} == {room}
 
