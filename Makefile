@@ -38,7 +38,7 @@ rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program
 	$(BIN)/python -m verification.rigor.ladder
 	$(BIN)/python -m verification.rigor.page
 
-mutation: $(READY)  ## break core, oracle, fast path, integrators, networks and claims in small ways; the tests must notice 90 % (hours)
+mutation: $(READY)  ## break core, oracle, fast path, integrators, networks, fine-tuning and claims in small ways; the tests must notice 90 % (hours)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation
 
 coverage: $(READY)  ## branches of the core that its own tests take; fails below 95 %
