@@ -414,6 +414,17 @@ def test_an_output_that_shares_memory_with_x_is_refused(pair: str, backend: str 
     assert _close(lowrank_add(square * 1.0, square, U, p.S, p.V, SCALE), square + SCALE * square @ p.V @ p.S.mT @ U.mT)
 
 
+def test_no_rows_share_no_memory() -> None:
+    """An expert of a mixture that got none, or the last batch: tensors without entries are nowhere."""
+    p = Problem("dense")
+    x, output = torch.empty(0, N, dtype=torch.float64), torch.empty(0, M, dtype=torch.float64)
+    assert x.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() == 0
+    for y in (lowrank_add(output, x, p.U, p.S, p.V), adapted_linear(x, p.weight, p.bias, p.U, p.S, p.V)):
+        assert y.shape == (0, M)
+        torch.autograd.backward(y.sum())
+    assert not any(X.grad is None or bool(X.grad.any()) for X in (p.U, p.S, p.V))
+
+
 def test_dropout_on_the_adapters_input_alone() -> None:
     """``lowrank_add`` with another x than the base's: both paths' gradients reach x."""
     p = Problem("dense")
