@@ -444,7 +444,7 @@ def test_the_precision_of_one_backend_of_torch_belongs_to_the_caller(of: str) ->
     before = {name: backend.fp32_precision for name, backend in backends.items()}
     found = errors(step, select={"id": "shape-tall"})
     assert {name: backend.fp32_precision for name, backend in backends.items()} == before
-    assert set(found) == {"left torch with another precision of float32 products: it belongs to the caller"}
+    assert found == {"left torch with another precision of float32 products: it belongs to the caller"}
 
 
 def test_a_long_exception_is_a_short_row() -> None:
