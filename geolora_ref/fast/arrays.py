@@ -1,4 +1,4 @@
-"""Small matrices of many layers, float64: NumPy arrays where they are narrow and in the memory of the processor, else tensors.
+"""Small matrices of many layers, float64: NumPy arrays where they are in the memory of the processor, else tensors.
 
 For the 8 x 8 matrices of 36 layers NumPy takes 1 to 2 µs an operation and 0.2 a view, torch 4 to 8 and 2.  ``core.py`` and
 ``gram.py`` say what both understand; where the two differ, it is here.
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from geolora_ref.arrays import Array
 
-__all__ = ["as_array", "cholesky", "descending", "diagonals", "eigenpairs", "joined", "on_host", "zeros"]
+__all__ = ["as_array", "cholesky", "descending", "diagonals", "eigenpairs", "joined", "lower_inverse", "on_host", "zeros"]
 
 
-def as_array(X: Tensor, narrow: bool) -> Array:
-    """The same memory as an array of NumPy if it is ``narrow``."""
-    return X.numpy() if narrow else X
+def as_array(X: Tensor) -> Array:
+    """The same memory as an array of NumPy, if it is the host's."""
+    return X.numpy() if X.device.type == "cpu" else X
 
 
 def zeros(like: Array, *shape: int) -> Array:
@@ -29,8 +29,8 @@ def zeros(like: Array, *shape: int) -> Array:
 
 
 def diagonals(M: Array) -> Array:
-    """The diagonals (L, p) of M (L, p, p), a view that can be written."""
-    return np.einsum("lii->li", M) if isinstance(M, np.ndarray) else M.diagonal(0, 1, 2)
+    """The diagonals (…, p) of M (…, p, p), a view that can be written."""
+    return np.einsum("...ii->...i", M) if isinstance(M, np.ndarray) else M.diagonal(0, -2, -1)
 
 
 def descending(P: Array, count: int) -> Array:
@@ -52,6 +52,13 @@ def eigenpairs(M: Array, info: Array) -> tuple[Array, Array, Array]:
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of whichever layer: all go through Householder's QR
         return zeros(M, *M.shape[:2]), M, info * 0 + 1
     return (squares.numpy(), P.numpy(), info) if isinstance(M, np.ndarray) else (squares, P, info)
+
+
+def lower_inverse(factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverses of lower triangular matrices (L, p, p), which a third of the time of ``inv`` gives."""
+    identity = torch.eye(factor.shape[1], dtype=torch.float64).expand(factor.shape)
+    inverse: NDArray[np.float64] = torch.linalg.solve_triangular(torch.from_numpy(factor), identity, upper=False).numpy()
+    return inverse
 
 
 def joined(A: Array, B: Array) -> Tensor:

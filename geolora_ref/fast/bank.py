@@ -32,12 +32,14 @@ from geolora_ref.fast.arrays import as_array, joined, on_host
 from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ranks, small_of
 from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
-from geolora_ref.fast.leading import LEAST_WIDTH, LeadingCore, leading_core, smallness
+from geolora_ref.fast.leading import LEAST_WIDTH, LeadingCore, defects, leading_core, smallness
 from geolora_ref.fast.plan import Length, Plan, WidthClass, plan_of
+from geolora_ref.fast.precision import float32_is_whole
 from geolora_ref.fast.scratch import Scratch
 
 __all__ = ["Bases", "Budget", "Factors", "LayerBank", "NonFiniteUpdateError", "StepReport"]
 
+EPS_32, EPS_64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
 STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Factors = tuple[Tensor, Tensor, Tensor]
 Values = NDArray[np.float64]
@@ -89,12 +91,18 @@ class Bases(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The spectra of some layers of a class: which ones, on the host, and where in the class, None for all of it."""
+    """The spectra of some layers of a class: which ones of it, and the stacks that their new bases are made from."""
 
     of: WidthClass
-    layers: Integers
-    rows: Tensor | None
+    rows: Integers
+    stacks: list[Tensor]
     core: GramCore | LeadingCore
+
+    @property
+    def layers(self) -> Integers:
+        """Which ones of the bank."""
+        members: Integers = self.of.members[self.rows]
+        return members
 
 
 class _Exact(NamedTuple):
@@ -143,13 +151,13 @@ class LayerBank:
         self._plan = self._nothing = self._planned((0,) * len(shapes))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without plans: they have views of the workspaces, which would be apart from them in another process."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("_plan", "_nothing")}
+        """Without plans and scratch: they have views, which would be apart from what they show in another process."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("_plan", "_nothing", "_scratch")}
         return {**kept, "ranks": self.ranks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         ranks = state.pop("ranks")
-        vars(self).update(state)
+        vars(self).update(state, _scratch=Scratch(state["device"]))
         self._nothing = self._planned((0,) * len(ranks))
         self._plan = self._planned(ranks)
 
@@ -280,7 +288,7 @@ class LayerBank:
             exact = self._exact(range(len(self.shapes)), rate, shared)
             sigma = np.stack([one.sigma for one in exact.values()])
         else:
-            found = self._gram(rate, shared, limits if budget is None else None)
+            found = self._spectra(rate, shared, limits if budget is None else None)
             squares, scale, info = self._host(found)
             self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.fmax(squares, 0.0))  # NaN, which some solvers find for zeros, is 0 here, and not trusted
@@ -391,7 +399,7 @@ class LayerBank:
         return plan_of(ranks, self.shapes, self._lengths, self.device)
 
     def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor]) -> None:
-        """The bases, S and the updates into the float64 workspaces: all updates of one kind by one call."""
+        """The bases and the updates into the stacks, S and ΔS into their workspaces: all updates of one kind by one call."""
         if (delta_K is None) != (delta_L is None):
             raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
         if delta_S is None:
@@ -401,32 +409,29 @@ class LayerBank:
             if tensors is not None:
                 self._check(name, tensors, shapes)
         w, plan = max(self.ranks), self._plan
+        for group, stack in zip(self._lengths, plan.stacks, strict=True):
+            stack[:, :w] = group.storage[:, :w]
+            if delta_K is None or not plan.cleared:
+                stack[:, w:] = 0.0
+        plan.cleared = True
         if delta_K is not None and delta_L is not None:
-            if not plan.cleared:
-                for arrived in plan.arrived:
-                    arrived.zero_()
-                plan.cleared = True
             torch._foreach_copy_(plan.of_sides, [*delta_K, *delta_L])
-        for group, arrived, work in zip(self._lengths, plan.arrived, plan.work, strict=True):
-            work[:, :w] = group.storage[:, :w]
-            work[:, w:] = 0.0 if delta_K is None else arrived
         plan.S.copy_(self._S[:, :w, :w])
         torch._foreach_copy_(plan.of_cores, list(delta_S))
 
     def _rows(self, side: int, width: int, rate: float) -> Tensor:
-        """[basis; λ update] of one side, the first ``width`` rows of each: (2 width, length)."""
+        """[basis; λ update] of one side, the first ``width`` rows of each: (2 width, length), float64."""
         group, i = self._place[side]
-        basis, update = group.work(max(self.ranks))[i].view(2, -1, group.length)[:, :width]
+        basis, update = group.stack(max(self.ranks))[i].view(2, -1, group.length)[:, :width].double()
         return torch.cat([basis, rate * update])
 
     def _stacks(self, of: WidthClass) -> list[Tensor]:
-        """[basis; update] of all sides of a class by length, (N, 2 width, length): the workspace itself if there is one class."""
-        w = max(self.ranks)
+        """[basis; update] of all sides of a class by length, (N, 2 width, length): the stacks themselves of the only class."""
         if len(self._plan.classes) == 1:
-            return self._plan.work
-        return [
-            part.group.work(w).view(-1, 2, w, part.group.length)[part.positions, :, : of.width].flatten(1, 2) for part in of.parts
-        ]
+            return self._plan.stacks
+        w = max(self.ranks)
+        apart = [part.group.stack(w).view(-1, 2, w, part.group.length) for part in of.parts]
+        return [stack[part.positions, :, : of.width].flatten(1, 2) for part, stack in zip(of.parts, apart, strict=True)]
 
     def _work_is_finite(self, rate: float) -> NDArray[np.bool_]:
         """Whether all factors and updates of a layer are finite."""
@@ -437,56 +442,69 @@ class LayerBank:
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
         return finite
 
-    def _gram(self, rate: float, shared: bool, limits: Limits | None) -> list[_Found]:
-        """The spectra from the Gram matrices of the sides, class by class; all of a spectrum where there are no ``limits``."""
+    def _spectra(self, rate: float, shared: bool, limits: Limits | None) -> list[_Found]:
+        """The spectra from Gram matrices, class by class; all of a spectrum where there are no ``limits``."""
+        self._scratch.clear()
         found = []
         for of in self._plan.classes:
-            self._scratch.clear()
-            count, p = len(of.layers), 2 * of.width
-            Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p)) for stack in self._stacks(of)]
-            Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
-            S, dS, members = self._plan.S, self._plan.delta_S, np.asarray(of.members)
-            if len(self._plan.classes) > 1:
-                S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-            narrow = self._is_narrow(of)
-            roots = self._roots[members] if narrow else self._roots_there[of.layers]
-            Gamma, S, dS = (as_array(X, narrow) for X in (Gamma.view(2, count, p, p), S, dS))
-            small = small_of(Gamma, S, dS, rate=rate, shared=shared)
-            enough, rounds = (None, 0) if limits is None else self._leading(of, small, limits)
-            if enough is None:
-                found.append(_Found(of, members, None, gram_core(small, roots)))
-                continue
-            for leading in (True, False):
-                (chosen,) = np.nonzero(enough == leading)
-                if not len(chosen):
-                    continue
-                rows = None if len(chosen) == count else torch.from_numpy(chosen)
-                part = small if rows is None else small.of(rows)
-                if leading:
-                    ranks = np.asarray(self.ranks)[members[chosen]]
-                    core: GramCore | LeadingCore = leading_core(part, ranks, rounds, self._scratch)
-                else:
-                    core = gram_core(part, roots if rows is None else roots[rows])
-                found.append(_Found(of, members[chosen], rows, core))
+            quickly = self._in_float32(of, rate, shared, limits) if limits and self.device.type == "cpu" else None
+            found += [quickly] if quickly else self._in_float64(of, rate, shared, limits)
         return found
 
-    def _is_narrow(self, of: WidthClass) -> bool:
-        """Whether the small matrices of a class are arrays of NumPy (``arrays.py``)."""
-        return of.width < LEAST_WIDTH and self.device.type == "cpu"
+    def _in_float32(self, of: WidthClass, rate: float, shared: bool, limits: Limits) -> _Found | None:
+        """By products of float32, if the leading half is enough for all layers of the class; narrow ones get all of it."""
+        if not float32_is_whole():
+            return None
+        stacks = self._stacks(of)
+        small = self._small(of, stacks, rate, shared)
+        enough, products = self._leading(of, small, limits)
+        if not enough.all():
+            return None
+        wide = of.width >= LEAST_WIDTH
+        core = leading_core(small, of.ranks, products) if wide else gram_core(small, self._roots[of.members], EPS_32)
+        return _Found(of, np.arange(len(enough)), stacks, core)
 
-    def _leading(self, of: WidthClass, small: Small, limits: Limits) -> tuple[NDArray[np.bool_] | None, int]:
-        """For which layers of a class the leading half of the spectrum is enough, and how many rounds of products give it.
+    def _in_float64(self, of: WidthClass, rate: float, shared: bool, limits: Limits | None) -> list[_Found]:
+        """By products of float64; the leading half of the wide layers for which that is enough."""
+        stacks = [self._scratch.take(*stack.shape).copy_(stack) for stack in self._stacks(of)]
+        small, rows, found = self._small(of, stacks, rate, shared), np.arange(len(of.members)), []
+        if limits and of.width >= LEAST_WIDTH and self.device.type == "cpu":
+            enough, products = self._leading(of, small, limits)
+            few, rows = np.flatnonzero(enough), np.flatnonzero(~enough)
+            if len(few):
+                found.append(_Found(of, few, stacks, leading_core(small.of(few), of.ranks[few], products)))
+        if len(rows):
+            roots = self._roots[of.members[rows]] if self.device.type == "cpu" else self._roots_there[of.layers]
+            found.append(_Found(of, rows, stacks, gram_core(small.of(rows), roots, EPS_64)))
+        return found
+
+    def _small(self, of: WidthClass, stacks: list[Tensor], rate: float, shared: bool) -> Small:
+        """All that is small of a class, from Gram matrices in the precision of the stacks."""
+        count, p = len(of.layers), 2 * of.width
+        Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p, dtype=stack.dtype)) for stack in stacks]
+        Gamma = (Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]).double()
+        S, dS = self._plan.S, self._plan.delta_S
+        if len(self._plan.classes) > 1:
+            S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
+        return small_of(*(as_array(X) for X in (Gamma.view(2, count, p, p), S, dS)), rate=rate, shared=shared)
+
+    def _leading(self, of: WidthClass, small: Small, limits: Limits) -> tuple[NDArray[np.bool_], int]:
+        """For which layers of a class the leading half of the spectrum is enough, and how many products give it.
 
         It is not where the rank grows: to ``min_rank``, or where there is room and the norm of the rest exceeds ϑ.
-        None: for no layer, where products would take longer, and on a device, which would have to be waited for once more.
         """
-        if self._is_narrow(of) or self.device.type != "cpu":
-            return None, 0
-        ranks, most = np.asarray(self.ranks)[of.members], limits.max_rank[of.members]
-        found = smallness(small, ranks, torch.finfo(self.dtype).eps)
-        theta = found.size * (limits.tau or 0.0) if limits.theta is None else limits.theta
-        enough = np.isfinite(found.rounds) & (ranks >= limits.min_rank) & ((most <= ranks) | (found.rest <= theta))
-        return enough, int(found.rounds[enough].max(initial=0.0))
+        ranks, most = of.ranks, limits.max_rank[of.members]
+        how = smallness(small, ranks)
+        enough = how.is_small & (ranks >= limits.min_rank)
+        if (most > ranks).any():
+            theta = how.size * (limits.tau or 0.0) if limits.theta is None else limits.theta
+            enough &= (most <= ranks) | (how.rest(ranks) <= theta)
+        if of.width < LEAST_WIDTH or not enough.any():
+            return enough, 0
+        eps = torch.finfo(self.dtype).eps
+        products = how.products(eps)
+        enough &= np.isfinite(products) & (defects(small, ranks) <= np.sqrt(ranks) * (eps + EPS_32 * self._roots[of.members]))
+        return enough, int(products[enough].max(initial=0.0))
 
     def _rest(self, found: Sequence[_Found], sigma: Values) -> list[int]:
         """The layers of which the leading spectrum was found; the norm of the rest, as one value, goes behind it."""
@@ -494,7 +512,7 @@ class LayerBank:
         for one in found:
             if isinstance(one.core, LeadingCore):
                 ranks = np.asarray(self.ranks)[one.layers]
-                sigma[one.layers, ranks] = one.core.rest.clamp(min=0.0).sqrt().numpy()
+                sigma[one.layers, ranks] = np.sqrt(np.maximum(one.core.rest, 0.0))
                 leading += one.layers.tolist()
         return leading
 
@@ -547,12 +565,12 @@ class LayerBank:
             self._S.zero_()
         for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
-            its_inverse = inverse[of.members] if self._is_narrow(of) else values[1, of.layers]
-            X = _coordinates([one for one in found if one.of is of], its_inverse[:, None, :most])
-            for part, stack in zip(of.parts, self._stacks(of), strict=True):
-                self._scratch.clear()
-                new = self._scratch.take(len(stack), most, part.group.length)
-                torch.bmm((X if len(of.parts) == 1 else X[part.places]).mT, stack, out=new)
+            its_inverse = inverse[of.members] if self.device.type == "cpu" else values[1, of.layers]
+            its = [one for one in found if one.of is of]
+            X = _coordinates(its, its_inverse[:, None, :most])
+            for part, stack in zip(of.parts, its[-1].stacks, strict=True):
+                new = self._scratch.take(len(stack), most, part.group.length, dtype=stack.dtype)
+                torch.bmm((X if len(of.parts) == 1 else X[part.places]).to(stack.dtype).mT, stack, out=new)
                 if len(self._plan.classes) == 1:
                     part.group.storage[:, :most] = new
                 else:
@@ -566,10 +584,10 @@ class LayerBank:
         self._plan = plan
 
     def _undo(self) -> None:
-        """The factors from before a step that failed while they were written: the workspaces still have them."""
+        """The factors from before a step that failed while they were written: the stacks still have them."""
         w = max(self.ranks)
-        for group, work in zip(self._lengths, self._plan.work, strict=True):
-            group.storage[:, :w] = work[:, :w]
+        for group, stack in zip(self._lengths, self._plan.stacks, strict=True):
+            group.storage[:, :w] = stack[:, :w]
             group.storage[:, w:] = 0.0
         self._S.zero_()
         self._S[:, :w, :w] = self._plan.S
@@ -579,9 +597,9 @@ def _coordinates(found: Sequence[_Found], inverse: Array) -> Tensor:
     """X_K and X_L (2L, 2w, k) of all layers of a class, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
     if len(found) == 1:
         return joined(*found[0].core.coordinates(inverse))
-    X: Tensor = inverse.new_empty(2, len(inverse), 2 * found[0].of.width, inverse.shape[2])  # of classes that are not narrow
+    X = torch.zeros(2, len(inverse), 2 * found[0].of.width, inverse.shape[2], dtype=torch.float64)  # on the host
     for one in found:
-        X[:, one.rows] = torch.stack(one.core.coordinates(inverse[one.rows]))
+        X[:, one.rows] = joined(*one.core.coordinates(inverse[one.rows])).unflatten(0, (2, -1))
     return X.flatten(0, 1)
 
 

@@ -2,12 +2,12 @@
 
 Stack U and the direction of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
 
-    Ŵ = U S_new Vᵀ − λ(I − UUᵀ) ΔK Vᵀ − λU ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[S_new + λ(C_K + C_Lᵀ), −λI], [−λI, 0]],
+    Ŵ = U S_new Vᵀ − λ(I − UUᵀ) ΔK Vᵀ − λU ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[A, −λI], [−λI, 0]],
 
-with S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL: no augmented basis and no residual is formed, and λ is in the small matrix
-alone.  A triangular factor B = Q R of each side turns this into the core of Algorithm 1 up to the choice of basis,
-Ŝ = R_K Ŝ₀ R_Lᵀ; R also carries whatever defect UᵀU − I earlier steps have left, so that no defect grows.  ``gram.py`` takes R
-from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both continue here.
+with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL: no augmented basis and no residual is formed, and λ is
+in the small matrix alone.  A triangular factor B = Q R of each side turns this into the core of Algorithm 1 up to the choice of
+basis, Ŝ = R_K Ŝ₀ R_Lᵀ; R also carries whatever defect UᵀU − I earlier steps have left, so that no defect grows.  ``gram.py``
+takes R from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both continue here.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def core_after(S: Array, delta_S: Array, C_K: Array, C_L: Array, rate: float, sh
     return S_new - 0.5 * rate * (C_K + C_L.mT) if shared else S_new
 
 
-def core(S_new: Array, C_K: Array, C_L: Array, rate: float) -> Array:
-    """Ŝ₀ (L, 2w, 2w) from S_new, C_K and C_L, each (L, w, w), and the learning rate λ."""
-    w = S_new.shape[1]
-    S0 = zeros(S_new, len(S_new), 2 * w, 2 * w)
-    S0[:, :w, :w] = S_new + rate * (C_K + C_L.mT)
+def core(A: Array, rate: float) -> Array:
+    """Ŝ₀ (L, 2w, 2w) from A = S_new + λ(C_K + C_Lᵀ) (L, w, w) and the learning rate λ."""
+    w = A.shape[1]
+    S0 = zeros(A, len(A), 2 * w, 2 * w)
+    S0[:, :w, :w] = A
     diagonals(S0[:, :w, w:])[:] = -rate
     diagonals(S0[:, w:, :w])[:] = -rate
     return S0
@@ -52,19 +52,21 @@ def core(S_new: Array, C_K: Array, C_L: Array, rate: float) -> Array:
 class Small(NamedTuple):
     """All that is small of some layers, in float64.
 
-    ``Gamma`` (2, L, 2w, 2w) Γ_K and Γ_L, ``S0`` (L, 2w, 2w) Ŝ₀, ``S_new`` (L, w, w), ``scale`` (L,) s², ``rate`` λ:
-    s² = ‖S_new + λ(C_K + C_Lᵀ)‖² + λ²(‖ΔK‖² + ‖ΔL‖²) is the size of Ŵ, infinite or NaN if anything is.
+    ``Gamma`` (2, L, 2w, 2w) Γ_K and Γ_L, ``S_new`` and ``A`` = S_new + λ(C_K + C_Lᵀ) (L, w, w), ``scale`` (L,) s², ``rate`` λ:
+    s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²) is the size of Ŵ, infinite or NaN if anything is.
     """
 
     Gamma: Array
-    S0: Array
     S_new: Array
+    A: Array
     scale: Array
     rate: float
 
-    def of(self, rows: Array) -> Small:
-        """Some of the layers."""
-        return Small(self.Gamma[:, rows], self.S0[rows], self.S_new[rows], self.scale[rows], self.rate)
+    def of(self, rows: Integers) -> Small:
+        """Some of the layers, or all of them."""
+        if len(rows) == len(self.scale):
+            return self
+        return Small(self.Gamma[:, rows], self.S_new[rows], self.A[rows], self.scale[rows], self.rate)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is seen in its scale
@@ -73,10 +75,9 @@ def small_of(Gamma: Array, S: Array, delta_S: Array, *, rate: float, shared: boo
     w = S.shape[1]
     C_K, C_L = Gamma[0, :, :w, w:], Gamma[1, :, :w, w:]
     S_new = core_after(S, delta_S, C_K, C_L, rate, shared)
-    S0 = core(S_new, C_K, C_L, rate)
-    squares = (diagonals(Gamma[0]) + diagonals(Gamma[1]))[:, w:].sum(1)
-    scale = (S0[:, :w, :w] ** 2).sum((1, 2)) + rate * rate * squares
-    return Small(Gamma, S0, S_new, scale, rate)
+    A = S_new + rate * (C_K + C_L.mT)
+    squares = diagonals(Gamma)[:, :, w:].sum((0, 2))
+    return Small(Gamma, S_new, A, (A**2).sum((1, 2)) + rate * rate * squares, rate)
 
 
 class Limits(NamedTuple):

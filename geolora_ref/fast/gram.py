@@ -1,7 +1,7 @@
 """The step from Gram matrices: all that is m or n long is two products, BᵀB before and B X after.
 
-For storage in float32 or less, everything small is computed in float64.  With Γ = BᵀB of each side (B = [U | ΔK], see
-``core.py``) and one Cholesky factor Γ_K = L Lᵀ,
+For storage in float32 or less, in float64, except for these two products where float32 is enough (see below).  With Γ = BᵀB of
+each side (B = [U | ΔK], see ``core.py``) and one Cholesky factor Γ_K = L Lᵀ,
 
     A = Lᵀ Ŝ₀,   M = A Γ_L Aᵀ = P Σ² Pᵀ,   X_L = Aᵀ P Σ⁻¹,   X_K = Ŝ₀ Γ_L X_L Σ⁻¹,   U₁ = B_K X_K,  V₁ = B_L X_L,  S₁ = Σ,
 
@@ -17,13 +17,20 @@ w(2w + 1)·eps₆₄ for the algorithm [Hig02, theorem 10.7] and wm·eps₆₄ f
 without a factor is known by ``info`` and goes through ``householder.py``.  A zero column gets the pivot ``NOTHING``, below the
 square of every float32 that is not 0.
 
-Rounding.  With s² = ‖S_new + λ(C_K + C_Lᵀ)‖² + λ²(‖ΔK‖² + ‖ΔL‖²), what is added moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s², and
+Rounding.  With s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²), what is added moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s², and
 arithmetic by a few eps₆₄·s² and what the sums in Γ_L lose: 6 at most in some ten thousand draws of short bases, 16 where a
 search climbed to the worst; 16 + √ℓ are counted.  With η = 2δ + (16 + √ℓ)·eps₆₄ = (2w + 32 + 3√ℓ)·eps₆₄ the singular values
 are right to √η·s (that is what one of 0 may come out as: 1.3·eps₃₂·s for w = 8 and ℓ = 384, far below what the criteria allow),
 and the bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  That is the
 only thing that can go wrong, since W₁ = Ŵ V₁ V₁ᵀ whatever σ is; it is known after the eigenvalues, and :func:`trusted` says where
 it exceeds the rounding of the storage; such layers go through ``householder.py``.
+
+In float32.  Where a step is small and no rank grows (``leading.py``: a and b at most ½, with ‖ΔK‖ and ‖ΔL‖ in place of the
+residuals) the two products may be those of float32, ε = √ℓ·eps₃₂ in place of √ℓ·eps₆₄.  L P are eigenvectors of Γ_K Ŝ₀Γ_LŜ₀ᵀ, of
+which Γ_K and Γ_L are factors; the leading w of them are apart from the others by σ'²(1 − a²b²), so that an error ε of the factors
+leaves W₁ and its bases right to ε, as it does there.  What is behind is not kept, and right to √δ·λ‖ΔK‖·b.  To have a Cholesky
+factor Γ_K wants δ with eps₃₂ in place of eps₆₄: on the columns of ΔK, where it moves U₁ by δ·a², and not on those of U, where it
+would be a defect.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
 from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs
-from geolora_ref.fast.core import Small
+from geolora_ref.fast.core import Small, core
 
 __all__ = ["GramCore", "gram_core", "trusted"]
 
@@ -73,11 +80,13 @@ class GramCore(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is seen in its scale
-def gram_core(small: Small, roots: Array) -> GramCore:
-    """From all that is small (Γ_K is overwritten), and ``roots`` (L,) √max(m, n)."""
-    Gamma_K, Gamma_L, S0 = small.Gamma[0], small.Gamma[1], small.S0
-    diagonal = diagonals(Gamma_K)
-    diagonal *= 1.0 + _added(S0.shape[1] // 2, roots[:, None])
+def gram_core(small: Small, roots: Array, eps: float) -> GramCore:
+    """From all that is small (Γ_K is overwritten), ``roots`` (L,) √max(m, n), and ``eps`` of the products that made Γ."""
+    Gamma_K, Gamma_L, S0 = small.Gamma[0], small.Gamma[1], core(small.A, small.rate)
+    diagonal, w = diagonals(Gamma_K), small.A.shape[1]
+    added = _added(w, roots[:, None])
+    diagonal[:, :w] *= 1.0 + added
+    diagonal[:, w:] *= 1.0 + added * (eps / EPS)
     diagonal += NOTHING
     factor, info = cholesky(Gamma_K)
     At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L

@@ -41,7 +41,7 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     Q_L, R_L = torch.linalg.qr(torch.cat([Bt_L[:, :w], Bt_L[:, w:] / size], dim=1).mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
     S_new = core_after(S / size, delta_S / size, C_K, C_L, 1.0, shared)
-    S_hat = R_K @ core(S_new, C_K, C_L, 1.0) @ R_L.mT
+    S_hat = R_K @ core(S_new + C_K + C_L.mT, 1.0) @ R_L.mT
     P, sigma, Qt = svd(S_hat)
     found = sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT
     sound = torch.stack([torch.isfinite(X).flatten(1).all(1) for X in found]).all(0)

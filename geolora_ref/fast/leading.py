@@ -1,4 +1,4 @@
-"""The leading half of a spectrum by a few products, where a step is small beside the smallest σ of its core.
+"""Steps that are small beside the smallest σ of their core: the leading half of the spectrum, and float32 is enough for products.
 
 Ŵ has rank 2r at most, r of it large and the rest small.  U, V orthonormal, R_K = (I − UUᵀ)ΔK and R_L = (I − VVᵀ)ΔL,
 
@@ -11,25 +11,38 @@ b = λ‖R_L‖/σ' (spectral norms), both below 1.  Then
 
 S_new is a block of Ŵ; Ŵ + λ²R_K S_new⁻¹R_Lᵀ = (U S_new − λR_K) S_new⁻¹ (S_new Vᵀ − λR_Lᵀ) has rank r; and
 (I − VVᵀ)V_r = (I − VVᵀ)ŴᵀU_rΣ_r⁻¹ = −λR_L UᵀU_rΣ_r⁻¹.  A product with Ŵ takes the range of V_r + V_⊥T to that of
-U_r + U_⊥(Σ_⊥TΣ_r⁻¹), so that it makes the tangent of the angle ab times as large at most, as does one with Ŵᵀ.  After
-h = 1 + 2k products, U_h a basis of the range of (ŴŴᵀ)ᵏŴV, orthonormal in the second inequality,
+U_r + U_⊥(Σ_⊥TΣ_r⁻¹), so that it makes the tangent of the angle ab times as large at most, as does one with Ŵᵀ.  After h
+products with Ŵ and Ŵᵀ in turn, from V on if h is odd, from U on if it is even, U_h a basis of what they lead to,
 
-    tan∠(U_h, U_r) ≤ (ab)ʰ·b/√(1 − b²),   ‖U_hU_hᵀŴ − U_rΣ_rV_rᵀ‖ ≤ √2·σ'(ab)ʰ·b/√(1 − b²).
+    tan∠(U_h, U_r) ≤ (ab)ʰ·t,   ‖P_hŴ − U_rΣ_rV_rᵀ‖ ≤ √2·σ'(ab)ʰ·t,   t = b/√(1 − b²) or a/√(1 − a²),
 
-Every U_h is normalised to UᵀU_h = I, every V_h to VᵀV_h = I, so that E_K = ΔKᵀU_h or E_L = ΔLᵀV_h (w x w) is all of it.  With
-Ŝ₀ = [[A, −λI], [−λI, 0]] a product with Ŵ, and one with Ŵᵀ, is
+P_h the projection onto its range.
 
-    Z = [A − λE_L; −λI],   F = Γ_K Z,   E_K = F₂F₁⁻¹,      Z = [Aᵀ − λE_K; −λI],   F = Γ_L Z,   E_L = F₂F₁⁻¹,
+Every U_h is normalised to UᵀU_h = I, every V_h to VᵀV_h = I, so that U_h = U + R_K X
+and V_h = V + R_L Y with X and Y (w x w).  With G_K = R_KᵀR_K = ΔKᵀΔK − C_KᵀC_K, and G_L likewise, the products are
 
-from E_L = ΔLᵀV on.  F₁ = UᵀŴV_h = S_new − λR_LᵀV_h is invertible where a and b are at most ½: no tangent exceeds 0.8 then.
-Nothing grows from product to product, and U_h, whose singular values are 1 at least and less than 2, becomes orthonormal by
-one Cholesky factor.  At the end
+    ŴV_h = U F − λR_K,   F = S_new − λG_L Y,   X = −λF⁻¹,      ŴᵀU_h = V F − λR_L,   F = S_newᵀ − λG_K X,   Y = −λF⁻¹,
 
-    X = ZF₁⁻¹,   U_hᵀU_h = Xᵀ[I; E_K] = L Lᵀ,   Y = [Aᵀ − λE_K; −λI]L⁻ᵀ,   YᵀΓ_L Y = Q Σ² Qᵀ,   X_K = X L⁻ᵀQ,   X_L = Y Q Σ⁻¹.
+from Y = 0 or X = 0 on.  F = UᵀŴV_h is invertible where a and b are at most ½: no tangent exceeds 0.8 then.  Nothing grows from
+product to product, and U_h, whose singular values are 1 at least and less than 2, becomes orthonormal by one Cholesky factor.
+At the end, with F of the second kind,
 
-The eigenproblem has half the size of the one in ``gram.py``, an eighth of the work.  V₁ has the defect that ``trusted`` knows.
-What lies behind σ_r is known by its norm alone, (‖Ŵ‖² − Σσ²)^{1/2} with ‖Ŵ‖² = tr(Γ_KŜ₀Γ_LŜ₀ᵀ): enough where no rank grows.
-U and V are orthonormal to the rounding of their storage, d; that changes σ', a and b by shares of d‖S_new‖/σ', U₁ by abd.
+    Z = [I − C_K X; X],   ZᵀΓ_K Z = U_hᵀU_h = L Lᵀ,   T = [F + λC_L; −λI] L⁻ᵀ,   TᵀΓ_L T = Q Σ² Qᵀ,
+    U₁ = U_h L⁻ᵀ Q = B_K Z L⁻ᵀ Q,   V₁ = ŴᵀU₁ Σ⁻¹ = B_L T Q Σ⁻¹.
+
+The eigenproblem has half the size of the one in ``gram.py``, an eighth of the work.  What lies behind σ_r is known by its norm
+alone, enough where no rank grows.  U_c = R_K − U XᵀG_K spans what the range of U and R_K has beside U_h, λI + X S_new = λX G_L Y
+for the Y that X was made of, hence U_cᵀŴ = λG_K X(R_Lᵀ − G_L Y Vᵀ), and
+
+    ‖Ŵ − P_hŴ‖² = ‖(U_cᵀU_c)^{−1/2}U_cᵀŴ‖² = λ² tr((G_K X(I + XᵀG_K X)⁻¹)ᵀ X(G_L + G_L Y YᵀG_L)).
+
+Rounding.  Float32 is enough for Γ: an error ε of it, relative to the norms of the columns, moves R_K X by a few ε·ab, and W₁ by
+that times σ'; it moves L, and with it W₁, by ε‖Ŵ‖; and TᵀΓ_L T to H(I + O(ε))Hᵀ with TᵀΓ_L T = HHᵀ, so that each σ is right to
+ε of itself and the bases are orthonormal to ε, whatever the condition of S_new is.  ε is eps₃₂·√ℓ at most for ℓ terms in one
+accumulator (see ``gram.py``), a quarter of the unit 4√(m + n)·eps₃₂ of the oracle.  A defect d of U and V, which the formulas
+of X and Y leave out, moves W₁ by shares of abd‖S_new‖ and of λd‖ΔK‖: they are for bases whose d is rounding.  What is small is
+computed in float64; its rounding has the factor (s/σ_r)² that ``trusted`` knows.  The norm of the rest loses √ε·λ‖ΔK‖·b where ΔK
+is nearly in the range of U.
 """
 
 from __future__ import annotations
@@ -38,104 +51,129 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from geolora_ref.fast.arrays import eigenpairs
+from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs, lower_inverse
 from geolora_ref.fast.core import Small
-from geolora_ref.fast.scratch import Scratch
 
-__all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "leading_core", "smallness"]
+__all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "defects", "leading_core", "smallness"]
 
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
 LEAST_WIDTH = 16
-"""Below it the eigenvalues take less time than the products."""
-MOST_ROUNDS = 3
+"""Below it all eigenvalues take less time than the products."""
+MOST_PRODUCTS = 7
 LARGEST = 0.5
 """Of a and b."""
+UNDERFLOW = 2.0**-80
+"""Up to 2²³ terms below the range of float32, 2⁻¹²⁶ each, are rounding (2⁻²³) of sums that are not below it."""
 
 
 class Smallness(NamedTuple):
-    """How small a step is, for each layer, (L,) each: ``rounds`` is the k from which on the bound of the error is eps/2·σ₁,
-    infinite where the step is too large; ``rest`` a bound of the norm behind σ_r, ``size`` one of ‖Ŵ‖ from below.
+    """How small a step is, for each layer, (L,) each: bounds of a and b from above, and of σ', σ₁ and ‖Ŵ‖ from below.
+
+    NaN where S_new may be singular.
     """
 
-    rounds: Values
-    rest: Values
+    a: Values
+    b: Values
+    smallest: Values
+    largest: Values
     size: Values
+
+    @property
+    def is_small(self) -> NDArray[np.bool_]:
+        """Where a and b are at most ½."""
+        small: NDArray[np.bool_] = np.maximum(self.a, self.b) <= LARGEST
+        return small
+
+    def rest(self, ranks: Integers) -> Values:
+        """A bound of the norm behind σ_r, of layers with these ranks."""
+        bound: Values = np.sqrt(ranks) * self.a * self.b * self.smallest
+        return bound
+
+    @np.errstate(all="ignore")
+    def products(self, eps: float) -> Values:
+        """The h from which on the bound of the error is eps/2·σ₁, infinite where that is above ``MOST_PRODUCTS``."""
+        a, b = self.a, self.b
+        h = np.arange(1, MOST_PRODUCTS + 1)[:, None]
+        start = np.where(h % 2, b / np.sqrt(1.0 - b * b), a / np.sqrt(1.0 - a * a))
+        right = math.sqrt(2.0) * self.smallest * (a * b) ** h * start <= 0.5 * eps * self.largest
+        return np.where(right.any(0), right.argmax(0) + 1.0, np.inf)
 
 
 class LeadingCore(NamedTuple):
     """The leading spectra, and what :meth:`coordinates` makes the new bases from.
 
-    ``squares`` (L, w) Σ² and ``Q`` (L, w, w), ascending as LAPACK returns them; ``X`` = X L⁻ᵀ and ``Y`` (L, 2w, w); ``rest``
-    (L,) the square of the norm behind them, to rounding of s²; ``scale`` (L,) s²; ``info`` (L,) not 0 where the spectrum means
-    nothing.
+    ``squares`` (L, w) Σ² and ``Q`` (L, w, w), ascending as LAPACK returns them; ``Z`` = Z L⁻ᵀ and ``T`` (L, 2w, w); ``rest``
+    (L,) the square of the norm behind them; ``scale`` (L,) s²; ``info`` (L,) not 0 where the spectrum means nothing.
     """
 
-    squares: Tensor
-    Q: Tensor
-    X: Tensor
-    Y: Tensor
-    rest: Tensor
-    scale: Tensor
-    info: Tensor
+    squares: Values
+    Q: Values
+    Z: Values
+    T: Values
+    rest: Values
+    scale: Values
+    info: Integers
 
-    def coordinates(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    def coordinates(self, inverse: Values) -> tuple[Values, Values]:
         """X_K, X_L (L, 2w, k) from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k): zeros behind w."""
-        w = self.Q.shape[1]
+        w, behind = self.Q.shape[1], inverse.shape[2] - self.Q.shape[1]
         kept = inverse[:, :, :w]
-        leading = self.Q[:, :, -kept.shape[2] :].flip(2)
-        X_K, X_L = torch.bmm(self.X, leading * (kept > 0.0)), torch.bmm(self.Y, leading) * kept
-        behind = (0, inverse.shape[2] - kept.shape[2])
-        return torch.nn.functional.pad(X_K, behind), torch.nn.functional.pad(X_L, behind)
+        leading = descending(self.Q, kept.shape[2])
+        X_K, X_L = self.Z @ (leading * (kept > 0.0)), self.T @ (leading * kept)
+        room = ((0, 0), (0, 0), (0, max(behind, 0)))
+        return (np.pad(X_K, room), np.pad(X_L, room)) if behind > 0 else (X_K, X_L)
 
 
 @np.errstate(all="ignore")  # what is not a number is not small
-def smallness(small: Small, ranks: Integers, eps: float) -> Smallness:
-    """By bounds that cost no eigenvalues: ‖R‖² ≤ ‖ΔᵀΔ‖_∞, σ' ≥ minᵢ|S_new,ᵢᵢ| − ‖S_new − diag S_new‖, σ₁ ≥ maxᵢ|S_new,ᵢᵢ|.
+def smallness(small: Small, ranks: Integers) -> Smallness:
+    """By bounds that cost no eigenvalues: ‖Δ‖² ≤ ‖ΔᵀΔ‖_F and ‖ΔᵀΔ‖_∞, σ' ≥ minᵢ|S_new,ᵢᵢ| − ‖S_new − diag S_new‖ and so on.
 
-    Each layer has its own rank ≤ w; eps is that of the storage.  On the host: the small matrices have to be there.
+    Each layer has its own rank ≤ w.
     """
-    w = small.S_new.shape[1]
-    S_new = small.S_new.numpy()
-    diagonal = np.abs(S_new.diagonal(axis1=1, axis2=2))
-    others = S_new * (1.0 - np.eye(w))
-    size, off = np.sqrt(np.einsum("lj,lj->l", diagonal, diagonal)), np.sqrt(np.einsum("lij,lij->l", others, others))
+    S_new, w = small.S_new, small.S_new.shape[1]
+    diagonal = np.abs(diagonals(S_new))
+    squares = np.einsum("lj,lj->l", diagonal, diagonal)
+    off = np.sqrt(np.maximum(np.einsum("lij,lij->l", S_new, S_new) - squares, 0.0))
     sigma = np.where(np.arange(w) < ranks[:, None], diagonal, np.inf).min(1) - off
     sigma = np.where(sigma > 0.0, sigma, np.nan)
-    a, b = small.rate * small.Gamma[:, :, w:, w:].abs().sum(3).amax(2).sqrt().numpy() / sigma
-    error = math.sqrt(2.0) * sigma * a * b * b / np.sqrt(1.0 - b * b)
-    wanted = 0.5 * eps * diagonal.max(1) / error
-    rounds = np.fmax(np.ceil(0.5 * np.log(wanted) / np.log(a * b)), 0.0)  # NaN where a or b is 0
-    enough = (a <= LARGEST) & (b <= LARGEST) & (rounds <= MOST_ROUNDS)
-    return Smallness(np.where(enough, rounds, np.inf), np.sqrt(ranks) * a * b * sigma, size)
+    D = small.Gamma[:, :, w:, w:]
+    squared = np.sqrt(np.einsum("slij,slij->sl", D, D))
+    if w >= LEAST_WIDTH:  # where a product more costs more than the second bound
+        squared = np.minimum(squared, np.abs(D).sum(3).max(2))
+    a, b = small.rate * np.sqrt(squared + UNDERFLOW) / sigma
+    return Smallness(a, b, sigma, diagonal.max(1), np.sqrt(squares))
 
 
-def leading_core(small: Small, ranks: Integers, rounds: int, scratch: Scratch) -> LeadingCore:
-    """By 1 + 2·rounds products, from all that is small of layers with these ranks ≤ w; no result is in ``scratch``."""
-    Gamma, S0, rate = small.Gamma, small.S0, small.rate
-    w = S0.shape[1] // 2
-    A, E = S0[:, :w, :w], Gamma[1, :, w:, :w]
-    for i in range(1 + 2 * rounds):
-        G, core = (Gamma[1], A.mT) if i % 2 else (Gamma[0], A)
-        top = torch.sub(core, E, alpha=rate)
-        F = torch.baddbmm(G[:, :, w:], G[:, :, :w], top, beta=-rate)
-        inverse = torch.linalg.inv_ex(_without_gaps(F[:, :w], ranks)).inverse
-        E = torch.bmm(F[:, w:], inverse)
-    X = torch.cat([torch.bmm(top, inverse), -rate * inverse], dim=1)
-    factor, info = torch.linalg.cholesky_ex(_without_gaps(torch.baddbmm(X[:, :w].mT, X[:, w:].mT, E), ranks))
-    orthonormal = torch.linalg.solve_triangular(factor, torch.eye(w, dtype=X.dtype).expand_as(factor), upper=False).mT
-    Y = torch.cat([torch.bmm(torch.sub(A.mT, E, alpha=rate), orthonormal), -rate * orthonormal], dim=1)
-    squares, Q, info = eigenpairs(torch.bmm(Y.mT, torch.bmm(Gamma[1], Y)), info)
-    P_K, P_L = (torch.bmm(*pair, out=scratch.take(*S0.shape)) for pair in ((Gamma[0], S0), (S0, Gamma[1])))
-    rest = (P_K * P_L).sum((1, 2)) - squares.sum(1)
-    return LeadingCore(squares, Q, torch.bmm(X, orthonormal), Y, rest, small.scale, info)
+def defects(small: Small, ranks: Integers) -> Values:
+    """The larger norm of UᵀU − I and VᵀV − I of layers with these ranks ≤ w, (L,)."""
+    w = small.A.shape[1]
+    of_bases = small.Gamma[:, :, :w, :w]
+    squares = np.einsum("slij,slij->sl", of_bases, of_bases) - 2.0 * np.einsum("slii->sl", of_bases) + ranks
+    largest: Values = np.sqrt(np.maximum(squares, 0.0).max(0))
+    return largest
 
 
-def _without_gaps(M: Tensor, ranks: Integers) -> Tensor:
-    """M (L, w, w) with 1 on the diagonal behind each layer's rank, where it is zero."""
-    gaps = np.arange(M.shape[1]) >= ranks[:, None]
-    return M + torch.diag_embed(torch.from_numpy(gaps.astype(np.float64))) if gaps.any() else M
+def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
+    """By this many products, from all that is small of layers with these ranks ≤ w."""
+    Gamma, rate, w = small.Gamma, small.rate, small.A.shape[1]
+    gaps = np.eye(w) * (np.arange(w) >= ranks[:, None])[:, None]  # 1 on the diagonals behind the ranks, where all is zero
+    C_K, C_L = C = Gamma[:, :, :w, w:]
+    G_K, G_L = Gamma[:, :, w:, w:] - C.mT @ C
+    S_new = small.S_new + gaps
+    X = G_Y = np.zeros_like(S_new)
+    for remaining in range(products, 0, -1):
+        if remaining % 2:
+            X = -rate * np.linalg.inv(S_new - rate * G_Y)
+        else:
+            G_Y = G_L @ (-rate * np.linalg.inv(S_new.mT - rate * (G_K @ X)))
+    G_X = G_K @ X
+    Z = np.concatenate([np.eye(w) - C_K @ X, X], axis=1)
+    factor, info = cholesky(Z.mT @ (Gamma[0] @ Z) + gaps)
+    inverse = lower_inverse(factor).mT
+    T = np.concatenate([(S_new.mT + rate * (C_L - G_X)) @ inverse, -rate * inverse], axis=1)
+    squares, Q, info = eigenpairs(T.mT @ (Gamma[1] @ T), info)
+    rest = rate * rate * (G_X @ inverse @ inverse.mT * (X @ G_L + X @ G_Y @ G_Y.mT)).sum((1, 2))
+    return LeadingCore(squares, Q, Z @ inverse, T, rest, small.scale, info)

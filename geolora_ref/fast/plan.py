@@ -23,28 +23,19 @@ Integers = NDArray[Any]
 
 
 class Length:
-    """All bases of one length: the storage (N, capacity, length), room for updates, the float64 workspace [basis; update], and
-    whose they are.
-
-    One thread gathers updates in that room, all threads widen them into the workspace, each those that its products will read: a
-    processor that writes what another one has in its cache has to wait, and what it gathers is half as large.
+    """All bases of one length, whose they are, and the stack [basis; update] that a step begins with, in float32 or float64:
+    (N, capacity, length) and (N, 2w, length).
     """
 
     def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         self.length, self.sides = length, sides
         self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
-        self._arrived = torch.empty(self.storage.numel(), dtype=torch.promote_types(dtype, torch.float32), device=device)
-        self._work = torch.empty(2 * self.storage.numel(), dtype=torch.float64, device=device)
+        self._stack = torch.empty(2 * self.storage.numel(), dtype=torch.promote_types(dtype, torch.float32), device=device)
 
-    def arrived(self, w: int) -> Tensor:
-        """Room for the updates of width w: (N, w, length), contiguous."""
+    def stack(self, w: int) -> Tensor:
+        """The stack for width w: (N, 2w, length), contiguous."""
         count = len(self.sides)
-        return self._arrived[: count * w * self.length].view(count, w, self.length)
-
-    def work(self, w: int) -> Tensor:
-        """The workspace for width w: (N, 2w, length), contiguous."""
-        count = len(self.sides)
-        return self._work[: count * 2 * w * self.length].view(count, 2 * w, self.length)
+        return self._stack[: count * 2 * w * self.length].view(count, 2 * w, self.length)
 
 
 class Part(NamedTuple):
@@ -70,40 +61,40 @@ class _Indices(NamedTuple):
 
 
 class WidthClass(NamedTuple):
-    """Layers whose ranks are at most ``width`` and not much less, ``members`` on the host and ``layers`` on the device.
+    """Layers of ranks at most ``width`` and not much less: ``members`` and ``ranks`` on the host, ``layers`` on the device.
 
     ``in_order`` sorts the sides of its parts: all U, then all V.
     """
 
     width: int
-    members: list[int]
+    members: Integers
+    ranks: Integers
     layers: Tensor
     in_order: Tensor
     parts: list[Part]
 
     @classmethod
-    def of(cls, host: _Indices, there: Iterator[Tensor]) -> WidthClass:
-        """Takes the tensors that its lists have become on the device, in their order."""
+    def of(cls, host: _Indices, ranks: Sequence[int], there: Iterator[Tensor]) -> WidthClass:
+        """Takes the tensors that its lists have become on the device, in their order, and the ranks of all layers."""
         layers, in_order = next(there), next(there)
         parts = [Part(group, next(there), next(there)) for group, *_ in host.parts]
-        return cls(host.width, host.members, layers, in_order, parts)
+        members = np.asarray(host.members)
+        return cls(host.width, members, np.asarray(ranks)[members], layers, in_order, parts)
 
 
 @dataclass(eq=False)
 class Plan:
     """What depends on the ranks: it is taken over as a whole, or not at all.
 
-    ``arrived``, ``work`` : for each length the part of its room and of its workspace that is in use, updates (N, w, length) and
-    [basis; update] (N, 2w, length) of all sides; ``S``, ``delta_S`` (L, w, w) : the float64 workspaces of the cores;
-    ``of_sides`` : where ΔK of every layer and ΔL of every layer go, views of ``arrived``, and ``of_cores`` : where ΔS goes;
-    ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
-    ``cleared`` : whether ``arrived`` is zero where nothing is ever put.
+    ``stacks`` : for each length [basis; update] (N, 2w, length) of all sides; ``S``, ``delta_S`` (L, w, w) : the float64
+    workspaces of the cores; ``of_sides`` : where ΔK of every layer and ΔL of every layer go, views of ``stacks``, and
+    ``of_cores`` : where ΔS goes; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
+    ``cleared`` : whether the stacks are zero where no update is put.
     """
 
     ranks: tuple[int, ...]
     classes: list[WidthClass]
-    arrived: list[Tensor]
-    work: list[Tensor]
+    stacks: list[Tensor]
     S: Tensor
     delta_S: Tensor
     of_sides: list[Tensor]
@@ -119,10 +110,10 @@ def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: 
     classes = _by_width(ranks, lengths) if w else []
     there = uploaded([X for one in classes for X in one.lists], device)
     S, delta_S = torch.zeros(2, len(ranks), w, w, dtype=torch.float64, device=device)
-    arrived, work = [group.arrived(w) for group in lengths], [group.work(w) for group in lengths]
+    stacks = [group.stack(w) for group in lengths]
     places = {
-        side: stack[i, : of_side[side]].mT
-        for group, stack in zip(lengths, arrived, strict=True)
+        side: stack[i, w : w + of_side[side]].mT
+        for group, stack in zip(lengths, stacks, strict=True)
         for i, side in enumerate(group.sides)
     }
     of_cores = [delta_S[layer, :r, :r] for layer, r in enumerate(ranks)]
@@ -132,9 +123,9 @@ def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: 
         [torch.Size((r, r)) for r in ranks],
     )
     columns = np.minimum(2 * np.asarray(ranks), [min(shape) for shape in shapes])
-    width_classes = [WidthClass.of(one, there) for one in classes]
+    width_classes = [WidthClass.of(one, ranks, there) for one in classes]
     of_sides = [places[side] for side in range(len(of_side))]
-    return Plan(ranks, width_classes, arrived, work, S, delta_S, of_sides, of_cores, shapes_of_updates, columns)
+    return Plan(ranks, width_classes, stacks, S, delta_S, of_sides, of_cores, shapes_of_updates, columns)
 
 
 def _by_width(ranks: tuple[int, ...], lengths: Sequence[Length]) -> list[_Indices]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,32 @@ from torch import Tensor
 
 import geolora_ref.fast.bank as bank_module
 import geolora_ref.fast.leading as leading_module
+import geolora_ref.fast.scratch as scratch_module
 from geolora_ref.algorithm import RankRule
-from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport
+from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.fast.bank import Factors
-from geolora_ref.fast.core import Small, small_of
-from geolora_ref.fast.leading import smallness
+from geolora_ref.fast.core import Small
+from geolora_ref.fast.leading import defects, smallness
 from geolora_ref.fast.scratch import Scratch
-from tests.fast.layers import defect
+from tests.fast.small_steps import (
+    ALLOWED,
+    CASES,
+    EPS,
+    M,
+    N,
+    dense,
+    layer_of,
+    many,
+    padded,
+    small,
+    stepped,
+    untruncated,
+    update_of,
+    whole,
+    wrong,
+)
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
-EPS = torch.finfo(torch.float32).eps
-M, N = 40, 32
 
 
 @pytest.fixture
@@ -37,61 +52,6 @@ def generator() -> torch.Generator:
 def narrow_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products for layers of any width."""
     monkeypatch.setattr(bank_module, "LEAST_WIDTH", 1)
-
-
-def layer_of(r: int, condition: float, generator: torch.Generator) -> Factors:
-    """A layer with singular values from 2 to 2/condition."""
-    U, V = (torch.linalg.qr(torch.randn(k, r, generator=generator, dtype=torch.float64))[0] for k in (M, N))
-    S = torch.diag(2.0 * condition ** -torch.linspace(0.0, 1.0, r, dtype=torch.float64))
-    return U, S, V
-
-
-def update_of(layer: Factors, b: float, generator: torch.Generator) -> Factors:
-    """ΔK, ΔL with λ‖ΔK‖ = λ‖ΔL‖ = b·σ_r for λ = 1, and ΔS a twentieth of it."""
-    U, S, V = layer
-    size = b * float(S.diagonal()[-1])
-    dK, dL, dS = (torch.randn(X.shape, generator=generator, dtype=torch.float64) for X in (U, V, S))
-    dK, dL, dS = (size * X / torch.linalg.matrix_norm(X, 2) for X in (dK, dL, dS))
-    return dK, dL, 0.05 * dS
-
-
-def small(layer: Factors, update: Factors) -> Small:
-    """What is small of one layer, λ = 1."""
-    (U, S, V), (dK, dL, dS) = layer, update
-    Gamma = torch.stack([B.mT @ B for B in (torch.cat([U, dK], dim=1), torch.cat([V, dL], dim=1))])
-    return small_of(Gamma[:, None], S[None], dS[None], rate=1.0, shared=False)
-
-
-def padded(X: Tensor, w: int) -> Tensor:
-    """With zeros up to w columns, and as many rows if it is square."""
-    behind = w - X.shape[1]
-    return torch.nn.functional.pad(X, (0, behind, 0, behind if X.shape[0] == X.shape[1] else 0))
-
-
-def untruncated(layer: Factors, update: Factors) -> Tensor:
-    """Ŵ."""
-    (U, S, V), (dK, dL, dS) = layer, update
-    return U @ (S - dS) @ V.mT - (dK - U @ (U.mT @ dK)) @ V.mT - U @ (dL - V @ (V.mT @ dL)).mT
-
-
-def stepped(
-    layers: Sequence[Factors], updates: Sequence[Factors], dtype: torch.dtype = torch.float32, **limits: Any
-) -> tuple[LayerBank, StepReport]:
-    """A bank of these layers after one step; the matrices that it starts from are those that are rounded to its dtype."""
-    bank = LayerBank.of([tuple(X.to(dtype) for X in layer) for layer in layers], capacity=limits.pop("capacity", None))  # type: ignore[misc]
-    deltas = [[X.to(dtype) for X in of_one] for of_one in zip(*updates, strict=True)]
-    return bank, bank.update_(*deltas, **limits)
-
-
-def dense(factors: Factors) -> Tensor:
-    """U S Vᵀ in float64."""
-    U, S, V = (X.double() for X in factors)
-    return U @ S @ V.mT
-
-
-def whole(report: StepReport, layer: int = 0) -> bool:
-    """Whether the whole spectrum of the layer was found."""
-    return not np.isnan(report.singular_values[layer]).any()
 
 
 # --- the bounds ------------------------------------------------------------------------------------------------------
@@ -124,7 +84,7 @@ def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, gene
             Q = torch.linalg.qr(U_h)[0]
             error = torch.linalg.matrix_norm(Q @ (Q.mT @ W) - (P[:, :r] * sigma[:r]) @ Qt[:r], 2)
             ratios += [tangent(Q, P[:, :r]) / bound, float(error) / (math.sqrt(2.0) * smallest * bound)]
-            U_h, bound = W @ (W.mT @ Q), bound * (a * its_b) ** 2
+            U_h, bound = W @ (W.mT @ Q), bound * (a * its_b) ** 2  # the other side: the same theorem for Ŵᵀ
         near.append(ratios)
     for i, values in enumerate(zip(*near, strict=False)):
         assert max(values) <= 1.0 + 1e-4
@@ -140,54 +100,79 @@ def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, gener
         update = update_of(layer, b, generator)
         P, sigma, Qt = torch.linalg.svd(untruncated(layer, update))
         (U, S, V), (dK, dL, dS) = (tuple(padded(X, 8) for X in of) for of in (layer, update))
-        found = smallness(small((U, S, V), (dK, dL, dS)), np.array([r]), EPS)
-        assert float(sigma[r:].norm()) <= found.rest[0]
+        found, ranks = smallness(small((U, S, V), (dK, dL, dS)), np.array([r])), np.array([r])
+        assert float(sigma[r:].norm()) <= found.rest(ranks)[0]
         assert found.size[0] <= float(sigma.norm())
-        k = found.rounds[0]
-        assert np.isfinite(k)
-        W, U_h = untruncated(layer, update), untruncated(layer, update) @ layer[2]
-        for _ in range(int(k)):
-            U_h = W @ (W.mT @ torch.linalg.qr(U_h)[0])
-        Q = torch.linalg.qr(U_h)[0]
+        assert found.largest[0] <= float(sigma[0])
+        assert found.smallest[0] <= float(torch.linalg.svdvals(layer[1] - update[2])[-1]) * (1.0 + 1e-12)
+        h = found.products(EPS)[0]
+        assert found.is_small[0]
+        assert np.isfinite(h)
+        W = untruncated(layer, update)
+        Q = layer[2] if h % 2 else layer[0]
+        for remaining in range(int(h), 0, -1):
+            Q = torch.linalg.qr((W if remaining % 2 else W.mT) @ Q)[0]
         best = (P[:, :r] * sigma[:r]) @ Qt[:r]
         assert float(torch.linalg.matrix_norm(Q @ (Q.mT @ W) - best, 2)) <= 0.5 * EPS * float(sigma[0])
 
 
-def test_rounds_are_the_first_for_which_the_bound_is_small(generator: torch.Generator) -> None:
-    """With U, V, ΔK and ΔL of which all norms are known: a = b to rounding."""
-    U, V = (torch.linalg.qr(torch.randn(k, 8, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+def known(a: float, b: float, generator: torch.Generator) -> tuple[Factors, Factors]:
+    """A layer and an update of rank one of which all norms are known, σ' = 1."""
+    U, V = (torch.linalg.qr(torch.randn(k, 5, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    S = torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0], dtype=torch.float64))
+    dK, dL = (X[:, 4:] @ torch.tensor([[0.0, 0.6, 0.0, 0.8]], dtype=torch.float64) for X in (U, V))
+    return (U[:, :4], S, V[:, :4]), (a * dK, b * dL, 0.0 * S)
+
+
+def test_products_are_the_first_for_which_the_bound_is_small(generator: torch.Generator) -> None:
+    """Where a and b are known, from either side on: an even number of products begins with U, and a is the sine of its angle."""
     seen = set()
-    for b in np.geomspace(1e-4, 0.9, 2000):
-        layer = U[:, :4], torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0], dtype=torch.float64)), V[:, :4]
-        found = smallness(small(layer, (b * U[:, 4:], b * V[:, 4:], 0.0 * layer[1])), np.array([4]), EPS)
-        bounds = [2.0**0.5 * b ** (4 * k + 3) / (1.0 - b * b) ** 0.5 / 5.0 for k in range(4)]
-        expected = next((k for k, bound in enumerate(bounds) if bound <= 0.5 * EPS and b <= 0.5), np.inf)
-        assert found.rounds[0] == expected
-        assert found.rest[0] == pytest.approx(2.0 * b * b)
-        seen.add(expected)
-    assert seen == {0, 1, 2, 3, np.inf}
+    for b in np.geomspace(1e-4, 0.9, 500):
+        for share in (1.0, 0.1, 10.0):
+            a = min(share * b, 0.95)
+            found = smallness(small(*known(a, b, generator)), np.array([4]))
+            starts = [b / (1.0 - b * b) ** 0.5, a / (1.0 - a * a) ** 0.5]
+            bounds = [2.0**0.5 * (a * b) ** h * starts[(h + 1) % 2] / 5.0 for h in range(1, 8)]
+            expected = next((h for h, bound in enumerate(bounds, start=1) if bound <= 0.5 * EPS), np.inf)
+            assert found.products(EPS)[0] == expected
+            assert found.is_small[0] == (max(a, b) <= 0.5)
+            assert found.rest(np.array([4]))[0] == pytest.approx(2.0 * a * b, rel=1e-6)
+            seen.add(expected)
+    assert seen == {1, 2, 3, 4, 5, 6, 7, np.inf}
+
+
+def test_wide_layers_have_a_second_bound(generator: torch.Generator) -> None:
+    """Of ΔK with equal singular values ‖ΔᵀΔ‖ is √r times ‖ΔᵀΔ‖_∞, which is exact; of rank one the first is exact."""
+    U, V = (torch.linalg.qr(torch.randn(k, 16, generator=generator, dtype=torch.float64))[0] for k in (M, N))
+    for r, wide in ((16, True), (9, False)):
+        layer = U[:, :r], torch.eye(r, dtype=torch.float64), V[:, :r]
+        flat = smallness(small(layer, (0.1 * U[:, :r], 0.1 * V[:, :r], 0.0 * layer[1])), np.array([r]))
+        expected = 0.1 if wide else 0.1 * r**0.25
+        assert (flat.a[0], flat.b[0]) == pytest.approx((expected, expected))
+        one = torch.full((1, r), r**-0.5, dtype=torch.float64) * torch.arange(1, r + 1).double()
+        alone = smallness(small(layer, (0.01 * U[:, :1] @ one, 0.01 * V[:, :1] @ one, 0.0 * layer[1])), np.array([r]))
+        assert alone.a[0] == pytest.approx(0.01 * float(one.norm()))
 
 
 def test_each_layer_is_judged_by_its_own_numbers(generator: torch.Generator) -> None:
     layers = [layer_of(4, condition, generator) for condition in np.geomspace(1.0, 1e6, 40)]
     layers = [(U, size * S, V) for size, (U, S, V) in zip(np.geomspace(1e-3, 1e3, 40), layers, strict=True)]
     smalls = [small(layer, update_of(layer, 0.15, generator)) for layer in layers]
-    S0, cores, scale = (torch.cat(X) for X in zip(*(one[1:4] for one in smalls), strict=True))
-    together = Small(torch.cat([one.Gamma for one in smalls], dim=1), S0, cores, scale, 1.0)
-    found = smallness(together, np.full(40, 4), EPS)
+    cores, A, scale = (np.concatenate(X) for X in zip(*(one[1:4] for one in smalls), strict=True))
+    together = Small(np.concatenate([one.Gamma for one in smalls], axis=1), cores, A, scale, 1.0)
+    found, ranks = smallness(together, np.full(40, 4)), np.array([4])
     for layer, one in enumerate(smalls):
-        alone = smallness(one, np.array([4]), EPS)
-        np.testing.assert_allclose([X[layer] for X in found], [X[0] for X in alone], rtol=1e-9)
-    assert {0.0, 1.0} <= set(found.rounds)
+        alone = smallness(one, ranks)
+        np.testing.assert_allclose([X[layer] for X in found], [X[0] for X in alone], rtol=1e-6)
+        assert found.products(EPS)[layer] == alone.products(EPS)[0]
+        assert found.is_small[layer] == alone.is_small[0]
+    assert {2.0, 3.0} <= set(found.products(EPS))
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.01, 0.55), (0.55, 0.01), (1e-6, 1.5), (2.0, 1e-6), (0.01, 2.5)])
-def test_updates_of_more_than_half_of_the_smallest_are_not_small(a: float, b: float) -> None:
-    """Of either side, however small the other one is: F₁ has to be invertible."""
-    U, V = torch.eye(M, dtype=torch.float64), torch.eye(N, dtype=torch.float64)
-    layer = U[:, :4], torch.eye(4, dtype=torch.float64), V[:, :4]
-    found = smallness(small(layer, (a * U[:, 4:8], b * V[:, 4:8], 0.0 * layer[1])), np.array([4]), EPS)
-    assert found.rounds[0] == np.inf
+def test_updates_of_more_than_half_of_the_smallest_are_not_small(a: float, b: float, generator: torch.Generator) -> None:
+    """Of either side, however small the other one is: F has to be invertible."""
+    assert not smallness(small(*known(a, b, generator)), np.array([4])).is_small[0]
 
 
 @pytest.mark.parametrize("case", ["large update", "S = 0", "no number", "far from diagonal"])
@@ -197,31 +182,23 @@ def test_what_is_not_small_is_never_said_to_be(case: str, generator: torch.Gener
     U, S, V = layer
     S = {"S = 0": 0.0 * S, "far from diagonal": torch.ones_like(S)}.get(case, S)
     dS = dS * float("nan") if case == "no number" else dS
-    assert smallness(small((U, S, V), (dK, dL, dS)), np.array([4]), EPS).rounds[0] == np.inf
+    assert not smallness(small((U, S, V), (dK, dL, dS)), np.array([4])).is_small[0]
+
+
+def test_defects_are_those_of_the_bases(generator: torch.Generator) -> None:
+    """Of the worse side, and of nothing behind a layer's rank."""
+    layer = layer_of(5, 2.0, generator)
+    dK, dL, dS = update_of(layer, 0.1, generator)
+    for side in (0, 2):
+        factors = list(layer)
+        factors[side] = factors[side] @ (torch.eye(5, dtype=torch.float64) + 1e-5 * torch.ones(5, 5, dtype=torch.float64))
+        expected = float(torch.linalg.matrix_norm(factors[side].mT @ factors[side] - torch.eye(5, dtype=torch.float64)))
+        given = [tuple(padded(X, 7) for X in of) for of in (factors, (dK, dL, dS))]
+        assert defects(small(*given), np.array([5]))[0] == pytest.approx(expected, rel=1e-3)  # type: ignore[arg-type]
+    assert defects(small(layer, (dK, dL, dS)), np.array([5]))[0] < 1e-7
 
 
 # --- the step --------------------------------------------------------------------------------------------------------
-
-
-def wrong(bank: LayerBank, layers: Sequence[Factors], updates: Sequence[Factors]) -> tuple[float, float]:
-    """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps, eps of the storage."""
-    errors, defects, eps = [], [], torch.finfo(bank.dtype).eps
-    for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
-        given = [tuple(X.to(bank.dtype).double() for X in of) for of in (before, update)]
-        P, sigma, Qt = torch.linalg.svd(untruncated(*given), full_matrices=False)  # type: ignore[arg-type]
-        r = bank.ranks[layer]
-        errors.append(float((dense(bank.factors(layer)) - (P[:, :r] * sigma[:r]) @ Qt[:r]).norm() / sigma[0]))
-        defects += [defect(X) for X in bank.factors(layer)[::2]]
-    return max(errors) / eps, max(defects) / eps
-
-
-CASES = [(condition, b) for condition in (1.0, 10.0, 100.0, 1000.0) for b in (1e-3, 0.02, 0.05, 0.15, 0.25)]
-
-
-def many(r: int, condition: float, b: float, generator: torch.Generator) -> tuple[list[Factors], list[Factors]]:
-    """A dozen layers."""
-    layers = [layer_of(r, condition, generator) for _ in range(12)]
-    return layers, [update_of(layer, b, generator) for layer in layers]
 
 
 @pytest.mark.parametrize(("condition", "b"), CASES)
@@ -231,9 +208,9 @@ def test_the_leading_half_is_right(condition: float, b: float, generator: torch.
     for r in (1, 4, 9):
         layers, updates = many(r, condition, b, generator)
         bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
-        error, defects = wrong(bank, layers, updates)
-        assert error < 2.0
-        assert defects < 2.0
+        error, defect_of_bases = wrong(bank, layers, updates)
+        assert error < ALLOWED
+        assert defect_of_bases < ALLOWED
         for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
             sigma = torch.linalg.svdvals(untruncated(before, update)).numpy()
             np.testing.assert_allclose(report.singular_values[layer, :r], sigma[:r], atol=4 * EPS * sigma[0])
@@ -251,19 +228,19 @@ def test_the_learning_rate_multiplies_the_updates(rate: float, generator: torch.
     scaled = [tuple(X / rate for X in of) for of in updates]
     other, its = stepped(layers, scaled, tau=0.0, max_rank=4, learning_rate=rate)  # type: ignore[arg-type]
     assert not any(whole(one, layer) for one in (report, its) for layer in range(12))
-    assert max(wrong(other, layers, updates)) < 2.0
+    assert max(wrong(other, layers, updates)) < ALLOWED
     np.testing.assert_allclose(its.singular_values[:, :4], report.singular_values[:, :4], rtol=1e-12)
     np.testing.assert_allclose(its.discarded, report.discarded, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("narrow_as_well")
-def test_fewer_rounds_than_the_bound_asks_for_are_not_enough(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative control of the rounds: with none W₁ is wrong by more than storage explains."""
+def test_fewer_products_than_the_bound_asks_for_are_not_enough(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: with one W₁ is wrong by more than storage explains."""
     layers, updates = many(4, 2.0, 0.15, generator)
     honest: Callable[..., Any] = leading_module.leading_core
-    monkeypatch.setattr(
-        bank_module, "leading_core", lambda small, ranks, rounds, scratch: honest(small, ranks, rounds - 2, scratch)
-    )
+    monkeypatch.setattr(bank_module, "leading_core", lambda small, ranks, products: honest(small, ranks, 1))
     bank, _ = stepped(layers, updates, tau=0.0, min_rank=4, max_rank=4)
     assert wrong(bank, layers, updates)[0] > 100.0
 
@@ -292,22 +269,24 @@ def test_nothing_grows_from_product_to_product(condition: float, random: bool, g
         bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
         assert not report.exact
         assert not any(whole(report, layer) for layer in (0, 1))
-        error, defects = wrong(bank, layers, updates)
-        assert error < 2.0
-        assert defects < 2.0
+        error, defect_of_bases = wrong(bank, layers, updates)
+        assert error < ALLOWED
+        assert defect_of_bases < ALLOWED
 
 
 @pytest.mark.usefixtures("narrow_as_well")
 def test_bases_that_were_loaded_may_be_less_orthonormal(generator: torch.Generator) -> None:
-    """With the defect that ``load`` allows."""
+    """With the defect that ``load`` allows: all of the spectrum in float64, and from the next step on the leading half."""
     for condition, b in ((1.0, 3e-3), (30.0, 0.1), (1000.0, 0.2)):
         layers, updates = many(4, condition, b, generator)
         C = torch.randn(4, 4, generator=generator, dtype=torch.float64)
         C = torch.eye(4, dtype=torch.float64) + 1.4e-4 * C / torch.linalg.matrix_norm(C)
         layers = [(U @ C, S, V @ C) for U, S, V in layers]
         bank, report = stepped(layers, updates, tau=0.0, min_rank=4, max_rank=4)
-        assert not any(whole(report, layer) for layer in range(12))
+        assert all(whole(report, layer) for layer in range(12))
         assert max(wrong(bank, layers, updates)) < 2.0
+        report = bank.update_(*([0.0 * X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=4)
+        assert not any(whole(report, layer) for layer in range(12))
 
 
 def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
@@ -325,7 +304,7 @@ def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Ge
     updates = [update_of(layer, b, generator) for layer in layers]
     bank, report = stepped(layers, updates, tau=0.0, max_rank=list(ranks))
     assert [whole(report, layer) for layer in range(6)] == [b > 1.0 or r < 16 for r in ranks]
-    assert max(wrong(bank, layers, updates)) < 2.0
+    assert max(wrong(bank, layers, updates)) < ALLOWED
     for layer, r in enumerate(ranks):
         _, alone = stepped([layers[layer]], [updates[layer]], tau=0.0, max_rank=r)
         np.testing.assert_allclose(report.singular_values[layer, :r], alone.singular_values[0, :r], rtol=1e-6)
@@ -346,7 +325,7 @@ def test_layers_of_a_class_go_their_own_ways(generator: torch.Generator) -> None
         alone, its = stepped([layers[layer]], [updates[layer]], max_rank=most[layer], **limits)
         assert its.ranks[0] == report.ranks[layer]
         assert its.rank_rules[0] == rule
-        assert float((dense(alone.factors(0)) - dense(bank.factors(layer))).norm()) < 4 * EPS
+        assert float((dense(alone.factors(0)) - dense(bank.factors(layer))).norm()) < 2.0 * ALLOWED * EPS
         count = 2 * ranks[layer]
         np.testing.assert_allclose(its.singular_values[0, :count], report.singular_values[layer, :count], atol=1e-7)
     assert report.ranks[2] > 6
@@ -395,8 +374,7 @@ def test_a_rest_above_the_threshold_after_all_goes_the_exact_way(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the bound of the rest had been none: the norm that is found is looked at, and the rank grows."""
-    honest: Callable[..., Any] = leading_module.smallness
-    monkeypatch.setattr(bank_module, "smallness", lambda *given: honest(*given)._replace(rest=np.zeros(1)))
+    monkeypatch.setattr(leading_module.Smallness, "rest", lambda self, ranks: np.zeros(1))
     layer = layer_of(4, 5.0, generator)
     bank, report = stepped([layer], [update_of(layer, 0.1, generator)], theta=1e-4)
     assert report.exact == (0,)
@@ -424,7 +402,7 @@ def test_bases_that_are_not_trusted_go_the_exact_way(generator: torch.Generator)
     bank, report = stepped(layers, updates, tau=0.0, min_rank=3, max_rank=3)
     assert report.exact == tuple(range(12))
     assert all(whole(report, layer) for layer in range(12))
-    assert wrong(bank, layers, updates)[1] < 2.0
+    assert wrong(bank, layers, updates)[1] < ALLOWED
 
 
 @pytest.mark.usefixtures("narrow_as_well")
@@ -445,21 +423,21 @@ def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: p
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.usefixtures("narrow_as_well")
-def test_storage_in_16_bits_needs_fewer_rounds(
+def test_storage_in_16_bits_needs_fewer_products(
     dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     honest: Callable[..., Any] = leading_module.leading_core
 
-    def looking(small: Small, ranks: Any, rounds: int, scratch: Any) -> Any:
-        seen.append(rounds)
-        return honest(small, ranks, rounds, scratch)
+    def looking(small: Small, ranks: Any, products: int) -> Any:
+        seen.append(products)
+        return honest(small, ranks, products)
 
     monkeypatch.setattr(bank_module, "leading_core", looking)
     layers, updates = many(4, 3.0, 0.1, generator)
     for its_dtype in (torch.float32, dtype):
         bank, _ = stepped(layers, updates, its_dtype, tau=0.0, max_rank=4)
-        assert max(wrong(bank, layers, updates)) < 2.0
+        assert max(wrong(bank, layers, updates)) < ALLOWED
     assert seen[0] > seen[1]
 
 
@@ -473,6 +451,31 @@ def test_scratch_is_apart_until_it_is_cleared_and_then_the_same() -> None:
     assert more.data_ptr() == again.data_ptr() + 24
     scratch.clear()
     assert scratch.take(6).data_ptr() == again.data_ptr()
+    scratch.clear()
+    assert scratch.take(5, 3, dtype=torch.float32).dtype == torch.float32
+    assert scratch.take(1).data_ptr() == again.data_ptr() + 64  # fifteen float32, and room up to the next float64
+
+
+def test_scratch_forgets_the_memory_that_was_too_small() -> None:
+    scratch = Scratch(torch.device("cpu"))
+    scratch.take(3)
+    scratch.clear()
+    scratch.take(100)
+    scratch.clear()
+    assert scratch.take(3).untyped_storage().nbytes() == 800
+
+
+def test_scratch_keeps_views_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are many where ranks change."""
+    monkeypatch.setattr(scratch_module, "MOST_VIEWS", 4)
+    scratch = Scratch(torch.device("cpu"))
+    first = scratch.take(100)
+    scratch.clear()
+    assert scratch.take(100) is first
+    for size in range(1, 50):
+        scratch.clear()
+        scratch.take(size)
+        assert len(scratch._views) <= 5
 
 
 @pytest.mark.usefixtures("narrow_as_well")
@@ -482,8 +485,8 @@ def test_steps_of_the_same_ranks_use_the_same_scratch(generator: torch.Generator
     bank, _ = stepped(layers, updates, tau=0.0, max_rank=4)
     other, _ = stepped(layers, updates, tau=0.0, max_rank=4)
     place, memory = bank._scratch._memory.data_ptr(), bank._scratch._memory
-    assert all(len(of._work) == 2 * len(of._arrived) == 2 * of.storage.numel() for of in bank._lengths)
-    assert len(memory) == 2 * 24 * 8**2  # two Gram matrices and two products of each layer; new bases want less
+    assert all(len(of._stack) == 2 * of.storage.numel() for of in bank._lengths)
+    assert len(memory) == 24 * 8**2 // 2 + 12 * 4 * (M + N) // 2  # Gram matrices and new bases, in float32
     memory.fill_(float("nan"))
     for one in (bank, other):
         one.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=4)

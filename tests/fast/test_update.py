@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import geolora_ref.fast.bank as bank_module
-import geolora_ref.fast.core as core_module
 import geolora_ref.fast.gram as gram_module
 import geolora_ref.fast.householder as householder_module
 import geolora_ref.fast.plan as plan_module
@@ -23,7 +22,7 @@ from geolora_ref.arrays import svd, tail_norms
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport, batched_step, fast_updates, step
 from geolora_ref.fast.bank import Factors
-from geolora_ref.fast.core import RULES, Limits, core, decide_ranks, small_of
+from geolora_ref.fast.core import RULES, Limits, decide_ranks, small_of
 from geolora_ref.fast.householder import householder_core
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, defect, random_layer, random_layers, random_update
@@ -69,12 +68,18 @@ def _untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _no_couplings_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ŝ₀ without C_K + C_Lᵀ: the part of ΔK and ΔL inside the old bases is counted twice."""
-    monkeypatch.setattr(core_module, "core", lambda S_new, C_K, C_L, rate: core(S_new, 0 * C_K, 0 * C_L, rate))
+    monkeypatch.setattr(bank_module, "small_of", lambda *given, **how: (of := small_of(*given, **how))._replace(A=of.S_new))
 
 
 def _half_the_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
     """C_L without its transpose."""
-    monkeypatch.setattr(core_module, "core", lambda S_new, C_K, C_L, rate: core(S_new, C_K, C_L.mT, rate))
+
+    def halved(*given: Any, **how: Any) -> Any:
+        of = small_of(*given, **how)
+        C_L = of.Gamma[1, :, : of.A.shape[1], of.A.shape[1] :]
+        return of._replace(A=of.A + of.rate * (C_L - C_L.mT))
+
+    monkeypatch.setattr(bank_module, "small_of", halved)
 
 
 def _single_precision_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +426,7 @@ def _gram_core(B_K: Tensor, B_L: Tensor, S: Tensor, dS: Tensor) -> gram_module.G
     Bt_K, Bt_L = (B.mT.contiguous() for B in (B_K, B_L))
     roots = torch.full((len(S),), max(B_K.shape[1], B_L.shape[1]) ** 0.5, dtype=torch.float64)
     Gamma = torch.stack([Bt_K @ Bt_K.mT, Bt_L @ Bt_L.mT])
-    return gram_module.gram_core(small_of(Gamma, S, dS, rate=1.0, shared=False), roots)
+    return gram_module.gram_core(small_of(Gamma, S, dS, rate=1.0, shared=False), roots, 2.0**-52)
 
 
 def _in_units_of_the_guard(
@@ -621,7 +626,7 @@ def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator
     bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
     state = [*bank.__getstate__().values(), *(X for group in bank._lengths for X in vars(group).values())]
     tensors = [X for X in state if isinstance(X, Tensor)]
-    assert len(tensors) == 2 + 3 * len(bank._lengths)  # S, √max(m, n); bases, room for updates and workspaces
+    assert len(tensors) == 2 + 2 * len(bank._lengths)  # S, √max(m, n); bases and stacks
     assert len({X.untyped_storage().data_ptr() for X in tensors}) == len(tensors)
     assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
     assert not {"_plan", "_nothing"} & set(bank.__getstate__())
