@@ -447,13 +447,13 @@ class LayerBank:
         self._scratch.clear()
         found = []
         for of in self._plan.classes:
-            quickly = self._in_float32(of, rate, shared, limits) if limits and self.device.type == "cpu" else None
+            quickly = None if limits is None else self._in_float32(of, rate, shared, limits)
             found += [quickly] if quickly else self._in_float64(of, rate, shared, limits)
         return found
 
     def _in_float32(self, of: WidthClass, rate: float, shared: bool, limits: Limits) -> _Found | None:
         """By products of float32, if the leading half is enough for all layers of the class; narrow ones get all of it."""
-        if not float32_is_whole():
+        if self.device.type != "cpu" or not float32_is_whole():
             return None
         stacks = self._stacks(of)
         small = self._small(of, stacks, rate, shared)
@@ -468,7 +468,7 @@ class LayerBank:
         """By products of float64; the leading half of the wide layers for which that is enough."""
         stacks = [self._scratch.take(*stack.shape).copy_(stack) for stack in self._stacks(of)]
         small, rows, found = self._small(of, stacks, rate, shared), np.arange(len(of.members)), []
-        if limits and of.width >= LEAST_WIDTH and self.device.type == "cpu":
+        if limits is not None and of.width >= LEAST_WIDTH and self.device.type == "cpu":
             enough, products = self._leading(of, small, limits)
             few, rows = np.flatnonzero(enough), np.flatnonzero(~enough)
             if len(few):
@@ -568,7 +568,7 @@ class LayerBank:
             its_inverse = inverse[of.members] if self.device.type == "cpu" else values[1, of.layers]
             its = [one for one in found if one.of is of]
             X = _coordinates(its, its_inverse[:, None, :most])
-            for part, stack in zip(of.parts, its[-1].stacks, strict=True):
+            for part, stack in zip(of.parts, its[0].stacks, strict=True):
                 new = self._scratch.take(len(stack), most, part.group.length, dtype=stack.dtype)
                 torch.bmm((X if len(of.parts) == 1 else X[part.places]).to(stack.dtype).mT, stack, out=new)
                 if len(self._plan.classes) == 1:
