@@ -46,7 +46,9 @@ def cholesky(M: Array) -> tuple[Array, Array]:
 
 def eigenpairs(M: Array, info: Array) -> tuple[Array, Array, Array]:
     """Eigenvalues (L, p), ascending, and eigenvectors of symmetric M (L, p, p), and the error code: 1 where none were found."""
-    finite = torch.as_tensor(M).nan_to_num_(0.0, 0.0, 0.0)  # what is not finite in one layer would fail all
+    finite = torch.as_tensor(M)
+    if not isinstance(M, np.ndarray) or not np.isfinite(M).all():
+        finite.nan_to_num_(0.0, 0.0, 0.0)  # what is not finite in one layer would fail all
     try:
         squares, P = torch.linalg.eigh(finite)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of whichever layer: all go through Householder's QR

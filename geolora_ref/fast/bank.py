@@ -522,8 +522,9 @@ class LayerBank:
         squares, scale, info = np.zeros((count, most)), np.zeros(count), np.zeros(count)
         there = on_host([X for one in found for X in (one.core.squares, one.core.scale, one.core.info)])
         for one, *of_class in zip(found, there[::3], there[1::3], there[2::3], strict=True):
-            squares[one.layers, : of_class[0].shape[1]] = of_class[0][:, ::-1]
-            scale[one.layers], info[one.layers] = of_class[1:]
+            layers = one.layers
+            squares[layers, : of_class[0].shape[1]] = of_class[0][:, ::-1]
+            scale[layers], info[layers] = of_class[1:]
         return squares, scale, info
 
     def _exact(self, layers: Sequence[int], rate: float, shared: bool) -> dict[int, _Exact]:
@@ -558,14 +559,15 @@ class LayerBank:
         inverse = np.zeros_like(kept)
         if found:  # the Gram route divides by σ; the other one, where 1/σ may be beyond the range, does not
             np.divide(1.0, kept, out=inverse, where=kept > 0.0)
-        values = torch.from_numpy(np.stack([kept, inverse])).to(self.device)
+        on_host = self.device.type == "cpu"
+        values = (torch.from_numpy(kept), inverse) if on_host else torch.from_numpy(np.stack([kept, inverse])).to(self.device)
         if width < max(self.ranks):  # what lies behind is no longer in use
             for group in self._lengths:
                 group.storage[:, width:] = 0.0
             self._S.zero_()
         for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
-            its_inverse = inverse[of.members] if self.device.type == "cpu" else values[1, of.layers]
+            its_inverse: Any = values[1][of.members if on_host else of.layers]
             its = [one for one in found if one.of is of]
             X = _coordinates(its, its_inverse[:, None, :most])
             for part, stack in zip(of.parts, its[0].stacks, strict=True):

@@ -235,6 +235,7 @@ def test_reports_of_dlrt_are_those_of_steps_that_were_taken(monkeypatch: pytest.
     model, optimizer, closure = prepared(Dlrt, lr=0.05)
     optimizer.step(closure)
     before = dict(optimizer.reports)  # type: ignore[attr-defined]
+    assert all(report.theta > 0.0 for report in before.values())
     _, twin = copy.deepcopy((model, optimizer))
     assert twin.reports == before != {}  # type: ignore[attr-defined]
 

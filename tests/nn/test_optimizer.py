@@ -1001,7 +1001,7 @@ def test_one_entry_that_is_not_finite_is_found(bad: float) -> None:
         ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
         ({"update": "adamw"}, "update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found 'adamw'"),
         ({"method": "fused"}, "method: expected 'reference' or 'fast'"),
-        ({"on_nonfinite": "ignore"}, "expected 'raise' or 'skip'"),
+        ({"on_nonfinite": "ignore"}, "^on_nonfinite: expected 'raise' or 'skip'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str, unchecked: None) -> None:
@@ -1010,7 +1010,7 @@ def test_bad_options(options: dict[str, Any], message: str, unchecked: None) -> 
 
 
 def test_a_model_without_adapters_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one with trainable adapters"):
+    with pytest.raises(ValueError, match=r"^model: expected one with trainable adapters"):
         GeoLoRA(nn.Linear(3, 3))
     frozen = network()
     frozen.requires_grad_(False)

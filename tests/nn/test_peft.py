@@ -430,6 +430,8 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
     assert not model.get_submodule("base_model.model.first").merged
     with pytest.raises(ValueError, match="'default': expected finite factors"):
         model.get_submodule("base_model.model.second").merge(safe_merge=True)
+    model.get_submodule("base_model.model.second").merge()  # nobody has asked for safety
+    assert model.get_submodule("base_model.model.second").merged
 
 
 @pytest.mark.parametrize("merge", ["merge_and_unload", "merge_adapter"])

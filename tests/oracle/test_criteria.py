@@ -56,6 +56,20 @@ def test_ranks_are_told_where_the_rank_is_wrong_alone() -> None:
     assert judge(inputs, _diagonal_output([1.0, 0.6, 0.4])).ranks == (3, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("criteria_that_fail", "error", "ranks", "expected"),
+    [
+        ("abc", "", None, "ratio 12.3 in a, b, c"),
+        ("abcde", "", None, "ratio 12.3 in a, b, c and 2 more"),
+        ("a", "S1: not finite", None, "S1: not finite"),
+        ("a", "", (3, 4, 4), "ratio 12.3 in a (rank 3; right: 4)"),
+        ("a", "", (3, 4, 6), "ratio 12.3 in a (rank 3; right: 4 to 6)"),
+    ],
+)
+def test_what_is_wrong_in_words(criteria_that_fail: str, error: str, ranks: tuple[int, int, int] | None, expected: str) -> None:
+    assert criteria.finding(12.345, criteria_that_fail, error, ranks) == expected
+
+
 def test_directions_are_measured_by_their_norms_as_well() -> None:
     """Of W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for directions 1 + ½(3 + 4)."""
     still = _plain([1.0])

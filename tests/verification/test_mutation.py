@@ -418,6 +418,22 @@ def test_a_smaller_sample_begins_a_larger_one() -> None:
     assert len(few.suspects) > 500
 
 
+def test_every_file_of_the_package_is_mutated_or_left_out_with_a_reason() -> None:
+    """A new file is in no scope by itself, nobody would notice."""
+    plan = mutation._plan()
+
+    def files(module: dict[str, Any]) -> set[Path]:
+        patterns = [module["file"]] if isinstance(module["file"], str) else module["file"]
+        found = [set(ROOT.glob(pattern)) for pattern in patterns]
+        assert all(found), patterns
+        return set().union(*found)
+
+    mutated = set().union(*(files(module) for scope in plan["scope"] for module in scope["module"]))
+    left_out = set().union(*(files(entry) for entry in plan["left_out"] if entry["reason"]))
+    assert mutated | left_out >= set((ROOT / "geolora_ref").rglob("*.py"))
+    assert not {path for path in mutated & left_out if path.name != "__init__.py"}
+
+
 def test_every_accepted_mutant_exists() -> None:
     reasons = accepted()
     files = {key.split("::")[0] for key in reasons}
