@@ -483,6 +483,8 @@ class LayerBank:
         count, p = len(of.layers), 2 * of.width
         Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p, dtype=stack.dtype)) for stack in stacks]
         Gamma = (Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]).double()
+        if stacks[0].dtype == torch.float32:  # triangles that were rounded differently would be so by s/σ in gram.py
+            Gamma = 0.5 * (Gamma + Gamma.mT)
         S, dS = self._plan.S, self._plan.delta_S
         if len(self._plan.classes) > 1:
             S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))

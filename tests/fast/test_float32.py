@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import geolora_ref.fast.bank as bank_module
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
@@ -109,6 +110,27 @@ def test_what_is_added_changes_nothing_of_the_old_bases(generator: torch.Generat
     layers, updates = many(8, 1.0, 0.01, generator)
     bank, _ = stepped(layers, updates, tau=0.0, max_rank=8)
     assert wrong(bank, layers, updates)[1] < 4.0
+
+
+@pytest.mark.parametrize("r", [4, 16])
+def test_triangles_that_are_rounded_differently(
+    r: int, generator: torch.Generator, routes: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As products of some sizes have them: U₁ = Ŵ V₁ Σ⁻¹ would be 1000 times as far from orthonormal."""
+    honest = torch.bmm
+
+    def lopsided(A: Tensor, B: Tensor, *, out: Tensor) -> Tensor:
+        product = honest(A, B, out=out)
+        if product.dtype == torch.float32 and product.shape[1] == product.shape[2]:
+            lengths = product.diagonal(0, 1, 2).sqrt()
+            product += EPS * (lengths[:, :, None] * lengths[:, None]).triu(1)
+        return product
+
+    monkeypatch.setattr(torch, "bmm", lopsided)
+    layers, updates = many(r, 1000.0, 0.01, generator)
+    bank, _ = stepped(layers, updates, tau=0.0, max_rank=r)
+    assert routes == [("leading" if r == 16 else "float32", 12)]
+    assert max(wrong(bank, layers, updates)) < ALLOWED
 
 
 @pytest.mark.parametrize("r", [8, 16])
