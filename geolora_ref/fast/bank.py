@@ -419,11 +419,15 @@ class LayerBank:
         plan.S.copy_(self._S[:, :w, :w])
         torch._foreach_copy_(plan.of_cores, list(delta_S))
 
-    def _rows(self, side: int, width: int, rate: float) -> Tensor:
-        """[basis; λ update] of one side, the first ``width`` rows of each: (2 width, length), float64."""
-        group, i = self._place[side]
-        basis, update = group.stack(max(self.ranks))[i].view(2, -1, group.length)[:, :width].double()
-        return torch.cat([basis, rate * update])
+    def _rows(self, sides: Sequence[int], width: int, rate: float) -> Tensor:
+        """[basis; λ update] of some sides of one length, the first ``width`` rows of each: (N, 2 width, length), float64."""
+        views = []
+        for side in sides:
+            group, i = self._place[side]
+            views.append(group.stack(max(self.ranks))[i].view(2, -1, group.length)[:, :width])
+        rows = torch.stack(views).double()
+        rows[:, 1] *= rate
+        return rows.flatten(1, 2)
 
     def _stacks(self, of: WidthClass) -> list[Tensor]:
         """[basis; update] of all sides of a class by length, (N, 2 width, length): the stacks themselves of the only class."""
@@ -438,7 +442,7 @@ class LayerBank:
         count = len(self.shapes)
         cores = (torch.isfinite(self._plan.S) & torch.isfinite(rate * self._plan.delta_S)).all(2).all(1)
         w = max(self.ranks)
-        sides = torch.stack([torch.isfinite(self._rows(side, w, rate)).all() for side in range(2 * count)])
+        sides = torch.stack([torch.isfinite(self._rows([side], w, rate)).all() for side in range(2 * count)])
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
         return finite
 
@@ -542,8 +546,8 @@ class LayerBank:
         found: dict[int, _Exact] = {}
         beyond: list[int] = []
         for (_, width), members in alike.items():
-            Bt_K = torch.stack([self._rows(layer, width, rate) for layer in members])
-            Bt_L = torch.stack([self._rows(count + layer, width, rate) for layer in members])
+            Bt_K = self._rows(members, width, rate)
+            Bt_L = self._rows([count + layer for layer in members], width, rate)
             S, dS = (torch.stack([X[layer, :width, :width] for layer in members]) for X in (self._plan.S, self._plan.delta_S))
             sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, rate * dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))

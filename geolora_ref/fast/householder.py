@@ -23,7 +23,7 @@ __all__ = ["HouseholderCore", "householder_core"]
 class HouseholderCore(NamedTuple):
     """Singular values (L, p) descending, and the singular vectors of Ŵ, transposed: (L, p, m) and (L, p, n).
 
-    Where Ŵ is beyond the range, or what the solver found is not finite, singular values are infinite.
+    Where Ŵ is beyond the range, or what the solver found is not finite, the first singular value is infinite.
     """
 
     sigma: Tensor
@@ -43,9 +43,9 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     S_new = core_after(S / size, delta_S / size, C_K, C_L, 1.0, shared)
     S_hat = R_K @ core(S_new + C_K + C_L.mT, 1.0) @ R_L.mT
     P, sigma, Qt = svd(S_hat)
-    found = sigma * size[:, 0], P.mT @ Q_K.mT, Qt @ Q_L.mT
-    sound = torch.stack([torch.isfinite(X).flatten(1).all(1) for X in found]).all(0)
-    return HouseholderCore(found[0].masked_fill(~sound[:, None], torch.inf), *found[1:])
+    Ut, Vt = P.mT @ Q_K.mT, Qt @ Q_L.mT
+    sums = torch.stack([sigma.sum(1), Ut.sum((1, 2)), Vt.sum((1, 2))])  # finite if everything is
+    return HouseholderCore((sigma * size[:, 0]).masked_fill(~torch.isfinite(sums).all(0)[:, None], torch.inf), Ut, Vt)
 
 
 def _power_of_two(*given: Tensor) -> Tensor:

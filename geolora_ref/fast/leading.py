@@ -53,7 +53,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs, lower_inverse
+from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs, inverse, lower_inverse
 from geolora_ref.fast.core import Small
 
 __all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "defects", "leading_core", "smallness"]
@@ -123,8 +123,10 @@ class LeadingCore(NamedTuple):
         kept = inverse[:, :, :w]
         leading = descending(self.Q, kept.shape[2])
         X_K, X_L = self.Z @ (leading * (kept > 0.0)), self.T @ (leading * kept)
-        room = ((0, 0), (0, 0), (0, max(behind, 0)))
-        return (np.pad(X_K, room), np.pad(X_L, room)) if behind > 0 else (X_K, X_L)
+        if behind <= 0:
+            return X_K, X_L
+        room = ((0, 0), (0, 0), (0, behind))
+        return np.pad(X_K, room), np.pad(X_L, room)
 
 
 @np.errstate(all="ignore")  # what is not a number is not small
@@ -166,14 +168,14 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     X = G_Y = np.zeros_like(S_new)
     for remaining in range(products, 0, -1):
         if remaining % 2:
-            X = -rate * np.linalg.inv(S_new - rate * G_Y)
+            X = -rate * inverse(S_new - rate * G_Y)
         else:
-            G_Y = G_L @ (-rate * np.linalg.inv(S_new.mT - rate * (G_K @ X)))
+            G_Y = G_L @ (-rate * inverse(S_new.mT - rate * (G_K @ X)))
     G_X = G_K @ X
     Z = np.concatenate([np.eye(w) - C_K @ X, X], axis=1)
     factor, info = cholesky(Z.mT @ (Gamma[0] @ Z) + gaps)
-    inverse = lower_inverse(factor).mT
-    T = np.concatenate([(S_new.mT + rate * (C_L - G_X)) @ inverse, -rate * inverse], axis=1)
+    L_inverse = lower_inverse(factor).mT
+    T = np.concatenate([(S_new.mT + rate * (C_L - G_X)) @ L_inverse, -rate * L_inverse], axis=1)
     squares, Q, info = eigenpairs(T.mT @ (Gamma[1] @ T), info)
-    rest = rate * rate * (G_X @ inverse @ inverse.mT * (X @ G_L + X @ G_Y @ G_Y.mT)).sum((1, 2))
-    return LeadingCore(squares, Q, Z @ inverse, T, rest, small.scale, info)
+    rest = rate * rate * (G_X @ L_inverse @ L_inverse.mT * (X @ G_L + X @ G_Y @ G_Y.mT)).sum((1, 2))
+    return LeadingCore(squares, Q, Z @ L_inverse, T, rest, small.scale, info)

@@ -787,8 +787,14 @@ def test_a_decomposition_that_is_no_numbers_is_refused(
         return parts
 
     monkeypatch.setattr(householder_module, "svd", silent)
-    with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 1\]; nothing was changed"):
-        bank.update_(*zip(*updates, strict=True), tau=0.1)
+
+    def unasked(spectra: Any) -> list[int]:
+        raise AssertionError(spectra)
+
+    options: tuple[Any, ...] = ({"tau": 0.1}, {"budget": unasked})
+    for limit in options:
+        with pytest.raises(NonFiniteUpdateError, match=r"layers \[0, 1\]; nothing was changed"):
+            bank.update_(*zip(*updates, strict=True), **limit)
     assert all(torch.equal(X, Y) for X, Y in zip(before, (X for layer in range(2) for X in bank.factors(layer)), strict=True))
 
 

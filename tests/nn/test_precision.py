@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from geolora_ref.fast.precision import float32_is_whole, whole_products
 from geolora_ref.nn import GeoLoRA, adapt
-from geolora_ref.nn.precision import own_precision, whole_products
+from geolora_ref.nn.precision import own_precision
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -50,9 +51,11 @@ def test_products_are_whole_inside_and_what_they_were_outside(allowed: str) -> N
     before, within = (products(), defect()), torch.finfo(torch.float32).eps * 32
     with suppress(KeyError), own_precision(CPU):
         assert products() == ("ieee", "ieee")
+        assert float32_is_whole()
         assert defect() <= within
         raise KeyError
     assert (products(), defect()) == before
+    assert float32_is_whole() == (allowed == "highest")
     assert torch.get_float32_matmul_precision() == allowed
     assert (before[0] == ("ieee", "ieee")) == (allowed == "highest")
 
@@ -64,6 +67,7 @@ def test_a_setting_of_one_backend_is_put_back() -> None:
         with whole_products():
             assert products() == ("ieee", "ieee")
         assert products() == ("tf32", "ieee")
+        assert float32_is_whole()  # on the processor
     finally:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
 
@@ -95,7 +99,9 @@ def test_releases_without_settings_of_backends(allowed: str, monkeypatch: pytest
     monkeypatch.delattr(torch.backends.mkldnn, "matmul", raising=False)
     with whole_products():
         assert torch.get_float32_matmul_precision() == "highest"
+        assert float32_is_whole()
     assert torch.get_float32_matmul_precision() == allowed
+    assert float32_is_whole() == (allowed == "highest")
 
 
 def test_compiled_code_has_the_settings_of_its_surroundings() -> None:
