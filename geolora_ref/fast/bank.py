@@ -486,9 +486,10 @@ class LayerBank:
         """All that is small of a class, from Gram matrices in the precision of the stacks."""
         count, p = len(of.layers), 2 * of.width
         Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p, dtype=stack.dtype)) for stack in stacks]
-        Gamma = (Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]).double()
-        if stacks[0].dtype == torch.float32:  # triangles that were rounded differently would be so by s/σ in gram.py
-            Gamma = 0.5 * (Gamma + Gamma.mT)
+        Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
+        if Gamma.dtype == torch.float32:  # triangles that were rounded differently would be so by s/σ in gram.py
+            Gamma = self._scratch.take(*Gamma.shape).copy_(Gamma)
+            Gamma = torch.lerp(Gamma, Gamma.mT, 0.5, out=self._scratch.take(*Gamma.shape))
         S, dS = self._plan.S, self._plan.delta_S
         if len(self._plan.classes) > 1:
             S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
