@@ -1,12 +1,14 @@
 """Small matrices of many layers, float64: NumPy arrays where they are in the memory of the processor, else tensors.
 
-For the 8 x 8 matrices of 36 layers NumPy takes 1 to 2 µs an operation and 0.2 a view, torch 4 to 8 and 2.  ``core.py`` and
-``gram.py`` say what both understand; where the two differ, it is here.
+For the 8 x 8 matrices of 36 layers NumPy takes 1 to 2 µs an operation and 0.2 a view, torch 4 to 8 and 2.  Wide ones are tensors:
+NumPy's BLAS takes threads for products of theirs, which then contend with torch's.  ``core.py``, ``gram.py`` and ``leading.py``
+say what both understand; where the two differ, it is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from geolora_ref.arrays import Array
 
 __all__ = [
     "as_array",
+    "as_kind_of",
     "cholesky",
     "descending",
     "diagonals",
@@ -29,9 +32,18 @@ __all__ = [
 ]
 
 
-def as_array(X: Tensor) -> Array:
-    """The same memory as an array of NumPy, if it is the host's."""
-    return X.numpy() if X.device.type == "cpu" else X
+WIDE = 48
+"""The least w of layers whose matrices are tensors on the host as well."""
+
+
+def as_array(X: Tensor, width: int) -> Array:
+    """The same memory as an array of NumPy, if it is the host's and the matrices are not wide."""
+    return X.numpy() if X.device.type == "cpu" and width < WIDE else X
+
+
+def as_kind_of(like: Array, X: NDArray[Any]) -> Array:
+    """The same memory as a tensor if that is one, which has to be on the host."""
+    return X if isinstance(like, np.ndarray) else torch.from_numpy(X)
 
 
 def zeros(like: Array, *shape: int) -> Array:
@@ -67,17 +79,17 @@ def eigenpairs(M: Array, info: Array) -> tuple[Array, Array, Array]:
     return (squares.numpy(), P.numpy(), info) if isinstance(M, np.ndarray) else (squares, P, info)
 
 
-def inverse(M: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverses of matrices (L, p, p) on the host, in half the time that NumPy takes; not finite where there is none."""
-    found: NDArray[np.float64] = torch.linalg.inv_ex(torch.from_numpy(M))[0].numpy()
-    return found
+def inverse(M: Array) -> Array:
+    """The inverses of matrices (L, p, p), in half the time that NumPy takes; not finite where there is none."""
+    found = torch.linalg.inv_ex(torch.as_tensor(M))[0]
+    return found.numpy() if isinstance(M, np.ndarray) else found
 
 
-def lower_inverse(factor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverses of lower triangular matrices (L, p, p) on the host, in a third of the time of :func:`inverse`."""
+def lower_inverse(factor: Array) -> Array:
+    """The inverses of lower triangular matrices (L, p, p), in a third of the time of :func:`inverse`."""
     identity = torch.from_numpy(np.eye(factor.shape[1])).expand(factor.shape)
-    found: NDArray[np.float64] = torch.linalg.solve_triangular(torch.from_numpy(factor), identity, upper=False).numpy()
-    return found
+    found = torch.linalg.solve_triangular(torch.as_tensor(factor), identity, upper=False)
+    return found.numpy() if isinstance(factor, np.ndarray) else found
 
 
 def joined(A: Array, B: Array) -> Tensor:

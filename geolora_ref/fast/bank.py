@@ -28,7 +28,7 @@ from torch import Tensor
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import Array
-from geolora_ref.fast.arrays import as_array, joined, on_host
+from geolora_ref.fast.arrays import as_array, as_kind_of, joined, on_host
 from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ranks, small_of
 from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
@@ -465,7 +465,8 @@ class LayerBank:
         if not enough.all():
             return None
         wide = of.width >= LEAST_WIDTH
-        core = leading_core(small, of.ranks, products) if wide else gram_core(small, self._roots[of.members], EPS_32)
+        roots = self._roots[of.members]
+        core = leading_core(small, of.ranks, products) if wide else gram_core(small, as_kind_of(small.scale, roots), EPS_32)
         return _Found(of, np.arange(len(enough)), stacks, core)
 
     def _in_float64(self, of: WidthClass, rate: float, shared: bool, limits: Limits | None) -> list[_Found]:
@@ -478,7 +479,8 @@ class LayerBank:
             if len(few):
                 found.append(_Found(of, few, stacks, leading_core(small.of(few), of.ranks[few], products)))
         if len(rows):
-            roots = self._roots[of.members[rows]] if self.device.type == "cpu" else self._roots_there[of.layers]
+            on_host = self.device.type == "cpu"
+            roots = as_kind_of(small.scale, self._roots[of.members[rows]]) if on_host else self._roots_there[of.layers]
             found.append(_Found(of, rows, stacks, gram_core(small.of(rows), roots, EPS_64)))
         return found
 
@@ -493,7 +495,7 @@ class LayerBank:
         S, dS = self._plan.S, self._plan.delta_S
         if len(self._plan.classes) > 1:
             S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-        return small_of(*(as_array(X) for X in (Gamma.view(2, count, p, p), S, dS)), rate=rate, shared=shared)
+        return small_of(*(as_array(X, of.width) for X in (Gamma.view(2, count, p, p), S, dS)), rate=rate, shared=shared)
 
     def _leading(self, of: WidthClass, small: Small, limits: Limits) -> tuple[NDArray[np.bool_], int]:
         """For which layers of a class the leading half of the spectrum is enough, and how many products give it.
@@ -519,7 +521,7 @@ class LayerBank:
         for one in found:
             if isinstance(one.core, LeadingCore):
                 ranks = np.asarray(self.ranks)[one.layers]
-                sigma[one.layers, ranks] = np.sqrt(np.maximum(one.core.rest, 0.0))
+                sigma[one.layers, ranks] = np.sqrt(np.maximum(np.asarray(one.core.rest), 0.0))
                 leading += one.layers.tolist()
         return leading
 
@@ -574,8 +576,8 @@ class LayerBank:
             self._S.zero_()
         for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
-            its_inverse: Any = values[1][of.members if on_host else of.layers]
             its = [one for one in found if one.of is of]
+            its_inverse = as_kind_of(its[0].core.scale, inverse[of.members]) if on_host else values[1][of.layers]
             X = _coordinates(its, its_inverse[:, None, :most])
             for part, stack in zip(of.parts, its[0].stacks, strict=True):
                 new = self._scratch.take(len(stack), most, part.group.length, dtype=stack.dtype)

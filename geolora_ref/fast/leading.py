@@ -53,7 +53,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs, inverse, lower_inverse
+from geolora_ref.arrays import Array, namespace
+from geolora_ref.fast.arrays import as_kind_of, cholesky, descending, diagonals, eigenpairs, inverse, lower_inverse, zeros
 from geolora_ref.fast.core import Small
 
 __all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "defects", "leading_core", "smallness"]
@@ -109,24 +110,25 @@ class LeadingCore(NamedTuple):
     (L,) the square of the norm behind them; ``scale`` (L,) s²; ``info`` (L,) not 0 where the spectrum means nothing.
     """
 
-    squares: Values
-    Q: Values
-    Z: Values
-    T: Values
-    rest: Values
-    scale: Values
-    info: Integers
+    squares: Array
+    Q: Array
+    Z: Array
+    T: Array
+    rest: Array
+    scale: Array
+    info: Array
 
-    def coordinates(self, inverse: Values) -> tuple[Values, Values]:
+    def coordinates(self, inverse: Array) -> tuple[Array, Array]:
         """X_K, X_L (L, 2w, k) from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k): zeros behind w."""
-        w, behind = self.Q.shape[1], inverse.shape[2] - self.Q.shape[1]
+        w, k = self.Q.shape[1], inverse.shape[2]
         kept = inverse[:, :, :w]
         leading = descending(self.Q, kept.shape[2])
-        X_K, X_L = self.Z @ (leading * (kept > 0.0)), self.T @ (leading * kept)
-        if behind <= 0:
-            return X_K, X_L
-        room = ((0, 0), (0, 0), (0, behind))
-        return np.pad(X_K, room), np.pad(X_L, room)
+        found = self.Z @ (leading * (kept > 0.0)), self.T @ (leading * kept)
+        if k <= w:
+            return found
+        X_K, X_L = (zeros(X, *X.shape[:2], k) for X in found)
+        X_K[:, :, :w], X_L[:, :, :w] = found
+        return X_K, X_L
 
 
 @np.errstate(all="ignore")  # what is not a number is not small
@@ -135,13 +137,13 @@ def smallness(small: Small, ranks: Integers) -> Smallness:
 
     Each layer has its own rank ≤ w.
     """
-    S_new, w = small.S_new, small.S_new.shape[1]
+    S_new, w = np.asarray(small.S_new), small.S_new.shape[1]
     diagonal = np.abs(diagonals(S_new))
     squares = np.einsum("lj,lj->l", diagonal, diagonal)
     off = np.sqrt(np.maximum(np.einsum("lij,lij->l", S_new, S_new) - squares, 0.0))
     sigma = np.where(np.arange(w) < ranks[:, None], diagonal, np.inf).min(1) - off
     sigma = np.where(sigma > 0.0, sigma, np.nan)
-    D = small.Gamma[:, :, w:, w:]
+    D = np.asarray(small.Gamma[:, :, w:, w:])
     squared = np.sqrt(np.einsum("slij,slij->sl", D, D))
     if w >= LEAST_WIDTH:  # where a product more costs more than the second bound
         squared = np.minimum(squared, np.abs(D).sum(3).max(2))
@@ -152,7 +154,7 @@ def smallness(small: Small, ranks: Integers) -> Smallness:
 def defects(small: Small, ranks: Integers) -> Values:
     """The larger norm of UᵀU − I and VᵀV − I of layers with these ranks ≤ w, (L,)."""
     w = small.A.shape[1]
-    of_bases = small.Gamma[:, :, :w, :w]
+    of_bases = np.asarray(small.Gamma[:, :, :w, :w])
     squares = np.einsum("slij,slij->sl", of_bases, of_bases) - 2.0 * np.einsum("slii->sl", of_bases) + ranks
     largest: Values = np.sqrt(np.maximum(squares, 0.0).max(0))
     return largest
@@ -161,21 +163,23 @@ def defects(small: Small, ranks: Integers) -> Values:
 def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     """By this many products, from all that is small of layers with these ranks ≤ w."""
     Gamma, rate, w = small.Gamma, small.rate, small.A.shape[1]
-    gaps = np.eye(w) * (np.arange(w) >= ranks[:, None])[:, None]  # 1 on the diagonals behind the ranks, where all is zero
+    xp, identity = namespace(Gamma), as_kind_of(Gamma, np.eye(w))
+    behind = as_kind_of(Gamma, np.arange(w) >= ranks[:, None])
+    gaps = identity * behind[:, None]  # 1 on the diagonals behind the ranks, where all is zero
     C_K, C_L = C = Gamma[:, :, :w, w:]
     G_K, G_L = Gamma[:, :, w:, w:] - C.mT @ C
     S_new = small.S_new + gaps
-    X = G_Y = np.zeros_like(S_new)
+    X = G_Y = xp.zeros_like(S_new)
     for remaining in range(products, 0, -1):
         if remaining % 2:
             X = -rate * inverse(S_new - rate * G_Y)
         else:
             G_Y = G_L @ (-rate * inverse(S_new.mT - rate * (G_K @ X)))
     G_X = G_K @ X
-    Z = np.concatenate([np.eye(w) - C_K @ X, X], axis=1)
+    Z = xp.concat([identity - C_K @ X, X], axis=1)
     factor, info = cholesky(Z.mT @ (Gamma[0] @ Z) + gaps)
     L_inverse = lower_inverse(factor).mT
-    T = np.concatenate([(S_new.mT + rate * (C_L - G_X)) @ L_inverse, -rate * L_inverse], axis=1)
+    T = xp.concat([(S_new.mT + rate * (C_L - G_X)) @ L_inverse, -rate * L_inverse], axis=1)
     squares, Q, info = eigenpairs(T.mT @ (Gamma[1] @ T), info)
     rest = rate * rate * (G_X @ L_inverse @ L_inverse.mT * (X @ G_L + X @ G_Y @ G_Y.mT)).sum((1, 2))
     return LeadingCore(squares, Q, Z @ L_inverse, T, rest, small.scale, info)

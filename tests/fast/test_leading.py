@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import geolora_ref.fast.arrays as arrays_module
 import geolora_ref.fast.bank as bank_module
 import geolora_ref.fast.leading as leading_module
 import geolora_ref.fast.scratch as scratch_module
@@ -421,6 +423,38 @@ def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: p
         found[-1] += [dense(bank.factors(layer)) for layer in range(12)]
     for X, Y in zip(*found, strict=True):
         assert float((X - Y).norm()) < 8 * EPS
+
+
+@pytest.mark.parametrize("least", [1, 10**6])
+@pytest.mark.parametrize(
+    "limits", [{"tau": 0.0, "max_rank": 4}, {"theta": 1e-4, "max_rank": 6}, {"budget": lambda spectra: [3] * len(spectra)}]
+)
+def test_wide_matrices_are_tensors_for_the_same_step(
+    least: int, limits: Any, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of layers that take the leading route, of layers that do not, and of both together; ranks that stay, grow and shrink."""
+    small_ones, large_ones = many(4, 3.0, 0.05, generator), many(4, 3.0, 5.0, generator)
+    monkeypatch.setattr(bank_module, "LEAST_WIDTH", least)
+    kinds: list[Any] = []
+
+    def looking(honest: Callable[..., Any], small: Small, *given: Any) -> Any:
+        kinds.append(type(small.Gamma))
+        return honest(small, *given)
+
+    for name in ("leading_core", "gram_core"):
+        monkeypatch.setattr(bank_module, name, partial(looking, getattr(bank_module, name)))
+    for layers, updates in (small_ones, large_ones, tuple(a + b for a, b in zip(small_ones, large_ones, strict=True))):
+        found = []
+        for wide, kind in ((10**6, np.ndarray), (4, Tensor)):
+            monkeypatch.setattr(arrays_module, "WIDE", wide)
+            kinds.clear()
+            bank, report = stepped(layers, updates, **limits)
+            assert set(kinds) == {kind}
+            found.append((report.ranks, [dense(bank.factors(layer)) for layer in range(len(layers))], report.singular_values))
+        assert found[0][0] == found[1][0]
+        for X, Y in zip(found[0][1], found[1][1], strict=True):
+            assert float((X - Y).norm()) < 8 * EPS * float(X.norm())
+        assert np.allclose(found[0][2], found[1][2], rtol=8 * EPS, atol=EPS, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
