@@ -33,7 +33,7 @@ from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ra
 from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
 from geolora_ref.fast.leading import LEAST_WIDTH, LeadingCore, defects, leading_core, smallness
-from geolora_ref.fast.plan import Length, Plan, WidthClass, plan_of
+from geolora_ref.fast.plan import Length, Part, Plan, WidthClass, plan_of
 from geolora_ref.fast.precision import float32_is_whole
 from geolora_ref.fast.scratch import Scratch
 
@@ -580,12 +580,7 @@ class LayerBank:
             its_inverse = as_kind_of(its[0].core.scale, inverse[of.members]) if on_host else values[1][of.layers]
             X = _coordinates(its, its_inverse[:, None, :most])
             for part, stack in zip(of.parts, its[0].stacks, strict=True):
-                new = self._scratch.take(len(stack), most, part.group.length, dtype=stack.dtype)
-                torch.bmm((X if len(of.parts) == 1 else X[part.places]).to(stack.dtype).mT, stack, out=new)
-                if len(self._plan.classes) == 1:
-                    part.group.storage[:, :most] = new
-                else:
-                    part.group.storage[part.positions, :most] = new.to(self.dtype)
+                self._put(part, (X if len(of.parts) == 1 else X[part.places]).to(stack.dtype).mT, stack)
         for layer, basis in exact.items():
             for side, rows in ((layer, basis.Ut), (len(ranks) + layer, basis.Vt)):
                 group, i = self._place[side]
@@ -593,6 +588,17 @@ class LayerBank:
                 group.storage[i, : ranks[layer]] = rows[: ranks[layer]]
         self._S[:, :width, :width] = torch.diag_embed(values[0])
         self._plan = plan
+
+    def _put(self, part: Part, Xt: Tensor, stack: Tensor) -> None:
+        """The new bases Xᵀ Bᵀ (N, k, length) of a part into its storage, at once where it is all of it and of one dtype."""
+        most, alone = Xt.shape[1], len(self._plan.classes) == 1
+        there, at_once = part.group.storage[:, :most], alone and stack.dtype == self.dtype
+        new = there if at_once else self._scratch.take(len(stack), most, part.group.length, dtype=stack.dtype)
+        torch.bmm(Xt, stack, out=new)
+        if not alone:
+            part.group.storage[part.positions, :most] = new.to(self.dtype)
+        elif not at_once:
+            there.copy_(new)
 
     def _undo(self) -> None:
         """The factors from before a step that failed while they were written: the stacks still have them."""

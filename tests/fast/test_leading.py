@@ -522,8 +522,7 @@ def test_steps_of_the_same_ranks_use_the_same_scratch(generator: torch.Generator
     other, _ = stepped(layers, updates, tau=0.0, max_rank=4)
     place, memory = bank._scratch._memory.data_ptr(), bank._scratch._memory
     assert all(len(of._stack) == 2 * of.storage.numel() for of in bank._lengths)
-    matrices = 24 * 8**2 * 5 // 2  # in float32, and twice in float64
-    assert len(memory) == matrices + 12 * 4 * (M + N) // 2  # and new bases, in float32
+    assert len(memory) == 24 * 8**2 * 5 // 2  # Gram matrices, in float32 and twice in float64
     memory.fill_(float("nan"))
     for one in (bank, other):
         one.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=4)
