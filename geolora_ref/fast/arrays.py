@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-WIDE = 48
+WIDE = 33
 """The least w of layers whose matrices are tensors on the host as well."""
 
 
