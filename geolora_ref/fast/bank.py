@@ -590,9 +590,10 @@ class LayerBank:
         self._plan = plan
 
     def _put(self, part: Part, Xt: Tensor, stack: Tensor) -> None:
-        """The new bases Xᵀ Bᵀ (N, k, length) of a part into its storage, at once where it is all of it and of one dtype."""
+        """The new bases Xᵀ Bᵀ (N, k, length) of a part into its storage: at once, if they fill it and have its dtype."""
         most, alone = Xt.shape[1], len(self._plan.classes) == 1
-        there, at_once = part.group.storage[:, :most], alone and stack.dtype == self.dtype
+        there = part.group.storage[:, :most]
+        at_once = alone and stack.dtype == self.dtype and there.is_contiguous()  # else bmm takes several times as long
         new = there if at_once else self._scratch.take(len(stack), most, part.group.length, dtype=stack.dtype)
         torch.bmm(Xt, stack, out=new)
         if not alone:

@@ -514,15 +514,16 @@ def test_scratch_keeps_views_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -
         assert len(scratch._views) <= 5
 
 
+@pytest.mark.parametrize(("capacity", "of_bases"), [(4, 0), (8, 12 * 4 * (M + N) // 2)])
 @pytest.mark.usefixtures("narrow_as_well")
-def test_steps_of_the_same_ranks_use_the_same_scratch(generator: torch.Generator) -> None:
-    """It is where it was, and what the step before has left in it is not read."""
+def test_steps_of_the_same_ranks_use_the_same_scratch(capacity: int, of_bases: int, generator: torch.Generator) -> None:
+    """It is where it was, and what the step before has left in it is not read; bases that fill the storage are written there."""
     layers, updates = many(4, 3.0, 0.05, generator)
-    bank, _ = stepped(layers, updates, tau=0.0, max_rank=4)
-    other, _ = stepped(layers, updates, tau=0.0, max_rank=4)
+    bank, _ = stepped(layers, updates, tau=0.0, max_rank=4, capacity=capacity)
+    other, _ = stepped(layers, updates, tau=0.0, max_rank=4, capacity=capacity)
     place, memory = bank._scratch._memory.data_ptr(), bank._scratch._memory
     assert all(len(of._stack) == 2 * of.storage.numel() for of in bank._lengths)
-    assert len(memory) == 24 * 8**2 * 5 // 2  # Gram matrices, in float32 and twice in float64
+    assert len(memory) == 24 * 8**2 * 5 // 2 + of_bases  # Gram matrices, in float32 and twice in float64; bases in float32
     memory.fill_(float("nan"))
     for one in (bank, other):
         one.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=4)
