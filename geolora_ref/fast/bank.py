@@ -479,8 +479,8 @@ class LayerBank:
             if len(few):
                 found.append(_Found(of, few, stacks, leading_core(small.of(few), of.ranks[few], products)))
         if len(rows):
-            on_host = self.device.type == "cpu"
-            roots = as_kind_of(small.scale, self._roots[of.members[rows]]) if on_host else self._roots_there[of.layers]
+            elsewhere = self.device.type != "cpu"
+            roots = self._roots_there[of.layers] if elsewhere else as_kind_of(small.scale, self._roots[of.members[rows]])
             found.append(_Found(of, rows, stacks, gram_core(small.of(rows), roots, EPS_64)))
         return found
 
@@ -568,8 +568,8 @@ class LayerBank:
         inverse = np.zeros_like(kept)
         if found:  # the Gram route divides by σ; the other one, where 1/σ may be beyond the range, does not
             np.divide(1.0, kept, out=inverse, where=kept > 0.0)
-        on_host = self.device.type == "cpu"
-        values = (torch.from_numpy(kept), inverse) if on_host else torch.from_numpy(np.stack([kept, inverse])).to(self.device)
+        elsewhere = self.device.type != "cpu"
+        values = torch.from_numpy(np.stack([kept, inverse])).to(self.device) if elsewhere else (torch.from_numpy(kept), inverse)
         if width < max(self.ranks):  # what lies behind is no longer in use
             for group in self._lengths:
                 group.storage[:, width:] = 0.0
@@ -577,7 +577,7 @@ class LayerBank:
         for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
             its = [one for one in found if one.of is of]
-            its_inverse = as_kind_of(its[0].core.scale, inverse[of.members]) if on_host else values[1][of.layers]
+            its_inverse = values[1][of.layers] if elsewhere else as_kind_of(its[0].core.scale, inverse[of.members])
             X = _coordinates(its, its_inverse[:, None, :most])
             for part, stack in zip(of.parts, its[0].stacks, strict=True):
                 self._put(part, (X if len(of.parts) == 1 else X[part.places]).to(stack.dtype).mT, stack)

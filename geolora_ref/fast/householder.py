@@ -44,7 +44,7 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor, sha
     S_hat = R_K @ core(S_new + C_K + C_L.mT, 1.0) @ R_L.mT
     P, sigma, Qt = svd(S_hat)
     Ut, Vt = P.mT @ Q_K.mT, Qt @ Q_L.mT
-    sums = torch.stack([sigma.sum(1), Ut.sum((1, 2)), Vt.sum((1, 2))])  # finite if everything is
+    sums = torch.stack([sigma.sum(1), Ut.sum((1, 2)), Vt.sum((1, 2))])  # finite only if everything is
     return HouseholderCore((sigma * size[:, 0]).masked_fill(~torch.isfinite(sums).all(0)[:, None], torch.inf), Ut, Vt)
 
 
