@@ -229,15 +229,29 @@ class LayerBank:
 
     def transports(self, before: Bases) -> list[tuple[Tensor, Tensor]]:
         """(UᵀU₁, VᵀV₁) of every layer, (r, r₁) each, from the bases before a step and those now."""
-        width, count = max(self.ranks), len(self.shapes)
-        products = [old @ group.storage[:, :width].mT for old, group in zip(before.storage, self._lengths, strict=True)]
-        of_side = {
-            side: product[i] for group, product in zip(self._lengths, products, strict=True) for i, side in enumerate(group.sides)
-        }
-        return [
-            (of_side[layer][:r, :r1], of_side[count + layer][:r, :r1])
-            for layer, (r, r1) in enumerate(zip(before.ranks, self.ranks, strict=True))
-        ]
+        w = max(self.ranks)
+        found = self._by_layer([old @ group.storage[:, :w].mT for old, group in zip(before.storage, self._lengths, strict=True)])
+        ranks = zip(before.ranks, self.ranks, strict=True)
+        return [(of_U[:r, :r1], of_V[:r, :r1]) for (of_U, of_V), (r, r1) in zip(found, ranks, strict=True)]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def products(self) -> list[tuple[Tensor, Tensor]]:
+        """(K, L) = (U S, V Sᵀ) of every layer, (m, r) and (n, r), column by column; copies, by one product for each length.
+
+        ``adapted_linear`` takes them and need not form them in its two passes: those of these factors, and of no later ones.
+        """
+        w = max(self.ranks)
+        cores = torch.cat([self._S.mT, self._S])[:, :w, :w]  # Kᵀ = SᵀUᵀ, Lᵀ = S Vᵀ
+        found = self._by_layer([torch.bmm(cores[group.sides], group.storage[:, :w]).mT for group in self._lengths])
+        return [both if r == w else (both[0][:, :r], both[1][:, :r]) for both, r in zip(found, self.ranks, strict=True)]
+
+    def _by_layer(self, of_lengths: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What belongs to U and to V of every layer, from what belongs to all sides of each length."""
+        of_side: dict[int, Tensor] = {}
+        for group, X in zip(self._lengths, of_lengths, strict=True):
+            of_side.update(zip(group.sides, X.unbind(), strict=True))
+        return [(of_side[layer], of_side[len(self.shapes) + layer]) for layer in range(len(self.shapes))]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -245,7 +259,7 @@ class LayerBank:
         self,
         delta_K: Sequence[Tensor] | None,
         delta_L: Sequence[Tensor] | None,
-        delta_S: Sequence[Tensor],
+        delta_S: Sequence[Tensor] | None = None,
         *,
         learning_rate: float = 1.0,
         tau: float | None = None,
@@ -260,8 +274,8 @@ class LayerBank:
         Parameters
         ----------
         delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; the projected gradients for SGD.  Float32
-            directions are accepted for storage of less precision.  None for both ΔK and ΔL: S alone is trained and truncated,
-            the bases are not augmented, and no rank grows.
+            directions are accepted for storage of less precision.  None for ΔS: it is UᵀΔK, as dS is UᵀdK, which the step has
+            anyway.  None for both ΔK and ΔL: S alone is trained and truncated, the bases are not augmented, and no rank grows.
         learning_rate : λ ≥ 0; with 1 the directions are the updates.
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
@@ -398,12 +412,12 @@ class LayerBank:
         """What these ranks want; nothing is changed."""
         return plan_of(ranks, self.shapes, self._lengths, self.device)
 
-    def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor]) -> None:
+    def _fill(self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None) -> None:
         """The bases and the updates into the stacks, S and ΔS into their workspaces: all updates of one kind by one call."""
         if (delta_K is None) != (delta_L is None):
             raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
-        if delta_S is None:
-            raise ValueError("delta_S: expected one tensor a layer, found None")
+        if delta_S is None and delta_K is None:
+            raise ValueError("delta_S: expected one tensor a layer, since there is no delta_K to take it from, found None")
         given = {"delta_K": delta_K, "delta_L": delta_L, "delta_S": delta_S}
         for (name, tensors), shapes in zip(given.items(), self._plan.shapes, strict=True):
             if tensors is not None:
@@ -417,7 +431,14 @@ class LayerBank:
         if delta_K is not None and delta_L is not None:
             torch._foreach_copy_(plan.of_sides, [*delta_K, *delta_L])
         plan.S.copy_(self._S[:, :w, :w])
-        torch._foreach_copy_(plan.of_cores, list(delta_S))
+        plan.plain = delta_S is None
+        if delta_S is not None:
+            torch._foreach_copy_(plan.of_cores, list(delta_S))
+
+    def _cores(self, layers: Any = None, width: int = 0) -> tuple[Tensor, Tensor | None]:
+        """S and ΔS of some layers, their first ``width`` rows and columns, or of all; None for a ΔS that is UᵀΔK."""
+        S, dS = (X if layers is None else X[layers, :width, :width] for X in (self._plan.S, self._plan.delta_S))
+        return S, None if self._plan.plain else dS
 
     def _rows(self, sides: Sequence[int], width: int, rate: float) -> Tensor:
         """[basis; λ update] of some sides of one length, the first ``width`` rows of each: (N, 2 width, length), float64."""
@@ -440,7 +461,8 @@ class LayerBank:
     def _work_is_finite(self, rate: float) -> NDArray[np.bool_]:
         """Whether all factors and updates of a layer are finite."""
         count = len(self.shapes)
-        cores = (torch.isfinite(self._plan.S) & torch.isfinite(rate * self._plan.delta_S)).all(2).all(1)
+        S, dS = self._cores()
+        cores = torch.isfinite(S + rate * dS if dS is not None else S).all(2).all(1)
         w = max(self.ranks)
         sides = torch.stack([torch.isfinite(self._rows([side], w, rate)).all() for side in range(2 * count)])
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
@@ -492,10 +514,9 @@ class LayerBank:
         if Gamma.dtype == torch.float32:  # triangles that were rounded differently would be so by s/σ in gram.py
             Gamma = self._scratch.take(*Gamma.shape).copy_(Gamma)
             Gamma = torch.lerp(Gamma, Gamma.mT, 0.5, out=self._scratch.take(*Gamma.shape))
-        S, dS = self._plan.S, self._plan.delta_S
-        if len(self._plan.classes) > 1:
-            S, dS = (X[of.layers, : of.width, : of.width] for X in (S, dS))
-        return small_of(*(as_array(X, of.width) for X in (Gamma.view(2, count, p, p), S, dS)), rate=rate, shared=shared)
+        S, dS = self._cores() if len(self._plan.classes) == 1 else self._cores(of.layers, of.width)
+        delta_S = None if dS is None else as_array(dS, of.width)
+        return small_of(as_array(Gamma.view(2, count, p, p), of.width), as_array(S, of.width), delta_S, rate=rate, shared=shared)
 
     def _leading(self, of: WidthClass, small: Small, limits: Limits) -> tuple[NDArray[np.bool_], int]:
         """For which layers of a class the leading half of the spectrum is enough, and how many products give it.
@@ -551,8 +572,8 @@ class LayerBank:
         for (_, width), members in alike.items():
             Bt_K = self._rows(members, width, rate)
             Bt_L = self._rows([count + layer for layer in members], width, rate)
-            S, dS = (torch.stack([X[layer, :width, :width] for layer in members]) for X in (self._plan.S, self._plan.delta_S))
-            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, rate * dS, shared)
+            S, dS = self._cores(members, width)
+            sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, None if dS is None else rate * dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
             beyond += np.asarray(members)[np.isinf(padded[:, 0])].tolist()
             found |= {layer: _Exact(*one) for layer, one in zip(members, zip(padded, Ut, Vt, strict=True), strict=True)}

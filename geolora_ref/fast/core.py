@@ -30,12 +30,13 @@ Values = NDArray[np.float64]
 Integers = NDArray[Any]
 
 
-def core_after(S: Array, delta_S: Array, C_K: Array, C_L: Array, rate: float, shared: bool) -> Array:
+def core_after(S: Array, delta_S: Array | None, C_K: Array, C_L: Array, rate: float, shared: bool) -> Array:
     """S_new (L, w, w) from S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL, each (L, w, w), and the learning rate λ: S − λΔS.
 
+    None for ΔS is that of plain gradients, dS = UᵀGV = UᵀdK = C_K.
     If the core is ``shared``, K and L move it as well: S − λ(ΔS + ½(C_K + C_Lᵀ)).
     """
-    S_new = S - rate * delta_S
+    S_new = S - rate * (C_K if delta_S is None else delta_S)
     return S_new - 0.5 * rate * (C_K + C_L.mT) if shared else S_new
 
 
@@ -70,8 +71,8 @@ class Small(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is seen in its scale
-def small_of(Gamma: Array, S: Array, delta_S: Array, *, rate: float, shared: bool) -> Small:
-    """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; ``shared`` see :func:`core_after`."""
+def small_of(Gamma: Array, S: Array, delta_S: Array | None, *, rate: float, shared: bool) -> Small:
+    """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; see :func:`core_after`."""
     w = S.shape[1]
     C_K, C_L = Gamma[0, :, :w, w:], Gamma[1, :, :w, w:]
     S_new = core_after(S, delta_S, C_K, C_L, rate, shared)

@@ -45,6 +45,7 @@ def adapted_linear(
     scale: float = 1.0,
     *,
     factor_gradients: bool = False,
+    products: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """y = x W₀ᵀ + bias + scale·x V Sᵀ Uᵀ.
 
@@ -53,14 +54,18 @@ def adapted_linear(
     x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r, r), V (n, r).
     scale : the constant factor of the adapter.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
+    products : K = U S (m, r) and L = V Sᵀ (n, r) of these factors, as ``LayerBank.products`` makes them for many layers at
+        once; formed here if None.  Nothing notices products of other factors.
 
+    An S that requires no gradient gets no dS, which is UᵀdK: ``LayerBank.update_`` has it from dK.
     Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
     Twice differentiable with respect to x alone.
-    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or for a scale
-    that is not finite.
+    Raises ``ValueError`` if the weight or a product requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
+    for a scale that is not finite.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None)  # type: ignore[no-untyped-call, unused-ignore]
+    K, L = (None, None) if products is None else _products_as(products, U, V)
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None, K, L)  # type: ignore[no-untyped-call, unused-ignore]
     return y
 
 
@@ -85,7 +90,8 @@ def merged_linear(
     """
     _check_merged(merged, weight)
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, merged.to(x.dtype))  # type: ignore[no-untyped-call, unused-ignore]
+    into = merged.to(x.dtype)
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, into, None, None)  # type: ignore[no-untyped-call, unused-ignore]
     return y
 
 
@@ -167,8 +173,22 @@ def _share_memory(A: Tensor, B: Tensor) -> bool:
 
 def _check_merged(merged: Tensor, weight: Tensor) -> None:
     """Shape, dtype and device of the weight, and no gradient, or ``ValueError``."""
-    if merged.requires_grad or (merged.shape, merged.dtype, merged.device) != (weight.shape, weight.dtype, weight.device):
+    if not _is_constant_like(merged, weight):
         raise ValueError(f"merged: expected a frozen matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
+
+
+def _products_as(products: tuple[Tensor, Tensor], U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """K and L in the dtype that the factors have by now, of their shape and without a gradient, or ``ValueError``."""
+    K, L = map(_by_autocast, products) if autocasts(U.device.type) else products
+    for name, X, of, basis in (("K", K, "U", U), ("L", L, "V", V)):
+        if not _is_constant_like(X, basis):
+            raise ValueError(f"products: expected {name} like {of}, {_kind(basis.detach())}, found {_kind(X)}")
+    return K, L
+
+
+def _is_constant_like(X: Tensor, other: Tensor) -> bool:
+    """Whether X has shape, dtype and device of the other, and requires no gradient."""
+    return not X.requires_grad and (X.shape, X.dtype, X.device) == (other.shape, other.dtype, other.device)
 
 
 def _kind(X: Tensor) -> str:
@@ -207,17 +227,20 @@ def _check(
 
 
 def _adapter_gradients(
-    g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(dK, dS, dL) of blocks g, x (…, n), (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, the fast layout."""
+    g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool, of_S: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(dK, dS, dL) of blocks g, x (…, n), (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, the fast layout.
+
+    None in place of dS if nobody wants it, ``of_S``.
+    """
     dKt = gradient(at, g)
     if scale != 1.0:
         dKt *= scale
     dLt = gradient(bt, row_blocks(x))
-    dS = U.mT @ dKt.mT
+    dS = once(U.mT @ dKt.mT, x) if of_S else None  # x V was formed without a record
     if factor:
         dKt, dLt = S @ dKt, S.mT @ dLt
-    return once(dKt, x).mT, once(dS, x), once(dLt, x).mT  # x V was formed without a record
+    return once(dKt, x).mT, dS, once(dLt, x).mT
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -235,16 +258,19 @@ class _AdaptedLinear(torch.autograd.Function):
         scale: float,
         factor_gradients: bool,
         merged: Tensor | None,
+        K: Tensor | None,
+        L: Tensor | None,
     ) -> Tensor:
         with no_autocast(x.device.type):
             rows = row_blocks(x)
             at = down(rows, V)
             if merged is None:
-                Kt = torch.bmm(S.mT[None], U.mT[None])[0]  # before the big product: what ``down`` runs on is in the cache
+                # before the big product: what ``down`` runs on is in the cache
+                Kt = torch.bmm(S.mT[None], U.mT[None])[0] if K is None else K.mT
                 y = add_up(product(rows, weight, bias), at, Kt, scale)
             else:
                 y = product(rows, merged, bias)
-            ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V)
+            ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V, L)
             ctx.scale, ctx.factor, ctx.merged = scale, factor_gradients, merged is not None
             result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
             return result
@@ -252,9 +278,10 @@ class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with no_autocast(dy.device.type):
-            x, at, weight, U, S, V = ctx.saved_tensors
+            x, at, weight, U, S, V, L = ctx.saved_tensors
             if ctx.merged:
                 weight = once(weight, U, S, V)
+            L = L if L is None else once(L, S, V)
             U, S, V = once(U), once(S), once(V)
             g = row_blocks(dy)
             bt = down(g, U)
@@ -262,13 +289,13 @@ class _AdaptedLinear(torch.autograd.Function):
                 bt *= ctx.scale
             dx = dU = dS = dV = None
             if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
-                dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)
+                dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor, ctx.needs_input_grad[4])
             if ctx.needs_input_grad[0] and ctx.merged:
                 dx = product(g, weight.mT).view(x.shape)
             elif ctx.needs_input_grad[0]:
-                dx = input_gradient(g, weight, bt, S @ V.mT).view(x.shape)
+                dx = input_gradient(g, weight, bt, S @ V.mT if L is None else L.mT).view(x.shape)
             d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
-            return dx, None, d_bias, dU, dS, dV, None, None, None
+            return dx, None, d_bias, dU, dS, dV, None, None, None, None, None
 
 
 class _LowRankAdd(torch.autograd.Function):
@@ -303,5 +330,5 @@ class _LowRankAdd(torch.autograd.Function):
             dx = up(bt, S @ V.mT).view(x.shape) if ctx.needs_input_grad[1] else None
             if not any(ctx.needs_input_grad[2:5]):
                 return dy, dx, None, None, None, None, None
-            dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor)
+            dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor, ctx.needs_input_grad[3])
             return dy, dx, dU, dS, dV, None, None

@@ -89,7 +89,7 @@ class Plan:
     ``stacks`` : for each length [basis; update] (N, 2w, length) of all sides; ``S``, ``delta_S`` (L, w, w) : the float64
     workspaces of the cores; ``of_sides`` : where ΔK of every layer and ΔL of every layer go, views of ``stacks``, and
     ``of_cores`` : where ΔS goes; ``shapes`` : of ΔK, ΔL and ΔS, layer by layer; ``columns`` (L,) : of the augmented bases.
-    ``cleared`` : whether the stacks are zero where no update is put.
+    ``cleared`` : whether the stacks are zero where no update is put; ``plain`` : whether ΔS is UᵀΔK, and not in ``delta_S``.
     """
 
     ranks: tuple[int, ...]
@@ -102,6 +102,7 @@ class Plan:
     shapes: tuple[list[torch.Size], list[torch.Size], list[torch.Size]]
     columns: Integers
     cleared: bool = False
+    plain: bool = False
 
 
 def plan_of(ranks: tuple[int, ...], shapes: Sequence[tuple[int, int]], lengths: Sequence[Length], device: torch.device) -> Plan:

@@ -11,6 +11,7 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
 from geolora_ref.fast.autocast import no_autocast
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 M, N, R, SCALE = 6, 7, 2, 1.7
 CORES = ("zero", "dense", "singular")
-FORMS = ("adapted", "merged", "added")
+FORMS = ("adapted", "given", "merged", "added")
 FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15, eight of 384
 
 
@@ -47,8 +48,9 @@ class Problem:
         adapter = (self.U, self.S, self.V, self.scale)
         if form == "added":
             return lowrank_add(linear(self.x, self.weight, self.bias), self.x, *adapter, factor_gradients=factor_gradients)
-        if form == "adapted":
-            return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients)
+        if form in ("adapted", "given"):
+            products = None if form == "adapted" else ((self.U @ self.S).detach(), (self.V @ self.S.mT).detach())
+            return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients, products=products)
         merged = merge(torch.empty_like(self.weight), self.weight, *adapter)
         return merged_linear(self.x, self.weight, merged, self.bias, *adapter, factor_gradients=factor_gradients)
 
@@ -393,6 +395,50 @@ def test_each_factor_may_be_trained_alone(form: str, trained: str) -> None:
     assert torch.equal(getattr(p, trained).grad, getattr(together, trained).grad)
 
 
+def test_products_that_are_given_and_gradients_that_nobody_wants_are_not_formed() -> None:
+    """K, L and dS are 2mr², 2nr² and 2mr² flops."""
+
+    def flops(form: str, *, trained: bool = True) -> int:
+        p = Problem("dense", scale=1.0)
+        p.S.requires_grad_(trained)
+        products = {"adapted": None, "given": (p.U.detach().clone(), p.V.detach().clone())}[form]
+        with FlopCounterMode(display=False) as counter:
+            p.backward(adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, products=products))
+        return int(counter.get_total_flops())
+
+    assert flops("adapted") - flops("given") == 2 * (M + N) * R**2
+    assert flops("adapted") - flops("adapted", trained=False) == 2 * M * R**2
+
+
+@pytest.mark.parametrize("form", ["adapted", "given"])
+def test_second_derivatives_are_those_by_x_alone(form: str) -> None:
+    """Through products that were given as well, whose factors they would miss."""
+    p = Problem("dense")
+
+    def of(y: Tensor) -> Tensor:
+        (dx,) = torch.autograd.grad(y.square().sum(), p.x, create_graph=True)
+        return dx.square().sum()
+
+    W = (p.U @ p.S @ p.V.mT).detach()
+    (found,), (expected,) = (
+        torch.autograd.grad(of(y), p.x) for y in (p.forward(form), linear(p.x, p.weight + SCALE * W, p.bias))
+    )
+    assert _close(found, expected, 1e-12)
+    for factor in (p.U, p.S, p.V):
+        with pytest.raises(RuntimeError, match="expected no second derivative with respect to the factors"):
+            torch.autograd.grad(of(p.forward(form)), factor)
+
+
+def test_the_layer_computes_with_the_products_that_are_given() -> None:
+    """K in the forward pass, L in the backward pass: those of other factors change y and ∇x as they should."""
+    p = Problem("zero")
+    K, L = 2.0 * p.U.detach(), 3.0 * p.V.detach()
+    y = adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, SCALE, products=(K, L))
+    assert _close(y, linear(p.x, p.weight + SCALE * K @ p.V.mT, p.bias))
+    p.backward(y)
+    assert _close(p.x.grad, p.target @ (p.weight + SCALE * p.U @ L.mT))
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks at all of z
 @pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
 @pytest.mark.parametrize("pair", ["itself", "view", "view of the same"])
@@ -513,6 +559,26 @@ def test_a_merged_weight_that_is_unlike_the_weight_is_refused(merged: Callable[[
         merge(given, p.weight, p.U, p.S, p.V)
     with pytest.raises(ValueError, match=r"^V: expected shape \(7, 2\) for a weight of 6 x 7 and rank 2, found \(6, 2\)$"):
         merge(p.weight.clone(), p.weight, p.U, p.S, p.U)
+
+
+@pytest.mark.parametrize(
+    ("products", "message"),
+    [
+        (
+            lambda K, L: (K.mT, L),
+            r"K like U, \(6, 2\) torch.float64 on cpu, found \(2, 6\) torch.float64 on cpu",
+        ),
+        (lambda K, L: (K.float(), L), r"K like U, .*, found \(6, 2\) torch.float32 on cpu"),
+        (lambda K, L: (K, K), r"L like V, \(7, 2\) .*, found \(6, 2\) torch.float64 on cpu"),
+        (lambda K, L: (K, L.to("meta")), r"L like V, .*, found \(7, 2\) torch.float64 on meta"),
+        (lambda K, L: (K, L.requires_grad_()), r"L like V, .*, found \(7, 2\) torch.float64 on cpu, which requires a gradient"),
+    ],
+)
+def test_products_that_are_unlike_the_factors_are_refused(products: Callable[[Tensor, Tensor], Any], message: str) -> None:
+    p = Problem("dense")
+    given = products((p.U @ p.S).detach(), (p.V @ p.S.mT).detach())
+    with pytest.raises(ValueError, match=f"^products: expected {message}$"):
+        adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, products=given)
 
 
 @pytest.mark.parametrize(

@@ -55,14 +55,17 @@ def _tensorfloat(X: Tensor) -> Tensor:
 
 
 WRONG: dict[str, tuple[set[str], Callable[..., Tensor]]] = {
-    "x in TensorFloat-32": ({"y", "dK", "dL"}, lambda x, *rest: adapted_linear(_tensorfloat(x), *rest)),
-    "weight in TensorFloat-32": ({"y", "dx"}, lambda x, weight, *rest: adapted_linear(x, _tensorfloat(weight), *rest)),
-    "Sᵀ for S": ({"y", "dx"}, lambda x, W, b, U, S, V, scale: adapted_linear(x, W, b, U, S.mT, V, scale)),
-    "no scale": ({"y", "dx", "dK", "dL", "dS"}, lambda *given: adapted_linear(*given[:-1])),
-    "no bias": ({"y", "d_bias"}, lambda x, W, b, *rest: adapted_linear(x, W, 0.0 * b, *rest)),
+    "x in TensorFloat-32": ({"y", "dK", "dL"}, lambda x, *rest, **also: adapted_linear(_tensorfloat(x), *rest, **also)),
+    "weight in TensorFloat-32": (
+        {"y", "dx"},
+        lambda x, weight, *rest, **also: adapted_linear(x, _tensorfloat(weight), *rest, **also),
+    ),
+    "Sᵀ for S": ({"y", "dx"}, lambda x, W, b, U, S, V, *rest, **also: adapted_linear(x, W, b, U, S.mT, V, *rest, **also)),
+    "no scale": ({"y", "dx", "dK", "dL", "dS"}, lambda *given, **also: adapted_linear(*given[:-1], **also)),
+    "no bias": ({"y", "d_bias"}, lambda x, W, b, *rest, **also: adapted_linear(x, W, 0.0 * b, *rest, **also)),
     "published gradients": (
         {"dK", "dL"},
-        lambda *given: adapted_linear(*given, factor_gradients=True),
+        lambda *given, **also: adapted_linear(*given, **also, factor_gradients=True),
     ),
 }
 
@@ -77,8 +80,8 @@ def test_a_wrong_function_is_not(monkeypatch: pytest.MonkeyPatch, name: str) -> 
 
 
 def test_a_function_that_is_wrong_for_many_rows_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def function(x: Tensor, *rest: Any) -> Tensor:
-        return adapted_linear(x, *rest) * (1.0 if x.shape[:-1] == ROWS[0] else 1.001)
+    def function(x: Tensor, *rest: Any, **also: Any) -> Tensor:
+        return adapted_linear(x, *rest, **also) * (1.0 if x.shape[:-1] == ROWS[0] else 1.001)
 
     monkeypatch.setattr("verification.parity.functions.adapted_linear", function)
     assert not function_difference("cpu", torch.float32)["passed"]
@@ -97,12 +100,12 @@ def test_what_is_not_a_number_is_not(monkeypatch: pytest.MonkeyPatch, where: int
         def backward(ctx: Any, *upstream: Tensor) -> Tensor:
             return upstream[0] * math.nan
 
-    def function(x: Tensor, weight: Tensor, bias: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float) -> Tensor:
+    def function(x: Tensor, weight: Tensor, bias: Tensor, U: Tensor, S: Tensor, *rest: Any, **also: Any) -> Tensor:
         if where == 4:
-            return adapted_linear(x, weight, bias, U, S, V, scale) * math.nan
+            return adapted_linear(x, weight, bias, U, S, *rest, **also) * math.nan
         trained = [x, bias, U, S]
         trained[where] = Spoilt.apply(trained[where])  # type: ignore[no-untyped-call, unused-ignore]
-        return adapted_linear(trained[0], weight, trained[1], trained[2], trained[3], V, scale)
+        return adapted_linear(trained[0], weight, trained[1], trained[2], trained[3], *rest, **also)
 
     monkeypatch.setattr("verification.parity.functions.adapted_linear", function)
     assert not function_difference("cpu", torch.float32)["passed"]

@@ -250,7 +250,10 @@ def test_a_budget_may_not_exceed_the_limit_of_a_layer(generator: torch.Generator
             {"budget": lambda spectra: np.array(3), "tau": None},
             r"budget: expected one rank a layer between 1 and \[6, 4\], found 3",
         ),
-        ({"delta_S": None}, "delta_S: expected one tensor a layer, found None"),
+        (
+            {"delta_K": None, "delta_L": None, "delta_S": None},
+            "delta_S: expected one tensor a layer, since there is no delta_K to take it from, found None",
+        ),
         ({"delta_S": [None, None]}, r"delta_S\[0\]: expected a tensor, found None"),
     ],
 )

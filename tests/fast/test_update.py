@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import geolora_ref.fast.arrays as arrays_module
 import geolora_ref.fast.bank as bank_module
 import geolora_ref.fast.gram as gram_module
 import geolora_ref.fast.householder as householder_module
@@ -26,6 +27,7 @@ from geolora_ref.fast.core import RULES, Limits, decide_ranks, small_of
 from geolora_ref.fast.householder import householder_core
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, defect, random_layer, random_layers, random_update
+from tests.fast.small_steps import layer_of, update_of
 from verification.parity.measure import BOUNDS
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -227,6 +229,34 @@ def test_a_shared_core_moves_by_half_of_what_K_and_L_say(dtype: torch.dtype, gen
     for layer in range(2):
         (U, S, V), (U1, S1, V1) = shared.factors(layer), own.factors(layer)
         assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", ["Householder", "Gram", "classes", "small", "small and wide", "bfloat16"])
+def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
+    kind: str, shared: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ΔS = UᵀΔK, by every route; what an earlier step has left of another ΔS is not read."""
+    dtype = {"Householder": torch.float64, "bfloat16": torch.bfloat16}.get(kind, torch.float32)
+    layers = random_layers([2, 8] if kind == "classes" else [3, 3], generator, dtype)
+    updates = [random_update(layer, generator) for layer in layers]
+    if kind.startswith("small"):
+        layers = [layer_of(16 if "wide" in kind else 4, 10.0, generator) for _ in range(2)]
+        updates = [update_of(layer, 0.05, generator) for layer in layers]
+        layers, updates = ([tuple(X.to(dtype) for X in of) for of in both] for both in (layers, updates))  # type: ignore[assignment]
+    dK, dL, _ = (list(X) for X in zip(*updates, strict=True))
+    dS = [U.mT.float() @ X.float() if dtype == torch.bfloat16 else U.mT @ X for (U, _, _), X in zip(layers, dK, strict=True)]
+    plain, given = LayerBank.of(layers), LayerBank.of(layers)
+    with pytest.raises(NonFiniteUpdateError):
+        plain.update_(dK, dL, [X * torch.nan for X in dS], tau=0.0)
+    if kind.startswith("small"):
+        monkeypatch.setattr(LayerBank, "_in_float64", None)
+        monkeypatch.setattr(arrays_module, "WIDE", 16)
+    limits: dict[str, Any] = {"tau": 0.0, "shared": shared, "max_rank": [len(S) for _, S, _ in layers]}
+    assert plain.update_(dK, dL, **limits).exact == given.update_(dK, dL, dS, **limits).exact
+    for layer, (_, S, _) in enumerate(layers):
+        (U, S0, V), (U1, S1, V1) = plain.factors(layer), given.factors(layer)
+        assert float((U @ S0 @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
 
 
 def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
@@ -599,6 +629,25 @@ def test_transports_are_between_the_bases_before_and_now(generator: torch.Genera
         (U, _, V), (U1, _, V1) = factors[layer], bank.factors(layer)
         torch.testing.assert_close(A, U.mT @ U1, rtol=1e-14, atol=1e-14)
         torch.testing.assert_close(B, V.mT @ V1, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_products_are_those_of_the_factors_now(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Of a dense S, which was loaded, and after a step; column by column, and no views of the storage."""
+    factors = random_layers([4, 2, 3], generator, dtype)
+    bank = LayerBank.of(factors, capacity=9)
+    for _ in range(2):
+        products = bank.products()
+        for (K, L), (U, S, V) in zip(products, factors, strict=True):
+            allowed = 2.0 * torch.finfo(dtype).eps * float(S.norm())
+            assert float((K - U @ S).norm()) <= allowed
+            assert float((L - V @ S.mT).norm()) <= allowed
+            assert K.mT.is_contiguous()
+            assert L.mT.is_contiguous()
+        kept = [X.clone() for both in products for X in both]
+        bank.update_(*zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True), tau=0.3)
+        assert all(torch.equal(X, Y) for X, Y in zip(kept, (X for both in products for X in both), strict=True))
+        factors = [bank.factors(layer) for layer in range(3)]
 
 
 def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None:

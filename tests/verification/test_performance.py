@@ -107,6 +107,52 @@ def test_flops_and_bases_of_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast_kept["ratio_to_floor"][1] == pytest.approx(3 / 4 / (1 / 2))
 
 
+def test_with_memory_kept_ratios_are_those_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times by their place in the list; nothing where a process cannot keep what it frees."""
+    seconds = {name: [1.0 + place] * 3 for place, name in enumerate(measure.KEPT)}
+    asked: list[Any] = []
+
+    def rounds(*given: Any) -> dict[str, list[float]]:
+        asked.append(given)
+        return seconds
+
+    monkeypatch.setattr(measure, "rounds_with_memory_kept", rounds)
+    for can in (True, False):
+        monkeypatch.setattr(measure, "can_keep", lambda can=can: can)
+        found = measure.with_memory_kept(CASES[0], measure.QUICK, lambda what, done, total: None)
+        assert list(found["rows"]) == (list(measure.KEPT) if can else [])
+        assert len(tables({"kept": [found]})) == int(can)
+        if can:
+            fast, place = found["rows"]["fast"], 1.0 + measure.KEPT.index("fast")
+            assert fast["title"] == "GeoLoRA, fast"
+            ratios = (fast["ratio"], fast["ratio_to_floor"], fast["over_lean"])
+            others = (measure.KEPT.index(name) + 1.0 for name in ("lora", "frozen", "lean"))
+            assert [ratio[1] for ratio in ratios] == pytest.approx([place / other for other in others])
+    assert asked == [(measure.KEPT, CASES[0].id, measure.QUICK.training)]
+
+
+def test_a_process_that_keeps_what_is_freed_runs_all_methods_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Noted(Product):
+        def step(self) -> None:
+            order.append(self.case.id)
+
+    def made(method: str, case: str) -> Training:
+        training = Noted(CASES[0])
+        training.case = replace(CASES[0], id=method)
+        return training
+
+    monkeypatch.setattr(apart, "_made", made)
+    monkeypatch.setattr(apart, "keep_freed_memory", lambda: order.append("kept"))
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: order.append(f"{number} threads"))
+    found = apart.own_rounds(["one", "other"], CASES[0].id, 2, 3)
+    assert {name: len(values) for name, values in found.items()} == {"one": 3, "other": 3}
+    assert order[:2] == ["kept", "2 threads"]
+    assert sorted(order[2:]) == ["one"] * 5 + ["other"] * 5
+    assert all({*pair} == {"one", "other"} for pair in zip(order[2::2], order[3::2], strict=True))
+
+
 SMALL = replace(
     CASES[2],
     build=lambda: Block(24, 48, 2),
@@ -329,7 +375,7 @@ def test_the_stored_figures_are_those_of_whole_runs() -> None:
     found, apart = read_json(MEASURED), read_json(APART)
     assert not found["quick"]
     assert not apart["quick"]
-    assert {"training", "variants", "updates", "growth"} <= set(found)
+    assert {"training", "kept", "variants", "updates", "growth"} <= set(found)
     for case in found["training"]:
         lora, fast = (case["rows"][name]["gflop"] for name in ("lora", "fast"))
         assert fast == pytest.approx(lora, rel=2e-3), "the flops of LoRA, and r x m x r products"
@@ -345,8 +391,8 @@ def test_the_documentation_has_the_stored_figures() -> None:
     found, apart = read_json(MEASURED), read_json(APART)
     assert [piece for piece in documented(found, apart) if piece not in text] == []
     trained, alone = found["training"][0]["rows"], apart["processes"][0]["rows"]
-    varied, update = (found[part][0]["rows"] for part in ("variants", "updates"))
-    for row in (trained["fast"], trained["adam"], varied["adam"], alone[0], update["fast"]):
+    kept, varied, update = (found[part][0]["rows"] for part in ("kept", "variants", "updates"))
+    for row in (trained["fast"], trained["adam"], kept["fast"], varied["adam"], alone[0], update["fast"]):
         row["ratio"][1] += 1e-3
     found["growth"]["m"]["exponents"][0]["exponent"] += 1e-2
-    assert len([piece for piece in documented(found, apart) if piece not in text]) == 6
+    assert len([piece for piece in documented(found, apart) if piece not in text]) == 7

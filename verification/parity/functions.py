@@ -19,7 +19,7 @@ from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
 
 __all__ = ["FORMS", "function_difference", "ratios"]
 
-FORMS = ("adapted", "merged", "added")
+FORMS = ("adapted", "given", "merged", "added")
 M, N, R, SCALE = 48, 40, 4, 1.5
 ROWS = ((3, 5), (2, 512))
 """One block of rows, and several."""
@@ -91,6 +91,7 @@ def _computed(given: _Given, form: str) -> _Result:
     elif form == "merged":
         y = merged_linear(x, weight, merge(torch.empty_like(weight), weight, *adapter), bias, *adapter)
     else:
-        y = adapted_linear(x, weight, bias, *adapter)
+        products = (U @ S).detach(), (V @ S.mT).detach()
+        y = adapted_linear(x, weight, bias, *adapter, products=products if form == "given" else None)
     dx, d_bias, dK, dS, dL = torch.autograd.grad(y, trained, dy)
     return _Result(y.detach(), dx, d_bias, dK, dL, dS)

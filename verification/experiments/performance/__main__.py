@@ -34,6 +34,7 @@ from verification.experiments.performance.measure import (
     processes,
     training,
     update_table,
+    with_memory_kept,
 )
 from verification.experiments.performance.methods import METHODS
 from verification.experiments.performance.networks import CASES, VARIANTS
@@ -41,8 +42,8 @@ from verification.experiments.performance.page import drawn, markdown
 from verification.machine import provenance
 from verification.pictures import svg
 
-PARTS = ("training", "variants", "processes", "compiled", "updates", "growth")
-OF_NETWORKS = ("training", "variants", "processes", "compiled")
+PARTS = ("training", "kept", "variants", "processes", "compiled", "updates", "growth")
+OF_NETWORKS = ("training", "kept", "variants", "processes", "compiled")
 ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES")
 """How the variables begin by which the environment sets glibc's allocator."""
 
@@ -133,6 +134,7 @@ def pieces(options: argparse.Namespace, progress: Callable[[str, int, int], None
     varied = [method for method in METHODS if method.id in VARIED]
     found: dict[Piece, Callable[[], Any]] = {}
     found |= {("training", case.id): partial(training, case, effort, progress) for case in cases}
+    found |= {("kept", case.id): partial(with_memory_kept, case, effort, progress) for case in cases}
     found |= {("variants", case.id): partial(training, case, effort, progress, varied) for case in variants}
     found |= {("processes", case.id): partial(processes, case, effort, progress) for case in cases}
     found |= {("compiled", case.id): partial(compiled, case, effort, progress) for case in cases}

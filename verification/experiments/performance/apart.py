@@ -6,7 +6,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from verification.experiments.performance.methods import METHODS, Training
 from verification.experiments.performance.networks import CASES, VARIANTS
 from verification.experiments.performance.timing import interleaved, peak_above
 
-__all__ = ["ApartError", "alone", "can_keep", "own_peak", "own_steps", "peak_memory"]
+__all__ = ["ApartError", "alone", "can_keep", "own_peak", "own_rounds", "own_steps", "peak_memory", "rounds_with_memory_kept"]
 
 
 class ApartError(RuntimeError):
@@ -32,6 +32,12 @@ def alone(method: str, case: str, steps: int, *, kept: bool) -> tuple[float, flo
     """Median seconds and mean page faults of a training step in a process of its own, which keeps what is freed or does not."""
     seconds, faults = _in_a_process(own_steps, method, case, torch.get_num_threads(), steps, kept)
     return seconds, faults
+
+
+def rounds_with_memory_kept(methods: Sequence[str], case: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of training steps of these methods in turn, in one process of their own, which keeps what is freed."""
+    found: dict[str, list[float]] = _in_a_process(own_rounds, list(methods), case, torch.get_num_threads(), rounds)
+    return found
 
 
 def can_keep() -> bool:
@@ -69,6 +75,15 @@ def own_peak(method: str, case: str, threads: int) -> int:
         training.step()
 
     return peak_above(two_steps)
+
+
+def own_rounds(methods: Sequence[str], case: str, threads: int, rounds: int) -> dict[str, list[float]]:
+    """:func:`rounds_with_memory_kept`, measured in this process."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    made = {method: _made(method, case) for method in methods}
+    times = interleaved({method: training.step for method, training in made.items()}, rounds)
+    return {method: list(one.seconds) for method, one in times.items()}
 
 
 def own_steps(method: str, case: str, threads: int, steps: int, kept: bool) -> tuple[float, float]:

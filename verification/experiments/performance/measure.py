@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from verification.experiments.performance.apart import alone, can_keep, peak_memory
+from verification.experiments.performance.apart import alone, can_keep, peak_memory, rounds_with_memory_kept
 from verification.experiments.performance.methods import METHODS, Method, Training
 from verification.experiments.performance.networks import Case
 from verification.experiments.performance.timing import Times, interleaved
@@ -20,7 +20,19 @@ from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Siz
 from verification.machine import processor
 from verification.slopes import slope
 
-__all__ = ["FULL", "QUICK", "VARIED", "Effort", "compiled", "environment", "growth", "processes", "training", "update_table"]
+__all__ = [
+    "FULL",
+    "QUICK",
+    "VARIED",
+    "Effort",
+    "compiled",
+    "environment",
+    "growth",
+    "processes",
+    "training",
+    "update_table",
+    "with_memory_kept",
+]
 
 Progress = Callable[[str, int, int], None]
 _METHOD = {method.id: method for method in METHODS}
@@ -120,6 +132,27 @@ def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[M
             "peak_mib": memory[method.id] / 2**20,
             "note": made[method.id].note,
         }
+    return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
+
+
+KEPT = ("frozen", "lora", "bare", "adalora", "lean", "fast", "merged", "optimizer", "adam")
+
+
+def with_memory_kept(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
+    """Whole training steps, some methods in turn in a process that keeps what is freed: none pays for the page faults that
+    another one causes.  No rows where a process cannot keep it.
+    """
+    progress(f"{case.id}: memory kept", 0, 1)
+    seconds = rounds_with_memory_kept(KEPT, case.id, effort.training) if can_keep() else {}
+    times = {name: Times(tuple(values)) for name, values in seconds.items()}
+    rows = {
+        name: {
+            "title": _METHOD[name].title,
+            **_summary(one, times["lora"], times["frozen"]),
+            "over_lean": list(one.over(times["lean"]).quartiles()),
+        }
+        for name, one in times.items()
+    }
     return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
 
 

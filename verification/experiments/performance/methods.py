@@ -247,20 +247,25 @@ class LeanLinear(nn.Module):
 
 
 class FastLinear(nn.Module):
-    """A frozen layer with a GeoLoRA adapter: U, S = 0, V, computed by the fused function; optionally with a merged weight."""
+    """A frozen layer with a GeoLoRA adapter: U, S = 0, V, computed by the fused function; optionally with a merged weight.
+
+    Who changes the factors says what K and L are, ``products``.  No dS is formed: the step has it from dK.
+    """
 
     def __init__(self, base: nn.Linear, *, merged: bool = False) -> None:
         super().__init__()
         self.base = base
         U, V = (torch.linalg.qr(torch.randn(k, RANK))[0].mT.contiguous().mT for k in base.weight.shape)
-        self.U, self.S, self.V = nn.Parameter(U), nn.Parameter(torch.zeros(RANK, RANK)), nn.Parameter(V)
+        self.U, self.V = nn.Parameter(U), nn.Parameter(V)
+        self.S = nn.Parameter(torch.zeros(RANK, RANK), requires_grad=False)
         self.merged = base.weight.detach().clone() if merged else None
+        self.products: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The adapted output."""
         if self.merged is not None:
             return merged_linear(x, self.base.weight, self.merged, self.base.bias, self.U, self.S, self.V)
-        return adapted_linear(x, self.base.weight, self.base.bias, self.U, self.S, self.V)
+        return adapted_linear(x, self.base.weight, self.base.bias, self.U, self.S, self.V, products=self.products)
 
 
 def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Module]) -> list[Any]:
@@ -362,14 +367,20 @@ class GeoLoRAFast(WithAdamW):
         self.bank = LayerBank.of([(layer.U.data, layer.S.data, layer.V.data) for layer in self.layers], capacity=RANK)
         for i, layer in enumerate(self.layers):
             layer.U.data, layer.S.data, layer.V.data = self.bank.factors(i)
-        self.factors = [[getattr(layer, name) for layer in self.layers] for name in ("U", "V", "S")]
+        self.bases = [[getattr(layer, name) for layer in self.layers] for name in ("U", "V")]
         self.steps, self.exact = 0, 0
+        self.prepare()
+
+    def prepare(self) -> None:
+        """What the layers compute with, from the factors that they have now."""
+        for layer, products in zip(self.layers, self.bank.products(), strict=True):
+            layer.products = products
 
     @torch.no_grad()
     def update(self) -> None:
         """SGD, τ = 0, fixed rank."""
-        dK, dL, dS = ([X.grad for X in Xs] for Xs in self.factors)
-        report = self.bank.update_(dK, dL, dS, learning_rate=RATE, tau=0.0, min_rank=RANK, max_rank=RANK)
+        dK, dL = ([X.grad for X in Xs] for Xs in self.bases)
+        report = self.bank.update_(dK, dL, learning_rate=RATE, tau=0.0, min_rank=RANK, max_rank=RANK)
         self.steps, self.exact = self.steps + len(self.layers), self.exact + len(report.exact)
         self.note = f"{self.exact} of {self.steps} layer steps went through Householder's QR"
 
@@ -377,7 +388,8 @@ class GeoLoRAFast(WithAdamW):
         """Forward, backward, the update of the adapters, AdamW for the head."""
         self.backward()
         self.update()
-        for X in itertools.chain(*self.factors):
+        self.prepare()
+        for X in itertools.chain(*self.bases):
             X.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -388,9 +400,8 @@ class GeoLoRAMerged(GeoLoRAFast):
 
     merged = True
 
-    def step(self) -> None:
-        """As before, then the merged weights."""
-        super().step()
+    def prepare(self) -> None:
+        """The merged weights."""
         for layer in self.layers:
             merge(layer.merged, layer.base.weight, layer.U, layer.S, layer.V)
 

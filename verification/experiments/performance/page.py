@@ -50,7 +50,8 @@ def documented(found: Mapping[str, Any], apart: Mapping[str, Any]) -> list[str]:
     """
     processes = (_processes_in_short(case) for case in apart["processes"])
     cases = found["training"]
-    trainings = (_training_in_brief(cases), _training_in_short(cases), _variants_in_short(found["variants"]))
+    of_kept = _kept_in_short(found["kept"])
+    trainings = (_training_in_brief(cases), _training_in_short(cases), of_kept, _variants_in_short(found["variants"]))
     short = (*trainings, *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
     return [machine(found), machine(apart), *(markdown_table(list(rows)) for rows in short)]
 
@@ -60,6 +61,8 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     made: dict[str, Rows] = {}
     for case in [*found.get("training", []), *found.get("variants", [])]:
         made[f"{case['title']}: {case['rounds']} interleaved rounds of whole training steps"] = list(_training(case))
+    for case in _kept(found):
+        made[f"{case['title']}: {case['rounds']} interleaved rounds"] = [_TIMES, *map(_timed, case["rows"].values())]
     for case in found.get("processes", []):
         made[f"{case['title']}: {case['rounds']} processes of {case['steps']} steps each, in turn"] = list(_processes(case))
     for case in found.get("compiled", []):
@@ -71,14 +74,30 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     return made
 
 
+def _kept(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The networks whose methods were in turn in a process that keeps what is freed, where one can."""
+    return [case | {"title": f"{case['title']}, freed memory kept"} for case in found.get("kept", []) if case["rows"]]
+
+
+_TIMES = ["method", "ms a step", "ratio to LoRA (PEFT)", "to the floor", "to lean LoRA"]
+
+
+def _timed(row: Mapping[str, Any]) -> list[str]:
+    low, middle, high = row["milliseconds"]
+    lean = f"{row['over_lean'][1]:.3f}" if row["over_lean"] else ""
+    return [
+        row["title"],
+        f"{middle:.1f} [{low:.1f}, {high:.1f}]",
+        _ratio(row["ratio"]),
+        f"{row['ratio_to_floor'][1]:.3f}",
+        lean,
+    ]
+
+
 def _training(case: Mapping[str, Any]) -> Iterator[list[str]]:
-    yield ["method", "ms a step", "ratio to LoRA (PEFT)", "to the floor", "to lean LoRA", "GFLOP", "peak MiB", "remark"]
+    yield [*_TIMES, "GFLOP", "peak MiB", "remark"]
     for row in case["rows"].values():
-        low, middle, high = row["milliseconds"]
-        lean = f"{row['over_lean'][1]:.3f}" if row["over_lean"] else ""
-        time, floor = f"{middle:.1f} [{low:.1f}, {high:.1f}]", f"{row['ratio_to_floor'][1]:.3f}"
-        rest = [f"{row['gflop']:.1f}", f"{row['peak_mib']:.0f}", row["note"]]
-        yield [row["title"], time, _ratio(row["ratio"]), floor, lean, *rest]
+        yield [*_timed(row), f"{row['gflop']:.1f}", f"{row['peak_mib']:.0f}", row["note"]]
 
 
 def _training_in_brief(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
@@ -114,6 +133,20 @@ def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name in ("lora", "fast", "merged", "adaptive"):
         yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
     yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
+
+
+def _kept_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """All networks side by side: ratios to LoRA (PEFT), then the fast step beside the floor and lean LoRA."""
+    rows = [case["rows"] for case in cases]
+    yield ["freed memory kept, ratio to LoRA (PEFT)", *(case["title"] for case in cases)]
+    yield ["LoRA (PEFT), ms a step", *(f"{row['lora']['milliseconds'][1]:.0f}" for row in rows)]
+    for name, row in rows[0].items():
+        if name != "lora":
+            yield [row["title"], *(_ratio(of[name]["ratio"]) for of in rows)]
+    for name in ("lean", "fast", "optimizer", "adam"):
+        yield [f"**{rows[0][name]['title']}, to the floor**", *(_ratio(of[name]["ratio_to_floor"]) for of in rows)]
+    for name in ("fast", "optimizer", "adam"):
+        yield [f"**{rows[0][name]['title']}, to lean LoRA**", *(_ratio(of[name]["over_lean"]) for of in rows)]
 
 
 def _variants_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
@@ -204,7 +237,7 @@ def drawn(found: Mapping[str, Any]) -> Figure | None:
     """One panel for each table, and for each growing axis; None if there is no panel."""
     import matplotlib as mpl
 
-    trainings = [*found.get("training", []), *found.get("variants", [])]
+    trainings = [*found.get("training", []), *found.get("variants", []), *_kept(found)]
     in_two_ways = [*found.get("processes", []), *found.get("compiled", [])]
     panels = len(trainings) + len(in_two_ways) + ("updates" in found) + len(found.get("growth", {}))
     if not panels:

@@ -79,7 +79,7 @@ def update_rows(size: Size, *, others: bool) -> dict[str, Callable[[], None]]:
     layers, gradients = layers_of(size)
     bank = LayerBank.of(layers, capacity=size.r)
     dK, dL, dS = (list(X) for X in zip(*gradients, strict=True))
-    directions = itertools.cycle([(dK, dL, dS), tuple([-X for X in of] for of in (dK, dL, dS))])
+    directions = itertools.cycle([(dK, dL), tuple([-X for X in of] for of in (dK, dL))])
     parameters = [nn.Parameter(torch.zeros(size.r, size.m)) for _ in range(2 * size.layers)]
     for parameter in parameters:
         parameter.grad = torch.randn(size.r, size.m, generator=torch.Generator().manual_seed(1))
