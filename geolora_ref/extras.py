@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["how_to_install"]
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-EXTRAS = {"torch": "torch", "jsonschema": "oracle", "mpmath": "oracle", "pytest": "oracle"}
+__all__ = ["how_to_install", "noting_how_to_install"]
+
+EXTRAS = {"torch": "torch", "peft": "peft", "safetensors": "peft", "jsonschema": "oracle", "mpmath": "oracle", "pytest": "oracle"}
 ELSEWHERE = {"jax": "pip install jax", "cupy": "see cupy.dev"}
 
 
@@ -15,3 +18,14 @@ def how_to_install(missing: ModuleNotFoundError, *, extra: str | None = None) ->
         return f"; it is not among the extras: {ELSEWHERE[library]}"
     extra = extra or EXTRAS.get(library)
     return f"; it needs the extra: pip install 'geolora-ref[{extra}]'" if extra else ""
+
+
+@contextmanager
+def noting_how_to_install() -> Iterator[None]:
+    """What is imported here and is not there says how to get it, below its traceback."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if how := how_to_install(missing):
+            missing.add_note(how.removeprefix("; "))
+        raise

@@ -37,12 +37,12 @@ for the Y that X was made of, hence U_cᵀŴ = λG_K X(R_Lᵀ − G_L Y Vᵀ), a
     ‖Ŵ − P_hŴ‖² = ‖(U_cᵀU_c)^{−1/2}U_cᵀŴ‖² = λ² tr((G_K X(I + XᵀG_K X)⁻¹)ᵀ X(G_L + G_L Y YᵀG_L)).
 
 Rounding.  Float32 is enough for Γ: an error ε of it, relative to the norms of the columns, moves R_K X by a few ε·ab, and W₁ by
-that times σ'; it moves L, and with it W₁, by ε‖Ŵ‖; and TᵀΓ_L T to H(I + O(ε))Hᵀ with TᵀΓ_L T = HHᵀ, so that each σ is right to
-ε of itself and the bases are orthonormal to ε, whatever the condition of S_new is.  ε is eps₃₂·√ℓ at most for ℓ terms in one
-accumulator (see ``gram.py``), a quarter of the unit 4√(m + n)·eps₃₂ of the oracle.  A defect d of U and V, which the formulas
-of X and Y leave out, moves W₁ by shares of abd‖S_new‖ and of λd‖ΔK‖: they are for bases whose d is rounding.  What is small is
-computed in float64; its rounding has the factor (s/σ_r)² that ``trusted`` knows.  The norm of the rest loses √ε·λ‖ΔK‖·b where ΔK
-is nearly in the range of U.
+that times σ'; it moves L, and with it W₁, by ε‖Ŵ‖, and S_new by λε‖ΔK‖ where ΔS is UᵀΔK; and TᵀΓ_L T to H(I + O(ε))Hᵀ with
+TᵀΓ_L T = HHᵀ, so that each σ is right to ε of itself and the bases are orthonormal to ε, whatever the condition of S_new is.  ε
+is eps₃₂·√ℓ at most for ℓ terms in one accumulator (see ``gram.py``), a quarter of the unit 4√(m + n)·eps₃₂ of the oracle.  A
+defect d of U and V, which the formulas of X and Y leave out, moves W₁ by shares of abd‖S_new‖ and of λd‖ΔK‖: they are for bases
+whose d is rounding.  What is small is computed in float64; its rounding has the factor (s/σ_r)² that ``trusted`` knows.  The
+norm of the rest loses √ε·λ‖ΔK‖·b where ΔK is nearly in the range of U.
 """
 
 from __future__ import annotations

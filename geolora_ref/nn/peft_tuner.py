@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
-from peft import PeftConfig, PeftType
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-from peft.utils import register_peft_method
-from peft.utils.integrations import skip_init_on_device
 from torch import Tensor, nn
 
 from geolora_ref import checks
+from geolora_ref.extras import noting_how_to_install
 from geolora_ref.nn.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
 from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.layers import AdaptedLayer, check_merged, is_transposed_linear
+
+with noting_how_to_install():
+    from peft import PeftConfig, PeftType
+    from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+    from peft.utils import register_peft_method
+    from peft.utils.integrations import skip_init_on_device
 
 __all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel"]
 
