@@ -116,15 +116,19 @@ class LowRankAdapter(nn.Module):
         return self._first(self.rank)
 
     def in_forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for a forward pass.  Compiled code gets the whole storage, whose other rows are zero and change nothing: it
-        would be compiled anew for every rank.
-        """
-        return self._first(self.max_rank if torch.compiler.is_compiling() else self.rank)
+        """The same for a forward pass; the parameters themselves where the rank fills them, since gradients of views cost copies.
 
-    def _first(self, r: int) -> tuple[Tensor, Tensor, Tensor]:
+        Compiled code gets the whole storage, whose other rows are zero and change nothing: it would be compiled anew for every
+        rank.
+        """
+        whole = torch.compiler.is_compiling() or self.rank == self.max_rank
+        return self._first(None if whole else self.rank)
+
+    def _first(self, r: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of the first r rows, or the parameters."""
         if self.S.shape[0] != self.Ut.shape[0]:
             raise ValueError(f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; {NO_STATE}")
-        return self.Ut[:r], self.S[:r, :r], self.Vt[:r]
+        return (self.Ut, self.S, self.Vt) if r is None else (self.Ut[:r], self.S[:r, :r], self.Vt[:r])
 
     def factors(self) -> LowRank:
         """(U, S, V) as the algorithm wants them: detached views (a step reads them, :meth:`assign` writes).

@@ -49,7 +49,8 @@ class Problem:
         if form == "added":
             return lowrank_add(linear(self.x, self.weight, self.bias), self.x, *adapter, factor_gradients=factor_gradients)
         if form in ("adapted", "given"):
-            products = None if form == "adapted" else ((self.U @ self.S).detach(), (self.V @ self.S.mT).detach())
+            with no_autocast("cpu"):
+                products = None if form == "adapted" else ((self.U @ self.S).detach(), (self.V @ self.S.mT).detach())
             return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients, products=products)
         merged = merge(torch.empty_like(self.weight), self.weight, *adapter)
         return merged_linear(self.x, self.weight, merged, self.bias, *adapter, factor_gradients=factor_gradients)

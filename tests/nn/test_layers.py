@@ -246,6 +246,26 @@ def test_the_transposed_linear_layer_of_transformers() -> None:
     torch.testing.assert_close(model(x), model2(x), rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_rank_that_fills_the_storage_has_the_gradients_of_any_other(fused: bool) -> None:
+    """From the parameters themselves, and not from views of them; the numbers are the same."""
+    torch.manual_seed(3)
+    x, base = torch.randn(6, 7, dtype=torch.float64), nn.Linear(7, 5).double()
+    U, V = (torch.linalg.qr(torch.randn(k, 3, dtype=torch.float64))[0] for k in (5, 7))
+    Y, found = LowRank(U, torch.randn(3, 3, dtype=torch.float64), V), []
+    for max_rank in (3, 4):
+        layer = adapt(nn.Sequential(copy.deepcopy(base)), ["0"], 3, max_rank=max_rank, fused=fused)["0"]
+        layer.adapter.assign(Y)
+        given = layer.adapter.in_forward()
+        assert [X is own for X, own in zip(given, (layer.adapter.Ut, layer.adapter.S, layer.adapter.Vt), strict=True)] == [
+            max_rank == 3
+        ] * 3
+        layer(x).square().sum().backward()
+        found.append([X.grad for X in layer.adapter.parameters()])
+    for whole, view in zip(*found, strict=True):
+        assert difference(view[tuple(map(slice, whole.shape))], whole) < 1e-14
+
+
 def test_dropout_acts_on_the_update_only() -> None:
     model = single(nn.Linear(50, 40).double())
     layer = adapt(model, rank=4, dropout=0.5)["0"]
