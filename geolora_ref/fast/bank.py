@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -435,10 +436,9 @@ class LayerBank:
         if delta_S is not None:
             torch._foreach_copy_(plan.of_cores, list(delta_S))
 
-    def _cores(self, layers: Any = None, width: int = 0) -> tuple[Tensor, Tensor | None]:
-        """S and ΔS of some layers, their first ``width`` rows and columns, or of all; None for a ΔS that is UᵀΔK."""
-        S, dS = (X if layers is None else X[layers, :width, :width] for X in (self._plan.S, self._plan.delta_S))
-        return S, None if self._plan.plain else dS
+    def _cores(self, part: Callable[[Tensor], Tensor] = lambda X: X) -> tuple[Tensor, Tensor | None]:
+        """S and ΔS of all layers, or a part of each; None for a ΔS that is UᵀΔK."""
+        return part(self._plan.S), None if self._plan.plain else part(self._plan.delta_S)
 
     def _rows(self, sides: Sequence[int], width: int, rate: float) -> Tensor:
         """[basis; λ update] of some sides of one length, the first ``width`` rows of each: (N, 2 width, length), float64."""
@@ -462,7 +462,7 @@ class LayerBank:
         """Whether all factors and updates of a layer are finite."""
         count = len(self.shapes)
         S, dS = self._cores()
-        cores = torch.isfinite(S + rate * dS if dS is not None else S).all(2).all(1)
+        cores = (torch.isfinite(S) if dS is None else torch.isfinite(S) & torch.isfinite(rate * dS)).all(2).all(1)
         w = max(self.ranks)
         sides = torch.stack([torch.isfinite(self._rows([side], w, rate)).all() for side in range(2 * count)])
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
@@ -514,7 +514,8 @@ class LayerBank:
         if Gamma.dtype == torch.float32:  # triangles that were rounded differently would be so by s/σ in gram.py
             Gamma = self._scratch.take(*Gamma.shape).copy_(Gamma)
             Gamma = torch.lerp(Gamma, Gamma.mT, 0.5, out=self._scratch.take(*Gamma.shape))
-        S, dS = self._cores() if len(self._plan.classes) == 1 else self._cores(of.layers, of.width)
+        alone = len(self._plan.classes) == 1
+        S, dS = self._cores(lambda X: X if alone else X[of.layers, : of.width, : of.width])
         delta_S = None if dS is None else as_array(dS, of.width)
         return small_of(as_array(Gamma.view(2, count, p, p), of.width), as_array(S, of.width), delta_S, rate=rate, shared=shared)
 
@@ -572,7 +573,7 @@ class LayerBank:
         for (_, width), members in alike.items():
             Bt_K = self._rows(members, width, rate)
             Bt_L = self._rows([count + layer for layer in members], width, rate)
-            S, dS = self._cores(members, width)
+            S, dS = self._cores(partial(_corners, members, width))
             sigma, Ut, Vt = householder_core(Bt_K, Bt_L, S, None if dS is None else rate * dS, shared)
             padded = np.pad(sigma.cpu().numpy(), ((0, 0), (0, 2 * w - sigma.shape[1])))
             beyond += np.asarray(members)[np.isinf(padded[:, 0])].tolist()
@@ -640,6 +641,11 @@ def _coordinates(found: Sequence[_Found], inverse: Array) -> Tensor:
     for one in found:
         X[:, one.rows] = joined(*one.core.coordinates(inverse[one.rows])).unflatten(0, (2, -1))
     return X.flatten(0, 1)
+
+
+def _corners(layers: Sequence[int], width: int, X: Tensor) -> Tensor:
+    """The first rows and columns of the matrices of some layers, without an upload of their numbers."""
+    return torch.stack([X[layer, :width, :width] for layer in layers])
 
 
 def _is_rank(value: object, most: int) -> bool:

@@ -240,7 +240,7 @@ def _adapter_gradients(
     dS = once(U.mT @ dKt.mT, x) if of_S else None  # x V was formed without a record
     if factor:
         dKt, dLt = S @ dKt, S.mT @ dLt
-    return once(dKt, x).mT, dS, once(dLt, x).mT
+    return once(dKt, x).mT, dS, once(dLt).mT
 
 
 class _AdaptedLinear(torch.autograd.Function):
