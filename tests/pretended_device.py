@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,6 +86,28 @@ def test_householders_route_costs_a_download_for_each_shape(shapes: Any, differe
     found, bank, report = crossings(shapes, (3, 3, 3), torch.float64, tau=0.0, max_rank=3)
     assert (bank.ranks, report.exact) == ((3, 3, 3), (0, 1, 2))
     assert +found == {"down": different + 1, "up": 1, "svd": different}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "waits"), [(torch.float32, {"down": 1, "up": 1, "eigh": 2}), (torch.float64, {"down": 4, "up": 1, "svd": 3})]
+)
+def test_taking_the_core_from_K_and_forming_products_waits_for_nothing_more(dtype: torch.dtype, waits: dict[str, int]) -> None:
+    """Of layers of two classes and of three shapes; the same numbers as on the processor."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [random_layer(m, n, r, generator, dtype) for (m, n), r in zip(SHAPES, (2, 8, 2), strict=True)]
+    dK, dL, _ = (list(X) for X in zip(*(random_update(layer, generator) for layer in layers), strict=True))
+    here, bank = LayerBank.of(layers, capacity=8), LayerBank.of([on_device(layer) for layer in layers], capacity=8)
+    there_K, there_L = ([X.to(NAME) for X in Xs] for Xs in (dK, dL))
+    limits: dict[str, Any] = {"tau": 0.0, "max_rank": (2, 8, 2)}
+    with PretendedDevice() as device:
+        bank.update_(there_K, there_L, **limits)
+        products = bank.products()
+    assert +device.crossings == waits
+    here.update_(dK, dL, **limits)
+    for (K, L), (U, _, V), (U1, S1, V1) in zip(products, map(bank.factors, range(3)), map(here.factors, range(3)), strict=True):
+        close = partial(torch.testing.assert_close, rtol=0.0, atol=64 * torch.finfo(dtype).eps * float(S1.norm()))
+        close((U @ L.mT).cpu(), U1 @ S1 @ V1.mT)
+        close((K @ V.mT).cpu(), U1 @ S1 @ V1.mT)
 
 
 def test_other_ranks_cost_one_upload_more() -> None:

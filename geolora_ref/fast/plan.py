@@ -24,11 +24,12 @@ Integers = NDArray[Any]
 
 class Length:
     """All bases of one length, whose they are, and the stack [basis; update] that a step begins with, in float32 or float64:
-    (N, capacity, length) and (N, 2w, length).
+    (N, capacity, length) and (N, 2w, length).  ``sides_there`` : their numbers on the device.
     """
 
     def __init__(self, length: int, sides: list[int], capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         self.length, self.sides = length, sides
+        self.sides_there = torch.tensor(sides, device=device)
         self.storage = torch.zeros(len(sides), capacity, length, dtype=dtype, device=device)
         self._stack = torch.empty(2 * self.storage.numel(), dtype=torch.promote_types(dtype, torch.float32), device=device)
 
