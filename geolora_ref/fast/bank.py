@@ -245,7 +245,7 @@ class LayerBank:
         w = max(self.ranks)
         cores = torch.cat([self._S.mT, self._S])[:, :w, :w]  # Kᵀ = SᵀUᵀ, Lᵀ = S Vᵀ
         found = self._by_layer([torch.bmm(cores[group.sides_there], group.storage[:, :w]).mT for group in self._lengths])
-        return [both if r == w else (both[0][:, :r], both[1][:, :r]) for both, r in zip(found, self.ranks, strict=True)]
+        return [(K[:, :r], L[:, :r]) for (K, L), r in zip(found, self.ranks, strict=True)]
 
     def _by_layer(self, of_lengths: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """What belongs to U and to V of every layer, from what belongs to all sides of each length."""
