@@ -329,6 +329,20 @@ def test_without_updates_of_the_bases_S_is_truncated_and_no_rank_grows(
         assert float((U1 @ S1 @ V1.mT - W).norm()) < CRITERION * torch.finfo(dtype).eps * float(sigma[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_without_updates_of_the_bases_those_of_the_step_before_are_not_read(
+    dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    layers = random_layers([3, 2], generator, dtype)
+    bank, limits = LayerBank.of(layers), {"tau": 0.0, "max_rank": [3, 2]}
+    bank.update_(*zip(*(random_update(layer, generator) for layer in layers), strict=True), **limits)  # type: ignore[arg-type]
+    fresh = LayerBank.of([bank.factors(layer) for layer in range(2)])
+    for one in (bank, fresh):
+        one.update_(None, None, [0.1 * torch.ones_like(S) for _, S, _ in layers], **limits)  # type: ignore[arg-type]
+    for layer in range(2):
+        assert all(torch.equal(X, Y) for X, Y in zip(bank.factors(layer), fresh.factors(layer), strict=True))
+
+
 def test_one_of_the_updates_of_the_bases_alone_is_refused(generator: torch.Generator) -> None:
     factors = random_layers([3], generator)
     with pytest.raises(ValueError, match=r"^delta_K, delta_L: expected both or neither, found one of them$"):
@@ -429,6 +443,10 @@ def test_squares_of_what_is_decomposed_are_in_the_range(
     assert all(2.0**-80 < largest < 2.0**30 for largest in seen)
     if size > torch.finfo(torch.float64).tiny:
         assert all(torch.equal(X, Y) for X, Y in ((U1, U2), (size * S1, S2), (V1, V2)))
+    for alone in range(3):  # each of them may be the largest
+        seen.clear()
+        updated(factors, [max(size, 1.0) * X if i == alone else X for i, X in enumerate(update)], tau=0.1)
+        assert max(seen) < 2.0**30
 
 
 def test_no_drift_in_a_thousand_single_precision_steps(generator: torch.Generator) -> None:
