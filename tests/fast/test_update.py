@@ -694,7 +694,7 @@ def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator
     bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
     state = [*bank.__getstate__().values(), *(X for group in bank._lengths for X in vars(group).values())]
     tensors = [X for X in state if isinstance(X, Tensor)]
-    assert len(tensors) == 2 + 2 * len(bank._lengths)  # S, √max(m, n); bases and stacks
+    assert len(tensors) == 2 + 3 * len(bank._lengths)  # S, √max(m, n); bases, stacks and whose they are
     assert len({X.untyped_storage().data_ptr() for X in tensors}) == len(tensors)
     assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
     assert not {"_plan", "_nothing"} & set(bank.__getstate__())
