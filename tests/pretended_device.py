@@ -105,7 +105,8 @@ def test_taking_the_core_from_K_and_forming_products_waits_for_nothing_more(dtyp
     assert +device.crossings == waits
     here.update_(dK, dL, **limits)
     for (K, L), (U, _, V), (U1, S1, V1) in zip(products, map(bank.factors, range(3)), map(here.factors, range(3)), strict=True):
-        close = partial(torch.testing.assert_close, rtol=0.0, atol=64 * torch.finfo(dtype).eps * float(S1.norm()))
+        unit = 4.0 * (len(U) + len(V)) ** 0.5 * torch.finfo(dtype).eps * float(S1.norm())  # of the oracle's criteria
+        close = partial(torch.testing.assert_close, rtol=0.0, atol=2.0 * unit)  # two results
         close((U @ L.mT).cpu(), U1 @ S1 @ V1.mT)
         close((K @ V.mT).cpu(), U1 @ S1 @ V1.mT)
 

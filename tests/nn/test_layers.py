@@ -263,7 +263,8 @@ def test_a_rank_that_fills_the_storage_has_the_gradients_of_any_other(fused: boo
         layer(x).square().sum().backward()
         found.append([X.grad for X in layer.adapter.parameters()])
     for whole, view in zip(*found, strict=True):
-        assert difference(view[tuple(map(slice, whole.shape))], whole) < 1e-14
+        terms = 7 + 7 + 3 + 3 + 5 + 6  # of the sums on the way: x W₀ᵀ, x V, times S, times U, g U, over the rows
+        assert difference(view[tuple(map(slice, whole.shape))], whole) < terms * torch.finfo(torch.float64).eps
 
 
 def test_dropout_acts_on_the_update_only() -> None:
