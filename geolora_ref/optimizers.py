@@ -8,7 +8,7 @@ image of an ambient M_K Vᴴ in the new coordinates is
     M_K ↦ M_K (Vᴴ V₁),   M_L ↦ M_L (Uᴴ U₁),   M_S ↦ (U₁ᴴ U) M_S (Vᴴ V₁).
 
 With it heavy ball and its normalised form are independent of the gauge.  Adam is not: it divides entry by entry, and entries
-are a matter of coordinates.  Its second moments move by weights that sum to 1, see :func:`_weights`, a heuristic.
+are a matter of coordinates.  Its second moments move by weights that sum to 1, see :func:`inherited`, a heuristic.
 [SKK25] treats momentum on the low-rank manifold; there the moment is a tangent vector, here one matrix for each of K, L, S.
 """
 
@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from geolora_ref import checks
 from geolora_ref.arrays import Array, H, Inexact, namespace
 
-__all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple", "continued"]
+__all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple", "continued", "inherited"]
 
 
 class Triple(NamedTuple):
@@ -90,18 +90,20 @@ def _moved(moment: Triple, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, 
     return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
 
 
-def _weights(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"]:
+def inherited(A: Inexact[Array, "*layers r r1"], shares: Any = None) -> Inexact[Array, "*layers r r1"]:
     """How much of the second moment along each old direction the new ones inherit: each column sums to 1.
 
     Along v = V b + v⊥ with orthonormal V the mean square of ∇_K v would be Σ_j |b_j|² times that along V_j, if these were
     uncorrelated, and ‖v⊥‖² = 1 − ‖b‖² times something that nobody measured.  Here the average over V stands in for it.  With
     zero in its place the memory leaks away as the bases turn: steps become up to 7 times too long
     (docs/theory/moments.md).
+
+    ``shares`` : in place of 1/r, for stacks of layers of different ranks r whose columns end at different r₁.
     """
     xp = namespace(A)
-    inherited = xp.abs(A) ** 2
-    outside = xp.clip(1.0 - xp.sum(inherited, axis=-2, keepdims=True), min=0.0)  # rounding alone can make it negative
-    return inherited + outside / A.shape[-2]
+    squares = xp.abs(A) ** 2
+    outside = xp.clip(1.0 - xp.sum(squares, axis=-2, keepdims=True), min=0.0)  # rounding alone can make it negative
+    return squares + outside * (1.0 / A.shape[-2] if shares is None else shares)
 
 
 def _transported_first(moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
@@ -171,7 +173,7 @@ class Adam(_Averages):
         moved = _transported_first(moments, A, B)
         if moments.second is None:
             return moved
-        return replace(moved, second=_moved(moments.second, _weights(A), _weights(B)))
+        return replace(moved, second=_moved(moments.second, inherited(A), inherited(B)))
 
 
 @dataclass(frozen=True)

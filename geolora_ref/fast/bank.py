@@ -148,6 +148,8 @@ class LayerBank:
         for side, length in enumerate([*(m for m, _ in shapes), *(n for _, n in shapes)]):  # U_0 … U_{L−1}, V_0 … V_{L−1}
             by_length.setdefault(length, []).append(side)
         self._lengths = [Length(length, sides, capacity, dtype, self.device) for length, sides in by_length.items()]
+        in_order = np.argsort([side for group in self._lengths for side in group.sides])
+        self._in_order = torch.from_numpy(in_order).to(self.device)
         self._place = {side: (group, i) for group in self._lengths for i, side in enumerate(group.sides)}
         self._plan = self._nothing = self._planned((0,) * len(shapes))
 
@@ -166,6 +168,11 @@ class LayerBank:
     def ranks(self) -> tuple[int, ...]:
         """The rank of every layer, 0 before anything was loaded."""
         return self._plan.ranks
+
+    @property
+    def sides(self) -> list[tuple[int, list[int]]]:
+        """The lengths, and which bases have each, in the order of the storage: l is U of layer l, L + l is V of it."""
+        return [(group.length, list(group.sides)) for group in self._lengths]
 
     @classmethod
     def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
@@ -225,15 +232,14 @@ class LayerBank:
         return Ut, self._S[layer], Vt
 
     def bases(self) -> Bases:
-        """A copy of all bases, to be compared with those after a step by :meth:`transports`."""
+        """A copy of all bases, to be compared with those after a step by :meth:`turns`."""
         return Bases(self.ranks, [group.storage[:, : max(self.ranks)].clone() for group in self._lengths])
 
-    def transports(self, before: Bases) -> list[tuple[Tensor, Tensor]]:
-        """(UᵀU₁, VᵀV₁) of every layer, (r, r₁) each, from the bases before a step and those now."""
+    def turns(self, before: Bases) -> Tensor:
+        """UᵀU₁ of all layers, then VᵀV₁, (2L, w, w₁) with zeros behind the ranks, from the bases before a step and those now."""
         w = max(self.ranks)
-        found = self._by_layer([old @ group.storage[:, :w].mT for old, group in zip(before.storage, self._lengths, strict=True)])
-        ranks = zip(before.ranks, self.ranks, strict=True)
-        return [(of_U[:r, :r1], of_V[:r, :r1]) for (of_U, of_V), (r, r1) in zip(found, ranks, strict=True)]
+        found = [torch.bmm(old, group.storage[:, :w].mT) for old, group in zip(before.storage, self._lengths, strict=True)]
+        return found[0] if len(found) == 1 else torch.cat(found)[self._in_order]
 
     @torch.inference_mode(False)
     @torch.no_grad()

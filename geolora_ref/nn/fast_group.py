@@ -12,15 +12,17 @@ from torch import Tensor
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
+from geolora_ref.nn.adam_memory import AdamMemory
 from geolora_ref.nn.adapter import LowRankAdapter
-from geolora_ref.optimizers import Triple
+from geolora_ref.nn.layer_memory import LayerMemory
+from geolora_ref.optimizers import Adam, Moments, Optimizer, Triple
 from geolora_ref.training import Settings, is_shared, limits_of_rank, phase_of
 
 __all__ = ["FastGroup"]
 
 
 class Done(NamedTuple):
-    """What a step with a truncation did, layer by layer; ``transports`` (UᵀU₁, VᵀV₁) if they were asked for.
+    """What a step with a truncation did, layer by layer; ``turns`` (:meth:`LayerBank.turns`) if they were asked for.
 
     ``exact`` : whether the layer went through Householder's QR.
     """
@@ -30,7 +32,7 @@ class Done(NamedTuple):
     theta: Sequence[float]
     discarded: Sequence[float]
     exact: Sequence[bool]
-    transports: Sequence[tuple[Tensor, Tensor]]
+    turns: Tensor | None
 
 
 class FastGroup:
@@ -43,7 +45,22 @@ class FastGroup:
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
         self.adapters = list(adapters)
+        self._adam: AdamMemory | None = None
         self._gather()
+
+    def memory(self, rule: Optimizer, moments: Sequence[Moments]) -> AdamMemory | LayerMemory:
+        """What a rule remembers of the adapters, to be asked for directions before a step and to be moved behind it.
+
+        The adapters are gathered if they have to be; raises ``ValueError`` as ``LayerBank`` does.
+        """
+        if not self._in_place():
+            self._gather()
+        if not isinstance(rule, Adam):
+            return LayerMemory(rule, self.bank, moments)
+        if self._adam is None or not self._adam.holds(moments):
+            self._adam = AdamMemory(rule, self.bank, moments)
+        self._adam.rule = rule
+        return self._adam
 
     def _gather(self) -> None:
         """A bank with the present factors, and the parameters in it."""
@@ -55,7 +72,7 @@ class FastGroup:
         self.bank.load([(Ut.mT, S, Vt.mT) for Ut, S, Vt in factors])
         for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True):
             adapter.Ut.data, adapter.S.data, adapter.Vt.data = Ut, S, Vt
-        self._seen = self._versions()
+        self._seen, self._adam = self._versions(), None
 
     def _versions(self) -> list[int]:
         """How often autograd has seen each basis written."""
@@ -85,31 +102,40 @@ class FastGroup:
     def step(self, directions: Sequence[Triple], settings: Settings, iteration: int, *, moved: bool) -> Done | None:
         """One iteration of all adapters: S ← S − λ·direction, and K and L as well where the bases are augmented.
 
-        A core that is shared moves with K and L; the direction of S is then what comes beside that.
+        A core that is shared moves with K and L and has no direction of its own; weight decay comes beside either.
 
-        Returns None where S alone was trained; ``moved`` asks for the transports.
+        Returns None where S alone was trained; ``moved`` asks for the turns of the bases.
         Raises :class:`geolora_ref.fast.NonFiniteUpdateError`; nothing is changed then.
         """
-        if not self._in_place():
-            self._gather()
         phase, rate = phase_of(settings, iteration), settings.learning_rate
-        delta_S = [direction.S for direction in directions]
+        shared = is_shared(settings, phase)
+        delta_S = self._beside(directions, settings.weight_decay, shared=shared)
         if not phase.augments and not phase.truncates:
             self._train_cores(delta_S, rate)
             return None
         before = self.bank.bases() if moved else None
         delta_K = [direction.K for direction in directions] if phase.augments else None
         delta_L = [direction.L for direction in directions] if phase.augments else None
-        shared, limits = is_shared(settings, phase), self._limits(settings, truncates=phase.truncates)
+        limits = self._limits(settings, truncates=phase.truncates)
         report = self.bank.update_(delta_K, delta_L, delta_S, learning_rate=rate, shared=shared, **limits)
         for adapter, rank in zip(self.adapters, report.ranks, strict=True):
             adapter.rank = rank
             for changed in (adapter.Ut, adapter.S, adapter.Vt):  # behind autograd's back, in the buffers of the bank
                 torch.autograd.graph.increment_version(changed)
         self._seen = self._versions()
-        transports = [] if before is None else self.bank.transports(before)
+        turns = None if before is None else self.bank.turns(before)
         exact = [layer in report.exact for layer in range(len(self.adapters))]
-        return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, transports)
+        return Done(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, turns)
+
+    def _beside(self, directions: Sequence[Triple], decay: float, *, shared: bool) -> Sequence[Tensor]:
+        """The directions of S beside what K and L move."""
+        own = [direction.S for direction in directions]
+        if not (shared or decay):
+            return own
+        found = torch._foreach_mul([adapter.active()[1].detach() for adapter in self.adapters], decay)
+        if not shared:
+            torch._foreach_add_(found, own)
+        return list(found)
 
     def _train_cores(self, delta_S: Sequence[Tensor], rate: float) -> None:
         new = [adapter.active()[1].detach() - rate * delta for adapter, delta in zip(self.adapters, delta_S, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from typing import Any, Literal
 
 import torch
@@ -13,14 +14,15 @@ from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
+from geolora_ref.nn.adam_memory import AdamMemory
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
-from geolora_ref.nn.batched_rules import directions, transported
 from geolora_ref.nn.fast_group import FastGroup
 from geolora_ref.nn.groups import UpdateRule, rate, update_rule
 from geolora_ref.nn.heads import finite
+from geolora_ref.nn.layer_memory import LayerMemory
 from geolora_ref.optimizers import Moments
-from geolora_ref.training import Core, Layer, LayerStep, Settings, When, is_shared, phase_of, training_step
+from geolora_ref.training import Core, Layer, LayerStep, Settings, When, training_step
 
 __all__ = ["GeoLoRA", "TruncationReport"]
 
@@ -235,17 +237,13 @@ class GeoLoRA(AdapterOptimizer):
         gradients = {name: found for name, found in collected.items() if found is not None}
         if not gradients:
             return []
-        settings = self._settings_of(group, gradients)
-        rule, names = settings.optimizer, tuple(gradients)
-        directed, memories = directions(rule, list(gradients.values()), [self.moments(name, members[name]) for name in names])
-        _refuse_overflow(names, memories)
-        shared = is_shared(settings, phase_of(settings, group["iteration"]))
-        if shared or settings.weight_decay:
-            cores, decay = [members[name].active()[1].detach() for name in names], settings.weight_decay
-            directed = [d._replace(S=(0.0 if shared else d.S) + decay * S) for d, S in zip(directed, cores, strict=True)]
-        remembers = any(memory.first is not None for memory in memories)
+        settings, names = self._settings_of(group, gradients), tuple(gradients)
         try:
-            done = self._fast_group(names).step(directed, settings, group["iteration"], moved=remembers)
+            adapters = self._fast_group(names)
+            memory = adapters.memory(settings.optimizer, [self.moments(name, members[name]) for name in names])
+            directed = memory.directions(list(gradients.values()))
+            _refuse_overflow(names, memory)
+            done = adapters.step(directed, settings, group["iteration"], moved=memory.moves)
         except NonFiniteUpdateError as error:
             bad = [names[layer] for layer in error.layers]
             for name in bad:
@@ -258,11 +256,19 @@ class GeoLoRA(AdapterOptimizer):
                 self.factors(name)
             raise
         if done is None:
-            return [(name, memory, None) for name, memory in zip(names, memories, strict=True)]
+            return [(name, known, None) for name, known in zip(names, memory.moments, strict=True)]
+        if done.turns is not None:
+            memory.transport(done.turns)
         values = zip(done.ranks, done.rank_rules, done.theta, done.discarded, done.exact, strict=True)
-        reports = [TruncationReport(*one) for one in values]
-        moved = transported(rule, memories, done.transports) if remembers else memories
-        return list(zip(names, moved, reports, strict=True))
+        return list(zip(names, memory.moments, starmap(TruncationReport, values), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of any optimizer of torch, with copies of the memory: the fast method overwrites its own."""
+        found: dict[str, Any] = super().state_dict()
+        copied = {
+            i: {key: X.clone() if isinstance(X, Tensor) else X for key, X in own.items()} for i, own in found["state"].items()
+        }
+        return {**found, "state": copied}
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter lives in one at a time."""
@@ -276,11 +282,10 @@ class GeoLoRA(AdapterOptimizer):
         return super().__getstate__() | own | {"_fast_groups": {}}
 
 
-def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
+def _refuse_overflow(names: Sequence[str], memory: AdamMemory | LayerMemory) -> None:
     """Raise ``FloatingPointError`` if second moments left the range, as squares do long before gradients; one question."""
-    seconds = {name: moment.second for name, moment in zip(names, moments, strict=True) if moment.second is not None}
-    if seconds and not finite([X for second in seconds.values() for X in second]):
-        bad = [name for name, second in seconds.items() if not finite(second)]
+    if memory.seconds and not finite(memory.seconds):
+        bad = [name for name, moment in zip(names, memory.moments, strict=True) if not finite(moment.second or ())]
         raise FloatingPointError(
             f"optimizer: second moments overflowed the range of their dtype in {bad[:4]}; nothing was changed"
         )

@@ -637,16 +637,20 @@ def test_what_is_behind_the_rank_is_zero(generator: torch.Generator) -> None:
             assert not report.singular_values[np.arange(report.singular_values.shape[1]) >= columns[:, None]].any()
 
 
-def test_transports_are_between_the_bases_before_and_now(generator: torch.Generator) -> None:
+def test_turns_are_between_the_bases_before_and_now(generator: torch.Generator) -> None:
     factors = random_layers([4, 2, 3], generator)
     bank = LayerBank.of(factors, capacity=9)
     before = bank.bases()
     updates = [random_update(layer, generator) for layer in factors]
     bank.update_(*zip(*updates, strict=True), tau=0.3)
-    for layer, (A, B) in enumerate(bank.transports(before)):
+    turns = bank.turns(before)
+    assert turns.shape == (6, 4, max(bank.ranks))
+    for layer, r1 in enumerate(bank.ranks):
         (U, _, V), (U1, _, V1) = factors[layer], bank.factors(layer)
-        torch.testing.assert_close(A, U.mT @ U1, rtol=1e-14, atol=1e-14)
-        torch.testing.assert_close(B, V.mT @ V1, rtol=1e-14, atol=1e-14)
+        for turn, expected in ((turns[layer], U.mT @ U1), (turns[3 + layer], V.mT @ V1)):
+            padded = torch.zeros_like(turn)
+            padded[: U.shape[1], :r1] = expected
+            torch.testing.assert_close(turn, padded, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
