@@ -70,34 +70,24 @@ class FastGroup:
         first, capacity = self.adapters[0].S, max(adapter.max_rank for adapter in self.adapters)
         self.bank = LayerBank([a.shape for a in self.adapters], capacity, dtype=first.dtype, device=first.device)
         self.bank.load([(Ut.mT, S, Vt.mT) for Ut, S, Vt in factors])
-        for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True):
-            adapter.Ut.data, adapter.S.data, adapter.Vt.data = Ut, S, Vt
+        for layer, adapter in enumerate(self.adapters):
+            c, (Ut, S, Vt) = adapter.max_rank, self.bank.storage(layer)
+            adapter.Ut.data, adapter.S.data, adapter.Vt.data = Ut[:c], S[:c, :c], Vt[:c]
+        self._places = self._addresses()
         self._seen, self._adam = self._versions(), None
 
     def _versions(self) -> list[int]:
         """How often autograd has seen each basis written."""
         return [basis._version for adapter in self.adapters for basis in (adapter.Ut, adapter.Vt)]
 
-    def _buffers(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Where the parameters of each adapter belong."""
-        buffers = []
-        for layer, adapter in enumerate(self.adapters):
-            c, (Ut, S, Vt) = adapter.max_rank, self.bank.storage(layer)
-            buffers.append((Ut[:c], S[:c, :c], Vt[:c]))
-        return buffers
+    def _addresses(self) -> list[int]:
+        """Where the parameters are."""
+        return [X.data_ptr() for adapter in self.adapters for X in (adapter.Ut, adapter.S, adapter.Vt)]
 
     def _in_place(self) -> bool:
         """Whether every parameter is where it belongs, with the rank that the bank knows, and no basis was written by others."""
-        return (
-            self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
-            and self._seen == self._versions()
-            and all(
-                adapter.Ut.data_ptr() == Ut.data_ptr()
-                and adapter.S.data_ptr() == S.data_ptr()
-                and adapter.Vt.data_ptr() == Vt.data_ptr()
-                for adapter, (Ut, S, Vt) in zip(self.adapters, self._buffers(), strict=True)
-            )
-        )
+        same_ranks = self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
+        return same_ranks and self._seen == self._versions() and self._places == self._addresses()
 
     def step(self, directions: Sequence[Triple], settings: Settings, iteration: int, *, moved: bool) -> Done | None:
         """One iteration of all adapters: S ← S − λ·direction, and K and L as well where the bases are augmented.
