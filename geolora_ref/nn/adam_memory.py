@@ -59,6 +59,7 @@ class AdamMemory:
         begun = [continued(memory, (r, r)) for memory, r in zip(moments, bank.ranks, strict=True)]
         self._ages = np.array([memory.step for memory in begun])
         self._spare: list[_Stacks] = []
+        self._shared: tuple[tuple[int, ...], ...] = ()
         self._first, self._second = self._holding([m.first for m in begun]), self._holding([m.second for m in begun])
         self._owners = [np.array(sides) % count for _, sides in bank.sides] + [np.arange(count)]
         partners = [(np.array(sides) + count) % (2 * count) for _, sides in bank.sides]
@@ -123,14 +124,17 @@ class AdamMemory:
     def transport(self, turns: Tensor) -> None:
         """Into the bases that the bank has now, from :meth:`LayerBank.turns`: ``rule.transport`` of every layer."""
         before, self._ranks = self._ranks, self._bank.ranks
-        of_second = inherited(turns, self._shares(before))
+        of_second = inherited(turns, self._shares_from(before))
         self._first, self._second = self._moved(self._first, turns), self._moved(self._second, of_second)
 
-    def _shares(self, before: Sequence[int]) -> Tensor:
+    def _shares_from(self, before: tuple[int, ...]) -> Tensor:
         """1/r for every direction of a basis now, r the rank before, and 0 behind the ranks: (2L, 1, w₁)."""
-        r, r1 = (np.array([*ranks, *ranks])[:, None, None] for ranks in (before, self._ranks))
-        shares = (np.arange(max(self._ranks)) < r1) / r
-        return torch.from_numpy(shares).to(self._bank.device, self._bank.dtype)
+        both = before, self._ranks
+        if both != self._shared:  # else they are on the device
+            r, r1 = (np.array([*ranks, *ranks])[:, None, None] for ranks in both)
+            shares = (np.arange(max(self._ranks)) < r1) / r
+            self._shared, self._shares = both, torch.from_numpy(shares).to(self._bank.device, self._bank.dtype)
+        return self._shares
 
     def _moved(self, old: _Stacks, turns: Tensor) -> _Stacks:
         """(M_K B)ᵀ = BᵀM_Kᵀ, (M_L A)ᵀ = AᵀM_Lᵀ and AᵀM_S B, from A and B of all layers."""
