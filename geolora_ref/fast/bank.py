@@ -142,6 +142,7 @@ class LayerBank:
         self._S = torch.zeros(len(shapes), capacity, capacity, dtype=dtype, device=device)
         self.shapes, self.capacity, self.dtype, self.device = shapes, capacity, dtype, self._S.device
         self._scratch = Scratch(self.device)
+        self._smallest = min(shapes, key=min)
         self._roots = np.sqrt([float(max(shape)) for shape in shapes])
         self._roots_there = torch.from_numpy(self._roots).to(self.device)
         by_length: dict[int, list[int]] = {}
@@ -352,11 +353,11 @@ class LayerBank:
         elif tau is not None or theta is not None:
             raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
         most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
-        layers: Iterable[Any] = zip(self.shapes, most, strict=True)
+        limits: Iterable[Any] = most
         with suppress(TypeError):  # of what has no hash and is no rank, which is said below
-            layers = set(zip(self.shapes, most, strict=True))
-        for shape, limit in layers:
-            checks.ranks(min_rank, limit, shape)
+            limits = set(most)
+        for limit in limits:
+            checks.ranks(min_rank, limit, self._smallest)
         if max(min_rank, *most) > self.capacity:
             raise ValueError(
                 f"min_rank, max_rank: expected at most the capacity {self.capacity}, "

@@ -10,10 +10,15 @@ import torch
 
 __all__ = ["float32_is_whole", "whole_products"]
 
+WHOLE = ("ieee", "none")
+"""What a backend says that has all bits."""
+
 
 def float32_is_whole() -> bool:
     """Whether products on the processor have all 24 bits as things are."""
-    return _allowed().keys().isdisjoint({torch, getattr(torch.backends.mkldnn, "matmul", torch)})
+    if not hasattr(torch.backends.mkldnn, "matmul"):
+        return torch.get_float32_matmul_precision() == "highest"
+    return torch.backends.mkldnn.matmul.fp32_precision in WHOLE
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def _allowed() -> dict[Any, str]:
         precision = torch.get_float32_matmul_precision()
         return {} if precision == "highest" else {torch: precision}
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    return {backend: backend.fp32_precision for backend in backends if backend.fp32_precision not in ("ieee", "none")}
+    return {backend: backend.fp32_precision for backend in backends if backend.fp32_precision not in WHOLE}
 
 
 def _allow(backend: Any, precision: str) -> None:

@@ -62,8 +62,7 @@ class AdamMemory:
         self._shared: tuple[tuple[int, ...], ...] = ()
         self._first, self._second = self._holding([m.first for m in begun]), self._holding([m.second for m in begun])
         self._owners = [np.array(sides) % count for _, sides in bank.sides] + [np.arange(count)]
-        partners = [(np.array(sides) + count) % (2 * count) for _, sides in bank.sides]
-        self._partners = [torch.from_numpy(of).to(bank.device) for of in partners]
+        self._sides = [torch.tensor(sides, device=bank.device) for _, sides in bank.sides]
 
     def _holding(self, triples: Sequence[Triple | None]) -> _Stacks:
         """A copy of these, zeros in the place of None."""
@@ -140,8 +139,9 @@ class AdamMemory:
         """(M_K B)ᵀ = BᵀM_Kᵀ, (M_L A)ᵀ = AᵀM_Lᵀ and AᵀM_S B, from A and B of all layers."""
         new, (A, B) = self._room(), turns.tensor_split(2)
         *by_length, cores = zip(old.arrays, new.arrays, strict=True)
-        for (M, M_new), partners in zip(by_length, self._partners, strict=True):
-            torch.bmm(turns[partners].mT, M, out=M_new)
+        of_partners = torch.cat([B, A]).mT
+        for (M, M_new), sides in zip(by_length, self._sides, strict=True):
+            torch.bmm(of_partners[sides], M, out=M_new)
         torch.bmm(A.mT @ cores[0], B, out=cores[1])
         self._spare.append(old)
         return new

@@ -59,7 +59,8 @@ class FastGroup:
             return LayerMemory(rule, self.bank, moments)
         if self._adam is None or not self._adam.holds(moments):
             self._adam = AdamMemory(rule, self.bank, moments)
-        self._adam.rule = rule
+        else:
+            self._adam.rule = rule
         return self._adam
 
     def _gather(self) -> None:

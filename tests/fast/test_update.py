@@ -698,7 +698,7 @@ def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator
     bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
     state = [*bank.__getstate__().values(), *(X for group in bank._lengths for X in vars(group).values())]
     tensors = [X for X in state if isinstance(X, Tensor)]
-    assert len(tensors) == 2 + 3 * len(bank._lengths)  # S, √max(m, n); bases, stacks and whose they are
+    assert len(tensors) == 3 + 3 * len(bank._lengths)  # S, √max(m, n), the order of the bases; bases, stacks and whose they are
     assert len({X.untyped_storage().data_ptr() for X in tensors}) == len(tensors)
     assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
     assert not {"_plan", "_nothing"} & set(bank.__getstate__())

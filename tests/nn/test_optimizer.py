@@ -130,6 +130,27 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
         assert found.discarded == pytest.approx(report.discarded, rel=1e-11, abs=0.0)
 
 
+@pytest.mark.parametrize("change", ["memory", "weights", "none"])
+def test_a_memory_that_is_loaded_and_weights_that_change_count_in_the_next_step(change: str) -> None:
+    """As in a copy of model and optimizer, which has nothing but their states."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.02, tau=0.0, max_rank=3, method="fast")
+    train(model, optimizer, 2)
+    early = optimizer.state_dict()
+    train(model, optimizer, 3)
+    unchanged = copy.deepcopy((model, optimizer))
+    if change == "memory":
+        optimizer.load_state_dict(early)
+    for group in optimizer.param_groups if change == "weights" else ():
+        group["betas"] = (0.3, 0.8)
+    twin = copy.deepcopy((model, optimizer))
+    for pair in ((model, optimizer), twin, unchanged):
+        train(*pair, 2)
+    states = [[X.clone() for X in one.state_dict().values()] for one in (model, twin[0], unchanged[0])]
+    assert same(states[0], states[1])
+    assert same(states[0], states[2]) == (change == "none")
+
+
 @pytest.mark.parametrize("singular", ["0", "2"])
 def test_the_reports_say_which_layers_went_through_householders_qr(singular: str) -> None:
     """One layer keeps a singular value that a Gram matrix of float32 bases does not show."""
