@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -104,6 +104,16 @@ def _summary(times: Times, base: Times, floor: Times) -> dict[str, Any]:
     }
 
 
+def _row(method: Method, times: Mapping[str, Times], base: Times, floor: Times) -> dict[str, Any]:
+    """A method among others that took their turns."""
+    own, lean = times[method.id], times.get("lean")
+    return {
+        "title": method.title,
+        **_summary(own, base, floor),
+        "over_lean": list(own.over(lean).quartiles()) if lean else None,
+    }
+
+
 def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[Method] = METHODS) -> dict[str, Any]:
     """Whole training steps, all methods in turn; the flops of one step, and the peak of memory in a process of its own."""
     memory = {}
@@ -125,9 +135,7 @@ def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[M
     rows = {}
     for method in methods:
         rows[method.id] = {
-            "title": method.title,
-            **_summary(times[method.id], base, floor),
-            "over_lean": list(times[method.id].over(times["lean"]).quartiles()) if "lean" in times else None,
+            **_row(method, times, base, floor),
             "gflop": 1e-9 * flops[method.id],
             "peak_mib": memory[method.id] / 2**20,
             "note": made[method.id].note,
@@ -135,7 +143,7 @@ def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[M
     return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
 
 
-KEPT = ("frozen", "lora", "bare", "adalora", "lean", "fast", "merged", "optimizer", "adam")
+KEPT = ("frozen", "lora", "bare", "adalora", "lean", "fast", "merged", "optimizer", "adam", "adaptive")
 
 
 def with_memory_kept(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
@@ -145,14 +153,7 @@ def with_memory_kept(case: Case, effort: Effort, progress: Progress) -> dict[str
     progress(f"{case.id}: memory kept", 0, 1)
     seconds = rounds_with_memory_kept(KEPT, case.id, effort.training) if can_keep() else {}
     times = {name: Times(tuple(values)) for name, values in seconds.items()}
-    rows = {
-        name: {
-            "title": _METHOD[name].title,
-            **_summary(one, times["lora"], times["frozen"]),
-            "over_lean": list(one.over(times["lean"]).quartiles()),
-        }
-        for name, one in times.items()
-    }
+    rows = {name: _row(_METHOD[name], times, times["lora"], times["frozen"]) for name in times}
     return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
 
 

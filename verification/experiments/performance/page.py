@@ -143,9 +143,10 @@ def _kept_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name, row in rows[0].items():
         if name != "lora":
             yield [row["title"], *(_ratio(of[name]["ratio"]) for of in rows)]
-    for name in ("lean", "fast", "optimizer", "adam"):
+    own = ("fast", "optimizer", "adam", "adaptive")
+    for name in ("lean", *own):
         yield [f"**{rows[0][name]['title']}, to the floor**", *(_ratio(of[name]["ratio_to_floor"]) for of in rows)]
-    for name in ("fast", "optimizer", "adam"):
+    for name in own:
         yield [f"**{rows[0][name]['title']}, to lean LoRA**", *(_ratio(of[name]["over_lean"]) for of in rows)]
 
 
