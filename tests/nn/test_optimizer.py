@@ -527,7 +527,8 @@ def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
     for parameter in (adapters(model)["2"].adapter.Ut, adapters(model)["2"].adapter.S):
         assert parameter.grad is not None
         parameter.grad.add_(1e25)
-    with pytest.raises(FloatingPointError, match="second moment"):
+    named = r"second moments overflowed .* in \['2'\]; nothing" if method == "fast" else "^2: .*second moment"
+    with pytest.raises(FloatingPointError, match=named):
         optimizer.step()
     assert same(before, snapshot(model, optimizer))
 
