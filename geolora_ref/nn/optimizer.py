@@ -263,12 +263,13 @@ class GeoLoRA(AdapterOptimizer):
         return list(zip(names, memory.moments, starmap(TruncationReport, values), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any optimizer of torch, with copies of the memory: the fast method overwrites its own."""
-        found: dict[str, Any] = super().state_dict()
-        copied = {
-            i: {key: X.clone() if isinstance(X, Tensor) else X for key, X in own.items()} for i, own in found["state"].items()
-        }
-        return {**found, "state": copied}
+        """As of any optimizer of torch, with copies of the adapters' memory: the fast method overwrites its own."""
+        first = self.register_state_dict_post_hook(_with_copies, prepend=True)  # before those of others
+        try:
+            found: dict[str, Any] = super().state_dict()
+        finally:
+            first.remove()
+        return found
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter lives in one at a time."""
@@ -280,6 +281,15 @@ class GeoLoRA(AdapterOptimizer):
     def __getstate__(self) -> dict[str, Any]:
         own = {name: self.__dict__[name] for name in ("reports", "truncations", "exact", "method")}
         return super().__getstate__() | own | {"_fast_groups": {}}
+
+
+def _with_copies(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The same with a memory of its own of each adapter."""
+    kept = {
+        i: {key: X.clone() if key in ("first", "second") else X for key, X in own.items()}
+        for i, own in state_dict["state"].items()
+    }
+    return {**state_dict, "state": kept}
 
 
 def _refuse_overflow(names: Sequence[str], memory: AdamMemory | LayerMemory) -> None:

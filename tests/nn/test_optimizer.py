@@ -1088,6 +1088,22 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
         optimizer.load_state_dict(state)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_that_a_hook_has_wrapped_stays_as_it_is(method: Any) -> None:
+    """Hooks get the copy; a second state has a hook no more."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    train(model, optimizer, 2)
+    hook = optimizer.register_state_dict_post_hook(lambda _, state: {"wrapped": state})
+    saved = optimizer.state_dict()
+    before = copy.deepcopy(saved)
+    hook.remove()
+    train(model, optimizer, 3)
+    assert saved.keys() == {"wrapped"}
+    assert same(saved, before)
+    assert optimizer.state_dict().keys() == {"state", "param_groups"}
+
+
 def test_hooks_see_a_state_before_it_is_looked_at() -> None:
     """As one converts a state that was saved under other names; what they make of it is checked like any."""
     models = [network() for _ in range(2)]
