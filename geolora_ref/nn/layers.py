@@ -19,6 +19,7 @@ from torch.nn import functional
 from geolora_ref import checks
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
 from geolora_ref.fast.autocast import autocasts
+from geolora_ref.fast.product import frozen_linear
 from geolora_ref.nn.adapter import LowRankAdapter
 from geolora_ref.nn.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 from geolora_ref.nn.precision import own_precision
@@ -250,7 +251,7 @@ class AdaptedLayer(nn.Module):
         published, base = self.adapter.gradients == "published", cast(nn.Linear, self.base)
         adapter = (Ut.mT, S, Vt.mT, self.alpha)
         if not _does_nothing(self.dropout):
-            y = functional.linear(x, base.weight, base.bias)  # what global hooks keep of a call of the base must stay as it is
+            y = frozen_linear(x, base.weight, base.bias)  # what global hooks keep of a call of the base must stay as it is
             return lowrank_add(y, self.dropout(x), *adapter, factor_gradients=published)
         if self.merged_forward:
             frozen = (Ut.detach().mT, S.detach(), Vt.detach().mT, self.alpha)  # a trace does not record no_grad

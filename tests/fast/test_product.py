@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear, merged_linear
 from geolora_ref.fast import product as module
-from geolora_ref.fast.product import input_gradient, product, takes_onednn
+from geolora_ref.fast.product import frozen_linear, input_gradient, product, takes_onednn
 from geolora_ref.fast.skinny import down, row_blocks
+from geolora_ref.nn import adapt
 from tests.fast.layers import random_layer
 
 ROWS, M, N, R = 1024, 160, 128, 3  # 1.25 times the least work
@@ -288,3 +289,63 @@ def test_compiled_there_are_only_products_that_the_compiler_knows() -> None:
     assert any("linear" in name for name in seen)
     assert not any("mkldnn" in name for name in seen)
     assert _worst(y, x, W) < 1.0
+
+
+@pytest.mark.usefixtures("faster")
+@pytest.mark.parametrize("shape", [(ROWS,), (4, ROWS // 4)])
+@pytest.mark.parametrize("wanted", [("x", "bias"), ("x",), ("bias",), ()])
+def test_a_frozen_layer_has_both_products_by_onednn_and_the_gradients_of_torch(shape: Any, wanted: Sequence[str]) -> None:
+    W, g = _draw(M, N, seed=1), _draw(*shape, M, seed=3)
+    given = {"x": _draw(*shape, N), "bias": _draw(M, seed=2)}
+    for name in wanted:
+        given[name].requires_grad_()
+    found: list[tuple[Tensor, ...]] = []
+
+    def both_passes(layer: Any) -> None:
+        y = layer(given["x"], W, given["bias"])
+        gradients = torch.autograd.grad(y, [given[name] for name in wanted], g) if wanted else ()
+        found.append((y.detach(), *gradients))
+
+    names = _operations(lambda: both_passes(frozen_linear))
+    assert ONEDNN in names
+    assert "aten::linear" not in names
+    assert ONEDNN not in _operations(lambda: both_passes(linear))
+    y = frozen_linear(given["x"], W, given["bias"])
+    backward = _operations(lambda: torch.autograd.grad(y, [given[name] for name in wanted], g)) if wanted else ()
+    assert (ONEDNN in backward) == ("x" in wanted)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.0, atol=max(M, N, ROWS) * EPS * float(b.abs().max()))
+
+
+@pytest.mark.usefixtures("faster")
+def test_a_frozen_layer_can_be_differentiated_twice() -> None:
+    W = _draw(M, N, seed=1)
+    found = []
+    for layer in (frozen_linear, linear):
+        x = _draw(ROWS, N).requires_grad_()
+        (dx,) = torch.autograd.grad(layer(x, W).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(dx.square().sum(), x)[0])
+    assert bool(found[1].any())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4 * float(found[1].abs().max()))
+
+
+@pytest.mark.usefixtures("faster")
+def test_a_frozen_layer_takes_part_in_autocast_forward_and_its_gradient_is_that_of_the_forward_pass() -> None:
+    x, W, ones = _draw(ROWS, N).requires_grad_(), _draw(M, N, seed=1), torch.ones(ROWS, M)
+    y = frozen_linear(x, W)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert frozen_linear(x, W).dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16), _switched(False):  # oneDNN's product takes no part in autocast
+        dx, rounded = (torch.autograd.grad(of, x, ones)[0] for of in (y, linear(x, W).float()))
+    assert _worst(dx, ones, W.mT) < 1.0
+    assert _worst(rounded, ones, W.mT) > 1.0, "autocast made no difference"
+
+
+@pytest.mark.usefixtures("faster")
+@pytest.mark.parametrize("shape", [(ROWS,), (4, ROWS // 4)])
+def test_the_base_of_a_layer_with_dropout_has_both_products_by_onednn(shape: Any) -> None:
+    layer = adapt(torch.nn.Sequential(torch.nn.Linear(N, M)), rank=R, dropout=0.5, fused=True)["0"]
+    x = _draw(*shape, N).requires_grad_()
+    y: list[Tensor] = []
+    assert ONEDNN in _operations(lambda: y.append(layer(x)))
+    assert ONEDNN in _operations(lambda: y[0].sum().backward())

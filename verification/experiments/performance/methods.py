@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
-from geolora_ref.fast.product import input_gradient, product
+from geolora_ref.fast.product import frozen_linear, input_gradient, product
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks
 from geolora_ref.nn import GeoLoRA, adapt, adapters
 from verification.experiments.performance.authors import authors_layer, checkout
@@ -82,21 +82,6 @@ class FrozenNetwork(WithAdamW):
         first.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
 
 
-class _BareFunction(torch.autograd.Function):
-    """A frozen layer without an adapter, by the products of the fused function."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        return product(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        return product(g, weight.mT), None, None
-
-
 class BareLinear(nn.Module):
     """A frozen layer without an adapter."""
 
@@ -106,8 +91,7 @@ class BareLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The output of the base."""
-        y: Tensor = _BareFunction.apply(x, self.base.weight, self.base.bias)  # type: ignore[no-untyped-call, unused-ignore]
-        return y
+        return frozen_linear(x, self.base.weight, self.base.bias)
 
 
 class FrozenByProduct(FrozenNetwork):
