@@ -50,7 +50,7 @@ def input_gradient(g: Tensor, W: Tensor, bt: Tensor, Lt: Tensor) -> Tensor:
 
 
 def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + bias with a frozen W, to be differentiated: forward product and ∇x by whichever library takes less time."""
+    """x Wᵀ + bias, (…, m), of x (…, n) and a frozen W (m, n), to be differentiated: both products by the faster library."""
     with torch.no_grad():
         onednn = takes_onednn(x, W)
     if not onednn or autocasts(x.device.type):

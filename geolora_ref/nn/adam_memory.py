@@ -86,7 +86,7 @@ class AdamMemory:
 
     @property
     def seconds(self) -> list[Tensor]:
-        """All that the means of squares are in."""
+        """All that the means of squares are in, (N, w, ℓ) for each length and (L, w, w)."""
         return self._second.arrays
 
     def holds(self, moments: Sequence[Moments]) -> bool:
@@ -121,7 +121,7 @@ class AdamMemory:
         return torch.from_numpy(values).to(self._bank.device, self._bank.dtype)[:, None, None]
 
     def transport(self, turns: Tensor) -> None:
-        """Into the bases that the bank has now, from :meth:`LayerBank.turns`: ``rule.transport`` of every layer."""
+        """``rule.transport`` of every layer into the bases that the bank has now, from :meth:`LayerBank.turns` (2L, w, w₁)."""
         before, self._ranks = self._ranks, self._bank.ranks
         of_second = inherited(turns, self._shares_from(before))
         self._first, self._second = self._moved(self._first, turns), self._moved(self._second, of_second)

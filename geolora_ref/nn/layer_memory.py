@@ -26,7 +26,7 @@ class LayerMemory:
 
     @property
     def seconds(self) -> list[Tensor]:
-        """All second moments."""
+        """All second moments: (m, r), (n, r) and (r, r) of each layer, or scalars."""
         return [X for memory in self.moments for X in memory.second or ()]
 
     def directions(self, gradients: Sequence[Triple]) -> list[Triple]:
@@ -36,7 +36,7 @@ class LayerMemory:
         return [direction for direction, _ in found]
 
     def transport(self, turns: Tensor) -> None:
-        """``rule.transport`` of every layer into the bases that the bank has now, from :meth:`LayerBank.turns`."""
+        """``rule.transport`` of every layer into the bases that the bank has now, from :meth:`LayerBank.turns` (2L, w, w₁)."""
         before, self._ranks = self._ranks, self._bank.ranks
         of_layers = zip(self.moments, *turns.tensor_split(2), before, self._ranks, strict=True)
         self.moments = [self._rule.transport(memory, A[:r, :r1], B[:r, :r1]) for memory, A, B, r, r1 in of_layers]
