@@ -294,39 +294,39 @@ def test_compiled_there_are_only_products_that_the_compiler_knows() -> None:
 @pytest.mark.usefixtures("faster")
 @pytest.mark.parametrize("shape", [(ROWS,), (4, ROWS // 4)])
 @pytest.mark.parametrize("wanted", [("x", "bias"), ("x",), ("bias",), ()])
-def test_a_frozen_layer_has_both_products_by_onednn_and_the_gradients_of_torch(shape: Any, wanted: Sequence[str]) -> None:
+def test_a_frozen_layer_has_both_products_by_onednn_and_right_gradients(shape: Any, wanted: Sequence[str]) -> None:
     W, g = _draw(M, N, seed=1), _draw(*shape, M, seed=3)
     given = {"x": _draw(*shape, N), "bias": _draw(M, seed=2)}
     for name in wanted:
         given[name].requires_grad_()
-    found: list[tuple[Tensor, ...]] = []
-
-    def both_passes(layer: Any) -> None:
-        y = layer(given["x"], W, given["bias"])
-        gradients = torch.autograd.grad(y, [given[name] for name in wanted], g) if wanted else ()
-        found.append((y.detach(), *gradients))
-
-    names = _operations(lambda: both_passes(frozen_linear))
-    assert ONEDNN in names
-    assert "aten::linear" not in names
-    assert ONEDNN not in _operations(lambda: both_passes(linear))
-    y = frozen_linear(given["x"], W, given["bias"])
-    backward = _operations(lambda: torch.autograd.grad(y, [given[name] for name in wanted], g)) if wanted else ()
-    assert (ONEDNN in backward) == ("x" in wanted)
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=0.0, atol=max(M, N, ROWS) * EPS * float(b.abs().max()))
+    y: list[Tensor] = []
+    assert ONEDNN in _operations(lambda: y.append(frozen_linear(given["x"], W, given["bias"])))
+    assert _worst(y[0].detach(), given["x"].detach(), W, given["bias"].detach()) < 1.0
+    if wanted:
+        backward = _operations(lambda: y[0].backward(g))
+        assert (ONEDNN in backward) == ("x" in wanted)
+    dx, d_bias = given["x"].grad, given["bias"].grad
+    assert [dx is not None, d_bias is not None] == [name in wanted for name in given]
+    if dx is not None:
+        assert _worst(dx, g, W.mT) < 1.0
+    if d_bias is not None:
+        rows = g.reshape(ROWS, M)
+        assert _worst(d_bias[None], torch.ones(1, ROWS), rows.mT) < 1.0
 
 
 @pytest.mark.usefixtures("faster")
 def test_a_frozen_layer_can_be_differentiated_twice() -> None:
-    W = _draw(M, N, seed=1)
-    found = []
-    for layer in (frozen_linear, linear):
-        x = _draw(ROWS, N).requires_grad_()
-        (dx,) = torch.autograd.grad(layer(x, W).square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(dx.square().sum(), x)[0])
-    assert bool(found[1].any())
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4 * float(found[1].abs().max()))
+    """‖y‖² has the gradient 2xH, H = WᵀW, and the square of the norm of that 8xH²; each of four products loses eps times its
+    length, M or N, of the Frobenius norms of its factors, which the products behind it stretch by the spectral norm of W at most.
+    """
+    W, x = _draw(M, N, seed=1), _draw(ROWS, N).requires_grad_()
+    (dx,) = torch.autograd.grad(frozen_linear(x, W).square().sum(), x, create_graph=True)
+    (found,) = torch.autograd.grad(dx.square().sum(), x)
+    H, start = (W.mT @ W).double(), x.detach().double()
+    lost = 2 * (M + N) * EPS * 8.0 * float(start.norm() * W.norm() * torch.linalg.matrix_norm(W, 2) ** 3)
+    exact = 8.0 * start @ H @ H
+    assert lost < 0.01 * float(exact.norm()), "the bound would let anything pass"
+    assert float((found.double() - exact).norm()) < lost
 
 
 @pytest.mark.usefixtures("faster")
