@@ -18,7 +18,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -315,7 +317,8 @@ class LayerBank:
             self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.fmax(squares, 0.0))  # NaN, which some solvers find for zeros, is 0 here, and not trusted
         before, leading = self._plan, self._rest(found, sigma)
-        own = np.arange(sigma.shape[1]) < columns[:, None]  # behind it there is nothing but rounding
+        places = np.arange(sigma.shape[1])
+        own = places < columns[:, None]  # behind it there is nothing but rounding
         while True:
             sigma = np.where(own, sigma, 0.0)
             chosen = self._choose(sigma, columns, limits, budget)
@@ -334,8 +337,9 @@ class LayerBank:
             if self._plan is before:
                 self._undo()
             raise
-        for layer in set(leading) - set(exact):
-            sigma[layer, before.ranks[layer] : columns[layer]] = np.nan
+        leading[list(exact)] = False
+        if leading.any():
+            sigma[leading[:, None] & own & (places >= np.asarray(before.ranks)[:, None])] = np.nan
         rules = tuple(RULES[code] for code in chosen.rule.tolist())
         return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
 
@@ -489,7 +493,11 @@ class LayerBank:
         if self.device.type != "cpu" or not float32_is_whole():
             return None
         stacks = self._stacks(of)
-        small = self._small(of, stacks, rate, shared)
+        Gamma = self._gram_matrices(of, stacks)
+        by_loops = self._by_loops(of, Gamma, rate, shared, limits)
+        if by_loops is not None:
+            return _Found(of, np.arange(len(of.members)), stacks, by_loops)
+        small = self._small(of, Gamma, rate, shared)
         enough, products = self._leading(of, small, limits)
         if not enough.all():
             return None
@@ -498,10 +506,31 @@ class LayerBank:
         core = leading_core(small, of.ranks, products) if wide else gram_core(small, as_kind_of(small.scale, roots), EPS_32)
         return _Found(of, np.arange(len(enough)), stacks, core)
 
+    def _by_loops(self, of: WidthClass, Gamma: Tensor, rate: float, shared: bool, limits: Limits) -> LeadingCore | None:
+        """The leading half of the spectra of a narrow class in compiled loops, if there are such and it is enough for all."""
+        loops = _compiled_loops()
+        if loops is None or of.width > loops.MOST_WIDTH:
+            return None
+        p = 2 * of.width
+        S, dS = self._of_class(of)
+        its_limits = limits._replace(max_rank=limits.max_rank[of.members])
+        found: LeadingCore | None = loops.spectra_by_loops(
+            Gamma.view(2, -1, p, p).numpy(),
+            S.numpy(),
+            None if dS is None else dS.numpy(),
+            of.ranks,
+            self._roots[of.members],
+            its_limits,
+            rate=rate,
+            shared=shared,
+            eps=torch.finfo(self.dtype).eps,
+        )
+        return found
+
     def _in_float64(self, of: WidthClass, rate: float, shared: bool, limits: Limits | None) -> list[_Found]:
         """By products of float64; the leading half of the wide layers for which that is enough."""
         stacks = [self._scratch.take(*stack.shape).copy_(stack) for stack in self._stacks(of)]
-        small, rows, found = self._small(of, stacks, rate, shared), np.arange(len(of.members)), []
+        small, rows, found = self._small(of, self._gram_matrices(of, stacks), rate, shared), np.arange(len(of.members)), []
         if limits is not None and of.width >= LEAST_WIDTH and self.device.type == "cpu":
             enough, products = self._leading(of, small, limits)
             few, rows = np.flatnonzero(enough), np.flatnonzero(~enough)
@@ -513,16 +542,24 @@ class LayerBank:
             found.append(_Found(of, rows, stacks, gram_core(small.of(rows), roots, EPS_64)))
         return found
 
-    def _small(self, of: WidthClass, stacks: list[Tensor], rate: float, shared: bool) -> Small:
-        """All that is small of a class, from Gram matrices in the precision of the stacks."""
-        count, p = len(of.layers), 2 * of.width
+    def _gram_matrices(self, of: WidthClass, stacks: list[Tensor]) -> Tensor:
+        """Γ_K, then Γ_L of all layers of a class, (2L, 2w, 2w), in the precision of the stacks."""
+        p = 2 * of.width
         Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p, dtype=stack.dtype)) for stack in stacks]
-        Gamma = Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
+        return Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
+
+    def _of_class(self, of: WidthClass) -> tuple[Tensor, Tensor | None]:
+        """S and ΔS of the layers of a class, as :meth:`_cores`."""
+        alone = len(self._plan.classes) == 1
+        return self._cores(lambda X: X if alone else X[of.layers, : of.width, : of.width])
+
+    def _small(self, of: WidthClass, Gamma: Tensor, rate: float, shared: bool) -> Small:
+        """All that is small of a class, from its Gram matrices."""
+        count, p = len(of.layers), 2 * of.width
         if Gamma.dtype == torch.float32:  # triangles that were rounded differently would be so by s/σ in gram.py
             Gamma = self._scratch.take(*Gamma.shape).copy_(Gamma)
             Gamma = torch.lerp(Gamma, Gamma.mT, 0.5, out=self._scratch.take(*Gamma.shape))
-        alone = len(self._plan.classes) == 1
-        S, dS = self._cores(lambda X: X if alone else X[of.layers, : of.width, : of.width])
+        S, dS = self._of_class(of)
         delta_S = None if dS is None else as_array(dS, of.width)
         return small_of(as_array(Gamma.view(2, count, p, p), of.width), as_array(S, of.width), delta_S, rate=rate, shared=shared)
 
@@ -544,14 +581,14 @@ class LayerBank:
         enough &= np.isfinite(products) & (defects(small, ranks) <= np.sqrt(ranks) * (eps + EPS_32 * self._roots[of.members]))
         return enough, int(products[enough].max(initial=0.0))
 
-    def _rest(self, found: Sequence[_Found], sigma: Values) -> list[int]:
-        """The layers of which the leading spectrum was found; the norm of the rest, as one value, goes behind it."""
-        leading: list[int] = []
+    def _rest(self, found: Sequence[_Found], sigma: Values) -> NDArray[np.bool_]:
+        """Of which layers the leading spectrum was found (L,); the norm of the rest, as one value, goes behind it."""
+        leading = np.zeros(len(self.shapes), dtype=np.bool_)
         for one in found:
             if isinstance(one.core, LeadingCore):
                 ranks = np.asarray(self.ranks)[one.layers]
                 sigma[one.layers, ranks] = np.sqrt(np.maximum(np.asarray(one.core.rest), 0.0))
-                leading += one.layers.tolist()
+                leading[one.layers] = True
         return leading
 
     def _host(self, found: Sequence[_Found]) -> tuple[Values, Values, Values]:
@@ -648,6 +685,15 @@ def _coordinates(found: Sequence[_Found], inverse: Array) -> Tensor:
     for one in found:
         X[:, one.rows] = joined(*one.core.coordinates(inverse[one.rows])).unflatten(0, (2, -1))
     return X.flatten(0, 1)
+
+
+@cache
+def _compiled_loops() -> ModuleType | None:
+    """``loops.py``, if numba is there for this Python and this NumPy."""
+    try:
+        return import_module("geolora_ref.fast.loops")
+    except ImportError:
+        return None
 
 
 def _corners(layers: Sequence[int], width: int, X: Tensor) -> Tensor:

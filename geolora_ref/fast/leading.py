@@ -43,6 +43,8 @@ is eps₃₂·√ℓ at most for ℓ terms in one accumulator (see ``gram.py``),
 defect d of U and V, which the formulas of X and Y leave out, moves W₁ by shares of abd‖S_new‖ and of λd‖ΔK‖: they are for bases
 whose d is rounding.  What is small is computed in float64; its rounding has the factor (s/σ_r)² that ``trusted`` knows.  The
 norm of the rest loses √ε·λ‖ΔK‖·b where ΔK is nearly in the range of U.
+
+``loops.py`` has the same for narrow layers, in compiled loops.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ __all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "defects", "leading_core",
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
 LEAST_WIDTH = 16
-"""Below it all eigenvalues take less time than the products."""
+"""Below it all eigenvalues take less time than these calls; not less than ``loops.py``."""
 MOST_PRODUCTS = 7
 LARGEST = 0.5
 """Of a and b."""
@@ -106,24 +108,22 @@ class Smallness(NamedTuple):
 class LeadingCore(NamedTuple):
     """The leading spectra, and what :meth:`coordinates` makes the new bases from.
 
-    ``squares`` (L, w) Σ² and ``Q`` (L, w, w), ascending as LAPACK returns them; ``Z`` = Z L⁻ᵀ and ``T`` (L, 2w, w); ``rest``
-    (L,) the square of the norm behind them; ``scale`` (L,) s²; ``info`` (L,) not 0 where the spectrum means nothing.
+    ``squares`` (L, w) Σ², ascending as LAPACK returns them; ``X_K`` = Z L⁻ᵀ Q and ``TQ`` (L, 2w, w), descending; ``rest`` (L,)
+    the square of the norm behind them; ``scale`` (L,) s²; ``info`` (L,) not 0 where the spectrum means nothing.
     """
 
     squares: Array
-    Q: Array
-    Z: Array
-    T: Array
+    X_K: Array
+    TQ: Array
     rest: Array
     scale: Array
     info: Array
 
     def coordinates(self, inverse: Array) -> tuple[Array, Array]:
         """X_K, X_L (L, 2w, k) from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k): zeros behind w."""
-        w, k = self.Q.shape[1], inverse.shape[2]
+        w, k = self.squares.shape[1], inverse.shape[2]
         kept = inverse[:, :, :w]
-        leading = descending(self.Q, kept.shape[2])
-        found = self.Z @ (leading * (kept > 0.0)), self.T @ (leading * kept)
+        found = self.X_K[:, :, :k] * (kept > 0.0), self.TQ[:, :, :k] * kept
         if k <= w:
             return found
         X_K, X_L = (zeros(X, *X.shape[:2], k) for X in found)
@@ -182,4 +182,5 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     T = xp.concat([(S_new.mT + rate * (C_L - G_X)) @ L_inverse, -rate * L_inverse], axis=1)
     squares, Q, info = eigenpairs(T.mT @ (Gamma[1] @ T), info)
     rest = rate * rate * (G_X @ L_inverse @ L_inverse.mT * (X @ G_L + X @ G_Y @ G_Y.mT)).sum((1, 2))
-    return LeadingCore(squares, Q, Z @ L_inverse, T, rest, small.scale, info)
+    Q = descending(Q, w)
+    return LeadingCore(squares, Z @ (L_inverse @ Q), T @ Q, rest, small.scale, info)

@@ -17,7 +17,7 @@ from geolora_ref.fast.gram import gram_core
 from geolora_ref.fast.leading import leading_core
 from tests.fast.small_steps import ALLOWED, CASES, EPS, M, dense, layer_of, many, stepped, untruncated, update_of, wrong
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")
+pytestmark = [pytest.mark.usefixtures("module_unchecked"), pytest.mark.usefixtures("without_loops")]
 SINGULAR = ("rank one", "a zero column", "two columns nearly equal", "nearly in the range", "of all sizes")
 
 

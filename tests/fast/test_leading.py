@@ -50,12 +50,6 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(11)
 
 
-@pytest.fixture
-def narrow_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products for layers of any width."""
-    monkeypatch.setattr(bank_module, "LEAST_WIDTH", 1)
-
-
 # --- the bounds ------------------------------------------------------------------------------------------------------
 
 
@@ -237,7 +231,7 @@ def test_the_learning_rate_multiplies_the_updates(rate: float, generator: torch.
     np.testing.assert_allclose(its.discarded, report.discarded, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("narrow_as_well")
+@pytest.mark.usefixtures("narrow_by_calls")
 def test_fewer_products_than_the_bound_asks_for_are_not_enough(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +287,7 @@ def test_bases_that_were_loaded_may_be_less_orthonormal(generator: torch.Generat
         assert not any(whole(report, layer) for layer in range(12))
 
 
+@pytest.mark.usefixtures("without_loops")
 def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
     for r in (8, 15, 16, 17):
         layer = layer_of(r, 3.0, generator)
@@ -300,6 +295,7 @@ def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
         assert whole(report) == (r < 16)
 
 
+@pytest.mark.usefixtures("without_loops")
 @pytest.mark.parametrize("b", [0.02, 2.0])
 def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Generator) -> None:
     """Arrays of NumPy beside tensors, the wide ones by products or whole: each layer is what it is alone."""
@@ -362,6 +358,7 @@ def test_ranks_are_those_of_the_whole_spectrum(
     update = update_of(layer, 0.1, generator)
     bank, report = stepped([layer], [update], **limits)
     monkeypatch.setattr(bank_module, "LEAST_WIDTH", 10**6)
+    monkeypatch.setattr(bank_module, "_compiled_loops", lambda: None)
     other, expected = stepped([layer], [update], **limits)
     assert whole(report) == full
     assert whole(expected)
@@ -409,7 +406,7 @@ def test_bases_that_are_not_trusted_go_the_exact_way(generator: torch.Generator)
     assert wrong(bank, layers, updates)[1] < ALLOWED
 
 
-@pytest.mark.usefixtures("narrow_as_well")
+@pytest.mark.usefixtures("narrow_by_calls")
 def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     layers, updates = many(5, 5.0, 0.05, generator)
     found = []
@@ -425,6 +422,7 @@ def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: p
         assert float((X - Y).norm()) < 8 * EPS
 
 
+@pytest.mark.usefixtures("without_loops")
 @pytest.mark.parametrize("least", [1, 10**6])
 @pytest.mark.parametrize(
     "limits", [{"tau": 0.0, "max_rank": 4}, {"theta": 1e-4, "max_rank": 6}, {"budget": lambda spectra: [3] * len(spectra)}]
@@ -458,7 +456,7 @@ def test_wide_matrices_are_tensors_for_the_same_step(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.usefixtures("narrow_as_well")
+@pytest.mark.usefixtures("narrow_by_calls")
 def test_storage_in_16_bits_needs_fewer_products(
     dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,7 +513,7 @@ def test_scratch_keeps_views_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("capacity", "of_bases"), [(4, 0), (8, 12 * 4 * (M + N) // 2)])
-@pytest.mark.usefixtures("narrow_as_well")
+@pytest.mark.usefixtures("narrow_by_calls")
 def test_steps_of_the_same_ranks_use_the_same_scratch(capacity: int, of_bases: int, generator: torch.Generator) -> None:
     """It is where it was, and what the step before has left in it is not read; bases that fill the storage are written there."""
     layers, updates = many(4, 3.0, 0.05, generator)

@@ -311,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"scope: expected some of {', '.join(names)}; found {', '.join(unknown)}")
     os.chdir(ROOT)
     os.environ["CI"] = "true"
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # what was compiled before, and kept, would stand in for every mutant of it
     about, store = provenance("tests"), BUILD / "mutation_outcomes.json"
     kept = {"format": 2, "sources": about["sources"], "plan": digest(PLAN.read_bytes())}
     try:

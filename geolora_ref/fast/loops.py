@@ -1,0 +1,435 @@
+"""The leading half of the spectrum of narrow layers, in loops that numba compiles.
+
+``leading.py`` derives it.  For the 4 x 4 matrices of 36 layers hardly any of its time is arithmetic: it is a hundred calls of
+NumPy a step, and one of LAPACK a layer.  Here are the same statements with the same symbols, as loops whose innermost goes
+over the layers, so that a processor takes several of them at once: matrices are (w, w, L) here.  Eigenvalues are Jacobi's, few
+sweeps, since what is to become diagonal nearly is.
+
+Inverses without pivots.  With d the least on the diagonal of S_new, and what is off it at most ¾d in norm, s = d − ‖off‖ ≥ d/4
+stands for σ', of which a and b are at most ½: σ_r(F) ≥ s/2 and ‖λG_L Y‖ ≤ s/2 by induction, F = D(I + E) with ‖E‖ ≤ ⅞, and
+every Schur complement I + E₂₂ − E₂₁(I + E₁₁)⁻¹E₁₂ has a norm of 1 + ⅞ + (⅞)²·8 = 8 at most.
+
+The one module that needs numba.  Where that is not installed, or cannot be imported, ``gram.py`` and ``leading.py`` do the same.
+It is compiled where a narrow layer first makes a small step, which takes some ten seconds, and kept for later processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.fast.core import Limits
+from geolora_ref.fast.leading import LARGEST, MOST_PRODUCTS, UNDERFLOW, LeadingCore
+
+__all__ = ["MOST_WIDTH", "spectra_by_loops"]
+
+Values = NDArray[np.float64]
+Integers = NDArray[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+MOST_WIDTH = 16
+"""The largest w for which loops on one thread take less time than calls."""
+MOST_OFF = 0.75
+"""Of the norm of what is off the diagonal of S_new, as a share of the least on it."""
+MOST_SWEEPS = 15
+"""Of Jacobi's method, which wants 2 to 8 of them."""
+EPS_32, EPS = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
+
+
+def _compiled(function: Function) -> Function:
+    """Compiled where it is first called."""
+    return cast(Function, numba.njit(error_model="numpy")(function))  # 1/0 is infinite, and raises nothing
+
+
+def _kept(function: Function) -> Function:
+    """Compiled where it is first called with all that it calls, and kept beside this file or in the user's cache, if it can be.
+
+    Kept as long as this file is what it was: what other modules define has to be an argument, since numba takes it for constant.
+    """
+    try:
+        return cast(Function, numba.njit(error_model="numpy", cache=True)(function))
+    except RuntimeError:
+        return _compiled(function)
+
+
+class _Limits(NamedTuple):
+    """What says whether the leading half is enough: ``theta`` is NaN where the threshold is ``tau``; the others as elsewhere."""
+
+    min_rank: int
+    tau: float
+    theta: float
+    eps: float
+    LARGEST: float
+    MOST_PRODUCTS: int
+    UNDERFLOW: float
+
+
+class _Gram(NamedTuple):
+    """Γ = BᵀB of one side, B = [U | ΔK], (2w, 2w, L), and its blocks C = UᵀΔK and D = ΔKᵀΔK, (w, w, L)."""
+
+    Gamma: Values
+    C: Values
+    D: Values
+
+
+@_compiled
+def _product(A: Values, B: Values) -> Values:
+    C = np.zeros((A.shape[0], B.shape[1], A.shape[2]))
+    for i in range(A.shape[0]):
+        for j in range(B.shape[1]):
+            for k in range(A.shape[1]):
+                for layer in range(A.shape[2]):
+                    C[i, j, layer] += A[i, k, layer] * B[k, j, layer]
+    return C
+
+
+@_compiled
+def _plus(A: Values, factor: float, B: Values) -> Values:
+    """A + factor·B."""
+    C = np.empty(A.shape)
+    for i in range(A.shape[0]):
+        for j in range(A.shape[1]):
+            for layer in range(A.shape[2]):
+                C[i, j, layer] = A[i, j, layer] + factor * B[i, j, layer]
+    return C
+
+
+@_compiled
+def _transposed(A: Values) -> Values:
+    C = np.empty((A.shape[1], A.shape[0], A.shape[2]))
+    for i in range(A.shape[0]):
+        for j in range(A.shape[1]):
+            for layer in range(A.shape[2]):
+                C[j, i, layer] = A[i, j, layer]
+    return C
+
+
+@_compiled
+def _inner(A: Values, B: Values) -> Values:
+    """tr AᵀB of each layer, (L,)."""
+    found = np.zeros(A.shape[2])
+    for i in range(A.shape[0]):
+        for j in range(A.shape[1]):
+            for layer in range(A.shape[2]):
+                found[layer] += A[i, j, layer] * B[i, j, layer]
+    return found
+
+
+@_compiled
+def _scalar(value: float, A: Values) -> Values:
+    """value·I, as large as A."""
+    found = np.zeros(A.shape)
+    for i in range(A.shape[0]):
+        for layer in range(A.shape[2]):
+            found[i, i, layer] = value
+    return found
+
+
+@_compiled
+def _with_gaps(A: Values, ranks: Integers) -> Values:
+    """A with 1 on the diagonals behind the ranks, where all is zero."""
+    filled = A.copy()
+    for i in range(A.shape[0]):
+        for layer in range(A.shape[2]):
+            if i >= ranks[layer]:
+                filled[i, i, layer] += 1.0
+    return filled
+
+
+@_compiled
+def _inverse(A: Values, factor: float) -> Values:
+    """factor·A⁻¹ by Gauss and Jordan, without pivots."""
+    A, X, times = A.copy(), _scalar(factor, A), np.empty(A.shape[2])
+    for k in range(A.shape[0]):
+        for layer in range(A.shape[2]):
+            times[layer] = 1.0 / A[k, k, layer]
+        for j in range(A.shape[0]):
+            for layer in range(A.shape[2]):
+                A[k, j, layer] *= times[layer]
+                X[k, j, layer] *= times[layer]
+        for i in range(A.shape[0]):
+            if i == k:
+                continue
+            for layer in range(A.shape[2]):
+                times[layer] = A[i, k, layer]
+            for j in range(A.shape[0]):
+                for layer in range(A.shape[2]):
+                    A[i, j, layer] -= times[layer] * A[k, j, layer]
+                    X[i, j, layer] -= times[layer] * X[k, j, layer]
+    return X
+
+
+@_compiled
+def _inverse_factor(M: Values) -> Values:
+    """L⁻¹ of the Cholesky factor, M = L Lᵀ; not a number where there is none."""
+    L, X = M.copy(), np.zeros(M.shape)
+    for i in range(M.shape[0]):
+        for j in range(i):
+            for k in range(j):
+                for layer in range(M.shape[2]):
+                    L[i, j, layer] -= L[i, k, layer] * L[j, k, layer]
+            for layer in range(M.shape[2]):
+                L[i, j, layer] *= X[j, j, layer]
+                L[i, i, layer] -= L[i, j, layer] ** 2
+        for layer in range(M.shape[2]):
+            X[i, i, layer] = 1.0 / np.sqrt(L[i, i, layer])
+        for j in range(i):
+            for k in range(j, i):
+                for layer in range(M.shape[2]):
+                    X[i, j, layer] -= L[i, k, layer] * X[k, j, layer]
+            for layer in range(M.shape[2]):
+                X[i, j, layer] *= X[i, i, layer]
+    return X
+
+
+@_compiled
+def _rotation(M: Values, p: int, q: int, c: Values, s: Values) -> bool:
+    """The rotations that make M_pq zero, 1 and 0 where it is nothing beside its diagonal; whether it is something anywhere."""
+    wanted = False
+    for layer in range(M.shape[2]):
+        t = 0.0
+        if not abs(M[p, q, layer]) <= EPS * np.sqrt(M[p, p, layer] * M[q, q, layer]):
+            wanted = True
+            ratio = 0.5 * (M[q, q, layer] - M[p, p, layer]) / M[p, q, layer]
+            t = math.copysign(1.0 / (abs(ratio) + math.sqrt(1.0 + ratio * ratio)), ratio)
+        c[layer] = 1.0 / math.sqrt(1.0 + t * t)
+        s[layer] = t * c[layer]
+    return wanted
+
+
+@_compiled
+def _turn(x: Values, y: Values, c: Values, s: Values) -> None:
+    """Two entries of each layer, in place."""
+    for layer in range(len(c)):
+        x[layer], y[layer] = c[layer] * x[layer] - s[layer] * y[layer], s[layer] * x[layer] + c[layer] * y[layer]
+
+
+@_compiled
+def _eigenpairs(M: Values) -> tuple[Values, Values, bool]:
+    """QᵀMQ, which is diagonal, and Q, for positive M, by Jacobi's method; whether it ended."""
+    M, Q, c, s = M.copy(), _scalar(1.0, M), np.empty(M.shape[2]), np.empty(M.shape[2])
+    for _ in range(MOST_SWEEPS):
+        ended = True
+        for p in range(M.shape[0]):
+            for q in range(p + 1, M.shape[0]):
+                if _rotation(M, p, q, c, s):
+                    ended = False
+                    for k in range(M.shape[0]):
+                        _turn(M[p, k], M[q, k], c, s)
+                        _turn(Q[k, p], Q[k, q], c, s)
+                    for k in range(M.shape[0]):
+                        _turn(M[k, p], M[k, q], c, s)
+        if ended:
+            return M, Q, True
+    return M, Q, False
+
+
+@_compiled
+def _block(A: Values, row: int, column: int, w: int) -> Values:
+    """The block (w, w) that begins in this row and column."""
+    found = np.empty((w, w, A.shape[2]))
+    for i in range(w):
+        for j in range(w):
+            for layer in range(A.shape[2]):
+                found[i, j, layer] = A[row + i, column + j, layer]
+    return found
+
+
+@_compiled
+def _stacked(A: Values, B: Values) -> Values:
+    """[A; B]."""
+    found = np.empty((2 * A.shape[0], A.shape[1], A.shape[2]))
+    for i in range(A.shape[0]):
+        for j in range(A.shape[1]):
+            for layer in range(A.shape[2]):
+                found[i, j, layer], found[A.shape[0] + i, j, layer] = A[i, j, layer], B[i, j, layer]
+    return found
+
+
+@_compiled
+def _gram(given: NDArray[np.float32]) -> _Gram:
+    """Of symmetric Γ (L, 2w, 2w), whose triangles were rounded differently."""
+    p, w = given.shape[1], given.shape[1] // 2
+    Gamma = np.empty((p, p, len(given)))
+    for layer in range(len(given)):
+        for i in range(p):
+            for j in range(p):
+                Gamma[i, j, layer] = 0.5 * (np.float64(given[layer, i, j]) + np.float64(given[layer, j, i]))
+    return _Gram(Gamma, _block(Gamma, 0, w, w), _block(Gamma, w, w, w))
+
+
+@_compiled
+def _defects(Gamma: Values, ranks: Integers) -> Values:
+    """‖UᵀU − I‖² of each layer, (L,)."""
+    found = np.zeros(len(ranks))
+    for i in range(len(Gamma) // 2):
+        for j in range(len(Gamma) // 2):
+            for layer in range(len(ranks)):
+                one = 1.0 if i == j and i < ranks[layer] else 0.0
+                found[layer] += (Gamma[i, j, layer] - one) ** 2
+    return found
+
+
+@_compiled
+def _core(K: _Gram, L: _Gram, S: Values, delta_S: Values, plain: bool, rate: float, shared: bool) -> tuple[Values, Values]:
+    """S_new (w, w, L) and s² (L,), from S and ΔS (L, w, w); see ``core.py``."""
+    S_new: Values = np.empty(K.C.shape)
+    scale = np.zeros(len(S))
+    for i in range(S_new.shape[0]):
+        for j in range(S_new.shape[1]):
+            for layer in range(len(S)):
+                cross = K.C[i, j, layer] + L.C[j, i, layer]
+                change = K.C[i, j, layer] if plain else delta_S[layer, i, j]
+                S_new[i, j, layer] = S[layer, i, j] - rate * (change + 0.5 * cross if shared else change)
+                scale[layer] += (S_new[i, j, layer] + rate * cross) ** 2
+        for layer in range(len(S)):
+            scale[layer] += rate * rate * (K.D[i, i, layer] + L.D[i, i, layer])
+    return S_new, scale
+
+
+@_compiled
+def _products_of_layer(a: float, b: float, smallest: float, allowed: float, most: int) -> int:
+    """The h from which on the bound of the error is ``allowed``; ``most`` + 1 where that is above it."""
+    for h in range(1, most + 1):
+        start = b / math.sqrt(1.0 - b * b) if h % 2 else a / math.sqrt(1.0 - a * a)
+        if math.sqrt(2.0) * smallest * (a * b) ** h * start <= allowed:
+            return h
+    return most + 1
+
+
+@_compiled
+def _products(
+    K: _Gram, L: _Gram, S_new: Values, ranks: Integers, most: Integers, defects: Values, rate: float, limits: _Limits
+) -> int:
+    """How many products give the leading half of the spectrum of all layers, 0 where that is not enough for one of them.
+
+    ``most`` (L,) the largest ranks, ``defects`` (L,) what bases may have.
+    """
+    of_K, of_L, of_core = _inner(K.D, K.D), _inner(L.D, L.D), _inner(S_new, S_new)
+    of_U, of_V = _defects(K.Gamma, ranks), _defects(L.Gamma, ranks)
+    products = 0
+    for layer in range(len(ranks)):
+        r, squares, smallest, largest = ranks[layer], 0.0, np.inf, 0.0
+        for i in range(r):
+            value = abs(S_new[i, i, layer])
+            squares, smallest, largest = squares + value * value, min(smallest, value), max(largest, value)
+        off = math.sqrt(max(of_core[layer] - squares, 0.0))
+        if not of_core[layer] < np.inf or not smallest > 0.0 or not off <= MOST_OFF * smallest or r < limits.min_rank:
+            return 0
+        smallest -= off
+        if not of_U[layer] <= defects[layer] ** 2 or not of_V[layer] <= defects[layer] ** 2:
+            return 0
+        a = rate * math.sqrt(math.sqrt(of_K[layer]) + limits.UNDERFLOW) / smallest
+        b = rate * math.sqrt(math.sqrt(of_L[layer]) + limits.UNDERFLOW) / smallest
+        if not a <= limits.LARGEST or not b <= limits.LARGEST:
+            return 0
+        theta = limits.tau * math.sqrt(squares) if math.isnan(limits.theta) else limits.theta
+        if most[layer] > r and not math.sqrt(r) * a * b * smallest <= theta:
+            return 0
+        wanted = _products_of_layer(a, b, smallest, 0.5 * limits.eps * largest, limits.MOST_PRODUCTS)
+        products = max(products, wanted)
+    return products if products <= limits.MOST_PRODUCTS else 0
+
+
+@_compiled
+def _leading(
+    K: _Gram, L: _Gram, S_new: Values, ranks: Integers, rate: float, products: int
+) -> tuple[bool, Values, Values, Values, Values]:
+    """Whether Q was found, Σ² on a diagonal (w, w, L), X_K and TQ (2w, w, L), in no order, and the rest (L,)."""
+    identity, S_new = _scalar(1.0, S_new), _with_gaps(S_new, ranks)
+    G_K = _plus(K.D, -1.0, _product(_transposed(K.C), K.C))
+    G_L = _plus(L.D, -1.0, _product(_transposed(L.C), L.C))
+    X = G_Y = np.zeros(S_new.shape)
+    for remaining in range(products, 0, -1):
+        if remaining % 2:
+            X = _inverse(_plus(S_new, -rate, G_Y), -rate)
+        else:
+            G_Y = _product(G_L, _inverse(_plus(_transposed(S_new), -rate, _product(G_K, X)), -rate))
+    G_X = _product(G_K, X)
+    Z = _stacked(_plus(identity, -1.0, _product(K.C, X)), X)
+    L_inverse = _inverse_factor(_with_gaps(_product(_transposed(Z), _product(K.Gamma, Z)), ranks))
+    Lt_inverse = _transposed(L_inverse)
+    F = _plus(_transposed(S_new), rate, _plus(L.C, -1.0, G_X))
+    T = _product(_stacked(F, _scalar(-rate, F)), Lt_inverse)
+    squares, Q, good = _eigenpairs(_product(_transposed(T), _product(L.Gamma, T)))
+    behind = _plus(_product(X, G_L), 1.0, _product(_product(X, G_Y), _transposed(G_Y)))
+    rest = rate * rate * _inner(_product(_product(G_X, Lt_inverse), L_inverse), behind)
+    return good, squares, _product(Z, _product(Lt_inverse, Q)), _product(T, Q), rest
+
+
+@_compiled
+def _sorted(found: Values, left: Values, right: Values) -> tuple[Values, Values, Values]:
+    """The diagonal, ascending, and the columns of two others, descending, with the layers in front."""
+    w, count = found.shape[1:]
+    squares, X_K, TQ = np.empty((count, w)), np.empty((count, 2 * w, w)), np.empty((count, 2 * w, w))
+    for layer in range(count):
+        for i in range(w):
+            largest = 0
+            for j in range(w):
+                if found[j, j, layer] > found[largest, largest, layer]:
+                    largest = j
+            squares[layer, w - 1 - i] = found[largest, largest, layer]
+            found[largest, largest, layer] = -np.inf
+            for k in range(2 * w):
+                X_K[layer, k, i], TQ[layer, k, i] = left[k, largest, layer], right[k, largest, layer]
+    return squares, X_K, TQ
+
+
+@_kept
+def _spectra(
+    Gamma: NDArray[np.float32],
+    S: Values,
+    delta_S: Values,
+    plain: bool,
+    ranks: Integers,
+    most: Integers,
+    defects: Values,
+    rate: float,
+    shared: bool,
+    limits: _Limits,
+) -> tuple[bool, Values, Values, Values, Values, Values]:
+    """Whether it is enough for all layers, and the arrays of a :class:`LeadingCore` up to ``scale``."""
+    K, L = _gram(Gamma[0]), _gram(Gamma[1])
+    S_new, scale = _core(K, L, S, delta_S, plain, rate, shared)
+    products = _products(K, L, S_new, ranks, most, defects, rate, limits)
+    if products == 0:
+        return False, scale.reshape(-1, 1), S_new, S_new, scale, scale
+    good, found, left, right, rest = _leading(K, L, S_new, ranks, rate, products)
+    squares, X_K, TQ = _sorted(found, left, right)
+    return good, squares, X_K, TQ, rest, scale
+
+
+def spectra_by_loops(
+    Gamma: NDArray[np.float32],
+    S: Values,
+    delta_S: Values | None,
+    ranks: Integers,
+    roots: Values,
+    limits: Limits,
+    *,
+    rate: float,
+    shared: bool,
+    eps: float,
+) -> LeadingCore | None:
+    """The leading half of the spectra of layers with these ranks ≤ w, or None where it is not enough for one of them.
+
+    Parameters
+    ----------
+    Gamma : (2, L, 2w, 2w) Γ_K and Γ_L, as float32 products.
+    S, delta_S : (L, w, w), None for ΔS = UᵀΔK.
+    roots : (L,) √max(m, n).
+    limits : their truncation.
+    eps : of the storage.
+    """
+    tau, theta, min_rank, most = limits
+    thresholds = math.nan if tau is None else float(tau), math.nan if theta is None else float(theta)
+    plain, defects = delta_S is None, np.sqrt(ranks) * (eps + EPS_32 * roots)
+    given = (Gamma, S, S if delta_S is None else delta_S, plain, ranks, most, defects, rate, shared)
+    enough, squares, X_K, TQ, rest, scale = _spectra(
+        *given, _Limits(min_rank, *thresholds, eps, LARGEST, MOST_PRODUCTS, UNDERFLOW)
+    )
+    return LeadingCore(squares, X_K, TQ, rest, scale, np.zeros(len(scale))) if enough else None

@@ -1,0 +1,395 @@
+"""The compiled loops: what they find and where they are enough is what the calls for all layers at once find."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import geolora_ref.fast.bank as bank_module
+from geolora_ref.algorithm import RankRule
+from geolora_ref.fast import LayerBank
+from geolora_ref.fast.core import Limits, Small, small_of
+from geolora_ref.fast.leading import LeadingCore, Smallness, defects, leading_core, smallness
+from tests.fast.small_steps import (
+    ALLOWED,
+    CASES,
+    EPS,
+    M,
+    N,
+    dense,
+    layer_of,
+    many,
+    padded,
+    stepped,
+    untruncated,
+    update_of,
+    wrong,
+)
+
+loops = pytest.importorskip("geolora_ref.fast.loops", reason="numba is not installed")
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+FLOAT64 = float(np.finfo(np.float64).eps)
+ROOTS = max(M, N) ** 0.5
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator of the test's own."""
+    torch.set_num_threads(1)
+    return torch.Generator().manual_seed(41)
+
+
+class Drawn:
+    """Layers of a class as both implementations get them: Γ in float32, S and ΔS, with zeros behind the ranks."""
+
+    def __init__(self, seed: int, ranks: list[int], condition: float, b: float, *, dense_core: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        w = max(ranks)
+        self.ranks, Gammas, cores, directions = np.asarray(ranks), [], [], []
+        for r in ranks:
+            layer = layer_of(r, condition, generator)
+            U, S, V = layer
+            S = S + dense_core * float(S.diagonal()[-1]) * torch.randn(S.shape, generator=generator, dtype=torch.float64)
+            dK, dL, dS = update_of((U, S, V), b, generator)
+            sides = [torch.cat([padded(X, w) for X in of], dim=1).float() for of in ((U, dK), (V, dL))]
+            Gammas.append(torch.stack([B.mT @ B for B in sides]))
+            cores.append(padded(S, w))
+            directions.append(padded(dS, w))
+        self.Gamma = torch.stack(Gammas, dim=1).numpy()
+        self.S, self.delta_S = torch.stack(cores).numpy(), torch.stack(directions).numpy()
+
+    def small(self, rate: float, *, shared: bool, plain: bool) -> Small:
+        """For the calls; the triangles of Γ are made equal as the bank makes them."""
+        Gamma = self.Gamma.astype(np.float64)
+        return small_of(0.5 * (Gamma + Gamma.mT), self.S, None if plain else self.delta_S, rate=rate, shared=shared)
+
+    def by_loops(self, limits: Limits, rate: float, *, shared: bool, plain: bool, eps: float = EPS) -> LeadingCore | None:
+        """What the loops find."""
+        roots = np.full(len(self.ranks), ROOTS)
+        given = self.Gamma, self.S, None if plain else self.delta_S, self.ranks, roots, limits
+        found: LeadingCore | None = loops.spectra_by_loops(*given, rate=rate, shared=shared, eps=eps)
+        return found
+
+    def products(self, limits: Limits, small: Small, eps: float = EPS) -> int:
+        """How many the calls would take, 0 where the leading half is not enough for one of the layers."""
+        how, ranks, most = smallness(small, self.ranks), self.ranks, limits.max_rank
+        theta = how.size * (limits.tau or 0.0) if limits.theta is None else limits.theta
+        enough = how.is_small & (ranks >= limits.min_rank) & ((most <= ranks) | (how.rest(ranks) <= theta))
+        products = how.products(eps)
+        enough &= np.isfinite(products) & (defects(small, ranks) <= np.sqrt(ranks) * (eps + EPS * ROOTS))
+        least = [np.abs(S.diagonal()[:r]).min() for S, r in zip(small.S_new, ranks, strict=True)]
+        enough &= how.smallest >= 0.25 * np.asarray(least)  # what they add: inverses without pivots
+        return int(products.max()) if enough.all() else 0
+
+
+def agree(one: LeadingCore, other: LeadingCore, condition: float) -> None:
+    """The spectra to rounding, and P_K = X_K X_Kᵀ and P_L = TQ Σ⁻² TQᵀ, which do not depend on signs and order."""
+    allowed = 1e3 * FLOAT64 * condition**2
+    np.testing.assert_allclose(one.squares, other.squares, rtol=allowed, atol=allowed)
+    np.testing.assert_allclose(one.scale, other.scale, rtol=1e-13)
+    np.testing.assert_allclose(one.rest, other.rest, rtol=1e-6, atol=1e-12)
+    for X, Y in ((one.X_K, other.X_K), (one.TQ, other.TQ)):
+        np.testing.assert_allclose(X @ X.mT, Y @ Y.mT, rtol=allowed, atol=allowed)
+    assert not one.info.any()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("condition", "b"), CASES)
+def test_they_find_what_calls_find(condition: float, b: float, shared: bool, plain: bool) -> None:
+    """Of layers of any ranks up to the width."""
+    drawn = Drawn(3, [4, 1, 3, 4, 2, 4, 4], condition, b)
+    small = drawn.small(0.7, shared=shared, plain=plain)
+    limits = Limits(0.0, None, 1, drawn.ranks)
+    products, found = drawn.products(limits, small), drawn.by_loops(limits, 0.7, shared=shared, plain=plain)
+    assert (found is not None) == (products > 0)
+    if found is not None:
+        agree(found, leading_core(small, drawn.ranks, products), condition)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    ranks=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    condition=st.floats(1.0, 50.0),
+    b=st.floats(1e-4, 1.0),
+    dense_core=st.sampled_from([0.0, 0.0, 0.05, 0.3]),
+    limits=st.sampled_from([{"tau": 0.0}, {"tau": 0.1}, {"tau": 1e-3}, {"theta": 0.02}, {"theta": 1e-5}]),
+    min_rank=st.integers(1, 3),
+    room=st.integers(0, 1),
+    eps=st.sampled_from([EPS, 2.0**-8]),
+    shared=st.booleans(),
+)
+def test_they_are_enough_where_calls_are(
+    seed: int,
+    ranks: list[int],
+    condition: float,
+    b: float,
+    dense_core: float,
+    limits: dict[str, float],
+    min_rank: int,
+    room: int,
+    eps: float,
+    shared: bool,
+) -> None:
+    """By the same bounds, and with as many products."""
+    drawn = Drawn(seed, ranks, condition, b, dense_core=dense_core)
+    small = drawn.small(1.0, shared=shared, plain=False)
+    its = Limits(limits.get("tau"), limits.get("theta"), min_rank, drawn.ranks + room)
+    products, found = drawn.products(its, small, eps), drawn.by_loops(its, 1.0, shared=shared, plain=False, eps=eps)
+    assert (found is not None) == (products > 0)
+    if found is not None:
+        agree(found, leading_core(small, drawn.ranks, products), condition)
+
+
+@pytest.mark.parametrize(("off", "theirs"), [(0.74, True), (0.76, False)])
+def test_cores_that_are_far_from_diagonal_are_not_theirs(off: float, theirs: bool) -> None:
+    """Those that have inverses without pivots; off the diagonal there is ¾ of the least on it at most, in norm."""
+    drawn = Drawn(5, [2, 2], 1.0, 1e-6)
+    drawn.S[1] = [[1.0, off * 0.8], [off * 0.6, 1.0]]
+    limits = Limits(0.0, None, 1, drawn.ranks)
+    found = drawn.by_loops(limits, 1.0, shared=False, plain=True)
+    assert drawn.products(limits, drawn.small(1.0, shared=False, plain=True)) == int(theirs)
+    assert (found is not None) == theirs
+
+
+@pytest.mark.parametrize("where", [(0, 0), (2, 2), (2, 0), (1, 2)])
+@pytest.mark.parametrize("side", [0, 1])
+def test_bases_that_are_not_orthonormal_are_not_theirs(side: int, where: tuple[int, int]) -> None:
+    """Of U and of V; one layer is enough."""
+    drawn = Drawn(5, [3, 3], 2.0, 0.05)
+    limits = Limits(0.0, None, 1, drawn.ranks)
+    assert drawn.by_loops(limits, 1.0, shared=False, plain=True) is not None
+    i, j = where
+    drawn.Gamma[side, 1, i, j] += 20.0 * EPS * ROOTS
+    drawn.Gamma[side, 1, j, i] = drawn.Gamma[side, 1, i, j]
+    assert drawn.by_loops(limits, 1.0, shared=False, plain=True) is None
+
+
+@pytest.mark.parametrize(("share", "theirs"), [(0.95, True), (1.05, False)])
+def test_defects_may_be_rounding(share: float, theirs: bool) -> None:
+    """√r·(eps + √ℓ·eps₃₂) and no more."""
+    drawn = Drawn(5, [3, 3], 2.0, 0.05)
+    drawn.Gamma[:, :, :3, :3] = np.eye(3)
+    drawn.Gamma[1, 0, 0, 0] += share * 3.0**0.5 * EPS * (1.0 + ROOTS)
+    assert (drawn.by_loops(Limits(0.0, None, 1, drawn.ranks), 1.0, shared=False, plain=True) is not None) == theirs
+
+
+def test_steps_that_want_more_products_are_not_theirs() -> None:
+    """Half of σ' is small enough for the bounds, and too large for seven products."""
+    for b, theirs in ((0.2, True), (0.45, False)):
+        drawn = Drawn(5, [1, 1], 1.0, b)
+        drawn.Gamma[:, 1, 1, 1] *= 1e-4  # the other layer makes a smaller step
+        found = drawn.by_loops(Limits(0.0, None, 1, drawn.ranks), 1.0, shared=False, plain=True)
+        assert (found is not None) == theirs
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0**-9, 2.0**9])
+def test_no_size_is_special(factor: float) -> None:
+    """Of W and its update; and none of an update: it may be zero."""
+    for b in (0.2, 0.0):
+        drawn = Drawn(7, [4, 2, 4], 3.0, b)
+        drawn.S, drawn.delta_S = factor * drawn.S, factor * drawn.delta_S
+        drawn.Gamma[:, :, 4:] *= np.float32(factor)
+        drawn.Gamma[:, :, :, 4:] *= np.float32(factor)
+        small, limits = drawn.small(1.0, shared=False, plain=False), Limits(0.0, None, 1, drawn.ranks)
+        found, products = drawn.by_loops(limits, 1.0, shared=False, plain=False), drawn.products(limits, small)
+        assert found is not None
+        cores = found, leading_core(small, drawn.ranks, products)
+        for core in cores:
+            core.squares[:], core.rest[:], core.scale[:] = (X / factor**2 for X in (core.squares, core.rest, core.scale))
+            core.X_K[:, 4:] *= factor
+            core.TQ[:, :4] /= factor
+        agree(cores[0], cores[1], 3.0)
+
+
+def test_ranks_that_have_to_grow_are_not_theirs() -> None:
+    """One of the layers is below the least rank."""
+    drawn = Drawn(5, [3, 2], 2.0, 0.05)
+    for min_rank, theirs in ((2, True), (3, False)):
+        found = drawn.by_loops(Limits(0.0, None, min_rank, np.asarray([3, 3])), 1.0, shared=False, plain=True)
+        assert found is None  # there is room for the second one, and what is behind is above 0
+        found = drawn.by_loops(Limits(0.9, None, min_rank, np.asarray([3, 3])), 1.0, shared=False, plain=True)
+        assert (found is not None) == theirs
+
+
+def test_they_take_as_many_products() -> None:
+    """For updates of all sizes, ΔK and ΔL of different ones; more than there may be is one more than that."""
+    sizes = 10.0 ** -np.linspace(0.302, 6.0, 25)
+    a, b = (X.ravel() for X in np.meshgrid(sizes, sizes))
+    for eps, smallest, largest in ((EPS, 1.0, 1.0), (EPS, 0.3, 7.0), (2.0**-8, 1.0, 2.0), (1e-11, 1.0, 1.0)):
+        size = np.ones_like(a)
+        by_calls = Smallness(a, b, smallest * size, largest * size, size).products(eps)
+        by_loops = [loops._products_of_layer(x, y, smallest, 0.5 * eps * largest, 7) for x, y in zip(a, b, strict=True)]
+        assert by_loops == np.where(np.isinf(by_calls), 8.0, by_calls).tolist()
+    assert set(by_loops) == set(range(1, 9))
+
+
+def test_a_rotation_makes_the_entry_zero(generator: torch.Generator) -> None:
+    """By the smaller one of the two angles, for entries of all sizes and signs and for equal ones on the diagonal."""
+    A = torch.randn(2, 2, 50, generator=generator, dtype=torch.float64).numpy()
+    M = np.einsum("kil,kjl->ijl", A, A)
+    M[:, :, 0], M[:, :, 1] = [[2.0, 1.0], [1.0, 2.0]], [[2.0, 0.0], [0.0, 1.0]]
+    c, s = np.empty(50), np.empty(50)
+    assert loops._rotation(M, 0, 1, c, s)
+    assert (c[1], s[1]) == (1.0, 0.0)
+    assert np.allclose(c**2 + s**2, 1.0, rtol=4.0 * FLOAT64)
+    assert np.all(np.abs(s) <= c * (1.0 + FLOAT64))
+    turned = c * s * (M[0, 0] - M[1, 1]) + (c**2 - s**2) * M[0, 1]
+    assert np.all(np.abs(turned) <= 8.0 * FLOAT64 * (M[0, 0] + M[1, 1]))
+    assert not loops._rotation(M[:, :, 1:2].copy(), 0, 1, c[:1], s[:1])
+
+
+@pytest.mark.parametrize("where", ["S", "diagonal of S", "delta_S", "U", "V", "delta_K", "delta_L"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_theirs(where: str, value: float) -> None:
+    drawn = Drawn(5, [3, 3], 2.0, 0.05)
+    if where == "diagonal of S":
+        drawn.S[1, 1, 1] = value
+    elif where in ("S", "delta_S"):
+        getattr(drawn, where)[1, 0, 2] = value
+    else:
+        row = 1 if where in ("U", "V") else 4
+        side = int(where in ("V", "delta_L"))
+        drawn.Gamma[side, 1, row] = drawn.Gamma[side, 1, :, row] = value
+    with np.errstate(all="ignore"):  # which compiled code does anyway
+        assert drawn.by_loops(Limits(0.0, None, 1, drawn.ranks), 1.0, shared=False, plain=False) is None
+
+
+def test_eigenpairs_of_full_matrices(generator: torch.Generator) -> None:
+    """Far from diagonal, of several layers at once, with values that are equal and far apart."""
+    for n in (1, 2, 5, 16):
+        A = torch.randn(4, n, n, generator=generator, dtype=torch.float64)
+        spread = torch.diag(10.0 ** -torch.linspace(0.0, 3.0, n, dtype=torch.float64))
+        M = torch.stack([A[0] @ A[0].mT, torch.eye(n, dtype=torch.float64), spread @ A[2] @ A[2].mT @ spread, spread]).numpy()
+        D, Q, ended = loops._eigenpairs(np.ascontiguousarray(np.moveaxis(M, 0, 2)))
+        D, Q = np.moveaxis(D, 2, 0), np.moveaxis(Q, 2, 0)
+        assert ended
+        size = np.linalg.norm(M, axis=(1, 2))[:, None, None]
+        assert np.all(np.abs(Q @ D @ Q.mT - M) <= 20 * n * FLOAT64 * size)
+        assert np.all(np.abs(Q.mT @ Q - np.eye(n)) <= 20 * n * FLOAT64)
+        np.testing.assert_allclose(np.sort(D.diagonal(0, 1, 2)), np.linalg.eigvalsh(M), atol=20 * n * FLOAT64 * size.max())
+
+
+def test_eigenvalues_that_are_not_found_are_not_used() -> None:
+    """What is not a number is never small: all sweeps are made, and it is said."""
+    M = np.ones((3, 3, 2))
+    M[0, 1, 1] = np.nan
+    with np.errstate(all="ignore"):
+        assert not loops._eigenpairs(M)[2]
+
+
+@pytest.mark.parametrize(("condition", "b"), CASES)
+def test_narrow_layers_are_right(condition: float, b: float, generator: torch.Generator) -> None:
+    """A whole step: to the rounding of the storage and of the sums, with the norm that is cut off."""
+    for r in (1, 4, 9, 16):
+        layers, updates = many(r, condition, b / r**0.25, generator)
+        bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
+        assert max(wrong(bank, layers, updates)) < ALLOWED
+        assert set(report.rank_rules) == {RankRule.MAX_RANK}
+        for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
+            sigma = torch.linalg.svdvals(untruncated(before, update)).numpy()
+            np.testing.assert_allclose(report.singular_values[layer, :r], sigma[:r], rtol=0.0, atol=ALLOWED * EPS * sigma[0])
+            assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[r:]), abs=ALLOWED * EPS * sigma[0])
+
+
+def routes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each class of a step whether loops were enough."""
+    seen: list[bool] = []
+
+    def looking(*given: Any, **named: Any) -> Any:
+        found = honest(*given, **named)
+        seen.append(found is not None)
+        return found
+
+    honest = loops.spectra_by_loops
+    monkeypatch.setattr(loops, "spectra_by_loops", looking)
+    return seen
+
+
+def test_they_are_for_small_steps_of_narrow_layers(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By calls goes what is wide, what is large, and a budget, which wants all of the spectrum."""
+    seen = routes(monkeypatch)
+    for r, b, limits, expected in (
+        (4, 0.05, {"tau": 0.0, "max_rank": 4}, [True]),
+        (16, 0.05, {"tau": 0.0, "max_rank": 16}, [True]),
+        (17, 0.05, {"tau": 0.0, "max_rank": 17}, []),
+        (4, 3.0, {"tau": 0.0, "max_rank": 4}, [False]),
+        (4, 0.05, {"budget": lambda spectra: [4] * len(spectra)}, []),
+    ):
+        seen.clear()
+        layers, updates = many(r, 2.0, b, generator)
+        bank, _ = stepped(layers, updates, **limits)
+        assert seen == expected
+        assert max(wrong(bank, layers, updates)) < ALLOWED
+
+
+def test_classes_of_several_widths_and_lengths(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself, some of them transposed, so that U and V share their lengths; the same as by calls."""
+    seen = routes(monkeypatch)
+    layers = [layer_of(r, 3.0, generator) for r in (1, 4, 4, 12, 20, 3)]
+    updates = [update_of(layer, 0.03, generator) for layer in layers]
+    for turned in (1, 4):
+        (U, S, V), (dK, dL, dS) = layers[turned], updates[turned]
+        layers[turned], updates[turned] = (V, S.mT, U), (dL, dK, dS.mT)
+    found = []
+    for loops_there in (True, False):
+        if not loops_there:
+            monkeypatch.setattr(bank_module, "_compiled_loops", lambda: None)
+        bank, report = stepped(layers, updates, theta=0.2)
+        found.append(([dense(bank.factors(layer)) for layer in range(6)], report.ranks))
+    assert seen == [True] * 4
+    assert found[0][1] == found[1][1]
+    for X, Y in zip(found[0][0], found[1][0], strict=True):
+        assert float((X - Y).norm()) < 8 * EPS * float(X.norm())
+
+
+def test_one_version_is_compiled_and_kept_whatever_a_step_is_given(generator: torch.Generator) -> None:
+    """Another one would be another ten seconds: whole numbers for thresholds and rates, ΔS or none, storage in 16 bits."""
+    layers, updates = many(3, 2.0, 0.01, generator)
+    for dtype in (torch.float32, torch.bfloat16):
+        for limits in ({"tau": 0}, {"theta": 0}, {"tau": 0.5, "min_rank": np.int64(2)}, {"theta": 0.5, "max_rank": [3] * 12}):
+            for plain in (False, True):
+                bank = LayerBank.of([tuple(X.to(dtype) for X in of) for of in layers], capacity=3)  # type: ignore[misc]
+                dK, dL, dS = ([X.to(dtype) for X in of] for of in zip(*updates, strict=True))
+                bank.update_(dK, dL, None if plain else dS, learning_rate=1, **limits)
+    if loops.numba.config.DISABLE_JIT:
+        pytest.skip("nothing is compiled with NUMBA_DISABLE_JIT")
+    assert len(loops._spectra.signatures) == 1
+    assert loops._spectra.stats.cache_path
+
+
+def test_without_numba_calls_do_it(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, updates = many(4, 2.0, 0.05, generator)
+    expected, _ = stepped(layers, updates, tau=0.0, max_rank=4)
+    monkeypatch.setitem(sys.modules, "geolora_ref.fast.loops", None)
+    bank_module._compiled_loops.cache_clear()
+    try:
+        assert bank_module._compiled_loops() is None
+        bank, report = stepped(layers, updates, tau=0.0, max_rank=4)
+    finally:
+        bank_module._compiled_loops.cache_clear()
+    assert np.isfinite(report.singular_values).all()
+    for layer in range(len(layers)):
+        assert float((dense(bank.factors(layer)) - dense(expected.factors(layer))).norm()) < 8 * EPS
+
+
+def test_they_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that nothing can be written in; numba says it with an error when the function is defined."""
+    honest = loops.numba.njit
+
+    def njit(**options: Any) -> Any:
+        if options.pop("cache", False):
+            raise RuntimeError("cannot cache function: no locator available")
+        return honest(**options)
+
+    monkeypatch.setattr(loops.numba, "njit", njit)
+    twice = loops._kept(lambda x: 2.0 * x)
+    assert twice(3.0) == 6.0
+    assert importlib.import_module("geolora_ref.fast.loops") is loops
