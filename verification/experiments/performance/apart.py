@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from geolora_ref.fast import keep_freed_memory
+from geolora_ref.fast import LayerBank, keep_freed_memory
 from verification.experiments.performance.methods import METHODS, Training
 from verification.experiments.performance.networks import CASES, VARIANTS
 from verification.experiments.performance.timing import interleaved, peak_above
@@ -63,11 +63,14 @@ def _made(method: str, case: str) -> Training:
 
 
 def own_peak(method: str, case: str, threads: int) -> int:
-    """:func:`peak_memory`, measured in this process."""
-    import peft  # noqa: F401  (what the libraries themselves need is not counted)
+    """:func:`peak_memory`, measured in this process; what libraries take themselves is not counted."""
+    import peft  # noqa: F401
     import transformers  # noqa: F401
 
     torch.set_num_threads(threads)
+    factor = torch.eye(4)
+    tiny = LayerBank.of([(factor, factor, factor)], capacity=4)
+    tiny.update_([0.0 * factor], [0.0 * factor], tau=0.0)  # numba, if it is there, and what it compiles
 
     def two_steps() -> None:
         training = _made(method, case)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -91,6 +93,7 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "peft": peft.__version__,
         "transformers": transformers.__version__,
+        "numba": version("numba") if find_spec("numba") else None,
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 

@@ -31,7 +31,8 @@ def machine(found: Mapping[str, Any]) -> str:
     """Processor, threads, throughput, versions and date in one line."""
     about = found["environment"]
     speed = f"{about['threads']} threads, {about['gemm_gflops']:.0f} GFLOP/s in a large float32 GEMM"
-    versions = f"torch {about['torch']}, peft {about['peft']}, transformers {about['transformers']}"
+    names = ("torch", "peft", "transformers", "numba")
+    versions = ", ".join(f"{name} {about[name]}" for name in names if about.get(name))
     quick = " A quick run: few rounds, small sizes." if found["quick"] else ""
     return f"{about['processor']}, {speed}; {versions}; {about['measured']}.{quick}"
 
