@@ -198,7 +198,7 @@ def test_no_size_is_special(factor: float) -> None:
         drawn.S, drawn.delta_S = factor * drawn.S, factor * drawn.delta_S
         drawn.Gamma[:, :, 4:] *= np.float32(factor)
         drawn.Gamma[:, :, :, 4:] *= np.float32(factor)
-        small, limits = drawn.small(1.0, shared=False, plain=False), Limits(0.0, None, 1, drawn.ranks)
+        small, limits = drawn.small(1.0, shared=False, plain=False), Limits(0.3, None, 1, drawn.ranks + 1)
         found, products = drawn.by_loops(limits, 1.0, shared=False, plain=False), drawn.products(limits, small)
         assert found is not None
         cores = found, leading_core(small, drawn.ranks, products)
@@ -283,6 +283,7 @@ def test_eigenvalues_that_are_not_found_are_not_used() -> None:
     M[0, 1, 1] = np.nan
     with np.errstate(all="ignore"):
         assert not loops._eigenpairs(M)[2]
+        assert not loops._eigenpairs(np.diag([1.0, -1.0])[:, :, None].copy())[2]  # 1/0 is no exception, and √−1 none either
 
 
 @pytest.mark.parametrize(("condition", "b"), CASES)
