@@ -689,11 +689,12 @@ def _coordinates(found: Sequence[_Found], inverse: Array) -> Tensor:
 
 @cache
 def _compiled_loops() -> ModuleType | None:
-    """``loops.py``, if numba is there for this Python and this NumPy."""
+    """``loops.py``, if numba is there for this Python and this NumPy; what else may be wrong with it is raised."""
     try:
-        return import_module("geolora_ref.fast.loops")
+        import_module("numba")
     except ImportError:
         return None
+    return import_module("geolora_ref.fast.loops")
 
 
 def _corners(layers: Sequence[int], width: int, X: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ __all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "defects", "leading_core",
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
 LEAST_WIDTH = 16
-"""Below it all eigenvalues take less time than these calls; not less than ``loops.py``."""
+"""Below it all eigenvalues take less time than these calls, though not less than ``loops.py``."""
 MOST_PRODUCTS = 7
 LARGEST = 0.5
 """Of a and b."""

@@ -36,7 +36,7 @@ MOST_WIDTH = 16
 MOST_OFF = 0.75
 """Of the norm of what is off the diagonal of S_new, as a share of the least on it."""
 MOST_SWEEPS = 15
-"""Of Jacobi's method, which wants 2 to 8 of them."""
+"""Of Jacobi's method, which wants 3 to 8 of them."""
 EPS_32, EPS = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 
 

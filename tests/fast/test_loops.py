@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import geolora_ref.fast.bank as bank_module
-from geolora_ref.algorithm import RankRule
 from geolora_ref.fast import LayerBank
 from geolora_ref.fast.core import Limits, Small, small_of
 from geolora_ref.fast.leading import LeadingCore, Smallness, defects, leading_core, smallness
@@ -28,12 +27,12 @@ from tests.fast.small_steps import (
     many,
     padded,
     stepped,
-    untruncated,
     update_of,
     wrong,
 )
 
-loops = pytest.importorskip("geolora_ref.fast.loops", reason="numba is not installed")
+pytest.importorskip("numba")
+loops = importlib.import_module("geolora_ref.fast.loops")
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 FLOAT64 = float(np.finfo(np.float64).eps)
 ROOTS = max(M, N) ** 0.5
@@ -90,11 +89,15 @@ class Drawn:
 
 
 def agree(one: LeadingCore, other: LeadingCore, condition: float) -> None:
-    """The spectra to rounding, and P_K = X_K X_Kᵀ and P_L = TQ Σ⁻² TQᵀ, which do not depend on signs and order."""
-    allowed = 1e3 * FLOAT64 * condition**2
+    """The spectra to rounding, and P_K = X_K X_Kᵀ and P_L = TQ Σ⁻² TQᵀ, which do not depend on signs and order.
+
+    Some twenty statements, each a sum of up to 2w products; what is divided by σ_r² has the factor (σ₁/σ_r)².
+    """
+    rounding = 20 * one.X_K.shape[1] * FLOAT64
+    allowed = rounding * condition**2
     np.testing.assert_allclose(one.squares, other.squares, rtol=allowed, atol=allowed)
-    np.testing.assert_allclose(one.scale, other.scale, rtol=1e-13)
-    np.testing.assert_allclose(one.rest, other.rest, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(one.scale, other.scale, rtol=rounding)
+    np.testing.assert_allclose(one.rest, other.rest, rtol=rounding)
     for X, Y in ((one.X_K, other.X_K), (one.TQ, other.TQ)):
         np.testing.assert_allclose(X @ X.mT, Y @ Y.mT, rtol=allowed, atol=allowed)
     assert not one.info.any()
@@ -155,8 +158,11 @@ def test_cores_that_are_far_from_diagonal_are_not_theirs(off: float, theirs: boo
     drawn.S[1] = [[1.0, off * 0.8], [off * 0.6, 1.0]]
     limits = Limits(0.0, None, 1, drawn.ranks)
     found = drawn.by_loops(limits, 1.0, shared=False, plain=True)
-    assert drawn.products(limits, drawn.small(1.0, shared=False, plain=True)) == int(theirs)
+    small = drawn.small(1.0, shared=False, plain=True)
+    assert drawn.products(limits, small) == int(theirs)
     assert (found is not None) == theirs
+    if found is not None:  # of σ₁/σ_r ≤ (1 + ¾)/(1 − ¾)
+        agree(found, leading_core(small, drawn.ranks, 1), 7.0)
 
 
 @pytest.mark.parametrize("where", [(0, 0), (2, 2), (2, 0), (1, 2)])
@@ -241,6 +247,7 @@ def test_a_rotation_makes_the_entry_zero(generator: torch.Generator) -> None:
     assert (c[1], s[1]) == (1.0, 0.0)
     assert np.allclose(c**2 + s**2, 1.0, rtol=4.0 * FLOAT64)
     assert np.all(np.abs(s) <= c * (1.0 + FLOAT64))
+    # c and s are right to 4 eps each: two divisions, two roots, and what they are made of
     turned = c * s * (M[0, 0] - M[1, 1]) + (c**2 - s**2) * M[0, 1]
     assert np.all(np.abs(turned) <= 8.0 * FLOAT64 * (M[0, 0] + M[1, 1]))
     assert not loops._rotation(M[:, :, 1:2].copy(), 0, 1, c[:1], s[:1])
@@ -263,7 +270,10 @@ def test_what_is_not_finite_is_not_theirs(where: str, value: float) -> None:
 
 
 def test_eigenpairs_of_full_matrices(generator: torch.Generator) -> None:
-    """Far from diagonal, of several layers at once, with values that are equal and far apart."""
+    """Far from diagonal, of several layers at once, with values that are equal and far apart.
+
+    A rotation rounds by √2·eps; up to seven sweeps turn each entry 2n times: 20·n·eps.
+    """
     for n in (1, 2, 5, 16):
         A = torch.randn(4, n, n, generator=generator, dtype=torch.float64)
         spread = torch.diag(10.0 ** -torch.linspace(0.0, 3.0, n, dtype=torch.float64))
@@ -284,20 +294,6 @@ def test_eigenvalues_that_are_not_found_are_not_used() -> None:
     with np.errstate(all="ignore"):
         assert not loops._eigenpairs(M)[2]
         assert not loops._eigenpairs(np.diag([1.0, -1.0])[:, :, None].copy())[2]  # 1/0 is no exception, and √−1 none either
-
-
-@pytest.mark.parametrize(("condition", "b"), CASES)
-def test_narrow_layers_are_right(condition: float, b: float, generator: torch.Generator) -> None:
-    """A whole step: to the rounding of the storage and of the sums, with the norm that is cut off."""
-    for r in (1, 4, 9, 16):
-        layers, updates = many(r, condition, b / r**0.25, generator)
-        bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
-        assert max(wrong(bank, layers, updates)) < ALLOWED
-        assert set(report.rank_rules) == {RankRule.MAX_RANK}
-        for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
-            sigma = torch.linalg.svdvals(untruncated(before, update)).numpy()
-            np.testing.assert_allclose(report.singular_values[layer, :r], sigma[:r], rtol=0.0, atol=ALLOWED * EPS * sigma[0])
-            assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[r:]), abs=ALLOWED * EPS * sigma[0])
 
 
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -369,7 +365,7 @@ def test_one_version_is_compiled_and_kept_whatever_a_step_is_given(generator: to
 def test_without_numba_calls_do_it(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     layers, updates = many(4, 2.0, 0.05, generator)
     expected, _ = stepped(layers, updates, tau=0.0, max_rank=4)
-    monkeypatch.setitem(sys.modules, "geolora_ref.fast.loops", None)
+    monkeypatch.setitem(sys.modules, "numba", None)
     bank_module._compiled_loops.cache_clear()
     try:
         assert bank_module._compiled_loops() is None
@@ -393,4 +389,3 @@ def test_they_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loops.numba, "njit", njit)
     twice = loops._kept(lambda x: 2.0 * x)
     assert twice(3.0) == 6.0
-    assert importlib.import_module("geolora_ref.fast.loops") is loops
