@@ -92,9 +92,13 @@ def lower_inverse(factor: Array) -> Array:
     return found.numpy() if isinstance(factor, np.ndarray) else found
 
 
-def joined(A: Array, B: Array) -> Tensor:
-    """A and B, one behind the other, as a tensor."""
-    return torch.from_numpy(np.concatenate([A, B])) if isinstance(A, np.ndarray) else torch.cat([A, B])
+def joined(A: Array, B: Array, dtype: torch.dtype) -> Tensor:
+    """A and B, one behind the other, as a tensor of this dtype, which may be a narrower one."""
+    if not isinstance(A, np.ndarray):
+        return torch.cat([A, B]).to(dtype)
+    found = torch.empty(len(A) + len(B), *A.shape[1:], dtype=dtype)
+    np.concatenate([A, B], out=found.numpy())
+    return found
 
 
 def on_host(given: Sequence[Array]) -> list[NDArray[np.float64]]:

@@ -31,7 +31,7 @@ from torch import Tensor
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import Array
-from geolora_ref.fast.arrays import as_array, as_kind_of, joined, on_host
+from geolora_ref.fast.arrays import as_array, as_kind_of, on_host
 from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ranks, small_of
 from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
@@ -166,6 +166,10 @@ class LayerBank:
         vars(self).update(state, _scratch=Scratch(state["device"]))
         self._nothing = self._planned((0,) * len(ranks))
         self._plan = self._planned(ranks)
+
+    def __repr__(self) -> str:
+        ranks = " to ".join(map(str, sorted({min(self.ranks), max(self.ranks)})))
+        return f"LayerBank(layers: {len(self.shapes)}, ranks: {ranks}, capacity: {self.capacity}, {self.dtype}, {self.device})"
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -316,12 +320,11 @@ class LayerBank:
             squares, scale, info = self._host(found)
             self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.fmax(squares, 0.0))  # NaN, which some solvers find for zeros, is 0 here, and not trusted
-        before, leading = self._plan, self._rest(found, sigma)
-        places = np.arange(sigma.shape[1])
-        own = places < columns[:, None]  # behind it there is nothing but rounding
+        before, unknown = self._plan, self._rest(found, sigma)
+        own = np.arange(sigma.shape[1]) < columns[:, None]  # behind it there is nothing but rounding
         while True:
             sigma = np.where(own, sigma, 0.0)
-            chosen = self._choose(sigma, columns, limits, budget)
+            chosen = self._choose(sigma, columns, limits, budget, self._loops(max(self.ranks)) if found else None)
             if not found:
                 break
             good = (info == 0.0) & trusted(squares, scale, chosen.rank, self._roots, torch.finfo(self.dtype).eps)
@@ -337,9 +340,9 @@ class LayerBank:
             if self._plan is before:
                 self._undo()
             raise
-        leading[list(exact)] = False
-        if leading.any():
-            sigma[leading[:, None] & own & (places >= np.asarray(before.ranks)[:, None])] = np.nan
+        if exact:
+            unknown[list(exact)] = False
+        np.copyto(sigma, np.nan, where=unknown & own)
         rules = tuple(RULES[code] for code in chosen.rule.tolist())
         return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
 
@@ -367,12 +370,12 @@ class LayerBank:
                 f"min_rank, max_rank: expected at most the capacity {self.capacity}, "
                 f"found min_rank={min_rank}, max_rank={max_rank}"
             )
-        return Limits(tau, theta, min_rank, np.asarray(most))
+        return Limits(tau, theta, min_rank, np.asarray(most, dtype=np.int64))
 
-    def _choose(self, sigma: Values, columns: Integers, limits: Limits, budget: Budget | None) -> Ranks:
+    def _choose(self, sigma: Values, columns: Integers, limits: Limits, budget: Budget | None, loops: ModuleType | None) -> Ranks:
         """The new ranks by the threshold, or by the budget."""
         if budget is None:
-            return decide_ranks(sigma, columns, limits)
+            return (decide_ranks if loops is None else loops.decide_ranks_by_loops)(sigma, columns, limits)
         found = budget([values[:k].copy() for values, k in zip(sigma, columns, strict=True)])  # which may work in place
         wanted: list[Any] = []
         with suppress(TypeError):  # of what cannot be iterated over, a number or an array of one
@@ -387,7 +390,7 @@ class LayerBank:
         if len(given) != len(expected):
             raise ValueError(f"{name}: expected one tensor for each of {len(expected)} layers, found {len(given)}")
         widened = name.startswith("delta") and self.dtype in (torch.bfloat16, torch.float16)
-        dtypes = (self.dtype, torch.float32) if widened else (self.dtype,)
+        device, dtypes = self.device, (self.dtype, torch.float32) if widened else (self.dtype,)
         for layer, (X, shape) in enumerate(zip(given, expected, strict=True), start=first):
             if not isinstance(X, Tensor):
                 raise ValueError(f"{name}[{layer}]: expected a tensor, found {X!r}")
@@ -395,8 +398,8 @@ class LayerBank:
                 raise ValueError(f"{name}[{layer}]: expected shape {tuple(shape)}, found {tuple(X.shape)}")
             if X.dtype not in dtypes:
                 raise ValueError(f"{name}[{layer}]: expected dtype {' or '.join(map(str, dtypes))}, found {X.dtype}")
-            if X.device != self.device:
-                raise ValueError(f"{name}[{layer}]: expected device {self.device}, found {X.device}")
+            if X.device != device:
+                raise ValueError(f"{name}[{layer}]: expected device {device}, found {X.device}")
 
     def _check_bases(self, factors: Sequence[Factors]) -> None:
         """The rule of :class:`LowRank` for all bases by one question to the device; ``ValueError`` that names the first.
@@ -506,10 +509,15 @@ class LayerBank:
         core = leading_core(small, of.ranks, products) if wide else gram_core(small, as_kind_of(small.scale, roots), EPS_32)
         return _Found(of, np.arange(len(enough)), stacks, core)
 
+    def _loops(self, width: int) -> ModuleType | None:
+        """Compiled loops, if there are such and they take less time at this width."""
+        loops = _compiled_loops() if self.device.type == "cpu" else None
+        return loops if loops is not None and width <= loops.MOST_WIDTH else None
+
     def _by_loops(self, of: WidthClass, Gamma: Tensor, rate: float, shared: bool, limits: Limits) -> LeadingCore | None:
         """The leading half of the spectra of a narrow class in compiled loops, if there are such and it is enough for all."""
-        loops = _compiled_loops()
-        if loops is None or of.width > loops.MOST_WIDTH:
+        loops = self._loops(of.width)
+        if loops is None:
             return None
         p = 2 * of.width
         S, dS = self._of_class(of)
@@ -582,14 +590,14 @@ class LayerBank:
         return enough, int(products[enough].max(initial=0.0))
 
     def _rest(self, found: Sequence[_Found], sigma: Values) -> NDArray[np.bool_]:
-        """Of which layers the leading spectrum was found (L,); the norm of the rest, as one value, goes behind it."""
-        leading = np.zeros(len(self.shapes), dtype=np.bool_)
+        """Which singular values are not known (L, 2w), behind leading ones; the norm of the rest, as one value, goes there."""
+        unknown = np.zeros(sigma.shape, dtype=np.bool_)
         for one in found:
             if isinstance(one.core, LeadingCore):
-                ranks = np.asarray(self.ranks)[one.layers]
-                sigma[one.layers, ranks] = np.sqrt(np.maximum(np.asarray(one.core.rest), 0.0))
-                leading[one.layers] = True
-        return leading
+                layers, ranks = one.layers, one.of.ranks[one.rows]
+                sigma[layers, ranks] = np.sqrt(np.maximum(np.asarray(one.core.rest), 0.0))
+                unknown[layers] = np.arange(sigma.shape[1]) >= ranks[:, None]
+        return unknown
 
     def _host(self, found: Sequence[_Found]) -> tuple[Values, Values, Values]:
         """Σ² (L, 2w) descending, s² (L,) and the error code (L,) of every layer on the host: one transfer."""
@@ -644,9 +652,9 @@ class LayerBank:
             most = min(width, 2 * of.width)  # no rank of this class is above it
             its = [one for one in found if one.of is of]
             its_inverse = values[1][of.layers] if elsewhere else as_kind_of(its[0].core.scale, inverse[of.members])
-            X = _coordinates(its, its_inverse[:, None, :most])
+            X = _coordinates(its, its_inverse[:, None, :most], its[0].stacks[0].dtype)
             for part, stack in zip(of.parts, its[0].stacks, strict=True):
-                self._put(part, (X if len(of.parts) == 1 else X[part.places]).to(stack.dtype).mT, stack)
+                self._put(part, (X if len(of.parts) == 1 else X[part.places]).mT, stack)
         for layer, basis in exact.items():
             for side, rows in ((layer, basis.Ut), (len(ranks) + layer, basis.Vt)):
                 group, i = self._place[side]
@@ -677,13 +685,13 @@ class LayerBank:
         self._S[:, :w, :w] = self._plan.S
 
 
-def _coordinates(found: Sequence[_Found], inverse: Array) -> Tensor:
+def _coordinates(found: Sequence[_Found], inverse: Array, dtype: torch.dtype) -> Tensor:
     """X_K and X_L (2L, 2w, k) of all layers of a class, from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k)."""
     if len(found) == 1:
-        return joined(*found[0].core.coordinates(inverse))
-    X = torch.zeros(2, len(inverse), 2 * found[0].of.width, inverse.shape[2], dtype=torch.float64)  # on the host
+        return found[0].core.coordinates(inverse, dtype)
+    X = torch.zeros(2, len(inverse), 2 * found[0].of.width, inverse.shape[2], dtype=dtype)  # on the host
     for one in found:
-        X[:, one.rows] = joined(*one.core.coordinates(inverse[one.rows])).unflatten(0, (2, -1))
+        X[:, one.rows] = one.core.coordinates(inverse[one.rows], dtype).unflatten(0, (2, -1))
     return X.flatten(0, 1)
 
 

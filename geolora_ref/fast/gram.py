@@ -40,9 +40,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geolora_ref.arrays import Array
-from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs
+from geolora_ref.fast.arrays import cholesky, descending, diagonals, eigenpairs, joined
 from geolora_ref.fast.core import Small, core
 
 __all__ = ["GramCore", "gram_core", "trusted"]
@@ -73,10 +74,12 @@ class GramCore(NamedTuple):
     info: Array
 
     @np.errstate(over="ignore", invalid="ignore")  # of layers that go through householder.py
-    def coordinates(self, inverse: Array) -> tuple[Array, Array]:
-        """X_K, X_L (L, 2w, k) with U₁ = B_K X_K, V₁ = B_L X_L, from 1/σ of what is kept and 0 behind, ``inverse`` (L, 1, k)."""
+    def coordinates(self, inverse: Array, dtype: torch.dtype) -> Tensor:
+        """X_K, then X_L of all layers, (2L, 2w, k), with U₁ = B_K X_K and V₁ = B_L X_L, from ``inverse`` (L, 1, k): 1/σ of what
+        is kept and 0 behind it.
+        """
         X_L = self.At @ descending(self.P, inverse.shape[2]) * inverse
-        return self.S0_Gamma_L @ X_L * inverse, X_L
+        return joined(self.S0_Gamma_L @ X_L * inverse, X_L, dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is seen in its scale
@@ -97,6 +100,6 @@ def gram_core(small: Small, roots: Array, eps: float) -> GramCore:
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:
     """Whether η·s² ≤ eps·σ²_{r₁}, eps of the storage: the bases of the layer are orthonormal to rounding (L,)."""
     smallest = squares[np.arange(len(rank)), rank - 1]
-    eta = 2.0 * _added(squares.shape[1] // 2, roots) + (16.0 + roots) * EPS
+    eta = (squares.shape[1] + 32.0 + 3.0 * roots) * EPS
     good: NDArray[np.bool_] = (scale > 0.0) & (scale * eta <= smallest * eps)
     return good

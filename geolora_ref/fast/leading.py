@@ -53,10 +53,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geolora_ref.arrays import Array, namespace
-from geolora_ref.fast.arrays import as_kind_of, cholesky, descending, diagonals, eigenpairs, inverse, lower_inverse, zeros
+from geolora_ref.fast.arrays import as_kind_of, cholesky, descending, diagonals, eigenpairs, inverse, joined, lower_inverse
 from geolora_ref.fast.core import Small
 
 __all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "defects", "leading_core", "smallness"]
@@ -119,16 +121,12 @@ class LeadingCore(NamedTuple):
     scale: Array
     info: Array
 
-    def coordinates(self, inverse: Array) -> tuple[Array, Array]:
-        """X_K, X_L (L, 2w, k) from 1/σ of what is kept and 0 behind it, ``inverse`` (L, 1, k): zeros behind w."""
+    def coordinates(self, inverse: Array, dtype: torch.dtype) -> Tensor:
+        """As those of :class:`GramCore`; zeros behind w."""
         w, k = self.squares.shape[1], inverse.shape[2]
         kept = inverse[:, :, :w]
-        found = self.X_K[:, :, :k] * (kept > 0.0), self.TQ[:, :, :k] * kept
-        if k <= w:
-            return found
-        X_K, X_L = (zeros(X, *X.shape[:2], k) for X in found)
-        X_K[:, :, :w], X_L[:, :, :w] = found
-        return X_K, X_L
+        found = joined(self.X_K[:, :, :k] * (kept > 0.0), self.TQ[:, :, :k] * kept, dtype)
+        return found if k <= w else torch.nn.functional.pad(found, (0, k - w))
 
 
 @np.errstate(all="ignore")  # what is not a number is not small

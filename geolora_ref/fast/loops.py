@@ -21,12 +21,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from geolora_ref.fast.core import Limits
+from geolora_ref.fast.core import BASIS, MAX_RANK, MIN_RANK, THRESHOLD, Limits, Ranks
 from geolora_ref.fast.leading import LARGEST, MOST_PRODUCTS, UNDERFLOW, LeadingCore
 
-__all__ = ["MOST_WIDTH", "spectra_by_loops"]
+__all__ = ["MOST_WIDTH", "decide_ranks_by_loops", "spectra_by_loops"]
 
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
@@ -51,17 +53,20 @@ def _kept(function: Function) -> Function:
     Kept as long as this file is what it was: what other modules define has to be an argument, since numba takes it for constant.
     """
     try:
-        return cast(Function, numba.njit(error_model="numpy", cache=True)(function))
+        kept = cast(Function, numba.njit(error_model="numpy", cache=True)(function))
     except RuntimeError:
-        return _compiled(function)
+        kept = _compiled(function)
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return np.errstate(all="ignore")(kept)  # compiled code says nothing of what is not finite either
+    return kept
 
 
 class _Limits(NamedTuple):
     """What says whether the leading half is enough: ``theta`` is NaN where the threshold is ``tau``; the others as elsewhere."""
 
-    min_rank: int
     tau: float
     theta: float
+    min_rank: int
     eps: float
     LARGEST: float
     MOST_PRODUCTS: int
@@ -303,11 +308,11 @@ def _products_of_layer(a: float, b: float, smallest: float, allowed: float, most
 
 @_compiled
 def _products(
-    K: _Gram, L: _Gram, S_new: Values, ranks: Integers, most: Integers, defects: Values, rate: float, limits: _Limits
+    K: _Gram, L: _Gram, S_new: Values, ranks: Integers, most: Integers, roots: Values, rate: float, limits: _Limits
 ) -> int:
     """How many products give the leading half of the spectrum of all layers, 0 where that is not enough for one of them.
 
-    ``most`` (L,) the largest ranks, ``defects`` (L,) what bases may have.
+    ``most`` (L,) the largest ranks, ``roots`` (L,) √max(m, n).
     """
     of_K, of_L, of_core = _inner(K.D, K.D), _inner(L.D, L.D), _inner(S_new, S_new)
     of_U, of_V = _defects(K.Gamma, ranks), _defects(L.Gamma, ranks)
@@ -321,7 +326,8 @@ def _products(
         if not of_core[layer] < np.inf or not smallest > 0.0 or not off <= MOST_OFF * smallest or r < limits.min_rank:
             return 0
         smallest -= off
-        if not of_U[layer] <= defects[layer] ** 2 or not of_V[layer] <= defects[layer] ** 2:
+        allowed = r * (limits.eps + EPS_32 * roots[layer]) ** 2
+        if not of_U[layer] <= allowed or not of_V[layer] <= allowed:
             return 0
         a = rate * math.sqrt(math.sqrt(of_K[layer]) + limits.UNDERFLOW) / smallest
         b = rate * math.sqrt(math.sqrt(of_L[layer]) + limits.UNDERFLOW) / smallest
@@ -356,7 +362,9 @@ def _leading(
     F = _plus(_transposed(S_new), rate, _plus(L.C, -1.0, G_X))
     T = _product(_stacked(F, _scalar(-rate, F)), Lt_inverse)
     squares, Q, good = _eigenpairs(_product(_transposed(T), _product(L.Gamma, T)))
-    behind = _plus(_product(X, G_L), 1.0, _product(_product(X, G_Y), _transposed(G_Y)))
+    behind = _product(X, G_L)
+    if products > 1:  # or Y is 0
+        behind = _plus(behind, 1.0, _product(_product(X, G_Y), _transposed(G_Y)))
     rest = rate * rate * _inner(_product(_product(G_X, Lt_inverse), L_inverse), behind)
     return good, squares, _product(Z, _product(Lt_inverse, Q)), _product(T, Q), rest
 
@@ -380,6 +388,29 @@ def _sorted(found: Values, left: Values, right: Values) -> tuple[Values, Values,
 
 
 @_kept
+def _scaled(X_K: Values, TQ: Values, inverse: Values) -> NDArray[np.float32]:
+    """X_K, then X_L of all layers, (2L, 2w, k); see :class:`LeadingCore`."""
+    count, p, w = X_K.shape
+    found = np.zeros((2 * count, p, inverse.shape[2]), dtype=np.float32)
+    for layer in range(count):
+        for i in range(p):
+            for j in range(min(w, inverse.shape[2])):
+                if inverse[layer, 0, j] > 0.0:
+                    found[layer, i, j] = X_K[layer, i, j]
+                    found[count + layer, i, j] = TQ[layer, i, j] * inverse[layer, 0, j]
+    return found
+
+
+class NarrowCore(LeadingCore):
+    """A :class:`LeadingCore` whose coordinates are found in loops, in float32 as the stacks are that it is for."""
+
+    def coordinates(self, inverse: Values, dtype: torch.dtype) -> Tensor:
+        """As those of :class:`LeadingCore`."""
+        contiguous = np.ascontiguousarray(inverse)  # for any other layout it would be compiled once more
+        return torch.from_numpy(_scaled(self.X_K, self.TQ, contiguous)).to(dtype)
+
+
+@_kept
 def _spectra(
     Gamma: NDArray[np.float32],
     S: Values,
@@ -387,7 +418,7 @@ def _spectra(
     plain: bool,
     ranks: Integers,
     most: Integers,
-    defects: Values,
+    roots: Values,
     rate: float,
     shared: bool,
     limits: _Limits,
@@ -395,7 +426,7 @@ def _spectra(
     """Whether it is enough for all layers, and the arrays of a :class:`LeadingCore` up to ``scale``."""
     K, L = _gram(Gamma[0]), _gram(Gamma[1])
     S_new, scale = _core(K, L, S, delta_S, plain, rate, shared)
-    products = _products(K, L, S_new, ranks, most, defects, rate, limits)
+    products = _products(K, L, S_new, ranks, most, roots, rate, limits)
     if products == 0:
         return False, scale.reshape(-1, 1), S_new, S_new, scale, scale
     good, found, left, right, rest = _leading(K, L, S_new, ranks, rate, products)
@@ -425,11 +456,48 @@ def spectra_by_loops(
     limits : their truncation.
     eps : of the storage.
     """
-    tau, theta, min_rank, most = limits
-    thresholds = math.nan if tau is None else float(tau), math.nan if theta is None else float(theta)
-    plain, defects = delta_S is None, np.sqrt(ranks) * (eps + EPS_32 * roots)
-    given = (Gamma, S, S if delta_S is None else delta_S, plain, ranks, most, defects, rate, shared)
+    tau, theta = _thresholds(limits)
+    given = Gamma, S, S if delta_S is None else delta_S, delta_S is None, ranks, limits.max_rank, roots, rate, shared
     enough, squares, X_K, TQ, rest, scale = _spectra(
-        *given, _Limits(min_rank, *thresholds, eps, LARGEST, MOST_PRODUCTS, UNDERFLOW)
+        *given, _Limits(tau, theta, limits.min_rank, eps, LARGEST, MOST_PRODUCTS, UNDERFLOW)
     )
-    return LeadingCore(squares, X_K, TQ, rest, scale, np.zeros(len(scale))) if enough else None
+    return NarrowCore(squares, X_K, TQ, rest, scale, np.zeros(len(scale))) if enough else None
+
+
+@_kept
+def _decided(
+    sigma: Values, columns: Integers, most: Integers, tau: float, theta: float, min_rank: int, codes: tuple[int, int, int, int]
+) -> tuple[Integers, Integers, Values, Values, Values]:
+    """The arrays of :class:`Ranks`; ``codes`` : of what fixes a rank: the threshold, min_rank, the largest one, the basis."""
+    count, p = sigma.shape
+    rank, rule = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    limit, discarded, norm, tail = np.empty(count), np.empty(count), np.empty(count), np.zeros(p + 1)
+    for layer in range(count):
+        largest = sigma[layer, 0] if sigma[layer, 0] > 0.0 else 1.0
+        squares = 0.0
+        for j in range(p - 1, -1, -1):
+            squares += (sigma[layer, j] / largest) ** 2
+            tail[j] = math.sqrt(squares) * largest
+        limit[layer] = tail[0] * tau if math.isnan(theta) else theta
+        wanted = 0
+        while wanted < columns[layer] and tail[wanted] > limit[layer]:
+            wanted += 1
+        rank[layer], rule[layer] = max(min(wanted, most[layer]), min(columns[layer], min_rank)), codes[0]
+        if wanted > most[layer]:
+            rule[layer] = codes[2]
+        elif wanted < min_rank:
+            rule[layer] = codes[3] if columns[layer] < min_rank else codes[1]
+        discarded[layer], norm[layer] = tail[rank[layer]], tail[0]
+    return rank, rule, limit, discarded, norm
+
+
+def decide_ranks_by_loops(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
+    """``decide_ranks`` of ``core.py``, to the last bit."""
+    tau, theta = _thresholds(limits)
+    codes = THRESHOLD, MIN_RANK, MAX_RANK, BASIS
+    return Ranks(*_decided(sigma, columns, limits.max_rank, tau, theta, limits.min_rank, codes))
+
+
+def _thresholds(limits: Limits) -> tuple[float, float]:
+    """tau and theta, NaN for the one that is not given."""
+    return math.nan if limits.tau is None else float(limits.tau), math.nan if limits.theta is None else float(limits.theta)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import geolora_ref.fast.bank as bank_module
 from geolora_ref.fast import LayerBank
-from geolora_ref.fast.core import Limits, Small, small_of
+from geolora_ref.fast.core import Limits, Small, decide_ranks, small_of
 from geolora_ref.fast.leading import LeadingCore, Smallness, defects, leading_core, smallness
 from tests.fast.small_steps import (
     ALLOWED,
@@ -149,6 +149,44 @@ def test_they_are_enough_where_calls_are(
     assert (found is not None) == (products > 0)
     if found is not None:
         agree(found, leading_core(small, drawn.ranks, products), condition)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    columns=st.lists(st.integers(1, 8), min_size=1, max_size=6),
+    size=st.integers(-300, 300),
+    threshold=st.sampled_from([{"tau": 0.0}, {"tau": 0.4}, {"tau": 1}, {"theta": 0.0}, {"theta": 0.5}, {"theta": 2}]),
+    min_rank=st.integers(1, 8),
+    room=st.integers(0, 4),
+)
+@example(seed=0, columns=[3, 8], size=0, threshold={"tau": 1}, min_rank=1, room=0)
+@example(seed=0, columns=[3, 8], size=0, threshold={"tau": 1}, min_rank=8, room=0)
+def test_ranks_are_those_of_calls_to_the_last_bit(
+    seed: int, columns: list[int], size: int, threshold: dict[str, float], min_rank: int, room: int
+) -> None:
+    """Of spectra with zeros behind what the bases have, and before it, and of all sizes."""
+    rng = np.random.default_rng(seed)
+    sigma = -np.sort(-rng.random((len(columns), 8)), axis=1) * 10.0**size
+    sigma[np.arange(8) >= np.asarray(columns)[:, None]] = 0.0
+    sigma[0, rng.integers(0, 9) :] = 0.0
+    limits = Limits(threshold.get("tau"), threshold.get("theta"), min_rank, min_rank + rng.integers(0, room + 1, len(columns)))
+    by_calls, by_loops = (decide(sigma, np.asarray(columns), limits) for decide in (decide_ranks, loops.decide_ranks_by_loops))
+    for one, other in zip(by_calls, by_loops, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_coordinates_are_those_of_calls_to_the_last_bit(k: int, dtype: torch.dtype) -> None:
+    """Of fewer and of more than w columns, as far as they are kept; in float32, which is what they are for."""
+    rng = np.random.default_rng(k)
+    arrays = rng.random((3, 4)), rng.random((3, 8, 4)), rng.random((3, 8, 4)), np.zeros(3), np.ones(3), np.zeros(3)
+    inverse = np.where(np.arange(k) < np.asarray([[1], [2], [4]]), 10.0 ** rng.integers(0, 5, (3, k)), 0.0)[:, None]
+    one, other = (core(*arrays).coordinates(inverse, torch.float32) for core in (LeadingCore, loops.NarrowCore))
+    assert one.shape == (6, 8, k)
+    assert torch.equal(one, other)
+    assert loops._scaled(*arrays[1:3], inverse).dtype == np.float32, "there is nothing left to cast"
+    assert loops.NarrowCore(*arrays).coordinates(inverse, dtype).dtype == dtype
 
 
 @pytest.mark.parametrize(("off", "theirs"), [(0.74, True), (0.76, False)])
@@ -327,6 +365,24 @@ def test_they_are_for_small_steps_of_narrow_layers(generator: torch.Generator, m
         assert max(wrong(bank, layers, updates)) < ALLOWED
 
 
+def test_ranks_of_narrow_layers_are_decided_in_loops(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that may have taken the loops, so that nobody imports numba for the decision alone."""
+    seen: list[int] = []
+
+    def looking(sigma: Any, *given: Any) -> Any:
+        seen.append(len(sigma))
+        return honest(sigma, *given)
+
+    honest = loops.decide_ranks_by_loops
+    monkeypatch.setattr(loops, "decide_ranks_by_loops", looking)
+    for r, dtype, expected in ((16, torch.float32, [12]), (17, torch.float32, []), (4, torch.float64, [])):
+        seen.clear()
+        layers, updates = many(r, 2.0, 0.05, generator)
+        bank = LayerBank.of([tuple(X.to(dtype) for X in of) for of in layers], capacity=r)  # type: ignore[misc]
+        bank.update_(*([X.to(dtype) for X in of] for of in zip(*updates, strict=True)), tau=0.0)
+        assert seen == expected
+
+
 def test_classes_of_several_widths_and_lengths(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself, some of them transposed, so that U and V share their lengths; the same as by calls."""
     seen = routes(monkeypatch)
@@ -351,15 +407,23 @@ def test_one_version_is_compiled_and_kept_whatever_a_step_is_given(generator: to
     """Another one would be another ten seconds: whole numbers for thresholds and rates, ΔS or none, storage in 16 bits."""
     layers, updates = many(3, 2.0, 0.01, generator)
     for dtype in (torch.float32, torch.bfloat16):
-        for limits in ({"tau": 0}, {"theta": 0}, {"tau": 0.5, "min_rank": np.int64(2)}, {"theta": 0.5, "max_rank": [3] * 12}):
+        for limits in (
+            {"tau": 0},
+            {"theta": 0},
+            {"tau": 0.5, "min_rank": np.int64(2)},
+            {"theta": 0.5, "max_rank": np.full(12, 3, np.int32)},
+        ):
             for plain in (False, True):
                 bank = LayerBank.of([tuple(X.to(dtype) for X in of) for of in layers], capacity=3)  # type: ignore[misc]
                 dK, dL, dS = ([X.to(dtype) for X in of] for of in zip(*updates, strict=True))
                 bank.update_(dK, dL, None if plain else dS, learning_rate=1, **limits)
+    layers = [layer_of(r, 2.0, generator) for r in (1, 4)]  # two classes, of which the first takes a part of 1/σ
+    stepped(layers, [update_of(layer, 0.01, generator) for layer in layers], tau=0.0)
     if loops.numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled with NUMBA_DISABLE_JIT")
-    assert len(loops._spectra.signatures) == 1
-    assert loops._spectra.stats.cache_path
+    for compiled in (loops._spectra, loops._decided, loops._scaled):
+        assert len(compiled.signatures) == 1, compiled
+        assert compiled.stats.cache_path
 
 
 def test_without_numba_calls_do_it(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

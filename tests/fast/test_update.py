@@ -503,7 +503,7 @@ def _in_units_of_the_guard(
     sigma = found.squares.flip(1).clamp(min=0.0).sqrt()
     true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS, False)
     wrong = ((sigma - true).abs().amax(1) / (eta * found.scale).sqrt()).max()
-    X_K, X_L = found.coordinates(1.0 / sigma[:, None, :r])
+    X_K, X_L = found.coordinates(1.0 / sigma[:, None, :r], torch.float64).chunk(2)
     defects = [torch.linalg.matrix_norm(B.mT @ B - torch.eye(r, dtype=B.dtype), 2) for B in (B_K @ X_K, B_L @ X_L)]
     unit = eta * found.scale / sigma[:, r - 1].square()
     resolved = unit < 1e-4
@@ -541,7 +541,7 @@ def test_the_guard_counts_the_worst_that_a_search_found() -> None:
     B_K, S = torch.cat([U, dK], dim=2), torch.full((1, 1, 1), 1.1526988744735718, dtype=torch.float64)
     found = _gram_core(B_K, torch.cat([V, dL], dim=2), S, 0.0 * S)
     sigma = float(found.squares[0, -1].sqrt())
-    U1 = B_K @ found.coordinates(torch.full((1, 1, 1), 1.0 / sigma, dtype=torch.float64))[0]
+    U1 = B_K @ found.coordinates(torch.full((1, 1, 1), 1.0 / sigma, dtype=torch.float64), torch.float64)[0]
     unit = (2 + 32 + 3 * 2**0.5) * 2.0**-52 * float(found.scale) / sigma**2
     assert 0.1 < abs(float(U1.mT @ U1) - 1.0) / unit < 1.0
 
@@ -707,6 +707,11 @@ def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator
 def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: torch.Generator) -> None:
     assert LayerBank.of(random_layers([1, 3, 2], generator)).capacity == 6
     assert LayerBank.of(random_layers([1, 3, 2], generator), capacity=4).capacity == 4
+
+
+def test_a_bank_says_what_is_in_it(generator: torch.Generator) -> None:
+    for ranks, said in (([3, 2, 5], "layers: 3, ranks: 2 to 5"), ([2], "layers: 1, ranks: 2")):
+        assert repr(LayerBank.of(random_layers(ranks, generator), 6)) == f"LayerBank({said}, capacity: 6, torch.float64, cpu)"
 
 
 def test_updates_of_storage_in_16_bits_may_have_32(generator: torch.Generator) -> None:
