@@ -93,6 +93,9 @@ def test_flops_and_bases_of_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     """One method four times, as far as flops go; alone in a process LoRA takes twice and fast three times as long as frozen."""
     methods = [Method(name, name, Product) for name in ("frozen", "lora", "lean", "fast")]
     monkeypatch.setattr(measure, "peak_memory", lambda method, case: 3 * 2**20)
+    monkeypatch.setattr(
+        measure, "rounds_in_turn", lambda names, case, rounds, kept: dict.fromkeys(names, ([1.0] * rounds, "a note"))
+    )
     rows = measure.training(CASES[0], measure.QUICK, lambda what, done, total: None, methods)["rows"]
     assert {(row["gflop"], row["peak_mib"], row["note"]) for row in rows.values()} == {(1e-9 * 2 * 8**3, 3.0, "a note")}
     seconds = dict(zip(measure.ALONE, (1.0, 2.0, 2.5, 3.0, 4.0), strict=True))
@@ -107,16 +110,41 @@ def test_flops_and_bases_of_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast_kept["ratio_to_floor"][1] == pytest.approx(3 / 4 / (1 / 2))
 
 
-def test_with_memory_kept_ratios_are_those_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times by their place in the list; nothing where a process cannot keep what it frees."""
-    seconds = {name: [1.0 + place] * 3 for place, name in enumerate(measure.KEPT)}
+def test_rounds_of_several_processes_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of them in each; the third process is a slow one: a ratio is one of times in the same round of the same process."""
+    methods = [Method(name, name, Product) for name in ("frozen", "lora", "lean", "fast")]
     asked: list[Any] = []
 
-    def rounds(*given: Any) -> dict[str, list[float]]:
-        asked.append(given)
-        return seconds
+    def rounds(names: list[str], case: str, count: int, *, kept: bool) -> dict[str, tuple[list[float], str]]:
+        asked.append((names, case, count, kept))
+        slow = 10.0 if len(asked) == 3 else 1.0
+        note = f"of process {len(asked)}"
+        return {name: ([slow * (1 + place + count * len(asked))] * count, note) for place, name in enumerate(names)}
 
-    monkeypatch.setattr(measure, "rounds_with_memory_kept", rounds)
+    monkeypatch.setattr(measure, "peak_memory", lambda method, case: 0)
+    monkeypatch.setattr(measure, "rounds_in_turn", rounds)
+    effort = replace(measure.QUICK, training=6, processes=3)
+    seen: list[tuple[int, int]] = []
+    found = measure.training(CASES[1], effort, lambda what, done, total: seen.append((done, total)), methods)
+    assert asked == [(["frozen", "lora", "lean", "fast"], CASES[1].id, 2, False)] * 3
+    assert seen[-3:] == [(0, 3), (1, 3), (2, 3)]
+    assert (found["rounds"], found["processes"]) == (6, 3)
+    assert "6 interleaved rounds in 3 processes" in next(iter(tables({"training": [found]})))
+    assert found["rows"]["fast"]["milliseconds"][1] == pytest.approx(8e3)
+    assert found["rows"]["fast"]["ratio"][1] == pytest.approx(8 / 6)
+    assert found["rows"]["fast"]["note"] == "of process 3"
+
+
+def test_with_memory_kept_ratios_are_those_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times by their place in the list; nothing where a process cannot keep what it frees."""
+    found_there = {name: ([1.0 + place] * 3, "") for place, name in enumerate(measure.KEPT)}
+    asked: list[Any] = []
+
+    def rounds(*given: Any, kept: bool) -> dict[str, tuple[list[float], str]]:
+        asked.append((*given, kept))
+        return found_there
+
+    monkeypatch.setattr(measure, "rounds_in_turn", rounds)
     for can in (True, False):
         monkeypatch.setattr(measure, "can_keep", lambda can=can: can)
         found = measure.with_memory_kept(CASES[0], measure.QUICK, lambda what, done, total: None)
@@ -128,10 +156,11 @@ def test_with_memory_kept_ratios_are_those_of_the_rounds(monkeypatch: pytest.Mon
             ratios = (fast["ratio"], fast["ratio_to_floor"], fast["over_lean"])
             others = (measure.KEPT.index(name) + 1.0 for name in ("lora", "frozen", "lean"))
             assert [ratio[1] for ratio in ratios] == pytest.approx([place / other for other in others])
-    assert asked == [(measure.KEPT, CASES[0].id, measure.QUICK.training)]
+    assert asked == [(measure.KEPT, CASES[0].id, measure.QUICK.training, True)]
 
 
-def test_a_process_that_keeps_what_is_freed_runs_all_methods_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_process_runs_all_methods_in_turn(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     class Noted(Product):
@@ -146,11 +175,13 @@ def test_a_process_that_keeps_what_is_freed_runs_all_methods_in_turn(monkeypatch
     monkeypatch.setattr(apart, "_made", made)
     monkeypatch.setattr(apart, "keep_freed_memory", lambda: order.append("kept"))
     monkeypatch.setattr(torch, "set_num_threads", lambda number: order.append(f"{number} threads"))
-    found = apart.own_rounds(["one", "other"], CASES[0].id, 2, 3)
-    assert {name: len(values) for name, values in found.items()} == {"one": 3, "other": 3}
-    assert order[:2] == ["kept", "2 threads"]
-    assert sorted(order[2:]) == ["one"] * 5 + ["other"] * 5
-    assert all({*pair} == {"one", "other"} for pair in zip(order[2::2], order[3::2], strict=True))
+    found = apart.own_rounds(["one", "other"], CASES[0].id, 2, 3, kept)
+    assert {name: (len(values), note) for name, (values, note) in found.items()} == dict.fromkeys(found, (3, "a note"))
+    assert set(found) == {"one", "other"}
+    first, steps = order[: 1 + kept], order[1 + kept :]
+    assert first == ["kept", "2 threads"][-len(first) :]
+    assert sorted(steps) == ["one"] * 5 + ["other"] * 5
+    assert all({*pair} == {"one", "other"} for pair in zip(steps[::2], steps[1::2], strict=True))
 
 
 SMALL = replace(

@@ -16,7 +16,7 @@ from verification.experiments.performance.methods import METHODS, Training
 from verification.experiments.performance.networks import CASES, VARIANTS
 from verification.experiments.performance.timing import interleaved, peak_above
 
-__all__ = ["ApartError", "alone", "can_keep", "own_peak", "own_rounds", "own_steps", "peak_memory", "rounds_with_memory_kept"]
+__all__ = ["ApartError", "alone", "can_keep", "own_peak", "own_rounds", "own_steps", "peak_memory", "rounds_in_turn"]
 
 
 class ApartError(RuntimeError):
@@ -34,10 +34,12 @@ def alone(method: str, case: str, steps: int, *, kept: bool) -> tuple[float, flo
     return seconds, faults
 
 
-def rounds_with_memory_kept(methods: Sequence[str], case: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds of training steps of these methods in turn, in one process of their own, which keeps what is freed."""
-    found: dict[str, list[float]] = _in_a_process(own_rounds, list(methods), case, torch.get_num_threads(), rounds)
-    return found
+def rounds_in_turn(methods: Sequence[str], case: str, rounds: int, *, kept: bool) -> dict[str, tuple[list[float], str]]:
+    """Seconds of training steps of these methods in turn, in one process of their own, which keeps what is freed or does not,
+    and what each method remarks.
+    """
+    found: dict[str, Any] = _in_a_process(own_rounds, list(methods), case, torch.get_num_threads(), rounds, kept)
+    return {method: (seconds, note) for method, (seconds, note) in found.items()}
 
 
 def can_keep() -> bool:
@@ -80,13 +82,14 @@ def own_peak(method: str, case: str, threads: int) -> int:
     return peak_above(two_steps)
 
 
-def own_rounds(methods: Sequence[str], case: str, threads: int, rounds: int) -> dict[str, list[float]]:
-    """:func:`rounds_with_memory_kept`, measured in this process."""
-    keep_freed_memory()
+def own_rounds(methods: Sequence[str], case: str, threads: int, rounds: int, kept: bool) -> dict[str, tuple[list[float], str]]:
+    """:func:`rounds_in_turn`, measured in this process."""
+    if kept:
+        keep_freed_memory()
     torch.set_num_threads(threads)
     made = {method: _made(method, case) for method in methods}
     times = interleaved({method: training.step for method, training in made.items()}, rounds)
-    return {method: list(one.seconds) for method, one in times.items()}
+    return {method: (list(one.seconds), made[method].note) for method, one in times.items()}
 
 
 def own_steps(method: str, case: str, threads: int, steps: int, kept: bool) -> tuple[float, float]:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from verification.experiments.performance.apart import alone, can_keep, peak_memory, rounds_with_memory_kept
-from verification.experiments.performance.methods import METHODS, Method, Training
+from verification.experiments.performance.apart import alone, can_keep, peak_memory, rounds_in_turn
+from verification.experiments.performance.methods import METHODS, Method
 from verification.experiments.performance.networks import Case
 from verification.experiments.performance.timing import Times, interleaved
 from verification.experiments.performance.updates import GRID, SIDE_BY_SIDE, Size, update_rows
@@ -61,8 +61,8 @@ UNTIMED = 3
 
 @dataclass(frozen=True)
 class Effort:
-    """How many rounds: of training steps, of processes with ``steps`` each, of updates, and of each point of the growth table,
-    which ends at ``largest``.
+    """How many rounds: of training steps in turn, in so many processes; of ``steps`` of a method alone in each of as many; of
+    updates; and of each point of the growth table, which ends at ``largest``.
     """
 
     training: int
@@ -119,45 +119,48 @@ def _row(method: Method, times: Mapping[str, Times], base: Times, floor: Times) 
 
 def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[Method] = METHODS) -> dict[str, Any]:
     """Whole training steps, all methods in turn; the flops of one step, and the peak of memory in a process of its own."""
-    memory = {}
+    made: dict[str, dict[str, Any]] = {}
     for done, method in enumerate(methods):
-        progress(f"{case.id}: memory", done, len(methods))
-        memory[method.id] = peak_memory(method.id, case.id)
-    made: dict[str, Training] = {}
-    flops: dict[str, int] = {}
-    for done, method in enumerate(methods):
-        progress(f"{case.id}: set-up", done, len(methods))
-        made[method.id] = method.make(case)
+        progress(f"{case.id}: memory and flops", done, len(methods))
+        peak, one = peak_memory(method.id, case.id), method.make(case)
         with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
-            made[method.id].step()
-        flops[method.id] = counter.get_total_flops()
-    steps = {name: one.step for name, one in made.items()}
-    total = effort.training + 2
-    times = interleaved(steps, effort.training, progress=lambda done: progress(f"{case.id}: steps", done, total))
+            one.step()
+        made[method.id] = {"gflop": 1e-9 * counter.get_total_flops(), "peak_mib": peak / 2**20}
+    times, notes = _in_turn([method.id for method in methods], case, effort, progress, kept=False)
     floor, base = times[methods[0].id], times[methods[1].id]
-    rows = {}
-    for method in methods:
-        rows[method.id] = {
-            **_row(method, times, base, floor),
-            "gflop": 1e-9 * flops[method.id],
-            "peak_mib": memory[method.id] / 2**20,
-            "note": made[method.id].note,
-        }
-    return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
+    rows = {method.id: {**_row(method, times, base, floor), **made[method.id], "note": notes[method.id]} for method in methods}
+    return {"case": case.id, "title": case.title, "rounds": effort.training, "processes": effort.processes, "rows": rows}
+
+
+def _in_turn(
+    names: Sequence[str], case: Case, effort: Effort, progress: Progress, *, kept: bool
+) -> tuple[dict[str, Times], dict[str, str]]:
+    """Training steps of these methods, a share of the rounds in each of several processes, and the remarks of the last one.
+
+    Which method pays for the page faults of another one depends on how the memory of a process happens to lie, and is the same
+    in all of its rounds.
+    """
+    rounds, what = effort.training // effort.processes, f"{case.id}: steps{', memory kept' if kept else ''}"
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    notes: dict[str, str] = {}
+    for turn in range(effort.processes):
+        progress(what, turn, effort.processes)
+        for name, (values, note) in rounds_in_turn(names, case.id, rounds, kept=kept).items():
+            seconds[name] += values
+            notes[name] = note
+    return {name: Times(tuple(values)) for name, values in seconds.items()}, notes
 
 
 KEPT = ("frozen", "lora", "bare", "adalora", "lean", "fast", "merged", "optimizer", "adam", "adaptive")
 
 
 def with_memory_kept(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
-    """Whole training steps, some methods in turn in a process that keeps what is freed: none pays for the page faults that
+    """Whole training steps, some methods in turn in processes that keep what is freed: none pays for the page faults that
     another one causes.  No rows where a process cannot keep it.
     """
-    progress(f"{case.id}: memory kept", 0, 1)
-    seconds = rounds_with_memory_kept(KEPT, case.id, effort.training) if can_keep() else {}
-    times = {name: Times(tuple(values)) for name, values in seconds.items()}
+    times = _in_turn(KEPT, case, effort, progress, kept=True)[0] if can_keep() else {}
     rows = {name: _row(_METHOD[name], times, times["lora"], times["frozen"]) for name in times}
-    return {"case": case.id, "title": case.title, "rounds": effort.training, "rows": rows}
+    return {"case": case.id, "title": case.title, "rounds": effort.training, "processes": effort.processes, "rows": rows}
 
 
 ALONE = ("frozen", "lora", "lean", "fast", "merged")

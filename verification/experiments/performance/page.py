@@ -61,9 +61,9 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     """Every table by its title, first row the head: medians, quartiles in brackets, ratios to LoRA (PEFT) in the same rounds."""
     made: dict[str, Rows] = {}
     for case in [*found.get("training", []), *found.get("variants", [])]:
-        made[f"{case['title']}: {case['rounds']} interleaved rounds of whole training steps"] = list(_training(case))
+        made[f"{case['title']}: whole training steps, {_rounds(case)}"] = list(_training(case))
     for case in _kept(found):
-        made[f"{case['title']}: {case['rounds']} interleaved rounds"] = [_TIMES, *map(_timed, case["rows"].values())]
+        made[f"{case['title']}: {_rounds(case)}"] = [_TIMES, *map(_timed, case["rows"].values())]
     for case in found.get("processes", []):
         made[f"{case['title']}: {case['rounds']} processes of {case['steps']} steps each, in turn"] = list(_processes(case))
     for case in found.get("compiled", []):
@@ -75,8 +75,13 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     return made
 
 
+def _rounds(case: Mapping[str, Any]) -> str:
+    places = "one process" if case["processes"] == 1 else f"{case['processes']} processes"
+    return f"{case['rounds']} interleaved rounds in {places}"
+
+
 def _kept(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The networks whose methods were in turn in a process that keeps what is freed, where one can."""
+    """The networks whose methods were in turn in processes that keep what is freed, where one can."""
     return [case | {"title": f"{case['title']}, freed memory kept"} for case in found.get("kept", []) if case["rows"]]
 
 
