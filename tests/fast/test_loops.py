@@ -381,6 +381,8 @@ def test_ranks_of_narrow_layers_are_decided_in_loops(generator: torch.Generator,
         bank = LayerBank.of([tuple(X.to(dtype) for X in of) for of in layers], capacity=r)  # type: ignore[misc]
         bank.update_(*([X.to(dtype) for X in of] for of in zip(*updates, strict=True)), tau=0.0)
         assert seen == expected
+    bank.device = torch.device("meta")
+    assert bank._loops(4) is None, "they are those of processors"
 
 
 def test_classes_of_several_widths_and_lengths(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
