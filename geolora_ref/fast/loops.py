@@ -1,16 +1,17 @@
-"""The leading half of the spectrum of narrow layers, in loops that numba compiles.
+"""The leading half of the spectrum of narrow layers, their coordinates and ranks, in loops that numba compiles.
 
-``leading.py`` derives it.  For the 4 x 4 matrices of 36 layers hardly any of its time is arithmetic: it is a hundred calls of
-NumPy a step, and one of LAPACK a layer.  Here are the same statements with the same symbols, as loops whose innermost goes
-over the layers, so that a processor takes several of them at once: matrices are (w, w, L) here.  Eigenvalues are Jacobi's, few
-sweeps, since what is to become diagonal nearly is.
+``leading.py`` derives the first, ``core.py`` has the last.  For the 4 x 4 matrices of 36 layers hardly any of its time is
+arithmetic: it is a hundred calls of NumPy a step, and one of LAPACK a layer.  Here are the same statements with the same
+symbols, as loops whose innermost goes over the layers, so that a processor takes several of them at once: matrices are
+(w, w, L) here.  Eigenvalues are Jacobi's, few sweeps, since what is to become diagonal nearly is.
 
 Inverses without pivots.  With d the least on the diagonal of S_new, and what is off it at most ¾d in norm, s = d − ‖off‖ ≥ d/4
 stands for σ', of which a and b are at most ½: σ_r(F) ≥ s/2 and ‖λG_L Y‖ ≤ s/2 by induction, F = D(I + E) with ‖E‖ ≤ ⅞, and
 every Schur complement I + E₂₂ − E₂₁(I + E₁₁)⁻¹E₁₂ has a norm of 1 + ⅞ + (⅞)²·8 = 8 at most.
 
-The one module that needs numba.  Where that is not installed, or cannot be imported, ``gram.py`` and ``leading.py`` do the same.
-It is compiled where a narrow layer first makes a small step, which takes some ten seconds, and kept for later processes.
+The one module that needs numba.  Where that is not installed, or cannot be imported, those two and ``gram.py`` do the same.
+It is one file, since numba takes what it has kept for as new as the file that it was made from.  It is compiled where a narrow
+layer first makes a small step, which takes some ten seconds, and kept for later processes.
 """
 
 from __future__ import annotations
