@@ -210,7 +210,8 @@ def two_scopes(mutants: list[Mutant], tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(mutation, "preload", lambda: None)
     monkeypatch.setattr(mutation, "accepted", lambda: {mutants[0].key: "because"})
     monkeypatch.setattr(mutation, "_run", lambda scope, found, *_: found.update(outcomes))
-    monkeypatch.setenv("CI", "true")
+    for name in ("CI", "NUMBA_DISABLE_JIT"):  # which a run sets; afterwards they are what they were
+        monkeypatch.setenv(name, "0")
     monkeypatch.chdir(ROOT)
     outcomes |= {mutants[0].key: "survived", mutants[1].key: "killed"}
     return outcomes
