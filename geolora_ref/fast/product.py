@@ -80,7 +80,7 @@ class _FrozenLinear(torch.autograd.Function):
 
 def takes_onednn(x: Tensor, W: Tensor) -> bool:
     """Whether x Wᵀ goes to oneDNN: a large one of plain float32 tensors which nobody will differentiate, compile, or watch by
-    the names of its operations (flop counters, policies of checkpoints).
+    the names of its operations (flop counters, policies of checkpoints), and no W with gaps between its rows.
     """
     return (
         not torch.compiler.is_compiling()
@@ -92,6 +92,7 @@ def takes_onednn(x: Tensor, W: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and not is_in_torch_dispatch_mode()
         and all(type(X) in (Tensor, torch.nn.Parameter) for X in (x, W))
+        and (W.is_contiguous() or W.mT.is_contiguous())
         and _has_a_place((x.numel() // W.shape[1], *W.shape))
     )
 
