@@ -6,7 +6,8 @@ with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g W₀, ag
     dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
 
 for the dense gradient G of the adapter W = U S Vᵀ that is never formed: the GEMMs of LoRA's backward and one r x m x r product
-more.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.
+more.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.  Of many rows the second products of the two
+passes, a Kᵀ and b (S Vᵀ), cost more than one matrix W₀ + s·K Vᵀ, which then takes their place (``merging.py``).
 
 **Where the gradients go.**  As a deviation from what ``.grad`` means elsewhere, U receives dK, V receives dL and S receives dS:
 the gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.  They are linear in G, so whatever acts on ``.grad`` of
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from geolora_ref.fast.autocast import autocasts, no_autocast
+from geolora_ref.fast.merging import merging_pays
 from geolora_ref.fast.once import once
 from geolora_ref.fast.product import input_gradient, product
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
@@ -60,6 +62,8 @@ def adapted_linear(
     An S that requires no gradient gets no dS, which is UᵀdK: ``LayerBank.update_`` has it from dK.
     Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
     Twice differentiable with respect to x alone.
+    Where x has many rows, ``merging_pays``, a merged weight is formed here and kept for the backward pass: no larger than an
+    eighth of x and y.
     Raises ``ValueError`` if the weight or a product requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
     for a scale that is not finite.
     """
@@ -83,8 +87,8 @@ def merged_linear(
 ) -> Tensor:
     """:func:`adapted_linear` computed with W₀ + scale·U S Vᵀ, ``merged`` (m, n), as :func:`merge` left it after the last step.
 
-    Forward and ∇x are those of the bare layer, for a second copy of the weight and one (m, n)-sized update a step: it pays where
-    there are many more rows in x than the m·n·r of the update are worth.
+    Forward and ∇x are those of the bare layer, for a second copy of the weight and one (m, n)-sized update a step, where
+    ``adapted_linear`` forms it in each forward pass or not at all.
     Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` that differs from the weight in shape, dtype or device,
     or that requires a gradient.
     """
@@ -264,13 +268,15 @@ class _AdaptedLinear(torch.autograd.Function):
         with no_autocast(x.device.type):
             rows = row_blocks(x)
             at = down(rows, V)
+            if merged is None and merging_pays(x, weight):
+                merged = torch.addmm(weight, U @ S if K is None else K, V.mT, alpha=scale)
             if merged is None:
                 # before the big product: what ``down`` runs on is in the cache
                 Kt = torch.bmm(S.mT[None], U.mT[None])[0] if K is None else K.mT
                 y = add_up(product(rows, weight, bias), at, Kt, scale)
             else:
                 y = product(rows, merged, bias)
-            ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V, L)
+            ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V, L if merged is None else None)
             ctx.scale, ctx.factor, ctx.merged = scale, factor_gradients, merged is not None
             result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
             return result

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
+from geolora_ref.fast import linear as module
 from geolora_ref.fast.autocast import no_autocast
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
 from tests.fast.layers import random_layer
@@ -22,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 M, N, R, SCALE = 6, 7, 2, 1.7
 CORES = ("zero", "dense", "singular")
-FORMS = ("adapted", "given", "merged", "added")
-FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15, eight of 384
+FORMS = ("adapted", "given", "apart", "merged", "added")
+FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15; eight of 384, for which "adapted" and "given" merge and "apart" does not
 
 
 def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -48,10 +51,12 @@ class Problem:
         adapter = (self.U, self.S, self.V, self.scale)
         if form == "added":
             return lowrank_add(linear(self.x, self.weight, self.bias), self.x, *adapter, factor_gradients=factor_gradients)
-        if form in ("adapted", "given"):
+        if form in ("adapted", "given", "apart"):
             with no_autocast("cpu"):
-                products = None if form == "adapted" else ((self.U @ self.S).detach(), (self.V @ self.S.mT).detach())
-            return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients, products=products)
+                products = ((self.U @ self.S).detach(), (self.V @ self.S.mT).detach()) if form == "given" else None
+            published = factor_gradients
+            with mock.patch.object(module, "merging_pays", return_value=False) if form == "apart" else nullcontext():
+                return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=published, products=products)
         merged = merge(torch.empty_like(self.weight), self.weight, *adapter)
         return merged_linear(self.x, self.weight, merged, self.bias, *adapter, factor_gradients=factor_gradients)
 
@@ -412,9 +417,10 @@ def test_products_that_are_given_and_gradients_that_nobody_wants_are_not_formed(
 
 
 @pytest.mark.parametrize("form", ["adapted", "given"])
-def test_second_derivatives_are_those_by_x_alone(form: str) -> None:
-    """Through products that were given as well, whose factors they would miss."""
-    p = Problem("dense")
+@pytest.mark.parametrize("rows", [FEW, (64,)])
+def test_second_derivatives_are_those_by_x_alone(form: str, rows: tuple[int, ...]) -> None:
+    """Through products that were given and weights that were merged as well, whose factors they would miss."""
+    p = Problem("dense", rows=rows)
 
     def of(y: Tensor) -> Tensor:
         (dx,) = torch.autograd.grad(y.square().sum(), p.x, create_graph=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
+from geolora_ref.fast.merging import merging_pays
 from geolora_ref.fast.product import frozen_linear, input_gradient, product
 from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks
 from geolora_ref.nn import GeoLoRA, adapt, adapters
@@ -192,13 +193,20 @@ def _inside(config: Any) -> Any:
 
 
 class _LeanFunction(torch.autograd.Function):
-    """LoRA as ``geolora_ref.fast.linear`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed."""
+    """LoRA as ``geolora_ref.fast.linear`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed, by
+    one merged weight where there are rows enough.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, Bt: Tensor) -> Tensor:
         rows = row_blocks(x)
         at = down(rows, A.mT)
-        y = add_up(product(rows, weight, bias), at, Bt, 1.0)
+        ctx.merged = merging_pays(x, weight)
+        if ctx.merged:
+            weight = torch.addmm(weight, Bt.mT, A)
+        y = product(rows, weight, bias)
+        if not ctx.merged:
+            add_up(y, at, Bt, 1.0)
         ctx.save_for_backward(rows, at, weight, A, Bt)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -211,7 +219,7 @@ class _LeanFunction(torch.autograd.Function):
         bt = down(g, Bt.mT)
         dA, dBt, dx = gradient(bt, x), gradient(at, g), None
         if ctx.needs_input_grad[0]:
-            dx = input_gradient(g, weight, bt, A).view(ctx.shape)
+            dx = (product(g, weight.mT) if ctx.merged else input_gradient(g, weight, bt, A)).view(ctx.shape)
         return dx, None, None, dA, dBt
 
 

@@ -1,0 +1,123 @@
+"""When the fused function computes with one merged weight, and what that costs: its memory, its products, its digits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
+
+from geolora_ref.fast import adapted_linear
+from geolora_ref.fast.merging import LEAST_ROWS, merging_pays
+from tests.fast.layers import random_layer
+
+M, N, R = 60, 30, 3
+ENOUGH = 160
+"""8·m·n / (m + n)."""
+
+
+def _layer(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W₀ and U, S, V."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(M, N, generator=generator, dtype=torch.float64).to(dtype)
+    U, S, V = (X.requires_grad_() for X in random_layer(M, N, R, generator, dtype))
+    return weight, U, S, V
+
+
+def _rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "pays"), [((ENOUGH,), True), ((ENOUGH - 1,), False), ((4, ENOUGH // 4), True), ((), False), ((0,), False)]
+)
+def test_from_a_number_of_rows_on_it_pays(shape: tuple[int, ...], pays: bool, dtype: torch.dtype) -> None:
+    assert ENOUGH * (M + N) == LEAST_ROWS * M * N
+    assert merging_pays(_rows(*shape, dtype=dtype), _layer(dtype)[0]) == pays
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_would_round_the_adapter_away(dtype: torch.dtype) -> None:
+    assert not merging_pays(_rows(ENOUGH, dtype=dtype), _layer(dtype)[0])
+
+
+def test_nor_where_products_of_float32_have_fewer_bits_nor_where_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = _rows(ENOUGH), _layer()[0]
+    assert not merging_pays(x.to("meta"), weight.to("meta"))
+    monkeypatch.setattr("geolora_ref.fast.merging.float32_is_whole", lambda: False)
+    assert not merging_pays(x, weight)
+    assert merging_pays(x.double(), weight.double()), "double precision has all of them whatever is set"
+
+
+def test_under_autocast_to_half_precision_nothing_is_merged() -> None:
+    """The adapter is far below one unit in the last place of the weight, and x meets it where W₀ is zero."""
+    weight, U, S, V = _layer()
+    x = _rows(ENOUGH)
+    with torch.no_grad():
+        weight.fill_(1.0)
+        x[:, ::2], x[:, 1::2] = 1.0, -1.0
+        S *= 2.0**-12
+    with torch.autocast("cpu", torch.bfloat16):
+        y = adapted_linear(x, weight, None, U, S, V)
+    expected = (x @ V @ S.mT @ U.mT).detach()
+    assert float((y.float() - expected).detach().norm()) <= 4 * 2.0**-7 * float(expected.norm())
+    assert float(expected.abs().max()) > 0.0
+
+
+def _saved(rows: int, products: tuple[Tensor, Tensor] | None = None) -> list[Tensor]:
+    """What a forward pass keeps for its backward pass."""
+    weight, U, S, V = _layer()
+    kept: list[Tensor] = []
+    with saved_tensors_hooks(lambda X: kept.append(X) or X, lambda X: X):  # type: ignore[func-returns-value]
+        adapted_linear(_rows(rows), weight, None, U, S, V, products=products)
+    return kept
+
+
+def test_the_merged_weight_is_at_most_an_eighth_of_what_passes_through_the_layer() -> None:
+    """It is kept in place of the weight, which the layer has anyway; L, which it makes unnecessary, is not kept."""
+    weight, U, S, V = _layer()
+    (merged,), (bare,) = ([X for X in _saved(rows) if X.shape == (M, N)] for rows in (ENOUGH, ENOUGH - 1))
+    assert 8 * merged.numel() <= ENOUGH * (M + N)
+    torch.testing.assert_close(merged, (weight + U @ S @ V.mT).detach())
+    assert torch.equal(bare, weight)
+    products = (U @ S).detach(), (V @ S.mT).detach()
+    assert len(_saved(ENOUGH, products)) == len(_saved(ENOUGH - 1, products)) - 1 == len(_saved(ENOUGH - 1)) == 6
+
+
+def test_the_products_of_the_rows_that_it_saves_are_not_formed() -> None:
+    """W₀ twice, and a, b, dK and dL of each row; K, dS, and once the merged weight: no a Kᵀ, no b Lᵀ, no L."""
+    weight, U, S, V = _layer()
+    with FlopCounterMode(display=False) as counter:
+        adapted_linear(_rows(ENOUGH), weight, None, U, S, V).sum().backward()
+    of_rows = ENOUGH * 2 * (2 * M * N + 2 * R * (M + N))
+    assert counter.get_total_flops() == of_rows + 2 * M * R**2 * 2 + 2 * M * N * R
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
+def test_what_a_small_adapter_loses_is_the_rounding_of_the_base(size: float) -> None:
+    """(n + 2)·eps/2·|x||W₀ + W|ᵀ: one rounding of each entry, and those of the product, to first order; apart as well.
+
+    The gradients of the factors keep their own digits: nothing of the base is in them.
+    """
+    weight, U, S, V = _layer()
+    with torch.no_grad():
+        S *= size
+    x = _rows(ENOUGH)
+    y = adapted_linear(x, weight, None, U, S, V)
+    W = weight.double() + (U.double() @ S.double() @ V.double().mT)
+    bound = (N + R + 2) * 2.0**-24 * (x.double().abs() @ W.abs().mT) * (1 + 1e-5)
+    assert bool(((y - linear(x.double(), W)).abs() <= bound).all())
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
+    y.backward(g)
+    dK = g.double().mT @ (x.double() @ V.double())
+    assert U.grad is not None
+    assert float((U.grad - dK).detach().norm()) <= 2.0**-20 * float(dK.detach().norm())
+
+
+def test_compiled_nothing_is_merged() -> None:
+    weight, x = _layer()[0], _rows(ENOUGH)
+    marked = torch.compile(lambda x: x + 1.0 if merging_pays(x, weight) else x - 1.0, backend="eager", fullgraph=True)
+    assert torch.equal(marked(x), x - 1.0)
