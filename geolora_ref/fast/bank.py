@@ -495,9 +495,9 @@ class LayerBank:
         """By products of float32, if the leading half is enough for all layers of the class; narrow ones get all of it."""
         if self.device.type != "cpu" or not float32_is_whole():
             return None
-        stacks = self._stacks(of)
-        Gamma = self._gram_matrices(of, stacks)
-        by_loops = self._by_loops(of, Gamma, rate, shared, limits)
+        stacks, loops = self._stacks(of), self._loops(of.width)
+        Gamma = self._gram_matrices(of, stacks, loops)
+        by_loops = None if loops is None else self._by_loops(loops, of, Gamma, rate, shared, limits)
         if by_loops is not None:
             return _Found(of, np.arange(len(of.members)), stacks, by_loops)
         small = self._small(of, Gamma, rate, shared)
@@ -514,11 +514,10 @@ class LayerBank:
         loops = _compiled_loops() if self.device.type == "cpu" else None
         return loops if loops is not None and width <= loops.MOST_WIDTH else None
 
-    def _by_loops(self, of: WidthClass, Gamma: Tensor, rate: float, shared: bool, limits: Limits) -> LeadingCore | None:
-        """The leading half of the spectra of a narrow class in compiled loops, if there are such and it is enough for all."""
-        loops = self._loops(of.width)
-        if loops is None:
-            return None
+    def _by_loops(
+        self, loops: ModuleType, of: WidthClass, Gamma: Tensor, rate: float, shared: bool, limits: Limits
+    ) -> LeadingCore | None:
+        """The leading half of the spectra of a narrow class in compiled loops, if it is enough for all."""
         p = 2 * of.width
         S, dS = self._of_class(of)
         its_limits = limits._replace(max_rank=limits.max_rank[of.members])
@@ -550,10 +549,15 @@ class LayerBank:
             found.append(_Found(of, rows, stacks, gram_core(small.of(rows), roots, EPS_64)))
         return found
 
-    def _gram_matrices(self, of: WidthClass, stacks: list[Tensor]) -> Tensor:
+    def _gram_matrices(self, of: WidthClass, stacks: list[Tensor], loops: ModuleType | None = None) -> Tensor:
         """Γ_K, then Γ_L of all layers of a class, (2L, 2w, 2w), in the precision of the stacks."""
-        p = 2 * of.width
-        Gammas = [torch.bmm(stack, stack.mT, out=self._scratch.take(len(stack), p, p, dtype=stack.dtype)) for stack in stacks]
+        p, Gammas = 2 * of.width, []
+        for stack in stacks:
+            there = self._scratch.take(len(stack), p, p, dtype=stack.dtype)
+            if loops is not None and loops.gram_pays(stack):
+                Gammas.append(loops.gram_by_loops(stack, there))
+            else:
+                Gammas.append(torch.bmm(stack, stack.mT, out=there))
         return Gammas[0] if len(Gammas) == 1 else torch.cat(Gammas)[of.in_order]
 
     def _of_class(self, of: WidthClass) -> tuple[Tensor, Tensor | None]:

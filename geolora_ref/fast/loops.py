@@ -1,9 +1,9 @@
-"""The leading half of the spectrum of narrow layers, their coordinates and ranks, in loops that numba compiles.
+"""Gram matrices of narrow layers, the leading half of their spectrum, coordinates and ranks, in loops that numba compiles.
 
-``leading.py`` derives the first, ``core.py`` has the last.  For the 4 x 4 matrices of 36 layers hardly any of its time is
+``leading.py`` derives the second, ``core.py`` has the last.  For the 4 x 4 matrices of 36 layers hardly any of its time is
 arithmetic: it is a hundred calls of NumPy a step, and one of LAPACK a layer.  Here are the same statements with the same
 symbols, as loops whose innermost goes over the layers, so that a processor takes several of them at once: matrices are
-(w, w, L) here.  Eigenvalues are Jacobi's, few sweeps, since what is to become diagonal nearly is.
+(w, w, L) here, all but the long ones.  Eigenvalues are Jacobi's, few sweeps, since what is to become diagonal nearly is.
 
 Inverses without pivots.  With d the least on the diagonal of S_new, and what is off it at most ¾d in norm, s = d − ‖off‖ ≥ d/4
 stands for σ', of which a and b are at most ½: σ_r(F) ≥ s/2 and ‖λG_L Y‖ ≤ s/2 by induction, F = D(I + E) with ‖E‖ ≤ ⅞, and
@@ -29,13 +29,16 @@ from torch import Tensor
 from geolora_ref.fast.core import BASIS, MAX_RANK, MIN_RANK, THRESHOLD, Limits, Ranks
 from geolora_ref.fast.leading import LARGEST, MOST_PRODUCTS, UNDERFLOW, LeadingCore
 
-__all__ = ["MOST_WIDTH", "decide_ranks_by_loops", "spectra_by_loops"]
+__all__ = ["MOST_WIDTH", "decide_ranks_by_loops", "gram_by_loops", "gram_pays", "spectra_by_loops"]
 
 Values = NDArray[np.float64]
+Singles = NDArray[np.float32]
 Integers = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 MOST_WIDTH = 16
 """The largest w for which loops on one thread take less time than calls."""
+MOST_GRAM_WIDTH, MOST_GRAM_NUMBERS = 6, 2**19
+"""The same for Gram matrices: the largest w, and what stays in the cache of one core (2 MiB) from when it was put there."""
 MOST_OFF = 0.75
 """Of the norm of what is off the diagonal of S_new, as a share of the least on it."""
 MOST_SWEEPS = 15
@@ -46,6 +49,11 @@ EPS_32, EPS = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 def _compiled(function: Function) -> Function:
     """Compiled where it is first called."""
     return cast(Function, numba.njit(error_model="numpy")(function))  # 1/0 is infinite, and raises nothing
+
+
+def _reordered(function: Function) -> Function:
+    """The same, with sums in whatever order is the fastest; what is not finite stays so."""
+    return cast(Function, numba.njit(error_model="numpy", fastmath={"reassoc", "contract"})(function))
 
 
 def _kept(function: Function) -> Function:
@@ -80,6 +88,39 @@ class _Gram(NamedTuple):
     Gamma: Values
     C: Values
     D: Values
+
+
+@_reordered
+def _four_products(a: Singles, b: Singles, c: Singles, d: Singles) -> tuple[np.float32, np.float32, np.float32, np.float32]:
+    """ac, ad, bc and bd of four rows, each of which is read once for two of them."""
+    ac, ad, bc, bd = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    for k in range(len(a)):
+        ac += a[k] * c[k]
+        ad += a[k] * d[k]
+        bc += b[k] * c[k]
+        bd += b[k] * d[k]
+    return ac, ad, bc, bd
+
+
+@_kept
+def _gram_matrices(Bt: Singles, Gamma: Singles) -> None:
+    for side in range(len(Bt)):
+        for i in range(0, Bt.shape[1], 2):
+            for j in range(0, i + 1, 2):
+                ac, ad, bc, bd = _four_products(Bt[side, i], Bt[side, i + 1], Bt[side, j], Bt[side, j + 1])
+                Gamma[side, i, j], Gamma[side, i, j + 1], Gamma[side, i + 1, j], Gamma[side, i + 1, j + 1] = ac, ad, bc, bd
+                Gamma[side, j, i], Gamma[side, j + 1, i], Gamma[side, j, i + 1], Gamma[side, j + 1, i + 1] = ac, ad, bc, bd
+
+
+def gram_pays(Bt: Tensor) -> bool:
+    """Whether :func:`gram_by_loops` takes less time than a batched product."""
+    return Bt.shape[1] <= 2 * MOST_GRAM_WIDTH and Bt.numel() <= MOST_GRAM_NUMBERS
+
+
+def gram_by_loops(Bt: Tensor, out: Tensor) -> Tensor:
+    """Γ = BᵀB (N, 2w, 2w) into ``out``, from Bᵀ (N, 2w, length), both contiguous and float32."""
+    _gram_matrices(Bt.numpy(), out.numpy())
+    return out
 
 
 @_compiled
@@ -257,8 +298,8 @@ def _stacked(A: Values, B: Values) -> Values:
 
 
 @_compiled
-def _gram(given: NDArray[np.float32]) -> _Gram:
-    """Of symmetric Γ (L, 2w, 2w), whose triangles were rounded differently."""
+def _gram(given: Singles) -> _Gram:
+    """Of symmetric Γ (L, 2w, 2w), whose triangles may have been rounded differently."""
     p, w = given.shape[1], given.shape[1] // 2
     Gamma = np.empty((p, p, len(given)))
     for layer in range(len(given)):
@@ -389,7 +430,7 @@ def _sorted(found: Values, left: Values, right: Values) -> tuple[Values, Values,
 
 
 @_kept
-def _scaled(X_K: Values, TQ: Values, inverse: Values) -> NDArray[np.float32]:
+def _scaled(X_K: Values, TQ: Values, inverse: Values) -> Singles:
     """X_K, then X_L of all layers, (2L, 2w, k); see :class:`LeadingCore`."""
     count, p, w = X_K.shape
     found = np.zeros((2 * count, p, inverse.shape[2]), dtype=np.float32)
@@ -413,7 +454,7 @@ class NarrowCore(LeadingCore):
 
 @_kept
 def _spectra(
-    Gamma: NDArray[np.float32],
+    Gamma: Singles,
     S: Values,
     delta_S: Values,
     plain: bool,
@@ -436,7 +477,7 @@ def _spectra(
 
 
 def spectra_by_loops(
-    Gamma: NDArray[np.float32],
+    Gamma: Singles,
     S: Values,
     delta_S: Values | None,
     ranks: Integers,

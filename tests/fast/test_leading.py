@@ -365,7 +365,7 @@ def test_ranks_are_those_of_the_whole_spectrum(
     assert (report.ranks, report.rank_rules) == (expected.ranks, expected.rank_rules)
     assert rule in (None, report.rank_rules[0])
     assert rank in (None, report.ranks[0])
-    assert report.theta[0] == pytest.approx(expected.theta[0], rel=1e-7)
+    assert report.theta[0] == pytest.approx(expected.theta[0], rel=ALLOWED * EPS)
     assert report.discarded[0] == pytest.approx(expected.discarded[0], abs=1e-6)
     assert float((dense(bank.factors(0)) - dense(other.factors(0))).norm()) < 4 * EPS
 

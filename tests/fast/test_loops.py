@@ -365,6 +365,56 @@ def test_they_are_for_small_steps_of_narrow_layers(generator: torch.Generator, m
         assert max(wrong(bank, layers, updates)) < ALLOWED
 
 
+@pytest.mark.parametrize(("sides", "w", "length"), [(1, 1, 1), (3, 2, 7), (5, 6, 384), (2, 3, 33)])
+def test_gram_matrices_are_the_products_of_all_rows(sides: int, w: int, length: int, generator: torch.Generator) -> None:
+    """To length·u·|B|ᵀ|B|, u = 2⁻²⁴, which bounds a sum in whatever order; symmetric, and written where they belong."""
+    Bt, there = torch.randn(sides, 2 * w, length, generator=generator), torch.full((sides, 2 * w, 2 * w), torch.nan)
+    assert loops.gram_by_loops(Bt, there) is there
+    exact, size = (X @ X.mT for X in (Bt.double(), Bt.double().abs()))
+    assert bool(((there.double() - exact).abs() <= length * 2.0**-24 * (1 + 2.0**-10) * size).all())
+    assert torch.equal(there, there.mT)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_gram_matrices_of_what_is_not_finite_are_not(value: float, generator: torch.Generator) -> None:
+    """Where those by calls are not, and nowhere else."""
+    Bt = torch.randn(3, 8, 40, generator=generator)
+    Bt[1, 2, 17], Bt[2, 5, 3], Bt[2, 6, 3] = value, value, 0.0
+    assert torch.equal(loops.gram_by_loops(Bt, torch.empty(3, 8, 8)).isfinite(), (Bt @ Bt.mT).isfinite())
+
+
+@pytest.mark.parametrize(
+    ("shape", "pays"),
+    [((72, 12, 384), True), ((1, 14, 1), False), ((2**10, 2, 256), True), ((2**10, 2, 257), False)],
+)
+def test_gram_matrices_are_theirs_while_all_rows_stay_in_a_cache(shape: tuple[int, ...], pays: bool) -> None:
+    assert loops.gram_pays(torch.empty(shape)) == pays
+
+
+def test_gram_matrices_of_narrow_layers_are_found_in_loops(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small steps and large ones, in products of float32 alone; the other ones by calls."""
+    seen: list[int] = []
+
+    def looking(Bt: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        seen.append(Bt.shape[1])
+        found: torch.Tensor = honest(Bt, there)
+        return found
+
+    honest = loops.gram_by_loops
+    monkeypatch.setattr(loops, "gram_by_loops", looking)
+    for r, b, limits, expected in (
+        (6, 0.05, {"tau": 0.0, "max_rank": 6}, [12, 12]),
+        (6, 3.0, {"tau": 0.0, "max_rank": 6}, [12, 12]),
+        (7, 0.05, {"tau": 0.0, "max_rank": 7}, []),
+        (4, 0.05, {"budget": lambda spectra: [4] * len(spectra)}, []),
+    ):
+        seen.clear()
+        layers, updates = many(r, 2.0, b, generator)
+        bank, _ = stepped(layers, updates, **limits)
+        assert seen == expected
+        assert max(wrong(bank, layers, updates)) < ALLOWED
+
+
 def test_ranks_of_narrow_layers_are_decided_in_loops(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that may have taken the loops, so that nobody imports numba for the decision alone."""
     seen: list[int] = []
@@ -423,7 +473,7 @@ def test_one_version_is_compiled_and_kept_whatever_a_step_is_given(generator: to
     stepped(layers, [update_of(layer, 0.01, generator) for layer in layers], tau=0.0)
     if loops.numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled with NUMBA_DISABLE_JIT")
-    for compiled in (loops._spectra, loops._decided, loops._scaled):
+    for compiled in (loops._gram_matrices, loops._spectra, loops._decided, loops._scaled):
         assert len(compiled.signatures) == 1, compiled
         assert compiled.stats.cache_path
 
