@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.methods import METHODS, GeoLoRAAdaptive, Method, PeftAdaLoRA, Training
 from verification.experiments.performance.networks import CASES, Block, Case
 from verification.experiments.performance.page import APART, MEASURED, documented, drawn, machine, markdown, tables
+from verification.experiments.performance.timing import interleaved
 from verification.experiments.performance.updates import Size, layers_of, unguarded_step, update_rows
 from verification.machine import provenance
 from verification.pictures import svg
@@ -94,7 +96,7 @@ def test_flops_and_bases_of_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = [Method(name, name, Product) for name in ("frozen", "lora", "lean", "fast")]
     monkeypatch.setattr(measure, "peak_memory", lambda method, case: 3 * 2**20)
     monkeypatch.setattr(
-        measure, "rounds_in_turn", lambda names, case, rounds, kept: dict.fromkeys(names, ([1.0] * rounds, "a note"))
+        measure, "rounds_in_turn", lambda names, case, rounds, **_: dict.fromkeys(names, ([1.0] * rounds, "a note"))
     )
     rows = measure.training(CASES[0], measure.QUICK, lambda what, done, total: None, methods)["rows"]
     assert {(row["gflop"], row["peak_mib"], row["note"]) for row in rows.values()} == {(1e-9 * 2 * 8**3, 3.0, "a note")}
@@ -115,8 +117,8 @@ def test_rounds_of_several_processes_are_put_together(monkeypatch: pytest.Monkey
     methods = [Method(name, name, Product) for name in ("frozen", "lora", "lean", "fast")]
     asked: list[Any] = []
 
-    def rounds(names: list[str], case: str, count: int, *, kept: bool) -> dict[str, tuple[list[float], str]]:
-        asked.append((names, case, count, kept))
+    def rounds(names: list[str], case: str, count: int, *, kept: bool, seed: int) -> dict[str, tuple[list[float], str]]:
+        asked.append((names, case, count, kept, seed))
         slow = 10.0 if len(asked) == 3 else 1.0
         note = f"of process {len(asked)}"
         return {name: ([slow * (1 + place + count * len(asked))] * count, note) for place, name in enumerate(names)}
@@ -126,7 +128,7 @@ def test_rounds_of_several_processes_are_put_together(monkeypatch: pytest.Monkey
     effort = replace(measure.QUICK, training=6, processes=3)
     seen: list[tuple[int, int]] = []
     found = measure.training(CASES[1], effort, lambda what, done, total: seen.append((done, total)), methods)
-    assert asked == [(["frozen", "lora", "lean", "fast"], CASES[1].id, 2, False)] * 3
+    assert asked == [(["frozen", "lora", "lean", "fast"], CASES[1].id, 2, False, seed) for seed in range(3)]
     assert seen[-3:] == [(0, 3), (1, 3), (2, 3)]
     assert (found["rounds"], found["processes"]) == (6, 3)
     assert "6 interleaved rounds in 3 processes" in next(iter(tables({"training": [found]})))
@@ -140,8 +142,8 @@ def test_with_memory_kept_ratios_are_those_of_the_rounds(monkeypatch: pytest.Mon
     found_there = {name: ([1.0 + place] * 3, "") for place, name in enumerate(measure.KEPT)}
     asked: list[Any] = []
 
-    def rounds(*given: Any, kept: bool) -> dict[str, tuple[list[float], str]]:
-        asked.append((*given, kept))
+    def rounds(*given: Any, kept: bool, seed: int) -> dict[str, tuple[list[float], str]]:
+        asked.append((*given, kept, seed))
         return found_there
 
     monkeypatch.setattr(measure, "rounds_in_turn", rounds)
@@ -156,18 +158,37 @@ def test_with_memory_kept_ratios_are_those_of_the_rounds(monkeypatch: pytest.Mon
             ratios = (fast["ratio"], fast["ratio_to_floor"], fast["over_lean"])
             others = (measure.KEPT.index(name) + 1.0 for name in ("lora", "frozen", "lean"))
             assert [ratio[1] for ratio in ratios] == pytest.approx([place / other for other in others])
-    assert asked == [(measure.KEPT, CASES[0].id, measure.QUICK.training, True)]
+    assert asked == [(measure.KEPT, CASES[0].id, measure.QUICK.training, True, 0)]
+
+
+def test_the_order_of_each_round_is_drawn() -> None:
+    """So that no row always runs behind the same other one: of 40 rounds of four, each runs behind each of the others in some."""
+    ran: list[str] = []
+    rows = {name: partial(ran.append, name) for name in "abcd"}
+    times = interleaved(rows, 40, warm_up=0)
+    assert {len(one.seconds) for one in times.values()} == {40}
+    rounds = ["".join(ran[k : k + 4]) for k in range(0, 160, 4)]
+    assert {"".join(sorted(one)) for one in rounds} == {"abcd"}
+    behind = {one[k : k + 2] for one in rounds for k in range(3)}
+    assert behind == {a + b for a in "abcd" for b in "abcd" if a != b}
+    first, ran[:] = ran[:], []
+    for seed, same in ((0, True), (1, False)):
+        ran.clear()
+        interleaved(rows, 40, warm_up=0, seed=seed)
+        assert (ran == first) == same
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_process_runs_all_methods_in_turn(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
+    built: list[str] = []
 
     class Noted(Product):
         def step(self) -> None:
             order.append(self.case.id)
 
     def made(method: str, case: str) -> Training:
+        built.append(method)
         training = Noted(CASES[0])
         training.case = replace(CASES[0], id=method)
         return training
@@ -175,13 +196,16 @@ def test_a_process_runs_all_methods_in_turn(kept: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(apart, "_made", made)
     monkeypatch.setattr(apart, "keep_freed_memory", lambda: order.append("kept"))
     monkeypatch.setattr(torch, "set_num_threads", lambda number: order.append(f"{number} threads"))
-    found = apart.own_rounds(["one", "other"], CASES[0].id, 2, 3, kept)
+    found = apart.own_rounds(["one", "other"], CASES[0].id, 2, 3, kept, 0)
     assert {name: (len(values), note) for name, (values, note) in found.items()} == dict.fromkeys(found, (3, "a note"))
     assert set(found) == {"one", "other"}
     first, steps = order[: 1 + kept], order[1 + kept :]
     assert first == ["kept", "2 threads"][-len(first) :]
     assert sorted(steps) == ["one"] * 5 + ["other"] * 5
     assert all({*pair} == {"one", "other"} for pair in zip(steps[::2], steps[1::2], strict=True))
+    for seed in range(1, 9):
+        assert list(apart.own_rounds(["one", "other"], CASES[0].id, 2, 3, kept, seed)) == ["one", "other"]
+    assert set(zip(built[::2], built[1::2], strict=True)) == {("one", "other"), ("other", "one")}, "made in any order"
 
 
 SMALL = replace(
@@ -408,8 +432,9 @@ def test_the_stored_figures_are_those_of_whole_runs() -> None:
     assert not apart["quick"]
     assert {"training", "kept", "variants", "updates", "growth"} <= set(found)
     for case in found["training"]:
-        lora, fast = (case["rows"][name]["gflop"] for name in ("lora", "fast"))
-        assert fast == pytest.approx(lora, rel=2e-3), "the flops of LoRA, and r x m x r products"
+        lora, lean, fast = (case["rows"][name]["gflop"] for name in ("lora", "lean", "fast"))
+        assert fast == pytest.approx(lean, rel=2e-3), "the flops of LoRA, and r x m x r products"
+        assert 0.98 * lora < lean <= lora, "two of the six products of an adapter's rows are saved where weights are merged"
     for case in apart["processes"]:
         as_it_is, kept = ([row for row in case["rows"] if row["kept"] == way] for way in (False, True))
         assert [row["title"] for row in as_it_is] == [row["title"] for row in kept]

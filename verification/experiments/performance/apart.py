@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from geolora_ref.fast import LayerBank, keep_freed_memory
@@ -34,11 +35,13 @@ def alone(method: str, case: str, steps: int, *, kept: bool) -> tuple[float, flo
     return seconds, faults
 
 
-def rounds_in_turn(methods: Sequence[str], case: str, rounds: int, *, kept: bool) -> dict[str, tuple[list[float], str]]:
+def rounds_in_turn(
+    methods: Sequence[str], case: str, rounds: int, *, kept: bool, seed: int
+) -> dict[str, tuple[list[float], str]]:
     """Seconds of training steps of these methods in turn, in one process of their own, which keeps what is freed or does not,
-    and what each method remarks.
+    and what each method remarks.  In which order they are made, and take their turns, is drawn from ``seed``.
     """
-    found: dict[str, Any] = _in_a_process(own_rounds, list(methods), case, torch.get_num_threads(), rounds, kept)
+    found: dict[str, Any] = _in_a_process(own_rounds, list(methods), case, torch.get_num_threads(), rounds, kept, seed)
     return {method: (seconds, note) for method, (seconds, note) in found.items()}
 
 
@@ -82,14 +85,17 @@ def own_peak(method: str, case: str, threads: int) -> int:
     return peak_above(two_steps)
 
 
-def own_rounds(methods: Sequence[str], case: str, threads: int, rounds: int, kept: bool) -> dict[str, tuple[list[float], str]]:
+def own_rounds(
+    methods: Sequence[str], case: str, threads: int, rounds: int, kept: bool, seed: int
+) -> dict[str, tuple[list[float], str]]:
     """:func:`rounds_in_turn`, measured in this process."""
     if kept:
         keep_freed_memory()
     torch.set_num_threads(threads)
-    made = {method: _made(method, case) for method in methods}
-    times = interleaved({method: training.step for method, training in made.items()}, rounds)
-    return {method: (list(one.seconds), made[method].note) for method, one in times.items()}
+    order = np.random.default_rng(seed).permutation(len(methods))
+    made = {method: _made(method, case) for method in (methods[i] for i in order)}
+    times = interleaved({method: training.step for method, training in made.items()}, rounds, seed=seed)
+    return {method: (list(times[method].seconds), made[method].note) for method in methods}
 
 
 def own_steps(method: str, case: str, threads: int, steps: int, kept: bool) -> tuple[float, float]:

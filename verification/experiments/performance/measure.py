@@ -145,7 +145,7 @@ def _in_turn(
     notes: dict[str, str] = {}
     for turn in range(effort.processes):
         progress(what, turn, effort.processes)
-        for name, (values, note) in rounds_in_turn(names, case.id, rounds, kept=kept).items():
+        for name, (values, note) in rounds_in_turn(names, case.id, rounds, kept=kept, seed=turn).items():
             seconds[name] += values
             notes[name] = note
     return {name: Times(tuple(values)) for name, values in seconds.items()}, notes

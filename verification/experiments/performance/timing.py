@@ -35,18 +35,19 @@ def interleaved(
     *,
     warm_up: int = 2,
     untimed: int = 0,
+    seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Times]:
-    """``rounds`` timings of each row; the row that begins changes from round to round.
+    """``rounds`` timings of each row, the order of each round drawn from ``seed``.
 
+    A row that always ran behind the same other one would always find the memory that this one has left.
     Right before each timing the same row runs ``untimed`` times: with 0 the caches have what other rows have left there, with
     some what it has left itself.
     """
-    names = list(rows)
+    names, generator = list(rows), np.random.default_rng(seed)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm_up, rounds):
-        first = turn % len(names)
-        for name in (*names[first:], *names[:first]):
+        for name in (names[i] for i in generator.permutation(len(names))):
             for _ in range(untimed):
                 rows[name]()
             started = time.perf_counter()
