@@ -87,6 +87,17 @@ def test_the_merged_weight_is_at_most_an_eighth_of_what_passes_through_the_layer
     assert len(_saved(ENOUGH, products)) == len(_saved(ENOUGH - 1, products)) - 1 == len(_saved(ENOUGH - 1)) == 6
 
 
+def test_the_merged_weight_is_made_of_the_K_that_is_given() -> None:
+    """Those of other factors change y as they should, and ∇x with it, for which L is not asked."""
+    weight, U, S, V = _layer(torch.float64)
+    x, K = _rows(ENOUGH, dtype=torch.float64), 2.0 * (U @ S).detach()
+    y = adapted_linear(x, weight, None, U, S, V, products=(K, 3.0 * (V @ S.mT).detach()))
+    y.sum().backward()
+    merged = (weight + K @ V.mT).detach()
+    torch.testing.assert_close(y, linear(x, merged), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(x.grad, merged.sum(0).expand(x.shape), rtol=1e-13, atol=1e-12)
+
+
 def test_the_products_of_the_rows_that_it_saves_are_not_formed() -> None:
     """W₀ twice, and a, b, dK and dL of each row; K, dS, and once the merged weight: no a Kᵀ, no b Lᵀ, no L."""
     weight, U, S, V = _layer()
