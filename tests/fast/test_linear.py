@@ -54,9 +54,10 @@ class Problem:
         if form in ("adapted", "given", "apart"):
             with no_autocast("cpu"):
                 products = ((self.U @ self.S).detach(), (self.V @ self.S.mT).detach()) if form == "given" else None
-            published = factor_gradients
             with mock.patch.object(module, "merging_pays", return_value=False) if form == "apart" else nullcontext():
-                return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=published, products=products)
+                return adapted_linear(
+                    self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients, products=products
+                )
         merged = merge(torch.empty_like(self.weight), self.weight, *adapter)
         return merged_linear(self.x, self.weight, merged, self.bias, *adapter, factor_gradients=factor_gradients)
 

@@ -348,6 +348,19 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
+def watched(monkeypatch: pytest.MonkeyPatch, name: str, *, axis: int) -> list[int]:
+    """How long this axis of the first argument is, for each call of a function of the loops from now on."""
+    seen: list[int] = []
+
+    def looking(first: Any, *given: Any) -> Any:
+        seen.append(first.shape[axis])
+        return honest(first, *given)
+
+    honest = getattr(loops, name)
+    monkeypatch.setattr(loops, name, looking)
+    return seen
+
+
 def test_they_are_for_small_steps_of_narrow_layers(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """By calls goes what is wide, what is large, and a budget, which wants all of the spectrum."""
     seen = routes(monkeypatch)
@@ -393,15 +406,7 @@ def test_gram_matrices_are_theirs_while_all_rows_stay_in_a_cache(shape: tuple[in
 
 def test_gram_matrices_of_narrow_layers_are_found_in_loops(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of small steps and large ones, in products of float32 alone; the other ones by calls."""
-    seen: list[int] = []
-
-    def looking(Bt: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        seen.append(Bt.shape[1])
-        found: torch.Tensor = honest(Bt, there)
-        return found
-
-    honest = loops.gram_by_loops
-    monkeypatch.setattr(loops, "gram_by_loops", looking)
+    seen = watched(monkeypatch, "gram_by_loops", axis=1)
     for r, b, limits, expected in (
         (6, 0.05, {"tau": 0.0, "max_rank": 6}, [12, 12]),
         (6, 3.0, {"tau": 0.0, "max_rank": 6}, [12, 12]),
@@ -417,14 +422,7 @@ def test_gram_matrices_of_narrow_layers_are_found_in_loops(generator: torch.Gene
 
 def test_ranks_of_narrow_layers_are_decided_in_loops(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that may have taken the loops, so that nobody imports numba for the decision alone."""
-    seen: list[int] = []
-
-    def looking(sigma: Any, *given: Any) -> Any:
-        seen.append(len(sigma))
-        return honest(sigma, *given)
-
-    honest = loops.decide_ranks_by_loops
-    monkeypatch.setattr(loops, "decide_ranks_by_loops", looking)
+    seen = watched(monkeypatch, "decide_ranks_by_loops", axis=0)
     for r, dtype, expected in ((16, torch.float32, [12]), (17, torch.float32, []), (4, torch.float64, [])):
         seen.clear()
         layers, updates = many(r, 2.0, 0.05, generator)

@@ -137,8 +137,8 @@ def _in_turn(
 ) -> tuple[dict[str, Times], dict[str, str]]:
     """Training steps of these methods, a share of the rounds in each of several processes, and the remarks of the last one.
 
-    Which method pays for the page faults of another one depends on how the memory of a process happens to lie, and is the same
-    in all of its rounds.
+    Which method pays for the page faults of another one depends on how the memory of a process happens to lie: on what was made
+    and ran before.
     """
     rounds, what = effort.training // effort.processes, f"{case.id}: steps{', memory kept' if kept else ''}"
     seconds: dict[str, list[float]] = {name: [] for name in names}
