@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,83 @@ def test_with_memory_kept_ratios_are_those_of_the_rounds(monkeypatch: pytest.Mon
             others = (measure.KEPT.index(name) + 1.0 for name in ("lora", "frozen", "lean"))
             assert [ratio[1] for ratio in ratios] == pytest.approx([place / other for other in others])
     assert asked == [(measure.KEPT, CASES[0].id, measure.QUICK.training, True, 0)]
+
+
+def test_the_geometry_is_told_by_the_medians_of_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Third and tenth of twelve: 2·P(at most two heads of twelve) is 3.9 %, at most three 14.6 %.  One process tells nothing."""
+    asked: list[Any] = []
+    middle = [1.0 + 0.01 * (5 * seed % 12 + 1) for seed in range(12)]  # 1.01 to 1.12 in another order
+
+    def rounds(names: tuple[str, ...], case: str, count: int, *, kept: bool, seed: int) -> dict[str, tuple[list[float], str]]:
+        asked.append((names, case, count, kept, seed))
+        slow = 1.0 + seed
+        return {"lean": ([slow] * 3, ""), "fast": ([slow, slow * middle[seed], 2.0 * slow], ""), "adam": ([slow] * 3, "")}
+
+    monkeypatch.setattr(measure, "rounds_in_turn", rounds)
+    effort = replace(measure.QUICK, geometry=36, many=12)
+    found = measure.geometry(CASES[1], effort, lambda what, done, total: None)
+    assert asked == [(measure.GEOMETRY, CASES[1].id, 3, False, seed) for seed in range(12)]
+    fast = found["rows"]["fast"]
+    assert fast["of_processes"] == pytest.approx(middle)
+    assert fast["interval"] == pytest.approx([1.03, 1.10])
+    assert fast["over_lean"][1] == pytest.approx(1.065), "of all rounds"
+    assert found["rows"]["lean"]["milliseconds"][1] == pytest.approx(6.5e3)
+    ((title, (_, lean, of_fast, _)),) = tables({"geometry": [found]}).items()
+    assert "36 interleaved rounds in 12 processes" in title
+    assert lean[2:4] == ["1.000 [1.000, 1.000]", "1.000 to 1.000"]
+    assert of_fast[3:] == ["1.030 to 1.100", ", ".join(f"{value:.3f}" for value in sorted(middle))]
+    quick = measure.geometry(CASES[1], measure.QUICK, lambda what, done, total: None)
+    assert quick["rows"]["fast"]["interval"] is None
+    assert next(iter(tables({"geometry": [quick]}).values()))[2][3] == ""
+    assert drawn({"geometry": [quick, found]}) is not None
+
+
+def test_updates_of_several_processes_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process is a slow one: the ratio of the medians would be 4."""
+    asked: list[Any] = []
+
+    def in_turn(size: Size, rounds: int, *, seed: int) -> dict[str, dict[str, list[float]]]:
+        asked.append((size, rounds, seed))
+        slow = 10.0 if seed == 1 else 1.0
+        rows = {"adamw": [slow] * rounds, "fast": [slow * (2.0 + seed)] * rounds}
+        return {"rows": rows, "repeated": {name: [0.5 * value for value in values] for name, values in rows.items()}}
+
+    monkeypatch.setattr(measure, "updates_in_turn", in_turn)
+    seen: list[tuple[int, int]] = []
+    effort, sizes = replace(measure.QUICK, updates=6, processes=3), (SIZE, Size(2, 8, 2))
+    table = measure.update_table(effort, lambda what, done, total: seen.append((done, total)), sizes)
+    assert asked == [(size, 2, seed) for size in sizes for seed in range(3)]
+    assert seen == [(done, 6) for done in range(6)]
+    assert [(row["layers"], row["m"], row["r"]) for row in table] == [astuple(size) for size in sizes]
+    assert {(row["rounds"], row["processes"]) for row in table} == {(6, 3)}
+    for way, factor in (("rows", 1.0), ("repeated", 0.5)):
+        assert table[1][way]["fast"]["ratio"][1] == pytest.approx(3.0)
+        assert table[1][way]["fast"]["milliseconds"][1] == pytest.approx(4e3 * factor)
+
+
+def test_a_process_runs_all_updates_behind_others_and_behind_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = apart.updates_in_turn(SIZE, 2, seed=3)
+    assert {way: {name: len(values) for name, values in rows.items()} for way, rows in found.items()} == dict.fromkeys(
+        ("rows", "repeated"), dict.fromkeys(update_rows(SIZE, others=True), 2)
+    )
+    ran: list[str] = []
+    monkeypatch.setattr(apart, "update_rows", lambda size, others: {name: partial(ran.append, name) for name in "ab"})
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: ran.append(f"{number} threads"))
+    own = apart.own_updates((3, 40, 4), 2, 3, 0)
+    assert {len(values) for rows in own.values() for values in rows.values()} == {3}
+    first, (once, repeated) = ran[0], (ran[1:17], ran[17:])
+    assert first == "2 threads"
+    assert all({*pair} == {"a", "b"} for pair in zip(once[::2], once[1::2], strict=True))
+    runs = [(name, len(list(same))) for name, same in groupby(repeated)]
+    assert len(repeated) == 16 * (apart.UNTIMED + 1)
+    assert all(count % (apart.UNTIMED + 1) == 0 for _, count in runs)
+
+
+@pytest.mark.parametrize("effort", [measure.FULL, measure.QUICK])
+def test_rounds_fill_their_processes(effort: measure.Effort) -> None:
+    """Or fewer would be run than the tables say."""
+    of_processes = ((effort.training, effort.processes), (effort.updates, effort.processes), (effort.geometry, effort.many))
+    assert [rounds % places for rounds, places in of_processes] == [0, 0, 0]
 
 
 def test_the_order_of_each_round_is_drawn() -> None:
@@ -430,7 +508,7 @@ def test_the_stored_figures_are_those_of_whole_runs() -> None:
     found, apart = read_json(MEASURED), read_json(APART)
     assert not found["quick"]
     assert not apart["quick"]
-    assert {"training", "kept", "variants", "updates", "growth"} <= set(found)
+    assert {"training", "kept", "geometry", "variants", "updates", "growth"} <= set(found)
     for case in found["training"]:
         lora, lean, fast = (case["rows"][name]["gflop"] for name in ("lora", "lean", "fast"))
         assert fast == pytest.approx(lean, rel=2e-3), "the flops of LoRA, and r x m x r products"
@@ -445,10 +523,13 @@ def test_the_documentation_has_the_stored_figures() -> None:
     pages = ("fast_path.md", "fast_path_figures.md")
     text = "".join((Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8") for page in pages)
     found, apart = read_json(MEASURED), read_json(APART)
-    assert [piece for piece in documented(found, apart) if piece not in text] == []
+    assert [piece for piece in documented(found, apart) if text.count(piece) != 1] == []
+    _, _, *in_order = map(text.index, documented(found, apart))
+    assert in_order == sorted(in_order), "a table stands where another one belongs"
     trained, alone = found["training"][0]["rows"], apart["processes"][0]["rows"]
     kept, varied, update = (found[part][0]["rows"] for part in ("kept", "variants", "updates"))
     for row in (trained["fast"], trained["adam"], kept["fast"], varied["adam"], alone[0], update["fast"]):
         row["ratio"][1] += 1e-3
+    found["geometry"][0]["rows"]["fast"]["interval"][0] -= 1e-3
     found["growth"]["m"]["exponents"][0]["exponent"] += 1e-2
-    assert len([piece for piece in documented(found, apart) if piece not in text]) == 7
+    assert len([piece for piece in documented(found, apart) if piece not in text]) == 8

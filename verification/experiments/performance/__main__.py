@@ -30,6 +30,7 @@ from verification.experiments.performance.measure import (
     VARIED,
     compiled,
     environment,
+    geometry,
     growth,
     processes,
     training,
@@ -42,8 +43,8 @@ from verification.experiments.performance.page import drawn, markdown
 from verification.machine import provenance
 from verification.pictures import svg
 
-PARTS = ("training", "kept", "variants", "processes", "compiled", "updates", "growth")
-OF_NETWORKS = ("training", "kept", "variants", "processes", "compiled")
+PARTS = ("training", "kept", "geometry", "variants", "processes", "compiled", "updates", "growth")
+OF_NETWORKS = ("training", "kept", "geometry", "variants", "processes", "compiled")
 ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES")
 """How the variables begin by which the environment sets glibc's allocator."""
 
@@ -135,6 +136,7 @@ def pieces(options: argparse.Namespace, progress: Callable[[str, int, int], None
     found: dict[Piece, Callable[[], Any]] = {}
     found |= {("training", case.id): partial(training, case, effort, progress) for case in cases}
     found |= {("kept", case.id): partial(with_memory_kept, case, effort, progress) for case in cases}
+    found |= {("geometry", case.id): partial(geometry, case, effort, progress) for case in cases}
     found |= {("variants", case.id): partial(training, case, effort, progress, varied) for case in variants}
     found |= {("processes", case.id): partial(processes, case, effort, progress) for case in cases}
     found |= {("compiled", case.id): partial(compiled, case, effort, progress) for case in cases}

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,25 @@ from geolora_ref.fast import LayerBank, keep_freed_memory
 from verification.experiments.performance.methods import METHODS, Training
 from verification.experiments.performance.networks import CASES, VARIANTS
 from verification.experiments.performance.timing import interleaved, peak_above
+from verification.experiments.performance.updates import Size, update_rows
 
-__all__ = ["ApartError", "alone", "can_keep", "own_peak", "own_rounds", "own_steps", "peak_memory", "rounds_in_turn"]
+__all__ = [
+    "ApartError",
+    "alone",
+    "can_keep",
+    "own_peak",
+    "own_rounds",
+    "own_steps",
+    "own_updates",
+    "peak_memory",
+    "rounds_in_turn",
+    "updates_in_turn",
+]
+
+UNTIMED = 10
+"""Repetitions after which an update finds its data in the caches, and nothing is felt of what ran before: with 3, 3 to 7 % of
+the ratio to AdamW at r = 4 are; more change nothing.
+"""
 
 
 class ApartError(RuntimeError):
@@ -43,6 +61,14 @@ def rounds_in_turn(
     """
     found: dict[str, Any] = _in_a_process(own_rounds, list(methods), case, torch.get_num_threads(), rounds, kept, seed)
     return {method: (seconds, note) for method, (seconds, note) in found.items()}
+
+
+def updates_in_turn(size: Size, rounds: int, *, seed: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of updates in turn in one process of their own: ``rows``, each right behind another one, and ``repeated``, each
+    behind itself.
+    """
+    found: dict[str, dict[str, list[float]]] = _in_a_process(own_updates, astuple(size), torch.get_num_threads(), rounds, seed)
+    return found
 
 
 def can_keep() -> bool:
@@ -96,6 +122,16 @@ def own_rounds(
     made = {method: _made(method, case) for method in (methods[i] for i in order)}
     times = interleaved({method: training.step for method, training in made.items()}, rounds, seed=seed)
     return {method: (list(times[method].seconds), made[method].note) for method in methods}
+
+
+def own_updates(size: tuple[int, int, int], threads: int, rounds: int, seed: int) -> dict[str, dict[str, list[float]]]:
+    """:func:`updates_in_turn`, measured in this process."""
+    torch.set_num_threads(threads)
+    rows, found = update_rows(Size(*size), others=True), {}
+    for way, untimed in (("rows", 0), ("repeated", UNTIMED)):
+        times = interleaved(rows, rounds, warm_up=5, untimed=untimed, seed=seed)
+        found[way] = {name: list(one.seconds) for name, one in times.items()}
+    return found
 
 
 def own_steps(method: str, case: str, threads: int, steps: int, kept: bool) -> tuple[float, float]:

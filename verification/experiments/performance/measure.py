@@ -11,10 +11,12 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import quantile_test
 from torch.utils.flop_counter import FlopCounterMode
 
-from verification.experiments.performance.apart import alone, can_keep, peak_memory, rounds_in_turn
+from verification.experiments.performance.apart import alone, can_keep, peak_memory, rounds_in_turn, updates_in_turn
 from verification.experiments.performance.methods import METHODS, Method
 from verification.experiments.performance.networks import Case
 from verification.experiments.performance.timing import Times, interleaved
@@ -29,6 +31,7 @@ __all__ = [
     "Effort",
     "compiled",
     "environment",
+    "geometry",
     "growth",
     "processes",
     "training",
@@ -55,14 +58,11 @@ VARIED = ("frozen", "lora", "adalora", "optimizer", "adam")
 """The rows that have a dropout of their own."""
 
 
-UNTIMED = 3
-"""Repetitions after which an update finds its data in the caches; more change nothing."""
-
-
 @dataclass(frozen=True)
 class Effort:
     """How many rounds: of training steps in turn, in so many processes; of ``steps`` of a method alone in each of as many; of
-    updates; and of each point of the growth table, which ends at ``largest``.
+    updates, in as many; of each point of the growth table, which ends at ``largest``; and of training steps where the geometry
+    alone is told, in ``many`` processes.
     """
 
     training: int
@@ -71,9 +71,11 @@ class Effort:
     updates: int
     growth: int
     largest: int
+    geometry: int
+    many: int
 
 
-FULL, QUICK = Effort(25, 5, 15, 60, 9, 8192), Effort(3, 1, 3, 5, 3, 1024)
+FULL, QUICK = Effort(25, 5, 15, 60, 9, 8192, 96, 12), Effort(3, 1, 3, 5, 3, 1024, 3, 1)
 
 
 def environment() -> dict[str, Any]:
@@ -126,26 +128,27 @@ def training(case: Case, effort: Effort, progress: Progress, methods: Sequence[M
         with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
             one.step()
         made[method.id] = {"gflop": 1e-9 * counter.get_total_flops(), "peak_mib": peak / 2**20}
-    times, notes = _in_turn([method.id for method in methods], case, effort, progress, kept=False)
+    names = [method.id for method in methods]
+    times, notes = _in_turn(names, case, effort.training, effort.processes, progress, kept=False)
     floor, base = times[methods[0].id], times[methods[1].id]
     rows = {method.id: {**_row(method, times, base, floor), **made[method.id], "note": notes[method.id]} for method in methods}
     return {"case": case.id, "title": case.title, "rounds": effort.training, "processes": effort.processes, "rows": rows}
 
 
 def _in_turn(
-    names: Sequence[str], case: Case, effort: Effort, progress: Progress, *, kept: bool
+    names: Sequence[str], case: Case, rounds: int, places: int, progress: Progress, *, kept: bool
 ) -> tuple[dict[str, Times], dict[str, str]]:
-    """Training steps of these methods, a share of the rounds in each of several processes, and the remarks of the last one.
+    """Training steps of these methods, a share of the rounds in each of ``places`` processes, and the remarks of the last one.
 
     Which method pays for the page faults of another one depends on how the memory of a process happens to lie: on what was made
     and ran before.
     """
-    rounds, what = effort.training // effort.processes, f"{case.id}: steps{', memory kept' if kept else ''}"
+    what = f"{case.id}: steps of {len(names)} methods{', memory kept' if kept else ''}"
     seconds: dict[str, list[float]] = {name: [] for name in names}
     notes: dict[str, str] = {}
-    for turn in range(effort.processes):
-        progress(what, turn, effort.processes)
-        for name, (values, note) in rounds_in_turn(names, case.id, rounds, kept=kept, seed=turn).items():
+    for turn in range(places):
+        progress(what, turn, places)
+        for name, (values, note) in rounds_in_turn(names, case.id, rounds // places, kept=kept, seed=turn).items():
             seconds[name] += values
             notes[name] = note
     return {name: Times(tuple(values)) for name, values in seconds.items()}, notes
@@ -158,9 +161,43 @@ def with_memory_kept(case: Case, effort: Effort, progress: Progress) -> dict[str
     """Whole training steps, some methods in turn in processes that keep what is freed: none pays for the page faults that
     another one causes.  No rows where a process cannot keep it.
     """
-    times = _in_turn(KEPT, case, effort, progress, kept=True)[0] if can_keep() else {}
+    times = _in_turn(KEPT, case, effort.training, effort.processes, progress, kept=True)[0] if can_keep() else {}
     rows = {name: _row(_METHOD[name], times, times["lora"], times["frozen"]) for name in times}
     return {"case": case.id, "title": case.title, "rounds": effort.training, "processes": effort.processes, "rows": rows}
+
+
+GEOMETRY = ("lean", "fast", "adam")
+"""Equal work but for the geometry."""
+
+
+def geometry(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
+    """Whole training steps of few methods in turn, in so many processes that a percent can be told."""
+    times, _ = _in_turn(GEOMETRY, case, effort.geometry, effort.many, progress, kept=False)
+    rows = {
+        name: {
+            "title": _METHOD[name].title,
+            "milliseconds": [1e3 * value for value in own.quartiles()],
+            **_of_processes(own.over(times["lean"]), effort.many),
+        }
+        for name, own in times.items()
+    }
+    return {"case": case.id, "title": case.title, "rounds": effort.geometry, "processes": effort.many, "rows": rows}
+
+
+def _of_processes(ratios: Times, places: int) -> dict[str, Any]:
+    """Quartiles of the rounds, the median of each process, and between which of these medians their own median lies with 95 %.
+
+    The order statistics of a sign test, whatever the distribution (Conover, Practical Nonparametric Statistics, 3.2): rounds of
+    one process share its memory, processes nothing.  None for fewer processes than tell anything.
+    """
+    medians = np.median(np.reshape(ratios.seconds, (places, -1)), axis=1)
+    interval = quantile_test(medians, p=0.5).confidence_interval(0.95)
+    known = bool(np.isfinite([interval.low, interval.high]).all())
+    return {
+        "over_lean": list(ratios.quartiles()),
+        "of_processes": medians.tolist(),
+        "interval": [float(interval.low), float(interval.high)] if known else None,
+    }
 
 
 ALONE = ("frozen", "lora", "lean", "fast", "merged")
@@ -214,14 +251,19 @@ def compiled(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
 
 def update_table(effort: Effort, progress: Progress, sizes: Sequence[Size] = SIDE_BY_SIDE) -> list[dict[str, Any]]:
     """The update alone beside AdamW on LoRA's factors, the unguarded step and the reference: after the others, then repeated."""
-    table = []
+    table, rounds = [], effort.updates // effort.processes
     for done, size in enumerate(sizes):
-        progress("updates", done, len(sizes))
+        seconds: dict[str, dict[str, list[float]]] = {}
+        for turn in range(effort.processes):
+            progress("updates", done * effort.processes + turn, len(sizes) * effort.processes)
+            for way, rows in updates_in_turn(size, rounds, seed=turn).items():
+                for name, values in rows.items():
+                    seconds.setdefault(way, {}).setdefault(name, []).extend(values)
         found = {}
-        for way, untimed in (("rows", 0), ("repeated", UNTIMED)):
-            times = interleaved(update_rows(size, others=True), effort.updates, warm_up=5, untimed=untimed)
+        for way, rows in seconds.items():
+            times = {name: Times(tuple(values)) for name, values in rows.items()}
             found[way] = {name: _summary(one, times["adamw"], times["adamw"]) for name, one in times.items()}
-        table.append({**asdict(size), **found})
+        table.append({**asdict(size), "rounds": effort.updates, "processes": effort.processes, **found})
     return table
 
 

@@ -47,13 +47,13 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def documented(found: Mapping[str, Any], apart: Mapping[str, Any]) -> list[str]:
     """What docs/fast_path.md and fast_path_figures.md have of the stored runs, that of ``MEASURED`` and that of ``APART``: their
-    machines, and the tables in short, in Markdown.
+    machines, and the tables in short, in Markdown, in the order of the pages.
     """
     processes = (_processes_in_short(case) for case in apart["processes"])
     cases = found["training"]
-    of_kept = _kept_in_short(found["kept"])
-    trainings = (_training_in_brief(cases), _training_in_short(cases), of_kept, _variants_in_short(found["variants"]))
-    short = (*trainings, *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
+    trainings = (_training_in_brief(cases), _training_in_short(cases), _geometry_in_short(found["geometry"]))
+    others = (_variants_in_short(found["variants"]), _kept_in_short(found["kept"]))
+    short = (*trainings, *others, *processes, _updates_in_short(found["updates"]), _growth(found["growth"]))
     return [machine(found), machine(apart), *(markdown_table(list(rows)) for rows in short)]
 
 
@@ -64,6 +64,8 @@ def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
         made[f"{case['title']}: whole training steps, {_rounds(case)}"] = list(_training(case))
     for case in _kept(found):
         made[f"{case['title']}: {_rounds(case)}"] = [_TIMES, *map(_timed, case["rows"].values())]
+    for case in found.get("geometry", []):
+        made[f"{case['title']}, the geometry alone: {_rounds(case)}"] = list(_geometry(case))
     for case in found.get("processes", []):
         made[f"{case['title']}: {case['rounds']} processes of {case['steps']} steps each, in turn"] = list(_processes(case))
     for case in found.get("compiled", []):
@@ -139,6 +141,34 @@ def _training_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
     for name in ("lora", "fast", "merged", "adaptive"):
         yield [f"peak MiB: {by_name[name][0]['title']}", *(f"{row['peak_mib']:.0f}" for row in by_name[name])]
     yield ["layer steps by Householder's QR", *(row["note"].partition(" layer steps")[0] for row in fast)]
+
+
+_OF_PROCESSES = "median of a process, 95 %"
+
+
+def _geometry(case: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield ["method", "ms a step", "ratio to lean LoRA", _OF_PROCESSES, "medians of the processes"]
+    for row in case["rows"].values():
+        low, middle, high = row["milliseconds"]
+        medians = ", ".join(f"{value:.3f}" for value in sorted(row["of_processes"]))
+        yield [row["title"], f"{middle:.1f} [{low:.1f}, {high:.1f}]", _ratio(row["over_lean"]), _between(row), medians]
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    """Where the median of the processes lies, if there were enough of them."""
+    return " to ".join(f"{end:.3f}" for end in row["interval"]) if row["interval"] else ""
+
+
+def _geometry_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """All networks side by side: ratios to lean LoRA, and where the median of the processes lies."""
+    rows = [case["rows"] for case in cases]
+    yield [f"ratio to lean LoRA, {_rounds(cases[0])}", *(case["title"] for case in cases)]
+    for name, row in rows[0].items():
+        if name == "lean":
+            yield [f"{row['title']}, ms a step", *(f"{of[name]['milliseconds'][1]:.0f}" for of in rows)]
+        else:
+            yield [row["title"], *(_ratio(of[name]["over_lean"]) for of in rows)]
+            yield [f"{row['title']}: {_OF_PROCESSES}", *(_between(of[name]) for of in rows)]
 
 
 def _kept_in_short(cases: list[dict[str, Any]]) -> Iterator[list[str]]:
@@ -246,7 +276,8 @@ def drawn(found: Mapping[str, Any]) -> Figure | None:
 
     trainings = [*found.get("training", []), *found.get("variants", []), *_kept(found)]
     in_two_ways = [*found.get("processes", []), *found.get("compiled", [])]
-    panels = len(trainings) + len(in_two_ways) + ("updates" in found) + len(found.get("growth", {}))
+    of_processes = found.get("geometry", [])
+    panels = len(trainings) + len(of_processes) + len(in_two_ways) + ("updates" in found) + len(found.get("growth", {}))
     if not panels:
         return None
     columns = min(3, panels)
@@ -257,6 +288,8 @@ def drawn(found: Mapping[str, Any]) -> Figure | None:
         axes = (ax for row in rows for ax in row.subplots(1, columns, squeeze=False)[0])
         for case in trainings:
             _bars(next(axes), case)
+        for case in of_processes:
+            _dots(next(axes), case)
         for case in in_two_ways:
             _paired_bars(next(axes), case)
         if "updates" in found:
@@ -291,7 +324,20 @@ def _bars(ax: Any, case: Mapping[str, Any]) -> None:
     low, middle, high = zip(*(row["ratio"] for row in rows), strict=True)
     whiskers = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
     ax.barh(_labels(rows), middle, xerr=whiskers, color="#88aacc")
-    _beside_lora(ax, case["title"], "time of a training step, LoRA (PEFT) = 1")
+    _beside(ax, case["title"], "time of a training step, LoRA (PEFT) = 1")
+
+
+def _dots(ax: Any, case: Mapping[str, Any]) -> None:
+    """Ratios to lean LoRA, the median of each process a dot, and a bar where their own median lies."""
+    rows = [row for name, row in case["rows"].items() if name != "lean"]
+    for place, row in enumerate(rows):
+        if row["interval"]:
+            low, high = row["interval"]
+            ax.barh(place, high - low, left=low, height=0.4, color="#88aacc")
+        ax.plot(row["of_processes"], [place] * len(row["of_processes"]), "|", color="black", markersize=14)
+    ax.set_yticks(range(len(rows)), labels=_labels(rows))
+    ax.set_ylim(-0.8, len(rows) - 0.2)
+    _beside(ax, f"{case['title']}: the geometry alone", "time of a training step, lean LoRA = 1")
 
 
 def _paired_bars(ax: Any, case: Mapping[str, Any]) -> None:
@@ -306,7 +352,7 @@ def _paired_bars(ax: Any, case: Mapping[str, Any]) -> None:
     ax.set_yticks(range(len(labels)), labels=labels)
     ax.set_xlim(right=2.2 * max(row["ratio"][1] for row in case["rows"]))
     ax.legend(loc="center right")
-    _beside_lora(ax, case["title"], "time of a training step, LoRA (PEFT) as it is = 1")
+    _beside(ax, case["title"], "time of a training step, LoRA (PEFT) as it is = 1")
 
 
 def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -319,8 +365,8 @@ def _way(row: Mapping[str, Any]) -> str:
     return row["way"] if "way" in row else "alone, memory kept" if row["kept"] else "alone, as it is"
 
 
-def _beside_lora(ax: Any, title: str, what: str) -> None:
-    """Rows from above, and a line where LoRA is."""
+def _beside(ax: Any, title: str, what: str) -> None:
+    """Rows from above, and a line at 1, where what they are compared with is."""
     ax.axvline(1.0, color="black", linewidth=0.8)
     ax.invert_yaxis()
     ax.set_title(title, loc="right")  # over the labels of the rows as well, where there is room
