@@ -167,7 +167,7 @@ def with_memory_kept(case: Case, effort: Effort, progress: Progress) -> dict[str
 
 
 GEOMETRY = ("lean", "fast", "adam")
-"""Equal work but for the geometry."""
+"""LoRA by AdamW, then GeoLoRA by SGD, the least that its step can cost, and by Adam, like with like."""
 
 
 def geometry(case: Case, effort: Effort, progress: Progress) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _of_processes(ratios: Times, places: int) -> dict[str, Any]:
     """Quartiles of the rounds, the median of each process, and between which of these medians their own median lies with 95 %.
 
     The order statistics of a sign test, whatever the distribution (Conover, Practical Nonparametric Statistics, 3.2): rounds of
-    one process share its memory, processes nothing.  None for fewer processes than tell anything.
+    one process share its memory, processes only the hour of the machine.  None for fewer processes than tell anything.
     """
     medians = np.median(np.reshape(ratios.seconds, (places, -1)), axis=1)
     interval = quantile_test(medians, p=0.5).confidence_interval(0.95)

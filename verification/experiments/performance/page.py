@@ -328,7 +328,7 @@ def _bars(ax: Any, case: Mapping[str, Any]) -> None:
 
 
 def _dots(ax: Any, case: Mapping[str, Any]) -> None:
-    """Ratios to lean LoRA, the median of each process a dot, and a bar where their own median lies."""
+    """Ratios to lean LoRA, the median of each process a stroke, and a bar where their own median lies."""
     rows = [row for name, row in case["rows"].items() if name != "lean"]
     for place, row in enumerate(rows):
         if row["interval"]:
