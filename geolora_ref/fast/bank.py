@@ -32,7 +32,7 @@ from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import Array
 from geolora_ref.fast.arrays import as_array, as_kind_of, on_host
-from geolora_ref.fast.core import RULES, Limits, Ranks, Small, cut_at, decide_ranks, small_of
+from geolora_ref.fast.core import RULES, Decided, Limits, Ranks, Small, cut_at, decide_ranks, small_of
 from geolora_ref.fast.gram import GramCore, gram_core, trusted
 from geolora_ref.fast.householder import householder_core
 from geolora_ref.fast.leading import LEAST_WIDTH, LeadingCore, defects, leading_core, smallness
@@ -94,18 +94,41 @@ class Bases(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The spectra of some layers of a class: which ones of it, and the stacks that their new bases are made from."""
+    """The spectra of some layers of a class: which ones of it, and the stacks that their new bases are made from; all of the step
+    as well, if the loops have made it.
+    """
 
     of: WidthClass
     rows: Integers
     stacks: list[Tensor]
     core: GramCore | LeadingCore
+    decided: Decided | None = None
 
     @property
     def layers(self) -> Integers:
         """Which ones of the bank."""
         members: Integers = self.of.members[self.rows]
         return members
+
+
+class _New(NamedTuple):
+    """What the new bases of a class are made from: X_K, then X_L of its layers (2L, 2w, k), and the stacks."""
+
+    of: WidthClass
+    X: Tensor
+    stacks: list[Tensor]
+
+
+class _Step(NamedTuple):
+    """What a step writes and reports: Σ (L, 2w) and the ranks of all layers, their new cores (L, k, k), and the bases by class;
+    those of ``exact`` layers are there already.
+    """
+
+    sigma: Values
+    ranks: Ranks
+    S: Tensor
+    new: list[_New]
+    exact: Mapping[int, _Exact]
 
 
 class _Exact(NamedTuple):
@@ -309,22 +332,54 @@ class LayerBank:
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._fill(delta_K, delta_L, delta_S)
         columns = np.asarray(self.ranks) if delta_K is None else self._plan.columns
-        found: list[_Found] = []
-        exact: dict[int, _Exact] = {}
-        if self.dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
-            self._refuse(self._work_is_finite(rate))
-            exact = self._exact(range(len(self.shapes)), rate, shared)
-            sigma = np.stack([one.sigma for one in exact.values()])
+        found = [] if self.dtype == torch.float64 else self._spectra(rate, shared, columns, limits if budget is None else None)
+        before, decided = self._plan, [one.decided for one in found if one.decided is not None]
+        if found and len(decided) == len(found):
+            step = self._joined(found, decided)
         else:
-            found = self._spectra(rate, shared, limits if budget is None else None)
+            step = self._chosen(found, columns, limits, budget, rate, shared)
+        try:
+            self._write(step)
+        except BaseException:  # no memory, an interrupt
+            if self._plan is before:
+                self._undo()
+            raise
+        rules = tuple(RULES[code] for code in step.ranks.rule.tolist())
+        return StepReport(self.ranks, rules, step.sigma, step.ranks.theta, step.ranks.discarded, tuple(sorted(step.exact)))
+
+    def _joined(self, found: Sequence[_Found], decided: Sequence[Decided]) -> _Step:
+        """The step of all layers, from those of the classes."""
+        new = [_New(one.of, its.X, one.stacks) for one, its in zip(found, decided, strict=True)]
+        if len(decided) == 1:
+            return _Step(decided[0].sigma, decided[0].ranks, decided[0].S, new, {})
+        count, w = len(self.shapes), max(self.ranks)
+        sigma, S = np.zeros((count, 2 * w)), torch.zeros(count, w, w, dtype=torch.float64)
+        ranks = Ranks(*(np.empty(count, of.dtype) for of in decided[0].ranks))
+        for one, its in zip(found, decided, strict=True):
+            layers, k = one.of.members, one.of.width
+            sigma[layers, : 2 * k], S[layers, :k, :k] = its.sigma, its.S
+            for all_of, some in zip(ranks, its.ranks, strict=True):
+                all_of[layers] = some
+        return _Step(sigma, ranks, S, new, {})
+
+    def _chosen(
+        self, found: Sequence[_Found], columns: Integers, limits: Limits, budget: Budget | None, rate: float, shared: bool
+    ) -> _Step:
+        """The step of all layers, from their spectra; by Householder's QR where these are not enough, or none were ``found``."""
+        exact: dict[int, _Exact] = {}
+        if found:
             squares, scale, info = self._host(found)
             self._refuse(np.isfinite(scale))
             sigma = np.sqrt(np.fmax(squares, 0.0))  # NaN, which some solvers find for zeros, is 0 here, and not trusted
-        before, unknown = self._plan, self._rest(found, sigma)
+        else:  # the Gram matrix would square the rounding of the only precision there is
+            self._refuse(self._work_is_finite(rate))
+            exact = self._exact(range(len(self.shapes)), rate, shared)
+            sigma = np.stack([one.sigma for one in exact.values()])
+        unknown = self._rest(found, sigma)
         own = np.arange(sigma.shape[1]) < columns[:, None]  # behind it there is nothing but rounding
         while True:
             sigma = np.where(own, sigma, 0.0)
-            chosen = self._choose(sigma, columns, limits, budget, self._loops(max(self.ranks)) if found else None)
+            chosen = self._choose(sigma, columns, limits, budget)
             if not found:
                 break
             good = (info == 0.0) & trusted(squares, scale, chosen.rank, self._roots, torch.finfo(self.dtype).eps)
@@ -334,17 +389,11 @@ class LayerBank:
             for layer, one in self._exact(bad, rate, shared).items():
                 exact[layer], sigma[layer] = one, one.sigma
         self._refuse(chosen.norm <= torch.finfo(self.dtype).max)
-        try:
-            self._write(found, exact, sigma, chosen.rank)
-        except BaseException:  # no memory, an interrupt
-            if self._plan is before:
-                self._undo()
-            raise
+        S, new = self._made_of(found, sigma, chosen.rank)
         if exact:
             unknown[list(exact)] = False
         np.copyto(sigma, np.nan, where=unknown & own)
-        rules = tuple(RULES[code] for code in chosen.rule.tolist())
-        return StepReport(self.ranks, rules, sigma, chosen.theta, chosen.discarded, tuple(sorted(exact)))
+        return _Step(sigma, chosen, S, new, exact)
 
     def _limits(
         self,
@@ -372,10 +421,10 @@ class LayerBank:
             )
         return Limits(tau, theta, min_rank, np.asarray(most, dtype=np.int64))
 
-    def _choose(self, sigma: Values, columns: Integers, limits: Limits, budget: Budget | None, loops: ModuleType | None) -> Ranks:
+    def _choose(self, sigma: Values, columns: Integers, limits: Limits, budget: Budget | None) -> Ranks:
         """The new ranks by the threshold, or by the budget."""
         if budget is None:
-            return (decide_ranks if loops is None else loops.decide_ranks_by_loops)(sigma, columns, limits)
+            return decide_ranks(sigma, columns, limits)
         found = budget([values[:k].copy() for values, k in zip(sigma, columns, strict=True)])  # which may work in place
         wanted: list[Any] = []
         with suppress(TypeError):  # of what cannot be iterated over, a number or an array of one
@@ -482,24 +531,24 @@ class LayerBank:
         finite: NDArray[np.bool_] = (cores & sides[:count] & sides[count:]).cpu().numpy()
         return finite
 
-    def _spectra(self, rate: float, shared: bool, limits: Limits | None) -> list[_Found]:
+    def _spectra(self, rate: float, shared: bool, columns: Integers, limits: Limits | None) -> list[_Found]:
         """The spectra from Gram matrices, class by class; all of a spectrum where there are no ``limits``."""
         self._scratch.clear()
         found = []
         for of in self._plan.classes:
-            quickly = None if limits is None else self._in_float32(of, rate, shared, limits)
+            quickly = None if limits is None else self._in_float32(of, rate, shared, columns, limits)
             found += [quickly] if quickly else self._in_float64(of, rate, shared, limits)
         return found
 
-    def _in_float32(self, of: WidthClass, rate: float, shared: bool, limits: Limits) -> _Found | None:
+    def _in_float32(self, of: WidthClass, rate: float, shared: bool, columns: Integers, limits: Limits) -> _Found | None:
         """By products of float32, if the leading half is enough for all layers of the class; narrow ones get all of it."""
         if self.device.type != "cpu" or not float32_is_whole():
             return None
         stacks, loops = self._stacks(of), self._loops(of.width)
         Gamma = self._gram_matrices(of, stacks, loops)
-        by_loops = None if loops is None else self._by_loops(loops, of, Gamma, rate, shared, limits)
+        by_loops = None if loops is None else self._by_loops(loops, of, Gamma, rate, shared, columns, limits)
         if by_loops is not None:
-            return _Found(of, np.arange(len(of.members)), stacks, by_loops)
+            return _Found(of, np.arange(len(of.members)), stacks, *by_loops)
         small = self._small(of, Gamma, rate, shared)
         enough, products = self._leading(of, small, limits)
         if not enough.all():
@@ -515,22 +564,22 @@ class LayerBank:
         return loops if loops is not None and width <= loops.MOST_WIDTH else None
 
     def _by_loops(
-        self, loops: ModuleType, of: WidthClass, Gamma: Tensor, rate: float, shared: bool, limits: Limits
-    ) -> LeadingCore | None:
-        """The leading half of the spectra of a narrow class in compiled loops, if it is enough for all."""
+        self, loops: ModuleType, of: WidthClass, Gamma: Tensor, rate: float, shared: bool, columns: Integers, limits: Limits
+    ) -> tuple[LeadingCore, Decided | None] | None:
+        """The leading half of the spectra of a narrow class in compiled loops, if it is enough for all, and all of the step."""
         p = 2 * of.width
         S, dS = self._of_class(of)
-        its_limits = limits._replace(max_rank=limits.max_rank[of.members])
-        found: LeadingCore | None = loops.spectra_by_loops(
+        found: tuple[LeadingCore, Decided | None] | None = loops.step_by_loops(
             Gamma.view(2, -1, p, p).numpy(),
             S.numpy(),
             None if dS is None else dS.numpy(),
             of.ranks,
+            columns[of.members],
             self._roots[of.members],
-            its_limits,
+            limits._replace(max_rank=limits.max_rank[of.members]),
             rate=rate,
             shared=shared,
-            eps=torch.finfo(self.dtype).eps,
+            dtype=self.dtype,
         )
         return found
 
@@ -638,33 +687,40 @@ class LayerBank:
             raise NonFiniteUpdateError(sorted(beyond))
         return dict(sorted(found.items()))
 
-    def _write(self, found: Sequence[_Found], exact: Mapping[int, _Exact], sigma: Values, rank: Integers) -> None:
-        """The new factors into the buffers, zeros behind each layer's rank."""
-        ranks = tuple(rank.tolist())
-        width, plan = max(ranks), self._plan if ranks == self.ranks else self._planned(ranks)
+    def _made_of(self, found: Sequence[_Found], sigma: Values, rank: Integers) -> tuple[Tensor, list[_New]]:
+        """The new cores (L, k, k), and what the new bases of each class are made from; k is the largest of the new ranks."""
+        width = int(rank.max())
         kept = np.where(np.arange(width) < rank[:, None], sigma[:, :width], 0.0)
         inverse = np.zeros_like(kept)
         if found:  # the Gram route divides by σ; the other one, where 1/σ may be beyond the range, does not
             np.divide(1.0, kept, out=inverse, where=kept > 0.0)
         elsewhere = self.device.type != "cpu"
         values = torch.from_numpy(np.stack([kept, inverse])).to(self.device) if elsewhere else (torch.from_numpy(kept), inverse)
-        if width < max(self.ranks):  # what lies behind is no longer in use
-            for group in self._lengths:
-                group.storage[:, width:] = 0.0
-            self._S.zero_()
+        new = []
         for of in self._plan.classes if found else ():
             most = min(width, 2 * of.width)  # no rank of this class is above it
             its = [one for one in found if one.of is of]
             its_inverse = values[1][of.layers] if elsewhere else as_kind_of(its[0].core.scale, inverse[of.members])
-            X = _coordinates(its, its_inverse[:, None, :most], its[0].stacks[0].dtype)
-            for part, stack in zip(of.parts, its[0].stacks, strict=True):
+            new.append(_New(of, _coordinates(its, its_inverse[:, None, :most], its[0].stacks[0].dtype), its[0].stacks))
+        return torch.diag_embed(values[0]), new
+
+    def _write(self, step: _Step) -> None:
+        """The new factors into the buffers, zeros behind each layer's rank."""
+        ranks = tuple(step.ranks.rank.tolist())
+        width, plan = max(ranks), self._plan if ranks == self.ranks else self._planned(ranks)
+        if width < max(self.ranks):  # what lies behind is no longer in use
+            for group in self._lengths:
+                group.storage[:, width:] = 0.0
+            self._S.zero_()
+        for of, X, stacks in step.new:
+            for part, stack in zip(of.parts, stacks, strict=True):
                 self._put(part, (X if len(of.parts) == 1 else X[part.places]).mT, stack)
-        for layer, basis in exact.items():
+        for layer, basis in step.exact.items():
             for side, rows in ((layer, basis.Ut), (len(ranks) + layer, basis.Vt)):
                 group, i = self._place[side]
                 group.storage[i, :width] = 0.0
                 group.storage[i, : ranks[layer]] = rows[: ranks[layer]]
-        self._S[:, :width, :width] = torch.diag_embed(values[0])
+        self._S[:, :width, :width] = step.S[:, :width, :width]
         self._plan = plan
 
     def _put(self, part: Part, Xt: Tensor, stack: Tensor) -> None:

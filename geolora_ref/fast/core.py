@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import Array
 from geolora_ref.fast.arrays import diagonals, zeros
 
-__all__ = ["RULES", "Limits", "Ranks", "Small", "core", "core_after", "cut_at", "decide_ranks", "small_of"]
+__all__ = ["RULES", "Decided", "Limits", "Ranks", "Small", "core", "core_after", "cut_at", "decide_ranks", "small_of"]
 
 RULES = (RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS, RankRule.BUDGET)
 """The rank rules by their code in :attr:`Ranks.rule`."""
@@ -98,6 +99,19 @@ class Ranks(NamedTuple):
     theta: Values
     discarded: Values
     norm: Values
+
+
+class Decided(NamedTuple):
+    """All of a step of some layers of width w, none of whose ranks grows.
+
+    ``sigma`` (L, 2w), NaN where only the norm of the rest is known; ``ranks`` as :func:`decide_ranks` finds them; ``S`` (L, w, w)
+    the new cores and ``X`` (2L, 2w, w) X_K, then X_L of all layers, U₁ = B_K X_K and V₁ = B_L X_L, zeros behind the new ranks.
+    """
+
+    sigma: Values
+    ranks: Ranks
+    S: Tensor
+    X: Tensor
 
 
 @np.errstate(over="ignore", invalid="ignore")  # norms beyond the range, which the caller refuses

@@ -1,15 +1,16 @@
-"""Gram matrices of narrow layers, the leading half of their spectrum, coordinates and ranks, in loops that numba compiles.
+"""Small steps of narrow layers, but for what is long, in loops that numba compiles; and their Gram matrices.
 
-``leading.py`` derives the second, ``core.py`` has the last.  For the 4 x 4 matrices of 36 layers hardly any of its time is
-arithmetic: it is a hundred calls of NumPy a step, and one of LAPACK a layer.  Here are the same statements with the same
-symbols, as loops whose innermost goes over the layers, so that a processor takes several of them at once: matrices are
-(w, w, L) here, all but the long ones.  Eigenvalues are Jacobi's, few sweeps, since what is to become diagonal nearly is.
+``leading.py`` derives the spectra, ``core.py`` has the ranks, ``gram.py`` what is trusted.  For the 4 x 4 matrices of 36 layers
+hardly any of the time is arithmetic: it is a hundred calls of NumPy a step, and one of LAPACK a layer.  Here are the same
+statements with the same symbols, as loops whose innermost goes over the layers, so that a processor takes several of them at
+once: matrices are (w, w, L) here, all but the long ones.  Eigenvalues are Jacobi's, few sweeps, since what is to become diagonal
+nearly is.
 
 Inverses without pivots.  With d the least on the diagonal of S_new, and what is off it at most ¾d in norm, s = d − ‖off‖ ≥ d/4
 stands for σ', of which a and b are at most ½: σ_r(F) ≥ s/2 and ‖λG_L Y‖ ≤ s/2 by induction, F = D(I + E) with ‖E‖ ≤ ⅞, and
 every Schur complement I + E₂₂ − E₂₁(I + E₁₁)⁻¹E₁₂ has a norm of 1 + ⅞ + (⅞)²·8 = 8 at most.
 
-The one module that needs numba.  Where that is not installed, or cannot be imported, those two and ``gram.py`` do the same.
+The one module that needs numba.  Where that is not installed, or cannot be imported, those three do the same.
 It is one file, since numba takes what it has kept for as new as the file that it was made from.  It is compiled where a narrow
 layer first makes a small step, which takes some ten seconds, and kept for later processes.
 """
@@ -26,14 +27,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geolora_ref.fast.core import BASIS, MAX_RANK, MIN_RANK, THRESHOLD, Limits, Ranks
+from geolora_ref.fast.core import BASIS, MAX_RANK, MIN_RANK, THRESHOLD, Decided, Limits, Ranks
 from geolora_ref.fast.leading import LARGEST, MOST_PRODUCTS, UNDERFLOW, LeadingCore
 
-__all__ = ["MOST_WIDTH", "decide_ranks_by_loops", "gram_by_loops", "gram_pays", "spectra_by_loops"]
+__all__ = ["MOST_WIDTH", "gram_by_loops", "gram_pays", "step_by_loops"]
 
 Values = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Integers = NDArray[Any]
+_Core = tuple[Values, Values, Values, Values, Values]
+_Ranks = tuple[Integers, Integers, Values, Values, Values]
 Function = TypeVar("Function", bound=Callable[..., Any])
 MOST_WIDTH = 16
 """The largest w for which loops on one thread take less time than calls."""
@@ -71,15 +74,21 @@ def _kept(function: Function) -> Function:
 
 
 class _Limits(NamedTuple):
-    """What says whether the leading half is enough: ``theta`` is NaN where the threshold is ``tau``; the others as elsewhere."""
+    """What says whether the leading half is enough, and what is kept of it.
+
+    ``theta`` is NaN where the threshold is ``tau``; ``eps`` and ``most_norm`` are of the storage; ``codes`` say what fixes a
+    rank: the threshold, min_rank, the largest one, the basis; the others as elsewhere.
+    """
 
     tau: float
     theta: float
     min_rank: int
     eps: float
+    most_norm: float
     LARGEST: float
     MOST_PRODUCTS: int
     UNDERFLOW: float
+    codes: tuple[int, int, int, int]
 
 
 class _Gram(NamedTuple):
@@ -429,117 +438,164 @@ def _sorted(found: Values, left: Values, right: Values) -> tuple[Values, Values,
     return squares, X_K, TQ
 
 
-@_kept
-def _scaled(X_K: Values, TQ: Values, inverse: Values) -> Singles:
-    """X_K, then X_L of all layers, (2L, 2w, k); see :class:`LeadingCore`."""
+@_compiled
+def _scaled(X_K: Values, TQ: Values, sigma: Values, rank: Integers) -> Singles:
+    """X_K, then X_L of all layers, (2L, 2w, w), zeros behind their ranks; see :class:`LeadingCore`."""
     count, p, w = X_K.shape
-    found = np.zeros((2 * count, p, inverse.shape[2]), dtype=np.float32)
+    found = np.zeros((2 * count, p, w), dtype=np.float32)
     for layer in range(count):
-        for i in range(p):
-            for j in range(min(w, inverse.shape[2])):
-                if inverse[layer, 0, j] > 0.0:
-                    found[layer, i, j] = X_K[layer, i, j]
-                    found[count + layer, i, j] = TQ[layer, i, j] * inverse[layer, 0, j]
+        for j in range(rank[layer]):
+            inverse = 1.0 / sigma[layer, j]
+            for i in range(p):
+                found[layer, i, j] = X_K[layer, i, j]
+                found[count + layer, i, j] = TQ[layer, i, j] * inverse
     return found
 
 
-class NarrowCore(LeadingCore):
-    """A :class:`LeadingCore` whose coordinates are found in loops, in float32 as the stacks are that it is for."""
-
-    def coordinates(self, inverse: Values, dtype: torch.dtype) -> Tensor:
-        """As those of :class:`LeadingCore`."""
-        contiguous = np.ascontiguousarray(inverse)  # for any other layout it would be compiled once more
-        return torch.from_numpy(_scaled(self.X_K, self.TQ, contiguous)).to(dtype)
-
-
-@_kept
-def _spectra(
-    Gamma: Singles,
-    S: Values,
-    delta_S: Values,
-    plain: bool,
-    ranks: Integers,
-    most: Integers,
-    roots: Values,
-    rate: float,
-    shared: bool,
-    limits: _Limits,
-) -> tuple[bool, Values, Values, Values, Values, Values]:
-    """Whether it is enough for all layers, and the arrays of a :class:`LeadingCore` up to ``scale``."""
-    K, L = _gram(Gamma[0]), _gram(Gamma[1])
-    S_new, scale = _core(K, L, S, delta_S, plain, rate, shared)
-    products = _products(K, L, S_new, ranks, most, roots, rate, limits)
-    if products == 0:
-        return False, scale.reshape(-1, 1), S_new, S_new, scale, scale
-    good, found, left, right, rest = _leading(K, L, S_new, ranks, rate, products)
-    squares, X_K, TQ = _sorted(found, left, right)
-    return good, squares, X_K, TQ, rest, scale
+@_compiled
+def _singular_values(squares: Values, rest: Values, ranks: Integers, columns: Integers) -> Values:
+    """Σ (L, 2w), descending, the norm of the rest behind the ranks as one value, and zeros behind the columns."""
+    count, w = squares.shape
+    sigma = np.zeros((count, 2 * w))
+    for layer in range(count):
+        for j in range(ranks[layer]):
+            sigma[layer, j] = math.sqrt(max(squares[layer, w - 1 - j], 0.0))
+        if ranks[layer] < columns[layer]:
+            sigma[layer, ranks[layer]] = math.sqrt(max(rest[layer], 0.0))
+    return sigma
 
 
-def spectra_by_loops(
-    Gamma: Singles,
-    S: Values,
-    delta_S: Values | None,
-    ranks: Integers,
-    roots: Values,
-    limits: Limits,
-    *,
-    rate: float,
-    shared: bool,
-    eps: float,
-) -> LeadingCore | None:
-    """The leading half of the spectra of layers with these ranks ≤ w, or None where it is not enough for one of them.
-
-    Parameters
-    ----------
-    Gamma : (2, L, 2w, 2w) Γ_K and Γ_L, as float32 products.
-    S, delta_S : (L, w, w), None for ΔS = UᵀΔK.
-    roots : (L,) √max(m, n).
-    limits : their truncation.
-    eps : of the storage.
-    """
-    tau, theta = _thresholds(limits)
-    given = Gamma, S, S if delta_S is None else delta_S, delta_S is None, ranks, limits.max_rank, roots, rate, shared
-    enough, squares, X_K, TQ, rest, scale = _spectra(
-        *given, _Limits(tau, theta, limits.min_rank, eps, LARGEST, MOST_PRODUCTS, UNDERFLOW)
-    )
-    return NarrowCore(squares, X_K, TQ, rest, scale, np.zeros(len(scale))) if enough else None
-
-
-@_kept
+@_compiled
 def _decided(
-    sigma: Values, columns: Integers, most: Integers, tau: float, theta: float, min_rank: int, codes: tuple[int, int, int, int]
+    sigma: Values, columns: Integers, most: Integers, limits: _Limits
 ) -> tuple[Integers, Integers, Values, Values, Values]:
-    """The arrays of :class:`Ranks`; ``codes`` : of what fixes a rank: the threshold, min_rank, the largest one, the basis."""
+    """The arrays of :class:`Ranks`, as ``decide_ranks`` of ``core.py`` finds them, to the last bit."""
     count, p = sigma.shape
     rank, rule = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     limit, discarded, norm, tail = np.empty(count), np.empty(count), np.empty(count), np.zeros(p + 1)
+    by_threshold, by_min_rank, by_max_rank, by_basis = limits.codes
     for layer in range(count):
         largest = sigma[layer, 0] if sigma[layer, 0] > 0.0 else 1.0
         squares = 0.0
         for j in range(p - 1, -1, -1):
             squares += (sigma[layer, j] / largest) ** 2
             tail[j] = math.sqrt(squares) * largest
-        limit[layer] = tail[0] * tau if math.isnan(theta) else theta
+        limit[layer] = tail[0] * limits.tau if math.isnan(limits.theta) else limits.theta
         wanted = 0
         while wanted < columns[layer] and tail[wanted] > limit[layer]:
             wanted += 1
-        rank[layer], rule[layer] = max(min(wanted, most[layer]), min(columns[layer], min_rank)), codes[0]
+        rank[layer], rule[layer] = max(min(wanted, most[layer]), min(columns[layer], limits.min_rank)), by_threshold
         if wanted > most[layer]:
-            rule[layer] = codes[2]
-        elif wanted < min_rank:
-            rule[layer] = codes[3] if columns[layer] < min_rank else codes[1]
+            rule[layer] = by_max_rank
+        elif wanted < limits.min_rank:
+            rule[layer] = by_basis if columns[layer] < limits.min_rank else by_min_rank
         discarded[layer], norm[layer] = tail[rank[layer]], tail[0]
     return rank, rule, limit, discarded, norm
 
 
-def decide_ranks_by_loops(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
-    """``decide_ranks`` of ``core.py``, to the last bit."""
-    tau, theta = _thresholds(limits)
-    codes = THRESHOLD, MIN_RANK, MAX_RANK, BASIS
-    return Ranks(*_decided(sigma, columns, limits.max_rank, tau, theta, limits.min_rank, codes))
+@_compiled
+def _usable(
+    squares: Values, scale: Values, ranks: Integers, rank: Integers, norm: Values, roots: Values, limits: _Limits
+) -> bool:
+    """Whether all bases are ``trusted`` (see ``gram.py``), and nothing is beyond the range of the storage."""
+    w = squares.shape[1]
+    for layer in range(len(rank)):
+        if not (scale[layer] > 0.0 and rank[layer] <= ranks[layer] and norm[layer] <= limits.most_norm):
+            return False
+        eta = (2 * w + 32.0 + 3.0 * roots[layer]) * EPS
+        if not scale[layer] * eta <= squares[layer, w - rank[layer]] * limits.eps:
+            return False
+    return True
 
 
-def _thresholds(limits: Limits) -> tuple[float, float]:
-    """tau and theta, NaN for the one that is not given."""
-    return math.nan if limits.tau is None else float(limits.tau), math.nan if limits.theta is None else float(limits.theta)
+@_compiled
+def _diagonal(sigma: Values, rank: Integers, w: int) -> Values:
+    """Σ up to the ranks, (L, w, w)."""
+    S = np.zeros((len(rank), w, w))
+    for layer in range(len(rank)):
+        for j in range(rank[layer]):
+            S[layer, j, j] = sigma[layer, j]
+    return S
+
+
+@_compiled
+def _without_rest(sigma: Values, ranks: Integers, columns: Integers) -> Values:
+    """Not a number where single values are not known."""
+    found = sigma.copy()
+    for layer in range(len(ranks)):
+        found[layer, ranks[layer] : columns[layer]] = np.nan
+    return found
+
+
+@_kept
+def _step(
+    Gamma: Singles,
+    S: Values,
+    delta_S: Values,
+    plain: bool,
+    ranks: Integers,
+    columns: Integers,
+    most: Integers,
+    roots: Values,
+    rate: float,
+    shared: bool,
+    limits: _Limits,
+) -> tuple[bool, bool, _Core, Values, _Ranks, Values, Singles]:
+    """Whether the leading half is enough for all layers, and usable; a :class:`LeadingCore` up to ``scale``, and the arrays of a
+    :class:`Decided`.
+    """
+    K, L = _gram(Gamma[0]), _gram(Gamma[1])
+    S_new, scale = _core(K, L, S, delta_S, plain, rate, shared)
+    products = _products(K, L, S_new, ranks, most, roots, rate, limits)
+    if products == 0:
+        none, nobody = scale.reshape(-1, 1), np.empty((0, 0, 0), dtype=np.float32)
+        return False, False, (none, S_new, S_new, scale, scale), none, (ranks, ranks, scale, scale, scale), S_new, nobody
+    enough, found, left, right, rest = _leading(K, L, S_new, ranks, rate, products)
+    squares, X_K, TQ = _sorted(found, left, right)
+    sigma = _singular_values(squares, rest, ranks, columns)
+    decided = _decided(sigma, columns, most, limits)
+    rank, norm = decided[0], decided[4]
+    usable = _usable(squares, scale, ranks, rank, norm, roots, limits)
+    kept = rank if usable else np.zeros_like(rank)  # what is not usable may have ranks above w
+    S_1, X, core = _diagonal(sigma, kept, len(S_new)), _scaled(X_K, TQ, sigma, kept), (squares, X_K, TQ, rest, scale)
+    return enough, usable, core, _without_rest(sigma, ranks, columns), decided, S_1, X
+
+
+def step_by_loops(
+    Gamma: Singles,
+    S: Values,
+    delta_S: Values | None,
+    ranks: Integers,
+    columns: Integers,
+    roots: Values,
+    limits: Limits,
+    *,
+    rate: float,
+    shared: bool,
+    dtype: torch.dtype,
+) -> tuple[LeadingCore, Decided | None] | None:
+    """The leading half of the spectra of layers with these ranks ≤ w, or None where it is not enough for one of them; and all of
+    their step, or None where one of them has to go through ``householder.py`` or is refused.
+
+    Parameters
+    ----------
+    Gamma : (2, L, 2w, 2w) Γ_K and Γ_L, as float32 products.
+    S, delta_S : (L, w, w), None for ΔS = UᵀΔK.
+    columns : (L,) of the augmented bases.
+    roots : (L,) √max(m, n).
+    limits : their truncation.
+    dtype : of the storage.
+    """
+    given = Gamma, S, S if delta_S is None else delta_S, delta_S is None, ranks, columns, limits.max_rank, roots, rate, shared
+    enough, usable, core, sigma, decided, S_1, X = _step(*given, _limits(limits, dtype))
+    if not enough:
+        return None
+    found = LeadingCore(*core, np.zeros(len(ranks)))
+    return found, Decided(sigma, Ranks(*decided), torch.from_numpy(S_1), torch.from_numpy(X)) if usable else None
+
+
+def _limits(limits: Limits, dtype: torch.dtype) -> _Limits:
+    """In one type whatever was given, or it would be compiled once more."""
+    tau, theta = (math.nan if limit is None else float(limit) for limit in (limits.tau, limits.theta))
+    storage, codes = torch.finfo(dtype), (THRESHOLD, MIN_RANK, MAX_RANK, BASIS)
+    return _Limits(tau, theta, limits.min_rank, storage.eps, storage.max, LARGEST, MOST_PRODUCTS, UNDERFLOW, codes)

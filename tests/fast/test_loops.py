@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import geolora_ref.fast.bank as bank_module
-from geolora_ref.fast import LayerBank
-from geolora_ref.fast.core import Limits, Small, decide_ranks, small_of
+from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport
+from geolora_ref.fast.core import Decided, Limits, Small, decide_ranks, small_of
+from geolora_ref.fast.gram import trusted
 from geolora_ref.fast.leading import LeadingCore, Smallness, defects, leading_core, smallness
 from tests.fast.small_steps import (
     ALLOWED,
@@ -69,12 +71,21 @@ class Drawn:
         Gamma = self.Gamma.astype(np.float64)
         return small_of(0.5 * (Gamma + Gamma.mT), self.S, None if plain else self.delta_S, rate=rate, shared=shared)
 
-    def by_loops(self, limits: Limits, rate: float, *, shared: bool, plain: bool, eps: float = EPS) -> LeadingCore | None:
+    def step(
+        self, limits: Limits, rate: float = 1.0, *, shared: bool = False, plain: bool = True, dtype: torch.dtype = torch.float32
+    ) -> tuple[LeadingCore, Decided | None] | None:
         """What the loops find."""
-        roots = np.full(len(self.ranks), ROOTS)
-        given = self.Gamma, self.S, None if plain else self.delta_S, self.ranks, roots, limits
-        found: LeadingCore | None = loops.spectra_by_loops(*given, rate=rate, shared=shared, eps=eps)
+        columns, roots = np.minimum(2 * self.ranks, N), np.full(len(self.ranks), ROOTS)
+        given = self.Gamma, self.S, None if plain else self.delta_S, self.ranks, columns, roots, limits
+        found: tuple[LeadingCore, Decided | None] | None = loops.step_by_loops(*given, rate=rate, shared=shared, dtype=dtype)
         return found
+
+    def by_loops(
+        self, limits: Limits, rate: float, *, shared: bool, plain: bool, dtype: torch.dtype = torch.float32
+    ) -> LeadingCore | None:
+        """The spectra alone."""
+        found = self.step(limits, rate, shared=shared, plain=plain, dtype=dtype)
+        return None if found is None else found[0]
 
     def products(self, limits: Limits, small: Small, eps: float = EPS) -> int:
         """How many the calls would take, 0 where the leading half is not enough for one of the layers."""
@@ -126,7 +137,7 @@ def test_they_find_what_calls_find(condition: float, b: float, shared: bool, pla
     limits=st.sampled_from([{"tau": 0.0}, {"tau": 0.1}, {"tau": 1e-3}, {"theta": 0.02}, {"theta": 1e-5}]),
     min_rank=st.integers(1, 3),
     room=st.integers(0, 1),
-    eps=st.sampled_from([EPS, 2.0**-8]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     shared=st.booleans(),
 )
 def test_they_are_enough_where_calls_are(
@@ -138,14 +149,15 @@ def test_they_are_enough_where_calls_are(
     limits: dict[str, float],
     min_rank: int,
     room: int,
-    eps: float,
+    dtype: torch.dtype,
     shared: bool,
 ) -> None:
     """By the same bounds, and with as many products."""
     drawn = Drawn(seed, ranks, condition, b, dense_core=dense_core)
     small = drawn.small(1.0, shared=shared, plain=False)
     its = Limits(limits.get("tau"), limits.get("theta"), min_rank, drawn.ranks + room)
-    products, found = drawn.products(its, small, eps), drawn.by_loops(its, 1.0, shared=shared, plain=False, eps=eps)
+    eps = torch.finfo(dtype).eps
+    products, found = drawn.products(its, small, eps), drawn.by_loops(its, 1.0, shared=shared, plain=False, dtype=dtype)
     assert (found is not None) == (products > 0)
     if found is not None:
         agree(found, leading_core(small, drawn.ranks, products), condition)
@@ -170,23 +182,121 @@ def test_ranks_are_those_of_calls_to_the_last_bit(
     sigma[np.arange(8) >= np.asarray(columns)[:, None]] = 0.0
     sigma[0, rng.integers(0, 9) :] = 0.0
     limits = Limits(threshold.get("tau"), threshold.get("theta"), min_rank, min_rank + rng.integers(0, room + 1, len(columns)))
-    by_calls, by_loops = (decide(sigma, np.asarray(columns), limits) for decide in (decide_ranks, loops.decide_ranks_by_loops))
+    by_calls = decide_ranks(sigma, np.asarray(columns), limits)
+    by_loops = loops._decided(sigma, np.asarray(columns), limits.max_rank, loops._limits(limits, torch.float32))
     for one, other in zip(by_calls, by_loops, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("k", [1, 3, 4, 6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_coordinates_are_those_of_calls_to_the_last_bit(k: int, dtype: torch.dtype) -> None:
-    """Of fewer and of more than w columns, as far as they are kept; in float32, which is what they are for."""
-    rng = np.random.default_rng(k)
-    arrays = rng.random((3, 4)), rng.random((3, 8, 4)), rng.random((3, 8, 4)), np.zeros(3), np.ones(3), np.zeros(3)
-    inverse = np.where(np.arange(k) < np.asarray([[1], [2], [4]]), 10.0 ** rng.integers(0, 5, (3, k)), 0.0)[:, None]
-    one, other = (core(*arrays).coordinates(inverse, torch.float32) for core in (LeadingCore, loops.NarrowCore))
-    assert one.shape == (6, 8, k)
-    assert torch.equal(one, other)
-    assert loops._scaled(*arrays[1:3], inverse).dtype == np.float32, "there is nothing left to cast"
-    assert loops.NarrowCore(*arrays).coordinates(inverse, dtype).dtype == dtype
+@pytest.mark.parametrize("threshold", [{"tau": 0.0}, {"tau": 0.3}, {"theta": 0.7}])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_step_is_what_calls_make_of_the_spectra(shared: bool, threshold: dict[str, float]) -> None:
+    """To the last bit: Σ, the ranks, what is kept and 1/σ of it; in float32 what the stacks are multiplied by."""
+    drawn = Drawn(11, [4, 1, 3, 16], 5.0, 0.05)  # the bases of the last one fill all of their rows
+    limits = Limits(threshold.get("tau"), threshold.get("theta"), 1, drawn.ranks)
+    found = drawn.step(limits, 0.7, shared=shared)
+    assert found is not None
+    core, decided = found
+    assert decided is not None
+    sigma = np.zeros((4, 32))
+    sigma[:, :16] = np.sqrt(np.maximum(np.asarray(core.squares)[:, ::-1], 0.0))
+    sigma[np.arange(4), drawn.ranks] = np.sqrt(core.rest)
+    ranks = decide_ranks(sigma, 2 * drawn.ranks, limits)
+    for one, other in zip(decided.ranks, ranks, strict=True):
+        np.testing.assert_array_equal(one, other)
+    cut = sum(threshold.values()) > 0
+    assert (ranks.rank < drawn.ranks).any() == cut
+    kept = np.where(np.arange(16) < ranks.rank[:, None], sigma[:, :16], 0.0)
+    np.testing.assert_array_equal(decided.S, torch.diag_embed(torch.from_numpy(kept)))
+    inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
+    assert decided.X.dtype == torch.float32
+    assert torch.equal(decided.X, core.coordinates(inverse[:, None], torch.float32))
+    places = np.arange(32)
+    unknown = (places >= drawn.ranks[:, None]) & (places < 2 * drawn.ranks[:, None])
+    np.testing.assert_array_equal(decided.sigma, np.where(unknown, np.nan, sigma))
+
+
+def test_singular_values_of_what_rounding_has_made_negative() -> None:
+    """They are zero, and so is the norm of a rest; what lies behind a rank counts as rest alone."""
+    squares = np.asarray([[-1e-20, 4.0, 9.0], [1.0, 4.0, 9.0]])  # ascending
+    found = loops._singular_values(squares, np.asarray([-1e-20, 0.25]), np.asarray([3, 2]), np.asarray([6, 4]))
+    np.testing.assert_array_equal(found, [[3.0, 2.0, 0.0, 0.0, 0.0, 0.0], [3.0, 2.0, 0.5, 0.0, 0.0, 0.0]])
+
+
+def test_steps_of_the_cores_alone_know_all_values(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bases are not augmented, so that nothing lies behind."""
+    seen = routes(monkeypatch)
+    layers, _ = many(4, 2.0, 0.0, generator)
+    bank = LayerBank.of([tuple(X.float() for X in layer) for layer in layers], capacity=4)  # type: ignore[misc]
+    changes = [0.01 * S.float() for _, S, _ in layers]
+    report = bank.update_(None, None, changes, tau=0.0)
+    assert seen == [True]
+    assert np.isfinite(report.singular_values).all()
+    nothing = torch.zeros(M, 4, dtype=torch.float64), torch.zeros(N, 4, dtype=torch.float64)
+    assert max(wrong(bank, layers, [(*nothing, dS.double()) for dS in changes])) < ALLOWED
+
+
+def test_nothing_is_behind_the_columns_of_the_bases() -> None:
+    """Where U or V is square already, there is no rest that a rank could be cut from."""
+    drawn = Drawn(11, [3, 2], 2.0, 0.05)
+    limits = Limits(0.0, None, 1, drawn.ranks)
+    given = drawn.Gamma, drawn.S, None, drawn.ranks, drawn.ranks + np.asarray([0, 1]), np.full(2, ROOTS), limits
+    found = loops.step_by_loops(*given, rate=1.0, shared=False, dtype=torch.float32)
+    sigma, ranks = found[1].sigma, found[1].ranks
+    assert np.isnan(sigma).tolist() == [6 * [False], [False, False, True, False, False, False]]
+    assert ranks.discarded[0] == 0.0 < ranks.discarded[1]
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_bases_that_are_not_trusted_are_not_theirs(room: int) -> None:
+    """By the bound of ``gram.py``, at the new rank and in the precision of the storage; the spectra are."""
+    for condition, dtype, tau, theirs in (
+        (5.0, torch.float32, 0.0, True),
+        (1e4, torch.float32, 0.0, False),
+        (1e4, torch.float32, 0.05, True),  # cut before the small ones
+        (1e4, torch.bfloat16, 0.0, True),
+    ):
+        drawn = Drawn(5, [3, 3], condition, 1e-3)
+        limits = Limits(tau, None, 1, drawn.ranks + room * (tau > 0.0))
+        found = drawn.step(limits, dtype=dtype)
+        assert found is not None
+        core, decided = found
+        assert (decided is not None) == theirs
+        squares, columns = np.asarray(core.squares)[:, ::-1], np.full(2, 6)
+        sigma = np.pad(np.sqrt(squares), ((0, 0), (0, 3)))
+        sigma[:, 3] = np.sqrt(core.rest)
+        rank = decide_ranks(sigma, columns, limits).rank
+        padded_squares, roots = np.pad(squares, ((0, 0), (0, 3))), np.full(2, ROOTS)
+        assert trusted(padded_squares, np.asarray(core.scale), rank, roots, torch.finfo(dtype).eps).all() == theirs
+
+
+@pytest.mark.parametrize("share", [1.0 - 1e-6, 1.0 + 1e-6])
+def test_the_bound_of_what_is_trusted_is_theirs_as_well(share: float) -> None:
+    """Just below it and just above, for one layer of three, and of the value at the new rank alone."""
+    limits = loops._limits(Limits(0.0, None, 1, np.full(3, 4)), torch.float32)
+    rank, roots, scale = np.asarray([4, 2, 3]), np.asarray([3.0, 20.0, 7.0]), np.asarray([2.0, 5.0, 1.0])
+    eta = (8 + 32.0 + 3.0 * roots) * FLOAT64
+    for which in range(3):
+        squares = np.ones((3, 4))  # ascending
+        squares[which, : 4 - rank[which]] = 0.0
+        squares[which, 4 - rank[which]] = share * scale[which] * eta[which] / EPS
+        given = squares, scale, np.full(3, 4), rank, np.ones(3), roots, limits
+        assert loops._usable(*given) == (share > 1.0)
+        behind = np.concatenate([squares[:, ::-1], np.zeros((3, 4))], axis=1)
+        assert trusted(behind, scale, rank, roots, EPS).all() == (share > 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("norm", 2.0 * torch.finfo(torch.float32).max), ("norm", np.nan), ("scale", 0.0), ("rank", 3)]
+)
+def test_steps_that_are_not_usable(name: str, value: float) -> None:
+    """Beyond the range of the storage, of nothing at all, and of a rank that has grown; one layer is enough."""
+    given = {"scale": np.ones(2), "ranks": np.full(2, 2), "rank": np.full(2, 2), "norm": np.ones(2), "roots": np.ones(2)}
+    limits, squares = loops._limits(Limits(0.0, None, 1, np.full(2, 2)), torch.float32), np.ones((2, 2))
+    assert loops._usable(squares, *given.values(), limits)
+    given[name][1] = value
+    squares[1] = 0.0 if name == "scale" else 1.0
+    assert not loops._usable(squares, *given.values(), limits)
 
 
 @pytest.mark.parametrize(("off", "theirs"), [(0.74, True), (0.76, False)])
@@ -343,8 +453,8 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         seen.append(found is not None)
         return found
 
-    honest = loops.spectra_by_loops
-    monkeypatch.setattr(loops, "spectra_by_loops", looking)
+    honest = loops.step_by_loops
+    monkeypatch.setattr(loops, "step_by_loops", looking)
     return seen
 
 
@@ -420,17 +530,72 @@ def test_gram_matrices_of_narrow_layers_are_found_in_loops(generator: torch.Gene
         assert max(wrong(bank, layers, updates)) < ALLOWED
 
 
-def test_ranks_of_narrow_layers_are_decided_in_loops(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that may have taken the loops, so that nobody imports numba for the decision alone."""
-    seen = watched(monkeypatch, "decide_ranks_by_loops", axis=0)
-    for r, dtype, expected in ((16, torch.float32, [12]), (17, torch.float32, []), (4, torch.float64, [])):
-        seen.clear()
-        layers, updates = many(r, 2.0, 0.05, generator)
-        bank = LayerBank.of([tuple(X.to(dtype) for X in of) for of in layers], capacity=r)  # type: ignore[misc]
-        bank.update_(*([X.to(dtype) for X in of] for of in zip(*updates, strict=True)), tau=0.0)
-        assert seen == expected
+def test_loops_are_those_of_processors(generator: torch.Generator) -> None:
+    bank, _ = stepped(*many(4, 2.0, 0.05, generator), tau=0.0)
+    assert bank._loops(4) is loops
     bank.device = torch.device("meta")
-    assert bank._loops(4) is None, "they are those of processors"
+    assert bank._loops(4) is None
+
+
+@pytest.mark.parametrize("ranks", [(4, 4, 3), (1, 4, 4, 12, 3), (4, 20, 3)])
+@pytest.mark.parametrize("limits", [{"tau": 0.0}, {"theta": 0.2}, {"tau": 0.3, "min_rank": 2}])
+def test_what_loops_decide_is_what_their_spectra_lead_to(
+    ranks: tuple[int, ...], limits: dict[str, Any], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one class and of several, and beside one that goes by calls: cores and report to the last bit; bases, sums of up to
+    24 products, in whatever order a product of matrices that are elsewhere in memory takes.
+    """
+    layers = [layer_of(max(r, limits.get("min_rank", 1)), 3.0, generator) for r in ranks]
+    updates = [update_of(layer, 0.03, generator) for layer in layers]
+    its = {"max_rank": [layer[1].shape[0] for layer in layers], **limits}
+    found: list[tuple[LayerBank, StepReport]] = []
+    chosen: list[int] = []
+    honest, choosing = loops.step_by_loops, decide_ranks
+
+    def looking(*given: Any) -> Any:
+        chosen.append(len(found))
+        return choosing(*given)
+
+    monkeypatch.setattr(bank_module, "decide_ranks", looking)
+    for undecided in (False, True):
+        if undecided:
+            monkeypatch.setattr(loops, "step_by_loops", lambda *given, **how: (honest(*given, **how)[0], None))
+        found.append(stepped(layers, updates, **its))
+    assert chosen == ([0, 1] if 20 in ranks else [1])
+    (bank, report), (other, of_other) = found
+    for layer in range(len(layers)):
+        (Ut, S, Vt), of_calls = bank.storage(layer), other.storage(layer)
+        assert torch.equal(S, of_calls[1])
+        for X, Y in ((Ut, of_calls[0]), (Vt, of_calls[2])):
+            assert float((X - Y).norm()) <= 24 * EPS * bank.ranks[layer] ** 0.5
+            assert not X[bank.ranks[layer] :].any()
+    for field in fields(StepReport):
+        np.testing.assert_array_equal(getattr(report, field.name), getattr(of_other, field.name))
+
+
+def test_the_lengths_of_a_class_are_its_own(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of condition 1000 is trusted in the loops for √40, and would not be for the √90000 of another class."""
+    monkeypatch.delattr(bank_module, "decide_ranks")
+    long = torch.full((90_000, 1), 1 / 300.0, dtype=torch.float64), torch.eye(1, dtype=torch.float64), torch.eye(2, 1).double()
+    layers = [long, layer_of(4, 1000.0, generator)]
+    updates = [tuple(torch.zeros_like(X) for X in (long[0], long[2], long[1])), update_of(layers[1], 1e-3, generator)]
+    _, report = stepped(layers, updates, tau=0.0, max_rank=[1, 4])  # type: ignore[arg-type]
+    assert report.exact == ()
+    assert np.isnan(report.singular_values[1]).tolist() == 4 * [False] + 4 * [True]
+
+
+def test_narrow_steps_beyond_the_range_of_the_storage(generator: torch.Generator) -> None:
+    """Finite factors and updates whose result is not: nothing is changed, and it is said which."""
+    layers, updates = many(2, 1.0, 0.0, generator)
+    bank, _ = stepped(layers, updates, tau=0.0, max_rank=2)
+    U, S, V = (X.clone() for X in bank.factors(3))
+    bank.storage(3)[1][:2, :2] = S = 1.9e38 * torch.eye(2)
+    zeros = [[torch.zeros_like(bank.factors(layer)[i]) for layer in range(12)] for i in (0, 2, 1)]
+    with pytest.raises(NonFiniteUpdateError) as raised:
+        bank.update_(zeros[0], zeros[1], [-S if layer == 3 else X for layer, X in enumerate(zeros[2])], tau=0.0, max_rank=2)
+    assert raised.value.layers == (3,)
+    for X, Y in zip(bank.factors(3), (U, S, V), strict=True):
+        assert torch.equal(X, Y)
 
 
 def test_classes_of_several_widths_and_lengths(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,7 +636,7 @@ def test_one_version_is_compiled_and_kept_whatever_a_step_is_given(generator: to
     stepped(layers, [update_of(layer, 0.01, generator) for layer in layers], tau=0.0)
     if loops.numba.config.DISABLE_JIT:
         pytest.skip("nothing is compiled with NUMBA_DISABLE_JIT")
-    for compiled in (loops._gram_matrices, loops._spectra, loops._decided, loops._scaled):
+    for compiled in (loops._gram_matrices, loops._step):
         assert len(compiled.signatures) == 1, compiled
         assert compiled.stats.cache_path
 
