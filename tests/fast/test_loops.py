@@ -576,7 +576,8 @@ def test_what_loops_decide_is_what_their_spectra_lead_to(
 def test_the_lengths_of_a_class_are_its_own(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer of condition 1000 is trusted in the loops for √40, and would not be for the √90000 of another class."""
     monkeypatch.delattr(bank_module, "decide_ranks")
-    long = torch.full((90_000, 1), 1 / 300.0, dtype=torch.float64), torch.eye(1, dtype=torch.float64), torch.eye(2, 1).double()
+    U = torch.randn(90_000, 1, generator=generator, dtype=torch.float64)  # equal entries would be rounded all to one side
+    long = U / U.norm(), torch.eye(1, dtype=torch.float64), torch.eye(2, 1, dtype=torch.float64)
     layers = [long, layer_of(4, 1000.0, generator)]
     updates = [tuple(torch.zeros_like(X) for X in (long[0], long[2], long[1])), update_of(layers[1], 1e-3, generator)]
     _, report = stepped(layers, updates, tau=0.0, max_rank=[1, 4])  # type: ignore[arg-type]
