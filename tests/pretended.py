@@ -233,7 +233,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_finish() -> None:
     """Weights there are no quantised ones, though their class is another."""
-    from geolora_ref.nn import layers
+    from geolora_ref.nn.layers import adapted as layers
 
     layers.PLAIN_WEIGHTS += (There,)
 

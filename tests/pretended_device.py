@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from geolora_ref.fast import LayerBank, batched_step, plan, step
-from geolora_ref.fast.bank import Factors
+from geolora_ref.fast import LayerBank, batched_step, step
+from geolora_ref.fast.update import plan
+from geolora_ref.fast.update.bank import Factors
 from geolora_ref.nn import GeoLoRA, adapters
 from geolora_ref.oracle import check_step
 from tests.fast.layers import random_layer, random_update
@@ -183,7 +184,7 @@ def test_the_fast_step_conforms(batched: bool, dtype: str, group: str) -> None:
 
 def test_peft_trains_there_as_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what it stores is read here; to the last bit, where a processor merges no weights for itself."""
-    monkeypatch.setattr("geolora_ref.fast.linear.merging_pays", lambda *_: False)
+    monkeypatch.setattr("geolora_ref.fast.layer.linear.merging_pays", lambda *_: False)
     there, here = wrapped(fused=True).to(NAME), wrapped(fused=True)
     here.load_state_dict({name: X.cpu() for name, X in there.state_dict().items()})
     for model, device in ((there, NAME), (here, "cpu")):

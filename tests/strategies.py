@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from geolora_ref.oracle.cases import CORES, GRADIENTS, CaseParameters
-from geolora_ref.spectra import SPECTRA
+from geolora_ref.oracle.spectra import SPECTRA
 
 __all__ = ["case_parameters", "shapes"]
 

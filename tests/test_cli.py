@@ -303,7 +303,7 @@ def run_pytest(folder: Path, *arguments: str) -> str:
 
 def test_other_runs_of_pytest_do_not_load_the_kit(tmp_path: Path) -> None:
     """It would take each of them a second longer."""
-    for name, outcome in (("geolora_ref.pytest_options", "failed"), ("geolora_ref.oracle", "passed")):
+    for name, outcome in (("geolora_ref.support.pytest_options", "failed"), ("geolora_ref.oracle", "passed")):
         (tmp_path / "test_other.py").write_text(f"import sys\n\ndef test():\n    assert {name!r} not in sys.modules\n")
         assert f"1 {outcome}" in run_pytest(tmp_path)
 

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geolora_ref.files import locked, require_writable
-from geolora_ref.streams import escape_missing_characters, let_go
-from geolora_ref.terminal import Terminal
+from geolora_ref.support.files import locked, require_writable
+from geolora_ref.support.streams import escape_missing_characters, let_go
+from geolora_ref.support.terminal import Terminal
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS

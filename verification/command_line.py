@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from geolora_ref.files import require_writable
+from geolora_ref.support.files import require_writable
 
 __all__ = ["integer_from", "progress_bar", "writable_folder"]
 

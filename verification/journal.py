@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.files import seal, unseal, write_atomically
+from geolora_ref.support.files import seal, unseal, write_atomically
 from verification.claim import CaseResult, Plan
 from verification.machine import CODE, ROOT, installed, sources
 
@@ -32,7 +32,7 @@ class Journal:
     A journal belongs to one fingerprint; results of other sources are never reused.  ``fresh`` forgets this one journal: those of
     other plans and sources in the folder stay.  What cannot be trusted is dropped when the journal is opened again, so that its
     case is done again: a last line that an interruption cut off, and lines that were altered, which ``damaged`` names.  Two
-    processes must not write one journal: see :func:`geolora_ref.files.locked`.
+    processes must not write one journal: see :func:`geolora_ref.support.files.locked`.
     """
 
     def __init__(self, folder: Path, plan: Plan, *, fresh: bool) -> None:

@@ -14,7 +14,7 @@ import matplotlib
 import matplotlib.figure
 from markupsafe import Markup, escape
 
-from geolora_ref.files import read_json, strict, write_atomically, write_json
+from geolora_ref.support.files import read_json, strict, write_atomically, write_json
 from verification.claim import Figure, Plan, Results, Table
 from verification.claims import CLAIMS
 from verification.experiments.finetuning.page import MEASURED

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.files import read_json
+from geolora_ref.support.files import read_json
 from verification.machine import sources
 
 __all__ = ["UNREADABLE", "Item", "Page", "Rows", "Shown", "markdown_table", "overview", "unshown"]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from geolora_ref.files import write_json
+from geolora_ref.support.files import write_json
 from verification import record
 from verification.claim import Plan
 from verification.claims import CLAIMS

@@ -66,7 +66,7 @@ LINES = (
         r"U\in\mathbb K^{m\times r}; S\in\mathbb K^{r\times r}; V\in\mathbb K^{n\times r}",
         "The loss and the gradient that follow from it belong together; the test problems prove it of themselves. The code here "
         "forms $W$, for problems that are given as matrices; an adapted layer does not "
-        "({py:mod}`geolora_ref.nn.functions`): $y = ((x V) S^{\\mathsf T}) U^{\\mathsf T}$.",
+        "({py:mod}`geolora_ref.nn.layers.functions`): $y = ((x V) S^{\\mathsf T}) U^{\\mathsf T}$.",
         "in a layer $r(m+n+r)$ products for each row of $x$, in place of $mn$",
         Anchor("geolora_ref/lowrank.py", "LowRank.full"),
         controls=(("problems", "wrong gradient"),),
@@ -83,7 +83,7 @@ LINES = (
         r"\nabla_L\mathcal L\in\mathbb K^{n\times r}; \nabla_S\mathcal L\in\mathbb K^{r\times r}",
         "All three come from one backward pass ({ref}`identities <thm-one-pass>`). We obtain $GV$ and $G^{\\mathsf H}U$ directly "
         "and never divide by $S$; the published route is {py:meth}`~geolora_ref.gradients.FactorGradients.projected`. The code "
-        "here is given a dense $G$; an adapted layer does not form it ({py:mod}`geolora_ref.nn.functions`).",
+        "here is given a dense $G$; an adapted layer does not form it ({py:mod}`geolora_ref.nn.layers.functions`).",
         "in a layer the matrix products of LoRA's backward pass and one of size $r\\times r$",
         Anchor("geolora_ref/gradients.py", "ProjectedGradients.from_dense"),
         controls=(("one-backward-pass", "missing-transpose"),),

@@ -40,7 +40,7 @@ print({name: layer.adapter.rank for name, layer in adapters(model).items()})
 
 try:
     import peft
-    from geolora_ref.nn.export import export_lora
+    from geolora_ref.nn.exchange.export import export_lora
 except ModuleNotFoundError as missing:
     print(f"skipped: {missing.name} is not installed (pip install 'geolora-ref[peft]')")
 else:

@@ -5,12 +5,13 @@
 :func:`step` and :func:`batched_step` have the signature of a backend.  :func:`keep_freed_memory` spares every method page faults.
 """
 
-from geolora_ref.extras import noting_how_to_install
+from geolora_ref.support.extras import noting_how_to_install
 
 with noting_how_to_install():
     from geolora_ref.fast.backend import batched_step, fast_updates, step
-    from geolora_ref.fast.bank import LayerBank, NonFiniteUpdateError, StepReport
-    from geolora_ref.fast.linear import adapted_linear, lowrank_add, merge, merged_linear
+    from geolora_ref.fast.update.bank import LayerBank
+    from geolora_ref.fast.update.report import NonFiniteUpdateError, StepReport
+    from geolora_ref.fast.layer.linear import adapted_linear, lowrank_add, merge, merged_linear
     from geolora_ref.fast.memory import keep_freed_memory
 
 __all__ = [

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from geolora_ref import checks
-from geolora_ref.fast.bank import Factors, LayerBank, StepReport
+from geolora_ref.fast.update.bank import Factors, LayerBank
+from geolora_ref.fast.update.report import StepReport
 
 __all__ = ["batched_step", "fast_updates", "step"]
 

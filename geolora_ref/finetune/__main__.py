@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from geolora_ref.extras import how_to_install
+from geolora_ref.support.extras import how_to_install
 
 __all__ = ["main"]
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from geolora_ref.files import digest, seal, unseal, write_atomically
+from geolora_ref.support.files import digest, seal, unseal, write_atomically
 
 __all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
 

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from geolora_ref import checks
 from geolora_ref.budget import Unit
-from geolora_ref.files import locked, remove_parts, require_writable, write_json
+from geolora_ref.support.files import locked, remove_parts, require_writable, write_json
 from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, split
@@ -38,10 +38,10 @@ from geolora_ref.finetune.metrics import METRICS, default_kind
 from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.nn import adapters
-from geolora_ref.nn.groups import UpdateRule
-from geolora_ref.options import nonempty_path
-from geolora_ref.streams import escape_missing_characters
-from geolora_ref.terminal import Terminal
+from geolora_ref.nn.optim.groups import UpdateRule
+from geolora_ref.support.options import nonempty_path
+from geolora_ref.support.streams import escape_missing_characters
+from geolora_ref.support.terminal import Terminal
 from geolora_ref.training import Core
 
 __all__ = ["add_arguments", "main", "run"]
@@ -371,7 +371,7 @@ def _export_lora(job: Job, folder: Path, directory: Path) -> str:
     """Write the adapter as a plain LoRA checkpoint, where PEFT is installed; says what was done."""
     if importlib.util.find_spec("peft") is None:
         return "no plain LoRA checkpoint (PEFT is not installed)"
-    from geolora_ref.nn.export import DRAFT, export_lora
+    from geolora_ref.nn.exchange.export import DRAFT, export_lora
 
     for draft in directory.glob(f"{DRAFT}*"):  # of a run that was killed here
         shutil.rmtree(draft)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geolora_ref.files import digest
+from geolora_ref.support.files import digest
 
 __all__ = ["Columns", "Row", "digest_of_rows", "read_rows", "split"]
 

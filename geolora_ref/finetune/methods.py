@@ -11,7 +11,7 @@ import torch
 from geolora_ref.budget import Unit
 from geolora_ref.finetune.model import Classifier
 from geolora_ref.nn import GeoLoRA, adapt, adapters, parameter_count
-from geolora_ref.nn.groups import UpdateRule
+from geolora_ref.nn.optim.groups import UpdateRule
 from geolora_ref.training import Core
 
 __all__ = ["GeoLoRAMethod", "Method", "Prepared", "geolora_prepared"]

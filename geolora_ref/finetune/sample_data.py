@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from geolora_ref.files import digest, write_atomically
+from geolora_ref.support.files import digest, write_atomically
 
 __all__ = ["FILE", "fetch"]
 

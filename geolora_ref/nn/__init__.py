@@ -1,12 +1,12 @@
 """GeoLoRA on torch models: adapters, and the optimizer that trains them."""
 
-from geolora_ref.extras import noting_how_to_install
+from geolora_ref.support.extras import noting_how_to_install
 
 with noting_how_to_install():
-    from geolora_ref.nn.adapt import adapt, adapters, disabled, merge, parameter_count, unmerge
-    from geolora_ref.nn.adapter import LowRankAdapter
-    from geolora_ref.nn.layers import AdaptedLayer
-    from geolora_ref.nn.optimizer import GeoLoRA, TruncationReport
+    from geolora_ref.nn.layers.adapt import adapt, adapters, disabled, merge, parameter_count, unmerge
+    from geolora_ref.nn.layers.adapter import LowRankAdapter
+    from geolora_ref.nn.layers.adapted import AdaptedLayer
+    from geolora_ref.nn.optim.geolora import GeoLoRA, TruncationReport
 
 __all__ = [
     "AdaptedLayer",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.oracle.criteria import StepInputs
-from geolora_ref.spectra import EXTREME, SPECTRA
+from geolora_ref.oracle.spectra import EXTREME, SPECTRA
 
 __all__ = [
     "BASES",

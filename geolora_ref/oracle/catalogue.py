@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.oracle.cases import CORES, GRADIENTS, ONE_SIDED, SIGNS, TRAPS, CaseParameters
-from geolora_ref.spectra import SPECTRA
+from geolora_ref.oracle.spectra import SPECTRA
 
 __all__ = ["FLOOR", "ConformanceCase", "catalogue"]
 

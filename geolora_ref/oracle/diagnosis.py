@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.foreign import words
+from geolora_ref.support.foreign import words
 from geolora_ref.oracle.blocks import deviating_blocks, line_of
 from geolora_ref.oracle.comparison import Comparison, Factors, Found, Matrix
 from geolora_ref.oracle.conversion import Conversion, layouts

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from geolora_ref.foreign import place, words
+from geolora_ref.support.foreign import place, words
 
 __all__ = ["harness_options", "load_backend"]
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from geolora_ref.files import locked
+from geolora_ref.support.files import locked
 
 
 def test_a_folder_that_a_run_uses_is_left_alone(

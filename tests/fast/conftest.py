@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import geolora_ref.fast.bank as bank_module
+import geolora_ref.fast.update.bank as bank_module
 
 
 @pytest.fixture

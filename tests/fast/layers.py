@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from geolora_ref.fast.bank import Factors
+from geolora_ref.fast.update.bank import Factors
 
 __all__ = ["defect", "random_layer", "random_layers", "random_update"]
 

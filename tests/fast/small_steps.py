@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from geolora_ref.fast import LayerBank, StepReport
-from geolora_ref.fast.bank import Factors
-from geolora_ref.fast.core import Small, small_of
+from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.core import Small, small_of
 from tests.fast.layers import defect
 
 __all__ = [

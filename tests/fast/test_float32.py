@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import geolora_ref.fast.bank as bank_module
+import geolora_ref.fast.update.bank as bank_module
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
-from geolora_ref.fast.bank import Factors
-from geolora_ref.fast.gram import gram_core
-from geolora_ref.fast.leading import leading_core
+from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.gram import gram_core
+from geolora_ref.fast.update.leading import leading_core
 from tests.fast.small_steps import ALLOWED, CASES, EPS, M, dense, layer_of, many, stepped, untruncated, update_of, wrong
 
 pytestmark = [pytest.mark.usefixtures("module_unchecked"), pytest.mark.usefixtures("without_loops")]

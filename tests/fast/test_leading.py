@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import geolora_ref.fast.arrays as arrays_module
-import geolora_ref.fast.bank as bank_module
-import geolora_ref.fast.leading as leading_module
+import geolora_ref.fast.update.arrays as arrays_module
+import geolora_ref.fast.update.bank as bank_module
+import geolora_ref.fast.update.leading as leading_module
 import geolora_ref.fast.scratch as scratch_module
 from geolora_ref.algorithm import RankRule
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
-from geolora_ref.fast.bank import Factors
-from geolora_ref.fast.core import Small
-from geolora_ref.fast.leading import defects, smallness
+from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.core import Small
+from geolora_ref.fast.update.leading import defects, smallness
 from geolora_ref.fast.scratch import Scratch
 from tests.fast.small_steps import (
     ALLOWED,

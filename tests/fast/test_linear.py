@@ -16,9 +16,9 @@ from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
-from geolora_ref.fast import linear as module
+from geolora_ref.fast.layer import linear as module
 from geolora_ref.fast.autocast import no_autocast
-from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks, up
+from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks, up
 from tests.fast.layers import random_layer
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")

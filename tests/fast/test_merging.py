@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear
-from geolora_ref.fast.merging import LEAST_ROWS, merging_pays
+from geolora_ref.fast.layer.merging import LEAST_ROWS, merging_pays
 from tests.fast.layers import random_layer
 
 M, N, R = 60, 30, 3
@@ -47,7 +47,7 @@ def test_half_precision_would_round_the_adapter_away(dtype: torch.dtype) -> None
 def test_nor_where_products_of_float32_have_fewer_bits_nor_where_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = _rows(ENOUGH), _layer()[0]
     assert not merging_pays(x.to("meta"), weight.to("meta"))
-    monkeypatch.setattr("geolora_ref.fast.merging.float32_is_whole", lambda: False)
+    monkeypatch.setattr("geolora_ref.fast.layer.merging.float32_is_whole", lambda: False)
     assert not merging_pays(x, weight)
     assert merging_pays(x.double(), weight.double()), "double precision has all of them whatever is set"
 

@@ -14,9 +14,9 @@ from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear, merged_linear
-from geolora_ref.fast import product as module
-from geolora_ref.fast.product import frozen_linear, input_gradient, product, takes_onednn
-from geolora_ref.fast.skinny import down, row_blocks
+from geolora_ref.fast.layer import product as module
+from geolora_ref.fast.layer.product import frozen_linear, input_gradient, product, takes_onednn
+from geolora_ref.fast.layer.skinny import down, row_blocks
 from geolora_ref.nn import adapt
 from tests.fast.layers import random_layer
 

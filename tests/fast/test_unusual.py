@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, fast_updates
-from geolora_ref.fast.bank import Factors
+from geolora_ref.fast.update.bank import Factors
 from tests.fast.layers import random_layer, random_layers, random_update
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")

@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import geolora_ref.fast.arrays as arrays_module
-import geolora_ref.fast.bank as bank_module
-import geolora_ref.fast.gram as gram_module
-import geolora_ref.fast.householder as householder_module
-import geolora_ref.fast.plan as plan_module
+import geolora_ref.fast.update.arrays as arrays_module
+import geolora_ref.fast.update.bank as bank_module
+import geolora_ref.fast.update.gram as gram_module
+import geolora_ref.fast.update.householder as householder_module
+import geolora_ref.fast.update.plan as plan_module
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import RankRule, choose_rank
 from geolora_ref.arrays import svd, tail_norms
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport, batched_step, fast_updates, step
-from geolora_ref.fast.bank import Factors
-from geolora_ref.fast.core import RULES, Limits, decide_ranks, small_of
-from geolora_ref.fast.householder import householder_core
+from geolora_ref.fast.update.bank import Factors
+from geolora_ref.fast.update.core import RULES, Limits, decide_ranks, small_of
+from geolora_ref.fast.update.householder import householder_core
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, defect, random_layer, random_layers, random_update
 from tests.fast.small_steps import layer_of, update_of

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from geolora_ref.files import seal
+from geolora_ref.support.files import seal
 from geolora_ref.finetune.checkpoint import (
     Stored,
     check_same_job,

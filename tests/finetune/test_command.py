@@ -25,7 +25,7 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import torch
 
-from geolora_ref.files import locked
+from geolora_ref.support.files import locked
 from geolora_ref.finetune.__main__ import main as launch
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored

@@ -19,7 +19,7 @@ pytest.importorskip("peft", reason="the extra peft is not installed")
 
 import torch
 
-from geolora_ref.files import locked, read_json
+from geolora_ref.support.files import locked, read_json
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.labels import Labels

@@ -197,7 +197,7 @@ def forget_moments(optimizer: Any, state: dict[str, Any]) -> None:
     ("what", "mutant"),
     [
         ("geolora_ref.finetune.job.Job._set_random_state", forget_randomness),
-        ("geolora_ref.nn.optimizer.GeoLoRA.load_state_dict", forget_moments),
+        ("geolora_ref.nn.optim.geolora.GeoLoRA.load_state_dict", forget_moments),
         ("geolora_ref.finetune.job.load_trained_state", lambda model, state: None),
     ],
     ids=["random state", "optimizer state", "parameters"],

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from geolora_ref.nn import AdaptedLayer
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer
+from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer
 from tests.nn import identities
 
 __all__ = ["DEFECTS", "Defect"]
@@ -29,8 +29,8 @@ class Defect:
     identity: Callable[..., bool]
 
 
-LAYER, ADAPTER = "geolora_ref.nn.layers.AdaptedLayer", "geolora_ref.nn.adapter.LowRankAdapter"
-OPTIMIZER = "geolora_ref.nn.adapter_optimizer.AdapterOptimizer"
+LAYER, ADAPTER = "geolora_ref.nn.layers.adapted.AdaptedLayer", "geolora_ref.nn.layers.adapter.LowRankAdapter"
+OPTIMIZER = "geolora_ref.nn.optim.adapter_optimizer.AdapterOptimizer"
 update, heads = AdaptedLayer.update, AdapterOptimizer.heads
 
 _alpha_over_rank = property(
@@ -103,7 +103,7 @@ DEFECTS = (
     Defect(
         "parameter-count-xor",
         "r ^ 2 in the place of r²",
-        {"geolora_ref.nn.adapter.factor_entries": lambda r, shape: r * sum(shape) + (r ^ 2)},
+        {"geolora_ref.nn.layers.adapter.factor_entries": lambda r, shape: r * sum(shape) + (r ^ 2)},
         identities.counted_are_the_numbers_of_the_state,
     ),
     Defect(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank
 from geolora_ref.nn import AdaptedLayer, adapt, adapters
-from geolora_ref.nn.adapter import GradientRoute, LowRankAdapter
+from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 
 __all__ = ["LAYERS", "adapted_layer", "difference", "fill", "network", "regression", "train"]
 

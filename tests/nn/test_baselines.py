@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank, tangent_projection
 from geolora_ref.nn import GeoLoRA, LowRankAdapter, adapt, adapters
-from geolora_ref.nn.adapter import GradientRoute
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer
-from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
+from geolora_ref.nn.layers.adapter import GradientRoute
+from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer
+from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
 from tests.nn.models import network, regression
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -450,7 +450,7 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypat
 
     model, optimizer, closure = prepared(method, lr=0.05)
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("geolora_ref.nn.heads.adamw", fails)
+    monkeypatch.setattr("geolora_ref.nn.optim.heads.adamw", fails)
     closure()
     with pytest.raises(ValueError, match="parameters beside the adapters: expected ones that AdamW can step, found"):
         optimizer.step(closure)

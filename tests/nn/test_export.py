@@ -22,7 +22,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 from geolora_ref import LowRank  # noqa: E402  only where its libraries are
 from geolora_ref.nn import adapt, adapters, merge  # noqa: E402
-from geolora_ref.nn.export import CONFIG, WEIGHTS, export_lora, lora_config, lora_state_dict  # noqa: E402
+from geolora_ref.nn.exchange.export import CONFIG, WEIGHTS, export_lora, lora_config, lora_state_dict  # noqa: E402
 from tests.nn.models import difference, fill, network  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -211,7 +211,7 @@ def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
 
 
 def test_the_configuration_says_what_the_model_knows_of_itself() -> None:
-    from geolora_ref.nn.peft_tuner import GeoLoraConfig
+    from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig
 
     base: Any = nn.Sequential(nn.Linear(4, 4))
     base.name_or_path = "where it was loaded from"  # as transformers says it
@@ -357,7 +357,7 @@ def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.Monk
             raise OSError("the disk is full")
         source.rename(target)
 
-    monkeypatch.setattr("geolora_ref.nn.export.os.replace", replace)
+    monkeypatch.setattr("geolora_ref.nn.exchange.export.os.replace", replace)
     with pytest.raises(OSError, match="the disk is full"):
         export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
     assert not (tmp_path / CONFIG).exists()
@@ -485,7 +485,7 @@ def test_peft_would_compute_something_else_for_reflected_padding(tmp_path: Path,
     torch.manual_seed(0)
     base = nn.Sequential(nn.Conv2d(2, 4, 3, padding=2, padding_mode="reflect")).double()
     model = trained(base, {"0": 2})
-    monkeypatch.setattr("geolora_ref.nn.export._exportable", adapters)
+    monkeypatch.setattr("geolora_ref.nn.exchange.export._exportable", adapters)
     export_lora(model, tmp_path)
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
     assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3
@@ -509,7 +509,7 @@ def test_peft_would_replace_one_of_two_places(tmp_path: Path, monkeypatch: pytes
     layer = nn.Linear(6, 6)
     base = nn.Sequential(layer, nn.Tanh(), layer).double()
     model = trained(base, {"0": 2})
-    monkeypatch.setattr("geolora_ref.nn.export.refuse_several_places", lambda *_: None)
+    monkeypatch.setattr("geolora_ref.nn.exchange.export.refuse_several_places", lambda *_: None)
     export_lora(model, tmp_path)
     x = torch.randn(3, 6, dtype=torch.float64)
     assert difference(loaded(base, tmp_path)(x), model(x)) > 1e-3

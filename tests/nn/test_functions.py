@@ -14,9 +14,9 @@ from torch.func import functional_call
 
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.nn import AdaptedLayer, adapt, adapters
-from geolora_ref.nn.adapter import GradientRoute
-from geolora_ref.nn.functions import projected_update, projected_weight
-from geolora_ref.nn.layers import layout_of
+from geolora_ref.nn.layers.adapter import GradientRoute
+from geolora_ref.nn.layers.functions import projected_update, projected_weight
+from geolora_ref.nn.layers.adapted import layout_of
 from tests.devices import DEVICES
 from tests.nn.models import LAYERS, adapted_layer, fill
 

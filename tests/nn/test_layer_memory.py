@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from geolora_ref.fast import LayerBank
-from geolora_ref.nn.adam_memory import AdamMemory
-from geolora_ref.nn.layer_memory import LayerMemory
+from geolora_ref.nn.optim.adam_memory import AdamMemory
+from geolora_ref.nn.optim.layer_memory import LayerMemory
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
 
 SIZES = ((9, 5, 3, 0), (9, 5, 3, 4), (9, 5, 3, 4), (9, 5, 2, 4), (4, 7, 3, 1))

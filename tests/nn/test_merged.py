@@ -17,7 +17,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from geolora_ref.fast import merge as formed
 from geolora_ref.nn import AdaptedLayer, GeoLoRA, LowRankAdapter, adapt, adapters, disabled, merge, unmerge
-from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
+from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
 from tests.devices import DEVICES
 from tests.nn.models import fill, network, regression, train
 
@@ -266,7 +266,7 @@ def test_a_merged_weight_that_is_kept_would_be_older_than_the_factors(renewed: s
     stamp, missed = MISSED[renewed]
     stale = set()
     for name, change in CHANGES.items():
-        monkeypatch.setattr("geolora_ref.nn.layers.merge", _Kept(stamp))
+        monkeypatch.setattr("geolora_ref.nn.layers.adapted.merge", _Kept(stamp))
         found, _ = deviation(merged_network(), change)
         stale |= {name} if found > ROUNDING else set()
     assert missed <= stale, "each of these is noticed by the test above"
@@ -320,7 +320,7 @@ def test_one_copy_of_the_weight_lives_from_the_forward_to_the_backward_pass(monk
         alive.append(weakref.ref(result := formed(*given)))
         return result
 
-    monkeypatch.setattr("geolora_ref.nn.layers.merge", recorded)
+    monkeypatch.setattr("geolora_ref.nn.layers.adapted.merge", recorded)
     layer, x = single(merged=True), torch.randn(4, N, dtype=torch.float64, requires_grad=True)
     state = set(layer.state_dict())
     loss = layer(x).square().sum()

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, unmerge
-from geolora_ref.nn.adapter_optimizer import AdapterOptimizer
-from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
-from geolora_ref.nn.heads import finite
+from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer
+from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
+from geolora_ref.nn.optim.heads import finite
 from tests.nn.models import fill, network, regression, train
 
 
@@ -423,7 +423,7 @@ def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monke
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, method=method)
     backward(model)
-    monkeypatch.setattr("geolora_ref.nn.heads.adamw", fails)
+    monkeypatch.setattr("geolora_ref.nn.optim.heads.adamw", fails)
     before = snapshot(model, optimizer)
     with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
         optimizer.step()
@@ -790,7 +790,7 @@ COMPILED = """
 from functools import partial
 import torch
 from geolora_ref.nn import GeoLoRA, adapters
-from geolora_ref.nn.baselines import Dlrt, SimultaneousDescent
+from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
 from tests.nn.models import network, regression, train
 
 plain, model = network(rank=2), network(rank=2)

@@ -15,7 +15,7 @@ peft = pytest.importorskip("peft", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
 from geolora_ref.nn import GeoLoRA, adapt, adapters  # noqa: E402
-from geolora_ref.nn.peft_tuner import GeoLoraConfig  # noqa: E402
+from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),

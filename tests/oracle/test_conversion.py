@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geolora_ref.backend_options import DTYPES, LIBRARIES
+from geolora_ref.support.backend_options import DTYPES, LIBRARIES
 from geolora_ref.oracle.catalogue import LAYOUTS
 from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
 from tests.libraries import load

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from geolora_ref.cli import main
-from geolora_ref.files import write_atomically
+from geolora_ref.support.files import write_atomically
 from geolora_ref.oracle.criteria import FAIL, WARN, Verdict, judge
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS, Mutant

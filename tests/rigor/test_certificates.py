@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tests.typechecking
-from geolora_ref.files import read_json
+from geolora_ref.support.files import read_json
 
 flint = pytest.importorskip("flint", reason="ball arithmetic needs the extra 'rigor'")
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.files import locked, read_json, require_writable, write_atomically, write_json
-from geolora_ref.streams import write_nothing_more
+from geolora_ref.support.files import locked, read_json, require_writable, write_atomically, write_json
+from geolora_ref.support.streams import write_nothing_more
 
 ROOT = Path(__file__).parent.parent.parent
 DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "inf"}, "none": None, "tuple": (1, 2)}
@@ -245,10 +245,10 @@ UNSAFE_CALLS = {"torch.load", "torch.save", "joblib.load", "joblib.dump", "np.sa
 SUSPICIOUS = (*UNSAFE_MODULES, *UNSAFE_CALLS, "allow_pickle")
 WRITERS = {".write_text", ".write_bytes", ".savefig", "os.replace", "os.rename", "tempfile.NamedTemporaryFile"}
 WRITERS_ALLOWED = {
-    "geolora_ref/files.py": "the one place",
+    "geolora_ref/support/files.py": "the one place",
     "geolora_ref/finetune/pictures.py": "a picture, into memory",
     "verification/pictures.py": "a picture, into memory",
-    "geolora_ref/nn/export.py": "two files that appear in an order, so that no reader finds a mixture",
+    "geolora_ref/nn/exchange/export.py": "two files that appear in an order, so that no reader finds a mixture",
 }
 
 
@@ -315,7 +315,7 @@ def test_every_file_is_written_through_one_helper() -> None:
 @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout here")
 def test_a_stream_of_the_system_is_written_to_even_if_it_is_a_regular_file(tmp_path: Path) -> None:
     """A report to /dev/stdout does not take the place of what was printed before."""
-    command = "from geolora_ref.files import *; print('before', flush=True); write_atomically('/dev/stdout', 'report')"
+    command = "from geolora_ref.support.files import *; print('before', flush=True); write_atomically('/dev/stdout', 'report')"
     with (tmp_path / "output").open("wb") as output:
         subprocess.run([sys.executable, "-c", command], stdout=output, check=True)
     assert (tmp_path / "output").read_text("utf-8") == "before\nreport"

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="torch, whose arrays the fast path takes, is
 
 import torch
 
-from geolora_ref.files import read_json
+from geolora_ref.support.files import read_json
 from verification.rigor.ladder import (
     BITS,
     SIZES,

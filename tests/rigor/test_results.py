@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.files import read_json, write_atomically, write_json
+from geolora_ref.support.files import read_json, write_atomically, write_json
 from verification.machine import sources
 from verification.report import write_page
 from verification.rigor import ladder_figure

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from geolora_ref.files import write_json
+from geolora_ref.support.files import write_json
 from verification import record, tightness
 from verification.__main__ import main, print_outcomes
 from verification.claim import Claim, Plan

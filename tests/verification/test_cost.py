@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geolora_ref.files import locked, read_json
+from geolora_ref.support.files import locked, read_json
 from verification.experiments.integrators import cost
 from verification.integrator_family import FAMILY
 

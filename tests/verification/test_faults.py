@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.files import locked, read_json
+from geolora_ref.support.files import locked, read_json
 from geolora_ref.oracle.vectors import export, judge_outputs
 from tests.rigor.test_files import in_child, status_of
 from verification.__main__ import main

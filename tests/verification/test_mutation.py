@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.files import read_json, write_json
+from geolora_ref.support.files import read_json, write_json
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Table
 from verification.claims import CLAIMS
 from verification.machine import provenance

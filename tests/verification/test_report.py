@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from geolora_ref.files import read_json, write_json
+from geolora_ref.support.files import read_json, write_json
 from verification import report
 from verification.experiments.finetuning.page import MEASURED
 from verification.report import mathematics, number, write_pages_beside

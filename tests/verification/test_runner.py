@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
-from geolora_ref.files import read_json
+from geolora_ref.support.files import read_json
 from verification import runner
 from verification.__main__ import print_outcomes
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Table

@@ -13,7 +13,7 @@ from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.spectra import SPECTRA
+from geolora_ref.oracle.spectra import SPECTRA
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.steppers import Stepper, mutant, reference
 

@@ -10,7 +10,7 @@ import numpy as np
 from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator, ParallelBUG, TruncationRule, integrate
 from geolora_ref.problems import Quadratic
-from geolora_ref.spectra import geometric
+from geolora_ref.oracle.spectra import geometric
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY
 from verification.trajectory import tail

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from geolora_ref.fast import LayerBank, batched_step, step
-from geolora_ref.fast.bank import Factors
+from geolora_ref.fast.update.bank import Factors
 from geolora_ref.fast.precision import whole_products
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.criteria import unit_of

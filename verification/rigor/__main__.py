@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from geolora_ref.files import write_json
+from geolora_ref.support.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.terminal import Terminal
+from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import provenance
 from verification.rigor.certificate import BITS, certify, outcomes

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(failed)
         files = json.loads(raw.read_text(encoding="utf-8"))["files"]
     result = percentages({module["file"]: files[module["file"]]["summary"] for module in modules})
-    from geolora_ref.files import write_json  # the test run imports the package first, with its type checker
+    from geolora_ref.support.files import write_json  # the test run imports the package first, with its type checker
 
     result |= {"least": LEAST, "passed": result["total"] >= LEAST}
     write_json(BUILD / "coverage.json", {"format": 1, **about, **result})

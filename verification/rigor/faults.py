@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.files import read_json, write_json
-from geolora_ref.terminal import Terminal
+from geolora_ref.support.files import read_json, write_json
+from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import ROOT, provenance
 

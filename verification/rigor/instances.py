@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.oracle.mutants import MUTANTS
-from geolora_ref.spectra import algebraic, geometric, to_size
+from geolora_ref.oracle.spectra import algebraic, geometric, to_size
 
 __all__ = ["PROJECTIONS", "Instance", "Output", "broken_projection", "draw", "mutant", "reference"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients
 from geolora_ref.algorithm import basis_augmentation, optimizer_step
-from geolora_ref.files import write_json
+from geolora_ref.support.files import write_json
 from verification.command_line import writable_folder
 from verification.machine import provenance
 from verification.rigor.real_steps import RANK, RATE, REAL_STEPS, RealStep, allowed, lossy, missing_bits, question

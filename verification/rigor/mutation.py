@@ -31,8 +31,8 @@ from unittest.mock import patch
 
 from scipy.stats import binomtest
 
-from geolora_ref.files import digest, read_json, write_json
-from geolora_ref.terminal import Terminal
+from geolora_ref.support.files import digest, read_json, write_json
+from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar
 from verification.machine import ROOT, provenance
 from verification.rigor.mutation_rules import RULES

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.files import write_atomically
+from geolora_ref.support.files import write_atomically
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
 from geolora_ref.oracle.criteria import StepInputs

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.files import digest
+from geolora_ref.support.files import digest
 from geolora_ref.oracle.comparison import Factors
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of

@@ -138,7 +138,7 @@ class SimultaneousMethod:
 
     def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
         """GeoLoRA's adapters under another optimizer."""
-        from geolora_ref.nn.baselines import SimultaneousDescent
+        from geolora_ref.nn.optim.baselines import SimultaneousDescent
 
         GeoLoRAMethod(rank=self.rank, max_rank=self.rank).adapt(model, generator)
         return geolora_prepared(model, SimultaneousDescent(model, lr=self.lr, head_lr=self.head_lr))

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from geolora_ref.files import write_atomically, write_json
+from geolora_ref.support.files import write_atomically, write_json
 from verification.experiments.finetuning.figures import draw_initial_ranks, draw_robustness, image
 from verification.shown import Rows, markdown_table
 

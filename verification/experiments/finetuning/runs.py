@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from geolora_ref.files import digest, read_json, write_json
+from geolora_ref.support.files import digest, read_json, write_json
 from geolora_ref.finetune.batches import Examples, encode
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan

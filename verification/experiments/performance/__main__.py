@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from geolora_ref.files import locked, read_json, write_atomically, write_json
-from geolora_ref.terminal import Terminal
+from geolora_ref.support.files import locked, read_json, write_atomically, write_json
+from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar
 from verification.experiments.performance.apart import ApartError
 from verification.experiments.performance.measure import (

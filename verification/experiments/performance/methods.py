@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
-from geolora_ref.fast.merging import merging_pays
-from geolora_ref.fast.product import frozen_linear, input_gradient, product
-from geolora_ref.fast.skinny import add_up, down, gradient, row_blocks
+from geolora_ref.fast.layer.merging import merging_pays
+from geolora_ref.fast.layer.product import frozen_linear, input_gradient, product
+from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks
 from geolora_ref.nn import GeoLoRA, adapt, adapters
 from verification.experiments.performance.authors import authors_layer, checkout
 from verification.experiments.performance.networks import Case, chosen_layers
@@ -193,7 +193,7 @@ def _inside(config: Any) -> Any:
 
 
 class _LeanFunction(torch.autograd.Function):
-    """LoRA as ``geolora_ref.fast.linear`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed, by
+    """LoRA as ``geolora_ref.fast.layer.linear`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed, by
     one merged weight where there are rows enough.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import LayerBank
-from geolora_ref.fast.bank import Factors
+from geolora_ref.fast.update.bank import Factors
 
 __all__ = ["GRID", "SIDE_BY_SIDE", "Size", "unguarded_step", "update_rows"]
 

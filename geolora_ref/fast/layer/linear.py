@@ -1,0 +1,340 @@
+"""A frozen linear layer with its adapter as one function, y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, and its gradients in one backward pass.
+
+Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the output of the base.  Backward,
+with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g W₀, again accumulated in place, and
+
+    dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
+
+for the dense gradient G of the adapter W = U S Vᵀ that is never formed: the GEMMs of LoRA's backward and one r x m x r product
+more.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.  Of many rows the second products of the two
+passes, a Kᵀ and b (S Vᵀ), cost more than one matrix W₀ + s·K Vᵀ, which then takes their place (``merging.py``).
+
+**Where the gradients go.**  As a deviation from what ``.grad`` means elsewhere, U receives dK, V receives dL and S receives dS:
+the gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.  They are linear in G, so whatever acts on ``.grad`` of
+parameters acts on them as it should: all-reduce over processes, accumulation, unscaling after a scaled loss, clipping (of the
+norm of these three).  ``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what autograd
+would compute.
+
+Layout decides the speed.  U (m, r) and V (n, r) are best column by column, that is U = Ut.mT of a contiguous (r, m); the
+gradients come in the same layout.  Any other works too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from geolora_ref.fast.autocast import autocasts, no_autocast
+from geolora_ref.fast.layer.merging import merging_pays
+from geolora_ref.fast.layer.once import once
+from geolora_ref.fast.layer.product import input_gradient, product
+from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks, up
+
+__all__ = ["adapted_linear", "lowrank_add", "merge", "merged_linear"]
+
+
+def adapted_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    scale: float = 1.0,
+    *,
+    factor_gradients: bool = False,
+    products: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """y = x W₀ᵀ + bias + scale·x V Sᵀ Uᵀ.
+
+    Parameters
+    ----------
+    x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r, r), V (n, r).
+    scale : the constant factor of the adapter.
+    factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
+    products : K = U S (m, r) and L = V Sᵀ (n, r) of these factors, as ``LayerBank.products`` makes them for many layers at
+        once; formed here if None.  Nothing notices products of other factors.
+
+    An S that requires no gradient gets no dS, which is UᵀdK: ``LayerBank.update_`` has it from dK.
+    Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
+    Twice differentiable with respect to x alone.
+    Where x has many rows, ``merging_pays``, a merged weight is formed here and kept for the backward pass: no larger than an
+    eighth of x and y.
+    Raises ``ValueError`` if the weight or a product requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
+    for a scale that is not finite.
+    """
+    x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
+    K, L = (None, None) if products is None else _products_as(products, U, V)
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None, K, L)  # type: ignore[no-untyped-call, unused-ignore]
+    return y
+
+
+def merged_linear(
+    x: Tensor,
+    weight: Tensor,
+    merged: Tensor,
+    bias: Tensor | None,
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    scale: float = 1.0,
+    *,
+    factor_gradients: bool = False,
+) -> Tensor:
+    """:func:`adapted_linear` computed with W₀ + scale·U S Vᵀ, ``merged`` (m, n), as :func:`merge` left it after the last step.
+
+    Forward and ∇x are those of the bare layer, for a second copy of the weight and one (m, n)-sized update a step, where
+    ``adapted_linear`` forms it in each forward pass or not at all.
+    Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` that differs from the weight in shape, dtype or device,
+    or that requires a gradient.
+    """
+    _check_merged(merged, weight)
+    x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
+    into = merged.to(x.dtype)
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, into, None, None)  # type: ignore[no-untyped-call, unused-ignore]
+    return y
+
+
+@torch.no_grad()
+def merge(merged: Tensor | None, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
+    """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up.
+
+    None for ``merged`` makes a new matrix.
+
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, a scale that is not finite, and a ``merged`` that
+    requires a gradient.
+    """
+    _check(weight.shape, weight, U, S, V)
+    if merged is not None:
+        _check_merged(merged, weight)
+    with no_autocast(weight.device.type):
+        return torch.addmm(weight, U @ S, V.mT, alpha=_finite(scale), out=merged)
+
+
+def lowrank_add(
+    output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0, *, factor_gradients: bool = False
+) -> Tensor:
+    """``output`` + scale·x V Sᵀ Uᵀ, in place, for a base layer of any kind and for dropout on the adapter's x alone.
+
+    output : (…, m), what the base returned, with the leading axes of x; it must not be needed by the base's own backward pass,
+    nor share memory with x, which the gradients are made of.
+    Otherwise as :func:`adapted_linear`.
+    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, a shared memory, or a scale that is not finite.
+    """
+    if autocasts(x.device.type):
+        x, U, S, V = (_by_autocast(X, output.dtype) for X in (x, U, S, V))
+    if _share_memory(output, x):
+        raise ValueError("output: expected memory of its own, which may be written to, found that of x")
+    if output.shape[:-1] != x.shape[:-1]:
+        raise ValueError(f"output: expected the leading axes of x, {tuple(x.shape[:-1])}, found {tuple(output.shape[:-1])}")
+    _check((output.shape[-1], V.shape[0]), output, U, S, V, x=x)
+    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
+    return y
+
+
+def _prepared(
+    x: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    """Checked, and in the dtype of autocast where it is on: in-place products do not take part in autocast by themselves."""
+    if weight.requires_grad:
+        raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
+    if autocasts(x.device.type):
+        x, weight, U, S, V = (_by_autocast(X) for X in (x, weight, U, S, V))
+        bias = None if bias is None else _by_autocast(bias)
+    _check(weight.shape, weight, U, S, V, x=x, bias=bias)
+    return x, weight, bias, U, S, V
+
+
+def _finite(scale: float | Tensor) -> float:
+    """The scale as a float, or ``ValueError``."""
+    if isinstance(scale, Tensor) and scale.requires_grad:
+        raise ValueError("scale: expected a constant, found a tensor that requires a gradient, which it would not get")
+    try:
+        if -math.inf < scale < math.inf:  # a comparison, which can be compiled for any number
+            return float(scale)
+    except (TypeError, RuntimeError):  # of what is no number, or several
+        pass
+    raise ValueError(f"scale: expected a finite number, found {scale!r}")
+
+
+def _by_autocast(X: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """As autocast does it: double precision, and what is no real floating point number, is left alone."""
+    if X.dtype == torch.float64 or not X.is_floating_point():
+        return X
+    return X.to(torch.get_autocast_dtype(X.device.type) if dtype is None else dtype)
+
+
+def _share_memory(A: Tensor, B: Tensor) -> bool:
+    """Whether both are views of one storage; compiled, where nobody sees storages, whether both are views of one tensor."""
+    if torch.compiler.is_compiling():
+        return (A if A._base is None else A._base) is (B if B._base is None else B._base)
+    return A.untyped_storage().data_ptr() == B.untyped_storage().data_ptr() != 0
+
+
+def _check_merged(merged: Tensor, weight: Tensor) -> None:
+    """Shape, dtype and device of the weight, and no gradient, or ``ValueError``."""
+    if not _is_constant_like(merged, weight):
+        raise ValueError(f"merged: expected a frozen matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
+
+
+def _products_as(products: tuple[Tensor, Tensor], U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """K and L in the dtype that the factors have by now, of their shape and without a gradient, or ``ValueError``."""
+    K, L = map(_by_autocast, products) if autocasts(U.device.type) else products
+    for name, X, of, basis in (("K", K, "U", U), ("L", L, "V", V)):
+        if not _is_constant_like(X, basis):
+            raise ValueError(f"products: expected {name} like {of}, {_kind(basis.detach())}, found {_kind(X)}")
+    return K, L
+
+
+def _is_constant_like(X: Tensor, other: Tensor) -> bool:
+    """Whether X has shape, dtype and device of the other, and requires no gradient."""
+    return not X.requires_grad and (X.shape, X.dtype, X.device) == (other.shape, other.dtype, other.device)
+
+
+def _kind(X: Tensor) -> str:
+    """Shape, dtype and device in words, and whether a gradient is wanted."""
+    return f"{tuple(X.shape)} {X.dtype} on {X.device}" + (", which requires a gradient" if X.requires_grad else "")
+
+
+def _check(
+    of_weight: Sequence[int],
+    base: Tensor,
+    U: Tensor,
+    S: Tensor,
+    V: Tensor,
+    *,
+    x: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> None:
+    """Shapes for a weight of this one, dtypes and devices as ``base`` has them, or ``ValueError``."""
+    if len(of_weight) != 2 or not base.is_floating_point():
+        raise ValueError(f"weight: expected a real matrix (m, n) of floating point, found {tuple(of_weight)} {base.dtype}")
+    (m, n), r = of_weight, U.shape[-1]
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {"U": (U, (m, r)), "S": (S, (r, r)), "V": (V, (n, r))}
+    if x is not None:
+        expected = {"x": (x, (*x.shape[:-1], n)), **expected}
+    if bias is not None:
+        expected["bias"] = (bias, (m,))
+    for name, (X, shape) in expected.items():
+        if X.shape != shape:
+            raise ValueError(
+                f"{name}: expected shape {tuple(shape)} for a weight of {m} x {n} and rank {r}, found {tuple(X.shape)}"
+            )
+        if X.dtype != base.dtype:
+            raise ValueError(f"{name}: expected the dtype of the base, {base.dtype}, found {X.dtype}")
+        if X.device != base.device:
+            raise ValueError(f"{name}: expected the device of the base, {base.device}, found {X.device}")
+
+
+def _adapter_gradients(
+    g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool, of_S: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(dK, dS, dL) of blocks g, x (…, n), (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, the fast layout.
+
+    None in place of dS if nobody wants it, ``of_S``.
+    """
+    dKt = gradient(at, g)
+    if scale != 1.0:
+        dKt *= scale
+    dLt = gradient(bt, row_blocks(x))
+    dS = once(U.mT @ dKt.mT, x) if of_S else None  # x V was formed without a record
+    if factor:
+        dKt, dLt = S @ dKt, S.mT @ dLt
+    return once(dKt, x).mT, dS, once(dLt).mT
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """``adapted_linear`` and, with a merged weight, ``merged_linear``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        U: Tensor,
+        S: Tensor,
+        V: Tensor,
+        scale: float,
+        factor_gradients: bool,
+        merged: Tensor | None,
+        K: Tensor | None,
+        L: Tensor | None,
+    ) -> Tensor:
+        with no_autocast(x.device.type):
+            rows = row_blocks(x)
+            at = down(rows, V)
+            if merged is None and merging_pays(x, weight):
+                merged = torch.addmm(weight, U @ S if K is None else K, V.mT, alpha=scale)
+            if merged is None:
+                # before the big product: what ``down`` runs on is in the cache
+                Kt = torch.bmm(S.mT[None], U.mT[None])[0] if K is None else K.mT
+                y = add_up(product(rows, weight, bias), at, Kt, scale)
+            else:
+                y = product(rows, merged, bias)
+            ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V, L if merged is None else None)
+            ctx.scale, ctx.factor, ctx.merged = scale, factor_gradients, merged is not None
+            result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
+            return result
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        with no_autocast(dy.device.type):
+            x, at, weight, U, S, V, L = ctx.saved_tensors
+            if ctx.merged:
+                weight = once(weight, U, S, V)
+            L = L if L is None else once(L, S, V)
+            U, S, V = once(U), once(S), once(V)
+            g = row_blocks(dy)
+            bt = down(g, U)
+            if ctx.scale != 1.0:
+                bt *= ctx.scale
+            dx = dU = dS = dV = None
+            if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
+                dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor, ctx.needs_input_grad[4])
+            if ctx.needs_input_grad[0] and ctx.merged:
+                dx = product(g, weight.mT).view(x.shape)
+            elif ctx.needs_input_grad[0]:
+                dx = input_gradient(g, weight, bt, S @ V.mT if L is None else L.mT).view(x.shape)
+            d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
+            return dx, None, d_bias, dU, dS, dV, None, None, None, None, None
+
+
+class _LowRankAdd(torch.autograd.Function):
+    """``lowrank_add``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor_gradients: bool
+    ) -> Tensor:
+        with no_autocast(x.device.type):
+            rows = row_blocks(x)
+            at = down(rows, V)
+            Kt = S.mT @ U.mT
+            if output.is_contiguous():
+                add_up(output.view(*rows.shape[:-1], output.shape[-1]), at, Kt, scale)
+            else:
+                output.add_(up(at, Kt).view(output.shape), alpha=scale)
+            ctx.mark_dirty(output)
+            ctx.save_for_backward(x, at, U, S, V)
+            ctx.scale, ctx.factor = scale, factor_gradients
+            return output
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        with no_autocast(dy.device.type):
+            x, at, *factors = ctx.saved_tensors
+            U, S, V = map(once, factors)
+            g = row_blocks(dy)
+            bt = down(g, U)
+            if ctx.scale != 1.0:
+                bt *= ctx.scale
+            dx = up(bt, S @ V.mT).view(x.shape) if ctx.needs_input_grad[1] else None
+            if not any(ctx.needs_input_grad[2:5]):
+                return dy, dx, None, None, None, None, None
+            dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor, ctx.needs_input_grad[3])
+            return dy, dx, dU, dS, dV, None, None

@@ -1,0 +1,1 @@
+"""The step of all layers at once."""

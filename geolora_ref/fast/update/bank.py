@@ -1,0 +1,274 @@
+"""The factors of many layers in fixed-capacity buffers, and the step that changes all of them at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolora_ref import checks
+from geolora_ref.fast.update.core import RULES, Limits
+from geolora_ref.fast.update.report import StepReport
+from geolora_ref.fast.update.step import Budget, Directions, decided, prepare, put_back, write
+from geolora_ref.fast.update.storage import Plan, plan_of, stacks_of
+
+__all__ = ["Bases", "Factors", "LayerBank"]
+
+STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+Factors = tuple[Tensor, Tensor, Tensor]
+
+
+class Bases(NamedTuple):
+    """The bases of all layers at one time: copies Uᵀ (r, m) and Vᵀ (r, n) of each."""
+
+    Ut: list[Tensor]
+    Vt: list[Tensor]
+
+
+class LayerBank:
+    """L layers W_l = U_l S_l V_lᵀ of any shapes (m_l, n_l) and ranks 1 ≤ r_l ≤ capacity.
+
+    ``factors(l)`` are views U (m, r), S (r, r), V (n, r) of the buffers, U and V column by column; a step changes them in place,
+    and they stay valid until the rank of the layer changes.
+
+    Raises ``ValueError`` for layers without a positive shape, another dtype than a real floating one, and a capacity below 1.
+    """
+
+    @torch.inference_mode(False)  # buffers of inference could not be written in training
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        capacity: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        given = [tuple(shape) for shape in shapes]
+        if not given or not all(len(shape) == 2 and all(checks.is_integer(k) and k >= 1 for k in shape) for shape in given):
+            raise ValueError(f"shapes: expected at least one layer of positive shape (m, n), found {list(shapes)}")
+        shapes = tuple((int(m), int(n)) for m, n in given)
+        if dtype not in STORAGE:
+            raise ValueError(f"dtype: expected one of {', '.join(map(str, STORAGE))}, found {dtype}")
+        checks.integer("capacity", capacity, 1)
+        self._stacks = stacks_of(shapes, capacity, dtype, torch.device(device))
+        self.shapes, self.capacity, self.dtype, self.device = shapes, capacity, dtype, self._stacks[0].S.device
+        self._place = {layer: (stack, i) for stack in self._stacks for i, layer in enumerate(stack.layers)}
+        self.ranks: tuple[int, ...] = (0,) * len(shapes)
+        """The rank of every layer, 0 before anything was loaded."""
+        self._plan: Plan | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the plan: it has views, which would be apart from what they show in another process."""
+        return {**vars(self), "_plan": None, "_place": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._place = {layer: (stack, i) for stack in self._stacks for i, layer in enumerate(stack.layers)}
+
+    def __repr__(self) -> str:
+        ranks = " to ".join(map(str, sorted({min(self.ranks), max(self.ranks)})))
+        return f"LayerBank(layers: {len(self.shapes)}, ranks: {ranks}, capacity: {self.capacity}, {self.dtype}, {self.device})"
+
+    @classmethod
+    def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
+        """A bank with copies of these (U, S, V); by default the capacity is twice the largest rank.
+
+        Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, ranks above the capacity, and bases
+        that are not orthonormal to √eps of the storage (and what rounding to it takes from them).
+        """
+        if not factors:
+            raise ValueError("factors: expected at least one layer, found none")
+        first = factors[0][0]
+        shapes = [(int(U.shape[0]), int(V.shape[0])) for U, _, V in factors]
+        largest = max(int(U.shape[-1]) for U, _, _ in factors)
+        bank = cls(shapes, 2 * largest if capacity is None else capacity, dtype=first.dtype, device=first.device)
+        bank.load(factors)
+        return bank
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def load(self, factors: Sequence[Factors]) -> None:
+        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` as :meth:`of`.
+
+        If it is interrupted while it copies, nothing counts as loaded.
+        """
+        if len(factors) != len(self.shapes):
+            raise ValueError(f"factors: expected {len(self.shapes)} layers, found {len(factors)}")
+        for layer, ((m, n), (U, S, V)) in enumerate(zip(self.shapes, factors, strict=True)):
+            r, most = int(U.shape[-1]), min(self.capacity, m, n)
+            if not 1 <= r <= most:
+                raise ValueError(f"U[{layer}]: expected a rank between 1 and min(capacity, m, n) = {most}, found {r} columns")
+            self._check("U", [U], [torch.Size((m, r))], layer)
+            self._check("S", [S], [torch.Size((r, r))], layer)
+            self._check("V", [V], [torch.Size((n, r))], layer)
+        self._check_bases(factors)
+        copies = [[X.clone() for X in layer] for layer in factors]  # they may be views of these buffers
+        self.ranks, self._plan = (0,) * len(self.shapes), None
+        for stack in self._stacks:
+            for X in (stack.Ut, stack.S, stack.Vt):
+                X.zero_()
+        for layer, (U, S, V) in enumerate(copies):
+            for mine, X in zip(self.storage(layer), (U.mT, S, V.mT), strict=True):
+                mine[: X.shape[0], : X.shape[1]] = X
+        self.ranks = tuple(int(U.shape[-1]) for U, _, _ in factors)
+
+    def factors(self, layer: int) -> Factors:
+        """Views (U, S, V) of one layer: (m, r), (r, r), (n, r)."""
+        r, (Ut, S, Vt) = self.ranks[layer], self.storage(layer)
+        return Ut[:r].mT, S[:r, :r], Vt[:r].mT
+
+    def storage(self, layer: int) -> Factors:
+        """The whole buffers (Ut, S, Vt) of one layer: (capacity, m), (capacity, capacity), (capacity, n), zero behind its rank.
+
+        They stay where they are for the life of the bank: parameters may live in them.
+        """
+        stack, i = self._place[layer]
+        return stack.Ut[i], stack.S[i], stack.Vt[i]
+
+    def bases(self) -> Bases:
+        """A copy of all bases, to be compared with those after a step by :meth:`turns`."""
+        found = [self.storage(layer) for layer in range(len(self.shapes))]
+        both = [[X[side][:r].clone() for X, r in zip(found, self.ranks, strict=True)] for side in (0, 2)]
+        return Bases(*both)
+
+    def turns(self, before: Bases) -> list[tuple[Tensor, Tensor]]:
+        """UᵀU₁ and VᵀV₁ of each layer, (r, r₁), from the bases before a step and those now."""
+        now = [self.factors(layer) for layer in range(len(self.shapes))]
+        return [(Ut @ U, Vt @ V) for Ut, Vt, (U, _, V) in zip(*before, now, strict=True)]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def update_(
+        self,
+        delta_K: Sequence[Tensor] | None,
+        delta_L: Sequence[Tensor] | None,
+        delta_S: Sequence[Tensor] | None = None,
+        *,
+        learning_rate: float = 1.0,
+        tau: float | None = None,
+        theta: float | None = None,
+        min_rank: int = 1,
+        max_rank: int | Sequence[int] | None = None,
+        budget: Budget | None = None,
+        shared: bool = False,
+    ) -> StepReport:
+        """One step of all layers in place: K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, augmented and truncated.
+
+        Parameters
+        ----------
+        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; the projected gradients for SGD.  Float32
+            directions are accepted for storage of less precision.  None for ΔS: it is UᵀΔK, as dS is UᵀdK, which the step has
+            anyway.  None for both ΔK and ΔL: S alone is trained and truncated, the bases are not augmented, and no rank grows.
+        learning_rate : λ ≥ 0; with 1 the directions are the updates.
+        tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
+        min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
+        budget : a rank decision over all layers in place of the threshold; it may be asked more than once a step.
+        shared : K and L move the core as well, by ½(UᵀΔK + (VᵀΔL)ᵀ) on top of ΔS (``geolora_ref.training``).
+
+        Raises
+        ------
+        ValueError : an argument that does not fit, and where, or a bank that nothing was loaded into; nothing was changed.
+        NonFiniteUpdateError : entries that are not finite; nothing was changed.
+
+        Nothing is changed either where memory runs out, or an interrupt comes while the factors are written.
+        """
+        if not all(self.ranks):
+            raise ValueError("LayerBank: expected factors, which load() puts in, found none")
+        how = Directions(checks.nonnegative_number("learning_rate", learning_rate), shared, delta_S is None)
+        limits = self._limits(tau, theta, min_rank, max_rank, budget)
+        self._check_updates(delta_K, delta_L, delta_S)
+        plan = self._plan = self._plan or plan_of(self.ranks, self._stacks)
+        prepare(plan, delta_K, delta_L, delta_S)
+        columns = np.asarray(self.ranks) if delta_K is None else plan.columns
+        new = decided(plan, self.dtype, how, columns, limits, budget)
+        ranks = tuple(new.ranks.rank.tolist())
+        after = plan if ranks == self.ranks else plan_of(ranks, self._stacks)
+        try:
+            write(plan, new)
+            self.ranks, self._plan = ranks, after
+        except BaseException:  # no memory, an interrupt
+            if self._plan is plan:
+                self.ranks = plan.ranks
+                put_back(plan)
+            raise
+        rules = tuple(RULES[code] for code in new.ranks.rule.tolist())
+        return StepReport(ranks, rules, new.sigma, new.ranks.theta, new.ranks.discarded, tuple(sorted(new.exact)))
+
+    def _limits(
+        self,
+        tau: float | None,
+        theta: float | None,
+        min_rank: int,
+        max_rank: int | Sequence[int] | None,
+        budget: Budget | None,
+    ) -> Limits:
+        """The checked limits of a step."""
+        if budget is None:
+            checks.threshold(tau, theta)
+        elif tau is not None or theta is not None:
+            raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
+        most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
+        limits: Iterable[Any] = most
+        with suppress(TypeError):  # of what has no hash and is no rank, which is said below
+            limits = set(most)
+        for limit in limits:
+            checks.ranks(min_rank, limit, min(self.shapes, key=min))
+        if max(min_rank, *most) > self.capacity:
+            raise ValueError(
+                f"min_rank, max_rank: expected at most the capacity {self.capacity}, "
+                f"found min_rank={min_rank}, max_rank={max_rank}"
+            )
+        return Limits(tau, theta, min_rank, np.asarray(most, dtype=np.int64))
+
+    def _check(self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0) -> None:
+        """Shapes, dtype and device of one tensor a layer, or ``ValueError`` that says which is wrong."""
+        if len(given) != len(expected):
+            raise ValueError(f"{name}: expected one tensor for each of {len(expected)} layers, found {len(given)}")
+        widened = name.startswith("delta") and self.dtype in (torch.bfloat16, torch.float16)
+        device, dtypes = self.device, (self.dtype, torch.float32) if widened else (self.dtype,)
+        for layer, (X, shape) in enumerate(zip(given, expected, strict=True), start=first):
+            if not isinstance(X, Tensor):
+                raise ValueError(f"{name}[{layer}]: expected a tensor, found {X!r}")
+            if X.shape != shape:
+                raise ValueError(f"{name}[{layer}]: expected shape {tuple(shape)}, found {tuple(X.shape)}")
+            if X.dtype not in dtypes:
+                raise ValueError(f"{name}[{layer}]: expected dtype {' or '.join(map(str, dtypes))}, found {X.dtype}")
+            if X.device != device:
+                raise ValueError(f"{name}[{layer}]: expected device {device}, found {X.device}")
+
+    def _check_bases(self, factors: Sequence[Factors]) -> None:
+        """The rule of :class:`LowRank` for all bases by one question to the device; ``ValueError`` that names the first.
+
+        Allowed are √eps of the storage, and eps·√r: so much at most does rounding to it take from r orthonormal columns.  (In
+        bfloat16 and for r = 1000 it is no less than √eps.)  NaN passes: the step says which layers are not finite.
+        """
+        eps = torch.finfo(self.dtype).eps
+        named = [
+            (f"{name}[{layer}]", U_S_V[i].double()) for i, name in ((0, "U"), (2, "V")) for layer, U_S_V in enumerate(factors)
+        ]
+        grams = [X.mT @ X for _, X in named]
+        defects = torch.stack([torch.linalg.matrix_norm(G - torch.eye(len(G), dtype=G.dtype, device=G.device)) for G in grams])
+        for (name, X), defect in zip(named, defects.tolist(), strict=True):
+            allowed = math.sqrt(eps) + eps * math.sqrt(X.shape[1])
+            if defect > allowed:
+                raise checks.not_orthonormal(name, defect, allowed, "√eps + eps·√r")
+
+    def _check_updates(
+        self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
+    ) -> None:
+        """Raise ``ValueError`` unless the updates are those of these layers."""
+        if (delta_K is None) != (delta_L is None):
+            raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
+        if delta_S is None and delta_K is None:
+            raise ValueError("delta_S: expected one tensor a layer, since there is no delta_K to take it from, found None")
+        pairs = list(zip(self.shapes, self.ranks, strict=True))
+        if delta_K is not None and delta_L is not None:
+            self._check("delta_K", delta_K, [torch.Size((m, r)) for (m, _), r in pairs])
+            self._check("delta_L", delta_L, [torch.Size((n, r)) for (_, n), r in pairs])
+        if delta_S is not None:
+            self._check("delta_S", delta_S, [torch.Size((r, r)) for _, r in pairs])

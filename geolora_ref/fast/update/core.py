@@ -1,0 +1,132 @@
+"""The small matrices of the fast step: a core Ŝ₀ that needs no basis, and the ranks of all layers at once.
+
+Stack U and the direction of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
+
+    Ŵ = U S_new Vᵀ − λ(I − UUᵀ) ΔK Vᵀ − λU ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[A, −λI], [−λI, 0]],
+
+with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL: no augmented basis and no residual is formed, and λ is
+in the small matrix alone.  A triangular factor B = Q R of each side turns this into the core of Algorithm 1 up to the choice of
+basis, Ŝ = R_K Ŝ₀ R_Lᵀ; R also carries whatever defect UᵀU − I earlier steps have left, so that no defect grows.  ``gram.py``
+takes R from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both continue here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geolora_ref.algorithm import RankRule
+
+__all__ = ["RULES", "Limits", "Ranks", "Small", "core", "core_after", "cut_at", "decide_ranks", "small_of"]
+
+RULES = (RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS, RankRule.BUDGET)
+"""The rank rules by their code in :attr:`Ranks.rule`."""
+THRESHOLD, MIN_RANK, MAX_RANK, BASIS, BUDGET = range(5)
+Values = NDArray[np.float64]
+Integers = NDArray[Any]
+
+
+def core_after(S: Tensor, delta_S: Tensor | None, C_K: Tensor, C_L: Tensor, rate: float, shared: bool) -> Tensor:
+    """S_new (L, w, w) from S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL, each (L, w, w), and the learning rate λ: S − λΔS.
+
+    None for ΔS is that of plain gradients, dS = UᵀGV = UᵀdK = C_K.
+    If the core is ``shared``, K and L move it as well: S − λ(ΔS + ½(C_K + C_Lᵀ)).
+    """
+    S_new = S - rate * (C_K if delta_S is None else delta_S)
+    return S_new - 0.5 * rate * (C_K + C_L.mT) if shared else S_new
+
+
+def core(A: Tensor, rate: float) -> Tensor:
+    """Ŝ₀ (L, 2w, 2w) from A = S_new + λ(C_K + C_Lᵀ) (L, w, w) and the learning rate λ."""
+    w = A.shape[1]
+    S0 = A.new_zeros(len(A), 2 * w, 2 * w)
+    S0[:, :w, :w] = A
+    for block in (S0[:, :w, w:], S0[:, w:, :w]):
+        block.diagonal(0, 1, 2).fill_(-rate)
+    return S0
+
+
+class Small(NamedTuple):
+    """All that is small of some layers, in float64.
+
+    ``Gamma`` (2, L, 2w, 2w) Γ_K and Γ_L, ``S_new`` and ``A`` = S_new + λ(C_K + C_Lᵀ) (L, w, w), ``scale`` (L,) s², ``rate`` λ:
+    s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²) is the size of Ŵ, infinite or NaN if anything is.
+    """
+
+    Gamma: Tensor
+    S_new: Tensor
+    A: Tensor
+    scale: Tensor
+    rate: float
+
+    def of(self, rows: Integers) -> Small:
+        """Some of the layers, or all of them."""
+        if len(rows) == len(self.scale):
+            return self
+        return Small(self.Gamma[:, rows], self.S_new[rows], self.A[rows], self.scale[rows], self.rate)
+
+
+def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float, shared: bool) -> Small:
+    """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; see :func:`core_after`.
+
+    What is not finite is seen in the scale.
+    """
+    w = S.shape[1]
+    C_K, C_L = Gamma[0, :, :w, w:], Gamma[1, :, :w, w:]
+    S_new = core_after(S, delta_S, C_K, C_L, rate, shared)
+    A = S_new + rate * (C_K + C_L.mT)
+    squares = Gamma.diagonal(0, 2, 3)[:, :, w:].sum((0, 2))
+    return Small(Gamma, S_new, A, (A**2).sum((1, 2)) + rate * rate * squares, rate)
+
+
+class Limits(NamedTuple):
+    """The truncation of a step: one of tau (relative) and theta (absolute), and the range of the new ranks, max_rank (L,)."""
+
+    tau: float | None
+    theta: float | None
+    min_rank: int
+    max_rank: Integers
+
+
+class Ranks(NamedTuple):
+    """The truncation of all layers: new rank, code of the rule that fixed it, threshold ϑ, discarded norm, ‖Ŵ‖, each (L,)."""
+
+    rank: Integers
+    rule: Integers
+    theta: Values
+    discarded: Values
+    norm: Values
+
+
+@np.errstate(over="ignore", invalid="ignore")  # norms beyond the range, which the caller refuses
+def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
+    """Algorithm 2's rank for every row of ``sigma`` (L, p) at once; ``columns`` (L,) is how many each layer's bases have."""
+    tail = _tails(sigma)
+    tau, theta, min_rank, max_rank = limits
+    limit = tail[:, 0] * (tau or 0.0) if theta is None else np.full(len(tail), theta)
+    wanted = np.minimum((tail[:, :-1] > limit[:, None]).sum(axis=1), columns)
+    rank = np.maximum(np.minimum(wanted, max_rank), np.minimum(columns, min_rank))
+    raised = np.where(columns < min_rank, BASIS, MIN_RANK)
+    rule = np.where(wanted > max_rank, MAX_RANK, np.where(wanted < min_rank, raised, THRESHOLD))
+    return Ranks(rank, rule, limit, tail[np.arange(len(rank)), rank], tail[:, 0])
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def cut_at(sigma: Values, rank: Integers) -> Ranks:
+    """The truncation at ranks (L,) that a budget has chosen; no threshold was applied (ϑ = 0)."""
+    tail = _tails(sigma)
+    return Ranks(rank, np.full_like(rank, BUDGET), np.zeros(len(rank)), tail[np.arange(len(rank)), rank], tail[:, 0])
+
+
+def _tails(sigma: Values) -> Values:
+    """(Σ_{i≥j} σ_i²)^{1/2} of sorted singular values (L, p), and 0 behind the last: (L, p + 1).
+
+    Scaled by the largest, so that no square leaves the range.
+    """
+    largest = np.where(sigma[:, :1] > 0.0, sigma[:, :1], 1.0)
+    tails = np.zeros((sigma.shape[0], sigma.shape[1] + 1))
+    tails[:, -2::-1] = np.sqrt(np.cumsum(np.square(sigma / largest)[:, ::-1], axis=1)) * largest
+    return tails

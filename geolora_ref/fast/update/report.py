@@ -1,0 +1,51 @@
+"""What a step of many layers says it did, and its refusal of what is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.algorithm import RankRule
+
+__all__ = ["NonFiniteUpdateError", "StepReport", "refuse"]
+
+
+class NonFiniteUpdateError(FloatingPointError):
+    """Factors or an update have entries that are not finite, or the result or its norm left the range; ``layers``: in which."""
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        super().__init__(
+            f"expected finite factors, updates and results, found others in layers {list(layers)}; nothing was changed"
+        )
+        self.layers = tuple(layers)
+
+    def __reduce__(self) -> tuple[type[NonFiniteUpdateError], tuple[Any, ...]]:
+        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
+        return NonFiniteUpdateError, (self.layers,)
+
+
+def refuse(usable: NDArray[np.bool_]) -> None:
+    """Raise :class:`NonFiniteUpdateError` unless every layer (L,) is usable."""
+    if not usable.all():
+        raise NonFiniteUpdateError(np.flatnonzero(~usable).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """What one step did, layer by layer.
+
+    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a layer's own, and NaN where
+    the norm of the rest was enough (``leading.py``); ``theta`` (L,) the thresholds that were applied; ``discarded`` (L,) the
+    norms that were cut off; all on the host.  ``exact`` : the layers that went through Householder's QR, all of them for float64.
+    """
+
+    ranks: tuple[int, ...]
+    rank_rules: tuple[RankRule, ...]
+    singular_values: NDArray[np.float64]
+    theta: NDArray[np.float64]
+    discarded: NDArray[np.float64]
+    exact: tuple[int, ...]

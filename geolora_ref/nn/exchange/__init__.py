@@ -1,0 +1,1 @@
+"""Adapters for other libraries: plain LoRA checkpoints, a method of PEFT."""

@@ -1,0 +1,222 @@
+"""Adapters as a plain LoRA checkpoint, which PEFT loads without this package.
+
+LoRA [H22] adds (lora_alpha/r)·B A to a weight; here it is alpha·U S Vᵀ.  So B = U S, A = Vᵀ and lora_alpha = alpha·r.  Ranks
+differ from layer to layer, hence ``rank_pattern`` and ``alpha_pattern``.  PEFT reads their keys as regular expressions that may
+match at the end of a longer name ("fc" is found in "decoder.fc" as well), and names in ``target_modules`` as such ends: here
+every name is escaped and anchored, so that it means one module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from geolora_ref import checks
+from geolora_ref.support.files import write_atomically
+from geolora_ref.nn.layers.adapt import COMPILED, adapters, refuse_several_places, unwrapped
+from geolora_ref.nn.layers.adapted import AdaptedLayer, is_transposed_linear
+from geolora_ref.nn.precision import own_precision
+
+__all__ = ["DRAFT", "export_lora", "lora_config", "lora_state_dict"]
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
+DRAFT = ".export-"
+"""How the names of folders begin that a killed write leaves in a directory."""
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of the base model's modules."""
+CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
+"""What PEFT does not save as a whole."""
+
+
+def export_lora(
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    base_model_name_or_path: str | None = None,
+    task_type: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules that are trained as a
+    whole or own trainable parameters (heads) become ``modules_to_save``, with all that is in them.  The factors keep their dtype.
+    What training changes in a module without trainable parameters is not in the checkpoint: keep a frozen nn.BatchNorm2d in eval
+    mode, or train it.
+
+    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load; by default what the configuration of
+    a PEFT model says, or where transformers has loaded the model from.
+
+    Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away
+    first and comes last.
+
+    Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model
+    without adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is
+    not zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
+    low-rank update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or another container
+    with trained parameters of its own, an adapted or trained module that the model has at several places.  Nothing is written
+    then.
+    """
+    model = unwrapped(model)
+    config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
+    state = lora_state_dict(model)
+    target = Path(directory)
+    present = [name for name in ADAPTER_FILES if (target / name).exists()]
+    if present and not overwrite:
+        raise FileExistsError(f"{target}: expected a directory without an adapter, found {', '.join(present)} (overwrite=True)")
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=DRAFT) as draft:
+        write_atomically(Path(draft) / WEIGHTS, save(state, metadata={"format": "pt"}))
+        config.save_pretrained(draft)
+        for name in present:
+            (target / name).unlink()
+        for name in (WEIGHTS, CONFIG):
+            os.replace(Path(draft) / name, target / name)
+
+
+def lora_config(model: nn.Module, *, base_model_name_or_path: str | None = None, task_type: str | None = None) -> LoraConfig:
+    """The configuration of the checkpoint.  Raises ``ValueError`` like :func:`export_lora`."""
+    model = unwrapped(model)
+    if isinstance(model, PeftModel):
+        task_type = task_type or model.active_peft_config.task_type
+        base_model_name_or_path = base_model_name_or_path or model.active_peft_config.base_model_name_or_path
+    layers = _exportable(model)
+    ranks = {_only(name): layer.adapter.rank for name, layer in layers.items()}
+    scales = {_only(name): layer.alpha * layer.adapter.rank for name, layer in layers.items()}
+    heads = _trained_modules(model)
+    return LoraConfig(
+        r=max(ranks.values()),
+        rank_pattern=ranks,
+        alpha_pattern=scales,
+        target_modules="|".join(re.escape(name) for name in layers),
+        modules_to_save=sorted(heads) or None,
+        fan_in_fan_out=all(is_transposed_linear(layer.base) for layer in layers.values()),
+        base_model_name_or_path=base_model_name_or_path or getattr(model, "name_or_path", None),
+        task_type=task_type,
+        inference_mode=True,
+    )
+
+
+def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """A = Vᵀ and B = U S of every adapter and the tensors of the other trained modules under PEFT's names: contiguous copies.
+
+    Raises ``ValueError`` like :func:`export_lora`.
+    """
+    state, model = {}, unwrapped(model)
+    for name, layer in _exportable(model).items():
+        for key, tensor in _factors(layer).items():
+            state[f"{PREFIX}{name}.{key}"] = tensor
+    for name, head in _trained_modules(model).items():
+        for key, tensor in head.state_dict().items():
+            state[PREFIX + _base_name(f"{name}.{key}")] = tensor  # parts of a head may be compiled
+    return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+
+
+def _factors(layer: AdaptedLayer) -> dict[str, Tensor]:
+    Ut, S, Vt = layer.adapter.active()
+    with own_precision(S.device):
+        B, A, base = Ut.mT @ S, Vt, layer.base
+    if isinstance(base, nn.Embedding):
+        if base.padding_idx is not None:  # that row is looked up too, and gets no update
+            A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)
+        return {"lora_embedding_A": A, "lora_embedding_B": B}
+    if isinstance(base, nn.Conv2d):
+        A, B = A.reshape(-1, *base.weight.shape[1:]), B[:, :, None, None]
+    return {"lora_A.weight": A, "lora_B.weight": B}
+
+
+def _only(name: str) -> str:
+    """The pattern of PEFT that matches this module and no other."""
+    return "^" + re.escape(name)
+
+
+def _base_name(name: str) -> str:
+    """The name in the base model of a layer that PEFT or ``torch.compile`` has wrapped, or the name as it is."""
+    return name.replace(f".{COMPILED}", "").removeprefix(PREFIX).removesuffix(".geolora_active")
+
+
+def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """The adapted layers by their names in the base model, if a LoRA checkpoint can hold them."""
+    layers = {_base_name(name): layer for name, layer in adapters(model).items()}
+    if not layers:
+        raise ValueError("model: expected one with adapters, found none")
+    attentions = {
+        _base_name(f"{name}.out_proj") for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)
+    }
+    for name, layer in layers.items():
+        base = layer.base
+        with checks.naming(name):
+            refuse_several_places(model, layer)
+        if layer.base_is_merged:
+            raise ValueError(f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself")
+        if name in attentions:
+            raise ValueError(f"{name}: expected a layer that is called, found the projection of nn.MultiheadAttention")
+        if isinstance(base, nn.Conv2d) and (base.dilation != (1, 1) or base.padding_mode != "zeros"):
+            raise ValueError(
+                f"{name}: expected a convolution with dilation 1 and padding by zeros, as PEFT's LoRA computes it, "
+                f"found dilation {base.dilation}, padding mode {base.padding_mode!r}"
+            )
+    return layers
+
+
+def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The outermost modules outside of the adapters that are trained as a whole or own trainable parameters, and what PEFT has
+    in place of others, which is not trainable where it was loaded for inference.
+
+    PEFT takes no module inside of another one that it saves, and no container that cannot be called.
+    """
+    layers = adapters(model)
+    heads = [wrapper for wrapper in model.modules() if isinstance(wrapper, ModulesToSaveWrapper)]
+    saved = {id(head.modules_to_save[name]) for head in heads for name in head.active_adapters if name in head.modules_to_save}
+    inside = {id(module) for layer in layers.values() for part in (layer, layer.base) for module in part.modules()}
+    inside |= {id(parameter) for layer in layers.values() for parameter in layer.adapter.parameters()}
+    found, covered = {}, set[nn.Module]()
+    for name, module in model.named_modules():
+        if module in covered:
+            continue
+        trained = [key for key, p in module.named_parameters(recurse=False) if p.requires_grad and id(p) not in inside]
+        if trained and (id(module) in inside or not name):
+            raise ValueError(f"{name}.{trained[0]}: expected it frozen; a LoRA checkpoint holds whole modules beside the updates")
+        container = isinstance(module, CONTAINERS)
+        if trained and container:
+            raise ValueError(f"{name}: expected trained parameters in a module that is called, found {type(module).__name__}")
+        if trained or id(module) in saved or (not container and _is_trained(module, inside)):
+            found[_saved_name(name)] = module
+            covered |= set(module.modules())
+    _refuse_unclear(list(found), model)
+    for name, module in found.items():
+        with checks.naming(name):
+            refuse_several_places(model, module)
+    return found
+
+
+def _is_trained(module: nn.Module, inside: set[int]) -> bool:
+    """Whether the module has parameters, all of them trainable and none of an adapter."""
+    parameters = list(module.parameters())
+    return bool(parameters) and all(p.requires_grad and id(p) not in inside for p in parameters)
+
+
+def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
+    """Raise ``ValueError`` for a trained module whose name PEFT finds in others too, or with adapters inside."""
+    names = {_saved_name(name) for name, _ in model.named_modules()}
+    layers = [_base_name(name) for name in adapters(model)]
+    for head in heads:
+        others = sorted(other for other in names if other != head and other.endswith(head))
+        if others:
+            raise ValueError(f"{head}: expected a name that no other ends in (PEFT would save those too), found {others[0]}")
+        adapted = [layer for layer in layers if layer.startswith(f"{head}.")]
+        if adapted:
+            raise ValueError(f"{head}: expected a trained module without adapters inside, found {adapted[0]}")
+
+
+def _saved_name(name: str) -> str:
+    """The name in the base model of a module that PEFT has wrapped to save it, or that lies in one, or the name as it is."""
+    return re.sub(r"\.(modules_to_save\.[^.]+|original_module)(?=\.|$)", "", _base_name(name))

@@ -1,0 +1,338 @@
+"""GeoLoRA as a method of PEFT: ``get_peft_model(model, GeoLoraConfig(...))``.
+
+Import this module once, also before ``PeftModel.from_pretrained``: the import registers the method under the name GEOLORA.  Every
+chosen layer becomes a :class:`GeoLoraLayer`, which keeps one :class:`LowRankAdapter` for each of PEFT's adapters.  The active one
+shows itself as an ordinary :class:`AdaptedLayer` on the same base and factors; it does all the computing, and the optimizer and
+whoever else asks :func:`geolora_ref.nn.adapters` find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from geolora_ref import checks
+from geolora_ref.support.extras import noting_how_to_install
+from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
+from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
+from geolora_ref.nn.layers.adapted import AdaptedLayer, check_merged, is_transposed_linear
+
+with noting_how_to_install():
+    from peft import PeftConfig, PeftType
+    from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+    from peft.utils import register_peft_method
+    from peft.utils.integrations import skip_init_on_device
+
+__all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel"]
+
+
+def _known_to_peft(name: str) -> PeftType:
+    """The member of this name of PEFT's list of methods, entered if need be.
+
+    ``register_peft_method`` is open to other packages, but asks for a member of an enumeration that is not.
+    """
+    if name not in PeftType.__members__:
+        member = str.__new__(PeftType, name)
+        member._name_ = member._value_ = name
+        setattr(PeftType, name, member)  # from Python 3.12 on enumerations look no names up in their map
+        PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
+        PeftType._member_names_.append(name)
+    return PeftType(name)
+
+
+GEOLORA = _known_to_peft("GEOLORA")
+FactorDtype = Literal["float32", "float64"]
+
+
+@dataclass
+class GeoLoraConfig(PeftConfig):
+    """How PEFT puts GeoLoRA's adapters into a model.
+
+    Attributes
+    ----------
+    rank, max_rank, alpha, dropout, gradients, fused, merged : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training
+        starts, a saved adapter has its ranks in the shapes of its factors.
+    dtype : of the factors, by its name, "float32" or "float64" (a configuration is saved as text); None as there.
+    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names.
+    exclude_modules : the same form; what is left out.
+    modules_to_save : modules that are trained and saved as a whole (heads).
+    layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
+
+    Raises ``ValueError`` for ranks and factors out of range, for ``merged`` without ``fused`` or with dropout, and for
+    ``layers_to_transform`` beside an expression.
+    """
+
+    rank: int = 8
+    max_rank: int | None = None
+    alpha: float = 1.0
+    dropout: float = 0.0
+    gradients: GradientRoute = "projected"
+    fused: bool = False
+    merged: bool = False
+    dtype: FactorDtype | None = None
+    target_modules: list[str] | set[str] | str | None = "all-linear"
+    exclude_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = GEOLORA
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        checks.integer("rank", self.rank, 1)
+        if self.max_rank is not None:
+            checks.integer("max_rank", self.max_rank, 1)
+        if self.max_rank is not None and self.rank > self.max_rank:
+            raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
+        checks.below_one("dropout", self.dropout)
+        check_merged(self.merged, self.fused, self.dropout)
+        if self.dtype is not None:
+            checks.one_of("dtype", self.dtype, get_args(FactorDtype))
+        if isinstance(self.modules_to_save, str):
+            raise ValueError(f"modules_to_save: expected a sequence of names, found the string {self.modules_to_save!r}")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:  # PEFT would take all layers
+            raise ValueError(
+                f"layers_to_transform: expected target_modules as a list of names beside it, found {self.target_modules!r}"
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern: expected layers_to_transform beside it, found none")
+
+
+class NamedLayer(AdaptedLayer):
+    """An adapted layer whose base and factors belong to a :class:`GeoLoraLayer`, under whose names they are saved.
+
+    ``merged_adapters``, shared by all of a base, are the names of those merged, in order.  Each keeps the weight that it found;
+    so the last one must be taken out first.
+    """
+
+    def __init__(self, name: str, merged_adapters: list[str], base: nn.Module, adapter: LowRankAdapter, **options: Any) -> None:
+        super().__init__(base, adapter, **options)
+        self.name, self.merged_adapters = name, merged_adapters
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("base", "adapter"):
+            object.__setattr__(self, name, value)  # no submodules of this one: their parameters would appear twice
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def base_is_merged(self) -> bool:
+        """As of :class:`AdaptedLayer`."""
+        return bool(self.merged_adapters)
+
+    def merge(self) -> None:
+        """As :meth:`AdaptedLayer.merge`."""
+        super().merge()
+        self.merged_adapters.append(self.name)
+
+    def unmerge(self) -> None:
+        """As :meth:`AdaptedLayer.unmerge`.  Raises ``RuntimeError`` if another adapter has been merged since."""
+        if self.merged and self.merged_adapters[-1] != self.name:
+            raise RuntimeError(f"unmerge: expected {self.merged_adapters[-1]!r}, merged last, to go first, found {self.name!r}")
+        super().unmerge()
+        self.merged_adapters.remove(self.name)
+
+
+class GeoLoraLayer(nn.Module, BaseTunerLayer):
+    """A frozen layer with the adapters that PEFT has given it, one of which is active at most.
+
+    ``geolora_adapter`` holds them by name; ``geolora_active`` is the active one as an :class:`AdaptedLayer`, or None.
+    A ``state_dict`` holds base and adapters unmerged, also while some are merged; to load the base or one of these unmerges.
+    """
+
+    adapter_layer_names = ("geolora_adapter",)
+    other_param_names = ("geolora_layers",)
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.geolora_adapter = nn.ModuleDict()
+        self.geolora_layers: dict[str, NamedLayer] = {}
+        self.geolora_active: NamedLayer | None = None
+        self.merged_adapters = []
+        self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
+        self.train(base_layer.training)
+
+    @skip_init_on_device
+    def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
+        """A new adapter, with S = 0; its factors have values even where PEFT would leave them without until it loads them."""
+        dtype = None if config.dtype is None else getattr(torch, config.dtype)
+        adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
+        options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused", "merged")}
+        named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
+        self.geolora_layers[adapter_name] = named
+        self.geolora_adapter[adapter_name] = adapter
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Make this adapter the active one.  Raises ``ValueError`` for more than one: updates add up in ``merge`` alone."""
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        if len(names) > 1:
+            raise ValueError(f"expected one active adapter, found {', '.join(names)}; adapters can be merged one after the other")
+        super().set_adapter(names, inference_mode=inference_mode)
+        self.geolora_active = self.geolora_layers.get(names[0]) if names else None
+        if self.geolora_active is not None:
+            self.geolora_active.train(self.training)
+
+    def _in_effect(self) -> NamedLayer | None:
+        """The adapter that acts beside the base; None while adapters are merged or disabled, which takes merged ones out."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        active = None if self.merged or self.disable_adapters else self.geolora_active
+        if active is not None and getattr(self, "_is_replica", False):  # of nn.DataParallel, which has copied submodules alone
+            active.base, active.adapter = self.base_layer, cast(LowRankAdapter, self.geolora_adapter[active.name])
+        return active
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight, for those who read it instead of calling the layer."""
+        active = self._in_effect()
+        return cast(Tensor, self.base_layer.weight) if active is None else active.weight
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The active adapter's output; the base's while adapters are merged or disabled."""
+        layer = self._in_effect() or self.base_layer
+        return cast(Tensor, layer(x, *args, **kwargs))
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the active adapter, or those named, to the base weight.
+
+        Raises ``ValueError`` with ``safe_merge`` for factors that are not finite, ``RuntimeError`` as :meth:`AdaptedLayer.merge`;
+        nothing is merged then.
+        """
+        names = check_adapters_to_merge(self, adapter_names)
+        self.refuse_unmergeable(names, safe_merge)
+        for name in names:
+            if name in self.geolora_layers:
+                self.geolora_layers[name].merge()
+
+    def refuse_unmergeable(self, adapter_names: list[str], safe_merge: bool) -> None:
+        """Raise what :meth:`merge` does, of these adapters, before it changes anything."""
+        for name in adapter_names:
+            layer = self.geolora_layers.get(name)
+            if layer is None:
+                continue
+            layer.check_mergeable()
+            if safe_merge and not bool(torch.isfinite(layer.adapter.full()).all()):
+                raise ValueError(f"adapter {name!r}: expected finite factors, found others; it is not merged")
+
+    def unmerge(self) -> None:
+        """Put the base weight back, bit for bit."""
+        for name in reversed(list(self.merged_adapters)):
+            self.geolora_layers[name].unmerge()
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """To the device, but not to the dtype: bases do not stay orthonormal in half precision."""
+        self.geolora_adapter[adapter_name].to(cast(Tensor, self.base_layer.weight).device if device is None else device)
+
+
+def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """A state with alpha·W in the weight and W beside it would count W twice; the first one merged found the original."""
+    if layer.merged and f"{prefix}base_layer.weight" in state:
+        first = layer.geolora_layers[layer.merged_adapters[0]]
+        if first._unmerged_weight is not None:
+            state[f"{prefix}base_layer.weight"] = first._unmerged_weight.to(first.base_weight)  # where the module was moved to
+
+
+def _unmerged_for_a_state(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Not for the factors of an adapter that is not merged: PEFT loads further adapters in this way."""
+    parts = ("base_layer.", *(f"geolora_adapter.{name}." for name in layer.merged_adapters))
+    if layer.merged and any(key.startswith(tuple(prefix + part for part in parts)) for key in state):
+        layer.unmerge()
+
+
+class GeoLoraLinear(GeoLoraLayer):
+    """The same under another name: by the word Linear in it PEFT knows again what "all-linear" means for a second adapter."""
+
+
+class GeoLoraModel(BaseTuner):
+    """What PEFT makes of a model; see :class:`GeoLoraConfig`."""
+
+    prefix = "geolora_"
+    tuner_layer_cls = GeoLoraLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT declares it so
+
+    def _create_and_replace(
+        self,
+        peft_config: GeoLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = target if isinstance(target, GeoLoraLayer) else _layer_kind(target)(target)
+        with checks.naming(current_key):
+            layer.add(adapter_name, peft_config)
+            refuse_shared(self.model, layer.base_layer)
+            refuse_several_places(self.model, target)
+        layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's; where it raises, the layers that it had changed are what they were."""
+        had_it = {layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and adapter_name in layer.geolora_layers}
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            for name, layer in list(model.named_modules()):
+                if isinstance(layer, GeoLoraLayer) and layer not in had_it and adapter_name in layer.geolora_layers:
+                    layer.delete_adapter(adapter_name)
+                    if not layer.geolora_layers:
+                        model.set_submodule(name, layer.base_layer)
+            raise
+
+    def _prepare_model(self, peft_config: GeoLoraConfig, model: nn.Module) -> None:
+        """Before anything is put in: ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be adapted."""
+        found = [name for name, layer in adapters(model).items() if type(layer) is AdaptedLayer]
+        if found:
+            raise ValueError(f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}")
+        super()._prepare_model(peft_config, model)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse an adapter for each row of a batch, which PEFT would drop without a word."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
+        yield
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """As PEFT's, of all layers or none: raises what :meth:`GeoLoraLayer.merge` does before the first one."""
+        self._refuse_unmergeable(adapter_names, safe_merge)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """Likewise; what was unloaded is gone."""
+        self._refuse_unmergeable(adapter_names, safe_merge)
+        return super().merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def _refuse_unmergeable(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
+        for name, module in self.model.named_modules():
+            if isinstance(module, GeoLoraLayer):
+                with checks.naming(name, RuntimeError):
+                    module.refuse_unmergeable(adapter_names or module.active_adapters, safe_merge)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes nothing then."""
+        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
+            raise ValueError(f"expected one active adapter, found {', '.join(adapter_name)}")
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+
+def _layer_kind(base_layer: nn.Module) -> type[GeoLoraLayer]:
+    return GeoLoraLinear if isinstance(base_layer, nn.Linear) or is_transposed_linear(base_layer) else GeoLoraLayer
+
+
+register_peft_method(name="geolora", config_cls=GeoLoraConfig, model_cls=GeoLoraModel)

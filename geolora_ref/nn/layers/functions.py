@@ -1,0 +1,180 @@
+"""x ↦ W x for W = U S Vᵀ, with a backward pass that returns ∇_K, ∇_L and ∇_S in the places of U, V and S.
+
+For a layer y = x Wᵀ with upstream gradient g, and G = gᵀ x the gradient with respect to the dense W:
+
+    a = x V,  b = g U;     ∇_K = G V = gᵀ a,   ∇_L = Gᵀ U = xᵀ b,   ∇_S = Uᵀ G V = bᵀ a,   ∇_x = (b S) Vᵀ.
+
+These are the matrix products of LoRA's backward pass and one of size r x r; nothing is divided by S, so they are exact for
+every S, zero included.  The published form is what automatic differentiation gives for the same expression without this
+function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
+
+The update of a layer is twice differentiable with respect to x alone: what is returned in the places of U and V is no derivative
+of anything, and one through it would be wrong.  Gradient penalties need the published form.
+
+The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets Vᵀ: as a matrix, as
+the kernel of a convolution, as a table to look up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn import grad as convolution_gradients
+
+from geolora_ref.fast.layer.once import once
+
+__all__ = ["ConvolutionMap", "InputMap", "LinearMap", "LookupMap", "projected_update", "projected_weight"]
+
+
+@runtime_checkable
+class InputMap(Protocol):
+    """The linear map x ↦ x V of a kind of layer, and its two adjoints; the last axis of a and b has length r."""
+
+    def down(self, x: Tensor, Vt: Tensor) -> Tensor:
+        """A = x V, (…, r)."""
+
+    def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> Tensor | None:
+        """∇_x from c = b S."""
+
+    def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
+        """(∇_L)ᵀ, (r, n)."""
+
+
+def rows(X: Tensor) -> Tensor:
+    """All axes but the last one flattened into one."""
+    return X.reshape(-1, X.shape[-1])
+
+
+def _images(X: Tensor) -> Tensor:
+    """One image as a batch of one."""
+    return X if X.ndim == 4 else X.unsqueeze(0)
+
+
+def _summable(X: Tensor) -> Tensor:
+    """X in single precision, or in its own if that is a higher one."""
+    return X.to(torch.promote_types(X.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """x (…, n) as it is."""
+
+    def down(self, x: Tensor, Vt: Tensor) -> Tensor:
+        """X V."""
+        return x @ Vt.mT
+
+    def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> Tensor:
+        """C Vᵀ."""
+        return c @ Vt
+
+    def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
+        """Bᵀ x."""
+        return rows(b).mT @ rows(x)
+
+
+@dataclass(frozen=True)
+class ConvolutionMap:
+    """x (B, channels, height, width) or one image without B, already padded; n = channels · kernel height · kernel width."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def down(self, x: Tensor, Vt: Tensor) -> Tensor:
+        """The r kernels of V, (…, height', width', r)."""
+        return functional.conv2d(x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation).movedim(-3, -1)
+
+    def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> Tensor:
+        """The transposed convolution of c."""
+        kernels = Vt.reshape(-1, *self.kernel)
+        arguments = (list(_images(x).shape), kernels, _images(c.movedim(-1, -3)), self.stride, 0, self.dilation)
+        dx: Tensor = convolution_gradients.conv2d_input(*arguments)
+        return dx.view(x.shape)
+
+    def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
+        """The correlation of x with b."""
+        shape = (b.shape[-1], *self.kernel)
+        arguments = (_images(x), shape, _images(b.movedim(-1, -3)), self.stride, 0, self.dilation)
+        dL_t: Tensor = convolution_gradients.conv2d_weight(*arguments)
+        return dL_t.reshape(shape[0], -1)
+
+
+@dataclass(frozen=True)
+class LookupMap:
+    """x (…) holds row numbers of an embedding; a padding row contributes nothing and learns nothing.
+
+    Sums over the tokens of a row are formed in single precision at least: of 16-bit numbers added one by one, as devices and
+    torch's own gradient of a look-up do it, all but the first few hundred would be lost.
+    """
+
+    rows: int
+    padding_row: int | None
+
+    def kept(self, x: Tensor, like: Tensor) -> Tensor:
+        """1 for each row number that counts, 0 for the padding row, with a last axis of length 1."""
+        counts = torch.ones_like(x, dtype=torch.bool) if self.padding_row is None else x != self.padding_row
+        return counts.unsqueeze(-1).to(like.dtype)
+
+    def down(self, x: Tensor, Vt: Tensor) -> Tensor:
+        """Row x of V; automatic differentiation sums over tokens in the dtype of the table."""
+        return functional.embedding(x, _summable(Vt).mT).to(Vt.dtype) * self.kept(x, Vt)
+
+    def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> None:
+        """Row numbers have no gradient."""
+
+    def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
+        """Sum of b over the tokens of each row."""
+        terms = _summable(rows(b * self.kept(x, b)))
+        total = terms.new_zeros(self.rows, b.shape[-1])
+        return total.index_add_(0, x.reshape(-1), terms).mT.to(b.dtype)
+
+
+class _ProjectedUpdate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: InputMap) -> Tensor:
+        a = input_map.down(x, Vt)
+        ctx.save_for_backward(x, Ut, S, Vt, a)
+        ctx.input_map = input_map
+        return a @ S.mT @ Ut
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, ...]:
+        (g,) = upstream
+        x, *factors, a = ctx.saved_tensors
+        Ut, S, Vt = map(once, factors)
+        b = g @ Ut.mT
+        dx = ctx.input_map.input_gradient(b @ S, Vt, x) if ctx.needs_input_grad[0] else None
+        dK_t = rows(a).mT @ rows(g)
+        dL_t = ctx.input_map.factor_gradient(b, x)
+        dS = rows(b).mT @ rows(a)
+        return dx, once(dK_t, x), once(dS, x), once(dL_t, x), None  # a was formed without a record
+
+
+class _ProjectedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
+        ctx.save_for_backward(Ut, S, Vt)
+        return Ut.mT @ S @ Vt
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor, ...]:
+        (G,) = upstream
+        Ut, _, Vt = factors = ctx.saved_tensors
+        dK = G @ Vt.mT
+        return once(dK.mT, *factors), once(Ut @ dK, *factors), once(Ut @ G, *factors)
+
+
+def projected_update(x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: InputMap) -> Tensor:
+    """X Wᵀ of shape (…, m); gradients (∇_K)ᵀ, ∇_S, (∇_L)ᵀ for Ut, S, Vt."""
+    result: Tensor = _ProjectedUpdate.apply(x, Ut, S, Vt, input_map)  # type: ignore[no-untyped-call, unused-ignore]
+    return result
+
+
+def projected_weight(Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
+    """The dense W (m, n), for those who read a layer's weight instead of calling it; the same gradients."""
+    result: Tensor = _ProjectedWeight.apply(Ut, S, Vt)  # type: ignore[no-untyped-call, unused-ignore]
+    return result

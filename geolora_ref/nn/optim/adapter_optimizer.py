@@ -1,0 +1,284 @@
+"""What every optimizer of an adapted model needs beside its rule: groups, refusal of bad gradients, memory, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from geolora_ref import checks
+from geolora_ref.lowrank import LowRank
+from geolora_ref.nn.layers.adapt import adapters, unwrapped
+from geolora_ref.nn.layers.adapter import LowRankAdapter
+from geolora_ref.nn.optim.groups import check_common, own_rate, parts_of, threshold_of
+from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
+from geolora_ref.nn.layers.adapted import AdaptedLayer
+from geolora_ref.nn.precision import own_precision
+from geolora_ref.optimizers import Moments, Triple
+
+__all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]
+
+FORMAT = 2
+T = TypeVar("T")
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def uncompiled(step: Step) -> Step:
+    """A step that compiled code calls as it is: ranks, checks and what undoes it are no graph."""
+    called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
+    return called
+
+
+def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
+    """Raise ``ValueError`` that names the adapter unless its rank can be in this range and at most ``capacity``."""
+    with checks.naming(name):
+        checks.ranks(min_rank, max_rank, adapter.shape)
+    if min_rank > capacity:
+        raise ValueError(f"{name}: min_rank: expected at most {capacity}, what the adapter's storage allows, found {min_rank}")
+
+
+def named(name: str, ask: Callable[[], T]) -> T:
+    """What an adapter answers; a ``ValueError`` of it begins with its name."""
+    try:
+        return ask()
+    except ValueError as problem:
+        cure = " (bases from a lower precision: adapter.orthonormalise())" if "orthonormal columns" in str(problem) else ""
+        raise ValueError(f"{name}: {problem}{cure}") from problem
+
+
+class AdapterOptimizer(torch.optim.Optimizer):
+    """Parameter groups of adapters, for a subclass to step, and of other parameters, which AdamW steps.
+
+    A group of adapters has their names under "adapters", a group of other parameters an empty list; both count their steps
+    under "iteration".  ``skipped`` counts the steps that were skipped for gradients that are not finite.
+    ``told`` : the attributes of a subclass in which its steps report.
+    """
+
+    told: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: nn.Module | Iterable[Mapping[str, Any]],
+        defaults: dict[str, Any],
+        on_nonfinite: Literal["raise", "skip"],
+    ) -> None:
+        checks.one_of("on_nonfinite", on_nonfinite, ("raise", "skip"))
+        self.on_nonfinite = on_nonfinite
+        self.skipped = 0
+        self._adapters: dict[str, LowRankAdapter] = {}
+        self._layers: dict[str, AdaptedLayer] = {}
+        self._others: dict[Tensor, str] = {}
+        groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
+        if not self._adapters:
+            raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
+        super().__init__(groups, defaults)
+
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        raise NotImplementedError
+
+    def _groups(self, part: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """One part of the model as parameter groups: its adapters, and the rest of what is trainable."""
+        module = part.pop("module", None)
+        unknown = sorted(part.keys() - defaults.keys())
+        if not isinstance(module, nn.Module) or unknown:
+            raise ValueError(
+                f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
+            )
+        layers = {name or "layer": layer for name, layer in adapters(module).items() if layer.adapter.S.requires_grad}
+        found = {name: layer.adapter for name, layer in layers.items()}
+        for name, adapter in adapters(module).items():
+            if len({factor.requires_grad for factor in adapter.adapter.parameters()}) > 1:
+                raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
+        whole = {id(layer.adapter) for layer in adapters(module).values()}
+        for name, inner in module.named_modules():
+            if isinstance(inner, LowRankAdapter) and inner.S.requires_grad and id(inner) not in whole:
+                raise ValueError(f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer")
+        names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
+        self._adapters |= dict(zip(names, found.values(), strict=True))
+        self._layers |= dict(zip(names, layers.values(), strict=True))
+        part |= threshold_of(defaults, part)
+        options = defaults | part
+        check_common(options)
+        owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
+        if owned:
+            self.check(options, dict(zip(names, found.values(), strict=True)))
+            yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": own_rate(options["lr"])}
+        ids = {id(factor) for factor in owned}
+        rest: dict[Tensor, str] = {
+            p: name for name, p in unwrapped(module).named_parameters() if p.requires_grad and id(p) not in ids
+        }
+        self._others |= rest
+        if rest:
+            lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
+            yield {"params": list(rest), "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": own_rate(lr)}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """For the constructor alone, which knows what is an adapter; ``ValueError`` for a group that comes later."""
+        if "adapters" not in param_group:
+            raise ValueError(
+                "add_param_group: expected all groups in the constructor, {'module': a part of the model, …}, "
+                f"found {sorted(param_group)} later; make a new optimizer and load the state of this one where they agree"
+            )
+        super().add_param_group(param_group)
+
+    def evaluated(self, closure: Callable[[], float] | None) -> float | None:
+        """The loss and new gradients of a closure; None without one.
+
+        Raises before it is called: ``ValueError`` unless the options of every group, which may have changed, are in range,
+        ``RuntimeError`` while adapters are merged, which get no gradients and would not see the step.
+        """
+        for group in self.param_groups:
+            check_common(group)
+        merged = [name for name, layer in self._layers.items() if layer.base_is_merged]
+        if merged:
+            raise RuntimeError(
+                f"step: expected adapters that are not merged, found that {', '.join(merged[:4])} is, or another of its base; "
+                "unmerge first"
+            )
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
+    @contextmanager
+    def own_precision(self) -> Iterator[None]:
+        """A step computes in the dtype of the parameters, with all of its bits, whatever is allowed around it."""
+        devices = {parameter.device for group in self.param_groups for parameter in group["params"]}
+        with ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(own_precision(device))
+            yield
+
+    def refused(self) -> bool:
+        """Whether this step is to be skipped because gradients are not finite; it is counted then.
+
+        Raises ``FloatingPointError`` instead if that was asked for; the message says whose gradients they are.
+        """
+        bad = self._nonfinite()
+        if bad and self.on_nonfinite == "raise":
+            raise FloatingPointError(f"gradients are not finite: {', '.join(bad[:4])} ({len(bad)} in all); nothing was changed")
+        self.skipped += bool(bad)
+        return bool(bad)
+
+    def _nonfinite(self) -> list[str]:
+        """Whose gradients are not finite; the device is asked once."""
+        trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+        for parameter in trained:
+            if parameter.grad is not None and parameter.grad.layout != torch.strided:
+                found = f"{parameter.grad.layout} of {self._owner(parameter)}"
+                raise ValueError(f"gradients: expected dense ones, found {found}; nothing was changed")
+        if not trained or finite([parameter.grad for parameter in trained if parameter.grad is not None]):
+            return []
+        bad = [parameter for parameter in trained if parameter.grad is not None and not finite([parameter.grad])]
+        return list(dict.fromkeys(map(self._owner, bad)))
+
+    def _owner(self, parameter: Tensor) -> str:
+        """The adapter that has this factor, or the name of another parameter."""
+        having = (name for name, a in self._adapters.items() if any(parameter is factor for factor in (a.Ut, a.S, a.Vt)))
+        return self._others.get(parameter) or next(having)
+
+    def heads(self) -> list[HeadStep]:
+        """What AdamW makes of the parameters that are no adapters.  Nothing is changed: that is the last act, :meth:`finish`.
+
+        Raises as :func:`head_steps`.
+        """
+        return head_steps([group for group in self.param_groups if not group["adapters"]], self.state, self._others)
+
+    @contextmanager
+    def all_or_none(self, names: Iterable[str], heads: Sequence[HeadStep]) -> Iterator[None]:
+        """What is raised within, for want of memory or by an interrupt too, leaves these adapters, the other parameters, memory
+        and counts as they were.
+        """
+        adapters = [self._adapters[name] for name in names]
+        factors = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
+        others = [(head.parameter, head.parameter.detach().clone()) for head in heads]
+        owners = [X for adapter in adapters for X in (adapter.Ut, adapter.S, adapter.Vt)] + [parameter for parameter, _ in others]
+        memory = [(owner, self.state.get(owner)) for owner in owners]
+        iterations = [(group, group["iteration"]) for group in self.param_groups]
+        told = {name: copy(getattr(self, name)) for name in self.told}
+        try:
+            yield
+        except BaseException:
+            for adapter, copies in factors:
+                adapter.put_back(*copies)
+            for parameter, value in others:
+                parameter.copy_(value)
+            for owner, known in memory:
+                self.state.pop(owner, None)
+                if known is not None:
+                    self.state[owner] = known
+            for group, iteration in iterations:
+                group["iteration"] = iteration
+            self.__dict__.update(told)
+            raise
+
+    def finish(self, heads: Sequence[HeadStep]) -> None:
+        """The other parameters and their memory take what :meth:`heads` computed, and the steps are counted."""
+        for head in heads:
+            head.parameter.copy_(head.value)
+            self.state[head.parameter] = head.memory
+        for group in self.param_groups:
+            group["iteration"] += 1
+
+    def factors(self, name: str) -> LowRank:
+        """The factors of an adapter; ``ValueError`` that names it if they are not what the algorithm wants."""
+        return named(name, self._adapters[name].factors)
+
+    def remember(self, adapter: LowRankAdapter, moments: Moments) -> None:
+        """Keep the memory of an adapter as the state of its three parameters, which ``state_dict`` knows how to save."""
+        for factor, letter in ((adapter.Ut, "K"), (adapter.S, "S"), (adapter.Vt, "L")):
+            kept = {"first": moments.first, "second": moments.second}
+            triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
+            self.state[factor] = {"step": moments.step, **triples}
+
+    def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
+        """The memory of an adapter.  Raises ``RuntimeError`` if it is of another rank than the adapter."""
+        of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
+        first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
+        if first is not None and first.S.shape[0] != adapter.rank:
+            raise RuntimeError(
+                f"{name}: the optimizer remembers rank {first.S.shape[0]}, the adapter has rank {adapter.rank}; "
+                "load the states of model and optimizer together"
+            )
+        if first is not None and (first.S.dtype, first.S.device) != (adapter.S.dtype, adapter.S.device):
+            raise RuntimeError(
+                f"{name}: the optimizer remembers {first.S.dtype} on {first.S.device}, the adapter has {adapter.S.dtype} on "
+                f"{adapter.S.device}; optimizer.load_state_dict(optimizer.state_dict()) converts what it remembers"
+            )
+        return Moments(of_S.get("step", 0), first, second)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state, with the ranks it was saved at, or what hooks make of it; load the model's state as well.
+
+        Raises ``ValueError`` for a state of other groups, other adapters, another format or of another optimizer, which lacks
+        options; nothing is changed then.
+        """
+        last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # behind those of others
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("on_nonfinite", "skipped", "_adapters", "_layers", "_others")
+        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+
+
+def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Raise ``ValueError`` unless the state is one of this optimizer and its adapters."""
+    own, found = (
+        [(group.get("format"), group.get("adapters")) for group in groups]
+        for groups in (optimizer.param_groups, state_dict["param_groups"])
+    )
+    if own != found:
+        raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
+    own_options = {*optimizer.defaults, "iteration"}  # a schedule keeps what it wants beside them
+    pairs = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
+    lacking = sorted({option for group, other in pairs for option in (group.keys() & own_options) - other.keys()})
+    if lacking:
+        raise ValueError(f"state_dict: expected that of a {type(optimizer).__name__}, found one without {', '.join(lacking)}")

@@ -1,0 +1,269 @@
+"""Two relatives of GeoLoRA as optimizers of the same adapters, to be compared with it.
+
+:class:`SimultaneousDescent` descends in U, S and V at once.  To first order it moves W by −λ P̂(W)G with
+
+    P̂(W)Z = Z V SᵀS Vᵀ + U UᵀZV Vᵀ + U S SᵀUᵀ Z,
+
+which is no projector for S ≠ 0: the singular values of S set its pace, and S = 0 with UᵀGV = 0 is a fixed point whatever
+P(W)G is.
+
+:class:`Dlrt` [S22] is the augmented integrator [CKL22] with one explicit step each: new bases from K and L, then a step of S in
+the bases that contain the old and the new directions, with a gradient of its own there.  So the lower right block of Ŝ is −λ ŨᵀGṼ
+and not zero, and new directions enter at first order in λ; the price are three gradient evaluations a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geolora_ref import checks
+from geolora_ref.algorithm import Truncation, basis_augmentation, coefficient_update, optimizer_step, truncation
+from geolora_ref.gradients import FactorGradients, ProjectedGradients
+from geolora_ref.lowrank import LowRank
+from geolora_ref.nn.layers.adapter import LowRankAdapter
+from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
+from geolora_ref.nn.optim.groups import UpdateRule, rate, update_rule
+from geolora_ref.nn.optim.geolora import TruncationReport
+from geolora_ref.optimizers import Moments, Triple
+
+__all__ = ["Dlrt", "SimultaneousDescent"]
+
+
+class SimultaneousDescent(AdapterOptimizer):
+    """U, S and V descend at once, each along its own gradient: no orthonormal bases, no truncation, the rank stays.
+
+    Options as of :class:`GeoLoRA`, as far as they apply; ``update`` is the rule of each factor, ``weight_decay`` (decoupled)
+    shrinks all three.  The adapters' ``gradients`` may be "published", which is what this method descends along, or
+    "projected", from which they follow without a division.
+
+    Raises ``ValueError`` for options out of range and for a model without adapters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Iterable[Mapping[str, Any]],
+        lr: float | Tensor = 1e-3,
+        *,
+        update: UpdateRule = "adam",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        head_lr: float | None = None,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        rule = {"update": update, "betas": betas, "eps": eps, "momentum": momentum}
+        super().__init__(model, {"lr": lr, **rule, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
+
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Nothing beside what all groups have."""
+
+    @uncompiled
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One iteration, whole or not at all: an error leaves all as it was, and so does an interrupt.
+
+        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
+        ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
+        ``RuntimeError``: the memory is of another rank or dtype, or adapters are merged.
+        """
+        loss = self.evaluated(closure)
+        if self.refused():
+            return loss
+        with self.own_precision():
+            steps = [
+                (name, *self._descended(name, gradients, group))
+                for group in self.param_groups
+                for name in group["adapters"]
+                if (gradients := named(name, self._adapters[name].collected_gradients)) is not None
+            ]
+            heads = self.heads()
+        with self.all_or_none([name for name, _, _ in steps], heads):
+            for name, factors, moments in steps:
+                self._adapters[name].assign_factors(*factors)
+                self.remember(self._adapters[name], moments)
+            self.finish(heads)
+        return loss
+
+    def _descended(
+        self, name: str, gradients: ProjectedGradients | FactorGradients, group: Mapping[str, Any]
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Moments]:
+        """The next U, S, V and memory of an adapter."""
+        adapter, lr = self._adapters[name], rate(group)
+        U, S, V = _bare_factors(adapter)
+        if isinstance(gradients, ProjectedGradients):  # G_U = ∇_K Sᵀ, G_V = ∇_L S
+            gradients = FactorGradients(dU=gradients.dK @ S.mT, dS=gradients.dS, dV=gradients.dL @ S)
+        given = Triple(K=gradients.dU, L=gradients.dV, S=gradients.dS)  # the rules say K, L for the left and the right factor
+        direction, moments = update_rule(group).direction(given, self.moments(name, adapter))
+        decay = 1.0 - lr * group["weight_decay"]
+        new = tuple(optimizer_step(decay * X, D, lr) for X, D in ((U, direction.K), (S, direction.S), (V, direction.L)))
+        checks.finite_results(f"step of {name}", U=new[0], S=new[1], V=new[2])
+        return (new[0], new[1], new[2]), moments
+
+
+class Dlrt(AdapterOptimizer):
+    """Dynamical low-rank training [S22]: ``step(closure)`` with three gradient evaluations and truncation.
+
+    1. K_new = opt(U S, G V), L_new = opt(V Sᵀ, Gᵀ U), an evaluation each, as published (both at the same W);
+    2. Û = [U | Ũ], V̂ = [V | Ṽ], bases of [U | K_new] and [V | L_new]; W = Û Ŝ₀ V̂ᵀ with Ŝ₀ = [[S, 0], [0, 0]];
+    3. Ŝ = opt(Ŝ₀, ÛᵀGV̂), the third evaluation, in these bases;
+    4. truncation as in GeoLoRA.
+
+    Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone.  ``closure`` computes the loss and its gradients (which
+    are set to None before each call) and should give the same gradients every time: no new batch, no new dropout.  The other
+    parameters are stepped by AdamW along the gradients of the last evaluation.  ``evaluations`` counts the calls of all steps;
+    ``reports`` as of :class:`GeoLoRA`.
+
+    The model is evaluated with 2r columns, so an adapter's rank can be half its ``max_rank`` at most.  With a rule that
+    remembers, its memory moves into the augmented bases before step 3 and takes in the gradients there; the directions of step 1
+    only say where to look.
+
+    Raises ``ValueError`` for options out of range, for a model without adapters, for adapters whose gradients are not
+    "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.
+    """
+
+    told = ("reports",)
+
+    def __init__(
+        self,
+        model: nn.Module | Iterable[Mapping[str, Any]],
+        lr: float | Tensor = 1e-3,
+        *,
+        tau: float | None = None,
+        theta: float | None = None,
+        min_rank: int = 1,
+        max_rank: int | None = None,
+        update: UpdateRule = "adam",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        head_lr: float | None = None,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        rule = {"update": update, "betas": betas, "eps": eps, "momentum": momentum}
+        ranks = {"tau": tau, "theta": theta, "min_rank": min_rank, "max_rank": max_rank}
+        self.evaluations = 0
+        self.reports: dict[str, TruncationReport] = {}
+        super().__init__(model, {"lr": lr, **rule, **ranks, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
+
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        checks.threshold(group["tau"], group["theta"])
+        for name, adapter in members.items():
+            if adapter.gradients != "projected":
+                raise ValueError(f"{name}: expected gradients='projected', found {adapter.gradients!r}")
+            if 2 * adapter.rank > adapter.max_rank:
+                most, asked = adapter.max_rank, f"expected max_rank >= 2·rank = {2 * adapter.rank}"
+                capped = ", as min(m, n) allows no more" if most == min(adapter.shape) else ""
+                raise ValueError(f"{name}: {asked}, found {most}{capped}")
+            check_ranks(name, adapter, group["min_rank"], group["max_rank"], adapter.max_rank // 2)
+
+    @uncompiled
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One iteration; returns the loss before it.  An error, the closure's too, or an interrupt leaves all as it was.
+
+        Raises ``ValueError`` without a closure, ``FloatingPointError`` like :meth:`GeoLoRA.step`.
+        """
+        if closure is None:
+            raise ValueError(
+                "closure: expected a function that computes loss and gradients (it is called three times), found None"
+            )
+        loss, for_K = self._evaluation(closure)
+        _, for_L = ({}, None) if for_K is None else self._evaluation(closure)
+        if for_K is None or for_L is None:
+            return loss
+        _refuse_others(for_K, for_L)
+        with self.own_precision():
+            starts = {name: self.factors(name) for name in for_K if rate(self._group(name)) != 0.0}
+            starts = {name: LowRank(*(X.clone() for X in Y)) for name, Y in starts.items()}
+            augmented = {name: self._augmented(name, Y, replace(for_L[name], dK=for_K[name].dK)) for name, Y in starts.items()}
+        try:
+            self._assign(augmented)
+            _, for_S = self._evaluation(closure)
+        finally:
+            self._assign(starts)
+        if for_S is None:
+            return loss
+        _refuse_others(for_K, for_S)
+        with self.own_precision():
+            steps = {name: self._step_of_S(name, starts[name], augmented[name], for_S[name]) for name in starts}
+            heads = self.heads()
+        with self.all_or_none(steps, heads):
+            for name, (cut, moments) in steps.items():
+                self._adapters[name].assign(cut.Y)
+                self.remember(self._adapters[name], moments)
+                self.reports[name] = TruncationReport(cut.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True)
+            self.finish(heads)
+        return loss
+
+    def _evaluation(self, closure: Callable[[], float]) -> tuple[float | None, dict[str, ProjectedGradients] | None]:
+        """The loss, and the gradients of the adapters that have any; None if the step is to be skipped."""
+        self.zero_grad(set_to_none=True)
+        loss = self.evaluated(closure)
+        self.evaluations += 1
+        if self.refused():
+            return loss, None
+        found = {name: named(name, adapter.collected_gradients) for name, adapter in self._adapters.items()}
+        return loss, {name: gradients for name, gradients in found.items() if isinstance(gradients, ProjectedGradients)}
+
+    def _assign(self, states: Mapping[str, LowRank]) -> None:
+        for name, Y in states.items():
+            self._adapters[name].assign(Y)
+
+    def _group(self, name: str) -> dict[str, Any]:
+        return next(group for group in self.param_groups if name in group["adapters"])
+
+    def _augmented(self, name: str, Y: LowRank, gradients: ProjectedGradients) -> LowRank:
+        """The same W in the bases of [U | K_new] and [V | L_new]."""
+        group, r = self._group(name), Y.rank
+        direction, _ = update_rule(group).direction(_triple(gradients), self.moments(name, self._adapters[name]))
+        K_new, L_new, _ = coefficient_update(Y, ProjectedGradients(*direction), rate(group))
+        checks.finite_results(f"K- and L-step of {name}", K_new=K_new, L_new=L_new)
+        U_hat = torch.cat([Y.U, basis_augmentation(Y.U, K_new)], dim=1)
+        V_hat = torch.cat([Y.V, basis_augmentation(Y.V, L_new)], dim=1)
+        S_hat = Y.S.new_zeros(2 * r, 2 * r)
+        S_hat[:r, :r] = Y.S
+        return LowRank(U_hat, S_hat, V_hat)
+
+    def _step_of_S(self, name: str, Y: LowRank, Y_hat: LowRank, gradients: ProjectedGradients) -> tuple[Truncation, Moments]:
+        """Steps 3 and 4 for one adapter, and its new memory in the new bases."""
+        group, adapter = self._group(name), self._adapters[name]
+        rule, most = update_rule(group), adapter.max_rank // 2
+        U_hat, S_0, V_hat = Y_hat
+        moved = rule.transport(self.moments(name, adapter), Y.U.mT @ U_hat, Y.V.mT @ V_hat)
+        direction, moments = rule.direction(_triple(gradients), moved)
+        S_hat = optimizer_step(S_0, direction.S + group["weight_decay"] * S_0, rate(group))
+        checks.finite_results(f"S-step of {name}", S_hat=S_hat)
+        limits = {"min_rank": group["min_rank"], "max_rank": most if group["max_rank"] is None else min(most, group["max_rank"])}
+        cut = truncation(S_hat, U_hat, V_hat, tau=group["tau"], theta=group["theta"], **limits)
+        arrived = rule.transport(moments, U_hat.mT @ cut.Y.U, V_hat.mT @ cut.Y.V)
+        return replace(cut, Y=cut.Y.polished()), arrived
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"reports": self.reports, "evaluations": self.evaluations}
+
+
+def _triple(gradients: ProjectedGradients) -> Triple:
+    return Triple(K=gradients.dK, L=gradients.dL, S=gradients.dS)
+
+
+def _bare_factors(adapter: LowRankAdapter) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S, V of an adapter whose bases need not be orthonormal."""
+    Ut, S, Vt = (X.detach() for X in adapter.active())
+    return Ut.mT, S, Vt.mT
+
+
+def _refuse_others(first: Iterable[str], later: Iterable[str]) -> None:
+    """Raise ``ValueError`` if a later evaluation of a closure has given gradients to other adapters than the first one."""
+    differing = sorted(set(first) ^ set(later))
+    if differing:
+        raise ValueError(
+            f"closure: expected gradients of the same adapters in each of its three calls, found {differing[:4]} in some only"
+        )

@@ -1,0 +1,308 @@
+"""GeoLoRA as a torch optimizer: Algorithm 1 for every adapter, AdamW for whatever else is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import starmap
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from geolora_ref import checks
+from geolora_ref.algorithm import RankRule
+from geolora_ref.budget import Unit, cost
+from geolora_ref.fast import NonFiniteUpdateError
+from geolora_ref.nn.optim.adam_memory import AdamMemory
+from geolora_ref.nn.layers.adapter import LowRankAdapter
+from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
+from geolora_ref.nn.optim.fast_group import FastGroup
+from geolora_ref.nn.optim.groups import UpdateRule, rate, update_rule
+from geolora_ref.nn.optim.heads import finite
+from geolora_ref.nn.optim.layer_memory import LayerMemory
+from geolora_ref.optimizers import Moments
+from geolora_ref.training import Core, Layer, LayerStep, Settings, When, training_step
+
+__all__ = ["GeoLoRA", "TruncationReport"]
+
+
+@dataclass(frozen=True)
+class TruncationReport:
+    """What the last truncation of an adapter did: the rank, the rule that fixed it, the threshold ϑ, the norm cut off.
+
+    ``exact`` : by Householder's QR, as the reference always does it; False where the fast method could trust Gram matrices.
+    """
+
+    rank: int
+    rank_rule: RankRule
+    theta: float
+    discarded: float
+    exact: bool
+
+
+class GeoLoRA(AdapterOptimizer):
+    """One optimizer for the adapters and the other trainable parameters of a model.
+
+    Parameters
+    ----------
+    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own.
+    lr : λ of the adapters (of a tensor with one number each group has its own copy); ``head_lr`` : of the other parameters, by
+        default the same.
+    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
+    min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
+    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
+        has one of tau, theta, budget has not that of the others.)  An adapter
+        without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
+    update : the direction of K, L and S: "adam", "sgd", "heavy-ball" or "normalised" (``geolora_ref.optimizers``).  Changed in
+        ``param_groups``, it begins without a memory.
+    core : S takes the direction "shared" with K and L, ½(UᵀD_K + (VᵀD_L)ᵀ), or its "own", as published; the same for SGD,
+        while Adam's own is some (m/r)^{1/2} times shorter (``geolora_ref.training``).
+    betas, eps, momentum : of that rule; betas and eps also of AdamW for the other parameters.
+    weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
+    coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
+    method : "reference", ``geolora_step`` layer by layer, or "fast", ``geolora_ref.fast`` for all layers at once: the same
+        iteration within rounding (the parameters then live in buffers of the optimizer).
+    on_nonfinite : on gradients that are not finite "raise" ``FloatingPointError``, or "skip" the step and count it in
+        ``skipped``.  Nothing at all is changed in either case.
+
+    Gradients are what backward passes leave in ``.grad``: sums over accumulated batches, averages over data-parallel
+    processes; both are linear in G, hence right for ∇_K, ∇_L and ∇_S.  ``clip_grad_norm_`` bounds the root of
+    ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed over the adapters, plus the other parameters): between 1 and √3
+    times the tangent gradient.  ``GradScaler`` skips the step as a whole.
+
+    ``reports`` has for each adapter what its last truncation did.  ``truncations`` counts those of all adapters in this object's
+    life, ``exact`` those among them that went through Householder's QR.
+
+    Raises ``ValueError`` for options out of range and for a model without adapters.
+    Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/moments.md.
+    """
+
+    told = ("reports", "truncations", "exact")
+
+    def __init__(
+        self,
+        model: nn.Module | Iterable[Mapping[str, Any]],
+        lr: float | Tensor = 1e-3,
+        *,
+        tau: float | None = None,
+        theta: float | None = None,
+        min_rank: int = 1,
+        max_rank: int | None = None,
+        budget: int | None = None,
+        unit: Unit = "ranks",
+        update: UpdateRule = "adam",
+        core: Core = "shared",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        coefficient_steps: int = 0,
+        truncate: When = "at once",
+        head_lr: float | None = None,
+        method: Literal["reference", "fast"] = "reference",
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        checks.one_of("method", method, ("reference", "fast"))
+        defaults = {
+            "lr": lr,
+            "tau": tau,
+            "theta": theta,
+            "min_rank": min_rank,
+            "max_rank": max_rank,
+            "budget": budget,
+            "unit": unit,
+            "update": update,
+            "core": core,
+            "betas": betas,
+            "eps": eps,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "coefficient_steps": coefficient_steps,
+            "truncate": truncate,
+            "head_lr": head_lr,
+        }
+        self.reports: dict[str, TruncationReport] = {}
+        self.truncations = self.exact = 0
+        self.method = method
+        self._fast_groups: dict[tuple[str, ...], FastGroup] = {}
+        super().__init__(model, defaults, on_nonfinite)
+        for group in self.param_groups if method == "fast" else ():
+            self._refuse_mixed(group["adapters"])
+
+    def _refuse_mixed(self, names: Sequence[str]) -> None:
+        """Raise ``ValueError`` unless one bank can hold these adapters."""
+        kinds: dict[tuple[Any, ...], str] = {}
+        for name in names:
+            adapter = self._adapters[name]
+            kinds.setdefault((adapter.S.dtype, adapter.S.device, adapter.gradients), name)
+        if len(kinds) > 1 or any(route != "projected" for _, _, route in kinds):
+            found = "; ".join(f"{name}: {dtype}, {device}, {route}" for (dtype, device, route), name in kinds.items())
+            raise ValueError(
+                "method: 'fast' expects adapters of one dtype, on one device and with gradients='projected' in each group, "
+                f"found {found}"
+            )
+
+    def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
+        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        settings = _settings(group)
+        least = 0
+        for name, adapter in members.items():
+            check_ranks(name, adapter, settings.min_rank, settings.max_rank, adapter.max_rank)
+            least += cost(settings.min_rank, adapter.shape, settings.unit)
+        if settings.budget is not None and settings.budget < least:
+            raise ValueError(
+                f"budget: expected at least {least} {settings.unit} for min_rank = {settings.min_rank} in every adapter, "
+                f"found {settings.budget}"
+            )
+
+    @uncompiled
+    @torch.inference_mode(False)  # buffers that are made on the way are used in training
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One iteration, whole or not at all: an error leaves all as it was, and so does an interrupt.
+
+        Autocast reaches the closure alone; the step has the dtype of the parameters.
+
+        A group with lr = 0, as a warm-up begins, is left alone.  (The algorithm would truncate W₁ = W; from S = 0, as adapters
+        start, to the least rank.)
+
+        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
+        ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
+        ``RuntimeError``: the memory is of another rank or dtype, or adapters are merged.
+        """
+        loss = self.evaluated(closure)
+        if self.refused():
+            return loss
+        with self.own_precision():
+            heads = self.heads()
+            adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
+            with self.all_or_none([name for group in adapted for name in group["adapters"]], heads):
+                if self.method == "fast":
+                    self._fast_steps(adapted)
+                else:
+                    for name, step in [named_step for group in adapted for named_step in self._adapter_steps(group)]:
+                        self._take(name, step)
+                self.finish(heads)
+        return loss
+
+    def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LayerStep]]:
+        """The next state of every adapter of a group that has gradients."""
+        layers = {}
+        for name in group["adapters"]:
+            adapter = self._adapters[name]
+            gradients = named(name, adapter.collected_gradients)
+            if gradients is not None:
+                layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
+        if not layers:
+            return []
+        steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
+        return list(zip(layers, steps, strict=True))
+
+    def _settings_of(self, group: Mapping[str, Any], present: Collection[str]) -> Settings:
+        """The options of a group in a step in which these adapters take part: the budget is what the others leave."""
+        settings = _settings(group)
+        if settings.budget is None or len(present) == len(group["adapters"]):
+            return settings
+        absent = [self._adapters[name] for name in group["adapters"] if name not in present]
+        spent = sum(cost(adapter.rank, adapter.shape, settings.unit) for adapter in absent)
+        least = sum(cost(settings.min_rank, self._adapters[name].shape, settings.unit) for name in present)
+        return replace(settings, budget=max(settings.budget - spent, least))
+
+    def _take(self, name: str, step: LayerStep) -> None:
+        """The adapter takes its new state, the optimizer its new memory."""
+        adapter = self._adapters[name]
+        adapter.assign(step.Y)
+        self.remember(adapter, step.moments)
+        if step.cut is not None:
+            cut = step.cut
+            self._report(name, TruncationReport(step.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True))
+
+    def _report(self, name: str, report: TruncationReport) -> None:
+        """Keep and count what a truncation did."""
+        self.reports[name] = report
+        self.truncations, self.exact = self.truncations + 1, self.exact + report.exact
+
+    def _fast_steps(self, groups: Sequence[dict[str, Any]]) -> None:
+        """The same by the fast path, in place."""
+        for name, moments, report in [step for group in groups for step in self._fast_step(group)]:
+            self.remember(self._adapters[name], moments)
+            if report is not None:
+                self._report(name, report)
+
+    def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, TruncationReport | None]]:
+        """The adapters of one group: changed already; their new memory and reports."""
+        members = {name: self._adapters[name] for name in group["adapters"]}
+        collected = {name: named(name, adapter.bare_gradients) for name, adapter in members.items()}
+        gradients = {name: found for name, found in collected.items() if found is not None}
+        if not gradients:
+            return []
+        settings, names = self._settings_of(group, gradients), tuple(gradients)
+        try:
+            adapters = self._fast_group(names)
+            memory = adapters.memory(settings.optimizer, [self.moments(name, members[name]) for name in names])
+            directed = memory.directions(list(gradients.values()))
+            _refuse_overflow(names, memory)
+            done = adapters.step(directed, settings, group["iteration"], moved=memory.moves)
+        except NonFiniteUpdateError as error:
+            bad = [names[layer] for layer in error.layers]
+            for name in bad:
+                self.factors(name)  # which says so if it is they that are not finite
+            raise FloatingPointError(
+                f"optimizer: the update is not finite, or leaves the range of its dtype, in {bad[:4]}; nothing was changed"
+            ) from error
+        except ValueError:  # of a bank, which knows no names
+            for name in names:
+                self.factors(name)
+            raise
+        if done is None:
+            return [(name, known, None) for name, known in zip(names, memory.moments, strict=True)]
+        if done.turns is not None:
+            memory.transport(done.turns)
+        values = zip(done.ranks, done.rank_rules, done.theta, done.discarded, done.exact, strict=True)
+        return list(zip(names, memory.moments, starmap(TruncationReport, values), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of any optimizer of torch, with copies of the adapters' memory: the fast method overwrites its own."""
+        first = self.register_state_dict_post_hook(_with_copies, prepend=True)  # before those of others
+        try:
+            found: dict[str, Any] = super().state_dict()
+        finally:
+            first.remove()
+        return found
+
+    def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
+        """The bank of these adapters; an adapter lives in one at a time."""
+        if names not in self._fast_groups:
+            others = {key: group for key, group in self._fast_groups.items() if not set(key) & set(names)}
+            self._fast_groups = {**others, names: FastGroup([self._adapters[name] for name in names])}
+        return self._fast_groups[names]
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: self.__dict__[name] for name in ("reports", "truncations", "exact", "method")}
+        return super().__getstate__() | own | {"_fast_groups": {}}
+
+
+def _with_copies(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The same with a memory of its own of each adapter."""
+    kept = {
+        i: {key: X.clone() if key in ("first", "second") else X for key, X in own.items()}
+        for i, own in state_dict["state"].items()
+    }
+    return {**state_dict, "state": kept}
+
+
+def _refuse_overflow(names: Sequence[str], memory: AdamMemory | LayerMemory) -> None:
+    """Raise ``FloatingPointError`` if second moments left the range, as squares do long before gradients; one question."""
+    if memory.seconds and not finite(memory.seconds):
+        bad = [name for name, moment in zip(names, memory.moments, strict=True) if not finite(moment.second or ())]
+        raise FloatingPointError(
+            f"optimizer: second moments overflowed the range of their dtype in {bad[:4]}; nothing was changed"
+        )
+
+
+def _settings(group: Mapping[str, Any]) -> Settings:
+    """The options of a group as the training step wants them, checked."""
+    names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate", "core")
+    options = {name: group[name] for name in names}
+    return Settings(learning_rate=rate(group), optimizer=update_rule(group), **options)
