@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from geolora_ref import checks
 from geolora_ref.arrays import Array, H, Inexact, namespace
@@ -47,7 +47,10 @@ class Moments:
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """opt of Algorithm 1, split into a direction and the move of its memory to new bases."""
+    """opt of Algorithm 1, split into a direction and the move of its memory to new bases.
+
+    Gradients and memory are those of one layer, or stacks of layers of one shape and rank (a leading axis) and one age.
+    """
 
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """The directions that take the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the old bases."""
@@ -81,7 +84,9 @@ def _normalised(
     (beta1, beta2), t, xp = betas, moments.step + 1, namespace(gradients.S)
     first = _average(moments.first, gradients, beta1, 1.0 - beta1)
     second = _average(moments.second, squares, beta2, 1.0 - beta2)
-    directions = _each(lambda m, v: m / (1.0 - beta1**t) / (xp.sqrt(v / (1.0 - beta2**t)) + eps), first, second)
+    whole = squares.S.ndim < gradients.S.ndim  # one number for each matrix
+    roots = _each(lambda v: xp.sqrt(v / (1.0 - beta2**t))[..., None, None] if whole else xp.sqrt(v / (1.0 - beta2**t)), second)
+    directions = _each(lambda m, root: m / (1.0 - beta1**t) / (root + eps), first, roots)
     return directions, Moments(t, first, second)
 
 
@@ -90,20 +95,18 @@ def _moved(moment: Triple, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, 
     return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
 
 
-def inherited(A: Inexact[Array, "*layers r r1"], shares: Any = None) -> Inexact[Array, "*layers r r1"]:
+def inherited(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"]:
     """How much of the second moment along each old direction the new ones inherit: each column sums to 1.
 
     Along v = V b + v⊥ with orthonormal V the mean square of ∇_K v would be Σ_j |b_j|² times that along V_j, if these were
     uncorrelated, and ‖v⊥‖² = 1 − ‖b‖² times something that nobody measured.  Here the average over V stands in for it.  With
     zero in its place the memory leaks away as the bases turn: steps become up to 7 times too long
     (docs/theory/moments.md).
-
-    ``shares`` : in place of 1/r, for stacks of layers of different ranks r whose columns end at different r₁.
     """
     xp = namespace(A)
     squares = xp.abs(A) ** 2
     outside = xp.clip(1.0 - xp.sum(squares, axis=-2, keepdims=True), min=0.0)  # rounding alone can make it negative
-    return squares + outside * (1.0 / A.shape[-2] if shares is None else shares)
+    return squares + outside / A.shape[-2]
 
 
 def _transported_first(moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
@@ -186,7 +189,9 @@ class NormalisedHeavyBall(_Averages):
     def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""
         xp = namespace(gradients.S)
-        return _normalised(gradients, moments, _each(lambda x: xp.mean(xp.abs(x) ** 2), gradients), self.betas, self.eps)
+        return _normalised(
+            gradients, moments, _each(lambda x: xp.mean(xp.abs(x) ** 2, axis=(-2, -1)), gradients), self.betas, self.eps
+        )
 
     def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
         """M in the new bases; v has no coordinates."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
@@ -24,7 +24,7 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected
 from geolora_ref.lowrank import LowRank
 from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
 
-__all__ = ["Core", "Layer", "LayerStep", "Phase", "Settings", "When", "is_shared", "limits_of_rank", "phase_of", "training_step"]
+__all__ = ["Core", "Cut", "Layer", "LayerStep", "Phase", "Settings", "Stepper", "When", "iterate", "phase_of", "training_step"]
 
 Core = Literal["own", "shared"]
 When = Literal["at once", "after the cycle"]
@@ -120,54 +120,125 @@ class Untruncated(NamedTuple):
     V_hat: Inexact[Array, "n q"]
 
 
+class Cut(NamedTuple):
+    """Line 6 for several layers: a threshold for each or a ``budget`` in ``unit`` over all, and the range of the new ranks."""
+
+    tau: float | None
+    theta: float | None
+    budget: int | None
+    unit: Unit
+    min_rank: int
+    max_rank: list[int]
+
+    @classmethod
+    def of(cls, settings: Settings, phase: Phase, capacities: Sequence[int]) -> Cut:
+        """By the settings; in a phase without truncation, by what the layers can hold."""
+        if not phase.truncates:
+            return cls(None, 0.0, None, settings.unit, settings.min_rank, list(capacities))
+        most = [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
+        return cls(settings.tau, settings.theta, settings.budget, settings.unit, settings.min_rank, most)
+
+
+class Stepper(Protocol):
+    """Layers that :func:`iterate` moves: one by one (:func:`training_step`), or all at once (``nn/optim/fast_group.py``)."""
+
+    @property
+    def capacities(self) -> Sequence[int]:
+        """The most columns that each layer can hold."""
+
+    def directions(self, optimizer: Optimizer) -> list[Triple]:
+        """What the optimizer makes of the gradients of each layer, (m, r), (n, r) and (r, r); it remembers them."""
+
+    def cores(self) -> list[Inexact[Array, "r r"]]:
+        """S of each layer."""
+
+    def train_cores(self, delta_S: Sequence[Inexact[Array, "r r"]], rate: float) -> None:
+        """S ← S − rate·ΔS in the bases as they are."""
+
+    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool, shared: bool) -> None:
+        """Lines 3 to 6, or S ← S − rate·ΔS and line 6 where nothing ``augments``; the memory moves to the new bases.
+
+        A core that is ``shared`` moves by ½(UᴴΔK + (VᴴΔL)ᴴ) besides ΔS.
+        """
+
+
+def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
+    """Iteration number ``iteration`` (from 0) of all layers: the schedule, written once."""
+    phase, rate, decay = phase_of(settings, iteration), settings.learning_rate, settings.weight_decay
+    # K and L speak for S where bases are augmented; for plain gradients they say what S says, and S is asked.
+    shared = settings.core == "shared" and phase.augments and not isinstance(settings.optimizer, Sgd)
+    directions = layers.directions(settings.optimizer)
+    if shared or decay:
+        directions = [
+            D._replace(S=decay * S if shared else D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)
+        ]
+    if not phase.augments and not phase.truncates:
+        layers.train_cores([D.S for D in directions], rate)
+        return
+    cut = Cut.of(settings, phase, layers.capacities)
+    layers.advance(directions, rate, cut, augments=phase.augments, shared=shared)
+
+
 def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -> list[LayerStep]:
     """Iteration number ``iteration`` (from 0) of all layers; nothing given is changed.
 
     The optimizer works on copies.  Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`, and
     ``ValueError`` for a memory or directions that are no matrices like the gradients.
     """
-    phase = phase_of(settings, iteration)
-    both = [_untruncated(layer, settings, phase) for layer in layers]
-    directed, moved = [layer for layer, _ in both], [W for _, W in both]
-    if phase.truncates:
-        cuts = _truncated(moved, directed, settings)
-    elif phase.augments:
-        cuts = [
-            _cut(layer, W, theta=0.0, min_rank=settings.min_rank, max_rank=layer.capacity)
-            for layer, W in zip(directed, moved, strict=True)
+    stepper = _OneByOne(layers)
+    iterate(stepper, settings, iteration)
+    return stepper.steps
+
+
+class _OneByOne:
+    """The reference: each layer by Algorithm 1.  ``steps`` : what became of the layers."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers, self.steps = list(layers), list[LayerStep]()
+
+    @property
+    def capacities(self) -> list[int]:
+        return [layer.capacity for layer in self.layers]
+
+    def directions(self, optimizer: Optimizer) -> list[Triple]:
+        self.optimizer, found, moments = optimizer, [], []
+        for layer in self.layers:
+            with checks.naming(layer.name, FloatingPointError):
+                gradients = projected_at(layer.Y, layer.gradients)
+                given = Triple(gradients.dK, gradients.dL, gradients.dS)
+                (dK, dL, dS), memory = _asked(optimizer, given, layer.moments)
+                checks.finite_results("optimizer", dK=dK, dL=dL, dS=dS, **_named(memory.second))
+            found.append(Triple(dK, dL, dS))
+            moments.append(memory)
+        self.moments = moments
+        return found
+
+    def cores(self) -> list[Array]:
+        return [layer.Y.S for layer in self.layers]
+
+    def train_cores(self, delta_S: Sequence[Array], rate: float) -> None:
+        for layer, delta, memory in zip(self.layers, delta_S, self.moments, strict=True):
+            with checks.naming(layer.name, FloatingPointError):
+                self.steps.append(LayerStep(LowRank(*_coefficient_step(layer.Y, delta, rate)), memory, None))
+
+    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool, shared: bool) -> None:
+        moved = []
+        for layer, (dK, dL, dS) in zip(self.layers, directions, strict=True):
+            U, _, V = layer.Y
+            with checks.naming(layer.name, FloatingPointError):
+                if shared:
+                    dS = dS + 0.5 * (H(U) @ dK + H(dL) @ V)
+                if augments:
+                    step = augmented_step(layer.Y, ProjectedGradients(dK, dL, dS), learning_rate=rate)
+                    moved.append(Untruncated(step.S_hat, step.U_hat, step.V_hat))
+                else:
+                    U, S_new, V = _coefficient_step(layer.Y, dS, rate)
+                    moved.append(Untruncated(S_new, U, V))
+        cuts = _truncated(moved, self.layers, cut)
+        self.steps = [
+            _arrived(layer.Y, memory, of_layer, self.optimizer)
+            for layer, memory, of_layer in zip(self.layers, self.moments, cuts, strict=True)
         ]
-    else:
-        return [
-            LayerStep(LowRank(W.U_hat, W.S_hat, W.V_hat), layer.moments, None) for W, layer in zip(moved, directed, strict=True)
-        ]
-    return [_arrived(layer, cut, settings.optimizer) for layer, cut in zip(directed, cuts, strict=True)]
-
-
-def limits_of_rank(settings: Settings, capacities: Sequence[int]) -> list[int]:
-    """The largest rank of every layer: what it can hold, and ``max_rank``."""
-    return [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
-
-
-def _untruncated(layer: Layer, settings: Settings, phase: Phase) -> tuple[Layer, Untruncated]:
-    """The layer with its directions, and its state before the truncation."""
-    with checks.naming(layer.name, FloatingPointError):
-        directed = _directed(layer, settings, phase)
-        if phase.augments:
-            step = augmented_step(layer.Y, directed.gradients, learning_rate=settings.learning_rate)
-            return directed, Untruncated(step.S_hat, step.U_hat, step.V_hat)
-        return directed, _coefficient_step(directed, settings.learning_rate)
-
-
-def _directed(layer: Layer, settings: Settings, phase: Phase) -> Layer:
-    """The layer with the optimizer's directions in place of its gradients, and the new memory in the old bases."""
-    gradients = projected_at(layer.Y, layer.gradients)
-    given = Triple(gradients.dK, gradients.dL, gradients.dS)
-    (dK, dL, dS), moments = _asked(settings.optimizer, given, layer.moments)
-    checks.finite_results("optimizer", dK=dK, dL=dL, dS=dS, **_named(moments.second))
-    U, S, V = layer.Y
-    if is_shared(settings, phase):
-        dS = 0.5 * (H(U) @ dK + H(dL) @ V)
-    return replace(layer, gradients=ProjectedGradients(dK, dL, dS + settings.weight_decay * S), moments=moments)
 
 
 def _asked(optimizer: Optimizer, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
@@ -195,46 +266,34 @@ def _copied(triple: Triple) -> Triple:
     return Triple(*(namespace(X).asarray(X, copy=True) if X.shape else X for X in triple))
 
 
-def is_shared(settings: Settings, phase: Phase) -> bool:
-    """Whether K and L speak for S in this phase.  For plain gradients they say what S says, and S is asked."""
-    return settings.core == "shared" and phase.augments and not isinstance(settings.optimizer, Sgd)
-
-
 def _named(second: Triple | None) -> dict[str, Array]:
     """The second moments by name; a square overflows long before the gradient does."""
     return {} if second is None else {f"second moment of {name}": X for name, X in second._asdict().items()}
 
 
-def _arrived(layer: Layer, cut: Truncation, optimizer: Optimizer) -> LayerStep:
+def _arrived(Y: LowRank, moments: Moments, cut: Truncation, optimizer: Optimizer) -> LayerStep:
     """The new state with bases orthonormal to rounding, and the memory in them."""
-    U, _, V = layer.Y
     U1, _, V1 = cut.Y
-    return LayerStep(cut.Y.polished(), optimizer.transport(layer.moments, H(U) @ U1, H(V) @ V1), cut)
+    return LayerStep(cut.Y.polished(), optimizer.transport(moments, H(Y.U) @ U1, H(Y.V) @ V1), cut)
 
 
-def _coefficient_step(layer: Layer, learning_rate: float) -> Untruncated:
+def _coefficient_step(Y: LowRank, dS: Array, learning_rate: float) -> tuple[Array, Array, Array]:
     """S ← S − λ·direction, in the bases as they are."""
-    U, S, V = layer.Y
-    S_new = S - learning_rate * layer.gradients.dS
+    U, S, V = Y
+    S_new = S - learning_rate * dS
     checks.finite_results("coefficient step", S_new=S_new)
-    return Untruncated(S_new, U, V)
+    return U, S_new, V
 
 
-def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], settings: Settings) -> list[Truncation]:
+def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], cut: Cut) -> list[Truncation]:
     """Line 6 for all layers: by the budget, or each by the threshold."""
-    most = limits_of_rank(settings, [layer.capacity for layer in layers])
-    if settings.budget is not None:
-        for layer, limit in zip(layers, most, strict=True):  # the budget knows no names
+    if cut.budget is not None:
+        for layer, limit in zip(layers, cut.max_rank, strict=True):  # the budget knows no names
             with checks.naming(layer.name, FloatingPointError):
-                checks.ranks(settings.min_rank, limit, layer.Y.shape)
-        return truncate_to_budget(moved, settings.budget, unit=settings.unit, min_rank=settings.min_rank, max_rank=most)
-    return [
-        _cut(layer, W, tau=settings.tau, theta=settings.theta, min_rank=settings.min_rank, max_rank=limit)
-        for layer, W, limit in zip(layers, moved, most, strict=True)
-    ]
-
-
-def _cut(layer: Layer, W: Untruncated, **limits: Any) -> Truncation:
-    """Line 6 for one layer."""
-    with checks.naming(layer.name, FloatingPointError):
-        return truncation(*W, **limits)
+                checks.ranks(cut.min_rank, limit, layer.Y.shape)
+        return truncate_to_budget(moved, cut.budget, unit=cut.unit, min_rank=cut.min_rank, max_rank=cut.max_rank)
+    found = []
+    for layer, W, limit in zip(layers, moved, cut.max_rank, strict=True):
+        with checks.naming(layer.name, FloatingPointError):
+            found.append(truncation(*W, tau=cut.tau, theta=cut.theta, min_rank=cut.min_rank, max_rank=limit))
+    return found

@@ -15,7 +15,7 @@ from tests.pretended import missing
 ROOT = Path(__file__).parents[1]
 SUITES = {
     "the fast path and the reference": (["tests/pretended_device.py", "tests/test_devices.py"], 47 if NIGHTLY else 35),
-    "networks": (["tests/nn/test_devices.py", "tests/nn/test_merged.py"], 20),
+    "networks": (["tests/nn/test_devices.py"], 20),
     "fine-tuning": (["tests/finetune"], 4),
 }
 """By name, the files and how many of their tests there are at least; all but the first by night."""

@@ -12,7 +12,7 @@ import pytest
 from geolora_ref import FactorGradients, LowRank, ProjectedGradients, RankRule, geolora_step
 from geolora_ref.budget import factor_entries
 from geolora_ref.optimizers import Adam, HeavyBall, Moments, NormalisedHeavyBall, Optimizer, Sgd, Triple
-from geolora_ref.training import Core, Layer, LayerStep, Settings, limits_of_rank, training_step
+from geolora_ref.training import Core, Cut, Layer, LayerStep, Phase, Settings, training_step
 from tests.steps import Matrix, ratio
 
 SHAPE = (14, 11)
@@ -385,8 +385,10 @@ def test_the_defaults_are_the_plain_method() -> None:
 
 
 def test_the_rank_is_limited_by_the_layer_and_by_the_settings() -> None:
-    assert limits_of_rank(Settings(learning_rate=0.1, tau=0.1, max_rank=3), [2, 3, 5]) == [2, 3, 3]
-    assert limits_of_rank(Settings(learning_rate=0.1, tau=0.1), [2, 5]) == [2, 5]
+    limited, whole = Settings(learning_rate=0.1, tau=0.1, max_rank=3), Phase(augments=True, truncates=True)
+    assert Cut.of(limited, whole, [2, 3, 5]).max_rank == [2, 3, 3]
+    assert Cut.of(limited, Phase(augments=True, truncates=False), [2, 3, 5]).max_rank == [2, 3, 5]
+    assert Cut.of(Settings(learning_rate=0.1, tau=0.1), whole, [2, 5]).max_rank == [2, 5]
 
 
 @pytest.mark.parametrize("options", [{"tau": 1.0}, {"theta": 100.0}, {"budget": 4}], ids=["tau", "theta", "budget"])

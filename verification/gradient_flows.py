@@ -11,9 +11,9 @@ from itertools import pairwise
 import numpy as np
 
 from geolora_ref import LowRank, checks
+from geolora_ref.oracle.spectra import geometric
 from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, Saddle, SoftmaxRegression
 from geolora_ref.problems.problem import GradientFlow, Matrix
-from geolora_ref.oracle.spectra import geometric
 
 __all__ = ["NAMES", "STARTS", "digits", "make", "smoothness", "start"]
 

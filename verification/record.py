@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from geolora_ref.support.files import digest, read_json
 from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.support.files import digest, read_json
 from verification.claim import Results
 from verification.outcomes import ClaimOutcome
 

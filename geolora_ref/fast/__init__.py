@@ -9,10 +9,10 @@ from geolora_ref.support.extras import noting_how_to_install
 
 with noting_how_to_install():
     from geolora_ref.fast.backend import batched_step, fast_updates, step
+    from geolora_ref.fast.layer.linear import adapted_linear, lowrank_add
+    from geolora_ref.fast.memory import keep_freed_memory
     from geolora_ref.fast.update.bank import LayerBank
     from geolora_ref.fast.update.report import NonFiniteUpdateError, StepReport
-    from geolora_ref.fast.layer.linear import adapted_linear, lowrank_add, merge, merged_linear
-    from geolora_ref.fast.memory import keep_freed_memory
 
 __all__ = [
     "LayerBank",
@@ -23,7 +23,5 @@ __all__ = [
     "fast_updates",
     "keep_freed_memory",
     "lowrank_add",
-    "merge",
-    "merged_linear",
     "step",
 ]

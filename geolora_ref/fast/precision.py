@@ -1,4 +1,4 @@
-"""Products of float32 with all of its bits, whatever torch has been allowed to do elsewhere."""
+"""Products in the precision of their factors: without autocast, and of float32 with all bits, whatever is allowed elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,36 @@ from typing import Any
 
 import torch
 
-__all__ = ["float32_is_whole", "whole_products"]
+__all__ = ["autocasts", "float32_is_whole", "no_autocast", "own_precision", "whole_products"]
 
 WHOLE = ("ieee", "none")
 """What a backend says that has all bits."""
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for this type of device; some, meta for one, have none, and torch refuses to be asked about them."""
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+def no_autocast(device: str) -> AbstractContextManager[Any]:
+    """Within this context it is off.  Where it is off already there is nothing to do, and nothing to pay."""
+    is_on = _has_autocast(device) if torch.compiler.is_compiling() else autocasts(device)
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()
+
+
+def _has_autocast(device: str) -> bool:
+    """Compiled code cannot ask torch in every release (not in 2.9): there, meta is the one that has none."""
+    return device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
+
+
+def own_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Within this context products have the dtype of their factors and all of its bits: no autocast, no TensorFloat-32.
+
+    Bases that are updated by products with fewer bits would not stay orthonormal.  In compiled code, which runs with the
+    settings that it was compiled for, autocast alone is switched off.
+    """
+    uncast = no_autocast(device.type)
+    return uncast if torch.compiler.is_compiling() else whole_products(uncast)
 
 
 def float32_is_whole() -> bool:

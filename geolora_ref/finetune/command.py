@@ -27,7 +27,6 @@ from rich.table import Table
 
 from geolora_ref import checks
 from geolora_ref.budget import Unit
-from geolora_ref.support.files import locked, remove_parts, require_writable, write_json
 from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, split
@@ -39,6 +38,7 @@ from geolora_ref.finetune.model import Classifier, check_length, digest_of_model
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.nn import adapters
 from geolora_ref.nn.optim.groups import UpdateRule
+from geolora_ref.support.files import locked, remove_parts, require_writable, write_json
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters
 from geolora_ref.support.terminal import Terminal

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from geolora_ref.support.files import write_atomically
 from geolora_ref.finetune.job import History
+from geolora_ref.support.files import write_atomically
 
 __all__ = ["draw_run", "short_names"]
 

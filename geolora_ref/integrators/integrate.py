@@ -10,11 +10,11 @@ from typing import Any
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule
 from geolora_ref.arrays import norm
-from geolora_ref.support.foreign import words
 from geolora_ref.integrators.integrator import Evaluations, Integrator, MisfitError, Step, StepError, combine, copied
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field
+from geolora_ref.support.foreign import words
 
 __all__ = ["Adaptive", "Progress", "Record", "Run", "Stopped", "distance", "integrate"]
 

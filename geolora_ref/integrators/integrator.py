@@ -14,11 +14,11 @@ import numpy as np
 from geolora_ref import checks
 from geolora_ref.algorithm import RankRule, Truncation, truncation
 from geolora_ref.arrays import Array, H, Inexact, namespace, qr
-from geolora_ref.support.foreign import words
 from geolora_ref.integrators.sub_equations import Factors
 from geolora_ref.integrators.sub_solvers import RK4
 from geolora_ref.lowrank import LowRank, state
 from geolora_ref.problems.field import Field, Product
+from geolora_ref.support.foreign import words
 
 __all__ = ["Evaluations", "Integrator", "MisfitError", "Step", "StepError", "TruncationRule", "combine", "copied"]
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array
-from geolora_ref.support.foreign import place, words
 from geolora_ref.oracle.conversion import EPS, Conversion, layouts, share_memory, taken_away
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.manners import watched
 from geolora_ref.oracle.storage import Storage
+from geolora_ref.support.foreign import place, words
 
 __all__ = ["STAGES", "Harness", "Held", "Options", "Outcome"]
 

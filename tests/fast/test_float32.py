@@ -1,4 +1,4 @@
-"""Products of float32: enough where a step is small, at every width, and taken nowhere else."""
+"""Products of float32: enough where a step of wide layers is small, and taken nowhere else."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import geolora_ref.fast.update.bank as bank_module
+import geolora_ref.fast.update.step as step_module
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.fast.update.bank import Factors
 from geolora_ref.fast.update.gram import gram_core
 from geolora_ref.fast.update.leading import leading_core
-from tests.fast.small_steps import ALLOWED, CASES, EPS, M, dense, layer_of, many, stepped, untruncated, update_of, wrong
+from tests.fast.small_steps import ALLOWED, EPS, M, dense, layer_of, many, stepped, untruncated, update_of, wrong
 
-pytestmark = [pytest.mark.usefixtures("module_unchecked"), pytest.mark.usefixtures("without_loops")]
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+R = 16
 SINGULAR = ("rank one", "a zero column", "two columns nearly equal", "nearly in the range", "of all sizes")
 
 
@@ -30,19 +31,19 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """What a step does, and for how many layers: the Gram route by products of float32 or float64, the leading route."""
+    """What a step does, and for how many layers: all of the spectrum by products of float64, or the leading half by float32."""
     seen: list[tuple[str, int]] = []
 
-    def gram(small: Any, roots: Any, eps: float) -> Any:
-        seen.append(("float32" if eps == EPS else "float64", len(small.A)))
-        return gram_core(small, roots, eps)
+    def gram(small: Any, roots: Any) -> Any:
+        seen.append(("float64", len(small.A)))
+        return gram_core(small, roots)
 
     def leading(small: Any, ranks: Any, products: int) -> Any:
         seen.append(("leading", len(small.A)))
         return leading_core(small, ranks, products)
 
-    monkeypatch.setattr(bank_module, "gram_core", gram)
-    monkeypatch.setattr(bank_module, "leading_core", leading)
+    monkeypatch.setattr(step_module, "gram_core", gram)
+    monkeypatch.setattr(step_module, "leading_core", leading)
     return seen
 
 
@@ -65,85 +66,53 @@ def singular(layer: Factors, kind: str, b: float, generator: torch.Generator) ->
     return deltas[0], deltas[1], 0.0 * layer[1]
 
 
-@pytest.mark.parametrize(("condition", "b"), CASES)
-def test_narrow_layers_are_right(condition: float, b: float, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
-    """To the rounding of the storage and of the sums, and so are their whole spectra."""
-    for r in (1, 4, 9):
-        layers, updates = many(r, condition, b / r**0.25, generator)
-        bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
-        assert max(wrong(bank, layers, updates)) < ALLOWED
-        for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
-            sigma = torch.linalg.svdvals(untruncated(before, update)).numpy()
-            np.testing.assert_allclose(report.singular_values[layer], sigma[: 2 * r], atol=ALLOWED * EPS * sigma[0])
-            assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[r:]), abs=ALLOWED * EPS * sigma[0])
-    assert routes == [("float32", 12)] * 3
-
-
 @pytest.mark.parametrize("kind", SINGULAR)
-@pytest.mark.parametrize("r", [2, 8, 16])
-def test_singular_updates_are_no_exception(kind: str, r: int, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
-    """The Cholesky factor exists in float32, too; what is behind σ_r is right to √δ·λ‖ΔK‖·b, δ = (w + 8 + √ℓ)·eps₃₂."""
-    delta = (r + 8 + M**0.5) * EPS
+def test_singular_updates_are_no_exception(kind: str, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
+    """What is behind σ_r is right to √δ·λ‖ΔK‖·b, δ = (w + 8 + √ℓ)·eps₃₂."""
+    delta = (R + 8 + M**0.5) * EPS
     for condition, b in ((1.0, 0.3), (30.0, 0.3), (300.0, 0.02)):
-        layers = [layer_of(r, condition, generator) for _ in range(12)]
+        layers = [layer_of(R, condition, generator) for _ in range(12)]
         updates = [singular(layer, kind, b, generator) for layer in layers]
-        bank, report = stepped(layers, updates, tau=0.0, min_rank=r, max_rank=r)
+        bank, report = stepped(layers, updates, tau=0.0, min_rank=R, max_rank=R)
         assert not report.exact
         assert max(wrong(bank, layers, updates)) < ALLOWED
         for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
             sigma = torch.linalg.svdvals(untruncated(before, update)).numpy()
-            allowed = delta**0.5 * b * b * sigma[r - 1] + ALLOWED * EPS * sigma[0]
-            assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[r:]), abs=allowed)
-    assert routes == [("leading" if r == 16 else "float32", 12)] * 3
+            allowed = delta**0.5 * b * b * sigma[R - 1] + ALLOWED * EPS * sigma[0]
+            assert report.discarded[layer] == pytest.approx(np.linalg.norm(sigma[R:]), abs=allowed)
+    assert routes == [("leading", 12)] * 3
 
 
-def test_the_factor_would_not_exist_with_what_float64_wants(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative control of δ: the layers go through Householder's QR, and the step takes ten times as long."""
-    monkeypatch.setattr(bank_module, "gram_core", lambda small, roots, eps: gram_core(small, roots, 2.0**-52))
-    layers = [layer_of(8, 2.0, generator) for _ in range(12)]
-    _, report = stepped(layers, [singular(layer, "rank one", 0.3, generator) for layer in layers], tau=0.0, max_rank=8)
-    assert report.exact
-
-
-def test_what_is_added_changes_nothing_of_the_old_bases(generator: torch.Generator) -> None:
-    """δ is for the columns of ΔK alone, and moves U₁ by δ·a²; on those of U it would be a defect of δ, here 27 eps."""
-    layers, updates = many(8, 1.0, 0.01, generator)
-    bank, _ = stepped(layers, updates, tau=0.0, max_rank=8)
-    assert wrong(bank, layers, updates)[1] < 4.0
-
-
-@pytest.mark.parametrize("r", [4, 16])
 def test_triangles_that_are_rounded_differently(
-    r: int, generator: torch.Generator, routes: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    generator: torch.Generator, routes: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As products of some sizes have them: U₁ = Ŵ V₁ Σ⁻¹ would be 1000 times as far from orthonormal."""
     honest = torch.bmm
 
-    def lopsided(A: Tensor, B: Tensor, *, out: Tensor) -> Tensor:
-        product = honest(A, B, out=out)
+    def lopsided(A: Tensor, B: Tensor) -> Tensor:
+        product = honest(A, B)
         if product.dtype == torch.float32 and product.shape[1] == product.shape[2]:
             lengths = product.diagonal(0, 1, 2).sqrt()
             product += EPS * (lengths[:, :, None] * lengths[:, None]).triu(1)
         return product
 
     monkeypatch.setattr(torch, "bmm", lopsided)
-    layers, updates = many(r, 1000.0, 0.01, generator)
-    bank, _ = stepped(layers, updates, tau=0.0, max_rank=r)
-    assert routes == [("leading" if r == 16 else "float32", 12)]
+    layers, updates = many(R, 1000.0, 0.01, generator)
+    bank, _ = stepped(layers, updates, tau=0.0, max_rank=R)
+    assert routes == [("leading", 12)]
     assert max(wrong(bank, layers, updates)) < ALLOWED
 
 
-@pytest.mark.parametrize("r", [8, 16])
 @pytest.mark.parametrize("length", [1536, 4096])
-def test_long_bases(r: int, length: int, generator: torch.Generator) -> None:
+def test_long_bases(length: int, generator: torch.Generator) -> None:
     """√ℓ is more than sums of ℓ terms lose, and a thousand steps lose no more than one (``test_update.py``)."""
-    U, V = (torch.linalg.qr(torch.randn(length, r, generator=generator, dtype=torch.float64))[0] for _ in range(2))
-    layer = U, torch.diag(torch.linspace(2.0, 1.0, r, dtype=torch.float64)), V
+    U, V = (torch.linalg.qr(torch.randn(length, R, generator=generator, dtype=torch.float64))[0] for _ in range(2))
+    layer = U, torch.diag(torch.linspace(2.0, 1.0, R, dtype=torch.float64)), V
     update = update_of(layer, 0.05, generator)
-    bank, report = stepped([layer], [update], tau=0.0, max_rank=r)
+    bank, report = stepped([layer], [update], tau=0.0, max_rank=R)
     assert not report.exact
     U1, S1, V1 = (X.double() for X in bank.factors(0))
-    identity = torch.eye(r, dtype=torch.float64)
+    identity = torch.eye(R, dtype=torch.float64)
     assert max(float((X.mT @ X - identity).norm()) for X in (U1, V1)) < (2.0 + length**0.5) * EPS
     (U, S, V), (dK, dL, dS) = (tuple(X.float().double() for X in of) for of in (layer, update))
     K, L = U @ (S - dS) - (dK - U @ (U.mT @ dK)), dL - V @ (V.mT @ dL)  # Ŵ = K Vᵀ − U Lᵀ, near which W₁ is by ab
@@ -151,36 +120,32 @@ def test_long_bases(r: int, length: int, generator: torch.Generator) -> None:
     assert float(difference.norm()) < (2.0 + length**0.5) * EPS * 2.0
 
 
-@pytest.mark.parametrize("r", [4, 16])
 @pytest.mark.parametrize(
     ("limits", "first"),
     [
         ({"theta": 1e-9}, "float64"),  # there is room to grow, and what is behind is above ϑ
-        ({"theta": 0.5}, "float32"),
-        ({"tau": 0.5}, "float32"),
+        ({"theta": 0.5}, "leading"),
+        ({"tau": 0.5}, "leading"),
         ({"theta": 0.5, "min_rank": 17}, "float64"),
         ({"budget": lambda spectra: [1] * len(spectra)}, "float64"),  # which is told whole spectra
     ],
 )
 def test_where_a_rank_may_grow_they_are_not_enough(
-    limits: dict[str, Any], first: str, r: int, generator: torch.Generator, routes: list[tuple[str, int]]
+    limits: dict[str, Any], first: str, generator: torch.Generator, routes: list[tuple[str, int]]
 ) -> None:
-    layers, updates = many(r, 2.0, 0.05, generator)
+    layers, updates = many(R, 2.0, 0.05, generator)
     bank, _ = stepped(layers, updates, capacity=20, **limits)
-    assert routes == [("leading" if r == 16 and first == "float32" else first, 12)]
+    assert routes == [(first, 12)]
     assert max(wrong(bank, layers, updates)) < (2.0 if first == "float64" else ALLOWED)
 
 
-@pytest.mark.parametrize("r", [4, 16])
-def test_a_class_of_which_some_steps_are_large_is_right(
-    r: int, generator: torch.Generator, routes: list[tuple[str, int]]
-) -> None:
-    """All of it is by products of float64, and the wide layers with small steps have the leading half."""
-    layers = [layer_of(r, 2.0, generator) for _ in range(6)]
+def test_a_class_of_which_some_steps_are_large_is_right(generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
+    """The layers with small steps have the leading half."""
+    layers = [layer_of(R, 2.0, generator) for _ in range(6)]
     updates = [update_of(layer, b, generator) for layer, b in zip(layers, (0.05, 3.0, 0.05, 1.0, 0.05, 0.1), strict=True)]
-    bank, _ = stepped(layers, updates, tau=0.0, max_rank=r)
-    assert routes == ([("leading", 4), ("float64", 2)] if r == 16 else [("float64", 6)])
-    assert max(wrong(bank, layers, updates)) < 2.0
+    bank, _ = stepped(layers, updates, tau=0.0, max_rank=R)
+    assert routes == [("leading", 4), ("float64", 2)]
+    assert max(wrong(bank, layers, updates)) < ALLOWED
 
 
 @pytest.fixture(params=["medium", "high", "bf16"])
@@ -199,39 +164,33 @@ def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("r", [4, 16])
-def test_products_with_fewer_bits_are_not_taken(
-    r: int, allowed: str, generator: torch.Generator, routes: list[tuple[str, int]]
-) -> None:
+def test_products_with_fewer_bits_are_not_taken(allowed: str, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
     """On processors that have them, bases by those would be 1e-3 from orthonormal."""
-    layers, updates = many(r, 2.0, 0.05, generator)
-    bank, _ = stepped(layers, updates, tau=0.0, max_rank=r)
-    assert routes == [("leading" if r == 16 else "float64", 12)]
+    layers, updates = many(R, 2.0, 0.05, generator)
+    bank, _ = stepped(layers, updates, tau=0.0, max_rank=R)
+    assert routes == [("float64", 12)]
     assert max(wrong(bank, layers, updates)) < 2.0  # and not by float32
 
 
-@pytest.mark.parametrize("r", [4, 16])
 @pytest.mark.parametrize("power", [-110, -60, 40, 90])
-def test_sizes_of_all_kinds(power: int, r: int, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
+def test_sizes_of_all_kinds(power: int, generator: torch.Generator, routes: list[tuple[str, int]]) -> None:
     """A step is homogeneous in S and its updates; squares of theirs may be outside of float32."""
-    layers, updates = many(r, 2.0, 0.1, generator)
+    layers, updates = many(R, 2.0, 0.1, generator)
     size = 2.0**power
     layers = [(U, size * S, V) for U, S, V in layers]
     updates = [tuple(size * X for X in of) for of in updates]  # type: ignore[misc]
-    bank, report = stepped(layers, updates, tau=0.0, max_rank=r)
+    bank, report = stepped(layers, updates, tau=0.0, max_rank=R)
     assert max(wrong(bank, layers, updates)) < ALLOWED
     assert not report.exact
-    wide = r == 16 and power > 0  # also by float64
-    assert routes == [("leading" if wide else "float32" if power == 40 else "float64", 12)]
+    assert routes == [("leading" if power == 40 else "float64", 12)]
 
 
-@pytest.mark.parametrize("r", [4, 16])
-def test_factors_that_are_not_finite_are_named(r: int, generator: torch.Generator) -> None:
+def test_factors_that_are_not_finite_are_named(generator: torch.Generator) -> None:
     """A NaN in U shows in no Gram matrix of the updates."""
-    layers, updates = many(r, 2.0, 0.05, generator)
+    layers, updates = many(R, 2.0, 0.05, generator)
     layers[3][0][2, 1] = float("nan")
     bank = LayerBank.of([tuple(X.float() for X in layer) for layer in layers])  # type: ignore[misc]
     before = [dense(bank.factors(layer)) for layer in range(12)]
     with pytest.raises(NonFiniteUpdateError, match=r"layers \[3\]"):
-        bank.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=r)
+        bank.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=R)
     assert all(torch.equal(dense(bank.factors(layer)), W) for layer, W in enumerate(before) if layer != 3)

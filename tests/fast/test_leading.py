@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import geolora_ref.fast.update.arrays as arrays_module
-import geolora_ref.fast.update.bank as bank_module
 import geolora_ref.fast.update.leading as leading_module
-import geolora_ref.fast.scratch as scratch_module
+import geolora_ref.fast.update.step as step_module
 from geolora_ref.algorithm import RankRule
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.fast.update.bank import Factors
 from geolora_ref.fast.update.core import Small
 from geolora_ref.fast.update.leading import defects, smallness
-from geolora_ref.fast.scratch import Scratch
 from tests.fast.small_steps import (
     ALLOWED,
     CASES,
@@ -156,8 +152,8 @@ def test_each_layer_is_judged_by_its_own_numbers(r: int, generator: torch.Genera
     layers = [layer_of(r, condition, generator) for condition in np.geomspace(1.0, 1e6, 40)]
     layers = [(U, size * S, V) for size, (U, S, V) in zip(np.geomspace(1e-3, 1e3, 40), layers, strict=True)]
     smalls = [small(layer, update_of(layer, (0.03, 0.1, 0.49)[i % 3], generator)) for i, layer in enumerate(layers)]
-    cores, A, scale = (np.concatenate(X) for X in zip(*(one[1:4] for one in smalls), strict=True))
-    together = Small(np.concatenate([one.Gamma for one in smalls], axis=1), cores, A, scale, 1.0)
+    cores, A, scale = (torch.cat(X) for X in zip(*(one[1:4] for one in smalls), strict=True))
+    together = Small(torch.cat([one.Gamma for one in smalls], dim=1), cores, A, scale, 1.0)
     found, ranks = smallness(together, np.full(40, r)), np.array([r])
     for layer, one in enumerate(smalls):
         alone = smallness(one, ranks)
@@ -231,14 +227,14 @@ def test_the_learning_rate_multiplies_the_updates(rate: float, generator: torch.
     np.testing.assert_allclose(its.discarded, report.discarded, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("narrow_by_calls")
+@pytest.mark.usefixtures("narrow_as_well")
 def test_fewer_products_than_the_bound_asks_for_are_not_enough(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: with one W₁ is wrong by more than storage explains."""
     layers, updates = many(4, 2.0, 0.15, generator)
     honest: Callable[..., Any] = leading_module.leading_core
-    monkeypatch.setattr(bank_module, "leading_core", lambda small, ranks, products: honest(small, ranks, 1))
+    monkeypatch.setattr(step_module, "leading_core", lambda small, ranks, products: honest(small, ranks, 1))
     bank, _ = stepped(layers, updates, tau=0.0, min_rank=4, max_rank=4)
     assert wrong(bank, layers, updates)[0] > 100.0
 
@@ -287,7 +283,6 @@ def test_bases_that_were_loaded_may_be_less_orthonormal(generator: torch.Generat
         assert not any(whole(report, layer) for layer in range(12))
 
 
-@pytest.mark.usefixtures("without_loops")
 def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
     for r in (8, 15, 16, 17):
         layer = layer_of(r, 3.0, generator)
@@ -295,7 +290,6 @@ def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
         assert whole(report) == (r < 16)
 
 
-@pytest.mark.usefixtures("without_loops")
 @pytest.mark.parametrize("b", [0.02, 2.0])
 def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Generator) -> None:
     """Arrays of NumPy beside tensors, the wide ones by products or whole: each layer is what it is alone."""
@@ -357,8 +351,7 @@ def test_ranks_are_those_of_the_whole_spectrum(
     layer = layer_of(4, 5.0, generator)
     update = update_of(layer, 0.1, generator)
     bank, report = stepped([layer], [update], **limits)
-    monkeypatch.setattr(bank_module, "LEAST_WIDTH", 10**6)
-    monkeypatch.setattr(bank_module, "_compiled_loops", lambda: None)
+    monkeypatch.setattr(step_module, "LEAST_WIDTH", 10**6)
     other, expected = stepped([layer], [update], **limits)
     assert whole(report) == full
     assert whole(expected)
@@ -406,12 +399,12 @@ def test_bases_that_are_not_trusted_go_the_exact_way(generator: torch.Generator)
     assert wrong(bank, layers, updates)[1] < ALLOWED
 
 
-@pytest.mark.usefixtures("narrow_by_calls")
+@pytest.mark.usefixtures("narrow_as_well")
 def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     layers, updates = many(5, 5.0, 0.05, generator)
     found = []
     for least in (1, 10**6):
-        monkeypatch.setattr(bank_module, "LEAST_WIDTH", least)
+        monkeypatch.setattr(step_module, "LEAST_WIDTH", least)
         bank, report = stepped(layers, updates, theta=0.45, shared=True)
         found.append([dense(bank.factors(layer)) for layer in range(12)])
         assert whole(report) == (least > 1)
@@ -422,41 +415,8 @@ def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: p
         assert float((X - Y).norm()) < 8 * EPS
 
 
-@pytest.mark.usefixtures("without_loops")
-@pytest.mark.parametrize("least", [1, 10**6])
-@pytest.mark.parametrize(
-    "limits", [{"tau": 0.0, "max_rank": 4}, {"theta": 1e-4, "max_rank": 6}, {"budget": lambda spectra: [3] * len(spectra)}]
-)
-def test_wide_matrices_are_tensors_for_the_same_step(
-    least: int, limits: Any, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of layers that take the leading route, of layers that do not, and of both together; ranks that stay, grow and shrink."""
-    small_ones, large_ones = many(4, 3.0, 0.05, generator), many(4, 3.0, 5.0, generator)
-    monkeypatch.setattr(bank_module, "LEAST_WIDTH", least)
-    kinds: list[Any] = []
-
-    def looking(honest: Callable[..., Any], small: Small, *given: Any) -> Any:
-        kinds.append(type(small.Gamma))
-        return honest(small, *given)
-
-    for name in ("leading_core", "gram_core"):
-        monkeypatch.setattr(bank_module, name, partial(looking, getattr(bank_module, name)))
-    for layers, updates in (small_ones, large_ones, tuple(a + b for a, b in zip(small_ones, large_ones, strict=True))):
-        found = []
-        for wide, kind in ((10**6, np.ndarray), (4, Tensor)):
-            monkeypatch.setattr(arrays_module, "WIDE", wide)
-            kinds.clear()
-            bank, report = stepped(layers, updates, **limits)
-            assert set(kinds) == {kind}
-            found.append((report.ranks, [dense(bank.factors(layer)) for layer in range(len(layers))], report.singular_values))
-        assert found[0][0] == found[1][0]
-        for X, Y in zip(found[0][1], found[1][1], strict=True):
-            assert float((X - Y).norm()) < 8 * EPS * float(X.norm())
-        assert np.allclose(found[0][2], found[1][2], rtol=8 * EPS, atol=EPS, equal_nan=True)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.usefixtures("narrow_by_calls")
+@pytest.mark.usefixtures("narrow_as_well")
 def test_storage_in_16_bits_needs_fewer_products(
     dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,66 +427,12 @@ def test_storage_in_16_bits_needs_fewer_products(
         seen.append(products)
         return honest(small, ranks, products)
 
-    monkeypatch.setattr(bank_module, "leading_core", looking)
+    monkeypatch.setattr(step_module, "leading_core", looking)
     layers, updates = many(4, 3.0, 0.1, generator)
     for its_dtype in (torch.float32, dtype):
         bank, _ = stepped(layers, updates, its_dtype, tau=0.0, max_rank=4)
         assert max(wrong(bank, layers, updates)) < ALLOWED
     assert seen[0] > seen[1]
-
-
-def test_scratch_is_apart_until_it_is_cleared_and_then_the_same() -> None:
-    scratch = Scratch(torch.device("cpu"))
-    first, second = scratch.take(2, 3).fill_(1.0), scratch.take(4).fill_(2.0)
-    assert first.dtype == torch.float64
-    assert torch.equal(torch.cat([first.flatten(), second]), torch.tensor([1.0] * 6 + [2.0] * 4, dtype=torch.float64))
-    scratch.clear()
-    again, more = scratch.take(3), scratch.take(3)
-    assert more.data_ptr() == again.data_ptr() + 24
-    scratch.clear()
-    assert scratch.take(6).data_ptr() == again.data_ptr()
-    scratch.clear()
-    assert scratch.take(5, 3, dtype=torch.float32).dtype == torch.float32
-    assert scratch.take(1).data_ptr() == again.data_ptr() + 64  # fifteen float32, and room up to the next float64
-
-
-def test_scratch_forgets_the_memory_that_was_too_small() -> None:
-    scratch = Scratch(torch.device("cpu"))
-    scratch.take(3)
-    scratch.clear()
-    scratch.take(100)
-    scratch.clear()
-    assert scratch.take(3).untyped_storage().nbytes() == 800
-
-
-def test_scratch_keeps_views_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes are many where ranks change."""
-    monkeypatch.setattr(scratch_module, "MOST_VIEWS", 4)
-    scratch = Scratch(torch.device("cpu"))
-    first = scratch.take(100)
-    scratch.clear()
-    assert scratch.take(100) is first
-    for size in range(1, 50):
-        scratch.clear()
-        scratch.take(size)
-        assert len(scratch._views) <= 5
-
-
-@pytest.mark.parametrize(("capacity", "of_bases"), [(4, 0), (8, 12 * 4 * (M + N) // 2)])
-@pytest.mark.usefixtures("narrow_by_calls")
-def test_steps_of_the_same_ranks_use_the_same_scratch(capacity: int, of_bases: int, generator: torch.Generator) -> None:
-    """It is where it was, and what the step before has left in it is not read; bases that fill the storage are written there."""
-    layers, updates = many(4, 3.0, 0.05, generator)
-    bank, _ = stepped(layers, updates, tau=0.0, max_rank=4, capacity=capacity)
-    other, _ = stepped(layers, updates, tau=0.0, max_rank=4, capacity=capacity)
-    place, memory = bank._scratch._memory.data_ptr(), bank._scratch._memory
-    assert all(len(of._stack) == 2 * of.storage.numel() for of in bank._lengths)
-    assert len(memory) == 24 * 8**2 * 5 // 2 + of_bases  # Gram matrices, in float32 and twice in float64; bases in float32
-    memory.fill_(float("nan"))
-    for one in (bank, other):
-        one.update_(*([X.float() for X in of] for of in zip(*updates, strict=True)), tau=0.0, max_rank=4)
-    assert bank._scratch._memory.data_ptr() == place
-    assert all(torch.equal(dense(bank.factors(layer)), dense(other.factors(layer))) for layer in range(12))
 
 
 def test_an_update_that_is_not_finite_changes_nothing(generator: torch.Generator) -> None:

@@ -15,18 +15,18 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
-from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
+from geolora_ref.fast import adapted_linear, lowrank_add
 from geolora_ref.fast.layer import linear as module
-from geolora_ref.fast.autocast import no_autocast
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks, up
+from geolora_ref.fast.precision import no_autocast
 from tests.fast.layers import random_layer
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 M, N, R, SCALE = 6, 7, 2, 1.7
 CORES = ("zero", "dense", "singular")
-FORMS = ("adapted", "given", "apart", "merged", "added")
-FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15; eight of 384, for which "adapted" and "given" merge and "apart" does not
+FORMS = ("adapted", "apart", "added")
+FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15; eight of 384, for which "adapted" merges and "apart" does not
 
 
 def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -51,15 +51,8 @@ class Problem:
         adapter = (self.U, self.S, self.V, self.scale)
         if form == "added":
             return lowrank_add(linear(self.x, self.weight, self.bias), self.x, *adapter, factor_gradients=factor_gradients)
-        if form in ("adapted", "given", "apart"):
-            with no_autocast("cpu"):
-                products = ((self.U @ self.S).detach(), (self.V @ self.S.mT).detach()) if form == "given" else None
-            with mock.patch.object(module, "merging_pays", return_value=False) if form == "apart" else nullcontext():
-                return adapted_linear(
-                    self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients, products=products
-                )
-        merged = merge(torch.empty_like(self.weight), self.weight, *adapter)
-        return merged_linear(self.x, self.weight, merged, self.bias, *adapter, factor_gradients=factor_gradients)
+        with mock.patch.object(module, "merging_pays", return_value=False) if form == "apart" else nullcontext():
+            return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients)
 
     def backward(self, y: Tensor) -> None:
         """Gradients of ⟨y, target⟩ into the parameters."""
@@ -138,31 +131,15 @@ def test_every_scale_counts(form: str, scale: float) -> None:
 
 def test_without_a_scale_it_is_one() -> None:
     p = Problem("dense", scale=1.0)
-    merged = merge(torch.empty_like(p.weight), p.weight, p.U, p.S, p.V)
     given = (p.U, p.S, p.V)
     for y in (
         adapted_linear(p.x, p.weight, p.bias, *given),
-        merged_linear(p.x, p.weight, merged, p.bias, *given),
         lowrank_add(linear(p.x, p.weight, p.bias), p.x, *given),
     ):
         expected, _, _, G = p.dense()
         assert _close(y, expected)
         (dL,) = torch.autograd.grad((y * p.target).sum(), p.V)
         assert _close(dL, G.mT @ p.U)
-
-
-def test_a_merged_weight_is_what_the_layer_computes_with() -> None:
-    """Whatever it is, forward and for ∇x; the gradients of the factors do not depend on it."""
-    p = Problem("dense")
-    merged = 2.0 * p.weight
-    y = merged_linear(p.x, p.weight, merged, p.bias, p.U, p.S, p.V, p.scale)
-    p.backward(y)
-    expected, _, _, G = p.dense()
-    assert _close(y, linear(p.x, merged, p.bias))
-    assert not _close(y, expected)
-    assert p.x.grad is not None
-    assert _close(p.x.grad, p.target @ merged)
-    assert _close(p.U.grad, G @ p.V)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -402,25 +379,23 @@ def test_each_factor_may_be_trained_alone(form: str, trained: str) -> None:
     assert torch.equal(getattr(p, trained).grad, getattr(together, trained).grad)
 
 
-def test_products_that_are_given_and_gradients_that_nobody_wants_are_not_formed() -> None:
-    """K, L and dS are 2mr², 2nr² and 2mr² flops."""
+def test_a_gradient_that_nobody_wants_is_not_formed() -> None:
+    """dS is 2mr² flops."""
 
-    def flops(form: str, *, trained: bool = True) -> int:
+    def flops(*, trained: bool) -> int:
         p = Problem("dense", scale=1.0)
         p.S.requires_grad_(trained)
-        products = {"adapted": None, "given": (p.U.detach().clone(), p.V.detach().clone())}[form]
         with FlopCounterMode(display=False) as counter:
-            p.backward(adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, products=products))
+            p.backward(adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V))
         return int(counter.get_total_flops())
 
-    assert flops("adapted") - flops("given") == 2 * (M + N) * R**2
-    assert flops("adapted") - flops("adapted", trained=False) == 2 * M * R**2
+    assert flops(trained=True) - flops(trained=False) == 2 * M * R**2
 
 
-@pytest.mark.parametrize("form", ["adapted", "given"])
+@pytest.mark.parametrize("form", ["adapted", "apart"])
 @pytest.mark.parametrize("rows", [FEW, (64,)])
 def test_second_derivatives_are_those_by_x_alone(form: str, rows: tuple[int, ...]) -> None:
-    """Through products that were given and weights that were merged as well, whose factors they would miss."""
+    """Through weights that were merged as well, whose factors they would miss."""
     p = Problem("dense", rows=rows)
 
     def of(y: Tensor) -> Tensor:
@@ -435,16 +410,6 @@ def test_second_derivatives_are_those_by_x_alone(form: str, rows: tuple[int, ...
     for factor in (p.U, p.S, p.V):
         with pytest.raises(RuntimeError, match="expected no second derivative with respect to the factors"):
             torch.autograd.grad(of(p.forward(form)), factor)
-
-
-def test_the_layer_computes_with_the_products_that_are_given() -> None:
-    """K in the forward pass, L in the backward pass: those of other factors change y and ∇x as they should."""
-    p = Problem("zero")
-    K, L = 2.0 * p.U.detach(), 3.0 * p.V.detach()
-    y = adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, SCALE, products=(K, L))
-    assert _close(y, linear(p.x, p.weight + SCALE * K @ p.V.mT, p.bias))
-    p.backward(y)
-    assert _close(p.x.grad, p.target @ (p.weight + SCALE * p.U @ L.mT))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks at all of z
@@ -489,19 +454,6 @@ def test_dropout_on_the_adapters_input_alone() -> None:
     assert _close(p.x.grad, expected)
 
 
-def test_a_new_matrix_is_merged_into() -> None:
-    p = Problem("dense")
-    assert torch.equal(merge(None, p.weight, p.U, p.S, p.V, SCALE), merge(p.weight.clone(), p.weight, p.U, p.S, p.V, SCALE))
-
-
-def test_merging_again_and_again_does_not_move_the_base() -> None:
-    p = Problem("dense", torch.float32)
-    merged = torch.empty_like(p.weight)
-    for _ in range(3):
-        merge(merged, p.weight, p.U, p.S, p.V, SCALE)
-        assert torch.equal(merged, torch.addmm(p.weight, p.U @ p.S, p.V.mT, alpha=SCALE))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -540,53 +492,11 @@ def test_a_scale_that_is_no_finite_number_is_refused(scale: Any) -> None:
     W, factors = p.weight, (p.U, p.S, p.V)
     given: tuple[Callable[[], Tensor], ...] = (
         lambda: adapted_linear(p.x, W, p.bias, *factors, scale),
-        lambda: merged_linear(p.x, W, W, p.bias, *factors, scale),
         lambda: lowrank_add(linear(p.x, W, p.bias), p.x, *factors, scale),
-        lambda: merge(W.clone(), W, *factors, scale),
     )
     for refusing in given:
         with pytest.raises(ValueError, match=f"^scale: expected a finite number, found {re.escape(repr(scale))}$"):
             refusing()
-
-
-@pytest.mark.parametrize(
-    ("merged", "found"),
-    [
-        (lambda p: p.weight[:3], r"\(3, 7\) torch.float64 on cpu"),
-        (lambda p: p.weight.float(), r"\(6, 7\) torch.float32 on cpu"),
-        (lambda p: p.weight.to("meta"), r"\(6, 7\) torch.float64 on meta"),
-        (lambda p: p.weight.clone().requires_grad_(), r"\(6, 7\) torch.float64 on cpu, which requires a gradient"),
-    ],
-)
-def test_a_merged_weight_that_is_unlike_the_weight_is_refused(merged: Callable[[Problem], Tensor], found: str) -> None:
-    p = Problem("dense")
-    given, like = merged(p), r"like the weight, \(6, 7\) torch.float64 on cpu, found "
-    with pytest.raises(ValueError, match=f"^merged: expected a frozen matrix {like}{found}$"):
-        merged_linear(p.x, p.weight, given, p.bias, p.U, p.S, p.V)
-    with pytest.raises(ValueError, match=f"^merged: expected a frozen matrix {like}{found}$"):
-        merge(given, p.weight, p.U, p.S, p.V)
-    with pytest.raises(ValueError, match=r"^V: expected shape \(7, 2\) for a weight of 6 x 7 and rank 2, found \(6, 2\)$"):
-        merge(p.weight.clone(), p.weight, p.U, p.S, p.U)
-
-
-@pytest.mark.parametrize(
-    ("products", "message"),
-    [
-        (
-            lambda K, L: (K.mT, L),
-            r"K like U, \(6, 2\) torch.float64 on cpu, found \(2, 6\) torch.float64 on cpu",
-        ),
-        (lambda K, L: (K.float(), L), r"K like U, .*, found \(6, 2\) torch.float32 on cpu"),
-        (lambda K, L: (K, K), r"L like V, \(7, 2\) .*, found \(6, 2\) torch.float64 on cpu"),
-        (lambda K, L: (K, L.to("meta")), r"L like V, .*, found \(7, 2\) torch.float64 on meta"),
-        (lambda K, L: (K, L.requires_grad_()), r"L like V, .*, found \(7, 2\) torch.float64 on cpu, which requires a gradient"),
-    ],
-)
-def test_products_that_are_unlike_the_factors_are_refused(products: Callable[[Tensor, Tensor], Any], message: str) -> None:
-    p = Problem("dense")
-    given = products((p.U @ p.S).detach(), (p.V @ p.S.mT).detach())
-    with pytest.raises(ValueError, match=f"^products: expected {message}$"):
-        adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, products=given)
 
 
 @pytest.mark.parametrize(

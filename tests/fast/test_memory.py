@@ -42,39 +42,6 @@ def test_what_was_freed_is_there_for_the_next_allocation() -> None:
     assert faults < FEWEST <= cycles("None")[1], "the latter without it"
 
 
-STEPS = """
-import resource, torch
-from geolora_ref.fast import LayerBank
-
-generator = torch.Generator().manual_seed(0)
-
-def random(*shape):
-    return torch.randn(shape, generator=generator)
-
-bases = [torch.linalg.qr(random(2, 384, 32)).Q for _ in range(36)]
-bank = LayerBank.of([(U, torch.diag(torch.linspace(2.0, 1.0, 32)), V) for U, V in bases], capacity=32)
-update = [[1e-3 * random(*shape) for _ in range(36)] for shape in ((384, 32), (384, 32), (32, 32))]
-
-def step():
-    bank.update_(*update, tau=0.0, min_rank=32, max_rank=32)
-
-for _ in range(5):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    step()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5, resource.getpagesize())
-"""
-
-
-def test_a_step_asks_the_system_for_no_memory() -> None:
-    """Its Gram matrices in double precision alone are 72 of 64 x 64, 576 pages of 4 KiB."""
-    pytest.importorskip("resource", reason="page faults are counted by the module resource, of POSIX")
-    done = subprocess.run([sys.executable, "-c", STEPS], check=True, capture_output=True, text=True)
-    faults, page = map(float, done.stdout.split())
-    assert faults < 72 * 64 * 64 * 8 / page / 4
-
-
 @pytest.mark.parametrize("missing", ["function", "library"])
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     def library(name: None) -> object:

@@ -17,8 +17,8 @@ from torch import Tensor
 from geolora_ref.fast import LayerBank, StepReport, adapted_linear
 from geolora_ref.fast import step as fast_step
 from geolora_ref.fast.update.bank import STORAGE
-from geolora_ref.support.files import read_json, write_json
 from geolora_ref.oracle import check_step
+from geolora_ref.support.files import read_json, write_json
 from verification.experiments.performance.page import MEASURED
 from verification.fast_path import PAGE
 from verification.machine import provenance

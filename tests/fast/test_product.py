@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
-from geolora_ref.fast import adapted_linear, merged_linear
+from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.layer import product as module
 from geolora_ref.fast.layer.product import frozen_linear, input_gradient, product, takes_onednn
 from geolora_ref.fast.layer.skinny import down, row_blocks
@@ -210,11 +210,10 @@ class Layer:
         U, S, V = random_layer(M, N, R, torch.Generator().manual_seed(3), torch.float32)
         self.factors = tuple(X.requires_grad_() for X in (U, 100.0 * S, V))
 
-    def run(self, *, merged: bool) -> list[Tensor]:
+    def run(self) -> list[Tensor]:
         """y, ∇x, dK, dS and dL."""
         args = (self.bias, *self.factors)
-        form: Any = merged_linear if merged else adapted_linear
-        y = form(self.x, self.weight, *([self.weight.clone()] if merged else []), *args)
+        y = adapted_linear(self.x, self.weight, *args)
         return [y.detach(), *torch.autograd.grad(y, [self.x, *self.factors], self.target)]
 
     def size(self) -> Tensor:
@@ -224,13 +223,12 @@ class Layer:
 
 
 @pytest.mark.usefixtures("faster")
-@pytest.mark.parametrize("merged", [False, True])
-def test_a_layer_computes_the_same_by_both_libraries(merged: bool) -> None:
+def test_a_layer_computes_the_same_by_both_libraries() -> None:
     """Both sum n products, r of the adapter and the bias, in an order of their own; what the factors get has no such product."""
     layer = Layer()
-    (y, dx, *factors), size = layer.run(merged=merged), layer.size()
+    (y, dx, *factors), size = layer.run(), layer.size()
     with _switched(False):
-        by_torch = layer.run(merged=merged)
+        by_torch = layer.run()
     apart = [(A - B).abs().double() for A, B in zip((y, dx), by_torch, strict=False)]
     x, target = layer.x.detach().double().abs(), layer.target.double().abs()
     assert (apart[0] <= 2 * (N + R + 1) * EPS * (x @ size.mT + layer.bias.double().abs())).all()
@@ -239,8 +237,7 @@ def test_a_layer_computes_the_same_by_both_libraries(merged: bool) -> None:
 
 
 @pytest.mark.usefixtures("faster")
-@pytest.mark.parametrize("merged", [False, True])
-def test_both_products_of_a_layer_go_to_onednn(merged: bool) -> None:
+def test_both_products_of_a_layer_go_to_onednn() -> None:
     layer = Layer()
     count = 0
 
@@ -251,11 +248,11 @@ def test_both_products_of_a_layer_go_to_onednn(merged: bool) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
-        layer.run(merged=merged)
+        layer.run()
     assert count == 2
-    assert ONEDNN in _operations(lambda: layer.run(merged=merged))
+    assert ONEDNN in _operations(lambda: layer.run())
     with _switched(False):
-        assert ONEDNN not in _operations(lambda: layer.run(merged=merged))
+        assert ONEDNN not in _operations(lambda: layer.run())
 
 
 @pytest.mark.usefixtures("faster")

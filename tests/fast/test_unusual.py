@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import geolora_ref.fast.update.bank as bank_module
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, fast_updates
 from geolora_ref.fast.update.bank import Factors
 from tests.fast.layers import random_layer, random_layers, random_update
@@ -193,16 +194,14 @@ def test_interrupted_behind_the_cores_nothing_has_changed(generator: torch.Gener
     """The last moment before the new ranks count: S has grown and is put back, zeros behind the rank included."""
     bank = LayerBank.of(random_layers([3, 2, 4], generator, torch.float32), capacity=8)
     updates = list(zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True))
-    before, write = everything(bank), LayerBank._write
+    before, write = everything(bank), bank_module.write
 
-    def interrupted(self: LayerBank, *given: Any) -> None:
-        plan = self._plan
-        write(self, *given)
-        self._plan = plan
+    def interrupted(*given: Any) -> None:
+        write(*given)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(LayerBank, "_write", interrupted)
+        patch.setattr(bank_module, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bank.update_(*updates, tau=0.0)
     assert bank.ranks == (3, 2, 4)

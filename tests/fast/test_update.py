@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import geolora_ref.fast.update.arrays as arrays_module
 import geolora_ref.fast.update.bank as bank_module
 import geolora_ref.fast.update.gram as gram_module
 import geolora_ref.fast.update.householder as householder_module
-import geolora_ref.fast.update.plan as plan_module
+import geolora_ref.fast.update.step as step_module
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.algorithm import RankRule, choose_rank
 from geolora_ref.arrays import svd, tail_norms
@@ -25,6 +24,7 @@ from geolora_ref.fast import LayerBank, NonFiniteUpdateError, StepReport, batche
 from geolora_ref.fast.update.bank import Factors
 from geolora_ref.fast.update.core import RULES, Limits, decide_ranks, small_of
 from geolora_ref.fast.update.householder import householder_core
+from geolora_ref.fast.update.storage import WIDTHS, plan_of, stacks_of
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, defect, random_layer, random_layers, random_update
 from tests.fast.small_steps import layer_of, update_of
@@ -66,12 +66,12 @@ def test_batched_step_conforms() -> None:
 
 def _untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """No layer goes through Householder's QR."""
-    monkeypatch.setattr(bank_module, "trusted", lambda squares, scale, rank, roots, eps: np.ones(len(rank), dtype=bool))
+    monkeypatch.setattr(step_module, "trusted", lambda squares, scale, rank, roots, eps: np.ones(len(rank), dtype=bool))
 
 
 def _no_couplings_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ŝ₀ without C_K + C_Lᵀ: the part of ΔK and ΔL inside the old bases is counted twice."""
-    monkeypatch.setattr(bank_module, "small_of", lambda *given, **how: (of := small_of(*given, **how))._replace(A=of.S_new))
+    monkeypatch.setattr(step_module, "small_of", lambda *given, **how: (of := small_of(*given, **how))._replace(A=of.S_new))
 
 
 def _half_the_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def _half_the_couplings(monkeypatch: pytest.MonkeyPatch) -> None:
         C_L = of.Gamma[1, :, : of.A.shape[1], of.A.shape[1] :]
         return of._replace(A=of.A + of.rate * (C_L - C_L.mT))
 
-    monkeypatch.setattr(bank_module, "small_of", halved)
+    monkeypatch.setattr(step_module, "small_of", halved)
 
 
 def _single_precision_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +250,8 @@ def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
     with pytest.raises(NonFiniteUpdateError):
         plain.update_(dK, dL, [X * torch.nan for X in dS], tau=0.0)
     if kind.startswith("small"):
-        monkeypatch.setattr(LayerBank, "_in_float64", None)
-        monkeypatch.setattr(arrays_module, "WIDE", 16)
+        monkeypatch.setattr(step_module, "gram_core", None)
+        monkeypatch.setattr(step_module, "LEAST_WIDTH", 4)
     limits: dict[str, Any] = {"tau": 0.0, "shared": shared, "max_rank": [len(S) for _, S, _ in layers]}
     assert plain.update_(dK, dL, **limits).exact == given.update_(dK, dL, dS, **limits).exact
     for layer, (_, S, _) in enumerate(layers):
@@ -475,7 +475,7 @@ def _gram_core(B_K: Tensor, B_L: Tensor, S: Tensor, dS: Tensor) -> gram_module.G
     Bt_K, Bt_L = (B.mT.contiguous() for B in (B_K, B_L))
     roots = torch.full((len(S),), max(B_K.shape[1], B_L.shape[1]) ** 0.5, dtype=torch.float64)
     Gamma = torch.stack([Bt_K @ Bt_K.mT, Bt_L @ Bt_L.mT])
-    return gram_module.gram_core(small_of(Gamma, S, dS, rate=1.0, shared=False), roots, 2.0**-52)
+    return gram_module.gram_core(small_of(Gamma, S, dS, rate=1.0, shared=False), roots)
 
 
 def _in_units_of_the_guard(
@@ -503,7 +503,7 @@ def _in_units_of_the_guard(
     sigma = found.squares.flip(1).clamp(min=0.0).sqrt()
     true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS, False)
     wrong = ((sigma - true).abs().amax(1) / (eta * found.scale).sqrt()).max()
-    X_K, X_L = found.coordinates(1.0 / sigma[:, None, :r], torch.float64).chunk(2)
+    X_K, X_L = found.coordinates(1.0 / sigma[:, None, :r])
     defects = [torch.linalg.matrix_norm(B.mT @ B - torch.eye(r, dtype=B.dtype), 2) for B in (B_K @ X_K, B_L @ X_L)]
     unit = eta * found.scale / sigma[:, r - 1].square()
     resolved = unit < 1e-4
@@ -541,7 +541,7 @@ def test_the_guard_counts_the_worst_that_a_search_found() -> None:
     B_K, S = torch.cat([U, dK], dim=2), torch.full((1, 1, 1), 1.1526988744735718, dtype=torch.float64)
     found = _gram_core(B_K, torch.cat([V, dL], dim=2), S, 0.0 * S)
     sigma = float(found.squares[0, -1].sqrt())
-    U1 = B_K @ found.coordinates(torch.full((1, 1, 1), 1.0 / sigma, dtype=torch.float64), torch.float64)[0]
+    U1 = B_K @ found.coordinates(torch.full((1, 1, 1), 1.0 / sigma, dtype=torch.float64))[0][0]
     unit = (2 + 32 + 3 * 2**0.5) * 2.0**-52 * float(found.scale) / sigma**2
     assert 0.1 < abs(float(U1.mT @ U1) - 1.0) / unit < 1.0
 
@@ -580,11 +580,11 @@ def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: s
 def test_classes_of_width_are_close_to_each_other() -> None:
     """Powers of two and what lies half-way between: nobody pays for more than half as much again."""
     powers = [2**k for k in range(9)]
-    assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(plan_module.WIDTHS)
-    ranks = [1, 2, 3, 5, 6, 7, 12, 13]
-    bank = LayerBank([(40, 40)] * len(ranks), 16)
-    plan = bank._planned(tuple(ranks))
-    assert {of.width: of.layers.tolist() for of in plan.classes} == {1: [0], 2: [1], 3: [2], 6: [3, 4], 8: [5], 12: [6], 13: [7]}
+    assert sorted({*powers, *(3 * p // 2 for p in powers[1:-1])}) == list(WIDTHS)
+    ranks = (1, 2, 3, 5, 6, 7, 12, 13)
+    plan = plan_of(ranks, stacks_of([(40, 40)] * len(ranks), 16, torch.float32, torch.device("cpu")))
+    found = {of.width: of.members.tolist() for of in plan.classes}
+    assert found == {1: [0], 2: [1], 3: [2], 6: [3, 4], 8: [5], 12: [6], 13: [7]}
 
 
 def test_small_singular_values_go_the_exact_way_and_no_others(generator: torch.Generator) -> None:
@@ -643,33 +643,10 @@ def test_turns_are_between_the_bases_before_and_now(generator: torch.Generator) 
     before = bank.bases()
     updates = [random_update(layer, generator) for layer in factors]
     bank.update_(*zip(*updates, strict=True), tau=0.3)
-    turns = bank.turns(before)
-    assert turns.shape == (6, 4, max(bank.ranks))
-    for layer, r1 in enumerate(bank.ranks):
-        (U, _, V), (U1, _, V1) = factors[layer], bank.factors(layer)
-        for turn, expected in ((turns[layer], U.mT @ U1), (turns[3 + layer], V.mT @ V1)):
-            padded = torch.zeros_like(turn)
-            padded[: U.shape[1], :r1] = expected
-            torch.testing.assert_close(turn, padded, rtol=1e-14, atol=1e-14)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_products_are_those_of_the_factors_now(dtype: torch.dtype, generator: torch.Generator) -> None:
-    """Of a dense S, which was loaded, and after a step; column by column, and no views of the storage."""
-    factors = random_layers([4, 2, 3], generator, dtype)
-    bank = LayerBank.of(factors, capacity=9)
-    for _ in range(2):
-        products = bank.products()
-        for (K, L), (U, S, V) in zip(products, factors, strict=True):
-            allowed = len(S) ** 1.5 * torch.finfo(dtype).eps * float(S.norm())  # twice r·(eps/2)·‖U‖‖S‖, of r terms each
-            assert float((K - U @ S).norm()) <= allowed
-            assert float((L - V @ S.mT).norm()) <= allowed
-            assert K.mT.is_contiguous()
-            assert L.mT.is_contiguous()
-        kept = [X.clone() for both in products for X in both]
-        bank.update_(*zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True), tau=0.3)
-        assert all(torch.equal(X, Y) for X, Y in zip(kept, (X for both in products for X in both), strict=True))
-        factors = [bank.factors(layer) for layer in range(3)]
+    for (A, B), (U, _, V), layer in zip(bank.turns(before), factors, range(3), strict=True):
+        U1, _, V1 = bank.factors(layer)
+        for turn, expected in ((A, U.mT @ U1), (B, V.mT @ V1)):
+            torch.testing.assert_close(turn, expected, rtol=1e-14, atol=1e-14)
 
 
 def test_a_bank_is_loaded_from_its_own_views(generator: torch.Generator) -> None:
@@ -696,12 +673,11 @@ def test_a_copy_of_a_bank_steps_as_the_bank(dtype: torch.dtype, ranks: Sequence[
 def test_nothing_that_is_copied_with_a_bank_is_a_view(generator: torch.Generator) -> None:
     """In other processes views of one memory are apart, and each is as large as all of it."""
     bank = LayerBank.of(random_layers((3, 3, 3), generator, torch.float32))
-    state = [*bank.__getstate__().values(), *(X for group in bank._lengths for X in vars(group).values())]
-    tensors = [X for X in state if isinstance(X, Tensor)]
-    assert len(tensors) == 3 + 3 * len(bank._lengths)  # S, √max(m, n), the order of the bases; bases, stacks and whose they are
-    assert len({X.untyped_storage().data_ptr() for X in tensors}) == len(tensors)
+    bank.update_(*zip(*(random_update(bank.factors(i), generator) for i in range(3)), strict=True), tau=0.1)
+    tensors = [X for stack in bank.__getstate__()["_stacks"] for X in stack if isinstance(X, Tensor)]
+    assert len(tensors) == len({X.untyped_storage().data_ptr() for X in tensors}) == 5 * 3
     assert all(X.untyped_storage().nbytes() == X.numel() * X.element_size() for X in tensors)
-    assert not {"_plan", "_nothing"} & set(bank.__getstate__())
+    assert bank.__getstate__()["_plan"] is bank.__getstate__()["_place"] is None
 
 
 def test_the_capacity_is_twice_the_largest_rank_unless_it_is_given(generator: torch.Generator) -> None:
@@ -883,23 +859,30 @@ def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: 
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "dtype"),
+    ("where", "name", "dtype", "calls"),
     [
-        (bank_module, "_coordinates", torch.float32),
-        *((torch, "diag_embed", dtype) for dtype in (torch.float32, torch.float64)),
-        *((plan_module, "uploaded", dtype) for dtype in (torch.float32, torch.float64)),
+        *((step_module, name, torch.float32, calls) for name, calls in (("_coordinates", 0), ("new_bases", 0), ("new_bases", 3))),
+        *((torch, "diag_embed", dtype, calls) for dtype in (torch.float32, torch.float64) for calls in (0, 1)),
+        *((bank_module, "plan_of", dtype, 0) for dtype in (torch.float32, torch.float64)),
     ],
 )
 def test_a_step_whose_writing_fails_changes_nothing(
-    where: Any, name: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    where: Any, name: str, dtype: torch.dtype, calls: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the bases are written, between them and the cores, where new ranks want new workspaces; the next step is right."""
+    """At its beginning, or after some of it is written, or where new ranks want new workspaces; the next step is right."""
     factors = random_layers([3, 2, 4], generator, dtype)
     updates = list(zip(*(random_update(layer, generator) for layer in factors), strict=True))
     bank, undisturbed = LayerBank.of(factors), LayerBank.of(factors)
+    for one in (bank, undisturbed):
+        one.update_(*([0.0 * X for X in of] for of in updates), theta=0.0, max_rank=[3, 2, 4])
     before = [X.clone() for layer in range(3) for X in bank.storage(layer)]
+    left, honest = calls, getattr(where, name)
 
-    def fails(*_: Any, **__: Any) -> None:
+    def fails(*given: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            return honest(*given, **options)
         raise torch.OutOfMemoryError("out of memory")
 
     with monkeypatch.context() as patch:
@@ -914,19 +897,13 @@ def test_a_step_whose_writing_fails_changes_nothing(
 
 
 def test_a_load_that_is_interrupted_leaves_nothing_loaded(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rather than zeros, or layers of before and after side by side; without memory for it nothing has changed."""
+    """Rather than zeros, or layers of before and after side by side."""
     before, after = random_layers([3, 2], generator, torch.float32), random_layers([2, 3], generator, torch.float32)
     bank = LayerBank.of(before, capacity=6)
 
     def stops(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(plan_module, "uploaded", stops)
-        with pytest.raises(KeyboardInterrupt):
-            bank.load(after)
-    assert bank.ranks == (3, 2)
-    assert all(torch.equal(X, Y) for layer in range(2) for X, Y in zip(bank.factors(layer), before[layer], strict=True))
     with monkeypatch.context() as patch:
         patch.setattr(LayerBank, "storage", stops)
         with pytest.raises(KeyboardInterrupt):

@@ -16,7 +16,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from geolora_ref.support.files import seal
 from geolora_ref.finetune.checkpoint import (
     Stored,
     check_same_job,
@@ -25,6 +24,7 @@ from geolora_ref.finetune.checkpoint import (
     trained_state,
     write_stored,
 )
+from geolora_ref.support.files import seal
 
 STATE: dict[str, Any] = {
     "tensors": {0: {"step": torch.tensor(3.0), "moment": torch.arange(6.0).reshape(2, 3).T}, 1: {"mask": torch.tensor([True])}},

@@ -25,13 +25,13 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import torch
 
-from geolora_ref.support.files import locked
 from geolora_ref.finetune.__main__ import main as launch
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
 from geolora_ref.finetune.command import add_arguments, main
 from geolora_ref.finetune.job import Job
 from geolora_ref.finetune.model import try_out
+from geolora_ref.support.files import locked
 from tests.devices import DEVICES
 from tests.finetune.tiny import sentences, write_model, write_tsv
 

@@ -19,12 +19,12 @@ pytest.importorskip("peft", reason="the extra peft is not installed")
 
 import torch
 
-from geolora_ref.support.files import locked, read_json
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import Method, Prepared
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
+from geolora_ref.support.files import locked, read_json
 from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import runs

@@ -14,9 +14,9 @@ from torch.func import functional_call
 
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.nn import AdaptedLayer, adapt, adapters
+from geolora_ref.nn.layers.adapted import layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute
 from geolora_ref.nn.layers.functions import projected_update, projected_weight
-from geolora_ref.nn.layers.adapted import layout_of
 from tests.devices import DEVICES
 from tests.nn.models import LAYERS, adapted_layer, fill
 
@@ -156,7 +156,7 @@ def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -
         assert relative(X, getattr(expected, name), G) < ROUNDING
 
 
-@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}, {"fused": True, "merged": True}])
+@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}])
 @pytest.mark.parametrize("square", [False, True])
 def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(options: dict[str, Any], square: bool) -> None:
     """What stands in the places of the gradients of U and V has no derivative: one through it would be wrong without a word.
@@ -189,9 +189,7 @@ def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(
 
 
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
-@pytest.mark.parametrize(
-    "options", [{"fused": False}, {"fused": True}, {"fused": True, "merged": True}, {"fused": True, "dropout": 0.1}]
-)
+@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}, {"fused": True, "dropout": 0.1}])
 def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[str, Any], of: str) -> None:
     """Of a loss that is linear in the output, whose upstream gradient does not depend on the input."""
     torch.manual_seed(2)

@@ -325,7 +325,7 @@ def test_the_fused_layer_drops_where_the_plain_one_does(change: Callable[[nn.Mod
     assert torch.equal(*results[0]) != drops
 
 
-@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}, {"fused": True, "merged": True}])
+@pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}])
 def test_a_layer_is_called_as_that_of_torch(options: dict[str, bool], unchecked: None) -> None:
     """By the name of its argument, with sequences of different lengths, and while it is traced."""
     torch.manual_seed(0)
@@ -943,7 +943,6 @@ def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.
             r"^target_modules: expected a model with linear layers outside of train=\['0'\] for 'all-linear', found none",
         ),
         ({"fused": "no"}, "^fused: expected True or False, found str"),
-        ({"fused": True, "merged": 1}, "^merged: expected True or False, found int"),
         ({"generator": 3}, "^0: generator: expected a torch.Generator, found int"),
     ],
 )

@@ -430,7 +430,7 @@ def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monke
     assert same(before, snapshot(model, optimizer))
 
 
-@pytest.mark.parametrize("where", ["adam_memory.AdamMemory.transport", "fast_group.LayerBank.turns"])
+@pytest.mark.parametrize("where", ["optim.fast_group.transported", "optim.fast_group.LayerBank.turns"])
 def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast step has written its factors by then, with other ranks."""
 
@@ -813,7 +813,7 @@ for alpha in (1.0, 0.5, 0.25):  # a number that is kept open, as rows are
 torch._dynamo.reset()
 trained = network(rank=2)
 for layer in adapters(trained).values():
-    layer.fused = layer.merged_forward = True
+    layer.fused = True
 compiled = torch.compile(trained, backend="aot_eager", fullgraph=True)
 assert train(trained, GeoLoRA(trained, lr=0.02, tau=0.15, update="sgd"), 12, call=compiled) == expected
 torch.testing.assert_close(trained(x), plain(x), rtol=1e-11, atol=1e-12)

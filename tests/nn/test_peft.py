@@ -93,12 +93,11 @@ def test_only_adapters_and_heads_are_trained(capsys: pytest.CaptureFixture[str])
     assert parameter_count(model) == 3 * (12 + 20 + 3) + 3 * (20 + 10 + 3)
 
 
-@pytest.mark.parametrize(("fused", "merged"), [(True, False), (True, True)])
-def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: Path, *, fused: bool, merged: bool) -> None:
+def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: Path) -> None:
     """The layer takes it, whoever loads the adapter too, and it trains as the plain one within rounding."""
-    (x, _), models = regression(), (wrapped(), wrapped(fused=fused, merged=merged))
+    (x, _), models = regression(), (wrapped(), wrapped(fused=True))
     for plain, quick in zip(*(adapters(model).values() for model in models), strict=True):
-        assert (plain.fused, plain.merged_forward, quick.fused, quick.merged_forward) == (False, False, fused, merged)
+        assert (plain.fused, quick.fused) == (False, True)
         quick.adapter.assign(plain.adapter.factors())
     for model in models:
         train(model)
@@ -106,7 +105,7 @@ def test_the_fused_path_is_a_field_of_the_configuration_that_is_saved(tmp_path: 
     assert 0.0 < difference(models[1](x), models[0](x)) < 1e-11
     models[1].save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path)
-    assert all((layer.fused, layer.merged_forward) == (fused, merged) for layer in adapters(loaded).values())
+    assert all(layer.fused for layer in adapters(loaded).values())
     torch.testing.assert_close(loaded(x), models[1](x), rtol=1e-13, atol=1e-13)
 
 
@@ -629,11 +628,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "layers_pattern": ({"layers_pattern": "layers"}, "expected layers_to_transform"),
     "gradients": ({"gradients": "numerical"}, "first: gradients: expected 'projected' or 'published'"),
     "an activation": ({"target_modules": ["tanh"]}, "tanh: expected a layer with a weight, found Tanh"),
-    "merged alone": ({"merged": True}, "^merged: expected fused=True beside it, found fused=False$"),
-    "merged with dropout": (
-        {"fused": True, "merged": True, "dropout": 0.1},
-        "^merged: expected dropout=0 beside it, .* found 0.1$",
-    ),
     "dtype": ({"dtype": "bfloat16"}, "^dtype: expected 'float32' or 'float64', found 'bfloat16'$"),
     "dtype of torch": ({"dtype": torch.float32}, "^dtype: expected 'float32' or 'float64', found torch.float32$"),
     "no such module": ({"target_modules": ["query"], "modules_to_save": None}, re.escape("{'query'} not found")),
@@ -718,13 +712,3 @@ def test_layers_to_transform_want_names(targets: str) -> None:
     with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names beside it"):
         GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
     GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
-
-
-def test_a_merged_forward_pass_of_a_weight_in_half_precision_is_refused() -> None:
-    """It would be the plain one, without a word."""
-    model = base_model().bfloat16()
-    with pytest.raises(
-        ValueError, match=re.escape("expected factors and weight of one dtype, found torch.float32 and torch.bfloat16")
-    ):
-        peft.get_peft_model(model, config(fused=True, merged=True))
-    assert not any(isinstance(layer, GeoLoraLayer) for layer in model.modules())

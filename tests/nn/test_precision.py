@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from geolora_ref.fast.precision import float32_is_whole, whole_products
+from geolora_ref.fast.precision import float32_is_whole, own_precision, whole_products
 from geolora_ref.nn import GeoLoRA, adapt
-from geolora_ref.nn.precision import own_precision
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from geolora_ref.support.files import read_json, write_json
 from geolora_ref.oracle.cases import CaseParameters, StepCase
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.stages import Stages
+from geolora_ref.support.files import read_json, write_json
 from tests.steps import Matrix
 
 __all__ = ["DTYPES", "departure", "questions", "recorded", "same"]

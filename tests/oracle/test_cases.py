@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from numpy.linalg import norm
 
-from geolora_ref.support.files import digest
 from geolora_ref.oracle.cases import CORES, GRADIENTS, TRAPS, CaseParameters, StepCase, draw_cases, draw_parameters
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.spectra import SPECTRA
+from geolora_ref.support.files import digest
 from tests.libraries import Dtype
 from tests.steps import Matrix, ratio
 from tests.strategies import case_parameters

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from geolora_ref.cli import main
-from geolora_ref.support.files import write_atomically
 from geolora_ref.oracle.criteria import FAIL, WARN, Verdict, judge
 from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
@@ -31,6 +30,7 @@ from geolora_ref.oracle.vectors.dyadic import EXACT, FOUR, ExactCase, build, sta
 from geolora_ref.oracle.vectors.judge import judge_vector
 from geolora_ref.oracle.vectors.target import SLACK, nearest_double
 from geolora_ref.oracle.vectors.vector import STAGES, load_vector
+from geolora_ref.support.files import write_atomically
 from tests.oracle.drawn import REFERENCE, VARIANTS
 from tests.steps import Matrix
 from tests.test_independence import ALGORITHM, reached

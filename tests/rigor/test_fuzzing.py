@@ -18,12 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
 from geolora_ref.arrays import norm
 from geolora_ref.budget import truncate_to_budget
-from geolora_ref.support.files import read_json, seal, unseal, write_json
 from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.dense import dense_oracle
+from geolora_ref.oracle.spectra import SPECTRA
 from geolora_ref.oracle.vectors import export
 from geolora_ref.oracle.vectors.vector import load_vector
-from geolora_ref.oracle.spectra import SPECTRA
+from geolora_ref.support.files import read_json, seal, unseal, write_json
 from verification.machine import provenance
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.support.files import locked, read_json
 from geolora_ref.oracle.vectors import export, judge_outputs
+from geolora_ref.support.files import locked, read_json
 from tests.rigor.test_files import in_child, status_of
 from verification.__main__ import main
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan

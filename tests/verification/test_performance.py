@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
-from geolora_ref.support.files import locked, read_json, write_json
 from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.support.files import locked, read_json, write_json
 from verification.experiments.performance import __main__ as command
 from verification.experiments.performance import apart, measure
 from verification.experiments.performance.apart import ApartError

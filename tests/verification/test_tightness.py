@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from geolora_ref.support.files import read_json, write_json
 from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.support.files import read_json, write_json
 from tests.verification.test_runner import GOOD
 from verification import record, tightness
 from verification.claim import CaseResult, Table

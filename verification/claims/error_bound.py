@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from geolora_ref import LowRank
+from geolora_ref.oracle.spectra import geometric, to_size
 from geolora_ref.problems import Quadratic
 from geolora_ref.problems.problem import Matrix
-from geolora_ref.oracle.spectra import geometric, to_size
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.steppers import Stepper, mutant_control, naive_factor_euler, reference
 from verification.trajectory import trajectory

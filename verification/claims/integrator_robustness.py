@@ -9,8 +9,8 @@ import numpy as np
 
 from geolora_ref.integrators import RK4, integrate
 from geolora_ref.integrators.sub_solvers import SubSolver
-from geolora_ref.problems import RankPreservingRiccati
 from geolora_ref.oracle.spectra import to_size
+from geolora_ref.problems import RankPreservingRiccati
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY, member
 from verification.steppers import broken_down

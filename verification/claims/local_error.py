@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from geolora_ref.integrators import Integrator, SolveIVP, TruncationRule
-from geolora_ref.problems import RankPreservingRiccati
 from geolora_ref.oracle.spectra import to_size
+from geolora_ref.problems import RankPreservingRiccati
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.order import WithoutLowerLeft, compare
 from verification.integrator_family import member

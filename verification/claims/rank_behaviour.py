@@ -9,8 +9,8 @@ import numpy as np
 
 from geolora_ref import LowRank
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator, ParallelBUG, TruncationRule, integrate
-from geolora_ref.problems import Quadratic
 from geolora_ref.oracle.spectra import geometric
+from geolora_ref.problems import Quadratic
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results, Table
 from verification.integrator_family import FAMILY
 from verification.trajectory import tail

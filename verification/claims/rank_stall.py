@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.problems import Quadratic
 from geolora_ref.oracle.spectra import geometric
+from geolora_ref.problems import Quadratic
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.curvature_tail import tail_bound
 from verification.steppers import Stepper, augmented_bug, reference

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from geolora_ref import LowRank, ProjectedGradients, augmented_step, geolora_step
 from geolora_ref.oracle.criteria import FAIL, unit_of
-from geolora_ref.problems import Quadratic
 from geolora_ref.oracle.spectra import SPECTRA, geometric
+from geolora_ref.problems import Quadratic
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.steppers import simultaneous_descent
 

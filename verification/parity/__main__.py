@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from geolora_ref.support.files import read_json, strict, write_json
 from geolora_ref.oracle.conversion import Conversion
+from geolora_ref.support.files import read_json, strict, write_json
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import writable_folder
 from verification.machine import provenance

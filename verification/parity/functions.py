@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
+from geolora_ref.fast import adapted_linear, lowrank_add
 
 __all__ = ["FORMS", "function_difference", "ratios"]
 
-FORMS = ("adapted", "given", "merged", "added")
+FORMS = ("adapted", "added")
 M, N, R, SCALE = 48, 40, 4, 1.5
 ROWS = ((3, 5), (2, 512))
 """One block of rows, and several."""
@@ -88,10 +88,7 @@ def _computed(given: _Given, form: str) -> _Result:
     adapter = (U, S, V, SCALE)
     if form == "added":
         y = lowrank_add(linear(x, weight, bias), x, *adapter)
-    elif form == "merged":
-        y = merged_linear(x, weight, merge(torch.empty_like(weight), weight, *adapter), bias, *adapter)
     else:
-        products = (U @ S).detach(), (V @ S.mT).detach()
-        y = adapted_linear(x, weight, bias, *adapter, products=products if form == "given" else None)
+        y = adapted_linear(x, weight, bias, *adapter)
     dx, d_bias, dK, dS, dL = torch.autograd.grad(y, trained, dy)
     return _Result(y.detach(), dx, d_bias, dK, dL, dS)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from geolora_ref.fast import LayerBank, batched_step, step
-from geolora_ref.fast.update.bank import Factors
 from geolora_ref.fast.precision import whole_products
+from geolora_ref.fast.update.bank import Factors
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.criteria import unit_of
 from verification.parity.functions import function_difference

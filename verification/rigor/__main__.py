@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from geolora_ref.support.files import write_json
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.support.files import write_json
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import provenance

@@ -28,8 +28,8 @@ import numpy as np
 from rich.console import Console
 
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
-from geolora_ref.support.files import digest, locked, read_json, write_json
 from geolora_ref.problems import Quadratic
+from geolora_ref.support.files import digest, locked, read_json, write_json
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
 from verification.machine import ROOT, provenance

@@ -28,13 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geolora_ref.fast.autocast import autocasts, no_autocast
 from geolora_ref.fast.layer.merging import merging_pays
 from geolora_ref.fast.layer.once import once
 from geolora_ref.fast.layer.product import input_gradient, product
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks, up
+from geolora_ref.fast.precision import autocasts, no_autocast
 
-__all__ = ["adapted_linear", "lowrank_add", "merge", "merged_linear"]
+__all__ = ["adapted_linear", "lowrank_add"]
 
 
 def adapted_linear(
@@ -47,7 +47,6 @@ def adapted_linear(
     scale: float = 1.0,
     *,
     factor_gradients: bool = False,
-    products: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """y = x W₀ᵀ + bias + scale·x V Sᵀ Uᵀ.
 
@@ -56,63 +55,18 @@ def adapted_linear(
     x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r, r), V (n, r).
     scale : the constant factor of the adapter.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
-    products : K = U S (m, r) and L = V Sᵀ (n, r) of these factors, as ``LayerBank.products`` makes them for many layers at
-        once; formed here if None.  Nothing notices products of other factors.
 
     An S that requires no gradient gets no dS, which is UᵀdK: ``LayerBank.update_`` has it from dK.
     Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
     Twice differentiable with respect to x alone.
     Where x has many rows, ``merging_pays``, a merged weight is formed here and kept for the backward pass: no larger than an
     eighth of x and y.
-    Raises ``ValueError`` if the weight or a product requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
+    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
     for a scale that is not finite.
     """
     x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    K, L = (None, None) if products is None else _products_as(products, U, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, None, K, L)  # type: ignore[no-untyped-call, unused-ignore]
+    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
     return y
-
-
-def merged_linear(
-    x: Tensor,
-    weight: Tensor,
-    merged: Tensor,
-    bias: Tensor | None,
-    U: Tensor,
-    S: Tensor,
-    V: Tensor,
-    scale: float = 1.0,
-    *,
-    factor_gradients: bool = False,
-) -> Tensor:
-    """:func:`adapted_linear` computed with W₀ + scale·U S Vᵀ, ``merged`` (m, n), as :func:`merge` left it after the last step.
-
-    Forward and ∇x are those of the bare layer, for a second copy of the weight and one (m, n)-sized update a step, where
-    ``adapted_linear`` forms it in each forward pass or not at all.
-    Raises ``ValueError`` as :func:`adapted_linear`, and for a ``merged`` that differs from the weight in shape, dtype or device,
-    or that requires a gradient.
-    """
-    _check_merged(merged, weight)
-    x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    into = merged.to(x.dtype)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients, into, None, None)  # type: ignore[no-untyped-call, unused-ignore]
-    return y
-
-
-@torch.no_grad()
-def merge(merged: Tensor | None, weight: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0) -> Tensor:
-    """``merged`` ← weight + scale·U S Vᵀ, in place; formed from the frozen weight each time, so that no rounding adds up.
-
-    None for ``merged`` makes a new matrix.
-
-    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, a scale that is not finite, and a ``merged`` that
-    requires a gradient.
-    """
-    _check(weight.shape, weight, U, S, V)
-    if merged is not None:
-        _check_merged(merged, weight)
-    with no_autocast(weight.device.type):
-        return torch.addmm(weight, U @ S, V.mT, alpha=_finite(scale), out=merged)
 
 
 def lowrank_add(
@@ -175,31 +129,6 @@ def _share_memory(A: Tensor, B: Tensor) -> bool:
     return A.untyped_storage().data_ptr() == B.untyped_storage().data_ptr() != 0
 
 
-def _check_merged(merged: Tensor, weight: Tensor) -> None:
-    """Shape, dtype and device of the weight, and no gradient, or ``ValueError``."""
-    if not _is_constant_like(merged, weight):
-        raise ValueError(f"merged: expected a frozen matrix like the weight, {_kind(weight)}, found {_kind(merged)}")
-
-
-def _products_as(products: tuple[Tensor, Tensor], U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    """K and L in the dtype that the factors have by now, of their shape and without a gradient, or ``ValueError``."""
-    K, L = map(_by_autocast, products) if autocasts(U.device.type) else products
-    for name, X, of, basis in (("K", K, "U", U), ("L", L, "V", V)):
-        if not _is_constant_like(X, basis):
-            raise ValueError(f"products: expected {name} like {of}, {_kind(basis.detach())}, found {_kind(X)}")
-    return K, L
-
-
-def _is_constant_like(X: Tensor, other: Tensor) -> bool:
-    """Whether X has shape, dtype and device of the other, and requires no gradient."""
-    return not X.requires_grad and (X.shape, X.dtype, X.device) == (other.shape, other.dtype, other.device)
-
-
-def _kind(X: Tensor) -> str:
-    """Shape, dtype and device in words, and whether a gradient is wanted."""
-    return f"{tuple(X.shape)} {X.dtype} on {X.device}" + (", which requires a gradient" if X.requires_grad else "")
-
-
 def _check(
     of_weight: Sequence[int],
     base: Tensor,
@@ -248,7 +177,7 @@ def _adapter_gradients(
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """``adapted_linear`` and, with a merged weight, ``merged_linear``."""
+    """``adapted_linear``."""
 
     @staticmethod
     def forward(
@@ -261,33 +190,28 @@ class _AdaptedLinear(torch.autograd.Function):
         V: Tensor,
         scale: float,
         factor_gradients: bool,
-        merged: Tensor | None,
-        K: Tensor | None,
-        L: Tensor | None,
     ) -> Tensor:
         with no_autocast(x.device.type):
             rows = row_blocks(x)
             at = down(rows, V)
-            if merged is None and merging_pays(x, weight):
-                merged = torch.addmm(weight, U @ S if K is None else K, V.mT, alpha=scale)
-            if merged is None:
-                # before the big product: what ``down`` runs on is in the cache
-                Kt = torch.bmm(S.mT[None], U.mT[None])[0] if K is None else K.mT
-                y = add_up(product(rows, weight, bias), at, Kt, scale)
+            ctx.merged = merging_pays(x, weight)
+            if ctx.merged:
+                weight = torch.addmm(weight, U @ S, V.mT, alpha=scale)
+                y = product(rows, weight, bias)
             else:
-                y = product(rows, merged, bias)
-            ctx.save_for_backward(x, at, weight if merged is None else merged, U, S, V, L if merged is None else None)
-            ctx.scale, ctx.factor, ctx.merged = scale, factor_gradients, merged is not None
+                Kt = torch.bmm(S.mT[None], U.mT[None])[0]  # before the big product: what ``down`` runs on is in the cache
+                y = add_up(product(rows, weight, bias), at, Kt, scale)
+            ctx.save_for_backward(x, at, weight, U, S, V)
+            ctx.scale, ctx.factor = scale, factor_gradients
             result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
             return result
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with no_autocast(dy.device.type):
-            x, at, weight, U, S, V, L = ctx.saved_tensors
+            x, at, weight, U, S, V = ctx.saved_tensors
             if ctx.merged:
                 weight = once(weight, U, S, V)
-            L = L if L is None else once(L, S, V)
             U, S, V = once(U), once(S), once(V)
             g = row_blocks(dy)
             bt = down(g, U)
@@ -299,9 +223,9 @@ class _AdaptedLinear(torch.autograd.Function):
             if ctx.needs_input_grad[0] and ctx.merged:
                 dx = product(g, weight.mT).view(x.shape)
             elif ctx.needs_input_grad[0]:
-                dx = input_gradient(g, weight, bt, S @ V.mT if L is None else L.mT).view(x.shape)
+                dx = input_gradient(g, weight, bt, S @ V.mT).view(x.shape)
             d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
-            return dx, None, d_bias, dU, dS, dV, None, None, None, None, None
+            return dx, None, d_bias, dU, dS, dV, None, None
 
 
 class _LowRankAdd(torch.autograd.Function):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from geolora_ref.fast.autocast import autocasts, no_autocast
 from geolora_ref.fast.layer.skinny import add_up, up
+from geolora_ref.fast.precision import autocasts, no_autocast
 
 __all__ = ["frozen_linear", "input_gradient", "product", "takes_onednn"]
 

@@ -67,7 +67,7 @@ class GramCore(NamedTuple):
     info: Tensor
 
     def coordinates(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """X_K and X_L (L, 2w, k) with U₁ = B_K X_K and V₁ = B_L X_L, from ``inverse`` (L, 1, k): 1/σ of what is kept, 0 behind."""
+        """X_K, X_L (L, 2w, k), U₁ = B_K X_K and V₁ = B_L X_L, from ``inverse`` (L, 1, k): 1/σ of what is kept, 0 behind."""
         X_L = self.At @ self.P[:, :, -inverse.shape[2] :].flip(2) * inverse
         return self.S0_Gamma_L @ X_L * inverse, X_L
 

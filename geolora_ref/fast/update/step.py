@@ -148,7 +148,7 @@ def _spectra(of: WidthClass, dtype: torch.dtype, how: Directions, limits: Limits
 
 def _small(of: WidthClass, rows: Integers, products: torch.dtype, how: Directions) -> Small:
     """All that is small of some layers of a class, from Gram matrices by products of this dtype."""
-    sides = [torch.cat([gram_matrices(part[side], products) for part in of.parts]) for side in (2, 3)]
+    sides = [torch.cat([gram_matrices(B, products) for B in side]) for side in of.sides()]
     Gamma, S, delta_S = torch.stack(sides).double(), of.S, None if how.plain else of.delta_S
     if products == torch.float32:  # triangles that were rounded differently would be so by s/σ in the eigenproblem
         Gamma = 0.5 * (Gamma + Gamma.mT)
@@ -216,10 +216,7 @@ def _finite(plan: Plan, how: Directions) -> NDArray[np.bool_]:
         cores = torch.isfinite(of.S).all(2).all(1)
         if not how.plain:
             cores &= torch.isfinite(how.rate * of.delta_S).all(2).all(1)
-        sides = [
-            torch.cat([_with_rate(part[side], of.width, how.rate).isfinite().flatten(1).all(1) for part in of.parts])
-            for side in (2, 3)
-        ]
+        sides = [torch.cat([_with_rate(B, of.width, how.rate).isfinite().flatten(1).all(1) for B in side]) for side in of.sides()]
         found.append(cores & sides[0] & sides[1])
     finite = np.empty(len(plan.ranks), dtype=np.bool_)
     finite[plan.order] = torch.cat(found).cpu().numpy()
@@ -306,13 +303,12 @@ def _coordinates(of: WidthClass, found: Sequence[Found], inverse: Tensor) -> lis
     """X_K and X_L by part: in float32 if products of that are enough for all layers, else in float64."""
     narrow = all(isinstance(one.core, LeadingCore) for one in found)
     if len(found) == 1:
-        both = found[0].core.coordinates(inverse)
+        X_K, X_L = found[0].core.coordinates(inverse)
     else:
-        both = inverse.new_zeros(2, len(of.members), 2 * of.width, inverse.shape[2]).unbind()
+        X_K, X_L = inverse.new_zeros(2, len(of.members), 2 * of.width, inverse.shape[2]).unbind()
         for one in found:
-            for X, own in zip(both, one.core.coordinates(inverse[one.rows]), strict=True):
-                X[one.rows] = own
-    return [[its for _, its in of.by_part(X.float() if narrow else X)] for X in both]
+            X_K[one.rows], X_L[one.rows] = one.core.coordinates(inverse[one.rows])
+    return [[its for _, its in of.by_part(X.float() if narrow else X)] for X in (X_K, X_L)]
 
 
 def put_back(plan: Plan) -> None:

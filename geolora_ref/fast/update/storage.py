@@ -82,6 +82,10 @@ class WidthClass(NamedTuple):
     S: Tensor
     delta_S: Tensor
 
+    def sides(self) -> tuple[list[Tensor], list[Tensor]]:
+        """[basis; update] of U of each part, and of V."""
+        return [part.B_K for part in self.parts], [part.B_L for part in self.parts]
+
     def by_part(self, X: Tensor) -> Iterator[tuple[Part, Tensor]]:
         """The parts, each with what is its own of X (N, …)."""
         return zip(self.parts, X.split([len(part.B_K) for part in self.parts]), strict=True)
@@ -120,15 +124,16 @@ def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Plan:
     classes = [_class(width, members, ranks, there, taken) for width, members in by_width.items()]
     views: list[dict[int, Tensor]] = [{}, {}, {}]
     for of in classes:
-        B_K, B_L = ([B for part in of.parts for B in part[side]] for side in (2, 3))
+        B_K, B_L = ([B[of.width :] for both in side for B in both] for side in of.sides())
         for layer, K, L, S in zip(of.members.tolist(), B_K, B_L, of.delta_S, strict=True):
             r = ranks[layer]
-            for found, view in zip(views, (K[of.width :][:r].mT, L[of.width :][:r].mT, S[:r, :r]), strict=True):
+            for found, view in zip(views, (K[:r].mT, L[:r].mT, S[:r, :r]), strict=True):
                 found[layer] = view
     shapes = {layer: (stack.Ut.shape[2], stack.Vt.shape[2]) for stack in stacks for layer in stack.layers}
     columns = np.array([min(2 * r, *shapes[layer]) for layer, r in enumerate(ranks)])
     roots = np.sqrt([float(max(shapes[layer])) for layer in range(len(ranks))])
-    return Plan(ranks, classes, *([found[layer] for layer in range(len(ranks))] for found in views), columns, roots)
+    K, L, S = ([found[layer] for layer in range(len(ranks))] for found in views)
+    return Plan(ranks, classes, K, L, S, columns, roots)
 
 
 def _class(

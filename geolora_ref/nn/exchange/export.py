@@ -20,10 +20,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from geolora_ref import checks
-from geolora_ref.support.files import write_atomically
+from geolora_ref.fast.precision import own_precision
 from geolora_ref.nn.layers.adapt import COMPILED, adapters, refuse_several_places, unwrapped
 from geolora_ref.nn.layers.adapted import AdaptedLayer, is_transposed_linear
-from geolora_ref.nn.precision import own_precision
+from geolora_ref.support.files import write_atomically
 
 __all__ = ["DRAFT", "export_lora", "lora_config", "lora_state_dict"]
 

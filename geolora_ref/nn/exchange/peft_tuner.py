@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from geolora_ref import checks
-from geolora_ref.support.extras import noting_how_to_install
 from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
+from geolora_ref.nn.layers.adapted import AdaptedLayer, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
-from geolora_ref.nn.layers.adapted import AdaptedLayer, check_merged, is_transposed_linear
+from geolora_ref.support.extras import noting_how_to_install
 
 with noting_how_to_install():
     from peft import PeftConfig, PeftType
@@ -55,7 +55,7 @@ class GeoLoraConfig(PeftConfig):
 
     Attributes
     ----------
-    rank, max_rank, alpha, dropout, gradients, fused, merged : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training
+    rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training
         starts, a saved adapter has its ranks in the shapes of its factors.
     dtype : of the factors, by its name, "float32" or "float64" (a configuration is saved as text); None as there.
     target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names.
@@ -63,7 +63,7 @@ class GeoLoraConfig(PeftConfig):
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
 
-    Raises ``ValueError`` for ranks and factors out of range, for ``merged`` without ``fused`` or with dropout, and for
+    Raises ``ValueError`` for ranks and factors out of range, and for
     ``layers_to_transform`` beside an expression.
     """
 
@@ -73,7 +73,6 @@ class GeoLoraConfig(PeftConfig):
     dropout: float = 0.0
     gradients: GradientRoute = "projected"
     fused: bool = False
-    merged: bool = False
     dtype: FactorDtype | None = None
     target_modules: list[str] | set[str] | str | None = "all-linear"
     exclude_modules: list[str] | str | None = None
@@ -92,7 +91,7 @@ class GeoLoraConfig(PeftConfig):
         if self.max_rank is not None and self.rank > self.max_rank:
             raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
         checks.below_one("dropout", self.dropout)
-        check_merged(self.merged, self.fused, self.dropout)
+        checks.instance("fused", self.fused, bool, "True or False")
         if self.dtype is not None:
             checks.one_of("dtype", self.dtype, get_args(FactorDtype))
         if isinstance(self.modules_to_save, str):
@@ -166,7 +165,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         """A new adapter, with S = 0; its factors have values even where PEFT would leave them without until it loads them."""
         dtype = None if config.dtype is None else getattr(torch, config.dtype)
         adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
-        options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused", "merged")}
+        options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused")}
         named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
         self.geolora_layers[adapter_name] = named
         self.geolora_adapter[adapter_name] = adapter

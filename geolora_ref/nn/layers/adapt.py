@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from geolora_ref import checks
+from geolora_ref.nn.layers.adapted import AdaptedLayer, is_transposed_linear, layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
-from geolora_ref.nn.layers.adapted import AdaptedLayer, check_merged, is_transposed_linear, layout_of
 
 __all__ = [
     "COMPILED",
@@ -43,7 +43,6 @@ def adapt(
     dtype: torch.dtype | None = None,
     gradients: GradientRoute = "projected",
     fused: bool = False,
-    merged: bool = False,
     train: Sequence[str] = (),
     exclude: Sequence[str] = (),
     generator: torch.Generator | None = None,
@@ -56,7 +55,7 @@ def adapt(
         matches whole module names, or names; a name stands for all modules whose name is it or ends in ".name".
     rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).  Both are lowered to
         min(m, n) of a layer.
-    alpha, dropout, fused, merged : see :class:`AdaptedLayer`.
+    alpha, dropout, fused : see :class:`AdaptedLayer`.
     dtype : of the factors; by default the layer's, single precision where that is lower.
     gradients : see :class:`LowRankAdapter`.
     train : names of modules that stay trainable as a whole (heads).
@@ -75,7 +74,7 @@ def adapt(
     checks.integer("rank", rank, 1)
     if max_rank is not None:
         checks.integer("max_rank", max_rank, 1)
-    check_merged(merged, fused, dropout)
+    checks.instance("fused", fused, bool, "True or False")
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
     _refuse_layers_of_peft(model)
@@ -91,7 +90,7 @@ def adapt(
             adapter = adapter_for(layer, rank, max_rank, gradients, dtype, generator)
             refuse_shared(model, layer)
             _refuse_unseen_dropout(model, layer, dropout)
-            layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused, merged=merged)
+            layers[name] = AdaptedLayer(layer, adapter, alpha=alpha, dropout=dropout, fused=fused)
     model.requires_grad_(False)
     for head in heads.values():
         head.requires_grad_(True)

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolora_ref import checks
-from geolora_ref.fast import adapted_linear, lowrank_add, merge, merged_linear
-from geolora_ref.fast.autocast import autocasts
+from geolora_ref.fast import adapted_linear, lowrank_add
 from geolora_ref.fast.layer.product import frozen_linear
+from geolora_ref.fast.precision import autocasts, own_precision
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
-from geolora_ref.nn.precision import own_precision
 
-__all__ = ["AdaptedLayer", "Layout", "check_merged", "is_transposed_linear", "layout_of"]
+__all__ = ["AdaptedLayer", "Layout", "is_transposed_linear", "layout_of"]
 
 
 PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
@@ -145,9 +144,6 @@ class AdaptedLayer(nn.Module):
     is called: no hook and no ``forward`` of its own (as offloading, pruning and older parametrisations have them).  Every other
     layer takes the plain way.  Hooks for all modules at once, which torch has for debugging and profiling, do not see such a
     base: it is not called.
-    ``merged`` (the attribute ``merged_forward``) : such a layer computes with one matrix, base.weight + alpha·W, which every call
-    forms anew and its backward pass uses again.  Less work where x has many more rows than m·n/(m + n), for a copy of the weight
-    from a call to its backward pass.  Nothing outlives a call that could be older than the factors.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
     attribute is the base's, but for those that Python itself asks for (``__deepcopy__``).
@@ -164,7 +160,6 @@ class AdaptedLayer(nn.Module):
         alpha: float = 1.0,
         dropout: float = 0.0,
         fused: bool = False,
-        merged: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout = layout_of(base)
@@ -173,16 +168,13 @@ class AdaptedLayer(nn.Module):
         checks.below_one("dropout", dropout)
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
-        check_merged(merged, fused, dropout)
-        if merged and isinstance(base, nn.Linear) and base.weight.dtype != adapter.S.dtype:
-            found = f"{adapter.S.dtype} and {base.weight.dtype}"
-            raise ValueError(f"merged: expected factors and weight of one dtype, found {found}; nothing would be merged")
+        checks.instance("fused", fused, bool, "True or False")
         if not math.isfinite(checks.number(alpha)):
             raise ValueError(f"alpha: expected a finite number, found {alpha!r}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
         self.dropout = nn.Dropout(dropout)
         self.enabled = True
-        self.fused, self.merged_forward = fused, merged
+        self.fused = fused
         self._unmerged_weight: Tensor | None = None
         self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
@@ -253,10 +245,6 @@ class AdaptedLayer(nn.Module):
         if not _does_nothing(self.dropout):
             y = frozen_linear(x, base.weight, base.bias)  # what global hooks keep of a call of the base must stay as it is
             return lowrank_add(y, self.dropout(x), *adapter, factor_gradients=published)
-        if self.merged_forward:
-            frozen = (Ut.detach().mT, S.detach(), Vt.detach().mT, self.alpha)  # a trace does not record no_grad
-            merged = merge(None, base.weight, *frozen)  # a new one, since checkpoints that keep products refuse changed ones
-            return merged_linear(x, base.weight, merged, base.bias, *adapter, factor_gradients=published)
         return adapted_linear(x, base.weight, base.bias, *adapter, factor_gradients=published)
 
     def update(self, x: Tensor) -> Tensor:
@@ -337,18 +325,6 @@ def _has_own_forward(base: nn.Module) -> bool:
     if isinstance(base, nn.Conv2d):
         return type(base).forward is not nn.Conv2d.forward or type(base)._conv_forward is not nn.Conv2d._conv_forward
     return isinstance(base, nn.Linear) and type(base).forward is not nn.Linear.forward
-
-
-def check_merged(merged: bool, fused: bool, dropout: float) -> None:
-    """Raise ``ValueError`` for options that are no bool, and for a merged forward pass of layers that are not fused, or whose
-    adapter has an input of its own.
-    """
-    for name, value in (("merged", merged), ("fused", fused)):
-        checks.instance(name, value, bool, "True or False")
-    if merged and not fused:
-        raise ValueError("merged: expected fused=True beside it, found fused=False")
-    if merged and dropout:
-        raise ValueError(f"merged: expected dropout=0 beside it, which acts on the input of the adapter alone, found {dropout}")
 
 
 def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from geolora_ref import checks
 from geolora_ref.budget import factor_entries
+from geolora_ref.fast.precision import own_precision
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
-from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Triple
 
 __all__ = ["GradientRoute", "LowRankAdapter"]

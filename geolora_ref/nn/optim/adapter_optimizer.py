@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from geolora_ref import checks
+from geolora_ref.fast.precision import own_precision
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapt import adapters, unwrapped
+from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.groups import check_common, own_rate, parts_of, threshold_of
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
-from geolora_ref.nn.layers.adapted import AdaptedLayer
-from geolora_ref.nn.precision import own_precision
 from geolora_ref.optimizers import Moments, Triple
 
 __all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import starmap
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from geolora_ref import checks
-from geolora_ref.algorithm import RankRule
 from geolora_ref.budget import Unit, cost
 from geolora_ref.fast import NonFiniteUpdateError
-from geolora_ref.nn.optim.adam_memory import AdamMemory
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
 from geolora_ref.nn.optim.fast_group import FastGroup
 from geolora_ref.nn.optim.groups import UpdateRule, rate, update_rule
 from geolora_ref.nn.optim.heads import finite
-from geolora_ref.nn.optim.layer_memory import LayerMemory
+from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Moments
-from geolora_ref.training import Core, Layer, LayerStep, Settings, When, training_step
+from geolora_ref.training import Core, Layer, LayerStep, Settings, When, iterate, training_step
 
 __all__ = ["GeoLoRA", "TruncationReport"]
-
-
-@dataclass(frozen=True)
-class TruncationReport:
-    """What the last truncation of an adapter did: the rank, the rule that fixed it, the threshold ϑ, the norm cut off.
-
-    ``exact`` : by Householder's QR, as the reference always does it; False where the fast method could trust Gram matrices.
-    """
-
-    rank: int
-    rank_rule: RankRule
-    theta: float
-    discarded: float
-    exact: bool
 
 
 class GeoLoRA(AdapterOptimizer):
@@ -238,12 +221,11 @@ class GeoLoRA(AdapterOptimizer):
         if not gradients:
             return []
         settings, names = self._settings_of(group, gradients), tuple(gradients)
+        moments = [self.moments(name, members[name]) for name in names]
         try:
-            adapters = self._fast_group(names)
-            memory = adapters.memory(settings.optimizer, [self.moments(name, members[name]) for name in names])
-            directed = memory.directions(list(gradients.values()))
-            _refuse_overflow(names, memory)
-            done = adapters.step(directed, settings, group["iteration"], moved=memory.moves)
+            stepper = self._fast_group(names).stepper(list(gradients.values()), moments)
+            iterate(stepper, settings, group["iteration"])
+            _refuse_overflow(names, stepper.moments)
         except NonFiniteUpdateError as error:
             bad = [names[layer] for layer in error.layers]
             for name in bad:
@@ -255,21 +237,8 @@ class GeoLoRA(AdapterOptimizer):
             for name in names:
                 self.factors(name)
             raise
-        if done is None:
-            return [(name, known, None) for name, known in zip(names, memory.moments, strict=True)]
-        if done.turns is not None:
-            memory.transport(done.turns)
-        values = zip(done.ranks, done.rank_rules, done.theta, done.discarded, done.exact, strict=True)
-        return list(zip(names, memory.moments, starmap(TruncationReport, values), strict=True))
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of any optimizer of torch, with copies of the adapters' memory: the fast method overwrites its own."""
-        first = self.register_state_dict_post_hook(_with_copies, prepend=True)  # before those of others
-        try:
-            found: dict[str, Any] = super().state_dict()
-        finally:
-            first.remove()
-        return found
+        reports: Sequence[TruncationReport | None] = stepper.reports or [None] * len(names)
+        return list(zip(names, stepper.moments, reports, strict=True))
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter lives in one at a time."""
@@ -283,19 +252,11 @@ class GeoLoRA(AdapterOptimizer):
         return super().__getstate__() | own | {"_fast_groups": {}}
 
 
-def _with_copies(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The same with a memory of its own of each adapter."""
-    kept = {
-        i: {key: X.clone() if key in ("first", "second") else X for key, X in own.items()}
-        for i, own in state_dict["state"].items()
-    }
-    return {**state_dict, "state": kept}
-
-
-def _refuse_overflow(names: Sequence[str], memory: AdamMemory | LayerMemory) -> None:
+def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
     """Raise ``FloatingPointError`` if second moments left the range, as squares do long before gradients; one question."""
-    if memory.seconds and not finite(memory.seconds):
-        bad = [name for name, moment in zip(names, memory.moments, strict=True) if not finite(moment.second or ())]
+    seconds = [X for memory in moments for X in memory.second or ()]
+    if seconds and not finite(seconds):
+        bad = [name for name, memory in zip(names, moments, strict=True) if not finite(memory.second or ())]
         raise FloatingPointError(
             f"optimizer: second moments overflowed the range of their dtype in {bad[:4]}; nothing was changed"
         )

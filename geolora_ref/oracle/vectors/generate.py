@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from geolora_ref.support.files import write_atomically
 from geolora_ref.oracle.cases import StepCase
 from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
 from geolora_ref.oracle.criteria import StepInputs
@@ -22,6 +21,7 @@ from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, dump, enc
 from geolora_ref.oracle.vectors.selection import SELECTION
 from geolora_ref.oracle.vectors.target import decimal, nearest_double, parts, target
 from geolora_ref.oracle.vectors.vector import FORMAT_VERSION, STAGES, load_vector
+from geolora_ref.support.files import write_atomically
 
 __all__ = ["IDS", "export", "generate", "regenerate_and_compare"]
 

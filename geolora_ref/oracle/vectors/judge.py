@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.support.files import digest
 from geolora_ref.oracle.comparison import Factors
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
 from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
+from geolora_ref.support.files import digest
 
 __all__ = ["Judgement", "VectorVerdict", "judge_outputs", "judge_vector"]
 

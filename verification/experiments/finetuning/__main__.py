@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from geolora_ref.support.files import locked
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
+from geolora_ref.support.files import locked
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from
 from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from geolora_ref.support.files import digest, read_json, write_json
 from geolora_ref.finetune.batches import Examples, encode
 from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
+from geolora_ref.support.files import digest, read_json, write_json
 from verification.experiments.finetuning.design import Run
 from verification.machine import installed, machine_facts
 

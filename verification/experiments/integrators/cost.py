@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from geolora_ref import LowRank
-from geolora_ref.support.files import locked, write_atomically, write_json
 from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
+from geolora_ref.support.files import locked, write_atomically, write_json
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar
 from verification.integrator_family import FAMILY, member

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from geolora_ref.fast import LayerBank, adapted_linear, merge, merged_linear
+from geolora_ref.fast import LayerBank, adapted_linear
 from geolora_ref.fast.layer.merging import merging_pays
 from geolora_ref.fast.layer.product import frozen_linear, input_gradient, product
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks
@@ -239,25 +239,21 @@ class LeanLinear(nn.Module):
 
 
 class FastLinear(nn.Module):
-    """A frozen layer with a GeoLoRA adapter: U, S = 0, V, computed by the fused function; optionally with a merged weight.
+    """A frozen layer with a GeoLoRA adapter: U, S = 0, V, computed by the fused function.
 
-    Who changes the factors says what K and L are, ``products``.  No dS is formed: the step has it from dK.
+    No dS is formed: the step has it from dK.
     """
 
-    def __init__(self, base: nn.Linear, *, merged: bool = False) -> None:
+    def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
         U, V = (torch.linalg.qr(torch.randn(k, RANK))[0].mT.contiguous().mT for k in base.weight.shape)
         self.U, self.V = nn.Parameter(U), nn.Parameter(V)
         self.S = nn.Parameter(torch.zeros(RANK, RANK), requires_grad=False)
-        self.merged = base.weight.detach().clone() if merged else None
-        self.products: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The adapted output."""
-        if self.merged is not None:
-            return merged_linear(x, self.base.weight, self.merged, self.base.bias, self.U, self.S, self.V)
-        return adapted_linear(x, self.base.weight, self.base.bias, self.U, self.S, self.V, products=self.products)
+        return adapted_linear(x, self.base.weight, self.base.bias, self.U, self.S, self.V)
 
 
 def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Module]) -> list[Any]:
@@ -350,23 +346,15 @@ class GeoLoRAAdaptive(GeoLoRAOptimizer):
 class GeoLoRAFast(WithAdamW):
     """The fused function, and one step for all layers, called directly."""
 
-    merged = False
-
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.start(self.freeze())
-        self.layers = _replace(self.network, case, lambda layer: FastLinear(layer, merged=self.merged))
+        self.layers = _replace(self.network, case, FastLinear)
         self.bank = LayerBank.of([(layer.U.data, layer.S.data, layer.V.data) for layer in self.layers], capacity=RANK)
         for i, layer in enumerate(self.layers):
             layer.U.data, layer.S.data, layer.V.data = self.bank.factors(i)
         self.bases = [[getattr(layer, name) for layer in self.layers] for name in ("U", "V")]
         self.steps, self.exact = 0, 0
-        self.prepare()
-
-    def prepare(self) -> None:
-        """What the layers compute with, from the factors that they have now."""
-        for layer, products in zip(self.layers, self.bank.products(), strict=True):
-            layer.products = products
 
     @torch.no_grad()
     def update(self) -> None:
@@ -380,22 +368,10 @@ class GeoLoRAFast(WithAdamW):
         """Forward, backward, the update of the adapters, AdamW for the head."""
         self.backward()
         self.update()
-        self.prepare()
         for X in itertools.chain(*self.bases):
             X.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-class GeoLoRAMerged(GeoLoRAFast):
-    """The same with the adapter merged into a second copy of the weight after each step."""
-
-    merged = True
-
-    def prepare(self) -> None:
-        """The merged weights."""
-        for layer in self.layers:
-            merge(layer.merged, layer.base.weight, layer.U, layer.S, layer.V)
 
 
 @dataclass(frozen=True)
@@ -416,7 +392,6 @@ METHODS = (
     Method("lean", "lean LoRA (our fused function)", LeanLoRA),
     Method("reference", "GeoLoRA, reference step", GeoLoRAReference),
     Method("fast", "GeoLoRA, fast", GeoLoRAFast),
-    Method("merged", "GeoLoRA, fast, merged", GeoLoRAMerged),
     Method("optimizer", "GeoLoRA, fast, by its optimizer", GeoLoRAOptimizer),
     Method("adam", "GeoLoRA, fast, by its optimizer, Adam", GeoLoRAAdam),
     Method("adaptive", "GeoLoRA, fast, by its optimizer, its defaults (Adam, ranks adapt)", GeoLoRAAdaptive),
