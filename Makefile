@@ -29,7 +29,7 @@ nightly: $(READY)  ## the long form of the tests, proofs, long runs, kills, cove
 	$(BIN)/python -m verification.rigor.page
 
 docs: $(READY)  ## build the documentation (a few minutes); warnings are errors; open build/docs/index.html
-	$(BIN)/python -m pip install --quiet --editable '.[torch,fast,verify,oracle,finetune,rigor,docs]'
+	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune,rigor,docs]'
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program; the precision ladder (minutes)
@@ -70,7 +70,7 @@ $(READY): pyproject.toml
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setting up $(VENV) (the first time this downloads torch, which takes a while)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[torch,fast,verify,oracle,finetune,rigor]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[torch,verify,oracle,finetune,rigor]' --group dev
 	@touch $@
 
 clean:  ## remove the environment and everything that was built

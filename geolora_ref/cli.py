@@ -14,10 +14,9 @@ from geolora_ref.oracle.check import Interrupted, Report, check_step
 from geolora_ref.oracle.known_failures import checked, read_known_failures
 from geolora_ref.oracle.load import harness_options, load_backend
 from geolora_ref.oracle.reporting import junit, summary
-from geolora_ref.support.backend_options import BACKEND_OPTIONS
 from geolora_ref.support.extras import how_to_install
 from geolora_ref.support.files import require_writable, write_atomically
-from geolora_ref.support.options import nonempty_path
+from geolora_ref.support.options import BACKEND_OPTIONS, nonempty_path
 from geolora_ref.support.streams import escape_missing_characters, tell
 
 __all__ = ["main"]

@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
     )
     geolora.add_argument("--alpha", type=float, default=method.alpha, help=f"scale of the adapters {DEFAULT}")
-    geolora.add_argument("--fast", action="store_true", help="by the fast path: the same within rounding, in less time")
+    geolora.add_argument("--reference", action="store_true", help="layer by layer: the same within rounding, in more time")
     geolora.add_argument("--dropout", type=float, default=method.dropout, help=f"on the input of the adapters {DEFAULT}")
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -276,6 +276,7 @@ def _method(options: argparse.Namespace) -> GeoLoRAMethod:
     targets = options.target_modules
     is_pattern = len(targets) == 1 and not NAME.fullmatch(targets[0])
     chosen = {field.name: getattr(options, field.name) for field in fields(GeoLoRAMethod) if hasattr(options, field.name)}
+    chosen["fast"] = not options.reference
     chosen["target_modules"] = targets[0] if is_pattern else tuple(targets)
     if options.tau is None and options.theta is None and options.budget is None:
         chosen["tau"] = GeoLoRAMethod.tau

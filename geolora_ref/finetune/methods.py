@@ -55,7 +55,7 @@ class Method(Protocol):
 class GeoLoRAMethod:
     """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of :func:`geolora_ref.nn.adapt` and of the optimizer.
 
-    ``fast`` : fused layers and the fast step, the same training within rounding.
+    ``fast`` : the fast path where it applies; without it the reference, which is the same training within rounding.
     """
 
     lr: float = 3e-3
@@ -74,7 +74,7 @@ class GeoLoRAMethod:
     target_modules: str | tuple[str, ...] = "all-linear"
     alpha: float = 1.0
     dropout: float = 0.0
-    fast: bool = False
+    fast: bool = True
     name: str = "geolora"
 
     @classmethod
@@ -100,7 +100,7 @@ class GeoLoRAMethod:
             core=self.core,
             weight_decay=self.weight_decay,
             coefficient_steps=self.coefficient_steps,
-            method="fast" if self.fast else "reference",
+            method="auto" if self.fast else "reference",
         )
         return replace(geolora_prepared(model, optimizer), truncations=lambda: (optimizer.truncations, optimizer.exact))
 
@@ -114,7 +114,7 @@ class GeoLoRAMethod:
             max_rank=None if self.max_rank is None else max(self.rank, self.max_rank),
             alpha=self.alpha,
             dropout=self.dropout,
-            fused=self.fast,
+            fused="auto" if self.fast else False,
             generator=generator,
         )
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.arrays import Array, to_numpy
-from geolora_ref.support.backend_options import LIBRARIES
 from geolora_ref.support.foreign import words
+from geolora_ref.support.options import LIBRARIES
 
 __all__ = ["EPS", "Conversion", "layouts", "share_memory", "taken_away"]
 

@@ -1,11 +1,18 @@
-"""Types of the options of commands, for argparse."""
+"""Options of commands: a type for argparse, and the table of those that describe a backend.
+
+It is one table for ``geolora-ref check`` and, behind ``--geolora-``, for pytest.
+
+The kit itself refuses an unknown dtype, precision or library, for callers from Python too: the table has no ``choices``.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["nonempty_path"]
+__all__ = ["BACKEND_OPTIONS", "DTYPES", "LIBRARIES", "nonempty_path"]
 
 
 def nonempty_path(text: str) -> Path:
@@ -15,3 +22,24 @@ def nonempty_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, found an empty one")
     return Path(text)
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64")
+LIBRARIES = ("numpy", "torch", "jax", "cupy")
+BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "dtype": {"default": "float64", "help": f"of the arrays that the backend is given: {', '.join(DTYPES)} (default: float64)"},
+    "precision": {"help": "the precision that it computes in, by the same names (default: the dtype, float32 for 16 bits)"},
+    "array": {"default": "numpy", "help": f"the array library: {', '.join(LIBRARIES)} (default: numpy)"},
+    "device": {"help": "torch device, for example cuda"},
+    "dense-core": {"action": "store_true", "help": "S1 is not promised to be diagonal"},
+    "whole": {"action": "store_true", "help": "a whole training step: called with gradients(W) in place of dK, dL, dS"},
+    "directions": {"action": "store_true", "help": "it takes directions of an optimizer: dS need not be the product of U and dK"},
+    "batched": {"action": "store_true", "help": "the backend takes stacks (leading axis) and returns stacks or a list"},
+    "stages": {"metavar": "MODULE:FUNCTION", "help": "returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output"},
+    "xfail": {
+        "type": nonempty_path,
+        "metavar": "FILE",
+        "help": "ids of cases known to fail, one a line, the reason behind it; one that passes is an error",
+    },
+}
+"""The keywords that argparse and pytest take, by the name of the option without its dashes."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.support.backend_options import BACKEND_OPTIONS
+from geolora_ref.support.options import BACKEND_OPTIONS
 
 __all__ = ["ASKED"]
 

@@ -212,8 +212,8 @@ class Layer:
 
     def run(self) -> list[Tensor]:
         """y, ∇x, dK, dS and dL."""
-        args = (self.bias, *self.factors)
-        y = adapted_linear(self.x, self.weight, *args)
+        U, S, V = self.factors
+        y = adapted_linear(self.x, self.weight, self.bias, U, S, V)
         return [y.detach(), *torch.autograd.grad(y, [self.x, *self.factors], self.target)]
 
     def size(self) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import geolora_ref.fast.update.bank as bank_module
+import geolora_ref.fast.update.step as step_module
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError, fast_updates
 from geolora_ref.fast.update.bank import Factors
 from tests.fast.layers import random_layer, random_layers, random_update
@@ -194,7 +195,7 @@ def test_interrupted_behind_the_cores_nothing_has_changed(generator: torch.Gener
     """The last moment before the new ranks count: S has grown and is put back, zeros behind the rank included."""
     bank = LayerBank.of(random_layers([3, 2, 4], generator, torch.float32), capacity=8)
     updates = list(zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True))
-    before, write = everything(bank), bank_module.write
+    before, write = everything(bank), step_module.write
 
     def interrupted(*given: Any) -> None:
         write(*given)

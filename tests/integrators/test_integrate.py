@@ -37,7 +37,7 @@ from geolora_ref.integrators import (
 from geolora_ref.integrators.sub_solvers import RK4_TABLEAU
 from geolora_ref.problems import Lyapunov, Product, RankPreservingRiccati, RotatingExponential
 from tests.integrators.fields import ALL, DenseField, Matrix
-from tests.test_foreign import UnreadableError
+from tests.support.test_foreign import UnreadableError
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

@@ -942,7 +942,7 @@ def test_factors_that_do_not_fit_into_memory_change_nothing(monkeypatch: pytest.
             {"train": ["0"]},
             r"^target_modules: expected a model with linear layers outside of train=\['0'\] for 'all-linear', found none",
         ),
-        ({"fused": "no"}, "^fused: expected True or False, found str"),
+        ({"fused": "no"}, "^fused: expected 'auto', True or False, found 'no'"),
         ({"generator": 3}, "^0: generator: expected a torch.Generator, found int"),
     ],
 )
@@ -1008,7 +1008,9 @@ def test_a_weight_of_another_kind_takes_the_plain_way_and_is_not_merged() -> Non
     plain, quantised = nn.Linear(6, 5), nn.Linear(5, 4)
     quantised.weight = nn.Parameter(quantised.weight.detach().as_subclass(Quantised))
     model = nn.Sequential(plain, quantised)
-    adapt(model, rank=2, fused=True)
+    with pytest.raises(ValueError, match=r"^1: fused: expected nn.Linear with a weight of the factors' dtype"):
+        adapt(model, rank=2, fused=True)
+    adapt(model, rank=2)
     for layer in adapters(model).values():
         fill(layer.adapter)
     before = copy.deepcopy(plain.state_dict())

@@ -59,7 +59,7 @@ def test_the_step_of_every_layer_is_the_reference_step() -> None:
     model = network()
     for layer in adapters(model).values():
         fill(layer.adapter)
-    optimizer = GeoLoRA(model, lr=0.1, tau=0.2, update="sgd")
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.2, update="sgd", method="reference")
     backward(model)
     expected = {}
     for name, layer in adapters(model).items():
@@ -117,7 +117,8 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
     """25 steps in which ranks change; the same ranks, reports and function."""
     options = {"lr": 0.02} | options
     models = network(rank=2), network(rank=2)
-    reference, fast = GeoLoRA(models[0], **options), GeoLoRA(models[1], method="fast", **options)
+    reference = GeoLoRA(models[0], method="reference", **options)
+    fast = GeoLoRA(models[1], method="fast", **options)
     ranks = [train(model, optimizer, 25) for model, optimizer in zip(models, (reference, fast), strict=True)]
     x, _ = regression()
     assert ranks[0] == ranks[1]
@@ -1022,7 +1023,7 @@ def test_one_entry_that_is_not_finite_is_found(bad: float) -> None:
         ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
         ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
         ({"update": "adamw"}, "update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found 'adamw'"),
-        ({"method": "fused"}, "method: expected 'reference' or 'fast'"),
+        ({"method": "fused"}, "method: expected 'auto' or 'fast' or 'reference'"),
         ({"on_nonfinite": "ignore"}, "^on_nonfinite: expected 'raise' or 'skip'"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from geolora_ref.oracle.catalogue import LAYOUTS
 from geolora_ref.oracle.conversion import EPS, Conversion, share_memory, taken_away
-from geolora_ref.support.backend_options import DTYPES, LIBRARIES
+from geolora_ref.support.options import DTYPES, LIBRARIES
 from tests.libraries import load
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")

@@ -24,7 +24,7 @@ from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
 from tests.nightly import NIGHTLY
-from tests.test_foreign import UnreadableError
+from tests.support.test_foreign import UnreadableError
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

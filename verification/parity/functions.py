@@ -86,9 +86,7 @@ def _computed(given: _Given, form: str) -> _Result:
     x, dy, weight, bias, U, S, V = (X.clone() for X in given)
     trained = [X.requires_grad_() for X in (x, bias, U, S, V)]
     adapter = (U, S, V, SCALE)
-    if form == "added":
-        y = lowrank_add(linear(x, weight, bias), x, *adapter)
-    else:
-        y = adapted_linear(x, weight, bias, *adapter)
+    added = form == "added"
+    y = lowrank_add(linear(x, weight, bias), x, *adapter) if added else adapted_linear(x, weight, bias, *adapter)
     dx, d_bias, dK, dS, dL = torch.autograd.grad(y, trained, dy)
     return _Result(y.detach(), dx, d_bias, dK, dL, dS)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from geolora_ref import checks
 from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
-from geolora_ref.nn.layers.adapted import AdaptedLayer, is_transposed_linear
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Fused, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.support.extras import noting_how_to_install
 
@@ -72,7 +72,7 @@ class GeoLoraConfig(PeftConfig):
     alpha: float = 1.0
     dropout: float = 0.0
     gradients: GradientRoute = "projected"
-    fused: bool = False
+    fused: Fused = "auto"
     dtype: FactorDtype | None = None
     target_modules: list[str] | set[str] | str | None = "all-linear"
     exclude_modules: list[str] | str | None = None
@@ -91,7 +91,7 @@ class GeoLoraConfig(PeftConfig):
         if self.max_rank is not None and self.rank > self.max_rank:
             raise ValueError(f"rank: expected rank <= max_rank, found {self.rank}, max_rank {self.max_rank}")
         checks.below_one("dropout", self.dropout)
-        checks.instance("fused", self.fused, bool, "True or False")
+        check_fused(self.fused)
         if self.dtype is not None:
             checks.one_of("dtype", self.dtype, get_args(FactorDtype))
         if isinstance(self.modules_to_save, str):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from geolora_ref import checks
-from geolora_ref.nn.layers.adapted import AdaptedLayer, is_transposed_linear, layout_of
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Fused, check_fused, is_transposed_linear, layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 
 __all__ = [
@@ -42,7 +42,7 @@ def adapt(
     dropout: float = 0.0,
     dtype: torch.dtype | None = None,
     gradients: GradientRoute = "projected",
-    fused: bool = False,
+    fused: Fused = "auto",
     train: Sequence[str] = (),
     exclude: Sequence[str] = (),
     generator: torch.Generator | None = None,
@@ -63,7 +63,8 @@ def adapt(
         an embedding, say).
     generator : for the random bases; by default torch's own.
 
-    The adapted model computes what it computed before, exactly (S = 0).  Returns the new layers by name, by the first one of a
+    The adapted model computes what it computed before (S = 0): to the last bit with ``fused=False``, within the rounding of a
+    product otherwise.  Returns the new layers by name, by the first one of a
     module that has several.
 
     Raises ``ValueError``: ranks below 1, options that exclude each other (see :class:`AdaptedLayer`), a rank, alpha or dropout
@@ -74,7 +75,7 @@ def adapt(
     checks.integer("rank", rank, 1)
     if max_rank is not None:
         checks.integer("max_rank", max_rank, 1)
-    checks.instance("fused", fused, bool, "True or False")
+    check_fused(fused)
     if adapters(model):
         raise ValueError(f"model: expected one without adapters, found {next(iter(adapters(model)))!r}")
     _refuse_layers_of_peft(model)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,10 @@ from geolora_ref.fast.precision import autocasts, own_precision
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 
-__all__ = ["AdaptedLayer", "Layout", "is_transposed_linear", "layout_of"]
+__all__ = ["AdaptedLayer", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
 
 
+Fused = Literal["auto", True, False]
 PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
 """Tensors that know every operation."""
 PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
@@ -139,11 +140,14 @@ class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
-    ``fused`` : by ``geolora_ref.fast``, one function for base and update, where the base is nn.Linear with a frozen weight in the
-    dtype and on the device of the factors (no quantised one, nor another subclass of tensors), and nothing is to happen when it
-    is called: no hook and no ``forward`` of its own (as offloading, pruning and older parametrisations have them).  Every other
-    layer takes the plain way.  Hooks for all modules at once, which torch has for debugging and profiling, do not see such a
-    base: it is not called.
+    ``fused`` : "auto", by ``geolora_ref.fast`` where that applies: one function for base and update, where the base is nn.Linear
+    with a frozen weight in the dtype and on the device of the factors (no quantised one, nor another subclass of tensors), and
+    nothing is to happen when it is called: no hook and no ``forward`` of its own (as offloading, pruning and older
+    parametrisations have them).  Every other layer takes the plain way, and so does gradients="published", whose graph is torch's
+    own.  False: the plain way always, base(x) and the update
+    beside it, whose output is that of the base to the last bit while S = 0; the fused function rounds otherwise where another
+    library multiplies (``fast/layer/product.py``).  True: as "auto", for bases that are as they have to be, or ``ValueError``.
+    Hooks for all modules at once, which torch has for debugging and profiling, do not see a fused base: it is not called.
     Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
     alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
     attribute is the base's, but for those that Python itself asks for (``__deepcopy__``).
@@ -159,7 +163,7 @@ class AdaptedLayer(nn.Module):
         *,
         alpha: float = 1.0,
         dropout: float = 0.0,
-        fused: bool = False,
+        fused: Fused = "auto",
     ) -> None:
         super().__init__()
         self.layout = layout = layout_of(base)
@@ -168,7 +172,10 @@ class AdaptedLayer(nn.Module):
         checks.below_one("dropout", dropout)
         if dropout and isinstance(base, nn.Embedding):
             raise ValueError("dropout: expected 0 for an embedding, whose input are row numbers")
-        checks.instance("fused", fused, bool, "True or False")
+        check_fused(fused)
+        if fused is True and not _is_like_the_factors(base, adapter):
+            found = f"{type(base).__name__}, {base.weight.dtype} beside {adapter.S.dtype}"
+            raise ValueError(f"fused: expected nn.Linear with a weight of the factors' dtype and device, found {found}")
         if not math.isfinite(checks.number(alpha)):
             raise ValueError(f"alpha: expected a finite number, found {alpha!r}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
@@ -223,19 +230,19 @@ class AdaptedLayer(nn.Module):
         if self.merged or not self.enabled:
             y: Tensor = self.base(input)
             return y
-        if self.fused and not input.is_nested and self._is_fusable():
+        wanted = self.fused is True or (self.fused and self.adapter.gradients == "projected")
+        if wanted and not input.is_nested and self._is_fusable():
             return self._fused(input)
         y = self.base(input)
         return y + self.alpha * self.update(input).to(y.dtype)
 
     def _is_fusable(self) -> bool:
         """Whether base(x) is x W₀ᵀ + bias, with a frozen W₀, and nothing else."""
-        base, S = self.base, self.adapter.S
-        if type(base) is not nn.Linear or "forward" in base.__dict__:
+        base = self.base
+        if not _is_like_the_factors(base, self.adapter) or "forward" in base.__dict__:
             return False
         hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
-        W0 = base.weight
-        return not (hooked or W0.requires_grad) and _is_plain(W0) and W0.dtype == S.dtype and W0.device == S.device
+        return not (hooked or self.base_weight.requires_grad)
 
     def _fused(self, x: Tensor) -> Tensor:
         """The same by the fast path; dropout takes its products out of the base's."""
@@ -306,6 +313,20 @@ class AdaptedLayer(nn.Module):
             yield
         finally:
             self.enabled = before
+
+
+def check_fused(fused: object) -> None:
+    """Raise ``ValueError`` unless this is a choice of :class:`AdaptedLayer`."""
+    if not isinstance(fused, bool) and fused != "auto":
+        raise ValueError(f"fused: expected 'auto', True or False, found {fused!r}")
+
+
+def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
+    """Whether the base is nn.Linear itself, with a plain weight in the dtype and on the device of the factors."""
+    if type(base) is not nn.Linear:
+        return False
+    W0, S = base.weight, adapter.S
+    return _is_plain(W0) and W0.dtype == S.dtype and W0.device == S.device
 
 
 def _does_nothing(dropout: nn.Module) -> bool:

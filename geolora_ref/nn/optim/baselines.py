@@ -27,8 +27,8 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
-from geolora_ref.nn.optim.geolora import TruncationReport
 from geolora_ref.nn.optim.groups import UpdateRule, rate, update_rule
+from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Moments, Triple
 
 __all__ = ["Dlrt", "SimultaneousDescent"]

@@ -74,12 +74,12 @@ class FastGroup:
 class AllAtOnce:
     """The adapters of a group as a :class:`~geolora_ref.training.Stepper`: changed in place.
 
-    ``moments`` : what the optimizer remembers; ``reports`` : what a truncation did, if there was one.
+    ``moments`` : what the optimizer remembers; ``reports`` : what a truncation did; empty if there was none.
     """
 
     def __init__(self, group: FastGroup, gradients: Sequence[Triple], moments: Sequence[Moments]) -> None:
         self.group, self.bank, self.gradients, self.moments = group, group.bank, gradients, list(moments)
-        self.reports: list[TruncationReport] | None = None
+        self.reports: list[TruncationReport] = []
 
     @property
     def capacities(self) -> list[int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,11 @@ from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Moments
 from geolora_ref.training import Core, Layer, LayerStep, Settings, When, iterate, training_step
 
-__all__ = ["GeoLoRA", "TruncationReport"]
+__all__ = ["GeoLoRA", "Method"]
+
+Method = Literal["auto", "fast", "reference"]
+ALIKE = "of one dtype, on one device and with gradients='projected' in each group"
+LOG = logging.getLogger("geolora_ref")
 
 
 class GeoLoRA(AdapterOptimizer):
@@ -44,8 +49,9 @@ class GeoLoRA(AdapterOptimizer):
     betas, eps, momentum : of that rule; betas and eps also of AdamW for the other parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
     coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
-    method : "reference", ``geolora_step`` layer by layer, or "fast", ``geolora_ref.fast`` for all layers at once: the same
-        iteration within rounding (the parameters then live in buffers of the optimizer).
+    method : "fast", ``geolora_ref.fast`` for all layers at once (the parameters then live in buffers of the optimizer), for
+        adapters of one dtype, on one device and with gradients="projected" in each group; "reference", ``geolora_step`` layer by
+        layer, the same iteration within rounding; "auto", the first where it applies, which the logger "geolora_ref" says.
     on_nonfinite : on gradients that are not finite "raise" ``FloatingPointError``, or "skip" the step and count it in
         ``skipped``.  Nothing at all is changed in either case.
 
@@ -83,10 +89,10 @@ class GeoLoRA(AdapterOptimizer):
         coefficient_steps: int = 0,
         truncate: When = "at once",
         head_lr: float | None = None,
-        method: Literal["reference", "fast"] = "reference",
+        method: Method = "auto",
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
-        checks.one_of("method", method, ("reference", "fast"))
+        checks.one_of("method", method, get_args(Method))
         defaults = {
             "lr": lr,
             "tau": tau,
@@ -110,21 +116,24 @@ class GeoLoRA(AdapterOptimizer):
         self.method = method
         self._fast_groups: dict[tuple[str, ...], FastGroup] = {}
         super().__init__(model, defaults, on_nonfinite)
-        for group in self.param_groups if method == "fast" else ():
-            self._refuse_mixed(group["adapters"])
+        for group in self.param_groups:
+            mixed = self._mixed(group["adapters"])
+            if mixed and method == "fast":
+                raise ValueError(f"method: 'fast' expects adapters {ALIKE}, found {mixed}")
+            if group["adapters"]:
+                taken = "reference, layer by layer" if method == "reference" or mixed else "fast, all layers at once"
+                why = f" (not all {ALIKE}: {mixed})" if mixed and method == "auto" else ""
+                LOG.info("GeoLoRA: %d adapters, method: %s%s", len(group["adapters"]), taken, why)
 
-    def _refuse_mixed(self, names: Sequence[str]) -> None:
-        """Raise ``ValueError`` unless one bank can hold these adapters."""
+    def _mixed(self, names: Sequence[str]) -> str:
+        """Why one bank cannot hold these adapters, or an empty text."""
         kinds: dict[tuple[Any, ...], str] = {}
         for name in names:
             adapter = self._adapters[name]
             kinds.setdefault((adapter.S.dtype, adapter.S.device, adapter.gradients), name)
-        if len(kinds) > 1 or any(route != "projected" for _, _, route in kinds):
-            found = "; ".join(f"{name}: {dtype}, {device}, {route}" for (dtype, device, route), name in kinds.items())
-            raise ValueError(
-                "method: 'fast' expects adapters of one dtype, on one device and with gradients='projected' in each group, "
-                f"found {found}"
-            )
+        if len(kinds) < 2 and all(route == "projected" for _, _, route in kinds):
+            return ""
+        return "; ".join(f"{name}: {dtype}, {device}, {route}" for (dtype, device, route), name in kinds.items())
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
@@ -161,26 +170,24 @@ class GeoLoRA(AdapterOptimizer):
             heads = self.heads()
             adapted = [group for group in self.param_groups if group["adapters"] and group["lr"] != 0.0]
             with self.all_or_none([name for group in adapted for name in group["adapters"]], heads):
-                if self.method == "fast":
-                    self._fast_steps(adapted)
-                else:
-                    for name, step in [named_step for group in adapted for named_step in self._adapter_steps(group)]:
-                        self._take(name, step)
+                for group in adapted:
+                    quick = self.method == "fast" or (self.method == "auto" and not self._mixed(group["adapters"]))
+                    self._fast_step(group) if quick else self._reference_step(group)
                 self.finish(heads)
         return loss
 
-    def _adapter_steps(self, group: dict[str, Any]) -> list[tuple[str, LayerStep]]:
-        """The next state of every adapter of a group that has gradients."""
+    def _reference_step(self, group: dict[str, Any]) -> None:
+        """Every adapter of a group that has gradients takes its next state."""
         layers = {}
         for name in group["adapters"]:
             adapter = self._adapters[name]
             gradients = named(name, adapter.collected_gradients)
             if gradients is not None:
                 layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
-        if not layers:
-            return []
-        steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
-        return list(zip(layers, steps, strict=True))
+        if layers:
+            steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
+            for name, step in zip(layers, steps, strict=True):
+                self._take(name, step)
 
     def _settings_of(self, group: Mapping[str, Any], present: Collection[str]) -> Settings:
         """The options of a group in a step in which these adapters take part: the budget is what the others leave."""
@@ -206,20 +213,13 @@ class GeoLoRA(AdapterOptimizer):
         self.reports[name] = report
         self.truncations, self.exact = self.truncations + 1, self.exact + report.exact
 
-    def _fast_steps(self, groups: Sequence[dict[str, Any]]) -> None:
+    def _fast_step(self, group: dict[str, Any]) -> None:
         """The same by the fast path, in place."""
-        for name, moments, report in [step for group in groups for step in self._fast_step(group)]:
-            self.remember(self._adapters[name], moments)
-            if report is not None:
-                self._report(name, report)
-
-    def _fast_step(self, group: dict[str, Any]) -> list[tuple[str, Moments, TruncationReport | None]]:
-        """The adapters of one group: changed already; their new memory and reports."""
         members = {name: self._adapters[name] for name in group["adapters"]}
         collected = {name: named(name, adapter.bare_gradients) for name, adapter in members.items()}
         gradients = {name: found for name, found in collected.items() if found is not None}
         if not gradients:
-            return []
+            return
         settings, names = self._settings_of(group, gradients), tuple(gradients)
         moments = [self.moments(name, members[name]) for name in names]
         try:
@@ -237,8 +237,10 @@ class GeoLoRA(AdapterOptimizer):
             for name in names:
                 self.factors(name)
             raise
-        reports: Sequence[TruncationReport | None] = stepper.reports or [None] * len(names)
-        return list(zip(names, stepper.moments, reports, strict=True))
+        for name, memory in zip(names, stepper.moments, strict=True):
+            self.remember(members[name], memory)
+        for name, report in zip(names, stepper.reports, strict=bool(stepper.reports)):
+            self._report(name, report)
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter lives in one at a time."""

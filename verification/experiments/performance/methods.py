@@ -193,7 +193,7 @@ def _inside(config: Any) -> Any:
 
 
 class _LeanFunction(torch.autograd.Function):
-    """LoRA as ``geolora_ref.fast.layer.linear`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed, by
+    """LoRA as ``fast/layer/linear.py`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed, by
     one merged weight where there are rows enough.
     """
 
