@@ -18,9 +18,9 @@ from geolora_ref.nn import GeoLoRA, adapters
 from geolora_ref.oracle import check_step
 from tests.fast.layers import random_layer, random_update
 from tests.nightly import NIGHTLY
-from tests.nn.models import network, regression
 from tests.nn.test_peft import wrapped
 from tests.pretended import NAME, PretendedDevice, Stream
+from verification.network_defects.models import network, regression
 from verification.parity.functions import function_difference
 from verification.parity.measure import ALIKE, BOUNDS, DTYPES, training_difference
 

@@ -93,7 +93,7 @@ def test_the_core_imports_downwards_only(floor: int) -> None:
     assert reached(f"{PACKAGE}.{CORE[floor]}") <= below
 
 
-@pytest.mark.parametrize("name", [*CORE, "spectra"])
+@pytest.mark.parametrize("name", CORE)
 def test_the_core_does_not_reach_what_is_built_on_it(name: str) -> None:
     assert not [found for found in reached(f"{PACKAGE}.{name}") if found.split(".")[1] in UPSTAIRS]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from verification.experiments.performance.page import APART, MEASURED, drawn, machine, tables
+from verification.experiments.performance.page import MEASURED, drawn, machine, tables
 from verification.parity.reasons import reasons
 from verification.pictures import data_uri, svg
 from verification.shown import Item, Page, Rows, Shown
@@ -13,18 +13,7 @@ __all__ = ["PAGE"]
 
 
 def _speed(found: dict[str, Any]) -> Shown:
-    return _drawn({part: data for part, data in found.items() if part != "processes"})
-
-
-def _alone(found: dict[str, Any]) -> Shown:
-    if "processes" not in found:
-        return Shown(None, "Not part of the run whose results are here.", run=False)
-    return _drawn({part: data for part, data in found.items() if part in ("processes", "environment", "quick")})
-
-
-def _drawn(found: dict[str, Any]) -> Shown:
-    figure = drawn(found)
-    return Shown(None, machine(found), tables(found), data_uri(svg(figure)) if figure else "")
+    return Shown(None, machine(found), tables(found), data_uri(svg(drawn(found))))
 
 
 def _parity(found: dict[str, Any]) -> Shown:
@@ -75,19 +64,10 @@ PAGE = Page(
             "Speed",
             "experiments/performance/results.json",
             "make bench",
-            "Training steps side by side in one process, the row that begins changing from round to round; the update alone; how "
-            "it grows. Where nothing was measured here, the stored figures are shown.",
+            "Training steps side by side, in an order that is drawn anew for each round. Where nothing was measured here, the "
+            "stored figures are shown.",
             _speed,
             MEASURED,
-        ),
-        Item(
-            "alone",
-            "Speed of each method alone",
-            "experiments/performance/results.json",
-            "make bench",
-            "Some methods in a process each, as it is and with the memory kept that is freed.",
-            _alone,
-            APART,
         ),
         Item(
             "parity",

@@ -29,7 +29,7 @@ from geolora_ref.oracle.stages import Stages
 from geolora_ref.training import Layer, Settings, training_step
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from tests.nn.defects import DEFECTS, Defect
+from verification.network_defects.defects import DEFECTS, Defect
 from verification.report import mathematics, number
 
 from verified import raw, table

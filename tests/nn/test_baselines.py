@@ -16,7 +16,7 @@ from geolora_ref.nn import GeoLoRA, LowRankAdapter, adapt, adapters
 from geolora_ref.nn.layers.adapter import GradientRoute
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer
 from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
-from tests.nn.models import network, regression
+from verification.network_defects.models import network, regression
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.nn.defects import DEFECTS, Defect
+from verification.network_defects.defects import DEFECTS, Defect
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

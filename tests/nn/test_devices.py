@@ -11,8 +11,8 @@ from torch import nn
 
 from geolora_ref.nn import GeoLoRA, adapters
 from tests.devices import DEVICES
-from tests.nn.defects import DEFECTS, Defect
-from tests.nn.models import network, train
+from verification.network_defects.defects import DEFECTS, Defect
+from verification.network_defects.models import network, train
 from verification.parity.measure import BOUNDS
 
 pytestmark = [pytest.mark.usefixtures("module_unchecked"), pytest.mark.parametrize("device", DEVICES)]

@@ -23,7 +23,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 from geolora_ref import LowRank  # noqa: E402  only where its libraries are
 from geolora_ref.nn import adapt, adapters, merge  # noqa: E402
 from geolora_ref.nn.exchange.export import CONFIG, WEIGHTS, export_lora, lora_config, lora_state_dict  # noqa: E402
-from tests.nn.models import difference, fill, network  # noqa: E402
+from verification.network_defects.models import difference, fill, network  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

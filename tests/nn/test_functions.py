@@ -18,7 +18,7 @@ from geolora_ref.nn.layers.adapted import layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute
 from geolora_ref.nn.layers.functions import projected_update, projected_weight
 from tests.devices import DEVICES
-from tests.nn.models import LAYERS, adapted_layer, fill
+from verification.network_defects.models import LAYERS, adapted_layer, fill
 
 ROUNDING = 1e-13
 REFUSED = re.escape(

@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 
 from geolora_ref import LowRank
 from geolora_ref.nn import AdaptedLayer, GeoLoRA, LowRankAdapter, adapt, adapters, disabled, merge, parameter_count, unmerge
-from tests.nn.models import LAYERS, adapted_layer, difference, fill, network, regression, train
+from verification.network_defects.models import LAYERS, adapted_layer, difference, fill, network, regression, train
 
 
 class ScaledEmbedding(nn.Embedding):

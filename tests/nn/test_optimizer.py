@@ -20,7 +20,7 @@ from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, unmerge
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer
 from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
 from geolora_ref.nn.optim.heads import finite
-from tests.nn.models import fill, network, regression, train
+from verification.network_defects.models import fill, network, regression, train
 
 
 def snapshot(model: nn.Module, optimizer: AdapterOptimizer) -> tuple[list[Tensor], dict[str, Any]]:
@@ -792,7 +792,7 @@ from functools import partial
 import torch
 from geolora_ref.nn import GeoLoRA, adapters
 from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
-from tests.nn.models import network, regression, train
+from verification.network_defects.models import network, regression, train
 
 plain, model = network(rank=2), network(rank=2)
 compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

@@ -22,7 +22,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 from geolora_ref.nn import GeoLoRA, adapt, adapters, disabled, merge, parameter_count, unmerge  # noqa: E402
 from geolora_ref.nn.exchange.export import export_lora  # noqa: E402
 from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, GeoLoraLayer  # noqa: E402
-from tests.nn.models import difference, fill, regression  # noqa: E402
+from verification.network_defects.models import difference, fill, regression  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from geolora_ref.nn import GeoLoRA, adapters
-from tests.nn.models import network, regression
+from verification.network_defects.models import network, regression
 
 __all__ = ["CAN_SHARD"]
 

@@ -1,8 +1,7 @@
-"""The rows of the table: each method as a training step, a function without arguments, on its own copy of the network."""
+"""The rows of the table: each method as a training step on its own copy of the network."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from geolora_ref.fast import LayerBank, adapted_linear
 from geolora_ref.fast.layer.merging import merging_pays
-from geolora_ref.fast.layer.product import frozen_linear, input_gradient, product
+from geolora_ref.fast.layer.product import input_gradient, product
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks
 from geolora_ref.nn import GeoLoRA, adapt, adapters
 from verification.experiments.performance.authors import authors_layer, checkout
@@ -22,14 +20,16 @@ from verification.experiments.performance.networks import Case, chosen_layers
 
 __all__ = ["METHODS", "Method", "Training"]
 
-RANK, RATE = 8, 1e-3
+RATE = 1e-3
 
 
 class Training:
-    """A network, its batch and its step.  ``step()`` is one whole training step; ``note`` says what a run of them did."""
+    """A network, its batch and its step: :meth:`backward`, then :meth:`update`; ``note`` says what a run of them did."""
 
-    def __init__(self, case: Case) -> None:
-        self.network, self.batch, self.case = case.build().train(), case.batch(), case
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, case: Case, rank: int) -> None:
+        self.network, self.batch, self.case, self.rank = case.build().train(), case.batch(), case, rank
         for module in self.network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -48,13 +48,12 @@ class Training:
 
     def backward(self) -> None:
         """Forward and backward."""
-        with torch.autocast("cpu", self.case.autocast, enabled=self.case.autocast is not None):
-            loss = self.loss()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self.loss())
 
-    def step(self) -> None:
-        """One training step."""
-        raise NotImplementedError
+    def update(self) -> None:
+        """What the optimizer does, and gradients that are none."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 class WithAdamW(Training):
@@ -64,61 +63,27 @@ class WithAdamW(Training):
         """The optimizer."""
         self.optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=RATE, foreach=True)
 
-    def step(self) -> None:
-        """Forward, backward, AdamW."""
-        self.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
 
 class FrozenNetwork(WithAdamW):
     """The floor: the frozen network forward and backward, ∇x down to the first adapted layer; the head is trained."""
 
-    layer: Callable[[nn.Linear], nn.Module] = staticmethod(lambda layer: layer)
-
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
+    def __init__(self, case: Case, rank: int) -> None:
+        super().__init__(case, rank)
         self.start(self.freeze())
-        first, *_ = _replace(self.network, case, self.layer)
+        first, *_ = chosen_layers(self.network, case).values()
         first.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
 
 
-class BareLinear(nn.Module):
-    """A frozen layer without an adapter."""
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The output of the base."""
-        return frozen_linear(x, self.base.weight, self.base.bias)
-
-
-class FrozenByProduct(FrozenNetwork):
-    """The same with the products of the fused function: the adapter's own share of a step is what lies above this."""
-
-    layer = BareLinear
-
-
-class Full(WithAdamW):
-    """Full fine-tuning."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
-        self.start(self.network.parameters())
-
-
 class PeftLoRA(WithAdamW):
-    """LoRA of the PEFT library, r = 8."""
+    """LoRA of the PEFT library."""
 
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
+    def __init__(self, case: Case, rank: int) -> None:
+        super().__init__(case, rank)
         from peft import LoraConfig, get_peft_model
 
         head = self.freeze()
         names = list(chosen_layers(self.network, case))
-        config = LoraConfig(r=RANK, lora_alpha=RANK, lora_dropout=case.dropout, target_modules=names)
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
         self.network = get_peft_model(_Bare(self.network), _inside(config))
         for parameter in head:
             parameter.requires_grad_()
@@ -126,18 +91,17 @@ class PeftLoRA(WithAdamW):
 
 
 class PeftAdaLoRA(WithAdamW):
-    """AdaLoRA of the PEFT library: starts at 12, target 8 (its defaults), its orthogonality term, an allocation at every step."""
+    """AdaLoRA of the PEFT library: starts at 3r/2, target r, its orthogonality term, an allocation at every step."""
 
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
+    def __init__(self, case: Case, rank: int) -> None:
+        super().__init__(case, rank)
         from peft import AdaLoraConfig, get_peft_model
 
         head = self.freeze()
         names = list(chosen_layers(self.network, case))
         config = AdaLoraConfig(
-            init_r=12,
-            target_r=RANK,
-            lora_dropout=case.dropout,
+            init_r=3 * rank // 2,
+            target_r=rank,
             tinit=0,
             tfinal=1,
             deltaT=1,
@@ -156,9 +120,8 @@ class PeftAdaLoRA(WithAdamW):
         loss: Tensor = model(**self.batch).loss
         return loss
 
-    def step(self) -> None:
-        """Forward, backward, AdamW, allocation."""
-        self.backward()
+    def update(self) -> None:
+        """AdamW, allocation."""
         self.optimizer.step()
         self.count += 1
         model: Any = self.network.base_model
@@ -226,34 +189,16 @@ class _LeanFunction(torch.autograd.Function):
 class LeanLinear(nn.Module):
     """A frozen layer with a lean LoRA adapter: A (r, n), B = 0 stored transposed (r, m)."""
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
         self.base = base
-        self.A = nn.Parameter(torch.randn(RANK, base.in_features) / base.in_features**0.5)
-        self.Bt = nn.Parameter(torch.zeros(RANK, base.out_features))
+        self.A = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5)
+        self.Bt = nn.Parameter(torch.zeros(rank, base.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """The adapted output."""
         y: Tensor = _LeanFunction.apply(x, self.base.weight, self.base.bias, self.A, self.Bt)  # type: ignore[no-untyped-call, unused-ignore]
         return y
-
-
-class FastLinear(nn.Module):
-    """A frozen layer with a GeoLoRA adapter: U, S = 0, V, computed by the fused function.
-
-    No dS is formed: the step has it from dK.
-    """
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base
-        U, V = (torch.linalg.qr(torch.randn(k, RANK))[0].mT.contiguous().mT for k in base.weight.shape)
-        self.U, self.V = nn.Parameter(U), nn.Parameter(V)
-        self.S = nn.Parameter(torch.zeros(RANK, RANK), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The adapted output."""
-        return adapted_linear(x, self.base.weight, self.base.bias, self.U, self.S, self.V)
 
 
 def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Module]) -> list[Any]:
@@ -267,111 +212,75 @@ def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Modu
 
 
 class Authors(WithAdamW):
-    """The public layer of the authors' GLUE experiment, by path: step and truncation to r = 8 at every iteration.
+    """The public layer of the authors' GLUE experiment, by path: step and truncation to r at every iteration.
 
     Their trainer steps once in 31 iterations; a layer has room for 2r columns and is cut back to r by the cap.
     """
 
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
+    def __init__(self, case: Case, rank: int) -> None:
+        super().__init__(case, rank)
         self.start(self.freeze())
         layer_class = authors_layer()
-        self.layers = _replace(self.network, case, lambda base: layer_class(base, RANK, 0.0, alpha=RANK, max_rank=2 * RANK))
+        self.layers = _replace(self.network, case, lambda base: layer_class(base, rank, 0.0, alpha=rank, max_rank=2 * rank))
 
-    def step(self) -> None:
-        """Forward, backward, their step and truncation, AdamW for the head."""
-        self.backward()
+    def update(self) -> None:
+        """Their step and truncation, AdamW for the head."""
         for layer in self.layers:
-            layer.rmax = 2 * RANK
+            layer.rmax = 2 * self.rank
             layer.step(RATE, 0.0)
-            layer.rmax = RANK
+            layer.rmax = self.rank
             layer.Truncate()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        super().update()
 
 
 class LeanLoRA(WithAdamW):
     """LoRA with the fused function: what the implementation is worth, without the geometry."""
 
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
+    def __init__(self, case: Case, rank: int) -> None:
+        super().__init__(case, rank)
         head = self.freeze()
-        layers = _replace(self.network, case, LeanLinear)
+        layers = _replace(self.network, case, lambda base: LeanLinear(base, rank))
         self.start([*head, *(p for layer in layers for p in (layer.A, layer.Bt))])
 
 
-class GeoLoRAOptimizer(Training):
-    """``adapt(fused=True)`` and the optimizer ``GeoLoRA``, which trains the head as well; here SGD at fixed rank."""
+class OfGeoLoRA(Training):
+    """``adapt`` and the optimizer ``GeoLoRA``, which trains the head as well, with their defaults; here at fixed rank."""
 
-    max_rank: int | None = RANK
-    options: Mapping[str, Any] = MappingProxyType({"method": "fast", "tau": 0.0, "update": "sgd"})
+    options: Mapping[str, Any] = MappingProxyType({"tau": 0.0})
+    fixed = True
+    fused: Any = "auto"
 
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
-        adapt(self.network, case.targets, RANK, max_rank=self.max_rank, train=[case.head], dropout=case.dropout, fused=True)
+    def __init__(self, case: Case, rank: int) -> None:
+        super().__init__(case, rank)
+        most = rank if self.fixed else None
+        adapt(self.network, case.targets, rank, max_rank=most, train=[case.head], fused=self.fused)
         self.optimizer = GeoLoRA(self.network, lr=RATE, **self.options)
 
-    def step(self) -> None:
-        """Forward, backward, step."""
-        self.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+
+class OfReference(OfGeoLoRA):
+    """The same by plain layers and the reference step, layer by layer."""
+
+    options = MappingProxyType({"tau": 0.0, "method": "reference"})
+    fused = False
 
 
-class GeoLoRAReference(GeoLoRAOptimizer):
-    """The same with the reference step, layer by layer."""
+class OfSgd(OfGeoLoRA):
+    """By plain gradients: the least that the step can cost."""
 
-    options = MappingProxyType({"method": "reference", "tau": 0.0, "update": "sgd"})
-
-
-class GeoLoRAAdam(GeoLoRAOptimizer):
-    """The same with Adam, whose moments move with the bases."""
-
-    options = MappingProxyType({"method": "fast", "tau": 0.0, "update": "adam"})
+    options = MappingProxyType({"tau": 0.0, "update": "sgd"})
 
 
-class GeoLoRAAdaptive(GeoLoRAOptimizer):
-    """What a user writes who leaves everything else as it is: Adam, and ranks that follow τ = 0.1 from 8 on, up to 32."""
+class Adaptive(OfGeoLoRA):
+    """What a user writes who leaves everything as it is: ranks follow the threshold, from r up to 4r."""
 
-    max_rank = None
-    options = MappingProxyType({"method": "fast"})
+    options = MappingProxyType({})
+    fixed = False
 
-    def step(self) -> None:
+    def update(self) -> None:
         """As before; the note has the ranks of the last step."""
-        super().step()
+        super().update()
         ranks = [layer.adapter.rank for layer in adapters(self.network).values()]
         self.note = f"ranks {min(ranks)} to {max(ranks)}, {sum(ranks) / len(ranks):.1f} on average"
-
-
-class GeoLoRAFast(WithAdamW):
-    """The fused function, and one step for all layers, called directly."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
-        self.start(self.freeze())
-        self.layers = _replace(self.network, case, FastLinear)
-        self.bank = LayerBank.of([(layer.U.data, layer.S.data, layer.V.data) for layer in self.layers], capacity=RANK)
-        for i, layer in enumerate(self.layers):
-            layer.U.data, layer.S.data, layer.V.data = self.bank.factors(i)
-        self.bases = [[getattr(layer, name) for layer in self.layers] for name in ("U", "V")]
-        self.steps, self.exact = 0, 0
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """SGD, τ = 0, fixed rank."""
-        dK, dL = ([X.grad for X in Xs] for Xs in self.bases)
-        report = self.bank.update_(dK, dL, learning_rate=RATE, tau=0.0, min_rank=RANK, max_rank=RANK)
-        self.steps, self.exact = self.steps + len(self.layers), self.exact + len(report.exact)
-        self.note = f"{self.exact} of {self.steps} layer steps went through Householder's QR"
-
-    def step(self) -> None:
-        """Forward, backward, the update of the adapters, AdamW for the head."""
-        self.backward()
-        self.update()
-        for X in itertools.chain(*self.bases):
-            X.grad = None
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
 
 @dataclass(frozen=True)
@@ -380,21 +289,18 @@ class Method:
 
     id: str
     title: str
-    make: Callable[[Case], Training]
+    make: Callable[[Case, int], Training]
 
 
 METHODS = (
     Method("frozen", "frozen network, forward + backward", FrozenNetwork),
     Method("lora", "LoRA (PEFT)", PeftLoRA),
-    Method("bare", "frozen network, with the fused function's products", FrozenByProduct),
     Method("adalora", "AdaLoRA (PEFT)", PeftAdaLoRA),
-    Method("full", "full fine-tuning", Full),
-    Method("lean", "lean LoRA (our fused function)", LeanLoRA),
-    Method("reference", "GeoLoRA, reference step", GeoLoRAReference),
-    Method("fast", "GeoLoRA, fast", GeoLoRAFast),
-    Method("optimizer", "GeoLoRA, fast, by its optimizer", GeoLoRAOptimizer),
-    Method("adam", "GeoLoRA, fast, by its optimizer, Adam", GeoLoRAAdam),
-    Method("adaptive", "GeoLoRA, fast, by its optimizer, its defaults (Adam, ranks adapt)", GeoLoRAAdaptive),
+    Method("lean", "LoRA by our fused function", LeanLoRA),
+    Method("reference", "GeoLoRA, reference", OfReference),
+    Method("sgd", "GeoLoRA at fixed rank, plain gradients", OfSgd),
+    Method("geolora", "GeoLoRA at fixed rank", OfGeoLoRA),
+    Method("adaptive", "GeoLoRA, ranks adapt", Adaptive),
     *([Method("authors", "the authors' layer, stepping at every iteration", Authors)] if checkout() else []),
 )
 """The first is the floor, the second what the others are compared with."""

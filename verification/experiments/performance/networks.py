@@ -6,14 +6,14 @@ import importlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CASES", "VARIANTS", "Case", "chosen_layers"]
+__all__ = ["CASES", "Case", "chosen_layers"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Case:
     """A network at a size.
 
     ``build`` makes the network (always with the same weights), ``batch`` its input; ``targets`` is a regular expression of the
-    names of the linear layers that are adapted, ``head`` the name of what is trained beside the adapters; ``dropout`` is that of
-    the adapters' input, ``autocast`` the dtype of the computation, None that of the parameters.
+    names of the linear layers that are adapted, ``head`` the name of what is trained beside the adapters.
     """
 
     id: str
@@ -31,8 +30,6 @@ class Case:
     batch: Callable[[], dict[str, Tensor]]
     targets: str
     head: str
-    dropout: float = 0.0
-    autocast: torch.dtype | None = None
 
 
 def chosen_layers(network: nn.Module, case: Case) -> dict[str, nn.Linear]:
@@ -102,14 +99,57 @@ def patches() -> dict[str, Tensor]:
     return {"x": torch.randn(16, 197, 768, generator=torch.Generator().manual_seed(0)), "labels": torch.arange(16) % 2}
 
 
+class DecoderBlock(nn.Module):
+    """A block of the shapes of SmolLM2-135M: width 576, 9 heads of queries for 3 of keys and values, inner width 1536."""
+
+    def __init__(self, width: int = 576, kept: int = 192, inner: int = 1536, heads: int = 9) -> None:
+        super().__init__()
+        self.heads, self.norm_1, self.norm_2 = heads, nn.RMSNorm(width), nn.RMSNorm(width)
+        self.q, self.k, self.v = (nn.Linear(width, m, bias=False) for m in (width, kept, kept))
+        self.o, self.gate, self.up = (nn.Linear(width, m, bias=False) for m in (width, inner, inner))
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Without rotations, which no layer here sees."""
+        h = self.norm_1(x)
+        q, k, v = (layer(h).unflatten(-1, (-1, 64)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        a = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.o(a.transpose(1, 2).flatten(2))
+        h = self.norm_2(x)
+        out: Tensor = x + self.down(nn.functional.silu(self.gate(h)) * self.up(h))
+        return out
+
+
+class Decoder(nn.Module):
+    """30 blocks with random weights, and a small head in place of the vocabulary, whose products no adapter touches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList([DecoderBlock() for _ in range(30)]), nn.Linear(576, 64)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the next symbol."""
+        for one in self.blocks:
+            x = one(x)
+        return nn.functional.cross_entropy(self.head(x).flatten(0, 1), labels.flatten())
+
+
+def decoder() -> nn.Module:
+    """A decoder with random weights."""
+    torch.manual_seed(0)
+    return Decoder()
+
+
+def sequences() -> dict[str, Tensor]:
+    """3 sequences of 128 tokens: few for so many layers."""
+    generator = torch.Generator().manual_seed(0)
+    return {"x": torch.randn(3, 128, 576, generator=generator), "labels": torch.randint(64, (3, 128), generator=generator)}
+
+
 ENCODER = r"encoder\.encoder\.layer\.\d+\..*\.(query|key|value|dense)"
-_MINILM_64 = Case("minilm-64", "all-MiniLM-L6-v2, 36 layers, batch 32, sequence 64", minilm, lambda: tokens(64), ENCODER, "head")
 CASES = (
-    _MINILM_64,
-    Case("minilm-128", "all-MiniLM-L6-v2, 36 layers, batch 32, sequence 128", minilm, lambda: tokens(128), ENCODER, "head"),
+    Case("minilm-64", "all-MiniLM-L6-v2, 36 layers, 32 x 64 tokens", minilm, lambda: tokens(64), ENCODER, "head"),
+    Case("minilm-128", "all-MiniLM-L6-v2, 36 layers, 32 x 128 tokens", minilm, lambda: tokens(128), ENCODER, "head"),
     Case("vit-block", "ViT-base block, 6 layers, 16 x 197 tokens", block, patches, "query|key|value|out|up|down", "head"),
-)
-VARIANTS = (
-    replace(_MINILM_64, id="dropout", title=f"{_MINILM_64.title}, dropout 0.1", dropout=0.1),
-    replace(_MINILM_64, id="bfloat16", title=f"{_MINILM_64.title}, autocast to bfloat16", autocast=torch.bfloat16),
+    Case("decoder", "decoder, 210 layers, 3 x 128 tokens", decoder, sequences, r"blocks\..*\.(q|k|v|o|gate|up|down)", "head"),
 )

@@ -1,4 +1,4 @@
-"""Interleaved timing: every round runs every row once, in turn, so that a disturbance of the machine meets all of them."""
+"""Training steps in turn: every round runs every row once, so that a disturbance of the machine meets all of them."""
 
 from __future__ import annotations
 
@@ -6,56 +6,41 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Times", "interleaved", "peak_above"]
+from verification.experiments.performance.methods import Training
 
+__all__ = ["interleaved", "peak_above", "quartiles"]
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds of one row, round by round."""
-
-    seconds: tuple[float, ...]
-
-    def quartiles(self) -> tuple[float, float, float]:
-        """Lower quartile, median, upper quartile."""
-        lower, median, upper = np.percentile(self.seconds, [25, 50, 75])
-        return float(lower), float(median), float(upper)
-
-    def over(self, other: Times) -> Times:
-        """The ratio to another row, round by round."""
-        return Times(tuple(mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)))
+WARM_UP = 3
 
 
-def interleaved(
-    rows: Mapping[str, Callable[[], object]],
-    rounds: int,
-    *,
-    warm_up: int = 2,
-    untimed: int = 0,
-    seed: int = 0,
-    progress: Callable[[int], None] = lambda done: None,
-) -> dict[str, Times]:
-    """``rounds`` timings of each row, the order of each round drawn from ``seed``.
+def interleaved(rows: Mapping[str, Training], rounds: int, *, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Seconds (rounds, 2) of each row: of the whole step, and of its update.
 
-    A row that always ran behind the same other one would always find the memory that this one has left.
-    Right before each timing the same row runs ``untimed`` times: with 0 the caches have what other rows have left there, with
-    some what it has left itself.
+    The order of each round is drawn from ``seed``: a row that always ran behind the same other one would always find the memory
+    that this one has left.
     """
     names, generator = list(rows), np.random.default_rng(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-warm_up, rounds):
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for turn in range(-WARM_UP, rounds):
         for name in (names[i] for i in generator.permutation(len(names))):
-            for _ in range(untimed):
-                rows[name]()
             started = time.perf_counter()
-            rows[name]()
+            rows[name].backward()
+            between = time.perf_counter()
+            rows[name].update()
+            ended = time.perf_counter()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
-        progress(turn + warm_up + 1)
-    return {name: Times(tuple(values)) for name, values in seconds.items()}
+                seconds[name].append((ended - started, ended - between))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def quartiles(values: Any) -> list[float]:
+    """Lower quartile, median, upper quartile."""
+    return [float(value) for value in np.percentile(values, [25, 50, 75])]
 
 
 def peak_above(work: Callable[[], object]) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from geolora_ref.nn import AdaptedLayer
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer
-from tests.nn import identities
+from verification.network_defects import identities
 
 __all__ = ["DEFECTS", "Defect"]
 

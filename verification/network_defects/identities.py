@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.nn import GeoLoRA, adapt, adapters, parameter_count
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from tests.nn.models import LAYERS, adapted_layer, fill, network, regression
+from verification.network_defects.models import LAYERS, adapted_layer, fill, network, regression
 
 METHODS: tuple[Any, ...] = ("reference", "fast")
 ROUNDING = 1e3 * torch.finfo(torch.float64).eps
