@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
@@ -139,6 +139,7 @@ class Cut(NamedTuple):
         return cls(settings.tau, settings.theta, settings.budget, settings.unit, settings.min_rank, most)
 
 
+@runtime_checkable
 class Stepper(Protocol):
     """Layers that :func:`iterate` moves: one by one (:func:`training_step`), or all at once (``nn/optim/fast_group.py``)."""
 

@@ -9,7 +9,7 @@ from geolora_ref.support.extras import noting_how_to_install
 
 with noting_how_to_install():
     from geolora_ref.fast.backend import batched_step, fast_updates, step
-    from geolora_ref.fast.layer.linear import adapted_linear, lowrank_add
+    from geolora_ref.fast.layer.linear import adapted_linear
     from geolora_ref.fast.memory import keep_freed_memory
     from geolora_ref.fast.update.bank import LayerBank
     from geolora_ref.fast.update.report import NonFiniteUpdateError, StepReport
@@ -22,6 +22,5 @@ __all__ = [
     "batched_step",
     "fast_updates",
     "keep_freed_memory",
-    "lowrank_add",
     "step",
 ]

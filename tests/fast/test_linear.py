@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
-from geolora_ref.fast import adapted_linear, lowrank_add
+from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.layer import linear as module
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks, up
 from geolora_ref.fast.precision import no_autocast
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 M, N, R, SCALE = 6, 7, 2, 1.7
 CORES = ("zero", "dense", "singular")
-FORMS = ("adapted", "apart", "added")
+FORMS = ("adapted", "apart", "dropped")
 FEW, MANY = (3, 5), (3, 4, 256)  # rows: one block of 15; eight of 384, for which "adapted" merges and "apart" does not
 
 
@@ -49,10 +49,9 @@ class Problem:
 
     def forward(self, form: str, *, factor_gradients: bool = False) -> Tensor:
         adapter = (self.U, self.S, self.V, self.scale)
-        if form == "added":
-            return lowrank_add(linear(self.x, self.weight, self.bias), self.x, *adapter, factor_gradients=factor_gradients)
+        own = self.x * 1.0 if form == "dropped" else None  # the adapter's input, of which the gradient is a part of that of x
         with mock.patch.object(module, "merging_pays", return_value=False) if form == "apart" else nullcontext():
-            return adapted_linear(self.x, self.weight, self.bias, *adapter, factor_gradients=factor_gradients)
+            return adapted_linear(self.x, self.weight, self.bias, *adapter, adapter_x=own, factor_gradients=factor_gradients)
 
     def backward(self, y: Tensor) -> None:
         """Gradients of ⟨y, target⟩ into the parameters."""
@@ -134,7 +133,7 @@ def test_without_a_scale_it_is_one() -> None:
     given = (p.U, p.S, p.V)
     for y in (
         adapted_linear(p.x, p.weight, p.bias, *given),
-        lowrank_add(linear(p.x, p.weight, p.bias), p.x, *given),
+        adapted_linear(p.x, p.weight, p.bias, *given, adapter_x=p.x * 1.0),
     ):
         expected, _, _, G = p.dense()
         assert _close(y, expected)
@@ -191,11 +190,11 @@ def test_gradcheck(core: str) -> None:
     def adapted(x: Tensor, bias: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
         return adapted_linear(x, p.weight, bias, U, S, V, SCALE, factor_gradients=True)
 
-    def added(x: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
-        return lowrank_add(linear(x, p.weight), x, U, S, V, SCALE, factor_gradients=True)
+    def dropped(x: Tensor, own: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
+        return adapted_linear(x, p.weight, None, U, S, V, SCALE, adapter_x=own, factor_gradients=True)
 
     assert torch.autograd.gradcheck(adapted, (p.x, p.bias, p.U, p.S, p.V))
-    assert torch.autograd.gradcheck(added, (p.x, p.U, p.S, p.V))
+    assert torch.autograd.gradcheck(dropped, (p.x, (2.0 * p.x).detach().requires_grad_(), p.U, p.S, p.V))
 
 
 def test_projected_gradients_fail_gradcheck() -> None:
@@ -292,14 +291,14 @@ def test_autocast_computes_in_its_dtype_and_leaves_gradients_in_the_parameters_d
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_backward_pass_may_run_under_another_autocast(form: str, inside: bool) -> None:
-    """It takes the dtype of its forward pass; what ``linear`` does beside ``lowrank_add`` is not its affair."""
+    """It takes the dtype of its forward pass."""
     p, plain = Problem("dense", torch.float32), Problem("dense", torch.float32)
     with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
         y, expected = p.forward(form), plain.forward(form)
     plain.backward(expected)
     with torch.autocast("cpu", torch.bfloat16, enabled=inside):
         p.backward(y)
-    for name in ("U", "S", "V", *(("x", "bias") if form != "added" else ())):
+    for name in ("U", "S", "V", "x", "bias"):
         assert torch.equal(getattr(p, name).grad, getattr(plain, name).grad), name
 
 
@@ -318,22 +317,8 @@ def test_autocast_makes_no_floating_point_of_other_numbers(form: str, dtype: tor
     """In bfloat16 257 would be 256, and imaginary parts would be gone."""
     p = Problem("dense", torch.float32)
     p.x = torch.ones(3, N, dtype=dtype)
-
-    def forward() -> Tensor:
-        if form == "added":  # where the base made a floating point number of it
-            return lowrank_add(torch.zeros(3, M, dtype=torch.bfloat16), p.x, p.U, p.S, p.V, SCALE)
-        return p.forward(form)
-
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=rf"^x: expected the dtype .*, found {dtype}$"):
-        forward()
-
-
-def test_a_single_precision_output_may_be_added_to_under_autocast() -> None:
-    p = Problem("dense", torch.float32)
-    expected = p.dense()[0]
-    with torch.autocast("cpu", torch.bfloat16):
-        y = lowrank_add(linear(p.x.double(), p.weight.double(), p.bias.double()).float(), p.x, p.U, p.S, p.V, SCALE)
-    assert _close(y, expected, 4 * 2.0**-23)
+        p.forward(form)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -347,13 +332,6 @@ def test_the_output_may_be_changed_in_place(form: str, rows: tuple[int, ...]) ->
     other.backward((2.0 * other.forward(form)).relu())
     assert torch.equal(*(X.x.grad for X in (p, other)))  # type: ignore[arg-type]
     assert torch.equal(*(X.U.grad for X in (p, other)))  # type: ignore[arg-type]
-
-
-def test_an_output_of_any_strides_may_be_added_to() -> None:
-    p = Problem("dense")
-    base = linear(p.x, p.weight, p.bias).transpose(0, 1).contiguous().transpose(0, 1)
-    assert not base.is_contiguous()
-    assert _close(lowrank_add(base, p.x, p.U, p.S, p.V, SCALE), p.dense()[0])
 
 
 def test_frozen_parts_get_no_gradient() -> None:
@@ -412,43 +390,22 @@ def test_second_derivatives_are_those_by_x_alone(form: str, rows: tuple[int, ...
             torch.autograd.grad(of(p.forward(form)), factor)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo looks at all of z
-@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
-@pytest.mark.parametrize("pair", ["itself", "view", "view of the same"])
-def test_an_output_that_shares_memory_with_x_is_refused(pair: str, backend: str | None) -> None:
-    """The gradient of V would be made of what was written over x, and nobody would notice."""
+def test_no_rows_have_gradients_of_zero() -> None:
+    """An expert of a mixture that got none, or the last batch."""
     p = Problem("dense")
-    square = torch.ones(3, N, dtype=torch.float64, requires_grad=True)
-    U = _draw(torch.Generator().manual_seed(0), torch.float64, N, R)
-
-    def added(x: Tensor) -> Tensor:
-        z = x * 1.0
-        output, given = {"itself": (z, z), "view": (z.view(3, N), z), "view of the same": (z.view(3, N), z.view(3, N))}[pair]
-        return lowrank_add(output, given, U, p.S, p.V, SCALE)
-
-    torch._dynamo.reset()
-    function = added if backend is None else torch.compile(added, backend=backend)
-    with pytest.raises(Exception, match=r"output: expected memory of its own, which may be written to, found that of x"):
-        function(square)
-    assert _close(lowrank_add(square * 1.0, square, U, p.S, p.V, SCALE), square + SCALE * square @ p.V @ p.S.mT @ U.mT)
-
-
-def test_no_rows_share_no_memory() -> None:
-    """An expert of a mixture that got none, or the last batch: tensors without entries are nowhere."""
-    p = Problem("dense")
-    x, output = torch.empty(0, N, dtype=torch.float64), torch.empty(0, M, dtype=torch.float64)
-    assert x.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() == 0
-    for y in (lowrank_add(output, x, p.U, p.S, p.V), adapted_linear(x, p.weight, p.bias, p.U, p.S, p.V)):
+    x = torch.empty(0, N, dtype=torch.float64)
+    for own in (None, x):
+        y = adapted_linear(x, p.weight, p.bias, p.U, p.S, p.V, adapter_x=own)
         assert y.shape == (0, M)
         torch.autograd.backward(y.sum())
     assert not any(X.grad is None or bool(X.grad.any()) for X in (p.U, p.S, p.V))
 
 
 def test_dropout_on_the_adapters_input_alone() -> None:
-    """``lowrank_add`` with another x than the base's: both paths' gradients reach x."""
+    """Both paths' gradients reach x."""
     p = Problem("dense")
     mask = (torch.rand(p.x.shape, generator=torch.Generator().manual_seed(2)) > 0.5).double() * 2.0
-    y = lowrank_add(linear(p.x, p.weight, p.bias), p.x * mask, p.U, p.S, p.V, SCALE)
+    y = adapted_linear(p.x, p.weight, p.bias, p.U, p.S, p.V, SCALE, adapter_x=p.x * mask)
     p.backward(y)
     expected = p.target @ p.weight + SCALE * (p.target @ p.U @ p.S @ p.V.mT) * mask
     assert _close(p.x.grad, expected)
@@ -475,6 +432,10 @@ def test_dropout_on_the_adapters_input_alone() -> None:
         ({"V": lambda p: p.V.float()}, "V: expected the dtype of the base, torch.float64, found torch.float32"),
         ({"V": lambda p: p.V.to("meta")}, "V: expected the device of the base, cpu, found meta"),
         ({"weight": lambda p: p.weight.to("meta")}, "x: expected the device of the base, meta, found cpu"),
+        (
+            {"adapter_x": lambda p: p.x[:2]},
+            r"adapter_x: expected one like x, \(3, 5, 7\) torch.float64 on cpu, found \(2, 5, 7\) torch.float64 on cpu",
+        ),
         ({"bias": lambda p: p.bias[:2]}, r"bias: expected shape \(6,\) for a weight of 6 x 7 and rank 2, found \(2,\)"),
     ],
 )
@@ -490,29 +451,10 @@ def test_bad_input_is_named(change: dict[str, Callable[[Problem], Any]], message
 def test_a_scale_that_is_no_finite_number_is_refused(scale: Any) -> None:
     p = Problem("dense")
     W, factors = p.weight, (p.U, p.S, p.V)
-    given: tuple[Callable[[], Tensor], ...] = (
-        lambda: adapted_linear(p.x, W, p.bias, *factors, scale),
-        lambda: lowrank_add(linear(p.x, W, p.bias), p.x, *factors, scale),
-    )
+    given: tuple[Callable[[], Tensor], ...] = (lambda: adapted_linear(p.x, W, p.bias, *factors, scale),)
     for refusing in given:
         with pytest.raises(ValueError, match=f"^scale: expected a finite number, found {re.escape(repr(scale))}$"):
             refusing()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"x": lambda p: p.x[:2]}, r"output: expected the leading axes of x, \(2, 5\), found \(3, 5\)"),
-        ({"x": lambda p: p.x[..., :4]}, r"x: expected shape \(3, 5, 7\) for a weight of 6 x 7 and rank 2, found \(3, 5, 4\)"),
-        ({"U": lambda p: p.U[:4]}, r"U: expected shape \(6, 2\) for a weight of 6 x 7 and rank 2, found \(4, 2\)"),
-        ({"S": lambda p: p.S.float()}, "S: expected the dtype of the base, torch.float64, found torch.float32"),
-    ],
-)
-def test_what_cannot_be_added_is_named(change: dict[str, Callable[[Problem], Any]], message: str) -> None:
-    p = Problem("dense")
-    given = {name: getattr(p, name) for name in ("x", "U", "S", "V")} | {name: make(p) for name, make in change.items()}
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        lowrank_add(torch.zeros(*FEW, M, dtype=torch.float64), **given)
 
 
 def test_a_device_without_autocast_is_compiled_for() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.layer import product as module
-from geolora_ref.fast.layer.product import frozen_linear, input_gradient, product, takes_onednn
+from geolora_ref.fast.layer.product import input_gradient, product, takes_onednn
 from geolora_ref.fast.layer.skinny import down, row_blocks
 from geolora_ref.nn import adapt
 from tests.fast.layers import random_layer
@@ -287,56 +287,6 @@ def test_compiled_there_are_only_products_that_the_compiler_knows() -> None:
     assert any("linear" in name for name in seen)
     assert not any("mkldnn" in name for name in seen)
     assert _worst(y, x, W) < 1.0
-
-
-@pytest.mark.usefixtures("faster")
-@pytest.mark.parametrize("shape", [(ROWS,), (4, ROWS // 4)])
-@pytest.mark.parametrize("wanted", [("x", "bias"), ("x",), ("bias",), ()])
-def test_a_frozen_layer_has_both_products_by_onednn_and_right_gradients(shape: Any, wanted: Sequence[str]) -> None:
-    W, g = _draw(M, N, seed=1), _draw(*shape, M, seed=3)
-    given = {"x": _draw(*shape, N), "bias": _draw(M, seed=2)}
-    for name in wanted:
-        given[name].requires_grad_()
-    y: list[Tensor] = []
-    assert ONEDNN in _operations(lambda: y.append(frozen_linear(given["x"], W, given["bias"])))
-    assert _worst(y[0].detach(), given["x"].detach(), W, given["bias"].detach()) < 1.0
-    if wanted:
-        backward = _operations(lambda: y[0].backward(g))
-        assert (ONEDNN in backward) == ("x" in wanted)
-    dx, d_bias = given["x"].grad, given["bias"].grad
-    assert [dx is not None, d_bias is not None] == [name in wanted for name in given]
-    if dx is not None:
-        assert _worst(dx, g, W.mT) < 1.0
-    if d_bias is not None:
-        rows = g.reshape(ROWS, M)
-        assert _worst(d_bias[None], torch.ones(1, ROWS), rows.mT) < 1.0
-
-
-@pytest.mark.usefixtures("faster")
-def test_a_frozen_layer_can_be_differentiated_twice() -> None:
-    """‖y‖² has the gradient 2xH, H = WᵀW, and the square of the norm of that 8xH²; each of four products loses eps times its
-    length, M or N, of the Frobenius norms of its factors, which the products behind it stretch by the spectral norm of W at most.
-    """
-    W, x = _draw(M, N, seed=1), _draw(ROWS, N).requires_grad_()
-    (dx,) = torch.autograd.grad(frozen_linear(x, W).square().sum(), x, create_graph=True)
-    (found,) = torch.autograd.grad(dx.square().sum(), x)
-    H, start = (W.mT @ W).double(), x.detach().double()
-    lost = 2 * (M + N) * EPS * 8.0 * float(start.norm() * W.norm() * torch.linalg.matrix_norm(W, 2) ** 3)
-    exact = 8.0 * start @ H @ H
-    assert lost < 0.01 * float(exact.norm()), "the bound would let anything pass"
-    assert float((found.double() - exact).norm()) < lost
-
-
-@pytest.mark.usefixtures("faster")
-def test_a_frozen_layer_takes_part_in_autocast_forward_and_its_gradient_is_that_of_the_forward_pass() -> None:
-    x, W, ones = _draw(ROWS, N).requires_grad_(), _draw(M, N, seed=1), torch.ones(ROWS, M)
-    y = frozen_linear(x, W)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert frozen_linear(x, W).dtype == torch.bfloat16
-    with torch.autocast("cpu", dtype=torch.bfloat16), _switched(False):  # oneDNN's product takes no part in autocast
-        dx, rounded = (torch.autograd.grad(of, x, ones)[0] for of in (y, linear(x, W).float()))
-    assert _worst(dx, ones, W.mT) < 1.0
-    assert _worst(rounded, ones, W.mT) > 1.0, "autocast made no difference"
 
 
 @pytest.mark.usefixtures("faster")

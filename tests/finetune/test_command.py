@@ -57,7 +57,7 @@ def test_run_writes_everything(model_folder: Path, tsv: Path, tmp_path: Path, ca
     assert (folder / "lora" / "adapter_config.json").is_file()
     assert results["metrics"][-1]["dev"] >= 0.75
     assert results["truncations"] == 12 * 10
-    assert "Householder" not in printed
+    assert "120 truncations went through Householder's QR" in printed
     assert results["learned"]
     assert (len(results["losses"]), results["classes"]) == (10, ["0", "1"])
     assert sum(results["examples"].values()) == len(tsv.read_text("utf-8").splitlines())

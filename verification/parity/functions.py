@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from geolora_ref.fast import adapted_linear, lowrank_add
+from geolora_ref.fast import adapted_linear
 
 __all__ = ["FORMS", "function_difference", "ratios"]
 
-FORMS = ("adapted", "added")
+FORMS = ("adapted", "dropped")
 M, N, R, SCALE = 48, 40, 4, 1.5
 ROWS = ((3, 5), (2, 512))
 """One block of rows, and several."""
@@ -85,8 +85,7 @@ def _computed(given: _Given, form: str) -> _Result:
     """The function and its backward pass."""
     x, dy, weight, bias, U, S, V = (X.clone() for X in given)
     trained = [X.requires_grad_() for X in (x, bias, U, S, V)]
-    adapter = (U, S, V, SCALE)
-    added = form == "added"
-    y = lowrank_add(linear(x, weight, bias), x, *adapter) if added else adapted_linear(x, weight, bias, *adapter)
+    own = x * 1.0 if form == "dropped" else None  # of which the gradient is a part of that of x
+    y = adapted_linear(x, weight, bias, U, S, V, SCALE, adapter_x=own)
     dx, d_bias, dK, dS, dL = torch.autograd.grad(y, trained, dy)
     return _Result(y.detach(), dx, d_bias, dK, dL, dS)

@@ -22,7 +22,6 @@ gradients come in the same layout.  Any other works too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ from geolora_ref.fast.layer.product import input_gradient, product
 from geolora_ref.fast.layer.skinny import add_up, down, gradient, row_blocks, up
 from geolora_ref.fast.precision import autocasts, no_autocast
 
-__all__ = ["adapted_linear", "lowrank_add"]
+__all__ = ["adapted_linear"]
 
 
 def adapted_linear(
@@ -46,14 +45,16 @@ def adapted_linear(
     V: Tensor,
     scale: float = 1.0,
     *,
+    adapter_x: Tensor | None = None,
     factor_gradients: bool = False,
 ) -> Tensor:
-    """y = x W₀ᵀ + bias + scale·x V Sᵀ Uᵀ.
+    """y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ, x' = x.
 
     Parameters
     ----------
     x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r, r), V (n, r).
     scale : the constant factor of the adapter.
+    adapter_x : x' in place of x, with its shape: what dropout makes of x for the adapter alone.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
 
     An S that requires no gradient gets no dS, which is UᵀdK: ``LayerBank.update_`` has it from dK.
@@ -64,43 +65,25 @@ def adapted_linear(
     Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
     for a scale that is not finite.
     """
-    x, weight, bias, U, S, V = _prepared(x, weight, bias, U, S, V)
-    y: Tensor = _AdaptedLinear.apply(x, weight, bias, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
-    return y
-
-
-def lowrank_add(
-    output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float = 1.0, *, factor_gradients: bool = False
-) -> Tensor:
-    """``output`` + scale·x V Sᵀ Uᵀ, in place, for a base layer of any kind and for dropout on the adapter's x alone.
-
-    output : (…, m), what the base returned, with the leading axes of x; it must not be needed by the base's own backward pass,
-    nor share memory with x, which the gradients are made of.
-    Otherwise as :func:`adapted_linear`.
-    Raises ``ValueError`` for shapes that do not fit, mixed dtypes or devices, a shared memory, or a scale that is not finite.
-    """
-    if autocasts(x.device.type):
-        x, U, S, V = (_by_autocast(X, output.dtype) for X in (x, U, S, V))
-    if _share_memory(output, x):
-        raise ValueError("output: expected memory of its own, which may be written to, found that of x")
-    if output.shape[:-1] != x.shape[:-1]:
-        raise ValueError(f"output: expected the leading axes of x, {tuple(x.shape[:-1])}, found {tuple(output.shape[:-1])}")
-    _check((output.shape[-1], V.shape[0]), output, U, S, V, x=x)
-    y: Tensor = _LowRankAdd.apply(output, x, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
+    x, adapter_x, weight, bias, U, S, V = _prepared(x, adapter_x, weight, bias, U, S, V)
+    y: Tensor = _AdaptedLinear.apply(x, adapter_x, weight, bias, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
     return y
 
 
 def _prepared(
-    x: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    x: Tensor, adapter_x: Tensor | None, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
     """Checked, and in the dtype of autocast where it is on: in-place products do not take part in autocast by themselves."""
     if weight.requires_grad:
         raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
     if autocasts(x.device.type):
         x, weight, U, S, V = (_by_autocast(X) for X in (x, weight, U, S, V))
-        bias = None if bias is None else _by_autocast(bias)
-    _check(weight.shape, weight, U, S, V, x=x, bias=bias)
-    return x, weight, bias, U, S, V
+        bias, adapter_x = (None if X is None else _by_autocast(X) for X in (bias, adapter_x))
+    _check(weight, U, S, V, x, bias)
+    if adapter_x is not None and (adapter_x.shape, adapter_x.dtype, adapter_x.device) != (x.shape, x.dtype, x.device):
+        found = f"{tuple(adapter_x.shape)} {adapter_x.dtype} on {adapter_x.device}"
+        raise ValueError(f"adapter_x: expected one like x, {tuple(x.shape)} {x.dtype} on {x.device}, found {found}")
+    return x, adapter_x, weight, bias, U, S, V
 
 
 def _finite(scale: float | Tensor) -> float:
@@ -115,37 +98,20 @@ def _finite(scale: float | Tensor) -> float:
     raise ValueError(f"scale: expected a finite number, found {scale!r}")
 
 
-def _by_autocast(X: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _by_autocast(X: Tensor) -> Tensor:
     """As autocast does it: double precision, and what is no real floating point number, is left alone."""
     if X.dtype == torch.float64 or not X.is_floating_point():
         return X
-    return X.to(torch.get_autocast_dtype(X.device.type) if dtype is None else dtype)
+    return X.to(torch.get_autocast_dtype(X.device.type))
 
 
-def _share_memory(A: Tensor, B: Tensor) -> bool:
-    """Whether both are views of one storage; compiled, where nobody sees storages, whether both are views of one tensor."""
-    if torch.compiler.is_compiling():
-        return (A if A._base is None else A._base) is (B if B._base is None else B._base)
-    return A.untyped_storage().data_ptr() == B.untyped_storage().data_ptr() != 0
-
-
-def _check(
-    of_weight: Sequence[int],
-    base: Tensor,
-    U: Tensor,
-    S: Tensor,
-    V: Tensor,
-    *,
-    x: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> None:
-    """Shapes for a weight of this one, dtypes and devices as ``base`` has them, or ``ValueError``."""
-    if len(of_weight) != 2 or not base.is_floating_point():
-        raise ValueError(f"weight: expected a real matrix (m, n) of floating point, found {tuple(of_weight)} {base.dtype}")
-    (m, n), r = of_weight, U.shape[-1]
-    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {"U": (U, (m, r)), "S": (S, (r, r)), "V": (V, (n, r))}
-    if x is not None:
-        expected = {"x": (x, (*x.shape[:-1], n)), **expected}
+def _check(weight: Tensor, U: Tensor, S: Tensor, V: Tensor, x: Tensor, bias: Tensor | None) -> None:
+    """Shapes that fit the weight, and its dtype and device, or ``ValueError``."""
+    if weight.ndim != 2 or not weight.is_floating_point():
+        found = f"{tuple(weight.shape)} {weight.dtype}"
+        raise ValueError(f"weight: expected a real matrix (m, n) of floating point, found {found}")
+    (m, n), r = weight.shape, U.shape[-1]
+    expected = {"x": (x, (*x.shape[:-1], n)), "U": (U, (m, r)), "S": (S, (r, r)), "V": (V, (n, r))}
     if bias is not None:
         expected["bias"] = (bias, (m,))
     for name, (X, shape) in expected.items():
@@ -153,10 +119,10 @@ def _check(
             raise ValueError(
                 f"{name}: expected shape {tuple(shape)} for a weight of {m} x {n} and rank {r}, found {tuple(X.shape)}"
             )
-        if X.dtype != base.dtype:
-            raise ValueError(f"{name}: expected the dtype of the base, {base.dtype}, found {X.dtype}")
-        if X.device != base.device:
-            raise ValueError(f"{name}: expected the device of the base, {base.device}, found {X.device}")
+        if X.dtype != weight.dtype:
+            raise ValueError(f"{name}: expected the dtype of the base, {weight.dtype}, found {X.dtype}")
+        if X.device != weight.device:
+            raise ValueError(f"{name}: expected the device of the base, {weight.device}, found {X.device}")
 
 
 def _adapter_gradients(
@@ -183,6 +149,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
+        adapter_x: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         U: Tensor,
@@ -193,15 +160,16 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         with no_autocast(x.device.type):
             rows = row_blocks(x)
-            at = down(rows, V)
-            ctx.merged = merging_pays(x, weight)
+            ctx.own, its = adapter_x is not None, x if adapter_x is None else adapter_x
+            at = down(row_blocks(its), V)
+            ctx.merged = not ctx.own and merging_pays(x, weight)
             if ctx.merged:
                 weight = torch.addmm(weight, U @ S, V.mT, alpha=scale)
                 y = product(rows, weight, bias)
             else:
                 Kt = torch.bmm(S.mT[None], U.mT[None])[0]  # before the big product: what ``down`` runs on is in the cache
                 y = add_up(product(rows, weight, bias), at, Kt, scale)
-            ctx.save_for_backward(x, at, weight, U, S, V)
+            ctx.save_for_backward(its, at, weight, U, S, V)
             ctx.scale, ctx.factor = scale, factor_gradients
             result: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], weight.shape[0]])  # a view cannot be changed in place
             return result
@@ -209,7 +177,7 @@ class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         with no_autocast(dy.device.type):
-            x, at, weight, U, S, V = ctx.saved_tensors
+            its, at, weight, U, S, V = ctx.saved_tensors
             if ctx.merged:
                 weight = once(weight, U, S, V)
             U, S, V = once(U), once(S), once(V)
@@ -217,48 +185,15 @@ class _AdaptedLinear(torch.autograd.Function):
             bt = down(g, U)
             if ctx.scale != 1.0:
                 bt *= ctx.scale
-            dx = dU = dS = dV = None
-            if any(ctx.needs_input_grad[3:6]):  # first, while g is in the cache
-                dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor, ctx.needs_input_grad[4])
-            if ctx.needs_input_grad[0] and ctx.merged:
-                dx = product(g, weight.mT).view(x.shape)
-            elif ctx.needs_input_grad[0]:
-                dx = input_gradient(g, weight, bt, S @ V.mT).view(x.shape)
-            d_bias = g.sum((0, 1)) if ctx.needs_input_grad[2] else None
-            return dx, None, d_bias, dU, dS, dV, None, None
-
-
-class _LowRankAdd(torch.autograd.Function):
-    """``lowrank_add``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, output: Tensor, x: Tensor, U: Tensor, S: Tensor, V: Tensor, scale: float, factor_gradients: bool
-    ) -> Tensor:
-        with no_autocast(x.device.type):
-            rows = row_blocks(x)
-            at = down(rows, V)
-            Kt = S.mT @ U.mT
-            if output.is_contiguous():
-                add_up(output.view(*rows.shape[:-1], output.shape[-1]), at, Kt, scale)
-            else:
-                output.add_(up(at, Kt).view(output.shape), alpha=scale)
-            ctx.mark_dirty(output)
-            ctx.save_for_backward(x, at, U, S, V)
-            ctx.scale, ctx.factor = scale, factor_gradients
-            return output
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        with no_autocast(dy.device.type):
-            x, at, *factors = ctx.saved_tensors
-            U, S, V = map(once, factors)
-            g = row_blocks(dy)
-            bt = down(g, U)
-            if ctx.scale != 1.0:
-                bt *= ctx.scale
-            dx = up(bt, S @ V.mT).view(x.shape) if ctx.needs_input_grad[1] else None
-            if not any(ctx.needs_input_grad[2:5]):
-                return dy, dx, None, None, None, None, None
-            dU, dS, dV = _adapter_gradients(g, x, at, bt, U, S, ctx.scale, ctx.factor, ctx.needs_input_grad[3])
-            return dy, dx, dU, dS, dV, None, None
+            wants_x, wants_its, _, wants_bias, *wants = ctx.needs_input_grad
+            dx = d_its = dU = dS = dV = None
+            if any(wants[:3]):  # first, while g is in the cache
+                dU, dS, dV = _adapter_gradients(g, its, at, bt, U, S, ctx.scale, ctx.factor, wants[1])
+            if wants_x and (ctx.merged or ctx.own):
+                dx = product(g, weight.mT).view(its.shape)
+            elif wants_x:
+                dx = input_gradient(g, weight, bt, S @ V.mT).view(its.shape)
+            if wants_its:
+                d_its = up(bt, S @ V.mT).view(its.shape)
+            d_bias = g.sum((0, 1)) if wants_bias else None
+            return dx, d_its, None, d_bias, dU, dS, dV, None, None

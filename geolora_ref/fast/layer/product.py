@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from geolora_ref.fast.layer.skinny import add_up, up
-from geolora_ref.fast.precision import autocasts, no_autocast
 
-__all__ = ["frozen_linear", "input_gradient", "product", "takes_onednn"]
+__all__ = ["input_gradient", "product", "takes_onednn"]
 
 LEAST_WORK = 2**24
 """Multiplications from which on oneDNN is faster; what it does before the first of them takes some 10 µs."""
@@ -47,35 +45,6 @@ def input_gradient(g: Tensor, W: Tensor, bt: Tensor, Lt: Tensor) -> Tensor:
     if g.element_size() == 2 or takes_onednn(g, W.mT):
         return add_up(product(g, W.mT), bt, Lt, 1.0)
     return up(bt, Lt).view(-1, W.shape[1]).addmm_(g.reshape(-1, W.shape[0]), W)
-
-
-def frozen_linear(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + bias, (…, m), of x (…, n) and a frozen W (m, n), to be differentiated: both products by the faster library."""
-    with torch.no_grad():
-        onednn = takes_onednn(x, W)
-    if not onednn or autocasts(x.device.type):
-        return torch.nn.functional.linear(x, W, bias)
-    y: Tensor = _FrozenLinear.apply(x, W, bias)  # type: ignore[no-untyped-call, unused-ignore]
-    return y
-
-
-class _FrozenLinear(torch.autograd.Function):
-    """:func:`frozen_linear`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(W)
-        y = product(x, W, bias)
-        result: Tensor = torch.ops.aten._unsafe_view(y, y.shape)  # a view cannot be changed in place
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (W,) = ctx.saved_tensors
-        with no_autocast(g.device.type):
-            dx = product(g, W.mT) if ctx.needs_input_grad[0] else None
-        d_bias = g.reshape(-1, len(W)).sum(0) if ctx.needs_input_grad[2] else None
-        return dx, None, d_bias
 
 
 def takes_onednn(x: Tensor, W: Tensor) -> bool:

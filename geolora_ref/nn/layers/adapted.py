@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geolora_ref import checks
-from geolora_ref.fast import adapted_linear, lowrank_add
-from geolora_ref.fast.layer.product import frozen_linear
+from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.precision import autocasts, own_precision
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
@@ -245,14 +244,12 @@ class AdaptedLayer(nn.Module):
         return not (hooked or self.base_weight.requires_grad)
 
     def _fused(self, x: Tensor) -> Tensor:
-        """The same by the fast path; dropout takes its products out of the base's."""
-        Ut, S, Vt = self.adapter.in_forward()
-        published, base = self.adapter.gradients == "published", cast(nn.Linear, self.base)
-        adapter = (Ut.mT, S, Vt.mT, self.alpha)
-        if not _does_nothing(self.dropout):
-            y = frozen_linear(x, base.weight, base.bias)  # what global hooks keep of a call of the base must stay as it is
-            return lowrank_add(y, self.dropout(x), *adapter, factor_gradients=published)
-        return adapted_linear(x, base.weight, base.bias, *adapter, factor_gradients=published)
+        """The same by the fast path."""
+        (Ut, S, Vt), base = self.adapter.in_forward(), cast(nn.Linear, self.base)
+        dropped = None if _does_nothing(self.dropout) else self.dropout(x)
+        published = self.adapter.gradients == "published"
+        factors = (Ut.mT, S, Vt.mT, self.alpha)
+        return adapted_linear(x, base.weight, base.bias, *factors, adapter_x=dropped, factor_gradients=published)
 
     def update(self, x: Tensor) -> Tensor:
         """X Wᵀ, arranged like the output of the base; in autocast's precision where that is on."""
