@@ -431,7 +431,7 @@ def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monke
     assert same(before, snapshot(model, optimizer))
 
 
-@pytest.mark.parametrize("where", ["optim.fast_group.transported", "optim.fast_group.LayerBank.turns"])
+@pytest.mark.parametrize("where", ["optim.fast_group.LayerMemory.transported", "optim.fast_group.LayerBank.turns"])
 def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast step has written its factors by then, with other ranks."""
 

@@ -24,10 +24,10 @@ Factors = tuple[Tensor, Tensor, Tensor]
 
 
 class Bases(NamedTuple):
-    """The bases of all layers at one time: copies Uᵀ (r, m) and Vᵀ (r, n) of each."""
+    """The bases of all layers at one time: the ranks, and for each shape copies of Uᵀ and Vᵀ up to the largest of them."""
 
-    Ut: list[Tensor]
-    Vt: list[Tensor]
+    ranks: tuple[int, ...]
+    storage: list[tuple[Tensor, Tensor]]
 
 
 class LayerBank:
@@ -132,14 +132,17 @@ class LayerBank:
 
     def bases(self) -> Bases:
         """A copy of all bases, to be compared with those after a step by :meth:`turns`."""
-        found = [self.storage(layer) for layer in range(len(self.shapes))]
-        both = [[X[side][:r].clone() for X, r in zip(found, self.ranks, strict=True)] for side in (0, 2)]
-        return Bases(*both)
+        w = max(self.ranks)
+        return Bases(self.ranks, [(stack.Ut[:, :w].clone(), stack.Vt[:, :w].clone()) for stack in self._stacks])
 
     def turns(self, before: Bases) -> list[tuple[Tensor, Tensor]]:
         """UᵀU₁ and VᵀV₁ of each layer, (r, r₁), from the bases before a step and those now."""
-        now = [self.factors(layer) for layer in range(len(self.shapes))]
-        return [(Ut @ U, Vt @ V) for Ut, Vt, (U, _, V) in zip(*before, now, strict=True)]
+        w, found = max(self.ranks), dict[int, tuple[Tensor, Tensor]]()
+        for stack, (Ut, Vt) in zip(self._stacks, before.storage, strict=True):
+            A, B = torch.bmm(Ut, stack.Ut[:, :w].mT), torch.bmm(Vt, stack.Vt[:, :w].mT)
+            found |= zip(stack.layers, zip(A, B, strict=True), strict=True)
+        pairs = enumerate(zip(before.ranks, self.ranks, strict=True))
+        return [(found[layer][0][:r, :r1], found[layer][1][:r, :r1]) for layer, (r, r1) in pairs]
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.layer_memory import directions, transported
+from geolora_ref.nn.optim.layer_memory import LayerMemory
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Moments, Optimizer, Triple
 from geolora_ref.training import Cut
@@ -30,7 +30,7 @@ class FastGroup:
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
-        self.adapters = list(adapters)
+        self.adapters, self.memory = list(adapters), LayerMemory()
         self._gather()
 
     def stepper(self, gradients: Sequence[Triple], moments: Sequence[Moments]) -> AllAtOnce:
@@ -89,7 +89,7 @@ class AllAtOnce:
     def directions(self, optimizer: Optimizer) -> list[Triple]:
         """Of layers of one shape, rank and age by one call."""
         self.optimizer = optimizer
-        found, self.moments = directions(optimizer, self.gradients, self.moments)
+        found, self.moments = self.group.memory.directions(optimizer, self.gradients, self.moments)
         return found
 
     def cores(self) -> list[Tensor]:
@@ -118,7 +118,7 @@ class AllAtOnce:
                 torch.autograd.graph.increment_version(changed)
         self.group.seen()
         if before is not None:
-            self.moments = transported(self.optimizer, self.moments, self.bank.turns(before))
+            self.moments = self.group.memory.transported(self.optimizer, self.moments, self.bank.turns(before))
         exact = [layer in report.exact for layer in range(len(report.ranks))]
         rows = zip(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, strict=True)
         self.reports = list(starmap(TruncationReport, rows))
