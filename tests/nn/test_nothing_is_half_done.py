@@ -1,0 +1,391 @@
+"""A step that fails leaves all as it was: gradients, heads, memories and factors that cannot take it."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from geolora_ref.nn import GeoLoRA, adapt, adapters
+from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer
+from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
+from geolora_ref.nn.optim.heads import finite
+from tests.nn.steps import MAKES, METHODS, OPTIMIZERS, backward, head_of, same, snapshot
+from verification.network_defects.models import network, regression, train
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["adapter", "head"])
+def test_gradients_that_are_not_finite_change_nothing(where: str, poison: float) -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
+    train(model, optimizer, 2)
+    before = snapshot(model, optimizer)
+    backward(model)
+    victim = adapters(model)["2"].adapter.Vt if where == "adapter" else head_of(model).bias
+    assert isinstance(victim, nn.Parameter)
+    assert victim.grad is not None
+    victim.grad[0] = poison
+    name = "2" if where == "adapter" else r"4\.bias"
+    with pytest.raises(FloatingPointError, match=f"gradients are not finite: {name} .1 in all.; nothing was changed"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+    optimizer.on_nonfinite = "skip"
+    optimizer.step()
+    assert optimizer.skipped == 1
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("method", ["reference", "fast"])
+def test_an_overflow_inside_the_step_changes_nothing(method: Any, groups: int) -> None:
+    """The last layer fails after the first one has been computed."""
+    model = network()
+    parts: Any = model if groups == 1 else [{"module": model[0]}, {"module": model[2]}, {"module": model[4]}]
+    optimizer = GeoLoRA(parts, lr=1e300, tau=0.1, update="sgd", method=method)
+    before = snapshot(model, optimizer)
+    backward(model)
+    last = adapters(model)["2"].adapter.Ut
+    assert last.grad is not None
+    last.grad.mul_(1e200)
+    where = {("fast", 1): r"the range of its dtype, in \['2'\]; nothing", ("reference", 1): "^2: line 3: K_new overflowed"}
+    with pytest.raises(FloatingPointError, match=where.get((method, groups), "the range of its dtype|overflowed the range")):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_refusal_in_a_later_group_undoes_the_earlier_ones(method: Any) -> None:
+    """Whatever it is: here the last adapter has another rank than its memory."""
+    model = network()
+    optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}], lr=0.05, method=method)
+    x, target = regression()
+    ((model(x) - target).square().mean()).backward()
+    optimizer.step()
+    adapters(model)["2"].adapter.reset(2)
+    optimizer.zero_grad()
+    backward(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(RuntimeError, match="remembers rank"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+HEADS_THAT_FAIL: dict[str, tuple[dict[str, Any], str]] = {
+    "a rate beyond single precision": ({"lr": 1e39}, "parameters beside the adapters: expected ones that AdamW can step, found"),
+    "a first step beyond it": ({"lr": 1e38}, "parameters beside the adapters: .*without overflow; nothing was changed"),
+    "no number": ({"lr": float("nan")}, "lr: expected a finite number >= 0, found nan"),
+    "negative": ({"lr": -1.0}, "lr: expected a finite number >= 0, found -1.0"),
+    "two rates": ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
+    "no betas": ({"betas": None}, "betas: expected two numbers >= 0 and < 1, found None"),
+    "one beta": ({"betas": 1.5}, "betas: expected two numbers >= 0 and < 1, found 1.5"),
+    "eps": ({"eps": float("nan")}, "eps: expected a finite number >= 0, found nan"),
+    "weight_decay": ({"weight_decay": float("inf")}, "weight_decay: expected a finite number >= 0, found inf"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", HEADS_THAT_FAIL)
+def test_a_head_that_cannot_take_its_step_changes_nothing(case: str, method: Any) -> None:
+    """The adapters come first in a step; options may be changed by whoever holds the groups."""
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    x, target = (X.float() for X in regression())
+    (model(x) - target).square().mean().backward()
+    changed, message = HEADS_THAT_FAIL[case]
+    optimizer.param_groups[1].update(changed)
+    before = snapshot(model, optimizer)
+    before[1]["param_groups"][1].pop(*changed)  # NaN is not equal to itself
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    after = snapshot(model, optimizer)
+    after[1]["param_groups"][1].pop(*changed)
+    assert same(before, after)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever halves the batch then waits for torch's own error."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    backward(model)
+    monkeypatch.setattr("geolora_ref.nn.optim.heads.adamw", fails)
+    before = snapshot(model, optimizer)
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("where", ["optim.fast_group.LayerMemory.transported", "optim.fast_group.LayerBank.turns"])
+def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast step has written its factors by then, with other ranks."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.3, method="fast")
+    train(model, optimizer, 2)
+    backward(model)
+    before = snapshot(model, optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"geolora_ref.nn.{where}", fails)
+        patch.setattr(torch, "zeros_like", fails)  # nor is there memory for new tensors when the factors are put back
+        with pytest.raises(torch.OutOfMemoryError):
+            optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+    optimizer.step()
+
+
+def test_what_is_not_finite_is_not_called_an_overflow() -> None:
+    """Factors that something has spoilt are theirs to be told of, as by the reference; 0/0 in Adam without ε is no number."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1, update="sgd", method="fast")
+    backward(model)
+    adapters(model)["2"].adapter.S.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"S: expected finite entries"):
+        optimizer.step()
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1, eps=0.0, method="fast")
+    backward(model)
+    gradient = adapters(model)["0"].adapter.Ut.grad
+    assert gradient is not None
+    gradient[:, 0] = 0.0
+    with pytest.raises(
+        FloatingPointError, match=r"the update is not finite, or leaves the range of its dtype, in \['0'\]; nothing"
+    ):
+        optimizer.step()
+
+
+def test_a_core_that_overflows_in_a_coefficient_step_is_named() -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=1e300, tau=0.1, update="sgd", method="fast", coefficient_steps=2)
+    backward(model)
+    optimizer.param_groups[0]["iteration"] = 1
+    gradient = adapters(model)["2"].adapter.S.grad
+    assert gradient is not None
+    gradient.mul_(1e200)
+    with pytest.raises(FloatingPointError, match=r"in \['2'\]; nothing was changed"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_head_whose_memory_is_of_another_dtype_changes_nothing(method: Any) -> None:
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, update="sgd", method=method)
+    x, target = regression()
+    (model(x.float()) - target.float()).square().mean().backward()
+    optimizer.step()
+    model.double()
+    for layer in adapters(model).values():
+        layer.adapter.orthonormalise()
+    optimizer.zero_grad()
+    (model(x) - target).square().mean().backward()
+    before = snapshot(model, optimizer)
+    message = r"^4\.weight: the optimizer remembers torch.float32 on cpu, the parameter has torch.float64 .* it remembers$"
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    x, target = (X.float() for X in regression())
+    ((model(x) - target).square().mean()).backward()
+    optimizer.step()
+    before = snapshot(model, optimizer)
+    for parameter in (adapters(model)["2"].adapter.Ut, adapters(model)["2"].adapter.S):
+        assert parameter.grad is not None
+        parameter.grad.add_(1e25)
+    named = r"second moments overflowed .* in \['2'\]; nothing" if method == "fast" else "^2: .*second moment"
+    with pytest.raises(FloatingPointError, match=named):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("defect", ["second moments beyond the range", "second moments and eps below it", "none"])
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: str) -> None:
+    """1e25 has no square in single precision, 1e-5 none in half, where eps = 1e-8 is 0; smaller gradients and 1e-3 have one."""
+    model = network(max_rank=6).float()
+    half = defect.endswith("below it")
+    if half:
+        head_of(model).bias.data = head_of(model).bias.data.half()
+    optimizer, (x, target) = OPTIMIZERS[method](model), (X.float() for X in regression())
+    shift = {"second moments beyond the range": 1e25, "second moments and eps below it": 1e-5, "none": 1e-3}
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        hidden = model[:4](x)
+        loss = (nn.functional.linear(hidden, head_of(model).weight, head_of(model).bias.float()) - target).square().mean()
+        loss.backward()
+        head_of(model).bias.grad = torch.full_like(head_of(model).bias, shift[defect])
+        return float(loss.detach())
+
+    before = snapshot(model, optimizer)
+    if defect == "none":
+        optimizer.step(closure)
+        assert not same(before, snapshot(model, optimizer))
+        return
+    dtype, cure = ("16", r" \(half precision needs a larger eps; .* in float32\)") if half else ("32", "")
+    with pytest.raises(FloatingPointError, match=rf"for 4\.bias, torch.float{dtype} \(1 in all\){cure}; nothing was changed"):
+        optimizer.step(closure)
+    assert same(before, snapshot(model, optimizer))
+
+
+def test_of_many_heads_the_first_four_are_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), *(nn.LayerNorm(3) for _ in range(3)))
+    adapt(model, rank=1, train=["1", "2", "3"])
+    optimizer = GeoLoRA(model)
+    model(torch.ones(2, 3)).sum().backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith(("1", "2", "3")):
+            parameter.grad = torch.full_like(parameter, 1e25)
+    named = "; ".join(f"{name}, torch.float32" for name in ("1.weight", "1.bias", "2.weight", "2.bias"))
+    with pytest.raises(FloatingPointError, match=rf"^optimizer: .* not finite for {re.escape(named)} \(6 in all\); nothing"):
+        optimizer.step()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan")) if parameter.requires_grad else None
+    named = ", ".join(("0", "1.weight", "1.bias", "2.weight"))
+    with pytest.raises(FloatingPointError, match=rf"^gradients are not finite: {re.escape(named)} \(7 in all\); nothing"):
+        optimizer.step()
+
+
+def stepped_in_single(method: Any, update: Any, *, autocast: bool) -> tuple[nn.Module, GeoLoRA]:
+    """Three steps, each alone in autocast or not; the gradients are taken outside of it."""
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1, method=method, update=update)
+    x, target = (X.float() for X in regression())
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(x) - target).square().mean().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("update", ["sgd", "adam", "heavy-ball", "normalised"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_within_autocast_is_the_step_outside_of_it(method: Any, update: Any) -> None:
+    """The reference found bases that were not orthonormal, the fast method remembered in half precision."""
+    within, outside = (snapshot(*stepped_in_single(method, update, autocast=autocast)) for autocast in (True, False))
+    assert same(within, outside)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_parameter_without_entries_takes_its_step(method: Any) -> None:
+    model = network()
+    model.register_parameter("nothing", nn.Parameter(torch.zeros(0, 4)))
+    optimizer = GeoLoRA(model, method=method)
+    backward(model)
+    model.get_parameter("nothing").sum().backward()
+    before = head_of(model).weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(head_of(model).weight, before)
+
+
+def test_a_loss_scaler_that_finds_an_overflow_skips_everything() -> None:
+    model = network().float()
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    x, target = (X.float() for X in regression())
+
+    def step(factor: float) -> None:
+        optimizer.zero_grad()
+        scaler.scale((model(x) - target).square().mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(1.0)
+    before = snapshot(model, optimizer)
+    step(1e38)
+    assert same(before, snapshot(model, optimizer))
+    assert scaler.get_scale() == 2.0**9
+    step(1.0)
+    assert not same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_one_entry_that_is_not_finite_is_found(bad: float) -> None:
+    tensors = [torch.full((3, 2), 3e38), torch.zeros(4), torch.zeros(()), torch.zeros(0, 4)]
+    assert finite(tensors)
+    tensors[1][2] = bad
+    assert not finite(tensors)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sparse_gradients_are_refused_and_nothing_is_changed(method: Any) -> None:
+    table = nn.Embedding(9, 12, sparse=True, dtype=torch.float64)
+    model = nn.Sequential(table, network())
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    optimizer = GeoLoRA(model, method=method)
+    model(torch.tensor([1, 4])).sum().backward()
+    before = snapshot(model, optimizer)
+    with pytest.raises(ValueError, match=r"dense ones, found torch.sparse_coo of 0\.weight; nothing"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+TOLD: dict[type[AdapterOptimizer], set[str]] = {
+    GeoLoRA: {"reports", "truncations", "exact"},
+    SimultaneousDescent: set(),
+    Dlrt: {"reports"},
+}
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("place", ["the second adapter", "the second parameter of the head", "the last line"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_what_fails_while_a_step_is_written_changes_nothing(
+    make: str, place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    optimizer = MAKES[make](model)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        backward(model)
+        return 0.0
+
+    for _ in range(2):
+        closure()
+        optimizer.step(closure)
+    told = {name: copy.copy(getattr(optimizer, name)) for name in TOLD[type(optimizer)]}
+    before = snapshot(model, optimizer)
+    remember, finish, written = AdapterOptimizer.remember, AdapterOptimizer.finish, []
+
+    def fails_to_remember(self: AdapterOptimizer, adapter: Any, moments: Any) -> None:
+        written.append(adapter)
+        if len(written) == 2:
+            raise error("in the middle")
+        remember(self, adapter, moments)
+
+    def fails_to_finish(self: AdapterOptimizer, heads: Any) -> None:
+        finish(self, heads if place == "the last line" else heads[:1])
+        raise error("in the middle")
+
+    if place == "the second adapter":
+        monkeypatch.setattr(AdapterOptimizer, "remember", fails_to_remember)
+    else:
+        monkeypatch.setattr(AdapterOptimizer, "finish", fails_to_finish)
+    closure()
+    with pytest.raises(error, match="in the middle"):
+        optimizer.step(closure)
+    assert same(before, snapshot(model, optimizer))
+    assert told == {name: getattr(optimizer, name) for name in told}
+    monkeypatch.undo()
+    optimizer.step(closure)
+    assert not same(before, snapshot(model, optimizer))

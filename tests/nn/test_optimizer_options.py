@@ -1,0 +1,397 @@
+"""Options, groups, states and rates of the optimizer: what counts, and what is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from geolora_ref.nn import GeoLoRA, adapt, adapters, merge, unmerge
+from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
+from tests.nn.steps import MAKES, METHODS, OPTIMIZERS, backward, head_of, same, snapshot
+from verification.network_defects.models import network, regression, train
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
+
+
+def test_groups_have_options_of_their_own() -> None:
+    model = network()
+    optimizer = GeoLoRA(
+        [{"module": model[0], "lr": 0.0, "update": "sgd"}, {"module": model[2], "max_rank": 2}, {"module": model[4]}],
+        lr=0.05,
+        tau=0.0,
+    )
+    first, second = adapters(model).values()
+    before, head = first.adapter.full().clone(), head_of(model).weight.detach().clone()
+    train(model, optimizer, 3)
+    assert torch.equal(first.adapter.full(), before)
+    assert second.adapter.rank == 2
+    assert not torch.equal(head_of(model).weight, head)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("update", "option", "value"),
+    [
+        ("adam", "betas", (0.0, 0.5)),
+        ("adam", "eps", 1.0),
+        ("normalised", "betas", (0.0, 0.5)),
+        ("normalised", "eps", 1.0),
+        ("heavy-ball", "momentum", 0.2),
+        ("sgd", "weight_decay", 0.5),
+    ],
+)
+def test_every_option_of_an_update_counts(update: Any, option: str, value: Any, method: Any) -> None:
+    models = network(), network()
+    for model, more in zip(models, ({}, {option: value}), strict=True):
+        train(model, GeoLoRA(model, lr=0.05, tau=0.1, update=update, method=method, **more), 2)
+    one, other = (next(iter(adapters(model).values())).adapter.full() for model in models)
+    assert float((one - other).norm()) > 1e-3 * float(one.norm())
+
+
+def test_a_part_may_have_a_rate_of_its_own_for_its_head() -> None:
+    model = network()
+    optimizer = GeoLoRA([{"module": model[0]}, {"module": model[2]}, {"module": model[4], "head_lr": 0.5}], head_lr=0.3)
+    assert [group["lr"] for group in optimizer.param_groups if not group["adapters"]] == [0.5]
+
+
+@pytest.mark.parametrize("tau", [None, 0.2])
+def test_a_group_has_its_own_threshold_in_place_of_the_common_one(tau: float | None) -> None:
+    model = network()
+    parts: list[dict[str, Any]] = [{"module": model[0], "theta": 0.01}, {"module": model[2], "budget": 3}, {"module": model[4]}]
+    optimizer = GeoLoRA(parts, tau=tau)
+    found = [tuple(group[name] for name in ("tau", "theta", "budget")) for group in optimizer.param_groups if group["adapters"]]
+    assert found == [(None, 0.01, None), (None, None, 3)]
+    assert GeoLoRA(model, tau=tau).param_groups[0]["tau"] == (tau or 0.1)
+    assert Dlrt([{"module": network(), "theta": 0.01}], tau=tau).param_groups[0]["theta"] == 0.01
+    with pytest.raises(ValueError, match=r"found tau=0\.1, theta=0\.2$"):
+        GeoLoRA([{"module": model, "tau": 0.1, "theta": 0.2}])
+
+
+def test_an_adapter_that_is_frozen_in_part_is_refused() -> None:
+    for name in ("Ut", "S", "Vt"):
+        model = network()
+        getattr(adapters(model)["2"].adapter, name).requires_grad_(False)
+        with pytest.raises(
+            ValueError, match=r"^model: expected all factors of an adapter to be trainable or none, found some of 2$"
+        ):
+            GeoLoRA(model, lr=0.05)
+
+
+@pytest.mark.parametrize("make", [GeoLoRA, Dlrt])
+def test_a_step_while_adapters_are_merged_is_refused(make: Any) -> None:
+    """They have no gradients then, and the merged weight would not see what a step makes of older ones."""
+    model = network()
+    optimizer = make(model, lr=0.02)
+
+    def closure() -> float:
+        model.zero_grad()
+        backward(model)
+        return 0.0
+
+    merge(model)
+    before = copy.deepcopy(model.state_dict())
+    for one in (optimizer, copy.deepcopy((model, optimizer))[1]):
+        with pytest.raises(
+            RuntimeError,
+            match=r"^step: expected adapters that are not merged, found that 0, 2 is, or another of its base; unmerge first$",
+        ):
+            one.step(closure)
+    assert all(torch.equal(X, before[name]) for name, X in model.state_dict().items())
+    unmerge(model)
+    optimizer.step(closure)
+    assert any(not torch.equal(X, before[name]) for name, X in model.state_dict().items())
+
+
+def test_groups_of_single_layers_have_names() -> None:
+    """A layer that is a group of its own has no name in it."""
+    model = network()
+    optimizer = GeoLoRA([{"module": layer} for layer in adapters(model).values()], lr=0.02)
+    assert [group["adapters"] for group in optimizer.param_groups] == [["layer"], ["layer (1)"]]
+    adapters(model)["2"].adapter.S.grad = torch.full_like(adapters(model)["2"].adapter.S, torch.nan)
+    with pytest.raises(FloatingPointError, match=r"gradients are not finite: layer \(1\)"):
+        optimizer.step()
+
+
+def test_groups_that_come_later_are_refused() -> None:
+    optimizer = GeoLoRA(network(), lr=0.05)
+    for group in ({"params": [torch.nn.Parameter(torch.ones(2))]}, {"module": network()}):
+        with pytest.raises(ValueError, match=r"^add_param_group: expected all groups in the constructor"):
+            optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "^lr: expected a finite number >= 0"),
+        ({"lr": "0.1"}, "^lr: expected a finite number >= 0"),
+        ({"head_lr": -1.0}, "^head_lr: expected a finite number >= 0"),
+        ({"betas": (0.9, 1.0)}, r"^betas: expected two numbers >= 0 and < 1, found \(0.9, 1.0\)$"),
+        ({"betas": (0.9,), "update": "sgd"}, "^betas: expected two numbers"),
+        ({"betas": 0.9}, "^betas: expected two numbers"),
+        ({"eps": -1e-8}, "^eps: expected a finite number >= 0"),
+        ({"momentum": -0.1, "update": "heavy-ball"}, "^momentum: expected a finite number >= 0"),
+        ({"min_rank": 0}, "^min_rank: expected an integer >= 1, found 0"),
+        ({"min_rank": 13}, r"^0: min_rank: expected at most min\(m, n\) = 12, found 13"),
+        ({"min_rank": 9}, "^0: min_rank: expected at most 8, what the adapter's storage allows, found 9"),
+        ({"max_rank": 2, "min_rank": 3}, "^max_rank: expected at least min_rank = 3, found 2"),
+        ({"budget": 3, "min_rank": 2}, "^budget: expected at least 4 ranks for min_rank = 2 in every adapter, found 3"),
+        ({"budget": 63, "unit": "parameters"}, "^budget: expected at least 64 parameters for min_rank = 1"),
+        ({"budget": 2.5}, "^budget: expected an integer >= 1, found 2.5"),
+        ({"budget": 20, "unit": "bytes"}, "^unit: expected 'ranks' or 'parameters', found 'bytes'"),
+        ({"coefficient_steps": 1.5}, "^coefficient_steps: expected an integer >= 0, found 1.5"),
+        ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
+        ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
+        ({"update": "adamw"}, "update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found 'adamw'"),
+        ({"method": "fused"}, "method: expected 'auto' or 'fast' or 'reference'"),
+        ({"on_nonfinite": "ignore"}, "^on_nonfinite: expected 'raise' or 'skip'"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(network(), **options)
+
+
+def test_a_model_without_adapters_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^model: expected one with trainable adapters"):
+        GeoLoRA(nn.Linear(3, 3))
+    frozen = network()
+    frozen.requires_grad_(False)
+    with pytest.raises(ValueError, match="expected one with trainable adapters"):
+        GeoLoRA(frozen)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda model: model.parameters(), "Parameter"),
+        (lambda model: model.named_parameters(), "tuple"),
+        (lambda model: {"module": model}, "str"),
+        (lambda model: None, "NoneType"),
+    ],
+)
+def test_parameters_in_place_of_a_model_are_refused(make: Any, found: str, unchecked: None) -> None:
+    message = f"^model: expected a model or groups {{'module': a part of it, …}}, found {found}; adapters are stepped by layers"
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(make(network()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
+        ({"update": []}, r"update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found \[\]"),
+        ({"min_rank": True}, "min_rank: expected an integer >= 1, found True"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_named(options: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(network(), **options)
+
+
+def test_unknown_group_options_are_refused() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"found \['rate'\]"):
+        GeoLoRA([{"module": model, "rate": 0.1}])
+
+
+def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
+    model = network()
+    optimizer = GeoLoRA(model)
+    other = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 4)).double()
+    adapt(other, ["0"], rank=3, train=["2"])
+    with pytest.raises(ValueError, match=re.escape("expected (format, adapters) of each group")):
+        optimizer.load_state_dict(GeoLoRA(other).state_dict())
+    state = optimizer.state_dict()
+    assert [group["format"] for group in state["param_groups"]] == [2] * len(state["param_groups"])
+    state["param_groups"][0]["format"] = 1
+    with pytest.raises(ValueError, match=re.escape("found [(1, ['0', '2'])")):
+        optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_that_a_hook_has_wrapped_stays_as_it_is(method: Any) -> None:
+    """Hooks get the copy; a second state has a hook no more."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    train(model, optimizer, 2)
+    hook = optimizer.register_state_dict_post_hook(lambda _, state: {"wrapped": state})
+    saved = optimizer.state_dict()
+    before = copy.deepcopy(saved)
+    hook.remove()
+    train(model, optimizer, 3)
+    assert saved.keys() == {"wrapped"}
+    assert same(saved, before)
+    assert optimizer.state_dict().keys() == {"state", "param_groups"}
+
+
+def test_hooks_see_a_state_before_it_is_looked_at() -> None:
+    """As one converts a state that was saved under other names; what they make of it is checked like any."""
+    models = [network() for _ in range(2)]
+    optimizers = [GeoLoRA(model, lr=0.05) for model in models]
+    train(models[0], optimizers[0], 2)
+    saved = optimizers[0].state_dict()
+    hook = optimizers[1].register_load_state_dict_pre_hook(lambda _, state: state["wrapped"])
+    optimizers[1].load_state_dict({"wrapped": saved})
+    assert same(optimizers[1].state_dict(), saved)
+    with pytest.raises(ValueError, match=r"^state_dict: expected \(format, adapters\)"):
+        optimizers[1].load_state_dict({"wrapped": {"state": {}, "param_groups": []}})
+    hook.remove()
+    with pytest.raises(ValueError, match=r"^state_dict: expected \(format, adapters\)"):
+        optimizers[1].load_state_dict({"state": {}, "param_groups": []})
+    assert same(optimizers[1].state_dict(), saved)
+
+
+@pytest.mark.parametrize("part", [{}, {"lr": torch.tensor(0.04)}])
+def test_a_rate_that_is_a_tensor_is_one_of_each_group(part: dict[str, Any]) -> None:
+    """Schedules write into it: a factor would be applied once a group, and groups would have one rate."""
+    optimizer = GeoLoRA([{"module": network(), **part}], lr=torch.tensor(0.04))
+    torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda epoch: 1.0, lambda epoch: 0.25])
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.04, 0.01])
+
+
+def test_a_rate_that_is_a_tensor_stays_that_of_the_caller() -> None:
+    model, lr = network(), torch.tensor(0.04)
+    optimizer = GeoLoRA([{"module": model[k]} for k in (0, 2)] + [{"module": model[4], "lr": lr}], lr=lr)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert len({id(rate) for rate in (lr, *rates)}) == 1 + len(rates) == 4
+
+
+@pytest.mark.parametrize("make", [GeoLoRA, partial(GeoLoRA, method="fast"), SimultaneousDescent])
+def test_gradients_that_want_gradients_are_taken_for_their_values(make: Callable[..., Any]) -> None:
+    models = [network() for _ in range(2)]
+    x, target = regression()
+    for model, graph in zip(models, (False, True), strict=True):
+        optimizer = make(model, lr=0.05)
+        with warnings.catch_warnings(action="ignore"):  # of memory that such a graph keeps
+            torch.nn.functional.mse_loss(model(x), target).backward(create_graph=graph)  # type: ignore[no-untyped-call, unused-ignore]
+        optimizer.step()
+    assert same(models[0].state_dict(), models[1].state_dict())
+
+
+def test_a_rate_may_be_a_tensor() -> None:
+    models = [network() for _ in range(2)]
+    for model, lr in zip(models, (0.05, torch.tensor(0.05, dtype=torch.float64)), strict=True):
+        optimizer = GeoLoRA([{"module": model, "lr": lr}], tau=0.1)
+        train(model, optimizer, 2)
+    assert same(models[0].state_dict(), models[1].state_dict())
+
+
+@pytest.mark.parametrize("basis", ["U", "V"])
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_bases_that_another_method_left_are_refused(method: Any, steps: int, basis: str) -> None:
+    """The fast step of such bases is no step of the algorithm; it may have stepped these adapters before."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    train(model, optimizer, steps)
+    for layer in adapters(model).values():
+        getattr(layer.adapter, f"{basis}t").detach()[:3].mul_(2.0)
+    backward(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(ValueError, match=rf"^0: {basis}: expected orthonormal columns"):
+        optimizer.step()
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("method", [*METHODS, "descent"])
+def test_a_memory_of_another_rank_is_refused(method: str) -> None:
+    model = network()
+    optimizer = OPTIMIZERS[method](model)
+    train(model, optimizer, 1)
+    remembered = adapters(model)["0"].adapter.rank
+    adapters(model)["0"].adapter.reset(2)
+    backward(model)
+    with pytest.raises(RuntimeError, match=f"^0: the optimizer remembers rank {remembered}, the adapter has rank 2; load the "):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("frozen", [("U",), ("S",), ("V",), ("U", "V")], ids=", ".join)
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_gradients_of_some_of_the_factors_are_refused(method: str, frozen: tuple[str, ...]) -> None:
+    """A factor that is frozen once the optimizer is made would keep the whole adapter from being trained, without a word."""
+    model = network()
+    optimizer = OPTIMIZERS[method](model)
+    for name in frozen:
+        getattr(adapters(model)["2"].adapter, {"U": "Ut", "S": "S", "V": "Vt"}[name]).requires_grad_(False)
+
+    def closure() -> float:
+        backward(model)
+        return 0.0
+
+    before = snapshot(model, optimizer)
+    expected = f"2: gradients: expected those of U, S and V or none, found none of {', '.join(frozen)}"
+    with pytest.raises(ValueError, match=f"^{expected}$"):
+        optimizer.step(closure)
+    assert same(before, snapshot(model, optimizer))
+
+
+def test_an_adapter_without_its_layer_is_refused() -> None:
+    """AdamW would step its factors one by one."""
+    model = network()
+    with pytest.raises(ValueError, match="expected adapters in their layers, found an adapter without its layer"):
+        GeoLoRA([{"module": model[0]}, {"module": adapters(model)["2"].adapter}])
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_a_step_returns_the_loss_of_its_closure_and_none_without_one(make: str) -> None:
+    model = network()
+    optimizer = MAKES[make](model)
+    values = iter([3.5, 2.5, 1.5])  # Dlrt evaluates three times: at W, and twice after it has moved
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        backward(model)
+        return next(values)
+
+    assert optimizer.step(closure) == 3.5
+    if make != "dlrt":
+        backward(model)
+        assert optimizer.step() is None
+
+
+@pytest.mark.parametrize("names", [("0", "2"), ("2",)])
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names: tuple[str, ...]) -> None:
+    """As the broadcast leaves them with which data-parallel training begins, where one process has loaded other ranks."""
+    here, there = network(rank=2), network(rank=4)
+    optimizer = GeoLoRA(here, method=method)
+    with torch.no_grad():
+        for name in names:
+            mine, theirs = (adapters(model)[name].adapter.parameters() for model in (here, there))
+            for own, other in zip(mine, theirs, strict=True):
+                own.copy_(other)
+    backward(here)
+    before = snapshot(here, optimizer)
+    with pytest.raises(ValueError, match=r"expected zeros behind rank 2, found others: .*; load a state_dict, in every process$"):
+        optimizer.step()
+    assert same(before, snapshot(here, optimizer))
+    here.load_state_dict(there.state_dict())
+    optimizer.step()
+
+
+def test_a_state_of_another_optimizer_is_refused() -> None:
+    model = network()
+    optimizer = GeoLoRA(model)
+    before = snapshot(model, optimizer)
+    with pytest.raises(ValueError, match=r"expected that of a GeoLoRA, found one without budget, .*tau, "):
+        optimizer.load_state_dict(SimultaneousDescent(model).state_dict())
+    assert same(before, snapshot(model, optimizer))
+
+
+@pytest.mark.parametrize("method", ["reference", "fast"])
+def test_a_state_is_loaded_where_a_schedule_keeps_options_of_its_own(method: Any) -> None:
+    model = network()
+    state = GeoLoRA(model, method=method).state_dict()
+    optimizer = GeoLoRA(model, method=method)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9)
+    optimizer.param_groups[0]["name"] = "adapters"
+    optimizer.load_state_dict(state)
