@@ -84,30 +84,30 @@ def coefficient_update(
     )
 
 
-def basis_augmentation(B: Inexact[Array, "m r"], X: Inexact[Array, "m s"]) -> Inexact[Array, "m k"]:
+def basis_augmentation(B: Inexact[Array, "*layers m r"], X: Inexact[Array, "*layers m s"]) -> Inexact[Array, "*layers m k"]:
     """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]), so that BᴴB̃ = 0 and range([B | B̃]) ⊇ range(X).
 
     QR may flip the signs of its first r columns; the caller keeps its own ``B`` and takes only the new ones.  There are
     k = min(s, m − r) of them, possibly none; s = r in Algorithm 1.
     """
     xp = namespace(B)
-    Q, _ = qr(xp.concat([B, X], axis=1))
-    return Q[:, B.shape[1] :]
+    Q, _ = qr(xp.concat([B, X], axis=-1))
+    return Q[..., B.shape[-1] :]
 
 
 def assemble(
-    S_new: Inexact[Array, "p q"],
-    K_new: Inexact[Array, "m q"],
-    L_new: Inexact[Array, "n p"],
-    U_tilde: Inexact[Array, "m k"],
-    V_tilde: Inexact[Array, "n l"],
-) -> Inexact[Array, "p+k q+l"]:
+    S_new: Inexact[Array, "*layers p q"],
+    K_new: Inexact[Array, "*layers m q"],
+    L_new: Inexact[Array, "*layers n p"],
+    U_tilde: Inexact[Array, "*layers m k"],
+    V_tilde: Inexact[Array, "*layers n l"],
+) -> Inexact[Array, "*layers p+k q+l"]:
     """Algorithm 1, line 5: Ŝ = [[S_new, L_newᴴ Ṽ], [Ũᴴ K_new, 0]]."""
     xp = namespace(S_new)
-    zero = zeros((U_tilde.shape[1], V_tilde.shape[1]), like=S_new)
-    top = xp.concat([S_new, H(L_new) @ V_tilde], axis=1)
-    bottom = xp.concat([H(U_tilde) @ K_new, zero], axis=1)
-    return xp.concat([top, bottom], axis=0)
+    zero = zeros((*S_new.shape[:-2], U_tilde.shape[-1], V_tilde.shape[-1]), like=S_new)
+    top = xp.concat([S_new, H(L_new) @ V_tilde], axis=-1)
+    bottom = xp.concat([H(U_tilde) @ K_new, zero], axis=-1)
+    return xp.concat([top, bottom], axis=-2)
 
 
 def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_rank: int | None = None) -> tuple[int, RankRule]:

@@ -122,7 +122,7 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
     return H(Ph), sigma, H(Q)
 
 
-def qr(X: Inexact[Array, "m s"]) -> tuple[Inexact[Array, "m k"], Inexact[Array, "k s"]]:
+def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], Inexact[Array, "*stack k s"]]:
     """X = Q R: k = min(m, s) orthonormal columns Q, the first of which span those of X, and R = QᴴX.
 
     MKL's complex QR makes NaN of a column of subnormal numbers.  Columns are divided by their largest real or imaginary part
@@ -133,7 +133,7 @@ def qr(X: Inexact[Array, "m s"]) -> tuple[Inexact[Array, "m k"], Inexact[Array, 
     if finite(Q) or not (finite(X) and is_complex(xp, X.dtype)):
         return Q, R
     parts = [xp.real(X), xp.imag(X)]
-    largest = xp.maximum(*(xp.max(xp.abs(part), axis=0) for part in parts))
+    largest = xp.maximum(*(xp.max(xp.abs(part), axis=-2, keepdims=True) for part in parts))
     real, imaginary = (xp.astype(part / xp.where(largest > 0.0, largest, 1.0), X.dtype) for part in parts)
     Q, _ = xp.linalg.qr(real + 1j * imaginary)
     return Q, H(Q) @ X
@@ -154,7 +154,7 @@ def identity(size: int, like: Inexact[Array, ...]) -> Inexact[Array, "size size"
     return namespace(like).eye(size, dtype=like.dtype, device=array_api_compat.device(like))
 
 
-def zeros(shape: tuple[int, int], like: Inexact[Array, ...]) -> Inexact[Array, "a b"]:
+def zeros(shape: tuple[int, ...], like: Inexact[Array, ...]) -> Inexact[Array, "*stack a b"]:
     """The zero matrix in the dtype and on the device of ``like``."""
     return namespace(like).zeros(shape, dtype=like.dtype, device=array_api_compat.device(like))
 

@@ -1,15 +1,15 @@
-"""Optimizers for K, L and S whose memory moves with the bases.
+"""Directions for K, L and S: an optimizer maps tangent vectors to tangent vectors.
 
-Algorithm 1 writes opt(P, G, λ) = P − λ·(direction).  An optimizer here turns the gradients (∇_K, ∇_L, ∇_S) into three
-directions; the step is then the plain one, with the directions in place of the gradients.  What it remembers is a matrix
-in the coordinates of U and V: after a step it must be re-expressed in U₁ and V₁, or the next step goes astray.  The natural
-image of an ambient M_K Vᴴ in the new coordinates is
+A *tangent triple* (D_K, D_L, D_S) at bases U, V satisfies UᴴD_K = D_S = (VᴴD_L)ᴴ.  It stands for one tangent vector
 
-    M_K ↦ M_K (Vᴴ V₁),   M_L ↦ M_L (Uᴴ U₁),   M_S ↦ (U₁ᴴ U) M_S (Vᴴ V₁).
+    D = D_K Vᴴ + U D_Lᴴ − U D_S Vᴴ,     D_K = D V,  D_L = DᴴU,  D_S = UᴴD V,
 
-With it heavy ball and its normalised form are independent of the gauge.  Adam is not: it divides entry by entry, and entries
-are a matter of coordinates.  Its second moments move by weights that sum to 1, see :func:`inherited`, a heuristic.
-[SKK25] treats momentum on the low-rank manifold; there the moment is a tangent vector, here one matrix for each of K, L, S.
+as the gradients (∇_K, ∇_L, ∇_S) stand for P(W)G.  For every tangent triple the untruncated step is Ŵ = W − λD, exactly
+(docs/theory/directions.md).  The memory of a rule is a tangent triple M too, and moves to new bases by the orthogonal projection
+P(W₁)M, :func:`transported`.
+
+All rules here keep this, but for :class:`AdamPublished`.  A rule is *admissible* if it commutes with changes of the gauge: all do
+but those that divide entry by entry.  Arrays may be stacks of layers of one shape, rank and age (leading axes).
 """
 
 from __future__ import annotations
@@ -19,9 +19,27 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from geolora_ref import checks
-from geolora_ref.arrays import Array, H, Inexact, namespace
+from geolora_ref.algorithm import assemble, basis_augmentation
+from geolora_ref.arrays import Array, H, Inexact, eps, identity, namespace, svd
 
-__all__ = ["Adam", "HeavyBall", "Moments", "NormalisedHeavyBall", "Optimizer", "Sgd", "Triple", "continued", "inherited"]
+__all__ = [
+    "Adam",
+    "AdamPublished",
+    "Bases",
+    "HeavyBall",
+    "Moments",
+    "Normalised",
+    "Optimizer",
+    "Preconditioned",
+    "Sgd",
+    "Spectral",
+    "Triple",
+    "continued",
+    "inherited",
+    "moved_apart",
+    "norm_squared",
+    "transported",
+]
 
 
 class Triple(NamedTuple):
@@ -32,11 +50,18 @@ class Triple(NamedTuple):
     S: Inexact[Array, ...]
 
 
+class Bases(NamedTuple):
+    """U (m, r) and V (n, r), orthonormal columns."""
+
+    U: Inexact[Array, "*layers m r"]
+    V: Inexact[Array, "*layers n r"]
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
 
-    First moments have the shapes m x r, n x r and r x r of K, L and S; second moments too, or none if they are scalars.
+    ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : what the rule divides by; of K, L and S.
     A rule that is given what another kind of rule remembers begins anew: sums of gradients are no means, nor are their ages.
     """
 
@@ -47,16 +72,13 @@ class Moments:
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """opt of Algorithm 1, split into a direction and the move of its memory to new bases.
+    """opt of Algorithm 1, split into a direction and the move of its memory to new bases."""
 
-    Gradients and memory are those of one layer, or stacks of layers of one shape and rank (a leading axis) and one age.
-    """
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """The direction that takes the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the old bases."""
 
-    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """The directions that take the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the old bases."""
-
-    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
-        """The memory in the coordinates of the new bases, from A = Uᴴ U₁ and B = Vᴴ V₁; all may be stacks of layers."""
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """The memory in the new bases."""
 
 
 def _each(function: Callable[..., Array], *triples: Triple) -> Triple:
@@ -70,80 +92,122 @@ def _average(old: Triple | None, new: Triple, beta: float, weight: float) -> Tri
     return _each(lambda m, x: beta * m + weight * x, old, new)
 
 
-def continued(moments: Moments, shape: tuple[int, ...] | None) -> Moments:
-    """The memory, or an empty one unless it has a second moment of S of this shape (None: no second moments)."""
-    found = None if moments.second is None else tuple(moments.second.S.shape)
-    return moments if found == shape else Moments()
+def continued(moments: Moments, shapes: tuple[tuple[int, ...], ...] | None) -> Moments:
+    """The memory, or an empty one unless its second moments have these shapes (None: there are none)."""
+    found = None if moments.second is None else tuple(tuple(X.shape) for X in moments.second)
+    return moments if found == shapes else Moments()
 
 
-def _normalised(
-    gradients: Triple, moments: Moments, squares: Triple, betas: tuple[float, float], eps: float
-) -> tuple[Triple, Moments]:
-    """Running means of gradients and ``squares``, and M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps."""
-    moments = continued(moments, tuple(squares.S.shape))
-    (beta1, beta2), t, xp = betas, moments.step + 1, namespace(gradients.S)
-    first = _average(moments.first, gradients, beta1, 1.0 - beta1)
-    second = _average(moments.second, squares, beta2, 1.0 - beta2)
-    whole = squares.S.ndim < gradients.S.ndim  # one number for each matrix
-    roots = _each(lambda v: xp.sqrt(v / (1.0 - beta2**t))[..., None, None] if whole else xp.sqrt(v / (1.0 - beta2**t)), second)
-    directions = _each(lambda m, root: m / (1.0 - beta1**t) / (root + eps), first, roots)
-    return directions, Moments(t, first, second)
+def transported(M: Triple, old: Bases, new: Bases) -> Triple:
+    """P(W₁)M of a tangent vector M at W: M V₁, MᴴU₁ and U₁ᴴM V₁, in O((m + n)r²) operations.
 
-
-def _moved(moment: Triple, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Triple:
-    """(M_K B, M_L A, Aᴴ M_S B) with A = Uᴴ U₁, B = Vᴴ V₁."""
-    return Triple(moment.K @ B, moment.L @ A, H(A) @ moment.S @ B)
-
-
-def inherited(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"]:
-    """How much of the second moment along each old direction the new ones inherit: each column sums to 1.
-
-    Along v = V b + v⊥ with orthonormal V the mean square of ∇_K v would be Σ_j |b_j|² times that along V_j, if these were
-    uncorrelated, and ‖v⊥‖² = 1 − ‖b‖² times something that nobody measured.  Here the average over V stands in for it.  With
-    zero in its place the memory leaks away as the bases turn: steps become up to 7 times too long
-    (docs/theory/moments.md).
+    M V₁ = M_K(VᴴV₁) + U((I − VVᴴ)M_L)ᴴV₁, and MᴴU₁ in the same way.  The first product alone is what the ambient M_K Vᴴ leaves
+    in the new coordinates; the second is the part of M that has left the old range of V.
     """
-    xp = namespace(A)
-    squares = xp.abs(A) ** 2
-    outside = xp.clip(1.0 - xp.sum(squares, axis=-2, keepdims=True), min=0.0)  # rounding alone can make it negative
-    return squares + outside / A.shape[-2]
+    (U, V), (U1, V1) = old, new
+    A, B = H(U) @ U1, H(V) @ V1
+    K = M.K @ B + U @ (H(M.L) @ V1 - M.S @ B)
+    L = M.L @ A + V @ (H(M.K) @ U1 - H(M.S) @ A)
+    return Triple(K, L, H(U1) @ K)
 
 
-def _transported_first(moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
-    return moments if moments.first is None else replace(moments, first=_moved(moments.first, A, B))
+def norm_squared(M: Triple) -> Array:
+    """‖M‖² = ‖M_K‖² + ‖M_L‖² − ‖M_S‖² of a tangent triple; of each layer of a stack."""
+    xp = namespace(M.S)
+    of_K, of_L, of_S = (xp.sum(xp.abs(X) ** 2, axis=(-2, -1)) for X in M)
+    return of_K + of_L - of_S
 
 
 @dataclass(frozen=True)
 class Sgd:
-    """The gradients themselves: the case that the theory covers."""
+    """The gradient itself: D = P(W)G."""
 
-    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """∇."""
         return gradients, Moments(moments.step + 1)
 
-    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """Nothing to move."""
         return moments
 
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """M ← βM + ∇, direction M; independent of the gauge.  Raises ``ValueError`` unless β is finite and ≥ 0."""
+    """M ← βPM + PG, D = M; independent of the gauge.  Raises ``ValueError`` unless β is finite and ≥ 0."""
 
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "momentum", checks.nonnegative_number("momentum", self.momentum))
 
-    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M."""
+        moments = self._remembered(gradients, moments)
+        assert moments.first is not None
+        return moments.first, moments
+
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """P(W₁)M."""
+        return moments if moments.first is None else replace(moments, first=transported(moments.first, old, new))
+
+    def _remembered(self, gradients: Triple, moments: Moments) -> Moments:
+        """The memory with these gradients: their sum, older ones weighted by β each time."""
         moments = continued(moments, None)
         first = _average(moments.first, gradients, self.momentum, 1.0)
-        return first, replace(moments, step=moments.step + 1, first=first)
+        return replace(moments, step=moments.step + 1, first=first)
 
-    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
-        """M in the new bases."""
-        return _transported_first(moments, A, B)
+
+@dataclass(frozen=True)
+class Normalised(HeavyBall):
+    """D = M/‖M‖ with the memory of heavy ball: λ is the length of every step.  0 for M = 0."""
+
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """M/‖M‖."""
+        moments = self._remembered(gradients, moments)
+        assert moments.first is not None
+        M = _of_size_one(moments.first)
+        size = namespace(M.S).sqrt(norm_squared(M))[..., None, None]
+        return _each(lambda X: X / _nonzero(size), M), moments
+
+
+@dataclass(frozen=True)
+class Spectral(HeavyBall):
+    """D = P polar(M) with the memory of heavy ball: steepest descent in the spectral norm, up to 2/√3.
+
+    M = [U | Ũ] C [V | Ṽ]ᴴ with the core C = [[M_S, M_LᴴṼ], [ŨᴴM_K, 0]] of Algorithm 1, line 5.  D is [U | Ũ] C' [V | Ṽ]ᴴ for the
+    polar factor C' of C with its last block set to 0, the projection: ‖D‖₂ ≤ 2/√3, whatever the size of M.
+
+    ``smoothing`` : singular values of C enter as σ/(σ² + δ²)^{1/2} in place of 1, δ = smoothing times their root mean square:
+    directions that are weak in M enter small.  What is rounding of the largest σ has no direction, and is left out.
+
+    Raises ``ValueError`` unless β and the smoothing are finite and ≥ 0.  Source: docs/theory/directions.md.
+    """
+
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "smoothing", checks.nonnegative_number("smoothing", self.smoothing))
+
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """P polar(M)."""
+        moments = self._remembered(gradients, moments)
+        assert moments.first is not None
+        (U, V), M = bases, _of_size_one(moments.first)
+        U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
+        C = assemble(M.S, M.K, M.L, U_tilde, V_tilde)
+        P, sigma, Qh = svd(C)
+        weights = self._weights(sigma, max(C.shape[-2:]) * eps(C))
+        polar, r = (P * namespace(C).astype(weights, C.dtype)[..., None, :]) @ Qh, M.S.shape[-1]
+        C11, C12, C21 = polar[..., :r, :r], polar[..., :r, r:], polar[..., r:, :r]
+        return Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11), moments
+
+    def _weights(self, sigma: Array, rounding: float) -> Array:
+        """σ/(σ² + δ²)^{1/2}, and 0 for what is rounding of the largest."""
+        xp = namespace(sigma)
+        delta_squared = self.smoothing**2 * xp.mean(sigma**2, axis=-1, keepdims=True)
+        root = xp.sqrt(sigma**2 + delta_squared)
+        return xp.where(sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma))
 
 
 @dataclass(frozen=True)
@@ -158,41 +222,149 @@ class _Averages:
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "eps", eps)
 
+    def _means(self, gradients: Triple, moments: Moments, squares: Triple) -> Moments:
+        """Running means of the gradients and of ``squares``."""
+        moments = continued(moments, tuple(tuple(X.shape) for X in squares))
+        first = _average(moments.first, gradients, self.betas[0], 1.0 - self.betas[0])
+        second = _average(moments.second, squares, self.betas[1], 1.0 - self.betas[1])
+        return Moments(moments.step + 1, first, second)
+
+    def _unbiased(self, moments: Moments) -> tuple[Triple, Triple]:
+        """Both means over what they are of equal numbers: 1 − βᵗ."""
+        assert moments.first is not None
+        assert moments.second is not None
+        one, two = (1.0 - beta**moments.step for beta in self.betas)
+        return _each(lambda X: X / one, moments.first), _each(lambda X: X / two, moments.second)
+
+
+@dataclass(frozen=True)
+class Preconditioned(_Averages):
+    """Second moments r x r: R_K ← β₂R_K + (1 − β₂)∇_Kᴴ∇_K/m, X_K = (R_K + eps²I)^{-1/2}, and R_L, X_L in the same way.
+
+    D has the core ½(M_S X_K + X_L M_S) and beside it M_K⊥X_K and M_L⊥X_L: a self-adjoint map of the mean M of the gradients, so
+    that the direction of the first step never ascends; independent of the gauge.  R moves by BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.
+    The form of LoRA-RITE [RITE25] in these coordinates.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
+    """
+
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """M with X_K and X_L."""
+        (U, V), (dK, dL, dS) = bases, gradients
+        squares = Triple(H(dK) @ dK / dK.shape[-2], H(dL) @ dL / dL.shape[-2], _nothing(dS))
+        moments = self._means(gradients, moments, squares)
+        M, R = self._unbiased(moments)
+        X_K, X_L = self._inverse_root(R.K), self._inverse_root(R.L)
+        S = 0.5 * (M.S @ X_K + X_L @ M.S)
+        return Triple(U @ S + (M.K - U @ M.S) @ X_K, V @ H(S) + (M.L - V @ H(M.S)) @ X_L, S), moments
+
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """P(W₁)M, and R with traces kept."""
+        if moments.first is None or moments.second is None:
+            return moments
+        A, B = H(old.U) @ new.U, H(old.V) @ new.V
+        second = Triple(self._moved(moments.second.K, B), self._moved(moments.second.L, A), moments.second.S)
+        return replace(moments, first=transported(moments.first, old, new), second=second)
+
+    def _inverse_root(self, R: Array) -> Array:
+        """(R + eps²I)^{-1/2}; 0 where that has no inverse."""
+        xp = namespace(R)
+        values, Q = xp.linalg.eigh(R)
+        root = xp.sqrt(xp.clip(values, min=0.0) + self.eps**2)
+        inverse = xp.where(root > 0.0, 1.0 / _nonzero(root), xp.zeros_like(root))
+        return (Q * xp.astype(inverse, R.dtype)[..., None, :]) @ H(Q)
+
+    @staticmethod
+    def _moved(R: Array, B: Array) -> Array:
+        """BᴴRB + (tr R/r)(I − BᴴB): what nobody measured is the mean of what was."""
+        xp = namespace(R)
+        mean = xp.linalg.trace(R)[..., None, None] / R.shape[-1]
+        return H(B) @ R @ B + mean * (identity(B.shape[-1], B) - H(B) @ B)
+
 
 @dataclass(frozen=True)
 class Adam(_Averages):
-    """Adam, entry by entry: M/(1 − β₁ᵗ) over (v/(1 − β₂ᵗ))^{1/2} + eps; depends on the gauge, see the module's text.
+    """Adam entry by entry on ∇_K and ∇_L, in a form that is self-adjoint: D = D_K Vᴴ + U D_Lᴴ.
 
+    The direction of the first step never ascends: ⟨G, D⟩ = Σ|∇_K|²/√v_K + Σ|∇_L|²/√v_L.  It depends on the gauge, since it
+    divides entry by entry.  Second moments move by weights that sum to 1, see :func:`inherited`, a heuristic.
     Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
     """
 
-    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """M̂/(v̂^{1/2} + eps)."""
-        xp = namespace(gradients.S)
-        return _normalised(gradients, moments, _each(lambda x: xp.abs(x) ** 2, gradients), self.betas, self.eps)
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """The tangent triple of D_K Vᴴ + U D_Lᴴ with D = M̂/(v̂^{1/2} + eps)."""
+        (U, V), xp = bases, namespace(gradients.S)
+        squares = Triple(xp.abs(gradients.K) ** 2, xp.abs(gradients.L) ** 2, _nothing(gradients.S))
+        moments = self._means(gradients, moments, squares)
+        M, v = self._unbiased(moments)
+        D_K, D_L = (m / _nonzero(xp.sqrt(square) + self.eps) for m, square in ((M.K, v.K), (M.L, v.L)))
+        of_K, of_L = H(U) @ D_K, H(D_L) @ V
+        return Triple(D_K + U @ of_L, D_L + V @ H(of_K), of_K + of_L), moments
 
-    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
-        """M in the new bases; v by weights that sum to 1."""
-        moved = _transported_first(moments, A, B)
-        if moments.second is None:
-            return moved
-        return replace(moved, second=_moved(moments.second, inherited(A), inherited(B)))
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """P(W₁)M; v by weights that sum to 1."""
+        if moments.first is None or moments.second is None:
+            return moments
+        A, B = H(old.U) @ new.U, H(old.V) @ new.V
+        second = Triple(moments.second.K @ inherited(B), moments.second.L @ inherited(A), moments.second.S)
+        return replace(moments, first=transported(moments.first, old, new), second=second)
 
 
 @dataclass(frozen=True)
-class NormalisedHeavyBall(_Averages):
-    """Adam with one second moment a factor, the running mean of the squared entries; independent of the gauge.
+class AdamPublished(_Averages):
+    """Adam entry by entry on each of ∇_K, ∇_L and ∇_S, as published: S has a direction of its own.
 
-    Raises ``ValueError`` as :class:`Adam` does.
+    The three are no views of one matrix, and the step can ascend at every learning rate (docs/theory/directions.md has the state
+    and the gradient).  For whoever reproduces the paper.  M moves by M_K B, M_L A and AᴴM_S B, v by :func:`inherited`.
+    Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
     """
 
-    def direction(self, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """M̂/(v̂^{1/2} + eps), v̂ one number for each of K, L, S."""
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """M̂/(v̂^{1/2} + eps)."""
         xp = namespace(gradients.S)
-        return _normalised(
-            gradients, moments, _each(lambda x: xp.mean(xp.abs(x) ** 2, axis=(-2, -1)), gradients), self.betas, self.eps
-        )
+        moments = self._means(gradients, moments, _each(lambda X: xp.abs(X) ** 2, gradients))
+        return _each(lambda m, v: m / _nonzero(xp.sqrt(v) + self.eps), *self._unbiased(moments)), moments
 
-    def transport(self, moments: Moments, A: Inexact[Array, "*layers r r1"], B: Inexact[Array, "*layers r r1"]) -> Moments:
-        """M in the new bases; v has no coordinates."""
-        return _transported_first(moments, A, B)
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """Each matrix by itself."""
+        if moments.first is None or moments.second is None:
+            return moments
+        A, B = H(old.U) @ new.U, H(old.V) @ new.V
+        of_v = inherited(A), inherited(B)
+        return replace(moments, first=moved_apart(moments.first, A, B), second=moved_apart(moments.second, *of_v))
+
+
+def moved_apart(M: Triple, A: Array, B: Array) -> Triple:
+    """(M_K B, M_L A, Aᴴ M_S B): each matrix by itself, as for three that are no views of one; A = UᴴU₁, B = VᴴV₁."""
+    return Triple(M.K @ B, M.L @ A, H(A) @ M.S @ B)
+
+
+def inherited(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"]:
+    """How much of the second moment along each old direction the new ones inherit: each column sums to 1.
+
+    Along v = V b + v⊥ with orthonormal V the mean square of ∇_K v would be Σ_j |b_j|² times that along V_j, if these were
+    uncorrelated, and ‖v⊥‖² = 1 − ‖b‖² times something that nobody measured.  Here the average over V stands in for it.  With
+    zero in its place the memory leaks away as the bases turn: steps become up to 7 times too long
+    (docs/theory/directions.md).
+    """
+    xp = namespace(A)
+    squares = xp.abs(A) ** 2
+    outside = xp.clip(1.0 - xp.sum(squares, axis=-2, keepdims=True), min=0.0)  # rounding alone can make it negative
+    return squares + outside / A.shape[-2]
+
+
+def _nothing(S: Array) -> Array:
+    """A zero for each layer, in the place of a second moment that a rule does not have."""
+    xp = namespace(S)
+    return xp.sum(xp.abs(S[..., :0, :0]), axis=(-2, -1))
+
+
+def _nonzero(X: Array) -> Array:
+    """X, and 1 in the place of 0."""
+    xp = namespace(X)
+    return xp.where(X > 0.0, X, xp.ones_like(X))
+
+
+def _of_size_one(M: Triple) -> Triple:
+    """M over its largest entry, so that squares neither overflow nor underflow; zeros stay zeros."""
+    xp = namespace(M.S)
+    largest = xp.maximum(*(xp.max(xp.abs(X), axis=(-2, -1), keepdims=True) for X in (M.K, M.L)))
+    return _each(lambda X: X / _nonzero(largest), M)

@@ -4,10 +4,8 @@ A cycle is one augmented step (Algorithm 1, lines 2 to 5) and ``coefficient_step
 (line 6) comes at once, or after the cycle: then S has up to 2r x 2r entries in between and its steps may use them.  S is
 dense after a coefficient step; the gradients are division-free, so no inverse of it can be stale.
 
-Gradients agree within the ranges of U and V: Uᴴ∇_K = ∇_S = (Vᴴ∇_L)ᴴ (docs/theory/step.md).  The directions that an optimizer
-like Adam makes of them do not, and Algorithm 1 takes what S's own says.  Adam's entries are of size 1, so that ‖D_S‖ ≈ r while
-‖D_K‖ ≈ (m r)^{1/2}: for S of order one the singular values change by at most λ r a step, to first order, while the bases turn by
-λ(m r)^{1/2}.  ``core="shared"`` lets K and L speak for S as well.
+Every optimizer of ``optimizers.py`` but the published Adam answers with one tangent vector D, seen through K, L and S: the
+untruncated step is W − λD.
 """
 
 from __future__ import annotations
@@ -18,15 +16,14 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkab
 
 from geolora_ref import checks
 from geolora_ref.algorithm import Truncation, augmented_step, truncation
-from geolora_ref.arrays import Array, H, Inexact, namespace
+from geolora_ref.arrays import Array, Inexact, namespace
 from geolora_ref.budget import Unit, truncate_to_budget
 from geolora_ref.gradients import FactorGradients, ProjectedGradients, projected_at
 from geolora_ref.lowrank import LowRank
-from geolora_ref.optimizers import Moments, Optimizer, Sgd, Triple
+from geolora_ref.optimizers import Bases, Moments, Optimizer, Sgd, Triple
 
-__all__ = ["Core", "Cut", "Layer", "LayerStep", "Phase", "Settings", "Stepper", "When", "iterate", "phase_of", "training_step"]
+__all__ = ["Cut", "Layer", "LayerStep", "Phase", "Settings", "Stepper", "When", "iterate", "phase_of", "training_step"]
 
-Core = Literal["own", "shared"]
 When = Literal["at once", "after the cycle"]
 
 
@@ -37,8 +34,7 @@ class Settings:
     ``learning_rate`` λ; ``tau``, ``theta``, ``min_rank``, ``max_rank`` as in :func:`geolora_ref.geolora_step`; ``budget`` in
     ``unit`` over all layers takes the place of the threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S
     (U and V are bases: to shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate`` the
-    schedule; ``optimizer`` the direction of K, L and S.  ``core`` : in steps that augment, S takes its "own" direction (as
-    published) or one "shared" with K and L, ½(UᴴD_K + (VᴴD_L)ᴴ): the same for plain gradients.
+    schedule; ``optimizer`` the direction of K, L and S.
 
     Raises ``ValueError`` for a setting out of range, naming it.
     """
@@ -54,7 +50,6 @@ class Settings:
     coefficient_steps: int = 0
     truncate: When = "at once"
     optimizer: Optimizer = field(default_factory=Sgd)
-    core: Core = "own"
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {  # scalars of NumPy would promote arrays of single precision, and overflow as integers
@@ -69,7 +64,7 @@ class Settings:
             checked["budget"] = checks.integer("budget", self.budget, 1)
         checked["coefficient_steps"] = checks.integer("coefficient_steps", self.coefficient_steps, 0)
         checks.instance("optimizer", self.optimizer, Optimizer, "an optimizer, such as Sgd()")
-        for name, choice in (("unit", Unit), ("truncate", When), ("core", Core)):
+        for name, choice in (("unit", Unit), ("truncate", When)):
             checks.one_of(name, getattr(self, name), get_args(choice))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -156,28 +151,21 @@ class Stepper(Protocol):
     def train_cores(self, delta_S: Sequence[Inexact[Array, "r r"]], rate: float) -> None:
         """S ← S − rate·ΔS in the bases as they are."""
 
-    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool, shared: bool) -> None:
-        """Lines 3 to 6, or S ← S − rate·ΔS and line 6 where nothing ``augments``; the memory moves to the new bases.
-
-        A core that is ``shared`` moves by ½(UᴴΔK + (VᴴΔL)ᴴ) besides ΔS.
-        """
+    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
+        """Lines 3 to 6, or S ← S − rate·ΔS and line 6 where nothing ``augments``; the memory moves to the new bases."""
 
 
 def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
     """Iteration number ``iteration`` (from 0) of all layers: the schedule, written once."""
     phase, rate, decay = phase_of(settings, iteration), settings.learning_rate, settings.weight_decay
-    # K and L speak for S where bases are augmented; for plain gradients they say what S says, and S is asked.
-    shared = settings.core == "shared" and phase.augments and not isinstance(settings.optimizer, Sgd)
     directions = layers.directions(settings.optimizer)
-    if shared or decay:
-        directions = [
-            D._replace(S=decay * S if shared else D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)
-        ]
+    if decay:
+        directions = [D._replace(S=D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)]
     if not phase.augments and not phase.truncates:
         layers.train_cores([D.S for D in directions], rate)
         return
     cut = Cut.of(settings, phase, layers.capacities)
-    layers.advance(directions, rate, cut, augments=phase.augments, shared=shared)
+    layers.advance(directions, rate, cut, augments=phase.augments)
 
 
 def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -> list[LayerStep]:
@@ -207,7 +195,8 @@ class _OneByOne:
             with checks.naming(layer.name, FloatingPointError):
                 gradients = projected_at(layer.Y, layer.gradients)
                 given = Triple(gradients.dK, gradients.dL, gradients.dS)
-                (dK, dL, dS), memory = _asked(optimizer, given, layer.moments)
+                U, _, V = layer.Y
+                (dK, dL, dS), memory = _asked(optimizer, Bases(U, V), given, layer.moments)
                 checks.finite_results("optimizer", dK=dK, dL=dL, dS=dS, **_named(memory.second))
             found.append(Triple(dK, dL, dS))
             moments.append(memory)
@@ -222,13 +211,10 @@ class _OneByOne:
             with checks.naming(layer.name, FloatingPointError):
                 self.steps.append(LayerStep(LowRank(*_coefficient_step(layer.Y, delta, rate)), memory, None))
 
-    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool, shared: bool) -> None:
+    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
         moved = []
         for layer, (dK, dL, dS) in zip(self.layers, directions, strict=True):
-            U, _, V = layer.Y
             with checks.naming(layer.name, FloatingPointError):
-                if shared:
-                    dS = dS + 0.5 * (H(U) @ dK + H(dL) @ V)
                 if augments:
                     step = augmented_step(layer.Y, ProjectedGradients(dK, dL, dS), learning_rate=rate)
                     moved.append(Untruncated(step.S_hat, step.U_hat, step.V_hat))
@@ -242,14 +228,12 @@ class _OneByOne:
         ]
 
 
-def _asked(optimizer: Optimizer, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+def _asked(optimizer: Optimizer, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
     """The optimizer's directions and its new memory.  What broadcasts without an error would be a wrong step."""
     checks.instance("moments", moments, Moments, "what an optimizer remembers, such as Moments()")
     _alike_in_shape("first moment", moments.first, gradients)
-    if moments.second is not None and tuple(moments.second.S.shape):  # a scalar has no shape
-        _alike_in_shape("second moment", moments.second, gradients)
     own = replace(moments, first=moments.first and _copied(moments.first), second=moments.second and _copied(moments.second))
-    directions, memory = optimizer.direction(_copied(gradients), own)
+    directions, memory = optimizer.direction(bases, _copied(gradients), own)
     for name, D, G in zip(Triple._fields, directions, gradients, strict=True):
         checks.alike(**{f"gradient of {name}": G, f"direction of {name}": D})
     _alike_in_shape("direction", directions, gradients)
@@ -274,8 +258,8 @@ def _named(second: Triple | None) -> dict[str, Array]:
 
 def _arrived(Y: LowRank, moments: Moments, cut: Truncation, optimizer: Optimizer) -> LayerStep:
     """The new state with bases orthonormal to rounding, and the memory in them."""
-    U1, _, V1 = cut.Y
-    return LayerStep(cut.Y.polished(), optimizer.transport(moments, H(Y.U) @ U1, H(Y.V) @ V1), cut)
+    new = cut.Y.polished()
+    return LayerStep(new, optimizer.transport(Bases(Y.U, Y.V), moments, Bases(new.U, new.V)), cut)
 
 
 def _coefficient_step(Y: LowRank, dS: Array, learning_rate: float) -> tuple[Array, Array, Array]:

@@ -42,7 +42,6 @@ from geolora_ref.support.files import locked, remove_parts, require_writable, wr
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters
 from geolora_ref.support.terminal import Terminal
-from geolora_ref.training import Core
 
 __all__ = ["add_arguments", "main", "run"]
 
@@ -97,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
     geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit, help=f"of --budget {DEFAULT}")
     geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update, help=f"rule of the optimizer {DEFAULT}")
-    geolora.add_argument("--core", choices=get_args(Core), default=method.core, help=f"direction of S {DEFAULT}")
+    geolora.add_argument("--smoothing", type=float, default=method.smoothing, help=f"of the spectral update {DEFAULT}")
     geolora.add_argument(
         "--coefficient-steps", type=int, default=method.coefficient_steps, help=f"on S alone, after every step {DEFAULT}"
     )

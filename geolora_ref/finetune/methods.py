@@ -12,7 +12,6 @@ from geolora_ref.budget import Unit
 from geolora_ref.finetune.model import Classifier
 from geolora_ref.nn import GeoLoRA, adapt, adapters, parameter_count
 from geolora_ref.nn.optim.groups import UpdateRule
-from geolora_ref.training import Core
 
 __all__ = ["GeoLoRAMethod", "Method", "Prepared", "geolora_prepared"]
 
@@ -68,7 +67,7 @@ class GeoLoRAMethod:
     budget: int | None = None
     unit: Unit = "ranks"
     update: UpdateRule = "adam"
-    core: Core = "shared"
+    smoothing: float = 0.5
     weight_decay: float = 0.0
     coefficient_steps: int = 0
     target_modules: str | tuple[str, ...] = "all-linear"
@@ -97,7 +96,7 @@ class GeoLoRAMethod:
             budget=self.budget,
             unit=self.unit,
             update=self.update,
-            core=self.core,
+            smoothing=self.smoothing,
             weight_decay=self.weight_decay,
             coefficient_steps=self.coefficient_steps,
             method="auto" if self.fast else "reference",

@@ -59,7 +59,7 @@ def small(layer: Factors, update: Factors) -> Small:
     """What is small of one layer, λ = 1."""
     (U, S, V), (dK, dL, dS) = layer, update
     Gamma = torch.stack([B.mT @ B for B in (torch.cat([U, dK], dim=1), torch.cat([V, dL], dim=1))])
-    return small_of(Gamma[:, None], S[None], dS[None], rate=1.0, shared=False)
+    return small_of(Gamma[:, None], S[None], dS[None], rate=1.0)
 
 
 def padded(X: Tensor, w: int) -> Tensor:

@@ -153,7 +153,7 @@ def _gram_core(B_K: Tensor, B_L: Tensor, S: Tensor, dS: Tensor) -> gram_module.G
     Bt_K, Bt_L = (B.mT.contiguous() for B in (B_K, B_L))
     roots = torch.full((len(S),), max(B_K.shape[1], B_L.shape[1]) ** 0.5, dtype=torch.float64)
     Gamma = torch.stack([Bt_K @ Bt_K.mT, Bt_L @ Bt_L.mT])
-    return gram_module.gram_core(small_of(Gamma, S, dS, rate=1.0, shared=False), roots)
+    return gram_module.gram_core(small_of(Gamma, S, dS, rate=1.0), roots)
 
 
 def _in_units_of_the_guard(
@@ -179,7 +179,7 @@ def _in_units_of_the_guard(
     found = _gram_core(B_K, B_L, S, dS)
     assert not found.info.any()
     sigma = found.squares.flip(1).clamp(min=0.0).sqrt()
-    true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS, False)
+    true, _, _ = householder_core(B_K.mT, B_L.mT, S, dS)
     wrong = ((sigma - true).abs().amax(1) / (eta * found.scale).sqrt()).max()
     X_K, X_L = found.coordinates(1.0 / sigma[:, None, :r])
     defects = [torch.linalg.matrix_norm(B.mT @ B - torch.eye(r, dtype=B.dtype), 2) for B in (B_K @ X_K, B_L @ X_L)]

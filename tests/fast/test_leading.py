@@ -400,12 +400,12 @@ def test_bases_that_are_not_trusted_go_the_exact_way(generator: torch.Generator)
 
 
 @pytest.mark.usefixtures("narrow_as_well")
-def test_cores_alone_and_shared_cores(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_alone(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     layers, updates = many(5, 5.0, 0.05, generator)
     found = []
     for least in (1, 10**6):
         monkeypatch.setattr(step_module, "LEAST_WIDTH", least)
-        bank, report = stepped(layers, updates, theta=0.45, shared=True)
+        bank, report = stepped(layers, updates, theta=0.45)
         found.append([dense(bank.factors(layer)) for layer in range(12)])
         assert whole(report) == (least > 1)
         report = bank.update_(None, None, [0.01 * torch.eye(r) for r in bank.ranks], theta=0.3)

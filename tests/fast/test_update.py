@@ -164,12 +164,9 @@ def test_the_least_rank_may_be_more_than_the_bases_have(generator: torch.Generat
     assert report.rank_rules == (RankRule.BASIS,)
 
 
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_learning_rate_is_a_factor_of_all_directions(
-    dtype: torch.dtype, augmented: bool, shared: bool, generator: torch.Generator
-) -> None:
+def test_a_learning_rate_is_a_factor_of_all_directions(dtype: torch.dtype, augmented: bool, generator: torch.Generator) -> None:
     """One layer is such that the guard names it; its λ is in the update, not in the core."""
     factors = random_layers([3, 2], generator, dtype)
     factors[0][1].copy_(torch.diag(torch.tensor([1.0, 1e-6, 1e-6])))
@@ -178,30 +175,16 @@ def test_a_learning_rate_is_a_factor_of_all_directions(
     for bank, inside, outside in ((once, 0.5, 1.0), (twice, 1.0, 0.5)):
         dK, dL, dS = ([outside * X for X in side] for side in zip(*updates, strict=True))
         moved = (dK, dL, dS) if augmented else (None, None, dS)
-        report = bank.update_(*moved, learning_rate=inside, tau=0.0, shared=shared and augmented)
+        report = bank.update_(*moved, learning_rate=inside, tau=0.0)
         assert report.exact == ((0, 1) if dtype == torch.float64 else (0,))
     for layer in range(2):
         (U, S, V), (U1, S1, V1) = once.factors(layer), twice.factors(layer)
         assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_shared_core_moves_by_half_of_what_K_and_L_say(dtype: torch.dtype, generator: torch.Generator) -> None:
-    factors = random_layers([3, 2], generator, dtype)
-    updates = [random_update(layer, generator) for layer in factors]
-    shared, own = LayerBank.of(factors), LayerBank.of(factors)
-    shared.update_(*zip(*updates, strict=True), tau=0.0, shared=True)
-    moved = [dS + 0.5 * (U.mT @ dK + dL.mT @ V) for (U, _, V), (dK, dL, dS) in zip(factors, updates, strict=True)]
-    own.update_([u[0] for u in updates], [u[1] for u in updates], moved, tau=0.0)
-    for layer in range(2):
-        (U, S, V), (U1, S1, V1) = shared.factors(layer), own.factors(layer)
-        assert float((U @ S @ V.mT - U1 @ S1 @ V1.mT).norm()) < CRITERION * torch.finfo(dtype).eps * float(S.norm())
-
-
-@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", ["Householder", "Gram", "classes", "small", "small and wide", "bfloat16"])
 def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
-    kind: str, shared: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    kind: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ΔS = UᵀΔK, by every route; what an earlier step has left of another ΔS is not read."""
     dtype = {"Householder": torch.float64, "bfloat16": torch.bfloat16}.get(kind, torch.float32)
@@ -219,7 +202,7 @@ def test_without_a_direction_of_S_it_is_that_of_plain_gradients(
     if kind.startswith("small"):
         monkeypatch.setattr(step_module, "gram_core", None)
         monkeypatch.setattr(step_module, "LEAST_WIDTH", 4)
-    limits: dict[str, Any] = {"tau": 0.0, "shared": shared, "max_rank": [len(S) for _, S, _ in layers]}
+    limits: dict[str, Any] = {"tau": 0.0, "max_rank": [len(S) for _, S, _ in layers]}
     assert plain.update_(dK, dL, **limits).exact == given.update_(dK, dL, dS, **limits).exact
     for layer, (_, S, _) in enumerate(layers):
         (U, S0, V), (U1, S1, V1) = plain.factors(layer), given.factors(layer)

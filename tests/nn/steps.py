@@ -51,7 +51,10 @@ def backward(model: nn.Module, *, scale: float = 1.0) -> None:
 
 WAYS: list[dict[str, Any]] = [
     {"tau": 0.3, "update": "adam", "lr": 0.05},
-    {"tau": 0.25, "update": "adam", "core": "own"},
+    {"tau": 0.25, "update": "adam-published"},
+    {"tau": 0.1, "update": "spectral", "lr": 0.05},
+    {"tau": 0.0, "max_rank": 6, "update": "spectral", "smoothing": 0.0},
+    {"tau": 0.2, "update": "preconditioned", "lr": 0.01},
     {"theta": 1e-3, "update": "sgd", "lr": 0.3},
     {"tau": 0.1, "update": "heavy-ball"},
     {"tau": 0.1, "update": "normalised", "weight_decay": 0.01},
@@ -64,7 +67,7 @@ WAYS: list[dict[str, Any]] = [
     {"tau": 0.0, "max_rank": 4},
     {"budget": 20, "max_rank": 2},
     {"budget": 4, "min_rank": 2},
-    {"tau": 0.1, "weight_decay": 0.2, "core": "own"},
+    {"tau": 0.1, "weight_decay": 0.2},
     {"tau": 0.1, "weight_decay": 0.2, "update": "sgd", "lr": 0.1},
 ]
 

@@ -324,7 +324,7 @@ def prepared(make: Callable[..., AdapterOptimizer], **options: Any) -> tuple[nn.
     return model, optimizer, closure
 
 
-RULES = ["sgd", "adam", "heavy-ball", "normalised"]
+RULES = ["sgd", "adam", "heavy-ball"]
 
 
 @pytest.mark.parametrize("update", RULES)

@@ -126,7 +126,7 @@ def test_a_head_that_does_not_fit_into_memory_changes_nothing(method: Any, monke
     assert same(before, snapshot(model, optimizer))
 
 
-@pytest.mark.parametrize("where", ["optim.fast_group.LayerMemory.transported", "optim.fast_group.LayerBank.turns"])
+@pytest.mark.parametrize("where", ["optim.fast_group.transported", "optim.fast_group.LayerBank.bases"])
 def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast step has written its factors by then, with other ranks."""
 
@@ -148,22 +148,12 @@ def test_a_memory_that_cannot_be_moved_changes_nothing(where: str, monkeypatch: 
 
 
 def test_what_is_not_finite_is_not_called_an_overflow() -> None:
-    """Factors that something has spoilt are theirs to be told of, as by the reference; 0/0 in Adam without ε is no number."""
+    """Factors that something has spoilt are theirs to be told of, as by the reference."""
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, tau=0.1, update="sgd", method="fast")
     backward(model)
     adapters(model)["2"].adapter.S.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"S: expected finite entries"):
-        optimizer.step()
-    model = network()
-    optimizer = GeoLoRA(model, lr=0.05, tau=0.1, eps=0.0, method="fast")
-    backward(model)
-    gradient = adapters(model)["0"].adapter.Ut.grad
-    assert gradient is not None
-    gradient[:, 0] = 0.0
-    with pytest.raises(
-        FloatingPointError, match=r"the update is not finite, or leaves the range of its dtype, in \['0'\]; nothing"
-    ):
         optimizer.step()
 
 

@@ -42,8 +42,10 @@ def test_groups_have_options_of_their_own() -> None:
     [
         ("adam", "betas", (0.0, 0.5)),
         ("adam", "eps", 1.0),
-        ("normalised", "betas", (0.0, 0.5)),
-        ("normalised", "eps", 1.0),
+        ("preconditioned", "betas", (0.0, 0.5)),
+        ("preconditioned", "eps", 1.0),
+        ("spectral", "smoothing", 2.0),
+        ("normalised", "momentum", 0.2),
         ("heavy-ball", "momentum", 0.2),
         ("sgd", "weight_decay", 0.5),
     ],
@@ -150,7 +152,10 @@ def test_groups_that_come_later_are_refused() -> None:
         ({"coefficient_steps": 1.5}, "^coefficient_steps: expected an integer >= 0, found 1.5"),
         ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
         ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
-        ({"update": "adamw"}, "update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found 'adamw'"),
+        (
+            {"update": "adamw"},
+            "update: expected 'adam' or .* or 'adam-published', found 'adamw'",
+        ),
         ({"method": "fused"}, "method: expected 'auto' or 'fast' or 'reference'"),
         ({"on_nonfinite": "ignore"}, "^on_nonfinite: expected 'raise' or 'skip'"),
     ],
@@ -188,7 +193,10 @@ def test_parameters_in_place_of_a_model_are_refused(make: Any, found: str, unche
     ("options", "message"),
     [
         ({"lr": torch.ones(2)}, r"lr: expected a finite number >= 0, found tensor\(\[1., 1.\]\)"),
-        ({"update": []}, r"update: expected 'adam' or 'sgd' or 'heavy-ball' or 'normalised', found \[\]"),
+        (
+            {"update": []},
+            r"update: expected 'adam' or .* or 'adam-published', found \[\]",
+        ),
         ({"min_rank": True}, "min_rank: expected an integer >= 1, found True"),
     ],
 )
@@ -211,9 +219,9 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("expected (format, adapters) of each group")):
         optimizer.load_state_dict(GeoLoRA(other).state_dict())
     state = optimizer.state_dict()
-    assert [group["format"] for group in state["param_groups"]] == [2] * len(state["param_groups"])
-    state["param_groups"][0]["format"] = 1
-    with pytest.raises(ValueError, match=re.escape("found [(1, ['0', '2'])")):
+    assert [group["format"] for group in state["param_groups"]] == [3] * len(state["param_groups"])
+    state["param_groups"][0]["format"] = 2
+    with pytest.raises(ValueError, match=re.escape("found [(2, ['0', '2'])")):
         optimizer.load_state_dict(state)
 
 

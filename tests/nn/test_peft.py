@@ -50,7 +50,7 @@ def wrapped(**options: Any) -> Any:
 def train(model: nn.Module, steps: int = 12) -> GeoLoRA:
     """A plain loop whose ranks move."""
     x, target = regression()
-    optimizer = GeoLoRA(model, lr=0.05, tau=0.2)
+    optimizer = GeoLoRA(model, lr=0.05, tau=0.2, update="adam-published")
     for _ in range(steps):
         optimizer.zero_grad()
         (model(x) - target).square().mean().backward()

@@ -74,7 +74,7 @@ def train_on_a_share(way: Way, rank: int, world: int, out: Path) -> None:
     model = network(rank=2)
     layers = adapters(model)
     parallel, average = way(model)
-    optimizer = GeoLoRA(model, lr=0.02, tau=0.15, update="adam")
+    optimizer = GeoLoRA(model, lr=0.02, tau=0.25, update="adam")
     x, target = regression()
     ranks, held = [], []
     for _ in range(STEPS):

@@ -70,7 +70,7 @@ DEFECTS = (
     Defect(
         "moments-not-transported",
         "momentum stays in the coordinates of the old bases",
-        {"geolora_ref.optimizers.HeavyBall.transport": lambda rule, moments, A, B: moments},
+        {"geolora_ref.optimizers.HeavyBall.transport": lambda rule, old, moments, new: moments},
         identities.momentum_moves_with_the_bases,
     ),
     Defect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +17,10 @@ from geolora_ref.fast.update.report import StepReport
 from geolora_ref.fast.update.step import Budget, Directions, decided, prepare, put_back, write
 from geolora_ref.fast.update.storage import Plan, plan_of, stacks_of
 
-__all__ = ["Bases", "Factors", "LayerBank"]
+__all__ = ["Factors", "LayerBank"]
 
 STORAGE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 Factors = tuple[Tensor, Tensor, Tensor]
-
-
-class Bases(NamedTuple):
-    """The bases of all layers at one time: the ranks, and for each shape copies of Uᵀ and Vᵀ up to the largest of them."""
-
-    ranks: tuple[int, ...]
-    storage: list[tuple[Tensor, Tensor]]
 
 
 class LayerBank:
@@ -130,19 +123,13 @@ class LayerBank:
         stack, i = self._place[layer]
         return stack.Ut[i], stack.S[i], stack.Vt[i]
 
-    def bases(self) -> Bases:
-        """A copy of all bases, to be compared with those after a step by :meth:`turns`."""
-        w = max(self.ranks)
-        return Bases(self.ranks, [(stack.Ut[:, :w].clone(), stack.Vt[:, :w].clone()) for stack in self._stacks])
-
-    def turns(self, before: Bases) -> list[tuple[Tensor, Tensor]]:
-        """UᵀU₁ and VᵀV₁ of each layer, (r, r₁), from the bases before a step and those now."""
+    def bases(self) -> list[tuple[Tensor, Tensor]]:
+        """U (m, r) and V (n, r) of each layer: copies, which the next step leaves alone."""
         w, found = max(self.ranks), dict[int, tuple[Tensor, Tensor]]()
-        for stack, (Ut, Vt) in zip(self._stacks, before.storage, strict=True):
-            A, B = torch.bmm(Ut, stack.Ut[:, :w].mT), torch.bmm(Vt, stack.Vt[:, :w].mT)
-            found |= zip(stack.layers, zip(A, B, strict=True), strict=True)
-        pairs = enumerate(zip(before.ranks, self.ranks, strict=True))
-        return [(found[layer][0][:r, :r1], found[layer][1][:r, :r1]) for layer, (r, r1) in pairs]
+        for stack in self._stacks:
+            both = zip(stack.Ut[:, :w].clone(), stack.Vt[:, :w].clone(), strict=True)
+            found |= zip(stack.layers, both, strict=True)
+        return [(found[layer][0][:r].mT, found[layer][1][:r].mT) for layer, r in enumerate(self.ranks)]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -158,7 +145,6 @@ class LayerBank:
         min_rank: int = 1,
         max_rank: int | Sequence[int] | None = None,
         budget: Budget | None = None,
-        shared: bool = False,
     ) -> StepReport:
         """One step of all layers in place: K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, augmented and truncated.
 
@@ -171,7 +157,6 @@ class LayerBank:
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
         budget : a rank decision over all layers in place of the threshold; it may be asked more than once a step.
-        shared : K and L move the core as well, by ½(UᵀΔK + (VᵀΔL)ᵀ) on top of ΔS (``geolora_ref.training``).
 
         Raises
         ------
@@ -182,7 +167,7 @@ class LayerBank:
         """
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
-        how = Directions(checks.nonnegative_number("learning_rate", learning_rate), shared, delta_S is None)
+        how = Directions(checks.nonnegative_number("learning_rate", learning_rate), delta_S is None)
         limits = self._limits(tau, theta, min_rank, max_rank, budget)
         self._check_updates(delta_K, delta_L, delta_S)
         plan = self._plan = self._plan or plan_of(self.ranks, self._stacks)

@@ -20,23 +20,13 @@ from torch import Tensor
 
 from geolora_ref.algorithm import RankRule
 
-__all__ = ["RULES", "Limits", "Ranks", "Small", "core", "core_after", "cut_at", "decide_ranks", "small_of"]
+__all__ = ["RULES", "Limits", "Ranks", "Small", "core", "cut_at", "decide_ranks", "small_of"]
 
 RULES = (RankRule.THRESHOLD, RankRule.MIN_RANK, RankRule.MAX_RANK, RankRule.BASIS, RankRule.BUDGET)
 """The rank rules by their code in :attr:`Ranks.rule`."""
 THRESHOLD, MIN_RANK, MAX_RANK, BASIS, BUDGET = range(5)
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
-
-
-def core_after(S: Tensor, delta_S: Tensor | None, C_K: Tensor, C_L: Tensor, rate: float, shared: bool) -> Tensor:
-    """S_new (L, w, w) from S, ΔS, C_K = UᵀΔK and C_L = VᵀΔL, each (L, w, w), and the learning rate λ: S − λΔS.
-
-    None for ΔS is that of plain gradients, dS = UᵀGV = UᵀdK = C_K.
-    If the core is ``shared``, K and L move it as well: S − λ(ΔS + ½(C_K + C_Lᵀ)).
-    """
-    S_new = S - rate * (C_K if delta_S is None else delta_S)
-    return S_new - 0.5 * rate * (C_K + C_L.mT) if shared else S_new
 
 
 def core(A: Tensor, rate: float) -> Tensor:
@@ -69,14 +59,14 @@ class Small(NamedTuple):
         return Small(self.Gamma[:, rows], self.S_new[rows], self.A[rows], self.scale[rows], self.rate)
 
 
-def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float, shared: bool) -> Small:
-    """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; see :func:`core_after`.
+def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float) -> Small:
+    """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; None for ΔS is UᵀΔK, as dS = UᵀGV is UᵀdK.
 
     What is not finite is seen in the scale.
     """
     w = S.shape[1]
     C_K, C_L = Gamma[0, :, :w, w:], Gamma[1, :, :w, w:]
-    S_new = core_after(S, delta_S, C_K, C_L, rate, shared)
+    S_new = S - rate * (C_K if delta_S is None else delta_S)
     A = S_new + rate * (C_K + C_L.mT)
     squares = Gamma.diagonal(0, 2, 3)[:, :, w:].sum((0, 2))
     return Small(Gamma, S_new, A, (A**2).sum((1, 2)) + rate * rate * squares, rate)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from geolora_ref.arrays import svd
-from geolora_ref.fast.update.core import core, core_after
+from geolora_ref.fast.update.core import core
 
 __all__ = ["HouseholderCore", "householder_core"]
 
@@ -31,16 +31,16 @@ class HouseholderCore(NamedTuple):
     Vt: Tensor
 
 
-def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor | None, shared: bool) -> HouseholderCore:
+def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor | None) -> HouseholderCore:
     """The singular value decomposition of Ŵ: Bt_K (L, 2w, m), Bt_L (L, 2w, n), S and ΔS (L, w, w), all float64 and
-    finite; see :func:`core_after`.
+    finite; None for ΔS is UᵀΔK.
     """
     w = S.shape[1]
     size = _power_of_two(S, *([] if delta_S is None else [delta_S]), Bt_K[:, w:], Bt_L[:, w:])
     Q_K, R_K = torch.linalg.qr(torch.cat([Bt_K[:, :w], Bt_K[:, w:] / size], dim=1).mT)
     Q_L, R_L = torch.linalg.qr(torch.cat([Bt_L[:, :w], Bt_L[:, w:] / size], dim=1).mT)
     C_K, C_L = (R[:, :, :w].mT @ R[:, :, w:] for R in (R_K, R_L))
-    S_new = core_after(S / size, None if delta_S is None else delta_S / size, C_K, C_L, 1.0, shared)
+    S_new = S / size - (C_K if delta_S is None else delta_S / size)
     S_hat = R_K @ core(S_new + C_K + C_L.mT, 1.0) @ R_L.mT
     P, sigma, Qt = svd(S_hat)
     Ut, Vt = P.mT @ Q_K.mT, Qt @ Q_L.mT

@@ -40,10 +40,9 @@ spectrum: it has to be a function of the spectra alone.
 
 
 class Directions(NamedTuple):
-    """What is subtracted, besides the tensors: λ, whether K and L move the core as well, and whether ΔS is UᵀΔK."""
+    """What is subtracted, besides the tensors: λ, and whether ΔS is UᵀΔK."""
 
     rate: float
-    shared: bool
     plain: bool
 
 
@@ -152,7 +151,7 @@ def _small(of: WidthClass, rows: Integers, products: torch.dtype, how: Direction
     Gamma, S, delta_S = torch.stack(sides).double(), of.S, None if how.plain else of.delta_S
     if products == torch.float32:  # triangles that were rounded differently would be so by s/σ in the eigenproblem
         Gamma = 0.5 * (Gamma + Gamma.mT)
-    return small_of(Gamma, S, delta_S, rate=how.rate, shared=how.shared).of(rows)
+    return small_of(Gamma, S, delta_S, rate=how.rate).of(rows)
 
 
 def _leading(of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits) -> tuple[NDArray[np.bool_], int]:
@@ -259,7 +258,7 @@ def _by_householder(
     pick = (lambda X: X) if len(places) == len(part.B_K) else (lambda X: torch.stack([X[i] for i in places]))
     B_K, B_L = (_with_rate(pick(B), of.width, how.rate) for B in (part.B_K, part.B_L))
     S, delta_S = (pick(X[begin : begin + len(part.B_K)]) for X in (of.S, of.delta_S))
-    return householder_core(B_K, B_L, S, None if how.plain else how.rate * delta_S, how.shared)
+    return householder_core(B_K, B_L, S, None if how.plain else how.rate * delta_S)
 
 
 def write(plan: Plan, new: New) -> None:

@@ -16,13 +16,13 @@ from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapt import adapters, unwrapped
 from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.groups import check_common, own_rate, parts_of, threshold_of
+from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, parts_of, threshold_of
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
 from geolora_ref.optimizers import Moments, Triple
 
 __all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]
 
-FORMAT = 2
+FORMAT = 3
 T = TypeVar("T")
 Step = TypeVar("Step", bound=Callable[..., Any])
 
@@ -55,10 +55,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     A group of adapters has their names under "adapters", a group of other parameters an empty list; both count their steps
     under "iteration".  ``skipped`` counts the steps that were skipped for gradients that are not finite.
-    ``told`` : the attributes of a subclass in which its steps report.
+    ``told`` : the attributes of a subclass in which its steps report; ``rules`` : those that its groups can name by "update".
     """
 
     told: tuple[str, ...] = ()
+    rules: Rules = RULES
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self._layers |= dict(zip(names, layers.values(), strict=True))
         part |= threshold_of(defaults, part)
         options = defaults | part
-        check_common(options)
+        check_common(options, self.rules)
         owned = [factor for adapter in found.values() for factor in (adapter.Ut, adapter.S, adapter.Vt)]
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
@@ -133,7 +134,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         ``RuntimeError`` while adapters are merged, which get no gradients and would not see the step.
         """
         for group in self.param_groups:
-            check_common(group)
+            check_common(group, self.rules)
         merged = [name for name, layer in self._layers.items() if layer.base_is_merged]
         if merged:
             raise RuntimeError(

@@ -27,11 +27,29 @@ from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.adapter_optimizer import AdapterOptimizer, check_ranks, named, uncompiled
-from geolora_ref.nn.optim.groups import UpdateRule, rate, update_rule
+from geolora_ref.nn.optim.groups import RULES, Rules, rate, update_rule
 from geolora_ref.nn.optim.report import TruncationReport
-from geolora_ref.optimizers import Moments, Triple
+from geolora_ref.optimizers import Bases, HeavyBall, Moments, Triple, moved_apart
 
 __all__ = ["Dlrt", "SimultaneousDescent"]
+
+EntrywiseRule = Literal["adam", "heavy-ball", "sgd"]
+
+
+class _HeavyBall(HeavyBall):
+    """With a memory of each factor by itself: what these methods step are no views of one matrix."""
+
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """Each matrix by itself."""
+        A, B = old.U.mT @ new.U, old.V.mT @ new.V
+        return moments if moments.first is None else replace(moments, first=moved_apart(moments.first, A, B))
+
+
+ENTRYWISE: Rules = {
+    "adam": RULES["adam-published"],
+    "heavy-ball": lambda group: _HeavyBall(group["momentum"]),
+    "sgd": RULES["sgd"],
+}
 
 
 class SimultaneousDescent(AdapterOptimizer):
@@ -44,12 +62,14 @@ class SimultaneousDescent(AdapterOptimizer):
     Raises ``ValueError`` for options out of range and for a model without adapters.
     """
 
+    rules = ENTRYWISE
+
     def __init__(
         self,
         model: nn.Module | Iterable[Mapping[str, Any]],
         lr: float | Tensor = 1e-3,
         *,
-        update: UpdateRule = "adam",
+        update: EntrywiseRule = "adam",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum: float = 0.9,
@@ -99,7 +119,7 @@ class SimultaneousDescent(AdapterOptimizer):
         if isinstance(gradients, ProjectedGradients):  # G_U = ∇_K Sᵀ, G_V = ∇_L S
             gradients = FactorGradients(dU=gradients.dK @ S.mT, dS=gradients.dS, dV=gradients.dL @ S)
         given = Triple(K=gradients.dU, L=gradients.dV, S=gradients.dS)  # the rules say K, L for the left and the right factor
-        direction, moments = update_rule(group).direction(given, self.moments(name, adapter))
+        direction, moments = update_rule(group, ENTRYWISE).direction(Bases(U, V), given, self.moments(name, adapter))
         decay = 1.0 - lr * group["weight_decay"]
         new = tuple(optimizer_step(decay * X, D, lr) for X, D in ((U, direction.K), (S, direction.S), (V, direction.L)))
         checks.finite_results(f"step of {name}", U=new[0], S=new[1], V=new[2])
@@ -128,6 +148,7 @@ class Dlrt(AdapterOptimizer):
     """
 
     told = ("reports",)
+    rules = ENTRYWISE
 
     def __init__(
         self,
@@ -138,7 +159,7 @@ class Dlrt(AdapterOptimizer):
         theta: float | None = None,
         min_rank: int = 1,
         max_rank: int | None = None,
-        update: UpdateRule = "adam",
+        update: EntrywiseRule = "adam",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum: float = 0.9,
@@ -223,7 +244,8 @@ class Dlrt(AdapterOptimizer):
     def _augmented(self, name: str, Y: LowRank, gradients: ProjectedGradients) -> LowRank:
         """The same W in the bases of [U | K_new] and [V | L_new]."""
         group, r = self._group(name), Y.rank
-        direction, _ = update_rule(group).direction(_triple(gradients), self.moments(name, self._adapters[name]))
+        known = self.moments(name, self._adapters[name])
+        direction, _ = update_rule(group, ENTRYWISE).direction(Bases(Y.U, Y.V), _triple(gradients), known)
         K_new, L_new, _ = coefficient_update(Y, ProjectedGradients(*direction), rate(group))
         checks.finite_results(f"K- and L-step of {name}", K_new=K_new, L_new=L_new)
         U_hat = torch.cat([Y.U, basis_augmentation(Y.U, K_new)], dim=1)
@@ -235,15 +257,16 @@ class Dlrt(AdapterOptimizer):
     def _step_of_S(self, name: str, Y: LowRank, Y_hat: LowRank, gradients: ProjectedGradients) -> tuple[Truncation, Moments]:
         """Steps 3 and 4 for one adapter, and its new memory in the new bases."""
         group, adapter = self._group(name), self._adapters[name]
-        rule, most = update_rule(group), adapter.max_rank // 2
+        rule, most = update_rule(group, ENTRYWISE), adapter.max_rank // 2
         U_hat, S_0, V_hat = Y_hat
-        moved = rule.transport(self.moments(name, adapter), Y.U.mT @ U_hat, Y.V.mT @ V_hat)
-        direction, moments = rule.direction(_triple(gradients), moved)
+        augmented = Bases(U_hat, V_hat)
+        moved = rule.transport(Bases(Y.U, Y.V), self.moments(name, adapter), augmented)
+        direction, moments = rule.direction(augmented, _triple(gradients), moved)
         S_hat = optimizer_step(S_0, direction.S + group["weight_decay"] * S_0, rate(group))
         checks.finite_results(f"S-step of {name}", S_hat=S_hat)
         limits = {"min_rank": group["min_rank"], "max_rank": most if group["max_rank"] is None else min(most, group["max_rank"])}
         cut = truncation(S_hat, U_hat, V_hat, tau=group["tau"], theta=group["theta"], **limits)
-        arrived = rule.transport(moments, U_hat.mT @ cut.Y.U, V_hat.mT @ cut.Y.V)
+        arrived = rule.transport(augmented, moments, Bases(cut.Y.U, cut.Y.V))
         return replace(cut, Y=cut.Y.polished()), arrived
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from geolora_ref.budget import allocate_ranks
 from geolora_ref.fast import LayerBank, NonFiniteUpdateError
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.layer_memory import LayerMemory
+from geolora_ref.nn.optim.layer_memory import directions, transported
 from geolora_ref.nn.optim.report import TruncationReport
-from geolora_ref.optimizers import Moments, Optimizer, Triple
+from geolora_ref.optimizers import Bases, Moments, Optimizer, Triple
 from geolora_ref.training import Cut
 
 __all__ = ["AllAtOnce", "FastGroup"]
@@ -30,7 +30,7 @@ class FastGroup:
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
-        self.adapters, self.memory = list(adapters), LayerMemory()
+        self.adapters = list(adapters)
         self._gather()
 
     def stepper(self, gradients: Sequence[Triple], moments: Sequence[Moments]) -> AllAtOnce:
@@ -89,7 +89,8 @@ class AllAtOnce:
     def directions(self, optimizer: Optimizer) -> list[Triple]:
         """Of layers of one shape, rank and age by one call."""
         self.optimizer = optimizer
-        found, self.moments = self.group.memory.directions(optimizer, self.gradients, self.moments)
+        bases = [Bases(U, V) for U, _, V in map(self.bank.factors, range(len(self.gradients)))]
+        found, self.moments = directions(optimizer, bases, self.gradients, self.moments)
         return found
 
     def cores(self) -> list[Tensor]:
@@ -105,20 +106,21 @@ class AllAtOnce:
         for S, S_new in zip(cores, new, strict=True):
             S.copy_(S_new)
 
-    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool, shared: bool) -> None:
+    def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
         """Raises :class:`geolora_ref.fast.NonFiniteUpdateError`; nothing is changed then."""
         moves = any(one.first is not None for one in self.moments)
-        before = self.bank.bases() if moves else None
+        before = [Bases(*both) for both in self.bank.bases()] if moves else None
         delta_K, delta_L, delta_S = (list(Xs) for Xs in zip(*directions, strict=True))
         bases = (delta_K, delta_L) if augments else (None, None)
-        report = self.bank.update_(bases[0], bases[1], delta_S, learning_rate=rate, shared=shared, **self._limits(cut))
+        report = self.bank.update_(bases[0], bases[1], delta_S, learning_rate=rate, **self._limits(cut))
         for adapter, rank in zip(self.group.adapters, report.ranks, strict=True):
             adapter.rank = rank
             for changed in (adapter.Ut, adapter.S, adapter.Vt):  # behind autograd's back, in the buffers of the bank
                 torch.autograd.graph.increment_version(changed)
         self.group.seen()
         if before is not None:
-            self.moments = self.group.memory.transported(self.optimizer, self.moments, self.bank.turns(before))
+            after = [Bases(U, V) for U, _, V in map(self.bank.factors, range(len(before)))]
+            self.moments = transported(self.optimizer, before, self.moments, after)
         exact = [layer in report.exact for layer in range(len(report.ranks))]
         rows = zip(report.ranks, report.rank_rules, report.theta.tolist(), report.discarded.tolist(), exact, strict=True)
         self.reports = list(starmap(TruncationReport, rows))

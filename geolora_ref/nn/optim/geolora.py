@@ -20,7 +20,7 @@ from geolora_ref.nn.optim.groups import UpdateRule, rate, update_rule
 from geolora_ref.nn.optim.heads import finite
 from geolora_ref.nn.optim.report import TruncationReport
 from geolora_ref.optimizers import Moments
-from geolora_ref.training import Core, Layer, LayerStep, Settings, When, iterate, training_step
+from geolora_ref.training import Layer, LayerStep, Settings, When, iterate, training_step
 
 __all__ = ["GeoLoRA", "Method"]
 
@@ -42,11 +42,11 @@ class GeoLoRA(AdapterOptimizer):
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
         has one of tau, theta, budget has not that of the others.)  An adapter
         without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
-    update : the direction of K, L and S: "adam", "sgd", "heavy-ball" or "normalised" (``geolora_ref.optimizers``).  Changed in
+    update : the rule that makes a direction of the gradients (``geolora_ref.optimizers``): "adam", in its self-adjoint form;
+        "spectral", where lr is the length of a step in the spectral norm of the layer; "preconditioned", "heavy-ball",
+        "normalised", "sgd"; "adam-published", for whoever reproduces the paper, which may ascend at every lr.  Changed in
         ``param_groups``, it begins without a memory.
-    core : S takes the direction "shared" with K and L, ½(UᵀD_K + (VᵀD_L)ᵀ), or its "own", as published; the same for SGD,
-        while Adam's own is some (m/r)^{1/2} times shorter (``geolora_ref.training``).
-    betas, eps, momentum : of that rule; betas and eps also of AdamW for the other parameters.
+    betas, eps, momentum, smoothing : of that rule; betas and eps also of AdamW for the other parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
     coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
     method : "fast", ``geolora_ref.fast`` for all layers at once (the parameters then live in buffers of the optimizer), for
@@ -64,7 +64,7 @@ class GeoLoRA(AdapterOptimizer):
     life, ``exact`` those among them that went through Householder's QR.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
-    Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/moments.md.
+    Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.
     """
 
     told = ("reports", "truncations", "exact")
@@ -81,10 +81,10 @@ class GeoLoRA(AdapterOptimizer):
         budget: int | None = None,
         unit: Unit = "ranks",
         update: UpdateRule = "adam",
-        core: Core = "shared",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum: float = 0.9,
+        smoothing: float = 0.5,
         weight_decay: float = 0.0,
         coefficient_steps: int = 0,
         truncate: When = "at once",
@@ -102,10 +102,10 @@ class GeoLoRA(AdapterOptimizer):
             "budget": budget,
             "unit": unit,
             "update": update,
-            "core": core,
             "betas": betas,
             "eps": eps,
             "momentum": momentum,
+            "smoothing": smoothing,
             "weight_decay": weight_decay,
             "coefficient_steps": coefficient_steps,
             "truncate": truncate,
@@ -266,6 +266,6 @@ def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
 
 def _settings(group: Mapping[str, Any]) -> Settings:
     """The options of a group as the training step wants them, checked."""
-    names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate", "core")
+    names = ("tau", "theta", "min_rank", "max_rank", "budget", "unit", "weight_decay", "coefficient_steps", "truncate")
     options = {name: group[name] for name in names}
     return Settings(learning_rate=rate(group), optimizer=update_rule(group), **options)

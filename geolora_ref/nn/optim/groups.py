@@ -9,24 +9,54 @@ import torch
 from torch import nn
 
 from geolora_ref import checks
-from geolora_ref.optimizers import Adam, HeavyBall, NormalisedHeavyBall, Optimizer, Sgd
+from geolora_ref.optimizers import (
+    Adam,
+    AdamPublished,
+    HeavyBall,
+    Normalised,
+    Optimizer,
+    Preconditioned,
+    Sgd,
+    Spectral,
+)
 
-__all__ = ["UpdateRule", "check_common", "own_rate", "parts_of", "rate", "threshold_of", "update_rule"]
+__all__ = [
+    "RULES",
+    "Rules",
+    "UpdateRule",
+    "check_common",
+    "own_rate",
+    "parts_of",
+    "rate",
+    "threshold_of",
+    "update_rule",
+]
 
 THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
-UpdateRule = Literal["adam", "sgd", "heavy-ball", "normalised"]
+UpdateRule = Literal["spectral", "preconditioned", "adam", "adam-published", "sgd", "heavy-ball", "normalised"]
 
 
-def update_rule(group: Mapping[str, Any]) -> Optimizer:
-    """The rule that a group names by "update", with its "betas", "eps" and "momentum"; ``ValueError`` for another name."""
-    rules: dict[str, Callable[[], Optimizer]] = {
-        "adam": lambda: Adam(tuple(group["betas"]), group["eps"]),
-        "sgd": Sgd,
-        "heavy-ball": lambda: HeavyBall(group["momentum"]),
-        "normalised": lambda: NormalisedHeavyBall(tuple(group["betas"]), group["eps"]),
-    }
+def _averages(group: Mapping[str, Any]) -> tuple[tuple[float, float], float]:
+    return tuple(group["betas"]), group["eps"]
+
+
+Rules = Mapping[str, Callable[[Mapping[str, Any]], Optimizer]]
+RULES: Rules = {
+    "adam": lambda group: Adam(*_averages(group)),
+    "spectral": lambda group: Spectral(group["momentum"], group["smoothing"]),
+    "preconditioned": lambda group: Preconditioned(*_averages(group)),
+    "heavy-ball": lambda group: HeavyBall(group["momentum"]),
+    "normalised": lambda group: Normalised(group["momentum"]),
+    "sgd": lambda group: Sgd(),
+    "adam-published": lambda group: AdamPublished(*_averages(group)),
+}
+"""The rules of GeoLoRA by name, made with the options of a group."""
+
+
+def update_rule(group: Mapping[str, Any], rules: Rules = RULES) -> Optimizer:
+    """The rule that a group names by "update"; ``ValueError`` for another name."""
     checks.one_of("update", group["update"], list(rules))  # it may be anything, a list as well
-    return rules[group["update"]]()
+    return rules[group["update"]](group)
 
 
 def rate(group: Mapping[str, Any]) -> float:
@@ -52,14 +82,14 @@ def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
     return {"tau": DEFAULT_TAU} if names and all(value is None for value in chosen.values()) else chosen
 
 
-def check_common(options: Mapping[str, Any]) -> None:
+def check_common(options: Mapping[str, Any], rules: Rules) -> None:
     """Raise ``ValueError`` unless what all groups have is in range."""
     rate(options)
     if options["head_lr"] is not None:
         _nonnegative("head_lr", options["head_lr"])
     checks.nonnegative_number("weight_decay", options["weight_decay"])
     checks.averaging(options["betas"], options["eps"])
-    update_rule(options)
+    update_rule(options, rules)
 
 
 def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -60,7 +60,9 @@ FAMILIES = {
     for family in (
         Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True), (4, 8, 16), margin=0),
         Family(
-            "geolora, own core", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True, core="own", tau=0.3), margin=0
+            "geolora, own core",
+            lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, update="adam-published", tau=0.3),
+            margin=0,
         ),
         Family("lora", lambda lr, r: LoRAMethod(lr=lr, rank=r), (4, 8, 16), margin=0),
         Family("adalora", lambda lr, r: AdaLoRAMethod(lr=lr, target_rank=r), margin=0),
