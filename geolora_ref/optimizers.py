@@ -242,7 +242,8 @@ class Preconditioned(_Averages):
     """Second moments r x r: R_K ← β₂R_K + (1 − β₂)∇_Kᴴ∇_K/m, X_K = (R_K + eps²I)^{-1/2}, and R_L, X_L in the same way.
 
     D has the core ½(M_S X_K + X_L M_S) and beside it M_K⊥X_K and M_L⊥X_L: a self-adjoint map of the mean M of the gradients, so
-    that the direction of the first step never ascends; independent of the gauge.  R moves by BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.
+    that the direction of the first step never ascends; independent of the gauge.  An eigenvalue of R is r·eps of the largest, its
+    rounding, at least.  R moves by BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.
     The form of LoRA-RITE [RITE25] in these coordinates.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
     """
 
@@ -253,8 +254,9 @@ class Preconditioned(_Averages):
         moments = self._means(gradients, moments, squares)
         M, R = self._unbiased(moments)
         X_K, X_L = self._inverse_root(R.K), self._inverse_root(R.L)
-        S = 0.5 * (M.S @ X_K + X_L @ M.S)
-        return Triple(U @ S + (M.K - U @ M.S) @ X_K, V @ H(S) + (M.L - V @ H(M.S)) @ X_L, S), moments
+        S, K, L = 0.5 * (M.S @ X_K + X_L @ M.S), M.K @ X_K, M.L @ X_L
+        # projected behind the product: X_K magnifies what rounding leaves of U in M_K − U M_S
+        return Triple(U @ S + (K - U @ (H(U) @ K)), V @ H(S) + (L - V @ (H(V) @ L)), S), moments
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """P(W₁)M, and R with traces kept."""
@@ -268,7 +270,9 @@ class Preconditioned(_Averages):
         """(R + eps²I)^{-1/2}; 0 where that has no inverse."""
         xp = namespace(R)
         values, Q = xp.linalg.eigh(R)
-        root = xp.sqrt(xp.clip(values, min=0.0) + self.eps**2)
+        # Below this an eigenvalue is rounding of the largest: X would magnify rounding of M there, without a bound.
+        known = xp.maximum(values, R.shape[-1] * eps(R) * xp.max(xp.abs(values), axis=-1, keepdims=True))
+        root = xp.sqrt(known + self.eps**2)
         inverse = xp.where(root > 0.0, 1.0 / _nonzero(root), xp.zeros_like(root))
         return (Q * xp.astype(inverse, R.dtype)[..., None, :]) @ H(Q)
 

@@ -138,6 +138,9 @@ def test_the_direction_of_the_first_step_descends(rule: str, complex_data: bool)
         bases, G = problem(m, n, r, np.random.default_rng(seed), complex_data)
         D, _ = RULES[rule].direction(bases, seen(G, bases), Moments())
         assert np.vdot(G, stands_for(D, bases)).real > 0.0
+        low = 1e6 * G[:, :1] @ G[:1]  # of rank one: second moments are singular
+        E, _ = RULES[rule].direction(bases, seen(low, bases), Moments())
+        assert np.vdot(low, stands_for(E, bases)).real > 0.0
         zero, _ = RULES[rule].direction(bases, Triple(*(0.0 * X for X in D)), Moments())
         assert not any(np.any(X) for X in zero)
 

@@ -8,7 +8,7 @@ approximation of Ŵ + E.  With D = Ŵ − W₁, the tangent projector P₁ at W�
 * *dominance*: ‖D − P₁ D‖₂ ≤ σ_{r₁}(W₁) + η
 
 are necessary for ‖E‖ ≤ η (if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and what remains of D + E has spectral norm ≤ σ_{r₁}(W₁)),
-and together they give such an E with ‖E‖₂ ≤ 2η: −P₁D, and what dominance exceeds σ_{r₁}(W₁) by.  The usual
+and together they give such an E with ‖E‖₂ ≤ √2 η: −P₁D, and what dominance exceeds σ_{r₁}(W₁) by.  The usual
 ‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would pass
 in double precision.  It is reported as *optimality* all the same.
 

@@ -25,6 +25,8 @@ NAMES = (
     "simultaneous_descent",
     "rank_recovery",
     "rank_budget",
+    "directions",
+    "first_directions",
     "parallel_is_geolora",
     "order",
     "local_error",

@@ -247,7 +247,7 @@ CLAIM = Claim(
     section="The robust error bound",
     statement="‖W(kλ) − W_k‖ ≤ c₀δ + c₁ε + c₂λ + c₃ϑ/λ, and at every step e_{k+1} ≤ e^{μλ}e_k + λε_k + ½ℓλ²B_k + ϑ_k",
     hypotheses=(
-        "F ℓ-Lipschitz with one-sided constant μ",
+        "F autonomous, ℓ-Lipschitz with one-sided constant μ",
         "‖(I − P)F‖ ≤ ε at the iterates, ‖F‖ ≤ B on the flow from each of them to the next time",
         "ϑ_k ≤ ϑ, the tail of Ŵ behind the new rank",
     ),

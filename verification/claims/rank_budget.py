@@ -23,6 +23,11 @@ DRAWS = 10
 UNITS: tuple[Unit, ...] = ("ranks", "parameters")
 Matrix = NDArray[np.generic]
 Truncate = Callable[["Question"], list[Truncation]]
+CONSTRUCTED = {"cheap": ((20.0, 10.0), (20.0, 6.0, 6.0, 6.0, 6.0), 166), "dear": ((20.0, 10.0), (20.0, *4 * (2.5,)), 174)}
+"""Spectra of a layer 37 x 37, whose second rank costs 77, and of one 8 x 5, whose next ranks cost 16, 18, 20 and 22; a budget.
+
+In the first the cheap ranks are worth most (36/22 > 100/77), and the dear one to whoever takes σ² or σ²/√c; in the second it is
+the dear one (100/77 > 6.25/16), and the cheap ones to whoever takes σ/c."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +119,10 @@ def cases(plan: Plan) -> Iterator[Case]:
         for block in range(plan.pick(6, 100)):
             parameters = {"kind": "drawn", "unit": unit, "seed": [plan.seed, block], "largest": plan.pick(16, 40)}
             yield Case(f"{unit}-{block}", parameters)
+            if unit == "parameters" and block == 0:
+                yield from (
+                    Case(f"constructed-{name}", {"kind": "constructed", "unit": unit, "name": name}) for name in CONSTRUCTED
+                )
         for seed in range(plan.pick(2, 20)):
             parameters = {"kind": "two layers", "unit": unit, "seed": [plan.seed, seed], "steps": plan.pick(30, 200)}
             yield Case(f"two layers-{unit}-{seed}", parameters)
@@ -122,9 +131,22 @@ def cases(plan: Plan) -> Iterator[Case]:
 def check(case: Case, truncate: Truncate = by_budget) -> CaseResult:
     """Against the best of all choices, from the singular values of W − λP(W)G, which are formed without the step."""
     out = Measurements()
-    for question, cuts in drawn(case, truncate) if case["kind"] == "drawn" else trained(case, truncate):
+    decisions = {"drawn": drawn, "two layers": trained, "constructed": constructed}[case["kind"]]
+    for question, cuts in decisions(case, truncate):
         judge(out, question, cuts)
     return out.result(case)
+
+
+def constructed(case: Case, truncate: Truncate) -> Iterator[Decision]:
+    """A question that tells σ²/c from other measures of worth."""
+    dear, cheap, budget = CONSTRUCTED[case["name"]]
+    rng = np.random.default_rng(48)
+    layers = []
+    for shape, sigma in (((37, 37), dear), ((8, 5), cheap)):
+        Y = LowRank.random(shape, sigma, rng)
+        layers.append(Layer.of(Y, np.zeros(shape), 0.0))
+    question = Question(layers, budget, "parameters", [1, 1], [len(layer.sigma) for layer in layers])
+    yield question, truncate(question)
 
 
 def drawn(case: Case, truncate: Truncate) -> Iterator[Decision]:
@@ -174,10 +196,21 @@ def judge(out: Measurements, question: Question, cuts: Sequence[Truncation]) -> 
     if question.unit == "ranks":
         out.at_most("in ranks: discarded ≤ the least possible", distance, math.sqrt(least), 2.0 * rounding)
     else:
-        refused = max(offers, key=lambda offer: offer[0] / offer[1], default=(0.0, 1))[0]
         slack = 4.0 * rounding * (math.hypot(*(float(np.linalg.norm(layer.sigma)) for layer in layers)) + rounding)
         excess = question.discarded(ranks) - least
-        out.at_most("in parameters: discarded² − least² < σ² of the first refused", excess, refused, slack)
+        out.at_most("in parameters: discarded² − least² ≤ (a/c)σ² of the first refused", excess, first_refused(question), slack)
+
+
+def first_refused(question: Question) -> float:
+    """(a/c_f)σ_f² of what the order of worth refuses first, when a is left of the budget; 0 if all fits."""
+    ranks, left = list(question.least), question.budget - sum(question.costs(question.least))
+    while offers := question.offers(ranks):
+        layer = max(offers, key=lambda layer: offers[layer][0] / offers[layer][1])
+        square, price = offers[layer]
+        if price > left:
+            return square * left / price
+        ranks[layer], left = ranks[layer] + 1, left - price
+    return 0.0
 
 
 def equal_ranks(question: Question) -> list[Truncation]:
@@ -214,17 +247,28 @@ def _control(name: str, why: str, unit: Unit, truncate: Truncate, share: float =
     return Control(name, why, wrong, lambda case: check(case, truncate), share)
 
 
+def _worth(name: str, case_name: str, worth: Callable[[float, int], float]) -> Control:
+    def wrong(plan: Plan) -> Iterator[Case]:
+        return (case for case in cases(plan) if case.parameters.get("name") == case_name)
+
+    why = f"the largest {name} first, in place of σ²/c"
+    return Control(name, why, wrong, lambda case: check(case, partial(greedy, worth=worth)))
+
+
 CLAIM = Claim(
     id="rank-budget",
     title="A rank budget is spent where it is worth most",
     section="One rank budget for many layers",
-    statement="Σ ‖Ŵ − W₁‖² over all layers is the least possible within R ranks, less than one σ² above it within R parameters",
+    statement=(
+        "Σ ‖Ŵ − W₁‖² over all layers is the least possible within R ranks, "
+        "at most (a/c)σ² of the first refused above it within R parameters"
+    ),
     hypotheses=("r_min ≤ r₁ ≤ r_max in every layer", "the budget is at least what the least ranks cost"),
     sources=("GeoLoRA", "Zh23"),
     explanation=(
         "Against the best of all choices, found by dynamic programming on the singular values of W − λP(W)G, for drawn layers "
-        "and along trainings of a linear network. What was refused first is the most valuable per parameter of all that comes "
-        "next in some layer."
+        "along trainings of a linear network, and on two questions that tell σ²/c from other measures of worth. What is refused "
+        "first follows from the order of worth, not from the answer; a is what is left of the budget then."
     ),
     cases=cases,
     check=check,
@@ -246,6 +290,9 @@ CLAIM = Claim(
             partial(greedy, worth=lambda square, price: square / price, stop=True),
             share=0.25,  # in the others nothing fits behind it
         ),
+        _worth("σ²", "cheap", lambda square, price: square),
+        _worth("σ²/√c", "cheap", lambda square, price: square / math.sqrt(price)),
+        _worth("σ/c", "dear", lambda square, price: math.sqrt(square) / price),
         _control(
             "overdrawn",
             "one more than the budget is spent",

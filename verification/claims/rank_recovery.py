@@ -17,7 +17,8 @@ PLANTED = 5
 SPECTRUM = np.linspace(1.0, 0.6, PLANTED)
 RANKS = (1, 2, 4, 8, 12)
 TAU = 0.01
-STEPS = 150
+STEPS = {1.0: 150, 0.3: 500, 1.9: 200}
+"""By λβ."""
 SHAPE = (16, 14)
 UNIT = 4.0 * np.sqrt(sum(SHAPE)) * np.finfo(float).eps * float(np.linalg.norm(SPECTRUM))
 """4√(m + n)·eps·‖W*‖."""
@@ -26,7 +27,9 @@ UNIT = 4.0 * np.sqrt(sum(SHAPE)) * np.finfo(float).eps * float(np.linalg.norm(SP
 def cases(plan: Plan) -> Iterator[Case]:
     for problem in ("quadratic", "sensing"):
         for seed in range(plan.pick(3, 20)):
-            yield Case(f"{problem}-{seed}", {"problem": problem, "seed": plan.seed + seed})
+            yield Case(f"{problem}-{seed}", {"problem": problem, "seed": plan.seed + seed, "rate": 1.0})
+        for rate in (0.3, 1.9):
+            yield Case(f"{problem}-rate {rate}", {"problem": problem, "seed": plan.seed, "rate": rate})
 
 
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
@@ -37,35 +40,37 @@ def make(name: str, rng: np.random.Generator) -> GradientFlow:
 
 
 def contraction(q: float, of_gradient_descent: float) -> float:
-    """1 − (m/β)q²."""
+    """1 − s q², s the contraction of gradient descent: 2mλ(1 − βλ/2), which is m/β for λ = 1/β."""
     return 1.0 - of_gradient_descent * q**2
 
 
 def check(case: Case, step: Stepper = reference, factor: Callable[[float, float], float] = contraction) -> CaseResult:
     """Every initial rank ends at the planted one, and at a loss of rounding errors; on the way each step contracts.
 
-    The recursion is L(W₁) ≤ (1 − (m/β)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with q = max(1 − ε/(mσ*), 0) and ε = ‖(I − P)∇L‖; its
-    proof stands in the section of the claim.  √L is a norm of W − W* (here L* = 0), at most √(β/2)‖W − W*‖: a step that is right
-    to ``UNIT`` adds √(β/2)·UNIT to it.  Where nothing is cut off and q = 1, a fixed point of the recursion for √L is
-    √(β/2)·UNIT/(1 − √(1 − m/β)).  ``factor`` : another contraction, of q and m/β (for controls).
+    The recursion is L(W₁) ≤ (1 − s q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with s = 2mλ(1 − βλ/2), q = max(1 − ε/(mσ*), 0) and
+    ε = ‖(I − P)∇L‖; its proof stands in the section of the claim.  √L is a norm of W − W* (here L* = 0), at most
+    √(β/2)‖W − W*‖: a step that is right to ``UNIT`` adds √(β/2)·UNIT to it.  Where nothing is cut off and q = 1, a fixed point
+    of the recursion for √L is √(β/2)·UNIT/(1 − √(1 − s)).  ``factor`` : another contraction, of q and s (for controls).
     """
     rng, out = np.random.default_rng([case["seed"], 48]), Measurements()
     problem = make(case["problem"], rng)
     beta, m = problem.lipschitz, -problem.one_sided_lipschitz
+    rate = case["rate"] / beta
+    slow = 2.0 * m * rate * (1.0 - 0.5 * beta * rate)
     histories, rounding = {}, np.sqrt(0.5 * beta) * UNIT
     out.require("L* = 0 and L strongly convex", problem.minimum <= rounding**2 and m > 0.0)
     for rank in RANKS:
         start = problem.initial(np.full(rank, 1e-3), rng)
         ranks = [rank]
-        for it in trajectory(problem, start, STEPS, 1.0 / beta, step=step, tau=TAU):
+        for it in trajectory(problem, start, STEPS[case["rate"]], rate, step=step, tau=TAU):
             ranks.append(it.outcome.Y.rank)
             q = max(1.0 - it.normal / (m * SPECTRUM[-1]), 0.0)
             cost = float(np.linalg.norm(problem.gradient(it.W_hat))) * it.lost + 0.5 * beta * it.lost**2
-            bound = max(factor(q, m / beta), 0.0) * problem.loss(it.W) + cost
+            bound = max(factor(q, slow), 0.0) * problem.loss(it.W) + cost
             out.at_most("one step of the recursion, √L", np.sqrt(problem.loss(it.W_next)), np.sqrt(bound), rounding)
         histories[rank] = ranks
         out.ratio("final rank / planted rank", max(ranks[-1] / PLANTED, PLANTED / ranks[-1]))
-        fixed_point = rounding / (1.0 - np.sqrt(1.0 - m / beta))
+        fixed_point = rounding / (1.0 - np.sqrt(1.0 - slow))
         out.at_most("the final √L: rounding errors", np.sqrt(problem.loss(it.W_next)), fixed_point)
     out.series = {**case.parameters, "ranks": {str(key): value for key, value in histories.items()}}
     return out.result(case)
@@ -83,12 +88,12 @@ def draw(axes: Any, results: Results) -> None:
             for index, (rank, history) in enumerate(result.series["ranks"].items()):
                 axes.plot(history, style, color=f"C{index}", label=f"{result.series['problem']}, initial rank {rank}")
     axes.axhline(PLANTED, color="black", linestyle=":", label="planted rank")
-    axes.set(xlabel=f"step (the ranks stay so until step {STEPS})", ylabel="rank", xlim=(0, 40))
+    axes.set(xlabel=f"step (the ranks stay so until step {STEPS[1.0]})", ylabel="rank", xlim=(0, 40))
     axes.legend(ncols=2)
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    return (case for case in cases(plan) if case["seed"] == plan.seed)
+    return (case for case in cases(plan) if case["seed"] == plan.seed and case["rate"] == 1.0)
 
 
 def quadratic_cases(plan: Plan) -> Iterator[Case]:
@@ -101,13 +106,13 @@ CLAIM = Claim(
     title="Rank recovery",
     section="The rank is found from both sides",
     statement=(
-        "L(W₁) ≤ (1 − (m/β)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁² with q = max(1 − ‖(I − P(W))∇L(W)‖/(mσ*), 0);  "
+        "L(W₁) ≤ (1 − 2mλ(1 − βλ/2)q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁² with q = max(1 − ‖(I − P(W))∇L(W)‖/(mσ*), 0);  "
         "initial ranks 1, 2, 4, 8, 12 all end at the planted rank 5 and at a loss of rounding errors"
     ),
     hypotheses=(
-        "L quadratic, m > 0 its strong convexity, σ* the least positive singular value of W*, λ = 1/β",
+        "L quadratic, m > 0 its strong convexity, σ* the least positive singular value of W*; λβ = 0.3, 1 or 1.9",
         "the minimiser has a known rank with a gap, τ below the gap, and L* = 0",
-        "the start has small singular values and λ = 1/β, so that the rank can grow (a start of rank one can stall at τ = 0.02)",
+        "the start has small singular values, so that the rank can grow (a start of rank one can stall at τ = 0.02)",
     ),
     sources=("GeoLoRA",),
     cases=cases,
@@ -132,7 +137,7 @@ CLAIM = Claim(
         ),
         Control(
             "twice the contraction",
-            "1 − 2(m/β)q²",
+            "1 − 2s q² with the contraction s of gradient descent",
             quadratic_cases,
             lambda case: check(case, factor=lambda q, x: contraction(q, 2.0 * x)),
         ),

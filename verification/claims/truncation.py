@@ -127,7 +127,7 @@ CLAIM = Claim(
     sources=("GeoLoRA", "CKL22"),
     explanation=(
         "Judged backward-stably: the output must be the exact truncation of a matrix within rounding η of Ŵ. Stationarity and "
-        "dominance are necessary for that, and together make it one within 2η in the spectral norm; ties need no special "
+        "dominance are necessary for that, and together make it one within √2 η in the spectral norm; ties need no special "
         "treatment."
     ),
     cases=cases,

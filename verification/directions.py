@@ -1,0 +1,143 @@
+"""The rules of ``geolora_ref.optimizers`` as the claims see them, and broken ones that claims about directions must reject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from geolora_ref.algorithm import assemble, basis_augmentation
+from geolora_ref.arrays import Array, H, svd, to_numpy
+from geolora_ref.optimizers import (
+    Adam,
+    AdamPublished,
+    Bases,
+    HeavyBall,
+    Moments,
+    Normalised,
+    Optimizer,
+    Preconditioned,
+    Sgd,
+    Spectral,
+    Triple,
+    moved_apart,
+)
+
+__all__ = ["BROKEN", "EQUIVARIANT", "RULES", "dense", "seen", "uphill", "wide"]
+
+RULES: dict[str, Optimizer] = {
+    "gradient": Sgd(),
+    "heavy ball": HeavyBall(0.8),
+    "normalised": Normalised(0.8),
+    "spectral": Spectral(0.8),
+    "smooth spectral": Spectral(0.8, smoothing=0.5),
+    "preconditioned": Preconditioned(),
+    "adam": Adam(),
+}
+EQUIVARIANT = tuple(name for name in RULES if name != "adam")
+"""Those that commute with changes of the gauge."""
+
+
+def seen(G: Array, bases: Bases) -> Triple:
+    """A dense matrix through K, L and S: its projection on the tangent space."""
+    U, V = bases
+    K = G @ V
+    return Triple(K, H(G) @ U, H(U) @ K)
+
+
+def dense(D: Triple, bases: Bases) -> Array:
+    """What lines 3 to 5 of Algorithm 1 subtract from W, per λ, whether or not the three are views of one matrix."""
+    (U, V), (K, L, S) = bases, D
+    return (K - U @ (H(U) @ K)) @ H(V) + U @ H(L - V @ (H(V) @ L)) + U @ S @ H(V)
+
+
+def wide(X: Any) -> Any:
+    """As NumPy's complex double precision."""
+    return to_numpy(X).astype(np.complex128)
+
+
+def uphill(m: int, epsilon: float = 1e-3) -> tuple[Bases, Any]:
+    """The state and the gradient of docs/theory/directions.md, "Adam as published can go uphill"."""
+    U = np.full((m, 1), (2.0 * (m - 1)) ** -0.5)
+    U[0] = 0.5**0.5
+    V = np.eye(3, 1)
+    G = np.full((m, 1), epsilon)
+    G[0] = 1.0
+    return Bases(U, V), G @ V.T
+
+
+@dataclass(frozen=True)
+class Altered:
+    """A rule whose direction is changed afterwards by ``change(bases, D)``, and whose memory moves by ``move``, if given."""
+
+    rule: Optimizer
+    change: Callable[[Bases, Triple], Triple] | None = None
+    move: Callable[[Triple, Bases, Bases], Triple] | None = None
+
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """The rule's, changed."""
+        D, moments = self.rule.direction(bases, gradients, moments)
+        return (self.change(bases, D) if self.change else D), moments
+
+    def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
+        """The rule's, or ``move``."""
+        if self.move is None or moments.first is None:
+            return self.rule.transport(old, moments, new)
+        return replace(moments, first=self.move(moments.first, old, new))
+
+
+def _shared_core(bases: Bases, D: Triple) -> Triple:
+    """S moves by the mean of what K and L say."""
+    return D._replace(S=0.5 * (H(bases.U) @ D.K + H(D.L) @ bases.V))
+
+
+def _incomplete(M: Triple, old: Bases, new: Bases) -> Triple:
+    """M_K(VᴴV₁) and so on, each matrix by itself."""
+    return moved_apart(M, H(old.U) @ new.U, H(old.V) @ new.V)
+
+
+def _wrong_basis(M: Triple, old: Bases, new: Bases) -> Triple:
+    """The projection of M_K Vᴴ + U M_Lᴴ, in which the core is counted twice."""
+    K = M.K @ (H(old.V) @ new.V) + old.U @ (H(M.L) @ new.V)
+    L = M.L @ (H(old.U) @ new.U) + old.V @ (H(M.K) @ new.U)
+    return Triple(K, L, H(new.U) @ K)
+
+
+def _polar(X: Array) -> Array:
+    P, sigma, Qh = svd(X)
+    kept = sigma > 1e-12 * sigma[..., :1]
+    return (P * kept) @ Qh
+
+
+class BlockwisePolar(Sgd):
+    """The polar factor of each block of the core by itself: its spectral norm is up to the golden ratio."""
+
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """The blocks."""
+        (U, V), r = bases, gradients.S.shape[-1]
+        U_tilde, V_tilde = basis_augmentation(U, gradients.K), basis_augmentation(V, gradients.L)
+        C = assemble(gradients.S, gradients.K, gradients.L, U_tilde, V_tilde)
+        C11, C12, C21 = _polar(C[:r, :r]), _polar(C[:r, r:]), _polar(C[r:, :r])
+        return Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11), Moments(moments.step + 1)
+
+
+class HalvesPolar(Sgd):
+    """½(polar(MV)Vᴴ + U polar(UᴴM)): of size one as well, with half of the descent at worst."""
+
+    def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
+        """The mean of both."""
+        U, V = bases
+        D = 0.5 * (_polar(gradients.K) @ H(V) + U @ H(_polar(gradients.L)))
+        return seen(D, bases), Moments(moments.step + 1)
+
+
+BROKEN: dict[str, Any] = {
+    "published Adam": AdamPublished(),
+    "shared core": Altered(AdamPublished(), change=_shared_core),
+    "incomplete transport": Altered(HeavyBall(0.8), move=_incomplete),
+    "core counted twice": Altered(HeavyBall(0.8), move=_wrong_basis),
+    "blockwise polar": BlockwisePolar(),
+    "polar of halves": HalvesPolar(),
+}
