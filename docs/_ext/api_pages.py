@@ -32,17 +32,21 @@ PARTS = (
     Part("geolora_ref.integrators", "Integrators", "The integrator family of dynamical low-rank approximation."),
     Part("geolora_ref.nn", "Adapters for torch", "Adapters, the optimizer that trains them, export."),
     Part("geolora_ref.fast", "The fast path", "The same step for many layers at once, on an accelerator."),
+    Part("geolora_ref.support", "Support", "What the other parts share: files, streams, options, other processes' interfaces."),
     Part("geolora_ref.finetune", "The fine-tuning job", "A whole job around a pretrained model."),
     Part("verification", "The verification", "Claims, runner, report; from a checkout only."),
 )
 
 
 def modules(package: str) -> Iterator[str]:
-    """The modules directly inside of a package, by name."""
+    """The modules of a package, by name, and of the packages in ``geolora_ref.fast`` and ``geolora_ref.nn`` that have no page."""
     folder = ROOT.joinpath(*package.split("."))
     for path in sorted(folder.glob("*.py")):
         if path.stem not in ("__init__", "__main__"):
             yield f"{package}.{path.stem}"
+    if package in ("geolora_ref.fast", "geolora_ref.nn"):
+        for path in sorted(folder.glob("*/__init__.py")):
+            yield from modules(f"{package}.{path.parent.name}")
 
 
 def source(module: str) -> ast.Module:
@@ -64,8 +68,8 @@ def reexported(package: str) -> list[tuple[str, str]]:
     tree = ast.parse(init.read_text(encoding="utf-8"))
     return [
         (alias.asname or alias.name, node.module or "")
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
+        for node in ast.walk(tree)  # those of the core stand under TYPE_CHECKING
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("geolora_ref")
         for alias in node.names
     ]
 
@@ -82,7 +86,7 @@ def page(part: Part) -> str:
         names = public_names(module)
         members = [":members:", ":show-inheritance:"] if names else [":no-members:"]
         directive = [f".. automodule:: {module}", *(f"   {option}" for option in members)]
-        lines += [f"## {module.rpartition('.')[2]}", "", "```{eval-rst}", *directive, "```", ""]
+        lines += [f"## {module.removeprefix(part.package + '.')}", "", "```{eval-rst}", *directive, "```", ""]
     return "\n".join(lines)
 
 

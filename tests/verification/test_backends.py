@@ -303,9 +303,9 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
 ) -> None:
     """A sentence and status 2; what had finished is kept, and the rest gives the results of an undisturbed run.
 
-    Cases behind the first forty wait until the test is over, so that a kill that comes late still meets work.
+    Cases behind the first third of the units wait until the test is over, so that a kill that comes late still meets work.
     """
-    labelled, first = runner._labelled, {case.id for case in itertools.islice(CLAIMS[CLAIM].cases(PLAN), 40)}
+    labelled, first = runner._labelled, {case.id for case in itertools.islice(CLAIMS[CLAIM].cases(PLAN), UNITS // 3)}
 
     def held(unit: Any) -> Any:
         while (unit[1] or unit[2].id not in first) and hold.exists():

@@ -175,7 +175,7 @@ def test_success_is_status_0_and_prints_the_report(tmp_path: Path, capsys: pytes
     assert main(["--only", CLAIM, "--only", CLAIM, "--jobs", "1", "--output", str(folder)]) == 0  # once
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"{CLAIM}  " in printed
-    assert "3 of 3     holds" in printed
+    assert "4 of 4     holds" in printed
     assert f"; 1 of {len(CLAIMS)} claims were checked)" in printed
     assert "earlier run" not in printed
     assert str(folder / "report.html") in printed, "brackets are no markup"
