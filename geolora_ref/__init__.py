@@ -21,6 +21,9 @@ __all__ = [
     "tangent_projection",
 ]
 
+HOMES = ("lowrank", "gradients", "algorithm")
+"""The modules of the public names."""
+
 __version__ = "0.1.0"
 
 
@@ -30,7 +33,14 @@ def __getattr__(name: str) -> Any:
     Every pytest run in an environment with this package loads its plugin, and this file before it: that must cost nothing, and
     work where NumPy is missing.
     """
+    if name in HOMES:
+        return import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = map(import_module, ("geolora_ref.lowrank", "geolora_ref.gradients", "geolora_ref.algorithm"))
+    homes = (import_module(f"{__name__}.{home}") for home in HOMES)
     return next(getattr(home, name) for home in homes if name in home.__all__)
+
+
+def __dir__() -> list[str]:
+    """What is there, and what is imported when it is asked for."""
+    return sorted({*globals(), *__all__, *HOMES})

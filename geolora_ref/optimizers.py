@@ -194,6 +194,8 @@ class Spectral(HeavyBall):
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
         (U, V), M = bases, _of_size_one(moments.first)
+        if not _finite(M.K, M.L):  # the caller's checks say so; a decomposition would raise without a name
+            return _each(lambda X: X * namespace(X).nan, M), moments
         U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
         C = assemble(M.S, M.K, M.L, U_tilde, V_tilde)
         P, sigma, Qh = svd(C)
@@ -250,7 +252,8 @@ class Preconditioned(_Averages):
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M with X_K and X_L."""
         (U, V), (dK, dL, dS) = bases, gradients
-        squares = Triple(H(dK) @ dK / dK.shape[-2], H(dL) @ dL / dL.shape[-2], _nothing(dS))
+        # one entry more than Adam's: for m = n = r nothing else tells a Gram matrix from entrywise squares
+        squares = Triple(H(dK) @ dK / dK.shape[-2], H(dL) @ dL / dL.shape[-2], _nothing(dS)[..., None])
         moments = self._means(gradients, moments, squares)
         M, R = self._unbiased(moments)
         X_K, X_L = self._inverse_root(R.K), self._inverse_root(R.L)
@@ -269,6 +272,8 @@ class Preconditioned(_Averages):
     def _inverse_root(self, R: Array) -> Array:
         """(R + eps²I)^{-1/2}; 0 where that has no inverse."""
         xp = namespace(R)
+        if not _finite(R):  # the caller's checks say so; a decomposition would raise without a name
+            return R * xp.nan
         values, Q = xp.linalg.eigh(R)
         # Below this an eigenvalue is rounding of the largest: X would magnify rounding of M there, without a bound.
         known = xp.maximum(values, R.shape[-1] * eps(R) * xp.max(xp.abs(values), axis=-1, keepdims=True))
@@ -359,6 +364,11 @@ def _nothing(S: Array) -> Array:
     """A zero for each layer, in the place of a second moment that a rule does not have."""
     xp = namespace(S)
     return xp.sum(xp.abs(S[..., :0, :0]), axis=(-2, -1))
+
+
+def _finite(*Xs: Array) -> bool:
+    """Whether all entries are."""
+    return all(bool(namespace(X).all(namespace(X).isfinite(X))) for X in Xs)
 
 
 def _nonzero(X: Array) -> Array:

@@ -483,10 +483,11 @@ def test_the_defaults_are_those_of_the_literature() -> None:
 
 @pytest.mark.parametrize("later", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"])
 @pytest.mark.parametrize("before", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"])
-def test_a_rule_begins_anew_from_the_memory_of_another(before: str, later: str) -> None:
+@pytest.mark.parametrize("shape", [(9, 7, 3), (4, 4, 4), (1, 1, 1)])
+def test_a_rule_begins_anew_from_the_memory_of_another(before: str, later: str, shape: tuple[int, int, int]) -> None:
     """Adam would take a sum of gradients for their mean, and divide it by what one gradient says of the squares of all."""
     rng = np.random.default_rng(7)
-    bases, G = problem(9, 7, 3, rng)
+    bases, G = problem(*shape, rng)
     found, memory = ALL[later].direction(bases, seen(G, bases), after(ALL[before], bases, 5, rng))
     anew, expected = ALL[later].direction(bases, seen(G, bases), Moments())
     same = all(np.array_equal(a, b) for a, b in zip(found, anew, strict=True))
@@ -495,6 +496,17 @@ def test_a_rule_begins_anew_from_the_memory_of_another(before: str, later: str) 
     )
     for kept, wanted in ((memory.first, expected.first), (memory.second, expected.second)):
         assert (kept is None) == (wanted is None)
+
+
+@pytest.mark.parametrize("rule", ["spectral", "preconditioned"])
+def test_numbers_beyond_the_range_are_left_to_the_checks_of_a_step(rule: str) -> None:
+    """A sum or a square that overflows gives no number, which a step refuses by name; no decomposition raises."""
+    bases, G = problem(9, 7, 3, np.random.default_rng(7))
+    with np.errstate(all="ignore"):
+        moments = Moments()
+        for _ in range(2):
+            D, moments = RULES[rule].direction(bases, seen(1.7e308 * (G / np.max(np.abs(G))), bases), moments)
+    assert not np.all(np.isfinite(D.K))
 
 
 def test_a_rule_with_other_weights_goes_on() -> None:

@@ -45,7 +45,7 @@ class GeoLoRA(AdapterOptimizer):
     update : the rule that makes a direction of the gradients (``geolora_ref.optimizers``): "adam", in its self-adjoint form;
         "spectral", where lr is the length of a step in the spectral norm of the layer; "preconditioned", "heavy-ball",
         "normalised", "sgd"; "adam-published", for whoever reproduces the paper, which may ascend at every lr.  Changed in
-        ``param_groups``, it begins without a memory.
+        ``param_groups``, it begins without a memory, unless both remember the same sum: heavy-ball, normalised, spectral.
     betas, eps, momentum, smoothing : of that rule; betas and eps also of AdamW for the other parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
     coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.

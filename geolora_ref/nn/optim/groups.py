@@ -89,6 +89,9 @@ def check_common(options: Mapping[str, Any], rules: Rules) -> None:
         _nonnegative("head_lr", options["head_lr"])
     checks.nonnegative_number("weight_decay", options["weight_decay"])
     checks.averaging(options["betas"], options["eps"])
+    for name in ("momentum", "smoothing"):  # of whatever rule: it may be the next one's
+        if name in options:
+            checks.nonnegative_number(name, options[name])
     update_rule(options, rules)
 
 
