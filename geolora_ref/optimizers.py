@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from geolora_ref import checks
@@ -194,15 +195,16 @@ class Spectral(HeavyBall):
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
         (U, V), M = bases, _of_size_one(moments.first)
-        if not _finite(M.K, M.L):  # the caller's checks say so; a decomposition would raise without a name
-            return _each(lambda X: X * namespace(X).nan, M), moments
+        finite = _finite(M.K, M.L)
+        M = _each(lambda X: _where(finite, X, 0.0), M)
         U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
         C = assemble(M.S, M.K, M.L, U_tilde, V_tilde)
         P, sigma, Qh = svd(C)
         weights = self._weights(sigma, max(C.shape[-2:]) * eps(C))
         polar, r = (P * namespace(C).astype(weights, C.dtype)[..., None, :]) @ Qh, M.S.shape[-1]
         C11, C12, C21 = polar[..., :r, :r], polar[..., :r, r:], polar[..., r:, :r]
-        return Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11), moments
+        D = Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11)
+        return _each(lambda X: _where(finite, X, namespace(X).nan), D), moments
 
     def _weights(self, sigma: Array, rounding: float) -> Array:
         """σ/(σ² + δ²)^{1/2}, and 0 for what is rounding of the largest."""
@@ -271,15 +273,14 @@ class Preconditioned(_Averages):
 
     def _inverse_root(self, R: Array) -> Array:
         """(R + eps²I)^{-1/2}; 0 where that has no inverse."""
-        xp = namespace(R)
-        if not _finite(R):  # the caller's checks say so; a decomposition would raise without a name
-            return R * xp.nan
+        xp, finite = namespace(R), _finite(R)
+        R = _where(finite, R, 0.0)
         values, Q = xp.linalg.eigh(R)
         # Below this an eigenvalue is rounding of the largest: X would magnify rounding of M there, without a bound.
         known = xp.maximum(values, R.shape[-1] * eps(R) * xp.max(xp.abs(values), axis=-1, keepdims=True))
         root = xp.sqrt(known + self.eps**2)
         inverse = xp.where(root > 0.0, 1.0 / _nonzero(root), xp.zeros_like(root))
-        return (Q * xp.astype(inverse, R.dtype)[..., None, :]) @ H(Q)
+        return _where(finite, (Q * xp.astype(inverse, R.dtype)[..., None, :]) @ H(Q), xp.nan)
 
     @staticmethod
     def _moved(R: Array, B: Array) -> Array:
@@ -366,9 +367,20 @@ def _nothing(S: Array) -> Array:
     return xp.sum(xp.abs(S[..., :0, :0]), axis=(-2, -1))
 
 
-def _finite(*Xs: Array) -> bool:
-    """Whether all entries are."""
-    return all(bool(namespace(X).all(namespace(X).isfinite(X))) for X in Xs)
+def _finite(*Xs: Array) -> Array:
+    """Of each layer, whether all entries are.
+
+    A decomposition of others raises without a name, for all layers of a stack; theirs are NaN here, which a step refuses by name.
+    """
+    xp = namespace(*Xs)
+    first, *others = (xp.all(xp.isfinite(X), axis=(-2, -1), keepdims=True) for X in Xs)
+    return reduce(xp.logical_and, others, first)
+
+
+def _where(layers: Array, X: Array, value: float) -> Array:
+    """X of these layers, ``value`` of the others."""
+    xp = namespace(X)
+    return xp.where(layers, X, xp.full_like(X, value))
 
 
 def _nonzero(X: Array) -> Array:

@@ -21,26 +21,17 @@ from geolora_ref.optimizers import (
     Normalised,
     Optimizer,
     Preconditioned,
-    Sgd,
     Spectral,
     Triple,
+    moved_apart,
     transported,
 )
 from geolora_ref.problems import Quadratic
 from geolora_ref.training import Layer, Settings, training_step
 from tests.libraries import DTYPES, LIBRARIES, Dtype, load
 from tests.steps import Matrix, ratio
+from verification.directions import RULES, dense, seen, uphill
 
-RULES: dict[str, Optimizer] = {
-    "gradient": Sgd(),
-    "heavy ball": HeavyBall(0.8),
-    "normalised": Normalised(0.8),
-    "spectral": Spectral(0.8),
-    "smooth spectral": Spectral(0.8, smoothing=0.5),
-    "preconditioned": Preconditioned(),
-    "adam": Adam(),
-}
-"""Those whose answer is a tangent vector."""
 ALL = RULES | {"adam, published": AdamPublished()}
 SHAPE = (14, 11)
 SIZES = ((14, 11, 3), (5, 4, 4), (9, 6, 1), (7, 5, 4), (6, 13, 2), (1, 1, 1))
@@ -66,22 +57,10 @@ def problem(m: int, n: int, r: int, rng: np.random.Generator, complex_data: bool
     return Bases(U, V), draw(rng, complex_data, m, n)
 
 
-def seen(G: Matrix, bases: Bases) -> Triple:
-    """A dense matrix through K, L and S: of its projection."""
-    U, V = bases
-    return Triple(G @ V, H(G) @ U, H(U) @ G @ V)
-
-
 def stands_for(D: Triple, bases: Bases) -> Matrix:
     """The dense tangent vector of a tangent triple."""
     (U, V), (K, L, S) = bases, D
     return np.asarray(K @ H(V) + U @ H(L) - U @ S @ H(V))
-
-
-def moved_by(D: Triple, bases: Bases) -> Matrix:
-    """What line 3 to 5 of Algorithm 1 subtract from W, per λ, of any three matrices: S listens to D_S alone."""
-    (U, V), (K, L, S) = bases, D
-    return np.asarray((K - U @ (H(U) @ K)) @ H(V) + U @ H(L - V @ (H(V) @ L)) + U @ S @ H(V))
 
 
 def after(rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, complex_data: bool = False) -> Moments:
@@ -127,7 +106,7 @@ def test_the_published_adam_answers_with_three_matrices_of_no_one() -> None:
     bases, G = problem(*SIZES[0], np.random.default_rng(0))
     D, _ = AdamPublished().direction(bases, seen(G, bases), Moments())
     assert np.linalg.norm(H(bases.U) @ D.K - D.S) > 0.1 * np.linalg.norm(D.S)
-    assert np.linalg.norm(moved_by(D, bases) - stands_for(D, bases)) > 0.1 * np.linalg.norm(D.S)
+    assert np.linalg.norm(dense(D, bases) - stands_for(D, bases)) > 0.1 * np.linalg.norm(D.S)
 
 
 @pytest.mark.parametrize("complex_data", [False, True])
@@ -145,29 +124,18 @@ def test_the_direction_of_the_first_step_descends(rule: str, complex_data: bool)
         assert not any(np.any(X) for X in zero)
 
 
-def uphill(m: int) -> tuple[Bases, Matrix]:
-    """A tangential gradient for which entries of size 1 ascend: U = (1/√2, s, …, s), G = (1, ε, …, ε)ᵀe₁ᵀ."""
-    U = np.full((m, 1), (2.0 * (m - 1)) ** -0.5)
-    U[0] = 0.5**0.5
-    return Bases(U, np.eye(m, 1)), np.vstack([np.eye(1), np.full((m - 1, 1), 1e-3)]) @ np.eye(1, m)
-
-
 @pytest.mark.parametrize("m", [8, 24, 768])
 def test_entries_of_each_matrix_by_itself_can_go_uphill(m: int) -> None:
     """For every λ > 0, of a gradient of which nothing is truncated; each rule here goes down."""
     bases, G = uphill(m)
     gradients = seen(G, bases)
     published, _ = AdamPublished(eps=0.0).direction(bases, gradients, Moments())
-    assert np.sum(G * moved_by(published, bases)) < -0.1
-    shared = replace_S(published, 0.5 * (H(bases.U) @ published.K + H(H(bases.V) @ published.L)))
-    assert (np.sum(G * moved_by(shared, bases)) < 0.0) == (m >= 21)
+    assert np.sum(G * dense(published, bases)) < -0.1
+    shared = published._replace(S=0.5 * (H(bases.U) @ published.K + H(H(bases.V) @ published.L)))
+    assert (np.sum(G * dense(shared, bases)) < 0.0) == (m >= 21)
     for rule in (*RULES.values(), Adam(eps=0.0)):
         D, _ = rule.direction(bases, gradients, Moments())
-        assert np.sum(G * moved_by(D, bases)) > 0.0
-
-
-def replace_S(D: Triple, S: Matrix) -> Triple:
-    return Triple(D.K, D.L, S)
+        assert np.sum(G * dense(D, bases)) > 0.0
 
 
 # --- the rules ---------------------------------------------------------------------------------------------------------
@@ -217,8 +185,8 @@ def test_singular_values_enter_as_the_smoothing_says(smoothing: float) -> None:
 def test_the_size_of_a_gradient_does_not_count(rule: str, size: float) -> None:
     """Of rules that divide by it; rank-deficient gradients included."""
     bases, G = problem(14, 11, 3, np.random.default_rng(1))
-    for dense in (G, G[:, :1] @ G[:1] / 4.0):
-        one, other = (RULES[rule].direction(bases, seen(s * dense, bases), Moments())[0] for s in (1.0, size))
+    for gradient in (G, G[:, :1] @ G[:1] / 4.0):
+        one, other = (RULES[rule].direction(bases, seen(s * gradient, bases), Moments())[0] for s in (1.0, size))
         for X, Y in zip(one, other, strict=True):
             np.testing.assert_allclose(X, Y, atol=1e-13)
 
@@ -278,12 +246,6 @@ def test_every_rule_trains(rule: str) -> None:
 # --- memory in moving bases --------------------------------------------------------------------------------------------
 
 
-def ambient_K(M: Triple, old: Bases, new: Bases) -> Triple:
-    """The incomplete transport: M_K Vᴴ in the new coordinates and so on, each by itself."""
-    A, B = H(old.U) @ new.U, H(old.V) @ new.V
-    return Triple(M.K @ B, M.L @ A, H(A) @ M.S @ B)
-
-
 @pytest.mark.parametrize("complex_data", [False, True])
 @pytest.mark.parametrize(("m", "n", "r", "r1"), [(14, 11, 3, 5), (14, 11, 3, 2), (7, 5, 4, 5), (9, 6, 1, 1)])
 def test_the_transport_is_the_projection(m: int, n: int, r: int, r1: int, complex_data: bool) -> None:
@@ -293,7 +255,7 @@ def test_the_transport_is_the_projection(m: int, n: int, r: int, r1: int, comple
     M = stands_for(seen(G, old), old)
     for found, expected in zip(transported(seen(G, old), old, new), seen(M, new), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-13)
-    incomplete = ambient_K(seen(G, old), old, new)
+    incomplete = moved_apart(seen(G, old), H(old.U) @ new.U, H(old.V) @ new.V)
     assert np.linalg.norm(incomplete.K - M @ new.V) > 0.1 * np.linalg.norm(M @ new.V)
 
 
@@ -507,6 +469,19 @@ def test_numbers_beyond_the_range_are_left_to_the_checks_of_a_step(rule: str) ->
         for _ in range(2):
             D, moments = RULES[rule].direction(bases, seen(1.7e308 * (G / np.max(np.abs(G))), bases), moments)
     assert not np.all(np.isfinite(D.K))
+
+
+@pytest.mark.parametrize("rule", ["spectral", "preconditioned"])
+def test_of_a_stack_the_layer_that_overflowed_alone_has_no_direction(rule: str) -> None:
+    """The others have theirs, so that an error names the right layer."""
+    bases, G = problem(9, 7, 3, np.random.default_rng(7))
+    two = Bases(*(np.stack([B, B]) for B in bases))
+    with np.errstate(all="ignore"):
+        D, _ = RULES[rule].direction(two, Triple(*(np.stack([X, np.inf * X]) for X in seen(G, bases))), Moments())
+        alone, _ = RULES[rule].direction(bases, seen(G, bases), Moments())
+    for found, expected in zip(D, alone, strict=True):
+        np.testing.assert_allclose(found[0], expected, rtol=1e-12, atol=1e-14)
+        assert np.all(np.isnan(found[1]))
 
 
 def test_a_rule_with_other_weights_goes_on() -> None:

@@ -98,7 +98,7 @@ def _incomplete(M: Triple, old: Bases, new: Bases) -> Triple:
     return moved_apart(M, H(old.U) @ new.U, H(old.V) @ new.V)
 
 
-def _wrong_basis(M: Triple, old: Bases, new: Bases) -> Triple:
+def _core_twice(M: Triple, old: Bases, new: Bases) -> Triple:
     """The projection of M_K Vᴴ + U M_Lᴴ, in which the core is counted twice."""
     K = M.K @ (H(old.V) @ new.V) + old.U @ (H(M.L) @ new.V)
     L = M.L @ (H(old.U) @ new.U) + old.V @ (H(M.K) @ new.U)
@@ -137,7 +137,7 @@ BROKEN: dict[str, Any] = {
     "published Adam": AdamPublished(),
     "shared core": Altered(AdamPublished(), change=_shared_core),
     "incomplete transport": Altered(HeavyBall(0.8), move=_incomplete),
-    "core counted twice": Altered(HeavyBall(0.8), move=_wrong_basis),
+    "core counted twice": Altered(HeavyBall(0.8), move=_core_twice),
     "blockwise polar": BlockwisePolar(),
     "polar of halves": HalvesPolar(),
 }

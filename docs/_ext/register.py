@@ -21,7 +21,7 @@ from geolora_ref import FactorGradients, LowRank, ProjectedGradients, augmented_
 from geolora_ref.algorithm import basis_augmentation, choose_rank
 from geolora_ref.arrays import tail_norms
 from geolora_ref.budget import factor_entries
-from geolora_ref.optimizers import Adam, AdamPublished, Bases, HeavyBall, Moments, Triple, moved_apart, transported
+from geolora_ref.optimizers import Adam, AdamPublished, Bases, HeavyBall, Moments, Optimizer, moved_apart, transported
 from geolora_ref.oracle.cases import TRAPS, StepCase, draw_parameters
 from geolora_ref.oracle.criteria import StepInputs, judge
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
@@ -29,6 +29,7 @@ from geolora_ref.oracle.stages import Stages
 from geolora_ref.training import Layer, Settings, training_step
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from verification.directions import dense, seen, uphill
 from verification.network_defects.defects import DEFECTS, Defect
 from verification.report import mathematics, number
 
@@ -185,12 +186,11 @@ def _moments() -> str:
     """A memory after one step of heavy ball, beside its projection on the new tangent space."""
     rng = np.random.default_rng(13)
     Y, G = LowRank.random((30, 20), [1.0, 0.8, 0.6], rng), rng.standard_normal((30, 20))
-    g = ProjectedGradients.from_dense(Y, G)
     old = Bases(Y.U, Y.V)
-    M, _ = HeavyBall(0.9).direction(old, Triple(g.dK, g.dL, g.dS), Moments())
+    M, _ = HeavyBall(0.9).direction(old, seen(G, old), Moments())
     Y1 = geolora_step(Y, ProjectedGradients(M.K, M.L, M.S), learning_rate=0.3, tau=0.0, max_rank=3).Y
     new = Bases(Y1.U, Y1.V)
-    exact = Y1.tangent_projection(M.K @ Y.V.T + Y.U @ M.L.T - Y.U @ M.S @ Y.V.T)
+    exact = Y1.tangent_projection(dense(M, old))
     kept = (M, moved_apart(M, Y.U.T @ Y1.U, Y.V.T @ Y1.V), transported(M, old, new))
     stale, apart, right = (number(float(np.linalg.norm(X.K - exact @ Y1.V) / np.linalg.norm(exact))) for X in kept)
     return (
@@ -199,27 +199,18 @@ def _moments() -> str:
     )
 
 
-def _uphill(m: int) -> tuple[float, float]:
-    """⟨G, D⟩ of the first step of Adam as published and of the default, for the gradient of docs/theory/directions.md."""
-    s = 1.0 / np.sqrt(2.0 * (m - 1))
-    U, V = np.full((m, 1), s), np.eye(3, 1)
-    U[0] = 1.0 / np.sqrt(2.0)
-    G = np.full((m, 1), 1e-4) @ V.T
-    G[0, 0] = 1.0
-    gradients = Triple(G @ V, G.T @ U, U.T @ G @ V)
-    found = []
-    for rule in (AdamPublished(), Adam()):
-        K, L, S = rule.direction(Bases(U, V), gradients, Moments())[0]
-        D = U @ S @ V.T + (K - U @ (U.T @ K)) @ V.T + U @ (L - V @ (V.T @ L)).T
-        found.append(float(np.vdot(G, D)))
-    return found[0], found[1]
+def _descends(rule: Optimizer, m: int) -> float:
+    """⟨G, D⟩ of the first step for the gradient of docs/theory/directions.md."""
+    bases, G = uphill(m)
+    D, _ = rule.direction(bases, seen(G, bases), Moments())
+    return float(np.vdot(G, dense(D, bases)))
 
 
 def _core() -> str:
     """The first step of Adam for a gradient that Adam as published ascends along."""
     words = []
     for m in (8, 768):
-        published, here = _uphill(m)
+        published, here = (_descends(rule, m) for rule in (AdamPublished(), Adam()))
         words.append(f"{number(published)} as published and {number(here)} here for m = {m}")
     return "⟨G, D⟩ of a first step along −D, by which the loss falls: " + ", ".join(words)
 

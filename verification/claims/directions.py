@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,11 +15,11 @@ from geolora_ref.oracle.cases import StepCase, draw_parameters
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.criteria import FAIL, unit_of
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, in_units
+from verification.claims.equivariance import unitary
+from verification.claims.tangent_step import DTYPES, LIBRARIES
 from verification.directions import BROKEN, EQUIVARIANT, RULES, dense, seen, wide
 
 DRAWS = 50
-LIBRARIES = ("numpy", "torch") if importlib.util.find_spec("torch") else ("numpy",)
-DTYPES = {"float64": np.float64, "float32": np.float32, "complex128": np.complex128}
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -106,7 +105,7 @@ class Question:
     def gauge(self, out: Measurements, rng: np.random.Generator) -> None:
         """The same from the start in other coordinates; one random gradient, since traps leave polar factors undetermined."""
         r, dtype = self.Y.rank, self.gradients[0].dtype
-        Q1, Q2 = (self.conversion.to(_unitary(rng, r, dtype)) for _ in range(2))
+        Q1, Q2 = (self.conversion.to(unitary(rng, r, dtype).astype(dtype)) for _ in range(2))
         other = Bases(self.bases.U @ Q1, self.bases.V @ Q2)
         G = self.conversion.to(self.gradients[0])
         if not self.size > 0.0:
@@ -114,33 +113,26 @@ class Question:
             return
         found = [(self.rule.direction(b, seen(G, b), Moments())[0], b) for b in (self.bases, other)]
         one, two = (dense(Triple(*(wide(X) for X in D)), Bases(*(wide(X) for X in b))) for D, b in found)
-        here = Bases(*(wide(X) for X in self.bases))
-        size = float(np.linalg.norm(one)) * condition(self.rule, seen(wide(G), here), here)
-        if self.unit * size > 0.01 * float(np.linalg.norm(one)):
+        magnified = self.unit * condition(self.rule, wide(G), Bases(*(wide(X) for X in self.bases)))
+        if FAIL * magnified >= 1.0:  # the whole direction may be rounding
             out.undecided += 1
             return
-        out.ratio("independent of the gauge", in_units(float(np.linalg.norm(one - two)), self.unit * size))
+        error = float(np.linalg.norm(one - two))
+        out.ratio("independent of the gauge", in_units(error, magnified * float(np.linalg.norm(one))))
 
 
-def condition(rule: Optimizer, M: Triple, bases: Bases) -> float:
-    """By how much, relative to its size, a rule magnifies a relative error of M, whose projection is M.
+def condition(rule: Optimizer, G: Any, bases: Bases) -> float:
+    """By how much, relative to its size, a rule magnifies a relative error of G.
 
-    Linear rules: ‖G‖/‖PG‖, near 1 for a random gradient.  Polar factors: σ₁/σ_k of M.  X = R^{-1/2}: the condition of R at most.
+    ‖G‖/‖PG‖ is that of the projection.  Polar factors: 1/σ_k of PG.  X = R^{-1/2} with R = ∇ᴴ∇: the condition of R at most.
     """
+    g = seen(G, bases)
+    PG = dense(g, bases)
     if isinstance(rule, Spectral):
-        sigma = np.linalg.svd(dense(M, bases), compute_uv=False)
-        k = min(2 * M.S.shape[0], *(len(X) for X in (M.K, M.L)))
-        return float(sigma[0] / sigma[k - 1]) if sigma[k - 1] > 0.0 else np.inf
-    if isinstance(rule, Preconditioned):
-        return float(max(np.linalg.cond(X) ** 2 for X in (M.K, M.L)))
-    return float(np.sqrt(max(len(M.K), len(M.L))))
-
-
-def _unitary(rng: np.random.Generator, size: int, dtype: Any) -> Any:
-    Z = rng.standard_normal((size, size))
-    if np.issubdtype(dtype, np.complexfloating):
-        Z = Z + 1j * rng.standard_normal((size, size))
-    return np.linalg.qr(Z).Q.astype(dtype)
+        smallest = np.linalg.svd(PG, compute_uv=False)[min(2 * len(g.S), *PG.shape) - 1]
+        return float(np.linalg.norm(G) / smallest) if smallest > 0.0 else np.inf
+    projection = float(np.linalg.norm(G) / np.linalg.norm(PG))
+    return projection * max(float(np.linalg.cond(X)) ** 2 for X in (g.K, g.L)) if isinstance(rule, Preconditioned) else projection
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:

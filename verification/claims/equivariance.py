@@ -41,9 +41,9 @@ def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) 
     """
     (m, n), r, dtype = Y.shape, Y.rank, G.dtype
     if symmetry == "gauge":
-        return (Y.change_gauge(_unitary(rng, r, dtype), _unitary(rng, r, dtype)), G), lambda W: W
+        return (Y.change_gauge(unitary(rng, r, dtype), unitary(rng, r, dtype)), G), lambda W: W
     if symmetry == "orthogonal":  # L'(X) = L(AᴴXB), so ∇L'(AWBᴴ) = A G Bᴴ
-        A, B = _unitary(rng, m, dtype), _unitary(rng, n, dtype)
+        A, B = unitary(rng, m, dtype), unitary(rng, n, dtype)
         return (LowRank(A @ Y.U, Y.S, B @ Y.V), A @ G @ H(B)), lambda W: np.asarray(A @ W @ H(B))
     if symmetry == "transposition":
         return (Y.adjoint(), H(G)), H
@@ -91,7 +91,7 @@ def check(case: Case, step: Step = reference) -> CaseResult:
     return out.result(case)
 
 
-def _unitary(rng: np.random.Generator, size: int, dtype: Any) -> Matrix:
+def unitary(rng: np.random.Generator, size: int, dtype: Any) -> Matrix:
     """A random unitary matrix, orthogonal for a real dtype."""
     Z = rng.standard_normal((size, size))
     if np.issubdtype(dtype, np.complexfloating):

@@ -10,6 +10,7 @@ import numpy as np
 from geolora_ref import LowRank
 from geolora_ref.optimizers import Bases, Moments, Optimizer
 from geolora_ref.oracle.cases import StepCase, draw_parameters
+from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.problems import Quadratic
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
@@ -70,7 +71,13 @@ def first(rule: Optimizer, bases: Bases, G: Any) -> Any:
 def tangential(bases: Bases, G: Any) -> Any:
     """P G; exactly 0 where it is rounding of G."""
     PG = dense(seen(G, bases), bases)
-    return PG if np.linalg.norm(PG) > 1e3 * EPS * np.linalg.norm(G) else 0.0 * PG
+    return PG if np.linalg.norm(PG) > _rounding(G) * np.linalg.norm(G) else 0.0 * PG
+
+
+def _rounding(G: Any) -> float:
+    """What rounding makes of numbers of order one, by the fail level of the oracle."""
+    m, n = G.shape
+    return FAIL * unit_of(m, n, EPS)
 
 
 def angle(out: Measurements, rule: Optimizer, bases: Bases, G: Any) -> None:
@@ -86,13 +93,12 @@ def angle(out: Measurements, rule: Optimizer, bases: Bases, G: Any) -> None:
 def bounds(out: Measurements, rule: Optimizer, bases: Bases, G: Any, kappa: float) -> None:
     """‖PG‖_* ≤ ⟨G, D⟩, ‖D‖₂ ≤ κ, ‖PG‖_*/‖PG‖ ≤ ‖D‖ ≤ √k, in double precision; k is the rank of PG."""
     PG, D = tangential(bases, G), first(rule, bases, G)
-    sigma = np.linalg.svd(PG, compute_uv=False)
+    sigma, k = np.linalg.svd(PG, compute_uv=False), int(np.linalg.matrix_rank(PG))
     if not (np.isfinite(sigma[0] ** 2) and sigma[0] ** 2 > 0.0):
         out.undecided += 1
         return
     nuclear, size = float(np.sum(sigma)), float(np.linalg.norm(D))
-    k = int(np.sum(sigma > 4.0 * max(PG.shape) * EPS * sigma[0]))
-    exact = 100.0 * len(G) * EPS
+    exact = _rounding(G)
     magnified = exact * float(np.linalg.norm(G)) / float(np.linalg.norm(PG))
     out.at_most("‖PG‖_* ≤ ⟨∇L, D⟩", nuclear, float(np.vdot(G, D).real), magnified * nuclear)
     out.at_most("‖D‖₂ ≤ κ", float(np.linalg.norm(D, 2)), kappa, exact)
@@ -109,13 +115,12 @@ def descent(out: Measurements, case: Case, rule: Optimizer, rank: float) -> None
         bases, W = Bases(Y.U, Y.V), Y.full()
         G = problem.gradient(W)
         PG, D = tangential(bases, G), first(rule, bases, G)
-        sigma = np.linalg.svd(PG, compute_uv=False)
-        k = int(np.sum(sigma > 4.0 * max(PG.shape) * EPS * sigma[0]))
-        W_hat, nuclear = W - rate * D, float(np.sum(sigma))
+        W_hat, nuclear, k = W - rate * D, float(np.linalg.norm(PG, "nuc")), int(np.linalg.matrix_rank(PG))
         L0, L_hat = problem.loss(W), problem.loss(W_hat)
+        # a loss is right to a few dozen eps: at most some thousand terms, added pairwise
         rounding = 50.0 * EPS * (abs(L0) + abs(L_hat) + rate * nuclear)
         out.at_most("L(Ŵ) − L(W) + λ‖P∇L‖_* ≤ ½βkλ²", L_hat - L0 + rate * nuclear, 0.5 * beta * k * rank * rate**2, rounding)
-        Y = _truncated(W_hat, 6)
+        Y = LowRank.from_dense(W_hat, 6)
 
 
 def _start(case: Case, rng: np.random.Generator) -> tuple[Any, LowRank]:
@@ -124,11 +129,6 @@ def _start(case: Case, rng: np.random.Generator) -> tuple[Any, LowRank]:
         return problem, gradient_flows.start(problem, case["start"], rng)
     Y = LowRank.random((12, 10), [1.0, 0.8, 0.6, 0.5], rng)
     return Quadratic(LowRank(Y.U, 40.0 * np.eye(4), Y.V).full(), np.eye(12), np.eye(10)), Y
-
-
-def _truncated(W: Any, rank: int) -> LowRank:
-    P, sigma, Qh = np.linalg.svd(W, full_matrices=False)
-    return LowRank(P[:, :rank], np.diag(sigma[:rank]), Qh[:rank].T)
 
 
 def of_kind(*kinds: str) -> Any:

@@ -57,7 +57,7 @@ def _alike(keys: Sequence[Hashable]) -> Iterator[tuple[int, ...]]:
 
 
 def _of(layers: Sequence[int], given: Sequence[tuple[Tensor, ...]]) -> Iterator[Tensor]:
-    """What some layers have, as stacks: column by column, as the matrices lie in memory; scalars (N,)."""
+    """What some layers have, as stacks: matrices column by column, as they lie in memory."""
     for Xs in zip(*(given[i] for i in layers), strict=True):
         yield torch.stack([X.mT for X in Xs]).mT if Xs[0].ndim > 1 else torch.stack(Xs)
 
