@@ -194,17 +194,22 @@ class Spectral(HeavyBall):
         """P polar(M)."""
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
-        (U, V), M = bases, _of_size_one(moments.first)
-        finite = _finite(M.K, M.L)
+        M = _of_size_one(moments.first)
+        # δ² is smoothing²/2r of ‖M‖² or more: what rounding does to squares costs about 2r·eps/smoothing² of D
+        return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M), moments
+
+    def _by_svd(self, bases: Bases, M: Triple) -> Triple:
+        """By the polar factor of the core."""
+        (U, V), r, finite = bases, M.S.shape[-1], _finite(M.K, M.L)
         M = _each(lambda X: _where(finite, X, 0.0), M)
         U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
         C = assemble(M.S, M.K, M.L, U_tilde, V_tilde)
         P, sigma, Qh = svd(C)
         weights = self._weights(sigma, max(C.shape[-2:]) * eps(C))
-        polar, r = (P * namespace(C).astype(weights, C.dtype)[..., None, :]) @ Qh, M.S.shape[-1]
+        polar = _weighted(P, weights, H(Qh))
         C11, C12, C21 = polar[..., :r, :r], polar[..., :r, r:], polar[..., r:, :r]
         D = Triple(U @ C11 + U_tilde @ C21, V @ H(C11) + V_tilde @ H(C12), C11)
-        return _each(lambda X: _where(finite, X, namespace(X).nan), D), moments
+        return _each(lambda X: _where(finite, X, namespace(X).nan), D)
 
     def _weights(self, sigma: Array, rounding: float) -> Array:
         """σ/(σ² + δ²)^{1/2}, and 0 for what is rounding of the largest."""
@@ -212,6 +217,35 @@ class Spectral(HeavyBall):
         delta_squared = self.smoothing**2 * xp.mean(sigma**2, axis=-1, keepdims=True)
         root = xp.sqrt(sigma**2 + delta_squared)
         return xp.where(sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma))
+
+    def _by_squares(self, bases: Bases, M: Triple) -> Triple:
+        """P M(MᴴM + δ²I)^{-1/2} without any basis of what is new.
+
+        D_K − U D_S = M_K⊥ h and D_L − V D_Sᴴ = M_L⊥ g with h = Vᴴ(MᴴM + δ²I)^{-1/2}V and g = Uᴴ(MMᴴ + δ²I)^{-1/2}U.
+
+        In the basis [V | M_L⊥ R⁻¹], R = (M_L⊥ᴴM_L⊥)^{1/2}, UᴴM is T = [M_S | R], and MᴴM is
+
+            N = [[M_KᴴM_K, M_SᴴR], [R M_S, R²]] = Q diag(x) Qᴴ.
+
+        With s = (x + δ²)^{1/2}, D_S is the first half of T Q diag(1/s) Qᴴ and h the first block of Q diag(1/s) Qᴴ;
+        1/s = 1/δ − x/(sδ(s + δ)) gives g = I/δ − T Q diag(1/(sδ(s + δ))) QᴴTᴴ.  No R⁻¹ is left.
+        """
+        (U, V), xp, r = bases, namespace(M.S), M.S.shape[-1]
+        of_K, of_L = H(M.K) @ M.K, H(M.L) @ M.L
+        finite = _finite(of_K, of_L)  # as M_K and M_L are: their entries are 1 at most
+        R = _root(_where(finite, of_L - M.S @ H(M.S), 0.0))
+        T = xp.concat([M.S, R], axis=-1)
+        lower = R @ T
+        upper = xp.concat([of_K, H(lower[..., :r])], axis=-1)
+        x, Q = xp.linalg.eigh(_where(finite, xp.concat([upper, lower], axis=-2), 0.0))
+        x = xp.clip(x, min=0.0)
+        mean = xp.sum(x, axis=-1, keepdims=True) / min(2 * r, U.shape[-2], V.shape[-2])
+        delta = self.smoothing * xp.sqrt(_nonzero(mean))  # for M = 0 any but 0
+        s = xp.sqrt(x + delta**2)
+        of_V, of_U = Q[..., :r, :], T @ Q
+        D_S, h = _weighted(of_U, 1.0 / s, of_V), _weighted(of_V, 1.0 / s, of_V)
+        g = identity(r, M.S) / delta[..., None] - _weighted(of_U, 1.0 / (s * delta * (s + delta)), of_U)
+        return Triple(M.K @ h + U @ (D_S - M.S @ h), M.L @ g + V @ (H(D_S) - H(M.S) @ g), D_S)
 
 
 @dataclass(frozen=True)
@@ -280,7 +314,7 @@ class Preconditioned(_Averages):
         known = xp.maximum(values, R.shape[-1] * eps(R) * xp.max(xp.abs(values), axis=-1, keepdims=True))
         root = xp.sqrt(known + self.eps**2)
         inverse = xp.where(root > 0.0, 1.0 / _nonzero(root), xp.zeros_like(root))
-        return _where(finite, (Q * xp.astype(inverse, R.dtype)[..., None, :]) @ H(Q), xp.nan)
+        return _where(finite, _weighted(Q, inverse, Q), xp.nan)
 
     @staticmethod
     def _moved(R: Array, B: Array) -> Array:
@@ -387,6 +421,18 @@ def _nonzero(X: Array) -> Array:
     """X, and 1 in the place of 0."""
     xp = namespace(X)
     return xp.where(X > 0.0, X, xp.ones_like(X))
+
+
+def _weighted(X: Array, weights: Array, Y: Array) -> Array:
+    """X diag(weights) Yᴴ."""
+    return (X * namespace(X).astype(weights, X.dtype)[..., None, :]) @ H(Y)
+
+
+def _root(A: Array) -> Array:
+    """A^{1/2} of a positive semidefinite matrix, also where rounding has made its smallest eigenvalues negative."""
+    xp = namespace(A)
+    values, Q = xp.linalg.eigh(A)
+    return _weighted(Q, xp.sqrt(xp.clip(values, min=0.0)), Q)
 
 
 def _of_size_one(M: Triple) -> Triple:

@@ -180,6 +180,29 @@ def test_singular_values_enter_as_the_smoothing_says(smoothing: float) -> None:
     np.testing.assert_allclose(D.S, np.diag(expected), atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("size", [*SIZES, (70, 60, 32)], ids=str)
+def test_smoothing_is_that_of_the_whole_matrix(size: tuple[int, int, int], dtype: str) -> None:
+    """P M(MᴴM + δ²I)^{-1/2} of the dense M: full, rank-deficient, tangential, steep; by both routes.
+
+    By squares within 2r·eps/smoothing² of D, by the SVD (0.05) within r·eps/smoothing; both sides round.
+    """
+    rng, (m, n, r) = np.random.default_rng(0), size
+    for smoothing in (0.05, 0.1, 0.5):
+        bases, G = problem(*size, rng, complex_data=dtype == "complex128")
+        steep = G * 10.0 ** -rng.uniform(0.0, 12.0, n)
+        for dense_M in (G, G[:, :1] @ G[:1], bases.U @ (H(bases.U) @ G), steep):
+            narrow = Bases(*(X.astype(dtype) for X in bases))
+            M = seen(dense_M, bases)
+            D, _ = Spectral(smoothing=smoothing).direction(narrow, Triple(*(X.astype(dtype) for X in M)), Moments())
+            P, sigma, Qh = np.linalg.svd(stands_for(M, bases), full_matrices=False)
+            smoothed = sigma / np.sqrt(sigma**2 + smoothing**2 * np.sum(sigma**2) / min(2 * r, m, n))
+            expected = stands_for(seen((P * smoothed) @ Qh, bases), bases)
+            error = np.linalg.norm(stands_for(D, narrow) - expected) / np.linalg.norm(expected)
+            allowed = 2.0 * r / smoothing**2 if smoothing >= 0.1 else 4.0 * r / smoothing
+            assert error <= 2.0 * allowed * float(np.finfo(dtype).eps), (smoothing, error)
+
+
 @pytest.mark.parametrize("rule", ["normalised", "spectral", "smooth spectral"])
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1.0, 1e160, 1e300])
 def test_the_size_of_a_gradient_does_not_count(rule: str, size: float) -> None:
