@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from geolora_ref.finetune.__main__ import main as finetune
 from geolora_ref.oracle.check import Interrupted, Report, check_step
+from geolora_ref.oracle.directions import RULES, RuleReport, check_rule
 from geolora_ref.oracle.known_failures import checked, read_known_failures
 from geolora_ref.oracle.load import harness_options, load_backend
 from geolora_ref.oracle.reporting import junit, summary
@@ -37,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--tests", action="append", default=[], metavar="KEY=VALUE", help="only group=…, flag=… or id=… (a beginning)"
     )
+    check.add_argument("--rule", metavar="NAME", help=f"judge an optimizer's directions instead of a step: {', '.join(RULES)}")
+    check.add_argument("--momentum", type=float, default=0.9, help="of the rule, if it has one (default: 0.9)")
+    check.add_argument("--smoothing", type=float, default=0.0, help="of the spectral rule (default: 0)")
     check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio; folders are made")
     check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML; folders are made")
     vectors = commands.add_parser("vectors", help="test vectors for other languages").add_subparsers(dest="action", required=True)
@@ -76,6 +81,8 @@ def _check(options: argparse.Namespace) -> int:
             require_writable(path)
             setattr(options, name, path.absolute())  # the backend may change the folder
     sys.path.insert(0, os.getcwd())
+    if options.rule is not None:
+        return _check_rule(options)
     verdict, status = "", None
     try:
         report = check_step(
@@ -92,13 +99,33 @@ def _check(options: argparse.Namespace) -> int:
     return status or (0 if report.passed else 1)
 
 
+def _check_rule(options: argparse.Namespace) -> int:
+    """``geolora-ref check --rule``; options of a step are refused."""
+    plain = parser().parse_args(["check", options.backend])
+    ours = ("backend", "rule", "momentum", "smoothing", "json", "array", "dtype", "device")
+    for name, value in vars(options).items():
+        if name not in ours and value != getattr(plain, name):
+            raise ValueError(f"--{name.replace('_', '-')}: expected none beside --rule, which judges directions and no step")
+    rule, settings = load_backend(options.backend), {name: getattr(options, name) for name in ours[2:] if name != "json"}
+    report = check_rule(rule, options.rule, **settings, name=options.backend)
+    tell(report.summary())
+    if options.json:
+        _write_json(report, options.json)
+    return 0 if report else 1
+
+
+def _write_json(report: Report | RuleReport, path: Path) -> None:
+    """As UTF-8; half a surrogate pair, which UTF-8 has not, becomes the escape sequence of JSON."""
+    text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
+    write_atomically(path, text.encode(errors="backslashreplace"))
+
+
 def _write_reports(report: Report, options: argparse.Namespace) -> None:
     """The files that were asked for."""
     if options.junit:
         write_atomically(options.junit, junit(report))
-    if options.json:  # half a surrogate pair, which UTF-8 has not, becomes the escape sequence of JSON
-        text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
-        write_atomically(options.json, text.encode(errors="backslashreplace"))
+    if options.json:
+        _write_json(report, options.json)
 
 
 def _vectors(options: argparse.Namespace) -> int:

@@ -87,6 +87,12 @@ def test_the_two_oracles_share_no_code_of_the_package() -> None:
     assert not reached(DENSE) & reached(CRITERIA)
 
 
+@pytest.mark.parametrize("module", ["definitions", "sequences", "variants"])
+def test_the_oracle_for_directions_does_not_reach_the_rules(module: str) -> None:
+    found = reached(f"{PACKAGE}.oracle.directions.{module}")
+    assert not found & {f"{PACKAGE}.{name}" for name in CORE}
+
+
 @pytest.mark.parametrize("floor", range(len(CORE)), ids=CORE)
 def test_the_core_imports_downwards_only(floor: int) -> None:
     below = {f"{PACKAGE}.{name}" for name in CORE[:floor]}

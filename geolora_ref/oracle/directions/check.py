@@ -1,0 +1,294 @@
+"""Judge a rule on all sequences: one row each, whatever the rule does, and the defect or the relative that it agrees with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geolora_ref import checks
+from geolora_ref.oracle.conversion import EPS, Conversion
+from geolora_ref.oracle.criteria import FAIL
+from geolora_ref.oracle.directions.definitions import RULES, Expected, H, Matrix, Setting, Step, projected
+from geolora_ref.oracle.directions.sequences import Sequence, sequences
+from geolora_ref.oracle.directions.variants import Triple, Variant, variants
+from geolora_ref.support.foreign import place, words
+
+__all__ = ["RuleReport", "RuleRow", "check_rule"]
+
+KAPPA = 2.0 / 3.0**0.5
+"""Of the spectral norm of a projected polar factor."""
+NAMED = 0.8
+"""The share of the failing answers that a variant has to give, to be named."""
+NAMES = ("U", "V", "grad_K", "grad_L", "grad_S")
+Rule = Callable[..., Any]
+"""``rule(U, V, grad_K, grad_L, grad_S, memory)`` gives (D_K, D_L, D_S) and the memory for the next call; None in the first."""
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """One sequence: the worst ratio of each criterion over its steps up to the first that fails, and which step that is."""
+
+    id: str
+    reason: str
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+    error: str = ""
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The criteria above the limit; NaN is."""
+        return tuple(name for name, ratio in self.ratios.items() if not ratio <= FAIL)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.failed and not self.error
+
+
+class _Failing(NamedTuple):
+    """The first wrong answer of a sequence."""
+
+    asked: Sequence
+    step: int
+    answer: Triple
+
+
+@dataclass(frozen=True)
+class RuleReport:
+    """All rows, and what a wrong rule looks like; as a condition, whether the rule is right."""
+
+    name: str
+    rule: str
+    array: str
+    dtype: str
+    rows: tuple[RuleRow, ...]
+    diagnosis: str
+    seconds: float
+
+    def __bool__(self) -> bool:
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def worst_ratio(self) -> float:
+        """Over all criteria."""
+        return max((ratio for row in self.rows for ratio in row.ratios.values()), default=np.inf)
+
+    def as_data(self) -> dict[str, Any]:
+        """As plain JSON data; a ratio that is no finite number is a word."""
+        rows = [
+            {**asdict(row), "passed": row.passed, "ratios": {k: v if np.isfinite(v) else str(v) for k, v in row.ratios.items()}}
+            for row in self.rows
+        ]
+        return {**asdict(self), "format": 1, "passed": bool(self), "rows": rows}
+
+    def summary(self) -> str:
+        """For a terminal: the failures, the diagnosis, the verdict."""
+        failed = [row for row in self.rows if not row.passed]
+        lines = [f"{self.name} as {self.rule}  ({self.array}, {self.dtype})"]
+        for row in failed[:8]:
+            found = row.error or ", ".join(f"{name} {row.ratios[name]:.3g}" for name in row.failed)
+            lines.append(f"  FAILED {row.id}, step {row.step}: {found}\n      {row.reason}")
+        if len(failed) > 8:
+            lines.append(f"  … and {len(failed) - 8} more")
+        lines += [f"diagnosis: {self.diagnosis}"] if self.diagnosis else []
+        verdict = "conforms" if self else "DOES NOT CONFORM"
+        counted = f"{len(self.rows)} sequences, {len(failed)} failed"
+        return "\n".join(
+            [*lines, f"{verdict}: {counted}, worst ratio {self.worst_ratio:.3g} (fail above {FAIL:g}), {self.seconds:.1f} s"]
+        )
+
+
+@np.errstate(all="ignore")  # numbers of a wrong rule
+def check_rule(
+    rule: Rule,
+    definition: str,
+    *,
+    momentum: float = 0.9,
+    smoothing: float = 0.0,
+    array: str = "numpy",
+    dtype: str = "float64",
+    device: str | None = None,
+    name: str = "",
+) -> RuleReport:
+    """Judge an optimizer's rule against a definition.
+
+    Parameters
+    ----------
+    rule : called as ``rule(U, V, grad_K, grad_L, grad_S, memory)``, returns ``((D_K, D_L, D_S), memory)``.  U (m, r) and V (n, r)
+        have orthonormal columns; the gradients are GV, GᴴU and UᴴGV.  ``memory`` is None in the first call of a sequence, then
+        what the call before has returned; bases and their rank r may have changed since.
+    definition : one of ``RULES``: gradient, heavy-ball, normalised, spectral, preconditioned, adam.
+    momentum, smoothing : of the definition, where it has them.
+
+    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and as ``Conversion``; whatever the
+    rule itself does becomes a row.
+    """
+    if definition not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
+    if not callable(rule):
+        raise ValueError(f"rule: expected a function, found {rule!r}")
+    started, conversion = time.perf_counter(), Conversion(array, dtype, device)
+    numbers = checks.nonnegative_number("momentum", momentum), checks.nonnegative_number("smoothing", smoothing)
+    setting = Setting(*numbers, rounding=EPS[dtype])
+    rows: list[RuleRow] = []
+    failing: list[_Failing] = []
+    for asked in sequences(is_complex=conversion.is_complex, wide_range=dtype in ("float64", "complex128")):
+        row, answer = _judged(rule, asked, definition, setting, conversion)
+        rows.append(row)
+        if not row.passed and answer is not None:
+            failing.append(_Failing(asked, row.step, answer))
+    told = _diagnosis(rows, failing, definition, setting)
+    name = name or f"{getattr(rule, '__module__', '?')}:{getattr(rule, '__qualname__', type(rule).__name__)}"
+    return RuleReport(name, definition, array, dtype, tuple(rows), told, time.perf_counter() - started)
+
+
+def _given(step: Step) -> tuple[Matrix, ...]:
+    """U, V and the gradients of K, L and S."""
+    U, V, G = step
+    return U, V, G @ V, H(G) @ U, H(U) @ G @ V
+
+
+def _judged(
+    rule: Rule, asked: Sequence, definition: str, setting: Setting, conversion: Conversion
+) -> tuple[RuleRow, Triple | None]:
+    """Up to the first step that fails; also that answer, if there is one."""
+    ratios: dict[str, float] = {}
+    memory: Any = None
+    for number, (step, expected) in enumerate(zip(asked.steps, RULES[definition](asked.steps, setting), strict=True)):
+        D, memory, error = _called(rule, step, memory, conversion)
+        found = _ratios(D, step, expected, setting.rounding, first=number == 0, rule=definition) if D else {}
+        ratios |= {name: float(np.maximum(ratio, ratios.get(name, 0.0))) for name, ratio in found.items()}
+        row = RuleRow(asked.id, asked.reason, dict(ratios), number, error)
+        if not row.passed:
+            return row, D
+    return RuleRow(asked.id, asked.reason, ratios), None
+
+
+def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tuple[Triple | None, Any, str]:
+    """The direction in double precision, the memory, and what went wrong."""
+    given = _given(step)
+    with conversion.scope():
+        arguments = [conversion.to(X) for X in given]
+        before = [conversion.back(X) for X in arguments]
+        try:
+            answer = rule(*arguments, memory)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:  # sys.exit is no Exception
+            at = place(problem)
+            return None, memory, f"raised {words(problem)}{at and f' (at {at})'}"
+        try:
+            D, memory = answer
+            D = Triple(*(np.array(conversion.back(X)) for X in D))
+        except Exception:
+            return None, memory, f"expected ((D_K, D_L, D_S), memory) of arrays, found {type(answer).__name__}"
+        changed = [name for name, X, Y in zip(NAMES, arguments, before, strict=True) if not np.array_equal(conversion.back(X), Y)]
+    shapes = [X.shape for X in given[2:]]
+    if [X.shape for X in D] != shapes:
+        return None, memory, f"expected D_K, D_L and D_S of the shapes {shapes}, found {[X.shape for X in D]}"
+    if changed:
+        return D, memory, f"changed its argument {', '.join(changed)}"
+    if not all(np.all(np.isfinite(X)) for X in D):
+        return None, memory, "returned numbers that are not finite"
+    return _each_wide(D), memory, ""
+
+
+def _each_wide(D: Triple) -> Triple:
+    """In double precision."""
+    return Triple(*(X.astype(np.complex128 if np.iscomplexobj(X) else np.float64) for X in D))
+
+
+def _dense(D: Triple, step: Step) -> Matrix:
+    """What lines 3 to 5 of Algorithm 1 subtract from W, per λ."""
+    U, V, _ = step
+    return np.asarray((D.K - U @ (H(U) @ D.K)) @ H(V) + U @ H(D.L - V @ (H(V) @ D.L)) + U @ D.S @ H(V))
+
+
+def _ratios(D: Triple, step: Step, expected: Expected, rounding: float, *, first: bool, rule: str) -> dict[str, float]:
+    """Each error over what rounding explains: 4√(m + n)·eps of the scale beside it, as for the step."""
+    (U, V, G), found = step, _dense(D, step)
+    unit, size = 4.0 * sum(G.shape) ** 0.5 * rounding, float(np.linalg.norm(expected.D))
+    views = float(max(np.linalg.norm(H(U) @ D.K - D.S), np.linalg.norm(H(V) @ D.L - H(D.S))))
+    ratios = {
+        "views of one matrix": _over(views, unit * max(float(np.linalg.norm(D.K)), float(np.linalg.norm(D.L)))),
+        "direction": _over(float(np.linalg.norm(found - expected.D)), unit * (expected.sensitivity + size)),
+    }
+    if first:
+        PG = projected(G, U, V)
+        product, scale = float(np.real(np.vdot(PG, found))), unit * float(np.linalg.norm(PG)) * max(size, 1.0)
+        error = -product if expected.product is None else abs(product - expected.product)
+        ratios["inner product"] = _over(max(error, 0.0), scale)
+    if rule == "spectral":
+        ratios["spectral norm"] = _over(max(0.0, float(np.linalg.norm(found, 2)) - KAPPA), unit)
+    return ratios
+
+
+def _over(error: float, allowed: float) -> float:
+    """Their ratio; 0/0 is 0."""
+    return float(error / allowed) if allowed > 0.0 else (np.inf if error > 0.0 else 0.0)
+
+
+def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, setting: Setting) -> str:
+    """The variant, or the other definition, that gives the failing answers up to their length; else what they have in common."""
+    if 2 * len(failing) < sum(not row.passed for row in rows) or not failing:
+        return ""  # what is no direction speaks for itself
+    generic = [one for one in failing if one.asked.generic]
+    telling = generic or failing
+    defined = [
+        (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
+    ]
+    changed = [(variant.name, variant.says, _answers(variant, telling, setting)) for variant in variants(definition)]
+    candidates = [defined[0], *changed, *defined[1:]]  # of equals the first is told: with real data ᵀ is ᴴ
+    agreeing = [(*_agreement(answers, telling, setting), name, says) for name, says, answers in candidates]
+    share, factors, name, says = max(agreeing, key=lambda one: one[0])
+    if share < NAMED and not generic:
+        return "wrong only where M is rank-deficient: what is rounding of the largest singular value has no direction"
+    if share < NAMED:
+        later = all(one.step > 0 for one in failing)
+        return "no known defect: first steps are right, what the memory does is not" if later else "no known defect"
+    least, most = min(factors), max(factors)
+    if max(abs(least - 1.0), abs(most - 1.0)) > setting.rounding**0.5:
+        name += f", times {least:.4g}" + (f" to {most:.4g}" if most > 1.001 * least else "")
+    told = name.replace(f"the rule {definition}, times", "right up to its length: times") + (says and f": {says}")
+    return told if share == 1.0 else f"{told} (in {share:.0%} of the failing sequences)"
+
+
+def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> list[Triple]:
+    """Of a variant in the failing steps."""
+    found = []
+    for one in failing:
+        rule, memory, D = variant.rule(setting), None, one.answer
+        for step in one.asked.steps[: one.step + 1]:
+            D, memory = rule(*_given(step), memory)
+        found.append(D)
+    return found
+
+
+def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[Triple]:
+    """Of a definition in the failing steps."""
+    found = []
+    for one in failing:
+        U, V, _ = one.asked.steps[one.step]
+        D = list(RULES[name](one.asked.steps[: one.step + 1], setting))[-1].D
+        found.append(Triple(D @ V, H(D) @ U, H(U) @ D @ V))
+    return found
+
+
+def _agreement(answers: list[Triple], failing: list[_Failing], setting: Setting) -> tuple[float, list[float]]:
+    """The share of the failing answers that these are up to a positive factor, and the factors; answers of 0 say nothing."""
+    told, factors = 0, []
+    for ours, one in zip(answers, failing, strict=True):
+        X, Y = (np.concatenate([part.ravel() for part in D]) for D in (ours, one.answer))
+        told += bool(np.any(Y))
+        if not np.any(X) or not np.any(Y):
+            continue
+        of_X, of_Y = np.max(np.abs(X)), np.max(np.abs(Y))
+        X, Y = X / of_X, Y / of_Y
+        c = float(np.real(np.vdot(X, Y)) / np.real(np.vdot(X, X)))
+        if c > 0.0 and np.linalg.norm(Y - c * X) <= setting.rounding**0.5 * np.linalg.norm(Y):
+            factors.append(c * float(of_Y / of_X))
+    return (len(factors) / told if told else 0.0), factors

@@ -1,0 +1,116 @@
+"""What a rule is asked: single steps of every kind of gradient, and sequences of twenty whose bases and ranks move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from geolora_ref.oracle.directions.definitions import H, Matrix, Step, projected
+
+__all__ = ["Sequence", "sequences"]
+
+STEPS = 20
+SIZES = ((9, 7, 2), (12, 9, 3), (9, 12, 3), (6, 5, 4), (5, 4, 4), (1, 1, 1), (8, 1, 1), (33, 40, 8), (64, 48, 16))
+"""m, n, r: tall and wide, 2r > min(m, n), r = min(m, n), one column, sizes of tiles and one past them."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """``id``, why it is asked, and the steps; one step asks a rule without memory.
+
+    ``generic`` : no singular value of the memory is rounding of another one.
+    """
+
+    id: str
+    reason: str
+    steps: tuple[Step, ...]
+    generic: bool = True
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Real or complex normal numbers of one generator."""
+
+    rng: np.random.Generator
+    is_complex: bool
+
+    def matrix(self, *shape: int) -> Matrix:
+        """Of this shape."""
+        X = self.rng.standard_normal(shape)
+        return np.asarray(X + 1j * self.rng.standard_normal(shape) if self.is_complex else X)
+
+    def basis(self, m: int, r: int) -> Matrix:
+        """Orthonormal columns."""
+        return np.linalg.qr(self.matrix(m, r)).Q
+
+    def moved(self, U: Matrix, far: float, r: int) -> Matrix:
+        """A basis of r columns near those of U."""
+        wide = np.hstack([U, self.matrix(len(U), max(0, r - U.shape[1]))])[:, :r]
+        return np.linalg.qr(wide + far * self.matrix(*wide.shape) / len(U) ** 0.5).Q
+
+
+Kind = Callable[[_Draw, Matrix, Matrix], Matrix]
+
+
+def _without_core(d: _Draw, U: Matrix, V: Matrix) -> Matrix:
+    G = d.matrix(len(U), len(V))
+    G = projected(G, U, V) - U @ (H(U) @ G @ V) @ H(V)
+    return np.asarray(G if np.linalg.norm(G) > 1e-8 else np.zeros_like(G))  # near r = m = n nothing but rounding is left
+
+
+def _steep(d: _Draw, U: Matrix, V: Matrix) -> Matrix:
+    """In the ranges, with a geometric spectrum."""
+    r = U.shape[1]
+    P, Q = d.basis(r, r), d.basis(r, r)
+    return np.asarray(U @ (P * np.geomspace(1.0, 1e-15, r)) @ H(Q) @ H(V))
+
+
+KINDS: dict[str, tuple[str, Kind]] = {
+    "full": ("a gradient with a normal part, of full rank", lambda d, U, V: d.matrix(len(U), len(V))),
+    "one": (
+        "a gradient of rank 1: most singular values of the core are rounding",
+        lambda d, U, V: d.matrix(len(U), 1) @ d.matrix(1, len(V)),
+    ),
+    "in-the-ranges": (
+        "the gradient lies in both ranges, and nothing is new",
+        lambda d, U, V: U @ d.matrix(U.shape[1], V.shape[1]) @ H(V),
+    ),
+    "without-core": ("K and L leave the ranges, and S has no gradient", _without_core),
+    "zero": ("a gradient of zeros has the direction 0", lambda d, U, V: np.zeros((len(U), len(V)), U.dtype)),
+    "steep": ("singular values from 1 to 1e-15: a polar factor gives weak directions the weight of strong ones", _steep),
+}
+
+
+def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
+    """All of them; ``wide_range`` : numbers as large as 1e±100 too, for double precision."""
+    draw = _Draw(np.random.default_rng(20251130), is_complex)
+    for m, n, r in SIZES:
+        for kind, (reason, gradient) in KINDS.items():
+            U, V = draw.basis(m, r), draw.basis(n, r)
+            yield Sequence(f"{kind}-{m}x{n}x{r}", reason, (Step(U, V, gradient(draw, U, V)),), generic=kind == "full")
+    for size in (1e-100, 1e100) if wide_range else (1e-12, 1e12):
+        U, V = draw.basis(12, 3), draw.basis(9, 3)
+        yield Sequence(
+            f"size-{size:.0e}", "the size of a gradient, its squares included", (Step(U, V, size * draw.matrix(12, 9)),)
+        )
+    for m, n, r in ((12, 9, 3), (9, 7, 2), (33, 40, 8), (5, 4, 4)):
+        for name, reason, far, ranks in (
+            ("near", "bases that turn slowly", 0.1, (r,)),
+            ("far", "bases that turn fast: half of a transport shows", 1.0, (r,)),
+            ("ranks", "ranks that grow and shrink", 0.5, (r, min(r + 1, m, n), max(1, r - 1))),
+            ("still", "bases that stay: memory alone", 0.0, (r,)),
+        ):
+            yield Sequence(f"{name}-{m}x{n}x{r}", reason, tuple(_walk(draw, (m, n), far, ranks)))
+
+
+def _walk(draw: _Draw, shape: tuple[int, int], far: float, ranks: tuple[int, ...]) -> Iterator[Step]:
+    """Gradients with a mean that lasts; the last four are smaller by a factor of 1000, so that memory decides."""
+    U, V, mean = draw.basis(shape[0], ranks[0]), draw.basis(shape[1], ranks[0]), draw.matrix(*shape)
+    for t in range(STEPS):
+        small = 1e-3 if t >= STEPS - 4 else 1.0
+        yield Step(U, V, small * (mean + draw.matrix(*shape)))
+        if far:
+            r = ranks[(t // 3) % len(ranks)]
+            U, V = draw.moved(U, far, r), draw.moved(V, far, r)

@@ -1,0 +1,389 @@
+"""Rules that are not the one that was asked for: defects, and known relatives from the literature.
+
+Each is a small change of one correct rule in factors, and says which line is changed.  The kit compares a failing rule with
+all of them; the tests see that each one fails, and is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from geolora_ref.oracle.directions.definitions import H, Matrix, Setting
+
+__all__ = ["Triple", "Variant", "variants"]
+
+
+class Triple(NamedTuple):
+    """Of K (m, r), L (n, r) and S (r, r)."""
+
+    K: Matrix
+    L: Matrix
+    S: Matrix
+
+
+class _Bases(NamedTuple):
+    U: Matrix
+    V: Matrix
+
+
+Memory = tuple[_Bases, Triple] | None
+Direct = Callable[[_Bases, Triple, Setting], Triple]
+Carry = Callable[[Triple, _Bases, _Bases], Triple]
+Add = Callable[[Triple | None, Triple, float], Triple]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """``says`` : what is different, as a sentence for a report.
+
+    A call carries the memory to the new bases, adds the gradients, and gives a direction; each of the three can be another one.
+    ``keeps`` : what is remembered, of the memory and the direction.
+    """
+
+    name: str
+    says: str
+    direct: Direct
+    carry: Carry
+    add: Add
+    keeps: Callable[[Triple, Triple], Triple] = lambda M, D: M
+
+    def rule(self, setting: Setting) -> Callable[..., tuple[Triple, Memory]]:
+        """As a function that the kit can ask."""
+
+        def step(U: Matrix, V: Matrix, K: Matrix, L: Matrix, S: Matrix, memory: Memory) -> tuple[Triple, Memory]:
+            bases, gradients = _Bases(U, V), Triple(K, L, S)
+            carried = None if memory is None else self.carry(memory[1], memory[0], bases)
+            M = self.add(carried, gradients, setting.momentum)
+            D = self.direct(bases, M, setting)
+            return D, (bases, self.keeps(M, D))
+
+        return step
+
+
+def _each(function: Callable[..., Matrix], *triples: Triple) -> Triple:
+    return Triple(*(function(*parts) for parts in zip(*triples, strict=True)))
+
+
+# --- how gradients are added ---
+
+
+def _sum(M: Triple | None, g: Triple, beta: float) -> Triple:
+    return g if M is None else _each(lambda X, Y: beta * X + Y, M, g)
+
+
+def _forget(M: Triple | None, g: Triple, beta: float) -> Triple:
+    return g
+
+
+def _undamped(M: Triple | None, g: Triple, beta: float) -> Triple:
+    return _sum(M, g, 1.0)
+
+
+def _damped_gradient(M: Triple | None, g: Triple, beta: float) -> Triple:
+    """A mean that begins with the whole first gradient."""
+    return g if M is None else _each(lambda X, Y: beta * X + (1.0 - beta) * Y, M, g)
+
+
+# --- how memory moves ---
+
+
+def _carried(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    """P(W₁)M."""
+    A, B = H(old.U) @ new.U, H(old.V) @ new.V
+    K = M.K @ B + old.U @ (H(M.L) @ new.V - M.S @ B)
+    L = M.L @ A + old.V @ (H(M.K) @ new.U - H(M.S) @ A)
+    return Triple(K, L, H(new.U) @ K)
+
+
+def _kept(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    """The same numbers; columns that are new begin at 0."""
+    r = new.U.shape[1]
+
+    def cut(X: Matrix, rows: int) -> Matrix:
+        wide = np.zeros((rows, r), X.dtype)
+        a, b = min(rows, X.shape[0]), min(r, X.shape[1])
+        wide[:a, :b] = X[:a, :b]
+        return wide
+
+    return Triple(cut(M.K, len(M.K)), cut(M.L, len(M.L)), cut(M.S, r))
+
+
+def _apart(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    A, B = H(old.U) @ new.U, H(old.V) @ new.V
+    return Triple(M.K @ B, M.L @ A, H(A) @ M.S @ B)
+
+
+def _crossed(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    A, B = H(old.U) @ new.U, H(old.V) @ new.V
+    return Triple(M.K @ A, M.L @ B, H(B) @ M.S @ A)
+
+
+def _half(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    """K whole, L by itself."""
+    whole, apart = _carried(M, old, new), _apart(M, old, new)
+    return Triple(whole.K, apart.L, whole.S)
+
+
+def _core_twice(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    A, B = H(old.U) @ new.U, H(old.V) @ new.V
+    K = M.K @ B + old.U @ (H(M.L) @ new.V)
+    return Triple(K, M.L @ A + old.V @ (H(M.K) @ new.U), H(new.U) @ K)
+
+
+def _stale_core(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    return _carried(M, old, new)._replace(S=_kept(M, old, new).S)
+
+
+def _lost_with_rank(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    moved = _carried(M, old, new)
+    return moved if old.U.shape == new.U.shape else _each(np.zeros_like, moved)
+
+
+def _without_conjugate(M: Triple, old: _Bases, new: _Bases) -> Triple:
+    return _carried(M, _Bases(old.U.conj(), old.V.conj()), new)
+
+
+# --- how a direction is made ---
+
+
+class _Core(NamedTuple):
+    """M = [U | Q_u] C [V | Q_v]ᴴ."""
+
+    Q_u: Matrix
+    Q_v: Matrix
+    C: Matrix
+
+    @classmethod
+    def of(cls, bases: _Bases, M: Triple) -> _Core:
+        (U, V), r = bases, M.S.shape[0]
+        Q_u, R_u = _new(U, M.K)
+        Q_v, R_v = _new(V, M.L)
+        C = np.zeros((r + len(R_u), r + len(R_v)), M.S.dtype)
+        C[:r, :r], C[:r, r:], C[r:, :r] = M.S, H(R_v), R_u
+        return cls(Q_u, Q_v, C)
+
+    def triple(self, bases: _Bases, C: Matrix) -> Triple:
+        """The tangent part of [U | Q_u] C [V | Q_v]ᴴ."""
+        (U, V), r = bases, bases.U.shape[1]
+        K, L = U @ C[:r, :r] + self.Q_u @ C[r:, :r], V @ H(C[:r, :r]) + self.Q_v @ H(C[:r, r:])
+        return Triple(K, L, C[:r, :r])
+
+
+def _new(B: Matrix, X: Matrix) -> tuple[Matrix, Matrix]:
+    """QR of (I − BBᴴ)X, projected twice, with no more columns than there is room for."""
+    Q = np.linalg.qr(np.hstack([B, np.linalg.qr(X - B @ (H(B) @ X)).Q])).Q
+    Q = Q[:, B.shape[1] : min(len(B), B.shape[1] + X.shape[1])]
+    return Q, H(Q) @ X
+
+
+def _by_weights(C: Matrix, weights: Callable[[Matrix], Matrix]) -> Matrix:
+    """P diag(weights(σ)) Qᴴ of C = P diag(σ) Qᴴ; what is rounding of the largest σ is left out."""
+    if not C.size:
+        return C
+    P, sigma, Qh = np.linalg.svd(C, full_matrices=False)
+    known = sigma > max(C.shape) * np.finfo(C.dtype).eps * 16.0 * sigma[0]
+    return np.asarray((P * np.where(known, weights(np.where(known, sigma, 1.0)), 0.0)) @ Qh)
+
+
+def _polar(C: Matrix) -> Matrix:
+    return _by_weights(C, np.ones_like)
+
+
+def _weighted(weights: Callable[[Matrix], Matrix]) -> Direct:
+    """The spectral direction with other weights."""
+
+    def direct(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+        core = _Core.of(bases, M)
+        return core.triple(bases, _by_weights(core.C, weights))
+
+    return direct
+
+
+def _spectral(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    """The right one."""
+    core = _Core.of(bases, M)
+    delta = setting.smoothing * float(np.linalg.norm(core.C)) / max(1, min(core.C.shape)) ** 0.5
+    return core.triple(bases, _by_weights(core.C, lambda sigma: sigma / np.hypot(sigma, delta)))
+
+
+def _same(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    return M
+
+
+def _of_length_one(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    K, L, S = (float(np.linalg.norm(X)) for X in M)
+    length = max(K**2 + L**2 - S**2, 0.0) ** 0.5
+    return _each(lambda X: X / length if length else X, M)
+
+
+def _of_length_one_apart(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    return _each(lambda X: X / (np.linalg.norm(X) or 1.0), M)
+
+
+def _blockwise(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    core, r = _Core.of(bases, M), M.S.shape[0]
+    C = np.zeros_like(core.C)
+    for rows, columns in ((slice(r), slice(r)), (slice(r), slice(r, None)), (slice(r, None), slice(r))):
+        C[rows, columns] = _polar(core.C[rows, columns])
+    return core.triple(bases, C)
+
+
+def _polar_apart(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    return _each(_polar, M)
+
+
+def _halves(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    """½(polar(M_K)Vᴴ + U polar(M_L)ᴴ)."""
+    (U, V), K, L = bases, 0.5 * _polar(M.K), 0.5 * _polar(M.L)
+    return Triple(K + U @ (H(L) @ V), L + V @ (H(K) @ U), H(U) @ K + H(L) @ V)
+
+
+def _doubled_core(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    return _spectral(bases, M._replace(K=M.K + bases.U @ M.S, L=M.L + bases.V @ H(M.S), S=2.0 * M.S), setting)
+
+
+def _unprojected(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    """The core of [U | Q_u] with R of M_K itself."""
+    core, r = _Core.of(bases, M), M.S.shape[0]
+    C = core.C.copy()
+    for block, X in (((slice(r, None), slice(r)), M.K), ((slice(r), slice(r, None)), M.L)):
+        R = np.linalg.qr(X).R
+        part = C[block]
+        wanted = R[: part.shape[0]] if block[0].start else H(R)[:, : part.shape[1]]
+        C[block] = wanted
+    return core.triple(bases, _polar(C))
+
+
+def _iterated(steps: int, a: float, b: float, c: float) -> Direct:
+    """Newton–Schulz: X ← aX + bXXᴴX + cXXᴴXXᴴX, from C/‖C‖."""
+
+    def direct(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+        core = _Core.of(bases, M)
+        X = core.C / (np.linalg.norm(core.C) or 1.0)
+        for _ in range(steps):
+            XX = X @ H(X)
+            X = a * X + (b * XX + c * XX @ XX) @ X
+        return core.triple(bases, X)
+
+    return direct
+
+
+def _signs(bases: _Bases, M: Triple, setting: Setting) -> Triple:
+    return _each(lambda X: X / np.where(np.abs(X) > 0.0, np.abs(X), 1.0), M)
+
+
+def _other_sign(D: Triple, bases: _Bases) -> Triple:
+    return D._replace(L=2.0 * bases.V @ H(D.S) - D.L)
+
+
+def _no_conjugate(D: Triple, bases: _Bases) -> Triple:
+    """Q_v C₁₂ᵀ in place of Q_v C₁₂ᴴ, as far as it shows without Q_v."""
+    L = D.L - bases.V @ H(D.S)
+    return D._replace(L=bases.V @ D.S.T + L)
+
+
+def _transposed_core(D: Triple, bases: _Bases) -> Triple:
+    U, V = bases
+    return Triple(D.K + U @ (H(D.S) - D.S), D.L + V @ (D.S - H(D.S)), H(D.S))
+
+
+def _without_core(D: Triple, bases: _Bases) -> Triple:
+    return Triple(D.K - bases.U @ D.S, D.L - bases.V @ H(D.S), np.zeros_like(D.S))
+
+
+def _core_missing_in_K(D: Triple, bases: _Bases) -> Triple:
+    return D._replace(K=D.K - bases.U @ D.S)
+
+
+def _half_core(D: Triple, bases: _Bases) -> Triple:
+    return D._replace(S=0.5 * D.S)
+
+
+CORRECT: dict[str, Direct] = {"gradient": _same, "heavy-ball": _same, "normalised": _of_length_one, "spectral": _spectral}
+"""The rules that variants are made of; adam and preconditioned are only compared as a whole."""
+
+MOVES: dict[str, tuple[Carry, str]] = {
+    "memory kept": (_kept, "the memory keeps its numbers when the bases move: transport it by P(W₁)M"),
+    "each matrix moves by itself": (_apart, "the transport is M_K(VᴴV₁), M_L(UᴴU₁) alone: U(M_L⊥)ᴴV₁ and V(M_K⊥)ᴴU₁ are lost"),
+    "half of the transport": (_half, "K is transported by P(W₁)M and L by M_L(UᴴU₁) alone: V(M_K⊥)ᴴU₁ is lost"),
+    "wrong basis": (_crossed, "the transport takes UᴴU₁ for K and VᴴV₁ for L: K moves with V, L with U"),
+    "core counted twice in the transport": (_core_twice, "the transport adds U M_LᴴV₁ whole: U M_S VᴴV₁ has to be subtracted"),
+    "core not moved": (_stale_core, "K and L are transported, and M_S is not: it is U₁ᴴ(new M_K)"),
+    "lost with the rank": (_lost_with_rank, "the memory begins anew when the rank changes"),
+    "transport without conjugates": (_without_conjugate, "the transport takes transposes where conjugate transposes belong"),
+}
+SUMS: dict[str, tuple[Add, str]] = {
+    "no memory": (_forget, "there is no memory: each direction is that of its gradient alone"),
+    "momentum 1": (_undamped, "the memory is not multiplied by the momentum"),
+    "mean of gradients": (_damped_gradient, "the memory is βM + (1 − β)PG behind a first PG: gradients have two weights"),
+}
+DIRECTIONS: dict[str, tuple[Direct, str]] = {
+    "blockwise polar": (_blockwise, "each block of the core has a polar factor of its own: take that of the whole core"),
+    "polar of K, L and S apart": (
+        _polar_apart,
+        "K, L and S have a polar factor each, as with Muon on three parameters",
+    ),
+    "polar of halves": (
+        _halves,
+        "½(polar(M_K)Vᴴ + U polar(M_L)ᴴ), the relative by halves (LoRA-Muon)",
+    ),
+    "core counted twice": (_doubled_core, "the core of M is M_S once: K and L hold it too"),
+    "core without projection": (_unprojected, "the blocks of the core are those of M_K and M_L before U and V are projected out"),
+    "squares": (_weighted(lambda sigma: sigma**2 / sigma[0] ** 2), "singular values enter by their squares, not by 1"),
+    "roots": (_weighted(lambda sigma: (sigma / sigma[0]) ** 0.5), "singular values enter by their roots, not by 1"),
+    "scaled by the largest": (_weighted(lambda sigma: sigma / sigma[0]), "M/‖M‖₂: singular values are divided by the largest"),
+    "first direction alone": (
+        _weighted(lambda sigma: 1.0 * (sigma == sigma[0])),
+        "only the largest singular value counts",
+    ),
+    "five quintic steps": (_iterated(5, 3.4445, -4.775, 2.0315), "Muon's five Newton-Schulz steps: weights of 0.7 to 1.2, not 1"),
+    "thirty cubic steps": (
+        _iterated(30, 1.5, -0.5, 0.0),
+        "Newton-Schulz steps before they converge for small singular values",
+    ),
+    "cut too high": (
+        _weighted(lambda sigma: 1.0 * (sigma > 5e-11 * sigma[0])),
+        "singular values far above rounding are left out",
+    ),
+    "overshoot": (_weighted(lambda sigma: np.where(sigma < 1e-12 * sigma[0], 3.0, 1.0)), "small singular values count threefold"),
+    "signs": (_signs, "the sign of each entry: entries are a matter of coordinates"),
+}
+CHANGES: dict[str, tuple[Callable[[Triple, _Bases], Triple], str]] = {
+    "sign in L": (_other_sign, "the part of D_L beside V has the wrong sign"),
+    "no conjugate in L": (_no_conjugate, "D_L has V D_Sᵀ where V D_Sᴴ belongs"),
+    "core transposed": (_transposed_core, "the core is the adjoint of what it should be: P Qᴴ, not Q Pᴴ"),
+    "core forgotten": (_without_core, "D_S is 0: S does not move"),
+    "no core in K": (_core_missing_in_K, "D_K lacks U D_S: the three are no views of one matrix"),
+    "half of the core": (_half_core, "D_S is half of UᴴD_K"),
+}
+
+
+def variants(rule: str) -> Iterator[Variant]:
+    """Those of one definition, and none of a rule that they are not made of."""
+    right = CORRECT.get(rule)
+    if right is None:
+        return
+    add = _forget if rule == "gradient" else _sum
+    if rule != "gradient":
+        for name, (carry, says) in MOVES.items():
+            yield Variant(name, says, right, carry, _sum)
+        for name, (other, says) in SUMS.items():
+            yield Variant(name, says, right, _carried, other)
+    if rule == "spectral":
+        for name, (direct, says) in DIRECTIONS.items():
+            yield Variant(name, says, direct, _carried, _sum)
+        says = "the memory keeps the orthogonalised direction (Riemannion), not the sum of gradients"
+        yield Variant("direction remembered", says, right, _carried, _sum, keeps=lambda M, D: D)
+    if rule == "normalised":
+        yield Variant("lengths apart", "K, L and S are divided by a length each", _of_length_one_apart, _carried, _sum)
+    for name, (change, says) in CHANGES.items():
+        yield Variant(name, says, _changed(right, change), _carried, add)
+
+
+def _changed(right: Direct, change: Callable[[Triple, _Bases], Triple]) -> Direct:
+    """The right direction, altered."""
+    return lambda bases, M, setting: change(right(bases, M, setting), bases)
