@@ -62,8 +62,8 @@ def allocate_ranks(
 
     ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every layer, ``max_rank`` one limit
     for all layers or one for each.  Every layer gets
-    ``min_rank`` (or all it has) first.  Then the next singular value of some layer is kept, always the one with the largest
-    σ² per unit of cost, until none fits.  With ``unit="ranks"`` these are the largest singular values of all layers and the
+    ``min_rank`` (or all it has) first.  Then the next positive singular value of some layer is kept, always the one with the
+    largest σ² per unit of cost, until none fits; a budget that is larger than all of them is not spent.  With ``unit="ranks"`` these are the largest singular values of all layers and the
     discarded norm is the least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; what is
     kept is then within the σ² of one singular value of the optimum (the greedy bound of the knapsack problem).
 
@@ -83,7 +83,9 @@ def allocate_ranks(
         if not sigma or not all(map(math.isfinite, sigma)) or sorted(sigma, reverse=True) != sigma or sigma[-1] < 0.0:
             raise ValueError(f"spectra[{layer}]: expected sorted, nonnegative singular values, found {sigma}")
     least = [min(min_rank, len(sigma)) for sigma in sigmas]
-    most = [len(sigma) if limit is None else min(limit, len(sigma)) for sigma, limit in zip(sigmas, limits, strict=True)]
+    # a singular value of 0 is not kept for its own sake: its directions are arbitrary
+    positive = [sum(value > 0.0 for value in sigma) for sigma in sigmas]
+    most = [count if limit is None else min(limit, count) for count, limit in zip(positive, limits, strict=True)]
     spent = sum(cost(rank, shape, unit) for rank, shape in zip(least, shapes, strict=True))
     if spent > budget:
         raise ValueError(f"budget: expected at least {spent} {unit} for min_rank = {min_rank} in every layer, found {budget}")

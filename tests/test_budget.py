@@ -95,12 +95,12 @@ def test_in_parameters_less_than_one_singular_value_is_lost(drawn: Layers, spare
 
 @given(drawn=layers, spare=st.integers(0, 60), unit=st.sampled_from(["ranks", "parameters"]))
 def test_nothing_more_would_fit(drawn: Layers, spare: int, unit: Unit) -> None:
-    """Whatever is left of the budget is less than the next step of any layer costs."""
+    """Whatever is left of the budget is less than the next positive singular value of any layer costs."""
     budget = _least(drawn, unit, 1) + spare
     found = _allocate(drawn, budget, unit=unit)
     for (sigma, shape), rank in zip(drawn, found.ranks, strict=True):
         price = _cost(rank + 1, shape, unit) - _cost(rank, shape, unit)
-        assert rank == len(sigma) or found.cost + price > budget
+        assert rank == len(sigma) or sigma[rank] == 0.0 or found.cost + price > budget
 
 
 def test_the_greedy_choice_can_miss_the_optimum() -> None:
@@ -206,8 +206,9 @@ def test_limits_reach_every_layer() -> None:
     assert all(cut.rank_rule is RankRule.BUDGET for cut in truncate_to_budget([large, small], 5))
 
 
-def test_what_is_allocated_is_kept_although_it_is_zero() -> None:
-    """The rank is the allocated one, whatever its singular values are, and no threshold acts beside it."""
+def test_a_budget_stops_at_zero() -> None:
+    """Directions of singular values that are 0 are arbitrary: they are kept for the minimum rank alone."""
+    assert _allocate([([1.0, 0.0, 0.0], (4, 4)), ([1.0, 0.0], (4, 4))], 5).ranks == (1, 1)
     still = replace(_augmented(NUMPY, Dtype("float64", np.float64, False), (7, 5), 1), S_hat=np.zeros((4, 4)))
     (cut,) = truncate_to_budget([still], 3, min_rank=2)
-    assert (cut.Y.rank, cut.theta, cut.discarded) == (3, 0.0, 0.0)
+    assert (cut.Y.rank, cut.theta, cut.discarded) == (2, 0.0, 0.0)

@@ -185,9 +185,10 @@ def judge(out: Measurements, question: Question, cuts: Sequence[Truncation]) -> 
     out.ratio("r_min ≤ r₁ ≤ r_max", max(max(low / rank, rank / high) for rank, low, high in allowed))
     left = question.budget - sum(question.costs(ranks))
     out.ratio("cost ≤ budget", (question.budget - left) / question.budget)
-    offers = question.offers(ranks).values()
+    # directions of a singular value that is 0, here rounding, are arbitrary: a budget is not spent on them
+    offers = [price for layer, (square, price) in question.offers(ranks).items() if square > layers[layer].rounding ** 2]
     if offers:
-        out.ratio("nothing more fits", (left + 1) / min(price for _, price in offers))
+        out.ratio("nothing more fits", (left + 1) / min(offers))
     rounding = math.hypot(*(layer.rounding for layer in layers))
     each = [np.linalg.norm(layer.W_hat - cut.Y.full()) for layer, cut in zip(layers, cuts, strict=True)]
     distance, told = math.hypot(*each), math.hypot(*(cut.discarded for cut in cuts))
