@@ -61,11 +61,11 @@ def allocate_ranks(
     """Keep the singular values that are worth most, over all layers, within a total budget.
 
     ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every layer, ``max_rank`` one limit
-    for all layers or one for each.  Every layer gets
-    ``min_rank`` (or all it has) first.  Then the next positive singular value of some layer is kept, always the one with the
-    largest σ² per unit of cost, until none fits; a budget that is larger than all of them is not spent.  With ``unit="ranks"`` these are the largest singular values of all layers and the
-    discarded norm is the least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; what is
-    kept is then within the σ² of one singular value of the optimum (the greedy bound of the knapsack problem).
+    for all layers or one for each.  Every layer gets ``min_rank`` (or all it has) first.  Then the next positive singular value
+    of some layer is kept, always the one with the largest σ² per unit of cost, until none fits; a budget for more than all of
+    them is not spent.  With ``unit="ranks"`` these are the largest singular values of all layers and the discarded norm is the
+    least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; what is kept is then within the σ²
+    of one singular value of the optimum (the greedy bound of the knapsack problem).
 
     Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and nonnegative, or if the budget is no
     integer or does not even cover the minimum ranks.

@@ -94,7 +94,7 @@ def _shared_core(bases: Bases, D: Triple) -> Triple:
 
 
 def _incomplete(M: Triple, old: Bases, new: Bases) -> Triple:
-    """M_K(VᴴV₁) and so on, each matrix by itself."""
+    """The incomplete transport: M_K(VᴴV₁) and so on, each matrix by itself."""
     return moved_apart(M, H(old.U) @ new.U, H(old.V) @ new.V)
 
 

@@ -56,7 +56,7 @@ print({name: tuple(layer.adapter.shape) for name, layer in layers.items()})
 # %%
 # One optimizer, one backward pass a step. ``tau`` is the relative error that a truncation may make; the ranks follow.
 
-optimizer = GeoLoRA(model, lr=3e-3, tau=0.1)
+optimizer = GeoLoRA(model, lr=0.02, tau=0.1)
 ranks: dict[str, list[int]] = {name: [] for name in layers}
 
 

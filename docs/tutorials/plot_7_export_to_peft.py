@@ -27,7 +27,7 @@ def network():
 
 model = network()
 adapt(model, "all-linear", rank=3)
-optimizer = GeoLoRA(model, lr=1e-2, tau=0.05)
+optimizer = GeoLoRA(model, lr=0.02, tau=0.05)
 x, target = torch.randn(64, 12), torch.randn(64, 6)
 for _ in range(30):
     optimizer.zero_grad()

@@ -57,7 +57,7 @@ class GeoLoRAMethod:
     ``fast`` : the fast path where it applies; without it the reference, which is the same training within rounding.
     """
 
-    lr: float = 3e-3
+    lr: float = 0.02
     head_lr: float = 1e-3
     tau: float | None = 0.35
     theta: float | None = None
@@ -66,7 +66,7 @@ class GeoLoRAMethod:
     max_rank: int | None = 8
     budget: int | None = None
     unit: Unit = "ranks"
-    update: UpdateRule = "adam"
+    update: UpdateRule = "spectral"
     smoothing: float = 0.5
     weight_decay: float = 0.0
     coefficient_steps: int = 0

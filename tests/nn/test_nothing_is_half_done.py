@@ -193,7 +193,7 @@ def test_a_head_whose_memory_is_of_another_dtype_changes_nothing(method: Any) ->
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
     model = network().float()
-    optimizer = GeoLoRA(model, lr=0.05, method=method)
+    optimizer = GeoLoRA(model, lr=0.05, update="adam", method=method)
     x, target = (X.float() for X in regression())
     ((model(x) - target).square().mean()).backward()
     optimizer.step()

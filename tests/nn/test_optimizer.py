@@ -42,7 +42,7 @@ def test_the_step_of_every_layer_is_the_reference_step() -> None:
 
 def test_the_head_is_trained_by_adamw() -> None:
     model, twin = network(), network()
-    optimizer = GeoLoRA(model, lr=0.01, tau=0.1, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-3)
+    optimizer = GeoLoRA(model, lr=0.05, head_lr=0.01, tau=0.1, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-3)
     head = [p for p in twin.parameters() if p.requires_grad][-2:]
     adamw = torch.optim.AdamW(head, lr=0.01, weight_decay=0.1, betas=(0.8, 0.99), eps=1e-3)
     for _ in range(3):

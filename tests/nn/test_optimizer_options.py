@@ -261,7 +261,7 @@ def test_hooks_see_a_state_before_it_is_looked_at() -> None:
 @pytest.mark.parametrize("part", [{}, {"lr": torch.tensor(0.04)}])
 def test_a_rate_that_is_a_tensor_is_one_of_each_group(part: dict[str, Any]) -> None:
     """Schedules write into it: a factor would be applied once a group, and groups would have one rate."""
-    optimizer = GeoLoRA([{"module": network(), **part}], lr=torch.tensor(0.04))
+    optimizer = GeoLoRA([{"module": network(), **part}], lr=torch.tensor(0.04), head_lr=0.04)
     torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda epoch: 1.0, lambda epoch: 0.25])
     assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.04, 0.01])
 

@@ -27,6 +27,7 @@ NAMES = (
     "rank_budget",
     "directions",
     "first_directions",
+    "memory",
     "parallel_is_geolora",
     "order",
     "local_error",

@@ -35,16 +35,17 @@ class GeoLoRA(AdapterOptimizer):
     Parameters
     ----------
     model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own.
-    lr : λ of the adapters (of a tensor with one number each group has its own copy); ``head_lr`` : of the other parameters, by
-        default the same.
+    lr : λ of the adapters (of a tensor with one number each group has its own copy).  With the default rule it is the length of
+        a step in the spectral norm of a layer's W, the same for all ranks and widths: 0.02 where weights are of size 1.
+    head_lr : of the other parameters, which AdamW steps.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
         has one of tau, theta, budget has not that of the others.)  An adapter
         without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
-    update : the rule that makes a direction of the gradients (``geolora_ref.optimizers``): "adam", in its self-adjoint form;
-        "spectral", where lr is the length of a step in the spectral norm of the layer; "preconditioned", "heavy-ball",
-        "normalised", "sgd"; "adam-published", for whoever reproduces the paper, which may ascend at every lr.  Changed in
+    update : the rule that makes a direction of the gradients (``geolora_ref.optimizers``): "spectral", "adam", in its
+        self-adjoint form, "preconditioned", "heavy-ball", "normalised", "sgd"; "adam-published", for whoever reproduces the
+        paper, which may ascend at every lr.  Each has learning rates of its own: Adam's are about 3e-3.  Changed in
         ``param_groups``, it begins without a memory, unless both remember the same sum: heavy-ball, normalised, spectral.
     betas, eps, momentum, smoothing : of that rule; betas and eps also of AdamW for the other parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
@@ -72,7 +73,7 @@ class GeoLoRA(AdapterOptimizer):
     def __init__(
         self,
         model: nn.Module | Iterable[Mapping[str, Any]],
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = 0.02,
         *,
         tau: float | None = None,
         theta: float | None = None,
@@ -80,7 +81,7 @@ class GeoLoRA(AdapterOptimizer):
         max_rank: int | None = None,
         budget: int | None = None,
         unit: Unit = "ranks",
-        update: UpdateRule = "adam",
+        update: UpdateRule = "spectral",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum: float = 0.9,
@@ -88,7 +89,7 @@ class GeoLoRA(AdapterOptimizer):
         weight_decay: float = 0.0,
         coefficient_steps: int = 0,
         truncate: When = "at once",
-        head_lr: float | None = None,
+        head_lr: float = 1e-3,
         method: Method = "auto",
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:

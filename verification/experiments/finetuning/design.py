@@ -58,7 +58,7 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True), (4, 8, 16), margin=0),
+        Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True), (4, 8, 16), margin=0, lr_scale=7.0),
         Family(
             "geolora, own core",
             lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, update="adam-published", tau=0.3),
