@@ -1,4 +1,4 @@
-"""One page of the API reference for each part of the package, made from the modules that there are."""
+"""The API reference: for each part of the package a page of what it offers, and one of the modules behind it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,37 @@ PAGES = DOCS / "_generated" / "api"
 
 @dataclass(frozen=True)
 class Part:
-    """A page: the package whose modules it shows, its title, and what it is."""
+    """A page: the package that it shows, its title, and what it is; ``first`` : the names that a user meets first."""
 
     package: str
     title: str
     about: str
+    first: tuple[str, ...] = ()
 
 
 PARTS = (
-    Part("geolora_ref", "The core", "The step itself, on every library that follows the array API standard."),
-    Part("geolora_ref.oracle", "The oracle", "What judges an implementation: two independent oracles, criteria, cases, mutants."),
+    Part(
+        "geolora_ref",
+        "The core",
+        "The step itself, on every library that follows the array API standard.",
+        ("geolora_step", "LowRank"),
+    ),
+    Part(
+        "geolora_ref.oracle",
+        "The oracle",
+        "What judges an implementation: two independent oracles, criteria, cases, mutants.",
+        ("check_step", "Report"),
+    ),
     Part("geolora_ref.oracle.vectors", "Test vectors", "One step as JSON, for implementations in any language."),
     Part("geolora_ref.problems", "Problems", "Test problems with exact solutions and closed-form constants."),
     Part("geolora_ref.integrators", "Integrators", "The integrator family of dynamical low-rank approximation."),
-    Part("geolora_ref.nn", "Adapters for torch", "Adapters, the optimizer that trains them, export."),
-    Part("geolora_ref.fast", "The fast path", "The same step for many layers at once, on an accelerator."),
+    Part("geolora_ref.nn", "Adapters for torch", "Adapters, the optimizer that trains them, export.", ("adapt", "GeoLoRA")),
+    Part(
+        "geolora_ref.fast",
+        "The fast path",
+        "The same step for many layers at once, on an accelerator.",
+        ("adapted_linear", "LayerBank"),
+    ),
     Part("geolora_ref.support", "Support", "What the other parts share: files, streams, options, other processes' interfaces."),
     Part("geolora_ref.finetune", "The fine-tuning job", "A whole job around a pretrained model."),
     Part("verification", "The verification", "Claims, runner, report; from a checkout only."),
@@ -69,49 +85,83 @@ def reexported(package: str) -> list[tuple[str, str]]:
     return [
         (alias.asname or alias.name, node.module or "")
         for node in ast.walk(tree)  # those of the core stand under TYPE_CHECKING
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("geolora_ref")
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith("geolora_ref")
+        and not (node.module or "").startswith("geolora_ref.support")  # which helps the file itself
         for alias in node.names
     ]
 
 
+def offered(part: Part) -> list[tuple[str, str]]:
+    """The public names of a package, exactly its ``__all__``, and the module that defines each: ``first`` first."""
+    order = {name: number for number, name in enumerate(part.first)}
+    found = [(name, module) for name, module in reexported(part.package) if name in public_names(module)]
+    return sorted(found, key=lambda one: (order.get(one[0], len(order)), one[0].lower()))
+
+
+def directive(name: str, module: str) -> list[str]:
+    """What documents a name: a class with its methods, a function, or a constant."""
+    kinds = {node.name: type(node) for node in source(module).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    kind = {ast.ClassDef: "autoclass", ast.FunctionDef: "autofunction"}.get(kinds.get(name, ast.Assign), "autodata")
+    options = ["   :members:", "   :show-inheritance:"] if kind == "autoclass" else []
+    return ["```{eval-rst}", f".. {kind}:: {module}.{name}", *options, "```", ""]
+
+
 def page(part: Part) -> str:
-    """The page as MyST."""
+    """What a package offers, as MyST."""
     lines = [f"# {part.title}: `{part.package}`", "", part.about, ""]
-    offered = [(name, module) for name, module in reexported(part.package) if name in set(public_names(module))]
-    if offered:
-        lines += [f"`from {part.package} import …` offers:", ""]
-        lines += [f"- {{py:obj}}`{name} <{module}.{name}>`" for name, module in sorted(offered)]
-        lines += [""]
+    if offered(part):
+        names = ", ".join(f"{{py:obj}}`{name} <{module}.{name}>`" for name, module in offered(part))
+        lines += [f"`from {part.package} import …`: {names}. The modules behind them: {{doc}}`{part.package}.internals`.", ""]
+    for name, module in offered(part):
+        lines += [f"## {name}", "", *directive(name, module)]
+    return "\n".join(lines if offered(part) else [*lines, *module_sections(part)])
+
+
+def internals(part: Part) -> str:
+    """The modules of a package without what the package offers."""
+    return "\n".join(
+        [f"# Inside `{part.package}`", "", f"The public names are on {{doc}}`{part.package}`.", "", *module_sections(part)]
+    )
+
+
+def module_sections(part: Part) -> list[str]:
+    """Module by module."""
+    elsewhere = {(name, module) for name, module in offered(part)}
+    lines = []
     for module in modules(part.package):
-        names = public_names(module)
-        members = [":members:", ":show-inheritance:"] if names else [":no-members:"]
-        directive = [f".. automodule:: {module}", *(f"   {option}" for option in members)]
-        lines += [f"## {module.removeprefix(part.package + '.')}", "", "```{eval-rst}", *directive, "```", ""]
-    return "\n".join(lines)
+        names = [name for name in public_names(module) if (name, module) not in elsewhere]
+        members = [f":members: {', '.join(names)}", ":show-inheritance:"] if names else [":no-members:"]
+        shown = [f".. automodule:: {module}", *(f"   {option}" for option in members)]
+        lines += [f"## {module.removeprefix(part.package + '.')}", "", "```{eval-rst}", *shown, "```", ""]
+    return lines
 
 
-def index() -> str:
+def index(parts: list[Part]) -> str:
     """The table of contents of the reference."""
-    entries = "\n".join(part.package for part in PARTS if ROOT.joinpath(*part.package.split(".")).is_dir())
     text = """\
         # API reference
 
         Shapes stand in the signatures: `Inexact[Array, "m r"]` is a real or complex floating array of shape $m\\times r$ of any
         array API library, `Float` a real one. Errors are listed with what raises them; keys in brackets lead to the
         {doc}`/bibliography`.
-
-        ```{toctree}
-        :maxdepth: 1
-
         """
-    return textwrap.dedent(text) + entries + "\n```\n"
+    tables = {
+        "What is offered": [part.package for part in parts if offered(part)],
+        "Inside": [f"{part.package}.internals" if offered(part) else part.package for part in parts],
+    }
+    trees = (
+        f"```{{toctree}}\n:maxdepth: 1\n:caption: {title}\n\n" + "\n".join(names) + "\n```" for title, names in tables.items()
+    )
+    return textwrap.dedent(text) + "\n" + "\n\n".join(trees) + "\n"
 
 
 def write(app: Sphinx) -> None:
     """Write the pages; a page that is as it was keeps its date, so that it is not read again."""
     PAGES.mkdir(parents=True, exist_ok=True)
     parts = [part for part in PARTS if ROOT.joinpath(*part.package.split(".")).is_dir()]
-    texts = {"index": index(), **{part.package: page(part) for part in parts}}
+    texts = {"index": index(parts), **{part.package: page(part) for part in parts}}
+    texts |= {f"{part.package}.internals": internals(part) for part in parts if offered(part)}
     for old in PAGES.glob("*.md"):
         if old.stem not in texts:
             old.unlink()

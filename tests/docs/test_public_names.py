@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -164,6 +165,21 @@ def test_every_public_name_is_in_the_built_reference(extension: Extension) -> No
     pages = "".join(path.read_text("utf-8") for path in (BUILT / "_generated" / "api").glob("*.html"))
     there = set(re.findall(r'id="(geolora_ref[\w.]+)"', pages))
     assert [f"{n.module}.{n.name}" for n in public(extension) if f"{n.module}.{n.name}" not in there] == []
+
+
+def test_pages_of_the_reference_begin_with_exactly_what_a_package_offers(extension: Extension) -> None:
+    """Each public name once, in full, on the page of its package; none of them again among the internals."""
+    api = extension("api_pages")
+    for part in api.PARTS:
+        everything = getattr(import_module(part.package), "__all__", [])
+        if api.reexported(part.package):
+            shown = re.findall(r"^\.\. auto\w+:: [\w.]+\.(\w+)$", api.page(part), re.MULTILINE)
+            assert sorted(shown) == sorted(everything)
+            assert shown[: len(part.first)] == list(part.first)
+            inside = re.findall(r":: ([\w.]+)\n   :members: (.*)", api.internals(part))
+            found = {f"{module}.{name}" for module, names in inside for name in names.split(", ")}
+            assert not found & {f"{module}.{name}" for name, module in api.offered(part)}
+            assert found
 
 
 SILENT = '''

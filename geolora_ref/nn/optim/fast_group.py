@@ -72,7 +72,7 @@ class FastGroup:
 
 
 class AllAtOnce:
-    """The adapters of a group as a :class:`~geolora_ref.training.Stepper`: changed in place.
+    """The adapters of a group as a :class:`~geolora_ref.training.Stepper`: changed in place.  Cores are S (r, r).
 
     ``moments`` : what the optimizer remembers; ``reports`` : what a truncation did; empty if there was none.
     """
