@@ -11,8 +11,9 @@ import platform
 import re
 import shutil
 import statistics
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +52,18 @@ CHECKPOINT, ADAPTER, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "adapter
 """What a run writes."""
 DEFAULT = "(default: %(default)s)"
 """In a help text, which argparse completes."""
+ELSEWHERE = {
+    "--learning-rate": "--lr",
+    "--learning_rate": "--lr",
+    "--num-epochs": "--epochs",
+    "--num_train_epochs": "--epochs",
+    "--model_name_or_path": "--model",
+    "--train_file": "--data",
+    "--train-file": "--data",
+    "--output-dir": "--output",
+    "--output_dir": "--output",
+}
+"""What other programs call these options."""
 LIBRARIES = ("numpy", "torch", "transformers", "safetensors")
 """Those whose versions may change a number."""
 
@@ -92,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     threshold.add_argument("--theta", type=float, help="absolute truncation threshold, in place of --tau")
     geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start {DEFAULT}")
     geolora.add_argument("--min-rank", type=int, default=method.min_rank, help=f"of every layer {DEFAULT}")
-    geolora.add_argument("--max-rank", type=int, default=method.max_rank, help=f"of every layer {DEFAULT}")
+    geolora.add_argument("--max-rank", type=int, default=method.max_rank, help="of every layer (default: 4 times --rank)")
     geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
     geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit, help=f"of --budget {DEFAULT}")
     geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update, help=f"rule of the optimizer {DEFAULT}")
@@ -133,6 +146,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_missing_characters()
     parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
     add_arguments(parser)
+    for name in sys.argv[1:] if argv is None else argv:
+        ours = ELSEWHERE.get(name.partition("=")[0])
+        if ours:
+            parser.error(f"{name.partition('=')[0]} is called {ours} here")
     try:
         return run(parser.parse_args(argv))
     except (ValueError, OSError) as error:
@@ -187,6 +204,9 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
     encoder, tokenizer = load_encoder(folder)
     check_length(tokenizer, options.max_length, pairs=options.pair_column is not None)
     console.print(_data_line(train, dev, labels), markup=False, soft_wrap=True)
+    console.print(_first_line(train[0]), markup=False, soft_wrap=True)
+    for doubt in _doubts(train, labels):
+        console.print(f"[yellow]{doubt}[/]", soft_wrap=True)
     train_examples, dev_examples = (encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev))
     longest = max(train_examples, dev_examples, key=lambda examples: int(examples.lengths.max()))
     try_out(encoder, longest.batch([int(longest.lengths.argmax())], torch.device("cpu"))[0])
@@ -195,7 +215,10 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
         bar = progress.add_task("training", total=None)
 
         def show(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total, description=f"loss {job.history.losses[-1]:.3f}")
+            told = f"loss {job.history.losses[-1]:.3f}"
+            progress.update(bar, completed=done, total=total, description=told)
+            if not console.is_terminal and done % max(1, total // 10) == 0:
+                console.print(f"step {done} of {total}, {told}", soft_wrap=True)
 
         job = Job(
             lambda generator: Classifier(encoder, labels.outputs, generator).to(options.device),
@@ -243,6 +266,22 @@ def _data_line(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
     return f"{examples}; classes (and how often): " + checks.first_few(
         [f"{name} ({counts[i]})" for i, name in enumerate(labels.classes)]
     )
+
+
+def _first_line(row: Row) -> str:
+    """What was taken for texts and label, in one line."""
+    given = [row.text] if row.pair is None else [row.text, row.pair]
+    texts = " | ".join(text if len(text) <= 80 else text[:80] + "…" for text in given)
+    label = row.label if len(row.label) <= 40 else row.label[:40] + "…"
+    return f"first example: {texts} -> {label}"
+
+
+def _doubts(rows: Sequence[Row], labels: Labels) -> Iterator[str]:
+    """Questions about columns that look like others."""
+    if all(re.fullmatch(r"[\s\d.,+-]*", row.text) for row in rows):
+        yield "all texts are numbers: is --text-column the right one?"
+    if labels.classes and len(rows) > 10 and len(labels.classes) > len(rows) // 2:
+        yield f"{len(labels.classes)} classes for {len(rows)} examples: is --label-column the right one?"
 
 
 def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], list[Row], dict[str, str | None]]:

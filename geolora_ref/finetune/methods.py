@@ -54,6 +54,7 @@ class Method(Protocol):
 class GeoLoRAMethod:
     """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of :func:`geolora_ref.nn.adapt` and of the optimizer.
 
+    ``max_rank`` : None is four times ``rank``, so that ranks can grow.
     ``fast`` : the fast path where it applies; without it the reference, which is the same training within rounding.
     """
 
@@ -63,7 +64,7 @@ class GeoLoRAMethod:
     theta: float | None = None
     rank: int = 8
     min_rank: int = 1
-    max_rank: int | None = 8
+    max_rank: int | None = None
     budget: int | None = None
     unit: Unit = "ranks"
     update: UpdateRule = "spectral"

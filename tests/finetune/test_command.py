@@ -75,10 +75,27 @@ def test_what_was_read_is_said_before_the_training(
     call = arguments(model_folder, tmp_path / "data.tsv", tmp_path / "run", "--dev", str(dev))
     assert main(call) == 0
     said = "41 examples for the training, 8 for the metric; classes (and how often): 0 (20), 1 (20), label (1)\n"
-    assert capsys.readouterr().out.startswith(said)
+    printed = capsys.readouterr().out
+    assert printed.startswith(said)
+    assert re.search(r"^first example: (sentence|good|bad) -> (label|1|0)$", printed, re.MULTILINE)
+    assert "the right one?" not in printed
+    assert "step 1 of 2, loss " in printed
     (tmp_path / "data.tsv").write_text("good\t1.5\nbad\t-0.5\n" * 20, encoding="utf-8")
     assert main([*call, "--metric", "spearman", "--fresh"]) == 0
     assert "; labels are numbers, mean 0.5, standard deviation 1\n" in capsys.readouterr().out
+
+
+def test_columns_that_look_like_others_are_questioned(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers where texts should be, and texts where classes should be."""
+    rows = [f"{sentence}\t{number}\n" for number, sentence in enumerate(dict.fromkeys(text for text, _ in sentences(60)))]
+    (tmp_path / "data.tsv").write_text("".join(rows), encoding="utf-8")
+    swapped = ["--text-column", "2", "--label-column", "1", "--dev", str(tmp_path / "data.tsv")]
+    assert main(arguments(model_folder, tmp_path / "data.tsv", tmp_path / "run", *swapped)) == 0
+    printed = capsys.readouterr().out
+    assert "all texts are numbers: is --text-column the right one?" in printed
+    assert f"{len(rows)} classes for {len(rows)} examples: is --label-column the right one?" in printed
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
@@ -281,6 +298,7 @@ def test_run_that_learns_nothing_says_so(
         (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
         (["--budget", "20", "--tau", "0.1"], "budget: expected no threshold beside it"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
+        (["--learning-rate", "1"], "--learning-rate is called --lr here"),
         (["--output", ""], "argument --output: expected a path, found an empty one"),
         (["--model", ""], "model: expected a folder or the name of an installed package, found ''"),
     ],
