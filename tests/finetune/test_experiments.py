@@ -26,7 +26,7 @@ from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from geolora_ref.support.files import locked, read_json
 from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
-from verification.experiments.finetuning import runs
+from verification.experiments.finetuning import rules, runs
 from verification.experiments.finetuning.design import FAMILIES, FULL, QUICK, Run, initial_ranks, robustness
 from verification.experiments.finetuning.methods import (
     AdaLoRAMethod,
@@ -403,6 +403,30 @@ def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
     assert tables(summary) in text
     summary["comparison"][0]["test"]["mean"] += 1e-4
     assert tables(summary) not in text
+
+
+def test_documentation_has_the_table_of_the_rules() -> None:
+    """Made of the stored runs, which are of the tasks and the design that the page tells."""
+    text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    tasks = {folder.name: rules.stored(folder) for folder in sorted(rules.MEASURED.iterdir())}
+    assert rules.table(tasks) in text
+    for rows in tasks.values():
+        assert {row["family"] for row in rows} == set(rules.RATES)
+        assert all(row["config"]["sentences"] == 2000 for row in rows)
+    rows[0]["metrics"]["test"] = 0.123
+    assert rules.table(tasks) not in text
+
+
+def test_seeds_of_a_rule_wait_for_its_best_rate() -> None:
+    """All rates at all ranks with one seed come first; the seeds behind it have the rate that was best at rank 8 alone."""
+    first = list(rules.runs({}))
+    assert len(first) == 3 * 4 * 3
+    assert {run.seed for run in first} == {0}
+    dev = {("spectral", rate): accuracy for rate, accuracy in zip(rules.RATES["spectral"], (0.8, 0.7, 0.9), strict=True)}
+    more = list(rules.runs(dev))[len(first) :]
+    assert [(run.family, run.budget, run.seed, run.method.lr) for run in more] == [
+        ("spectral", rank, seed, 0.063) for seed in (1, 2) for rank in (8, 2, 32)
+    ]
 
 
 def test_documentation_tells_of_how_many_seeds_a_mean_is() -> None:

@@ -156,3 +156,5 @@ def test_variants_are_many_and_each_has_its_sentence() -> None:
     found: list[Variant] = [variant for _, variant in VARIANTS.values()]
     assert len({variant.name for variant in found}) >= 15
     assert len({variant.says for variant in found}) == len({variant.name for variant in found})
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "backend.md").read_text(encoding="utf-8")
+    assert f"compared with {len({variant.name for variant in found})} defects and relatives" in page
