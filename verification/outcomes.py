@@ -42,6 +42,11 @@ class ControlOutcome:
         return next((result.error for result in self.results if result.error), "")
 
     @property
+    def diverged(self) -> str:
+        """In which case a run left every bound, and where: it failed by the ratios before that."""
+        return next((f"{result.case}, {result.diverged}" for result in self.results if result.diverged), "")
+
+    @property
     def share(self) -> float:
         """The share of the cases in which an inequality fails."""
         return sum(bool(self._failing(result)) for result in self.results) / len(self.results) if self.results else 0.0
@@ -157,6 +162,8 @@ class ClaimOutcome:
 
 def _told(result: CaseResult) -> str:
     """The worst ratio, or why it counts as infinite."""
+    if result.diverged:
+        return f"diverged ({result.diverged}), which counts as a ratio"
     odd = sorted(
         {f"{value:g}" for values in result.ratios.values() for value in values if math.isnan(value) or value == -math.inf}
     )

@@ -184,6 +184,7 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float, *, res
                         "share": _rounded(c.share),
                         "fails": bool(c.failed),
                         "failed": sorted(c.failed),
+                        "diverged": c.diverged,
                         "cases": len(c.results),
                     }
                     for c in outcome.controls
