@@ -194,7 +194,7 @@ class Control:
 class Claim:
     """A guarantee, by content.
 
-    ``section`` : the heading in the theory pages under which it is stated.  ``controls`` : between them they must fail every
+    ``section`` : the heading in the theory pages under which it is stated, empty if none states it.  ``controls`` : between them they must fail every
     inequality.  ``floor`` : the least number of ratios that the quick plan must have compared, so that nothing passes by checking
     nothing; of other plans as many more as they have cases.  ``undecided`` : the largest share of comparisons that may decide
     nothing, at rounding level or for want of a unique answer.
@@ -221,7 +221,7 @@ class Claim:
     tables: Sequence[Table] = ()
 
     def __post_init__(self) -> None:
-        _texts(self, "id", "title", "section", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
+        _texts(self, "id", "title", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
         ids = [control.id for control in self.controls]
         if len(set(ids)) < len(ids):
             raise ValueError(f"controls: expected an id of its own for each, found {ids}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from geolora_ref.support.files import seal, unseal, write_atomically
@@ -17,12 +19,17 @@ from verification.machine import CODE, ROOT, installed, sources
 __all__ = ["Journal", "fingerprint"]
 
 
-def fingerprint(plan: Plan) -> str:
-    """A digest of everything that determines the results: the sources, the plan, and the versions of the libraries."""
+def fingerprint(plan: Plan, foreign: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A digest of everything that determines the results: the sources, the plan, and the versions of the libraries.
+
+    ``foreign`` : the digests of what is judged besides, by name.
+    """
     digest = hashlib.sha256(json.dumps(asdict(plan)).encode())
     digest.update(json.dumps(sources(*CODE, root=ROOT)).encode())
     for library in ("numpy", "scipy", "torch", "scikit-learn"):
         digest.update(f"{library} {installed(library)}".encode())
+    if foreign:
+        digest.update(json.dumps(sorted(foreign.items())).encode())
     return digest.hexdigest()[:16]
 
 
@@ -35,9 +42,9 @@ class Journal:
     processes must not write one journal: see :func:`geolora_ref.support.files.locked`.
     """
 
-    def __init__(self, folder: Path, plan: Plan, *, fresh: bool) -> None:
+    def __init__(self, folder: Path, plan: Plan, *, fresh: bool, foreign: Mapping[str, str] = MappingProxyType({})) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"journal-{fingerprint(plan)}.jsonl"
+        self.path = folder / f"journal-{fingerprint(plan, foreign)}.jsonl"
         if fresh:
             self.path.unlink(missing_ok=True)
         self.done: dict[str, CaseResult] = {}

@@ -73,7 +73,8 @@ class ControlOutcome:
 class ClaimOutcome:
     """A claim and everything that was measured for it.
 
-    ``changes`` : what is not as it is on record; ``broken`` : the figures and tables that could not be made of it, and why.
+    ``changes`` : what is not as it is on record; ``broken`` : the figures and tables that could not be made of it, and why;
+    ``on_record`` : whether there is anything to hold it against, which of others there is not.
     """
 
     claim: Claim
@@ -81,6 +82,7 @@ class ClaimOutcome:
     controls: Sequence[ControlOutcome]
     changes: Sequence[str] = ()
     broken: Sequence[str] = ()
+    on_record: bool = True
 
     @property
     def ratios(self) -> dict[str, list[float]]:
@@ -158,6 +160,11 @@ class ClaimOutcome:
     def holds(self) -> bool:
         """The claim holds and every control fails."""
         return not self.problems
+
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return "does not stand" if not self.holds else "holds" if self.on_record else "holds, not on record"
 
 
 def _told(result: CaseResult) -> str:

@@ -22,7 +22,7 @@ curvature ‖W₁‖² + ‖W₂‖² + ‖E‖, so that β is attained but for 
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for problem in gradient_flows.NAMES:
+    for problem in gradient_flows.FLOWS:
         for start in gradient_flows.STARTS:
             for scaled in (0.3, 1.0, 1.9):  # λβ, below 2
                 for seed in range(plan.pick(1, 10)):
