@@ -20,12 +20,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from geolora_ref.support.files import locked, require_writable
+from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters, let_go
 from geolora_ref.support.terminal import Terminal
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS, HEADINGS
 from verification.command_line import integer_from, progress_bar
+from verification.compare import tell_changes
 from verification.extensions import Extensions, added, extended, foreign_sources
 from verification.journal import Journal
 from verification.outcomes import ClaimOutcome
@@ -57,6 +59,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with -part behind it for a part of the claims)",
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=nonempty_path,
+        metavar=("A", "B"),
+        help="check nothing: tell what has changed from one results.json, or its folder, to another",
+    )
     parser.add_argument("--fresh", action="store_true", help="with --full: forget what an interrupted run had finished")
     options = parser.parse_args(argv)
     options.added = Extensions(tuple(options.claim), tuple(options.problem), tuple(options.integrator))
@@ -83,10 +92,16 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked.
 
+    With --compare 0: every claim that stood stands; 1: not so; 2: one of the two cannot be read.
     130: interrupted, 143: terminated; with --full what had been finished is in the journal.
     """
     escape_missing_characters()
     options = arguments(argv)
+    if options.compare:
+        try:
+            return tell_changes(*options.compare, Terminal())
+        except (OSError, ValueError) as error:
+            return refuse(str(error))
     console = Terminal(stderr=options.json)
     plan = Plan("full" if options.full else "quick", options.seed)
     others = extended(options.added, plan)

@@ -249,11 +249,11 @@ def picture(figure: Figure, results: Results) -> bytes:
         return svg(drawing)
 
 
-def number(value: float) -> str:
-    """Three significant digits; huge ones as powers of ten."""
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits; huge ones as powers of ten."""
     if not math.isfinite(value):
         return "∞" if value > 0 else str(value)
-    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+    return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 2}e}"
 
 
 def mathematics(text: str) -> Markup:
