@@ -38,7 +38,7 @@ from geolora_ref.finetune.model import Classifier, check_length, digest_of_model
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.nn import adapters
 from geolora_ref.nn.optim.groups import UpdateRule
-from geolora_ref.support.files import locked, remove_parts, require_writable, write_json
+from geolora_ref.support.files import locked, remove_parts, require_regular, require_writable, write_json
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters
 from geolora_ref.support.terminal import Terminal
@@ -228,9 +228,10 @@ def _make_room(output: Path) -> None:
     """Take away what killed runs have left of their writes; ``OSError`` for what cannot be written when the training is done."""
     for name in (CHECKPOINT, ADAPTER, RESULTS, PICTURE):
         remove_parts(output / name)
+        require_regular(output / name)
         require_writable(output / name)
     lora = output / LORA
-    if lora.exists() and not lora.is_dir():
+    if os.path.lexists(lora) and not lora.is_dir():  # a link that leads nowhere does not exist
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(lora))
 
 
