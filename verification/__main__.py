@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geolora_ref.support.files import locked, require_writable
+from geolora_ref.support.files import locked, require_regular, require_writable
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters, let_go
 from geolora_ref.support.terminal import Terminal
@@ -168,6 +168,7 @@ def check(
         return refuse(str(error))
     whole = len(claims) == len(CLAIMS)
     for name in (*FILES, *(PAGES if whole else ())):
+        require_regular(folder / name)
         require_writable(folder / name)
     foreign = foreign_sources(options.added)
     journal = Journal(folder, plan, fresh=options.fresh or not options.full, foreign=foreign)

@@ -31,7 +31,7 @@ from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, split
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan, Schedule
-from geolora_ref.finetune.labels import Kind, Labels, fit_labels, with_sign
+from geolora_ref.finetune.labels import Kind, Labels, fit_labels, shown, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import METRICS, default_kind
 from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
@@ -242,7 +242,7 @@ def _data_line(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
         return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"
     counts = Counter(labels.encode(train).tolist())
     return f"{examples}; classes (and how often): " + checks.first_few(
-        [f"{name} ({counts[i]})" for i, name in enumerate(labels.classes)]
+        [f"{shown(name)} ({counts[i]})" for i, name in enumerate(labels.classes)]
     )
 
 
