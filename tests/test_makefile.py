@@ -29,9 +29,7 @@ def set_up(folder: Path, module: str) -> tuple[str, str]:
     python = folder / "python"
     python.write_text('#!/bin/sh\necho "$*" >> asked\ncase "$1" in -c) exit 0;; esac\nexit 1\n')
     python.chmod(0o755)
-    done = subprocess.run(
-        ["make", f"PYTHON={python}", ".venv/.ready"], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["make", f"PYTHON={python}", ".venv/.ready"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     return (folder / "asked").read_text(), done.stdout
 

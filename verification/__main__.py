@@ -44,7 +44,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--full", action="store_true", help="more sizes and seeds; takes up an interrupted run where it stopped")
     parser.add_argument("--only", action="append", metavar="CLAIM", help="check this claim only (may be given several times)")
-    for name, what in (("claim", "a Claim"), ("problem", "a function of a generator that returns a problem"), ("integrator", "a Member")):
+    for name, what in (
+        ("claim", "a Claim"),
+        ("problem", "a function of a generator that returns a problem"),
+        ("integrator", "a Member"),
+    ):
         told = f"judge this as well, {what}; alone, or with the claims that it adds cases to, unless --only is given"
         parser.add_argument(f"--{name}", action="append", default=[], metavar="MODULE:ATTRIBUTE", help=told)
     parser.add_argument("--list", action="store_true", help="list the claims and their controls (all, or --only), check nothing")
@@ -99,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     if options.compare:
         try:
-            return tell_changes(*options.compare, Terminal())
+            return tell_changes(options.compare[0], options.compare[1], Terminal())
         except (OSError, ValueError) as error:
             return refuse(str(error))
     console = Terminal(stderr=options.json)

@@ -111,4 +111,5 @@ def _digest(name: str) -> str:
     top = sys.modules[name.partition(":")[0].partition(".")[0]]
     if folders := [Path(folder) for folder in getattr(top, "__path__", ())]:
         return digest_of({path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")})
-    return digest_of({name: Path(top.__file__)}) if getattr(top, "__file__", None) else "unknown"
+    file = getattr(top, "__file__", None)
+    return digest_of({name: Path(file)}) if file else "unknown"

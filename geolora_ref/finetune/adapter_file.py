@@ -95,9 +95,7 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
         return _loaded(path, stored, folder, encoder, tokenizer, device)
 
 
-def _loaded(
-    path: Path, stored: Stored, folder: Path, encoder: Any, tokenizer: Any, device: torch.device | None
-) -> FineTuned:
+def _loaded(path: Path, stored: Stored, folder: Path, encoder: Any, tokenizer: Any, device: torch.device | None) -> FineTuned:
     if digest_of_model(folder, tokenizer) != stored.job["model"]:
         raise ValueError(
             f"{path}: expected the pretrained model that the adapter was trained on, found other weights or another vocabulary "

@@ -117,7 +117,6 @@ class History:
         kept: dict[str, Any] = {field.name: state[field.name] for field in fields(cls)}
         return cls(**kept | {name: X.tolist() for name, X in kept.items() if isinstance(X, torch.Tensor)})
 
-
     def check(self, steps: int, epochs: int, per_epoch: int) -> None:
         """Raise ``ValueError`` unless so many steps and epochs can have such a history."""
         if not (self.steps == len(self.seconds) <= steps and len(self.metrics) <= epochs):

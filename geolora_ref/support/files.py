@@ -201,7 +201,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 
     It is the folder itself that is held, as far as its file system can, and the file ``.lock`` in it, which says by whom: who
     takes the file away lets nobody in.
-    Raises ``BlockingIOError`` that names the folder and the process if another one has it, ``OSError`` for a ``.lock`` that is none.
+    Raises ``BlockingIOError`` that names the folder and the process if another one has it, ``OSError`` for a ``.lock`` that is
+    none.
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)

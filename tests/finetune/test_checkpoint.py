@@ -171,7 +171,7 @@ def test_a_sealed_file_of_another_structure_is_refused_by_name(wrong: dict[str, 
 @pytest.mark.parametrize("where", ["pipe", "/dev/zero"])
 def test_what_is_no_regular_file_is_refused_at_once(where: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="expected a regular file, found a (pipe|device)"):
+    with pytest.raises(ValueError, match=r"expected a regular file, found a (pipe|device)"):
         read_stored(tmp_path / where, "checkpoint")
 
 

@@ -125,10 +125,11 @@ def test_a_state_dict_of_another_shape_is_refused(change: Any, message: str) -> 
     model = network()
     state = model.state_dict()
     change(state)
-    before = model[0].adapter.full()
+    adapter = adapters(model)["0"].adapter
+    before = adapter.full()
     with pytest.raises(RuntimeError, match=re.compile(message, re.DOTALL)):
         model.load_state_dict(state)
-    assert torch.equal(model[0].adapter.full(), before)
+    assert torch.equal(adapter.full(), before)
 
 
 @pytest.mark.parametrize(("alpha", "dtype"), [(1e300, torch.float32), (-1e39, torch.float32)])

@@ -261,7 +261,7 @@ def test_a_state_that_the_next_step_could_not_read_is_refused(change: Any, messa
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(state)
     assert same(optimizer.state_dict(), before)
-    with pytest.raises(ValueError, match="state_dict: expected what state_dict.. returned, found NoneType"):
+    with pytest.raises(ValueError, match=r"^state_dict: expected what state_dict\(\) returned, found NoneType"):
         optimizer.load_state_dict(None)  # type: ignore[arg-type]
     optimizer.load_state_dict(before)
 

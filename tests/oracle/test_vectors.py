@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -33,7 +33,7 @@ TOO_SLOW = {
     "physics: *": "up to twenty seconds a case, on the grids of the papers",
     "oracles: *": "eight seconds a case, on many more states",
 }
-"""Cases of the full plan, by their claims and ids, that take too long for every run of the tests, and why; by night all are done."""
+"""Cases of the full plan, by claim and id, that take too long for every run of the tests, and why; by night all are done."""
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
@@ -71,8 +71,8 @@ def test_the_full_plan_begins_and_ends_as_the_quick_one(claim: Claim) -> None:
         if some := affordable(claim, ends(control.cases)):
             results = [work((claim.id, control.id, case)) for case in some]
             outcome, others = ControlOutcome(control, results, claim.limit), iter(affordable(claim, control.cases(FULL)))
-            while not outcome.failed and control.share < 1.0 and (case := next(others, None)):
-                results.append(work((claim.id, control.id, case)))
+            while not outcome.failed and control.share < 1.0 and (further := next(others, None)):
+                results.append(work((claim.id, control.id, further)))
             assert outcome.failed, outcome.error or f"{control.id}: {outcome.shortfall}"
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("here")
 def test_what_is_added_is_there_as_long_as_it_is_asked_for() -> None:
-    registries = (CLAIMS, ZOO, FLOWS, FAMILY)
+    registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
     before = [dict(registry) for registry in registries]
     mine = Extensions(("my_claim:CLAIM",), ("my_problem:weighted",), ("my_integrator:HALVES",))
     with added(mine), added(mine):  # as where the process that works is the one that asks
@@ -101,9 +102,15 @@ def test_a_journal_belongs_to_the_sources_of_what_is_added(here: Path) -> None:
         (["--claim", "nowhere:CLAIM"], "--claim: no module 'nowhere'"),
         (["--claim", "my_claim:check"], "--claim: expected a verification.claim.Claim, found function at 'my_claim:check'"),
         (["--claim", "verification.claims:CLAIMS"], "--claim: expected a verification.claim.Claim, found dict"),
-        (["--integrator", "my_integrator:Halves"], "--integrator: expected a verification.integrator_family.Member, found ABCMeta"),
+        (
+            ["--integrator", "my_integrator:Halves"],
+            "--integrator: expected a verification.integrator_family.Member, found ABCMeta",
+        ),
         (["--problem", "my_claim:CLAIM"], "a function of a random generator that returns a MatrixODE, 'my_claim:CLAIM' raised"),
-        (["--problem", "builtins:repr"], "a function of a random generator that returns a MatrixODE, 'builtins:repr' returned str"),
+        (
+            ["--problem", "builtins:repr"],
+            "a function of a random generator that returns a MatrixODE, 'builtins:repr' returned str",
+        ),
         (["--claim", "my_claim:CLAIM", "--backend", "dask", "--scheduler", "tcp://x:1"], "expected without --backend dask"),
     ],
 )

@@ -187,7 +187,10 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("nan"))),)), "control bad passed"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf"))),)), "control bad passed"),
         (replace(GOOD, check=undecided), "3 of 6 comparisons decide nothing, a share of 0 may"),
-        (replace(GOOD, check=diverging(0.5)), "case 0: diverged (step 3: an entry beyond 1e+70), which counts as a ratio above 1"),
+        (
+            replace(GOOD, check=diverging(0.5)),
+            "case 0: diverged (step 3: an entry beyond 1e+70), which counts as a ratio above 1",
+        ),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(0.5)),)), "control bad passed (ratio inf)"),
         (replace(GOOD, check=nothing), "nothing was compared, which counts as a ratio above 1"),
     ],

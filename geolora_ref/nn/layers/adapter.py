@@ -282,7 +282,7 @@ class LowRankAdapter(nn.Module):
 
 
 def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
-    """Raise ``ValueError`` unless what a state holds for the factors are real matrices, with entries unless these may lack them."""
+    """Raise ``ValueError`` unless a state holds real matrices for the factors, with entries unless ``meta`` says otherwise."""
     for name, X in found.items():
         checks.instance(name, X, Tensor, "a tensor")
         assert isinstance(X, Tensor)

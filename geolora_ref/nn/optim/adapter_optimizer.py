@@ -307,7 +307,13 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
         for kind, X in memory.items():
             if kind == "step":
                 continue
-            if kind not in wanted or not isinstance(X, Tensor) or X.layout != torch.strided or not X.is_floating_point() or X.is_meta:
+            if (
+                kind not in wanted
+                or not isinstance(X, Tensor)
+                or X.layout != torch.strided
+                or not X.is_floating_point()
+                or X.is_meta
+            ):
                 shown = f"{X.dtype}, {X.layout}, on {X.device}" if isinstance(X, Tensor) else type(X).__name__
                 raise ValueError(f"state_dict: expected dense real tensors {sorted(wanted)}, found {shown} as {kind!r}")
             if not group["adapters"] and X.shape != parameter.shape:
@@ -322,7 +328,9 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
 def _refuse_torn(K: Mapping[str, Any], S: Mapping[str, Any], L: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` unless the memories of the three factors of an adapter are those of one rank and one age."""
     if not (K.keys() == S.keys() == L.keys() and K.get("step") == S.get("step") == L.get("step")):
-        raise ValueError("state_dict: expected the memory of U, S and V of each adapter alike, found parts missing or of another age")
+        raise ValueError(
+            "state_dict: expected the memory of U, S and V of each adapter alike, found parts missing or of another age"
+        )
     if "first" in S:
         shapes = [tuple(memory["first"].shape) for memory in (K, S, L)]
         if any(len(shape) != 2 for shape in shapes) or {shape[1] for shape in shapes} != {shapes[1][0]}:
