@@ -67,9 +67,10 @@ typecheck: $(READY)
 # One environment for all targets, made anew when pyproject.toml changes, or where half of it is left.  Nothing is compiled before it is imported: most never is.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; choose one with: make PYTHON=python3.12"; exit 1; }
-	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setting up $(VENV) (the first time this downloads torch, which takes a while)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --help | grep -q -e --group || { echo "pip >= 25.1 is needed, and no package index can be reached to fetch it from"; exit 1; }
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[torch,verify,oracle,finetune,rigor]' --group dev
 	@touch $@
 

@@ -9,22 +9,26 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from geolora_ref.support.files import locked, require_writable
+from geolora_ref.support.files import locked, require_regular, require_writable
+from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters, let_go
 from geolora_ref.support.terminal import Terminal
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
-from verification.claims import CLAIMS
+from verification.claims import CLAIMS, HEADINGS
 from verification.command_line import integer_from, progress_bar
+from verification.compare import tell_changes
+from verification.extensions import Extensions, added, extended, foreign_sources
 from verification.journal import Journal
 from verification.outcomes import ClaimOutcome
 from verification.report import FILES, PAGES, as_data, drawn, write_pages_beside, write_report
@@ -40,6 +44,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--full", action="store_true", help="more sizes and seeds; takes up an interrupted run where it stopped")
     parser.add_argument("--only", action="append", metavar="CLAIM", help="check this claim only (may be given several times)")
+    for name, what in (
+        ("claim", "a Claim"),
+        ("problem", "a function of a generator that returns a problem"),
+        ("integrator", "a Member"),
+    ):
+        told = f"judge this as well, {what}; alone, or with the claims that it adds cases to, unless --only is given"
+        parser.add_argument(f"--{name}", action="append", default=[], metavar="MODULE:ATTRIBUTE", help=told)
     parser.add_argument("--list", action="store_true", help="list the claims and their controls (all, or --only), check nothing")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
@@ -50,15 +61,29 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="DIR",
-        help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with -part behind it for --only)",
+        help=f"folder of the report (default: {DEFAULT_FOLDER}/quick or /full, with -part behind it for a part of the claims)",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=nonempty_path,
+        metavar=("A", "B"),
+        help="check nothing: tell what has changed from one results.json, or its folder, to another",
     )
     parser.add_argument("--fresh", action="store_true", help="with --full: forget what an interrupted run had finished")
     options = parser.parse_args(argv)
-    unknown = [name for name in options.only or () if name not in CLAIMS]
-    if unknown:
-        parser.error(f"--only: expected one of {', '.join(CLAIMS)}; found {', '.join(unknown)}")
+    options.added = Extensions(tuple(options.claim), tuple(options.problem), tuple(options.integrator))
+    try:
+        with added(options.added):
+            unknown = [name for name in options.only or () if name not in CLAIMS]
+            if unknown:
+                parser.error(f"--only: expected one of {', '.join(CLAIMS)}; found {', '.join(unknown)}")
+    except ValueError as error:
+        parser.error(str(error))
     if (options.backend == "dask") != (options.scheduler is not None):
         parser.error(f"--scheduler: expected with --backend dask and only there, found --backend {options.backend}")
+    if options.backend == "dask" and any(options.added):
+        parser.error("--claim, --problem, --integrator: expected without --backend dask, whose workers have what is here only")
     if options.backend == "dask" and options.jobs is not None:
         parser.error("--jobs: expected with --backend loky only, a cluster has the workers that it has")
     if options.fresh and not options.full:
@@ -71,22 +96,29 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked.
 
+    With --compare 0: every claim that stood stands; 1: not so; 2: one of the two cannot be read.
     130: interrupted, 143: terminated; with --full what had been finished is in the journal.
     """
     escape_missing_characters()
     options = arguments(argv)
+    if options.compare:
+        try:
+            return tell_changes(options.compare[0], options.compare[1], Terminal())
+        except (OSError, ValueError) as error:
+            return refuse(str(error))
     console = Terminal(stderr=options.json)
-    claims = [CLAIMS[name] for name in dict.fromkeys(options.only)] if options.only else list(CLAIMS.values())
     plan = Plan("full" if options.full else "quick", options.seed)
-    folder = options.output or DEFAULT_FOLDER / (f"{plan.effort}-part" if options.only else plan.effort)
+    others = extended(options.added, plan)
     try:
-        with terminated_like_interrupted():
+        with terminated_like_interrupted(), added(options.added):
+            claims = [CLAIMS[name] for name in dict.fromkeys(options.only or others or CLAIMS)]
+            folder = options.output or DEFAULT_FOLDER / (plan.effort if len(claims) == len(CLAIMS) else f"{plan.effort}-part")
             if options.list:
                 list_claims(claims, Terminal())
                 status = 0
             else:
                 with locked(folder):
-                    status = check(claims, plan, folder, options, console)
+                    status = check(claims, plan, folder, options, console, others)
             sys.stdout.flush()
         return status
     except OSError as error:  # taken by another run, unwritable, or full: what had been written is whole
@@ -130,16 +162,20 @@ def terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.Namespace, console: Console) -> int:
-    """Check these claims in a folder that no other run uses."""
+def check(
+    claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.Namespace, console: Console, others: Collection[str]
+) -> int:
+    """Check these claims in a folder that no other run uses; ``others`` : those that are not what is on record."""
     try:
         records(plan)  # outcomes are held against them: whether they can be read is known before any case is done
     except ValueError as error:
         return refuse(str(error))
     whole = len(claims) == len(CLAIMS)
     for name in (*FILES, *(PAGES if whole else ())):
+        require_regular(folder / name)
         require_writable(folder / name)
-    journal = Journal(folder, plan, fresh=options.fresh or not options.full)
+    foreign = foreign_sources(options.added)
+    journal = Journal(folder, plan, fresh=options.fresh or not options.full, foreign=foreign)
     for line in journal.damaged:
         console.print(f"[yellow]{escape(line)}; its case is done again[/]", soft_wrap=True)
     resumed = sum(key(unit) in journal.done for unit in units(claims, plan))
@@ -147,7 +183,8 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     jobs = options.jobs or os.cpu_count() or 1
     try:
         with bar("checked", console) as progress:
-            outcomes = run(claims, plan, journal, jobs=jobs, scheduler=options.scheduler, progress=progress)
+            workers: dict[str, Any] = {"jobs": jobs, "scheduler": options.scheduler, "extensions": options.added}
+            outcomes = run(claims, plan, journal, **workers, unrecorded=others, progress=progress)
     except (KeyboardInterrupt, BackendError) as error:
         kept = f"{len(journal.done)} finished cases are kept in {journal.path}; --full goes on from there"
         rest = kept if options.full else "without --full the next run starts anew"
@@ -160,11 +197,11 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     outcomes = [section.outcome for section in sections]
     if not options.json:
         print_outcomes(outcomes, console)
-    report = write_report(sections, plan, folder, seconds, resumed=resumed)
+    report = write_report(sections, plan, folder, seconds, resumed=resumed, foreign=foreign)
     if whole:
         write_pages_beside(folder)
     if options.json:
-        print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed), ensure_ascii=False, indent=1))
+        print(json.dumps(as_data(outcomes, plan, seconds, resumed=resumed, foreign=foreign), ensure_ascii=False, indent=1))
     failed = [outcome.claim.id for outcome in outcomes if not outcome.holds]
     standing = "the claim holds" if len(outcomes) == 1 else f"all {len(outcomes)} claims hold"
     verdict = (
@@ -175,6 +212,8 @@ def check(claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.N
     facts = [f"{seconds:.0f} s"]
     if len(outcomes) < len(CLAIMS):
         facts.append(f"{len(outcomes)} of {len(CLAIMS)} claims were checked")
+    if new := [outcome.claim.id for outcome in outcomes if outcome.holds and not outcome.on_record]:
+        facts.append(f"not on record: {', '.join(new)}")
     if resumed:
         facts.append(f"{resumed} cases are from an earlier run")
     console.print(f"{verdict}[/] ({'; '.join(facts)})\nreport: {escape(str(report.resolve()))}", soft_wrap=True)
@@ -192,7 +231,8 @@ def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]
 def list_claims(claims: Sequence[Claim], console: Console) -> None:
     """The claims with their statements and controls."""
     for claim in claims:
-        title = escape(f"({claim.section}) {claim.title}")
+        section = claim.section if claim.section in HEADINGS else "in no section of the theory"
+        title = escape(f"({section}) {claim.title}")
         console.print(f"[bold]{claim.id}[/] {title}\n    {escape(claim.statement)}", soft_wrap=True)
         for control in claim.controls:
             console.print(f"    must fail: {control.id}: {control.why}", style="dim", markup=False, soft_wrap=True)
@@ -215,7 +255,7 @@ def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
             f"{outcome.worst:.3g}",
             f"{outcome.claim.limit:g}",
             f"{failing} of {len(outcome.controls)}",
-            "[green]holds[/]" if outcome.holds else "[red]does not stand[/]",
+            f"[{'red' if not outcome.holds else 'green' if outcome.on_record else 'yellow'}]{outcome.verdict}[/]",
         )
     console.print(table)
     for outcome in outcomes:

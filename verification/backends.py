@@ -9,6 +9,8 @@ ends the waiting, is not called for errors), and a worker that dies again and ag
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -44,9 +46,28 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
         with warnings.catch_warnings():
             # loky replaces a worker that has grown by 300 MB, which libraries that are imported late do; no task is lost
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
-            yield from parallel(joblib.delayed(work)(item) for item in items)
+            yield from parallel(joblib.delayed(partial(_work_for, os.getpid(), work))(item) for item in items)
     except BrokenProcessPool as error:
         raise BackendError("a worker process died: it was killed, ran out of memory, or crashed") from error
+
+
+def _work_for(master: int, work: Callable[[Item], Result], item: Item) -> Result:
+    """In a process that ends with the one that made it: SIGKILL leaves that one no time to end others."""
+    _end_with(master)
+    return work(item)
+
+
+@cache
+def _end_with(master: int) -> None:
+    if os.getpid() != master:
+        threading.Thread(target=_watch, args=(master,), daemon=True).start()
+
+
+def _watch(master: int) -> None:
+    """A process whose parent is gone has another one."""
+    while os.getppid() == master:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Generator[Result]:

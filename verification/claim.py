@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from geolora_ref.oracle.criteria import FAIL
 
 __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "Plan", "Results", "Table", "in_units"]
 
 Effort = Literal["quick", "full"]
+
+GREATEST = 1e70
+"""Entries beyond it have no use: fourth powers of numbers below it still are numbers, so a run ends before anything overflows."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class CaseResult:
     ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
     ``violated_hypotheses`` : the checked hypotheses that did not hold.
     ``series`` : data for the figures.
+    ``diverged`` : where a run left every bound, in words: an infinite ratio.  What it compared before that counts as ever.
     ``error`` : if the check itself broke, what happened and where in a line, and the traceback behind it; such a case never
     counts as the failure that a control owes.
     """
@@ -59,10 +66,15 @@ class CaseResult:
     violated_hypotheses: Sequence[str] = ()
     series: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    diverged: str = ""
 
     @property
     def worst(self) -> float:
-        """The largest ratio; infinite if a ratio is no number or −∞, of a logarithm say, or if nothing was compared at all."""
+        """The largest ratio; infinite if a run diverged, if a ratio is no number or −∞, of a logarithm say, or if nothing was
+        compared at all.
+        """
+        if self.diverged:
+            return math.inf
         values = [value for ratios in self.ratios.values() for value in ratios]
         if any(math.isnan(value) or value == -math.inf for value in values) or not (values or self.undecided):
             return math.inf
@@ -87,6 +99,7 @@ class Measurements:
         self.undecided = 0
         self.violated: list[str] = []
         self.series: dict[str, Any] = {}
+        self.diverged = ""
 
     def ratio(self, name: str, value: float) -> None:
         """Record a ratio as it is."""
@@ -114,9 +127,17 @@ class Measurements:
         if not holds and hypothesis not in self.violated:
             self.violated.append(hypothesis)
 
+    def diverges(self, where: str, *matrices: ArrayLike) -> bool:
+        """Whether an entry is beyond ``GREATEST`` or no number; if so it is recorded, and the run has nothing more to show."""
+        if all(np.max(np.abs(A), initial=0.0) <= GREATEST for A in matrices):
+            return False
+        self.diverged = f"{where}: an entry beyond {GREATEST:g}"
+        return True
+
     def result(self, case: Case) -> CaseResult:
         """Everything that was collected."""
-        return CaseResult(case.id, dict(self.ratios), self.undecided, tuple(self.violated), self.series)
+        ratios, violated = dict(self.ratios), tuple(self.violated)
+        return CaseResult(case.id, ratios, self.undecided, violated, self.series, diverged=self.diverged)
 
 
 def _texts(owner: object, *names: str) -> None:
@@ -173,10 +194,10 @@ class Control:
 class Claim:
     """A guarantee, by content.
 
-    ``section`` : the heading in the theory pages under which it is stated.  ``controls`` : between them they must fail every
-    inequality.  ``floor`` : the least number of ratios that the quick plan must have compared, so that nothing passes by checking
-    nothing; of other plans as many more as they have cases.  ``undecided`` : the largest share of comparisons that may decide
-    nothing, at rounding level or for want of a unique answer.
+    ``section`` : the heading in the theory pages under which it is stated, empty if none states it.  ``controls`` : between them
+    they must fail every inequality.  ``floor`` : the least number of ratios that the quick plan must have compared, so that
+    nothing passes by checking nothing; of other plans as many more as they have cases.  ``undecided`` : the largest share of
+    comparisons that may decide nothing, at rounding level or for want of a unique answer.
     ``explanation`` : how it is checked, and what the statement does not say.  ``limit`` : the largest ratio that still holds, 1
     for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s; ``scale`` : the s of these, the natural
     scale of what is compared.
@@ -200,7 +221,7 @@ class Claim:
     tables: Sequence[Table] = ()
 
     def __post_init__(self) -> None:
-        _texts(self, "id", "title", "section", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
+        _texts(self, "id", "title", "statement", "explanation", *(["scale"] if self.limit == FAIL else []))
         ids = [control.id for control in self.controls]
         if len(set(ids)) < len(ids):
             raise ValueError(f"controls: expected an id of its own for each, found {ids}")

@@ -5,6 +5,7 @@ The constant β is 2.25 for the quadratics: where it is 1, β and 1/β are the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 
@@ -15,10 +16,8 @@ from geolora_ref.oracle.spectra import geometric
 from geolora_ref.problems import MatrixCompletion, MatrixSensing, Quadratic, Saddle, SoftmaxRegression
 from geolora_ref.problems.problem import GradientFlow, Matrix
 
-__all__ = ["NAMES", "STARTS", "digits", "make", "smoothness", "start"]
+__all__ = ["FLOWS", "STARTS", "digits", "make", "smoothness", "start"]
 
-NAMES = ("quadratic", "ill-conditioned quadratic", "sensing", "completion", "digits")
-"""Those with a constant β for all matrices; "saddle" has one on every segment only."""
 STARTS = {
     "order one": (1.0, 0.8, 0.6, 0.5),
     "small singular value": (1.0, 0.1, 1e-6, 1e-12),
@@ -33,20 +32,20 @@ def digits(ridge: float = 0.0) -> SoftmaxRegression:
     return SoftmaxRegression.digits(ridge)
 
 
+FLOWS: dict[str, Callable[[np.random.Generator], GradientFlow]] = {
+    "quadratic": lambda rng: Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(0.5, 1.5)),
+    "ill-conditioned quadratic": lambda rng: Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(1e-2, 1.5)),
+    "sensing": lambda rng: MatrixSensing.planted((14, 12), [1.0, 0.8, 0.6], 150, rng),
+    "completion": lambda rng: MatrixCompletion.planted((20, 16), [1.0, 0.8, 0.6], 0.6, rng),
+    "digits": lambda rng: digits(),
+}
+"""Those with a constant β for all matrices; "saddle" has one on every segment only."""
+
+
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
     """The problem of this name."""
-    checks.one_of("problem", name, (*NAMES, "saddle"))
-    if name == "quadratic":
-        return Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(0.5, 1.5))
-    if name == "ill-conditioned quadratic":
-        return Quadratic.random((24, 20), geometric(20, 1e-4), rng, curvature=(1e-2, 1.5))
-    if name == "sensing":
-        return MatrixSensing.planted((14, 12), [1.0, 0.8, 0.6], 150, rng)
-    if name == "completion":
-        return MatrixCompletion.planted((20, 16), [1.0, 0.8, 0.6], 0.6, rng)
-    if name == "digits":
-        return digits()
-    return Saddle(np.linspace(2.0, 0.2, 12), 8, rng)
+    checks.one_of("problem", name, (*FLOWS, "saddle"))
+    return FLOWS[name](rng) if name in FLOWS else Saddle(np.linspace(2.0, 0.2, 12), 8, rng)
 
 
 def smoothness(problem: GradientFlow, *points: Matrix) -> float:

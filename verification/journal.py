@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from geolora_ref.support.files import seal, unseal, write_atomically
+from geolora_ref.support.files import read_regular, seal, unseal, write_atomically
+from geolora_ref.support.foreign import words
 from verification.claim import CaseResult, Plan
 from verification.machine import CODE, ROOT, installed, sources
 
 __all__ = ["Journal", "fingerprint"]
 
 
-def fingerprint(plan: Plan) -> str:
-    """A digest of everything that determines the results: the sources, the plan, and the versions of the libraries."""
+def fingerprint(plan: Plan, foreign: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A digest of everything that determines the results: the sources, the plan, and the versions of the libraries.
+
+    ``foreign`` : the digests of what is judged besides, by name.
+    """
     digest = hashlib.sha256(json.dumps(asdict(plan)).encode())
     digest.update(json.dumps(sources(*CODE, root=ROOT)).encode())
     for library in ("numpy", "scipy", "torch", "scikit-learn"):
         digest.update(f"{library} {installed(library)}".encode())
+    if foreign:
+        digest.update(json.dumps(sorted(foreign.items())).encode())
     return digest.hexdigest()[:16]
 
 
@@ -35,9 +43,9 @@ class Journal:
     processes must not write one journal: see :func:`geolora_ref.support.files.locked`.
     """
 
-    def __init__(self, folder: Path, plan: Plan, *, fresh: bool) -> None:
+    def __init__(self, folder: Path, plan: Plan, *, fresh: bool, foreign: Mapping[str, str] = MappingProxyType({})) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"journal-{fingerprint(plan)}.jsonl"
+        self.path = folder / f"journal-{fingerprint(plan, foreign)}.jsonl"
         if fresh:
             self.path.unlink(missing_ok=True)
         self.done: dict[str, CaseResult] = {}
@@ -47,23 +55,25 @@ class Journal:
             self._read()
 
     def _read(self) -> None:
-        *lines, cut_off = self.path.read_bytes().split(b"\n")
+        *lines, cut_off = read_regular(self.path).split(b"\n")
         whole = []
         for number, line in enumerate(lines, 1):
             try:
                 entry = unseal(line, f"{self.path}, line {number}")
+                self.done[entry["unit"]] = CaseResult(**entry["result"])
             except ValueError as error:
                 self.damaged.append(str(error))
-                continue
-            whole.append(line + b"\n")
-            self.done[entry["unit"]] = CaseResult(**entry["result"])
+            except (KeyError, TypeError) as error:
+                self.damaged.append(f"{self.path}, line {number}: expected a unit and its result, found {words(error)}")
+            else:
+                whole.append(line + b"\n")
         if cut_off or self.damaged:
             write_atomically(self.path, b"".join(whole))
 
     def add(self, unit: str, result: CaseResult) -> None:
         """Append one finished case and sync it to disk.
 
-        Raises ``OSError`` if it cannot be written (disk full); what the journal had before stays whole.
+        Raises ``OSError`` that names the file if it cannot be written (disk full); what the journal had before stays whole.
         """
         if self._handle is None:
             self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -74,10 +84,10 @@ class Journal:
             while line:  # where the disk is nearly full, a part is written first, and the next write says so
                 line = line[os.write(self._handle, line) :]
             os.fsync(self._handle)
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._handle, before)
-            raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.done[unit] = CaseResult(**entry["result"])
 
     def close(self) -> None:

@@ -7,11 +7,12 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CODE", "ROOT", "installed", "machine_facts", "processor", "provenance", "sources"]
+__all__ = ["CODE", "ROOT", "digest_of", "installed", "machine_facts", "processor", "provenance", "sources"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("geolora_ref", "verification")
@@ -25,14 +26,18 @@ def provenance(*others: str) -> dict[str, Any]:
 
 def sources(*folders: str, root: Path = ROOT) -> dict[str, str]:
     """A digest of the Python files of each of these folders, by its name: results that name another are of other sources."""
-    return {folder: _digest(root, folder) for folder in folders}
+    return {
+        folder: digest_of({path.relative_to(root).as_posix(): path for path in (root / folder).rglob("*.py")})
+        for folder in folders
+    }
 
 
-def _digest(root: Path, folder: str) -> str:
+def digest_of(files: Mapping[str, Path]) -> str:
+    """A digest of files and of the names that they have."""
     digest = hashlib.sha256()
-    for path in sorted((root / folder).rglob("*.py")):
+    for name, path in sorted(files.items(), key=lambda item: Path(item[0])):
         contents = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(contents)} ".encode())  # where a file ends is part of it
+        digest.update(f"{name} {len(contents)} ".encode())  # where a file ends is part of it
         digest.update(contents)
     return digest.hexdigest()[:16]
 

@@ -42,6 +42,11 @@ class ControlOutcome:
         return next((result.error for result in self.results if result.error), "")
 
     @property
+    def diverged(self) -> str:
+        """In which case a run left every bound, and where: it failed by the ratios before that."""
+        return next((f"{result.case}, {result.diverged}" for result in self.results if result.diverged), "")
+
+    @property
     def share(self) -> float:
         """The share of the cases in which an inequality fails."""
         return sum(bool(self._failing(result)) for result in self.results) / len(self.results) if self.results else 0.0
@@ -68,7 +73,8 @@ class ControlOutcome:
 class ClaimOutcome:
     """A claim and everything that was measured for it.
 
-    ``changes`` : what is not as it is on record; ``broken`` : the figures and tables that could not be made of it, and why.
+    ``changes`` : what is not as it is on record; ``broken`` : the figures and tables that could not be made of it, and why;
+    ``on_record`` : whether there is anything to hold it against, which of others there is not.
     """
 
     claim: Claim
@@ -76,6 +82,7 @@ class ClaimOutcome:
     controls: Sequence[ControlOutcome]
     changes: Sequence[str] = ()
     broken: Sequence[str] = ()
+    on_record: bool = True
 
     @property
     def ratios(self) -> dict[str, list[float]]:
@@ -154,9 +161,16 @@ class ClaimOutcome:
         """The claim holds and every control fails."""
         return not self.problems
 
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return "does not stand" if not self.holds else "holds" if self.on_record else "holds, not on record"
+
 
 def _told(result: CaseResult) -> str:
     """The worst ratio, or why it counts as infinite."""
+    if result.diverged:
+        return f"diverged ({result.diverged}), which counts as a ratio"
     odd = sorted(
         {f"{value:g}" for values in result.ratios.values() for value in values if math.isnan(value) or value == -math.inf}
     )

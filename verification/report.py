@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -16,7 +17,7 @@ from markupsafe import Markup, escape
 
 from geolora_ref.support.files import read_json, strict, write_atomically, write_json
 from verification.claim import Figure, Plan, Results, Table
-from verification.claims import CLAIMS
+from verification.claims import CLAIMS, HEADINGS
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
 from verification.fast_path import PAGE as FAST_PATH
@@ -86,13 +87,13 @@ def drawn(
     return sections
 
 
-def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, *, resumed: int = 0) -> Path:
+def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, **counted: Any) -> Path:
     """Write ``results.json`` and ``report.html``, all or nothing each; returns the path of the last.
 
-    That of all claims has links to :func:`write_pages_beside`.  ``resumed`` see :func:`as_data`.
+    That of all claims has links to :func:`write_pages_beside`.  ``counted`` : the keywords of :func:`as_data`.
     """
-    data = as_data([section.outcome for section in sections], plan, seconds, resumed=resumed)
-    report = _rendered("report.html.j2", sections=sections, data=data, plan=plan)
+    data = as_data([section.outcome for section in sections], plan, seconds, **counted)
+    report = _rendered("report.html.j2", sections=sections, data=data, plan=plan, headings=HEADINGS)
     write_json(folder / "results.json", data)
     write_atomically(folder / "report.html", report)
     return folder / "report.html"
@@ -139,11 +140,20 @@ def _rendered(template: str, **content: Any) -> str:
     return environment.get_template(template).render(**content)
 
 
-def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float, *, resumed: int = 0) -> dict[str, Any]:
+def as_data(
+    outcomes: Sequence[ClaimOutcome],
+    plan: Plan,
+    seconds: float,
+    *,
+    resumed: int = 0,
+    foreign: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Everything that was measured, as plain JSON data; numbers that JSON lacks are strings ("inf", "nan").
 
-    ``resumed`` : how many cases an earlier run had finished, which ``seconds`` do not count; ``all_claims`` : how many there are.
+    ``resumed`` : how many cases an earlier run had finished, which ``seconds`` do not count; ``all_claims`` : how many there are;
+    ``foreign`` : the digests of the sources of what others added, by its name.
     """
+    origin = provenance()
     data = {
         "format": 1,
         "effort": plan.effort,
@@ -151,7 +161,8 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float, *, res
         "seconds": round(seconds, 1),
         "resumed": resumed,
         "all_claims": len(CLAIMS),
-        **provenance(),
+        "machine": origin["machine"],
+        "sources": {**origin["sources"], **foreign},
         "claims": [
             {
                 "id": outcome.claim.id,
@@ -163,6 +174,7 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float, *, res
                 "unit": outcome.claim.unit,
                 "scale": outcome.claim.scale,
                 "holds": outcome.holds,
+                "verdict": outcome.verdict,
                 "problems": outcome.problems,
                 "errors": {
                     f"{who} {result.case}".strip(): result.error
@@ -184,6 +196,7 @@ def as_data(outcomes: Sequence[ClaimOutcome], plan: Plan, seconds: float, *, res
                         "share": _rounded(c.share),
                         "fails": bool(c.failed),
                         "failed": sorted(c.failed),
+                        "diverged": c.diverged,
                         "cases": len(c.results),
                     }
                     for c in outcome.controls
@@ -236,11 +249,11 @@ def picture(figure: Figure, results: Results) -> bytes:
         return svg(drawing)
 
 
-def number(value: float) -> str:
-    """Three significant digits; huge ones as powers of ten."""
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits; huge ones as powers of ten."""
     if not math.isfinite(value):
         return "∞" if value > 0 else str(value)
-    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+    return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 2}e}"
 
 
 def mathematics(text: str) -> Markup:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 from verification.backends import in_processes, on_dask
 from verification.claim import Case, CaseResult, Claim, Plan, Results
 from verification.claims import CLAIMS
+from verification.extensions import NONE, Extensions, added
 from verification.journal import Journal
 from verification.outcomes import ClaimOutcome, ControlOutcome
 from verification.record import Record, changes, recorded
@@ -81,11 +82,14 @@ def run(
     *,
     jobs: int,
     scheduler: str | None = None,
+    extensions: Extensions = NONE,
+    unrecorded: Collection[str] = (),
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[ClaimOutcome]:
     """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
 
-    The work is done by ``jobs`` processes of this machine, or, if it is given, by the Dask cluster with this ``scheduler``; the
+    The work is done by ``jobs`` processes of this machine, or, if it is given, by the Dask cluster with this ``scheduler``, with
+    ``extensions`` added there (here they are already); the ids of claims that these change are ``unrecorded``; the
     journal is written here.  Interrupted (by an exception or a signal), everything that had finished is in the journal; what
     raised is not: memory or a disk may have been short, and another run tries it again.
     Raises ``BackendError`` if whoever should work is missing, has other sources, or dies.
@@ -98,7 +102,8 @@ def run(
     todo = [unit for unit in asked if key(unit) not in found]
     total = len(asked)
     progress("resumed" if len(todo) < total else "starting", total - len(todo), total)
-    finished = in_processes(_labelled, todo, jobs) if scheduler is None else on_dask(_labelled, todo, scheduler)
+    labelled = partial(_labelled, extensions)
+    finished = in_processes(labelled, todo, jobs) if scheduler is None else on_dask(labelled, todo, scheduler)
     try:
         with closing(finished):
             for done, (unit, result) in enumerate(finished, total - len(todo) + 1):
@@ -108,7 +113,7 @@ def run(
                 progress(unit[0], done, total)
     finally:
         journal.close()
-    return [outcome(claim, plan, found) for claim in claims]
+    return [outcome(claim, plan, found, on_record=claim.id not in unrecorded) for claim in claims]
 
 
 def _kept(journal: Journal, unit: Unit, result: CaseResult) -> CaseResult:
@@ -120,18 +125,23 @@ def _kept(journal: Journal, unit: Unit, result: CaseResult) -> CaseResult:
     return result
 
 
-def _labelled(unit: Unit) -> tuple[Unit, CaseResult]:
-    return unit, work(unit)
+def _labelled(extensions: Extensions, unit: Unit) -> tuple[Unit, CaseResult]:
+    with added(extensions):
+        return unit, work(unit)
 
 
-def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult]) -> ClaimOutcome:
-    """The outcome of a claim from the results of its units, by their keys; the quick plan is held against the record."""
+def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_record: bool = True) -> ClaimOutcome:
+    """The outcome of a claim from the results of its units, by their keys; the quick plan is held against the record.
+
+    ``on_record`` : whether it can be, since its cases are those of the record.
+    """
 
     def results(control: str, cases: Sequence[Case]) -> Results:
         return [found[key((claim.id, control, case))] for case in cases]
 
     controls = [ControlOutcome(c, results(c.id, list(c.cases(plan))), claim.limit) for c in claim.controls]
-    bare, record = ClaimOutcome(claim, results("", list(claim.cases(plan))), controls), records(plan).get(claim.id)
+    bare = ClaimOutcome(claim, results("", list(claim.cases(plan))), controls, on_record=on_record)
+    record = records(plan).get(claim.id) if on_record else None
     if bare.problems or record is None:
         return bare
     try:

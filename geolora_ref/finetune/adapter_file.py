@@ -12,7 +12,7 @@ import torch
 
 from geolora_ref import checks
 from geolora_ref.finetune.batches import by_length, encode_texts
-from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, write_stored
+from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, well_formed, write_stored
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.model import Classifier, digest_of_model, load_encoder, locate, try_out
@@ -91,6 +91,11 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     """
     stored, folder = read_stored(path, "adapter"), locate(model)
     encoder, tokenizer = load_encoder(folder)
+    with well_formed(path):
+        return _loaded(path, stored, folder, encoder, tokenizer, device)
+
+
+def _loaded(path: Path, stored: Stored, folder: Path, encoder: Any, tokenizer: Any, device: torch.device | None) -> FineTuned:
     if digest_of_model(folder, tokenizer) != stored.job["model"]:
         raise ValueError(
             f"{path}: expected the pretrained model that the adapter was trained on, found other weights or another vocabulary "
@@ -99,7 +104,6 @@ def load_adapter(path: Path, model: str, device: torch.device | None = None) -> 
     labels = Labels(**stored.job["labels"] | {"classes": tuple(stored.job["labels"]["classes"])})
     classifier = Classifier(encoder, labels.outputs, torch.Generator())
     GeoLoRAMethod.from_data(stored.job["method"]).adapt(classifier, torch.Generator())
-    with checks.naming(str(path)):
-        load_trained_state(classifier, stored.state)
-    job = stored.job
-    return FineTuned(classifier.to(device), tokenizer, labels, job["max_length"], job["pairs"], job["tried"])
+    load_trained_state(classifier, stored.state)
+    max_length, tried = (checks.integer(name, stored.job[name], least) for name, least in (("max_length", 1), ("tried", 0)))
+    return FineTuned(classifier.to(device), tokenizer, labels, max_length, bool(stored.job["pairs"]), tried)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from geolora_ref.support.files import digest, seal, unseal, write_atomically
+from geolora_ref import checks
+from geolora_ref.support.files import digest, require_regular, seal, unseal, write_atomically
+from geolora_ref.support.foreign import words
 
-__all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "write_stored"]
+__all__ = ["Stored", "check_same_job", "load_trained_state", "read_stored", "trained_state", "well_formed", "write_stored"]
 
 FORMATS = {"checkpoint": 5, "adapter": 4}
 """The format of each kind of file that this version writes and reads."""
@@ -58,12 +61,13 @@ def write_stored(path: Path, stored: Stored) -> None:
 def read_stored(path: Path, kind: str) -> Stored:
     """Read a file of this kind.
 
-    Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests), is not one of ours, or has
-    another format or kind.
+    Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests), is not one of ours, has another
+    format or kind, or another structure.
     """
     if path.is_dir():
         raise ValueError(f"{path}: expected a file, found a folder")
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("geolora_ref")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
@@ -71,7 +75,23 @@ def read_stored(path: Path, kind: str) -> Stored:
         raise ValueError(f"{path}: expected a whole safetensors file, found: {error}") from error
     if text is None:
         raise ValueError(f"{path}: expected the {kind} of a geolora-ref finetune, found a safetensors file of another program")
-    header = unseal(text, path)
+    with well_formed(path):
+        return _stored(path, kind, unseal(text, path), tensors)
+
+
+@contextmanager
+def well_formed(path: Path) -> Iterator[None]:
+    """What is raised within for want of a part, or for one of another type, becomes a ``ValueError`` that names the file."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: expected the structure of a geolora-ref finetune, found {words(error)}") from error
+
+
+def _stored(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Stored:
+    """What header and tensors say."""
     if header["kind"] != kind:
         raise ValueError(f"{path}: expected one of the kind {kind!r}, found a file of the kind {header['kind']!r}")
     if header["format"] != FORMATS[kind]:
@@ -80,7 +100,10 @@ def read_stored(path: Path, kind: str) -> Stored:
         )
     if header["tensors"] != digest(save(tensors)):
         raise ValueError(f"{path}: expected tensors with the digest {header['tensors']}, found others: altered or damaged")
-    return Stored(kind, header["job"], _unpack(header["state"], tensors))
+    job, state = header["job"], _unpack(header["state"], tensors)
+    checks.instance("job", job, dict, "an object")
+    checks.instance("state", state, dict, "an object")
+    return Stored(kind, job, state)
 
 
 def check_same_job(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -108,7 +131,7 @@ def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of :func:`trained_state`; ``ValueError`` if names or shapes differ."""
+    """The inverse of :func:`trained_state`; ``ValueError`` if names or shapes differ, or for entries that are not finite."""
     own = trained_state(model)
     lacking, unknown = ([name for name in one if name not in other] for one, other in ((own, state), (state, own)))
     if lacking or unknown:
@@ -116,6 +139,9 @@ def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]
             f"expected the {len(own)} trained tensors of this model, found {_listed(lacking)} missing and "
             f"{_listed(unknown)} unknown"
         )
+    bad = [name for name, X in state.items() if X.is_floating_point() and not bool(torch.isfinite(X).all())]
+    if bad:
+        raise ValueError(f"expected trained tensors that are finite, found others: {_listed(bad)}")
     try:
         model.load_state_dict(state, strict=False)
     except RuntimeError as error:

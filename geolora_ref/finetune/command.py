@@ -32,14 +32,14 @@ from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
 from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, split
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan, Schedule
-from geolora_ref.finetune.labels import Kind, Labels, fit_labels, with_sign
+from geolora_ref.finetune.labels import Kind, Labels, fit_labels, shown, with_sign
 from geolora_ref.finetune.methods import GeoLoRAMethod
 from geolora_ref.finetune.metrics import METRICS, default_kind
 from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
 from geolora_ref.finetune.pictures import draw_run, short_names
 from geolora_ref.nn import adapters
 from geolora_ref.nn.optim.groups import UpdateRule
-from geolora_ref.support.files import locked, remove_parts, require_writable, write_json
+from geolora_ref.support.files import locked, remove_parts, require_regular, require_writable, write_json
 from geolora_ref.support.options import nonempty_path
 from geolora_ref.support.streams import escape_missing_characters
 from geolora_ref.support.terminal import Terminal
@@ -251,9 +251,10 @@ def _make_room(output: Path) -> None:
     """Take away what killed runs have left of their writes; ``OSError`` for what cannot be written when the training is done."""
     for name in (CHECKPOINT, ADAPTER, RESULTS, PICTURE):
         remove_parts(output / name)
+        require_regular(output / name)
         require_writable(output / name)
     lora = output / LORA
-    if lora.exists() and not lora.is_dir():
+    if os.path.lexists(lora) and not lora.is_dir():  # a link that leads nowhere does not exist
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(lora))
 
 
@@ -264,7 +265,7 @@ def _data_line(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
         return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"
     counts = Counter(labels.encode(train).tolist())
     return f"{examples}; classes (and how often): " + checks.first_few(
-        [f"{name} ({counts[i]})" for i, name in enumerate(labels.classes)]
+        [f"{shown(name)} ({counts[i]})" for i, name in enumerate(labels.classes)]
     )
 
 

@@ -20,6 +20,7 @@ from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import Method
 from geolora_ref.finetune.metrics import METRICS, evaluate_metric
 from geolora_ref.finetune.model import Classifier
+from geolora_ref.support.foreign import words
 
 __all__ = ["Data", "DivergedError", "History", "Job", "Plan", "Schedule"]
 
@@ -115,6 +116,16 @@ class History:
         """The inverse of :meth:`state`, which may hold more."""
         kept: dict[str, Any] = {field.name: state[field.name] for field in fields(cls)}
         return cls(**kept | {name: X.tolist() for name, X in kept.items() if isinstance(X, torch.Tensor)})
+
+    def check(self, steps: int, epochs: int, per_epoch: int) -> None:
+        """Raise ``ValueError`` unless so many steps and epochs can have such a history."""
+        if not (self.steps == len(self.seconds) <= steps and len(self.metrics) <= epochs):
+            found = f"{self.steps} losses, {len(self.seconds)} times and {len(self.metrics)} metrics"
+            raise ValueError(f"history: expected at most {steps} steps and {epochs} epochs, found {found}")
+        if not len(self.metrics) * per_epoch <= self.steps <= (len(self.metrics) + 1) * per_epoch:
+            raise ValueError(f"history: expected {per_epoch} steps an epoch, found {self.steps} and {len(self.metrics)} metrics")
+        if not all(isinstance(count, int) for count in (self.truncations, self.exact)):
+            raise ValueError(f"history: expected counts of truncations, found {self.truncations!r} and {self.exact!r}")
 
 
 class Job:
@@ -277,10 +288,15 @@ class Job:
         try:
             load_trained_state(self.model, state["model"])
             self.prepared.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path}: expected the state of this model and its optimizer, found another one: {error}") from error
+            with self._private_randomness():
+                self._set_random_state(state["random"])
+            history = History.from_state(state)
+            history.check(self.steps, self.plan.epochs, self.batches_per_epoch)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            what = str(error) if isinstance(error, RuntimeError | ValueError) else words(error)
+            raise ValueError(f"{path}: expected the state of this model and its optimizer, found another one: {what}") from error
         self._random_state = state["random"]
-        self.history = History.from_state(state)
+        self.history = history
 
     def _random_devices(self) -> set[torch.device]:
         """Where the run draws from global generators; a checkpoint with those of other devices would need them again."""

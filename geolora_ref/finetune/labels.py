@@ -14,7 +14,7 @@ import torch
 from geolora_ref import checks
 from geolora_ref.finetune.data import Row
 
-__all__ = ["Kind", "Labels", "fit_labels", "with_sign"]
+__all__ = ["Kind", "Labels", "fit_labels", "shown", "with_sign"]
 
 Kind = Literal["class", "number", "sign"]
 
@@ -52,8 +52,8 @@ class Labels:
         names = [_name(row, self.kind) for row in rows]
         for row, name in zip(rows, names, strict=True):
             if name not in index:
-                known = checks.first_few(self.classes)
-                raise ValueError(f"{row.place}: expected a label of the training data ({known}), found {name!r}")
+                known = checks.first_few([shown(known) for known in self.classes])
+                raise ValueError(f"{row.place}: expected a label of the training data ({known}), found {shown(name)!r}")
         return torch.tensor([index[name] for name in names])
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -97,10 +97,11 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
         return Labels(kind, (), mean, scale, 1.0)
     counts = Counter(_name(row, kind) for row in rows)
     if len(counts) < 2:
-        raise ValueError(f"{where}: expected at least two classes, found only {next(iter(counts))!r}")
+        raise ValueError(f"{where}: expected at least two classes, found only {shown(next(iter(counts)))!r}")
     if kind == "class" and len(counts) > 20 and all(map(_is_number, counts)) and not all(name.isdecimal() for name in counts):
+        some = checks.first_few([shown(name) for name in counts])
         raise ValueError(
-            f"{where}: expected classes, found {len(counts)} different numbers ({checks.first_few(list(counts))}); "
+            f"{where}: expected classes, found {len(counts)} different numbers ({some}); "
             "numbers need --metric pearson or spearman, or --labels sign"
         )
     frequencies = np.array(list(counts.values())) / len(rows)
@@ -113,13 +114,18 @@ def with_sign(rows: Sequence[Row]) -> tuple[list[Row], int]:
     return kept, len(rows) - len(kept)
 
 
+def shown(label: str, longest: int = 60) -> str:
+    """A label as a message has it, cut: a file that was read in a wrong way has whole texts for labels."""
+    return label if len(label) <= longest else label[:longest] + "…"
+
+
 def _name(row: Row, kind: Kind) -> str:
     return row.label if kind == "class" else "negative" if _number(row) < 0.0 else "positive"
 
 
 def _number(row: Row) -> float:
     if not _is_number(row.label):
-        raise ValueError(f"{row.place}: expected a finite number as label, found {row.label!r}")
+        raise ValueError(f"{row.place}: expected a finite number as label, found {shown(row.label)!r}")
     return float(row.label)
 
 

@@ -18,6 +18,8 @@ __all__ = ["Classifier", "check_length", "digest_of_model", "load_encoder", "loc
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What the outputs of a pretrained model depend on, beside its weights and what its tokenizer has for a vocabulary."""
+OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Left open, the second one asks whoever is there, and runs what the folder brings for a yes."""
 
 
 class Classifier(torch.nn.Module):
@@ -71,7 +73,7 @@ def locate(model: str) -> Path:
 
 
 def load_encoder(folder: Path) -> tuple[Any, Any]:
-    """The encoder (float32, nothing fetched) and its tokenizer.
+    """The encoder (float32, nothing fetched, no code of the folder run) and its tokenizer.
 
     Raises ``ValueError`` for a folder that holds none, and for weights that do not fill the model.
 
@@ -82,9 +84,9 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
     try:
         with _no_progress_bars():
             encoder, report = transformers.AutoModel.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **OFFLINE
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model: expected a pretrained model and its tokenizer in {folder}, found: {error}") from error
     if getattr(encoder, "pooler", None) is not None:

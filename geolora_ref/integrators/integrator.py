@@ -186,7 +186,7 @@ class Integrator(ABC):
                 raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
             own = copied(Y)
             done = _checked_step(self.advance(observed, start, own, size), Y)  # scalars of NumPy would promote single precision
-        except Exception as error:  # a field is foreign code: whatever it raises stops the step, and its time is told
+        except (Exception, SystemExit) as error:  # a field is foreign code: what it raises stops the step, and its time is told
             raise StepError(words(error), start, size, evaluations=observed.count) from error
         return replace(done, evaluations=observed.count)
 

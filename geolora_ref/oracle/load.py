@@ -1,4 +1,4 @@
-"""A backend by its name: the function that the command line or pytest is to judge, and what their options say of it."""
+"""An object by its name: the function that the command line or pytest is to judge, and what their options say of it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import Any
 
 from geolora_ref.support.foreign import place, words
 
-__all__ = ["harness_options", "load_backend"]
+__all__ = ["harness_options", "load_backend", "load_object"]
 
 
 def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
-    """The function that "package.module:function" names; ``ValueError`` says which part is missing, or how its import ends.
+    """The function that "package.module:function" names; ``ValueError`` as :func:`load_object`, and for what is no function."""
+    found = load_object(name, what, "function")
+    if not callable(found):
+        raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
+    return found  # type: ignore[no-any-return]
 
-    ``what`` : what it is wanted as, for the message.
+
+def load_object(name: str, what: str, kind: str = "attribute") -> Any:
+    """What "package.module:attribute" names; ``ValueError`` says which part is missing, or how its import ends.
+
+    ``what`` : what it is wanted as, and ``kind`` : what the attribute is, for the message.
     """
     module_name, _, attribute = name.partition(":")
     if not attribute or not all(module_name.split(".")) or "/" in module_name or "\\" in module_name:
-        raise ValueError(f"{what}: expected package.module:function, found {name!r}")
+        raise ValueError(f"{what}: expected package.module:{kind}, found {name!r}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -39,9 +47,7 @@ def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
         except BaseException as problem:  # a module may load what it has when it is asked for
             at = place(problem)
             raise ValueError(f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
-    if not callable(found):
-        raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:

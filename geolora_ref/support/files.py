@@ -11,10 +11,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ __all__ = [
     "digest",
     "locked",
     "read_json",
+    "read_regular",
     "remove_parts",
+    "require_regular",
     "require_writable",
     "seal",
     "strict",
@@ -34,6 +38,8 @@ __all__ = [
 SEAL = "sha256"
 """The key under which a sealed JSON document keeps the digest of the rest."""
 LOCK = ".lock"
+OWNER = re.compile(rb"\d{0,20}\n?")
+"""What a lock holds: the process, or less, where it was killed."""
 
 
 def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
@@ -68,10 +74,33 @@ def require_writable(path: str | os.PathLike[str]) -> None:
 
 
 def remove_parts(path: str | os.PathLike[str]) -> None:
-    """Take away the ``.part`` files that killed writes of ``path`` have left; for whoever alone writes there."""
+    """Take away the ``.part`` files that killed writes of ``path`` have left; for whoever alone writes there.  Folders stay."""
     target = Path(os.path.realpath(path))
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        part.unlink()
+        if part.is_symlink() or not part.is_dir():
+            part.unlink()
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Raise ``OSError`` that says what is there instead if there is something other than a regular file: a pipe, a device, …
+
+    To open a pipe waits for its other end.  A folder is refused by whoever opens it.
+    """
+    with suppress(FileNotFoundError):
+        _refuse_special(os.stat(path).st_mode, path)
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """The contents of a regular file; ``OSError`` that names it as :func:`require_regular`, or if it cannot be read."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        _refuse_special(os.fstat(file.fileno()).st_mode, path)
+        return file.read()
+
+
+def _refuse_special(mode: int, path: str | os.PathLike[str]) -> None:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise OSError(f"{os.fspath(path)}: expected a regular file, found {kind}")
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
@@ -160,16 +189,20 @@ def strict(value: Any) -> Any:
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object that :func:`write_json` wrote, without its digest.
 
-    Raises ``ValueError`` that names the file if it is cut off, altered or not sealed, ``OSError`` if it cannot be read.
+    Raises ``ValueError`` that names the file if it is cut off, altered or not sealed, ``OSError`` if it cannot be read or is no
+    regular file.
     """
-    return unseal(Path(path).read_bytes(), path)
+    return unseal(read_regular(path), path)
 
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Have ``folder`` (made if missing) to oneself.  The lock ends with the process, however that ends.
 
-    Raises ``BlockingIOError`` that names the folder and the process if another one has it.
+    It is the folder itself that is held, as far as its file system can, and the file ``.lock`` in it, which says by whom: who
+    takes the file away lets nobody in.
+    Raises ``BlockingIOError`` that names the folder and the process if another one has it, ``OSError`` for a ``.lock`` that is
+    none.
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
@@ -178,17 +211,42 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     except ImportError:  # of POSIX only; elsewhere nobody is kept out
         yield
         return
-    with (place / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise BlockingIOError(f"{place}: expected a folder that no run is using, process {owner} has it") from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with ExitStack() as opened:
+        handles = [os.open(place, os.O_RDONLY)]
+        opened.callback(os.close, handles[0])
+        handles.append(_open_lock(place / LOCK))
+        opened.callback(os.close, handles[1])
+        owner = os.read(handles[1], 99)
+        if not OWNER.fullmatch(owner):
+            raise FileExistsError(f"{place / LOCK}: expected the lock of a run, found other contents; remove it if it is nothing")
+        for handle in handles:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                who = owner.decode().strip() or "unknown"
+                raise BlockingIOError(f"{place}: expected a folder that no run is using, process {who} has it") from error
+            except OSError:
+                if handle == handles[1]:  # some file systems can hold files, not folders
+                    raise
+        os.ftruncate(handles[1], 0)
+        os.pwrite(handles[1], f"{os.getpid()}\n".encode(), 0)
         yield
+
+
+def _open_lock(path: Path) -> int:
+    """A handle of the file, made if missing; ``OSError`` that names it for a link, and for what is no regular file."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileExistsError(f"{path}: expected the lock of a run, found a link") from error
+        raise
+    try:
+        _refuse_special(os.fstat(handle).st_mode, path)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _sync_folder(folder: Path) -> None:

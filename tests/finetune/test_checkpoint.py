@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from geolora_ref.finetune.checkpoint import (
     Stored,
@@ -24,7 +24,7 @@ from geolora_ref.finetune.checkpoint import (
     trained_state,
     write_stored,
 )
-from geolora_ref.support.files import seal
+from geolora_ref.support.files import digest, seal
 
 STATE: dict[str, Any] = {
     "tensors": {0: {"step": torch.tensor(3.0), "moment": torch.arange(6.0).reshape(2, 3).T}, 1: {"mask": torch.tensor([True])}},
@@ -135,6 +135,52 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
         read_stored(tmp_path / "absent", "checkpoint")
     with pytest.raises(ValueError, match=r"expected a file, found a folder"):
         read_stored(tmp_path, "checkpoint")
+
+
+WRONG: dict[str, Any] = {
+    "empty": {},
+    "a list for the state": {"state": []},
+    "a number for the state": {"state": 3},
+    "no tensor of this name": {"state": {"dict": [["x", {"tensor": "y"}]]}},
+    "half of a pair": {"state": {"dict": [["x"]]}},
+    "three of a pair": {"state": {"dict": [["x", 1, 2]]}},
+    "a key that cannot be one": {"state": {"dict": [[{"list": []}, 1]]}},
+    "no container": {"state": {"dict": [["x", {}]]}},
+    "no list": {"state": {"dict": [["x", {"list": 3}]]}},
+    "no number": {"state": {"dict": [["x", {"float": "much"}]]}},
+    "another job": {"job": [1]},
+    "a format that is none": {"format": None},
+    "a kind that is none": {"kind": ["checkpoint"]},
+    "no digest": {"tensors": None},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_sealed_file_of_another_structure_is_refused_by_name(wrong: dict[str, Any], tmp_path: Path) -> None:
+    """A seal says that nothing was altered, not that it makes sense."""
+    path, right = tmp_path / "file.safetensors", {"kind": "checkpoint", "format": 5, "job": {}, "state": {"dict": []}}
+    tensors = {"x": torch.zeros(1)}
+    whole = right | {"tensors": digest(save(tensors))}
+    save_file(tensors, path, metadata={"geolora_ref": json.dumps(seal(whole))})
+    assert read_stored(path, "checkpoint").state == {}
+    save_file(tensors, path, metadata={"geolora_ref": json.dumps(seal(whole | wrong if wrong else {}))})
+    with pytest.raises(ValueError, match=r"file.safetensors: .*expected|file.safetensors: this version reads"):
+        read_stored(path, "checkpoint")
+
+
+@pytest.mark.parametrize("where", ["pipe", "/dev/zero"])
+def test_what_is_no_regular_file_is_refused_at_once(where: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"expected a regular file, found a (pipe|device)"):
+        read_stored(tmp_path / where, "checkpoint")
+
+
+def test_trained_tensors_that_are_not_finite_are_refused() -> None:
+    model = torch.nn.Linear(2, 2)
+    state = {"weight": torch.full((2, 2), math.nan), "bias": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"expected trained tensors that are finite, found others: 1 \(weight\)"):
+        load_trained_state(model, state)
+    assert torch.isfinite(model.weight).all()
 
 
 def test_every_flipped_bit_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -158,14 +159,20 @@ def test_what_cannot_be_drawn_is_the_last_that_is_missing(
     assert {path.name for path in tmp_path.iterdir()} >= {"adapter.safetensors", "results.json", "lora"}
 
 
-@pytest.mark.parametrize("name", ["adapter.safetensors", "results.json", "ranks.png", "lora"])
+@pytest.mark.parametrize(
+    ("name", "plant"),
+    [
+        *((name, Path.mkdir) for name in ("adapter.safetensors", "results.json", "ranks.png")),
+        *((name, os.mkfifo) for name in ("checkpoint.safetensors", "results.json")),
+        ("ranks.png", lambda path: path.symlink_to("/dev/full")),
+        ("lora", Path.touch),
+        ("lora", lambda path: path.symlink_to("nowhere")),
+    ],
+)
 def test_what_could_not_be_written_in_the_end_is_refused_before_training(
-    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, plant: Callable[[Path], object]
 ) -> None:
-    if name == "lora":
-        (tmp_path / name).touch()
-    else:
-        (tmp_path / name).mkdir()
+    plant(tmp_path / name)
     with pytest.raises(SystemExit) as stopped:
         main(arguments(model_folder, tsv, tmp_path))
     assert stopped.value.code == 2
@@ -176,7 +183,8 @@ def test_what_could_not_be_written_in_the_end_is_refused_before_training(
 
 def test_a_run_takes_away_what_killed_ones_have_left(model_folder: Path, tsv: Path, tmp_path: Path) -> None:
     left = [tmp_path / ".checkpoint.safetensors.123-abcd.part", tmp_path / ".ranks.png.123-abcd.part"]
-    other = tmp_path / ".other.123-abcd.part"
+    other, folder = tmp_path / ".other.123-abcd.part", tmp_path / ".results.json.x.part"
+    folder.mkdir()
     for path in (*left, other):
         path.touch()
     draft = tmp_path / "lora" / ".export-abcd"
@@ -184,6 +192,7 @@ def test_a_run_takes_away_what_killed_ones_have_left(model_folder: Path, tsv: Pa
     assert main(arguments(model_folder, tsv, tmp_path)) == 0
     assert not any(path.exists() for path in (*left, draft))
     assert other.exists()
+    assert folder.is_dir()
 
 
 def test_an_interrupt_of_the_imports_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

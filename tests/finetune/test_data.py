@@ -126,6 +126,8 @@ BAD_LABELS = {
         "mean and spread double precision can hold, found 1.5e-200 and 0",
     ),
     "too far apart": ("a\t1e200\nb\t-1e200\n", "number", "can hold, found 0 and inf"),
+    "one long class": (f"a\t{'x' * 5000}\n" * 2, "class", "expected at least two classes, found only '" + "x" * 60 + "…'"),
+    "a long word": (f"a\t1\nb\t{'x' * 5000}\n", "number", "expected a finite number as label, found '" + "x" * 60 + "…'"),
     "measurements": ("".join(f"a\t{i / 8}\n" for i in range(21)), "class", "found 21 different numbers"),
 }
 
@@ -137,6 +139,7 @@ def test_labels_of_the_wrong_kind_are_refused(tmp_path: Path, name: str) -> None
     with pytest.raises(ValueError, match=r"data\.tsv") as refused:
         fit_labels(rows, kind)  # type: ignore[arg-type]
     assert message in str(refused.value)
+    assert len(str(refused.value)) < 1000
 
 
 @pytest.mark.parametrize("kind", ["class", "number", "sign"])
@@ -153,4 +156,7 @@ def test_many_numbered_classes_are_classes(tmp_path: Path) -> None:
 def test_unknown_class_is_refused_with_its_line(tmp_path: Path) -> None:
     rows = read_rows(written(tmp_path, "a\tx\nb\ty\nc\tz\n"), Columns())
     with pytest.raises(ValueError, match=r"line 3: expected a label of the training data \(x, y\), found 'z'"):
+        fit_labels(rows[:2], "class").encode(rows)
+    rows = read_rows(written(tmp_path, f"a\tx\nb\t{'y' * 5000}\nc\t{'z' * 5000}\n"), Columns())
+    with pytest.raises(ValueError, match=r"\(x, y{60}…\), found 'z{60}…'$"):
         fit_labels(rows[:2], "class").encode(rows)

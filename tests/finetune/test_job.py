@@ -313,6 +313,45 @@ def test_checkpoint_of_another_job_is_refused(make_job: Callable[..., Job], tmp_
         make_job(checkpoint=checkpoint, identity={"lr": 1.0}, method=narrow)
 
 
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no model": lambda state: state.pop("model"),
+    "a model that is none": lambda state: state.update(model=3),
+    "an optimizer that is none": lambda state: state.update(optimizer={}),
+    "no random state": lambda state: state.pop("random"),
+    "another random state": lambda state: state.update(random={"cpu": torch.zeros(3, dtype=torch.uint8)}),
+    "a random state that is none": lambda state: state.update(random=[1]),
+    "no losses": lambda state: state.pop("losses"),
+    "losses that are none": lambda state: state.update(losses=None),
+    "more losses than steps": lambda state: state.update(losses=torch.zeros(99), seconds=torch.zeros(99)),
+    "losses without times": lambda state: state.update(seconds=torch.zeros(1)),
+    "more metrics than epochs": lambda state: state.update(metrics=[{"dev": 1.0}] * 9),
+    "counts that are none": lambda state: state.update(exact="many"),
+    "factors that are no numbers": lambda state: state["model"].update(
+        {name: X * math.nan for name, X in state["model"].items() if name.endswith(".S")}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_sealed_checkpoint_of_another_structure_is_refused_by_name(
+    change: Callable[[dict[str, Any]], Any], finished: Path, make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    """Of a job that is done: nothing later would notice."""
+    stored, path = read_stored(finished, "checkpoint"), tmp_path / "checkpoint.safetensors"
+    change(stored.state)
+    write_stored(path, stored)
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors: expected the state of this model and its optimizer, found"):
+        make_job(checkpoint=path)
+
+
+@pytest.fixture(scope="module")
+def finished(make_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a job that is done."""
+    path = tmp_path_factory.mktemp("finished") / "checkpoint.safetensors"
+    make_job(checkpoint=path).run()
+    return path
+
+
 SCHEDULES = [
     (Plan("accuracy"), [1.0] * 5),
     (Plan("accuracy", schedule="linear"), [1.0, 0.8, 0.6, 0.4, 0.2]),

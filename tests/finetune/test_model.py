@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_unknown_model_is_refused(tmp_path: Path) -> None:
         locate("no/such/folder")
     with pytest.raises(ValueError, match=r"expected config.json and \*.safetensors in .*, found an empty folder"):
         locate(str(tmp_path))
+
+
+def test_code_that_a_model_brings_is_not_run(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is answered on stdin: nobody is asked."""
+    folder = shutil.copytree(model_folder, tmp_path / "brings_code")
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8")) | {"model_type": "mine"}
+    config["auto_map"] = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it was asked"))
+    with pytest.raises(ValueError, match="model: expected a pretrained model and its tokenizer in"):
+        load_encoder(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_broken_model_is_refused(model_folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -418,6 +419,8 @@ class Broken(MatrixODE):
                 return value + 0j
             case "raises":
                 raise ZeroDivisionError("no physics today")
+            case "leaves":
+                sys.exit("no field")
         return value
 
     def apply_right(self, t: float, Y: Product, V: Matrix) -> Matrix:
@@ -459,8 +462,9 @@ def test_the_product_that_is_wrong_is_named() -> None:
         ),
         ("list", r"^t = 0\.2, h = 0\.1: MisfitError: F(ᴴ U| V) at t = 0\.2: expected an array, found list$"),
         ("raises", r"^t = 0\.2, h = 0\.1: ZeroDivisionError: no physics today$"),
+        ("leaves", r"^t = 0\.2, h = 0\.1: SystemExit: no field$"),
     ],
-    ids=["not finite", "shape", "dtype", "list", "raises"],
+    ids=["not finite", "shape", "dtype", "list", "raises", "leaves"],
 )
 def test_a_bad_field_is_refused_with_time_and_reason(name: str, kind: str, message: str) -> None:
     _, Y = _setting(complex_data=False)

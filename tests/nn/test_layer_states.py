@@ -94,6 +94,19 @@ def test_a_state_dict_goes_through_safetensors(tmp_path: Any) -> None:
     assert torch.equal(fresh(x), model(x))
 
 
+UNFIT: list[tuple[Callable[[Tensor], Any], str]] = [
+    (lambda U: U * 1j, "U: expected a dense matrix of real numbers, found torch.complex128"),
+    (lambda U: U.to(torch.int64), "U: expected a dense matrix of real numbers, found torch.int64"),
+    (lambda U: U.to_sparse(), "U: expected a dense matrix of real numbers, found torch.float64, torch.sparse_coo"),
+    (lambda U: U.to("meta"), "U: expected a matrix with entries, found one on the meta device"),
+    (lambda U: U[0, 0], r"U: expected a dense matrix .* \(\)"),
+    (lambda U: U[None], r"U: expected a dense matrix .* \(1, 20, 3\)"),
+    (lambda U: U.numpy(), "(U: expected a tensor, found ndarray|expected torch.Tensor)"),
+    (lambda U: None, "(U: expected a tensor, found NoneType|expected torch.Tensor)"),
+]
+"""In place of U."""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -102,6 +115,8 @@ def test_a_state_dict_goes_through_safetensors(tmp_path: Any) -> None:
             "rank 1 to 8, found shapes",
         ),
         (lambda state: state.update({"0.adapter.U": torch.zeros(19, 3)}), r"a \(20, 12\) matrix .* found shapes \(\(19, 3\)"),
+        *((lambda state, value=value: state.update({"0.adapter.U": value(state["0.adapter.U"])}), told) for value, told in UNFIT),
+        (lambda state: state.update({"0.adapter.S": torch.tensor(1.0)}), r"S: expected a dense matrix .* \(\)"),
         (lambda state: state.pop("0.adapter.S"), 'Missing key.*"0.adapter.S"'),
         (lambda state: state.update({"0.adapter.inverse": torch.zeros(3)}), 'Unexpected key.*"0.adapter.inverse"'),
     ],
@@ -110,8 +125,18 @@ def test_a_state_dict_of_another_shape_is_refused(change: Any, message: str) -> 
     model = network()
     state = model.state_dict()
     change(state)
+    adapter = adapters(model)["0"].adapter
+    before = adapter.full()
     with pytest.raises(RuntimeError, match=re.compile(message, re.DOTALL)):
         model.load_state_dict(state)
+    assert torch.equal(adapter.full(), before)
+
+
+@pytest.mark.parametrize(("alpha", "dtype"), [(1e300, torch.float32), (-1e39, torch.float32)])
+def test_a_scale_that_its_dtype_does_not_hold_is_refused(alpha: float, dtype: torch.dtype) -> None:
+    """0·∞ is no number: the adapted layer would begin with NaN."""
+    with pytest.raises(ValueError, match=r"alpha: expected a finite number, found .*e.* in torch.float"):
+        adapt(single(nn.Linear(4, 3).to(dtype)), rank=1, alpha=alpha)
 
 
 def test_a_copy_is_a_copy() -> None:

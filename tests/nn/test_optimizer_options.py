@@ -225,6 +225,47 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
         optimizer.load_state_dict(state)
 
 
+def _first(state: dict[str, Any], number: int, value: Any) -> None:
+    state["state"][number]["first"] = value
+
+
+MALFORMED: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda state: state.clear(), r"state_dict\['state'\]: expected a dict"),
+    "no groups": (lambda state: state.update(param_groups=3), "param_groups'\\]: expected a list"),
+    "groups that are none": (lambda state: state.update(param_groups=[3, 4]), "expected groups"),
+    "no parameters": (lambda state: state["param_groups"][0].pop("params"), "expected 6 parameters in a group, found None"),
+    "a memory that is none": (lambda state: state["state"].update({0: 3}), "expected a dict for each parameter, found int"),
+    "a part is missing": (lambda state: state["state"].pop(1), "expected the memory of U, S and V of each adapter alike"),
+    "a moment is missing": (lambda state: state["state"][1].pop("first"), "of each adapter alike"),
+    "another age": (lambda state: state["state"][1].update(step=7), "or of another age"),
+    "no age": (lambda state: state["state"][1].update(step="x"), "expected a number of steps, found 'x'"),
+    "a negative age": (lambda state: state["state"][1].update(step=-1), "expected a number of steps, found -1"),
+    "a number": (lambda state: _first(state, 0, 1.0), "found float as 'first'"),
+    "complex": (lambda state: _first(state, 0, state["state"][0]["first"] * 1j), "found torch.complex128"),
+    "sparse": (lambda state: _first(state, 0, state["state"][0]["first"].to_sparse()), "torch.sparse_coo"),
+    "meta": (lambda state: _first(state, 0, state["state"][0]["first"].to("meta")), "on meta as 'first'"),
+    "0-d": (lambda state: _first(state, 0, torch.tensor(1.0)), "expected first moments of one rank"),
+    "another rank": (lambda state: _first(state, 0, torch.zeros(20, 2)), "expected first moments of one rank"),
+    "a head of another shape": (lambda state: state["state"][6].update(exp_avg=torch.zeros(3)), "exp_avg of the shape"),
+    "half a head": (lambda state: state["state"][6].pop("exp_avg_sq"), "expected .'exp_avg', 'exp_avg_sq'. and 'step'"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), MALFORMED.values(), ids=MALFORMED)
+def test_a_state_that_the_next_step_could_not_read_is_refused(change: Any, message: str) -> None:
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05, update="heavy-ball")
+    train(model, optimizer, 2)
+    before, state = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert same(optimizer.state_dict(), before)
+    with pytest.raises(ValueError, match=r"^state_dict: expected what state_dict\(\) returned, found NoneType"):
+        optimizer.load_state_dict(None)  # type: ignore[arg-type]
+    optimizer.load_state_dict(before)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_state_that_a_hook_has_wrapped_stays_as_it_is(method: Any) -> None:
     """Hooks get the copy; a second state has a hook no more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -497,6 +498,12 @@ def _directory(path: Path) -> None:
     path.mkdir()
 
 
+def _pipe(path: Path) -> None:
+    """Whoever reads it waits for a writer, for ever."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "missing"),
     "truncated": (lambda path: path.write_text(path.read_text("utf-8")[:100]), "$: not a JSON document"),
@@ -505,6 +512,7 @@ DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "nested deeply": (lambda path: path.write_text("[" * 100_000), "$: not a JSON document"),
     "a list": (lambda path: path.write_text("[1, 2]"), "$: "),
     "a directory": (_directory, "directory"),
+    "a pipe": (_pipe, "expected a regular file, found a pipe"),
     "another id": (_edited(lambda d: _set(d, "id", "shape-tall-zero")), "$.id"),
     "extra field": (_edited(lambda d: _set(d, "time", 1.0)), "$.time"),
     "no V1": (_edited(lambda d: d.pop("V1")), "V1"),

@@ -19,7 +19,16 @@ from typing import Any
 
 import pytest
 
-from geolora_ref.support.files import locked, read_json, require_writable, write_atomically, write_json
+from geolora_ref.support.files import (
+    locked,
+    read_json,
+    read_regular,
+    remove_parts,
+    require_regular,
+    require_writable,
+    write_atomically,
+    write_json,
+)
 from geolora_ref.support.streams import write_nothing_more
 
 ROOT = Path(__file__).parent.parent.parent
@@ -236,6 +245,70 @@ def test_a_folder_has_one_owner_until_that_is_killed(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_made(tmp_path: Path) -> None:
     with locked(tmp_path / "runs" / "first"):
         assert (tmp_path / "runs" / "first").is_dir()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_a_lock_that_is_taken_away_still_holds(replaced: bool, tmp_path: Path) -> None:
+    """The folder is held by what it is, not by a name in it."""
+    with locked(tmp_path):
+        (tmp_path / ".lock").unlink()
+        if replaced:
+            (tmp_path / ".lock").touch()
+        with pytest.raises(BlockingIOError, match="has it"), locked(tmp_path):
+            pytest.fail("the folder was taken")
+
+
+def _link(lock: Path) -> None:
+    (lock.parent / "victim").write_text("precious")
+    lock.symlink_to("victim")
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (_link, "expected the lock of a run, found a link"),
+        (lambda lock: lock.write_text("precious"), "expected the lock of a run, found other contents"),
+        (lambda lock: lock.write_bytes(b"\xff" * 9), "expected the lock of a run, found other contents"),
+        (lambda lock: os.mkfifo(lock), "expected a regular file, found a pipe"),
+        (lambda lock: lock.mkdir(), "Is a directory"),
+    ],
+    ids=["link", "text", "bytes", "pipe", "folder"],
+)
+def test_what_is_no_lock_is_refused_and_left_alone(plant: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    plant(tmp_path / ".lock")
+    with pytest.raises(OSError, match=message) as refused, locked(tmp_path):
+        pytest.fail("the folder was taken")
+    assert str(tmp_path / ".lock") in str(refused.value)
+    for path in tmp_path.iterdir():
+        assert not path.is_file() or path.read_bytes() in (b"precious", b"\xff" * 9)
+
+
+@pytest.mark.parametrize("contents", ["", "1234\n", "12"], ids=["empty", "whole", "half written"])
+def test_the_lock_of_a_run_that_was_killed_is_taken(contents: str, tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(contents)
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+# --- regular files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", [read_json, require_regular, read_regular])
+def test_what_is_no_regular_file_is_refused_at_once(call: Callable[[Path], object], tmp_path: Path) -> None:
+    """Whoever reads a pipe waits for a writer, for ever if there is none; a device has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path / "link", "a pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(OSError, match=f"{path}: expected a regular file, found {kind}"):
+            call(path)
+
+
+def test_what_stands_where_a_killed_write_left_its_part_does_not_stop_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".x.1.part").touch()
+    (tmp_path / ".x.2.part").mkdir()
+    (tmp_path / ".x.2.part" / "mine").touch()
+    remove_parts(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == [".x.2.part"]
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ stops at its tenth as long as a file is there: a kill that comes late still meet
 @pytest.fixture(autouse=True)
 def same_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "sources", lambda: "the same")
-    monkeypatch.setattr("verification.journal.fingerprint", lambda plan: f"the-same-{plan.effort}")
+    monkeypatch.setattr("verification.journal.fingerprint", lambda plan, *_: f"the-same-{plan.effort}")
 
 
 @pytest.fixture(scope="module")
@@ -307,10 +307,10 @@ def test_a_killed_process_ends_the_run_which_can_be_resumed(
     """
     labelled, first = runner._labelled, {case.id for case in itertools.islice(CLAIMS[CLAIM].cases(PLAN), UNITS // 3)}
 
-    def held(unit: Any) -> Any:
+    def held(extensions: Any, unit: Any) -> Any:
         while (unit[1] or unit[2].id not in first) and hold.exists():
             time.sleep(0.01)
-        return labelled(unit)
+        return labelled(extensions, unit)
 
     hold.touch()
     with monkeypatch.context() as patch:

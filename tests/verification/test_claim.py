@@ -84,7 +84,7 @@ def test_texts_that_are_missing_are_refused() -> None:
     """They are read by people only, who notice late."""
     with pytest.raises(ValueError, match="Control: expected a text for why, found ' '"):
         Control("control", " ", lambda plan: [], lambda case: measured(1.0, 1.0))
-    with pytest.raises(ValueError, match="Claim: expected a text for section, found ''"):
-        Claim("good", "t", "", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "e")
+    with pytest.raises(ValueError, match="Claim: expected a text for title, found ''"):
+        Claim("good", "", "", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "e")
     with pytest.raises(ValueError, match="Claim: expected a text for explanation, found ''"):
         Claim("good", "t", "Descent", "s", (), (), lambda plan: [], lambda case: measured(1.0, 1.0), (), 1, "")

@@ -240,7 +240,15 @@ def test_the_table_is_whole_on_a_terminal_of_80_columns(columns: int) -> None:
     control = SimpleNamespace(failed={"an inequality"})
     outcomes: Any = [
         SimpleNamespace(
-            claim=claim, results=[None] * 54321, count=7654321, worst=1.23e120, controls=[control] * 12, holds=holds, problems=[]
+            claim=claim,
+            results=[None] * 54321,
+            count=7654321,
+            worst=1.23e120,
+            controls=[control] * 12,
+            holds=holds,
+            on_record=False,
+            verdict="holds, not on record" if holds else "does not stand",
+            problems=[],
         )
         for claim in CLAIMS.values()
         for holds in (True, False)
@@ -260,7 +268,9 @@ def test_brackets_of_a_text_are_printed(text: str, monkeypatch: pytest.MonkeyPat
     """They look like the markup of the table: as such they would vanish, or stop the command."""
     control = replace(CLAIMS[CLAIM].controls[0], why=text)
     claim = replace(CLAIMS[CLAIM], title=text, statement=text, controls=[control])
-    outcome: Any = SimpleNamespace(claim=claim, results=[], count=0, worst=2.0, controls=[], holds=False, problems=[text])
+    outcome: Any = SimpleNamespace(
+        claim=claim, results=[], count=0, worst=2.0, controls=[], holds=False, verdict="does not stand", problems=[text]
+    )
     printed = StringIO()
     print_outcomes([outcome], Console(file=printed, width=200))
     assert f"{CLAIM}: {text}" in printed.getvalue()

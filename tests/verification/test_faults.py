@@ -8,6 +8,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,13 +19,13 @@ from typing import Any
 import pytest
 
 from geolora_ref.oracle.vectors import export, judge_outputs
-from geolora_ref.support.files import locked, read_json
+from geolora_ref.support.files import locked, read_json, seal
 from tests.rigor.test_files import in_child, status_of
 from verification.__main__ import main
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
 from verification.claims import CLAIMS
 from verification.journal import Journal
-from verification.machine import provenance
+from verification.machine import ROOT, provenance
 from verification.report import as_data
 from verification.rigor import faults
 from verification.runner import run
@@ -71,7 +73,7 @@ CLAIM = Claim(
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CLAIMS, CLAIM.id, CLAIM)
-    monkeypatch.setattr("verification.journal.fingerprint", lambda plan: "made-up")  # the true one reads every source
+    monkeypatch.setattr("verification.journal.fingerprint", lambda *_: "made-up")  # the true one reads every source
 
 
 def finish(folder: Path) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def test_an_altered_journal_is_reported_by_the_command(tmp_path: Path, capsys: p
 def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(tmp_path: Path) -> None:
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/journal-made-up.jsonl'"):
             run([CLAIM], PLAN, Journal(tmp_path, PLAN, fresh=False), jobs=1)
 
     assert status_of(in_child(work)) == 0
@@ -189,6 +191,51 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(tmp_path: Path) -
     assert path.read_bytes().endswith(b"}\n")
     assert 5 <= len(Journal(tmp_path, PLAN, fresh=False).done) < CASES
     assert finish(tmp_path) == finish(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("entry", [{}, {"unit": "x"}, {"unit": "x", "result": {"ratio": 1}}, {"unit": [], "result": {}}])
+def test_a_sealed_line_of_another_structure_is_done_again(entry: dict[str, Any], tmp_path: Path) -> None:
+    expected = finish(tmp_path)
+    (path,) = tmp_path.glob("journal-*.jsonl")
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(json.dumps(seal(entry)).encode() + b"\n" + rest)
+    (told,) = Journal(tmp_path, PLAN, fresh=False).damaged
+    assert told.startswith(f"{path}, line 1: expected a unit and its result, found ")
+    assert finish(tmp_path) == expected
+    assert first in path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["results.json", "report.html", "journal-made-up.jsonl"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever opens it waits for its other end."""
+    os.mkfifo(tmp_path / name)
+    assert main(["--full", "--only", CLAIM.id, "--jobs", "1", "--output", str(tmp_path)]) == 2
+    assert f"cannot go on: {tmp_path / name}: expected a regular file, found a pipe" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_processes_that_work_end_with_the_one_that_was_killed(tmp_path: Path) -> None:
+    """By SIGKILL, which leaves it no time to end them."""
+    command = [sys.executable, "-m", "verification", "--full", "--only", "descent", "--jobs", "2", "--output", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        workers: set[int] = set()
+        while not (list(tmp_path.glob("journal-*")) and workers):
+            assert run.poll() is None
+            time.sleep(0.05)
+            workers = set(map(int, Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()))
+        run.kill()
+    patience = time.monotonic() + 20.0
+    while any(map(_at_work, workers)):
+        assert time.monotonic() < patience, f"{workers} go on"
+        time.sleep(0.05)
+
+
+def _at_work(pid: int) -> bool:
+    """Whether there is such a process that has not ended, as one of which nobody has asked yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("place", ["/proc/no-such-folder", "file/below"])

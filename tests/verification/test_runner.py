@@ -91,6 +91,17 @@ def one_of_three(case: Case) -> CaseResult:
     return ratio(2.0 if case["k"] == 0 else 0.5)(case)
 
 
+def diverging(*before: float) -> Callable[[Case], CaseResult]:
+    def check(case: Case) -> CaseResult:
+        out = Measurements()
+        for value in before:
+            out.ratio("ratio", value)
+        assert out.diverges("step 3", np.ones(2), np.array([1.0, np.nan]))
+        return out.result(case)
+
+    return check
+
+
 def undecided(case: Case) -> CaseResult:
     out = Measurements()
     out.ratio("ratio", 0.5)
@@ -176,6 +187,11 @@ def test_good_claim_stands(outcome: Callable[[Claim], ClaimOutcome]) -> None:
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("nan"))),)), "control bad passed"),
         (replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf"))),)), "control bad passed"),
         (replace(GOOD, check=undecided), "3 of 6 comparisons decide nothing, a share of 0 may"),
+        (
+            replace(GOOD, check=diverging(0.5)),
+            "case 0: diverged (step 3: an entry beyond 1e+70), which counts as a ratio above 1",
+        ),
+        (replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(0.5)),)), "control bad passed (ratio inf)"),
         (replace(GOOD, check=nothing), "nothing was compared, which counts as a ratio above 1"),
     ],
 )
@@ -191,8 +207,9 @@ def test_what_does_not_stand(outcome: Callable[[Claim], ClaimOutcome], claim: Cl
         replace(GOOD, controls=(Control("bad", "2 > 1", cases, one_of_three, share=0.3),)),
         replace(GOOD, controls=(Control("bad", "2 > 1", cases, ratio(float("inf")), infinite=True),)),
         replace(GOOD, check=undecided, undecided=0.5),
+        replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(0.5, 2.0)),)),
     ],
-    ids=["share", "infinite", "undecided"],
+    ids=["share", "infinite", "undecided", "diverging behind a ratio"],
 )
 def test_what_a_claim_declares_stands(outcome: Callable[[Claim], ClaimOutcome], claim: Claim) -> None:
     assert outcome(claim).holds
@@ -275,6 +292,14 @@ def test_the_report_shows_a_ratio_that_is_no_number(outcome: Callable[[Claim], C
     html = write_report(sections, PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert '<td>ratio</td><td class="n">6</td><td class="n">nan</td><td class="n">∞</td>' in html
     assert told == [(GOOD.id, 0, 1), ("report", 1, 1)]
+
+
+def test_the_report_says_where_a_control_diverges(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:
+    result = outcome(replace(GOOD, controls=(Control("bad", "2 > 1", cases, diverging(2.0)),)))
+    html = write_report(drawn([result]), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
+    assert "It diverges (0, step 3: an entry beyond 1e+70)." in html
+    (control,) = read_json(tmp_path / "results.json")["claims"][0]["controls"]
+    assert (control["worst"], control["fails"], control["diverged"]) == ("inf", True, "0, step 3: an entry beyond 1e+70")
 
 
 def test_a_long_list_of_problems_says_that_there_are_more(outcome: Callable[[Claim], ClaimOutcome], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ MINIMISER = "minimiser"
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for problem in gradient_flows.NAMES:
+    for problem in gradient_flows.FLOWS:
         for start, rates in RATES.items():
             for scaled in plan.pick(rates, ALL_RATES):
                 for tau in (1e-3, 0.4):

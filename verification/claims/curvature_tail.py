@@ -19,7 +19,7 @@ EPS = float(np.finfo(float).eps)
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for problem in gradient_flows.NAMES:
+    for problem in gradient_flows.FLOWS:
         for start in ("order one", "small singular value"):
             for scaled in (0.01, 0.3, 1.0):
                 for seed in range(plan.pick(2, 20)):

@@ -22,7 +22,7 @@ curvature ‖W₁‖² + ‖W₂‖² + ‖E‖, so that β is attained but for 
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for problem in gradient_flows.NAMES:
+    for problem in gradient_flows.FLOWS:
         for start in gradient_flows.STARTS:
             for scaled in (0.3, 1.0, 1.9):  # λβ, below 2
                 for seed in range(plan.pick(1, 10)):
@@ -144,12 +144,14 @@ def check_two_layers(case: Case, step: Stepper, understate: float) -> CaseResult
     ϑ₁² is the sum of the squares of both tails, each of its W − λP(W)G, formed without the step.
     """
     out, (problem, Ys, rate) = Measurements(), two_layers_of(case)
-    for _ in range(case["steps"]):
+    for k in range(case["steps"]):
         Ws = [Y.full() for Y in Ys]
         Gs = problem.gradient(*Ws)
         PGs = [tangent_projection(Y, G) for Y, G in zip(Ys, Gs, strict=True)]
         steps = [step(Y, G, learning_rate=rate, tau=0.02) for Y, G in zip(Ys, Gs, strict=True)]
         hats, after = [s.W_hat for s in steps], [s.Y.full() for s in steps]
+        if out.diverges(f"step {k}", *hats, *after):
+            break
         G_hat = problem.gradient(*hats)
         beta = max(problem.lipschitz_on(Ws, hats), problem.lipschitz_on(hats, after))
         out.require("0 < λ < 2/β on the segment", rate < 2.0 / beta)

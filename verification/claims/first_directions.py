@@ -34,7 +34,7 @@ def cases(plan: Plan) -> Iterator[Case]:
     for block in range(plan.pick(4, 40)):
         yield Case(f"bounds-{block}", {"kind": "bounds", "seed": [plan.seed, block]})
     yield Case("bounds-attained", {"kind": "attained"})
-    for problem in (ALIGNED, *gradient_flows.NAMES):
+    for problem in (ALIGNED, *gradient_flows.FLOWS):
         for start in gradient_flows.STARTS:
             for rate in (0.003, 0.03, 0.3):
                 parameters = {"problem": problem, "start": start, "rate": rate, "seed": plan.seed, "steps": plan.pick(30, 200)}

@@ -23,7 +23,8 @@ TRUNCATIONS: dict[str, dict[str, Any]] = {
     "ϑ = 1e-3": {"theta": 1e-3},
     "fixed rank": {"theta": 0.0, "min_rank": 4, "max_rank": 4},
 }
-NAMES = (*gradient_flows.NAMES, "Allen–Cahn", "saddle", "two layers, first", "two layers, second")
+OTHERS = ("Allen–Cahn", "saddle", "two layers, first", "two layers, second")
+"""Besides the gradient flows of ``gradient_flows.py``."""
 STEPS = 3
 
 
@@ -55,7 +56,7 @@ class OneLayer:
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for name in NAMES:
+    for name in (*gradient_flows.FLOWS, *OTHERS):
         for start in gradient_flows.STARTS:
             for truncation in TRUNCATIONS:
                 for seed in range(plan.pick(1, 10)):

@@ -79,7 +79,7 @@ ZOO: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for name in (*gradient_flows.NAMES, *ZOO):
+    for name in (*gradient_flows.FLOWS, *ZOO):
         for seed in range(plan.pick(1 if name.startswith("digits") else 2, 10)):
             yield Case(f"{name}-{seed}", {"problem": name, "seed": plan.seed + seed})
 

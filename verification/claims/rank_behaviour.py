@@ -17,17 +17,23 @@ from verification.trajectory import tail
 
 RANK, CAP, T, THETA, TINY = 5, 12, 0.25, 1e-3, 1e-12
 H = 0.003125
-FIXED = tuple(name for name, promise in FAMILY.items() if not promise.adaptive)
 REJECTING = "parallel BUG with step rejection"
 FULL = "parallel BUG with step rejection where nothing was truncated"
-NAMES = (*FAMILY, REJECTING, FULL)
-STAYING = tuple(name for name, promise in FAMILY.items() if promise.stalls or not promise.adaptive)
-"""All others grow.  The parallel step and the tangent space of projected methods do not contain what lies outside of both bases:
-a new direction enters with size O(h²/σ_min), below ϑ = 1e-3 h."""
+
+
+def kind_of(name: str) -> str:
+    """What the rank does: "fixed", "stalls" or "adaptive", which grows.
+
+    The parallel step and the tangent space of projected methods do not contain what lies outside of both bases: a new direction
+    enters with size O(h²/σ_min), below ϑ = 1e-3 h.
+    """
+    if name in (REJECTING, FULL):
+        return "adaptive"
+    return "fixed" if not FAMILY[name].adaptive else "stalls" if FAMILY[name].stalls else "adaptive"
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    for name in NAMES:
+    for name in (*FAMILY, REJECTING, FULL):
         for seed in range(plan.pick(2, 10)):
             yield Case(f"{name}-{seed}", {"integrator": name, "seed": plan.seed + seed})
 
@@ -59,7 +65,7 @@ def check(
     end = problem.solution(T, Y0.full())
     best = tail(end, CAP)
     error = float(np.linalg.norm(run.Y.full() - end))
-    if case["integrator"] in STAYING:
+    if kind_of(case["integrator"]) != "adaptive":
         for rank in run.ranks[1:]:
             out.ratio("the rank stays", max(rank / RANK, RANK / rank))
     else:
@@ -126,7 +132,7 @@ def growing(plan: Plan) -> Iterator[Case]:
 def draw(axes: Any, results: Results) -> None:
     offset = 0.0
     for result in results:
-        if result.case.endswith("-0") and result.series["integrator"] not in FIXED:
+        if result.case.endswith("-0") and kind_of(result.series["integrator"]) != "fixed":
             ranks = np.array(result.series["ranks"][:33]) + offset
             axes.plot(H * np.arange(len(ranks)), ranks, label=result.series["integrator"])
             offset += 0.06
@@ -139,7 +145,7 @@ def table(results: Results) -> list[list[str]]:
     for result in results:
         if result.case.endswith("-0"):
             s = result.series
-            kind = "fixed" if s["integrator"] in FIXED else ("stalls" if s["integrator"] in STAYING else "adaptive")
+            kind = kind_of(s["integrator"])
             rows.append(
                 [s["integrator"], kind, str(s["ranks"][-1]), f"{s['error']:.2e}", f"{s['best']:.2e}", str(s["rejections"])]
             )

@@ -175,8 +175,8 @@ class AdaptedLayer(nn.Module):
         if fused is True and not _is_like_the_factors(base, adapter):
             found = f"{type(base).__name__}, {base.weight.dtype} beside {adapter.S.dtype}"
             raise ValueError(f"fused: expected nn.Linear with a weight of the factors' dtype and device, found {found}")
-        if not math.isfinite(checks.number(alpha)):
-            raise ValueError(f"alpha: expected a finite number, found {alpha!r}")
+        if not abs(checks.number(alpha)) <= torch.finfo(adapter.S.dtype).max:  # beyond it S = 0 would give NaN
+            raise ValueError(f"alpha: expected a finite number, found {alpha!r} in {adapter.S.dtype}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
         self.dropout = nn.Dropout(dropout)
         self.enabled = True

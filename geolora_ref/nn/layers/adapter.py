@@ -266,6 +266,11 @@ class LowRankAdapter(nn.Module):
             if found:  # none of which is taken
                 error_msgs.append(f"{prefix.rstrip('.')}: expected U, S and V together, found {', '.join(found)} alone")
             return
+        try:
+            _refuse_unfit(found, meta=self.S.is_meta)
+        except ValueError as problem:
+            error_msgs.append(f"{prefix.rstrip('.')}: {problem}")
+            return
         if self.S.is_meta and local_metadata.get("assign_to_params_buffers", False):
             self.to_empty(device=found["S"].device)
         try:
@@ -274,6 +279,17 @@ class LowRankAdapter(nn.Module):
             self.assign_factors(**found)
         except ValueError as problem:
             error_msgs.append(f"{prefix.rstrip('.')}: {problem}")
+
+
+def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
+    """Raise ``ValueError`` unless a state holds real matrices for the factors, with entries unless ``meta`` says otherwise."""
+    for name, X in found.items():
+        checks.instance(name, X, Tensor, "a tensor")
+        assert isinstance(X, Tensor)
+        if X.layout != torch.strided or X.ndim != 2 or not X.is_floating_point():
+            raise ValueError(f"{name}: expected a dense matrix of real numbers, found {X.dtype}, {X.layout}, {tuple(X.shape)}")
+        if X.is_meta and not meta:
+            raise ValueError(f"{name}: expected a matrix with entries, found one on the meta device")
 
 
 def _positive_qr(X: Tensor) -> tuple[Tensor, Tensor]:

@@ -257,8 +257,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """Take over a state, with the ranks it was saved at, or what hooks make of it; load the model's state as well.
 
         Raises ``ValueError`` for a state of other groups, other adapters, another format or of another optimizer, which lacks
-        options; nothing is changed then.
+        options, and for a memory that is none; nothing is changed then.
         """
+        checks.instance("state_dict", state_dict, dict, "what state_dict() returned")
         last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # behind those of others
         try:
             super().load_state_dict(state_dict)
@@ -272,6 +273,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
 def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     """Raise ``ValueError`` unless the state is one of this optimizer and its adapters."""
+    for name, kind in (("state", dict), ("param_groups", list)):
+        checks.instance(f"state_dict[{name!r}]", state_dict.get(name), kind, f"a {kind.__name__}, as state_dict() returns it")
+    for group in state_dict["param_groups"]:
+        checks.instance("state_dict['param_groups']", group, dict, "groups as state_dict() returns them")
     own, found = (
         [(group.get("format"), group.get("adapters")) for group in groups]
         for groups in (optimizer.param_groups, state_dict["param_groups"])
@@ -283,3 +288,50 @@ def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
     lacking = sorted({option for group, other in pairs for option in (group.keys() & own_options) - other.keys()})
     if lacking:
         raise ValueError(f"state_dict: expected that of a {type(optimizer).__name__}, found one without {', '.join(lacking)}")
+    for group, other in zip(optimizer.param_groups, state_dict["param_groups"], strict=True):
+        _refuse_other_memory(group, other, state_dict["state"])
+
+
+def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], state: Mapping[Any, Any]) -> None:
+    """Raise ``ValueError`` unless what is remembered of a group has the form that its steps read."""
+    numbers = other.get("params")
+    if not isinstance(numbers, list) or len(numbers) != len(group["params"]):
+        raise ValueError(f"state_dict: expected {len(group['params'])} parameters in a group, found {numbers!r}")
+    known = [state.get(number, {}) for number in numbers]
+    for parameter, memory in zip(group["params"], known, strict=True):
+        checks.instance("state_dict['state']", memory, dict, "a dict for each parameter")
+        step = memory.get("step", 0)
+        if not (checks.is_integer(step) or (isinstance(step, Tensor) and step.numel() == 1)) or step < 0:
+            raise ValueError(f"state_dict: expected a number of steps, found {step!r}")
+        wanted = {"first", "second"} if group["adapters"] else {"exp_avg", "exp_avg_sq"}
+        for kind, X in memory.items():
+            if kind == "step":
+                continue
+            if (
+                kind not in wanted
+                or not isinstance(X, Tensor)
+                or X.layout != torch.strided
+                or not X.is_floating_point()
+                or X.is_meta
+            ):
+                shown = f"{X.dtype}, {X.layout}, on {X.device}" if isinstance(X, Tensor) else type(X).__name__
+                raise ValueError(f"state_dict: expected dense real tensors {sorted(wanted)}, found {shown} as {kind!r}")
+            if not group["adapters"] and X.shape != parameter.shape:
+                raise ValueError(f"state_dict: expected {kind} of the shape {tuple(parameter.shape)}, found {tuple(X.shape)}")
+        if memory and not group["adapters"] and memory.keys() != wanted | {"step"}:
+            raise ValueError(f"state_dict: expected {sorted(wanted)} and 'step', found {sorted(memory)}")
+    if group["adapters"]:
+        for K, S, L in zip(known[0::3], known[1::3], known[2::3], strict=True):
+            _refuse_torn(K, S, L)
+
+
+def _refuse_torn(K: Mapping[str, Any], S: Mapping[str, Any], L: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless the memories of the three factors of an adapter are those of one rank and one age."""
+    if not (K.keys() == S.keys() == L.keys() and K.get("step") == S.get("step") == L.get("step")):
+        raise ValueError(
+            "state_dict: expected the memory of U, S and V of each adapter alike, found parts missing or of another age"
+        )
+    if "first" in S:
+        shapes = [tuple(memory["first"].shape) for memory in (K, S, L)]
+        if any(len(shape) != 2 for shape in shapes) or {shape[1] for shape in shapes} != {shapes[1][0]}:
+            raise ValueError(f"state_dict: expected first moments of one rank for U, S and V, found the shapes {shapes}")

@@ -18,6 +18,8 @@ import numpy as np
 from jsonschema.exceptions import ValidationError, best_match
 from numpy.typing import NDArray
 
+from geolora_ref.support.files import read_regular
+
 __all__ = ["DATA", "OUTPUT", "VECTOR", "dump", "encode", "matrix", "number", "numbers", "read"]
 
 Matrix = NDArray[Any]
@@ -30,7 +32,7 @@ def read(path: Path, schema: str) -> dict[str, Any]:
     """The document in this file, valid against ``schema`` (``VECTOR`` or ``OUTPUT``), or ``ValueError``."""
     try:
         # NaN and Infinity become strings, which no field accepts: the schema then says where they stand.
-        document = json.loads(path.read_text("utf-8"), parse_constant=str, object_pairs_hook=_unique)
+        document = json.loads(read_regular(path).decode("utf-8"), parse_constant=str, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: $: not a JSON document: {error}") from error
     violation = best_match(_validator(schema).iter_errors(document))

@@ -19,7 +19,7 @@ from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import Verdict, diagonal_ratios, truncation_ratios, unit_of
 from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, matrix, number, read
 from geolora_ref.oracle.vectors.vector import STAGES, Vector, load_vectors, vector_files
-from geolora_ref.support.files import digest
+from geolora_ref.support.files import digest, read_regular
 
 __all__ = ["Judgement", "VectorVerdict", "judge_outputs", "judge_vector"]
 
@@ -84,7 +84,7 @@ def _check_export(directory: Path, ids: Collection[str]) -> None:
             f"{directory}: expected all {len(exported)} vectors of the package, {', '.join(missing)} missing: export it anew"
         )
     for path in (Path("vectors") / f"{name}.json" for name in exported if name in ids):
-        expected, found = (digest((folder / path).read_bytes()) for folder in (DATA, directory))
+        expected, found = (digest(read_regular(folder / path)) for folder in (DATA, directory))
         if found != expected:
             raise ValueError(f"{directory / path}: expected contents with the digest {expected}, found {found}: export it anew")
 

@@ -1,0 +1,115 @@
+"""Claims, problems and integrators of others: objects of modules that can be imported, judged beside those that are here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geolora_ref.oracle.load import load_object
+from geolora_ref.problems import GradientFlow, MatrixODE
+from geolora_ref.support.foreign import place, words
+from verification.claim import Claim, Plan
+from verification.claims import CLAIMS
+from verification.claims.problems import ZOO
+from verification.gradient_flows import FLOWS, STARTS
+from verification.integrator_family import FAMILY, Member
+from verification.machine import digest_of
+
+__all__ = ["NONE", "Extensions", "added", "extended", "foreign_sources"]
+
+
+class Extensions(NamedTuple):
+    """What is added, each by its name, "package.module:attribute".
+
+    ``claims`` : each a :class:`~verification.claim.Claim`.  ``problems`` : functions of a random generator that return a
+    :class:`~geolora_ref.problems.problem.MatrixODE`; a gradient flow with a constant β is one for every claim on gradient flows.
+    ``integrators`` : each a :class:`~verification.integrator_family.Member`, an integrator with its promises.
+    """
+
+    claims: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    integrators: tuple[str, ...] = ()
+
+
+NONE = Extensions()
+
+
+@contextmanager
+def added(extensions: Extensions) -> Iterator[None]:
+    """Within it they are among ``CLAIMS``, ``ZOO``, ``FLOWS`` and ``FAMILY``.
+
+    Raises ``ValueError`` that says which name does not lead to what is expected, or is taken.
+    """
+    registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
+    before = [dict(registry) for registry in registries]
+    try:
+        for name in extensions.claims:
+            claim = _loaded(name, "--claim", Claim)
+            _enter(CLAIMS, claim.id, claim, f"--claim {name}")
+        for name in extensions.problems:
+            _enter(FLOWS if _has_slope(name) else ZOO, name, load_object(name, "--problem"), f"--problem {name}")
+        for name in extensions.integrators:
+            member = _loaded(name, "--integrator", Member)
+            _enter(FAMILY, member.name, member, f"--integrator {name}")
+        yield
+    finally:
+        for registry, entries in zip(registries, before, strict=True):
+            registry.clear()
+            registry.update(entries)
+
+
+def _loaded(name: str, option: str, kind: type) -> Any:
+    found = load_object(name, option)
+    if not isinstance(found, kind):
+        raise ValueError(f"{option}: expected a {kind.__module__}.{kind.__name__}, found {type(found).__name__} at {name!r}")
+    return found
+
+
+def _enter(registry: dict[str, Any], key: str, entry: Any, who: str) -> None:
+    if registry.setdefault(key, entry) is not entry:
+        raise ValueError(f"{who}: expected a name of its own, {key!r} is taken")
+
+
+@lru_cache
+def _has_slope(name: str) -> bool:
+    """Whether the problem of this name is a gradient flow on which the claims on gradient flows can run; made once to see."""
+    make: Callable[[np.random.Generator], object] = load_object(name, "--problem")
+    wanted = "--problem: expected a function of a random generator that returns a MatrixODE"
+    try:
+        problem = make(np.random.default_rng(0))
+    except Exception as error:
+        raise ValueError(f"{wanted}, {name!r} raised {words(error)} (at {place(error)})") from error
+    if not isinstance(problem, MatrixODE):
+        raise ValueError(f"{wanted}, {name!r} returned {type(problem).__name__}")
+    rank = max(map(len, STARTS.values()))
+    return isinstance(problem, GradientFlow) and bool(np.isfinite(problem.lipschitz)) and min(problem.shape) >= rank
+
+
+def extended(extensions: Extensions, plan: Plan) -> list[str]:
+    """The claims, by id, that are not what is on record: those of others, and those whose cases are more with the additions."""
+
+    def cases() -> dict[str, list[str]]:
+        return {claim.id: [case.id for case in claim.cases(plan)] for claim in CLAIMS.values()}
+
+    before = cases()
+    with added(extensions):
+        return [name for name, ids in cases().items() if ids != before.get(name)]
+
+
+def foreign_sources(extensions: Extensions) -> Mapping[str, str]:
+    """A digest of the Python files behind each of them, by its name: those of its package, or of its one module."""
+    return {name: _digest(name) for names in extensions for name in names}
+
+
+def _digest(name: str) -> str:
+    top = sys.modules[name.partition(":")[0].partition(".")[0]]
+    if folders := [Path(folder) for folder in getattr(top, "__path__", ())]:
+        return digest_of({path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")})
+    file = getattr(top, "__file__", None)
+    return digest_of({name: Path(file)}) if file else "unknown"
