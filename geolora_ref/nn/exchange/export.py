@@ -153,8 +153,9 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     }
     for name, layer in layers.items():
         base = layer.base
-        with checks.naming(name):
+        with checks.naming(name, RuntimeError):
             refuse_several_places(model, layer)
+            layer.adapter.refuse_foreign_bases()
         if layer.base_is_merged:
             raise ValueError(f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself")
         if name in attentions:

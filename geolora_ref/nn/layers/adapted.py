@@ -280,9 +280,12 @@ class AdaptedLayer(nn.Module):
         self.base_weight.copy_(merged)
 
     def check_mergeable(self) -> None:
-        """Raise ``RuntimeError`` unless it is enabled, and the weight of the base is a parameter that it uses as it is."""
+        """Raise ``RuntimeError`` unless it is enabled, its bases are its own, and the weight of the base is a parameter that it
+        uses as it is.
+        """
         if not self.enabled:
             raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
+        self.adapter.refuse_foreign_bases()
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
         if not _is_plain(self.base_weight):

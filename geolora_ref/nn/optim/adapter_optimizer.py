@@ -46,8 +46,8 @@ def named(name: str, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except ValueError as problem:
-        cure = " (bases from a lower precision: adapter.orthonormalise())" if "orthonormal columns" in str(problem) else ""
-        raise ValueError(f"{name}: {problem}{cure}") from problem
+        cure = "bases from a lower precision: adapter.orthonormalise(); written by another optimizer: load them again"
+        raise ValueError(f"{name}: {problem}" + f" ({cure})" * ("orthonormal columns" in str(problem))) from problem
 
 
 class AdapterOptimizer(torch.optim.Optimizer):
