@@ -1,10 +1,10 @@
 """Adapters as a plain LoRA checkpoint, which PEFT and its readers load without this package.
 
 LoRA [H22] adds (lora_alpha/r)·B A to a weight; here it is alpha·U S Vᵀ, so B = alpha·U S and A = Vᵀ with a scale of 1.  Ranks
-differ from layer to layer, which PEFT alone reads right: ``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM, which
-scales by lora_alpha/r, to llama.cpp, which scales by lora_alpha over the rank of each B, and to diffusers, which reads ranks from
-tensors and takes one of them for lora_alpha (each for itself in later releases).  So all layers have the largest rank, the smaller ones by zeros, and lora_alpha = r: every
-rule finds 1 then.  The compact form has no zeros, and the patterns.
+differ from layer to layer, which PEFT alone reads right.  ``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM, which
+scales by lora_alpha/r, and to llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from tensors,
+and takes the first of them for lora_alpha (each for itself in later releases).  So all layers have the largest rank, the smaller
+ones by zeros, and lora_alpha = r: every rule finds 1 then.  The compact form has no zeros, and the patterns.
 
 PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name ("fc" is found in "decoder.fc"
 as well), and names in ``target_modules`` as such ends: here every name is escaped and anchored, so that it means one module.
