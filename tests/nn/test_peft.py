@@ -712,3 +712,48 @@ def test_layers_to_transform_want_names(targets: str) -> None:
     with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names beside it"):
         GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
     GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+def test_a_layer_says_its_features_as_those_of_peft_do() -> None:
+    """The numbers that LoRA's layers have in the same places."""
+    base = nn.ModuleDict(
+        {
+            "linear": nn.Linear(6, 5),
+            "table": nn.Embedding(9, 4),
+            "conv": nn.Conv2d(3, 7, 2),
+            "gpt2": pytorch_utils.Conv1D(8, 6),
+        }
+    )
+    found = []
+    for chosen in (GeoLoraConfig(rank=2, target_modules=list(base)), peft.LoraConfig(r=2, target_modules=list(base))):
+        model: Any = peft.get_peft_model(copy.deepcopy(base), chosen).base_model.model
+        found.append({name: (model[name].in_features, model[name].out_features) for name in base})
+    assert found[0] == found[1]
+    adapt(base, list(base)[:1], 2)
+    layer = adapters(base)["linear"]
+    assert (layer.in_features, layer.out_features) == (6, 5)
+
+
+def test_weights_that_are_drawn_do_something() -> None:
+    x, _ = regression()
+    assert torch.equal(wrapped()(x), base_model()(x))
+    model = wrapped(init_weights=False)
+    assert difference(model(x), base_model()(x)) > 1e-2
+    for layer in adapters(model).values():
+        layer.adapter.factors()
+
+
+WORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "rank and scale": ({"r": 8, "lora_alpha": 16}, r"for r rank, .*for lora_alpha alpha, .*found \{'r': 8, 'lora_alpha': 16\}"),
+    "dropout": ({"rank": 2, "lora_dropout": 0.1}, "for lora_dropout dropout"),
+    "patterns": ({"rank_pattern": {"fc": 2}}, "for rank_pattern one rank for all"),
+    "experts": ({"target_parameters": ["experts.w"]}, "for target_parameters target_modules"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_the_words_of_lora_are_answered_with_ours(case: str) -> None:
+    options, message = WORDS[case]
+    with pytest.raises(ValueError, match=f"^GeoLoraConfig: expected its own words, .*{message}"):
+        GeoLoraConfig(**options)

@@ -14,6 +14,7 @@ from geolora_ref.budget import factor_entries
 from geolora_ref.fast.precision import own_precision
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
+from geolora_ref.nn.layers.owner import own
 from geolora_ref.nn.layers.watch import Watch, defect, has_values, tolerated
 from geolora_ref.optimizers import Triple
 
@@ -67,6 +68,7 @@ class LowRankAdapter(nn.Module):
         self.Ut = nn.Parameter(torch.zeros(max_rank, m, dtype=dtype, device=device))
         self.S = nn.Parameter(torch.zeros(max_rank, max_rank, dtype=dtype, device=device))
         self.Vt = nn.Parameter(torch.zeros(max_rank, n, dtype=dtype, device=device))
+        own(self, self.parameters())
         self.reset(rank, generator)
 
     @torch.no_grad()
@@ -269,11 +271,16 @@ class LowRankAdapter(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowRankAdapter:
         """Another device or precision: with fewer bits the bases are less orthonormal, which nobody else has done."""
         before, allowed = self.Ut.dtype, self.watch.allowed
-        own = not has_values(self.Ut) or max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)) <= allowed
+        fine = not has_values(self.Ut) or max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)) <= allowed
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if own and self.Ut.dtype != before and allowed < math.inf:
+        own(self, self.parameters())
+        if fine and self.Ut.dtype != before and allowed < math.inf:
             self._written_as_they_are()
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        own(self, self.parameters())
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         with checks.naming(prefix.rstrip("."), RuntimeError):

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from geolora_ref import checks
 from geolora_ref.fast.precision import own_precision
 from geolora_ref.lowrank import LowRank
-from geolora_ref.nn.layers.adapt import adapters, unwrapped
 from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, parts_of, threshold_of
+from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, threshold_of
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
+from geolora_ref.nn.optim.parts import members_of, parts_of
 from geolora_ref.optimizers import Moments, Triple
 
 __all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]
@@ -84,21 +84,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def _groups(self, part: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """One part of the model as parameter groups: its adapters, and the rest of what is trainable."""
-        module = part.pop("module", None)
-        unknown = sorted(part.keys() - defaults.keys())
-        if not isinstance(module, nn.Module) or unknown:
-            raise ValueError(
-                f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
-            )
-        layers = {name or "layer": layer for name, layer in adapters(module).items() if layer.adapter.S.requires_grad}
+        layers, rest = members_of(part, defaults)
         found = {name: layer.adapter for name, layer in layers.items()}
-        for name, adapter in adapters(module).items():
-            if len({factor.requires_grad for factor in adapter.adapter.parameters()}) > 1:
-                raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
-        whole = {id(layer.adapter) for layer in adapters(module).values()}
-        for name, inner in module.named_modules():
-            if isinstance(inner, LowRankAdapter) and inner.S.requires_grad and id(inner) not in whole:
-                raise ValueError(f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer")
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
         self._layers |= dict(zip(names, layers.values(), strict=True))
@@ -109,10 +96,6 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
             yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": own_rate(options["lr"])}
-        ids = {id(factor) for factor in owned}
-        rest: dict[Tensor, str] = {
-            p: name for name, p in unwrapped(module).named_parameters() if p.requires_grad and id(p) not in ids
-        }
         self._others |= rest
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
