@@ -431,3 +431,28 @@ def test_groups_of_tensors_find_their_adapters() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             GeoLoRA(given)
+
+
+class Part(torch.Tensor):
+    """As FSDP2's."""
+
+
+SHARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "FSDP1": lambda X: torch.nn.Parameter(X.detach().flatten()[:7]),
+    "FSDP2": lambda X: torch.nn.Parameter(X.detach().as_subclass(Part)),
+}
+
+
+@pytest.mark.parametrize("shard", SHARDS)
+def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) -> None:
+    """Before the optimizer is made, and behind it."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05)
+    backward(model)
+    adapter = adapters(model)["2"].adapter
+    adapter.Ut = SHARDS[shard](adapter.Ut)  # type: ignore[assignment]
+    message = r"^2: expected whole factors in every process, found (Parameter \(7,\)|Part .*); .*ignored_params=.*ignored_states="
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(model, lr=0.05)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()

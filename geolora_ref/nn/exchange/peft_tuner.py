@@ -56,6 +56,8 @@ LORA_SAYS = {
     "init_lora_weights": "init_weights",
     "rank_pattern": "one rank for all at the start; training finds that of each",
     "alpha_pattern": "one alpha for all",
+    "use_rslora": "alpha",
+    "bias": "modules_to_save",
     "target_parameters": "target_modules",
 }
 """What LoraConfig calls it, and what it is here."""
@@ -333,6 +335,12 @@ class GeoLoraModel(BaseTuner):
         if kwargs.get("adapter_names") is not None:
             raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
         yield
+
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
+        """Refused with ``ValueError``: sums of updates have no bases of their own."""
+        raise ValueError(
+            "add_weighted_adapter: expected adapters that are merged one after the other (merge_adapter), found a sum"
+        )
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """As PEFT's, of all layers or none: raises what :meth:`GeoLoraLayer.merge` does before the first one."""

@@ -22,6 +22,10 @@ __all__ = ["GradientRoute", "LowRankAdapter"]
 
 GradientRoute = Literal["projected", "published"]
 NO_STATE = "give torch.func.functional_call the named_parameters() of a model, not its state_dict()"
+NO_SHARDS = (
+    "leave what is trainable out of sharding, by fully_shard(…, ignored_params=…) or "
+    "FullyShardedDataParallel(…, ignored_states=…), and average its gradients (docs/howto/distributed.md)"
+)
 STORAGE, FOR_HALF = (torch.float32, torch.float64), "for products in half precision use autocast"
 
 
@@ -160,6 +164,12 @@ class LowRankAdapter(nn.Module):
                 f"expected zeros behind rank {self.rank}, found others: parameters were copied or broadcast without their ranks; "
                 "load a state_dict, in every process"
             )
+
+    def refuse_shards(self) -> None:
+        """Raise ``ValueError`` for factors of which this process has a part alone, as FSDP leaves them."""
+        X = self.Ut
+        if X.ndim != 2 or type(X) is not nn.Parameter:
+            raise ValueError(f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}")
 
     def refuse_foreign_bases(self) -> None:
         """Raise ``RuntimeError`` that says what to do if an optimizer of single tensors, or an average, has changed the bases."""

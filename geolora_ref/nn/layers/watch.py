@@ -83,8 +83,8 @@ def defect(Xt: Tensor) -> float:
 
 
 def has_values(X: Tensor) -> bool:
-    """Whether a tensor can be asked: no shape without entries, no stand-in of a tracer."""
-    return not X.is_meta and type(X) in (Tensor, nn.Parameter)
+    """Whether a basis can be asked: no shape without entries, no stand-in of a tracer, no part of a whole."""
+    return X.ndim == 2 and not X.is_meta and type(X) in (Tensor, nn.Parameter)
 
 
 def _marks(Ut: Tensor, Vt: Tensor) -> Marks:

@@ -86,6 +86,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         """One part of the model as parameter groups: its adapters, and the rest of what is trainable."""
         layers, rest = members_of(part, defaults)
         found = {name: layer.adapter for name, layer in layers.items()}
+        for name, adapter in found.items():
+            named(name, adapter.refuse_shards)
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
         self._layers |= dict(zip(names, layers.values(), strict=True))
@@ -113,9 +115,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss and new gradients of a closure; None without one.
 
-        Raises before it is called: ``ValueError`` unless the options of every group, which may have changed, are in range,
-        ``RuntimeError`` while adapters are merged, which get no gradients and would not see the step.
+        Raises before it is called: ``ValueError`` unless the options of every group, which may have changed, are in range, and
+        for adapters that were sharded since, ``RuntimeError`` while some are merged, which get no gradients and would not see the
+        step.
         """
+        for name, adapter in self._adapters.items():
+            named(name, adapter.refuse_shards)
         for group in self.param_groups:
             check_common(group, self.rules)
         merged = [name for name, layer in self._layers.items() if layer.base_is_merged]

@@ -34,7 +34,8 @@ class GeoLoRA(AdapterOptimizer):
 
     Parameters
     ----------
-    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own.
+    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own; of groups
+        ``{"params": tensors}``, which transformers' Trainer makes, those that are factors stand for their adapters.
     lr : λ of the adapters (of a tensor with one number each group has its own copy); ``head_lr`` : of the other parameters, by
         default the same.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
