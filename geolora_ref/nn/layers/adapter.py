@@ -168,7 +168,7 @@ class LowRankAdapter(nn.Module):
     def refuse_shards(self) -> None:
         """Raise ``ValueError`` for factors of which this process has a part alone, as FSDP leaves them."""
         X = self.Ut
-        if X.ndim != 2 or type(X) is not nn.Parameter:
+        if X.ndim != 2 or hasattr(X, "to_local"):  # a flat piece, or a DTensor
             raise ValueError(f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}")
 
     def refuse_foreign_bases(self) -> None:
