@@ -2,9 +2,8 @@ r"""
 Export to PEFT
 ==============
 
-An adapter of changing rank is, when training is over, a plain LoRA adapter with a rank for each layer. Written as one, it is
-loaded by
-PEFT without this package.
+An adapter of changing rank is, when training is over, a plain LoRA adapter. Written as one, it is loaded by PEFT without this
+package.
 """
 
 # %%
@@ -36,7 +35,8 @@ for _ in range(30):
 print({name: layer.adapter.rank for name, layer in adapters(model).items()})
 
 # %%
-# :math:`W=USV^T` becomes LoRA's :math:`BA` with :math:`B=US`, :math:`A=V^T`; the ranks go into ``rank_pattern``.
+# :math:`W=USV^T` becomes LoRA's :math:`BA` with :math:`B=US`, :math:`A=V^T`, and zeros up to the largest rank: readers other
+# than PEFT scale by one rank. With ``compact=True`` there are no zeros, and the ranks go into ``rank_pattern``, for PEFT alone.
 
 try:
     import peft
@@ -49,7 +49,7 @@ else:
         print(sorted(path.name for path in Path(folder).iterdir()))
         loaded = peft.PeftModel.from_pretrained(network(), folder)
         config = loaded.peft_config["default"]
-        print("rank_pattern:", config.rank_pattern)
+        print("r:", config.r, "lora_alpha:", config.lora_alpha)
         with torch.no_grad():
             print(
                 "largest difference of the outputs:",

@@ -3,7 +3,15 @@
 from geolora_ref.support.extras import noting_how_to_install
 
 with noting_how_to_install():
-    from geolora_ref.nn.layers.adapt import adapt, adapters, disabled, merge, parameter_count, unmerge
+    from geolora_ref.nn.layers.adapt import (
+        adapt,
+        adapters,
+        disabled,
+        foreign_optimizer,
+        merge,
+        parameter_count,
+        unmerge,
+    )
     from geolora_ref.nn.layers.adapted import AdaptedLayer
     from geolora_ref.nn.layers.adapter import LowRankAdapter
     from geolora_ref.nn.optim.geolora import GeoLoRA
@@ -17,6 +25,7 @@ __all__ = [
     "adapt",
     "adapters",
     "disabled",
+    "foreign_optimizer",
     "merge",
     "parameter_count",
     "unmerge",

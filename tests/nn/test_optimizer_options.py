@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from geolora_ref.nn import GeoLoRA, adapt, adapters, merge, unmerge
+from geolora_ref.nn import GeoLoRA, adapt, adapters, foreign_optimizer, merge, unmerge
+from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
 from tests.nn.steps import MAKES, METHODS, OPTIMIZERS, backward, head_of, same, snapshot
 from verification.network_defects.models import network, regression, train
@@ -344,11 +346,12 @@ def test_bases_that_another_method_left_are_refused(method: Any, steps: int, bas
     train(model, optimizer, steps)
     for layer in adapters(model).values():
         getattr(layer.adapter, f"{basis}t").detach()[:3].mul_(2.0)
-    backward(model)
-    before = snapshot(model, optimizer)
-    with pytest.raises(ValueError, match=rf"^0: {basis}: expected orthonormal columns"):
-        optimizer.step()
-    assert same(before, snapshot(model, optimizer))
+    with foreign_optimizer(model):  # or the pass would be refused
+        backward(model)
+        before = snapshot(model, optimizer)
+        with pytest.raises(ValueError, match=rf"^0: {basis}: expected orthonormal columns"):
+            optimizer.step()
+        assert same(before, snapshot(model, optimizer))
 
 
 @pytest.mark.parametrize("method", [*METHODS, "descent"])
@@ -444,3 +447,57 @@ def test_a_state_is_loaded_where_a_schedule_keeps_options_of_its_own(method: Any
     torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9)
     optimizer.param_groups[0]["name"] = "adapters"
     optimizer.load_state_dict(state)
+
+
+def test_groups_of_tensors_find_their_adapters() -> None:
+    """The same training as with the model, also of a copy and in another process; an adapter is in one group whole."""
+    changes: list[Callable[[nn.Sequential], Any]] = [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+    for change in changes:
+        models = [change(network()) for _ in range(2)]
+        tensors = [p for p in models[1].parameters() if p.requires_grad]
+        ranks = [
+            train(model, GeoLoRA(given, lr=0.05, tau=0.2), 3)
+            for model, given in zip(models, (models[0], [{"params": tensors, "weight_decay": 0.0}]), strict=True)
+        ]
+        assert ranks[0] == ranks[1]
+        assert same(models[0].state_dict(), models[1].state_dict())
+    apart = adapters(models[0])["0"].adapter
+    head = [{"params": models[0][4].parameters(), "lr": 0.1}]
+    for given, message in (
+        ([{"params": [apart.Ut]}, {"params": [apart.S, apart.Vt]}], "all factors of an adapter in one group"),
+        ([{"params": ["weight"]}], "expected tensors, found str"),
+        ([{"params": LowRankAdapter((5, 4), 2, 2).parameters()}], "in their layers, found one without its layer"),
+        (head, "model: expected one with trainable adapters"),
+        ([{"module": models[0], "params": tensors, "rate": 1.0}], r"found \['rate'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GeoLoRA(given)
+
+
+class Part(torch.Tensor):
+    """As FSDP2's."""
+
+    def to_local(self) -> torch.Tensor:
+        """What is here."""
+        return self
+
+
+SHARDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "FSDP1": lambda X: torch.nn.Parameter(X.detach().flatten()[:7]),
+    "FSDP2": lambda X: torch.nn.Parameter(X.detach().as_subclass(Part)),
+}
+
+
+@pytest.mark.parametrize("shard", SHARDS)
+def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) -> None:
+    """Before the optimizer is made, and behind it."""
+    model = network()
+    optimizer = GeoLoRA(model, lr=0.05)
+    backward(model)
+    adapter = adapters(model)["2"].adapter
+    adapter.Ut = SHARDS[shard](adapter.Ut)  # type: ignore[assignment]
+    message = r"^2: expected whole factors in every process, found (Parameter \(7,\)|Part .*); .*ignored_params=.*ignored_states="
+    with pytest.raises(ValueError, match=message):
+        GeoLoRA(model, lr=0.05)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()

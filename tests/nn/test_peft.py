@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -712,3 +713,113 @@ def test_layers_to_transform_want_names(targets: str) -> None:
     with pytest.raises(ValueError, match="layers_to_transform: expected target_modules as a list of names beside it"):
         GeoLoraConfig(target_modules=targets, layers_to_transform=[1])
     GeoLoraConfig(target_modules=["first"], layers_to_transform=[1])
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+def test_a_layer_says_its_features_as_those_of_peft_do() -> None:
+    """The numbers that LoRA's layers have in the same places."""
+    base = nn.ModuleDict(
+        {
+            "linear": nn.Linear(6, 5),
+            "table": nn.Embedding(9, 4),
+            "conv": nn.Conv2d(3, 7, 2),
+            "gpt2": pytorch_utils.Conv1D(8, 6),
+        }
+    )
+    found = []
+    for chosen in (GeoLoraConfig(rank=2, target_modules=list(base)), peft.LoraConfig(r=2, target_modules=list(base))):
+        model: Any = peft.get_peft_model(copy.deepcopy(base), chosen).base_model.model
+        found.append({name: (model[name].in_features, model[name].out_features) for name in base})
+    assert found[0] == found[1]
+    adapt(base, list(base)[:1], 2)
+    layer = adapters(base)["linear"]
+    assert (layer.in_features, layer.out_features) == (6, 5)
+
+
+def test_weights_that_are_drawn_do_something() -> None:
+    x, _ = regression()
+    assert torch.equal(wrapped()(x), base_model()(x))
+    model = wrapped(init_weights=False)
+    assert difference(model(x), base_model()(x)) > 1e-2
+    for layer in adapters(model).values():
+        layer.adapter.factors()
+
+
+WORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "rank and scale": ({"r": 8, "lora_alpha": 16}, r"for r rank, .*for lora_alpha alpha, .*found \{'r': 8, 'lora_alpha': 16\}"),
+    "dropout": ({"rank": 2, "lora_dropout": 0.1}, "for lora_dropout dropout"),
+    "patterns": ({"rank_pattern": {"fc": 2}}, "for rank_pattern one rank for all"),
+    "experts": ({"target_parameters": ["experts.w"]}, "for target_parameters target_modules"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_the_words_of_lora_are_answered_with_ours(case: str) -> None:
+    options, message = WORDS[case]
+    with pytest.raises(ValueError, match=f"^GeoLoraConfig: expected its own words, .*{message}"):
+        GeoLoraConfig(**options)
+
+
+class Quantised(nn.Linear):
+    """Its weight is no matrix of real numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.weight = nn.Parameter(torch.zeros(8, dtype=torch.uint8), requires_grad=False)
+
+
+class Tied(nn.Module):
+    """An embedding and an output layer with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.out.weight = self.table.weight
+
+
+def one_layer(layer: nn.Module, name: str = "0") -> Any:
+    base = layer if isinstance(layer, Tied) else nn.Sequential(layer)
+    return peft.get_peft_model(base, GeoLoraConfig(rank=2, target_modules=[name]))
+
+
+def hot_swapped() -> None:
+    from peft.utils.hotswap import hotswap_adapter
+
+    model = wrapped()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        hotswap_adapter(model, folder, "default")
+
+
+NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
+    "Conv1d": (lambda: one_layer(nn.Conv1d(3, 4, 2)), "^0: expected nn.Linear, .* found Conv1d"),
+    "Conv3d": (lambda: one_layer(nn.Conv3d(3, 4, 2)), "^0: expected nn.Linear, .* found Conv3d"),
+    "attention itself": (lambda: one_layer(nn.MultiheadAttention(8, 2)), "^0: expected a layer with a weight"),
+    "quantised": (lambda: one_layer(Quantised()), r"^0: expected a weight of floating point, found torch\.uint8"),
+    "a tied embedding": (lambda: one_layer(Tied(), "table"), "^table: expected a weight of its own, .* shares with out"),
+    "a tied output": (lambda: one_layer(Tied(), "out"), "^out: expected a weight of its own, .* shares with table"),
+    "a weighted sum": (lambda: two_adapters().add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum"), "merge_adapter"),
+    "hot swapping": (hot_swapped, "only supports LORA"),
+    "mixed methods": (
+        lambda: peft.get_peft_model(base_model(), config(), mixed=True),
+        "not compatible with the `PeftMixedModel`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_HERE)
+def test_what_other_methods_of_peft_have_is_refused(case: str) -> None:
+    ask, message = NOT_HERE[case]
+    with pytest.raises(ValueError, match=message):
+        ask()
+
+
+def test_what_peft_asks_of_every_method_is_answered() -> None:
+    model = two_adapters()
+    status = peft.get_model_status(model)
+    assert status.available_adapters == ["default", "other"]
+    assert peft.get_layer_status(model)[0].active_adapters == ["default"]
+    injected = peft.inject_adapter_in_model(config(), base_model())
+    assert len(adapters(injected)) == 2
+    x, _ = regression()
+    assert torch.equal(model.unload()(x), base_model()(x))

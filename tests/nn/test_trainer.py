@@ -15,7 +15,7 @@ peft = pytest.importorskip("peft", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
 from geolora_ref.nn import GeoLoRA, adapt, adapters  # noqa: E402
-from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig  # noqa: E402
+from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, create_geolora_optimizer  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
@@ -197,3 +197,25 @@ def test_a_plain_loop_does_the_same(tmp_path: Path, accumulated: int) -> None:
     assert len(batches) == steps * accumulated
     assert torch.equal(logits(model), logits(run.model))
     assert ranks(model) == ranks(run.model)
+
+
+@pytest.mark.parametrize("method", ["peft", "adapt"])
+def test_trainer_makes_the_optimizer_from_its_class(tmp_path: Path, method: str) -> None:
+    """Trainer gives groups of tensors, among which the adapters are found: the same training as with the model, bit for bit."""
+    options: dict[str, Any] = {"lr": 0.02, "tau": 0.3}
+    run = {"output_dir": str(tmp_path), "max_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 3}
+    arguments = transformers.TrainingArguments(**run, dataloader_pin_memory=False, save_strategy="no")
+    found = []
+    for by_class in (True, False):
+        model = tuned(method)
+        ways: dict[str, Any] = {"optimizer_cls_and_kwargs": (GeoLoRA, dict(options))}
+        if not by_class:
+            ways = {"optimizers": (create_geolora_optimizer(model, **options), None)}
+        trained = transformers.Trainer(model=model, args=arguments, train_dataset=Sentences(), **ways)
+        trained.train()
+        found.append((ranks(model), logits(model), trained.optimizer.optimizer))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    for _, _, optimizer in found:
+        assert isinstance(optimizer, GeoLoRA)
+        assert [bool(group["adapters"]) for group in optimizer.param_groups].count(True) == 1

@@ -1,9 +1,13 @@
-"""Adapters as a plain LoRA checkpoint, which PEFT loads without this package.
+"""Adapters as a plain LoRA checkpoint, which PEFT and its readers load without this package.
 
-LoRA [H22] adds (lora_alpha/r)·B A to a weight; here it is alpha·U S Vᵀ.  So B = U S, A = Vᵀ and lora_alpha = alpha·r.  Ranks
-differ from layer to layer, hence ``rank_pattern`` and ``alpha_pattern``.  PEFT reads their keys as regular expressions that may
-match at the end of a longer name ("fc" is found in "decoder.fc" as well), and names in ``target_modules`` as such ends: here
-every name is escaped and anchored, so that it means one module.
+LoRA [H22] adds (lora_alpha/r)·B A to a weight; here it is alpha·U S Vᵀ, so B = alpha·U S and A = Vᵀ with a scale of 1.  Ranks
+differ from layer to layer, which PEFT alone reads right.  ``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM, which
+scales by lora_alpha/r, and to llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from tensors,
+and takes the first of them for lora_alpha (each for itself in later releases).  So all layers have the largest rank, the smaller
+ones by zeros, and lora_alpha = r: every rule finds 1 then.  The compact form has no zeros, and the patterns.
+
+PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name ("fc" is found in "decoder.fc"
+as well), and names in ``target_modules`` as such ends: here every name is escaped and anchored, so that it means one module.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from peft import LoraConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from geolora_ref import checks
 from geolora_ref.fast.precision import own_precision
@@ -43,6 +48,7 @@ def export_lora(
     *,
     base_model_name_or_path: str | None = None,
     task_type: str | None = None,
+    compact: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
@@ -51,6 +57,8 @@ def export_lora(
     whole or own trainable parameters (heads) become ``modules_to_save``, with all that is in them.  The factors keep their dtype.
     What training changes in a module without trainable parameters is not in the checkpoint: keep a frozen nn.BatchNorm2d in eval
     mode, or train it.
+
+    ``compact`` : every layer at its own rank, for PEFT alone (see above); by default all at the largest, for every reader.
 
     ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load; by default what the configuration of
     a PEFT model says, or where transformers has loaded the model from.
@@ -62,12 +70,12 @@ def export_lora(
     without adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is
     not zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
     low-rank update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or another container
-    with trained parameters of its own, an adapted or trained module that the model has at several places.  Nothing is written
-    then.
+    with trained parameters of its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
+    bases that another optimizer has changed.  Nothing is written then.
     """
     model = unwrapped(model)
-    config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type)
-    state = lora_state_dict(model)
+    config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type, compact=compact)
+    state = lora_state_dict(model, compact=compact)
     target = Path(directory)
     present = [name for name in ADAPTER_FILES if (target / name).exists()]
     if present and not overwrite:
@@ -82,20 +90,26 @@ def export_lora(
             os.replace(Path(draft) / name, target / name)
 
 
-def lora_config(model: nn.Module, *, base_model_name_or_path: str | None = None, task_type: str | None = None) -> LoraConfig:
-    """The configuration of the checkpoint.  Raises ``ValueError`` like :func:`export_lora`."""
+def lora_config(
+    model: nn.Module,
+    *,
+    base_model_name_or_path: str | None = None,
+    task_type: str | None = None,
+    compact: bool = False,
+) -> LoraConfig:
+    """The configuration of the checkpoint.  Raises like :func:`export_lora`."""
     model = unwrapped(model)
     if isinstance(model, PeftModel):
         task_type = task_type or model.active_peft_config.task_type
         base_model_name_or_path = base_model_name_or_path or model.active_peft_config.base_model_name_or_path
     layers = _exportable(model)
     ranks = {_only(name): layer.adapter.rank for name, layer in layers.items()}
-    scales = {_only(name): layer.alpha * layer.adapter.rank for name, layer in layers.items()}
     heads = _trained_modules(model)
     return LoraConfig(
         r=max(ranks.values()),
-        rank_pattern=ranks,
-        alpha_pattern=scales,
+        lora_alpha=max(ranks.values()),
+        rank_pattern=ranks if compact else {},
+        alpha_pattern=ranks if compact else {},
         target_modules="|".join(re.escape(name) for name in layers),
         modules_to_save=sorted(heads) or None,
         fan_in_fan_out=all(is_transposed_linear(layer.base) for layer in layers.values()),
@@ -105,14 +119,17 @@ def lora_config(model: nn.Module, *, base_model_name_or_path: str | None = None,
     )
 
 
-def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """A = Vᵀ and B = U S of every adapter and the tensors of the other trained modules under PEFT's names: contiguous copies.
+def lora_state_dict(model: nn.Module, *, compact: bool = False) -> dict[str, Tensor]:
+    """A = Vᵀ and B = alpha·U S of every adapter, with zeros up to the largest rank unless they are to be compact, and the tensors
+    of the other trained modules, under PEFT's names: contiguous copies.
 
-    Raises ``ValueError`` like :func:`export_lora`.
+    Raises like :func:`export_lora`.
     """
     state, model = {}, unwrapped(model)
-    for name, layer in _exportable(model).items():
-        for key, tensor in _factors(layer).items():
+    layers = _exportable(model)
+    largest = max(layer.adapter.rank for layer in layers.values())
+    for name, layer in layers.items():
+        for key, tensor in _factors(layer, layer.adapter.rank if compact else largest).items():
             state[f"{PREFIX}{name}.{key}"] = tensor
     for name, head in _trained_modules(model).items():
         for key, tensor in head.state_dict().items():
@@ -120,10 +137,12 @@ def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
 
 
-def _factors(layer: AdaptedLayer) -> dict[str, Tensor]:
+def _factors(layer: AdaptedLayer, r: int) -> dict[str, Tensor]:
+    """A (r, n) and B (m, r) as PEFT names and arranges them."""
     Ut, S, Vt = layer.adapter.active()
+    zeros, base = r - layer.adapter.rank, layer.base
     with own_precision(S.device):
-        B, A, base = Ut.mT @ S, Vt, layer.base
+        B, A = pad(layer.alpha * (Ut.mT @ S), (0, zeros)), pad(Vt, (0, 0, 0, zeros))
     if isinstance(base, nn.Embedding):
         if base.padding_idx is not None:  # that row is looked up too, and gets no update
             A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)
@@ -153,8 +172,9 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
     }
     for name, layer in layers.items():
         base = layer.base
-        with checks.naming(name):
+        with checks.naming(name, RuntimeError):
             refuse_several_places(model, layer)
+            layer.adapter.refuse_foreign_bases()
         if layer.base_is_merged:
             raise ValueError(f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself")
         if name in attentions:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from geolora_ref import checks
+from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Fused, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
+from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
 
 with noting_how_to_install():
@@ -28,7 +30,7 @@ with noting_how_to_install():
     from peft.utils import register_peft_method
     from peft.utils.integrations import skip_init_on_device
 
-__all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel"]
+__all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel", "create_geolora_optimizer"]
 
 
 def _known_to_peft(name: str) -> PeftType:
@@ -47,6 +49,18 @@ def _known_to_peft(name: str) -> PeftType:
 
 GEOLORA = _known_to_peft("GEOLORA")
 FactorDtype = Literal["float32", "float64"]
+LORA_SAYS = {
+    "r": "rank, where training starts, and max_rank",
+    "lora_alpha": "alpha, a constant in the place of lora_alpha/r",
+    "lora_dropout": "dropout",
+    "init_lora_weights": "init_weights",
+    "rank_pattern": "one rank for all at the start; training finds that of each",
+    "alpha_pattern": "one alpha for all",
+    "use_rslora": "alpha",
+    "bias": "modules_to_save",
+    "target_parameters": "target_modules",
+}
+"""What LoraConfig calls it, and what it is here."""
 
 
 @dataclass
@@ -62,9 +76,10 @@ class GeoLoraConfig(PeftConfig):
     exclude_modules : the same form; what is left out.
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
+    init_weights : False draws S at random, so that a new adapter does something (for tests); by default S = 0.
 
-    Raises ``ValueError`` for ranks and factors out of range, and for
-    ``layers_to_transform`` beside an expression.
+    Raises ``ValueError`` for ranks and factors out of range, for ``layers_to_transform`` beside an expression, and for the words
+    of LoraConfig, with those that are meant here.
     """
 
     rank: int = 8
@@ -79,6 +94,16 @@ class GeoLoraConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
+    init_weights: bool = True
+
+    def __new__(cls, *_: Any, **options: Any) -> GeoLoraConfig:
+        """Before Python says that it does not know ``r``."""
+        found = {name: value for name, value in options.items() if name in LORA_SAYS}
+        if found:
+            here = "; ".join(f"for {name} {LORA_SAYS[name]}" for name in found)
+            raise ValueError(f"GeoLoraConfig: expected its own words, {here}; found {found}")
+        new: GeoLoraConfig = super().__new__(cls)
+        return new
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -162,10 +187,16 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
 
     @skip_init_on_device
     def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
-        """A new adapter, with S = 0; its factors have values even where PEFT would leave them without until it loads them."""
+        """A new adapter; its factors have values even where PEFT would leave them without until it loads them."""
         dtype = None if config.dtype is None else getattr(torch, config.dtype)
         adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
+        if not config.init_weights:
+            U, S, V = adapter.factors()
+            adapter.assign(LowRank(U, torch.randn_like(S) / len(S) ** 0.5, V))
         options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused")}
+        (m, n), base = adapter.shape, self.base_layer
+        channels = (base.in_channels, base.out_channels) if isinstance(base, nn.Conv2d) else (n, m)
+        self.in_features, self.out_features = channels  # as PEFT's layers say it
         named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
         self.geolora_layers[adapter_name] = named
         self.geolora_adapter[adapter_name] = adapter
@@ -305,6 +336,12 @@ class GeoLoraModel(BaseTuner):
             raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
         yield
 
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
+        """Refused with ``ValueError``: sums of updates have no bases of their own."""
+        raise ValueError(
+            "add_weighted_adapter: expected adapters that are merged one after the other (merge_adapter), found a sum"
+        )
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """As PEFT's, of all layers or none: raises what :meth:`GeoLoraLayer.merge` does before the first one."""
         self._refuse_unmergeable(adapter_names, safe_merge)
@@ -328,6 +365,14 @@ class GeoLoraModel(BaseTuner):
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
             raise ValueError(f"expected one active adapter, found {', '.join(adapter_name)}")
         super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+
+def create_geolora_optimizer(model: nn.Module, lr: float = 1e-3, **options: Any) -> GeoLoRA:
+    """The optimizer of a PEFT model's active adapter and of its heads, as PEFT's own factories make theirs.
+
+    ``options`` and errors are those of :class:`geolora_ref.nn.GeoLoRA`, which does the same.
+    """
+    return GeoLoRA(model, lr, **options)
 
 
 def _layer_kind(base_layer: nn.Module) -> type[GeoLoraLayer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ __all__ = [
     "adapter_for",
     "adapters",
     "disabled",
+    "foreign_optimizer",
     "merge",
     "parameter_count",
     "refuse_several_places",
@@ -286,3 +288,21 @@ def disabled(model: nn.Module) -> Iterator[None]:
         for layer in adapters(model).values():
             stack.enter_context(layer.disabled())
         yield
+
+
+@contextmanager
+def foreign_optimizer(model: nn.Module) -> Iterator[None]:
+    """Within this context anybody may write into the factors: for baselines that step U, S and V as they like.
+
+    Their ``.grad`` is (∇_K)ᵀ, ∇_S, (∇_L)ᵀ, or with gradients="published" the derivatives.  Bases that are not orthonormal are
+    taken for what is meant from then on, until they are loaded or assigned; GeoLoRA's step refuses them.
+    """
+    found = {module: module.watch.off for module in unwrapped(model).modules() if isinstance(module, LowRankAdapter)}
+    for adapter in found:
+        adapter.watch.off = True
+    try:
+        yield
+    finally:
+        for adapter, before in found.items():
+            adapter.watch.off = before
+            adapter.watch.written(adapter.Ut, adapter.Vt, math.inf)

@@ -21,6 +21,7 @@ from geolora_ref.fast import adapted_linear
 from geolora_ref.fast.precision import autocasts, own_precision
 from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
+from geolora_ref.nn.layers.owner import own
 
 __all__ = ["AdaptedLayer", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
 
@@ -178,12 +179,17 @@ class AdaptedLayer(nn.Module):
         if not abs(checks.number(alpha)) <= torch.finfo(adapter.S.dtype).max:  # beyond it S = 0 would give NaN
             raise ValueError(f"alpha: expected a finite number, found {alpha!r} in {adapter.S.dtype}")
         self.base, self.adapter, self.alpha = base, adapter, float(alpha)
+        own(self, [adapter])
         self.dropout = nn.Dropout(dropout)
         self.enabled = True
         self.fused = fused
         self._unmerged_weight: Tensor | None = None
         self.register_state_dict_post_hook(_state_of_the_unmerged)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        own(self, [self.adapter])
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -280,9 +286,12 @@ class AdaptedLayer(nn.Module):
         self.base_weight.copy_(merged)
 
     def check_mergeable(self) -> None:
-        """Raise ``RuntimeError`` unless it is enabled, and the weight of the base is a parameter that it uses as it is."""
+        """Raise ``RuntimeError`` unless it is enabled, its bases are its own, and the weight of the base is a parameter that it
+        uses as it is.
+        """
         if not self.enabled:
             raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
+        self.adapter.refuse_foreign_bases()
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
         if not _is_plain(self.base_weight):

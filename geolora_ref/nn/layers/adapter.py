@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,12 +14,18 @@ from geolora_ref.budget import factor_entries
 from geolora_ref.fast.precision import own_precision
 from geolora_ref.gradients import FactorGradients, ProjectedGradients
 from geolora_ref.lowrank import LowRank
+from geolora_ref.nn.layers.owner import own
+from geolora_ref.nn.layers.watch import Watch, defect, has_values, tolerated
 from geolora_ref.optimizers import Triple
 
 __all__ = ["GradientRoute", "LowRankAdapter"]
 
 GradientRoute = Literal["projected", "published"]
 NO_STATE = "give torch.func.functional_call the named_parameters() of a model, not its state_dict()"
+NO_SHARDS = (
+    "leave what is trainable out of sharding, by fully_shard(…, ignored_params=…) or "
+    "FullyShardedDataParallel(…, ignored_states=…), and average its gradients (docs/howto/distributed.md)"
+)
 STORAGE, FOR_HALF = (torch.float32, torch.float64), "for products in half precision use autocast"
 
 
@@ -34,6 +41,8 @@ class LowRankAdapter(nn.Module):
     rank : r.
     gradients : what ``.grad`` holds after a backward pass.  "projected" (default): ∇_K, ∇_S, ∇_L in the places of U, S, V;
         "published": the factor gradients G_U, ∇_S, G_V of Algorithm 1, line 2.
+    watch : sees whether anybody but GeoLoRA's optimizers has changed the bases (``watch.py``).  Training passes, ``state_dict``,
+        merging and exports raise ``RuntimeError`` then.
 
     In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes are the rank.
     Raises ``ValueError`` for ranks out of range and for a precision below single (bases do not stay orthonormal in it).
@@ -59,10 +68,11 @@ class LowRankAdapter(nn.Module):
         if dtype not in STORAGE:
             raise ValueError(f"dtype: expected torch.float32 or torch.float64, found {dtype}; {FOR_HALF}")
         checks.one_of("gradients", gradients, get_args(GradientRoute))
-        self.rank, self.gradients = rank, gradients
+        self.rank, self.gradients, self.watch = rank, gradients, Watch()
         self.Ut = nn.Parameter(torch.zeros(max_rank, m, dtype=dtype, device=device))
         self.S = nn.Parameter(torch.zeros(max_rank, max_rank, dtype=dtype, device=device))
         self.Vt = nn.Parameter(torch.zeros(max_rank, n, dtype=dtype, device=device))
+        own(self, self.parameters())
         self.reset(rank, generator)
 
     @torch.no_grad()
@@ -74,6 +84,7 @@ class LowRankAdapter(nn.Module):
         bases = (torch.randn(size, rank, dtype=self.S.dtype, generator=generator, device=where) for size in self.shape)
         U, V = (torch.linalg.qr(basis).Q for basis in bases)
         self.assign_factors(U, self.S.new_zeros(rank, rank), V)
+        self.written_orthonormal()
 
     @property
     def U(self) -> Tensor:
@@ -119,10 +130,15 @@ class LowRankAdapter(nn.Module):
         """The same for a forward pass; the parameters themselves where the rank fills them, since gradients of views cost copies.
 
         Compiled code gets the whole storage, whose other rows are zero and change nothing: it would be compiled anew for every
-        rank.
+        rank.  Raises ``RuntimeError`` in training, where it is not compiled, as :meth:`refuse_foreign_bases`.
         """
-        whole = torch.compiler.is_compiling() or self.rank == self.max_rank
-        return self._first(None if whole else self.rank)
+        compiled = torch.compiler.is_compiling()
+        if not compiled and self.training and torch.is_grad_enabled():
+            Ut, Vt = self.Ut, self.Vt
+            copies = "_is_replica" in self.__dict__  # by nn.DataParallel
+            if Ut.requires_grad and (copies or type(Ut) is nn.Parameter):  # functional_call puts others there
+                self.watch.passing(Ut, Vt, self.rank, copies=copies)
+        return self._first(None if compiled or self.rank == self.max_rank else self.rank)
 
     def _first(self, r: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Views of the first r rows, or the parameters."""
@@ -149,6 +165,25 @@ class LowRankAdapter(nn.Module):
                 "load a state_dict, in every process"
             )
 
+    def refuse_shards(self) -> None:
+        """Raise ``ValueError`` for factors of which this process has a part alone, as FSDP leaves them."""
+        X = self.Ut
+        if X.ndim != 2 or hasattr(X, "to_local"):  # a flat piece, or a DTensor
+            raise ValueError(f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}")
+
+    def refuse_foreign_bases(self) -> None:
+        """Raise ``RuntimeError`` that says what to do if an optimizer of single tensors, or an average, has changed the bases."""
+        self.watch.look(self.Ut, self.Vt, self.rank)
+
+    def written_orthonormal(self, *, to: float = 0.0) -> None:
+        """Say that the bases are the owner's, and orthonormal to this defect, or to rounding."""
+        self.watch.written(self.Ut, self.Vt, max(to, tolerated(self.Ut)))
+
+    def _written_as_they_are(self) -> None:
+        """Say that the bases came from elsewhere (a file, another precision): what they are now is allowed."""
+        if has_values(self.Ut):
+            self.written_orthonormal(to=2.0 * max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)))
+
     def full(self) -> Tensor:
         """The dense W = U S Vᵀ, detached."""
         Ut, S, Vt = (X.detach() for X in self.active())
@@ -161,6 +196,7 @@ class LowRankAdapter(nn.Module):
         Raises ``ValueError`` if they do not fit into the storage; nothing is changed then.
         """
         self.assign_factors(*Y)
+        self.written_orthonormal(to=math.sqrt(torch.finfo(self.S.dtype).eps))  # what LowRank has asked for
 
     @torch.no_grad()
     def assign_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
@@ -176,6 +212,7 @@ class LowRankAdapter(nn.Module):
         for storage, X in zip((self.Ut, self.S, self.Vt), new, strict=True):
             storage.copy_(X)
         self.rank = r
+        self.watch.written(self.Ut, self.Vt, math.inf)
 
     @torch.no_grad()
     def put_back(self, Ut: Tensor, S: Tensor, Vt: Tensor) -> None:
@@ -184,6 +221,7 @@ class LowRankAdapter(nn.Module):
             storage.zero_()
             storage[: X.shape[0], : X.shape[1]] = X
         self.rank = len(S)
+        self.watch.written(self.Ut, self.Vt, self.watch.allowed)
 
     @torch.no_grad()
     def orthonormalise(self) -> None:
@@ -197,6 +235,7 @@ class LowRankAdapter(nn.Module):
         (U, R), (V, Q) = (_positive_qr(X.mT) for X in (Ut, Vt))
         with own_precision(S.device):
             self.assign_factors(U, R @ S @ Q.mT, V)
+        self.written_orthonormal()
 
     def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
         """What backward passes have left in ``.grad``; None if there was none.
@@ -239,7 +278,23 @@ class LowRankAdapter(nn.Module):
         m, n = self.shape
         return f"{m} x {n}, rank {self.rank} of at most {self.max_rank}"
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowRankAdapter:
+        """Another device or precision: with fewer bits the bases are less orthonormal, which nobody else has done."""
+        before, allowed = self.Ut.dtype, self.watch.allowed
+        fine = not has_values(self.Ut) or max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)) <= allowed
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        own(self, self.parameters())
+        if fine and self.Ut.dtype != before and allowed < math.inf:
+            self._written_as_they_are()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        own(self, self.parameters())
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        with checks.naming(prefix.rstrip("."), RuntimeError):
+            self.refuse_foreign_bases()
         Ut, S, Vt = (X.detach() for X in self.active())
         for name, X in (("U", Ut.mT), ("S", S), ("V", Vt.mT)):
             destination[prefix + name] = X.clone(memory_format=torch.contiguous_format)
@@ -277,6 +332,7 @@ class LowRankAdapter(nn.Module):
             if self.S.is_meta and not found["S"].is_meta:
                 raise ValueError("expected storage for the factors, found them on the meta device; load with assign=True")
             self.assign_factors(**found)
+            self._written_as_they_are()
         except ValueError as problem:
             error_msgs.append(f"{prefix.rstrip('.')}: {problem}")
 

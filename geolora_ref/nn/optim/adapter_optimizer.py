@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from geolora_ref import checks
 from geolora_ref.fast.precision import own_precision
 from geolora_ref.lowrank import LowRank
-from geolora_ref.nn.layers.adapt import adapters, unwrapped
 from geolora_ref.nn.layers.adapted import AdaptedLayer
 from geolora_ref.nn.layers.adapter import LowRankAdapter
-from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, parts_of, threshold_of
+from geolora_ref.nn.optim.groups import RULES, Rules, check_common, own_rate, threshold_of
 from geolora_ref.nn.optim.heads import HeadStep, finite, head_steps
+from geolora_ref.nn.optim.parts import members_of, parts_of
 from geolora_ref.optimizers import Moments, Triple
 
 __all__ = ["AdapterOptimizer", "check_ranks", "named", "uncompiled"]
@@ -46,8 +46,8 @@ def named(name: str, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except ValueError as problem:
-        cure = " (bases from a lower precision: adapter.orthonormalise())" if "orthonormal columns" in str(problem) else ""
-        raise ValueError(f"{name}: {problem}{cure}") from problem
+        cure = "bases from a lower precision: adapter.orthonormalise(); written by another optimizer: load them again"
+        raise ValueError(f"{name}: {problem}" + f" ({cure})" * ("orthonormal columns" in str(problem))) from problem
 
 
 class AdapterOptimizer(torch.optim.Optimizer):
@@ -84,21 +84,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     def _groups(self, part: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """One part of the model as parameter groups: its adapters, and the rest of what is trainable."""
-        module = part.pop("module", None)
-        unknown = sorted(part.keys() - defaults.keys())
-        if not isinstance(module, nn.Module) or unknown:
-            raise ValueError(
-                f"model: expected groups with 'module' and options among {sorted(defaults)}, found {unknown or module!r}"
-            )
-        layers = {name or "layer": layer for name, layer in adapters(module).items() if layer.adapter.S.requires_grad}
+        layers, rest = members_of(part, defaults)
         found = {name: layer.adapter for name, layer in layers.items()}
-        for name, adapter in adapters(module).items():
-            if len({factor.requires_grad for factor in adapter.adapter.parameters()}) > 1:
-                raise ValueError(f"model: expected all factors of an adapter to be trainable or none, found some of {name}")
-        whole = {id(layer.adapter) for layer in adapters(module).values()}
-        for name, inner in module.named_modules():
-            if isinstance(inner, LowRankAdapter) and inner.S.requires_grad and id(inner) not in whole:
-                raise ValueError(f"model: expected adapters in their layers, found {name or 'an adapter'} without its layer")
+        for name, adapter in found.items():
+            named(name, adapter.refuse_shards)
         names = [name if name not in self._adapters else f"{name} ({len(self._adapters)})" for name in found]
         self._adapters |= dict(zip(names, found.values(), strict=True))
         self._layers |= dict(zip(names, layers.values(), strict=True))
@@ -109,10 +98,6 @@ class AdapterOptimizer(torch.optim.Optimizer):
         if owned:
             self.check(options, dict(zip(names, found.values(), strict=True)))
             yield {"params": owned, "adapters": names, "iteration": 0, "format": FORMAT, **part, "lr": own_rate(options["lr"])}
-        ids = {id(factor) for factor in owned}
-        rest: dict[Tensor, str] = {
-            p: name for name, p in unwrapped(module).named_parameters() if p.requires_grad and id(p) not in ids
-        }
         self._others |= rest
         if rest:
             lr = options["lr"] if options["head_lr"] is None else options["head_lr"]
@@ -130,9 +115,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss and new gradients of a closure; None without one.
 
-        Raises before it is called: ``ValueError`` unless the options of every group, which may have changed, are in range,
-        ``RuntimeError`` while adapters are merged, which get no gradients and would not see the step.
+        Raises before it is called: ``ValueError`` unless the options of every group, which may have changed, are in range, and
+        for adapters that were sharded since, ``RuntimeError`` while some are merged, which get no gradients and would not see the
+        step.
         """
+        for name, adapter in self._adapters.items():
+            named(name, adapter.refuse_shards)
         for group in self.param_groups:
             check_common(group, self.rules)
         merged = [name for name, layer in self._layers.items() if layer.base_is_merged]

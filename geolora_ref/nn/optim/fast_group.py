@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import starmap
 from typing import Any
@@ -50,12 +51,16 @@ class FastGroup:
         for layer, adapter in enumerate(self.adapters):
             c, (Ut, S, Vt) = adapter.max_rank, self.bank.storage(layer)
             adapter.Ut.data, adapter.S.data, adapter.Vt.data = Ut[:c], S[:c, :c], Vt[:c]
+            adapter.watch.written(adapter.Ut, adapter.Vt, adapter.watch.allowed)
         self._places = self._addresses()
-        self.seen()
+        self._seen = self._versions()
 
     def seen(self) -> None:
-        """What the bases are now was written by the bank."""
+        """What the bases are now was written by the bank, which makes a defect no larger."""
         self._seen = self._versions()
+        loaded = math.sqrt(torch.finfo(self.bank.dtype).eps)
+        for adapter in self.adapters:
+            adapter.watch.written(adapter.Ut, adapter.Vt, min(adapter.watch.allowed, loaded))
 
     def _versions(self) -> list[int]:
         """How often autograd has seen each basis written."""

@@ -34,7 +34,8 @@ class GeoLoRA(AdapterOptimizer):
 
     Parameters
     ----------
-    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own.
+    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own; of groups
+        ``{"params": tensors}``, which transformers' Trainer makes, those that are factors stand for their adapters.
     lr : λ of the adapters (of a tensor with one number each group has its own copy).  With the default rule it is the length of
         a step in the spectral norm of a layer's W, the same for all ranks and widths: 0.02 where weights are of size 1.
     head_lr : of the other parameters, which AdamW steps.

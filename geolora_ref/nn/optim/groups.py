@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from geolora_ref import checks
 from geolora_ref.optimizers import (
@@ -26,7 +25,6 @@ __all__ = [
     "UpdateRule",
     "check_common",
     "own_rate",
-    "parts_of",
     "rate",
     "threshold_of",
     "update_rule",
@@ -93,17 +91,3 @@ def check_common(options: Mapping[str, Any], rules: Rules) -> None:
         if name in options:
             checks.nonnegative_number(name, options[name])
     update_rule(options, rules)
-
-
-def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A model, or parts of it with options of their own, as groups; ``ValueError`` for what is neither (parameters, say)."""
-    if isinstance(model, nn.Module):
-        return [{"module": model}]
-    found = list(model) if isinstance(model, Iterable) else [model]
-    for part in found:
-        if not isinstance(part, Mapping):
-            raise ValueError(
-                f"model: expected a model or groups {{'module': a part of it, …}}, found {type(part).__name__}; adapters are "
-                "stepped by layers, not by parameters"
-            )
-    return [dict(part) for part in found]
