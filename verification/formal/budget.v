@@ -17,7 +17,8 @@ Lemma exchange w (A B : {set T}) : (forall x, x \in A -> w * c x <= v x) -> (for
   total v B - total v A <= w * (total c B - total c A).
 Proof.
 move=> above below; pose e x := v x - w * c x.
-have eB (X : {set T}) : total v X = total e X + w * total c X by rewrite mulr_sumr -big_split /=; apply: eq_bigr => x _; rewrite subrK.
+have eB (X : {set T}) : total v X = total e X + w * total c X by rewrite mulr_sumr -big_split /=;
+  apply: eq_bigr => x _; rewrite subrK.
 suff : total e B <= total e A by rewrite !eB; lra.
 apply: le_trans (_ : _ <= \sum_(x in A :&: B) e x) _.
   rewrite (big_setID A) /= setIC gerDl -oppr_ge0 -sumrN sumr_ge0 // => x /setDP[_ xA].

@@ -5,8 +5,7 @@
    of PG; a polar factor of rank k has norm sqrt k, and P shortens.
    Left on paper: that a singular value decomposition exists (here it is given, as A diag(sigma) B^H). *)
 From mathcomp Require Import all_ssreflect all_algebra ring.
-From GeoLoRA Require Import setting.
-From GeoLoRA Require Import tangent_projector.
+From GeoLoRA Require Import setting tangent_projector.
 Import GRing.Theory Num.Theory.
 
 Section Directions.

@@ -26,7 +26,8 @@ Corollary constant_closed_form (e : nat -> R) a : (forall k, e k.+1 <= q * e k +
   forall k, e k <= q ^+ k * e 0%N + (\sum_(j < k) q ^+ j) * a.
 Proof.
 move=> step k; apply: le_trans (@recursion_to_closed_form e (fun=> a) step k) _; rewrite lerD2l mulr_suml.
-by rewrite (reindex_inj rev_ord_inj) /= le_eqVlt; apply/orP; left; apply/eqP/eq_bigr => j _; rewrite subnSK ?subKn // ltnW.
+by rewrite (reindex_inj rev_ord_inj) /= le_eqVlt; apply/orP; left; apply/eqP/eq_bigr => j _;
+  rewrite subnSK ?subKn // ltnW.
 Qed.
 
 (* phi: for q <= 1 (mu <= 0) at most k, so that lambda times it is at most T; otherwise (q^k - 1) / (q - 1). *)
@@ -65,7 +66,8 @@ Lemma closed_form_is_attained (R : realFieldType) (q a e0 : R) : exists e : nat 
   forall k, e k.+1 = q * e k + a /\ e k = q ^+ k * e0 + (\sum_(j < k) q ^+ j) * a.
 Proof.
 exists (fun k => q ^+ k * e0 + (\sum_(j < k) q ^+ j) * a); split; first by rewrite big_ord0 expr0; ring.
-move=> k; split=> //; rewrite big_ord_recl expr0 exprS (eq_bigr (fun j : 'I_k => q * q ^+ j)) => [|j _]; last by rewrite exprS.
+move=> k; split=> //; rewrite big_ord_recl expr0 exprS (eq_bigr (fun j : 'I_k => q * q ^+ j)) => [|j _];
+  last by rewrite exprS.
 by rewrite -mulr_sumr; ring.
 Qed.
 

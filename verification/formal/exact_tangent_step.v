@@ -8,8 +8,10 @@ From GeoLoRA Require Import setting.
 Import GRing.Theory Num.Theory.
 
 (* Lines 3 to 5: W_hat = [U|Ut] [[S_new, L_new^H Vt], [Ut^H K_new, 0]] [V|Vt]^H. *)
-Definition W_hat (R : comRingType) (J : involution R) m n r s p q (U : 'M[R]_(m, r)) (V : 'M[R]_(n, s)) (S : 'M[R]_(r, s))
-    (Ut : 'M[R]_(m, p)) (Vt : 'M[R]_(n, q)) (lambda : R) (D_K : 'M[R]_(m, s)) (D_L : 'M[R]_(n, r)) (D_S : 'M[R]_(r, s)) :=
+Definition W_hat (R : comRingType) (J : involution R) m n r s p q (U : 'M[R]_(m, r)) (V : 'M[R]_(n,
+  s)) (S : 'M[R]_(r, s))
+    (Ut : 'M[R]_(m, p)) (Vt : 'M[R]_(n, q)) (lambda : R) (D_K : 'M[R]_(m, s)) (D_L : 'M[R]_(n, r)) (D_S : 'M[R]_(r,
+      s)) :=
   row_mx U Ut *m block_mx (S - lambda *: D_S) (adj J (V *m adj J S - lambda *: D_L) *m Vt)
                           (adj J Ut *m (U *m S - lambda *: D_K)) 0 *m adj J (row_mx V Vt).
 

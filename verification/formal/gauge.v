@@ -5,8 +5,7 @@
    so too under unitary changes of the ambient bases and under transposition.
    Left on paper: that a truncation without ties depends on this matrix alone. *)
 From mathcomp Require Import all_ssreflect all_algebra ring.
-From GeoLoRA Require Import setting.
-From GeoLoRA Require Import exact_tangent_step.
+From GeoLoRA Require Import setting exact_tangent_step.
 Import GRing.Theory Num.Theory.
 
 Section Gauge.
@@ -21,7 +20,8 @@ Theorem same_matrix : (U *m Q1) *m (Q1^H *m S *m Q2) *m (V *m Q2)^H = U *m S *m 
 Proof. by expand; rewrite K1 K2. Qed.
 
 Theorem bases_stay_orthonormal : isometry J (U *m Q1) /\ isometry J (V *m Q2).
-Proof. by rewrite /isometry; split; expand; rewrite -?(mulmxA Q1^H) -?(mulmxA Q2^H) ?isoU ?isoV; expand; rewrite ?uQ1.1 ?uQ2.1. Qed.
+Proof. by rewrite /isometry; split; expand; rewrite -?(mulmxA Q1^H) -?(mulmxA Q2^H) ?isoU ?isoV; expand;
+  rewrite ?uQ1.1 ?uQ2.1. Qed.
 
 Theorem same_projector Z : proj J (U *m Q1) (V *m Q2) Z = proj J U V Z.
 Proof. by rewrite /proj; expand; rewrite !(K1, K2). Qed.

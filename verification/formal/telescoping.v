@@ -56,7 +56,8 @@ have claim d : (d <= T)%N -> b * (\sum_(t < t0 + d) w t) <= \sum_(t < t0 + d) w 
 have grows d : \sum_(t < T) w t <= \sum_(t < d + T) w t.
   by elim: d => // d IH; rewrite addSn big_ord_recr /= ler_wpDr.
 exfalso; have := claim T (leqnn T); have := sum_over_steps (t0 + T); have := small (t0 + T)%N; have := grows t0.
-move=> wide; have := lt_le_trans wT wide; rewrite -subr_gt0 -(ltr_pM2l b0) mulr0 mulrBr mulrDr mulrCA divff ?lt0r_neq0 //; lra.
+move=> wide; have := lt_le_trans wT wide;
+  rewrite -subr_gt0 -(ltr_pM2l b0) mulr0 mulrBr mulrDr mulrCA divff ?lt0r_neq0 //; lra.
 Qed.
 End Telescoping.
 

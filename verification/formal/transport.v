@@ -3,8 +3,7 @@
    M is a tangent triple at U, V; U1, V1 are the new bases.  Nothing is assumed but that they are
    orthonormal. *)
 From mathcomp Require Import all_ssreflect all_algebra ring.
-From GeoLoRA Require Import setting.
-From GeoLoRA Require Import tangent_projector.
+From GeoLoRA Require Import setting tangent_projector.
 Import GRing.Theory Num.Theory.
 
 Section Transport.
@@ -51,12 +50,14 @@ Qed.
 End Transport.
 
 (* Control: the first summand alone, the image of M_K V^H, is not the projection. *)
-Lemma first_summand_alone_is_wrong : exists (U V V1 : 'cV[rat]_2) (M_K M_L : 'cV[rat]_2) M_S, let J := no_conjugate rat in
+Lemma first_summand_alone_is_wrong : exists (U V V1 : 'cV[rat]_2) (M_K M_L : 'cV[rat]_2) M_S,
+  let J := no_conjugate rat in
   [/\ isometry J U, isometry J V, isometry J V1, tangent J U V M_K M_L M_S &
     M_K *m (adj J V *m V1) <> proj J U V1 (of_triple J U V M_K M_L M_S) *m V1].
 Proof.
 have e (i j : 'I_2) : adj (no_conjugate rat) (delta_mx i 0 : 'cV_2) *m (delta_mx j 0 : 'cV_2) = (i == j)%:R%:M.
-  by rewrite /adj map_mx_id // trmx_delta mul_delta_mx_cond; apply/matrixP => k l; rewrite !ord1; case: eqP => _; rewrite !mxE.
+  by rewrite /adj map_mx_id // trmx_delta mul_delta_mx_cond; apply/matrixP => k l; rewrite !ord1; case: eqP => _;
+    rewrite !mxE.
 pose a : 'cV[rat]_2 := delta_mx 0 0; pose b : 'cV[rat]_2 := delta_mx 1 0.
 have triple : tangent (no_conjugate _) a a 0 b 0 by split; rewrite ?mulmx0 // e raddf0 adj0.
 have [isoa isob] : isometry (no_conjugate _) a /\ isometry (no_conjugate _) b by rewrite /isometry !e.
