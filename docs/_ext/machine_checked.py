@@ -36,7 +36,8 @@ def _cell(box: Box) -> str:
 
 def table() -> str:
     """Every box: what proves it and what checks it, as HTML."""
-    head = "<tr><th>statement</th><th>paper proof</th><th>machine</th><th>certificate</th><th>claim</th><th>broken on purpose</th></tr>"
+    columns = ("statement", "paper proof", "machine", "certificate", "claim", "broken on purpose")
+    head = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
     rows = "".join(
         f"<tr><td>{escape(box.title)}</td><td>yes</td><td>{_cell(box)}</td><td>{'yes' if box.certificate else '–'}</td>"
         f"<td>{f'<code>{box.claim}</code>' if box.claim else '–'}</td><td>{escape(box.broken)}</td></tr>"

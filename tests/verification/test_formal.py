@@ -22,8 +22,8 @@ NO_COQ = pytest.mark.skipif(shutil.which("coqc") is None, reason=MISSING)
 def test_every_box_of_a_page_says_what_is_machine_checked() -> None:
     named = []
     for page in THEORY.glob("*.md"):
-        boxes = re.findall(r"^:::\{admonition\} Statement\n(.*?)^:::$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-        for box in boxes:
+        text = page.read_text(encoding="utf-8")
+        for box in re.findall(r"^:::\{admonition\} Statement\n(.*?)^:::$", text, re.MULTILINE | re.DOTALL):
             (name,) = re.findall(r"^```\{machine-checked\} (\S+)\n```$", box, re.MULTILINE)
             assert BOXES[name].page == page.stem
             named.append(name)
@@ -82,7 +82,8 @@ def test_an_axiom_is_seen_and_a_wrong_statement_refused(compiled: Path) -> None:
     text = SOURCES["error_recursion"].read_text(encoding="utf-8")
     wrong = text.replace("- j.+1) * a j.", "- j) * a j.")
     assert survivors("error_recursion", [text, wrong], compiled) == [True, False]
-    (compiled / "with_axiom.v").write_text("Axiom wrong : False.\nTheorem all : 1 = 2. Proof. destruct wrong. Qed.\n", encoding="utf-8")
+    axiom = "Axiom wrong : False.\nTheorem all : 1 = 2. Proof. destruct wrong. Qed.\n"
+    (compiled / "with_axiom.v").write_text(axiom, encoding="utf-8")
     coqc("with_axiom", compiled)
     (answer,) = assumptions(compiled, ["with_axiom.all"], ["with_axiom"]).values()
     assert answer != CLOSED

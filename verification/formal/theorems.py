@@ -172,6 +172,7 @@ BOXES = {
         "directions",
         "Memory in moving bases",
         ("transport.transport_is_the_projection", "transport.projection_is_closest", "gauge.triples_turn_along"),
+        "that the rules for directions commute with changes of the gauge",
         claim="directions",
         broken="transports",
     ),
@@ -200,8 +201,8 @@ def control_names(file: str) -> tuple[str, ...]:
 def statement(theorem: str) -> str:
     """The text of the theorem "file.name", without its proof; ``ValueError`` where there is none."""
     file, _, name = theorem.partition(".")
-    kinds = "Theorem|Corollary|Lemma"
-    found = re.search(rf"^(?:{kinds}) {name}\b.*?(?=\s*^Proof)", _text(file), re.MULTILINE | re.DOTALL) if file in SOURCES else None
+    pattern = rf"^(?:Theorem|Corollary|Lemma) {name}\b.*?(?=\s*^Proof)"
+    found = re.search(pattern, _text(file), re.MULTILINE | re.DOTALL) if file in SOURCES else None
     if found is None:
         raise ValueError(f"expected a theorem of verification/formal as file.name, found {theorem!r}")
     return found[0]
