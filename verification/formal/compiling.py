@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def compile_all(folder: Path, jobs: int | None = None) -> dict[str, float]:
     order, seconds = TopologicalSorter({file: imports(file) for file in SOURCES}), {}
     order.prepare()
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        running = {}
+        running: dict[str, Future[tuple[float, str]]] = {}
         while order.is_active():
             running |= {file: pool.submit(coqc, file, folder) for file in order.get_ready()}
             ready = [file for file, future in running.items() if future.done()]

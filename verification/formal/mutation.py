@@ -89,14 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(MISSING)
         return 0
     chosen = edits()
+    judged: list[tuple[Edit, bool]] = []
     compile_all(BUILD)
-    with ThreadPoolExecutor(2) as pool:
-        files = dict.fromkeys(edit.file for edit in chosen)
-        judged = [pair for pairs in pool.map(partial(_judged, chosen), files) for pair in pairs]
-    wrong = [(edit, survived) for edit, survived in judged if survived != bool(edit.reason)]
-    for edit, survived in judged:
-        verdict = ("compiles: " + (edit.reason or "NOT EXPLAINED")) if survived else "does not compile"
-        print(f"{edit.file}.v  {edit.old!r} => {edit.new!r}: {verdict}")
+    with ThreadPoolExecutor() as pool:
+        for pairs in pool.map(partial(_judged, chosen), dict.fromkeys(edit.file for edit in chosen)):
+            for edit, survived in pairs:
+                verdict = ("compiles: " + (edit.reason or "NOT EXPLAINED")) if survived else "does not compile"
+                print(f"{edit.file}.v  {edit.old!r} => {edit.new!r}: {verdict}", flush=True)
+            judged += pairs
+    wrong = [edit for edit, survived in judged if survived != bool(edit.reason)]
     print(f"{len(judged)} edits, {sum(not survived for _, survived in judged)} do not compile, {len(wrong)} not as explained")
     return 1 if wrong else 0
 
