@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test nightly lint typecheck docs rigor mutation coverage finetune bench parity-gpu clean
+.PHONY: help verify verify-full test nightly lint typecheck docs rigor formal mutation coverage finetune bench parity-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ nightly: $(READY)  ## the long form of the tests, proofs, long runs, kills, cove
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m verification.rigor.long_runs
 	$(BIN)/python -m verification.rigor.faults
-	$(MAKE) rigor coverage mutation
+	$(MAKE) rigor formal coverage mutation
 	$(BIN)/python -m verification.rigor.page
 
 docs: $(READY)  ## build the documentation (a few minutes); warnings are errors; open build/docs/index.html
@@ -37,6 +37,9 @@ rigor: $(READY)  ## proofs by ball arithmetic, checked by an independent program
 	$(BIN)/python verification/rigor/checker.py build/rigor/certificates.json build/rigor/refutations.json
 	$(BIN)/python -m verification.rigor.ladder
 	$(BIN)/python -m verification.rigor.page
+
+formal: $(READY)  ## compile the machine-checked proofs (a minute or two); says which packages they need where Coq is missing
+	$(BIN)/python -m verification.formal
 
 mutation: $(READY)  ## break core, oracle, fast path, integrators, networks, fine-tuning and claims in small ways; the tests must notice 90 % (hours)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation

@@ -32,6 +32,7 @@ extensions = [
     "api_pages",
     "docstrings",
     "verified",
+    "machine_checked",
     "pages",
     "line_by_line",
     "register",

@@ -1,0 +1,90 @@
+"""Machine-checked proofs: the pages name theorems that exist, no file has a hole, and Coq accepts all of them without axioms."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from verification.claims import CLAIMS
+from verification.formal.compiling import CLOSED, MISSING, assumptions, compile_all, coqc, imports, main_theorems
+from verification.formal.mutation import edited, edits, survivors
+from verification.formal.theorems import BOXES, SOURCES, control_names, statement, theorem_names
+from verification.machine import ROOT
+
+THEORY = ROOT / "docs" / "theory"
+SHARED = {"setting", "scalar_product"}  # definitions and rules of calculation
+NO_COQ = pytest.mark.skipif(shutil.which("coqc") is None, reason=MISSING)
+
+
+def test_every_box_of_a_page_says_what_is_machine_checked() -> None:
+    named = []
+    for page in THEORY.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for box in re.findall(r"^:::\{admonition\} Statement\n(.*?)^:::$", text, re.MULTILINE | re.DOTALL):
+            (name,) = re.findall(r"^```\{machine-checked\} (\S+)\n```$", box, re.MULTILINE)
+            assert BOXES[name].page == page.stem
+            named.append(name)
+    assert sorted(named) == sorted(BOXES)
+
+
+def test_every_theorem_that_a_box_names_exists() -> None:
+    for box in BOXES.values():
+        for theorem in box.theorems:
+            file, name = theorem.split(".")
+            assert name in (*theorem_names(file), *control_names(file)), theorem
+            assert name in statement(theorem)
+            assert "Proof" not in statement(theorem)
+        assert box.theorems or not box.on_paper
+        assert not box.claim or box.claim in CLAIMS
+    with pytest.raises(ValueError, match=r"expected a theorem .* found 'descent.no_such'"):
+        statement("descent.no_such")
+
+
+@pytest.mark.parametrize("file", SOURCES)
+def test_no_file_has_a_hole(file: str) -> None:
+    text = SOURCES[file].read_text(encoding="utf-8")
+    assert text.startswith("(* ")
+    assert not re.findall(r"\b(Admitted|admit|Axioms?|Parameters?|Conjecture)\b", text)
+    assert len(text.splitlines()) <= 120
+    assert max(map(len, text.splitlines())) <= 128
+    assert file in SHARED or (theorem_names(file) or file == "projection_norm_attained")
+    assert file in SHARED or any(control_names(other) for other in SOURCES if other == file or file in imports(other))
+
+
+def test_every_edit_changes_one_place_of_a_statement() -> None:
+    found = edits()
+    assert len(found) >= 40
+    assert {edit.file for edit in found} == set(SOURCES) - SHARED
+    for edit in found:
+        assert edited(edit) != SOURCES[edit.file].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("formal")
+    assert set(compile_all(folder)) == set(SOURCES)
+    return folder
+
+
+@NO_COQ
+def test_coq_accepts_every_proof_without_axioms(compiled: Path) -> None:
+    found = assumptions(compiled, main_theorems())
+    assert sorted(found) == sorted(main_theorems())
+    assert len(found) >= 60
+    assert {name: answer for name, answer in found.items() if answer != CLOSED} == {}
+
+
+@NO_COQ
+def test_an_axiom_is_seen_and_a_wrong_statement_refused(compiled: Path) -> None:
+    text = SOURCES["error_recursion"].read_text(encoding="utf-8")
+    wrong = text.replace("- j.+1) * a j.", "- j) * a j.")
+    assert survivors("error_recursion", [text, wrong], compiled) == [True, False]
+    axiom = "Axiom wrong : False.\nTheorem all : 1 = 2. Proof. destruct wrong. Qed.\n"
+    (compiled / "with_axiom.v").write_text(axiom, encoding="utf-8")
+    coqc("with_axiom", compiled)
+    (answer,) = assumptions(compiled, ["with_axiom.all"], ["with_axiom"]).values()
+    assert answer != CLOSED
+    assert "wrong : False" in answer

@@ -1,0 +1,77 @@
+"""Coq on the files: all of them compiled in the order of their imports, and what each theorem rests on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from verification.formal.theorems import SOURCES, control_names, theorem_names
+
+__all__ = ["CLOSED", "MISSING", "OPTIONS", "assumptions", "compile_all", "coqc", "imports", "main_theorems"]
+
+OPTIONS = ("-q", "-w", "none", "-Q", ".", "GeoLoRA")
+CLOSED = "Closed under the global context"
+"""What Coq prints of a theorem that rests on no axiom."""
+MISSING = (
+    "coqc is not installed, so nothing was compiled; on Debian: apt-get install coq libcoq-mathcomp-algebra "
+    "libcoq-mathcomp-algebra-tactics libcoq-mathcomp-analysis"
+)
+
+
+def imports(file: str) -> set[str]:
+    """The files that a file imports."""
+    lines = re.findall(r"^From GeoLoRA Require Import (.*)\.$", SOURCES[file].read_text(encoding="utf-8"), re.MULTILINE)
+    return {name for line in lines for name in line.split()}
+
+
+def coqc(name: str, folder: Path) -> tuple[float, str]:
+    """Seconds and output of one file; ``RuntimeError`` with Coq's message if it does not compile."""
+    started = time.monotonic()
+    done = subprocess.run(  # noqa: S603
+        [shutil.which("coqc") or "coqc", *OPTIONS, f"{name}.v"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{name}.v does not compile:\n{done.stdout}{done.stderr}")
+    return time.monotonic() - started, done.stdout
+
+
+def compile_all(folder: Path, jobs: int | None = None) -> dict[str, float]:
+    """Compile copies of the files in a folder; the seconds of each.  ``RuntimeError`` if one does not compile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in SOURCES.values():
+        shutil.copy(path, folder)
+    order, seconds = TopologicalSorter({file: imports(file) for file in SOURCES}), {}
+    order.prepare()
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        running: dict[str, Future[tuple[float, str]]] = {}
+        while order.is_active():
+            running |= {file: pool.submit(coqc, file, folder) for file in order.get_ready()}
+            ready = [file for file, future in running.items() if future.done()]
+            for file in ready:
+                seconds[file] = running.pop(file).result()[0]
+                order.done(file)
+            if not ready:
+                time.sleep(0.05)
+    return seconds
+
+
+def main_theorems() -> list[str]:
+    """Every theorem, corollary and control as file.name."""
+    return [f"{file}.{name}" for file in SOURCES for name in (*theorem_names(file), *control_names(file))]
+
+
+def assumptions(folder: Path, theorems: Iterable[str], files: Iterable[str] = SOURCES) -> dict[str, str]:
+    """What Coq says each theorem rests on, in a folder where all is compiled."""
+    asked = list(theorems)
+    marks = [f'Goal True. idtac "<{name}>". Abort. Print Assumptions {name}.' for name in asked]
+    text = "\n".join([f"From GeoLoRA Require {' '.join(files)}.", *marks])
+    (folder / "every_assumption.v").write_text(text, encoding="utf-8")
+    said = re.split(r"^<(.+)>$", coqc("every_assumption", folder)[1], flags=re.MULTILINE)[1:]
+    return {name: answer.strip() for name, answer in zip(said[::2], said[1::2], strict=True)}

@@ -1,0 +1,208 @@
+"""Which theorem in which file proves which box of the theory pages, and what of it stays on paper: data, checked by tests."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+__all__ = ["BOXES", "SOURCES", "Box", "control_names", "statement", "theorem_names"]
+
+FOLDER = Path(__file__).resolve().parent
+SOURCES = {path.stem: path for path in sorted(FOLDER.glob("*.v"))}
+"""The files by their names."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A statement of the theory: its page, its title, the theorems "file.name" that prove it, what stays on paper, and what
+    else checks it: a statement of the certificates, a claim, and what is broken there on purpose.
+    """
+
+    page: str
+    title: str
+    theorems: tuple[str, ...] = ()
+    on_paper: str = ""
+    certificate: bool = False
+    claim: str = ""
+    broken: str = ""
+
+
+BOXES = {
+    "projector": Box(
+        "setting",
+        "The tangent projector",
+        (
+            "tangent_projector.projector_complement",
+            "tangent_projector.projector_idempotent",
+            "tangent_projector.projector_self_adjoint",
+            "tangent_projector.ranges_alone",
+            "tangent_projector.same_range",
+            "tangent_projector.range_is_tangent_space",
+        ),
+        "that the matrices of rank r form a manifold",
+        certificate=True,
+        broken="three projections",
+    ),
+    "one-pass": Box(
+        "step",
+        "One backward pass is enough",
+        (
+            "one_backward_pass.gradient_of_U",
+            "one_backward_pass.gradient_of_V",
+            "one_backward_pass.gradient_of_S",
+            "one_backward_pass.three_views",
+        ),
+        claim="one-backward-pass",
+        broken="gradients",
+    ),
+    "tangent-step": Box(
+        "step",
+        "The untruncated step is the Riemannian gradient step",
+        ("exact_tangent_step.exact_gradient_step",),
+        certificate=True,
+        claim="tangent-step",
+        broken="steps",
+    ),
+    "truncation": Box("step", "The truncation is optimal", certificate=True, claim="truncation", broken="truncations"),
+    "equivariance": Box(
+        "step",
+        "Gauge independence and symmetries",
+        ("gauge.same_W_hat", "gauge.ambient_bases_turn_along", "gauge.transposition"),
+        "what the truncation does, and parts 4 and 5",
+        claim="equivariance",
+        broken="steps and directions",
+    ),
+    "limits": Box(
+        "step",
+        "Limit cases",
+        ("exact_tangent_step.full_rank_step", "exact_tangent_step.full_rank_step_right", "exact_tangent_step.fixed_point"),
+        "what the truncation keeps, and the limit λ → 0",
+        claim="limits",
+        broken="steps",
+    ),
+    "descent": Box(
+        "descent",
+        "Every step descends, up to its truncation",
+        ("descent.descent_of_gradient_step", "descent.truncation_adds", "descent.descent_of_matrices"),
+        "the descent lemma of Lipschitz gradients",
+        certificate=True,
+        claim="descent",
+        broken="steps",
+    ),
+    "convergence": Box(
+        "descent",
+        "How small a projected gradient becomes",
+        ("telescoping.sum_over_steps", "telescoping.smallest_gradient"),
+        claim="convergence",
+        broken="steps",
+    ),
+    "stochastic": Box(
+        "descent",
+        "Stochastic gradients",
+        ("telescoping.sum_over_steps", "telescoping.gradients_return_to_zero"),
+        "the expectation of one step",
+        claim="stochastic",
+        broken="steps",
+    ),
+    "error-bound": Box(
+        "error_bound",
+        "The robust error bound",
+        ("error_recursion.robust_error_bound", "error_recursion.recursion_to_closed_form"),
+        "that the one-sided constant bounds the separation of solutions, the integral of one step, and the bound for B_k",
+        certificate=True,
+        claim="error-bound",
+        broken="steps",
+    ),
+    "curvature": Box("rank", "What truncation to a fixed rank costs", certificate=True, claim="curvature-tail", broken="steps"),
+    "stall": Box("rank", "When the rank can grow, and when it stalls", claim="rank-stall", broken="integrators"),
+    "recovery": Box("rank", "The rank is found from both sides", claim="rank-recovery", broken="steps"),
+    "budget": Box(
+        "rank",
+        "One rank budget for many layers",
+        ("budget.budget_is_nearly_optimal", "budget.budget_in_ranks", "budget.nothing_refused"),
+        "the best ranks of one layer (Eckart–Young), and that within a layer the worth never rises",
+        claim="rank-budget",
+        broken="allocations",
+    ),
+    "simultaneous": Box("factors", "Descending in all factors at once", claim="simultaneous-descent", broken="operators"),
+    "directions": Box(
+        "directions",
+        "A direction is a tangent vector",
+        ("exact_tangent_step.exact_step_along_tangent",),
+        claim="directions",
+        broken="directions",
+    ),
+    "uphill": Box(
+        "directions",
+        "Adam as published can go uphill",
+        (
+            "counterexample.own_slope",
+            "thresholds.own_core_goes_uphill",
+            "thresholds.shared_core_goes_uphill",
+            "counterexample.rational_counterexample",
+        ),
+        claim="first-directions",
+        broken="directions",
+    ),
+    "sum-core": Box(
+        "directions",
+        "Adam in a self-adjoint form",
+        ("directions.sum_core_is_tangent", "directions.sum_core_cannot_ascend"),
+        claim="first-directions",
+        broken="directions",
+    ),
+    "spectral": Box(
+        "directions",
+        "Spectral descent",
+        (
+            "directions.spectral_slope",
+            "directions.polar_square",
+            "directions.projection_shortens",
+            "projection_norm.projection_norm",
+            "projection_norm_attained.four_thirds_is_attained",
+            "descent.spectral_descent",
+        ),
+        "that a singular value decomposition exists, and the descent lemma",
+        claim="first-directions",
+        broken="directions",
+    ),
+    "moments": Box(
+        "directions",
+        "Memory in moving bases",
+        ("transport.transport_is_the_projection", "transport.projection_is_closest", "gauge.triples_turn_along"),
+        "that the rules for directions commute with changes of the gauge",
+        claim="directions",
+        broken="transports",
+    ),
+    "acceptance": Box("acceptance", "Stationarity and dominance", certificate=True, claim="oracles", broken="backends"),
+    "acceptance-norm": Box("acceptance", "The distance to the tail", claim="oracles", broken="backends"),
+    "acceptance-forward": Box("acceptance", "The weighted forward error", claim="oracles", broken="backends"),
+}
+"""The boxes of the theory pages, in their order on each page.  Without theorems a box is proved on paper."""
+
+
+@cache
+def _text(file: str) -> str:
+    return SOURCES[file].read_text(encoding="utf-8")
+
+
+def theorem_names(file: str) -> tuple[str, ...]:
+    """The theorems and corollaries of a file: what it is about, without its lemmas."""
+    return tuple(re.findall(r"^(?:Theorem|Corollary) (\w+)", _text(file), re.MULTILINE))
+
+
+def control_names(file: str) -> tuple[str, ...]:
+    """The lemmas that refute a variant of a statement, or show that its constant is attained."""
+    return tuple(re.findall(r"^Lemma (\w+(?:_wrong|_attained|_gauge|_descend))\b", _text(file), re.MULTILINE))
+
+
+def statement(theorem: str) -> str:
+    """The text of the theorem "file.name", without its proof; ``ValueError`` where there is none."""
+    file, _, name = theorem.partition(".")
+    pattern = rf"^(?:Theorem|Corollary|Lemma) {name}\b.*?(?=\s*^Proof)"
+    found = re.search(pattern, _text(file), re.MULTILINE | re.DOTALL) if file in SOURCES else None
+    if found is None:
+        raise ValueError(f"expected a theorem of verification/formal as file.name, found {theorem!r}")
+    return found[0]
