@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.blocks import RIGHT
 from geolora_ref.oracle.cases import SIGNS, StepCase
-from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
+from geolora_ref.oracle.catalogue import FLOOR, catalogue
 from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
 from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
@@ -24,6 +24,7 @@ from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
 from geolora_ref.oracle.harness import Harness, Held, Options, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
+from geolora_ref.oracle.question import ConformanceCase
 from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
 from geolora_ref.oracle.storage import norm
@@ -272,7 +273,7 @@ def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None 
     held: list[list[Held]] = [before or []]
     own: Sequence[Array] = ()
     for k in range(case.steps):
-        inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout)
+        inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems)
         if k and case.trained:
             own = _overwritten(harness, held[-1], inputs.arrays, returned=case.returned)
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
@@ -431,6 +432,7 @@ def questions(harness: Harness) -> list[ConformanceCase]:
     """The cases that a backend can be asked."""
     given, cases = harness.conversion, [case for case in catalogue() if harness.conversion.has_layout(case.layout)]
     cases = [case for case in cases if harness.directions or case.parameters.gradient != SIGNS]
+    cases = [case for case in cases if harness.batched or not case.problems]
     return [case for case in cases if applicable(case, given.dtype, harness.precision)]
 
 

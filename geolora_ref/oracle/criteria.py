@@ -62,9 +62,10 @@ class StepInputs:
     """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
 
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
-    arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).  ``dense`` :
-    ‖G‖ where the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be
-    taken for itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
+    arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).
+    ``problems`` : how many a stack of it and its mirror images has, if not as many as its sizes say.  ``dense`` : ‖G‖ where the
+    step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be taken for
+    itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """
@@ -82,6 +83,7 @@ class StepInputs:
     max_rank: int | None = None
     age: int = 0
     layout: str = "rows"
+    problems: int = 0
     dense: float = 0.0
     directions: bool = False
 

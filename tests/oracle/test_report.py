@@ -16,7 +16,7 @@ from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 from geolora_ref.oracle import conformance_suite
 from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
+from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import Interrupted, Report, Row, check_step, run_case
 from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import FAIL, WARN, judge
@@ -24,6 +24,7 @@ from geolora_ref.oracle.diagnosis import Diagnosis
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.load import load_backend
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.question import ConformanceCase
 from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
