@@ -177,7 +177,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "single-pass-residual": "hard-attention-nearly-in-the-range",
         "gram-singular-values": "hard-attention-geometric-zero",
         "not-orthogonalised": "path-tile-none",
-        "cap-off-by-one-low": "path-capacity-max-at",
+        "cap-off-by-one-low": "path-capacity-max-above",
         "energy-share": "path-capacity-tau",
     },
     "multiples-of-32": {
@@ -227,7 +227,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
     "rank-64": {
         "capacity-of-64": "path-capacity-max-above",
-        "max-rank-ignored": "path-capacity-max-below",
+        "max-rank-ignored": "path-capacity-max-above",
         "min-rank-ignored": "path-capacity-min-below",
         "one-by-one": "path-capacity-tau",
         "theta-taken-relative": "path-capacity-theta",
@@ -276,11 +276,11 @@ FAMILIES: dict[str, dict[str, str]] = {
         "augmented-with-old": "path-tile-none",
     },
     "long": {
-        "last-column-lost": "path-long-start",
+        "last-column-lost": "path-long-theta",
         "max-rank-ignored": "path-long-max-below",
         "min-rank-ignored": "path-long-wide-min-above",
         "theta-taken-relative": "path-long-theta",
-        "v-not-augmented": "path-long-wide-tau",
+        "v-not-augmented": "path-long-wide-min-above",
         "missing-conjugate": "path-long-complex",
     },
     "whole": {
