@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.blocks import RIGHT
 from geolora_ref.oracle.cases import SIGNS, StepCase
-from geolora_ref.oracle.catalogue import FLOOR, catalogue
+from geolora_ref.oracle.catalogue import FLOOR
+from geolora_ref.oracle.choice import Choice, applicable, questions
 from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
 from geolora_ref.oracle.criteria import StepInputs, Verdict, judge, judge_stages, resolution
@@ -24,13 +25,14 @@ from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
 from geolora_ref.oracle.harness import Harness, Held, Options, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
+from geolora_ref.oracle.own import Size, smallest
 from geolora_ref.oracle.question import ConformanceCase
 from geolora_ref.oracle.report import Interrupted, Report, Row
 from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
 from geolora_ref.oracle.storage import norm
 
-__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "questions", "run_case"]
+__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "questions", "run_case", "smallest_failing"]
 
 Matrix = NDArray[Any]
 
@@ -117,10 +119,13 @@ _drawn = functools.cache(StepCase.build)
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
-def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None = None) -> tuple[Row, StepInputs | None]:
+def run_case(
+    harness: Harness, case: ConformanceCase, before: list[Held] | None = None, *, last_asked: bool = False
+) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
-    Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there.
+    Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there, unless
+    what was ``last_asked`` is wanted all the same.
     ``before`` : what the last call of the case before was given and returned, and will be that of this one.
     """
     started = time.perf_counter()
@@ -151,7 +156,9 @@ def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None 
     if before is not None:
         with harness.conversion.scope():
             before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
-    last = replace(inputs) if outcome.factors else None  # without what was worked out to judge it, which takes more room
+    last = (
+        replace(inputs) if outcome.factors or last_asked else None
+    )  # without what was worked out to judge it, which takes more room
     return replace(row, seconds=time.perf_counter() - started), last
 
 
@@ -217,23 +224,16 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> Ste
     return replace(inputs, dense=norm(G) if harness.whole else 0.0, directions=drawn.parameters.gradient == SIGNS)
 
 
-def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
-    """Whether a dtype, and the precision that is claimed, can hold the numbers of a case.
-
-    A claim of float16 excludes nothing that float32 holds: it stands for TF32 as well, which has that range.
-    """
-    if "complex" in case.flags:
-        return dtype.startswith("complex")
-    if "double-range" in case.flags:
-        return {dtype, precision or dtype} <= {"float64", "complex128"}
-    return "wide-range" not in case.flags or dtype != "float16"
-
-
 def check_step(
     step: Backend | Callable[..., Any],
     *,
     stages: Callable[..., Mapping[str, Array]] | None = None,
     select: Mapping[str, str] | None = None,
+    quick: bool = False,
+    shapes: Sequence[Size] = (),
+    fuzz: int = 0,
+    seed: int = 0,
+    fail_fast: bool = False,
     xfail: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Unpack[Options],
@@ -246,6 +246,10 @@ def check_step(
     stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat and output by name;
         every line is judged in every case.
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning of one).
+    quick : a tenth of the catalogue, which is enough for every mutant.
+    shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in addition.
+    fuzz, seed : so many further cases are drawn; of the first three that fail the reason says the smallest that fails, too.
+    fail_fast : stop behind the first case that fails.
     xfail : {case id: reason}: cases known to fail; those not selected are ignored.  Strict: one that passes, or that the
         catalogue has not, is a problem.
     progress : called with (done, total).
@@ -257,7 +261,8 @@ def check_step(
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
-    cases, conversion, asked = _selection(harness, select or {}), harness.conversion, Asked(harness)
+    choice = Choice(dict(select or {}), quick, tuple(shapes), fuzz, seed, fail_fast)
+    cases, conversion, asked = choice.cases(harness), harness.conversion, Asked(harness)
     sizes = [(case.parameters.m, case.parameters.n, case.parameters.r) for case in cases]
     seen = statistics.median([resolution(*size, harness.eps, harness.storage) for size in sizes])
     rows = asked.rows
@@ -268,48 +273,43 @@ def check_step(
         failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
         told = shared(failed, cases[: len(rows)])
         judged: dict[str, Any] = {"precision": harness.arithmetic, "resolution": seen, "promised": harness.options}
-        return Report(harness.name, *given, rows, problems, diagnosis, seconds, shared=told, select=dict(select or {}), **judged)
+        return Report(harness.name, *given, rows, problems, diagnosis, seconds, shared=told, choice=choice, **judged)
 
     doing = ""
     try:
         for done, case in enumerate(cases):
             progress(done, len(cases))
             doing = f"case {case.id}"
-            asked.ask(case, xfail.get(case.id))
+            row = asked.ask(case, xfail.get(case.id))
+            if fail_fast and row.outcome == "failed":
+                break
         progress(len(cases), len(cases))
+        doing = "the search for the smallest of the drawn cases that fail"
+        _shrink(harness, cases, rows)
         doing = "the diagnosis"
         diagnosis = asked.diagnosis()
     except KeyboardInterrupt:
         problem = f"interrupted in {doing}, after {len(rows)} of {len(cases)} cases"
         raise Interrupted(report([problem])) from None
-    return report(_problems(rows, xfail, whole=not select), diagnosis)
+    return report(_problems(rows, xfail, whole=choice.whole), diagnosis)
 
 
-def questions(harness: Harness) -> list[ConformanceCase]:
-    """The cases that a backend can be asked."""
-    given, cases = harness.conversion, [case for case in catalogue() if harness.conversion.has_layout(case.layout)]
-    cases = [case for case in cases if harness.directions or case.parameters.gradient != SIGNS]
-    cases = [case for case in cases if harness.batched or not case.problems]
-    return [case for case in cases if applicable(case, given.dtype, harness.precision)]
+SHRUNK = 3
+"""Of so many drawn cases that fail the smallest is searched."""
 
 
-def _selection(harness: Harness, select: Mapping[str, str]) -> list[ConformanceCase]:
-    """The questions that match; ``ValueError`` if there is none."""
-    cases = questions(harness)
-    selected = [case for case in cases if _selected(case, select)]
-    if not selected:
-        groups = ", ".join(dict.fromkeys(case.group for case in cases))
-        raise ValueError(f"select: no case for {harness.conversion.dtype} matches {dict(select)}; the groups are {groups}")
-    return selected
+def _shrink(harness: Harness, cases: Sequence[ConformanceCase], rows: list[Row]) -> None:
+    """The reasons of the first drawn cases that fail say the smallest case that does."""
+    failed = [k for k, row in enumerate(rows) if row.group == "fuzz" and row.outcome == "failed"]
+    for k in failed[:SHRUNK]:
+        rows[k] = replace(
+            rows[k], reason=f"{rows[k].reason}; the smallest that fails: {smallest_failing(harness, cases[k]).reason}"
+        )
 
 
-def _selected(case: ConformanceCase, select: Mapping[str, str]) -> bool:
-    """Whether a case matches every given key."""
-    for key in select:
-        if key not in ("group", "flag", "id"):
-            raise ValueError(f"select: expected keys among group, flag, id, found {key!r}")
-    wanted_group, wanted_flag = select.get("group", case.group), select.get("flag", case.flags[0])
-    return case.group == wanted_group and wanted_flag in case.flags and case.id.startswith(select.get("id", ""))
+def smallest_failing(harness: Harness, case: ConformanceCase) -> ConformanceCase:
+    """The smallest case that a backend fails as it fails this one."""
+    return smallest(case, lambda smaller: run_case(harness, smaller)[0].outcome == "failed")
 
 
 def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> list[str]:

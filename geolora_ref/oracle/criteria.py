@@ -38,6 +38,7 @@ __all__ = [
     "WARN",
     "StepInputs",
     "Verdict",
+    "allowance",
     "diagonal_ratios",
     "finding",
     "in_double",
@@ -54,6 +55,10 @@ NAMED = 3
 """Criteria that a line of a report has room for."""
 EXACT = Storage(0.0, 0.0)
 """Nothing is rounded for storage."""
+TOO_LARGE = 2**24
+"""From so many products m·n·r on, arrays in double precision are judged in it: the next wider one has no BLAS and would take
+minutes, and the rounding of sums of r products is a fraction of a unit, which is 4√(m + n)·eps.
+"""
 Matrix = NDArray[Any]
 
 
@@ -105,7 +110,8 @@ class StepInputs:
         """The arrays in the next wider precision, and what they ask for: computed once for all answers, so that whoever changes
         the arrays in place asks with a new object.
         """
-        return _Wide(self.learning_rate, *map(_wide, self.arrays))
+        (m, r), n = self.U.shape, len(self.V)
+        return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else _wide, self.arrays))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -240,6 +246,13 @@ def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = Non
     return FAIL * unit_of(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
+def allowance(inputs: StepInputs, eps: float, storage: Storage | None = None) -> tuple[float, float]:
+    """By how much W₁ and the orthonormality of its bases may be off at most: FAIL units, and what storage explains."""
+    (m, r), n, q = inputs.U.shape, len(inputs.V), _Question.of(inputs, eps, storage)
+    defects = sum(q.defects) + max(q.storage.defect(np.zeros((size, min(2 * r, size)))) for size in (m, n))
+    return float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled), FAIL * q.unit + defects
+
+
 def _judge_truncation(
     W_hat: Matrix,
     tails: NDArray[np.float64],
@@ -254,7 +267,7 @@ def _judge_truncation(
     error = unusable(outputs, m, n, columns)
     if error:
         return Verdict(error=error)
-    U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
+    U1, S1, V1 = (X.astype(np.result_type(X.dtype, q.x.S.dtype)) for X in map(np.asarray, outputs))
     rank, units, asked = S1.shape[0], q.unit * q.scale, q.unsettled + moved
     D = W_hat - _product(U1, S1, _H(V1))
     explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked}

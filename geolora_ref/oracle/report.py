@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from geolora_ref.oracle.choice import Choice
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import WARN, finding
 from geolora_ref.oracle.diagnosis import Diagnosis
@@ -59,7 +60,7 @@ class Report:
 
     ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
     error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
-    ``shared`` : what all failing cases have in common, if they have.  ``select`` : which cases were asked, all if it is empty;
+    ``shared`` : what all failing cases have in common, if they have.  ``choice`` : which cases were asked;
     ``promised`` : what the backend promises, and whether it showed its stages.
     """
 
@@ -73,7 +74,7 @@ class Report:
     precision: str = "float64"
     resolution: float = 0.0
     shared: str = ""
-    select: Mapping[str, str] = field(default_factory=dict)
+    choice: Choice = field(default_factory=Choice)
     promised: Mapping[str, bool] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -129,7 +130,7 @@ class Report:
             "precision": self.precision,
             "resolution": self.resolution,
             **self.promised,
-            "select": dict(self.select),
+            **self.choice.as_data(),
             "passed": self.passed,
             "cases": len(self.rows),
             "worst_ratio": _plain(self.worst_ratio),
