@@ -145,7 +145,7 @@ class Conversion:
             return X.astype(self.dtype, order="C", copy=True)
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
         if self.array == "torch":
-            return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")
+            return library.tensor(np.ascontiguousarray(X), device="cpu").to(getattr(library, self.dtype)).to(self.device or "cpu")
         with self.scope():
             return library.array(np.ascontiguousarray(X), dtype=getattr(library, self.dtype))
 
