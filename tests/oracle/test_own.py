@@ -15,6 +15,7 @@ from geolora_ref.oracle import check_step, summary
 from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import Asked
 from geolora_ref.oracle.choice import Choice
+from geolora_ref.oracle.criteria import _singular_values, _spectral_norm
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.narrow_mutants import NARROW_MUTANTS
@@ -66,6 +67,15 @@ def test_large_sizes_are_judged_in_double_precision() -> None:
     report = check_step(RIGHT, shapes=[(1100, 700, 32)], select=select)
     assert report.worst_ratio < 3.0
     assert not check_step(MUTANTS["kept-value-perturbed"].step, shapes=[(1100, 700, 32)], select=select)
+
+
+def test_a_large_matrix_of_low_rank_has_the_singular_values_of_the_dense_one() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((700, 40)) * np.geomspace(1.0, 1e-9, 40) @ rng.standard_normal((40, 600))
+    sigma = np.linalg.svd(X, compute_uv=False)
+    assert np.max(np.abs(_singular_values(X, 40) - sigma)) <= 1e-14 * sigma[0]
+    assert _spectral_norm(X, 40) == pytest.approx(sigma[0], rel=1e-14)
+    assert np.max(np.abs(_singular_values(X, 20) - sigma)) > 1e-9 * sigma[0]  # of too low a rank
 
 
 def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
