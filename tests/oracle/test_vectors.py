@@ -522,7 +522,7 @@ DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda path: path.write_text("[1, 2]"), "$: "),
     "a directory": (_directory, "directory"),
     "a pipe": (_pipe, "shape-tall-dense.json: expected a regular file, found a pipe, a socket or a device"),
-    "too large": (lambda path: path.write_bytes(b" " * 2_000_000), "expected at most 1128376 bytes, found 2000000"),
+    "too large": (lambda path: path.write_bytes(b" " * 2_000_000), "expected at most 1114376 bytes, found 2000000"),
     "other rows": (_edited(lambda d: _set(d, "U1.re", [[0.0] * 4] * 5000)), "$.U1.re: expected 13 rows, found 5000"),
     "another id": (_edited(lambda d: _set(d, "id", "shape-tall-zero")), "$.id"),
     "extra field": (_edited(lambda d: _set(d, "time", 1.0)), "$.time"),
