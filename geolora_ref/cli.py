@@ -15,7 +15,9 @@ from geolora_ref.oracle.check import Interrupted, Report, check_step
 from geolora_ref.oracle.directions import RULES, RuleReport, check_rule
 from geolora_ref.oracle.known_failures import checked, read_known_failures
 from geolora_ref.oracle.load import harness_options, load_backend
+from geolora_ref.oracle.own import Size, shape
 from geolora_ref.oracle.reporting import junit, summary
+from geolora_ref.oracle.reproduce import reproduction
 from geolora_ref.support.extras import how_to_install
 from geolora_ref.support.files import require_writable, write_atomically
 from geolora_ref.support.options import BACKEND_OPTIONS, nonempty_path
@@ -42,6 +44,19 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--rule", metavar="NAME", help=f"judge an optimizer's directions instead of a step: {', '.join(RULES)}")
     check.add_argument("--momentum", type=float, default=0.9, help="of the rule, if it has one (default: 0.9)")
     check.add_argument("--smoothing", type=float, default=0.0, help="of the spectral rule (default: 0)")
+    check.add_argument("--quick", action="store_true", help="a tenth of the cases, which is enough for every known defect")
+    check.add_argument(
+        "--shape",
+        action="append",
+        type=_shape,
+        default=[],
+        metavar="MxNxR",
+        help="ask everything at these sizes as well; repeatable",
+    )
+    check.add_argument("--fuzz", type=int, default=0, metavar="N", help="draw so many further cases (--seed)")
+    check.add_argument("--seed", type=int, default=0, metavar="S", help="of the cases that are drawn (default: 0)")
+    check.add_argument("--fail-fast", action="store_true", help="stop behind the first case that fails")
+    check.add_argument("--reproduce", metavar="ID", help="print a script that asks this failing case without the kit")
     check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio; folders are made")
     check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML; folders are made")
     vectors = commands.add_parser("vectors", help="test vectors for other languages").add_subparsers(dest="action", required=True)
@@ -84,11 +99,20 @@ def _check(options: argparse.Namespace) -> int:
     if options.rule is not None:
         return _check_rule(options)
     verdict, status = "", None
+    backend, asked = load_backend(options.backend), harness_options(lambda name: getattr(options, name.replace("-", "_")))
+    if options.reproduce:
+        tell(reproduction(backend, options.reproduce, shapes=tuple(options.shape), **asked))
+        return 0
     try:
         report = check_step(
-            load_backend(options.backend),
-            **harness_options(lambda name: getattr(options, name.replace("-", "_"))),
+            backend,
+            **asked,
             select=_selection(options.tests),
+            quick=options.quick,
+            shapes=options.shape,
+            fuzz=options.fuzz,
+            seed=options.seed,
+            fail_fast=options.fail_fast,
             xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
             progress=_progress,
         )
@@ -118,6 +142,14 @@ def _write_json(report: Report | RuleReport, path: Path) -> None:
     """As UTF-8; half a surrogate pair, which UTF-8 has not, becomes the escape sequence of JSON."""
     text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
     write_atomically(path, text.encode(errors="backslashreplace"))
+
+
+def _shape(text: str) -> Size:
+    """Sizes as argparse takes them."""
+    try:
+        return shape(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _write_reports(report: Report, options: argparse.Namespace) -> None:

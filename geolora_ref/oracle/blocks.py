@@ -65,21 +65,26 @@ class _Update(NamedTuple):
 
 
 def deviating_blocks(
-    found: Sequence[Found], reference: Sequence[Found], inputs: Sequence[StepInputs], compared: Comparison
+    found: Sequence[Found],
+    reference: Sequence[Found],
+    inputs: Sequence[StepInputs],
+    compared: Comparison,
+    failing: Sequence[bool],
 ) -> tuple[list[str], str]:
     """The blocks of Ŵ − W, seen in the old bases, in which an untruncated result differs from the reference's.
 
     Or none, and what is wrong instead: bases that are not orthonormal, all blocks at once and not all by one factor, the S-block
-    where nothing is to change, or nothing at all.
+    where nothing is to change, or nothing at all.  That the result is right without truncation is said of steps that are
+    ``failing`` with it: that others are right says nothing about what is wrong in those.
     """
     deviating: dict[str, list[_Update]] = {}
     instead, seen = "", 0
-    for mine, right, x in zip(found, reference, inputs, strict=True):
+    for mine, right, x, fails in zip(found, reference, inputs, failing, strict=True):
         if isinstance(mine, str) or isinstance(right, str) or x.tau != 0.0 or x.max_rank is not None or x.layout != "rows":
             continue
         if compared.orthonormal(right) and not compared.orthonormal(mine):
             return [], SKEWED
-        seen += 1
+        seen += fails
         W = x.U @ x.S @ x.V.conj().T
         mine_parts, right_parts = (_parts(product(factors) - W, x.U, x.V) for factors in (mine, right))
         tolerance = compared.tolerance(x, norm(mine[1]))

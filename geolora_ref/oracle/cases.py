@@ -14,6 +14,7 @@ from geolora_ref.oracle.spectra import EXTREME, SPECTRA
 
 __all__ = [
     "BASES",
+    "CONSTANT",
     "CORES",
     "GRADED",
     "GRADIENTS",
@@ -46,8 +47,13 @@ SIGNS = "signs"
 These directions are the projections of no one gradient.
 """
 
-BASES = ("random", "unit", "padded")
-"""How U and V are given: Haar distributed, columns of the identity, or Haar distributed behind rows of zeros."""
+CONSTANT = "constant"
+"""Not drawn: all entries of G are equal, so that all rows of GV are, and of GᴴU, bit for bit."""
+
+BASES = ("random", "unit", "padded", "thin")
+"""How U and V are given: Haar distributed, columns of the identity, or Haar distributed behind rows of zeros; "thin" are Haar
+distributed again, drawn without the columns that are not there, which large ones are too many of.
+"""
 
 SPARSE = ("sparse", "padded")
 """Gradients with zero rows and columns, for bases that have zeros: one behind those of the identity, or those of U and V."""
@@ -124,6 +130,8 @@ class StepCase:
         """dK = G V, dL = Gᴴ U and dS = Uᴴ G V, or their signs."""
         dK = G @ V
         projected = (dK, G.conj().T @ U, U.conj().T @ dK)
+        if self.parameters.gradient == CONSTANT:  # the sums of different rows may be rounded differently
+            projected = (np.repeat(dK[:1], len(dK), axis=0), np.repeat(projected[1][:1], len(V), axis=0), projected[2])
         return tuple(map(np.sign, projected)) if self.parameters.gradient == SIGNS else projected
 
 
@@ -202,8 +210,12 @@ def _unitary(rng: np.random.Generator, size: int, complex_data: bool, columns: i
     """Haar distributed, the first ``columns`` of it.  QR alone fixes the signs of its columns, and a second QR would then change
     none of them.
     """
-    Q, R = np.linalg.qr(_gaussian(rng, (size, size), complex_data)[:, :columns])
-    return Q * (np.diag(R) / np.abs(np.diag(R)))
+    return _orthonormal(_gaussian(rng, (size, size), complex_data)[:, :columns])
+
+
+def _orthonormal(X: Matrix) -> Matrix:
+    Q, R = np.linalg.qr(X)
+    return np.asarray(Q * (np.diag(R) / np.abs(np.diag(R))))
 
 
 def _basis(rng: np.random.Generator, size: int, p: CaseParameters) -> Matrix:
@@ -211,6 +223,8 @@ def _basis(rng: np.random.Generator, size: int, p: CaseParameters) -> Matrix:
         raise ValueError(f"bases: expected one of {BASES}, found {p.bases!r}")
     if p.bases == "unit":
         return np.eye(size, p.r)
+    if p.bases == "thin":
+        return _orthonormal(_gaussian(rng, (size, p.r), p.complex))
     zeros = PADDING if p.bases == "padded" else 0
     return np.concatenate([np.zeros((zeros, p.r)), _unitary(rng, size - zeros, p.complex, p.r)])
 
@@ -238,7 +252,7 @@ def _gradient(rng: np.random.Generator, p: CaseParameters, U: Matrix, V: Matrix)
     Z = p.magnitude * _gaussian(rng, (p.m, p.n), p.complex)
     if p.gradient in ("quadratic", SIGNS):
         H1, H2 = (_spd(rng, size, p.complex) for size in (p.m, p.n))
-        return lambda W: H1 @ (W - Z) @ H2
+        return lambda W: H2(H1(W - Z).conj().T).conj().T
     constant = _constant_gradient(p.gradient, Z, U, V)
     return lambda W: constant
 
@@ -258,13 +272,16 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
         "left": Z @ V @ V.conj().T - U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "right": U @ (U.conj().T @ Z) - U @ (U.conj().T @ Z @ V) @ V.conj().T,
         "sparse": np.where(_but(len(U), U.shape[1]) & _but(len(V), V.shape[1]).T, Z, 0.0),
+        CONSTANT: np.full_like(Z, Z[0, 0]),
         "padded": np.where((np.arange(len(U)) >= PADDING)[:, None] & (np.arange(len(V)) >= PADDING), Z, 0.0),
     }
     constants["off core"] = constants["left"] + constants["right"]
     if kind in GRADED:
         return _graded(constants["left"] @ V, constants["right"].conj().T @ U, U, V, GRADED[kind])
     if kind not in constants:
-        raise ValueError(f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, SIGNS)}, found {kind!r}")
+        raise ValueError(
+            f"gradient: expected one of {(*GRADIENTS, *ONE_SIDED, *GRADED, *SPARSE, CONSTANT, SIGNS)}, found {kind!r}"
+        )
     return constants[kind]
 
 
@@ -282,7 +299,7 @@ def _graded(K: Matrix, L: Matrix, U: Matrix, V: Matrix, smallest: float) -> Matr
     return G
 
 
-def _spd(rng: np.random.Generator, size: int, complex_data: bool) -> Matrix:
-    """A Hermitian positive definite matrix with eigenvalues between 0.5 and 2."""
+def _spd(rng: np.random.Generator, size: int, complex_data: bool) -> Callable[[Matrix], Matrix]:
+    """A Hermitian positive definite matrix with eigenvalues between 0.5 and 2, as what it makes of another."""
     Q = _unitary(rng, size, complex_data)
-    return Q * np.linspace(0.5, 2.0, size) @ Q.conj().T
+    return lambda X: np.asarray(Q @ (np.linspace(0.5, 2.0, size)[:, None] * (Q.conj().T @ X)))

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from geolora_ref.oracle.cases import CORES, GRADIENTS, ONE_SIDED, SIGNS, TRAPS, CaseParameters
+from geolora_ref.oracle.paths import path_cases
+from geolora_ref.oracle.question import ConformanceCase, question
 from geolora_ref.oracle.spectra import SPECTRA
 
-__all__ = ["FLOOR", "ConformanceCase", "catalogue"]
+__all__ = ["FLOOR", "catalogue"]
 
 FLOOR = 300
 """A whole run judges at least this many cases in every dtype."""
@@ -266,27 +268,6 @@ FIXED: dict[str, tuple[dict[str, Any], str]] = {
 FIXED_AT = ("tau-0", "tau-0.3", "tau-1", "theta-0.25", "theta-large")
 
 
-@dataclass(frozen=True)
-class ConformanceCase:
-    """One question, or a sequence of them.
-
-    ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of float32, ``double-range`` those
-    of float64.  ``steps`` > 1 is a sequence: the output of each step is the next input; ``trained`` changes S at random in
-    between, as an optimizer does, in the arrays that the backend was given or, if ``returned``, in the one that it has returned;
-    ``layout`` is how the arguments lie in memory.
-    """
-
-    id: str
-    group: str
-    flags: tuple[str, ...]
-    reason: str
-    parameters: CaseParameters
-    steps: int = 1
-    trained: bool = False
-    returned: bool = False
-    layout: str = "rows"
-
-
 @functools.cache
 def catalogue() -> tuple[ConformanceCase, ...]:
     """All cases, in a fixed order."""
@@ -311,6 +292,7 @@ def catalogue() -> tuple[ConformanceCase, ...]:
         *_tails(),
         *_directions(),
         *_crossed(),
+        *path_cases(),
     )
     return tuple(replace(case, parameters=replace(case.parameters, seed=_seed(case.id))) for case in cases)
 
@@ -320,16 +302,10 @@ def _seed(name: str) -> int:
     return int.from_bytes(name.encode(), "little") % (2**31 - 1)
 
 
-def _case(group: str, name: str, flags: tuple[str, ...], reason: str, parameters: CaseParameters, **more: Any) -> ConformanceCase:
-    return ConformanceCase(
-        f"{group}-{name}".replace(" ", "-").replace("_", "-"), group, (group, *flags), reason, parameters, **more
-    )
-
-
 def _shapes() -> Iterator[ConformanceCase]:
     for name, (m, n, r, reason) in SHAPES.items():
         for core in CORES:
-            yield _case("shape", f"{name}-{core}", (name, core), reason, CaseParameters(m, n, r, "algebraic", core, tau=0.05))
+            yield question("shape", f"{name}-{core}", (name, core), reason, CaseParameters(m, n, r, "algebraic", core, tau=0.05))
 
 
 def _spectra() -> Iterator[ConformanceCase]:
@@ -338,7 +314,7 @@ def _spectra() -> Iterator[ConformanceCase]:
             for gradient in ("zero", "quadratic"):
                 parameters = CaseParameters(12, 9, 4, spectrum, core, gradient, learning_rate=0.01, tau=1e-3)
                 range_needed = ("double-range",) if spectrum == "denormal" else ()
-                yield _case("spectrum", f"{spectrum}-{core}-{gradient}", (spectrum, core, *range_needed), reason, parameters)
+                yield question("spectrum", f"{spectrum}-{core}-{gradient}", (spectrum, core, *range_needed), reason, parameters)
 
 
 def _gradients() -> Iterator[ConformanceCase]:
@@ -351,7 +327,7 @@ def _gradients() -> Iterator[ConformanceCase]:
                     told |= {key: reason for key, reason in REASONS_FROM_ZERO.items() if key in told}
                 range_needed = ("wide-range",) if gradient == "huge" or name in ("1e-14", "1e6") else ()
                 flags = (gradient, core, *range_needed)
-                yield _case("gradient", f"{gradient}-{core}-rate-{name}", flags, "; ".join(told.values()), parameters)
+                yield question("gradient", f"{gradient}-{core}-rate-{name}", flags, "; ".join(told.values()), parameters)
 
 
 def _magnitudes() -> Iterator[ConformanceCase]:
@@ -360,12 +336,12 @@ def _magnitudes() -> Iterator[ConformanceCase]:
         for core in ("diagonal", "dense", "zero"):
             parameters = CaseParameters(9, 7, 3, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
             reason = f"all numbers are of size 1e{exponent}: {products} leave the range of {dtype} unless they are scaled"
-            yield _case("magnitude", f"1e{exponent}-{core}", (core, *flags), reason, parameters)
+            yield question("magnitude", f"1e{exponent}-{core}", (core, *flags), reason, parameters)
         if products == "squares":
             size = 10.0**exponent
             parameters = CaseParameters(9, 7, 3, "algebraic", "dense", tau=None, theta=0.2 * size, magnitude=size)
             reason = f"all numbers are of size 1e{exponent}, the absolute threshold too: its square leaves the range of {dtype}"
-            yield _case("magnitude", f"1e{exponent}-theta", ("theta", *flags), reason, parameters)
+            yield question("magnitude", f"1e{exponent}-theta", ("theta", *flags), reason, parameters)
 
 
 def _truncations() -> Iterator[ConformanceCase]:
@@ -373,13 +349,13 @@ def _truncations() -> Iterator[ConformanceCase]:
         both = FIXED if name in FIXED_AT else {}
         for clip, (ranks, clip_reason) in (CLIPPINGS | both).items():
             parameters = CaseParameters(14, 11, 4, "algebraic", "dense", learning_rate=0.05, **(threshold | ranks))
-            yield _case("truncation", f"{name}-{clip}", (name, clip), f"{reason}; {clip_reason}", parameters)
+            yield question("truncation", f"{name}-{clip}", (name, clip), f"{reason}; {clip_reason}", parameters)
 
 
 def _traps() -> Iterator[ConformanceCase]:
     for name, parameters in TRAPS.items():
         flags = ("complex",) if parameters.complex else ()
-        yield _case("trap", name.replace(",", ""), flags, name, parameters)
+        yield question("trap", name.replace(",", ""), flags, name, parameters)
 
 
 def _complex() -> Iterator[ConformanceCase]:
@@ -387,7 +363,7 @@ def _complex() -> Iterator[ConformanceCase]:
         for core in ("dense", "diagonal", "zero"):
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", core, tau=0.05, complex=True)
-            yield _case(
+            yield question(
                 "complex", f"{name}-{core}", ("complex", name, core), "every transpose is a conjugate transpose", parameters
             )
 
@@ -397,7 +373,7 @@ def _one_sided() -> Iterator[ConformanceCase]:
         for name in ("1e-3", "1"):
             for core in ("diagonal", "dense"):
                 parameters = CaseParameters(11, 8, 3, "algebraic", core, gradient, learning_rate=RATES[name][0], tau=0.0)
-                yield _case(
+                yield question(
                     "gradient", f"{gradient}-{core}-rate-{name}", (gradient, core), GRADIENT_REASONS[gradient], parameters
                 )
 
@@ -417,19 +393,19 @@ def _limits() -> Iterator[ConformanceCase]:
             if name in NEVER.get(state, ()):
                 continue
             flags = (state, name, *(("complex",) if p.complex else ()))
-            yield _case("limit", f"{state}-{name}", flags, f"{where}: {reason}", replace(p, **limits[name]))
+            yield question("limit", f"{state}-{name}", flags, f"{where}: {reason}", replace(p, **limits[name]))
 
 
 def _thresholds() -> Iterator[ConformanceCase]:
     for name, (threshold, reason) in THRESHOLDS.items():
         for core in ("diagonal", "dense"):
             parameters = CaseParameters(12, 9, 4, "flat", core, "zero", **threshold)
-            yield _case("threshold", f"{name}-{core}", (name, core), reason, parameters)
+            yield question("threshold", f"{name}-{core}", (name, core), reason, parameters)
     parameters, reason = CaseParameters(12, 9, 4, "small", "diagonal", "zero"), "τ = 0, and the last singular value is 9e-13"
-    yield _case("threshold", "small-diagonal", ("small", "diagonal"), reason, parameters)
+    yield question("threshold", "small-diagonal", ("small", "diagonal"), reason, parameters)
     parameters = CaseParameters(12, 9, 4, "algebraic", "diagonal", "zero", tau=0.565, max_rank=2)
     reason = "τ is relative to all of Ŵ, and not to the largest max_rank values, by which 2 directions would stay, and not 1"
-    yield _case("threshold", "capped-diagonal", ("tau", "max_rank", "diagonal"), reason, parameters)
+    yield question("threshold", "capped-diagonal", ("tau", "max_rank", "diagonal"), reason, parameters)
 
 
 def _blocks() -> Iterator[ConformanceCase]:
@@ -437,26 +413,28 @@ def _blocks() -> Iterator[ConformanceCase]:
         for core, core_reason in BLOCK_REASONS.items():
             tau, cap = (0.05 if core == "dense" else 0.0), (r if core == "diagonal" else None)
             parameters = CaseParameters(m, n, r, "algebraic", core, tau=tau, max_rank=cap)
-            yield _case("block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters)
+            yield question("block", f"{name}-{core}", (name, core), f"{reason}; {core_reason}", parameters)
     for name, (m, n, r, reason) in SIZES.items():
-        yield _case("block", f"{name}-dense", (name, "dense"), reason, CaseParameters(m, n, r, "algebraic", "dense", tau=0.05))
+        yield question("block", f"{name}-dense", (name, "dense"), reason, CaseParameters(m, n, r, "algebraic", "dense", tau=0.05))
     m, n, r, reason = SIZES["capacity-64"]
     parameters = CaseParameters(m, n, r, "geometric", "dense", "zero", tau=3e-9)
     reason += "; of a tail of 3e-9 the whole sum of squares less the leading part is rounding"
-    yield _case("block", "capacity-64-threshold", ("capacity-64", "tau", "dense"), reason, parameters)
+    yield question("block", "capacity-64-threshold", ("capacity-64", "tau", "dense"), reason, parameters)
     for name in ("aligned-tall", "core"):
         m, n, r, reason = BLOCKS[name]
         parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero")
-        yield _case("block", f"{name}-nothing", (name, "zero"), f"{reason}; S = 0 and no gradient: Ŵ = 0", parameters)
+        yield question("block", f"{name}-nothing", (name, "zero"), f"{reason}; S = 0 and no gradient: Ŵ = 0", parameters)
     for name in ("aligned-tall", "rows"):
         m, n, r, reason = BLOCKS[name]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
-        yield _case("block", f"{name}-complex", (name, "complex"), f"{reason}; transposes are conjugate there, too", parameters)
+        yield question(
+            "block", f"{name}-complex", (name, "complex"), f"{reason}; transposes are conjugate there, too", parameters
+        )
     for name in ("rows", "columns"):
         for gradient, gradient_reason in DEFICIENT.items():
             m, n, r, reason = BLOCKS[name]
             parameters = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05)
-            yield _case("block", f"{name}-{gradient}", (name, gradient), f"{reason}; {gradient_reason}", parameters)
+            yield question("block", f"{name}-{gradient}", (name, gradient), f"{reason}; {gradient_reason}", parameters)
 
 
 def _sequences() -> Iterator[ConformanceCase]:
@@ -470,7 +448,7 @@ def _sequences() -> Iterator[ConformanceCase]:
                 trap = "S is trained between the steps" if trained else "each output is the next input"
                 suffix = "trained" if trained else "plain"
                 reason = f"20 steps with {name} rank; {trap}: errors that one step hides add up"
-                yield _case(
+                yield question(
                     "sequence", f"{name}-{core}-{suffix}", (name, core, suffix), reason, parameters, steps=20, trained=trained
                 )
 
@@ -480,14 +458,14 @@ def _returned() -> Iterator[ConformanceCase]:
         parameters = CaseParameters(16, 12, 4, "algebraic", core, tau=0.0, max_rank=4)
         reason = "20 steps, S₁ is trained in the array that the backend has returned: what it remembers of it is no longer so"
         flags = ("returned", core)
-        yield _case("sequence", f"returned-{core}", flags, reason, parameters, steps=20, trained=True, returned=True)
+        yield question("sequence", f"returned-{core}", flags, reason, parameters, steps=20, trained=True, returned=True)
 
 
 def _long_runs() -> Iterator[ConformanceCase]:
     for name, gradient in (("quadratic", "quadratic"), ("zero-gradient", "zero"), ("rank-one-gradient", "rank one")):
         parameters = CaseParameters(20, 14, 4, "algebraic", "diagonal", gradient, learning_rate=0.02, tau=1e-3, max_rank=6)
         reason = "100 steps: the bases must stay orthonormal, a defect may not grow like the number of steps"
-        yield _case("long-run", name, ("orthonormality",), reason, parameters, steps=100)
+        yield question("long-run", name, ("orthonormality",), reason, parameters, steps=100)
 
 
 def _layouts() -> Iterator[ConformanceCase]:
@@ -495,30 +473,30 @@ def _layouts() -> Iterator[ConformanceCase]:
         for name in (*LAYOUT_SHAPES, *(() if layout == "mixed" else STRIDED), *LARGER):
             m, n, r, _ = SHAPES[name]
             parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
-            yield _case(
+            yield question(
                 "layout", f"{layout}-{name}", (layout, name), f"{reason}: strides have to be read", parameters, layout=layout
             )
         m, n, r, _ = SIZES["capacity-32"]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05)
-        yield _case(
+        yield question(
             "block", f"layout-{layout}", ("layout", layout), f"{reason}, where there are blocks, too", parameters, layout=layout
         )
     for layout in ("columns", "long"):
         m, n, r, _ = SHAPES["tall"]
         parameters = CaseParameters(m, n, r, "algebraic", "dense", tau=0.05, complex=True)
         reason = f"{LAYOUTS[layout]}: what is transposed by its strides is not conjugated"
-        yield _case("layout", f"{layout}-complex", (layout, "complex"), reason, parameters, layout=layout)
+        yield question("layout", f"{layout}-complex", (layout, "complex"), reason, parameters, layout=layout)
 
 
 def _bases() -> Iterator[ConformanceCase]:
     for name, (parameters, reason) in BASES.items():
-        yield _case("basis", name, (parameters.bases,), f"U and V have exact zeros: {reason}", parameters)
+        yield question("basis", name, (parameters.bases,), f"U and V have exact zeros: {reason}", parameters)
 
 
 def _graded() -> Iterator[ConformanceCase]:
     for gradient, reason in GRADES.items():
         parameters = CaseParameters(12, 10, 3, "algebraic", "dense", gradient, learning_rate=1.0)
-        yield _case("gradient", f"{gradient}-dense-rate-1", (gradient, "dense"), reason, parameters)
+        yield question("gradient", f"{gradient}-dense-rate-1", (gradient, "dense"), reason, parameters)
 
 
 def _tails() -> Iterator[ConformanceCase]:
@@ -533,14 +511,14 @@ def _tails() -> Iterator[ConformanceCase]:
             for kind, threshold in limits.items():
                 parameters = CaseParameters(12, 9, 4, "algebraic", "diagonal", "zero", **threshold)
                 reason = f"the threshold is 1e-9 {side} the tail behind {kept}, in numbers that single precision has not"
-                yield _case("threshold", f"tail-{kept}-{kind}-{side}-diagonal", (kind, side, "diagonal"), reason, parameters)
+                yield question("threshold", f"tail-{kept}-{kind}-{side}-diagonal", (kind, side, "diagonal"), reason, parameters)
 
 
 def _directions() -> Iterator[ConformanceCase]:
     for name, (parameters, reason) in DIRECTIONS.items():
         flags = ("complex",) if parameters.complex else ()
         said = f"the directions of an optimizer, dS is neither UᴴdK nor (VᴴdL)ᴴ: {reason}"
-        yield _case("directions", name, flags, said, parameters)
+        yield question("directions", name, flags, said, parameters)
 
 
 def _crossed() -> Iterator[ConformanceCase]:
@@ -563,4 +541,4 @@ def _crossed() -> Iterator[ConformanceCase]:
             needed = {"tiny": ("double-range",), "small": ("wide-range",), "complex": ("complex",)}.get(path, ())
             parameters = replace(CaseParameters(m, n, r, "algebraic", "dense"), **options[path])
             more = {"steps": 10, "trained": True} if path == "sequence" else {}
-            yield _case("crossed", f"{shape}-{path}", (shape, path, *needed), f"{shape_reason}: {reason}", parameters, **more)
+            yield question("crossed", f"{shape}-{path}", (shape, path, *needed), f"{shape_reason}: {reason}", parameters, **more)

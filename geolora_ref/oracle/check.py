@@ -7,7 +7,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -16,165 +16,26 @@ from numpy.typing import NDArray
 from geolora_ref.arrays import Array
 from geolora_ref.oracle.blocks import RIGHT
 from geolora_ref.oracle.cases import SIGNS, StepCase
-from geolora_ref.oracle.catalogue import FLOOR, ConformanceCase, catalogue
+from geolora_ref.oracle.catalogue import FLOOR
+from geolora_ref.oracle.choice import Choice, applicable, questions
 from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
-from geolora_ref.oracle.criteria import WARN, StepInputs, Verdict, finding, judge, judge_stages, resolution
+from geolora_ref.oracle.criteria import StepInputs, Verdict, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
-from geolora_ref.oracle.harness import Harness, Held, Options, Outcome
+from geolora_ref.oracle.harness import LONGEST, Harness, Held, Options, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
+from geolora_ref.oracle.own import Size, smallest
+from geolora_ref.oracle.question import ConformanceCase
+from geolora_ref.oracle.report import Interrupted, Report, Row
 from geolora_ref.oracle.shared import shared
 from geolora_ref.oracle.stages import Backend
 from geolora_ref.oracle.storage import norm
+from geolora_ref.support.foreign import place, words
 
-__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "questions", "run_case"]
+__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "questions", "run_case", "smallest_failing"]
 
 Matrix = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One case: what it is, how the backend did, and what came back if it could not be judged.
-
-    ``ratio`` is the worst over all criteria and steps, and ``ratios`` the worst over all steps of each criterion; ``outcome`` is
-    "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed although listed, which is an error).  ``step`` is the
-    first failing step of a sequence.
-    ``where`` : file:line of an exception.  ``rank`` : the rank "found", the "lowest" and the "highest" right one, if it is wrong.
-    """
-
-    id: str
-    group: str
-    flags: tuple[str, ...]
-    reason: str
-    ratio: float
-    outcome: str
-    criteria: tuple[str, ...] = ()
-    error: str = ""
-    step: int = 0
-    seconds: float = 0.0
-    where: str = ""
-    rank: Mapping[str, int] | None = None
-    ratios: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def finding(self) -> str:
-        """What is wrong, in words."""
-        found = finding(self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None)
-        return f"{found} (at {self.where})" if self.where else found
-
-    @property
-    def text(self) -> str:
-        """What came back, in one line, and why the case is there."""
-        return f"{self.finding} (step {self.step}): {self.reason}"
-
-
-@dataclass(frozen=True, repr=False)
-class Report:
-    """All rows, and why the backend does not conform if it does not; as a condition, whether it conforms.
-
-    :func:`geolora_ref.oracle.summary` is what ``geolora-ref check`` prints of it.
-
-    ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
-    error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
-    ``shared`` : what all failing cases have in common, if they have.  ``select`` : which cases were asked, all if it is empty;
-    ``promised`` : what the backend promises, and whether it showed its stages.
-    """
-
-    backend: str
-    array: str
-    dtype: str
-    rows: Sequence[Row]
-    problems: Sequence[str] = ()
-    diagnosis: Diagnosis | None = None
-    seconds: float = 0.0
-    precision: str = "float64"
-    resolution: float = 0.0
-    shared: str = ""
-    select: Mapping[str, str] = field(default_factory=dict)
-    promised: Mapping[str, bool] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        passed = sum(row.outcome in ("passed", "xfailed") for row in self.rows)
-        found = f"{passed} of {len(self.rows)} cases pass or fail as listed, {len(self.problems)} problems"
-        verdict = "conforms" if self.passed else "does not conform"
-        return f"Report({self.backend}, {self.array} {self.dtype}: {verdict}, {found})"
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    @property
-    def stored(self) -> bool:
-        """Whether the arrays have fewer bits than the arithmetic."""
-        return EPS[self.dtype] > EPS[self.precision]
-
-    @property
-    def passed(self) -> bool:
-        """No unexpected failure, no unexpected pass, and enough cases."""
-        return not self.failures and not self.problems
-
-    @property
-    def failures(self) -> list[Row]:
-        """The rows that count against the backend."""
-        return [row for row in self.rows if row.outcome in ("failed", "xpassed")]
-
-    @property
-    def known_failures(self) -> list[Row]:
-        """The rows that fail as listed."""
-        return [row for row in self.rows if row.outcome == "xfailed"]
-
-    @property
-    def warnings(self) -> list[Row]:
-        """The rows that pass with a ratio above the warn level."""
-        return [row for row in self.rows if row.outcome == "passed" and row.ratio > WARN]
-
-    @property
-    def worst_ratio(self) -> float:
-        """The largest ratio over all cases that are not known to fail; infinite if there is none."""
-        return max((row.ratio for row in self.rows if row.outcome != "xfailed"), default=np.inf)
-
-    def as_data(self) -> dict[str, Any]:
-        """The report as plain JSON data; a ratio that is infinite or no number is the string "inf" or "nan"."""
-        rows = [
-            {**asdict(row), "ratio": _plain(row.ratio), "ratios": {name: _plain(ratio) for name, ratio in row.ratios.items()}}
-            for row in self.rows
-        ]
-        return {
-            "format": 2,
-            "backend": self.backend,
-            "array": self.array,
-            "dtype": self.dtype,
-            "precision": self.precision,
-            "resolution": self.resolution,
-            **self.promised,
-            "select": dict(self.select),
-            "passed": self.passed,
-            "cases": len(self.rows),
-            "worst_ratio": _plain(self.worst_ratio),
-            "problems": list(self.problems),
-            "shared": self.shared,
-            "diagnosis": self.diagnosis.text if self.diagnosis else "",
-            "defect": self.diagnosis.as_data() if self.diagnosis else None,
-            "seconds": round(self.seconds, 2),
-            "rows": rows,
-        }
-
-
-def _plain(ratio: float) -> float | str:
-    """A ratio as JSON has it: a finite number, or a word."""
-    return float(ratio) if np.isfinite(ratio) else str(float(ratio))
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run that was stopped from outside.  ``report`` : what had been found, and as its problem where the run was."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(*report.problems)
-        self.report = report
-
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[Report]]:
-        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
-        return Interrupted, (self.report,)
 
 
 FORM = ("S diagonal", "S nonnegative", "S sorted")
@@ -199,7 +60,12 @@ class Asked:
 
     def ask(self, case: ConformanceCase, known: str | None = None) -> Row:
         """Judge one more case; ``known`` : why it is known to fail, if it is."""
-        row, inputs = run_case(self.harness, case, self.before)
+        try:
+            row, inputs = run_case(self.harness, case, self.before)
+        except Exception as problem:  # whatever the backend has left behind
+            told = f"left something behind with which the kit cannot go on: {words(problem, LONGEST)}"
+            row = Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=told, where=place(problem))
+            inputs = None
         if known is not None:
             row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or known)
         elif inputs is not None:
@@ -230,8 +96,11 @@ class Asked:
             return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
 
         def coarse(inputs: StepInputs) -> bool:
+            """Right to single precision and not to its own: what is right when it is asked again was wrong for another reason."""
             answer = factors(inputs)
-            return not isinstance(answer, str) and judge(inputs, answer, **harness.promised | {"eps": EPS["float32"]}).passed
+            if isinstance(answer, str) or judge(inputs, answer, **harness.promised).passed:
+                return False
+            return judge(inputs, answer, **harness.promised | {"eps": EPS["float32"]}).passed
 
         compared, common = Comparison(harness.eps, harness.diagonal, harness.storage), _in_common(failed)
         unsteady = not all(steady(factors, inputs, compared) for inputs in failing[:AGAIN])
@@ -259,10 +128,13 @@ _drawn = functools.cache(StepCase.build)
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
-def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None = None) -> tuple[Row, StepInputs | None]:
+def run_case(
+    harness: Harness, case: ConformanceCase, before: list[Held] | None = None, *, last_asked: bool = False
+) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
-    Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there.
+    Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there, unless
+    what was ``last_asked`` is wanted all the same.
     ``before`` : what the last call of the case before was given and returned, and will be that of this one.
     """
     started = time.perf_counter()
@@ -272,7 +144,7 @@ def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None 
     held: list[list[Held]] = [before or []]
     own: Sequence[Array] = ()
     for k in range(case.steps):
-        inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout)
+        inputs = replace(_inputs(state, drawn, harness), age=k, layout=case.layout, problems=case.problems)
         if k and case.trained:
             own = _overwritten(harness, held[-1], inputs.arrays, returned=case.returned)
         looked_at = held if k in (0, case.steps - 1) else held[-HELD:]
@@ -293,7 +165,9 @@ def run_case(harness: Harness, case: ConformanceCase, before: list[Held] | None 
     if before is not None:
         with harness.conversion.scope():
             before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
-    last = replace(inputs) if outcome.factors else None  # without what was worked out to judge it, which takes more room
+    last = (
+        replace(inputs) if outcome.factors or last_asked else None
+    )  # without what was worked out to judge it, which takes more room
     return replace(row, seconds=time.perf_counter() - started), last
 
 
@@ -359,23 +233,16 @@ def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> Ste
     return replace(inputs, dense=norm(G) if harness.whole else 0.0, directions=drawn.parameters.gradient == SIGNS)
 
 
-def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
-    """Whether a dtype, and the precision that is claimed, can hold the numbers of a case.
-
-    A claim of float16 excludes nothing that float32 holds: it stands for TF32 as well, which has that range.
-    """
-    if "complex" in case.flags:
-        return dtype.startswith("complex")
-    if "double-range" in case.flags:
-        return {dtype, precision or dtype} <= {"float64", "complex128"}
-    return "wide-range" not in case.flags or dtype != "float16"
-
-
 def check_step(
     step: Backend | Callable[..., Any],
     *,
     stages: Callable[..., Mapping[str, Array]] | None = None,
     select: Mapping[str, str] | None = None,
+    quick: bool = False,
+    shapes: Sequence[Size] = (),
+    fuzz: int = 0,
+    seed: int = 0,
+    fail_fast: bool = False,
     xfail: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Unpack[Options],
@@ -388,6 +255,10 @@ def check_step(
     stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat and output by name;
         every line is judged in every case.
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning of one).
+    quick : a tenth of the catalogue, which is enough for every mutant.
+    shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in addition.
+    fuzz, seed : so many further cases are drawn; of the first three that fail the reason says the smallest that fails, too.
+    fail_fast : stop behind the first case that fails.
     xfail : {case id: reason}: cases known to fail; those not selected are ignored.  Strict: one that passes, or that the
         catalogue has not, is a problem.
     progress : called with (done, total).
@@ -399,7 +270,8 @@ def check_step(
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
-    cases, conversion, asked = _selection(harness, select or {}), harness.conversion, Asked(harness)
+    choice = Choice(dict(select or {}), quick, tuple(shapes), fuzz, seed, fail_fast)
+    cases, conversion, asked = choice.cases(harness), harness.conversion, Asked(harness)
     sizes = [(case.parameters.m, case.parameters.n, case.parameters.r) for case in cases]
     seen = statistics.median([resolution(*size, harness.eps, harness.storage) for size in sizes])
     rows = asked.rows
@@ -410,47 +282,43 @@ def check_step(
         failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
         told = shared(failed, cases[: len(rows)])
         judged: dict[str, Any] = {"precision": harness.arithmetic, "resolution": seen, "promised": harness.options}
-        return Report(harness.name, *given, rows, problems, diagnosis, seconds, shared=told, select=dict(select or {}), **judged)
+        return Report(harness.name, *given, rows, problems, diagnosis, seconds, shared=told, choice=choice, **judged)
 
     doing = ""
     try:
         for done, case in enumerate(cases):
             progress(done, len(cases))
             doing = f"case {case.id}"
-            asked.ask(case, xfail.get(case.id))
+            row = asked.ask(case, xfail.get(case.id))
+            if fail_fast and row.outcome == "failed":
+                break
         progress(len(cases), len(cases))
+        doing = "the search for the smallest of the drawn cases that fail"
+        _shrink(harness, cases, rows)
         doing = "the diagnosis"
         diagnosis = asked.diagnosis()
     except KeyboardInterrupt:
         problem = f"interrupted in {doing}, after {len(rows)} of {len(cases)} cases"
         raise Interrupted(report([problem])) from None
-    return report(_problems(rows, xfail, whole=not select), diagnosis)
+    return report(_problems(rows, xfail, whole=choice.whole), diagnosis)
 
 
-def questions(harness: Harness) -> list[ConformanceCase]:
-    """The cases that a backend can be asked."""
-    given, cases = harness.conversion, [case for case in catalogue() if harness.conversion.has_layout(case.layout)]
-    cases = [case for case in cases if harness.directions or case.parameters.gradient != SIGNS]
-    return [case for case in cases if applicable(case, given.dtype, harness.precision)]
+SHRUNK = 3
+"""Of so many drawn cases that fail the smallest is searched."""
 
 
-def _selection(harness: Harness, select: Mapping[str, str]) -> list[ConformanceCase]:
-    """The questions that match; ``ValueError`` if there is none."""
-    cases = questions(harness)
-    selected = [case for case in cases if _selected(case, select)]
-    if not selected:
-        groups = ", ".join(dict.fromkeys(case.group for case in cases))
-        raise ValueError(f"select: no case for {harness.conversion.dtype} matches {dict(select)}; the groups are {groups}")
-    return selected
+def _shrink(harness: Harness, cases: Sequence[ConformanceCase], rows: list[Row]) -> None:
+    """The reasons of the first drawn cases that fail say the smallest case that does."""
+    failed = [k for k, row in enumerate(rows) if row.group == "fuzz" and row.outcome == "failed"]
+    for k in failed[:SHRUNK]:
+        rows[k] = replace(
+            rows[k], reason=f"{rows[k].reason}; the smallest that fails: {smallest_failing(harness, cases[k]).reason}"
+        )
 
 
-def _selected(case: ConformanceCase, select: Mapping[str, str]) -> bool:
-    """Whether a case matches every given key."""
-    for key in select:
-        if key not in ("group", "flag", "id"):
-            raise ValueError(f"select: expected keys among group, flag, id, found {key!r}")
-    wanted_group, wanted_flag = select.get("group", case.group), select.get("flag", case.flags[0])
-    return case.group == wanted_group and wanted_flag in case.flags and case.id.startswith(select.get("id", ""))
+def smallest_failing(harness: Harness, case: ConformanceCase) -> ConformanceCase:
+    """The smallest case that a backend fails as it fails this one."""
+    return smallest(case, lambda smaller: run_case(harness, smaller)[0].outcome == "failed")
 
 
 def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> list[str]:

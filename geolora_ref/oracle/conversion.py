@@ -28,6 +28,7 @@ EPS = {
     "complex64": 2.0**-23,
 }
 """The distance from 1 to the next number, by dtype."""
+ARGUMENTS = ("U", "S", "V", "dK", "dL", "dS")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Conversion:
 
     def has_layout(self, layout: str) -> bool:
         """Whether arrays of the library can lie in memory so: those of JAX in no way of our choice, torch's never backwards."""
-        return layout == "rows" or (self.array != "jax" and not (self.array == "torch" and layout == "reversed"))
+        how = layout.partition(":")[0]
+        return how == "rows" or (self.array != "jax" and not (self.array == "torch" and how == "reversed"))
 
     def laid_out(self, X: Matrix, layout: str) -> Array:
         """A new array of the library, in memory row by row or in another way (``catalogue.LAYOUTS``).
@@ -86,6 +88,8 @@ class Conversion:
             wide = np.repeat(X, 2, axis=-1)
             wide[..., ::2] = np.nan
             return self.to(wide)[..., 1::2]
+        if layout == "expanded" and np.array_equal(X, np.broadcast_to(X[..., :1, :], X.shape)):
+            return self._expanded(X)
         if layout == "padded":
             return self._corner(X)
         if layout == "long":
@@ -104,6 +108,14 @@ class Conversion:
             return self.to(wide)[:, : X.shape[-1]]
         return self.to(np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:]))[::2, :, : X.shape[-1]]
 
+    def _expanded(self, X: Matrix) -> Array:
+        """X, whose rows are alike, as one of them with a stride of 0."""
+        one = self.to(X[..., :1, :])
+        if self.array == "torch":
+            return one.expand(X.shape)
+        strides = (*one.strides[:-2], 0, one.strides[-1])
+        return importlib.import_module(self.array).lib.stride_tricks.as_strided(one, X.shape, strides)
+
     def overwritten(self, X: Array, values: Matrix) -> bool:
         """Write these values into an array of their shape; False if it cannot be written to, as all arrays of JAX."""
         try:
@@ -117,13 +129,15 @@ class Conversion:
         if self.array == "jax":
             return True
         if self.array == "torch":
-            around = X.as_strided((X.untyped_storage().nbytes() // X.element_size(),), (1,), 0)
+            around, strides = X.as_strided((X.untyped_storage().nbytes() // X.element_size(),), (1,), 0), X.stride()
         else:
+            strides = X.strides
             around = X
             while around.base is not None:
                 around = around.base
         around = self.back(around)
-        return bool(np.isnan(around).sum() == around.size - math.prod(X.shape))
+        numbers = math.prod(count for count, stride in zip(X.shape, strides, strict=True) if stride)  # each one once
+        return bool(np.isnan(around).sum() == around.size - numbers)
 
     def to(self, X: Matrix) -> Array:
         """A new array of the library, its values rounded to the dtype, row by row in memory."""
@@ -131,7 +145,7 @@ class Conversion:
             return X.astype(self.dtype, order="C", copy=True)
         library = importlib.import_module({"jax": "jax.numpy"}.get(self.array, self.array))
         if self.array == "torch":
-            return library.tensor(np.ascontiguousarray(X)).to(getattr(library, self.dtype)).to(self.device or "cpu")
+            return library.tensor(np.ascontiguousarray(X), device="cpu").to(getattr(library, self.dtype)).to(self.device or "cpu")
         with self.scope():
             return library.array(np.ascontiguousarray(X), dtype=getattr(library, self.dtype))
 
@@ -165,8 +179,14 @@ class Conversion:
 
 
 def layouts(layout: str) -> tuple[str, ...]:
-    """How U, S, V, dK, dL, dS lie in memory: alike, or, "mixed", the gradients in another way than the factors."""
-    return ("rows",) * 3 + ("columns",) * 3 if layout == "mixed" else (layout,) * 6
+    """How U, S, V, dK, dL, dS lie in memory: alike; the gradients in another way than the factors ("mixed", "swapped",
+    "expanded"); or one of them in another way than all others, as "columns:dK" says.
+    """
+    how, _, alone = layout.partition(":")
+    if alone:
+        return tuple(how if name == alone else "rows" for name in ARGUMENTS)
+    rows, columns, repeated = ("rows",) * 3, ("columns",) * 3, ("expanded", "expanded", "rows")
+    return {"mixed": rows + columns, "swapped": columns + rows, "expanded": rows + repeated}.get(layout, (layout,) * 6)
 
 
 def taken_away(X: Array) -> bool:

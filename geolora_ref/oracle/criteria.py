@@ -38,6 +38,7 @@ __all__ = [
     "WARN",
     "StepInputs",
     "Verdict",
+    "allowance",
     "diagonal_ratios",
     "finding",
     "in_double",
@@ -54,6 +55,12 @@ NAMED = 3
 """Criteria that a line of a report has room for."""
 EXACT = Storage(0.0, 0.0)
 """Nothing is rounded for storage."""
+LARGE = 512
+"""From so many rows and columns on, singular values of matrices of low rank are not those of the dense matrix."""
+TOO_LARGE = 2**24
+"""From so many products m·n·r on, arrays in double precision are judged in it: the next wider one has no BLAS and would take
+minutes, and the rounding of sums of r products is a fraction of a unit, which is 4√(m + n)·eps.
+"""
 Matrix = NDArray[Any]
 
 
@@ -62,9 +69,10 @@ class StepInputs:
     """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
 
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
-    arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).  ``dense`` :
-    ‖G‖ where the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be
-    taken for itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
+    arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).
+    ``problems`` : how many a stack of it and its mirror images has, if not as many as its sizes say.  ``dense`` : ‖G‖ where the
+    step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be taken for
+    itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """
@@ -82,6 +90,7 @@ class StepInputs:
     max_rank: int | None = None
     age: int = 0
     layout: str = "rows"
+    problems: int = 0
     dense: float = 0.0
     directions: bool = False
 
@@ -103,7 +112,8 @@ class StepInputs:
         """The arrays in the next wider precision, and what they ask for: computed once for all answers, so that whoever changes
         the arrays in place asks with a new object.
         """
-        return _Wide(self.learning_rate, *map(_wide, self.arrays))
+        (m, r), n = self.U.shape, len(self.V)
+        return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else _wide, self.arrays))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -238,6 +248,13 @@ def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = Non
     return FAIL * unit_of(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
+def allowance(inputs: StepInputs, eps: float, storage: Storage | None = None) -> tuple[float, float]:
+    """By how much W₁ and the orthonormality of its bases may be off at most: FAIL units, and what storage explains."""
+    (m, r), n, q = inputs.U.shape, len(inputs.V), _Question.of(inputs, eps, storage)
+    defects = sum(q.defects) + max(q.storage.defect(np.zeros((size, min(2 * r, size)))) for size in (m, n))
+    return float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled), FAIL * q.unit + defects
+
+
 def _judge_truncation(
     W_hat: Matrix,
     tails: NDArray[np.float64],
@@ -252,10 +269,10 @@ def _judge_truncation(
     error = unusable(outputs, m, n, columns)
     if error:
         return Verdict(error=error)
-    U1, S1, V1 = (_wide(np.asarray(X)) for X in outputs)
+    U1, S1, V1 = (X.astype(np.result_type(X.dtype, q.x.S.dtype)) for X in map(np.asarray, outputs))
     rank, units, asked = S1.shape[0], q.unit * q.scale, q.unsettled + moved
     D = W_hat - _product(U1, S1, _H(V1))
-    explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked}
+    explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked, "rank": 2 * r + rank}
     ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), q.unit, units, **explained)
     ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, asked)
     admissible = [
@@ -275,11 +292,12 @@ def truncation_ratios(
     storage: Storage = EXACT,
     defects: tuple[float, float] = (0.0, 0.0),
     asked: float = 0.0,
+    rank: int | None = None,
 ) -> dict[str, float]:
     """Is W₁ = U₁ S₁ V₁ᴴ with D = Ŵ − W₁ in orthonormal factors, and as near to Ŵ as its rank allows, ‖D‖ = ``tail``?
 
     ``unit`` = c·eps, ``units`` = c·eps·s.  What explains deviations: ``storage``, ``defects`` of the bases before the step, and
-    ``asked``, by how much Ŵ itself may differ.
+    ``asked``, by how much Ŵ itself may differ.  ``rank`` : the highest that D can have, where it is known.
     """
     U1, S1, V1 = outputs
     normal = _off(U1, _H(_off(V1, _H(D))))
@@ -290,7 +308,7 @@ def truncation_ratios(
         "orthonormal U": _ratio(_defect(U1) - storage.defect(U1) - defects[0], unit),
         "orthonormal V": _ratio(_defect(V1) - storage.defect(V1) - defects[1], unit),
         "stationarity": _ratio(norm(D - normal) - explained - turned, units),
-        "dominance": _ratio(_spectral_norm(normal) - sigma_r - explained - turned, units),
+        "dominance": _ratio(_spectral_norm(normal, rank) - sigma_r - explained - turned, units),
         "optimality": _ratio(norm(D) - tail - explained, units),
     }
 
@@ -395,8 +413,8 @@ class _Wide:
 
     @cached_property
     def tails(self) -> NDArray[np.float64]:
-        """Of Ŵ."""
-        return _tails(self.W_hat)
+        """Of Ŵ, whose rank is at most 2r."""
+        return _tails(self.W_hat, 2 * len(self.S))
 
 
 @dataclass(frozen=True, eq=False)
@@ -491,21 +509,34 @@ def _off(B: Matrix, X: Matrix) -> Matrix:
     return np.asarray(X - _product(B, _product(_H(B), X)))
 
 
-def _spectral_norm(X: Matrix) -> float:
-    """‖X‖₂; infinite where X is beyond double precision."""
+def _spectral_norm(X: Matrix, rank: int | None = None) -> float:
+    """‖X‖₂, of a matrix of no higher ``rank``; infinite where X is beyond double precision."""
     with np.errstate(over="ignore"):
         X = in_double(X)
-    return float(np.linalg.norm(X, 2)) if np.all(np.isfinite(X)) else np.inf
+    return float(_singular_values(X, rank)[0]) if np.all(np.isfinite(X)) else np.inf
+
+
+def _singular_values(X: Matrix, rank: int | None = None) -> NDArray[np.float64]:
+    """All min(m, n) of them; where X is large and has a low ``rank``, those of what is left of it in its range, and zeros.
+
+    The range of X is that of X times enough random vectors, but for rounding.
+    """
+    X, count = in_double(X), min(X.shape)
+    if rank is None or count < LARGE or 3 * rank > count:
+        return np.linalg.svd(X, compute_uv=False)
+    vectors = np.random.default_rng(0).standard_normal((X.shape[1], rank + 8))
+    found = np.linalg.svd(_H(np.linalg.qr(X @ vectors)[0]) @ X, compute_uv=False)
+    return np.append(found, np.zeros(count - len(found)))
 
 
 def _defect(B: Matrix) -> float:
     return norm(_product(_H(B), B) - np.eye(B.shape[1]))
 
 
-def _tails(W_hat: Matrix) -> NDArray[np.float64]:
+def _tails(W_hat: Matrix, rank: int | None = None) -> NDArray[np.float64]:
     """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; from the smallest on, all scaled by the largest, so that no square
     leaves the range.
     """
-    sigma = np.linalg.svd(in_double(W_hat), compute_uv=False)
+    sigma = _singular_values(W_hat, rank)
     largest = sigma[0] if sigma[0] > 0.0 else 1.0
     return np.append(largest * np.sqrt(np.cumsum((sigma[::-1] / largest) ** 2))[::-1], 0.0)

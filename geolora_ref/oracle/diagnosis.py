@@ -71,18 +71,17 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """The diagnosis in words."""
+        if self.unsteady:
+            return (
+                "Asked twice with the same numbers, it answers differently: the backend keeps a state or is not deterministic, "
+                "and what it answers says nothing about its lines."
+            )
         told = []
         if self.first_line:
             told.append(f"The first line of Algorithm 1 that fails by the backend's own stages is {self.first_line}.")
         if self.others_only:
             told.append(
                 "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
-            )
-            return " ".join(told)
-        if self.unsteady:
-            told.append(
-                "Asked twice with the same numbers, it answers differently: the backend keeps a state or is not deterministic, "
-                "and what it answers says nothing about its lines."
             )
             return " ".join(told)
         if self.stages_right:
@@ -133,17 +132,22 @@ class Diagnosis:
         return told + ([f"Also close: {', '.join(others)}."] if others else [])
 
     def as_data(self) -> dict[str, Any]:
-        """The diagnosis as plain JSON data; without a match, ``mutant`` is null and ``line`` the one that the text names."""
-        best = self.matches[0][0] if self.matches else None
+        """The diagnosis as plain JSON data: what the text names, and nothing that it passes over.
+
+        Without a match, ``mutant`` is null and ``line`` the one that the text names.
+        """
+        matches = [] if self.unsteady or self.others_only else self.matches
+        best, share = matches[0] if matches else (None, None)
+        passed_over = self.unsteady or self.others_only or self.rank_only or self.form_only
         return {
-            "line": None if self.unsteady else best.line if best else self._line_without_a_match(),
+            "line": best.line if best else self._line_without_a_match(),
             "mutant": best.id if best else None,
-            "agreement": self.matches[0][1] if self.matches else None,
-            "compared": self.compared,
-            "others": {mutant.id: share for mutant, share in self.matches[1:]},
-            "blocks": list(self.blocks),
-            "instead_of_blocks": self.instead,
-            "first_line": self.first_line,
+            "agreement": share,
+            "compared": self.compared if matches else 0,
+            "others": {mutant.id: share for mutant, share in matches[1:]},
+            "blocks": [] if passed_over else list(self.blocks),
+            "instead_of_blocks": "" if passed_over else self.instead,
+            "first_line": "" if self.unsteady else self.first_line,
             "unusable": self.unusable,
             "repeated": self.repeated,
             "layouts": list(self.layouts),
@@ -158,8 +162,12 @@ class Diagnosis:
 
     def _line_without_a_match(self) -> int | None:
         """What the backend's stages say, or what else leaves one line alone."""
+        if self.unsteady:
+            return None
         if self.first_line:
             return int(self.first_line[5])
+        if self.others_only:
+            return None
         if self.rank_only or self.form_only:
             return None if self.too_few else 6
         return line_of(self.blocks, self.instead)
@@ -188,6 +196,7 @@ def diagnose(
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
+    fails = [not len(failing[:SAMPLE]) <= k < len(failing[:SAMPLE]) + len(passing[:SAMPLE]) for k in range(len(sample))]
     double, as_given = (_Steps([_laid_out(inputs, convert) for inputs in sample]) for convert in (in_double, _of_linear_algebra))
     reference = double.answers(REFERENCE.step, REFERENCE)
     found = [_safely(backend, inputs) for inputs in sample]
@@ -212,7 +221,7 @@ def diagnose(
     matches.sort(key=lambda match: -match[1])
     kept = [match for match in matches if match[1] >= RESEMBLES][:5]
     broken = next((output for output in found if isinstance(output, str)), "")
-    blocks, instead = deviating_blocks(found, reference, double.asked, compared)
+    blocks, instead = deviating_blocks(found, reference, double.asked, compared, fails)
     return Diagnosis(
         kept, blocks, first_line, broken, counts[kept[0][0].id] if kept else 0, instead="" if first_line else instead
     )

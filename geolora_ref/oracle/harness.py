@@ -157,17 +157,17 @@ class Harness:
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
-        A stack has the problem and up to four mirror images of it, so that no two are alike; all have the same new rank, which
-        one result for the stack needs, but for directions of rounding where ϑ = 0.  A backend that returns a list is asked once
-        more, with every second problem of another rank (in the first step of a sequence only).
+        A stack has the problem and mirror images of it, as a rule up to four, so that no two are alike; all have the same new
+        rank, which one result for the stack needs, but for directions of rounding where ϑ = 0.  A backend that returns a list is
+        asked once more, with every second problem of another rank (in the first step of a sequence only).
         ``held`` is what earlier calls were given and returned: it belongs to the caller and must not have changed.
         ``own`` : U, S and V as the backend itself has returned them, in whatever layout.
         """
         problems = [(inputs, gradient)]
         if self.batched:
             m, n, r = (len(X) for X in (inputs.U, inputs.V, inputs.S))
-            count = STACKED[(m + 2 * n + r) % len(STACKED)]
-            problems += [_mirrored(inputs, gradient, self.conversion.rounded, *how) for how in MIRRORS[: count - 1]]
+            count = inputs.problems or STACKED[(m + 2 * n + r) % len(STACKED)]
+            problems += [_mirrored(inputs, gradient, self.conversion.rounded, *_mirror(k)) for k in range(count - 1)]
         with self.conversion.scope(), np.errstate(all="ignore"):
             outcome = replace(self._call(problems, held, own), stacked=len(problems))
             if not (outcome.listed and inputs.age == 0):
@@ -310,6 +310,13 @@ MIRRORS = ((-1, -1, -1, 1), (-1, 1, 1, 30), (1, -1, 1, -30), (1, 1, -1, 2))
 """How the other problems of a stack differ: the order of rows, columns and of the basis U (−1: reversed), and the exponent of 2
 that is their size.
 """
+
+
+def _mirror(k: int) -> tuple[int, int, int, int]:
+    """How the k-th of them differs; behind the fourth those of the first ones come again, each time 8 times as large."""
+    again, which = divmod(k, len(MIRRORS))
+    rows, columns, basis, exponent = MIRRORS[which]
+    return rows, columns, basis, exponent + 3 * again
 
 
 def _mirrored(

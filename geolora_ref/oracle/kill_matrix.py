@@ -15,6 +15,7 @@ from geolora_ref.oracle.cases import draw_cases
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import FAIL, StepInputs, Verdict, judge, resolution
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.narrow_mutants import NARROW_MUTANTS
 from geolora_ref.oracle.stages import Factors
 from geolora_ref.oracle.storage import Storage
 
@@ -115,7 +116,8 @@ def page() -> str:
     purposes = ["## What each criterion is for", "", *_purposes(marks)]
     precisions = ["## What a claim of less precision lets pass", "", PRECISIONS, *_precisions()]
     named = ["## What only named cases see", "", CATALOGUED, *_catalogued()]
-    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *named, "", *precisions, ""])
+    narrow = ["## What goes wrong on a path of its own", "", NARROW, *_narrow()]
+    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *named, "", *narrow, "", *precisions, ""])
 
 
 HEAD = f"""\
@@ -133,6 +135,10 @@ cases of the catalogue only, which a table below names.
 CATALOGUED = """\
 No drawn case sees these mutants, and no case of the catalogue but those whose ids begin so; some show in single precision only.
 """
+NARROW = f"""\
+{len(NARROW_MUTANTS)} backends that are the reference but for one place: a size, a layout, a state.  Few cases of the catalogue go
+there; a test asks the one that is named, behind another one where something is kept from call to call.
+"""
 PRECISIONS = f"""\
 The same outputs, judged as those of a backend that claims less precision, or storage in fewer bits than its arithmetic: which
 mutants pass all {CASES} cases although double precision shows them.  Beside it the share of s below which an error may pass in
@@ -147,6 +153,14 @@ CLAIMS = {
     "bfloat16": ("bfloat16", ""),
 }
 """Arithmetic, and storage if it has fewer bits."""
+
+
+def _narrow() -> list[str]:
+    lines = ["| mutant | line | where | what is wrong there | rejected by |", "|---|---|---|---|---|"]
+    for mutant in NARROW_MUTANTS.values():
+        told = (mutant.id, str(mutant.line), mutant.where, mutant.defect, ", then ".join(mutant.cases))
+        lines.append(f"| {' | '.join(told)} |")
+    return lines
 
 
 def _table(marks: Mapping[str, Mapping[str, str]]) -> list[str]:

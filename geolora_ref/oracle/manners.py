@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -43,10 +45,10 @@ def watched() -> Iterator[list[str]]:
         yield touched
     finally:
         found = [setting.probed() for setting in settings]
-        for setting, before, after in zip(settings, kept, found, strict=True):
-            if setting.probe or not _same(after, before):
+        for setting, before, after in reversed([*zip(settings, kept, found, strict=True)]):  # torch's device above all
+            if setting.probe or not setting.same(after, before):
                 setting.write(before)
-    touched += [setting.said for setting, before, after in zip(settings, marked, found, strict=True) if not _same(after, before)]
+    touched += [s.said for s, before, after in zip(settings, marked, found, strict=True) if not s.same(after, before)]
 
 
 class _Setting(NamedTuple):
@@ -54,12 +56,14 @@ class _Setting(NamedTuple):
 
     ``probe`` : of a generator, what is quicker to read and changes with it.  It brings the generator where no backend does by
     chance, so that only from the second time on it tells the same until somebody else has used or seeded the generator.
+    ``same`` : whether two states (of the first, the later one) are one and the same to the caller.
     """
 
     said: str
     read: Callable[[], Any]
     write: Callable[[Any], Any]
     probe: Callable[[], Any] | None = None
+    same: Callable[[Any, Any], bool] = lambda after, before: _same(after, before)
 
     def probed(self) -> Any:
         """What tells whether it has changed."""
@@ -67,12 +71,19 @@ class _Setting(NamedTuple):
 
 
 MARK = 1729
+FURTHER = 100
+"""In so many generations of 624 numbers a state of Python's generator is looked for."""
+SEEDED = "seeded Python's global random generator: the caller's randomness changes"
 RANDOMNESS = "seeded or used {} global random generator: the caller's randomness changes"
 
 
 def _settings() -> list[_Setting]:
-    """NumPy's generator and, where it is loaded, what torch has; Python's is left out, run-time type checkers draw from it."""
-    settings = [_Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy, _next_of_numpy)]
+    """The generators of NumPy and Python, the threads that the environment allows and, where it is loaded, what torch has."""
+    settings = [
+        _Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy, _next_of_numpy),
+        _Setting(SEEDED, random.getstate, random.setstate, same=_drawn_from),
+        _Setting("changed a number of threads in the environment: it belongs to the caller", _threads, _put_back_threads),
+    ]
     if "torch" in sys.modules:
         torch, said = sys.modules["torch"], "left torch with another {}: it belongs to the caller"
         begun = torch.Generator().manual_seed(MARK).get_state()
@@ -82,12 +93,59 @@ def _settings() -> list[_Setting]:
             *_on_cuda(torch),
             _Setting(said.format("grad mode"), torch.is_grad_enabled, torch.set_grad_enabled),
             _Setting(said.format("default dtype"), torch.get_default_dtype, torch.set_default_dtype),
+            _Setting(said.format("autocast"), *_autocast(torch)),
             _Setting(said.format("choice of deterministic algorithms"), *deterministic),
             _Setting(said.format("number of threads"), torch.get_num_threads, torch.set_num_threads),
             _Setting(said.format("precision of float32 products"), *_products(torch)),
             _Setting(said.format("treatment of subnormal numbers"), _flushes, torch.set_flush_denormal),
+            _Setting(said.format("default device"), *_default_device(torch)),
         ]
     return settings
+
+
+def _drawn_from(after: Any, before: Any) -> bool:
+    """Whether a state of Python's generator is one that its numbers lead to: run-time type checkers draw from it, and may."""
+    if after[1][:-1] == before[1][:-1]:
+        return True
+    generator = random.Random()  # noqa: S311
+    generator.setstate(before)
+    for _ in range(FURTHER):
+        generator.getrandbits(32 * (len(before[1]) - 1))
+        if generator.getstate()[1][:-1] == after[1][:-1]:
+            return True
+    return False
+
+
+def _threads() -> dict[str, str]:
+    """What the environment says of numbers of threads."""
+    return {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
+
+
+def _put_back_threads(before: dict[str, str]) -> None:
+    for name in _threads():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def _autocast(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """How it is read and put back, for the kinds of device that are there."""
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_initialized() else [])]
+
+    def read() -> list[tuple[bool, Any]]:
+        return [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+
+    def write(before: list[tuple[bool, Any]]) -> None:
+        for kind, (enabled, dtype) in zip(kinds, before, strict=True):
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
+        torch.clear_autocast_cache()
+
+    return read, write
+
+
+def _default_device(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """The CPU is what is there without any."""
+    return torch.get_default_device, lambda before: torch.set_default_device(None if before.type == "cpu" else before)
 
 
 def _state_of_numpy() -> tuple[Any, dict[str, Any]]:

@@ -52,8 +52,7 @@ def _counted(outcomes: Sequence[str]) -> str:
 def _totals(report: Report) -> str:
     """The numbers behind the verdict; a known failure has no part in the worst ratio."""
     known = len(report.known_failures)
-    chosen = " and ".join(f"{key}={value}" for key, value in report.select.items())
-    told = [f"{len(report.rows)} cases" + (f" with {chosen}" if chosen else "")]
+    told = [f"{len(report.rows)} cases" + (f" with {report.choice.words}" if report.choice.words else "")]
     told += [f"{known} known to fail"] if known else []
     if len(report.rows) > known:
         told.append(f"worst ratio{' of the others' if known else ''} {report.worst_ratio:.3g} (fail above {FAIL:g})")

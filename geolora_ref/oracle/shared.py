@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from geolora_ref.oracle.catalogue import ConformanceCase
+from geolora_ref.oracle.question import ConformanceCase
 
 __all__ = ["PROPERTIES", "shared"]
+
+
+def _sizes(case: ConformanceCase) -> tuple[int, int, int]:
+    return case.parameters.m, case.parameters.n, case.parameters.r
+
+
+def _multiples(k: int) -> Callable[[ConformanceCase], bool]:
+    return lambda case: all(size % k == 0 for size in _sizes(case))
+
 
 PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
     "S = 0": lambda case: case.parameters.core == "zero",
@@ -15,6 +24,13 @@ PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
     "m > n": lambda case: case.parameters.m > case.parameters.n,
     "m = n": lambda case: case.parameters.m == case.parameters.n,
     "2r > min(m, n)": lambda case: 2 * case.parameters.r > min(case.parameters.m, case.parameters.n),
+    "r = 8": lambda case: case.parameters.r == 8,
+    "r = 32 or r = 64": lambda case: case.parameters.r in (32, 64),
+    "r = m = n": lambda case: case.parameters.r == case.parameters.m == case.parameters.n,
+    **{f"sizes that are multiples of {k}": _multiples(k) for k in (4, 8, 16, 32)},
+    "sizes one past a multiple of 32": lambda case: any(size > 32 and size % 32 == 1 for size in _sizes(case)),
+    "more than 100 rows": lambda case: case.parameters.m > 100,
+    "more than 2048 rows or columns": lambda case: max(_sizes(case)) > 2048,
     "no gradient": lambda case: case.parameters.gradient == "zero",
     "λ = 0": lambda case: case.parameters.learning_rate == 0.0,
     "an absolute threshold": lambda case: case.parameters.theta is not None,

@@ -24,7 +24,7 @@ from tests.nightly import NIGHTLY
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
-DIGEST = "9adbc5acc601bed40d33b2c6b59fc2a700464d5e38f872000dd8f6a9e5fceac0"
+DIGEST = "357a2cde66d85ffee669456b81121b9033a4598234cd9328b93c553c398bd152"
 """Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
 
 
@@ -108,6 +108,10 @@ def core_of_a_warp(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **paramete
     return U1[:, :kept].copy(), S1[:kept, :kept].copy(), V1[:, :kept].copy()
 
 
+SIZED = ("path", "hard", "array", "stack")
+"""Groups of large sizes, too, where each path is asked everything."""
+
+
 @pytest.mark.parametrize(
     ("step", "sizes"),
     [
@@ -118,11 +122,11 @@ def core_of_a_warp(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **paramete
     ],
 )
 def test_blocks_see_what_no_other_case_can(step: Callable[..., Any], sizes: set[str]) -> None:
-    """But for those that cross sizes and limits, other cases have at most 48 rows and columns and ranks below 16, where these
+    """But for those that cross sizes with limits, other cases have at most 48 rows and columns and ranks below 16, where these
     steps are the reference.
     """
     harness, cases = Harness.of(step), catalogue()
-    others = [case.parameters for case in cases if case.group not in ("block", "crossed")]
+    others = [case.parameters for case in cases if case.group not in ("block", "crossed", *SIZED)]
     assert max(max(p.m, p.n) for p in others) == 48
     assert max(min(p.m, p.n, 2 * p.r) for p in others) <= 16
     rows = [run_case(harness, case)[0] for case in cases if case.group == "block" and "complex" not in case.flags]
@@ -136,6 +140,7 @@ def test_complex_blocks_see_a_transpose_that_is_one_in_large_tiles_alone() -> No
         return (wrong if max(len(U), len(V)) > 64 else Stages().step)(U, S, V, *gradients, **parameters)
 
     failures = check_step(step, dtype="complex128", select={"flag": "complex"}).failures
+    failures = [row for row in failures if row.group not in SIZED]
     blocks, crossed = ({f"{group}-{of}-complex" for of in sizes} for group, sizes in LARGE_AND_COMPLEX.items())
     assert {row.id for row in failures} == blocks | crossed
 

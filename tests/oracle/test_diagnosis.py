@@ -762,6 +762,47 @@ def _filled(S_hat: Matrix, r: int) -> Matrix:
     return S_hat
 
 
+def test_a_result_that_is_right_in_other_steps_is_no_reason_for_line_6() -> None:
+    """Answers in files cannot be asked again without truncation: no step that fails is comparable, and others say nothing."""
+    cut = [x for x in questions() if x.tau != 0.0 or x.max_rank is not None]
+    whole = [replace(x, tau=0.0, theta=None, max_rank=None, min_rank=1) for x in questions()]
+    halved = _with(right, lambda U, S, V: (U, 0.5 * S, V))
+
+    def step(x: StepInputs) -> Any:
+        return asked(right if any(x is other for other in whole) else halved)(x)
+
+    from_files = diagnose(step, cut, whole, EPS, asked_again=False)
+    assert (from_files.instead, from_files.as_data()["line"]) == ("", None)
+    assert diagnose(step, cut, [], EPS, asked_again=True).instead != RIGHT
+
+
+def test_what_the_words_pass_over_the_data_do_not_name() -> None:
+    mutant = MUTANTS["energy-share"]
+    full = Diagnosis([(mutant, 1.0)], ["the S-block"], instead=RIGHT, compared=4, first_line="line 3 (L_new)")
+    unsteady, stack = replace(full, unsteady=True), replace(full, others_only=True)
+    for diagnosis, line in ((unsteady, None), (stack, 3), (replace(stack, first_line="", rank_only=True), None)):
+        data = diagnosis.as_data()
+        assert (data["line"], data["mutant"], data["blocks"], data["instead_of_blocks"]) == (line, None, [], "")
+        assert "line 6" not in diagnosis.text
+        assert ("line 3" in diagnosis.text) == (line == 3)
+
+
+def test_what_is_right_when_it_is_asked_again_is_not_computed_in_fewer_bits() -> None:
+    """A cache of λ for each shape, asked in the same order, is right in the second round; so is a race."""
+    calls = 0
+
+    def racing(*arrays: Any, **parameters: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        U, S, V = right(*arrays, **parameters)
+        return U, S * (1.0 + 1e-9 * (calls <= 70)), V
+
+    diagnosis = check_step(racing, select={"group": "shape"}).diagnosis
+    assert diagnosis is not None
+    assert not diagnosis.coarse
+    assert "fewer bits" not in diagnosis.text
+
+
 def test_reversed_ranks_of_a_list_are_no_problem_of_the_others_alone() -> None:
     """The first of the second stack fails as well: that the first problem of every stack is right would be false."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.machinery
 import itertools
+import os
+import random
 import re
 import subprocess
 import sys
@@ -392,6 +394,7 @@ def test_the_state_of_the_caller_is_put_back_where_the_backend_has_set_the_same(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("array", ["numpy", "torch"])
 @pytest.mark.parametrize(
     ("meddle", "what"),
     [
@@ -404,13 +407,24 @@ def test_the_state_of_the_caller_is_put_back_where_the_backend_has_set_the_same(
         (lambda torch: torch.set_num_threads(3), "left torch with another number of threads"),
         (lambda torch: torch.set_float32_matmul_precision("medium"), "left torch with another precision of float32 products"),
         (lambda torch: torch.set_flush_denormal(True), "left torch with another treatment of subnormal numbers"),
+        (lambda torch: torch.set_default_device("meta"), "left torch with another default device"),
+        (lambda torch: torch.set_autocast_enabled("cpu", True), "left torch with another autocast"),
+        (lambda torch: torch.set_autocast_dtype("cpu", torch.float16), "left torch with another autocast"),
+        (lambda torch: random.seed(3), "seeded Python's global random generator"),
+        (lambda torch: os.environ.update(OMP_NUM_THREADS="7"), "changed a number of threads in the environment"),
+        (lambda torch: os.environ.pop("OMP_NUM_THREADS"), "changed a number of threads in the environment"),
     ],
 )
-def test_global_state_belongs_to_the_caller(meddle: Callable[[Any], None], what: str) -> None:
+def test_global_state_belongs_to_the_caller(
+    meddle: Callable[[Any], None], what: str, array: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch = load("torch").module
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def settings() -> tuple[Any, ...]:
-        modes = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_deterministic_debug_mode()
+        modes: tuple[Any, ...] = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_deterministic_debug_mode()
+        modes += torch.get_default_device(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+        modes += random.getstate(), os.environ.get("OMP_NUM_THREADS")
         return *modes, torch.get_num_threads(), torch.get_float32_matmul_precision(), np.float64(5e-324) * 1.0
 
     def step(*arrays: Any, **parameters: Any) -> Any:
@@ -421,13 +435,43 @@ def test_global_state_belongs_to_the_caller(meddle: Callable[[Any], None], what:
     torch.use_deterministic_algorithms(True, warn_only=True)
     before, state = settings(), torch.get_rng_state()
     try:
-        found = errors(step)
+        found = errors(step, array=array, select={"id": "shape-square"})
         assert settings() == before
         assert torch.equal(torch.get_rng_state(), state)
     finally:
         torch.use_deterministic_algorithms(False)
     assert found
     assert all(error.startswith(what) for error in found)
+
+
+def test_numbers_may_be_drawn_from_pythons_generator() -> None:
+    """Run-time type checkers do, of an array that they look into."""
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        for _ in range(2000):
+            random.random()
+        return right(*arrays, **parameters)
+
+    assert not errors(step, select={"id": "shape-square"})
+
+
+def test_whatever_a_backend_leaves_behind_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here NumPy without a decomposition that the kit needs; the row says so and where."""
+
+    def gone(*arguments: Any, **keywords: Any) -> Any:
+        raise RuntimeError("out of order")
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        output = right(*arrays, **parameters)
+        monkeypatch.setattr(np.linalg, "norm", gone)
+        return output
+
+    report = check_step(step, select={"id": "shape-square"})
+    monkeypatch.undo()
+    assert len(report.rows) == 5
+    assert {row.error for row in report.failures} == {
+        "left something behind with which the kit cannot go on: RuntimeError: out of order"
+    }
 
 
 @pytest.mark.parametrize("of", ["cuda", "mkldnn"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.check import Row, run_case
+from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.check import Asked, Row, run_case
 from geolora_ref.oracle.check import questions as questions_of
 from geolora_ref.oracle.criteria import FAIL, judge, judge_stages
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.kill_matrix import ALONE, CASES, CRITERIA, SEED, STAYS, main, matrix, page, passing, verdicts
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.narrow_mutants import NARROW_MUTANTS, NarrowMutant
 from geolora_ref.oracle.stages import Stages
 from tests.nightly import NIGHTLY
 from tests.oracle.departures import DTYPES, departure, questions, recorded, same
@@ -125,14 +128,44 @@ def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(muta
     """
     with np.errstate(all="ignore"):
         failed = [row.id for dtype in DTYPES for row in rows_of(mutant, dtype) if row.outcome == "failed"]
-    assert {next((start for start in mutant.only_in if name.startswith(start)), name) for name in failed} == set(mutant.only_in)
+    assert {_beginning(mutant, name) or name for name in failed} == set(mutant.only_in)
     assert all(verdict.passed for verdict in verdicts(mutant.id))
 
 
 def rows_of(mutant: Mutant, dtype: str) -> Iterator[Row]:
     harness = Harness.of(mutant.step, dtype=dtype, directions=True)
-    asked = (case for i, case in enumerate(questions_of(harness)) if NIGHTLY or i % 8 == 0 or case.id.startswith(mutant.only_in))
+    asked = (case for i, case in enumerate(questions_of(harness)) if NIGHTLY or i % 8 == 0 or _beginning(mutant, case.id))
     return (run_case(harness, case)[0] for case in asked)
+
+
+def _beginning(mutant: Mutant, name: str) -> str:
+    """The pattern that an id begins like, or an empty string."""
+    return next((start for start in mutant.only_in if fnmatch(name, f"{start}*")), "")
+
+
+@pytest.mark.parametrize("mutant", NARROW_MUTANTS.values(), ids=NARROW_MUTANTS)
+def test_a_narrow_mutant_is_rejected_by_the_last_of_its_cases_alone(mutant: NarrowMutant) -> None:
+    """Those before it, which something is kept from, are right."""
+    asked, cases = Asked(Harness.of(mutant.make(), **mutant.options)), {case.id: case for case in catalogue()}
+    with np.errstate(all="ignore"):
+        rows = [asked.ask(cases[name]) for name in mutant.cases]
+    assert [row.outcome for row in rows] == (len(rows) - 1) * ["passed"] + ["failed"]
+
+
+@pytest.mark.parametrize("mutant", NARROW_MUTANTS.values(), ids=NARROW_MUTANTS)
+def test_a_narrow_mutant_is_right_elsewhere(mutant: NarrowMutant) -> None:
+    """Asked once, at a size, in a state and in a layout that no place is."""
+    x, step = StepCase.build(CaseParameters(11, 7, 3, "algebraic", "dense", tau=0.1)).inputs(), mutant.make()
+    if mutant.options.get("batched"):
+        [output] = step(*(X[None] for X in x.arrays), **x.parameters)
+    else:
+        output = step(*x.arrays, **x.parameters)
+    assert judge(x, output).passed
+
+
+def test_the_narrow_mutants_are_many_and_of_every_line() -> None:
+    assert len(NARROW_MUTANTS) >= 60
+    assert {mutant.line for mutant in NARROW_MUTANTS.values()} == {3, 4, 5, 6}
 
 
 def test_only_mutants_of_the_catalogue_name_cases() -> None:

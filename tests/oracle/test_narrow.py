@@ -432,6 +432,8 @@ def having(group: str, *flags: str) -> tuple[str, ...]:
     return tuple(case.id for case in catalogue() if case.group == group and set(flags) & set(case.flags))
 
 
+CROSSING = ("path-", "hard-", "nothing-", "array-", "stack-", "magnitude-rank-one-", "magnitude-one-row-", "complex-one-")
+"""Cases that cross sizes, layouts and limits on purpose: many defects show there as well."""
 CAPS = tuple(case.id for case in catalogue() if case.id.endswith("-max-beyond") and "complex" not in case.flags)
 TRAINED = (*having("sequence", "trained"), *having("crossed", "sequence"))
 LARGE = ("crossed-aligned-", "crossed-remainder-", "crossed-mirror-")
@@ -566,4 +568,4 @@ def test_the_cases_that_are_there_for_it_fail_and_no_other(name: str) -> None:
     with np.errstate(all="ignore"):  # in the defects
         failed = [row.id for select in selections for row in check_step(step, **options, select=select).failures]
     assert {begin for begin in seen if any(id_.startswith(begin) for id_ in failed)} == set(seen)
-    assert not [id_ for id_ in failed if not id_.startswith(seen)]
+    assert not [id_ for id_ in failed if not id_.startswith((*seen, *CROSSING))]

@@ -16,7 +16,7 @@ from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 from geolora_ref.oracle import conformance_suite
 from geolora_ref.oracle.cases import CaseParameters, StepCase
-from geolora_ref.oracle.catalogue import ConformanceCase, catalogue
+from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import Interrupted, Report, Row, check_step, run_case
 from geolora_ref.oracle.conversion import EPS, Conversion
 from geolora_ref.oracle.criteria import FAIL, WARN, judge
@@ -24,6 +24,7 @@ from geolora_ref.oracle.diagnosis import Diagnosis
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.load import load_backend
 from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.question import ConformanceCase
 from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
@@ -45,7 +46,7 @@ CASES = (PLAIN, RUN, TRAINED)
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three cases instead of hundreds, and three are enough for a whole run."""
-    for module in ("check", "known_failures"):
+    for module in ("choice", "known_failures"):
         monkeypatch.setattr(f"geolora_ref.oracle.{module}.catalogue", lambda: CASES)
     monkeypatch.setattr("geolora_ref.oracle.check.FLOOR", 3)
 
@@ -156,6 +157,11 @@ def test_a_report_as_data() -> None:
         "precision": "bfloat16",
         "resolution": 4.2,
         "select": {},
+        "quick": False,
+        "shapes": [],
+        "fuzz": 0,
+        "seed": 0,
+        "fail_fast": False,
         "passed": False,
         "cases": 2,
         "worst_ratio": 40.0,
@@ -740,7 +746,7 @@ def test_an_unknown_key_of_a_selection_is_refused() -> None:
 
 
 def test_few_cases_are_no_whole_run_but_may_be_a_selection(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("check", "known_failures"):
+    for module in ("choice", "known_failures"):
         monkeypatch.setattr(f"geolora_ref.oracle.{module}.catalogue", lambda: CASES)
     for floor, problems in ((4, ["only 3 cases were run, a whole run has at least 4"]), (3, [])):
         monkeypatch.setattr("geolora_ref.oracle.check.FLOOR", floor)

@@ -10,7 +10,9 @@ import pytest
 
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.cases import StepCase
-from geolora_ref.oracle.catalogue import LAYOUTS, ConformanceCase, catalogue
+from geolora_ref.oracle.catalogue import LAYOUTS, catalogue
+from geolora_ref.oracle.paths import TOGETHER
+from geolora_ref.oracle.question import ConformanceCase
 from geolora_ref.oracle.reporting import summary
 from geolora_ref.oracle.shared import PROPERTIES, shared
 from geolora_ref.oracle.stages import Stages
@@ -42,6 +44,13 @@ def seen(case: ConformanceCase) -> dict[str, bool]:
         "m > n": n < m,
         "m = n": x.U.shape == x.V.shape,
         "2r > min(m, n)": r > min(m - r, n - r),
+        "r = 8": x.S.size == 64,
+        "r = 32 or r = 64": x.S.size in (32**2, 64**2),
+        "r = m = n": x.U.shape == x.V.shape == x.S.shape,
+        **{f"sizes that are multiples of {k}": np.gcd.reduce([m, n, r]) % k == 0 for k in (4, 8, 16, 32)},
+        "sizes one past a multiple of 32": bool({m, n, r} & set(range(33, 3000, 32))),
+        "more than 100 rows": m >= 101,
+        "more than 2048 rows or columns": m + n - min(m, n) >= 2049,
         "no gradient": not any(map(np.any, (x.dK, x.dL, x.dS))),
         "λ = 0": not x.learning_rate,
         "an absolute threshold": x.tau is None,
@@ -49,7 +58,7 @@ def seen(case: ConformanceCase) -> dict[str, bool]:
         "a max_rank": isinstance(x.max_rank, int),
         "several steps": case.steps >= 2,
         "complex numbers": np.iscomplexobj(x.S),
-        "arguments in another layout": case.layout in LAYOUTS,
+        "arguments in another layout": case.layout.partition(":")[0] in (*LAYOUTS, *TOGETHER),
     }
 
 

@@ -28,13 +28,23 @@ DATA = Path(__file__).parent / "data"
 VECTOR, OUTPUT = "vector.schema.json", "output.schema.json"
 
 
-def read(path: Path, schema: str) -> dict[str, Any]:
-    """The document in this file, valid against ``schema`` (``VECTOR`` or ``OUTPUT``), or ``ValueError``."""
+def read(
+    path: Path, schema: str, *, largest: float = math.inf, at_once: Callable[[Any], None] = lambda document: None
+) -> dict[str, Any]:
+    """The document in this file, valid against ``schema`` (``VECTOR`` or ``OUTPUT``), or ``ValueError``.
+
+    ``largest`` : of so many bytes; what is no regular file, or has more, is not read.  ``at_once`` : raises ``ValueError`` for
+    what need not be looked at any further.
+    """
+    size = path.stat().st_size
+    if size > largest:
+        raise ValueError(f"{path.name}: expected at most {largest:.0f} bytes, found {size}")
     try:
         # NaN and Infinity become strings, which no field accepts: the schema then says where they stand.
         document = json.loads(read_regular(path).decode("utf-8"), parse_constant=str, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: $: not a JSON document: {error}") from error
+    at_once(document)
     violation = best_match(_validator(schema).iter_errors(document))
     if violation is not None:
         told = violation.message  # what was found, then the reason

@@ -1,6 +1,6 @@
 """Exact vectors: steps whose every number is a small dyadic rational, so that implementations must agree bit for bit.
 
-The bases are columns of normalised Hadamard matrices (complex: Fourier matrices) of size 1, 4 or 16, with entries ±2^{-p}
+The bases are columns of normalised Hadamard matrices (complex: Fourier matrices) of size 1, 4, 16 or 64, with entries ±2^{-p}
 (±i 2^{-p}).  The wanted Ŝ is given; it has at most one entry in a row and a column, so that its singular values are the
 absolute values of its entries, and the gradients are chosen such that the step arrives there.  Every stage is evaluated
 with fractions; a vector is refused unless each sum is exact in half precision in whatever order it is summed.
@@ -50,6 +50,8 @@ FOUR = {(0, 2): 4, (1, 3): 2, (2, 0): 2, (3, 1): -1}
 """σ = 4, 2, 2, 1: the tails 5, 3, √5, 1 make ties with exact thresholds."""
 SEVEN = {(0, 0): 4, (1, 5): 4, (2, 6): -4, (3, 7): 2, (5, 1): 2, (6, 2): 2, (7, 3): -2}
 """σ = 4, 4, 4, 2, 2, 2, 2, 0: the tails are 8, √48, √32, 4, √12, √8, 2, 0."""
+LARGE = {(0, 8): 4, (1, 9): 4, (2, 10): -4, (3, 11): 2, (8, 0): 2, (9, 1): 2, (10, 2): -2}
+"""The same values where r = 8."""
 
 EXACT = {
     "one-by-one": ExactCase(1, 1, 1, {(0, 0): -1}, "the smallest matrix; σ = |−1|", tau=0.5),
@@ -74,6 +76,11 @@ EXACT = {
     "complex-wide": ExactCase(4, 16, 1, {(0, 1): 2j, (1, 0): -2}, "complex, m < n", 0.25, theta=0.0, complex=True),
     "complex-full-rank": ExactCase(
         4, 4, 4, {(0, 1): 2j, (1, 0): -2, (2, 3): -1, (3, 2): 4j}, "complex, r = m = n", theta=1.5, complex=True
+    ),
+    "large": ExactCase(64, 16, 8, LARGE, "64 x 16 with r = 8, r = n − r; tail_3 = 4 = τ‖Σ‖ exactly", tau=0.5),
+    "large-square": ExactCase(64, 64, 8, LARGE, "m = n = 64, r = 8; the cap comes before the threshold", tau=0.25, max_rank=5),
+    "large-complex": ExactCase(
+        64, 16, 4, {(0, 4): 4j, (1, 5): 2, (4, 0): -2j, (5, 1): 1}, "complex, 64 x 16 with r = 4", tau=0.5, complex=True
     ),
 }
 

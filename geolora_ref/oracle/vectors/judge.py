@@ -114,7 +114,7 @@ def _verdict(vector: Vector, output: dict[str, Any], where: str) -> VectorVerdic
 
 def _judge_file(vector: Vector, path: Path) -> VectorVerdict:
     try:
-        output = read(path, OUTPUT)
+        output = read(path, OUTPUT, largest=_largest(vector), at_once=lambda document: _rows(vector, document, f"{path.name}: $"))
         if output["id"] != vector.id:
             raise ValueError(f"{path.name}: $.id: expected {vector.id!r}, the name of the file, found {output['id']!r}")
         return _verdict(vector, output, f"{path.name}: $")
@@ -122,6 +122,21 @@ def _judge_file(vector: Vector, path: Path) -> VectorVerdict:
         return VectorVerdict(id=vector.id, error=f"{path.name}: missing")
     except (OSError, ValueError, RecursionError) as error:
         return VectorVerdict(id=vector.id, error=str(error))
+
+
+def _largest(vector: Vector) -> float:
+    """How many bytes an output may have: a hundred for each number, and a megabyte."""
+    (m, n), r = vector.W_hat.shape, len(vector.inputs.S)
+    return float(2**20 + 200 * (m * n + (m + n + 2 * r) * 6 * r))
+
+
+def _rows(vector: Vector, document: Any, where: str) -> None:
+    """Raise ``ValueError`` where U₁ or V₁ has other rows than the vector: before every number is looked at."""
+    for name, rows in zip(("U1", "V1"), vector.W_hat.shape, strict=True):
+        found = document.get(name) if isinstance(document, dict) else None
+        given = found.get("re") if isinstance(found, dict) else None
+        if isinstance(given, list) and len(given) != rows:
+            raise ValueError(f"{where}.{name}.re: expected {rows} rows, found {len(given)}")
 
 
 def _eps(vector: Vector, output: dict[str, Any], where: str) -> float:

@@ -1,4 +1,7 @@
-"""Which single-step cases of the catalogue are vectors: all groups, real and complex, none larger than 14 x 14."""
+"""Which single-step cases of the catalogue are vectors: most groups, real and complex.
+
+Most are no larger than 14 x 14; those of the last two groups have the sizes of layers, up to 129 x 97 with r = 33.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,8 @@ _BY_GROUP = {
         "no-step complex-and-dense"
     ),
     "complex": "square-dense tall-dense tall-zero wide-dense full-rank-wide-dense rank-one-dense",
+    "path": ("fours-max-below eights-theta eights-tiny eights-complex whole-remainder-max-below tile-remainder-tau"),
+    "hard": "attention-nearly-in-the-range",
 }
 
 SELECTION = tuple(f"{group}-{name}" for group, names in _BY_GROUP.items() for name in names.split())

@@ -4,7 +4,8 @@ mpmath at 60 decimal digits, from the exact binary inputs and the definition alo
 
     Ŵ = W − λ (U dS Vᴴ + (I − UUᴴ) dK Vᴴ + U dLᴴ (I − VVᴴ)),    W = U S Vᴴ,
 
-then the singular values of the dense m x n matrix Ŵ, its tails, the threshold, and the ranks that rounding leaves open.
+then the singular values of the dense m x n matrix Ŵ, or of what two QR decompositions leave of a large one, its tails, the
+threshold, and the ranks that rounding leaves open.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ DIGITS = 60
 SLACK = 120
 """Tails within SLACK·√(m + n)·eps·s of the threshold may fall on either side of it."""
 EPS = 2.0**-52
+SMALL = 16
+"""Up to so many rows and columns the dense matrix is decomposed, of a larger one of rank 2r its core."""
 
 _MP = mpmath.MPContext()
 _MP.dps = DIGITS
@@ -67,7 +70,11 @@ def target(
     u, s, v, dk, dl, ds = (_MP.matrix(X.tolist()) for X in (U, S, V, dK, dL, dS))
     rate = _MP.mpf(learning_rate)
     W_hat = u * s * v.H - rate * (u * ds * v.H + _off(u, dk) * v.H + u * _off(v, dl).H)
-    sigma = _singular_values(W_hat)
+    large = max(W_hat.rows, W_hat.cols) > SMALL and 2 * s.rows <= min(W_hat.rows, W_hat.cols)
+    core = _core(u, s * v.H - rate * (ds * v.H + _off(v, dl).H), -rate * _off(u, dk), v) if large else W_hat
+    sigma = _singular_values(core)
+    sigma += [_MP.zero] * (min(W_hat.rows, W_hat.cols) - len(sigma))
+    sigma = sigma[: min(W_hat.rows, W_hat.cols)]
     tails = [_MP.norm(sigma[j:]) for j in range(len(sigma) + 1)]
     threshold = _MP.mpf(tau or 0.0) * tails[0] if theta is None else _MP.mpf(theta)
     scale = _scale(u, s, v, dk, dl, ds, rate)
@@ -83,6 +90,17 @@ def _admissible(tails: Sequence[Real], theta: Real, slack: Real, least: int, mos
     lowest = sum(tail > theta + slack for tail in tails)
     highest = sum(tail > theta - slack for tail in tails[:-1])
     return min(max(lowest, least), most), min(max(highest, least), most)
+
+
+def _core(U: Dense, X: Dense, Y: Dense, V: Dense) -> Dense:
+    """A matrix with the singular values of U X + Y Vᴴ, all that are not 0: the product of what two QR decompositions leave."""
+    left, right = _beside(U, Y), _beside(X.H, V)
+    return _MP.qr(left, mode="skinny")[1] * _MP.qr(right, mode="skinny")[1].H
+
+
+def _beside(A: Dense, B: Dense) -> Dense:
+    """[A | B]."""
+    return _MP.matrix([[*row_A, *row_B] for row_A, row_B in zip(A.tolist(), B.tolist(), strict=True)])
 
 
 def _singular_values(W: Dense) -> list[Real]:

@@ -1,0 +1,105 @@
+"""Which cases a backend is asked: those of the catalogue that its arrays can hold, a part of them, or more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from geolora_ref.oracle.cases import SIGNS
+from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.own import LAYOUTS, Size, drawn_cases, of_size
+from geolora_ref.oracle.question import ConformanceCase
+from geolora_ref.oracle.quick import QUICK
+
+__all__ = ["Choice", "applicable", "questions"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is asked beside, or instead of, the whole catalogue.
+
+    ``select`` : {"group": …, "flag": …, "id": …}, what cases have to match.  ``quick`` : a tenth of the catalogue.
+    ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``, ``seed`` : how many further cases are drawn.
+    ``fail_fast`` : nothing is asked behind the first failure.
+
+    Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), and for less than no cases.
+    """
+
+    select: Mapping[str, str] = field(default_factory=dict)
+    quick: bool = False
+    shapes: Sequence[Size] = ()
+    fuzz: int = 0
+    seed: int = 0
+    fail_fast: bool = False
+
+    def __post_init__(self) -> None:
+        for key in self.select:
+            if key not in ("group", "flag", "id"):
+                raise ValueError(f"select: expected keys among group, flag, id, found {key!r}")
+        for m, n, r in self.shapes:
+            if not 1 <= r <= min(m, n):
+                raise ValueError(f"shapes: expected m, n, r with 1 <= r <= min(m, n), found {(m, n, r)}")
+        if self.fuzz < 0 or self.seed < 0:
+            raise ValueError(f"fuzz, seed: expected numbers >= 0, found {self.fuzz}, {self.seed}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the catalogue is asked."""
+        return not (self.select or self.quick or self.fail_fast)
+
+    @property
+    def words(self) -> str:
+        """What makes it another run than that of the catalogue, in a few words; an empty string if nothing does."""
+        told = [f"{key}={value}" for key, value in self.select.items()]
+        told += ["quick"] * self.quick + ["fail-fast"] * self.fail_fast
+        told += ["x".join(map(str, size)) for size in self.shapes]
+        return " and ".join([*told, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])])
+
+    def as_data(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return {**asdict(self), "select": dict(self.select), "shapes": [list(size) for size in self.shapes]}
+
+    def cases(self, harness: Harness) -> list[ConformanceCase]:
+        """Those that match, the own ones behind the catalogue; ``ValueError`` if there is none."""
+        layouts = [layout for layout in LAYOUTS if harness.conversion.has_layout(layout)] or ["rows"]
+        known = [case for case in questions(harness) if not self.quick or case.id in QUICK]
+        more = [case for size in self.shapes for case in of_size(size)]
+        more += drawn_cases(self.seed, self.fuzz, complex_data=harness.conversion.is_complex, layouts=layouts)
+        cases = [*known, *(case for case in more if _asked(case, harness))]
+        matching = [case for case in cases if self._matches(case)]
+        if not matching:
+            groups = ", ".join(dict.fromkeys(case.group for case in cases))
+            told = f"{dict(self.select)}{' and is quick' * self.quick}"
+            raise ValueError(f"select: no case for {harness.conversion.dtype} matches {told}; the groups are {groups}")
+        return matching
+
+    def _matches(self, case: ConformanceCase) -> bool:
+        """Whether a case has every key that is wanted."""
+        group, flag = self.select.get("group", case.group), self.select.get("flag", case.flags[0])
+        return case.group == group and flag in case.flags and case.id.startswith(self.select.get("id", ""))
+
+
+def questions(harness: Harness) -> list[ConformanceCase]:
+    """The cases of the catalogue that a backend can be asked."""
+    return [case for case in catalogue() if _asked(case, harness)]
+
+
+def _asked(case: ConformanceCase, harness: Harness) -> bool:
+    """Whether a backend can be asked a case: its arrays hold it, and it takes what is special in it."""
+    taken = (harness.directions or case.parameters.gradient != SIGNS) and (harness.batched or not case.problems)
+    held = harness.conversion.has_layout(case.layout) and applicable(case, harness.conversion.dtype, harness.precision)
+    return taken and held
+
+
+def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
+    """Whether a dtype, and the precision that is claimed, can hold the numbers of a case.
+
+    A claim of float16 excludes nothing that float32 holds: it stands for TF32 as well, which has that range.
+    """
+    if "complex" in case.flags and not dtype.startswith("complex"):
+        return False
+    if "double-range" in case.flags:
+        return {dtype, precision or dtype} <= {"float64", "complex128"}
+    return "wide-range" not in case.flags or dtype != "float16"

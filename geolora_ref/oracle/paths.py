@@ -1,0 +1,275 @@
+"""Cases that cross the sizes for which kernels have paths of their own with everything that such a path may forget.
+
+Data only, as the catalogue, of which they are a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from geolora_ref.oracle.cases import CONSTANT, CaseParameters
+from geolora_ref.oracle.question import ConformanceCase, question
+
+__all__ = ["TOGETHER", "at_size", "path_cases"]
+
+SIZES = {
+    "vector": (128, 144, 1, "r = 1 at aligned sizes: one column has a path for vectors"),
+    "vector-remainder": (129, 97, 1, "r = 1, one row past a tile of 128 and one column past one of 32"),
+    "fours": (20, 12, 4, "all sizes are multiples of 4, and of nothing larger: four numbers are read at a time"),
+    "eights": (24, 40, 8, "all sizes are multiples of 8, and not of 16: eight numbers are read at a time"),
+    "template": (128, 160, 8, "r = 8 at sizes that are multiples of 32: the rank for which code is compiled"),
+    "template-remainder": (129, 97, 8, "r = 8 with a row and a column past whole tiles"),
+    "tile": (128, 96, 32, "all sizes are multiples of 32: no tile has a remainder"),
+    "tile-remainder": (129, 97, 33, "one past a multiple of 32 in every size: the remainder is one row, one column"),
+    "capacity": (160, 128, 64, "r = 64, as large as storage often is, at multiples of 32"),
+    "capacity-remainder": (161, 129, 64, "r = 64 with a row and a column past whole tiles"),
+    "whole": (32, 32, 32, "r = m = n at an aligned size: no new column at all"),
+    "whole-remainder": (33, 33, 33, "r = m = n, one past a tile"),
+    "whole-large": (128, 128, 128, "r = m = n = 128"),
+    "long": (2049, 33, 8, "one row past 2048, one column past 32"),
+    "long-wide": (33, 2049, 8, "the mirror image of long"),
+}
+"""m, n, r and the reason."""
+LIMITS = {
+    "none": "no limit: everything is kept",
+    "tau": "a relative threshold",
+    "theta": "an absolute threshold",
+    "all": "τ = 1 lets everything go but one direction",
+    "min-below": "a minimum rank below r, above what the threshold keeps",
+    "min-at": "a minimum rank of r, above what the threshold keeps",
+    "min-above": "a minimum rank above r, and above what the threshold keeps",
+    "min-beyond": "a minimum rank above what there is",
+    "max-below": "a cap below r",
+    "max-at": "a cap at r",
+    "max-above": "a cap above r",
+    "capped": "a cap and a relative threshold, which is relative to all of Ŵ",
+    "fixed": "min_rank = max_rank, another rank than r",
+}
+STATES = {
+    "still": "λ = 0 and a cap: the truncation of W alone",
+    "start": "S = 0, the usual start, and a relative threshold",
+    "nothing": "Ŵ = 0 and a minimum rank above 1: directions are completed from nothing",
+    "no-gradient": "no gradient, and new directions are wanted",
+    "tiny": "squares leave the range of double precision",
+    "small": "squares leave the range of single precision",
+    "diagonal": "a diagonal S with a cap, as in training",
+    "complex": "complex numbers",
+    "sequence": "3 steps: each output is the next input, and S is trained in between",
+}
+FEW = {
+    "capacity": (
+        *("tau", "theta", "min-below", "min-above", "max-below", "max-at", "max-above", "capped", "still", "start", "nothing"),
+        *("complex",),
+    ),
+    "capacity-remainder": ("tau", "theta", "min-above", "max-below", "complex"),
+    "whole-large": ("tau", "max-below", "min-below"),
+    "long": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
+    "long-wide": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
+}
+"""Of the slowest sizes, what is asked."""
+HARD_SIZES = {
+    "attention": (64, 64, 16, "m = n and nothing is left over of any block, as in the layers of an attention"),
+    "template": SIZES["template"],
+    "remainder": (97, 65, 8, "r = 8, a row and a column past multiples of 32"),
+}
+HARD_GRADIENTS = {
+    "nearly in the range": "the residual is 1e-9 of the gradient: one pass of orthogonalisation is not enough",
+    "rank one": "the residuals have rank one, as where the rows of a batch are alike",
+    "graded": "the residuals' singular values fall to 3e-11, as those of real gradients do",
+    "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
+    "normal": "P(W)G = 0: a fixed point, however large G is",
+    "core": "UᴴGV is all there is: K and L carry rounding in their new columns",
+    "left": "only K moves",
+    "right": "only L moves",
+    "huge": "the gradient dwarfs W",
+    "tiny": "the gradient is lost beside W",
+}
+HARD_SPECTRA = {
+    "flat": "all singular values are equal: every truncation is a tie",
+    "geometric": "singular values from 1 to 1e-8",
+    "clustered": "clusters that rounding cannot tell apart",
+    "one_tiny": "one singular value of 1e-14",
+    "zero_tail": "exact zeros behind the first half",
+}
+TIES = {"above": 0.5 + 5e-10, "below": 0.5 - 5e-10}
+"""τ on either side of the tail behind the first three quarters of equal singular values."""
+SMALLEST = {
+    "one-by-one": (1, 1, 1, "Ŵ = 0, of one number"),
+    "rank-one": (9, 7, 1, "Ŵ = 0 at r = 1"),
+    "full-rank": (9, 4, 4, "Ŵ = 0 without a new column on one side"),
+    "square": (7, 7, 3, "Ŵ = 0"),
+}
+EXPONENTS = {
+    -170: "double-range",
+    -140: "double-range",
+    140: "double-range",
+    160: "double-range",
+    -25: "wide-range",
+    25: "wide-range",
+}
+SINGLE = ("U", "S", "V", "dK", "dL", "dS")
+"""Arguments of which one alone lies in memory otherwise than row by row."""
+ALONE = {
+    "columns": "column by column, as a transposed array does",
+    "padded": "in the first columns of a wider array",
+    "spaced": "in every second column of a wider array",
+}
+ARRAY_SIZES = {"eights": (40, 56, 8), "tall": (13, 5, 2)}
+TOGETHER = {
+    "swapped": "the factors lie in memory column by column, the gradients row by row",
+    "expanded": "the rows of dK and dL are one row that is repeated with a stride of 0, as an expanded gradient has it",
+    "mixed": "the factors lie in memory row by row, the gradients column by column",
+    "padded": "the arguments are the first columns of wider arrays",
+}
+STRIDED_SIZES = {
+    "square": (8, 8, 3),
+    "tall": (13, 5, 2),
+    "wide": (5, 13, 2),
+    "vector": (33, 17, 1),
+    "template": SIZES["template"][:3],
+}
+STACKS = {6: "more than five problems", 9: "one more than eight", 17: "one more than sixteen", 33: "one more than 32"}
+
+
+def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
+    """Every way to limit the rank, as parameters, by the names of ``LIMITS`` that there are at this size."""
+    columns, theta = min(2 * r, m, n), round(0.03 * ((m + n) * r) ** 0.5, 3)
+    found: dict[str, dict[str, Any]] = {
+        "none": {},
+        "tau": {"tau": 0.3},
+        "theta": {"tau": None, "theta": theta},
+        "all": {"tau": 1.0},
+        "min-below": {"tau": 1.0, "min_rank": r - 1},
+        "min-at": {"tau": 1.0, "min_rank": r},
+        "min-above": {"tau": 1.0, "min_rank": min(r + max(2, r // 4), columns)},
+        "min-beyond": {"tau": 0.3, "min_rank": columns + 1},
+        "max-below": {"max_rank": r - 1},
+        "max-at": {"max_rank": r},
+        "max-above": {"max_rank": r + max(1, r // 4)},
+        "capped": {"tau": 0.5, "max_rank": max(5 * r // 8, 1)},
+        "fixed": {"min_rank": max(r - 2, 2), "max_rank": max(r - 2, 2)},
+    }
+    absent = {"min-above": columns == r, "min-below": r == 1, "max-below": r == 1}
+    return {name: limit for name, limit in found.items() if not absent.get(name, False)}
+
+
+def states(r: int, columns: int) -> dict[str, dict[str, Any]]:
+    """States that code for a size may forget, as parameters of a case, by the names of ``STATES``."""
+    more = min(r + 2, columns)
+    return {
+        "still": {"learning_rate": 0.0, "max_rank": max(r // 2, 1)},
+        "start": {"tau": 0.3, "core": "zero"},
+        "nothing": {"core": "zero", "gradient": "zero", "min_rank": more},
+        "no-gradient": {"gradient": "zero", "min_rank": more},
+        "tiny": {"tau": 0.1, "magnitude": 1e-170},
+        "small": {"tau": 0.1, "magnitude": 1e-25},
+        "diagonal": {"core": "diagonal", "max_rank": r},
+        "complex": {"tau": 0.1, "complex": True},
+        "sequence": {"tau": 0.1, "max_rank": r + 2},
+    }
+
+
+def at_size(group: str, shape: str, m: int, n: int, r: int, why: str, only: tuple[str, ...] = ()) -> Iterator[ConformanceCase]:
+    """Every limit and every state at one size, or those that are named."""
+    plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", bases="thin")
+    options, reasons = limits(m, n, r) | states(r, min(2 * r, m, n)), LIMITS | STATES
+    for name in only or options:
+        if name not in options:
+            continue
+        needed = {"tiny": ("double-range",), "small": ("wide-range",), "complex": ("complex",)}.get(name, ())
+        more = {"steps": 3, "trained": True} if name == "sequence" else {}
+        parameters = replace(plain, **options[name])
+        yield question(group, f"{shape}-{name}", (shape, name, *needed), f"{why}: {reasons[name]}", parameters, **more)
+
+
+def path_cases() -> Iterator[ConformanceCase]:
+    """All of them."""
+    for shape, (m, n, r, why) in SIZES.items():
+        yield from at_size("path", shape, m, n, r, why, FEW.get(shape, ()))
+    yield from _hard()
+    yield from _nothing()
+    yield from _magnitudes()
+    yield from _arrays()
+    yield from _complex()
+    for count, many in STACKS.items():
+        for shape, (m, n, r) in {"small": (12, 9, 3), "eights": (24, 40, 8)}.items():
+            parameters = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.1, bases="thin")
+            reason = f"a stack of {count} problems, {many}: the rest of a grid of blocks"
+            yield question("stack", f"{count}-{shape}", ("stack", shape), reason, parameters, problems=count)
+
+
+def _hard() -> Iterator[ConformanceCase]:
+    for shape, (m, n, r, why) in HARD_SIZES.items():
+        plain = CaseParameters(m, n, r, "algebraic", "dense", bases="thin")
+        for gradient, trap in HARD_GRADIENTS.items():
+            range_needed = ("wide-range",) if gradient == "huge" else ()
+            parameters = replace(plain, gradient=gradient, learning_rate=1.0)
+            yield question("hard", f"{shape}-{gradient}", (shape, gradient, *range_needed), f"{why}: {trap}", parameters)
+        for spectrum, trap in HARD_SPECTRA.items():
+            for gradient in ("zero", "tangent"):
+                parameters = replace(plain, spectrum=spectrum, gradient=gradient, learning_rate=0.01, tau=1e-3)
+                flags = (shape, spectrum, gradient)
+                yield question("hard", f"{shape}-{spectrum}-{gradient}", flags, f"{why}: {trap}", parameters)
+        for side, tau in TIES.items():
+            parameters = replace(plain, spectrum="flat", gradient="zero", tau=tau)
+            reason = f"{why}: of equal singular values the tail is 1e-9 {'below' if side == 'above' else 'above'} the threshold"
+            yield question("hard", f"{shape}-tau-just-{side}", (shape, "tau", side), reason, parameters)
+
+
+def _nothing() -> Iterator[ConformanceCase]:
+    for shape, (m, n, r, why) in SMALLEST.items():
+        for least in sorted({2, r + 1}):
+            parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero", min_rank=least)
+            reason = f"{why}; min_rank = {least}: directions are completed from nothing"
+            yield question("nothing", f"{shape}-min-{least}", (shape,), reason, parameters)
+        parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero", learning_rate=0.0, tau=0.3, min_rank=2, max_rank=3)
+        yield question("nothing", f"{shape}-still", (shape,), f"{why}, λ = 0; a minimum and a cap", parameters)
+
+
+def _magnitudes() -> Iterator[ConformanceCase]:
+    for exponent, needed in EXPONENTS.items():
+        for core in ("dense", "zero"):
+            for shape, (m, n) in {"rank-one": (9, 7), "one-row": (1, 7)}.items():
+                if core == "zero" and shape == "one-row":
+                    continue
+                parameters = CaseParameters(m, n, 1, "algebraic", core, tau=0.05, magnitude=10.0**exponent)
+                reason = f"r = 1, all numbers are of size 1e{exponent}: squares or products of three leave the range of the dtype"
+                yield question("magnitude", f"{shape}-1e{exponent}-{core}", (core, shape, needed), reason, parameters)
+
+
+def _arrays() -> Iterator[ConformanceCase]:
+    for shape, (m, n, r) in ARRAY_SIZES.items():
+        plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.05, bases="thin")
+        for name in SINGLE:
+            for layout, how in ALONE.items():
+                reason = f"{name} alone lies in memory {how}: each argument has strides of its own"
+                flags = (name, layout, shape)
+                yield question("array", f"{name}-{layout}-{shape}", flags, reason, plain, layout=f"{layout}:{name}")
+    for layout in ("swapped", "expanded"):
+        for shape, (m, n, r) in STRIDED_SIZES.items():
+            gradient = CONSTANT if layout == "expanded" else "tangent"
+            plain = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05, bases="thin")
+            yield question("array", f"{layout}-{shape}", (layout, shape), TOGETHER[layout], plain, layout=layout)
+    for layout in ("columns", "padded", "flat", "mixed"):
+        m, n, r, why = SIZES["template"]
+        plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", tau=0.05, bases="thin")
+        yield question(
+            "array", f"{layout}-template", (layout, "template"), f"strides have to be read at {why}", plain, layout=layout
+        )
+
+
+def _complex() -> Iterator[ConformanceCase]:
+    for shape, (m, n) in {"one-row": (1, 7), "one-column": (7, 1), "one-by-one": (1, 1)}.items():
+        for core in ("dense", "zero"):
+            parameters = CaseParameters(m, n, 1, "algebraic", core, tau=0.05, complex=True)
+            reason = "a conjugate transpose of a single row or column is no reshaping"
+            yield question("complex", f"{shape}-{core}", ("complex", shape, core), reason, parameters)
+    for layout in ("spaced", "padded", "reversed", "flat", "mixed", "swapped", "expanded"):
+        for shape, (m, n, r) in {"tall": (13, 5, 2), "eights": (24, 40, 8)}.items():
+            gradient = CONSTANT if layout == "expanded" else "tangent"
+            parameters = CaseParameters(m, n, r, "algebraic", "dense", gradient, tau=0.05, complex=True, bases="thin")
+            reason = f"complex numbers in the layout {layout}: real and imaginary parts lie side by side"
+            flags = ("complex", layout, shape)
+            yield question("array", f"complex-{layout}-{shape}", flags, reason, parameters, layout=layout)

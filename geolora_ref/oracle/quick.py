@@ -1,0 +1,19 @@
+"""A tenth of the catalogue that is enough for every mutant: ``--quick``.
+
+The cases that the narrow mutants name, and those that the others need beside them.
+"""
+
+from __future__ import annotations
+
+from geolora_ref.oracle.narrow_mutants import NARROW_MUTANTS
+
+__all__ = ["QUICK"]
+
+BESIDE = (
+    *("shape-square-dense", "shape-tall-zero", "shape-one-by-one-diagonal", "trap-all-values-equal-the-threshold-is-a-tie"),
+    *("complex-square-dense", "complex-tall-dense", "complex-wide-dense", "directions-dense"),
+    *(f"threshold-tau-{precision}-{side}-diagonal" for precision in ("double", "single") for side in ("below", "above")),
+    *("gradient-quadratic-diagonal-rate-0", "layout-columns-square"),
+)
+QUICK = frozenset({*BESIDE, *(case for mutant in NARROW_MUTANTS.values() for case in mutant.cases)})
+"""The ids."""

@@ -1,0 +1,160 @@
+"""What a run has found: one row a case, and all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from geolora_ref.oracle.choice import Choice
+from geolora_ref.oracle.conversion import EPS
+from geolora_ref.oracle.criteria import WARN, finding
+from geolora_ref.oracle.diagnosis import Diagnosis
+
+__all__ = ["Interrupted", "Report", "Row"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: what it is, how the backend did, and what came back if it could not be judged.
+
+    ``ratio`` is the worst over all criteria and steps, and ``ratios`` the worst over all steps of each criterion; ``outcome`` is
+    "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed although listed, which is an error).  ``step`` is the
+    first failing step of a sequence.
+    ``where`` : file:line of an exception.  ``rank`` : the rank "found", the "lowest" and the "highest" right one, if it is wrong.
+    """
+
+    id: str
+    group: str
+    flags: tuple[str, ...]
+    reason: str
+    ratio: float
+    outcome: str
+    criteria: tuple[str, ...] = ()
+    error: str = ""
+    step: int = 0
+    seconds: float = 0.0
+    where: str = ""
+    rank: Mapping[str, int] | None = None
+    ratios: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def finding(self) -> str:
+        """What is wrong, in words."""
+        found = finding(self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None)
+        return f"{found} (at {self.where})" if self.where else found
+
+    @property
+    def text(self) -> str:
+        """What came back, in one line, and why the case is there."""
+        return f"{self.finding} (step {self.step}): {self.reason}"
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """All rows, and why the backend does not conform if it does not; as a condition, whether it conforms.
+
+    :func:`geolora_ref.oracle.summary` is what ``geolora-ref check`` prints of it.
+
+    ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
+    error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
+    ``shared`` : what all failing cases have in common, if they have.  ``choice`` : which cases were asked;
+    ``promised`` : what the backend promises, and whether it showed its stages.
+    """
+
+    backend: str
+    array: str
+    dtype: str
+    rows: Sequence[Row]
+    problems: Sequence[str] = ()
+    diagnosis: Diagnosis | None = None
+    seconds: float = 0.0
+    precision: str = "float64"
+    resolution: float = 0.0
+    shared: str = ""
+    choice: Choice = field(default_factory=Choice)
+    promised: Mapping[str, bool] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        passed = sum(row.outcome in ("passed", "xfailed") for row in self.rows)
+        found = f"{passed} of {len(self.rows)} cases pass or fail as listed, {len(self.problems)} problems"
+        verdict = "conforms" if self.passed else "does not conform"
+        return f"Report({self.backend}, {self.array} {self.dtype}: {verdict}, {found})"
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    @property
+    def stored(self) -> bool:
+        """Whether the arrays have fewer bits than the arithmetic."""
+        return EPS[self.dtype] > EPS[self.precision]
+
+    @property
+    def passed(self) -> bool:
+        """No unexpected failure, no unexpected pass, and enough cases."""
+        return not self.failures and not self.problems
+
+    @property
+    def failures(self) -> list[Row]:
+        """The rows that count against the backend."""
+        return [row for row in self.rows if row.outcome in ("failed", "xpassed")]
+
+    @property
+    def known_failures(self) -> list[Row]:
+        """The rows that fail as listed."""
+        return [row for row in self.rows if row.outcome == "xfailed"]
+
+    @property
+    def warnings(self) -> list[Row]:
+        """The rows that pass with a ratio above the warn level."""
+        return [row for row in self.rows if row.outcome == "passed" and row.ratio > WARN]
+
+    @property
+    def worst_ratio(self) -> float:
+        """The largest ratio over all cases that are not known to fail; infinite if there is none."""
+        return max((row.ratio for row in self.rows if row.outcome != "xfailed"), default=np.inf)
+
+    def as_data(self) -> dict[str, Any]:
+        """The report as plain JSON data; a ratio that is infinite or no number is the string "inf" or "nan"."""
+        rows = [
+            {**asdict(row), "ratio": _plain(row.ratio), "ratios": {name: _plain(ratio) for name, ratio in row.ratios.items()}}
+            for row in self.rows
+        ]
+        return {
+            "format": 2,
+            "backend": self.backend,
+            "array": self.array,
+            "dtype": self.dtype,
+            "precision": self.precision,
+            "resolution": self.resolution,
+            **self.promised,
+            **self.choice.as_data(),
+            "passed": self.passed,
+            "cases": len(self.rows),
+            "worst_ratio": _plain(self.worst_ratio),
+            "problems": list(self.problems),
+            "shared": self.shared,
+            "diagnosis": self.diagnosis.text if self.diagnosis else "",
+            "defect": self.diagnosis.as_data() if self.diagnosis else None,
+            "seconds": round(self.seconds, 2),
+            "rows": rows,
+        }
+
+
+def _plain(ratio: float) -> float | str:
+    """A ratio as JSON has it: a finite number, or a word."""
+    return float(ratio) if np.isfinite(ratio) else str(float(ratio))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was stopped from outside.  ``report`` : what had been found, and as its problem where the run was."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(*report.problems)
+        self.report = report
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[Report]]:
+        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
+        return Interrupted, (self.report,)

@@ -1,0 +1,244 @@
+"""A failing case as a script that asks it without the kit: NumPy, the backend, and the numbers bit by bit."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolora_ref.oracle.check import run_case, smallest_failing
+from geolora_ref.oracle.choice import Choice
+from geolora_ref.oracle.conversion import ARGUMENTS, Conversion, layouts
+from geolora_ref.oracle.criteria import StepInputs, allowance
+from geolora_ref.oracle.harness import Harness, Options
+from geolora_ref.oracle.own import Size
+from geolora_ref.oracle.question import ConformanceCase
+
+__all__ = ["reproduction"]
+
+Matrix = NDArray[Any]
+WIDTH = 120
+
+
+def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, ...] = (), **options: Unpack[Options]) -> str:
+    """The script for the case with this id, which the backend must fail; of a drawn one, for the smallest that fails.
+
+    It prints what is asked and what is found, each beside what rounding allows, and ends with status 1 where something is wrong.
+    Of a sequence it is the step that fails, of a stack its first problem.
+
+    Raises as :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for an id that no case for these arrays has, and for a
+    case that passes.
+    """
+    harness = Harness.of(step, **options)
+    case = _case(harness, case_id, shapes)
+    if case.group == "fuzz":
+        case = smallest_failing(harness, case)
+    row, inputs = run_case(harness, case, last_asked=True)
+    if row.outcome != "failed" or inputs is None:
+        raise ValueError(f"reproduce: expected a case that fails, found that {case_id} passes")
+    return _script(harness, f"{case_id}: {row.finding}", case.reason, inputs, case)
+
+
+def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceCase:
+    """Of the catalogue, of one's own sizes, or drawn again."""
+    group, _, rest = name.partition("-")
+    seed, _, number = rest.partition("-")
+    drawn = group == "fuzz" and seed.isdecimal() and number.isdecimal()
+    choice = Choice(shapes=shapes, fuzz=int(number) + 1 if drawn else 0, seed=int(seed) if drawn else 0)
+    found = next((case for case in choice.cases(harness) if case.id == name), None)
+    if found is None:
+        raise ValueError(f"reproduce: expected the id of a case for {harness.conversion.dtype}, found {name!r}")
+    return found
+
+
+def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: ConformanceCase) -> str:
+    """The text, in ASCII but for what names and reasons have."""
+    conversion = harness.conversion
+    arrays = [_placed(name, X, how) for name, X, how in zip(ARGUMENTS, x.arrays, layouts(case.layout), strict=True)]
+    module, _, function = harness.name.partition(":")
+    begin, _, inner = function.partition(".")
+    imported = f"from {module} import {begin}\n\nstep = {function}" if inner else f"from {module} import {begin} as step"
+    parameters = ", ".join(f"{name}={value!r}" for name, value in x.parameters.items())
+    m, n, r = len(x.U), len(x.V), len(x.S)
+    allowed, orthonormal = allowance(x, harness.eps, harness.storage)
+    call = "step(U, S, V, dK, dL, dS, **parameters)"
+    if harness.whole:
+        call = "step(U, S, V, lambda W: given(dense), **parameters)"
+    if harness.batched:
+        call = "[X[0] for X in first(step(*(X[None] for X in (U, S, V, dK, dL, dS)), **parameters))]"
+    text = TEMPLATE.format(
+        finding=_plain(finding),
+        reason=_plain(reason),
+        imported=imported,
+        adapters=_adapters(conversion),
+        arrays="\n".join(arrays),
+        parameters=f"dict({parameters})",
+        call=call,
+        rate=x.learning_rate,
+        tau=x.tau or 0.0,
+        theta=f"{x.tau!r} * norm(sigma)" if x.theta is None else repr(x.theta),
+        least=x.min_rank,
+        most=min(2 * r, m, n) if x.max_rank is None else min(2 * r, m, n, x.max_rank),
+        columns=min(2 * r, m, n),
+        allowed=allowed,
+        orthonormal=orthonormal,
+    )
+    if harness.batched:
+        text = text.replace("# --- the step", FIRST + "# --- the step")
+    return text.replace("DENSE\n", _dense(x) if harness.whole else "")
+
+
+def _plain(text: str) -> str:
+    """As it may stand in a docstring."""
+    return text.replace("\\", "/").replace('"""', "'''")
+
+
+def _encoded(X: Matrix) -> str:
+    """The bytes of an array as lines of text."""
+    text = base64.b85encode(zlib.compress(np.ascontiguousarray(X).tobytes(), 9)).decode()
+    lines = [text[k : k + WIDTH] for k in range(0, len(text), WIDTH)] or [""]
+    return "\n".join(f"    {line!r}" for line in lines)
+
+
+def _placed(name: str, X: Matrix, layout: str) -> str:
+    """A line that makes an argument again, where it lay in its memory."""
+    stored = X.astype(np.float32) if X.dtype.name not in EXACT else X
+    where = ""
+    if layout != "rows":
+        there = Conversion("numpy", stored.dtype.name).laid_out(stored, layout)
+        memory: Any = there
+        while memory.base is not None:
+            memory = memory.base
+        begin = (there.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) // there.itemsize
+        strides = tuple(stride // there.itemsize for stride in there.strides)
+        where = f", place=({memory.size}, {begin}, {strides})"
+    return f"{name} = given(array({X.shape}, {stored.dtype.name!r},\n{_encoded(stored)}{where}))"
+
+
+def _dense(x: StepInputs) -> str:
+    """Of a whole step the gradient at W, as far as its projections fix it."""
+    return (
+        "dense = wide(dK) @ wide(V).conj().T + wide(U) @ (wide(dL) - wide(V) @ (wide(V).conj().T @ wide(dL))).conj().T\n"
+        "dense = dense.astype(back(U).dtype)\n"
+    )
+
+
+def _adapters(conversion: Conversion) -> str:
+    """To the library of the backend and back."""
+    if conversion.array == "torch":
+        return (
+            "import torch\n\n\ndef given(X):\n"
+            f"    return torch.from_numpy(X).to({(conversion.device or 'cpu')!r}, torch.{conversion.dtype})\n\n\n"
+            "def back(X):\n    X = X.detach().cpu()\n    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()\n"
+        )
+    if conversion.array == "jax":
+        return (
+            "import jax\nimport jax.numpy\n\n"
+            f"jax.config.update('jax_enable_x64', {conversion.dtype in ('float64', 'complex128')})\n\n\n"
+            f"def given(X):\n    return jax.numpy.array(X, dtype={conversion.dtype!r})\n\n\n"
+            "def back(X):\n    X = np.asarray(X)\n    return X if X.dtype.kind in 'fc' else X.astype('float32')\n"
+        )
+    if conversion.array == "cupy":
+        return "import cupy\n\n\ndef given(X):\n    return cupy.asarray(X)\n\n\ndef back(X):\n    return cupy.asnumpy(X)\n"
+    return "\n\ndef given(X):\n    return X\n\n\ndef back(X):\n    return np.asarray(X)\n"
+
+
+EXACT = ("float16", "float32", "float64", "complex64", "complex128")
+FIRST = '''def first(found):
+    """(U1, S1, V1) of a stack as stacks, also of a list of results."""
+    return [np.stack([np.asarray(back(X))]) for X in found[0]] if isinstance(found, list) else [back(X) for X in found]
+
+
+'''
+TEMPLATE = '''"""One step of GeoLoRA that goes wrong; needs NumPy and the backend.
+
+{finding}
+
+{reason}
+"""
+
+import base64
+import sys
+import zlib
+
+import numpy as np
+
+sys.path.insert(0, ".")
+{imported}
+{adapters}
+
+def array(shape, dtype, text, place=None):
+    """The numbers, in a memory of their own: its size, where they begin, and their strides."""
+    X = np.frombuffer(zlib.decompress(base64.b85decode(text)), dtype).reshape(shape).copy()
+    if place is None:
+        return X
+    size, begin, strides = place
+    memory = np.full(size, np.nan, dtype)
+    there = np.lib.stride_tricks.as_strided(memory[begin:], shape, [stride * X.itemsize for stride in strides])
+    there[...] = X
+    return there
+
+
+def wide(X):
+    """In extended precision where there is one."""
+    X = back(X)
+    return X.astype(np.clongdouble if np.iscomplexobj(X) else np.longdouble)
+
+
+def H(X):
+    return X.conj().T
+
+
+def norm(X):
+    largest = float(np.max(np.abs(X), initial=0.0))
+    return largest * float(np.linalg.norm(in_double(X / largest))) if largest else 0.0
+
+
+def in_double(X):
+    return X.astype(complex if np.iscomplexobj(X) else float)
+
+
+def off(B, X):
+    return X - B @ (H(B) @ X)
+
+
+# --- the question
+{arrays}
+parameters = {parameters}
+
+# --- what it asks for: W_hat = W - rate * P(W) G, then the best approximation of the right rank
+u, s, v, dk, dl, ds = (wide(X) for X in (U, S, V, dK, dL, dS))
+rate = {rate!r}
+W_hat = u @ (s - rate * ds) @ H(v) - rate * (off(u, dk) @ H(v) + u @ H(off(v, dl)))
+sigma = np.linalg.svd(in_double(W_hat), compute_uv=False)
+tails = [norm(sigma[k:]) for k in range({columns})] + [0.0]
+DENSE
+theta = {theta}
+allowed, of_bases = {allowed!r}, {orthonormal!r}
+slack = (1.0 + {tau!r}) * allowed
+least, most = min({least!r}, {columns}), {most!r}
+ranks = [min(max(sum(tail > theta + sign * slack for tail in tails), least), most) for sign in (1.0, -1.0)]
+
+# --- the step
+before = [back(X).copy() for X in (U, S, V, dK, dL, dS)]
+U1, S1, V1 = (wide(X) for X in {call})
+D = W_hat - U1 @ S1 @ H(V1)
+normal = off(U1, H(off(V1, H(D))))
+found = {{
+    "orthonormal U1": (norm(H(U1) @ U1 - np.eye(U1.shape[1])), of_bases),
+    "orthonormal V1": (norm(H(V1) @ V1 - np.eye(V1.shape[1])), of_bases),
+    "what is kept: ||P1 (W_hat - W1)||": (norm(D - normal), allowed),
+    "what is cut: ||W_hat - W1|| - tail": (norm(D) - norm(sigma[len(S1) :]), allowed),
+    "rank outside of %s to %s" % tuple(ranks): (float(not ranks[0] <= len(S1) <= ranks[1]), 0.0),
+    "arguments changed": (float(not all(np.array_equal(X, back(Y)) for X, Y in zip(before, (U, S, V, dK, dL, dS)))), 0.0),
+}}
+wrong = [name for name, (value, allows) in found.items() if not value <= allows]
+print("rank %s, singular values of W_hat:" % len(S1), sigma[:8])
+for name, (value, allows) in found.items():
+    print("%-40s %9.2e, allowed %9.2e%s" % (name, value, allows, "  WRONG" if name in wrong else ""))
+sys.exit(1 if wrong else 0)
+'''

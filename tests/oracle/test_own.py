@@ -1,0 +1,186 @@
+"""Cases beside the catalogue: own sizes, drawn ones and the smallest of them, a tenth of all, and scripts of failures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from geolora_ref.cli import main
+from geolora_ref.oracle import check_step, summary
+from geolora_ref.oracle.catalogue import catalogue
+from geolora_ref.oracle.check import Asked
+from geolora_ref.oracle.choice import Choice
+from geolora_ref.oracle.criteria import _singular_values, _spectral_norm
+from geolora_ref.oracle.harness import Harness
+from geolora_ref.oracle.mutants import MUTANTS, Mutant
+from geolora_ref.oracle.narrow_mutants import NARROW_MUTANTS
+from geolora_ref.oracle.own import drawn, shape
+from geolora_ref.oracle.quick import QUICK
+from geolora_ref.oracle.reproduce import reproduction
+from geolora_ref.oracle.stages import Stages
+
+pytestmark = pytest.mark.usefixtures("module_unchecked")
+
+RIGHT = Stages().step
+SEEN = [mutant for mutant in MUTANTS.values() if mutant.visible_in != "stages"]
+
+
+def no_cap_above_40(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+    """Wrong at a size that the catalogue has not."""
+    if len(U) == 44:
+        parameters["max_rank"] = None
+    return RIGHT(U, S, V, *gradients, **parameters)
+
+
+def no_cap_in_fours(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
+    if len(S) % 4 == 0:
+        parameters["max_rank"] = None
+    return RIGHT(U, S, V, *gradients, **parameters)
+
+
+def test_a_size_of_ones_own_is_asked_everything() -> None:
+    report = check_step(no_cap_above_40, shapes=[(44, 36, 6)], select={"group": "own"})
+    expected = {f"own-44x36x6-{limit}" for limit in ("max-below", "max-at", "max-above", "capped", "fixed", "still", "diagonal")}
+    assert expected | {"own-44x36x6-sequence"} == {row.id for row in report.failures}
+    assert check_step(RIGHT, shapes=[(44, 36, 6), (3, 3, 3)], select={"group": "own"})
+    assert "with group=own and 44x36x6" in summary(report)
+    assert report.as_data()["shapes"] == [[44, 36, 6]]
+
+
+@pytest.mark.parametrize("text", ["", "8x8", "8x8x9", "0x8x1", "8x8x8x8", "axbxc", "-8x8x1"])
+def test_a_size_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"^shape: expected MxNxR"):
+        shape(text)
+    with pytest.raises(SystemExit):
+        main(["check", "a:b", f"--shape={text}"])
+    assert "shape: expected MxNxR" in capsys.readouterr().err
+
+
+def test_large_sizes_are_judged_in_double_precision() -> None:
+    """What rounding takes from the judge is no part of what it measures; a defect is seen all the same."""
+    select = {"id": "own-1100x700x32-tau"}
+    report = check_step(RIGHT, shapes=[(1100, 700, 32)], select=select)
+    assert report.worst_ratio < 3.0
+    assert not check_step(MUTANTS["kept-value-perturbed"].step, shapes=[(1100, 700, 32)], select=select)
+
+
+def test_a_large_matrix_of_low_rank_has_the_singular_values_of_the_dense_one() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((700, 40)) * np.geomspace(1.0, 1e-9, 40) @ rng.standard_normal((40, 600))
+    sigma = np.linalg.svd(X, compute_uv=False)
+    assert np.max(np.abs(_singular_values(X, 40) - sigma)) <= 1e-14 * sigma[0]
+    assert _spectral_norm(X, 40) == pytest.approx(sigma[0], rel=1e-14)
+    assert np.max(np.abs(_singular_values(X, 20) - sigma)) > 1e-9 * sigma[0]  # of too low a rank
+
+
+def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
+    cases = Choice(fuzz=40, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
+    assert cases[:10] == Choice(fuzz=10, seed=3, select={"group": "fuzz"}).cases(Harness.of(RIGHT))
+    assert cases[7] == drawn(3, 7, complex_data=False, layouts=["columns", "padded", "flat", "mixed", "swapped"])
+    assert {case.layout for case in cases} > {"rows", "padded"}
+    assert {case.steps > 1 for case in cases} == {True, False}
+    assert not {case.id for case in cases} & {case.id for case in Choice(fuzz=40, seed=4).cases(Harness.of(RIGHT))}
+
+
+def test_drawn_cases_are_no_false_alarms_and_the_smallest_that_fails_is_told() -> None:
+    assert check_step(RIGHT, fuzz=60, seed=3, select={"group": "fuzz"}, dtype="complex128")
+    report = check_step(no_cap_in_fours, fuzz=60, seed=3, select={"group": "fuzz"})
+    assert report.failures
+    told = report.failures[0].reason.partition("the smallest that fails: ")[2]
+    assert told == "drawn: 4 x 4, r = 4, spectrum = flat, gradient = tangent, max_rank = 1"
+
+
+def test_nothing_is_asked_behind_the_first_failure() -> None:
+    report = check_step(MUTANTS["k-step-sign"].step, fail_fast=True)
+    assert [row.outcome for row in report.rows].count("failed") == 1
+    assert report.rows[-1].outcome == "failed"
+    assert report.diagnosis is not None
+    assert not report.problems
+
+
+def test_a_tenth_of_the_cases_is_a_tenth_and_conforms() -> None:
+    assert {case.id for case in catalogue()} >= QUICK
+    report = check_step(RIGHT, quick=True)
+    assert report.passed
+    assert len(report.rows) <= 0.11 * len(Choice().cases(Harness.of(RIGHT)))
+    assert "cases with quick" in summary(report)
+
+
+@pytest.mark.parametrize("mutant", SEEN, ids=lambda mutant: mutant.id)
+def test_every_mutant_dies_of_a_tenth_of_the_cases(mutant: Mutant) -> None:
+    """In one of the dtypes; the narrow ones do by the cases that they name, which are all in it."""
+    options: dict[str, Any] = {"directions": mutant.visible_in == "catalogue"}
+
+    def dies(dtype: str) -> bool:
+        asked = Asked(Harness.of(mutant.step, dtype=dtype, **options))
+        return any(asked.ask(case).outcome == "failed" for case in Choice(quick=True).cases(asked.harness))
+
+    with np.errstate(all="ignore"):
+        assert any(map(dies, ("float64", "complex128", "float32")))
+    assert {case for narrow in NARROW_MUTANTS.values() for case in narrow.cases} <= QUICK
+
+
+BACKENDS = """\
+from geolora_ref.oracle.mutants import MUTANTS
+from geolora_ref.oracle.stages import Stages
+
+right, sign, cap = Stages().step, MUTANTS["k-step-sign"].step, MUTANTS["max-rank-ignored"].step
+
+
+def packed(U, S, V, dK, *others, **parameters):
+    return right(U, S, V, dK if dK.flags.c_contiguous else -dK, *others, **parameters)
+
+
+def stacks(*arrays, **parameters):
+    return [sign(*one, **parameters) for one in zip(*arrays)]
+
+
+def whole(U, S, V, gradients, **parameters):
+    G = gradients(U @ S @ V.T)
+    return sign(U, S, V, G @ V, G.T @ U, U.T @ G @ V, **parameters)
+"""
+SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "a limit": ("cap", "path-eights-max-below", {}),
+    "strides": ("packed", "layout-reversed-tall", {}),
+    "one array": ("packed", "array-dK-padded-tall", {}),
+    "complex, single precision": ("sign", "shape-tall-dense", {"dtype": "complex64"}),
+    "the end of the range": ("sign", "magnitude-1e-170-dense", {}),
+    "a sequence": ("sign", "sequence-capped-diagonal-trained", {"array": "torch", "dtype": "float32"}),
+    "a stack": ("stacks", "shape-tall-dense", {"batched": True}),
+    "a whole step": ("whole", "shape-tall-dense", {"whole": True}),
+    "drawn": ("cap", "fuzz-3-16", {}),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_failure_is_reproduced_without_the_kit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script ends with status 1, and with 0 if the step is exchanged for a right one."""
+    step, case, options = SCRIPTS[name]
+    if options.get("array") == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    space: dict[str, Any] = {}
+    exec(BACKENDS, space)
+    (tmp_path / "backends.py").write_text(BACKENDS, "utf-8")
+    text = reproduction(space[step], case, name=f"backends:{step}", **options)
+    assert "geolora_ref" not in text
+    for wanted, status in ((text, 1), (text.replace(f"import {step} as", "import right as"), 0)):
+        if status == 0 and step in ("stacks", "whole"):
+            continue
+        (tmp_path / "script.py").write_text(wanted, "utf-8")
+        ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == status, ended.stdout + ended.stderr
+        assert ("WRONG" in ended.stdout) == bool(status)
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [("shape-none", "expected the id of a case for float64"), ("shape-tall-dense", "expected a case that fails, found")],
+)
+def test_what_does_not_fail_is_not_reproduced(case: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f"^reproduce: {told}"):
+        reproduction(RIGHT, case)
