@@ -38,7 +38,7 @@ class Bound:
 
 def cases(plan: Plan) -> Iterator[Case]:
     yield Case("turned", {"problem": "turned", "rule": "no smoothing", "rate": 1e-4, "steps": 1, "seed": plan.seed})
-    for problem in gradient_flows.NAMES:
+    for problem in gradient_flows.FLOWS:
         for start in gradient_flows.STARTS:
             for rate in (0.003, 0.1):
                 for rule in RULES:
