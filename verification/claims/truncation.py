@@ -61,7 +61,8 @@ def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: 
         precision = np.finfo(S1.dtype).dtype.name
         out.require(f"the step is one of {case['dtype']}", precision == case["dtype"])
         out.ratio(CRITERIA, judge(inputs, (U1, S1, V1)).worst_ratio)
-        unit = unit_of(*step.Y.shape, float(np.finfo(precision).eps)) * float(np.linalg.norm(sigma))
+        size = float(np.linalg.norm(sigma.astype(float)))  # in single precision the squares of small values are 0
+        unit = unit_of(*step.Y.shape, float(np.finfo(precision).eps)) * size
         distance = float(np.linalg.norm(to_numpy(step.full()).astype(complex) - to_numpy(step.Y.full())))
         out.ratio("‖Ŵ − W₁‖ = discarded", in_units(abs(distance - step.discarded), unit))
         unit = (1.0 + (inputs.tau or 0.0)) * dense.unit
