@@ -23,8 +23,8 @@ def test_every_box_of_a_page_says_what_is_machine_checked() -> None:
     named = []
     for page in THEORY.glob("*.md"):
         text = page.read_text(encoding="utf-8")
-        for box in re.findall(r"^:::\{admonition\} Statement\n(.*?)^:::$", text, re.MULTILINE | re.DOTALL):
-            (name,) = re.findall(r"^```\{machine-checked\} (\S+)\n```$", box, re.MULTILINE)
+        for box in re.findall(r"^::::\{admonition\} Statement\n(.*?)^::::$", text, re.MULTILINE | re.DOTALL):
+            (name,) = re.findall(r"^:::\{machine-checked\} (\S+)\n:::$", box, re.MULTILINE)
             assert BOXES[name].page == page.stem
             named.append(name)
     assert sorted(named) == sorted(BOXES)
