@@ -65,7 +65,7 @@ def test_every_variant_fails_and_is_named(name: str) -> None:
     rule, variant = VARIANTS[name]
     report = check_rule(variant.rule(Setting()), rule, dtype="complex128")
     assert not report
-    assert report.diagnosis.partition(":")[0].partition(",")[0] == variant.name, report.summary()
+    assert report.diagnosis.startswith((f"{variant.name}:", f"{variant.name}, times")), report.summary()
 
 
 @pytest.mark.parametrize("name", [name for name, (_, variant) in VARIANTS.items() if variant.name in COMPLEX_ONLY])
