@@ -1,5 +1,5 @@
 (* A memory in moving tangent spaces: the error E = M - P grad from step to step (docs/theory/directions.md,
-   section on memory; the mean over the noise stays on paper).
+   "Spectral descent with a memory"; the mean over the noise stays on paper).
 
    M1 = beta P1 M + (1 - beta) P1 g.  P, P1 are idempotent linear maps that shorten.  Proved: the recursion as an
    identity; in squares, where the noise is orthogonal to the rest (which it is in the mean, assumed here);

@@ -168,6 +168,14 @@ BOXES = {
         claim="first-directions",
         broken="directions",
     ),
+    "memory": Box(
+        "directions",
+        "Spectral descent with a memory",
+        ("memory.error_identity", "memory.drift_bound", "memory.memory_forgets"),
+        "the first inequality, the triangle inequality of the recursion, and the bound of ν",
+        claim="memory",
+        broken="transports",
+    ),
     "moments": Box(
         "directions",
         "Memory in moving bases",
