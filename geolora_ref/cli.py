@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from geolora_ref.finetune.__main__ import main as finetune
-from geolora_ref.oracle.check import Interrupted, Report, check_step
-from geolora_ref.oracle.directions import RULES, RuleReport, check_rule
-from geolora_ref.oracle.known_failures import checked, read_known_failures
-from geolora_ref.oracle.load import harness_options, load_backend
-from geolora_ref.oracle.own import Size, shape
-from geolora_ref.oracle.reporting import junit, summary
-from geolora_ref.oracle.reproduce import reproduction
 from geolora_ref.support.extras import how_to_install
-from geolora_ref.support.files import require_writable, write_atomically
-from geolora_ref.support.options import BACKEND_OPTIONS, nonempty_path
-from geolora_ref.support.streams import escape_missing_characters, tell
+from geolora_ref.support.options import BACKEND_OPTIONS, INTERRUPTED, nonempty_path
+from geolora_ref.support.streams import escape_missing_characters
 
 __all__ = ["main"]
-
-INTERRUPTED = 130
-"""The exit status that shells give to what Ctrl-C ends."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,14 +27,13 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--tests", action="append", default=[], metavar="KEY=VALUE", help="only group=…, flag=… or id=… (a beginning)"
     )
-    check.add_argument("--rule", metavar="NAME", help=f"judge an optimizer's directions instead of a step: {', '.join(RULES)}")
+    check.add_argument("--rule", metavar="NAME", help="judge an optimizer's directions by this rule: spectral, adam, …")
     check.add_argument("--momentum", type=float, default=0.9, help="of the rule, if it has one (default: 0.9)")
     check.add_argument("--smoothing", type=float, default=0.0, help="of the spectral rule (default: 0)")
     check.add_argument("--quick", action="store_true", help="a tenth of the cases, which is enough for every known defect")
     check.add_argument(
         "--shape",
         action="append",
-        type=_shape,
         default=[],
         metavar="MxNxR",
         help="ask everything at these sizes as well; repeatable",
@@ -77,8 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["finetune"]:
         return finetune(given[1:])
     options = top.parse_args(given)
+    if options.command == "check" and options.rule is not None:
+        _refuse_beside_rule(top, options)
     try:
-        return _check(options) if options.command == "check" else _vectors(options)
+        from geolora_ref.oracle import command  # behind the options: help and wrong ones need no library
+
+        return command.check(options) if options.command == "check" else command.vectors(options)
     except ModuleNotFoundError as missing:
         top.exit(2, f"geolora-ref: {missing}{how_to_install(missing)}\n")
     except (ValueError, OSError) as error:
@@ -88,118 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _check(options: argparse.Namespace) -> int:
-    """``geolora-ref check``; what an interrupted run has found is told as well."""
-    for name in ("json", "junit"):
-        path = getattr(options, name)
-        if path:
-            require_writable(path)
-            setattr(options, name, path.absolute())  # the backend may change the folder
-    sys.path.insert(0, os.getcwd())
-    if options.rule is not None:
-        return _check_rule(options)
-    verdict, status = "", None
-    backend, asked = load_backend(options.backend), harness_options(lambda name: getattr(options, name.replace("-", "_")))
-    if options.reproduce:
-        tell(reproduction(backend, options.reproduce, shapes=tuple(options.shape), **asked))
-        return 0
-    try:
-        report = check_step(
-            backend,
-            **asked,
-            select=_selection(options.tests),
-            quick=options.quick,
-            shapes=options.shape,
-            fuzz=options.fuzz,
-            seed=options.seed,
-            fail_fast=options.fail_fast,
-            xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
-            progress=_progress,
-        )
-    except Interrupted as stopped:
-        report, verdict, status = stopped.report, "INTERRUPTED", INTERRUPTED
-    tell(summary(report, verdict))  # whatever becomes of the files
-    _write_reports(report, options)
-    return status or (0 if report.passed else 1)
-
-
-def _check_rule(options: argparse.Namespace) -> int:
-    """``geolora-ref check --rule``; options of a step are refused."""
-    plain = parser().parse_args(["check", options.backend])
-    ours = ("backend", "rule", "momentum", "smoothing", "json", "array", "dtype", "device")
+def _refuse_beside_rule(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Status 2 for options of a step."""
+    plain = top.parse_args(["check", options.backend])
+    ours = ("rule", "momentum", "smoothing", "json", "array", "dtype", "device")
     for name, value in vars(options).items():
         if name not in ours and value != getattr(plain, name):
-            raise ValueError(f"--{name.replace('_', '-')}: expected none beside --rule, which judges directions and no step")
-    rule, settings = load_backend(options.backend), {name: getattr(options, name) for name in ours[2:] if name != "json"}
-    report = check_rule(rule, options.rule, **settings, name=options.backend)
-    tell(report.summary())
-    if options.json:
-        _write_json(report, options.json)
-    return 0 if report else 1
-
-
-def _write_json(report: Report | RuleReport, path: Path) -> None:
-    """As UTF-8; half a surrogate pair, which UTF-8 has not, becomes the escape sequence of JSON."""
-    text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
-    write_atomically(path, text.encode(errors="backslashreplace"))
-
-
-def _shape(text: str) -> Size:
-    """Sizes as argparse takes them."""
-    try:
-        return shape(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _write_reports(report: Report, options: argparse.Namespace) -> None:
-    """The files that were asked for."""
-    if options.junit:
-        write_atomically(options.junit, junit(report))
-    if options.json:
-        _write_json(report, options.json)
-
-
-def _vectors(options: argparse.Namespace) -> int:
-    """``geolora-ref vectors``; needs the extra "oracle"."""
-    from geolora_ref.oracle import vectors
-    from geolora_ref.oracle.vector_diagnosis import diagnose_outputs
-
-    if options.action == "export":
-        tell(f"{len(vectors.export(options.directory))} files in {options.directory}")
-        return 0
-    if options.action == "check":
-        differences = vectors.regenerate_and_compare()
-        tell("\n".join(differences) or "the stored vectors are what is generated")
-        return 1 if differences else 0
-    judgement = vectors.judge_outputs(options.directory, options.outputs)
-    for row in judgement.failures:
-        tell(f"FAILED {row.id}: {row.finding}")
-    diagnosis = None if judgement.passed else diagnose_outputs(vectors.load_vectors(options.directory), judgement)
-    if diagnosis:
-        tell(f"diagnosis: {diagnosis.text}")
-    tell(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")
-    return 0 if judgement.passed else 1
-
-
-def _selection(tests: Sequence[str]) -> Mapping[str, str]:
-    """KEY=VALUE pairs; ``ValueError`` for anything else and for a key that stands twice."""
-    selected: dict[str, str] = {}
-    for test in tests:
-        key, equals, value = test.partition("=")
-        if not (key and equals and value):
-            raise ValueError(f"--tests: expected KEY=VALUE, found {test!r}")
-        if key in selected:
-            raise ValueError(f"--tests: expected each key once, found {key} twice")
-        selected[key] = value
-    return selected
-
-
-def _progress(done: int, total: int) -> None:
-    """One line that counts, on a terminal only."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        end = "\r" if done < total else "\r\033[K"
-        print(f"{done}/{total} cases" if done < total else "", end=end, file=sys.stderr, flush=True)
+            top.error(f"--{name.replace('_', '-')}: expected none beside --rule, which judges directions and no step")
 
 
 if __name__ == "__main__":

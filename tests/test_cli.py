@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import geolora_ref
-from geolora_ref import cli
 from geolora_ref.cli import main
+from geolora_ref.oracle import command
 from geolora_ref.oracle.check import check_step, questions
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.reporting import junit
@@ -291,7 +291,7 @@ def test_ctrl_c_elsewhere_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys:
     def stopped(options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_vectors", stopped)
+    monkeypatch.setattr(command, "vectors", stopped)
     assert main(["vectors", "check"]) == 130
     assert capsys.readouterr().err == "geolora-ref: interrupted\n"
 

@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BACKEND_OPTIONS", "DTYPES", "LIBRARIES", "nonempty_path"]
+__all__ = ["BACKEND_OPTIONS", "DTYPES", "INTERRUPTED", "LIBRARIES", "nonempty_path"]
+
+INTERRUPTED = 130
+"""The exit status that shells give to what Ctrl-C ends."""
 
 
 def nonempty_path(text: str) -> Path:
