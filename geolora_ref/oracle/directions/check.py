@@ -23,6 +23,8 @@ KAPPA = 2.0 / 3.0**0.5
 """Of the spectral norm of a projected polar factor."""
 NAMED = 0.8
 """The share of the failing answers that a variant has to give, to be named."""
+TELLING = 12
+"""How many of the failing sequences are compared with the variants: each is an answer to another question."""
 NAMES = ("U", "V", "grad_K", "grad_L", "grad_S")
 Rule = Callable[..., Any]
 """``rule(U, V, grad_K, grad_L, grad_S, memory)`` gives (D_K, D_L, D_S) and the memory for the next call; None in the first."""
@@ -237,7 +239,7 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     if 2 * len(failing) < sum(not row.passed for row in rows) or not failing:
         return ""  # what is no direction speaks for itself
     generic = [one for one in failing if one.asked.generic]
-    telling = generic or failing
+    telling = (generic or failing)[:TELLING]
     defined = [
         (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
     ]
@@ -254,7 +256,7 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     if max(abs(least - 1.0), abs(most - 1.0)) > setting.rounding**0.5:
         name += f", times {least:.4g}" + (f" to {most:.4g}" if most > 1.001 * least else "")
     told = name.replace(f"the rule {definition}, times", "right up to its length: times") + (says and f": {says}")
-    return told if share == 1.0 else f"{told} (in {share:.0%} of the failing sequences)"
+    return told if share == 1.0 else f"{told} (in {share:.0%} of the sequences compared)"
 
 
 def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> list[Triple]:
