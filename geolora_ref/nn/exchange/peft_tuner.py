@@ -367,7 +367,7 @@ class GeoLoraModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
 
-def create_geolora_optimizer(model: nn.Module, lr: float = 1e-3, **options: Any) -> GeoLoRA:
+def create_geolora_optimizer(model: nn.Module, lr: float = 0.02, **options: Any) -> GeoLoRA:
     """The optimizer of a PEFT model's active adapter and of its heads, as PEFT's own factories make theirs.
 
     ``options`` and errors are those of :class:`geolora_ref.nn.GeoLoRA`, which does the same.
