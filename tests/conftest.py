@@ -32,6 +32,11 @@ settings.register_profile("nightly", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that no process waits for it at the end."""
+    items.sort(key=lambda item: "test_formal.py" not in item.nodeid)
+
+
 @pytest.fixture(scope="session", params=LIBRARIES)
 def library(request: pytest.FixtureRequest) -> Library:
     """Every array library in turn."""

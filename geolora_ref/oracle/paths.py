@@ -151,7 +151,8 @@ def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
         "capped": {"tau": 0.5, "max_rank": max(5 * r // 8, 1)},
         "fixed": {"min_rank": max(r - 2, 2), "max_rank": max(r - 2, 2)},
     }
-    absent = {"min-above": columns == r, "min-below": r == 1, "max-below": r == 1}
+    # a least rank above min(m, n) is no rank that a matrix can have: callers may refuse it
+    absent = {"min-above": columns == r, "min-below": r == 1, "max-below": r == 1, "min-beyond": columns == min(m, n)}
     return {name: limit for name, limit in found.items() if not absent.get(name, False)}
 
 
@@ -220,11 +221,13 @@ def _hard() -> Iterator[ConformanceCase]:
 
 def _nothing() -> Iterator[ConformanceCase]:
     for shape, (m, n, r, why) in SMALLEST.items():
-        for least in sorted({2, r + 1}):
+        for least in sorted({2, r + 1} & set(range(min(m, n) + 1))):
             parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero", min_rank=least)
             reason = f"{why}; min_rank = {least}: directions are completed from nothing"
             yield question("nothing", f"{shape}-min-{least}", (shape,), reason, parameters)
-        parameters = CaseParameters(m, n, r, "algebraic", "zero", "zero", learning_rate=0.0, tau=0.3, min_rank=2, max_rank=3)
+        parameters = CaseParameters(
+            m, n, r, "algebraic", "zero", "zero", learning_rate=0.0, tau=0.3, min_rank=min(2, m, n), max_rank=3
+        )
         yield question("nothing", f"{shape}-still", (shape,), f"{why}, λ = 0; a minimum and a cap", parameters)
 
 

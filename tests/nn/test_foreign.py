@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -269,14 +268,6 @@ def swapped(model: nn.Module) -> nn.Module:
     return model.train()
 
 
-def pickled(model: nn.Module) -> nn.Module:
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    found: nn.Module = torch.load(file, weights_only=False)
-    return found
-
-
 def elsewhere(model: nn.Module) -> nn.Module:
     for p in model.parameters():
         p.data = p.data.clone()
@@ -301,7 +292,6 @@ FINE: dict[str, Callable[[nn.Module], nn.Module]] = {
     "loaded": loaded,
     "loaded by assignment": lambda model: loaded(model, assign=True),
     "copied": copy.deepcopy,
-    "pickled": pickled,
     "shared": nn.Module.share_memory,
     "other precision and back": lambda model: model.half().double(),
     "single precision": lambda model: model.float().double(),

@@ -456,14 +456,14 @@ def test_numbers_may_be_drawn_from_pythons_generator() -> None:
 
 
 def test_whatever_a_backend_leaves_behind_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here NumPy without a decomposition that the kit needs; the row says so and where."""
+    """Here NumPy without a function that the kit needs; the row says so and where."""
 
     def gone(*arguments: Any, **keywords: Any) -> Any:
         raise RuntimeError("out of order")
 
     def step(*arrays: Any, **parameters: Any) -> Any:
         output = right(*arrays, **parameters)
-        monkeypatch.setattr(np.linalg, "norm", gone)
+        monkeypatch.setattr(np, "cumsum", gone)
         return output
 
     report = check_step(step, select={"id": "shape-square"})

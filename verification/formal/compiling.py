@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from geolora_ref.support.files import write_atomically
 from verification.formal.theorems import SOURCES, control_names, theorem_names
 
 __all__ = ["CLOSED", "MISSING", "OPTIONS", "assumptions", "compile_all", "coqc", "imports", "main_theorems"]
@@ -72,6 +73,6 @@ def assumptions(folder: Path, theorems: Iterable[str], files: Iterable[str] = SO
     asked = list(theorems)
     marks = [f'Goal True. idtac "<{name}>". Abort. Print Assumptions {name}.' for name in asked]
     text = "\n".join([f"From GeoLoRA Require {' '.join(files)}.", *marks])
-    (folder / "every_assumption.v").write_text(text, encoding="utf-8")
+    write_atomically(folder / "every_assumption.v", text)
     said = re.split(r"^<(.+)>$", coqc("every_assumption", folder)[1], flags=re.MULTILINE)[1:]
     return {name: answer.strip() for name, answer in zip(said[::2], said[1::2], strict=True)}

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from geolora_ref.support.files import write_atomically
 from verification.formal.compiling import MISSING, OPTIONS, compile_all
 from verification.formal.theorems import FOLDER, SOURCES
 from verification.machine import ROOT
@@ -60,7 +61,7 @@ def survivors(file: str, texts: Sequence[str], folder: Path) -> list[bool]:
     commands = [*IMPORT.findall(SOURCES[file].read_text(encoding="utf-8")), f"Set Default Timeout {SECONDS}.\n"]
     for number, text in enumerate(texts):
         path = (folder / f"{file}_{number}.v").resolve()
-        path.write_text(IMPORT.sub("", text), encoding="utf-8")
+        write_atomically(path, IMPORT.sub("", text))
         commands.append(f'Fail Load "{path}".\n')
     said = subprocess.run(  # noqa: S603
         [shutil.which("coqtop") or "coqtop", *OPTIONS],
