@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["finetune"]:
         return finetune(given[1:])
     options = top.parse_args(given)
-    if options.command == "check" and options.rule is not None:
+    if options.command == "check":
         _refuse_beside_rule(top, options)
     try:
         from geolora_ref.oracle import command  # behind the options: help and wrong ones need no library
@@ -78,8 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse_beside_rule(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Status 2 for options of a step."""
+    """Status 2 for options of a step beside ``--rule``, and of a rule without it."""
     plain = top.parse_args(["check", options.backend])
+    if options.rule is None:
+        for name in ("momentum", "smoothing"):
+            if getattr(options, name) != getattr(plain, name):
+                top.error(f"--{name}: expected --rule beside it")
+        return
     ours = ("rule", "momentum", "smoothing", "json", "array", "dtype", "device")
     for name, value in vars(options).items():
         if name not in ours and value != getattr(plain, name):

@@ -200,7 +200,7 @@ class Spectral(HeavyBall):
 
     def _by_svd(self, bases: Bases, M: Triple) -> Triple:
         """By the polar factor of the core."""
-        (U, V), r, finite = bases, M.S.shape[-1], _finite(M.K, M.L)
+        (U, V), r, finite = bases, M.S.shape[-1], _finite(*M)
         M = _each(lambda X: _where(finite, X, 0.0), M)
         U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
         C = assemble(M.S, M.K, M.L, U_tilde, V_tilde)
@@ -232,9 +232,10 @@ class Spectral(HeavyBall):
         """
         (U, V), xp, r = bases, namespace(M.S), M.S.shape[-1]
         of_K, of_L = H(M.K) @ M.K, H(M.L) @ M.L
-        finite = _finite(of_K, of_L)  # as M_K and M_L are: their entries are 1 at most
-        R = _root(_where(finite, of_L - M.S @ H(M.S), 0.0))
-        T = xp.concat([M.S, R], axis=-1)
+        finite = _finite(of_K, of_L, M.S)  # as M_K and M_L are: their entries are 1 at most
+        S = _where(finite, M.S, 0.0)
+        R = _root(_where(finite, of_L - S @ H(S), 0.0))
+        T = xp.concat([S, R], axis=-1)
         lower = R @ T
         upper = xp.concat([of_K, H(lower[..., :r])], axis=-1)
         x, Q = xp.linalg.eigh(_where(finite, xp.concat([upper, lower], axis=-2), 0.0))
@@ -243,9 +244,9 @@ class Spectral(HeavyBall):
         delta = self.smoothing * xp.sqrt(_nonzero(mean))  # for M = 0 any but 0
         s = xp.sqrt(x + delta**2)
         of_V, of_U = Q[..., :r, :], T @ Q
-        D_S, h = _weighted(of_U, 1.0 / s, of_V), _weighted(of_V, 1.0 / s, of_V)
+        D_S, h = _where(finite, _weighted(of_U, 1.0 / s, of_V), xp.nan), _weighted(of_V, 1.0 / s, of_V)
         g = identity(r, M.S) / delta[..., None] - _weighted(of_U, 1.0 / (s * delta * (s + delta)), of_U)
-        return Triple(M.K @ h + U @ (D_S - M.S @ h), M.L @ g + V @ (H(D_S) - H(M.S) @ g), D_S)
+        return Triple(M.K @ h + U @ (D_S - S @ h), M.L @ g + V @ (H(D_S) - H(S) @ g), D_S)
 
 
 @dataclass(frozen=True)

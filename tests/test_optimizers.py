@@ -514,3 +514,12 @@ def test_a_rule_with_other_weights_goes_on() -> None:
     pairs: tuple[tuple[Optimizer, Optimizer], ...] = ((Adam(), Adam((0.5, 0.9))), (HeavyBall(0.9), Spectral(0.5)))
     for one, other in pairs:
         assert other.direction(bases, seen(G, bases), after(one, bases, 5, rng))[1].step == 6
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_a_core_that_overflows_is_no_decomposition_that_fails(smoothing: float) -> None:
+    """M_S can leave the range before M_K and M_L do; the step refuses what is not finite, with the layer's name."""
+    bases, G = problem(14, 11, 3, np.random.default_rng(0))
+    M = seen(G, bases)._replace(S=np.full((3, 3), np.inf))
+    D, _ = Spectral(smoothing=smoothing).direction(bases, M, Moments())
+    assert not np.all(np.isfinite(D.S))

@@ -500,3 +500,23 @@ def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) ->
         GeoLoRA(model, lr=0.05)
     with pytest.raises(ValueError, match=message):
         optimizer.step()
+
+
+@pytest.mark.parametrize("update", ["heavy-ball", "spectral"])
+def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) -> None:
+    """Of one shape, rank and age: the first layer had a step of a rule without memory, the second one of this rule."""
+    found = []
+    for method in ("fast", "reference"):
+        torch.manual_seed(0)
+        model = nn.ModuleList([nn.Linear(5, 4), nn.Linear(5, 4)]).double()
+        adapt(model, rank=2, max_rank=2, generator=torch.Generator().manual_seed(1))
+        optimizer = GeoLoRA(model, method=method, update="sgd", lr=0.1, tau=0.0)
+        for layers in ([0], [1], [0, 1]):
+            optimizer.zero_grad(set_to_none=True)
+            x = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(layers) + 7))
+            torch.stack([model[i](x).square().sum() for i in layers]).sum().backward()
+            optimizer.step()
+            optimizer.param_groups[0]["update"] = update
+        found.append([layer.adapter.full() for layer in adapters(model).values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

@@ -57,6 +57,8 @@ def test_our_smooth_rule_is_right(smoothing: float) -> None:
     report = check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing)
     assert report, report.summary()
     assert not check_rule(as_asked(optimizers.Spectral(0.9, smoothing)), "spectral", smoothing=smoothing + 1e-6)
+    forgotten = check_rule(as_asked(optimizers.Spectral(0.9)), "spectral", smoothing=smoothing)
+    assert forgotten.diagnosis.startswith("the rule spectral with smoothing 0"), forgotten.summary()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -98,9 +100,13 @@ def test_each_criterion_alone_rejects_a_variant(name: str, criterion: str) -> No
         (lambda K, L, S: ((K * np.nan, L, S), None), ""),
         (lambda K, L, S: K, ""),
         (lambda K, L, S: 1 / 0, ""),
+        (lambda K, L, S: ((K.astype(object), L, S), None), ""),
+        (lambda K, L, S: ((K.astype(np.float32), L, S), None), ""),
+        (lambda K, L, S: ((np.ma.array(K), L, S), None), ""),
+        (lambda K, L, S: ((K, L, S * (1.0 + 1e-9)), None), "right up to an error below 1e-08 of its size"),
         (lambda K, L, S: (np.add(K, 1.0, out=K), L, S), ""),
     ],
-    ids=["length", "uphill", "two", "shape", "nan", "no memory", "raises", "changes"],
+    ids=["length", "uphill", "two", "shape", "nan", "no memory", "raises", "objects", "single", "masked", "small", "changes"],
 )
 def test_whatever_a_rule_does_becomes_rows(answer: Callable[..., Any], expected: str) -> None:
     report = check_rule(lambda U, V, K, L, S, memory: answer(K, L, S), "gradient")
@@ -126,6 +132,8 @@ def test_a_rule_without_a_cut_is_told_where_it_is_wrong() -> None:
 def test_refused() -> None:
     with pytest.raises(ValueError, match=r"^rule: expected one of gradient, .*, found 'muon'"):
         check_rule(print, "muon")
+    with pytest.raises(ValueError, match=r"^dtype: .*'float16'"):
+        check_rule(print, "gradient", dtype="float16")
     with pytest.raises(ValueError, match=r"^momentum: .* -1"):
         check_rule(print, "gradient", momentum=-1.0)
 
@@ -147,6 +155,9 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     printed = capsys.readouterr().out
     assert "diagnosis: polar of K, L and S apart" in printed
     assert json.loads((tmp_path / "found.json").read_text())["diagnosis"] in printed
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "relative:apart", "--smoothing", "0.5"])
+    assert "--smoothing: expected --rule beside it" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["check", "relative:apart", "--rule", "spectral", "--whole"])
     assert "--whole: expected none beside --rule" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def directions(
 ) -> tuple[list[Triple], list[Moments]]:
     """``rule.direction`` of every layer: (m, r), (n, r), (r, r) each, and the new memory in the old bases."""
     found: dict[int, tuple[Triple, Moments]] = {}
-    keys = [(_shapes(G), one.step, _shapes(one.second)) for G, one in zip(gradients, moments, strict=True)]
+    keys = [(_shapes(G), _kind(one)) for G, one in zip(gradients, moments, strict=True)]
     for layers in _alike(keys):
         where, given = Bases(*_of(layers, bases)), Triple(*_of(layers, gradients))
         D, memory = rule.direction(where, given, _whole(layers, moments))
@@ -34,7 +34,7 @@ def directions(
 def transported(rule: Optimizer, old: Sequence[Bases], moments: Sequence[Moments], new: Sequence[Bases]) -> list[Moments]:
     """``rule.transport`` of every layer."""
     found: dict[int, Moments] = {}
-    keys = [(_shapes(a), _shapes(b), one.step, _shapes(one.second)) for a, one, b in zip(old, moments, new, strict=True)]
+    keys = [(_shapes(a), _shapes(b), _kind(one)) for a, one, b in zip(old, moments, new, strict=True)]
     for layers in _alike(keys):
         before, after = (Bases(*_of(layers, bases)) for bases in (old, new))
         moved = rule.transport(before, _whole(layers, moments), after)
@@ -60,6 +60,11 @@ def _of(layers: Sequence[int], given: Sequence[tuple[Tensor, ...]]) -> Iterator[
     """What some layers have, as stacks: matrices column by column, as they lie in memory."""
     for Xs in zip(*(given[i] for i in layers), strict=True):
         yield torch.stack([X.mT for X in Xs]).mT if Xs[0].ndim > 1 else torch.stack(Xs)
+
+
+def _kind(one: Moments) -> Hashable:
+    """Age, and what there is: a layer whose rule had no memory so far is not of a stack with layers that have one."""
+    return one.step, one.first is None, _shapes(one.second)
 
 
 def _shapes(triple: tuple[Tensor, ...] | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +131,8 @@ def check_rule(
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
+    if dtype == "float16":
+        raise ValueError("dtype: expected one with the range of float32 for a rule, found 'float16'")
     if not callable(rule):
         raise ValueError(f"rule: expected a function, found {rule!r}")
     started, conversion = time.perf_counter(), Conversion(array, dtype, device)
@@ -185,6 +187,14 @@ def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tupl
             return None, memory, f"raised {words(problem)}{at and f' (at {at})'}"
         try:
             D, memory = answer
+            other = [X for X in D if not _alike(X, arguments[2])]
+            if other:
+                kind = getattr(other[0], "dtype", "no dtype")
+                return (
+                    None,
+                    memory,
+                    f"expected arrays of {conversion.array}, {conversion.dtype}, found {type(other[0]).__name__}, {kind}",
+                )
             D = Triple(*(np.array(conversion.back(X)) for X in D))
         except Exception:
             return None, memory, f"expected ((D_K, D_L, D_S), memory) of arrays, found {type(answer).__name__}"
@@ -197,6 +207,12 @@ def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tupl
     if not all(np.all(np.isfinite(X)) for X in D):
         return None, memory, "returned numbers that are not finite"
     return _each_wide(D), memory, ""
+
+
+def _alike(X: Any, given: Any) -> bool:
+    """Whether an array is of the library and the dtype of another one; a subclass of NumPy's may hide entries."""
+    same = type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))
+    return same and X.dtype == given.dtype
 
 
 def _each_wide(D: Triple) -> Triple:
@@ -243,8 +259,13 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     defined = [
         (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
     ]
+    if definition == "spectral":  # as if another smoothing had been meant
+        for other in {0.0, 0.5} - {setting.smoothing}:
+            answers = _defined(definition, telling, replace(setting, smoothing=other))
+            defined.insert(1, (f"the rule spectral with smoothing {other:g}", "", answers))
     changed = [(variant.name, variant.says, _answers(variant, telling, setting)) for variant in variants(definition)]
-    candidates = [defined[0], *changed, *defined[1:]]  # of equals the first is told: with real data ᵀ is ᴴ
+    first = len(defined) - len(RULES) + 1
+    candidates = [*defined[:first], *changed, *defined[first:]]  # of equals the first is told: with real data ᵀ is ᴴ
     agreeing = [(*_agreement(answers, telling, setting), name, says) for name, says, answers in candidates]
     share, factors, name, says = max(agreeing, key=lambda one: one[0])
     if share < NAMED and not generic:
@@ -255,6 +276,8 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     least, most = min(factors), max(factors)
     if max(abs(least - 1.0), abs(most - 1.0)) > setting.rounding**0.5:
         name += f", times {least:.4g}" + (f" to {most:.4g}" if most > 1.001 * least else "")
+    if name == f"the rule {definition}":
+        return f"right up to an error below {setting.rounding**0.5:.0e} of its size"
     told = name.replace(f"the rule {definition}, times", "right up to its length: times") + (says and f": {says}")
     return told if share == 1.0 else f"{told} (in {share:.0%} of the sequences compared)"
 
