@@ -69,7 +69,7 @@ for ax, (task, rows) in zip(axes, TASKS.items(), strict=True):
         xlabel="adapter parameters",
         ylabel="test accuracy, %",
     )
-axes[1].legend(loc="lower right")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
 
 # %%
@@ -103,5 +103,5 @@ for ax, (task, rows) in zip(axes, TASKS.items(), strict=True):
     )
     ax.set_xticks([10**-0.5, 1.0, 10**0.5], ["0.32", "1", "3.2"])
     ax.minorticks_off()
-axes[0].legend()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
