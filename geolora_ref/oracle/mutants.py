@@ -57,7 +57,7 @@ CLOSE_BELOW, CLOSE_ABOVE = (
 DIRECTIONS = ("directions",)
 CAP_AND_THRESHOLD = (
     *("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max"),
-    *("crossed-*-capped", "path-*-capped"),
+    *("crossed-*-capped", "path-*-capped", "path-*-sequence"),
 )
 """The cases in which alone some mutants can be seen; those of single precision in single precision."""
 
