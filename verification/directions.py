@@ -24,8 +24,9 @@ from geolora_ref.optimizers import (
     Triple,
     moved_apart,
 )
+from geolora_ref.oracle.criteria import FAIL, unit_of
 
-__all__ = ["BROKEN", "EQUIVARIANT", "RULES", "dense", "seen", "uphill", "wide"]
+__all__ = ["BROKEN", "EQUIVARIANT", "RULES", "dense", "rounding_of", "seen", "uphill", "wide"]
 
 RULES: dict[str, Optimizer] = {
     "gradient": Sgd(),
@@ -51,6 +52,12 @@ def dense(D: Triple, bases: Bases) -> Array:
     """What lines 3 to 5 of Algorithm 1 subtract from W, per λ, whether or not the three are views of one matrix."""
     (U, V), (K, L, S) = bases, D
     return (K - U @ (H(U) @ K)) @ H(V) + U @ H(L - V @ (H(V) @ L)) + U @ S @ H(V)
+
+
+def rounding_of(X: Any) -> float:
+    """What rounding makes of numbers of order one, in double precision, by the fail level of the oracle."""
+    m, n = X.shape
+    return FAIL * unit_of(m, n, float(np.finfo(float).eps))
 
 
 def wide(X: Any) -> Any:

@@ -272,9 +272,8 @@ def _data_line(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
 def _first_line(row: Row) -> str:
     """What was taken for texts and label, in one line."""
     given = [row.text] if row.pair is None else [row.text, row.pair]
-    texts = " | ".join(text if len(text) <= 80 else text[:80] + "…" for text in given)
-    label = row.label if len(row.label) <= 40 else row.label[:40] + "…"
-    return f"first example: {texts} -> {label}"
+    texts = " | ".join(shown(text, 80) for text in given)
+    return f"first example: {texts} -> {shown(row.label)}"
 
 
 def _doubts(rows: Sequence[Row], labels: Labels) -> Iterator[str]:

@@ -10,11 +10,10 @@ import numpy as np
 from geolora_ref import LowRank
 from geolora_ref.optimizers import Bases, Moments, Optimizer
 from geolora_ref.oracle.cases import StepCase, draw_parameters
-from geolora_ref.oracle.criteria import FAIL, unit_of
 from geolora_ref.problems import Quadratic
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.directions import BROKEN, RULES, dense, seen, uphill
+from verification.directions import BROKEN, RULES, dense, rounding_of, seen, uphill
 
 KAPPA = 2.0 / 3.0**0.5
 EPS = float(np.finfo(float).eps)
@@ -71,13 +70,7 @@ def first(rule: Optimizer, bases: Bases, G: Any) -> Any:
 def tangential(bases: Bases, G: Any) -> Any:
     """P G; exactly 0 where it is rounding of G."""
     PG = dense(seen(G, bases), bases)
-    return PG if np.linalg.norm(PG) > _rounding(G) * np.linalg.norm(G) else 0.0 * PG
-
-
-def _rounding(G: Any) -> float:
-    """What rounding makes of numbers of order one, by the fail level of the oracle."""
-    m, n = G.shape
-    return FAIL * unit_of(m, n, EPS)
+    return PG if np.linalg.norm(PG) > rounding_of(G) * np.linalg.norm(G) else 0.0 * PG
 
 
 def angle(out: Measurements, rule: Optimizer, bases: Bases, G: Any) -> None:
@@ -98,7 +91,7 @@ def bounds(out: Measurements, rule: Optimizer, bases: Bases, G: Any, kappa: floa
         out.undecided += 1
         return
     nuclear, size = float(np.sum(sigma)), float(np.linalg.norm(D))
-    exact = _rounding(G)
+    exact = rounding_of(G)
     magnified = exact * float(np.linalg.norm(G)) / float(np.linalg.norm(PG))
     out.at_most("‖PG‖_* ≤ ⟨∇L, D⟩", nuclear, float(np.vdot(G, D).real), magnified * nuclear)
     out.at_most("‖D‖₂ ≤ κ", float(np.linalg.norm(D, 2)), kappa, exact)

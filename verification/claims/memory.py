@@ -13,7 +13,7 @@ from geolora_ref.optimizers import Bases, Moments, Optimizer, Spectral, Triple
 from geolora_ref.problems import Quadratic
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan
-from verification.directions import dense, seen
+from verification.directions import dense, rounding_of, seen
 
 EPS = float(np.finfo(float).eps)
 GOLDEN = ((1.0 + 5.0**0.5) / 2.0) ** -2.5
@@ -67,6 +67,7 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
         lost = bound.error * np.linalg.norm(E, "nuc") + bound.smoothing * smoothing * k**0.5 * np.linalg.norm(mean)
         nuclear, square = float(np.linalg.norm(PG, "nuc")), 0.5 * L * k * rate**2
         L0, L_hat = problem.loss(W), problem.loss(W_hat)
+        # a loss is right to a few dozen eps: at most some thousand terms, added pairwise
         rounding = 50.0 * EPS * (abs(L0) + abs(L_hat) + rate * (nuclear + float(lost)))
         missing = L_hat - L0 + rate * nuclear
         out.at_most("L(Ŵ) − L(W) + λ‖P∇L‖_* ≤ λ(2‖E‖_* + ckδ) + ½βkλ²", missing, rate * float(lost) + square, rounding)
@@ -75,7 +76,7 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
         price = theta * float(np.linalg.norm(problem.gradient(W_hat))) + 0.5 * L * theta**2
         total, budget = total + nuclear, budget + bound.floor * (rate * float(lost) + square) + price
         told = (first - problem.minimum + budget) / (rate * (step + 1))
-        out.at_most("mean ‖P∇L‖_* ≤ [L(W₀) − L* + …]/(λT)", total / (step + 1), told, 100.0 * EPS * told)
+        out.at_most("mean ‖P∇L‖_* ≤ [L(W₀) − L* + …]/(λT)", total / (step + 1), told, rounding_of(W) * told)
         new = Bases(Y.U, Y.V)
         moments = replace(moments, first=move(moments.first, bases, new)) if move else rule.transport(bases, moments, new)
         before = (bases, W, G, E)
@@ -87,7 +88,8 @@ def remembered(out: Measurements, before: Any, now: Any, beta: float, bound: Bou
     (old, W0, G0, E0), (bases, W, G, E) = before, now
     normal = G0 - dense(seen(G0, old), old)
     nu, d = float(np.linalg.norm(dense(seen(normal, bases), bases))), float(np.linalg.norm(G - G0))
-    rounding = 1e3 * EPS * float(np.linalg.norm(G) + np.linalg.norm(G0) + np.linalg.norm(E0))
+    sizes = float(np.linalg.norm(G) + np.linalg.norm(G0) + np.linalg.norm(E0))
+    rounding = rounding_of(G) * sizes  # as of any identity between projections
     error = float(np.linalg.norm(E))
     out.at_most("‖E_t‖ ≤ β(‖E_{t−1}‖ + d + ν)", error, beta * (float(np.linalg.norm(E0)) + d + bound.nu * nu), rounding)
     sigma = np.linalg.svd(W, compute_uv=False)
