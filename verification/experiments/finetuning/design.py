@@ -1,137 +1,252 @@
-"""Which runs answer which question.
+"""The design of the campaign, fixed before its runs: which runs answer which question, and which are done first.
 
-(a) comparison: every method at its own best learning rate, several seeds.
-(b) initial rank: where GeoLoRA's parameter count ends when it starts at ranks 2 to 32; LoRA's cannot move.
-(c) robustness: one seed, learning rate x rank budget; also where (a) and (b) find the best learning rates.
+- Every method is tuned alike: three learning rates a factor √10 apart at rank 4, one seed, judged on the development examples.
+  Where the best one lies at the edge, the next one outward is tried, at most twice on each side.  The best one is kept for all
+  seeds and budgets of that task.  No test example decides anything.
+- τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one, on all tasks; neither is tuned.
+- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its rate and its smoothing.  CoLA and STS-B are
+  held out: nothing was tried on them, and no default follows from them.
+- Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget, GeoLoRA with rank r in every
+  layer.  The second and the third differ by the allocation of ranks alone.
+- Where time runs out, the stages are cut from the end of :data:`STAGES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
 from verification.experiments.finetuning.methods import (
     AdaLoRAMethod,
+    DoRAMethod,
     FullMethod,
     HeadMethod,
     LoRAMethod,
+    PreconditionedLoRAMethod,
+    RsLoRAMethod,
     SimultaneousMethod,
 )
 
 __all__ = [
-    "ADAPTIVE",
+    "CARRIERS",
     "FAMILIES",
-    "FULL",
-    "MAIN_BUDGET",
-    "QUICK",
-    "Effort",
+    "HELD_OUT",
+    "MAIN_RANK",
+    "SEEDS",
+    "STAGES",
     "Family",
     "Run",
-    "comparison",
-    "initial_ranks",
-    "robustness",
+    "best_rate",
+    "carrier",
+    "outer_rates",
+    "wanted",
 ]
 
-MAIN_BUDGET = 8
-"""The rank (budget) at which methods are compared."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """A method at every learning rate and rank budget; ``budgets`` are those of the robustness map."""
-
-    name: str
-    make: Callable[[float, int], Method]
-    budgets: tuple[int, ...] = (MAIN_BUDGET,)
-    lr_scale: float = 1.0
-    """Its learning rates are the common ones times this."""
-    margin: int = 1
-    """How many of the common learning rates are left out at either end."""
-
-    def rates(self, effort: Effort) -> tuple[float, ...]:
-        """Its learning rates; all of the common ones if leaving some out would leave none."""
-        common = effort.rates[self.margin : len(effort.rates) - self.margin] or effort.rates
-        return tuple(rate * self.lr_scale for rate in common)
-
-
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("geolora", lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, fast=True), (4, 8, 16), margin=0, lr_scale=7.0),
-        Family(
-            "geolora, own core",
-            lambda lr, r: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, update="adam-published", tau=0.3),
-            margin=0,
-        ),
-        Family("lora", lambda lr, r: LoRAMethod(lr=lr, rank=r), (4, 8, 16), margin=0),
-        Family("adalora", lambda lr, r: AdaLoRAMethod(lr=lr, target_rank=r), margin=0),
-        Family("simultaneous", lambda lr, r: SimultaneousMethod(lr=lr, rank=r), margin=0),
-        Family("full", lambda lr, _: FullMethod(lr=lr), lr_scale=0.1),
-    )
-}
-
-ADAPTIVE = ("geolora", "geolora, own core")
-"""Those whose ranks move."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is run: seeds, learning rates, initial ranks, and at most so many sentences of each file."""
-
-    seeds: int
-    rates: tuple[float, ...]
-    ranks: tuple[int, ...]
-    sentences: int | None
-    only_main_budget: bool = False
-
-
-FULL = Effort(3, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), (2, 4, 8, 16, 32), None)
-QUICK = Effort(2, (1e-3, 1e-2), (2, 8), 256, only_main_budget=True)
+MAIN_RANK, SEEDS = 4, 5
+HELD_OUT = ("cola", "stsb")
+RANKS = (1, 2, 8, 16)
+"""Beside the main one."""
+EXTENSIONS = 2
+"""At most so many rates are added at either edge."""
+INITIAL_RANKS = (1, 32)
+ROOT_TEN = 10.0**0.5
+Row = Mapping[str, Any]
+"""A stored run."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a method, a seed, and at most so many sentences."""
+    """One training: a method, a seed, and whether the development metric is recorded on the way."""
 
     family: str
     budget: int
     method: Method
     seed: int
-    sentences: int | None
+    sentences: int | None = None
+    curve: bool = False
 
 
-def robustness(effort: Effort, *, main_budget_only: bool = False) -> list[Run]:
-    """(c), or what (a) and (b) need of it; the runs at the main budget come first."""
-    budgets = sorted({b for family in FAMILIES.values() for b in family.budgets}, key=lambda b: (b != MAIN_BUDGET, b))
-    if main_budget_only or effort.only_main_budget:
-        budgets = [MAIN_BUDGET]
-    return [
-        Run(family.name, budget, family.make(rate, budget), 0, effort.sentences)
-        for budget in budgets
-        for family in FAMILIES.values()
-        if budget in family.budgets
-        for rate in family.rates(effort)
-    ]
+@dataclass(frozen=True)
+class Family:
+    """A method at every learning rate, rank and width (the parameters of LoRA of rank 1 on the model); its first three rates."""
+
+    make: Callable[[float, int, int], Method]
+    rates: tuple[float, ...] = (1e-3, 3.2e-3, 1e-2)
+
+    def outward(self, tried: Sequence[float], *, up: bool) -> float:
+        """The next rate beyond those tried, in two digits."""
+        rate = max(tried) * ROOT_TEN if up else min(tried) / ROOT_TEN
+        return float(f"{rate:.2g}")
 
 
-def comparison(effort: Effort, best: dict[str, float]) -> list[Run]:
-    """(a) with the best learning rate of each family (one whose runs all diverged has none), and the head alone."""
-    methods = [(name, family.make(best[name], MAIN_BUDGET)) for name, family in FAMILIES.items() if name in best]
-    methods.append(("head only", HeadMethod()))
-    return [Run(name, MAIN_BUDGET, method, s, effort.sentences) for s in range(effort.seeds) for name, method in methods]
+SPECTRAL = (6.3e-3, 2e-2, 6.3e-2)
+FAMILIES: Mapping[str, Family] = {
+    "lora": Family(lambda lr, r, _: LoRAMethod(lr=lr, rank=r)),
+    "geolora, uniform": Family(lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, min_rank=r, max_rank=r), SPECTRAL),
+    "geolora, budget": Family(
+        lambda lr, r, width: GeoLoRAMethod(lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"),
+        SPECTRAL,
+    ),
+    "geolora, tolerance": Family(lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32), SPECTRAL),
+    "published geolora": Family(
+        lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"), (1e-3, 3.2e-3, 1e-2)
+    ),
+    "adalora": Family(lambda lr, r, _: AdaLoRAMethod(lr=lr, target_rank=r), (3.2e-3, 1e-2, 3.2e-2)),
+    "rslora": Family(lambda lr, r, _: RsLoRAMethod(lr=lr, rank=r)),
+    "dora": Family(lambda lr, r, _: DoRAMethod(lr=lr, rank=r)),
+    "preconditioned lora": Family(lambda lr, r, _: PreconditionedLoRAMethod(lr=lr, rank=r)),
+    "simultaneous": Family(lambda lr, r, _: SimultaneousMethod(lr=lr, rank=r), (3.2e-3, 1e-2, 3.2e-2)),
+    "full": Family(lambda lr, *_: FullMethod(lr=lr), (3.2e-5, 1e-4, 3.2e-4)),
+    "head only": Family(lambda lr, *_: HeadMethod(lr=lr), (1e-3, 3.2e-3, 1e-2)),
+}
+CARRIERS = ("geolora, uniform", "geolora, budget")
+"""The default at equal parameters: the one with the better mean on the development examples goes through all budgets."""
+STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("compare", ("lora", *CARRIERS)),
+    ("compare", ("published geolora", "adalora")),
+    ("rates", ("lora", "carrier")),
+    ("compare", ("geolora, tolerance",)),
+    ("budgets", ("lora", "carrier", "published geolora")),
+    ("compare", ("rslora", "dora", "preconditioned lora", "simultaneous", "full", "head only")),
+    ("initial ranks", ("geolora, tolerance",)),
+)
+"""In the order in which they are done."""
 
 
-def initial_ranks(effort: Effort, best: dict[str, float]) -> list[Run]:
-    """(b): GeoLoRA may use any rank up to the largest initial one; LoRA (one seed) keeps the rank that it starts with."""
-    most = max(effort.ranks)
-    free = {f"{name}, free": FAMILIES[name].make(best[name], most) for name in ADAPTIVE if name in best}
-    return [
-        Run(name, rank, method, seed, effort.sentences)
-        for seed in range(effort.seeds)
-        for rank in effort.ranks
-        for name, method in (
-            *((name, replace(method, rank=rank)) for name, method in free.items()),  # type: ignore[type-var]
-            *((("lora", FAMILIES["lora"].make(best["lora"], rank)),) if "lora" in best and seed == 0 else ()),
-        )
-    ]
+def rate_of(row: Row) -> float:
+    """The learning rate of a stored run."""
+    return float(row["config"]["method"]["lr"])
+
+
+def dev_of(row: Row) -> float:
+    """Its metric on the development examples; minus infinity if it diverged or has none."""
+    value = row["metrics"].get("dev")
+    return float("-inf") if row["diverged"] or value is None else float(value)
+
+
+def swept(rows: Sequence[Row], family: str) -> dict[float, float]:
+    """The development metric over the learning rate, at the main rank with the first seed."""
+    chosen = (row for row in rows if (row["family"], row["budget"], seed_of(row)) == (family, MAIN_RANK, 0))
+    return {rate_of(row): dev_of(row) for row in chosen}
+
+
+def seed_of(row: Row) -> int:
+    """The seed of a stored run."""
+    return int(row["config"]["plan"]["seed"])
+
+
+def next_rates(family: Family, dev: Mapping[float, float]) -> list[float]:
+    """The rates that have to be tried still before one is chosen."""
+    missing = [rate for rate in family.rates if rate not in dev]
+    if missing:
+        return missing
+    best, tried = max(sorted(dev), key=dev.__getitem__), sorted(dev)
+    for up, edge, limit in ((False, tried[0], min(family.rates)), (True, tried[-1], max(family.rates))):
+        added = [rate for rate in tried if (rate > limit if up else rate < limit)]
+        if best == edge and len(added) < EXTENSIONS:
+            return [family.outward(tried, up=up)]
+    return []
+
+
+def best_rate(rows: Sequence[Row], name: str) -> float | None:
+    """The best rate of a family on a task, the smaller one of equals; None as long as it is being looked for."""
+    dev = swept(rows, name)
+    if next_rates(FAMILIES[name], dev):
+        return None
+    return max(sorted(dev), key=dev.__getitem__)
+
+
+def carrier(stored: Mapping[str, Sequence[Row]]) -> str | None:
+    """The one of :data:`CARRIERS` with the better mean over tasks and seeds at the main rank; None until all are there."""
+    means = {}
+    for name in CARRIERS:
+        values = []
+        for rows in stored.values():
+            rate = best_rate(rows, name)
+            found = [row for row in rows if (row["family"], row["budget"], rate_of(row)) == (name, MAIN_RANK, rate)]
+            if len(found) < SEEDS:
+                return None
+            values += [dev_of(row) for row in found]
+        means[name] = statistics.fmean(values)
+    return max(means, key=means.__getitem__)
+
+
+def wanted(stored: Mapping[str, Sequence[Row]], widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+    """Tasks and runs in the order in which they are done, as far as the stored ones decide it; stored ones are among them."""
+    chosen = carrier(stored)
+    for kind, names in STAGES:
+        known = [chosen if name == "carrier" else name for name in names]
+        families = list(dict.fromkeys(name for name in known if name is not None))
+        make = {"compare": _compare, "rates": _rates, "budgets": _budgets, "initial ranks": _initial_ranks}[kind]
+        yield from make(families, stored, widths)
+
+
+Stored = Mapping[str, Sequence[Row]]
+
+
+def _run(name: str, rate: float, rank: int, seed: int, width: int) -> Run:
+    """Curves are recorded for one seed of what is compared by time."""
+    curve = seed == 1 and rank == MAIN_RANK and name in ("lora", *CARRIERS)
+    return Run(name, rank, FAMILIES[name].make(rate, rank, width), seed, curve=curve)
+
+
+def _compare(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+    """The sweep of every task, then all seeds at the best rate."""
+    for task, rows in stored.items():
+        for name in names:
+            dev = swept(rows, name)
+            for rate in [*dev, *next_rates(FAMILIES[name], dev)]:
+                yield task, _run(name, rate, MAIN_RANK, 0, widths[task])
+    yield from _at_best(names, (MAIN_RANK,), stored, widths)
+
+
+def _at_best(names: Sequence[str], ranks: Sequence[int], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+    for seed in range(SEEDS):
+        for rank in ranks:
+            for task, rows in stored.items():
+                for name in names:
+                    if (rate := best_rate(rows, name)) is not None:
+                        yield task, _run(name, rate, rank, seed, widths[task])
+
+
+def _budgets(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+    return _at_best(names, RANKS, stored, widths)
+
+
+def _rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+    """Rates outward until the metric is below 95 % of the best one on either side; those of the tuning are not chosen anew."""
+    for task, rows in stored.items():
+        for name in names:
+            tuned = swept(rows, name)
+            if next_rates(FAMILIES[name], tuned):
+                continue
+            outer = swept(rows, outer_rates(name))
+            dev = tuned | outer
+            yield from ((task, _outer(name, rate, widths[task])) for rate in outer)
+            for up in (False, True):
+                edge = max(dev) if up else min(dev)
+                added = [rate for rate in outer if (rate > max(tuned) if up else rate < min(tuned))]
+                if len(added) < EXTENSIONS and dev[edge] >= 0.95 * max(dev.values()):
+                    yield task, _outer(name, FAMILIES[name].outward(list(dev), up=up), widths[task])
+
+
+def outer_rates(name: str) -> str:
+    """What the runs of a family at rates beyond those of its tuning are called."""
+    return f"{name}, outer rates"
+
+
+def _outer(name: str, rate: float, width: int) -> Run:
+    return Run(outer_rates(name), MAIN_RANK, FAMILIES[name].make(rate, MAIN_RANK, width), 0)
+
+
+def _initial_ranks(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+    """The tolerance from a small and from a large rank, which is the ``budget`` of these runs."""
+    for seed in range(SEEDS):
+        for rank in INITIAL_RANKS:
+            for task, rows in stored.items():
+                for name in names:
+                    if (rate := best_rate(rows, name)) is not None:
+                        yield task, Run(f"{name}, from rank {rank}", rank, GeoLoRAMethod(lr=rate, rank=rank, max_rank=32), seed)

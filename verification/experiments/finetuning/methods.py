@@ -11,7 +11,17 @@ import torch
 from geolora_ref.finetune.methods import GeoLoRAMethod, Prepared, geolora_prepared
 from geolora_ref.finetune.model import Classifier
 
-__all__ = ["AdaLoRAMethod", "FullMethod", "HeadMethod", "LoRAMethod", "SimultaneousMethod", "orthogonality_defect"]
+__all__ = [
+    "AdaLoRAMethod",
+    "DoRAMethod",
+    "FullMethod",
+    "HeadMethod",
+    "LoRAMethod",
+    "PreconditionedLoRAMethod",
+    "RsLoRAMethod",
+    "SimultaneousMethod",
+    "orthogonality_defect",
+]
 
 
 def adamw(model: Classifier, lr: float, head_lr: float, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
@@ -66,11 +76,56 @@ class LoRAMethod:
         """PEFT draws A from torch's global generator, which the job has forked and seeded."""
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules="all-linear")
+        config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules="all-linear", **self.options())
         model.encoder = get_peft_model(model.encoder, config)
         parameters = trainable(model.encoder)
         count, layers = sum(parameter.numel() for parameter in parameters), _adapted(model.encoder, "lora_A")
-        return Prepared(adamw(model, self.lr, self.head_lr, parameters), lambda: dict.fromkeys(layers, self.rank), lambda: count)
+        return Prepared(self.optimizer(model), lambda: dict.fromkeys(layers, self.rank), lambda: count)
+
+    def options(self) -> dict[str, Any]:
+        """Of the configuration, beside rank and scale."""
+        return {}
+
+    def optimizer(self, model: Classifier) -> torch.optim.Optimizer:
+        """AdamW on the factors and on the head."""
+        return adamw(model, self.lr, self.head_lr, trainable(model.encoder))
+
+
+@dataclass(frozen=True)
+class RsLoRAMethod(LoRAMethod):
+    """LoRA with scale lora_alpha/√r, here √r [Kal23]."""
+
+    name: str = "rslora"
+
+    def options(self) -> dict[str, Any]:
+        """PEFT's word for it."""
+        return {"use_rslora": True}
+
+
+@dataclass(frozen=True)
+class DoRAMethod(LoRAMethod):
+    """LoRA of the directions of the columns, beside their lengths, which are trained too [Liu24]."""
+
+    name: str = "dora"
+
+    def options(self) -> dict[str, Any]:
+        """PEFT's word for it."""
+        return {"use_dora": True}
+
+
+@dataclass(frozen=True)
+class PreconditionedLoRAMethod(LoRAMethod):
+    """LoRA whose gradients are multiplied by the inverse Gram matrices of the other factor [ZP24], by PEFT's optimizer."""
+
+    name: str = "preconditioned lora"
+
+    def optimizer(self, model: Classifier) -> torch.optim.Optimizer:
+        """PEFT makes it for a wrapped model and knows the factors by their names; the head is a group of its own."""
+        from peft.optimizers import create_riemannian_optimizer
+
+        made: torch.optim.Optimizer = create_riemannian_optimizer(model.encoder, torch.optim.AdamW, lr=self.lr, weight_decay=0.0)
+        made.add_param_group({"params": list(model.head.parameters()), "lr": self.head_lr})
+        return made
 
 
 def orthogonality_defect(factors: Sequence[torch.Tensor]) -> torch.Tensor:

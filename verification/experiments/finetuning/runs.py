@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,18 +17,24 @@ from typing import Any
 import torch
 
 from geolora_ref.finetune.batches import Examples, encode
-from geolora_ref.finetune.data import Columns, read_rows
+from geolora_ref.finetune.data import Columns, digest_of_rows, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
+from geolora_ref.finetune.metrics import default_kind, evaluate_metric
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from geolora_ref.support.files import digest, read_json, write_json
 from verification.experiments.finetuning.design import Run
+from verification.experiments.finetuning.tasks import TASKS
 from verification.machine import installed, machine_facts
 
-__all__ = ["Corpus", "Store", "execute", "model_digest"]
+__all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
 
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT = 1
+BATCH, WARMUP = 16, 0.1
+"""Of every run of the campaign."""
+CURVE_POINTS = 12
+"""How often the development metric is recorded on the way, where it is: steps, seconds of the steps alone, metric."""
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
 """The files of a folder with a pretrained model that go into its digest, by which the stored runs are named."""
 
@@ -40,6 +48,29 @@ class Corpus:
     examples: dict[str, Examples]
     plan: Plan
     identity: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        """Σ(m + n) over the linear layers of the encoder: the parameters of LoRA of rank 1."""
+        layers = (module for module in self.encoder.modules() if isinstance(module, torch.nn.Linear))
+        return sum(layer.in_features + layer.out_features for layer in layers)
+
+    @classmethod
+    def of_task(cls, model: str, name: str, folder: Path, plan: Plan, *, max_length: int = 64) -> Corpus:
+        """The drawn examples of a task of the campaign, whose files are in ``folder``."""
+        rows = TASKS[name].rows(folder)
+        labels = fit_labels(rows["train"], default_kind(plan.metric))
+        located = locate(model)
+        encoder, tokenizer = load_encoder(located)
+        identity = {
+            "task": name,
+            "model": model_digest(located),
+            "data": {part: digest_of_rows(chosen) for part, chosen in rows.items()},
+            "max_length": max_length,
+            "threads": torch.get_num_threads(),
+        }
+        examples = {part: encode(chosen, tokenizer, labels, max_length) for part, chosen in rows.items()}
+        return cls(encoder, labels, examples, plan, identity)
 
     @classmethod
     def read(cls, model: str, data: Path, columns: Columns, plan: Plan, *, sentences: int | None, max_length: int) -> Corpus:
@@ -75,12 +106,22 @@ def _digest_of(*files: Path) -> str:
 def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Train and evaluate; a run that diverges is a result like any other."""
     plan = Plan(**asdict(corpus.plan) | {"seed": run.seed})
+    curve: list[tuple[int, float, float]] = []
+
+    def seen(done: int, total: int) -> None:
+        if on_step is not None:
+            on_step(done, total)
+        if run.curve and (done % max(1, total // CURVE_POINTS) == 0 or done == total):
+            dev = corpus.examples["dev"]
+            value = evaluate_metric(plan.metric, dev.targets.numpy(), job.predict(dev).numpy())
+            curve.append((done, sum(job.history.seconds), value))
+
     job = Job(
         lambda generator: Classifier(copy.deepcopy(corpus.encoder), corpus.labels.outputs, generator),
         run.method,
         Data(corpus.examples["train"], {name: corpus.examples[name] for name in ("dev", "test")}, corpus.labels),
         plan,
-        on_step=on_step,
+        on_step=seen,
     )
     try:
         job.run()
@@ -98,6 +139,7 @@ def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None
         "median_seconds_per_step": statistics.median(history.seconds) if history.seconds else None,
         "loss_at_end": statistics.fmean(history.losses[-20:]) if history.losses else None,
         "steps": history.steps,
+        "curve": [point for point in curve if math.isfinite(point[2])],
     }
 
 
@@ -130,6 +172,17 @@ class Store:
         path = self.path(run)
         return read_json(path) if path.exists() else None
 
+    def all(self) -> list[dict[str, Any]]:
+        """Every stored run of this corpus and plan, whatever its method."""
+        wanted = {"format": FORMAT, "plan": asdict(self.corpus.plan) | {"seed": None}, **self.corpus.identity}
+
+        def about(config: dict[str, Any]) -> dict[str, Any]:
+            known = {name: value for name, value in config.items() if name != "method"}
+            return known | {"plan": config["plan"] | {"seed": None}}
+
+        rows = (read_json(path) for path in sorted(self.folder.glob("*.json")))
+        return [row for row in rows if about(row["config"]) == wanted]
+
     def missing(self, runs: Iterable[Run]) -> list[Run]:
         """Those that are not stored yet, each once."""
         return list({self.path(run): run for run in runs if self.get(run) is None}.values())
@@ -138,3 +191,16 @@ class Store:
         """Store a result, whole or not at all."""
         data = {"config": self.config(run), "family": run.family, "budget": run.budget, "seconds": seconds, "machine": self.facts}
         write_json(self.path(run), data | result)
+
+
+@functools.cache
+def corpus_of(task: str, model: str, data: Path) -> Corpus:
+    """Read once in every process; one thread, so that two runs do not share cores."""
+    torch.set_num_threads(1)
+    return Corpus.of_task(model, task, data / task, Plan(TASKS[task].metric, batch_size=BATCH, schedule="linear", warmup=WARMUP))
+
+
+def work(task: str, run: Run, model: str, data: Path) -> tuple[dict[str, Any], float]:
+    """One run and its seconds."""
+    started = time.monotonic()
+    return execute(run, corpus_of(task, model, data)), time.monotonic() - started

@@ -1,0 +1,149 @@
+"""From the stored runs of the campaign to its figures; nothing is trained here, and nothing is chosen by a test example."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geolora_ref.support.files import read_json
+from verification.experiments.finetuning.design import (
+    FAMILIES,
+    MAIN_RANK,
+    RANKS,
+    Row,
+    Stored,
+    best_rate,
+    outer_rates,
+    rate_of,
+    seed_of,
+    swept,
+)
+from verification.experiments.finetuning.tasks import TASKS
+
+__all__ = ["MEASURED", "Difference", "at_best", "differences", "front", "rank_map", "rate_shares", "read_campaign", "time_ratios"]
+
+MEASURED = Path(__file__).parent / "measured" / "campaign"
+"""One folder a task, which holds its runs; ``--output`` of that folder goes on with them."""
+DRAWS = 10_000
+
+
+def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
+    """The runs of every task that has some; ``ValueError`` that names a file which is damaged."""
+    found = {task: [read_json(path) for path in sorted((folder / task / "runs").glob("*.json"))] for task in TASKS}
+    return {task: rows for task, rows in found.items() if rows}
+
+
+def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int, Row]:
+    """By seed, the runs of a family on one task at the rate that was best on the development examples at the main rank."""
+    rate = best_rate(rows, family)
+    return {seed_of(row): row for row in rows if (row["family"], row["budget"], rate_of(row)) == (family, rank, rate)}
+
+
+def test_of(row: Row) -> float:
+    """The metric on the test examples in percent; 0, that of chance or below, for a run that diverged."""
+    value = row["metrics"].get("test")
+    return 0.0 if row["diverged"] or value is None else 100.0 * float(value)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of one family less another over tasks, in points, its 95 % interval, and the pairs by task."""
+
+    family: str
+    rank: int
+    mean: float
+    low: float
+    high: float
+    pairs: Mapping[str, Sequence[float]]
+
+
+def differences(stored: Stored, base: str = "lora", rank: int = MAIN_RANK, base_rank: int = MAIN_RANK) -> list[Difference]:
+    """Every other family less ``base``, paired by task and seed, of the families that have pairs on every task."""
+    found = []
+    for name in FAMILIES:
+        pairs: dict[str, list[float]] = {}
+        for task, rows in stored.items():
+            one, other = at_best(rows, name, rank), at_best(rows, base, base_rank)
+            pairs[task] = [test_of(one[seed]) - test_of(other[seed]) for seed in sorted(one.keys() & other.keys())]
+        if name != base and all(pairs.values()):
+            low, high = interval(list(pairs.values()))
+            mean = statistics.fmean(statistics.fmean(values) for values in pairs.values())
+            found.append(Difference(name, rank, mean, low, high, pairs))
+    return found
+
+
+def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % of the bootstrap means: tasks are drawn with replacement, then seeds within each task [ET93]."""
+    rng = np.random.default_rng(0)
+    means = np.empty(DRAWS)
+    for draw in range(DRAWS):
+        chosen = rng.integers(len(groups), size=len(groups))
+        means[draw] = np.mean([np.mean(rng.choice(groups[task], size=len(groups[task]))) for task in chosen])
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def front(stored: Stored) -> dict[str, list[tuple[float, float]]]:
+    """By family, (parameters, metric in percent) for every rank that all tasks have, means over tasks and seeds."""
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for name in FAMILIES:
+        for rank in sorted((MAIN_RANK, *RANKS)):
+            runs = [list(at_best(rows, name, rank).values()) for rows in stored.values()]
+            if all(runs):
+                parameters = statistics.fmean(row["parameters"] for found in runs for row in found)
+                metric = statistics.fmean(statistics.fmean(map(test_of, found)) for found in runs)
+                points[name].append((parameters, metric))
+    return dict(points)
+
+
+def rate_shares(stored: Stored, family: str) -> dict[str, dict[float, float]]:
+    """By task, the development metric over the rate as a share of the family's best one there; one seed, the main rank."""
+    shares = {}
+    for task, rows in stored.items():
+        dev = swept(rows, family) | swept(rows, outer_rates(family))
+        if dev and (best := max(dev.values())) > 0:
+            shares[task] = {rate: max(0.0, dev[rate]) / best for rate in sorted(dev)}
+    return shares
+
+
+def wide_range(shares: Mapping[float, float], least: float = 0.95) -> float:
+    """The ratio of the largest to the smallest rate of the longest run of neighbours that keep ``least`` of the best metric."""
+    rates, widest = sorted(shares), 1.0
+    start: float | None = None
+    for rate in rates:
+        start = None if shares[rate] < least else rate if start is None else start
+        widest = widest if start is None else max(widest, rate / start)
+    return widest
+
+
+def time_ratios(stored: Stored, family: str, base: str = "lora") -> dict[str, tuple[float, float]]:
+    """By task, steps and seconds until the family has the last development metric of ``base``, as shares of what ``base`` took.
+
+    Infinite where it never has it.  Seconds are those of the steps alone, of runs on a shared machine.
+    """
+    found = {}
+    for task, rows in stored.items():
+        curves = [at_best(rows, name).get(1, {}).get("curve") for name in (family, base)]
+        if all(curves):
+            own, other = curves
+            reached = next(((steps, seconds) for steps, seconds, value in own if value >= other[-1][2]), None)
+            first = next((steps, seconds) for steps, seconds, value in other if value >= other[-1][2])
+            inf = float("inf")
+            found[task] = (inf, inf) if reached is None else (reached[0] / first[0], reached[1] / first[1])
+    return found
+
+
+def rank_map(stored: Stored, family: str) -> dict[tuple[int, str], float]:
+    """Mean rank by block and kind of layer, over tasks and seeds at the best rate."""
+    ranks: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for rows in stored.values():
+        for row in at_best(rows, family).values():
+            for name, rank in row["ranks"].items():
+                _, _, block, kind = name.split(".", maxsplit=3)
+                ranks[int(block), kind].append(rank)
+    return {place: statistics.fmean(values) for place, values in ranks.items()}

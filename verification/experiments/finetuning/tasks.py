@@ -1,0 +1,53 @@
+"""The tasks of the campaign: which files and columns they are, by which metric they are judged, and which examples are drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from geolora_ref.finetune.data import Columns, Row, read_rows
+
+__all__ = ["LIMITS", "TASKS", "Task"]
+
+LIMITS = {"train": 2000, "dev": 500, "test": 1000}
+"""At most so many examples of each part: those whose digests are smallest, because files are sorted by source or by score."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Files by part; without one for "dev", the first examples of the drawn training file are set aside."""
+
+    metric: str
+    columns: Columns = field(default_factory=Columns)
+    train: str = "train.tsv"
+    dev: str | None = "dev.tsv"
+    test: tuple[str, ...] = ("test.tsv",)
+
+    def rows(self, folder: Path, limits: Mapping[str, int] = LIMITS) -> dict[str, list[Row]]:
+        """The examples of each part, in the order of their digests; ``ValueError`` that names a file that cannot be used."""
+        train = drawn(read_rows(folder / self.train, self.columns))
+        if self.dev is None:
+            dev, train = train[: limits["dev"]], train[limits["dev"] :]
+        else:
+            dev = drawn(read_rows(folder / self.dev, self.columns))
+        test = drawn([row for name in self.test for row in read_rows(folder / name, self.columns)])
+        parts = {"train": train, "dev": dev, "test": test}
+        return {name: rows[: limits[name]] for name, rows in parts.items()}
+
+
+def drawn(rows: Sequence[Row]) -> list[Row]:
+    """In the order of the SHA-256 of what they say: a shuffle that depends on no generator."""
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{row.text}\t{row.pair or ''}\t{row.label}".encode()).digest())
+
+
+TASKS = {
+    "sst2": Task("accuracy"),
+    "trec": Task("accuracy"),
+    "sst5": Task("accuracy"),
+    "subj": Task("accuracy"),
+    "cola": Task("matthews", Columns("4", "2"), "in_domain_train.tsv", None, ("in_domain_dev.tsv", "out_of_domain_dev.tsv")),
+    "stsb": Task("spearman", Columns("1", "3", pair="2")),
+}
+"""By the name of the folder."""
