@@ -28,6 +28,7 @@ NAMES = (
     "directions",
     "first_directions",
     "memory",
+    "stochastic_memory",
     "parallel_is_geolora",
     "order",
     "local_error",

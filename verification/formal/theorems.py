@@ -176,6 +176,7 @@ BOXES = {
         claim="memory",
         broken="transports",
     ),
+    "stochastic-memory": Box("directions", "Stochastic gradients with a memory", claim="stochastic-memory", broken="transports"),
     "moments": Box(
         "directions",
         "Memory in moving bases",
