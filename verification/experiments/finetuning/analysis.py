@@ -34,8 +34,11 @@ DRAWS = 10_000
 
 def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
     """The runs of every task that has some; ``ValueError`` that names a file which is damaged."""
-    found = {task: [read_json(path) for path in sorted((folder / task / "runs").glob("*.json"))] for task in TASKS}
-    return {task: rows for task, rows in found.items() if rows}
+    found: dict[str, list[Row]] = {}
+    for task in TASKS:
+        if rows := [read_json(path) for path in sorted((folder / task / "runs").glob("*.json"))]:
+            found[task] = list(rows)
+    return found
 
 
 def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int, Row]:
@@ -70,7 +73,7 @@ def differences(stored: Stored, base: str = "lora", rank: int = MAIN_RANK, base_
         for task, rows in stored.items():
             one, other = at_best(rows, name, rank), at_best(rows, base, base_rank)
             pairs[task] = [test_of(one[seed]) - test_of(other[seed]) for seed in sorted(one.keys() & other.keys())]
-        if name != base and all(pairs.values()):
+        if name != base and pairs and all(pairs.values()):
             low, high = interval(list(pairs.values()))
             mean = statistics.fmean(statistics.fmean(values) for values in pairs.values())
             found.append(Difference(name, rank, mean, low, high, pairs))
@@ -79,12 +82,11 @@ def differences(stored: Stored, base: str = "lora", rank: int = MAIN_RANK, base_
 
 def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
     """95 % of the bootstrap means: tasks are drawn with replacement, then seeds within each task [ET93]."""
-    rng = np.random.default_rng(0)
-    means = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        chosen = rng.integers(len(groups), size=len(groups))
-        means[draw] = np.mean([np.mean(rng.choice(groups[task], size=len(groups[task]))) for task in chosen])
-    low, high = np.quantile(means, (0.025, 0.975))
+    rng, slots = np.random.default_rng(0), []
+    for _ in groups:
+        means = np.stack([rng.choice(group, size=(DRAWS, len(group))).mean(axis=1) for group in groups])
+        slots.append(means[rng.integers(len(groups), size=DRAWS), np.arange(DRAWS)])
+    low, high = np.quantile(np.mean(slots, axis=0), (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -111,13 +113,14 @@ def rate_shares(stored: Stored, family: str) -> dict[str, dict[float, float]]:
     return shares
 
 
-def wide_range(shares: Mapping[float, float], least: float = 0.95) -> float:
-    """The ratio of the largest to the smallest rate of the longest run of neighbours that keep ``least`` of the best metric."""
-    rates, widest = sorted(shares), 1.0
-    start: float | None = None
+def wide_range(shares: Mapping[float, float], least: float = 0.95) -> tuple[float, bool]:
+    """The longest run of neighbouring rates that keep ``least`` of the best metric: largest over smallest; does it end inside?"""
+    rates, start = sorted(shares), None
+    widest = (1.0, True)
     for rate in rates:
         start = None if shares[rate] < least else rate if start is None else start
-        widest = widest if start is None else max(widest, rate / start)
+        if start is not None and rate / start >= widest[0]:
+            widest = rate / start, start > rates[0] and rate < rates[-1]
     return widest
 
 
@@ -128,9 +131,8 @@ def time_ratios(stored: Stored, family: str, base: str = "lora") -> dict[str, tu
     """
     found = {}
     for task, rows in stored.items():
-        curves = [at_best(rows, name).get(1, {}).get("curve") for name in (family, base)]
-        if all(curves):
-            own, other = curves
+        own, other = (at_best(rows, name).get(1, {}).get("curve", []) for name in (family, base))
+        if own and other:
             reached = next(((steps, seconds) for steps, seconds, value in own if value >= other[-1][2]), None)
             first = next((steps, seconds) for steps, seconds, value in other if value >= other[-1][2])
             inf = float("inf")

@@ -1,7 +1,122 @@
-"""x"""
+"""What is shown of the campaign: its page, and the tables of the documentation."""
 
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from geolora_ref.support.files import write_atomically
+from verification.experiments.finetuning.analysis import at_best, differences, rate_shares, test_of, wide_range
+from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
+from verification.experiments.finetuning.design import FAMILIES, MAIN_RANK, SEEDS, Row, Stored, best_rate
+from verification.experiments.finetuning.runs import BATCH
+from verification.experiments.finetuning.tasks import LIMITS, TASKS
+from verification.machine import machine_facts
+from verification.pictures import data_uri, svg
+from verification.shown import Rows, markdown_table
+
+__all__ = ["by_task", "image", "markdown", "page", "summary", "write_page"]
 
 
-def write_page(stored, folder):
-    return Path(folder)
+def write_page(stored: Stored, folder: Path) -> Path:
+    """Write ``page.html``; returns its path."""
+    write_atomically(folder / "page.html", page(stored))
+    return folder / "page.html"
+
+
+def page(stored: Stored) -> str:
+    """The page, self-contained; ``ValueError`` where there is no run at all."""
+    if not stored:
+        raise ValueError("expected runs of at least one task, found none")
+    charts: Mapping[str, Callable[[Axes, Stored], None]] = {
+        "Metric over parameters": draw_front,
+        "Metric over the learning rate": draw_rates,
+        "Steps to the metric that LoRA ends with": draw_times,
+        "Where the ranks of a parameter budget go": draw_ranks,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    facts = {
+        "tasks": {task: (TASKS[task].metric, len(rows)) for task, rows in stored.items()},
+        "limits": LIMITS,
+        "batch": BATCH,
+        "rank": MAIN_RANK,
+        "seeds": SEEDS,
+        "machine": machine_facts(),
+        "commits": sorted({str(row["machine"].get("commit")) for rows in stored.values() for row in rows}),
+    }
+    figures = {title: image(draw, stored) for title, draw in charts.items() if _has_runs(draw, stored)}
+    tables = {
+        "Every method at the rate that was best on the development examples": by_task(stored),
+        "Over all tasks": summary(stored),
+    }
+    return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures)
+
+
+def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
+    """The chart of the ranks needs runs with a budget; the others are empty axes without theirs."""
+    return draw is not draw_ranks or any(at_best(rows, "geolora, budget") for rows in stored.values())
+
+
+def by_task(stored: Stored) -> Rows:
+    """Test metric in percent by method and task at the main rank: mean ± standard deviation over the seeds, and how many."""
+    table: Rows = [["method", "parameters", *stored]]
+    for name in FAMILIES:
+        found = {task: list(at_best(rows, name).values()) for task, rows in stored.items()}
+        runs = [row for rows in found.values() for row in rows]
+        if runs:
+            parameters = f"{statistics.fmean(row['parameters'] for row in runs) / 1e3:,.0f} k"
+            table.append([name, parameters, *(_cell(rows, best_rate(stored[task], name)) for task, rows in found.items())])
+    return table
+
+
+def summary(stored: Stored) -> Rows:
+    """By method: less LoRA over all tasks with its interval, and over how wide a range of rates it keeps 95 % of its best."""
+    table: Rows = [["method", "less LoRA, points", "95 % interval", "pairs", "range of rates, geometric mean of the tasks"]]
+    less = {difference.family: difference for difference in differences(stored)}
+    for name in FAMILIES:
+        ranges = [wide_range(shares) for shares in rate_shares(stored, name).values()]
+        sign = "" if all(inside for _, inside in ranges) else "≥ "
+        whole = stored and len(ranges) == len(stored)
+        span = f"{sign}{statistics.geometric_mean(width for width, _ in ranges):.1f} x" if whole else "–"
+        if (found := less.get(name)) is not None:
+            pairs = str(sum(len(values) for values in found.pairs.values()))
+            table.append([name, f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", pairs, span])
+        elif name == "lora" and span != "–":
+            table.append([name, "", "", "", span])
+    return table
+
+
+def markdown(stored: Stored) -> str:
+    """The two tables of the documentation."""
+    return f"{markdown_table(by_task(stored))}\n\n{markdown_table(summary(stored))}"
+
+
+def _cell(rows: Sequence[Row], rate: float | None) -> str:
+    """Mean ± standard deviation (number of seeds, rate)."""
+    if not rows:
+        return "–"
+    values = [test_of(row) for row in rows]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread} ({len(values)} at {rate:g})"
+
+
+def image(draw: Callable[[Any, Stored], None], stored: Stored) -> str:
+    """A chart as an SVG data URI."""
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes, stored)
+    if axes.get_legend_handles_labels()[0]:
+        axes.grid(alpha=0.25)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return data_uri(svg(figure))

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from geolora_ref.finetune.data import Columns
 from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
 from geolora_ref.support.files import locked, read_json
@@ -115,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for data in options.data:
         plan, folder = Plan("accuracy", schedule="linear"), options.output / data.name
         try:
-            corpus = Corpus.read(options.model, data, Columns(), plan, sentences=SENTENCES, max_length=64)
+            corpus = Corpus.read(options.model, data, plan, sentences=SENTENCES, max_length=64)
         except (ValueError, OSError) as error:
             parser.error(str(error))
         with locked(folder):

@@ -9,14 +9,14 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from geolora_ref.finetune.batches import Examples, encode
+from geolora_ref.finetune.batches import encode
 from geolora_ref.finetune.data import Columns, digest_of_rows, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, Job, Plan
 from geolora_ref.finetune.labels import Labels, fit_labels
@@ -24,7 +24,8 @@ from geolora_ref.finetune.metrics import default_kind, evaluate_metric
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from geolora_ref.support.files import digest, read_json, write_json
 from verification.experiments.finetuning.design import Run
-from verification.experiments.finetuning.tasks import TASKS
+from verification.experiments.finetuning.images import ImageTask, efficientnet
+from verification.experiments.finetuning.tasks import LIMITS, TASKS
 from verification.machine import installed, machine_facts
 
 __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
@@ -41,11 +42,11 @@ KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
 
 @dataclass(frozen=True)
 class Corpus:
-    """The pretrained encoder and the tokenised sentences, read once; ``identity`` says which they are."""
+    """The pretrained encoder and its examples by part (texts or images), read once; ``identity`` says which."""
 
     encoder: Any
     labels: Labels
-    examples: dict[str, Examples]
+    examples: Mapping[str, Any]
     plan: Plan
     identity: dict[str, Any]
 
@@ -57,27 +58,29 @@ class Corpus:
 
     @classmethod
     def of_task(cls, model: str, name: str, folder: Path, plan: Plan, *, max_length: int = 64) -> Corpus:
-        """The drawn examples of a task of the campaign, whose files are in ``folder``."""
-        rows = TASKS[name].rows(folder)
+        """The drawn examples of a task of the campaign, whose files are in ``folder``; pictures have a network of their own."""
+        task = TASKS[name]
+        facts = {"task": name, "threads": torch.get_num_threads()}
+        if isinstance(task, ImageTask):
+            images, labels, digests = task.examples(folder, LIMITS)
+            network, weights = efficientnet()
+            return cls(network, labels, images, plan, {**facts, "model": weights, "data": digests})
+        rows = task.rows(folder)
         labels = fit_labels(rows["train"], default_kind(plan.metric))
         located = locate(model)
         encoder, tokenizer = load_encoder(located)
-        identity = {
-            "task": name,
-            "model": model_digest(located),
-            "data": {part: digest_of_rows(chosen) for part, chosen in rows.items()},
-            "max_length": max_length,
-            "threads": torch.get_num_threads(),
-        }
+        digests = {part: digest_of_rows(chosen) for part, chosen in rows.items()}
         examples = {part: encode(chosen, tokenizer, labels, max_length) for part, chosen in rows.items()}
-        return cls(encoder, labels, examples, plan, identity)
+        return cls(
+            encoder, labels, examples, plan, {**facts, "model": model_digest(located), "data": digests, "max_length": max_length}
+        )
 
     @classmethod
-    def read(cls, model: str, data: Path, columns: Columns, plan: Plan, *, sentences: int | None, max_length: int) -> Corpus:
+    def read(cls, model: str, data: Path, plan: Plan, *, sentences: int | None, max_length: int) -> Corpus:
         """train.tsv, dev.tsv and test.tsv of a folder, at most ``sentences`` lines of each."""
         folder = locate(model)
         paths = {name: data / file for name, file in FILES.items()}
-        rows = {name: read_rows(path, columns)[:sentences] for name, path in paths.items()}
+        rows = {name: read_rows(path, Columns())[:sentences] for name, path in paths.items()}
         labels = fit_labels(rows["train"], "class")
         encoder, tokenizer = load_encoder(folder)
         identity = {
@@ -87,8 +90,6 @@ class Corpus:
             "sentences": sentences,
             "threads": torch.get_num_threads(),
         }
-        if columns != Columns():  # the usual ones go without saying
-            identity["columns"] = asdict(columns)
         examples = {name: encode(part, tokenizer, labels, max_length) for name, part in rows.items()}
         return cls(encoder, labels, examples, plan, identity)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geolora_ref.finetune.data import Columns, Row, read_rows
+from verification.experiments.finetuning.images import ImageTask
 
-__all__ = ["LIMITS", "TASKS", "Task"]
+__all__ = ["LIMITS", "TASKS", "TEXTS", "Task"]
 
 LIMITS = {"train": 2000, "dev": 500, "test": 1000}
 """At most so many examples of each part: those whose digests are smallest, because files are sorted by source or by score."""
@@ -33,6 +34,10 @@ class Task:
         else:
             dev = drawn(read_rows(folder / self.dev, self.columns))
         test = drawn([row for name in self.test for row in read_rows(folder / name, self.columns)])
+        if not train:
+            raise ValueError(
+                f"{folder / self.train}: expected more than {limits['dev']} examples, of which {limits['dev']} are dev's"
+            )
         parts = {"train": train, "dev": dev, "test": test}
         return {name: rows[: limits[name]] for name, rows in parts.items()}
 
@@ -42,7 +47,7 @@ def drawn(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: hashlib.sha256(f"{row.text}\t{row.pair or ''}\t{row.label}".encode()).digest())
 
 
-TASKS = {
+TEXTS = {
     "sst2": Task("accuracy"),
     "trec": Task("accuracy"),
     "sst5": Task("accuracy"),
@@ -50,4 +55,5 @@ TASKS = {
     "cola": Task("matthews", Columns("4", "2"), "in_domain_train.tsv", None, ("in_domain_dev.tsv", "out_of_domain_dev.tsv")),
     "stsb": Task("spearman", Columns("1", "3", pair="2")),
 }
+TASKS: Mapping[str, Task | ImageTask] = {**TEXTS, "cifar10": ImageTask()}
 """By the name of the folder."""

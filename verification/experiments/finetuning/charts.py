@@ -1,0 +1,72 @@
+"""The four charts of the campaign, each drawn into axes that are given."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from verification.experiments.finetuning.analysis import front, rank_map, rate_shares, time_ratios
+from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Stored
+
+__all__ = ["draw_front", "draw_ranks", "draw_rates", "draw_times"]
+
+COLOURS = dict(zip(FAMILIES, ("k", "C0", "C9", "C1", "C3", "C2", "C7", "C5", "C4", "C8", "C6", "0.6"), strict=True))
+KINDS = {"query": "query", "key": "key", "value": "value", "attention.output": "attention\noutput"} | {
+    "intermediate": "feed-forward\nup",
+    "output": "feed-forward\ndown",
+}
+
+
+def draw_front(axes: Axes, stored: Stored) -> None:
+    """The metric over the parameters, means over the tasks; one line a method, one point a rank."""
+    for name, points in front(stored).items():
+        if points[0][0] > 0:
+            axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=name)
+        else:
+            axes.axhline(points[0][1], color=COLOURS[name], linestyle=":", label=name)
+    axes.set(xscale="log", xlabel="trained parameters of the encoder", ylabel="test metric, %, mean of the tasks")
+
+
+def draw_rates(axes: Axes, stored: Stored) -> None:
+    """The development metric over the rate as a share of the best, mean of the tasks; rates in units of a method's middle one."""
+    for name, family in FAMILIES.items():
+        shares: dict[float, list[float]] = defaultdict(list)
+        for task in rate_shares(stored, name).values():
+            for rate, share in task.items():
+                shares[rate / family.rates[1]].append(share)
+        full = {unit: statistics.fmean(values) for unit, values in shares.items() if len(values) == len(stored)}
+        if len(full) > 1:
+            axes.plot(sorted(full), [full[unit] for unit in sorted(full)], "o-", color=COLOURS[name], label=name)
+    axes.axhline(0.95, color="0.8", linewidth=1.0)
+    axes.set(xscale="log", xlabel="learning rate / middle rate of the method", ylabel="share of the best, mean of the tasks")
+
+
+def draw_times(axes: Axes, stored: Stored) -> None:
+    """Steps to LoRA's last development metric, as a share of LoRA's; a bar to the top never got there."""
+    ratios = {name: {task: ratio[0] for task, ratio in time_ratios(stored, name).items()} for name in CARRIERS}
+    width = 0.8 / len(ratios)
+    for place, (name, found) in enumerate(ratios.items()):
+        tasks = [task for task in stored if task in found]
+        heights = [2.0 if math.isinf(found[task]) else found[task] for task in tasks]
+        axes.bar(np.arange(len(tasks)) + (place - 0.5) * width, heights, width, color=COLOURS[name], label=name)
+        axes.set_xticks(range(len(tasks)), tasks)
+    axes.axhline(1.0, color="k", linewidth=1.0)
+    axes.set(ylim=(0.0, 2.0), ylabel="steps to LoRA's final metric / LoRA's")
+
+
+def draw_ranks(axes: Axes, stored: Stored, family: str = "geolora, budget") -> None:
+    """Mean final rank by block (rows) and kind of layer (columns)."""
+    ranks = rank_map(stored, family)
+    names = {kind: next((KINDS[end] for end in KINDS if kind.endswith((end, f"{end}.dense"))), kind) for _, kind in ranks}
+    blocks, kinds = sorted({block for block, _ in ranks}), list(names)
+    axes.imshow([[ranks[block, kind] for kind in kinds] for block in blocks], cmap="viridis", aspect="auto")
+    middle = statistics.fmean((min(ranks.values()), max(ranks.values())))
+    for (block, kind), rank in ranks.items():
+        ink = "k" if rank > middle else "w"
+        axes.text(kinds.index(kind), blocks.index(block), f"{rank:.1f}", ha="center", va="center", color=ink)
+    axes.set_xticks(range(len(kinds)), [names[kind] for kind in kinds], fontsize=7)
+    axes.set_yticks(range(len(blocks)), [f"block {block}" for block in blocks])
