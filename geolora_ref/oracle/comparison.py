@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from geolora_ref.oracle.criteria import StepInputs, in_double, resolution
+from geolora_ref.oracle.criteria import StepInputs, resolution
 from geolora_ref.oracle.storage import Storage, norm
+from geolora_ref.oracle.wide import in_double
 
 __all__ = ["Answer", "Comparison", "Factors", "Found", "Matrix", "product"]
 

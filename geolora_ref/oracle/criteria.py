@@ -25,13 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geolora_ref.oracle.storage import Storage, norm
+from geolora_ref.oracle.wide import H, in_double, off, orthonormality_defect, product, spectral_norm, tails_of, wider
 
 __all__ = [
     "FAIL",
@@ -41,7 +42,6 @@ __all__ = [
     "allowance",
     "diagonal_ratios",
     "finding",
-    "in_double",
     "judge",
     "judge_stages",
     "resolution",
@@ -55,8 +55,6 @@ NAMED = 3
 """Criteria that a line of a report has room for."""
 EXACT = Storage(0.0, 0.0)
 """Nothing is rounded for storage."""
-LARGE = 512
-"""From so many rows and columns on, singular values of matrices of low rank are not those of the dense matrix."""
 TOO_LARGE = 2**24
 """From so many products m·n·r on, arrays in double precision are judged in it: the next wider one has no BLAS and would take
 minutes, and the rounding of sums of r products is a fraction of a unit, which is 4√(m + n)·eps.
@@ -113,7 +111,7 @@ class StepInputs:
         the arrays in place asks with a new object.
         """
         (m, r), n = self.U.shape, len(self.V)
-        return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else _wide, self.arrays))
+        return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -205,14 +203,14 @@ def judge_stages(
     """
     q = _Question.of(inputs, eps, storage)
     x, rate, stored, units = q.x, inputs.learning_rate, q.storage, q.unit * q.scale
-    s = {name: _wide(np.asarray(X)) for name, X in stages.items()}
+    s = {name: wider(np.asarray(X)) for name, X in stages.items()}
 
     def distance(name: str, expected: Matrix, explained: float) -> float:
         if s[name].shape != expected.shape or not np.all(np.isfinite(s[name])):
             return np.inf
         return _ratio(norm(s[name] - expected) - explained, units)
 
-    expected = {"K_new": x.U @ x.S - rate * x.dK, "L_new": x.V @ _H(x.S) - rate * x.dL, "S_new": x.S - rate * x.dS}
+    expected = {"K_new": x.U @ x.S - rate * x.dK, "L_new": x.V @ H(x.S) - rate * x.dL, "S_new": x.S - rate * x.dS}
     line3 = {name: distance(name, X, stored.rounding(X)) for name, X in expected.items()}
     verdicts = {"line 3": Verdict(line3)}
     if np.inf in line3.values():
@@ -226,7 +224,7 @@ def judge_stages(
     if np.inf in line4.values():
         return verdicts
     Ut, Vt = s["U_tilde"], s["V_tilde"]
-    S_hat = np.block([[S_new, _H(L_new) @ Vt], [_H(Ut) @ K_new, np.zeros((Ut.shape[1], Vt.shape[1]))]])
+    S_hat = np.block([[S_new, H(L_new) @ Vt], [H(Ut) @ K_new, np.zeros((Ut.shape[1], Vt.shape[1]))]])
     # The backend has formed Ŝ before any of these was rounded.
     moved = sum(stored.rounding(X) for X in (S_hat, S_new, K_new, L_new))
     moved += stored.basis(Ut) * norm(K_new) + stored.basis(Vt) * norm(L_new)
@@ -234,8 +232,8 @@ def judge_stages(
     verdicts["line 5"] = Verdict(line5)
     if np.inf not in line5.values():
         U_hat, V_hat = np.hstack([x.U, Ut]), np.hstack([x.V, Vt])
-        W_hat = _product(U_hat, s["S_hat"], _H(V_hat))
-        verdicts["line 6"] = _judge_truncation(W_hat, _tails(W_hat), q, outputs, diagonal, moved)
+        W_hat = product(U_hat, s["S_hat"], H(V_hat))
+        verdicts["line 6"] = _judge_truncation(W_hat, tails_of(W_hat), q, outputs, diagonal, moved)
     return verdicts
 
 
@@ -271,7 +269,7 @@ def _judge_truncation(
         return Verdict(error=error)
     U1, S1, V1 = (X.astype(np.result_type(X.dtype, q.x.S.dtype)) for X in map(np.asarray, outputs))
     rank, units, asked = S1.shape[0], q.unit * q.scale, q.unsettled + moved
-    D = W_hat - _product(U1, S1, _H(V1))
+    D = W_hat - product(U1, S1, H(V1))
     explained: dict[str, Any] = {"storage": q.storage, "defects": q.defects, "asked": asked, "rank": 2 * r + rank}
     ratios = truncation_ratios(D, (U1, S1, V1), float(tails[rank]), q.unit, units, **explained)
     ratios |= _rank_ratios(rank, tails, q.inputs, columns, units, asked)
@@ -300,15 +298,15 @@ def truncation_ratios(
     ``asked``, by how much Ŵ itself may differ.  ``rank`` : the highest that D can have, where it is known.
     """
     U1, S1, V1 = outputs
-    normal = _off(U1, _H(_off(V1, _H(D))))
+    normal = off(U1, H(off(V1, H(D))))
     sigma_r = float(np.linalg.svd(in_double(S1), compute_uv=False)[-1])
     explained = asked + storage.product(U1, S1, V1)
     turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # what the tangent space of the stored factors has of D
     return {
-        "orthonormal U": _ratio(_defect(U1) - storage.defect(U1) - defects[0], unit),
-        "orthonormal V": _ratio(_defect(V1) - storage.defect(V1) - defects[1], unit),
+        "orthonormal U": _ratio(orthonormality_defect(U1) - storage.defect(U1) - defects[0], unit),
+        "orthonormal V": _ratio(orthonormality_defect(V1) - storage.defect(V1) - defects[1], unit),
         "stationarity": _ratio(norm(D - normal) - explained - turned, units),
-        "dominance": _ratio(_spectral_norm(normal, rank) - sigma_r - explained - turned, units),
+        "dominance": _ratio(spectral_norm(normal, rank) - sigma_r - explained - turned, units),
         "optimality": _ratio(norm(D) - tail - explained, units),
     }
 
@@ -352,9 +350,9 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question
     stored = q.storage
     uncovered = stored.rounding(X) + (defect + 2.0 * stored.basis(B_tilde)) * norm(X)
     return {
-        f"{name} orthonormal": _ratio(_defect(B_tilde) - stored.defect(B_tilde), q.unit),
-        f"{name} orthogonal to the old basis": _ratio(norm(_product(_H(B), B_tilde)) - stored.basis(B_tilde) - defect, q.unit),
-        f"{name} covers the update": _ratio(norm(_off(B_tilde, _off(B, X))) - uncovered, q.unit * q.scale),
+        f"{name} orthonormal": _ratio(orthonormality_defect(B_tilde) - stored.defect(B_tilde), q.unit),
+        f"{name} orthogonal to the old basis": _ratio(norm(product(H(B), B_tilde)) - stored.basis(B_tilde) - defect, q.unit),
+        f"{name} covers the update": _ratio(norm(off(B_tilde, off(B, X))) - uncovered, q.unit * q.scale),
     }
 
 
@@ -388,12 +386,12 @@ class _Wide:
     @cached_property
     def off_K(self) -> Matrix:
         """(I − UUᴴ) ∇_K."""
-        return _off(self.U, self.dK)
+        return off(self.U, self.dK)
 
     @cached_property
     def off_L(self) -> Matrix:
         """(I − VVᴴ) ∇_L."""
-        return _off(self.V, self.dL)
+        return off(self.V, self.dL)
 
     @cached_property
     def tangent(self) -> float:
@@ -403,18 +401,18 @@ class _Wide:
     @cached_property
     def contradiction(self) -> float:
         """‖UᴴdK − dS‖ + ‖VᴴdL − dSᴴ‖."""
-        return norm(_product(_H(self.U), self.dK) - self.dS) + norm(_product(_H(self.V), self.dL) - _H(self.dS))
+        return norm(product(H(self.U), self.dK) - self.dS) + norm(product(H(self.V), self.dL) - H(self.dS))
 
     @cached_property
     def W_hat(self) -> Matrix:
         """Ŵ for these three gradients, consistent with each other or not: the S- and L-part, and the K-part."""
-        rows = _product(self.S - self.rate * self.dS, _H(self.V)) - self.rate * _H(self.off_L)
-        return np.asarray(_product(self.U, rows) - _product(self.rate * self.off_K, _H(self.V)))
+        rows = product(self.S - self.rate * self.dS, H(self.V)) - self.rate * H(self.off_L)
+        return np.asarray(product(self.U, rows) - product(self.rate * self.off_K, H(self.V)))
 
     @cached_property
     def tails(self) -> NDArray[np.float64]:
         """Of Ŵ, whose rank is at most 2r."""
-        return _tails(self.W_hat, 2 * len(self.S))
+        return tails_of(self.W_hat, 2 * len(self.S))
 
 
 @dataclass(frozen=True, eq=False)
@@ -445,7 +443,7 @@ class _Question:
             scale = _scale(inputs, contradiction / eps + formed) if scale is None else scale
             return cls(inputs, x, unit, scale, EXACT)
         tangential, scale = (_scale(inputs, more) if scale is None else scale for more in (0.0, formed))
-        defects = tuple(min(_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V))
+        defects = tuple(min(orthonormality_defect(B), storage.drift(B, inputs.age)) for B in (x.U, x.V))
         return cls(inputs, x, unit, scale, storage, (defects[0], defects[1]), 2.0 * sum(defects) * tangential + contradiction)
 
 
@@ -482,61 +480,3 @@ def _ratio(defect: float, unit: float, *, strict: bool = False) -> float:
         return max(defect, 0.0) / unit
     right = defect < 0.0 if strict else defect <= 0.0
     return 0.0 if right else np.inf
-
-
-def _wide(X: Matrix) -> Matrix:
-    """The next wider precision: float32 to float64, float64 to extended (double again where there is nothing wider)."""
-    wider: Any = {"e": "d", "f": "d", "d": "g", "g": "g", "F": "D", "D": "G", "G": "G"}[X.dtype.char]
-    return X.astype(wider)
-
-
-def in_double(X: Matrix) -> Matrix:
-    """The same numbers in double precision."""
-    return X.astype(np.complex128 if np.iscomplexobj(X) else np.float64)
-
-
-def _H(X: Matrix) -> Matrix:
-    return X.conj().T
-
-
-def _product(*factors: Matrix) -> Matrix:
-    """From left to right.  In extended precision, where there is no BLAS, ``np.dot`` takes a third of the time of ``@``."""
-    return reduce(np.dot, factors)
-
-
-def _off(B: Matrix, X: Matrix) -> Matrix:
-    """(I − BBᴴ) X."""
-    return np.asarray(X - _product(B, _product(_H(B), X)))
-
-
-def _spectral_norm(X: Matrix, rank: int | None = None) -> float:
-    """‖X‖₂, of a matrix of no higher ``rank``; infinite where X is beyond double precision."""
-    with np.errstate(over="ignore"):
-        X = in_double(X)
-    return float(_singular_values(X, rank)[0]) if np.all(np.isfinite(X)) else np.inf
-
-
-def _singular_values(X: Matrix, rank: int | None = None) -> NDArray[np.float64]:
-    """All min(m, n) of them; where X is large and has a low ``rank``, those of what is left of it in its range, and zeros.
-
-    The range of X is that of X times enough random vectors, but for rounding.
-    """
-    X, count = in_double(X), min(X.shape)
-    if rank is None or count < LARGE or 3 * rank > count:
-        return np.linalg.svd(X, compute_uv=False)
-    vectors = np.random.default_rng(0).standard_normal((X.shape[1], rank + 8))
-    found = np.linalg.svd(_H(np.linalg.qr(X @ vectors)[0]) @ X, compute_uv=False)
-    return np.append(found, np.zeros(count - len(found)))
-
-
-def _defect(B: Matrix) -> float:
-    return norm(_product(_H(B), B) - np.eye(B.shape[1]))
-
-
-def _tails(W_hat: Matrix, rank: int | None = None) -> NDArray[np.float64]:
-    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; from the smallest on, all scaled by the largest, so that no square
-    leaves the range.
-    """
-    sigma = _singular_values(W_hat, rank)
-    largest = sigma[0] if sigma[0] > 0.0 else 1.0
-    return np.append(largest * np.sqrt(np.cumsum((sigma[::-1] / largest) ** 2))[::-1], 0.0)

@@ -13,10 +13,11 @@ import numpy as np
 from geolora_ref.oracle.blocks import deviating_blocks, line_of
 from geolora_ref.oracle.comparison import Comparison, Factors, Found, Matrix
 from geolora_ref.oracle.conversion import Conversion, layouts
-from geolora_ref.oracle.criteria import StepInputs, in_double, unusable
+from geolora_ref.oracle.criteria import StepInputs, unusable
 from geolora_ref.oracle.mutants import MUTANTS, REFERENCE, Mutant
 from geolora_ref.oracle.stages import Backend, Stages
 from geolora_ref.oracle.storage import Storage
+from geolora_ref.oracle.wide import in_double
 from geolora_ref.support.foreign import words
 
 __all__ = ["IS", "Diagnosis", "diagnose", "spread", "steady"]

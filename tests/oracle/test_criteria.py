@@ -93,7 +93,7 @@ def test_a_relative_threshold_is_uncertain_itself() -> None:
 def test_the_criteria_hold_where_squares_leave_the_range(exponent: int, extended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the platform has nothing wider than double precision."""
     if not extended:
-        monkeypatch.setattr(criteria, "_wide", lambda X: X)
+        monkeypatch.setattr(criteria, "wider", lambda X: X)
     inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", tau=0.05, magnitude=10.0**exponent)).inputs()
     U1, S1, V1 = _reference(inputs)
     assert judge(inputs, (U1, S1, V1)).passed

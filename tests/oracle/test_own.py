@@ -15,7 +15,6 @@ from geolora_ref.oracle import check_step, summary
 from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import Asked
 from geolora_ref.oracle.choice import Choice
-from geolora_ref.oracle.criteria import _singular_values, _spectral_norm
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.mutants import MUTANTS, Mutant
 from geolora_ref.oracle.narrow_mutants import NARROW_MUTANTS
@@ -23,6 +22,7 @@ from geolora_ref.oracle.own import drawn, shape
 from geolora_ref.oracle.quick import QUICK
 from geolora_ref.oracle.reproduce import reproduction
 from geolora_ref.oracle.stages import Stages
+from geolora_ref.oracle.wide import singular_values, spectral_norm
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -73,9 +73,9 @@ def test_a_large_matrix_of_low_rank_has_the_singular_values_of_the_dense_one() -
     rng = np.random.default_rng(0)
     X = rng.standard_normal((700, 40)) * np.geomspace(1.0, 1e-9, 40) @ rng.standard_normal((40, 600))
     sigma = np.linalg.svd(X, compute_uv=False)
-    assert np.max(np.abs(_singular_values(X, 40) - sigma)) <= 1e-14 * sigma[0]
-    assert _spectral_norm(X, 40) == pytest.approx(sigma[0], rel=1e-14)
-    assert np.max(np.abs(_singular_values(X, 20) - sigma)) > 1e-9 * sigma[0]  # of too low a rank
+    assert np.max(np.abs(singular_values(X, 40) - sigma)) <= 1e-14 * sigma[0]
+    assert spectral_norm(X, 40) == pytest.approx(sigma[0], rel=1e-14)
+    assert np.max(np.abs(singular_values(X, 20) - sigma)) > 1e-9 * sigma[0]  # of too low a rank
 
 
 def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
