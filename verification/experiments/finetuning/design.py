@@ -4,8 +4,10 @@
   Where the best one lies at the edge, the next one outward is tried, at most twice on each side.  The best one is kept for all
   seeds and budgets of that task.  No test example decides anything.
 - τ is 0.35 for GeoLoRA by tolerance and 0.1 for the published one, on all tasks; neither is tuned.
-- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its rate and its smoothing.  CoLA and STS-B are
+- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its rate and its smoothing.  SUBJ and STS-B are
   held out: nothing was tried on them, and no default follows from them.
+- CoLA was to be one of the held-out tasks.  Its tuning ended without any run better than a constant answer, whatever the
+  method: two thousand sentences in one epoch are too few.  Its runs are stored and shown, and no mean counts them.
 - Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget, GeoLoRA with rank r in every
   layer.  The second and the third differ by the allocation of ranks alone.
 - Where time runs out, the stages are cut from the end of :data:`STAGES`.
@@ -46,7 +48,8 @@ __all__ = [
 ]
 
 MAIN_RANK, SEEDS = 4, 5
-HELD_OUT = ("cola", "stsb")
+HELD_OUT = ("subj", "stsb")
+DROPPED = ("cola",)
 RANKS = (1, 2, 8, 16)
 """Beside the main one."""
 EXTENSIONS = 2
@@ -55,6 +58,8 @@ INITIAL_RANKS = (1, 32)
 ROOT_TEN = 10.0**0.5
 Row = Mapping[str, Any]
 """A stored run."""
+Stored = Mapping[str, Sequence[Row]]
+"""By task."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ def best_rate(rows: Sequence[Row], name: str) -> float | None:
     return max(sorted(dev), key=dev.__getitem__)
 
 
-def carrier(stored: Mapping[str, Sequence[Row]]) -> str | None:
+def carrier(stored: Stored) -> str | None:
     """The one of :data:`CARRIERS` with the better mean over tasks and seeds at the main rank; None until all are there."""
     means = {}
     for name in CARRIERS:
@@ -174,8 +179,9 @@ def carrier(stored: Mapping[str, Sequence[Row]]) -> str | None:
     return max(means, key=means.__getitem__)
 
 
-def wanted(stored: Mapping[str, Sequence[Row]], widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
+def wanted(stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
     """Tasks and runs in the order in which they are done, as far as the stored ones decide it; stored ones are among them."""
+    stored = counted(stored)
     chosen = carrier(stored)
     for kind, names in STAGES:
         known = [chosen if name == "carrier" else name for name in names]
@@ -184,7 +190,9 @@ def wanted(stored: Mapping[str, Sequence[Row]], widths: Mapping[str, int]) -> It
         yield from make(families, stored, widths)
 
 
-Stored = Mapping[str, Sequence[Row]]
+def counted(stored: Stored) -> Stored:
+    """Without the tasks that were dropped."""
+    return {task: rows for task, rows in stored.items() if task not in DROPPED}
 
 
 def _run(name: str, rate: float, rank: int, seed: int, width: int) -> Run:

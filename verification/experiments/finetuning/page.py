@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from geolora_ref.support.files import write_atomically
 from verification.experiments.finetuning.analysis import at_best, differences, rate_shares, test_of, wide_range
 from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
-from verification.experiments.finetuning.design import FAMILIES, MAIN_RANK, SEEDS, Row, Stored, best_rate
+from verification.experiments.finetuning.design import FAMILIES, MAIN_RANK, SEEDS, Row, Stored, best_rate, counted
 from verification.experiments.finetuning.runs import BATCH
 from verification.experiments.finetuning.tasks import LIMITS, TASKS
 from verification.machine import machine_facts
@@ -55,7 +55,8 @@ def page(stored: Stored) -> str:
         "machine": machine_facts(),
         "commits": sorted({str(row["machine"].get("commit")) for rows in stored.values() for row in rows}),
     }
-    figures = {title: image(draw, stored) for title, draw in charts.items() if _has_runs(draw, stored)}
+    told = counted(stored)
+    figures = {title: image(draw, told) for title, draw in charts.items() if _has_runs(draw, told)}
     tables = {
         "Every method at the rate that was best on the development examples": by_task(stored),
         "Over all tasks": summary(stored),
@@ -83,6 +84,7 @@ def by_task(stored: Stored) -> Rows:
 def summary(stored: Stored) -> Rows:
     """By method: less LoRA over all tasks with its interval, and over how wide a range of rates it keeps 95 % of its best."""
     table: Rows = [["method", "less LoRA, points", "95 % interval", "pairs", "range of rates, geometric mean of the tasks"]]
+    stored = counted(stored)
     less = {difference.family: difference for difference in differences(stored)}
     for name in FAMILIES:
         ranges = [wide_range(shares) for shares in rate_shares(stored, name).values()]
