@@ -103,10 +103,17 @@ def _mark(mutant: str, criterion: str) -> str:
     return found
 
 
-def _catalogued() -> list[str]:
-    lines = ["| mutant | line | cases |", "|---|---|---|"]
-    catalogued = {name: mutant for name, mutant in MUTANTS.items() if mutant.only_in}
-    return lines + [f"| {name} | {mutant.line} | {', '.join(mutant.only_in)} |" for name, mutant in catalogued.items()]
+def _unmarked() -> list[str]:
+    lines = ["| mutant | line | published | seen by |", "|---|---|---|---|"]
+    hidden = {name: mutant for name, mutant in MUTANTS.items() if mutant.visible_in != "output"}
+    for name, mutant in hidden.items():
+        seen = f"cases {', '.join(mutant.only_in)}" if mutant.only_in else f"the {mutant.visible_in}"
+        lines.append(f"| {name} | {mutant.line} | {_published(name)} | {seen} |")
+    return lines
+
+
+def _published(mutant: str) -> str:
+    return "yes" if MUTANTS[mutant].published else ""
 
 
 def page() -> str:
@@ -114,9 +121,9 @@ def page() -> str:
     marks = matrix()
     purposes = ["## Criteria that no mutant needs", "", *(f"- **{name}**: {reason}" for name, reason in STAYS.items())]
     precisions = ["## What a claim of less precision lets pass", "", PRECISIONS, *_precisions()]
-    named = ["## What only named cases see", "", CATALOGUED, *_catalogued()]
+    unmarked = ["## What no drawn case sees", "", UNMARKED, *_unmarked()]
     narrow = ["## What goes wrong on a path of its own", "", NARROW, *_narrow()]
-    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *named, "", *narrow, "", *precisions, ""])
+    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *unmarked, "", *narrow, "", *precisions, ""])
 
 
 HEAD = f"""\
@@ -124,22 +131,22 @@ HEAD = f"""\
 
 Printed by `python -m geolora_ref.oracle.kill_matrix`; a test compares it with this file.
 
-{len(MUTANTS)} broken backends (*mutants*, described on {{doc}}`read/line_by_line`) meet {len(CRITERIA)} criteria on {CASES} drawn cases in
-double precision.  {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every
-rejection that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.  Mutants without a mark are seen
-by the stages (the output is right), by the kit (the numbers are right, the manners are not), or by the cases in the table below.
+{len(MUTANTS)} broken backends (*mutants*, described on {{doc}}`read/line_by_line`) meet {len(CRITERIA)} criteria on {CASES} drawn
+cases in double precision.  {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together
+with others.  Every rejection that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.
 """
 
-CATALOGUED = """\
-Only the cases of the catalogue whose ids begin so reject these mutants, some of them in single precision alone.
+UNMARKED = """\
+*The stages* see a wrong line behind a right output, *the kit* sees wrong manners beside right numbers.  Of *cases*, those of the
+catalogue whose ids begin so reject, some of them in single precision alone.
 """
 NARROW = f"""\
-{len(NARROW_MUTANTS)} backends are wrong at one size, in one layout or in one state, and the reference elsewhere.  Few cases of the catalogue go
-there; a test asks the one in parentheses.
+{len(NARROW_MUTANTS)} backends are wrong at one size, in one layout or in one state, and the reference elsewhere.  Few cases of the
+catalogue go there; a test asks the one in parentheses.
 """
 PRECISIONS = f"""\
-Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits than its arithmetic.  *May pass* is
-the share of s below which an error may pass in the median case.
+Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits than its arithmetic.  *May
+pass* is the share of s below which an error may pass in the median case.
 """
 CLAIMS = {
     "float64": ("float64", ""),
@@ -163,13 +170,12 @@ def _narrow() -> list[str]:
 
 
 def _table(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
-    columns = ("mutant", "line", "published", "seen by", *CRITERIA)
-    lines = ["| " + " | ".join(columns) + " |", "|---|---|---|---|" + ":-:|" * len(CRITERIA)]
-    for name, mutant in MUTANTS.items():
-        row = [name, str(mutant.line), "yes" if mutant.published else "", mutant.visible_in, *marks[name].values()]
-        lines.append("| " + " | ".join(row) + " |")
+    lines = ["| " + " | ".join(("mutant", "line", "published", *CRITERIA)) + " |", "|---|---|---|" + ":-:|" * len(CRITERIA)]
+    for name, found in marks.items():
+        if any(found.values()):
+            lines.append("| " + " | ".join([name, str(MUTANTS[name].line), _published(name), *found.values()]) + " |")
     needed = [sum(found[criterion] == ALONE for found in marks.values()) for criterion in CRITERIA]
-    return [*lines, f"| {ALONE} in all |  |  |  | " + " | ".join(map(str, needed)) + " |"]
+    return [*lines, f"| {ALONE} in all |  |  | " + " | ".join(map(str, needed)) + " |"]
 
 
 def _precisions() -> list[str]:
