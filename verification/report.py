@@ -21,6 +21,7 @@ from verification.claims import CLAIMS, HEADINGS
 from verification.experiments.finetuning.page import MEASURED
 from verification.experiments.finetuning.page import page as finetuning_page
 from verification.fast_path import PAGE as FAST_PATH
+from verification.glyphs import faces
 from verification.machine import machine_facts, provenance
 from verification.outcomes import ClaimOutcome
 from verification.pictures import data_uri, svg
@@ -136,6 +137,7 @@ def _rendered(template: str, **content: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["faces"] = faces
     environment.filters |= {"number": number, "math": mathematics, "numeric": re.compile(r"[\d.,−+-]+( %)?").fullmatch}
     return environment.get_template(template).render(**content)
 
