@@ -32,7 +32,8 @@ LEAST, MOST = 1e-3, 1e3
 SEED = 0
 """Of what is on record."""
 FACTORS = {"bound": (1.05, 5.0), "rounding": (3.85, 10.0), "control": (1.3, 15.0), "control in rounding units": (3.0, 100.0)}
-"""By which factor a ratio may differ from the record with the same seed, and by which where it is faint, or with another seed.
+"""Two factors for each kind of ratio, by which it may differ from the record: one with the same seed, one with another seed or
+where the ratio is faint.
 
 Processors (from PRESCOTT to SKYLAKEX) differ by up to 1.004, 3.08, 1.26 and 1.6, in faint controls by up to 12, other seeds
 by up to 3.6 where the constants of bounds count.  How wrong a control is depends on the instance far more: with another seed it

@@ -125,7 +125,7 @@ class Conversion:
         return True
 
     def alone(self, X: Array) -> bool:
-        """Whether what lies beside the numbers of X, an array of :meth:`laid_out` without NaN of its own, is NaN as before."""
+        """Whether the memory between and behind the numbers of X still holds the NaN that :meth:`laid_out` wrote there."""
         if self.array == "jax":
             return True
         if self.array == "torch":

@@ -224,7 +224,7 @@ def equal_ranks(question: Question) -> list[Truncation]:
 
 
 def greedy(question: Question, worth: Callable[[float, int], float], stop: bool = False) -> list[Truncation]:
-    """The best by this worth of (σ², cost) first; ``stop`` : until one does not fit."""
+    """Keep singular values in the order of their ``worth(σ², cost)``; ``stop`` : end at the first that does not fit."""
     ranks = list(question.least)
     while True:
         left = question.budget - sum(question.costs(ranks))

@@ -41,9 +41,9 @@ class GeoLoRA(AdapterOptimizer):
     head_lr : of the other parameters, which AdamW steps.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
-    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
-        has one of tau, theta, budget has not that of the others.)  An adapter
-        without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
+    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group with its
+        own tau, theta or budget ignores the ``tau``, ``theta`` and ``budget`` given here.)  An adapter without gradients keeps
+        its rank, which counts; if that leaves too little, the others get min_rank.
     update : the rule that makes a direction of the gradients (``geolora_ref.optimizers``): "spectral", "adam", in its
         self-adjoint form, "preconditioned", "heavy-ball", "normalised", "sgd"; "adam-published", for whoever reproduces the
         paper, which may ascend at every lr.  Each has learning rates of its own: Adam's are about 3e-3.  Changed in

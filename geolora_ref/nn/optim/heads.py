@@ -18,7 +18,7 @@ __all__ = ["HeadStep", "finite", "head_steps"]
 def finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every entry of all tensors is finite; the device is asked once, and again only where squares overflow.
 
-    The Euclidean norm is formed several times as fast on the CPU as the largest entry, which in turn overflows of no sum.
+    The Euclidean norm comes first: the CPU forms it several times as fast as the largest entry, which cannot overflow.
     """
     entries = [X for X in tensors if X.numel()]  # of none there is no largest one
     return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
