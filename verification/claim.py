@@ -55,7 +55,7 @@ class CaseResult:
     ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
     ``violated_hypotheses`` : the checked hypotheses that did not hold.
     ``series`` : data for the figures.
-    ``diverged`` : where a run left every bound, in words: an infinite ratio.  What it compared before that counts as ever.
+    ``diverged`` : where a run left every bound, in words: an infinite ratio.  Comparisons made before that count as usual.
     ``error`` : if the check itself broke, what happened and where in a line, and the traceback behind it; such a case never
     counts as the failure that a control owes.
     """

@@ -51,7 +51,7 @@ class Record(NamedTuple):
     ``medians`` of its own cases, under the empty name, and of each control; ``largest`` ratios of its own cases; ``shares`` : of
     the cases of each control in which it fails; ``cases`` : how many there are, and a digest of their names; ``comparisons`` :
     how many there are, and how many of them decide nothing; ``words`` : the entries of its tables that have no digit, in order;
-    ``numbers`` : those in the other entries, as they are printed.
+    ``numbers`` : the numbers in the other entries of its tables, as they are printed.
     """
 
     medians: Mapping[str, Ratios]

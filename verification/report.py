@@ -66,7 +66,7 @@ STYLE: Any = {
 
 
 class Drawn(NamedTuple):
-    """A claim as the report shows it: the outcome, which knows what could not be drawn, its figures as images and its tables."""
+    """A claim as the report shows it: the outcome (with the reasons where something could not be drawn), images and tables."""
 
     outcome: ClaimOutcome
     figures: Sequence[tuple[Figure, str]]
@@ -212,7 +212,7 @@ def as_data(
 
 
 def _rounded(ratio: float) -> float:
-    """Four digits: what is told; what is judged has all of them."""
+    """Four digits, for the page; verdicts use all digits."""
     return float(f"{ratio:.4g}")
 
 

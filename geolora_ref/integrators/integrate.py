@@ -211,7 +211,7 @@ def _time_span(t_span: Any) -> tuple[float, float]:
 
 
 def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progress) -> bool:
-    """What the callback says; one that fails stops the run like one that asks for it, and its error is told."""
+    """Whether the callback asks to stop the run; a callback that fails stops it too, and its error is told."""
     try:
         return bool(callback(progress))
     except (Exception, SystemExit) as error:

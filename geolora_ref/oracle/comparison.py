@@ -27,7 +27,7 @@ def product(factors: Factors) -> Matrix:
 
 
 class Answer(NamedTuple):
-    """An output as it is compared: its rank, of which kind its factors are, and W₁."""
+    """What is compared of an output: its rank, the kind of its factors, and W₁."""
 
     rank: int
     kind: tuple[bool, ...]
@@ -57,7 +57,7 @@ class Comparison:
         return all(X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance for X, Y in zip(A, B, strict=True))
 
     def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
-        """What rounding explains in the result of this step, or in one of this size."""
+        """The error that rounding explains in the result of this step, or in a result of this ``size``, if that is larger."""
         scale = max(size, norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL)))
         (m, r), n = inputs.U.shape, len(inputs.V)
         return float(resolution(m, n, r, self.eps, self.storage) * scale)

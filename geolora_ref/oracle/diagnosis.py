@@ -110,7 +110,7 @@ class Diagnosis:
         return " ".join(told)
 
     def _likeness(self) -> list[str]:
-        """Which mutant it is like, and which cannot be told from that one."""
+        """The mutant that the backend resembles, and the mutants that cannot be told from it."""
         if not self.matches:
             told = ["No known defect behaves like this backend."]
             told += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
@@ -161,7 +161,7 @@ class Diagnosis:
         }
 
     def _line_without_a_match(self) -> int | None:
-        """What the backend's stages say, or what else leaves one line alone."""
+        """The line that the backend's stages name, or that other findings leave alone."""
         if self.unsteady:
             return None
         if self.first_line:

@@ -120,7 +120,7 @@ def _placed(name: str, X: Matrix, layout: str) -> str:
 
 
 def _dense(x: StepInputs) -> str:
-    """Of a whole step the gradient at W, as far as its projections fix it."""
+    """The gradient at W that a whole step is given, as far as the projections fix it."""
     return (
         "dense = wide(dK) @ wide(V).conj().T + wide(U) @ (wide(dL) - wide(V) @ (wide(V).conj().T @ wide(dL))).conj().T\n"
         "dense = dense.astype(back(U).dtype)\n"

@@ -256,7 +256,7 @@ def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
 
 
 def _largest(values: Sequence[float]) -> float:
-    """The maximum; NaN if one of them is, which Python's own drops or not by its place."""
+    """The largest value, NaN if one is NaN: Python's ``max`` keeps or drops a NaN by its place."""
     return float(np.max(values))
 
 

@@ -42,7 +42,7 @@ def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int
 
 
 def named(name: str, ask: Callable[[], T]) -> T:
-    """What an adapter answers; a ``ValueError`` of it begins with its name."""
+    """The answer of an adapter; its ``ValueError`` begins with the adapter's name."""
     try:
         return ask()
     except ValueError as problem:

@@ -62,8 +62,8 @@ class GeoLoRA(AdapterOptimizer):
     ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed over the adapters, plus the other parameters): between 1 and √3
     times the tangent gradient.  ``GradScaler`` skips the step as a whole.
 
-    ``reports`` has for each adapter what its last truncation did.  ``truncations`` counts those of all adapters in this object's
-    life, ``exact`` those among them that went through Householder's QR.
+    ``reports`` has for each adapter what its last truncation did.  ``truncations`` counts the truncations of all adapters in
+    this object's life, ``exact`` the ones among them by Householder's QR.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.

@@ -25,7 +25,7 @@ def finite(tensors: Sequence[Tensor]) -> bool:
 
 
 class HeadStep(NamedTuple):
-    """A parameter that is no adapter, and what AdamW makes of it and of its memory: tensors of its shape."""
+    """A parameter outside of the adapters, with its new value and its new memory after a step of AdamW."""
 
     name: str
     parameter: Tensor

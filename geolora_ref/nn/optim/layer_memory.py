@@ -49,7 +49,7 @@ def _whole(layers: Sequence[int], moments: Sequence[Moments]) -> Moments:
 
 
 def _alike(keys: Sequence[Hashable]) -> Iterator[tuple[int, ...]]:
-    """The numbers of those that have one key."""
+    """The indices of the layers, grouped by a common key."""
     found: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         found.setdefault(key, []).append(i)

@@ -58,7 +58,7 @@ def peak_above(work: Callable[[], object]) -> int:
 def _of_this_process(what: str) -> int:
     """Bytes, as Linux counts them (0 elsewhere).
 
-    Not ``ru_maxrss``: that of a new process begins with what its parent had when it started it.
+    Not ``ru_maxrss``, which a new process inherits from its parent.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:
