@@ -104,7 +104,9 @@ def recorded() -> dict[str, Record]:
 
 
 def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
-    """What is not as sharp as on record, or as wrong in a control, what is new or gone; other cases and words."""
+    """The differences from the record: ratios of claims and controls, inequalities that are new or gone, other cases and
+    words.
+    """
     found, rounding = measured(outcome), outcome.claim.limit == FAIL
     now, then = _ratios(found), _ratios(record)
     told = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]

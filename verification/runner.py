@@ -117,7 +117,7 @@ def run(
 
 
 def _kept(journal: Journal, unit: Unit, result: CaseResult) -> CaseResult:
-    """The result, which the journal has now; one that cannot be written as JSON broke."""
+    """The result, after it went into the journal; a result that cannot be written as JSON counts as broken."""
     try:
         journal.add(key(unit), result)
     except (TypeError, ValueError) as error:

@@ -115,10 +115,10 @@ class Run:
 
     @property
     def discarded(self) -> float:
-        """The sum of what all truncations cut off, as far as it was part of the solution.
+        """The summed norm of everything that truncations cut off from the solution.
 
-        In the error recursion of a contractive flow this is what they add.  It is not all that they do: a run that stalls because
-        a direction was cut off makes another error, which is not in this sum.
+        In the error recursion of a contractive flow this is what they add.  A run that stalls because a direction was cut
+        off makes another error, which this sum does not have.
         """
         return math.fsum(record.discarded for record in self.records)
 

@@ -43,7 +43,7 @@ class Comparison:
     storage: Storage | None
 
     def answer(self, found: Found) -> Answer | str:
-        """An output as it is compared with many others, or why it cannot be judged."""
+        """The part of an output that is compared with many others, or the reason why the output cannot be judged."""
         return found if isinstance(found, str) else Answer(len(found[1]), self.kind(found), product(found))
 
     def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:

@@ -207,6 +207,6 @@ def share_memory(X: Array, Y: Array) -> bool:
 
 
 def _lying(X: Any, memory: NDArray[np.uint8]) -> NDArray[Any]:
-    """An array that lies in this memory as a torch tensor does in its storage."""
+    """A view of this memory with the offset, shape and strides of a torch tensor."""
     size = X.element_size()
     return np.ndarray(tuple(X.shape), f"V{size}", memory, X.storage_offset() * size, [size * step for step in X.stride()])

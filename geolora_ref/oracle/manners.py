@@ -20,7 +20,7 @@ __all__ = ["spoil", "watched"]
 def spoil(arrays: Iterable[Array]) -> None:
     """Overwrite arrays that their owner needs no longer; an array that cannot be written to stays as it is.
 
-    A backend that returns an array which it keeps for itself computes with this from now on.
+    A backend that has kept such an array computes with the overwritten numbers from now on.
     """
     for X in arrays:
         with contextlib.suppress(ValueError, TypeError, RuntimeError, AttributeError):  # read-only, JAX, inference tensors

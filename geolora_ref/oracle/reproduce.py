@@ -105,7 +105,7 @@ def _encoded(X: Matrix) -> str:
 
 
 def _placed(name: str, X: Matrix, layout: str) -> str:
-    """A line that makes an argument again, where it lay in its memory."""
+    """A line of code that makes an argument anew, with the same place in its memory."""
     stored = X.astype(np.float32) if X.dtype.name not in EXACT else X
     where = ""
     if layout != "rows":

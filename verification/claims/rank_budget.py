@@ -32,7 +32,7 @@ the dear one (100/77 > 6.25/16), and the cheap ones to whoever takes σ/c."""
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer before the truncation: the step, Ŵ without it, its singular values, and the error of Ŵ that rounding may make."""
+    """One layer before the truncation: the step, Ŵ, the singular values of Ŵ, and the error of Ŵ that rounding may make."""
 
     step: AugmentedStep
     W_hat: Matrix

@@ -157,7 +157,7 @@ def _class(
 
 
 def _width(rank: int, most: int) -> int:
-    """The width of the class of a layer with this rank; ``most``, the largest rank of all, is enough."""
+    """The width of the class of a layer with this rank, at most the largest rank of all layers."""
     return min(next(width for width in (*WIDTHS, rank) if width >= rank), most)
 
 

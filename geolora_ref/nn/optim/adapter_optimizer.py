@@ -28,7 +28,7 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def uncompiled(step: Step) -> Step:
-    """A step that compiled code calls as it is: ranks, checks and what undoes it are no graph."""
+    """A step that compiled code calls without tracing it: ranks, checks and rollback do not fit into a graph."""
     called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
     return called
 

@@ -41,7 +41,8 @@ class HeadStep(NamedTuple):
 def head_steps(
     groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
 ) -> list[HeadStep]:
-    """What AdamW makes of the parameters of these groups, with these names, that have gradients; ``state`` has their tensors.
+    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` has their tensors, errors their
+    ``names``.
 
     Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter,
     ``FloatingPointError`` if what it computed is not finite.

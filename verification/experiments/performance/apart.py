@@ -1,4 +1,4 @@
-"""What only a process of its own tells: the peak of memory, and times that no other method's memory has shaped."""
+"""Measurements that need a process of their own: the peak of memory, and times that no other method's memory has shaped."""
 
 from __future__ import annotations
 
