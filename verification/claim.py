@@ -196,7 +196,8 @@ class Claim:
 
     ``section`` : the heading in the theory pages under which it is stated, empty if none states it.  ``controls`` : between them
     they must fail every inequality.  ``floor`` : the least number of ratios that the quick plan must have compared, so that
-    nothing passes by checking nothing; of other plans as many more as they have cases.  ``undecided`` : the largest share of
+    nothing passes by checking nothing; other plans must compare as many more as they have more cases.  ``undecided`` : the
+    largest share of
     comparisons that may decide nothing, at rounding level or for want of a unique answer.
     ``explanation`` : how it is checked, and what the statement does not say.  ``limit`` : the largest ratio that still holds, 1
     for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s; ``scale`` : the s of these, the natural

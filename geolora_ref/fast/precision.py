@@ -41,7 +41,7 @@ def own_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def float32_is_whole() -> bool:
-    """Whether products on the processor have all 24 bits as things are."""
+    """Whether products on the processor have all 24 bits by the present settings."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         return torch.get_float32_matmul_precision() == "highest"
     return torch.backends.mkldnn.matmul.fp32_precision in WHOLE

@@ -191,7 +191,7 @@ def integrate(
 
 
 def _complete(run: Run, Y: LowRank, record: Record | None) -> None:
-    """The record and the state of the last step, whatever an interrupt between two statements has left out."""
+    """Complete the record and the state of the last step, where an interrupt came between two statements."""
     if record is None:
         return
     if not run.records or run.records[-1] is not record:

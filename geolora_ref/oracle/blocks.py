@@ -52,12 +52,14 @@ class _Update(NamedTuple):
 
     @property
     def uncertain(self) -> float:
-        """How near to a multiple of the right one it has to be."""
+        """The relative distance within which the block counts as a multiple of the right one."""
         return ALIKE + self.tolerance / self.size
 
     @property
     def factor(self) -> complex | None:
-        """By which it is a multiple of the right one, if it is: the last block of a right step is none of anything."""
+        """The factor by which the block is a multiple of the right one, if there is one: the last block of a right step is
+        0.
+        """
         if self.nothing:
             return None
         factor = complex(np.vdot(self.right / self.size, self.mine / self.size))

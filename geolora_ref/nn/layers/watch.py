@@ -83,7 +83,7 @@ def defect(Xt: Tensor) -> float:
 
 
 def has_values(X: Tensor) -> bool:
-    """Whether a basis can be asked: no shape without entries, no stand-in of a tracer, no part of a whole."""
+    """Whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no part of a distributed tensor."""
     return X.ndim == 2 and not X.is_meta and type(X) in (Tensor, nn.Parameter)
 
 
