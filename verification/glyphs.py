@@ -29,13 +29,12 @@ def faces() -> str:
 def _face(family: str, file: Path) -> str:
     options = subset.Options(flavor="woff", hinting=False, layout_features=[])
     options.drop_tables += ["FFTM"]  # when it was edited
-    font = subset.load_font(str(file), options)
-    found = sorted(set(map(ord, CHARACTERS)) & font.getBestCmap().keys())
-    cut = subset.Subsetter(options)
-    cut.populate(unicodes=found)
-    cut.subset(font)
-    written = BytesIO()
-    subset.save_font(font, written, options)
+    cut, written = subset.Subsetter(options), BytesIO()
+    with subset.load_font(str(file), options) as font:
+        found = sorted(set(map(ord, CHARACTERS)) & font.getBestCmap().keys())
+        cut.populate(unicodes=found)
+        cut.subset(font)
+        subset.save_font(font, written, options)
     source = f'url(data:font/woff;base64,{b64encode(written.getvalue()).decode()}) format("woff")'
     covered = ",".join(f"U+{code:X}" for code in found)
     return f'@font-face {{ font-family: "{family}"; src: {source}; unicode-range: {covered}; }}'
