@@ -84,7 +84,13 @@ GLYPHS = {  # those of formulas first, then what furo takes
 }
 html_theme_options = {"navigation_with_keys": True, "light_css_variables": GLYPHS}
 mathjax3_config = {
-    "tex": {"macros": {"norm": [r"\left\lVert #1\right\rVert", 1], "inner": [r"\langle #1\rangle", 1]}},
+    "tex": {
+        "macros": {
+            "norm": [r"\left\lVert #1\right\rVert", 1],
+            "inner": [r"\langle #1\rangle", 1],
+            "mathsf": [r"\mathrm{#1}", 1],  # the one script has no sans-serif letters, and would take the browser's
+        }
+    },
     "svg": {"mtextInheritFont": True},
     "options": {"enableMenu": False},
 }
