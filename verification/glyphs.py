@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
-from fontTools import subset
+from fontTools import subset  # type: ignore[import-untyped]
 
 __all__ = ["CHARACTERS", "FAMILIES", "faces"]
 
