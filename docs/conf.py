@@ -38,6 +38,7 @@ extensions = [
     "register",
     "notation",
     "import_picture",
+    "fonts",
 ]
 exclude_patterns = ["_ext", "_static", "_generated/figures", "tutorials", "**.ipynb", "gallery/README*"]
 suppress_warnings = ["config.cache"]  # sphinx_gallery_conf holds a class
@@ -77,9 +78,19 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_show_sourcelink = False
 html_copy_source = False
-html_theme_options = {"navigation_with_keys": True}
+GLYPHS = {  # those of formulas first, then what furo takes
+    "font-stack": '"formula glyphs", -apple-system, BlinkMacSystemFont, "Segoe UI", Helvetica, Arial, sans-serif',
+    "font-stack--monospace": '"formula glyphs mono", SFMono-Regular, Menlo, Consolas, Monaco, "Liberation Mono", monospace',
+}
+html_theme_options = {"navigation_with_keys": True, "light_css_variables": GLYPHS}
 mathjax3_config = {
-    "tex": {"macros": {"norm": [r"\left\lVert #1\right\rVert", 1], "inner": [r"\langle #1\rangle", 1]}},
+    "tex": {
+        "macros": {
+            "norm": [r"\left\lVert #1\right\rVert", 1],
+            "inner": [r"\langle #1\rangle", 1],
+            "mathsf": [r"\mathrm{#1}", 1],  # the one script has no sans-serif letters, and would take the browser's
+        }
+    },
     "svg": {"mtextInheritFont": True},
     "options": {"enableMenu": False},
 }

@@ -42,5 +42,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What is there, and what is imported when it is asked for."""
+    """The public names, those included that are imported on first use."""
     return sorted({*globals(), *__all__, *HOMES})

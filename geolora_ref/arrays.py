@@ -125,8 +125,8 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
 def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], Inexact[Array, "*stack k s"]]:
     """X = Q R: k = min(m, s) orthonormal columns Q, the first of which span those of X, and R = QᴴX.
 
-    MKL's complex QR makes NaN of a column of subnormal numbers.  Columns are divided by their largest real or imaginary part
-    then, real and imaginary part each for itself, which leaves what they span.
+    MKL's complex QR makes NaN of a column of subnormal numbers.  Then every column is divided by its largest real or imaginary
+    part, which leaves the space that the columns span.  (Real and imaginary part are divided apart.)
     """
     xp = namespace(X)
     Q, R = xp.linalg.qr(X)

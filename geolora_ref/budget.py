@@ -103,8 +103,9 @@ def _greedy(
 ) -> tuple[list[int], int]:
     """From the ranks ``least`` up to ``most``, the best offers that fit into what is left; the ranks, and what is left then.
 
-    Worth is the root of σ² per cost, which would underflow or overflow.  It never rises within a layer, so that sorting keeps
-    the order of its values; once one does not fit, those behind it are not asked.  Ties go to the first layer.
+    Worth is the root of σ² per cost, which would underflow or overflow.  The worth never rises within a layer, so that
+    sorting keeps the order of its values; behind a value that does not fit no value of that layer is asked.  Ties go to the
+    first layer.
     """
     offers = sorted(
         (-sigmas[layer][rank] / math.sqrt(prices[layer][rank]), layer, rank)

@@ -269,7 +269,7 @@ class _Averages:
         return Moments(moments.step + 1, first, second)
 
     def _unbiased(self, moments: Moments) -> tuple[Triple, Triple]:
-        """Both means over what they are of equal numbers: 1 − βᵗ."""
+        """Both means, each divided by 1 − βᵗ, the running mean of ones."""
         assert moments.first is not None
         assert moments.second is not None
         one, two = (1.0 - beta**moments.step for beta in self.betas)

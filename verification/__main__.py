@@ -135,7 +135,7 @@ def refuse(reason: str) -> int:
 
 
 def stopped(interrupt: KeyboardInterrupt, rest: str, console: Console) -> int:
-    """Tell who stopped it and what of it is left; the exit status of that."""
+    """Say what stopped the run and what is kept of it; returns the exit status."""
     name, status = ("terminated", 143) if isinstance(interrupt, Terminated) else ("interrupted", 130)
     console.print(f"{name}: {escape(rest)}", soft_wrap=True)
     return status

@@ -126,7 +126,7 @@ def _refuse_unfit(client: Any) -> None:
 
 
 def _objection(expected: str, dask_worker: Any) -> str:
-    """Why this worker, on which this runs, must not work for a client with these sources; empty if it may."""
+    """Why the worker that runs this must not work for a client with these sources; empty if it may."""
     if sources() != expected:
         return f"expected the sources and libraries of the client (fingerprint {expected}), found {sources()}"
     # Checks limit the threads of BLAS, which is a setting of the process: beside each other they would undo it.

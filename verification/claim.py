@@ -55,7 +55,7 @@ class CaseResult:
     ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
     ``violated_hypotheses`` : the checked hypotheses that did not hold.
     ``series`` : data for the figures.
-    ``diverged`` : where a run left every bound, in words: an infinite ratio.  What it compared before that counts as ever.
+    ``diverged`` : where a run left every bound, in words: an infinite ratio.  Comparisons made before that count as usual.
     ``error`` : if the check itself broke, what happened and where in a line, and the traceback behind it; such a case never
     counts as the failure that a control owes.
     """
@@ -196,7 +196,8 @@ class Claim:
 
     ``section`` : the heading in the theory pages under which it is stated, empty if none states it.  ``controls`` : between them
     they must fail every inequality.  ``floor`` : the least number of ratios that the quick plan must have compared, so that
-    nothing passes by checking nothing; of other plans as many more as they have cases.  ``undecided`` : the largest share of
+    nothing passes by checking nothing; other plans must compare as many more as they have more cases.  ``undecided`` : the
+    largest share of
     comparisons that may decide nothing, at rounding level or for want of a unique answer.
     ``explanation`` : how it is checked, and what the statement does not say.  ``limit`` : the largest ratio that still holds, 1
     for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s; ``scale`` : the s of these, the natural

@@ -92,7 +92,7 @@ def _has_slope(name: str) -> bool:
 
 
 def extended(extensions: Extensions, plan: Plan) -> list[str]:
-    """The claims, by id, that are not what is on record: those of others, and those whose cases are more with the additions."""
+    """By id the claims that are not on record: claims of others, and claims that have more cases with the additions."""
 
     def cases() -> dict[str, list[str]]:
         return {claim.id: [case.id for case in claim.cases(plan)] for claim in CLAIMS.values()}
@@ -103,7 +103,7 @@ def extended(extensions: Extensions, plan: Plan) -> list[str]:
 
 
 def foreign_sources(extensions: Extensions) -> Mapping[str, str]:
-    """A digest of the Python files behind each of them, by its name: those of its package, or of its one module."""
+    """By the name of each addition a digest of its Python files: those of its package, or its one module."""
     return {name: _digest(name) for names in extensions for name in names}
 
 

@@ -32,7 +32,8 @@ LEAST, MOST = 1e-3, 1e3
 SEED = 0
 """Of what is on record."""
 FACTORS = {"bound": (1.05, 5.0), "rounding": (3.85, 10.0), "control": (1.3, 15.0), "control in rounding units": (3.0, 100.0)}
-"""By which factor a ratio may differ from the record with the same seed, and by which where it is faint, or with another seed.
+"""Two factors for each kind of ratio, by which it may differ from the record: one with the same seed, one with another seed or
+where the ratio is faint.
 
 Processors (from PRESCOTT to SKYLAKEX) differ by up to 1.004, 3.08, 1.26 and 1.6, in faint controls by up to 12, other seeds
 by up to 3.6 where the constants of bounds count.  How wrong a control is depends on the instance far more: with another seed it
@@ -50,7 +51,7 @@ class Record(NamedTuple):
     ``medians`` of its own cases, under the empty name, and of each control; ``largest`` ratios of its own cases; ``shares`` : of
     the cases of each control in which it fails; ``cases`` : how many there are, and a digest of their names; ``comparisons`` :
     how many there are, and how many of them decide nothing; ``words`` : the entries of its tables that have no digit, in order;
-    ``numbers`` : those in the other entries, as they are printed.
+    ``numbers`` : the numbers in the other entries of its tables, as they are printed.
     """
 
     medians: Mapping[str, Ratios]
@@ -103,7 +104,9 @@ def recorded() -> dict[str, Record]:
 
 
 def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
-    """What is not as sharp as on record, or as wrong in a control, what is new or gone; other cases and words."""
+    """The differences from the record: ratios of claims and controls, inequalities that are new or gone, other cases and
+    words.
+    """
     found, rounding = measured(outcome), outcome.claim.limit == FAIL
     now, then = _ratios(found), _ratios(record)
     told = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]

@@ -21,6 +21,7 @@ from verification.claims import CLAIMS, HEADINGS
 from verification.experiments.finetuning.analysis import MEASURED, read_campaign
 from verification.experiments.finetuning.page import page as finetuning_page
 from verification.fast_path import PAGE as FAST_PATH
+from verification.glyphs import faces
 from verification.machine import machine_facts, provenance
 from verification.outcomes import ClaimOutcome
 from verification.pictures import data_uri, svg
@@ -65,7 +66,7 @@ STYLE: Any = {
 
 
 class Drawn(NamedTuple):
-    """A claim as the report shows it: the outcome, which knows what could not be drawn, its figures as images and its tables."""
+    """A claim as the report shows it: the outcome (with the reasons where something could not be drawn), images and tables."""
 
     outcome: ClaimOutcome
     figures: Sequence[tuple[Figure, str]]
@@ -136,6 +137,7 @@ def _rendered(template: str, **content: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["faces"] = faces
     environment.filters |= {"number": number, "math": mathematics, "numeric": re.compile(r"[\d.,−+-]+( %)?").fullmatch}
     return environment.get_template(template).render(**content)
 
@@ -210,7 +212,7 @@ def as_data(
 
 
 def _rounded(ratio: float) -> float:
-    """Four digits: what is told; what is judged has all of them."""
+    """Four digits, for the page; verdicts use all digits."""
     return float(f"{ratio:.4g}")
 
 

@@ -69,7 +69,7 @@ def _broken(case: Case, error: BaseException) -> CaseResult:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Its kind, the first line that it has to say, and the innermost place."""
+    """The error's kind, the first line of its text, and the innermost place of its traceback."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {said} ({Path(place.filename).name}:{place.lineno})"
@@ -117,7 +117,7 @@ def run(
 
 
 def _kept(journal: Journal, unit: Unit, result: CaseResult) -> CaseResult:
-    """The result, which the journal has now; one that cannot be written as JSON broke."""
+    """The result, after it went into the journal; a result that cannot be written as JSON counts as broken."""
     try:
         journal.add(key(unit), result)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """``python -m verification.tightness``: record anew how sharp the claims are, and say what has changed.
 
-``--only CLAIM`` leaves the record of all others as it is.
+``--only CLAIM`` leaves the records of all other claims alone.
 """
 
 from __future__ import annotations

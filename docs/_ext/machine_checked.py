@@ -1,7 +1,8 @@
 """What is machine-checked, on the pages: the correspondence and the statements are read from verification/formal.
 
 ``{machine-checked} one-pass`` stands in a box of the theory and says which theorems prove it, with their text, or that the
-proof is on paper; ``{machine-checked-table}`` is the table of all boxes.
+proof is on paper.  The box gets its name and number as a title, and the anchor ``theorem-one-pass``, to be cited by;
+``{machine-checked-table}`` is the table of all boxes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from verification.formal.theorems import BOXES, SOURCES, Box, statement
 
-__all__ = ["line", "table"]
+__all__ = ["NUMBERS", "line", "table"]
+
+NUMBERS = {name: number for number, name in enumerate(BOXES, 1)}
+"""The number of each box, in the order of the pages."""
 
 
 def line(box: Box) -> str:
@@ -39,9 +43,10 @@ def table() -> str:
     columns = ("statement", "paper proof", "machine", "certificate", "claim", "broken on purpose")
     head = f"<tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>"
     rows = "".join(
-        f"<tr><td>{escape(box.title)}</td><td>yes</td><td>{_cell(box)}</td><td>{'yes' if box.certificate else '–'}</td>"
-        f"<td>{f'<code>{box.claim}</code>' if box.claim else '–'}</td><td>{escape(box.broken)}</td></tr>"
-        for box in BOXES.values()
+        f"<tr><td>{NUMBERS[name]}. {escape(box.title)}</td><td>yes</td><td>{_cell(box)}</td>"
+        f"<td>{'yes' if box.certificate else '–'}</td><td>{f'<code>{box.claim}</code>' if box.claim else '–'}</td>"
+        f"<td>{escape(box.broken)}</td></tr>"
+        for name, box in BOXES.items()
     )
     return f'<div class="scroll"><table class="measured">{head}{rows}</table></div>'
 
@@ -58,7 +63,18 @@ class MachineChecked(SphinxDirective):
             raise self.error(f"machine-checked: expected one of {', '.join(BOXES)}, found {name!r}")
         for theorem in BOXES[name].theorems:
             self.env.note_dependency(str(SOURCES[theorem.split(".")[0]]))
-        return [nodes.raw("", line(BOXES[name]), format="html")]
+        return [nodes.raw("", line(BOXES[name]), format="html", box=name)]
+
+
+def name_boxes(app: Sphinx, document: nodes.document) -> None:
+    """Each box is called "Theorem 8 (its name)", with a link to itself."""
+    for checked in document.findall(lambda node: isinstance(node, nodes.raw) and "box" in node):
+        box, name = checked.parent, checked["box"]
+        anchor = f"theorem-{name}"
+        box["ids"].append(anchor)
+        link = f'<a class="headerlink" href="#{anchor}" title="Link to this theorem">¶</a>'
+        words = nodes.Text(f"Theorem {NUMBERS[name]} ({BOXES[name].title})")
+        box[0].replace_self(nodes.title("", "", words, nodes.raw("", link, format="html")))
 
 
 class MachineCheckedTable(SphinxDirective):
@@ -73,4 +89,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("machine-checked", MachineChecked)
     app.add_directive("machine-checked-table", MachineCheckedTable)
+    app.connect("doctree-read", name_boxes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

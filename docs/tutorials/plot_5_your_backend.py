@@ -10,6 +10,7 @@ You have a fast step of your own. Is it right? And if not, which line is wrong?
 
 import textwrap
 
+import matplotlib.pyplot as plt
 import numpy as np
 from geolora_ref.oracle import check_step
 
@@ -44,13 +45,13 @@ def my_step(
 # %%
 # These lines. Every question that the kit asks has a reason, and a ratio: the error in rounding units, wrong above 30.
 
-report = check_step(my_step)
-print(report.passed, f"{len(report.rows)} cases, worst ratio {report.worst_ratio:.3g}")
-assert report.passed
+right = check_step(my_step)
+print(right.passed, f"{len(right.rows)} cases, worst ratio {right.worst_ratio:.3g}")
+assert right.passed
 
 # %%
-# It is right: otherwise the ``assert`` would have stopped the build of this page. Now a defect that was found in published code, and that no training accuracy had given away: the two factors of the
-# SVD are exchanged.
+# It is right, or the ``assert`` would have stopped the build of this page. Now a defect that was found in published code: the two
+# factors of the SVD are exchanged. No training accuracy had given it away.
 
 
 def swapped(*arrays, **parameters):
@@ -58,11 +59,23 @@ def swapped(*arrays, **parameters):
     return my_step(*arrays, **parameters, swap=True)
 
 
-report = check_step(swapped)
-print(report.passed, f"{len(report.failures)} of {len(report.rows)} cases fail")
-for sentence in report.diagnosis.text.replace(". ", ".\n").splitlines():
+wrong = check_step(swapped)
+print(wrong.passed, f"{len(wrong.failures)} of {len(wrong.rows)} cases fail")
+for sentence in wrong.diagnosis.text.replace(". ", ".\n").splitlines():
     print(textwrap.fill(sentence, 80))
 
 # %%
 # The report names the line and the defect, because the kit has seen this mistake before: it compares what comes back with what
 # its own broken steps return. From a shell it is one line, ``geolora-ref check mypackage.mymodule:step``; see :doc:`/howto/backend`.
+#
+# All cases of both steps, from the smallest ratio to the largest:
+
+for name, report in (("the step", right), ("with the factors exchanged", wrong)):
+    plt.semilogy(
+        sorted(np.clip(row.ratio, 1e-2, 1e16) for row in report.rows), label=name
+    )
+plt.axhline(30, color="k", linestyle=":", label="limit")
+plt.xlabel("cases")
+plt.ylabel("worst ratio of the case")
+plt.legend()
+plt.show()

@@ -13,6 +13,7 @@ package.
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from geolora_ref.nn import GeoLoRA, adapt, adapters
 from torch import nn
@@ -51,7 +52,11 @@ else:
         config = loaded.peft_config["default"]
         print("r:", config.r, "lora_alpha:", config.lora_alpha)
         with torch.no_grad():
-            print(
-                "largest difference of the outputs:",
-                float((loaded(x) - model(x)).abs().max()),
-            )
+            ours, theirs, before = model(x), loaded(x), network()(x)
+        print("largest difference of the outputs:", float((ours - theirs).abs().max()))
+        plt.plot(ours.ravel(), before.ravel(), ".", color="0.8", label="base model")
+        plt.plot(ours.ravel(), theirs.ravel(), ".", label="loaded by PEFT")
+        plt.xlabel("outputs of the trained model")
+        plt.ylabel("outputs")
+        plt.legend()
+        plt.show()

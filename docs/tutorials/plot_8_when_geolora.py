@@ -24,6 +24,7 @@ import matplotlib.pyplot as plt
 from verification.experiments.finetuning.rules import MEASURED, RATES, stored
 
 TASKS = {folder.name: stored(folder) for folder in sorted(MEASURED.iterdir())}
+# sphinx_gallery_start_ignore
 COLOURS = {"spectral": "C0", "adam": "C2", "adam-published": "C3", "lora": "k"}
 
 
@@ -70,12 +71,14 @@ for ax, (task, rows) in zip(axes, TASKS.items(), strict=True):
         ylabel="test accuracy, %",
     )
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+# sphinx_gallery_end_ignore
 plt.show()
 
 # %%
 # Test accuracy over the learning rate, the mean of the three ranks; rates are divided by the middle one that was tried. Where a
 # curve falls to chance, a run has learned nothing.
 
+# sphinx_gallery_start_ignore
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 for ax, (task, rows) in zip(axes, TASKS.items(), strict=True):
     for rule, rates in RATES.items():
@@ -104,4 +107,5 @@ for ax, (task, rows) in zip(axes, TASKS.items(), strict=True):
     ax.set_xticks([10**-0.5, 1.0, 10**0.5], ["0.32", "1", "3.2"])
     ax.minorticks_off()
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+# sphinx_gallery_end_ignore
 plt.show()

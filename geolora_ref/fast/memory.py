@@ -1,8 +1,8 @@
 """Freed memory that a process keeps, so that a step need not ask the system for what the step before has freed.
 
 A training step frees its activations in its backward pass.  glibc then gives what lies free at the end of its heap back to the
-system, and the next forward pass takes it again page by page: tens of thousands of page faults a step.  How much of it depends on
-what happens to lie above, so that two methods with the same arithmetic differ in time by what has nothing to do with them.
+system, and the next forward pass takes it again page by page: tens of thousands of page faults a step.  How much memory goes
+back depends on what happens to lie above, so that two methods with the same arithmetic differ in time by chance.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def own_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def float32_is_whole() -> bool:
-    """Whether products on the processor have all 24 bits as things are."""
+    """Whether products on the processor have all 24 bits by the present settings."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         return torch.get_float32_matmul_precision() == "highest"
     return torch.backends.mkldnn.matmul.fp32_precision in WHOLE
@@ -52,8 +52,8 @@ def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterato
     """Products of float32 have all 24 bits here, also where ``torch.set_float32_matmul_precision`` or a backend's
     ``fp32_precision`` allows 11 or 8 of them, and inside another context.
 
-    The setting is that of the process, and is what it was afterwards; where a backend followed a more general setting, it does
-    so again (as it does if it was told by itself what that one says as well).
+    The setting belongs to the process, and is restored afterwards: a backend that followed a more general setting follows it
+    again.
     """
     before = _allowed()
     try:

@@ -120,7 +120,7 @@ def check_same_job(path: Path, found: dict[str, Any], expected: dict[str, Any]) 
 
 
 def _brief(value: Any) -> str:
-    """A value as Python writes it; of a digest its beginning."""
+    """A value as Python writes it; a digest is cut to its beginning."""
     return f"{value[:8]}…" if isinstance(value, str) and DIGEST.fullmatch(value) else repr(value)
 
 

@@ -115,10 +115,10 @@ class Run:
 
     @property
     def discarded(self) -> float:
-        """The sum of what all truncations cut off, as far as it was part of the solution.
+        """The summed norm of everything that truncations cut off from the solution.
 
-        In the error recursion of a contractive flow this is what they add.  It is not all that they do: a run that stalls because
-        a direction was cut off makes another error, which is not in this sum.
+        In the error recursion of a contractive flow this is what they add.  A run that stalls because a direction was cut
+        off makes another error, which this sum does not have.
         """
         return math.fsum(record.discarded for record in self.records)
 
@@ -191,7 +191,7 @@ def integrate(
 
 
 def _complete(run: Run, Y: LowRank, record: Record | None) -> None:
-    """The record and the state of the last step, whatever an interrupt between two statements has left out."""
+    """Complete the record and the state of the last step, where an interrupt came between two statements."""
     if record is None:
         return
     if not run.records or run.records[-1] is not record:
@@ -211,7 +211,7 @@ def _time_span(t_span: Any) -> tuple[float, float]:
 
 
 def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progress) -> bool:
-    """What the callback says; one that fails stops the run like one that asks for it, and its error is told."""
+    """Whether the callback asks to stop the run; a callback that fails stops it too, and its error is told."""
     try:
         return bool(callback(progress))
     except (Exception, SystemExit) as error:

@@ -115,7 +115,7 @@ class SolveIVP:
     """``scipy.integrate.solve_ivp`` at these tolerances: the sub-equation solved as exactly as its dtype allows (NumPy only).
 
     scipy works in double precision, the field in its own: below ``NOISE`` eps of the largest entry its values are rounding
-    errors, which no step size makes smaller.  So tolerances below that count as that.
+    errors, which no step size makes smaller.  So smaller tolerances are raised to this one.
 
     Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy does not have and for another
     library's arrays or a step below the resolution of t, ``RuntimeError`` with scipy's message where scipy gives up.

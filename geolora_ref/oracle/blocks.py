@@ -30,7 +30,7 @@ RIGHT = "the result is right: line 6 goes wrong where it cuts"
 
 
 class _Update(NamedTuple):
-    """A block of the change of W, as it is and as it should be, what rounding explains in it, and λ."""
+    """A block of the change of W: as found, as expected, the part that rounding explains, and λ."""
 
     mine: Matrix
     right: Matrix
@@ -52,12 +52,14 @@ class _Update(NamedTuple):
 
     @property
     def uncertain(self) -> float:
-        """How near to a multiple of the right one it has to be."""
+        """The relative distance within which the block counts as a multiple of the right one."""
         return ALIKE + self.tolerance / self.size
 
     @property
     def factor(self) -> complex | None:
-        """By which it is a multiple of the right one, if it is: the last block of a right step is none of anything."""
+        """The factor by which the block is a multiple of the right one, if there is one: the last block of a right step is
+        0.
+        """
         if self.nothing:
             return None
         factor = complex(np.vdot(self.right / self.size, self.mine / self.size))
@@ -74,8 +76,8 @@ def deviating_blocks(
     """The blocks of Ŵ − W, seen in the old bases, in which an untruncated result differs from the reference's.
 
     Or none, and what is wrong instead: bases that are not orthonormal, all blocks at once and not all by one factor, the S-block
-    where nothing is to change, or nothing at all.  That the result is right without truncation is said of steps that are
-    ``failing`` with it: that others are right says nothing about what is wrong in those.
+    where nothing is to change, or nothing at all.  ``failing`` : the steps that fail with truncation.  Only these can show
+    that a result is right without it.
     """
     deviating: dict[str, list[_Update]] = {}
     instead, seen = "", 0
@@ -104,7 +106,7 @@ def deviating_blocks(
 
 
 def line_of(blocks: Sequence[str], instead: str) -> int | None:
-    """The line that these blocks, or what is wrong instead, leave as the only one."""
+    """The only line of the algorithm that these blocks, or the other findings, leave."""
     if instead in (STILL, EVERYWHERE, RIGHT):
         return 6
     return 5 if list(blocks) == [LAST_BLOCK] else None

@@ -300,6 +300,6 @@ def _graded(K: Matrix, L: Matrix, U: Matrix, V: Matrix, smallest: float) -> Matr
 
 
 def _spd(rng: np.random.Generator, size: int, complex_data: bool) -> Callable[[Matrix], Matrix]:
-    """A Hermitian positive definite matrix with eigenvalues between 0.5 and 2, as what it makes of another."""
+    """Multiplication by a Hermitian positive definite matrix with eigenvalues between 0.5 and 2."""
     Q = _unitary(rng, size, complex_data)
     return lambda X: np.asarray(Q @ (np.linspace(0.5, 2.0, size)[:, None] * (Q.conj().T @ X)))

@@ -28,7 +28,7 @@ def product(factors: Factors) -> Matrix:
 
 
 class Answer(NamedTuple):
-    """An output as it is compared: its rank, of which kind its factors are, and W₁."""
+    """What is compared of an output: its rank, the kind of its factors, and W₁."""
 
     rank: int
     kind: tuple[bool, ...]
@@ -44,7 +44,7 @@ class Comparison:
     storage: Storage | None
 
     def answer(self, found: Found) -> Answer | str:
-        """An output as it is compared with many others, or why it cannot be judged."""
+        """The part of an output that is compared with many others, or the reason why the output cannot be judged."""
         return found if isinstance(found, str) else Answer(len(found[1]), self.kind(found), product(found))
 
     def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:
@@ -58,7 +58,7 @@ class Comparison:
         return all(X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance for X, Y in zip(A, B, strict=True))
 
     def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
-        """What rounding explains in the result of this step, or in one of this size."""
+        """The error that rounding explains in the result of this step, or in a result of this ``size``, if that is larger."""
         scale = max(size, norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL)))
         (m, r), n = inputs.U.shape, len(inputs.V)
         return float(resolution(m, n, r, self.eps, self.storage) * scale)

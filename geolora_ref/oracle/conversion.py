@@ -109,7 +109,7 @@ class Conversion:
         return self.to(np.stack([wide, np.full_like(wide, np.nan)], axis=1).reshape(-1, *wide.shape[1:]))[::2, :, : X.shape[-1]]
 
     def _expanded(self, X: Matrix) -> Array:
-        """X, whose rows are alike, as one of them with a stride of 0."""
+        """X as one row with a stride of 0; its rows must be alike."""
         one = self.to(X[..., :1, :])
         if self.array == "torch":
             return one.expand(X.shape)
@@ -125,7 +125,7 @@ class Conversion:
         return True
 
     def alone(self, X: Array) -> bool:
-        """Whether what lies beside the numbers of X, an array of :meth:`laid_out` without NaN of its own, is NaN as before."""
+        """Whether the memory between and behind the numbers of X still holds the NaN that :meth:`laid_out` wrote there."""
         if self.array == "jax":
             return True
         if self.array == "torch":
@@ -195,9 +195,7 @@ def taken_away(X: Array) -> bool:
 
 
 def share_memory(X: Array, Y: Array) -> bool:
-    """Whether a number of one array is one of the other, both of one library; JAX's never change, so that sharing is of no
-    consequence.
-    """
+    """Whether two arrays of one library share a number in memory.  JAX's never change, so that sharing does not matter."""
     if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
         return bool(np.may_share_memory(X, Y) and np.shares_memory(X, Y))
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
@@ -209,6 +207,6 @@ def share_memory(X: Array, Y: Array) -> bool:
 
 
 def _lying(X: Any, memory: NDArray[np.uint8]) -> NDArray[Any]:
-    """An array that lies in this memory as a torch tensor does in its storage."""
+    """A view of this memory with the offset, shape and strides of a torch tensor."""
     size = X.element_size()
     return np.ndarray(tuple(X.shape), f"V{size}", memory, X.storage_offset() * size, [size * step for step in X.stride()])

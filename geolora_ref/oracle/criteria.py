@@ -68,9 +68,9 @@ class StepInputs:
 
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
     arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).
-    ``problems`` : how many a stack of it and its mirror images has, if not as many as its sizes say.  ``dense`` : ‖G‖ where the
-    step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be taken for
-    itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
+    ``problems`` : the number of problems in its stack, where the sizes of the case do not decide it.  ``dense`` : ‖G‖ where
+    the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be taken
+    for itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """

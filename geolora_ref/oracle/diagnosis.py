@@ -111,7 +111,7 @@ class Diagnosis:
         return " ".join(told)
 
     def _likeness(self) -> list[str]:
-        """Which mutant it is like, and which cannot be told from that one."""
+        """The mutant that the backend resembles, and the mutants that cannot be told from it."""
         if not self.matches:
             told = ["No known defect behaves like this backend."]
             told += [f"The first of its results that cannot be judged: {self.unusable}."] if self.unusable else []
@@ -133,7 +133,7 @@ class Diagnosis:
         return told + ([f"Also close: {', '.join(others)}."] if others else [])
 
     def as_data(self) -> dict[str, Any]:
-        """The diagnosis as plain JSON data: what the text names, and nothing that it passes over.
+        """The diagnosis as plain JSON data, with exactly the findings that the text names.
 
         Without a match, ``mutant`` is null and ``line`` the one that the text names.
         """
@@ -162,7 +162,7 @@ class Diagnosis:
         }
 
     def _line_without_a_match(self) -> int | None:
-        """What the backend's stages say, or what else leaves one line alone."""
+        """The line that the backend's stages name, or that other findings leave alone."""
         if self.unsteady:
             return None
         if self.first_line:
@@ -239,8 +239,8 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
 
 
 def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
-    """Whether it answers a question in one way when it is asked twice, after another one of the same shapes: that of −W/2, with
-    twice the gradient in other bases and half of λ, so that no argument is the same.
+    """Whether the backend gives one answer to a question that is asked twice.  Between the two another question of the same
+    shapes is asked, for −W/2, with twice the gradient in other bases and half of λ, so that no argument is the same.
 
     Results that cannot be judged are no answers.
     """

@@ -39,13 +39,12 @@ CRITERIA = (
 
 STAYS = {
     "dominance": (
-        "alone it rejects only where nearly equal singular values are exchanged beside a large tail "
-        "(`test_dominance_is_needed`); without it a stationary point that is no best approximation "
-        "would pass where the tail hides it"
+        "Without it a stationary point that is no best approximation would pass where a large tail hides it.  Alone it rejects "
+        "only where nearly equal singular values are exchanged beside such a tail (`test_dominance_is_needed`)."
     ),
     "optimality": (
-        "it follows from stationarity and dominance up to a factor that grows with the rank, and hardly ever rejects alone; "
-        "it is the usual test, and its ratio lets a backend be compared with others"
+        "It follows from stationarity and dominance up to a factor that grows with the rank.  It is the usual test, so its ratio "
+        "lets a backend be compared with others."
     ),
 }
 """Why a criterion is there that no mutant needs."""
@@ -104,20 +103,27 @@ def _mark(mutant: str, criterion: str) -> str:
     return found
 
 
-def _catalogued() -> list[str]:
-    lines = ["| mutant | line | cases |", "|---|---|---|"]
-    catalogued = {name: mutant for name, mutant in MUTANTS.items() if mutant.only_in}
-    return lines + [f"| {name} | {mutant.line} | {', '.join(mutant.only_in)} |" for name, mutant in catalogued.items()]
+def _unmarked() -> list[str]:
+    lines = ["| mutant | line | published | seen by |", "|---|---|---|---|"]
+    hidden = {name: mutant for name, mutant in MUTANTS.items() if mutant.visible_in != "output"}
+    for name, mutant in hidden.items():
+        seen = f"cases {', '.join(mutant.only_in)}" if mutant.only_in else f"the {mutant.visible_in}"
+        lines.append(f"| {name} | {mutant.line} | {_published(name)} | {seen} |")
+    return lines
+
+
+def _published(mutant: str) -> str:
+    return "yes" if MUTANTS[mutant].published else ""
 
 
 def page() -> str:
     """The page in Markdown."""
     marks = matrix()
-    purposes = ["## What each criterion is for", "", *_purposes(marks)]
+    purposes = ["## Criteria that no mutant needs", "", *(f"- **{name}**: {reason}" for name, reason in STAYS.items())]
     precisions = ["## What a claim of less precision lets pass", "", PRECISIONS, *_precisions()]
-    named = ["## What only named cases see", "", CATALOGUED, *_catalogued()]
+    unmarked = ["## What no drawn case sees", "", UNMARKED, *_unmarked()]
     narrow = ["## What goes wrong on a path of its own", "", NARROW, *_narrow()]
-    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *named, "", *narrow, "", *precisions, ""])
+    return "\n".join([HEAD, *_table(marks), "", *purposes, "", *unmarked, "", *narrow, "", *precisions, ""])
 
 
 HEAD = f"""\
@@ -125,24 +131,22 @@ HEAD = f"""\
 
 Printed by `python -m geolora_ref.oracle.kill_matrix`; a test compares it with this file.
 
-{len(MUTANTS)} broken backends against {len(CRITERIA)} criteria on {CASES} drawn cases in double precision.
-{ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together with others.  Every rejection
-that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.  A row without a mark is seen
-by the stages, because the output cannot show it, by the kit itself, because the numbers are right and the manners are not, or by
-cases of the catalogue only, which a table below names.
+{len(MUTANTS)} broken backends (*mutants*, described on {{doc}}`read/line_by_line`) meet {len(CRITERIA)} criteria on {CASES} drawn
+cases in double precision.  {ALONE}: in some case nothing else rejects the mutant.  {WITH_OTHERS}: it rejects, always together
+with others.  Every rejection that is shown is clear by a factor of {CLEAR:g}.  *Published* mutants were found in public code.
 """
 
-CATALOGUED = """\
-No drawn case sees these mutants, and no case of the catalogue but those whose ids begin so; some show in single precision only.
+UNMARKED = """\
+*The stages* see a wrong line behind a right output, *the kit* sees wrong manners beside right numbers.  Of *cases*, those of the
+catalogue whose ids begin so reject, some of them in single precision alone.
 """
 NARROW = f"""\
-{len(NARROW_MUTANTS)} backends that are the reference but for one place: a size, a layout, a state.  Few cases of the catalogue go
-there; a test asks the one that is named, behind another one where something is kept from call to call.
+{len(NARROW_MUTANTS)} backends are wrong at one size, in one layout or in one state, and the reference elsewhere.  Few cases of
+the catalogue go there; a test asks the one in parentheses.
 """
 PRECISIONS = f"""\
-The same outputs, judged as those of a backend that claims less precision, or storage in fewer bits than its arithmetic: which
-mutants pass all {CASES} cases although double precision shows them.  Beside it the share of s below which an error may pass in
-the median case.
+Which mutants pass all {CASES} cases if a backend claims less precision, or storage in fewer bits than its arithmetic.  *May
+pass* is the share of s below which an error may pass in the median case.
 """
 CLAIMS = {
     "float64": ("float64", ""),
@@ -156,28 +160,22 @@ CLAIMS = {
 
 
 def _narrow() -> list[str]:
-    lines = ["| mutant | line | where | what is wrong there | rejected by |", "|---|---|---|---|---|"]
+    wrong: dict[str, list[str]] = {}
     for mutant in NARROW_MUTANTS.values():
-        told = (mutant.id, str(mutant.line), mutant.where, mutant.defect, ", then ".join(mutant.cases))
-        lines.append(f"| {' | '.join(told)} |")
-    return lines
+        name = mutant.id.partition("/")[2]
+        told = name if name in MUTANTS else mutant.defect
+        wrong.setdefault(mutant.where, []).append(f"{told} ({', then '.join(mutant.cases)})")
+    lines = ["| where | what is wrong there (the case that rejects it) |", "|---|---|"]
+    return lines + [f"| {where} | {'; '.join(told)} |" for where, told in wrong.items()]
 
 
 def _table(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
-    columns = ("mutant", "line", "published", "seen by", *CRITERIA)
-    lines = ["| " + " | ".join(columns) + " |", "|---|---|---|---|" + ":-:|" * len(CRITERIA)]
-    for name, mutant in MUTANTS.items():
-        row = [name, str(mutant.line), "yes" if mutant.published else "", mutant.visible_in, *marks[name].values()]
-        lines.append("| " + " | ".join(row) + " |")
-    return lines
-
-
-def _purposes(marks: Mapping[str, Mapping[str, str]]) -> list[str]:
-    lines = []
-    for criterion in CRITERIA:
-        alone = [name for name in MUTANTS if marks[name][criterion] == ALONE]
-        lines.append(f"- **{criterion}**: " + (_listed(alone) if alone else STAYS[criterion]) + ".")
-    return lines
+    lines = ["| " + " | ".join(("mutant", "line", "published", *CRITERIA)) + " |", "|---|---|---|" + ":-:|" * len(CRITERIA)]
+    for name, found in marks.items():
+        if any(found.values()):
+            lines.append("| " + " | ".join([name, str(MUTANTS[name].line), _published(name), *found.values()]) + " |")
+    needed = [sum(found[criterion] == ALONE for found in marks.values()) for criterion in CRITERIA]
+    return [*lines, f"| {ALONE} in all |  |  | " + " | ".join(map(str, needed)) + " |"]
 
 
 def _precisions() -> list[str]:
@@ -187,10 +185,6 @@ def _precisions() -> list[str]:
         seen = statistics.median([resolution(len(x.U), len(x.V), len(x.S), EPS[precision], kept) for x in _inputs()])
         lines.append(f"| {claim} | {seen:.1e} s | {len(names)} | {', '.join(names)} |")
     return lines
-
-
-def _listed(mutants: Sequence[str]) -> str:
-    return f"needed for {len(mutants)}: " + ", ".join(mutants)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,9 +18,9 @@ __all__ = ["spoil", "watched"]
 
 
 def spoil(arrays: Iterable[Array]) -> None:
-    """Overwrite arrays whose owner needs them no longer; what cannot be written to stays as it is.
+    """Overwrite arrays that their owner needs no longer; an array that cannot be written to stays as it is.
 
-    A backend that returns an array which it keeps for itself computes with this from now on.
+    A backend that has kept such an array computes with the overwritten numbers from now on.
     """
     for X in arrays:
         with contextlib.suppress(ValueError, TypeError, RuntimeError, AttributeError):  # read-only, JAX, inference tensors
@@ -52,7 +52,7 @@ def watched() -> Iterator[list[str]]:
 
 
 class _Setting(NamedTuple):
-    """What is wrong if it has changed, how to read it and to put it back.
+    """A global state: the text if it has changed, how it is read, and how it is put back.
 
     ``probe`` : of a generator, what is quicker to read and changes with it.  It brings the generator where no backend does by
     chance, so that only from the second time on it tells the same until somebody else has used or seeded the generator.

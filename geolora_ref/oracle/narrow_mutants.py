@@ -421,8 +421,8 @@ def _at(place: Place, wrong: Step) -> Step:
 class NarrowMutant:
     """A broken backend: its id, the line that is wrong, where, and what is wrong there.
 
-    ``make`` makes it anew, with nothing kept from an earlier call.  ``cases`` : which show it, asked one after the other in this
-    order.  ``options`` : how it is asked.
+    ``make`` makes it anew, with nothing kept from an earlier call.  ``cases`` : the cases that show the mutant, asked in
+    this order.  ``options`` : how it is asked.
     """
 
     id: str

@@ -120,7 +120,7 @@ def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
 
 
 def _words(p: CaseParameters, more: dict[str, Any]) -> str:
-    """A case as it is told: the sizes, and whatever is not the default."""
+    """The text of a case: its sizes, and every parameter that is not the default."""
     plain = {field.name: field.default for field in fields(CaseParameters)} | {"layout": "rows", "steps": 1, "trained": False}
     told = {name: value for name, value in (asdict(p) | more).items() if name not in ("m", "n", "r", "seed", "bases")}
     other = ", ".join(f"{name} = {value}" for name, value in told.items() if value != plain[name])

@@ -173,7 +173,7 @@ def states(r: int, columns: int) -> dict[str, dict[str, Any]]:
 
 
 def at_size(group: str, shape: str, m: int, n: int, r: int, why: str, only: tuple[str, ...] = ()) -> Iterator[ConformanceCase]:
-    """Every limit and every state at one size, or those that are named."""
+    """The cases with every limit and every state at one size, or only with the named ones."""
     plain = CaseParameters(m, n, r, "algebraic", "dense", "tangent", bases="thin")
     options, reasons = limits(m, n, r) | states(r, min(2 * r, m, n)), LIMITS | STATES
     for name in only or options:

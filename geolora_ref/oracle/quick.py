@@ -1,6 +1,6 @@
 """A tenth of the catalogue that is enough for every mutant: ``--quick``.
 
-The cases that the narrow mutants name, and those that the others need beside them.
+The cases that narrow mutants name, and the cases that the other mutants need.
 """
 
 from __future__ import annotations

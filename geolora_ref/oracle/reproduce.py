@@ -105,7 +105,7 @@ def _encoded(X: Matrix) -> str:
 
 
 def _placed(name: str, X: Matrix, layout: str) -> str:
-    """A line that makes an argument again, where it lay in its memory."""
+    """A line of code that makes an argument anew, with the same place in its memory."""
     stored = X.astype(np.float32) if X.dtype.name not in EXACT else X
     where = ""
     if layout != "rows":
@@ -120,7 +120,7 @@ def _placed(name: str, X: Matrix, layout: str) -> str:
 
 
 def _dense(x: StepInputs) -> str:
-    """Of a whole step the gradient at W, as far as its projections fix it."""
+    """The gradient at W that a whole step is given, as far as the projections fix it."""
     return (
         "dense = wide(dK) @ wide(V).conj().T + wide(U) @ (wide(dL) - wide(V) @ (wide(V).conj().T @ wide(dL))).conj().T\n"
         "dense = dense.astype(back(U).dtype)\n"

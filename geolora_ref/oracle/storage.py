@@ -38,7 +38,7 @@ class Storage:
 
     @classmethod
     def of(cls, dtype: str) -> Storage:
-        """By the name of a dtype, that of its parts if it is complex."""
+        """By the name of a dtype; a complex dtype has the entry of its real part."""
         bits, smallest = NUMBERS[{"complex128": "float64", "complex64": "float32"}.get(dtype, dtype)]
         return cls(2.0 ** -(bits + 1), 2.0**smallest)
 
@@ -55,7 +55,7 @@ class Storage:
         return self.basis(B) * (2.0 + self.basis(B))
 
     def drift(self, B: Matrix, steps: int) -> float:
-        """What is left of it after some further steps that do not repair it, with a margin of two."""
+        """The defect that is left after some further steps without repair, with a margin of two."""
         return (1.0 + 2.0 * float(np.sqrt(steps))) * self.defect(B)
 
     def product(self, U: Matrix, S: Matrix, V: Matrix) -> float:
@@ -75,7 +75,7 @@ def _count(X: Matrix) -> int:
 def norm(X: Matrix) -> float:
     """Frobenius norm, infinite or NaN where an entry is; scaled by the largest, so that no square leaves the range.
 
-    Not that of ``arrays.py``, on purpose: what judges a step shares no code with what computes it.
+    Not the function of ``arrays.py``, on purpose: the oracle shares no code with the step that it judges.
     """
     entries = np.abs(X).ravel()
     largest = entries.max(initial=0.0)

@@ -104,7 +104,7 @@ class StartedODE(MatrixODE):
 
     @abstractmethod
     def start(self, rank: int) -> LowRank:
-        """The initial value, or the best approximation of it of this rank; ``ValueError`` for what is no rank of it."""
+        """The initial value, or its best approximation of this rank; ``ValueError`` for a rank that it cannot have."""
 
     @abstractmethod
     def start_spectrum(self, rank: int) -> Values:

@@ -124,7 +124,7 @@ def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 3
 
 
 def _distinct_times(problem: MatrixODE) -> list[float]:
-    """0, and those of ``TIMES`` at which the field is another one than at 0."""
+    """The time 0, and the members of ``TIMES`` at which the field differs from the field at 0."""
     X, later = problem.sharpest_point(), [t * problem.time_scale for t in TIMES[1:]]
     X = X + np.ones_like(X)
     return [0.0, *(t for t in later if not np.array_equal(problem.field(t, X), problem.field(0.0, X)))]
@@ -256,7 +256,7 @@ def self_test(problem: MatrixODE, rng: np.random.Generator) -> list[Check]:
 
 
 def _largest(values: Sequence[float]) -> float:
-    """The maximum; NaN if one of them is, which Python's own drops or not by its place."""
+    """The largest value, NaN if one is NaN: Python's ``max`` keeps or drops a NaN by its place."""
     return float(np.max(values))
 
 

@@ -199,8 +199,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Have ``folder`` (made if missing) to oneself.  The lock ends with the process, however that ends.
 
-    It is the folder itself that is held, as far as its file system can, and the file ``.lock`` in it, which says by whom: who
-    takes the file away lets nobody in.
+    The folder itself is locked, as far as its file system can, and the file ``.lock`` in it, which names the holder;
+    removing that file lets nobody in.
     Raises ``BlockingIOError`` that names the folder and the process if another one has it, ``OSError`` for a ``.lock`` that is
     none.
     """

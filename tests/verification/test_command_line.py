@@ -70,7 +70,9 @@ def test_a_report_of_all_claims_has_pages_beside_it(
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0
     assert "the claim holds, every negative control fails" in capsys.readouterr().out
     pages = {name for name in PAGES if (tmp_path / name).exists()}
-    linked = set(re.findall(r'href="([\w-]+\.html)"', (tmp_path / "report.html").read_text("utf-8")))
+    report = (tmp_path / "report.html").read_text("utf-8")
+    assert '<p class="verdict good">Yes: the claim holds, and its ' in report
+    linked = set(re.findall(r'href="([\w-]+\.html)"', report))
     assert pages == linked == ({*PAGES} if len(there_are) == 1 else set())
 
 
@@ -212,6 +214,8 @@ def test_failure_is_status_1_and_says_why(
     printed = capsys.readouterr().out
     assert "1 of 1 claims do not stand" in printed
     assert "above 0.001" in printed
+    verdict = f'<p class="verdict bad">No: 1 of 1 claim does not stand: <a href="#{CLAIM}">'
+    assert verdict in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("contents", ["{", None], ids=["truncated", "another form"])

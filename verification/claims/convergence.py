@@ -47,7 +47,7 @@ def decrease(beta: float, rate: float) -> float:
 
 
 def start_of(problem: GradientFlow, kind: str, rank: int, rng: np.random.Generator) -> LowRank:
-    """The start of this kind, on the saddle problem the one of this rank."""
+    """The start of this kind; the saddle problem has one start for each rank."""
     if isinstance(problem, Saddle):
         return problem.initial(np.linspace(1.0, 0.5, rank), rng)
     if kind == MINIMISER and isinstance(problem, Quadratic):

@@ -119,7 +119,7 @@ class Descent:
         return self.gradient * self.lost + 0.5 * beta * self.lost**2
 
     def record(self, out: Measurements, rate: float, beta: float) -> None:
-        """The four inequalities, each written so that measured and bound are of one size.
+        """The four inequalities, each written so that the measured value and its bound are of one order of magnitude.
 
         Rounding of a loss is at most a few dozen eps of it: the sums have at most some thousand terms, added pairwise.  Where the
         residual E is a small difference of large numbers, it is eps of ``cancelled`` as well.

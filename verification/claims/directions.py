@@ -54,7 +54,7 @@ def check(case: Case, broken: str = "") -> CaseResult:
 
 
 class Question:
-    """A rule at one state, with a direction that it gave there and what it remembers."""
+    """A rule at one state: the direction that it gave there, and its memory."""
 
     def __init__(self, rule: Optimizer, factors: Any, gradients: Any, conversion: Conversion) -> None:
         self.rule, self.gradients, self.conversion = rule, gradients, conversion

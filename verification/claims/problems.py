@@ -32,7 +32,7 @@ from verification.claim import Case, CaseResult, Claim, Control, Measurements, P
 
 
 class BothLayers(GradientFlow):
-    """The layers of a network behind each other as one row."""
+    """The entries of all layers of a network, in one row."""
 
     def __init__(self, network: TwoLayerLinear) -> None:
         self.network, self.minimum = network, network.minimum

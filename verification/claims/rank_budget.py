@@ -32,7 +32,7 @@ the dear one (100/77 > 6.25/16), and the cheap ones to whoever takes σ/c."""
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer before the truncation: the step, Ŵ without it, its singular values, and the error of Ŵ that rounding may make."""
+    """One layer before the truncation: the step, Ŵ, the singular values of Ŵ, and the error of Ŵ that rounding may make."""
 
     step: AugmentedStep
     W_hat: Matrix
@@ -224,7 +224,7 @@ def equal_ranks(question: Question) -> list[Truncation]:
 
 
 def greedy(question: Question, worth: Callable[[float, int], float], stop: bool = False) -> list[Truncation]:
-    """The best by this worth of (σ², cost) first; ``stop`` : until one does not fit."""
+    """Keep singular values in the order of their ``worth(σ², cost)``; ``stop`` : end at the first that does not fit."""
     ranks = list(question.least)
     while True:
         left = question.budget - sum(question.costs(ranks))

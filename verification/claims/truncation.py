@@ -46,8 +46,8 @@ def drawn(case: Case) -> Iterator[StepCase]:
 def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step, factor: float = 1.0) -> CaseResult:
     """The criteria of the oracle, of which stationarity and dominance are about the truncation, and what the step says of it.
 
-    ϑ is the threshold of the dense oracle, which knows what was asked and not what the step says.  ``told`` : what is told of
-    the step in place of the truth, ``factor`` : by which the step multiplies its threshold (for controls).
+    ϑ is the threshold of the dense oracle, which knows what was asked and not what the step says.  For controls ``told``
+    changes what the step says of itself, and the step multiplies its threshold by ``factor``.
     """
     out = Measurements()
     for step_case in drawn(case):

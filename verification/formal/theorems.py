@@ -198,7 +198,7 @@ def _text(file: str) -> str:
 
 
 def theorem_names(file: str) -> tuple[str, ...]:
-    """The theorems and corollaries of a file: what it is about, without its lemmas."""
+    """The theorems and corollaries of a file, without its lemmas."""
     return tuple(re.findall(r"^(?:Theorem|Corollary) (\w+)", _text(file), re.MULTILINE))
 
 

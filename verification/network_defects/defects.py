@@ -19,8 +19,8 @@ __all__ = ["DEFECTS", "Defect"]
 class Defect:
     """A broken implementation.
 
-    ``patches`` : what takes the place of which attribute; ``identity`` : true of the real one, false of this one,
-    on whichever device.
+    ``patches`` : what takes the place of which attribute; ``identity`` : a check that holds for the right code and fails for
+    this defect, on every device.
     """
 
     id: str

@@ -130,7 +130,7 @@ def counted_are_the_numbers_of_the_state(device: str = "cpu") -> bool:
 
 
 def overflow_of_a_scaled_loss_changes_nothing(device: str = "cpu") -> bool:
-    """Model and memory stay as they are, bit for bit, and the scale is halved; with a scale that fits training goes on."""
+    """A step that overflows leaves model and memory bit for bit and halves the scale; once the scale fits, training goes on."""
     holds = True
     for method in METHODS:
         model = network().to(device).float()

@@ -162,7 +162,7 @@ def driver(device: str) -> str | None:
 def settings() -> dict[str, str]:
     """How products and convolutions of float32 are computed on a device: "tf32" with fewer bits, as torch names it.
 
-    That is what is set there; what is measured here is measured with all of them.
+    This records the settings of the process; everything here is measured with all bits.
     """
     if not hasattr(torch.backends.cudnn, "conv"):  # before torch had settings of either one
         allowed = {"products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}

@@ -46,7 +46,7 @@ def certify(x: Instance, out: Output, bits: Sequence[int] = BITS) -> Certificate
 
 
 def outcomes(certificate: Certificate, outcome: str) -> list[str]:
-    """The statements with this outcome; of an unusable output, its defect counts as refuted."""
+    """The statements with this outcome; the defect of an unusable output counts as a refuted statement."""
     if "unusable" in certificate:
         return ["output"] if outcome == "refuted" else []
     return [name for name, found in certificate["statements"].items() if found["outcome"] == outcome]

@@ -115,7 +115,7 @@ def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
 
 
 def control(real: RealStep, seeds: int = 3, more: int = 0) -> dict[str, Any]:
-    """The same of a gradient with as few bits as must be noticed, and ``more``; ``bits``: how many that are."""
+    """The step with a gradient of so few ``bits`` that the loss must be noticed; ``more`` bits may be left to it."""
     bits = BITS[real.dtype] - missing_bits(real) + more
     return real_step(lossy(real, bits), seeds) | {"bits": bits}
 

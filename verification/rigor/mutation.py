@@ -70,7 +70,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Scope:
-    """Code that is mutated together, and the least score that it must reach."""
+    """A part of the code that is mutated together, and the least score that this part must reach."""
 
     name: str
     floor: float
@@ -241,7 +241,7 @@ def accepted() -> dict[str, str]:
 
 
 def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> dict[str, Any]:
-    """The figures of one scope and its verdict; the score counts the drawn mutants that are not accepted as equivalent."""
+    """The figures of one scope and its verdict; mutants that are accepted as equivalent do not count in the score."""
     drawn = [suspect.mutant.key for suspect in scope.drawn]
     counted = [key for key in drawn if key not in reasons]
     survivors = [key for key in counted if outcomes[key] == "survived"]

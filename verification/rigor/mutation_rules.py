@@ -18,7 +18,7 @@ def prose(node: cst.CSTNode) -> bool:
 
 
 def pictures(node: cst.CSTNode) -> bool:
-    """A function that draws on given axes; that it draws at all is checked, what it looks like is not."""
+    """A function that draws on given axes: tests check that it draws, not how the picture looks."""
     return m.matches(node, m.FunctionDef(params=m.Parameters(params=[m.Param(name=m.Name("axes")), m.ZeroOrMore()])))
 
 

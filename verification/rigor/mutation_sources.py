@@ -29,7 +29,7 @@ Rule = Callable[[cst.CSTNode], bool]
 class Mutant:
     """One change: ``source`` from ``start`` to ``end`` (offsets in characters) becomes ``new``.
 
-    ``occurrence`` : from 1, which of the places of the function where the same line is changed in the same way.
+    ``occurrence`` : which place, counted from 1, where the function has the same line and the same change.
     """
 
     file: str

@@ -1,9 +1,9 @@
 """First derivatives only: a value through which no second one passes without notice.
 
-What the backward pass of an adapter returns in the places of U and V is not their derivative, and what it is computed from was
-formed without a record.  A second derivative with respect to the factors would be wrong; one with respect to the input of a
-layer is right, and stays so.  (``once_differentiable`` of torch marks results on a side branch, which ``torch.autograd.grad`` for
-other inputs never visits: the results then count as constants.)
+The backward pass of an adapter returns ∇_K and ∇_L in the places of U and V, and autograd does not record how they are formed.  A
+second derivative with respect to the factors would be wrong; one with respect to the input of a layer is right.
+(``once_differentiable`` of torch marks results on a side branch, which ``torch.autograd.grad`` for other inputs never visits: the
+results then count as constants.)
 
 Nothing is noticed within ``torch.compile``: Dynamo traces a backward pass with gradients off, and no such node is in its graph.
 Backends that go through AOTAutograd (inductor, the default) refuse every second derivative by themselves; those that run Dynamo's

@@ -5,7 +5,7 @@ rows, half of it for a few.  torch has no setting for this; ``torch.ops.mkldnn._
 calls.  ``torch.backends.mkldnn.enabled = False`` is respected.
 
 oneDNN compiles a product for each size, and torch keeps that for the life of the process: half a MiB a size on average, several
-hundred for batches of ever new lengths.  So it gets the first ``MOST_SIZES`` sizes of a process and no others.
+hundred for batches of ever new lengths.  So oneDNN gets the first ``MOST_SIZES`` sizes of a process and no others.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def takes_onednn(x: Tensor, W: Tensor) -> bool:
 
 
 def _has_a_place(size: tuple[int, int, int]) -> bool:
-    """Whether the size is one of the first; it is one of them from now on."""
+    """Whether the size is among the first ``MOST_SIZES`` of the process; a new one is counted."""
     if len(_sizes) < MOST_SIZES:
         _sizes.add(size)
     return size in _sizes

@@ -86,7 +86,7 @@ def new_bases(Xt: Tensor, Bt: Tensor) -> Tensor:
 def _pieces(Bt: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """The layers of a stack, some at a time, in this dtype.
 
-    A whole stack in a wider one would be memory that the system hands out page by page in every step.
+    A whole stack in a wider dtype would need fresh memory, page by page, in every step.
     """
     return (B.to(dtype) for B in Bt.split(_at_once(Bt)))
 

@@ -157,7 +157,7 @@ def defects(small: Small, ranks: Integers) -> Values:
 
 
 def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
-    """By this many products, from all that is small of layers with these ranks ≤ w."""
+    """The half spectrum by so many products, from the small matrices of layers with these ranks ≤ w."""
     Gamma, rate, w = small.Gamma, small.rate, small.A.shape[1]
     identity = torch.eye(w, dtype=Gamma.dtype)
     gaps = identity * torch.from_numpy(np.arange(w) >= ranks[:, None])[:, None]  # 1 behind the ranks, where all is zero

@@ -1,4 +1,4 @@
-"""What a step of many layers says it did, and its refusal of what is not finite."""
+"""The report of a step of many layers, and the refusal of values that are not finite."""
 
 from __future__ import annotations
 

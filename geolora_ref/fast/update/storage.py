@@ -157,7 +157,7 @@ def _class(
 
 
 def _width(rank: int, most: int) -> int:
-    """Of the class of a layer, no wider than the largest rank of all."""
+    """The width of the class of a layer with this rank, at most the largest rank of all layers."""
     return min(next(width for width in (*WIDTHS, rank) if width >= rank), most)
 
 

@@ -2,8 +2,8 @@
 
 ``.grad`` of U and V holds ∇_K and ∇_L.  An optimizer of single tensors takes them for derivatives with respect to U and V, and
 trains something else in silence.  An average of bases is none.  Both leave bases that are not orthonormal: a look sees that, from
-64·eps·√r on.  Whoever keeps them orthonormal (a copy, a broadcast, values that are put back) has changed nothing that matters,
-nor has whoever trains S alone.
+64·eps·√r on.  A copy, a broadcast, or values that are put back keep the bases orthonormal, and are no misuse; nor is training S
+alone.
 
 A look asks the device, so a training pass takes one where it finds reason: a basis lies elsewhere than its owner left it, or was
 written since, by autograd's count.  That count misses what goes through ``.data``, through a buffer of which the parameter is a
@@ -83,7 +83,7 @@ def defect(Xt: Tensor) -> float:
 
 
 def has_values(X: Tensor) -> bool:
-    """Whether a basis can be asked: no shape without entries, no stand-in of a tracer, no part of a whole."""
+    """Whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no part of a distributed tensor."""
     return X.ndim == 2 and not X.is_meta and type(X) in (Tensor, nn.Parameter)
 
 

@@ -28,7 +28,7 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def uncompiled(step: Step) -> Step:
-    """A step that compiled code calls as it is: ranks, checks and what undoes it are no graph."""
+    """A step that compiled code calls without tracing it: ranks, checks and rollback do not fit into a graph."""
     called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
     return called
 
@@ -42,7 +42,7 @@ def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int
 
 
 def named(name: str, ask: Callable[[], T]) -> T:
-    """What an adapter answers; a ``ValueError`` of it begins with its name."""
+    """The answer of an adapter; its ``ValueError`` begins with the adapter's name."""
     try:
         return ask()
     except ValueError as problem:

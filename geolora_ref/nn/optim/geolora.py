@@ -41,9 +41,9 @@ class GeoLoRA(AdapterOptimizer):
     head_lr : of the other parameters, which AdamW steps.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
-    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group that
-        has one of tau, theta, budget has not that of the others.)  An adapter
-        without gradients keeps its rank, which counts; if that leaves too little, the others get min_rank.
+    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group with its
+        own tau, theta or budget ignores the ``tau``, ``theta`` and ``budget`` given here.)  An adapter without gradients keeps
+        its rank, which counts; if that leaves too little, the others get min_rank.
     update : the rule that makes a direction of the gradients (``geolora_ref.optimizers``): "spectral", "adam", in its
         self-adjoint form, "preconditioned", "heavy-ball", "normalised", "sgd"; "adam-published", for whoever reproduces the
         paper, which may ascend at every lr.  Each has learning rates of its own: Adam's are about 3e-3.  Changed in
@@ -62,8 +62,8 @@ class GeoLoRA(AdapterOptimizer):
     ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed over the adapters, plus the other parameters): between 1 and √3
     times the tangent gradient.  ``GradScaler`` skips the step as a whole.
 
-    ``reports`` has for each adapter what its last truncation did.  ``truncations`` counts those of all adapters in this object's
-    life, ``exact`` those among them that went through Householder's QR.
+    ``reports`` has for each adapter what its last truncation did.  ``truncations`` counts the truncations of all adapters in
+    this object's life, ``exact`` the ones among them by Householder's QR.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.

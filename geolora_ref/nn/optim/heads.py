@@ -18,14 +18,14 @@ __all__ = ["HeadStep", "finite", "head_steps"]
 def finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every entry of all tensors is finite; the device is asked once, and again only where squares overflow.
 
-    The Euclidean norm is formed several times as fast on the CPU as the largest entry, which in turn overflows of no sum.
+    The Euclidean norm comes first: the CPU forms it several times as fast as the largest entry, which cannot overflow.
     """
     entries = [X for X in tensors if X.numel()]  # of none there is no largest one
     return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
 
 
 class HeadStep(NamedTuple):
-    """A parameter that is no adapter, and what AdamW makes of it and of its memory: tensors of its shape."""
+    """A parameter outside of the adapters, with its new value and its new memory after a step of AdamW."""
 
     name: str
     parameter: Tensor
@@ -41,7 +41,8 @@ class HeadStep(NamedTuple):
 def head_steps(
     groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
 ) -> list[HeadStep]:
-    """What AdamW makes of the parameters of these groups, with these names, that have gradients; ``state`` has their tensors.
+    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` has their tensors, errors their
+    ``names``.
 
     Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter,
     ``FloatingPointError`` if what it computed is not finite.

@@ -49,7 +49,7 @@ def _whole(layers: Sequence[int], moments: Sequence[Moments]) -> Moments:
 
 
 def _alike(keys: Sequence[Hashable]) -> Iterator[tuple[int, ...]]:
-    """The numbers of those that have one key."""
+    """The indices of the layers, grouped by a common key."""
     found: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         found.setdefault(key, []).append(i)
@@ -57,13 +57,13 @@ def _alike(keys: Sequence[Hashable]) -> Iterator[tuple[int, ...]]:
 
 
 def _of(layers: Sequence[int], given: Sequence[tuple[Tensor, ...]]) -> Iterator[Tensor]:
-    """What some layers have, as stacks: matrices column by column, as they lie in memory."""
+    """Matrices of some layers as stacks, column by column, as the matrices lie in memory."""
     for Xs in zip(*(given[i] for i in layers), strict=True):
         yield torch.stack([X.mT for X in Xs]).mT if Xs[0].ndim > 1 else torch.stack(Xs)
 
 
 def _kind(one: Moments) -> Hashable:
-    """Age, and what there is: a layer whose rule had no memory so far is not of a stack with layers that have one."""
+    """The age of a layer's memory, and which parts it has: layers with and without a memory are in different stacks."""
     return one.step, one.first is None, _shapes(one.second)
 
 

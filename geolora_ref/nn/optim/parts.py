@@ -39,7 +39,7 @@ def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:
-    """What is trainable in a part, which is left with its options; ``ValueError`` unless these are known, and as below."""
+    """The trainable parameters of a part; the part keeps its options; ``ValueError`` unless these are known, and as below."""
     module, tensors = part.pop("module", None), part.pop("params", None)
     unknown = sorted(part.keys() - set(options))
     if unknown or not (isinstance(module, nn.Module) or (module is None and isinstance(tensors, Iterable))):

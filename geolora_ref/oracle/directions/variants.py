@@ -363,7 +363,7 @@ CHANGES: dict[str, tuple[Callable[[Triple, _Bases], Triple], str]] = {
 
 
 def variants(rule: str) -> Iterator[Variant]:
-    """Those of one definition, and none of a rule that they are not made of."""
+    """The variants of one definition; none for a rule that has no variants."""
     right = CORRECT.get(rule)
     if right is None:
         return

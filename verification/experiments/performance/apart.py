@@ -1,4 +1,4 @@
-"""What only a process of its own tells: the peak of memory, and times that no other method's memory has shaped."""
+"""Measurements that need a process of their own: the peak of memory, and times that no other method's memory has shaped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rounds_in_turn(methods: Sequence[str], case: str, rank: int, rounds: int, *,
 
 
 def _in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a public function returns in a new process, as JSON has it; :class:`ApartError` with what it said if it fails."""
+    """The result of a public function in a new process, by JSON; :class:`ApartError`, with its output, if it fails."""
     name = function.__name__
     command = f"import json; from {function.__module__} import {name}; print(json.dumps({name}(*{arguments!r})))"
     done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True, text=True)  # noqa: S603

@@ -115,7 +115,7 @@ class PeftAdaLoRA(WithAdamW):
         self.count = 0
 
     def loss(self) -> Tensor:
-        """With the term that PEFT's AdaLoRA adds; the wrapper around it would leave it out."""
+        """The loss with the term that PEFT's AdaLoRA adds, which a wrapper around the model would leave out."""
         model: Any = self.network.base_model
         loss: Tensor = model(**self.batch).loss
         return loss

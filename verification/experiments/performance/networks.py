@@ -1,4 +1,4 @@
-"""The networks that are timed, and the layers of them that get adapters."""
+"""The networks that are timed, and the layers in them that get adapters."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ WARM_UP = 3
 def interleaved(rows: Mapping[str, Training], rounds: int, *, seed: int) -> dict[str, NDArray[np.float64]]:
     """Seconds (rounds, 2) of each row: of the whole step, and of its update.
 
-    The order of each round is drawn from ``seed``: a row that always ran behind the same other one would always find the memory
-    that this one has left.
+    The order of each round is drawn from ``seed``: a method that always ran behind the same other one would always find that
+    one's memory.
     """
     names, generator = list(rows), np.random.default_rng(seed)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -58,7 +58,7 @@ def peak_above(work: Callable[[], object]) -> int:
 def _of_this_process(what: str) -> int:
     """Bytes, as Linux counts them (0 elsewhere).
 
-    Not ``ru_maxrss``: that of a new process begins with what its parent had when it started it.
+    Not ``ru_maxrss``, which a new process inherits from its parent.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:
