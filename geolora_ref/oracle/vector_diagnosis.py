@@ -1,4 +1,4 @@
-"""Which line of the algorithm a program gets wrong that has written its outputs to files: it is not here to be asked again.
+"""What is said of a program that has written its outputs to files, and which line it gets wrong: it cannot be asked again.
 
 Apart from the vectors, which know nothing of what is judged: a diagnosis compares with the mutants.
 """
@@ -6,16 +6,21 @@ Apart from the vectors, which know nothing of what is judged: a diagnosis compar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from geolora_ref import __version__
 from geolora_ref.oracle.comparison import Factors
 from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
-from geolora_ref.oracle.vectors import Judgement, Vector
+from geolora_ref.oracle.report import Report, Row
+from geolora_ref.oracle.vectors import Judgement, Vector, load_vectors
+from geolora_ref.oracle.vectors.vector import vector_files
+from geolora_ref.support.files import digest, read_regular
 
-__all__ = ["diagnose_outputs"]
+__all__ = ["diagnose_outputs", "report_of"]
 
 
 def diagnose_outputs(vectors: Mapping[str, Vector], judgement: Judgement) -> Diagnosis | None:
@@ -31,3 +36,18 @@ def diagnose_outputs(vectors: Mapping[str, Vector], judgement: Judgement) -> Dia
         return None
     with np.errstate(all="ignore"):  # numbers at both ends of the range
         return diagnose(lambda inputs: answers[id(inputs)], questions[False], questions[True], EPS["float64"], asked_again=False)
+
+
+def report_of(name: str, directory: Path, judgement: Judgement, diagnosis: Diagnosis | None) -> Report:
+    """What was judged by the vectors of a folder, as the report of a backend that was asked them."""
+    vectors, rows = load_vectors(directory), []
+    for verdict in judgement.rows:
+        vector = vectors.get(verdict.id)
+        flags, reason = (vector.flags, vector.reason) if vector else (("unknown",), "")
+        about = (verdict.id, flags[0], flags, reason, verdict.worst_ratio, "passed" if verdict.passed else "failed")
+        ranks = dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True)) if verdict.ranks else None
+        rows.append(Row(*about, verdict.failed_criteria, verdict.error, rank=ranks, ratios=verdict.ratios))
+    questions = digest(b"".join(map(read_regular, vector_files(directory))))[:16]
+    asked = {"kit": __version__, "catalogue": f"vectors {questions}", "library": "files"}
+    promised = {**dict.fromkeys(("batched", "whole", "directions", "stages"), False), "diagonal": True, "threads": 1}
+    return Report(name, "files", "float64", rows, diagnosis=diagnosis, promised=promised, environment=asked)
