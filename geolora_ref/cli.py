@@ -1,4 +1,4 @@
-"""``geolora-ref``: judge a backend, export and judge test vectors, fine-tune a model."""
+"""``geolora-ref``: judge a backend, put reports side by side, export and judge test vectors, fine-tune a model."""
 
 from __future__ import annotations
 

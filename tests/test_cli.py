@@ -21,6 +21,7 @@ from geolora_ref.oracle import command
 from geolora_ref.oracle.check import check_step, questions
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.reporting import junit
+from geolora_ref.oracle.scoreboard import read_report
 from geolora_ref.oracle.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
@@ -238,8 +239,12 @@ def test_a_failed_vector_is_told_with_the_criterion(folder: Path, capsys: pytest
     exact = json.loads(Path("vectors/vectors/exact-tie.json").read_text("utf-8"))["exact"]
     update = {"id": "exact-tie", **{name: exact[name] for name in ("K_new", "L_new", "S_new")}}
     Path("outputs/exact-tie.json").write_text(json.dumps(update | {"theta": 7.0}))
-    assert main(["vectors", "judge", "vectors", "outputs"]) == 1
+    assert main(["vectors", "judge", "vectors", "outputs", "--json", "report.json"]) == 1
     assert "FAILED exact-tie: ratio inf in theta\n" in capsys.readouterr().out
+    report = read_report(Path("report.json"))
+    [tie] = [row for row in report["rows"] if row["id"] == "exact-tie"]
+    assert (report["backend"], tie["group"], tie["outcome"], tie["ratio"]) == ("outputs", "exact", "failed", "inf")
+    assert report["environment"]["catalogue"].startswith("vectors ")
     Path("outputs/exact-tie.json").write_text(json.dumps(update))
     main(["vectors", "judge", "vectors", "outputs"])
     assert "FAILED exact-tie:" not in capsys.readouterr().out

@@ -40,7 +40,7 @@ class Jobs:
         """The answers in the order of the cases; who has answered a piece is given the next one."""
         pieces = [(cases[max(k - 1, 0) : k], cases[k : k + PIECE]) for k in range(0, len(cases), PIECE)]
         context, todo = multiprocessing.get_context("spawn"), iter(enumerate(pieces))
-        workers: dict[Any, Any] = {}
+        workers: dict[Connection, Any] = {}
         done: dict[int, Sequence[Answer]] = {}
         try:
             for _ in range(min(self.count, len(pieces))):
@@ -52,7 +52,8 @@ class Jobs:
             busy = [*workers]
             for k, (_, piece) in enumerate(pieces):
                 while k not in done:
-                    for worker in wait(busy):
+                    ready = wait(busy)
+                    for worker in [worker for worker in busy if worker in ready]:
                         number, done[number] = _received(worker, piece)
                         if (more := next(todo, None)) is None:
                             busy.remove(worker)
@@ -74,7 +75,8 @@ def _received(worker: Connection, piece: Sequence[ConformanceCase]) -> tuple[int
         raise ChildProcessError(f"jobs: a process ended before it had answered, around the cases {where}") from gone
     if isinstance(sent, BaseException):
         raise sent
-    return sent
+    number, answers = sent
+    return number, answers
 
 
 def _work(caller: Connection, harness: Callable[[], Harness], repeat: int) -> None:

@@ -42,7 +42,7 @@ def read_report(path: Path) -> dict[str, Any]:
     wrong = next(_wrong(data), None)
     if wrong is not None:
         raise ValueError(f"{path}: {wrong}: expected what geolora-ref check --json writes, found {str(data.get(wrong))[:80]}")
-    return data
+    return dict(data)
 
 
 def _wrong(data: Mapping[str, Any]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def scoreboard(reports: Sequence[Mapping[str, Any]]) -> Scoreboard:
 
 
 def _of(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda report: report["environment"].get(name, "")  # type: ignore[no-any-return]
+    return lambda report: report["environment"].get(name, "")
 
 
 def _verdict(report: Mapping[str, Any]) -> str:

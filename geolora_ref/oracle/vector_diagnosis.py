@@ -5,6 +5,7 @@ Apart from the vectors, which know nothing of what is judged: a diagnosis compar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import StepInputs
 from geolora_ref.oracle.diagnosis import Diagnosis, diagnose
 from geolora_ref.oracle.report import Report, Row
-from geolora_ref.oracle.vectors import Judgement, Vector, load_vectors
+from geolora_ref.oracle.vectors import Judgement, Vector
 from geolora_ref.oracle.vectors.vector import vector_files
 from geolora_ref.support.files import digest, read_regular
 
@@ -40,14 +41,14 @@ def diagnose_outputs(vectors: Mapping[str, Vector], judgement: Judgement) -> Dia
 
 def report_of(name: str, directory: Path, judgement: Judgement, diagnosis: Diagnosis | None) -> Report:
     """What was judged by the vectors of a folder, as the report of a backend that was asked them."""
-    vectors, rows = load_vectors(directory), []
+    texts = [read_regular(path) for path in vector_files(directory)]
+    vectors, rows = {vector["id"]: vector for vector in map(json.loads, texts)}, []
     for verdict in judgement.rows:
-        vector = vectors.get(verdict.id)
-        flags, reason = (vector.flags, vector.reason) if vector else (("unknown",), "")
-        about = (verdict.id, flags[0], flags, reason, verdict.worst_ratio, "passed" if verdict.passed else "failed")
+        vector = vectors.get(verdict.id, {"flags": ["unknown"], "reason": ""})
+        about = (verdict.id, vector["flags"][0], tuple(vector["flags"]), vector["reason"], verdict.worst_ratio)
         ranks = dict(zip(("found", "lowest", "highest"), verdict.ranks, strict=True)) if verdict.ranks else None
-        rows.append(Row(*about, verdict.failed_criteria, verdict.error, rank=ranks, ratios=verdict.ratios))
-    questions = digest(b"".join(map(read_regular, vector_files(directory))))[:16]
-    asked = {"kit": __version__, "catalogue": f"vectors {questions}", "library": "files"}
+        found = (verdict.failed_criteria, verdict.error)
+        rows.append(Row(*about, "passed" if verdict.passed else "failed", *found, rank=ranks, ratios=verdict.ratios))
+    asked = {"kit": __version__, "catalogue": f"vectors {digest(b''.join(texts))[:16]}", "library": "files"}
     promised = {**dict.fromkeys(("batched", "whole", "directions", "stages"), False), "diagonal": True, "threads": 1}
     return Report(name, "files", "float64", rows, diagnosis=diagnosis, promised=promised, environment=asked)

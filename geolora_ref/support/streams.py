@@ -36,7 +36,7 @@ def _kept(name: str) -> Iterator[None]:
     except (AttributeError, OSError, ValueError):  # one of Python's alone
         number = -1
     copy = os.dup(number) if number >= 0 else -1
-    how = {part: getattr(stream, part, None) for part in ("encoding", "errors")}
+    encoding, errors = (getattr(stream, part, None) for part in ("encoding", "errors"))
     try:
         yield
     finally:
@@ -47,7 +47,7 @@ def _kept(name: str) -> Iterator[None]:
             os.dup2(copy, number)
             os.close(copy)
             if not _is_open(stream):
-                stream = open(number, "w", closefd=False, **how)  # type: ignore[call-overload]  # noqa: SIM115
+                stream = open(number, "w", encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ import geolora_ref
 from geolora_ref.cli import main
 from geolora_ref.oracle import check_step
 from geolora_ref.oracle.catalogue import catalogue
-from geolora_ref.oracle.check import Report, Row
+from geolora_ref.oracle.check import Report, Row, questions
 from geolora_ref.oracle.conversion import Conversion
 from geolora_ref.oracle.environment import catalogue_digest, environment
+from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.scoreboard import read_report, scoreboard
 from geolora_ref.oracle.stages import Stages
@@ -133,3 +135,14 @@ def test_the_table_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["scoreboard", "mine.json", "mine.json", "--html", "new/table.html"]) == 0
     assert capsys.readouterr().out.startswith("|  | mine | mine |\n| --- | --- | --- |\n| shape |")
     assert "<th>mine</th>" in Path("new/table.html").read_text("utf-8")
+
+
+def test_the_page_has_the_questions_of_today() -> None:
+    """All that is on it conforms; ``make scoreboard`` writes it anew."""
+    page = (Path(__file__).parents[2] / "docs" / "scoreboard.md").read_text("utf-8")
+    rows = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| "))
+    table = {title: cells for title, *cells in rows}
+    asked = Counter(case.group for case in questions(Harness.of(print, directions=True)))
+    assert {group: table[group][0] for group in asked} == {group: str(count) for group, count in asked.items()}
+    assert table["catalogue"][0] == catalogue_digest()
+    assert "Of all: verdict conforms; " in page
