@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test nightly lint typecheck docs rigor formal mutation coverage finetune bench parity-gpu clean
+.PHONY: help verify verify-full test nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune bench parity-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,25 @@ nightly: $(READY)  ## the long form of the tests, proofs, long runs, kills, cove
 	$(BIN)/python -m verification.rigor.faults
 	$(MAKE) rigor formal coverage mutation
 	$(BIN)/python -m verification.rigor.page
+
+BOARD := build/scoreboard
+JUDGED = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/geolora-ref check $(1) --directions --json $(BOARD)/$(2).json
+REFERENCE := geolora_ref.oracle.mutants:REFERENCE.step
+
+scoreboard: $(READY)  ## judge every step that is here and write the table of docs/scoreboard.md (minutes; needs cc, node and rustc)
+	$(call JUDGED,$(REFERENCE) --name reference,1)
+	$(call JUDGED,$(REFERENCE) --name reference --dtype complex128,2)
+	$(call JUDGED,$(REFERENCE) --name reference --array torch --dtype float32,3)
+	$(call JUDGED,geolora_ref.fast:step --name 'fast path' --array torch --dtype float32,4)
+	$(call JUDGED,tests.oracle.jax_step:step --name 'JAX port' --array jax --quick,5)
+	$(BIN)/geolora-ref vectors export $(BOARD)/vectors
+	cc -O2 -o $(BOARD)/c docs/howto/examples/step.c -lm && mkdir -p $(BOARD)/C
+	for f in $(BOARD)/vectors/vectors/*.json; do $(BOARD)/c $$f > $(BOARD)/C/$$(basename $$f) || exit 1; done
+	node docs/howto/examples/step.mjs $(BOARD)/vectors/vectors $(BOARD)/JavaScript
+	rustc -O --edition 2021 -o $(BOARD)/rust docs/howto/examples/step.rs && $(BOARD)/rust $(BOARD)/vectors/vectors $(BOARD)/Rust
+	for l in C JavaScript Rust; do $(BIN)/geolora-ref vectors judge $(BOARD)/vectors $(BOARD)/$$l --json $(BOARD)/$$l.json || exit 1; done
+	$(BIN)/geolora-ref scoreboard $(BOARD)/[1-5].json $(BOARD)/[CJR]*.json > $(BOARD)/table.md
+	{ sed '/^|/,$$d' docs/scoreboard.md; cat $(BOARD)/table.md; } > $(BOARD)/page.md && mv $(BOARD)/page.md docs/scoreboard.md
 
 docs: $(READY)  ## build the documentation (a few minutes); warnings are errors; open build/docs/index.html
 	$(BIN)/python -m pip install --quiet --editable '.[torch,verify,oracle,finetune,rigor,docs]'

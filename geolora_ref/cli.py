@@ -1,4 +1,4 @@
-"""``geolora-ref``: judge a backend, export and judge test vectors, fine-tune a model."""
+"""``geolora-ref``: judge a backend, put reports side by side, export and judge test vectors, fine-tune a model."""
 
 from __future__ import annotations
 
@@ -40,16 +40,24 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--fuzz", type=int, default=0, metavar="N", help="draw so many further cases (--seed)")
     check.add_argument("--seed", type=int, default=0, metavar="S", help="of the cases that are drawn (default: 0)")
+    check.add_argument("--repeat", type=int, default=1, metavar="N", help="ask each case so many times: once wrong is wrong")
+    check.add_argument("--jobs", type=int, default=1, metavar="N", help="ask in so many processes (default: 1)")
     check.add_argument("--fail-fast", action="store_true", help="stop behind the first case that fails")
     check.add_argument("--reproduce", metavar="ID", help="print a script that asks this failing case without the kit")
+    check.add_argument("--name", metavar="TEXT", help="what reports call the backend (default: package.module:function)")
     check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write every ratio; folders are made")
     check.add_argument("--junit", type=nonempty_path, metavar="FILE", help="write JUnit XML; folders are made")
+    table = commands.add_parser("scoreboard", help="reports of several backends as one table, in Markdown")
+    table.add_argument("reports", nargs="+", type=nonempty_path, metavar="REPORT.json", help="what check --json wrote")
+    table.add_argument("--html", type=nonempty_path, metavar="FILE", help="write the table as a page; folders are made")
     vectors = commands.add_parser("vectors", help="test vectors for other languages").add_subparsers(dest="action", required=True)
     export = vectors.add_parser("export", help="write schema, vectors and instructions to a folder")
     export.add_argument("directory", type=nonempty_path)
     judge = vectors.add_parser("judge", help="judge the outputs of an implementation")
     judge.add_argument("directory", type=nonempty_path, help="of the vectors")
     judge.add_argument("outputs", type=nonempty_path, help="one JSON file a vector")
+    judge.add_argument("--name", metavar="TEXT", help="what the report calls the program (default: the folder of its outputs)")
+    judge.add_argument("--json", type=nonempty_path, metavar="FILE", help="write the report, for scoreboard too")
     vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
     commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts (extra finetune)", add_help=False)
     return top
@@ -63,32 +71,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return finetune(given[1:])
     options = top.parse_args(given)
     if options.command == "check":
-        _refuse_beside_rule(top, options)
+        _refuse_what_has_no_part(top, options)
     try:
         from geolora_ref.oracle import command  # behind the options: help and wrong ones need no library
 
-        return command.check(options) if options.command == "check" else command.vectors(options)
+        return {"check": command.check, "scoreboard": command.table, "vectors": command.vectors}[options.command](options)
     except ModuleNotFoundError as missing:
         top.exit(2, f"geolora-ref: {missing}{how_to_install(missing)}\n")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         top.exit(2, f"geolora-ref: {error}\n")
     except KeyboardInterrupt:
         sys.stderr.write("geolora-ref: interrupted\n")
         return INTERRUPTED
 
 
-def _refuse_beside_rule(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Status 2 for options of a step beside ``--rule``, and of a rule without it."""
-    plain = top.parse_args(["check", options.backend])
-    if options.rule is None:
-        for name in ("momentum", "smoothing"):
-            if getattr(options, name) != getattr(plain, name):
-                top.error(f"--{name}: expected --rule beside it")
-        return
-    ours = ("rule", "momentum", "smoothing", "json", "array", "dtype", "device")
-    for name, value in vars(options).items():
-        if name not in ours and value != getattr(plain, name):
-            top.error(f"--{name.replace('_', '-')}: expected none beside --rule, which judges directions and no step")
+def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Status 2 for options of a step beside ``--rule``, of a rule without it, and of a report beside ``--reproduce``."""
+    plain = vars(top.parse_args(["check", options.backend]))
+    given = [name for name, value in vars(options).items() if value != plain[name]]
+    rule = ("rule", "momentum", "smoothing", "name", "json", "array", "dtype", "device")
+    report = ("tests", "quick", "fuzz", "seed", "repeat", "jobs", "fail_fast", "name", "json", "junit", "xfail", "threads")
+    for name in given:
+        told = f"--{name.replace('_', '-')}: expected"
+        if options.rule is not None and name not in rule:
+            top.error(f"{told} none beside --rule, which judges directions and no step")
+        if options.rule is None and name in ("momentum", "smoothing"):
+            top.error(f"{told} --rule beside it")
+        if options.reproduce and name in report:
+            top.error(f"{told} none beside --reproduce, which asks one case and writes no report")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from geolora_ref.oracle import command
 from geolora_ref.oracle.check import check_step, questions
 from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.reporting import junit
+from geolora_ref.oracle.scoreboard import read_report
 from geolora_ref.oracle.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
@@ -27,6 +29,9 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")  # as a user runs it
 WRONG = "backend:wrong"
 COUNT = len(questions(Harness.of(Stages().step)))
 BACKENDS = """
+import io
+import os
+import sys
 import time
 from geolora_ref.oracle import conformance_suite
 from geolora_ref.oracle.mutants import MUTANTS
@@ -40,6 +45,33 @@ def sleeping(*arrays, **parameters):
         print("asleep", flush=True)
         time.sleep(60.0)
     return right(*arrays, **parameters)
+
+def ending(*arrays, **parameters):
+    import os
+    return os._exit(3)
+
+def stopping(*arrays):
+    calls.append(arrays)
+    if len(calls) > 7:
+        raise KeyboardInterrupt
+    return arrays[2:5], None
+
+calls = []
+
+def redirecting(way):
+    def step(*arrays, **parameters):
+        way()
+        return wrong(*arrays, **parameters)
+    return step
+
+def nowhere():
+    sys.stdout = sys.stderr = io.StringIO()
+
+closing = redirecting(lambda: (sys.stdout.close(), sys.stderr.close()))
+detaching = redirecting(lambda: sys.stdout.closed or sys.stdout.detach())
+replacing = redirecting(nowhere)
+emptying = redirecting(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 1))
+deleting = redirecting(lambda: setattr(sys, "stdout", None) or setattr(sys, "stderr", None))
 
 def colourful(*arrays, **parameters):
     raise RuntimeError("\\x1b[31mCUDA error\\x1b[0m in \\udc80")
@@ -156,9 +188,9 @@ def test_a_backend_that_changes_the_folder_moves_no_report(folder: Path) -> None
     assert (folder / "report.xml").exists()
 
 
-@pytest.mark.parametrize(("backend", "status"), [("backend:right", 0), (WRONG, 1)])
-def test_a_reader_that_goes_ends_nothing(folder: Path, backend: str, status: int) -> None:
+def test_a_reader_that_goes_ends_nothing(folder: Path) -> None:
     """As ``head`` goes: no message, the report is written and the status is the verdict."""
+    backend, status = WRONG, 1
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "geolora_ref.cli", "check", backend, *TRAPS, "--json", "report.json"]
@@ -168,8 +200,18 @@ def test_a_reader_that_goes_ends_nothing(folder: Path, backend: str, status: int
     assert json.loads((folder / "report.json").read_text())["passed"] == (status == 0)
 
 
-@pytest.mark.parametrize("closed", ["1", "2"], ids=["stdout", "stderr"])
-@pytest.mark.parametrize(("backend", "status"), [("backend:right", 0), (WRONG, 1)])
+def test_no_stream_that_a_backend_spoils_costs_a_verdict(folder: Path) -> None:
+    """One that it closes, replaces or leads elsewhere: the next ones find it as it was."""
+    spoilt = [f"backend:{name}" for name in ("closing", "detaching", "replacing", "emptying", "deleting")]
+    asked = f"from geolora_ref.cli import main; print(*[main(['check', one, *{TRAPS}]) for one in {spoilt}])"
+    run = subprocess.run([sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, check=False)
+    assert re.findall("^(backend:.*?)  ", run.stdout, re.MULTILINE) == spoilt
+    assert run.stdout.count("\nDOES NOT CONFORM: ") == len(spoilt)
+    assert run.stdout.endswith("\n1 1 1 1 1\n")
+    assert run.stderr == ""
+
+
+@pytest.mark.parametrize(("backend", "status", "closed"), [("backend:right", 0, "1"), (WRONG, 1, "2")])
 @pytest.mark.skipif(np.__version__ < "2.1", reason="numpy 2.0 cannot be imported by scipy without stderr")
 def test_a_stream_that_is_closed_costs_no_verdict(folder: Path, backend: str, status: int, closed: str) -> None:
     """The interpreter has none then."""
@@ -197,8 +239,12 @@ def test_a_failed_vector_is_told_with_the_criterion(folder: Path, capsys: pytest
     exact = json.loads(Path("vectors/vectors/exact-tie.json").read_text("utf-8"))["exact"]
     update = {"id": "exact-tie", **{name: exact[name] for name in ("K_new", "L_new", "S_new")}}
     Path("outputs/exact-tie.json").write_text(json.dumps(update | {"theta": 7.0}))
-    assert main(["vectors", "judge", "vectors", "outputs"]) == 1
+    assert main(["vectors", "judge", "vectors", "outputs", "--json", "report.json"]) == 1
     assert "FAILED exact-tie: ratio inf in theta\n" in capsys.readouterr().out
+    report = read_report(Path("report.json"))
+    [tie] = [row for row in report["rows"] if row["id"] == "exact-tie"]
+    assert (report["backend"], tie["group"], tie["outcome"], tie["ratio"]) == ("outputs", "exact", "failed", "inf")
+    assert report["environment"]["catalogue"].startswith("vectors ")
     Path("outputs/exact-tie.json").write_text(json.dumps(update))
     main(["vectors", "judge", "vectors", "outputs"])
     assert "FAILED exact-tie:" not in capsys.readouterr().out
@@ -285,6 +331,39 @@ def test_ctrl_c_tells_what_there_is_and_where_it_hung(folder: Path) -> None:
     assert "PROBLEM interrupted in case truncation-theta-0-unclipped, after 57 of 87 cases" in printed
     assert "INTERRUPTED: 57 cases with group=truncation, worst ratio" in printed
     assert not json.loads((folder / "report.json").read_text("utf-8"))["passed"]
+
+
+def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "backend:stopping", "--rule", "gradient", "--json", "report.json"]) == 130
+    printed = capsys.readouterr().out
+    assert "  PROBLEM interrupted in sequence one-12x9x3, after 7 of 68 sequences\n" in printed
+    assert "INTERRUPTED: 7 sequences, 0 failed, worst ratio" in printed
+    told = json.loads(Path("report.json").read_text())
+    assert (told["passed"], len(told["rows"]), len(told["problems"])) == (False, 7, 1)
+
+
+def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In its order, with the diagnosis; a process that the backend ends is told, and so is a call that makes no sense."""
+    rows = []
+    for jobs in ("1", "2"):
+        assert main(["check", WRONG, "--tests", "group=truncation", "--jobs", jobs, "--json", "report.json"]) == 1
+        report = json.loads(Path("report.json").read_text())
+        rows.append([{name: value for name, value in row.items() if name != "seconds"} for row in report["rows"]])
+        assert report["defect"]["mutant"] == "swap-truncation-factors"
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 87
+    for arguments, told in (
+        (
+            ["backend:ending", "--jobs", "2", *TRAPS],
+            "jobs: a process ended before it had answered, around the cases trap-many-small",
+        ),
+        (["backend:right", "--jobs", "0"], "jobs: expected a number >= 1, found 0"),
+        (["backend:right", "--jobs", "2", "--reproduce", "x"], "--jobs: expected none beside --reproduce"),
+        (["backend:right", "--repeat", "2", "--rule", "adam"], "--repeat: expected none beside --rule"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["check", *arguments])
+        assert told in capsys.readouterr().err
 
 
 def test_ctrl_c_elsewhere_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

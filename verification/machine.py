@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CODE", "ROOT", "digest_of", "installed", "machine_facts", "processor", "provenance", "sources"]
+from geolora_ref.support.machine import processor
+
+__all__ = ["CODE", "ROOT", "digest_of", "installed", "machine_facts", "provenance", "sources"]
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("geolora_ref", "verification")
@@ -73,12 +75,3 @@ def installed(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return "not installed"
-
-
-def processor() -> str:
-    """The model name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"

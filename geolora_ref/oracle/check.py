@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -22,6 +23,7 @@ from geolora_ref.oracle.comparison import Comparison
 from geolora_ref.oracle.conversion import EPS, taken_away
 from geolora_ref.oracle.criteria import StepInputs, Verdict, judge, judge_stages, resolution
 from geolora_ref.oracle.diagnosis import IS, Diagnosis, diagnose, spread, steady
+from geolora_ref.oracle.environment import environment
 from geolora_ref.oracle.harness import LONGEST, Harness, Held, Options, Outcome
 from geolora_ref.oracle.known_failures import unknown
 from geolora_ref.oracle.manners import spoil
@@ -33,9 +35,25 @@ from geolora_ref.oracle.stages import Backend
 from geolora_ref.oracle.storage import norm
 from geolora_ref.support.foreign import place, words
 
-__all__ = ["Asked", "Interrupted", "Report", "Row", "applicable", "check_step", "questions", "run_case", "smallest_failing"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Asked",
+    "Interrupted",
+    "Report",
+    "Row",
+    "answered",
+    "applicable",
+    "check_step",
+    "questions",
+    "run_case",
+    "smallest_failing",
+]
 
 Matrix = NDArray[Any]
+Answer = tuple[Row, StepInputs | None]
+"""How a backend did in a case, and the last step that it was asked there, where it has answered."""
+Answers = Generator[Answer, None, None]
 
 
 FORM = ("S diagonal", "S nonnegative", "S sorted")
@@ -60,12 +78,11 @@ class Asked:
 
     def ask(self, case: ConformanceCase, known: str | None = None) -> Row:
         """Judge one more case; ``known`` : why it is known to fail, if it is."""
-        try:
-            row, inputs = run_case(self.harness, case, self.before)
-        except Exception as problem:  # whatever the backend has left behind
-            told = f"left something behind with which the kit cannot go on: {words(problem, LONGEST)}"
-            row = Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=told, where=place(problem))
-            inputs = None
+        return self.take(case, answered(self.harness, case, self.before), known)
+
+    def take(self, case: ConformanceCase, answer: Answer, known: str | None = None) -> Row:
+        """Keep how it did in one more case."""
+        row, inputs = answer
         if known is not None:
             row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or known)
         elif inputs is not None:
@@ -121,6 +138,25 @@ class Asked:
             coarse=small and bool(single) and all(map(coarse, single)),
             **common,
         )
+
+
+def answered(harness: Harness, case: ConformanceCase, before: list[Held], repeat: int = 1) -> Answer:
+    """Judge a case so many times; the worst answer, and how often it failed."""
+    answers = [_once(harness, case, before) for _ in range(repeat)]
+    row, inputs = max(answers, key=lambda answer: (answer[0].outcome == "failed", answer[0].ratio))
+    failed, seconds = sum(row.outcome == "failed" for row, _ in answers), sum(row.seconds for row, _ in answers)
+    return replace(row, asked=repeat, failed=failed, seconds=seconds), inputs
+
+
+def _once(harness: Harness, case: ConformanceCase, before: list[Held]) -> Answer:
+    """Judge a case, whatever the backend has left behind."""
+    try:
+        return run_case(harness, case, before)
+    except MemoryError:  # of the kit, whose matrices are larger than the backend's
+        raise
+    except Exception as problem:
+        told = f"left something behind with which the kit cannot go on: {words(problem, LONGEST)}"
+        return Row(case.id, case.group, case.flags, case.reason, np.inf, "failed", error=told, where=place(problem)), None
 
 
 _drawn = functools.cache(StepCase.build)
@@ -242,7 +278,9 @@ def check_step(
     shapes: Sequence[Size] = (),
     fuzz: int = 0,
     seed: int = 0,
+    repeat: int = 1,
     fail_fast: bool = False,
+    answers: Callable[[Sequence[ConformanceCase], int], Answers] | None = None,
     xfail: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Unpack[Options],
@@ -258,40 +296,45 @@ def check_step(
     quick : a tenth of the catalogue, which is enough for every mutant.
     shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in addition.
     fuzz, seed : so many further cases are drawn; of the first three that fail the reason says the smallest that fails, too.
+    repeat : how often each case is asked; one that fails once has failed.
     fail_fast : stop behind the first case that fails.
+    answers : given the cases and ``repeat``, asks the backend elsewhere: :class:`geolora_ref.oracle.jobs.Jobs`.
     xfail : {case id: reason}: cases known to fail; those not selected are ignored.  Strict: one that passes, or that the
         catalogue has not, is a problem.
     progress : called with (done, total).
     options : what it is given and what it promises, those of :meth:`Harness.of`: dtype = "float64", array = "numpy", device,
-        precision, diagonal = True, whole = False, batched = False, directions = False; and name, by default the function's own.
+        precision, diagonal = True, whole = False, batched = False, directions = False, threads = 1; and name, by default the
+        function's own.
 
-    Raises as :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches, and :class:`Interrupted` in place of
-    ``KeyboardInterrupt``; whatever the backend itself does becomes a row.
+    Raises as :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches and for sizes beyond the memory of the
+    machine, and :class:`Interrupted` in place of ``KeyboardInterrupt``; whatever the backend itself does becomes a row.
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
-    choice = Choice(dict(select or {}), quick, tuple(shapes), fuzz, seed, fail_fast)
+    choice = Choice(dict(select or {}), quick, tuple(shapes), fuzz, seed, fail_fast, repeat)
     cases, conversion, asked = choice.cases(harness), harness.conversion, Asked(harness)
+    made_by, given = environment(conversion), answers or functools.partial(_here, harness)
     sizes = [(case.parameters.m, case.parameters.n, case.parameters.r) for case in cases]
     seen = statistics.median([resolution(*size, harness.eps, harness.storage) for size in sizes])
     rows = asked.rows
 
     def report(problems: Sequence[str], diagnosis: Diagnosis | None = None) -> Report:
         seconds = time.perf_counter() - started
-        given = conversion.array, conversion.dtype
         failed = [case for case, row in zip(cases, rows, strict=False) if row.outcome in ("failed", "xfailed")]
         told = shared(failed, cases[: len(rows)])
         judged: dict[str, Any] = {"precision": harness.arithmetic, "resolution": seen, "promised": harness.options}
-        return Report(harness.name, *given, rows, problems, diagnosis, seconds, shared=told, choice=choice, **judged)
+        judged |= {"shared": told, "choice": choice, "environment": made_by}
+        return Report(harness.name, conversion.array, conversion.dtype, rows, problems, diagnosis, seconds, **judged)
 
     doing = ""
     try:
-        for done, case in enumerate(cases):
-            progress(done, len(cases))
-            doing = f"case {case.id}"
-            row = asked.ask(case, xfail.get(case.id))
-            if fail_fast and row.outcome == "failed":
-                break
+        with contextlib.closing(given(cases, repeat)) as coming:
+            for done, case in enumerate(cases):
+                progress(done, len(cases))
+                doing = f"case {case.id}"
+                row = asked.take(case, next(coming), xfail.get(case.id))
+                if fail_fast and row.outcome == "failed":
+                    break
         progress(len(cases), len(cases))
         doing = "the search for the smallest of the drawn cases that fail"
         _shrink(harness, cases, rows)
@@ -300,7 +343,16 @@ def check_step(
     except KeyboardInterrupt:
         problem = f"interrupted in {doing}, after {len(rows)} of {len(cases)} cases"
         raise Interrupted(report([problem])) from None
+    except MemoryError as problem:
+        raise MemoryError(f"not enough memory for {doing}: {words(problem)}") from problem
     return report(_problems(rows, xfail, whole=choice.whole), diagnosis)
+
+
+def _here(harness: Harness, cases: Sequence[ConformanceCase], repeat: int) -> Answers:
+    """One case after the other, each behind what the one before was given and returned."""
+    before: list[Held] = []
+    for case in cases:
+        yield answered(harness, case, before, repeat)
 
 
 SHRUNK = 3

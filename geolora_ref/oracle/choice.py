@@ -12,8 +12,12 @@ from geolora_ref.oracle.harness import Harness
 from geolora_ref.oracle.own import LAYOUTS, Size, drawn_cases, of_size
 from geolora_ref.oracle.question import ConformanceCase
 from geolora_ref.oracle.quick import QUICK
+from geolora_ref.support.machine import memory
 
 __all__ = ["Choice", "applicable", "questions"]
+
+MATRICES = 15
+"""So many m x n matrices of doubles are in memory at once while a real step is judged."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,10 @@ class Choice:
 
     ``select`` : {"group": …, "flag": …, "id": …}, what cases have to match.  ``quick`` : a tenth of the catalogue.
     ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``, ``seed`` : how many further cases are drawn.
-    ``fail_fast`` : nothing is asked behind the first failure.
+    ``fail_fast`` : nothing is asked behind the first failure.  ``repeat`` : how often each case is asked.
 
-    Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), and for less than no cases.
+    Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), for less than no cases, and for cases
+    that are asked less than once.
     """
 
     select: Mapping[str, str] = field(default_factory=dict)
@@ -33,6 +38,7 @@ class Choice:
     fuzz: int = 0
     seed: int = 0
     fail_fast: bool = False
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         for key in self.select:
@@ -43,6 +49,8 @@ class Choice:
                 raise ValueError(f"shapes: expected m, n, r with 1 <= r <= min(m, n), found {(m, n, r)}")
         if self.fuzz < 0 or self.seed < 0:
             raise ValueError(f"fuzz, seed: expected numbers >= 0, found {self.fuzz}, {self.seed}")
+        if self.repeat < 1:
+            raise ValueError(f"repeat: expected a number >= 1, found {self.repeat}")
 
     @property
     def whole(self) -> bool:
@@ -54,6 +62,7 @@ class Choice:
         """What makes it another run than that of the catalogue, in a few words; an empty string if nothing does."""
         told = [f"{key}={value}" for key, value in self.select.items()]
         told += ["quick"] * self.quick + ["fail-fast"] * self.fail_fast
+        told += [f"each {self.repeat} times"] * (self.repeat > 1)
         told += ["x".join(map(str, size)) for size in self.shapes]
         return " and ".join([*told, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])])
 
@@ -62,7 +71,12 @@ class Choice:
         return {**asdict(self), "select": dict(self.select), "shapes": [list(size) for size in self.shapes]}
 
     def cases(self, harness: Harness) -> list[ConformanceCase]:
-        """Those that match, the own ones behind the catalogue; ``ValueError`` if there is none."""
+        """Those that match, the own ones behind the catalogue; ``ValueError`` if there is none, or no memory for a size."""
+        for m, n, r in self.shapes:
+            needed = (2 if harness.conversion.is_complex else 1) * MATRICES * 8.0 * m * n
+            if needed > memory():
+                told = f"{m}x{n}x{r}: to judge a step takes {needed / 1e9:.3g} GB, and there are {memory() / 1e9:.3g}"
+                raise ValueError(f"shapes: expected sizes whose dense matrices fit into memory, found {told}")
         layouts = [layout for layout in LAYOUTS if harness.conversion.has_layout(layout)] or ["rows"]
         known = [case for case in questions(harness) if not self.quick or case.id in QUICK]
         more = [case for size in self.shapes for case in of_size(size)]

@@ -1,4 +1,4 @@
-"""What ``geolora-ref check`` and ``vectors`` do.  Options are read before this is imported, which takes a second."""
+"""What ``geolora-ref check``, ``scoreboard``, ``vectors`` do.  Options are read before this is imported, which takes a second."""
 
 from __future__ import annotations
 
@@ -7,65 +7,89 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from geolora_ref.oracle.check import Interrupted, Report, check_step
 from geolora_ref.oracle.directions import RuleReport, check_rule
+from geolora_ref.oracle.jobs import Jobs
 from geolora_ref.oracle.known_failures import checked, read_known_failures
-from geolora_ref.oracle.load import harness_options, load_backend
+from geolora_ref.oracle.load import harness_options, load_backend, load_harness
 from geolora_ref.oracle.own import shape
 from geolora_ref.oracle.reporting import junit, summary
 from geolora_ref.oracle.reproduce import reproduction
+from geolora_ref.oracle.scoreboard import read_report, scoreboard
 from geolora_ref.support.files import require_writable, write_atomically
-from geolora_ref.support.options import INTERRUPTED
-from geolora_ref.support.streams import tell
+from geolora_ref.support.options import BACKEND_OPTIONS, INTERRUPTED
+from geolora_ref.support.streams import kept, tell
 
-__all__ = ["check", "vectors"]
+__all__ = ["check", "table", "vectors"]
 
 
 def check(options: argparse.Namespace) -> int:
     """``geolora-ref check``; what an interrupted run has found is told as well."""
-    for name in ("json", "junit"):
+    _require_writable(options, "json", "junit")
+    sys.path.insert(0, os.getcwd())
+    asked, verdict, status = _check_step if options.rule is None else _check_rule, "", None
+    try:
+        with kept():
+            report = asked(options)
+    except Interrupted as stopped:
+        report, verdict, status = stopped.report, "INTERRUPTED", INTERRUPTED
+    if isinstance(report, str):  # a script
+        tell(report)
+        return 0
+    tell(summary(report, verdict) if isinstance(report, Report) else report.summary())  # whatever becomes of the files
+    _write_reports(report, options)
+    return status or (0 if report else 1)
+
+
+def _check_step(options: argparse.Namespace) -> Report | str:
+    """``geolora-ref check``; with ``--reproduce`` the script."""
+    given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
+    backend, asked, shapes = load_backend(options.backend), harness_options(given.__getitem__), tuple(map(shape, options.shape))
+    if options.reproduce:
+        return reproduction(backend, options.reproduce, shapes=shapes, **asked)
+    asked["name"] = options.name or asked["name"]
+    jobs = Jobs(options.jobs, partial(load_harness, given))
+    return check_step(
+        backend,
+        **asked,
+        select=_selection(options.tests),
+        quick=options.quick,
+        shapes=shapes,
+        fuzz=options.fuzz,
+        seed=options.seed,
+        repeat=options.repeat,
+        fail_fast=options.fail_fast,
+        answers=jobs if jobs.count > 1 else None,
+        xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
+        progress=_progress,
+    )
+
+
+def _check_rule(options: argparse.Namespace) -> RuleReport:
+    """``geolora-ref check --rule``."""
+    settings = {name: getattr(options, name) for name in ("momentum", "smoothing", "array", "dtype", "device")}
+    return check_rule(load_backend(options.backend), options.rule, **settings, name=options.name or options.backend)
+
+
+def _require_writable(options: argparse.Namespace, *names: str) -> None:
+    """The files can be written, and are found again wherever the backend goes."""
+    for name in names:
         path = getattr(options, name)
         if path:
             require_writable(path)
-            setattr(options, name, path.absolute())  # the backend may change the folder
-    sys.path.insert(0, os.getcwd())
-    if options.rule is not None:
-        return _check_rule(options)
-    verdict, status, shapes = "", None, tuple(map(shape, options.shape))
-    backend, asked = load_backend(options.backend), harness_options(lambda name: getattr(options, name.replace("-", "_")))
-    if options.reproduce:
-        tell(reproduction(backend, options.reproduce, shapes=shapes, **asked))
-        return 0
-    try:
-        report = check_step(
-            backend,
-            **asked,
-            select=_selection(options.tests),
-            quick=options.quick,
-            shapes=shapes,
-            fuzz=options.fuzz,
-            seed=options.seed,
-            fail_fast=options.fail_fast,
-            xfail=checked(read_known_failures(options.xfail), str(options.xfail)) if options.xfail else None,
-            progress=_progress,
-        )
-    except Interrupted as stopped:
-        report, verdict, status = stopped.report, "INTERRUPTED", INTERRUPTED
-    tell(summary(report, verdict))  # whatever becomes of the files
-    _write_reports(report, options)
-    return status or (0 if report.passed else 1)
+            setattr(options, name, path.absolute())
 
 
-def _check_rule(options: argparse.Namespace) -> int:
-    """``geolora-ref check --rule``."""
-    settings = {name: getattr(options, name) for name in ("momentum", "smoothing", "array", "dtype", "device")}
-    report = check_rule(load_backend(options.backend), options.rule, **settings, name=options.backend)
-    tell(report.summary())
+def _write_reports(report: Report | RuleReport, options: argparse.Namespace) -> None:
+    """The files that were asked for."""
+    if options.junit and isinstance(report, Report):
+        write_atomically(options.junit, junit(report))
     if options.json:
         _write_json(report, options.json)
-    return 0 if report else 1
 
 
 def _write_json(report: Report | RuleReport, path: Path) -> None:
@@ -74,18 +98,20 @@ def _write_json(report: Report | RuleReport, path: Path) -> None:
     write_atomically(path, text.encode(errors="backslashreplace"))
 
 
-def _write_reports(report: Report, options: argparse.Namespace) -> None:
-    """The files that were asked for."""
-    if options.junit:
-        write_atomically(options.junit, junit(report))
-    if options.json:
-        _write_json(report, options.json)
+def table(options: argparse.Namespace) -> int:
+    """``geolora-ref scoreboard``."""
+    _require_writable(options, "html")
+    found = scoreboard([*map(read_report, options.reports)])
+    tell(found.markdown())
+    if options.html:
+        write_atomically(options.html, found.html())
+    return 0
 
 
 def vectors(options: argparse.Namespace) -> int:
     """``geolora-ref vectors``; needs the extra "oracle"."""
     from geolora_ref.oracle import vectors
-    from geolora_ref.oracle.vector_diagnosis import diagnose_outputs
+    from geolora_ref.oracle.vector_diagnosis import diagnose_outputs, report_of
 
     if options.action == "export":
         tell(f"{len(vectors.export(options.directory))} files in {options.directory}")
@@ -94,6 +120,7 @@ def vectors(options: argparse.Namespace) -> int:
         differences = vectors.regenerate_and_compare()
         tell("\n".join(differences) or "the stored vectors are what is generated")
         return 1 if differences else 0
+    _require_writable(options, "json")
     judgement = vectors.judge_outputs(options.directory, options.outputs)
     for row in judgement.failures:
         tell(f"FAILED {row.id}: {row.finding}")
@@ -101,6 +128,8 @@ def vectors(options: argparse.Namespace) -> int:
     if diagnosis:
         tell(f"diagnosis: {diagnosis.text}")
     tell(f"{len(judgement.rows)} vectors, {len(judgement.failures)} failed, worst ratio {judgement.worst_ratio:.3g}")
+    if options.json:
+        _write_json(report_of(options.name or options.outputs.name, options.directory, judgement, diagnosis), options.json)
     return 0 if judgement.passed else 1
 
 
@@ -119,6 +148,7 @@ def _selection(tests: Sequence[str]) -> Mapping[str, str]:
 
 def _progress(done: int, total: int) -> None:
     """One line that counts, on a terminal only."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        end = "\r" if done < total else "\r\033[K"
-        print(f"{done}/{total} cases" if done < total else "", end=end, file=sys.stderr, flush=True)
+    with suppress(Exception):  # whatever the backend has put there
+        if sys.stderr.isatty():
+            end = "\r" if done < total else "\r\033[K"
+            print(f"{done}/{total} cases" if done < total else "", end=end, file=sys.stderr, flush=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack
 
@@ -65,6 +67,7 @@ class Options(TypedDict, total=False):
     whole: bool
     batched: bool
     directions: bool
+    threads: int
     name: str
 
 
@@ -78,12 +81,14 @@ class Harness:
     float64 arrays computed in float32; more where arrays are storage, whose rounding is then set aside (``storage.py``).
     ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.  ``directions`` : whether it takes the directions of an
     optimizer in place of gradients, for which dS is neither UᴴdK nor (VᴴdL)ᴴ.
+    ``threads`` : how many call it at once, all but one over and over with another question of the same sizes.
     ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
     ``name`` : what reports call it, by default module:function of the step.
     ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
 
     Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages or directions of a
-    whole step, and for arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not installed.
+    whole step, for less than one thread, and for arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not
+    installed.
     """
 
     step: Callable[..., Any]
@@ -93,6 +98,7 @@ class Harness:
     precision: str | None = None
     diagonal: bool = True
     directions: bool = False
+    threads: int = 1
     stages: Callable[..., Mapping[str, Array]] | None = None
     name: str = ""
     errors: Mapping[str, Any] = field(default_factory=np.geterr)
@@ -110,6 +116,8 @@ class Harness:
             raise ValueError("stages: expected none beside whole: a whole step forms dK, dL, dS itself, stages are given them")
         if self.whole and self.directions:
             raise ValueError("directions: expected none beside whole: a whole step has its own optimizer")
+        if self.threads < 1:
+            raise ValueError(f"threads: expected a number >= 1, found {self.threads}")
         self.conversion.try_out()
 
     @classmethod
@@ -149,9 +157,9 @@ class Harness:
         return {"diagonal": self.diagonal, "eps": self.eps, "storage": self.storage}
 
     @property
-    def options(self) -> dict[str, bool]:
+    def options(self) -> dict[str, bool | int]:
         """How it is called and judged, for a report."""
-        named = ("batched", "whole", "diagonal", "directions")
+        named = ("batched", "whole", "diagonal", "directions", "threads")
         return {name: getattr(self, name) for name in named} | {"stages": self.stages is not None}
 
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
@@ -179,16 +187,16 @@ class Harness:
 
     def _call(self, problems: Sequence[tuple[StepInputs, Gradient]], held: Iterable[Held], own: Sequence[Array]) -> Outcome:
         convert, asked = self.conversion, [inputs for inputs, _ in problems]
-        meant = [np.stack(X) if self.batched else X[0] for X in zip(*(inputs.arrays for inputs in asked), strict=True)]
-        lying = layouts(asked[0].layout)
+        meant, lying = self._meant(problems), layouts(asked[0].layout)
         made, error = self._made(meant[len(own) :], lying[len(own) :])
         if error:
             return Outcome(error=error)
         given = [*own, *made]
         arguments = [*given[:3], self._gradients(problems)] if self.whole else given
-        with watched() as touched:
+        with watched() as touched, self._company(problems) as beside:
             returned, error, where = self._attempt(self.step, *arguments, **asked[0].parameters)
-        if error:
+        if error or beside:
+            error, where = (error, where) if error else beside[0]
             return Outcome(error=error, where=where)
         if any(taken_away(X) for X in given):
             return Outcome(error="took the memory of its inputs (donated arguments): the caller has them no longer")
@@ -204,6 +212,43 @@ class Harness:
         if touched:
             return Outcome(error=touched[0])
         return self._unpacked(returned, given, asked)
+
+    def _meant(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> list[Matrix]:
+        """U, S, V, dK, dL, dS, of a stack with a leading axis."""
+        arrays = zip(*(inputs.arrays for inputs, _ in problems), strict=True)
+        return [np.stack(X) if self.batched else X[0] for X in arrays]
+
+    @contextlib.contextmanager
+    def _company(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Iterator[list[tuple[str, str]]]:
+        """Meanwhile other threads ask of −W and −G in reverse order, over and over; the list gets their errors and places."""
+        others, over = self.threads - 1, threading.Event()
+        errors: list[tuple[str, str]] = []
+        problems = [_mirrored(*problem, self.conversion.rounded, *_mirror(0)) for problem in problems] if others else []
+        begun = threading.Barrier(1 + others)
+
+        def ask() -> None:
+            with self.conversion.scope(), np.errstate(all="ignore"):
+                given, error = self._made(self._meant(problems), layouts(problems[0][0].layout))
+                where = ""
+                arguments = [*given[:3], self._gradients(problems)] if self.whole else given
+                begun.wait()
+                while not error:
+                    _, error, where = self._attempt(self.step, *arguments, **problems[0][0].parameters)
+                    if over.is_set():
+                        break
+            if error:
+                errors.append((f"in another thread at the same time: {error}", where))
+
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(others)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        try:
+            yield errors
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
 
     def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
         """The stages of one problem by name and their output, or what is wrong with them."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from geolora_ref.oracle.harness import Harness
 from geolora_ref.support.foreign import place, words
 
-__all__ = ["harness_options", "load_backend", "load_object"]
+__all__ = ["harness_options", "load_backend", "load_harness", "load_object"]
 
 
 def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
@@ -55,7 +56,12 @@ def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
 
     Raises ``ValueError`` as :func:`load_backend` for stages that are not there.
     """
-    given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions")}
+    given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions", "threads")}
     stages = get("stages")
     loaded = None if stages is None else load_backend(stages, "stages")
     return {**given, "diagonal": not get("dense-core"), "stages": loaded, "name": get("backend")}
+
+
+def load_harness(given: Mapping[str, Any]) -> Harness:
+    """The backend with these values of its options, in this process; raises as :func:`load_backend` and :meth:`Harness.of`."""
+    return Harness.of(load_backend(given["backend"]), **harness_options(given.__getitem__))

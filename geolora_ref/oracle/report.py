@@ -13,7 +13,10 @@ from geolora_ref.oracle.conversion import EPS
 from geolora_ref.oracle.criteria import WARN, finding
 from geolora_ref.oracle.diagnosis import Diagnosis
 
-__all__ = ["Interrupted", "Report", "Row"]
+__all__ = ["FORMAT", "Interrupted", "Report", "Row"]
+
+FORMAT = 3
+"""Of the JSON of a report."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Row:
 
     ``ratio`` is the worst over all criteria and steps, and ``ratios`` the worst over all steps of each criterion; ``outcome`` is
     "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed although listed, which is an error).  ``step`` is the
-    first failing step of a sequence.
+    first failing step of a sequence.  ``asked``, ``failed`` : how often the case was asked, and how often the backend failed it.
     ``where`` : file:line of an exception.  ``rank`` : the rank "found", the "lowest" and the "highest" right one, if it is wrong.
     """
 
@@ -36,6 +39,8 @@ class Row:
     error: str = ""
     step: int = 0
     seconds: float = 0.0
+    asked: int = 1
+    failed: int = 0
     where: str = ""
     rank: Mapping[str, int] | None = None
     ratios: Mapping[str, float] = field(default_factory=dict)
@@ -44,7 +49,8 @@ class Row:
     def finding(self) -> str:
         """What is wrong, in words."""
         found = finding(self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None)
-        return f"{found} (at {self.where})" if self.where else found
+        found = f"{found} (at {self.where})" if self.where else found
+        return f"{found}; in {self.failed} of {self.asked} times" if self.asked > 1 else found
 
     @property
     def text(self) -> str:
@@ -61,7 +67,7 @@ class Report:
     ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
     error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
     ``shared`` : what all failing cases have in common, if they have.  ``choice`` : which cases were asked;
-    ``promised`` : what the backend promises, and whether it showed its stages.
+    ``promised`` : what the backend promises, and whether it showed its stages; ``environment`` : what else a verdict depends on.
     """
 
     backend: str
@@ -75,7 +81,8 @@ class Report:
     resolution: float = 0.0
     shared: str = ""
     choice: Choice = field(default_factory=Choice)
-    promised: Mapping[str, bool] = field(default_factory=dict)
+    promised: Mapping[str, bool | int] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         passed = sum(row.outcome in ("passed", "xfailed") for row in self.rows)
@@ -123,7 +130,7 @@ class Report:
             for row in self.rows
         ]
         return {
-            "format": 2,
+            "format": FORMAT,
             "backend": self.backend,
             "array": self.array,
             "dtype": self.dtype,
@@ -131,6 +138,7 @@ class Report:
             "resolution": self.resolution,
             **self.promised,
             **self.choice.as_data(),
+            "environment": dict(self.environment),
             "passed": self.passed,
             "cases": len(self.rows),
             "worst_ratio": _plain(self.worst_ratio),
@@ -149,12 +157,15 @@ def _plain(ratio: float) -> float | str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was stopped from outside.  ``report`` : what had been found, and as its problem where the run was."""
+    """A run that was stopped from outside.  ``report`` : what had been found, and as its problem where the run was.
 
-    def __init__(self, report: Report) -> None:
+    It is a :class:`Report`, or one of a rule.
+    """
+
+    def __init__(self, report: Any) -> None:
         super().__init__(*report.problems)
         self.report = report
 
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[Report]]:
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[Any]]:
         """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
         return Interrupted, (self.report,)

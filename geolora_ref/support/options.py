@@ -38,6 +38,7 @@ BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "whole": {"action": "store_true", "help": "a whole training step: called with gradients(W) in place of dK, dL, dS"},
     "directions": {"action": "store_true", "help": "it takes directions of an optimizer: dS need not be the product of U and dK"},
     "batched": {"action": "store_true", "help": "the backend takes stacks (leading axis) and returns stacks or a list"},
+    "threads": {"type": int, "default": 1, "metavar": "N", "help": "so many threads call the backend at once (default: 1)"},
     "stages": {"metavar": "MODULE:FUNCTION", "help": "returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat, output"},
     "xfail": {
         "type": nonempty_path,

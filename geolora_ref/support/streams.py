@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO
 
-__all__ = ["escape_missing_characters", "let_go", "tell", "write_nothing_more"]
+__all__ = ["escape_missing_characters", "kept", "let_go", "tell", "write_nothing_more"]
 
 
 def escape_missing_characters() -> None:
@@ -15,6 +17,46 @@ def escape_missing_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Afterwards stdout and stderr lead where they lead now, whatever foreign code has closed, replaced or redirected."""
+    with ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stack.enter_context(_kept(name))
+        yield
+
+
+@contextmanager
+def _kept(name: str) -> Iterator[None]:
+    stream: IO[str] | None = getattr(sys, name)
+    try:
+        number = stream.fileno() if stream else -1
+    except (AttributeError, OSError, ValueError):  # one of Python's alone
+        number = -1
+    copy = os.dup(number) if number >= 0 else -1
+    encoding, errors = (getattr(stream, part, None) for part in ("encoding", "errors"))
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):
+            if stream:
+                stream.flush()
+        if copy >= 0:
+            os.dup2(copy, number)
+            os.close(copy)
+            if not _is_open(stream):
+                stream = open(number, "w", encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+
+
+def _is_open(stream: IO[str] | None) -> bool:
+    """Whether it can be written to: one without its buffer is not even closed."""
+    try:
+        return stream is not None and not stream.closed
+    except ValueError:
+        return False
 
 
 def tell(text: str) -> None:

@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 KEY_PAGES = ("read/line_by_line.html", "theory/error_bound.html", "verification-report.html", "read/paper_and_code.html")
 WIDTHS = (1280, 390)
 FITTED = (
-    *("index", "architecture", "fast_path", "integrators", "kill_matrix"),
+    *("index", "architecture", "fast_path", "integrators", "kill_matrix", "scoreboard"),
     *("conformance", "rigor", "verification", "peft", "finetuning", "howto/backend", "howto/vectors", "howto/distributed"),
     *("read/notation", "theory/acceptance"),
     *(f"gallery/{path.stem}" for path in sorted((BUILT.parents[1] / "docs" / "tutorials").glob("plot_*.py"))),

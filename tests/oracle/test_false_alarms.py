@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from geolora_ref.oracle import check_step
 from geolora_ref.oracle.cases import CaseParameters, StepCase, draw_parameters
 from geolora_ref.oracle.criteria import FAIL, Verdict, judge
 from tests.nightly import NIGHTLY
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 PAIRS = 108_000 if NIGHTLY else 1_080
 CASES = PAIRS // len(VARIANTS)
+FUZZED = 20_160 if NIGHTLY else 36
 
 
 def _verdicts(variant: Variant, seed: int) -> Iterator[tuple[CaseParameters, Verdict]]:
@@ -48,10 +51,23 @@ def test_no_false_alarm(name: str, record_property: Callable[[str, object], None
     assert count["pairs"] == CASES
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_false_alarm_in_what_fuzz_draws(name: str, record_property: Callable[[str, object], None]) -> None:
+    """By the whole kit: sizes that kernels have paths for, layouts, sequences."""
+    variant = VARIANTS[name]
+    claimed: dict[str, Any] = {"diagonal": variant.diagonal, "dtype": "complex128"}
+    claimed |= {"precision": variant.precision} if variant.precision != "float64" else {}
+    report = check_step(variant.step, fuzz=FUZZED // len(VARIANTS), seed=5, select={"group": "fuzz"}, **claimed)
+    told = f"false alarms: {len(report.failures)} of {len(report.rows)} drawn, worst ratio {report.worst_ratio:5.2f}: {name}"
+    record_property("table", told)
+    assert report, report.failures[:3]
+
+
 def test_there_are_enough_variants_and_each_says_why_it_is_right() -> None:
     assert len(VARIANTS) >= 10
     assert len({variant.why for variant in VARIANTS.values()}) == len(VARIANTS)
     assert CASES * len(VARIANTS) >= (100_000 if NIGHTLY else 1_000)
+    assert FUZZED // len(VARIANTS) * len(VARIANTS) >= (20_000 if NIGHTLY else 18)
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.precision != "float64"])

@@ -10,6 +10,8 @@ import random
 import re
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -489,6 +491,32 @@ def test_the_precision_of_one_backend_of_torch_belongs_to_the_caller(of: str) ->
     found = errors(step, select={"id": "shape-tall"})
     assert {name: backend.fp32_precision for name, backend in backends.items()} == before
     assert found == {"left torch with another precision of float32 products: it belongs to the caller"}
+
+
+def test_threads_that_call_a_step_at_once_do_not_share() -> None:
+    """A workspace that each call has for itself is right; what a thread cannot do is told."""
+    shared: dict[Any, Any] = {}
+
+    def in_a_workspace(U: Any, S: Any, *others: Any, **parameters: Any) -> Any:
+        mine = shared.setdefault(S.shape, S.copy())
+        mine[...] = S
+        time.sleep(1e-3)
+        return right(U, mine.copy(), *others, **parameters)
+
+    def of_the_main_thread(*arguments: Any, **parameters: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("not here")
+        return right(*arguments, **parameters)
+
+    assert check_step(in_a_workspace, select=FEW)
+    assert not check_step(in_a_workspace, select=FEW, threads=3)
+    assert not errors(right, threads=2)
+    assert not errors(each, threads=2, batched=True)
+    told = check_step(of_the_main_thread, select=FEW, threads=2).rows
+    assert {row.error for row in told} == {"in another thread at the same time: raised RuntimeError: not here"}
+    assert {row.where for row in told} == {f"{__file__}:{of_the_main_thread.__code__.co_firstlineno + 2}"}
+    with pytest.raises(ValueError, match=r"^threads: expected a number >= 1, found 0$"):
+        check_step(right, threads=0)
 
 
 def test_a_long_exception_is_a_short_row() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from geolora_ref.oracle.quick import QUICK
 from geolora_ref.oracle.reproduce import reproduction
 from geolora_ref.oracle.stages import Stages
 from geolora_ref.oracle.wide import singular_values, spectral_norm
+from tests.nightly import NIGHTLY
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -87,12 +91,25 @@ def test_what_is_drawn_depends_on_seed_and_number_alone() -> None:
     assert not {case.id for case in cases} & {case.id for case in Choice(fuzz=40, seed=4).cases(Harness.of(RIGHT))}
 
 
-def test_drawn_cases_are_no_false_alarms_and_the_smallest_that_fails_is_told() -> None:
-    assert check_step(RIGHT, fuzz=60, seed=3, select={"group": "fuzz"}, dtype="complex128")
+def test_the_smallest_of_the_drawn_cases_that_fail_is_told() -> None:
     report = check_step(no_cap_in_fours, fuzz=60, seed=3, select={"group": "fuzz"})
     assert report.failures
     told = report.failures[0].reason.partition("the smallest that fails: ")[2]
     assert told == "drawn: 4 x 4, r = 4, spectrum = flat, gradient = tangent, max_rank = 1"
+
+
+def test_drawn_cases_find_mutants_and_make_them_small(record_property: Callable[[str, object], None]) -> None:
+    """Of those that the output shows every night ten others, each within a minute."""
+    seed = random.SystemRandom().randrange(2**32) if NIGHTLY else 1
+    shown = [mutant for mutant in SEEN if mutant.visible_in == "output"]
+    for mutant in random.Random(seed).sample(shown, 10 if NIGHTLY else 1):
+        asked: dict[str, Any] = {"fuzz": 2000, "seed": seed, "select": {"group": "fuzz"}, "dtype": "complex128"}
+        started = time.process_time()
+        report = check_step(mutant.step, fail_fast=True, **asked)
+        seconds, told = time.process_time() - started, report.failures[0].reason.partition("the smallest that fails: drawn: ")[2]
+        record_property("table", f"fuzz, seed {seed}: {len(report.rows):4d} cases, {seconds:4.1f} s: {mutant.id}: {told}")
+        assert told
+        assert seconds < 60.0
 
 
 def test_nothing_is_asked_behind_the_first_failure() -> None:

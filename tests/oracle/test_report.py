@@ -145,12 +145,14 @@ def test_a_report_as_data() -> None:
         "group": "group",
         "flags": ("group", "flag"),
         "reason": "because",
+        "asked": 1,
+        "failed": 0,
         "where": "",
         "rank": None,
         "ratios": {},
     }
     assert told == {
-        "format": 2,
+        "format": 3,
         "backend": "package:step",
         "array": "torch",
         "dtype": "float32",
@@ -162,6 +164,8 @@ def test_a_report_as_data() -> None:
         "fuzz": 0,
         "seed": 0,
         "fail_fast": False,
+        "repeat": 1,
+        "environment": {},
         "passed": False,
         "cases": 2,
         "worst_ratio": 40.0,
@@ -801,6 +805,47 @@ def test_an_interrupted_run_tells_what_it_has(stopped_at: int, doing: str, rows:
     assert [row.id for row in report.rows] == [case.id for case in CASES[:rows]]
     assert report.problems == [f"interrupted in {doing}, after {rows} of 3 cases"]
     assert report.diagnosis is None
+
+
+@pytest.mark.usefixtures("few")
+def test_a_case_that_is_wrong_now_and_then_is_told_with_how_often() -> None:
+    """Asked once it may be right; the worst answer is that of the row."""
+    calls = itertools.count()
+
+    def now_and_then(*arrays: Any, **parameters: Any) -> Any:
+        return (doubled if next(calls) % 5 == 3 else right)(*arrays, **parameters)
+
+    select = {"id": PLAIN.id}
+    assert check_step(now_and_then, select=select)
+    report = check_step(now_and_then, select=select, repeat=10)
+    [row] = report.rows
+    assert (row.outcome, row.asked, row.failed) == ("failed", 10, 2)
+    assert row.finding.endswith("; in 2 of 10 times")
+    assert "1 cases with id=small-plain and each 10 times" in summary(report)
+    assert report.as_data()["repeat"] == 10
+    with pytest.raises(ValueError, match=r"^repeat: expected a number >= 1, found 0$"):
+        check_step(right, repeat=0)
+
+
+@pytest.mark.usefixtures("few")
+def test_what_the_kit_has_no_memory_for_is_no_fault_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are refused before anything is asked; where memory ends later, so does the run, and says where it was."""
+    with pytest.raises(
+        ValueError, match=r"^shapes: expected sizes .* into memory, found 3000000x2000000x4: .* takes 7.2e\+05 GB"
+    ):
+        check_step(right, shapes=[(9, 7, 2), (3_000_000, 2_000_000, 4)])
+    with monkeypatch.context() as patched:
+        patched.setattr("geolora_ref.oracle.choice.memory", lambda: 8 * 15 * 9 * 7)
+        assert check_step(right, shapes=[(9, 7, 2)], select={"id": "own-9x7x2-none"})
+        with pytest.raises(ValueError, match=r"^shapes: "):
+            check_step(right, shapes=[(9, 7, 2)], select={"id": "own-9x7x2-none"}, dtype="complex128")
+
+    def large(parameters: CaseParameters) -> StepCase:
+        raise MemoryError("Unable to allocate 72.0 TiB")
+
+    monkeypatch.setattr("geolora_ref.oracle.check._drawn", large)
+    with pytest.raises(MemoryError, match=r"^not enough memory for case small-plain: MemoryError: Unable to allocate 72\.0 TiB$"):
+        check_step(right)
 
 
 # --- for a terminal --------------------------------------------------------------------------------------------------

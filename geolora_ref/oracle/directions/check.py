@@ -15,6 +15,7 @@ from geolora_ref.oracle.criteria import FAIL
 from geolora_ref.oracle.directions.definitions import RULES, Expected, H, Matrix, Setting, Step, projected
 from geolora_ref.oracle.directions.sequences import Sequence, sequences
 from geolora_ref.oracle.directions.variants import Triple, Variant, variants
+from geolora_ref.oracle.report import Interrupted
 from geolora_ref.support.foreign import place, words
 
 __all__ = ["RuleReport", "RuleRow", "check_rule"]
@@ -61,7 +62,10 @@ class _Failing(NamedTuple):
 
 @dataclass(frozen=True)
 class RuleReport:
-    """All rows, and what a wrong rule looks like; as a condition, whether the rule is right."""
+    """All rows, and what a wrong rule looks like; as a condition, whether the rule is right.
+
+    ``problems`` : where the run was interrupted, if it was.
+    """
 
     name: str
     rule: str
@@ -70,9 +74,10 @@ class RuleReport:
     rows: tuple[RuleRow, ...]
     diagnosis: str
     seconds: float
+    problems: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.rows) and all(row.passed for row in self.rows)
+        return bool(self.rows) and not self.problems and all(row.passed for row in self.rows)
 
     @property
     def worst_ratio(self) -> float:
@@ -96,8 +101,9 @@ class RuleReport:
             lines.append(f"  FAILED {row.id}, step {row.step}: {found}\n      {row.reason}")
         if len(failed) > 8:
             lines.append(f"  … and {len(failed) - 8} more")
+        lines += [f"  PROBLEM {problem}" for problem in self.problems]
         lines += [f"diagnosis: {self.diagnosis}"] if self.diagnosis else []
-        verdict = "conforms" if self else "DOES NOT CONFORM"
+        verdict = "INTERRUPTED" if self.problems else "conforms" if self else "DOES NOT CONFORM"
         counted = f"{len(self.rows)} sequences, {len(failed)} failed"
         return "\n".join(
             [*lines, f"{verdict}: {counted}, worst ratio {self.worst_ratio:.3g} (fail above {FAIL:g}), {self.seconds:.1f} s"]
@@ -126,8 +132,8 @@ def check_rule(
     definition : one of ``RULES``: gradient, heavy-ball, normalised, spectral, preconditioned, adam.
     momentum, smoothing : of the definition, where it has them.
 
-    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and as ``Conversion``; whatever the
-    rule itself does becomes a row.
+    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and as ``Conversion``, and
+    :class:`Interrupted` in place of ``KeyboardInterrupt``; whatever the rule itself does becomes a row.
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
@@ -140,14 +146,25 @@ def check_rule(
     setting = Setting(*numbers, rounding=EPS[dtype])
     rows: list[RuleRow] = []
     failing: list[_Failing] = []
-    for asked in sequences(is_complex=conversion.is_complex, wide_range=dtype in ("float64", "complex128")):
-        row, answer = _judged(rule, asked, definition, setting, conversion)
-        rows.append(row)
-        if not row.passed and answer is not None:
-            failing.append(_Failing(asked, row.step, answer))
-    told = _diagnosis(rows, failing, definition, setting)
     name = name or f"{getattr(rule, '__module__', '?')}:{getattr(rule, '__qualname__', type(rule).__name__)}"
-    return RuleReport(name, definition, array, dtype, tuple(rows), told, time.perf_counter() - started)
+
+    def report(told: str, *problems: str) -> RuleReport:
+        return RuleReport(name, definition, array, dtype, tuple(rows), told, time.perf_counter() - started, problems)
+
+    everything = [*sequences(is_complex=conversion.is_complex, wide_range=dtype in ("float64", "complex128"))]
+    doing = ""
+    try:
+        for asked in everything:
+            doing = f"sequence {asked.id}"
+            row, answer = _judged(rule, asked, definition, setting, conversion)
+            rows.append(row)
+            if not row.passed and answer is not None:
+                failing.append(_Failing(asked, row.step, answer))
+        doing = "the diagnosis"
+        return report(_diagnosis(rows, failing, definition, setting))
+    except KeyboardInterrupt:
+        told = f"interrupted in {doing}, after {len(rows)} of {len(everything)} sequences"
+        raise Interrupted(report("", told)) from None
 
 
 def _given(step: Step) -> tuple[Matrix, ...]:

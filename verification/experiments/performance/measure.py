@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from geolora_ref.support.machine import processor
 from verification.experiments.performance.apart import peak_memory, rounds_in_turn
 from verification.experiments.performance.methods import METHODS
 from verification.experiments.performance.networks import CASES, Case
 from verification.experiments.performance.timing import quartiles
-from verification.machine import processor
 
 __all__ = ["FULL", "QUICK", "Effort", "Point", "environment", "points", "training"]
 
