@@ -31,6 +31,8 @@ PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
 """Tensors that know every operation."""
 PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
 """Subclasses of nn.Linear with a ``forward`` of their own that is the same product."""
+CODED_WEIGHTS = ("bitsandbytes.nn.modules.Linear8bitLt", "bitsandbytes.nn.modules.Linear4bit")
+"""Those that have the same product from codes of their own in the place of the weight."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ def layout_of(layer: nn.Module) -> Layout:
 
     Linear: m outputs, n inputs.  Conv2d: m output channels, n = input channels x kernel.  Embedding: m features, n rows.
     Raises ``ValueError`` for a layer of another kind, a weight without values (meta device) or not of floating point
-    (quantised), and for options under which the layer is not linear in its weight.
+    (quantised, other than by bitsandbytes), and for options under which the layer is not linear in its weight.
     """
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"expected a layer with a weight, found {type(layer).__name__}")
     if weight.is_meta:
         raise ValueError("expected a weight with values, found one on the meta device; load the model first")
-    if not weight.is_floating_point() or weight.element_size() < 2:
+    if _is_coded(weight) and not any(_full_name(kind) in CODED_WEIGHTS for kind in type(layer).__mro__):
         raise ValueError(f"expected a weight of floating point, found {weight.dtype} ({type(weight).__name__}): quantised")
     if isinstance(layer, nn.Linear):
         return Layout((layer.out_features, layer.in_features), LinearMap())
@@ -217,10 +219,12 @@ class AdaptedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The effective weight in the dtype of the base, W by products in that of the factors; base.weight itself while merged or
-        disabled.
+        disabled.  Raises ``RuntimeError`` for a quantised base, to whose codes nothing can be added.
         """
         if self.merged or not self.enabled:
             return self.base_weight
+        if _is_coded(self.base_weight):
+            raise RuntimeError(f"weight: expected numbers to add the update to, found codes ({type(self.base_weight).__name__})")
         Ut, S, Vt = self.adapter.in_forward()
         with own_precision(S.device):
             W = self._dense(Ut, S, Vt)
@@ -345,9 +349,18 @@ def _is_plain(weight: Tensor) -> bool:
     return type(weight) in PLAIN_WEIGHTS
 
 
+def _is_coded(weight: Tensor) -> bool:
+    """Whether a weight holds codes, of which another library makes numbers (quantised)."""
+    return not weight.is_floating_point() or weight.element_size() < 2
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _has_own_forward(base: nn.Module) -> bool:
     """Whether a subclass of nn.Linear or nn.Conv2d may do something else with its weight."""
-    if f"{type(base).__module__}.{type(base).__qualname__}" in PLAIN_FORWARDS:
+    if _full_name(type(base)) in PLAIN_FORWARDS:
         return False
     if isinstance(base, nn.Conv2d):
         return type(base).forward is not nn.Conv2d.forward or type(base)._conv_forward is not nn.Conv2d._conv_forward
