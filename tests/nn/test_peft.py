@@ -485,7 +485,9 @@ def test_target_modules(target_modules: str | list[str], expected: list[str]) ->
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "Conv1D": (lambda: pytorch_utils.Conv1D(9, 6), lambda: torch.randn(2, 5, 6)),
+    "Conv1d": (lambda: nn.Conv1d(3, 5, 4, stride=2), lambda: torch.randn(2, 3, 9)),
     "Conv2d": (lambda: nn.Conv2d(2, 5, 3, padding=1), lambda: torch.randn(2, 2, 5, 4)),
+    "Conv3d": (lambda: nn.Conv3d(2, 5, (2, 3, 1), padding=1), lambda: torch.randn(2, 2, 4, 5, 3)),
     "Embedding": (lambda: nn.Embedding(9, 6, padding_idx=1), lambda: torch.tensor([[0, 1, 8]])),
 }
 
@@ -504,6 +506,8 @@ def test_other_layers(tmp_path: Path, kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True))
     assert difference(loaded(x), model(x)) < 1e-6  # torch multiplies in another order where no gradient is wanted
     assert difference(copy.deepcopy(model).merge_and_unload()(x), model(x)) < 1e-6
+    export_lora(model, tmp_path / "plain")
+    assert difference(peft.PeftModel.from_pretrained(base, tmp_path / "plain")(x), model(x)) < 1e-6
 
 
 def test_dropout_follows_the_mode_of_the_model() -> None:
@@ -723,6 +727,8 @@ def test_a_layer_says_its_features_as_those_of_peft_do() -> None:
             "linear": nn.Linear(6, 5),
             "table": nn.Embedding(9, 4),
             "conv": nn.Conv2d(3, 7, 2),
+            "sequence": nn.Conv1d(3, 7, 2),
+            "volume": nn.Conv3d(3, 7, 2),
             "gpt2": pytorch_utils.Conv1D(8, 6),
         }
     )
@@ -792,8 +798,8 @@ def hot_swapped() -> None:
 
 
 NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
-    "Conv1d": (lambda: one_layer(nn.Conv1d(3, 4, 2)), "^0: expected nn.Linear, .* found Conv1d"),
-    "Conv3d": (lambda: one_layer(nn.Conv3d(3, 4, 2)), "^0: expected nn.Linear, .* found Conv3d"),
+    "a transposed convolution": (lambda: one_layer(nn.ConvTranspose1d(3, 4, 2)), "^0: expected nn.Linear, .* found ConvTranspose1d"),
+    "groups": (lambda: one_layer(nn.Conv1d(4, 4, 2, groups=2)), "^0: expected a convolution with groups = 1, found groups = 2"),
     "attention itself": (lambda: one_layer(nn.MultiheadAttention(8, 2)), "^0: expected a layer with a weight"),
     "quantised": (lambda: one_layer(Quantised()), r"^0: expected a weight of floating point, found torch\.uint8"),
     "a tied embedding": (lambda: one_layer(Tied(), "table"), "^table: expected a weight of its own, .* shares with out"),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
 from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Fused, check_fused, is_transposed_linear
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
@@ -27,7 +27,7 @@ from geolora_ref.support.extras import noting_how_to_install
 with noting_how_to_install():
     from peft import PeftConfig, PeftType
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-    from peft.utils import register_peft_method
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, register_peft_method
     from peft.utils.integrations import skip_init_on_device
 
 __all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel", "create_geolora_optimizer"]
@@ -72,7 +72,8 @@ class GeoLoraConfig(PeftConfig):
     rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training
         starts, a saved adapter has its ranks in the shapes of its factors.
     dtype : of the factors, by its name, "float32" or "float64" (a configuration is saved as text); None as there.
-    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names.
+    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names; None for those that
+        PEFT lists for the model's architecture.
     exclude_modules : the same form; what is left out.
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
@@ -195,7 +196,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             adapter.assign(LowRank(U, torch.randn_like(S) / len(S) ** 0.5, V))
         options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused")}
         (m, n), base = adapter.shape, self.base_layer
-        channels = (base.in_channels, base.out_channels) if isinstance(base, nn.Conv2d) else (n, m)
+        channels = (base.in_channels, base.out_channels) if isinstance(base, Convolution) else (n, m)
         self.in_features, self.out_features = channels  # as PEFT's layers say it
         named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
         self.geolora_layers[adapter_name] = named
@@ -288,7 +289,7 @@ class GeoLoraModel(BaseTuner):
 
     prefix = "geolora_"
     tuner_layer_cls = GeoLoraLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT declares it so
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _create_and_replace(
         self,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from geolora_ref import checks
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Fused, check_fused, is_transposed_linear, layout_of
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, check_fused, is_transposed_linear, layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 
 __all__ = [
@@ -179,7 +179,7 @@ def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, 
 
 def _names(model: nn.Module) -> str:
     """The last parts of the names of all layers that can be adapted."""
-    kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
+    kinds = (nn.Linear, Convolution, nn.Embedding)
     ends = {
         name.rpartition(".")[2]: type(module).__name__
         for name, module in model.named_modules()

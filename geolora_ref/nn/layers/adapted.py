@@ -23,10 +23,10 @@ from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 from geolora_ref.nn.layers.owner import own
 
-__all__ = ["AdaptedLayer", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
-
+__all__ = ["AdaptedLayer", "Convolution", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
 
 Fused = Literal["auto", True, False]
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
 """Tensors that know every operation."""
 PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
@@ -74,7 +74,7 @@ class _ConvolutionLayout(Layout):
         return functional.pad(x, self.padding, mode=self.padding_mode)
 
     def after(self, y: Tensor) -> Tensor:
-        return y.movedim(-1, -3)
+        return y.movedim(-1, 1 - len(self.kernels))
 
     def weight(self, W: Tensor) -> Tensor:
         return W.reshape(self.kernels)
@@ -97,7 +97,7 @@ def is_transposed_linear(layer: nn.Module) -> bool:
 def layout_of(layer: nn.Module) -> Layout:
     """The layout of a layer's weight.
 
-    Linear: m outputs, n inputs.  Conv2d: m output channels, n = input channels x kernel.  Embedding: m features, n rows.
+    Linear: m outputs, n inputs.  Convolution: m output channels, n = input channels x kernel.  Embedding: m features, n rows.
     Raises ``ValueError`` for a layer of another kind, a weight without values (meta device) or not of floating point
     (quantised, other than by bitsandbytes), and for options under which the layer is not linear in its weight.
     """
@@ -112,14 +112,15 @@ def layout_of(layer: nn.Module) -> Layout:
         return Layout((layer.out_features, layer.in_features), LinearMap())
     if is_transposed_linear(layer):
         return _TransposedLayout((weight.shape[1], weight.shape[0]), LinearMap())
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Convolution):
         return _convolution_layout(layer)
     if isinstance(layer, nn.Embedding):
         return _embedding_layout(layer)
-    raise ValueError(f"expected nn.Linear, Conv1D (transformers), nn.Conv2d or nn.Embedding, found {type(layer).__name__}")
+    kinds = "nn.Linear, Conv1D (transformers), nn.Conv1d, nn.Conv2d, nn.Conv3d or nn.Embedding"
+    raise ValueError(f"expected {kinds}, found {type(layer).__name__}")
 
 
-def _convolution_layout(layer: nn.Conv2d) -> Layout:
+def _convolution_layout(layer: Convolution) -> Layout:
     if layer.groups != 1:
         raise ValueError(f"expected a convolution with groups = 1, found groups = {layer.groups}: its weight is not one matrix")
     kernels, stride, dilation = tuple(layer.weight.shape), tuple(layer.stride), tuple(layer.dilation)
@@ -359,11 +360,12 @@ def _full_name(kind: type) -> str:
 
 
 def _has_own_forward(base: nn.Module) -> bool:
-    """Whether a subclass of nn.Linear or nn.Conv2d may do something else with its weight."""
+    """Whether a subclass of nn.Linear or of a convolution may do something else with its weight."""
     if _full_name(type(base)) in PLAIN_FORWARDS:
         return False
-    if isinstance(base, nn.Conv2d):
-        return type(base).forward is not nn.Conv2d.forward or type(base)._conv_forward is not nn.Conv2d._conv_forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        if isinstance(base, kind):
+            return type(base).forward is not kind.forward or type(base)._conv_forward is not kind._conv_forward
     return isinstance(base, nn.Linear) and type(base).forward is not nn.Linear.forward
 
 
