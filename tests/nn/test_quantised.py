@@ -61,7 +61,7 @@ def test_a_quantised_decoder_trains_and_reloads_to_the_same_logits(tmp_path: Pat
     export_lora(model, plain)
     torch.testing.assert_close(logits(peft.PeftModel.from_pretrained(decoder(base, codes), plain)), trained, rtol=1e-3, atol=1e-3)
     for refused in (model.merge_adapter, model.merge_and_unload):
-        with pytest.raises(RuntimeError, match=r"merge: expected a weight that is a tensor of its entries, found a (Int8Params|Params4bit)"):
+        with pytest.raises(RuntimeError, match=r"merge: .* a tensor of its entries, found a (Int8Params|Params4bit) \("):
             refused()
     layer = next(iter(adapters(model).values()))
     with pytest.raises(RuntimeError, match="weight: expected numbers to add the update to, found codes"):

@@ -299,9 +299,9 @@ class AdaptedLayer(nn.Module):
         self.adapter.refuse_foreign_bases()
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
-        if not _is_plain(self.base_weight):
-            kind = type(self.base_weight).__name__
-            raise RuntimeError(f"merge: expected a weight that is a tensor of its entries, found a {kind}")
+        if not _is_plain(self.base_weight) or self.base_weight.ndim < 2:  # flat: a piece, as FSDP1 leaves it
+            found = f"{type(self.base_weight).__name__} {tuple(self.base_weight.shape)}"
+            raise RuntimeError(f"merge: expected a weight that is a tensor of its entries, found a {found}")
         if _has_own_forward(self.base):
             kind = type(self.base).__name__
             raise RuntimeError(f"merge: expected a base that uses its weight as it is, found {kind} with a forward of its own")
