@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 REASON = "the extra peft is not installed"
 peft = pytest.importorskip("peft", reason=REASON)
+transformers = pytest.importorskip("transformers", reason=REASON)
 pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason=REASON)
 safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
@@ -797,6 +798,25 @@ def hot_swapped() -> None:
         hotswap_adapter(model, folder, "default")
 
 
+def loaded_by_transformers() -> None:
+    """It sets parameters one by one, each of its own shape."""
+    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(**size)
+    with tempfile.TemporaryDirectory() as folder:
+        peft.get_peft_model(transformers.BertModel(config), GeoLoraConfig(rank=2)).save_pretrained(folder)
+        transformers.BertModel(config).load_adapter(folder)
+
+
+class ScaledEmbedding(nn.Embedding):
+    """As Gemma has it."""
+
+
+def on_meta() -> Any:
+    with torch.device("meta"):
+        layer = nn.Linear(4, 4)
+    return one_layer(layer)
+
+
 NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
     "a transposed convolution": (lambda: one_layer(nn.ConvTranspose1d(3, 4, 2)), "^0: expected nn.Linear, .* found ConvTranspose1d"),
     "groups": (lambda: one_layer(nn.Conv1d(4, 4, 2, groups=2)), "^0: expected a convolution with groups = 1, found groups = 2"),
@@ -804,6 +824,9 @@ NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
     "quantised": (lambda: one_layer(Quantised()), r"^0: expected a weight of floating point, found torch\.uint8"),
     "a tied embedding": (lambda: one_layer(Tied(), "table"), "^table: expected a weight of its own, .* shares with out"),
     "a tied output": (lambda: one_layer(Tied(), "out"), "^out: expected a weight of its own, .* shares with table"),
+    "a scaled embedding": (lambda: one_layer(ScaledEmbedding(9, 4)), "^0: expected nn.Embedding itself, .* may scale what it looks"),
+    "a base without values": (on_meta, "^0: expected a weight with values, found one on the meta device; load the model first"),
+    "load_adapter of transformers": (loaded_by_transformers, "PeftModel.from_pretrained"),
     "a weighted sum": (lambda: two_adapters().add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum"), "merge_adapter"),
     "hot swapping": (hot_swapped, "only supports LORA"),
     "mixed methods": (
@@ -818,6 +841,47 @@ def test_what_other_methods_of_peft_have_is_refused(case: str) -> None:
     ask, message = NOT_HERE[case]
     with pytest.raises(ValueError, match=message):
         ask()
+
+
+def test_converted_to_lora() -> None:
+    """By PEFT itself, exactly from the rank of the adapter on."""
+    x, _ = regression()
+    model = wrapped(alpha=0.7, modules_to_save=None)
+    train(model)
+    config_, state = peft.convert_to_lora(model.eval(), rank=max(ranks(model)))
+    plain = peft.get_peft_model(base_model(), config_).eval()
+    assert not peft.set_peft_model_state_dict(plain, state).unexpected_keys
+    assert difference(plain(x), model(x)) < 1e-6  # PEFT converts in single precision
+    assert difference(base_model()(x), model(x)) > 1e-2
+
+
+class Experts(nn.Module):
+    """A mixture with its matrices in one parameter, beside a router."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.gate_up = nn.Linear(4, 3), nn.Parameter(torch.randn(3, 8, 4))
+
+
+@pytest.mark.parametrize("put_in", [adapt, lambda model: peft.get_peft_model(model, GeoLoraConfig(rank=2))], ids=["adapt", "peft"])
+def test_all_linear_says_which_experts_stay(put_in: Callable[[nn.Module], Any], caplog: pytest.LogCaptureFixture) -> None:
+    put_in(nn.Sequential(Experts()))
+    assert caplog.messages == ["all-linear: 1 parameters of several matrices each stay as they are: 0.gate_up"]
+    caplog.clear()
+    put_in(nn.Sequential(nn.Linear(4, 4), nn.Conv1d(3, 4, 2)))
+    assert not caplog.messages
+
+
+def test_the_merged_model_is_saved_in_shards(tmp_path: Path) -> None:
+    """Of a model of transformers, as it saves any other one."""
+    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    tokens = torch.arange(12).view(2, 6)
+    model = peft.get_peft_model(transformers.BertModel(transformers.BertConfig(**size)), GeoLoraConfig(rank=2, init_weights=False))
+    expected = model.eval()(tokens).last_hidden_state
+    model.merge_and_unload().save_pretrained(tmp_path, max_shard_size="3KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    found = transformers.BertModel.from_pretrained(tmp_path).eval()(tokens).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_peft_asks_of_every_method_is_answered() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
-from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
+from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared, say_what_stays
 from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.optim.geolora import GeoLoRA
@@ -245,6 +245,15 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             if name in self.geolora_layers:
                 self.geolora_layers[name].merge()
 
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """For ``peft.convert_to_lora``, which knows linear layers alone; it is exact from the rank of the adapter on."""
+        return isinstance(self, GeoLoraLinear)
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """alpha·W of an adapter, arranged like the weight of the base."""
+        layer = self.geolora_layers[adapter_name]
+        return layer.alpha * layer.layout.weight(layer.adapter.full())
+
     def refuse_unmergeable(self, adapter_names: list[str], safe_merge: bool) -> None:
         """Raise what :meth:`merge` does, of these adapters, before it changes anything."""
         for name in adapter_names:
@@ -329,6 +338,13 @@ class GeoLoraModel(BaseTuner):
         if found:
             raise ValueError(f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}")
         super()._prepare_model(peft_config, model)
+
+    def _prepare_adapter_config(self, peft_config: GeoLoraConfig, model_config: dict[str, Any]) -> GeoLoraConfig:
+        """As PEFT's; says what "all-linear" leaves as it is."""
+        if peft_config.target_modules == "all-linear":
+            say_what_stays(self.model)
+        prepared: GeoLoraConfig = super()._prepare_adapter_config(peft_config, model_config)
+        return prepared
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

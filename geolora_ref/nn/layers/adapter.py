@@ -21,7 +21,10 @@ from geolora_ref.optimizers import Triple
 __all__ = ["GradientRoute", "LowRankAdapter"]
 
 GradientRoute = Literal["projected", "published"]
-NO_STATE = "give torch.func.functional_call the named_parameters() of a model, not its state_dict()"
+NO_STATE = (
+    "give torch.func.functional_call the named_parameters() of a model, not its state_dict(); load adapters by "
+    "PeftModel.from_pretrained, not by load_adapter of transformers"
+)
 NO_SHARDS = (
     "leave what is trainable out of sharding, by fully_shard(…, ignored_params=…) or "
     "FullyShardedDataParallel(…, ignored_states=…), and average its gradients (docs/howto/distributed.md)"
