@@ -12,12 +12,12 @@ from torch import nn
 if not torch.distributed.is_available():
     pytest.skip("needs torch.distributed", allow_module_level=True)
 
-import torch.distributed.checkpoint as dcp  # noqa: E402
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict  # noqa: E402
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from geolora_ref.nn import GeoLoRA  # noqa: E402
-from geolora_ref.nn.exchange.checkpoint import RankPlanner  # noqa: E402
-from verification.network_defects.models import network, regression, train  # noqa: E402
+from geolora_ref.nn import GeoLoRA
+from geolora_ref.nn.exchange.checkpoint import RankPlanner
+from verification.network_defects.models import network, regression, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # it is; there is one process
 

@@ -1,7 +1,7 @@
 """Training by several processes on gloo: what is averaged are ∇_K, ∇_L, ∇_S, so it is the training of one process on all data.
 
-Either everything is in every process (DistributedDataParallel), or the frozen base is spread over them (fully_shard).  One process
-and four train the network as ``adapt`` makes it, two the same as PEFT does.
+Either everything is in every process (DistributedDataParallel), or the frozen base is spread over them (fully_shard).  One
+process and four train the network as ``adapt`` makes it, two the same as PEFT does.
 """
 
 from __future__ import annotations

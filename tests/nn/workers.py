@@ -39,7 +39,12 @@ CAN_SHARD = "ignored_params" in inspect.signature(fully_shard).parameters
 """Whether this torch can leave the adapters out of sharding."""
 
 Way = Callable[[nn.Module], tuple[nn.Module, Callable[[], None]]]
-NAMES = {"base_model.model.": "", ".geolora_adapter.default.": ".adapter.", ".base_layer.": ".base.", ".modules_to_save.default.": "."}
+NAMES = {
+    "base_model.model.": "",
+    ".geolora_adapter.default.": ".adapter.",
+    ".base_layer.": ".base.",
+    ".modules_to_save.default.": ".",
+}
 """What PEFT calls the parameters of the network, and what they are called without it."""
 
 

@@ -1,7 +1,7 @@
-"""Distributed checkpoints, in which a tensor is loaded into one of its own shape: here shapes are ranks, and training changes them.
+"""Distributed checkpoints: a tensor is loaded into one of the same shape, and here shapes are ranks, which training changes.
 
-``torch.distributed.checkpoint.load`` fills the tensors of a state that the caller has.  A fresh model has other ranks than the saved
-one, and a fresh optimizer has no memory of its adapters yet, so both get what the checkpoint has room for.
+``torch.distributed.checkpoint.load`` fills the tensors of a state that the caller has.  A fresh model has other ranks than the
+saved one, and a fresh optimizer has no memory of its adapters yet.  Both get room for what the checkpoint has.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ class RankPlanner(DefaultLoadPlanner):
     ``set_state_dict`` afterwards; everything else is torch's own.  Give a planner to one ``load`` each.
     """
 
-    def set_up_planner(
-        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
-    ) -> None:
+    def set_up_planner(self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
         """Make room for what is an adapter's, in the parts of the state that are asked for."""
         assert metadata is not None
         for key, saved in metadata.state_dict_metadata.items():

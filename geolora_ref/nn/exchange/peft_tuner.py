@@ -28,7 +28,6 @@ with noting_how_to_install():
     from peft import PeftConfig, PeftType
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, register_peft_method
-    from peft.utils.integrations import skip_init_on_device
 
 __all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel", "create_geolora_optimizer"]
 
@@ -77,10 +76,11 @@ class GeoLoraConfig(PeftConfig):
     exclude_modules : the same form; what is left out.
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
+    trainable_token_indices : rows of embeddings that are trained as they are, as in LoraConfig; a list means the input embedding.
     init_weights : False draws S at random, so that a new adapter does something (for tests); by default S = 0.
 
-    Raises ``ValueError`` for ranks and factors out of range, for ``layers_to_transform`` beside an expression, and for the words
-    of LoraConfig, with those that are meant here.
+    Raises ``ValueError`` for ranks and factors out of range, and for ``layers_to_transform`` beside an expression; ``TypeError``,
+    as for every unknown word, for those of LoraConfig, with those that are meant here.
     """
 
     rank: int = 8
@@ -95,6 +95,7 @@ class GeoLoraConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     init_weights: bool = True
 
     def __new__(cls, *_: Any, **options: Any) -> GeoLoraConfig:
@@ -102,7 +103,7 @@ class GeoLoraConfig(PeftConfig):
         found = {name: value for name, value in options.items() if name in LORA_SAYS}
         if found:
             here = "; ".join(f"for {name} {LORA_SAYS[name]}" for name in found)
-            raise ValueError(f"GeoLoraConfig: expected its own words, {here}; found {found}")
+            raise TypeError(f"GeoLoraConfig: expected its own words, {here}; found {found}")
         new: GeoLoraConfig = super().__new__(cls)
         return new
 
@@ -186,12 +187,11 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
         self.train(base_layer.training)
 
-    @skip_init_on_device
     def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
-        """A new adapter; its factors have values even where PEFT would leave them without until it loads them."""
+        """A new adapter, without values where PEFT is about to load them (``low_cpu_mem_usage``)."""
         dtype = None if config.dtype is None else getattr(torch, config.dtype)
         adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
-        if not config.init_weights:
+        if not (config.init_weights or adapter.S.is_meta):
             U, S, V = adapter.factors()
             adapter.assign(LowRank(U, torch.randn_like(S) / len(S) ** 0.5, V))
         options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused")}
@@ -262,7 +262,8 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
                 continue
             layer.check_mergeable()
             if safe_merge and not bool(torch.isfinite(layer.adapter.full()).all()):
-                raise ValueError(f"adapter {name!r}: expected finite factors, found others; it is not merged")
+                broken = f"NaNs detected in the merged weights. The adapter {name} seems to be broken"  # as PEFT says it
+                raise ValueError(f"{broken}: expected finite factors, found others; it is not merged")
 
     def unmerge(self) -> None:
         """Put the base weight back, bit for bit."""
@@ -318,6 +319,10 @@ class GeoLoraModel(BaseTuner):
         layer.set_adapter(layer.active_adapters if layer is target else self.active_adapters)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Without PEFT's copy of the weight: a layer shares that of its base, and what is put back has its own."""
+        setattr(parent, child_name, new_module)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """As PEFT's; where it raises, the layers that it had changed are what they were."""

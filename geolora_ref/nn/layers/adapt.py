@@ -167,7 +167,8 @@ def say_what_stays(model: nn.Module) -> None:
     ]
     stacks = [name for name, parameter in parameters if parameter.ndim == 3 and len(parameter) > 1]
     if stacks:
-        LOG.warning("all-linear: %d parameters of several matrices each stay as they are: %s", len(stacks), checks.first_few(stacks))
+        names = checks.first_few(stacks)
+        LOG.warning("all-linear: %d parameters of several matrices each stay as they are: %s", len(stacks), names)
 
 
 def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:

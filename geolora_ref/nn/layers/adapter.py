@@ -125,8 +125,8 @@ class LowRankAdapter(nn.Module):
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
         """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.
 
-        Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``, and for
-        flat pieces of FSDP1.
+        Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``, and
+        for flat pieces of FSDP1.
         """
         if _is_flat(self.Ut):
             self.refuse_shards()
