@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune bench parity-gpu clean
+.PHONY: help verify verify-full test nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune bench parity-gpu peft-suite clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,11 +21,11 @@ verify-full: $(READY)  ## the same with more sizes and seeds; an interrupted run
 test: lint typecheck  ## lint, check types, run all tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto --dist worksteal
 
-nightly: $(READY)  ## the long form of the tests, proofs, long runs, kills, coverage, mutants (two hours); prints its totals
+nightly: $(READY)  ## the long form of the tests, PEFT's checks, proofs, long runs, kills, coverage, mutants (two hours); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m verification.rigor.long_runs
 	$(BIN)/python -m verification.rigor.faults
-	$(MAKE) rigor formal coverage mutation
+	$(MAKE) peft-suite rigor formal coverage mutation
 	$(BIN)/python -m verification.rigor.page
 
 BOARD := build/scoreboard
@@ -62,6 +62,9 @@ formal: $(READY)  ## compile the machine-checked proofs (a minute or two); says 
 
 mutation: $(READY)  ## break core, oracle, fast path, integrators, networks, fine-tuning and claims in small ways; the tests must notice 90 % (hours)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.mutation
+
+peft-suite: $(READY)  ## run PEFT's own checks, fetched from the package index, with our method (minutes); what cannot hold is listed with reasons
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.peft_suite
 
 coverage: $(READY)  ## branches of the core that its own tests take; fails below 95 %
 	CI=true OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m verification.rigor.branch_coverage

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 REASON = "the extra peft is not installed"
 peft = pytest.importorskip("peft", reason=REASON)
+transformers = pytest.importorskip("transformers", reason=REASON)
 pytorch_utils = pytest.importorskip("transformers.pytorch_utils", reason=REASON)
 safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
@@ -25,7 +26,10 @@ from geolora_ref.nn.exchange.export import export_lora  # noqa: E402
 from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig, GeoLoraLayer  # noqa: E402
 from verification.network_defects.models import difference, fill, regression  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")
+pytestmark = [
+    pytest.mark.usefixtures("module_unchecked"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT asks transformers so
+]
 
 SHOWN = "base_model.model.{}.geolora_active"
 
@@ -423,12 +427,12 @@ def test_a_safe_merge_refuses_broken_factors() -> None:
     model = wrapped()
     with torch.no_grad():
         model.get_submodule("base_model.model.second").geolora_adapter["default"].S[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="'default': expected finite factors"):
+    with pytest.raises(ValueError, match="The adapter default seems to be broken: expected finite factors"):
         model.merge_adapter(safe_merge=True)
-    with pytest.raises(ValueError, match="'default': expected finite factors"):
+    with pytest.raises(ValueError, match="The adapter default seems to be broken: expected finite factors"):
         model.merge_and_unload(safe_merge=True)
     assert not model.get_submodule("base_model.model.first").merged
-    with pytest.raises(ValueError, match="'default': expected finite factors"):
+    with pytest.raises(ValueError, match="The adapter default seems to be broken: expected finite factors"):
         model.get_submodule("base_model.model.second").merge(safe_merge=True)
     model.get_submodule("base_model.model.second").merge()  # nobody has asked for safety
     assert model.get_submodule("base_model.model.second").merged
@@ -485,7 +489,9 @@ def test_target_modules(target_modules: str | list[str], expected: list[str]) ->
 
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "Conv1D": (lambda: pytorch_utils.Conv1D(9, 6), lambda: torch.randn(2, 5, 6)),
+    "Conv1d": (lambda: nn.Conv1d(3, 5, 4, stride=2), lambda: torch.randn(2, 3, 9)),
     "Conv2d": (lambda: nn.Conv2d(2, 5, 3, padding=1), lambda: torch.randn(2, 2, 5, 4)),
+    "Conv3d": (lambda: nn.Conv3d(2, 5, (2, 3, 1), padding=1), lambda: torch.randn(2, 2, 4, 5, 3)),
     "Embedding": (lambda: nn.Embedding(9, 6, padding_idx=1), lambda: torch.tensor([[0, 1, 8]])),
 }
 
@@ -504,6 +510,8 @@ def test_other_layers(tmp_path: Path, kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True))
     assert difference(loaded(x), model(x)) < 1e-6  # torch multiplies in another order where no gradient is wanted
     assert difference(copy.deepcopy(model).merge_and_unload()(x), model(x)) < 1e-6
+    export_lora(model, tmp_path / "plain")
+    assert difference(peft.PeftModel.from_pretrained(base, tmp_path / "plain")(x), model(x)) < 1e-6
 
 
 def test_dropout_follows_the_mode_of_the_model() -> None:
@@ -723,6 +731,8 @@ def test_a_layer_says_its_features_as_those_of_peft_do() -> None:
             "linear": nn.Linear(6, 5),
             "table": nn.Embedding(9, 4),
             "conv": nn.Conv2d(3, 7, 2),
+            "sequence": nn.Conv1d(3, 7, 2),
+            "volume": nn.Conv3d(3, 7, 2),
             "gpt2": pytorch_utils.Conv1D(8, 6),
         }
     )
@@ -756,7 +766,7 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", WORDS)
 def test_the_words_of_lora_are_answered_with_ours(case: str) -> None:
     options, message = WORDS[case]
-    with pytest.raises(ValueError, match=f"^GeoLoraConfig: expected its own words, .*{message}"):
+    with pytest.raises(TypeError, match=f"^GeoLoraConfig: expected its own words, .*{message}"):
         GeoLoraConfig(**options)
 
 
@@ -791,13 +801,35 @@ def hot_swapped() -> None:
         hotswap_adapter(model, folder, "default")
 
 
+def loaded_by_transformers() -> None:
+    """It sets parameters one by one, each of its own shape."""
+    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(**size)
+    with tempfile.TemporaryDirectory() as folder:
+        peft.get_peft_model(transformers.BertModel(config), GeoLoraConfig(rank=2)).save_pretrained(folder)
+        transformers.BertModel(config).load_adapter(folder)
+
+
+class ScaledEmbedding(nn.Embedding):
+    """As Gemma has it."""
+
+
+def on_meta() -> Any:
+    with torch.device("meta"):
+        layer = nn.Linear(4, 4)
+    return one_layer(layer)
+
+
 NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
-    "Conv1d": (lambda: one_layer(nn.Conv1d(3, 4, 2)), "^0: expected nn.Linear, .* found Conv1d"),
-    "Conv3d": (lambda: one_layer(nn.Conv3d(3, 4, 2)), "^0: expected nn.Linear, .* found Conv3d"),
+    "a transposed convolution": (lambda: one_layer(nn.ConvTranspose1d(3, 4, 2)), "^0: expected nn.Linear, .* found ConvTransp"),
+    "groups": (lambda: one_layer(nn.Conv1d(4, 4, 2, groups=2)), "^0: expected a convolution with groups = 1, found groups = 2"),
     "attention itself": (lambda: one_layer(nn.MultiheadAttention(8, 2)), "^0: expected a layer with a weight"),
     "quantised": (lambda: one_layer(Quantised()), r"^0: expected a weight of floating point, found torch\.uint8"),
     "a tied embedding": (lambda: one_layer(Tied(), "table"), "^table: expected a weight of its own, .* shares with out"),
     "a tied output": (lambda: one_layer(Tied(), "out"), "^out: expected a weight of its own, .* shares with table"),
+    "a scaled embedding": (lambda: one_layer(ScaledEmbedding(9, 4)), "^0: expected nn.Embedding itself, .* may scale what"),
+    "a base without values": (on_meta, "^0: expected a weight with values, found one on the meta device; load the model first"),
+    "load_adapter of transformers": (loaded_by_transformers, "PeftModel.from_pretrained"),
     "a weighted sum": (lambda: two_adapters().add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum"), "merge_adapter"),
     "hot swapping": (hot_swapped, "only supports LORA"),
     "mixed methods": (
@@ -812,6 +844,54 @@ def test_what_other_methods_of_peft_have_is_refused(case: str) -> None:
     ask, message = NOT_HERE[case]
     with pytest.raises(ValueError, match=message):
         ask()
+
+
+def test_converted_to_lora() -> None:
+    """By PEFT itself, exactly from the rank of the adapter on."""
+    x, _ = regression()
+    model = wrapped(alpha=0.7, modules_to_save=None)
+    train(model)
+    config_, state = peft.convert_to_lora(model.eval(), rank=max(ranks(model)))
+    plain = peft.get_peft_model(base_model(), config_).eval()
+    assert not peft.set_peft_model_state_dict(plain, state).unexpected_keys
+    assert difference(plain(x), model(x)) < 1e-6  # PEFT converts in single precision
+    assert difference(base_model()(x), model(x)) > 1e-2
+
+
+class Experts(nn.Module):
+    """A mixture with its matrices in one parameter, beside a router."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.gate_up = nn.Linear(4, 3), nn.Parameter(torch.randn(3, 8, 4))
+
+
+PUT_IN: dict[str, Callable[[nn.Module], Any]] = {
+    "adapt": adapt,
+    "peft": lambda model: peft.get_peft_model(model, GeoLoraConfig(rank=2)),
+}
+
+
+@pytest.mark.parametrize("way", PUT_IN)
+def test_all_linear_says_which_experts_stay(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    PUT_IN[way](nn.Sequential(Experts()))
+    assert caplog.messages == ["all-linear: 1 parameters of several matrices each stay as they are: 0.gate_up"]
+    caplog.clear()
+    PUT_IN[way](nn.Sequential(nn.Linear(4, 4), nn.Conv1d(3, 4, 2)))
+    assert not caplog.messages
+
+
+def test_the_merged_model_is_saved_in_shards(tmp_path: Path) -> None:
+    """Of a model of transformers, as it saves any other one."""
+    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    tokens = torch.arange(12).view(2, 6)
+    base = transformers.BertModel(transformers.BertConfig(**size))
+    model = peft.get_peft_model(base, GeoLoraConfig(rank=2, init_weights=False))
+    expected = model.eval()(tokens).last_hidden_state
+    model.merge_and_unload().save_pretrained(tmp_path, max_shard_size="3KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    found = transformers.BertModel.from_pretrained(tmp_path).eval()(tokens).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_peft_asks_of_every_method_is_answered() -> None:

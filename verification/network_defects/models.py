@@ -19,6 +19,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "convolution": (lambda: nn.Conv2d(3, 6, (3, 2), stride=(2, 1), padding=(1, 0)), lambda: torch.randn(2, 3, 7, 6)),
     "convolution, same": (lambda: nn.Conv2d(2, 5, 4, padding="same", dilation=2), lambda: torch.randn(2, 2, 8, 7)),
     "convolution, reflect": (lambda: nn.Conv2d(2, 5, 3, padding=2, padding_mode="reflect"), lambda: torch.randn(1, 2, 5, 6)),
+    "convolution of a sequence": (lambda: nn.Conv1d(3, 6, 4, stride=3, padding=2), lambda: torch.randn(2, 3, 9)),
+    "convolution of a volume": (lambda: nn.Conv3d(2, 5, (2, 3, 1), dilation=(1, 2, 1)), lambda: torch.randn(2, 2, 4, 6, 3)),
     "convolution, one image": (lambda: nn.Conv2d(2, 5, 3, padding=1, stride=2), lambda: torch.randn(2, 7, 6)),
     "embedding": (lambda: nn.Embedding(9, 6), lambda: torch.tensor([[0, 3, 3], [8, 1, 0]])),
     "embedding with padding": (lambda: nn.Embedding(9, 6, padding_idx=3), lambda: torch.tensor([[0, 3, 3], [8, 1, 0]])),

@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from geolora_ref import checks
 from geolora_ref.fast.precision import own_precision
 from geolora_ref.nn.layers.adapt import COMPILED, adapters, refuse_several_places, unwrapped
-from geolora_ref.nn.layers.adapted import AdaptedLayer, is_transposed_linear
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, is_transposed_linear
 from geolora_ref.support.files import write_atomically
 
 __all__ = ["DRAFT", "export_lora", "lora_config", "lora_state_dict"]
@@ -147,8 +147,8 @@ def _factors(layer: AdaptedLayer, r: int) -> dict[str, Tensor]:
         if base.padding_idx is not None:  # that row is looked up too, and gets no update
             A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)
         return {"lora_embedding_A": A, "lora_embedding_B": B}
-    if isinstance(base, nn.Conv2d):
-        A, B = A.reshape(-1, *base.weight.shape[1:]), B[:, :, None, None]
+    if isinstance(base, Convolution):
+        A, B = A.reshape(-1, *base.weight.shape[1:]), B.reshape(*B.shape, *(1 for _ in base.kernel_size))
     return {"lora_A.weight": A, "lora_B.weight": B}
 
 
@@ -179,7 +179,7 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
             raise ValueError(f"{name}: expected a base in which no adapter is merged; unmerge it, or save the model itself")
         if name in attentions:
             raise ValueError(f"{name}: expected a layer that is called, found the projection of nn.MultiheadAttention")
-        if isinstance(base, nn.Conv2d) and (base.dilation != (1, 1) or base.padding_mode != "zeros"):
+        if isinstance(base, Convolution) and (set(base.dilation) != {1} or base.padding_mode != "zeros"):
             raise ValueError(
                 f"{name}: expected a convolution with dilation 1 and padding by zeros, as PEFT's LoRA computes it, "
                 f"found dilation {base.dilation}, padding mode {base.padding_mode!r}"

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from geolora_ref import checks
 from geolora_ref.lowrank import LowRank
-from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Fused, check_fused, is_transposed_linear
+from geolora_ref.nn.layers.adapt import adapter_for, adapters, refuse_several_places, refuse_shared, say_what_stays
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, check_fused, is_transposed_linear
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 from geolora_ref.nn.optim.geolora import GeoLoRA
 from geolora_ref.support.extras import noting_how_to_install
@@ -27,8 +27,7 @@ from geolora_ref.support.extras import noting_how_to_install
 with noting_how_to_install():
     from peft import PeftConfig, PeftType
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-    from peft.utils import register_peft_method
-    from peft.utils.integrations import skip_init_on_device
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, register_peft_method
 
 __all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel", "create_geolora_optimizer"]
 
@@ -72,14 +71,16 @@ class GeoLoraConfig(PeftConfig):
     rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training
         starts, a saved adapter has its ranks in the shapes of its factors.
     dtype : of the factors, by its name, "float32" or "float64" (a configuration is saved as text); None as there.
-    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names.
+    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names; None for those that
+        PEFT lists for the model's architecture.
     exclude_modules : the same form; what is left out.
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
+    trainable_token_indices : rows of embeddings that are trained as they are, as in LoraConfig; a list means the input embedding.
     init_weights : False draws S at random, so that a new adapter does something (for tests); by default S = 0.
 
-    Raises ``ValueError`` for ranks and factors out of range, for ``layers_to_transform`` beside an expression, and for the words
-    of LoraConfig, with those that are meant here.
+    Raises ``ValueError`` for ranks and factors out of range, and for ``layers_to_transform`` beside an expression; ``TypeError``,
+    as for every unknown word, for those of LoraConfig, with those that are meant here.
     """
 
     rank: int = 8
@@ -94,6 +95,7 @@ class GeoLoraConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     init_weights: bool = True
 
     def __new__(cls, *_: Any, **options: Any) -> GeoLoraConfig:
@@ -101,7 +103,7 @@ class GeoLoraConfig(PeftConfig):
         found = {name: value for name, value in options.items() if name in LORA_SAYS}
         if found:
             here = "; ".join(f"for {name} {LORA_SAYS[name]}" for name in found)
-            raise ValueError(f"GeoLoraConfig: expected its own words, {here}; found {found}")
+            raise TypeError(f"GeoLoraConfig: expected its own words, {here}; found {found}")
         new: GeoLoraConfig = super().__new__(cls)
         return new
 
@@ -185,17 +187,16 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         self.register_load_state_dict_pre_hook(_unmerged_for_a_state)  # type: ignore[no-untyped-call]
         self.train(base_layer.training)
 
-    @skip_init_on_device
     def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
-        """A new adapter; its factors have values even where PEFT would leave them without until it loads them."""
+        """A new adapter, without values where PEFT is about to load them (``low_cpu_mem_usage``)."""
         dtype = None if config.dtype is None else getattr(torch, config.dtype)
         adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
-        if not config.init_weights:
+        if not (config.init_weights or adapter.S.is_meta):
             U, S, V = adapter.factors()
             adapter.assign(LowRank(U, torch.randn_like(S) / len(S) ** 0.5, V))
         options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused")}
         (m, n), base = adapter.shape, self.base_layer
-        channels = (base.in_channels, base.out_channels) if isinstance(base, nn.Conv2d) else (n, m)
+        channels = (base.in_channels, base.out_channels) if isinstance(base, Convolution) else (n, m)
         self.in_features, self.out_features = channels  # as PEFT's layers say it
         named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
         self.geolora_layers[adapter_name] = named
@@ -244,6 +245,15 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             if name in self.geolora_layers:
                 self.geolora_layers[name].merge()
 
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """For ``peft.convert_to_lora``, which knows linear layers alone; it is exact from the rank of the adapter on."""
+        return isinstance(self, GeoLoraLinear)
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """alpha·W of an adapter, arranged like the weight of the base."""
+        layer = self.geolora_layers[adapter_name]
+        return layer.alpha * layer.layout.weight(layer.adapter.full())
+
     def refuse_unmergeable(self, adapter_names: list[str], safe_merge: bool) -> None:
         """Raise what :meth:`merge` does, of these adapters, before it changes anything."""
         for name in adapter_names:
@@ -252,7 +262,8 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
                 continue
             layer.check_mergeable()
             if safe_merge and not bool(torch.isfinite(layer.adapter.full()).all()):
-                raise ValueError(f"adapter {name!r}: expected finite factors, found others; it is not merged")
+                broken = f"NaNs detected in the merged weights. The adapter {name} seems to be broken"  # as PEFT says it
+                raise ValueError(f"{broken}: expected finite factors, found others; it is not merged")
 
     def unmerge(self) -> None:
         """Put the base weight back, bit for bit."""
@@ -288,7 +299,7 @@ class GeoLoraModel(BaseTuner):
 
     prefix = "geolora_"
     tuner_layer_cls = GeoLoraLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  PEFT declares it so
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _create_and_replace(
         self,
@@ -309,6 +320,10 @@ class GeoLoraModel(BaseTuner):
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Without PEFT's copy of the weight: a layer shares that of its base, and what is put back has its own."""
+        setattr(parent, child_name, new_module)
+
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """As PEFT's; where it raises, the layers that it had changed are what they were."""
         had_it = {layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and adapter_name in layer.geolora_layers}
@@ -328,6 +343,13 @@ class GeoLoraModel(BaseTuner):
         if found:
             raise ValueError(f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}")
         super()._prepare_model(peft_config, model)
+
+    def _prepare_adapter_config(self, peft_config: GeoLoraConfig, model_config: dict[str, Any]) -> GeoLoraConfig:
+        """As PEFT's; says what "all-linear" leaves as it is."""
+        if peft_config.target_modules == "all-linear":
+            say_what_stays(self.model)
+        prepared: GeoLoraConfig = super()._prepare_adapter_config(peft_config, model_config)
+        return prepared
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

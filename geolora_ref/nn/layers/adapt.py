@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from geolora_ref import checks
-from geolora_ref.nn.layers.adapted import AdaptedLayer, Fused, check_fused, is_transposed_linear, layout_of
+from geolora_ref.nn.layers.adapted import AdaptedLayer, Convolution, Fused, check_fused, is_transposed_linear, layout_of
 from geolora_ref.nn.layers.adapter import GradientRoute, LowRankAdapter
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "parameter_count",
     "refuse_several_places",
     "refuse_shared",
+    "say_what_stays",
     "unmerge",
     "unwrapped",
 ]
 
+LOG = logging.getLogger("geolora_ref")
 COMPILED = "_orig_mod"
 """What ``torch.compile`` calls the module inside of its own."""
 
@@ -53,8 +56,9 @@ def adapt(
 
     Parameters
     ----------
-    target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``), a regular expression that
-        matches whole module names, or names; a name stands for all modules whose name is it or ends in ".name".
+    target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``; a warning of the logger
+        "geolora_ref" names experts of a mixture that stay as they are), a regular expression that matches whole module names, or
+        names; a name stands for all modules whose name is it or ends in ".name".
     rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).  Both are lowered to
         min(m, n) of a layer.
     alpha, dropout, fused : see :class:`AdaptedLayer`.
@@ -136,6 +140,7 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
         if not found:
             where = f" outside of train={list(heads)}" if heads else ""
             raise ValueError(f"target_modules: expected a model with linear layers{where} for 'all-linear', found none")
+        say_what_stays(model)
     elif isinstance(target_modules, str):
         found = _matching(model, target_modules)
         if not found:
@@ -150,6 +155,20 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
     if "" in found:
         raise ValueError("target_modules: expected modules inside of the model, found the model itself; put it into a container")
     return found
+
+
+def say_what_stays(model: nn.Module) -> None:
+    """Warn of parameters that hold several matrices each, as experts of a mixture do: they belong to no linear layer."""
+    parameters = [
+        (f"{name}.{key}", parameter)
+        for name, module in model.named_modules()
+        for key, parameter in module.named_parameters(recurse=False)
+        if not hasattr(module, "kernel_size")
+    ]
+    stacks = [name for name, parameter in parameters if parameter.ndim == 3 and len(parameter) > 1]
+    if stacks:
+        names = checks.first_few(stacks)
+        LOG.warning("all-linear: %d parameters of several matrices each stay as they are: %s", len(stacks), names)
 
 
 def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
@@ -179,7 +198,7 @@ def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, 
 
 def _names(model: nn.Module) -> str:
     """The last parts of the names of all layers that can be adapted."""
-    kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
+    kinds = (nn.Linear, Convolution, nn.Embedding)
     ends = {
         name.rpartition(".")[2]: type(module).__name__
         for name, module in model.named_modules()

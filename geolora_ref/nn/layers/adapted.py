@@ -23,14 +23,16 @@ from geolora_ref.nn.layers.adapter import LowRankAdapter
 from geolora_ref.nn.layers.functions import ConvolutionMap, InputMap, LinearMap, LookupMap, projected_update, projected_weight
 from geolora_ref.nn.layers.owner import own
 
-__all__ = ["AdaptedLayer", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
-
+__all__ = ["AdaptedLayer", "Convolution", "Fused", "Layout", "check_fused", "is_transposed_linear", "layout_of"]
 
 Fused = Literal["auto", True, False]
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
 """Tensors that know every operation."""
 PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
 """Subclasses of nn.Linear with a ``forward`` of their own that is the same product."""
+CODED_WEIGHTS = ("bitsandbytes.nn.modules.Linear8bitLt", "bitsandbytes.nn.modules.Linear4bit")
+"""Those that have the same product from codes of their own in the place of the weight."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class _ConvolutionLayout(Layout):
         return functional.pad(x, self.padding, mode=self.padding_mode)
 
     def after(self, y: Tensor) -> Tensor:
-        return y.movedim(-1, -3)
+        return y.movedim(-1, 1 - len(self.kernels))
 
     def weight(self, W: Tensor) -> Tensor:
         return W.reshape(self.kernels)
@@ -95,29 +97,30 @@ def is_transposed_linear(layer: nn.Module) -> bool:
 def layout_of(layer: nn.Module) -> Layout:
     """The layout of a layer's weight.
 
-    Linear: m outputs, n inputs.  Conv2d: m output channels, n = input channels x kernel.  Embedding: m features, n rows.
+    Linear: m outputs, n inputs.  Convolution: m output channels, n = input channels x kernel.  Embedding: m features, n rows.
     Raises ``ValueError`` for a layer of another kind, a weight without values (meta device) or not of floating point
-    (quantised), and for options under which the layer is not linear in its weight.
+    (quantised, other than by bitsandbytes), and for options under which the layer is not linear in its weight.
     """
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"expected a layer with a weight, found {type(layer).__name__}")
     if weight.is_meta:
         raise ValueError("expected a weight with values, found one on the meta device; load the model first")
-    if not weight.is_floating_point() or weight.element_size() < 2:
+    if _is_coded(weight) and not any(_full_name(kind) in CODED_WEIGHTS for kind in type(layer).__mro__):
         raise ValueError(f"expected a weight of floating point, found {weight.dtype} ({type(weight).__name__}): quantised")
     if isinstance(layer, nn.Linear):
         return Layout((layer.out_features, layer.in_features), LinearMap())
     if is_transposed_linear(layer):
         return _TransposedLayout((weight.shape[1], weight.shape[0]), LinearMap())
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Convolution):
         return _convolution_layout(layer)
     if isinstance(layer, nn.Embedding):
         return _embedding_layout(layer)
-    raise ValueError(f"expected nn.Linear, Conv1D (transformers), nn.Conv2d or nn.Embedding, found {type(layer).__name__}")
+    kinds = "nn.Linear, Conv1D (transformers), nn.Conv1d, nn.Conv2d, nn.Conv3d or nn.Embedding"
+    raise ValueError(f"expected {kinds}, found {type(layer).__name__}")
 
 
-def _convolution_layout(layer: nn.Conv2d) -> Layout:
+def _convolution_layout(layer: Convolution) -> Layout:
     if layer.groups != 1:
         raise ValueError(f"expected a convolution with groups = 1, found groups = {layer.groups}: its weight is not one matrix")
     kernels, stride, dilation = tuple(layer.weight.shape), tuple(layer.stride), tuple(layer.dilation)
@@ -217,10 +220,12 @@ class AdaptedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The effective weight in the dtype of the base, W by products in that of the factors; base.weight itself while merged or
-        disabled.
+        disabled.  Raises ``RuntimeError`` for a quantised base, to whose codes nothing can be added.
         """
         if self.merged or not self.enabled:
             return self.base_weight
+        if _is_coded(self.base_weight):
+            raise RuntimeError(f"weight: expected numbers to add the update to, found codes ({type(self.base_weight).__name__})")
         Ut, S, Vt = self.adapter.in_forward()
         with own_precision(S.device):
             W = self._dense(Ut, S, Vt)
@@ -294,9 +299,9 @@ class AdaptedLayer(nn.Module):
         self.adapter.refuse_foreign_bases()
         if "weight" not in self.base._parameters:
             raise RuntimeError("merge: expected a base whose weight is a parameter, found one that is computed from others")
-        if not _is_plain(self.base_weight):
-            kind = type(self.base_weight).__name__
-            raise RuntimeError(f"merge: expected a weight that is a tensor of its entries, found a {kind}")
+        if not _is_plain(self.base_weight) or self.base_weight.ndim < 2:  # flat: a piece, as FSDP1 leaves it
+            found = f"{type(self.base_weight).__name__} {tuple(self.base_weight.shape)}"
+            raise RuntimeError(f"merge: expected a weight that is a tensor of its entries, found a {found}")
         if _has_own_forward(self.base):
             kind = type(self.base).__name__
             raise RuntimeError(f"merge: expected a base that uses its weight as it is, found {kind} with a forward of its own")
@@ -345,12 +350,22 @@ def _is_plain(weight: Tensor) -> bool:
     return type(weight) in PLAIN_WEIGHTS
 
 
+def _is_coded(weight: Tensor) -> bool:
+    """Whether a weight holds codes, of which another library makes numbers (quantised)."""
+    return not weight.is_floating_point() or weight.element_size() < 2
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _has_own_forward(base: nn.Module) -> bool:
-    """Whether a subclass of nn.Linear or nn.Conv2d may do something else with its weight."""
-    if f"{type(base).__module__}.{type(base).__qualname__}" in PLAIN_FORWARDS:
+    """Whether a subclass of nn.Linear or of a convolution may do something else with its weight."""
+    if _full_name(type(base)) in PLAIN_FORWARDS:
         return False
-    if isinstance(base, nn.Conv2d):
-        return type(base).forward is not nn.Conv2d.forward or type(base)._conv_forward is not nn.Conv2d._conv_forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        if isinstance(base, kind):
+            return type(base).forward is not kind.forward or type(base)._conv_forward is not kind._conv_forward
     return isinstance(base, nn.Linear) and type(base).forward is not nn.Linear.forward
 
 

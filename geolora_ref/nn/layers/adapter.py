@@ -21,7 +21,10 @@ from geolora_ref.optimizers import Triple
 __all__ = ["GradientRoute", "LowRankAdapter"]
 
 GradientRoute = Literal["projected", "published"]
-NO_STATE = "give torch.func.functional_call the named_parameters() of a model, not its state_dict()"
+NO_STATE = (
+    "give torch.func.functional_call the named_parameters() of a model, not its state_dict(); load adapters by "
+    "PeftModel.from_pretrained, not by load_adapter of transformers"
+)
 NO_SHARDS = (
     "leave what is trainable out of sharding, by fully_shard(…, ignored_params=…) or "
     "FullyShardedDataParallel(…, ignored_states=…), and average its gradients (docs/howto/distributed.md)"
@@ -122,8 +125,11 @@ class LowRankAdapter(nn.Module):
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
         """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.
 
-        Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``.
+        Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``, and
+        for flat pieces of FSDP1.
         """
+        if _is_flat(self.Ut):
+            self.refuse_shards()
         return self._first(self.rank)
 
     def in_forward(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,7 +174,7 @@ class LowRankAdapter(nn.Module):
     def refuse_shards(self) -> None:
         """Raise ``ValueError`` for factors of which this process has a part alone, as FSDP leaves them."""
         X = self.Ut
-        if X.ndim != 2 or hasattr(X, "to_local"):  # a flat piece, or a DTensor
+        if _is_flat(X) or hasattr(X, "to_local"):  # a DTensor
             raise ValueError(f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}")
 
     def refuse_foreign_bases(self) -> None:
@@ -295,7 +301,7 @@ class LowRankAdapter(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         with checks.naming(prefix.rstrip("."), RuntimeError):
             self.refuse_foreign_bases()
-        Ut, S, Vt = (X.detach() for X in self.active())
+            Ut, S, Vt = (X.detach() for X in self.active())
         for name, X in (("U", Ut.mT), ("S", S), ("V", Vt.mT)):
             destination[prefix + name] = X.clone(memory_format=torch.contiguous_format)
 
@@ -346,6 +352,11 @@ def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
             raise ValueError(f"{name}: expected a dense matrix of real numbers, found {X.dtype}, {X.layout}, {tuple(X.shape)}")
         if X.is_meta and not meta:
             raise ValueError(f"{name}: expected a matrix with entries, found one on the meta device")
+
+
+def _is_flat(X: Tensor) -> bool:
+    """Whether FSDP1 has taken a parameter for one of its own, of which a piece is here, or at times the whole."""
+    return X.ndim != 2 or hasattr(X, "_fsdp_flattened")
 
 
 def _positive_qr(X: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ the kernel of a convolution, as a table to look up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,11 +50,6 @@ def rows(X: Tensor) -> Tensor:
     return X.reshape(-1, X.shape[-1])
 
 
-def _images(X: Tensor) -> Tensor:
-    """One image as a batch of one."""
-    return X if X.ndim == 4 else X.unsqueeze(0)
-
-
 def _summable(X: Tensor) -> Tensor:
     """X in single precision, or in its own if that is a higher one."""
     return X.to(torch.promote_types(X.dtype, torch.float32))
@@ -76,31 +72,44 @@ class LinearMap:
         return rows(b).mT @ rows(x)
 
 
+CONVOLUTIONS: dict[int, tuple[Callable[..., Tensor], ...]] = {
+    1: (functional.conv1d, convolution_gradients.conv1d_input, convolution_gradients.conv1d_weight),
+    2: (functional.conv2d, convolution_gradients.conv2d_input, convolution_gradients.conv2d_weight),
+    3: (functional.conv3d, convolution_gradients.conv3d_input, convolution_gradients.conv3d_weight),
+}
+"""By the number of axes that a kernel moves along: the convolution and its adjoints."""
+
+
 @dataclass(frozen=True)
 class ConvolutionMap:
-    """x (B, channels, height, width) or one image without B, already padded; n = channels · kernel height · kernel width."""
+    """x (B, channels, *extent), extent the length, or height and width, or those of a volume, or one sample without B, padded
+    already; n = channels · the entries of a kernel.
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
 
+    def _batch(self, X: Tensor) -> Tensor:
+        """One sample as a batch of one."""
+        return X if X.ndim > len(self.kernel) else X.unsqueeze(0)
+
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
-        """The r kernels of V, (…, height', width', r)."""
-        return functional.conv2d(x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation).movedim(-3, -1)
+        """The r kernels of V, (…, *extent', r)."""
+        convolve, _, _ = CONVOLUTIONS[len(self.stride)]
+        return convolve(x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation).movedim(-len(self.kernel), -1)
 
     def input_gradient(self, c: Tensor, Vt: Tensor, x: Tensor) -> Tensor:
         """The transposed convolution of c."""
-        kernels = Vt.reshape(-1, *self.kernel)
-        arguments = (list(_images(x).shape), kernels, _images(c.movedim(-1, -3)), self.stride, 0, self.dilation)
-        dx: Tensor = convolution_gradients.conv2d_input(*arguments)
-        return dx.view(x.shape)
+        _, adjoint, _ = CONVOLUTIONS[len(self.stride)]
+        kernels, upstream = Vt.reshape(-1, *self.kernel), self._batch(c.movedim(-1, -len(self.kernel)))
+        return adjoint(list(self._batch(x).shape), kernels, upstream, self.stride, 0, self.dilation).view(x.shape)
 
     def factor_gradient(self, b: Tensor, x: Tensor) -> Tensor:
         """The correlation of x with b."""
-        shape = (b.shape[-1], *self.kernel)
-        arguments = (_images(x), shape, _images(b.movedim(-1, -3)), self.stride, 0, self.dilation)
-        dL_t: Tensor = convolution_gradients.conv2d_weight(*arguments)
-        return dL_t.reshape(shape[0], -1)
+        _, _, correlate = CONVOLUTIONS[len(self.stride)]
+        shape, upstream = (b.shape[-1], *self.kernel), self._batch(b.movedim(-1, -len(self.kernel)))
+        return correlate(self._batch(x), shape, upstream, self.stride, 0, self.dilation).reshape(shape[0], -1)
 
 
 @dataclass(frozen=True)

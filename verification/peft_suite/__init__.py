@@ -1,0 +1,1 @@
+"""PEFT's own checks, run against our method: ``python -m verification.peft_suite``."""
