@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("directory", type=nonempty_path, help="of the vectors")
     judge.add_argument("outputs", type=nonempty_path, help="one JSON file a vector")
     vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
-    commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts (extra finetune)", add_help=False)
+    commands.add_parser("finetune", help="fine-tune a pretrained transformer on texts (extra finetune)", add_help=False)
     return top
 
 
