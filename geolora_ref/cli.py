@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--name", metavar="TEXT", help="what the report calls the program (default: the folder of its outputs)")
     judge.add_argument("--json", type=nonempty_path, metavar="FILE", help="write the report, for scoreboard too")
     vectors.add_parser("check", help="generate the vectors anew and compare them with the stored ones")
-    commands.add_parser("finetune", help="fine-tune a pretrained transformer on labelled texts (extra finetune)", add_help=False)
+    commands.add_parser("finetune", help="fine-tune a pretrained transformer on texts (extra finetune)", add_help=False)
     return top
 
 

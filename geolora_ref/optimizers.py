@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from geolora_ref import checks
 from geolora_ref.algorithm import assemble, basis_augmentation
@@ -35,12 +35,16 @@ __all__ = [
     "Sgd",
     "Spectral",
     "Triple",
+    "UpdateRule",
     "continued",
     "inherited",
     "moved_apart",
     "norm_squared",
     "transported",
 ]
+
+UpdateRule = Literal["spectral", "preconditioned", "adam", "adam-published", "sgd", "heavy-ball", "normalised"]
+"""The rules by the names that commands and torch's optimizers have for them."""
 
 
 class Triple(NamedTuple):

@@ -15,9 +15,11 @@ from geolora_ref.finetune.batches import by_length, encode_texts
 from geolora_ref.finetune.checkpoint import Stored, load_trained_state, read_stored, trained_state, well_formed, write_stored
 from geolora_ref.finetune.labels import Labels
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.model import Classifier, digest_of_model, load_encoder, locate, try_out
+from geolora_ref.finetune.model import Classifier, Model, digest_of_model, load_encoder, locate, try_out
 
-__all__ = ["FineTuned", "load_adapter", "save_adapter"]
+__all__ = ["ADAPTER", "FineTuned", "load_adapter", "save_adapter"]
+
+ADAPTER = "adapter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class FineTuned:
     tried : texts of so many tokens are known to be none too many for the model.
     """
 
-    model: Classifier
+    model: Model
     tokenizer: Any
     labels: Labels
     max_length: int

@@ -1,4 +1,4 @@
-"""``geolora-ref finetune``: options, and what is printed and written."""
+"""``geolora-ref finetune``: what it does with its options, and what is printed and written."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import platform
 import re
 import shutil
 import statistics
-import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from rich import box
@@ -27,133 +25,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from geolora_ref import checks
-from geolora_ref.budget import Unit
-from geolora_ref.finetune.adapter_file import FineTuned, save_adapter
-from geolora_ref.finetune.batches import encode
-from geolora_ref.finetune.data import Columns, Row, digest_of_rows, read_rows, split
-from geolora_ref.finetune.job import Data, DivergedError, Job, Plan, Schedule
-from geolora_ref.finetune.labels import Kind, Labels, fit_labels, shown, with_sign
+from geolora_ref.finetune.adapter_file import ADAPTER
+from geolora_ref.finetune.batches import Examples
+from geolora_ref.finetune.causal_lm import causal_lm
+from geolora_ref.finetune.classification import classification
+from geolora_ref.finetune.job import DivergedError, Job
+from geolora_ref.finetune.locate import locate
 from geolora_ref.finetune.methods import GeoLoRAMethod
-from geolora_ref.finetune.metrics import METRICS, default_kind
-from geolora_ref.finetune.model import Classifier, check_length, digest_of_model, load_encoder, locate, try_out
+from geolora_ref.finetune.model import digest_of_model
+from geolora_ref.finetune.options import OF_TASK
 from geolora_ref.finetune.pictures import draw_run, short_names
+from geolora_ref.finetune.plan import Plan, TaskName
+from geolora_ref.finetune.task import Say, Task
 from geolora_ref.nn import adapters
-from geolora_ref.nn.optim.groups import UpdateRule
 from geolora_ref.support.files import locked, remove_parts, require_regular, require_writable, write_json
-from geolora_ref.support.options import nonempty_path
-from geolora_ref.support.streams import escape_missing_characters
 from geolora_ref.support.terminal import Terminal
 
-__all__ = ["add_arguments", "main", "run"]
+__all__ = ["run"]
 
+TASKS: Mapping[TaskName, Callable[[argparse.Namespace, Say], Task]] = {"classification": classification, "causal-lm": causal_lm}
 NAME = re.compile(r"[\w.]+")
 """Of a module, or the end of one; what has other characters is "all-linear", or a regular expression."""
-CHECKPOINT, ADAPTER, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "adapter.safetensors", "results.json", "ranks.png", "lora"
-"""What a run writes."""
-DEFAULT = "(default: %(default)s)"
-"""In a help text, which argparse completes."""
-ELSEWHERE = {
-    "--learning-rate": "--lr",
-    "--learning_rate": "--lr",
-    "--num-epochs": "--epochs",
-    "--num_train_epochs": "--epochs",
-    "--model_name_or_path": "--model",
-    "--train_file": "--data",
-    "--train-file": "--data",
-    "--output-dir": "--output",
-    "--output_dir": "--output",
-}
-"""What other programs call these options."""
+CHECKPOINT, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "results.json", "ranks.png", "lora"
+"""What a run writes, beside what is its task's own."""
 LIBRARIES = ("numpy", "torch", "transformers", "safetensors")
 """Those whose versions may change a number."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``geolora-ref finetune``."""
-    method, plan = GeoLoRAMethod(), Plan("accuracy")
-    data = parser.add_argument_group("model and data")
-    data.add_argument(
-        "--model", required=True, metavar="FOLDER|PACKAGE", help="a pretrained transformer with safetensors weights"
-    )
-    data.add_argument(
-        "--data", required=True, type=nonempty_path, metavar="FILE", help="training examples: tab-separated, nothing quoted"
-    )
-    data.add_argument("--dev", type=nonempty_path, metavar="FILE", help="examples for the metric (default: a part of --data)")
-    data.add_argument("--dev-fraction", type=float, default=0.1, help=f"the part of --data that is set aside {DEFAULT}")
-    data.add_argument("--header", action="store_true", help="the first line names the columns")
-    data.add_argument("--text-column", default="1", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
-    data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
-    data.add_argument("--label-column", default="2", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
-    data.add_argument("--metric", required=True, choices=list(METRICS), help="measured after every epoch")
-    data.add_argument("--labels", choices=get_args(Kind), help="what labels are (default: what the metric needs)")
-    data.add_argument("--max-length", type=int, default=128, help=f"tokens of an example, the rest is cut {DEFAULT}")
-    training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=plan.epochs, help=f"passes over the examples {DEFAULT}")
-    training.add_argument("--batch-size", type=int, default=plan.batch_size, help=f"examples of a step {DEFAULT}")
-    training.add_argument("--lr", type=float, default=method.lr, help=f"of the adapters {DEFAULT}")
-    training.add_argument("--head-lr", type=float, default=method.head_lr, help=f"of the head {DEFAULT}")
-    training.add_argument(
-        "--schedule", choices=get_args(Schedule), default=plan.schedule, help=f"of both learning rates {DEFAULT}"
-    )
-    training.add_argument("--warmup", type=float, default=plan.warmup, help=f"fraction of the steps in which they rise {DEFAULT}")
-    training.add_argument("--weight-decay", type=float, default=method.weight_decay, help=f"of S and of the head {DEFAULT}")
-    training.add_argument("--seed", type=int, default=plan.seed, help=f"of all that is drawn {DEFAULT}")
-    training.add_argument("--device", default="cpu", help=f"torch device {DEFAULT}")
-    geolora = parser.add_argument_group("GeoLoRA")
-    threshold = geolora.add_mutually_exclusive_group()
-    threshold.add_argument("--tau", type=float, help=f"relative truncation threshold (default: {method.tau:g})")
-    threshold.add_argument("--theta", type=float, help="absolute truncation threshold, in place of --tau")
-    geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start {DEFAULT}")
-    geolora.add_argument("--min-rank", type=int, default=method.min_rank, help=f"of every layer {DEFAULT}")
-    geolora.add_argument("--max-rank", type=int, default=method.max_rank, help="of every layer (default: 4 times --rank)")
-    geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
-    geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit, help=f"of --budget {DEFAULT}")
-    geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update, help=f"rule of the optimizer {DEFAULT}")
-    geolora.add_argument("--smoothing", type=float, default=method.smoothing, help=f"of the spectral update {DEFAULT}")
-    geolora.add_argument(
-        "--coefficient-steps", type=int, default=method.coefficient_steps, help=f"on S alone, after every step {DEFAULT}"
-    )
-    geolora.add_argument(
-        "--target-modules",
-        nargs="+",
-        default=["all-linear"],
-        metavar="NAME",
-        help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
-    )
-    geolora.add_argument("--alpha", type=float, default=method.alpha, help=f"scale of the adapters {DEFAULT}")
-    geolora.add_argument("--reference", action="store_true", help="layer by layer: the same within rounding, in more time")
-    geolora.add_argument("--dropout", type=float, default=method.dropout, help=f"on the input of the adapters {DEFAULT}")
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output",
-        type=nonempty_path,
-        default=Path("build") / "finetune",
-        metavar="FOLDER",
-        help=f"where all that is written goes {DEFAULT}",
-    )
-    output.add_argument(
-        "--checkpoint-every",
-        type=int,
-        default=50,
-        metavar="STEPS",
-        help=f"between two checkpoints {DEFAULT}; there is one after every epoch as well",
-    )
-    output.add_argument("--fresh", action="store_true", help="forget the checkpoint in --output instead of going on from it")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run; exit status 2 for bad input."""
-    escape_missing_characters()
-    parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
-    add_arguments(parser)
-    for name in sys.argv[1:] if argv is None else argv:
-        ours = ELSEWHERE.get(name.partition("=")[0])
-        if ours:
-            parser.error(f"{name.partition('=')[0]} is called {ours} here")
-    try:
-        return run(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"geolora-ref finetune: {error}\n")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -186,9 +82,6 @@ def _check(options: argparse.Namespace) -> None:
     """Raise ``ValueError`` for options that nobody else would look at before the model is read."""
     checks.integer("checkpoint_every", options.checkpoint_every, 1)
     _plan(options)
-    if options.labels is not None and (options.labels == "number") != (default_kind(options.metric) == "number"):
-        fitting = "number" if default_kind(options.metric) == "number" else "class or sign"
-        raise ValueError(f"labels: expected {fitting} for the metric {options.metric}, found {options.labels}")
     try:
         torch.empty(0, device=options.device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -197,19 +90,16 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int:
     """Load, train, write."""
+
+    def say(line: str, style: str | None = None) -> None:
+        console.print(line, style=style, markup=False, soft_wrap=True)
+
     _make_room(options.output)
-    folder = locate(options.model)
-    train, dev, read = _rows(options, console)
-    labels = fit_labels(train, options.labels or default_kind(options.metric))
-    encoder, tokenizer = load_encoder(folder)
-    check_length(tokenizer, options.max_length, pairs=options.pair_column is not None)
-    console.print(_data_line(train, dev, labels), markup=False, soft_wrap=True)
-    console.print(_first_line(train[0]), markup=False, soft_wrap=True)
-    for doubt in _doubts(train, labels):
-        console.print(f"[yellow]{doubt}[/]", soft_wrap=True)
-    train_examples, dev_examples = (encode(rows, tokenizer, labels, options.max_length) for rows in (train, dev))
-    longest = max(train_examples, dev_examples, key=lambda examples: int(examples.lengths.max()))
-    try_out(encoder, longest.batch([int(longest.lengths.argmax())], torch.device("cpu"))[0])
+    place = locate(options.model)
+    task = TASKS[options.task](options, say)
+    pretrained, tokenizer = task.load(place)
+    data = task.data(tokenizer)
+    task.try_out(pretrained, _longest(data.train, *data.evaluation.values()))
     method, plan = _method(options), _plan(options)
     with _progress(console) as progress:
         bar = progress.add_task("training", total=None)
@@ -218,33 +108,50 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
             told = f"loss {job.history.losses[-1]:.3f}"
             progress.update(bar, completed=done, total=total, description=told)
             if not console.is_terminal and done % max(1, total // 10) == 0:
-                console.print(f"step {done} of {total}, {told}", soft_wrap=True)
+                say(f"step {done} of {total}, {told}")
 
         job = Job(
-            lambda generator: Classifier(encoder, labels.outputs, generator).to(options.device),
+            lambda generator: task.model(pretrained, generator).to(options.device),
             method,
-            Data(train_examples, {"dev": dev_examples}, labels),
+            data,
             plan,
-            identity=_identity(options, {"model": digest_of_model(folder, tokenizer), **read}, method, plan),
+            identity=_identity(options, {"model": digest_of_model(place, tokenizer), **task.digests}, method),
             checkpoint=checkpoint,
             checkpoint_every=options.checkpoint_every,
             fresh=options.fresh,
             on_step=show,
-            on_epoch=lambda *_: console.print(_epoch_line(job), soft_wrap=True),
+            on_epoch=lambda *_: say(_epoch_line(job)),
         )
+        baseline = task.baseline(job)
+        say(f"{' of '.join(task.yardstick)}: {baseline:.4f}")
         if job.history.steps:
-            console.print(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})", markup=False, soft_wrap=True)
+            say(f"going on from step {job.history.steps} of {job.steps} ({checkpoint})")
         if len(job.history.metrics) == plan.epochs:
-            console.print(_epoch_line(job), soft_wrap=True)
+            say(_epoch_line(job))
         try:
             job.run()
         except DivergedError as error:
             console.print(f"[red]diverged[/]: {escape(str(error))}", soft_wrap=True)
             return 1
-    pairs, tried = options.pair_column is not None, int(longest.lengths.max())
-    fine_tuned = FineTuned(job.model, tokenizer, labels, options.max_length, pairs, tried)
-    _finish(job, fine_tuned, method, folder, options.output, console)
+    console.print(rank_table(job))
+    learned = task.reached(job) < baseline
+    if not learned:
+        what, whose = task.yardstick
+        say(f"nothing was learned: the {what} is not below {baseline:.4f}, that of {whose}", "yellow")
+    if method.fast:
+        say(f"{job.history.exact} of {job.history.truncations} truncations went through Householder's QR")
+    written = task.write(options.output, job, tokenizer, method, place)
+    write_json(options.output / RESULTS, _results(job, place, learned=learned, baseline=baseline))
+    plain = _export_lora(job, place, options.output / LORA, task.peft)
+    draw_run(job.history, options.output / PICTURE, _epoch_line(job))  # last: the rest is there when a disk is too full for it
+    say(f"written to {options.output}: {', '.join([*written, RESULTS, plain, PICTURE])}")
     return 0
+
+
+def _longest(*parts: Examples) -> dict[str, torch.Tensor]:
+    """The inputs (1 x tokens) of the longest example."""
+    longest = max(parts, key=lambda examples: int(examples.lengths.max()))
+    return longest.batch([int(longest.lengths.argmax())], torch.device("cpu"))[0]
 
 
 def _make_room(output: Path) -> None:
@@ -256,58 +163,6 @@ def _make_room(output: Path) -> None:
     lora = output / LORA
     if os.path.lexists(lora) and not lora.is_dir():  # a link that leads nowhere does not exist
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(lora))
-
-
-def _data_line(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
-    """How many examples there are, and what their labels were taken for."""
-    examples = f"{len(train)} examples for the training, {len(dev)} for the metric"
-    if not labels.classes:
-        return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"
-    counts = Counter(labels.encode(train).tolist())
-    return f"{examples}; classes (and how often): " + checks.first_few(
-        [f"{shown(name)} ({counts[i]})" for i, name in enumerate(labels.classes)]
-    )
-
-
-def _first_line(row: Row) -> str:
-    """What was taken for texts and label, in one line."""
-    given = [row.text] if row.pair is None else [row.text, row.pair]
-    texts = " | ".join(shown(text, 80) for text in given)
-    return f"first example: {texts} -> {shown(row.label)}"
-
-
-def _doubts(rows: Sequence[Row], labels: Labels) -> Iterator[str]:
-    """Questions about columns that look like others."""
-    if all(re.fullmatch(r"[\s\d.,+-]*", row.text) for row in rows):
-        yield "all texts are numbers: is --text-column the right one?"
-    if labels.classes and len(rows) > 10 and len(labels.classes) > len(rows) // 2:
-        yield f"{len(labels.classes)} classes for {len(rows)} examples: is --label-column the right one?"
-
-
-def _rows(options: argparse.Namespace, console: Console) -> tuple[list[Row], list[Row], dict[str, str | None]]:
-    """Training and development rows, and digests of what was read; what has no sign is left out, and said so."""
-    columns = Columns(options.text_column, options.label_column, options.pair_column, options.header)
-
-    def read(path: Path) -> list[Row]:
-        rows = read_rows(path, columns)
-        if options.labels != "sign":
-            return rows
-        kept, left_out = with_sign(rows)
-        if not kept:
-            raise ValueError(f"{path}: expected labels with a sign, found 0 in all {len(rows)} examples")
-        if left_out:
-            console.print(
-                f"{path}: {left_out} of {len(rows)} examples have the label 0, which has no sign, and are left out",
-                markup=False,
-                soft_wrap=True,
-            )
-        return kept
-
-    data = read(options.data)
-    if options.dev is None:
-        return *split(data, options.dev_fraction, options.seed), {"data": digest_of_rows(data), "dev": None}
-    dev = read(options.dev)
-    return data, dev, {"data": digest_of_rows(data), "dev": digest_of_rows(dev)}
 
 
 def _method(options: argparse.Namespace) -> GeoLoRAMethod:
@@ -325,17 +180,13 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
 
 
-def _identity(
-    options: argparse.Namespace, digests: Mapping[str, str | None], method: GeoLoRAMethod, plan: Plan
-) -> dict[str, Any]:
-    """Everything that determines the run, model and data by their digests; a checkpoint with another identity is refused."""
-    names = ("text_column", "pair_column", "label_column", "header", "labels", "max_length", "device")
+def _identity(options: argparse.Namespace, digests: Mapping[str, str | None], method: GeoLoRAMethod) -> dict[str, Any]:
+    """Everything but the plan that determines the run, model and data by their digests."""
     return {
         "version": version("geolora-ref"),
         **digests,
         "dev_fraction": options.dev_fraction if options.dev is None else None,  # --dev leaves it without a use
-        **{name: getattr(options, name) for name in names},
-        **asdict(plan),
+        **{name: getattr(options, name) for name in ("task", *OF_TASK[options.task], "max_length", "device")},
         **asdict(method),
     }
 
@@ -355,18 +206,10 @@ def _epoch_line(job: Job) -> str:
     return f"{epoch}: training loss {loss:.4f}, {metric}, {job.prepared.parameters()} adapter parameters"
 
 
-def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path, output: Path, console: Console) -> None:
-    """Table, picture, adapter in both forms, and the figures as JSON."""
-    history, baseline = job.history, job.data.labels.baseline
-    console.print(rank_table(job))
-    if not history.learned(baseline):
-        console.print(
-            f"[yellow]nothing was learned: the loss is not below {baseline:.4f}, that of a constant prediction[/]", soft_wrap=True
-        )
-    if method.fast:
-        console.print(f"{history.exact} of {history.truncations} truncations went through Householder's QR", soft_wrap=True)
-    save_adapter(output / ADAPTER, fine_tuned, method, folder)
-    results = {
+def _results(job: Job, place: Path, **told: bool | float) -> dict[str, Any]:
+    """The figures of a run, as JSON has them."""
+    history = job.history
+    return {
         "metrics": [
             {name: value if math.isfinite(value) else None for name, value in epoch.items()} for epoch in history.metrics
         ],
@@ -376,18 +219,14 @@ def _finish(job: Job, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path
         "by_householder": history.exact,
         "median_seconds_per_step": statistics.median(history.seconds),
         "losses": history.losses,
-        "learned": history.learned(baseline),
-        "classes": list(job.data.labels.classes),
+        **told,
+        "classes": list(getattr(job.data.meaning, "classes", ())),
         "examples": {"train": len(job.data.train), **{name: len(some) for name, some in job.data.evaluation.items()}},
-        "model": folder.name,
+        "model": place.name,
         "job": job.identity,
         "threads": torch.get_num_threads(),
         "versions": {"Python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
     }
-    write_json(output / RESULTS, results)
-    plain = _export_lora(job, folder, output / LORA)
-    draw_run(history, output / PICTURE, _epoch_line(job))  # last: the rest is there when a disk is too full for it
-    console.print(f"written to {output}: {ADAPTER}, {RESULTS}, {plain}, {PICTURE}", markup=False, soft_wrap=True)
 
 
 def rank_table(job: Job) -> Table:
@@ -406,7 +245,7 @@ def rank_table(job: Job) -> Table:
     return table
 
 
-def _export_lora(job: Job, folder: Path, directory: Path) -> str:
+def _export_lora(job: Job, place: Path, directory: Path, task_type: str) -> str:
     """Write the adapter as a plain LoRA checkpoint, where PEFT is installed; says what was done."""
     if importlib.util.find_spec("peft") is None:
         return "no plain LoRA checkpoint (PEFT is not installed)"
@@ -417,8 +256,8 @@ def _export_lora(job: Job, folder: Path, directory: Path) -> str:
     export_lora(
         job.model.encoder,
         directory,
-        base_model_name_or_path=str(folder.resolve()),
-        task_type="FEATURE_EXTRACTION",
+        base_model_name_or_path=str((place.parent if place.is_file() else place).resolve()),
+        task_type=task_type,
         overwrite=True,
     )
     return f"{directory.name}/ (plain LoRA, for PEFT)"

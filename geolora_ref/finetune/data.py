@@ -8,12 +8,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from geolora_ref.support.files import digest
 
-__all__ = ["Columns", "Row", "digest_of_rows", "read_rows", "split"]
+__all__ = ["Columns", "Row", "digest_of_rows", "read_rows", "read_text", "split"]
+
+
+class Placed(Protocol):
+    """What comes from a file."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+Example = TypeVar("Example", bound=Placed)
 
 
 @dataclass(frozen=True)
@@ -76,17 +87,22 @@ def digest_of_rows(rows: Sequence[Row]) -> str:
     return digest(json.dumps([[row.text, row.pair, row.label] for row in rows]))
 
 
-def _records(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and fields."""
+def read_text(path: Path) -> str:
+    """A UTF-8 file, line ends as they are; ``ValueError`` where it cannot be read, and with the line where it is not UTF-8."""
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: expected a readable file of tab-separated columns, found: {error.strerror}") from error
+        raise ValueError(f"{path}: expected a readable file, found: {error.strerror}") from error
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: expected UTF-8 text, found the byte {raw[error.start]:#04x}") from error
+
+
+def _records(path: Path) -> list[tuple[int, list[str]]]:
+    """Line numbers and fields."""
+    text = read_text(path)
     reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         return [(reader.line_num, fields) for fields in reader]
@@ -108,10 +124,10 @@ def _index(path: Path, what: str, column: str, width: int, header: Sequence[str]
     raise ValueError(f"{path}: {what} column: expected {names}a number from 1 to {width}, found {column!r}")
 
 
-def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Training and development rows: the given fraction of the rows, drawn by seed, is set aside for development.
+def split(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Training and development examples: the given fraction, drawn by seed, is set aside for development.
 
-    Raises ``ValueError`` unless both parts get at least one row.
+    Raises ``ValueError`` unless both parts get at least one.
     """
     held_out = round(fraction * len(rows)) if 0.0 < fraction < 1.0 else 0
     if not 0 < held_out < len(rows):

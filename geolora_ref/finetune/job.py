@@ -6,25 +6,31 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from geolora_ref import checks
 from geolora_ref.finetune.batches import Examples, by_length, training_order
-from geolora_ref.finetune.checkpoint import Stored, check_same_job, load_trained_state, read_stored, trained_state, write_stored
-from geolora_ref.finetune.labels import Labels
+from geolora_ref.finetune.checkpoint import (
+    Stored,
+    check_same_job,
+    load_trained_state,
+    read_stored,
+    trained_state,
+    well_formed,
+    write_stored,
+)
 from geolora_ref.finetune.methods import Method
-from geolora_ref.finetune.metrics import METRICS, evaluate_metric
-from geolora_ref.finetune.model import Classifier
+from geolora_ref.finetune.metrics import evaluate_metric
+from geolora_ref.finetune.model import Model
+from geolora_ref.finetune.plan import Plan, Schedule
 from geolora_ref.support.foreign import words
 
-__all__ = ["Data", "DivergedError", "History", "Job", "Plan", "Schedule"]
+__all__ = ["Data", "DivergedError", "History", "Job", "Meaning", "Plan", "Schedule"]
 
-Schedule = Literal["constant", "linear"]
 CPU = torch.device("cpu")
 RANK_RECORDS = 500
 """Ranks are recorded at most about so many times in a run, evenly spaced."""
@@ -34,45 +40,23 @@ class DivergedError(ArithmeticError):
     """The training loss, or a gradient, is no finite number any more."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long and in which portions; a run is a function of plan, method, model and data.
+class Meaning(Protocol):
+    """What the outputs of a model mean: what is minimised, and what the metric compares with the targets."""
 
-    Raises ``ValueError`` for what is out of range, naming it.
-    """
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """One number for a batch."""
 
-    metric: str
-    epochs: int = 1
-    batch_size: int = 32
-    schedule: Schedule = "constant"
-    warmup: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks.one_of("metric", self.metric, tuple(METRICS))
-        checks.one_of("schedule", self.schedule, get_args(Schedule))
-        for name in ("epochs", "batch_size"):
-            checks.integer(name, getattr(self, name), 1)
-        checks.below_one("warmup", self.warmup)
-        if not checks.is_integer(self.seed) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, found {self.seed}")
-        object.__setattr__(self, "seed", int(self.seed))
-
-    def factor(self, step: int, steps: int) -> float:
-        """What multiplies the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or to 0."""
-        rise = self.warmup * steps
-        if step < rise:
-            return (step + 1) / (math.floor(rise) + 1)
-        return 1.0 if self.schedule == "constant" else (steps - step) / (steps - rise)
+    def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        """One number for each example of a batch."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is learned from, what the metric is measured on (sets by name, such as "dev"), and the meaning of the labels."""
+    """What is learned from, what the metric is measured on (sets by name, such as "dev"), and what the outputs mean."""
 
     train: Examples
     evaluation: Mapping[str, Examples]
-    labels: Labels
+    meaning: Meaning
 
 
 @dataclass
@@ -101,10 +85,14 @@ class History:
         """How many steps were done."""
         return len(self.losses)
 
+    @property
+    def late_loss(self) -> float:
+        """The mean training loss over the last tenth of the steps."""
+        return float(np.mean(self.losses[-max(1, self.steps // 10) :]))
+
     def learned(self, baseline: float) -> bool:
-        """Whether the mean loss over the last tenth of the steps is below that of a model that ignores its input."""
-        tail = self.losses[-max(1, self.steps // 10) :]
-        return float(np.mean(tail)) < baseline
+        """Whether the late loss is below that of a model that ignores its input."""
+        return self.late_loss < baseline
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: everything, the long lists as tensors."""
@@ -131,10 +119,12 @@ class History:
 class Job:
     """A run that can be killed at any time and taken up again; ``predict`` gives one entry (N,) for each of N examples.
 
-    ``identity`` is what must agree between a checkpoint and this job, plain JSON data; ``fresh`` : begin anew, and let the first
-    checkpoint replace the one that is there; ``on_step`` and ``on_epoch`` are called
-    with how many are done and how many there are.  The global generators of torch are left as they were: dropout and the like
-    draw from private copies of the CPU's and the model's device's, seeded by the plan and kept in the checkpoint.
+    ``identity`` is what must agree between a checkpoint and this job beside the plan, plain JSON data; ``fresh`` : begin anew,
+    and let the first checkpoint replace the one that is there; ``on_step`` and ``on_epoch`` are called with how many are done
+    and how many there are.  The global generators of torch are left as they were: dropout and the like draw from private
+    copies of the CPU's and the model's device's, seeded by the plan and kept in the checkpoint.
+
+    A checkpoint of a run with other epochs is taken up if its steps are the first ones of this job (:meth:`Plan.continues`).
 
     Raises ``ValueError`` that names the checkpoint if it is damaged or that of another job, and what ``make_model`` and the
     method raise.
@@ -142,7 +132,7 @@ class Job:
 
     def __init__(
         self,
-        make_model: Callable[[torch.Generator], Classifier],
+        make_model: Callable[[torch.Generator], Model],
         method: Method,
         data: Data,
         plan: Plan,
@@ -155,7 +145,7 @@ class Job:
         on_epoch: Callable[[int, int], None] | None = None,
     ) -> None:
         self.method, self.data, self.plan = method, data, plan
-        self.identity = identity or {}
+        self.identity = asdict(plan) | (identity or {})
         self.checkpoint, self.checkpoint_every = checkpoint, checkpoint_every
         self.on_step, self.on_epoch = on_step, on_epoch
         self.history = History()
@@ -208,7 +198,7 @@ class Job:
             group["lr"] = rate * self.plan.factor(done, self.steps)
         self.model.train()
         inputs, targets = self.data.train.batch(indices, self.device)
-        loss = self.data.labels.loss(self.model(**inputs), targets)
+        loss = self.data.meaning.loss(self.model(**inputs), targets)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(
@@ -248,12 +238,12 @@ class Job:
 
     @torch.no_grad()
     def predict(self, examples: Examples) -> torch.Tensor:
-        """Class indices or standardised numbers, in the order of the examples."""
+        """What the outputs say of each example: a class, a standardised number, or nats; in the order of the examples."""
         self.model.eval()
 
         def of_batch(indices: list[int]) -> torch.Tensor:
             inputs, _ = examples.batch(indices, self.device)
-            return self.data.labels.predictions(self.model(**inputs)).cpu()
+            return self.data.meaning.predictions(self.model(**inputs)).cpu()
 
         return by_length(examples.lengths, 2 * self.plan.batch_size, of_batch)
 
@@ -281,7 +271,10 @@ class Job:
         """Take over the state of a checkpoint of this job."""
         try:
             stored = read_stored(path, "checkpoint")
-            check_same_job(path, stored.job, self.identity)
+            length = {name: getattr(self.plan, name) for name in ("epochs", "warmup")}
+            check_same_job(path, stored.job | length, self.identity)
+            with well_formed(path):
+                before = replace(self.plan, **{name: stored.job[name] for name in length})
         except ValueError as error:
             raise ValueError(f"{error}; a fresh start (--fresh) replaces it, another folder keeps it") from error
         state = stored.state
@@ -291,12 +284,26 @@ class Job:
             with self._private_randomness():
                 self._set_random_state(state["random"])
             history = History.from_state(state)
-            history.check(self.steps, self.plan.epochs, self.batches_per_epoch)
+            history.check(before.epochs * self.batches_per_epoch, before.epochs, self.batches_per_epoch)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             what = str(error) if isinstance(error, RuntimeError | ValueError) else words(error)
             raise ValueError(f"{path}: expected the state of this model and its optimizer, found another one: {what}") from error
+        if not self.plan.continues(before, history.steps, self.batches_per_epoch):
+            raise ValueError(f"{path}: {self._beginning(before, history.steps)}; a fresh start (--fresh) replaces it")
         self._random_state = state["random"]
         self.history = history
+
+    def _beginning(self, before: Plan, done: int) -> str:
+        """Why the steps that were done with the plan ``before`` are not the first ones of this job."""
+        if done > self.steps:
+            return f"expected at most the {self.steps} steps of {self.plan.epochs} epochs, found that {done} are done"
+        rise = before.warmup * before.epochs / self.plan.epochs
+        cure = f" or --warmup {rise:g}, which rises as long as that" if self.plan.schedule == "constant" else ""
+        return (
+            f"expected {done} steps at the learning rates with which {self.plan.epochs} epochs begin, found those of "
+            f"{before.epochs} epochs with the {before.schedule} schedule and warmup {before.warmup:g}; choose {before.epochs} "
+            f"epochs{cure}"
+        )
 
     def _random_devices(self) -> set[torch.device]:
         """Where the run draws from global generators; a checkpoint with those of other devices would need them again."""

@@ -6,17 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
 from geolora_ref import checks
 from geolora_ref.finetune.data import Row
+from geolora_ref.finetune.plan import Kind
 
 __all__ = ["Kind", "Labels", "fit_labels", "shown", "with_sign"]
-
-Kind = Literal["class", "number", "sign"]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from geolora_ref.budget import Unit
-from geolora_ref.finetune.model import Classifier
-from geolora_ref.nn import GeoLoRA, adapt, adapters, parameter_count
-from geolora_ref.nn.optim.groups import UpdateRule
+from geolora_ref.optimizers import UpdateRule
+
+if TYPE_CHECKING:  # options are read before torch is imported, which takes seconds
+    import torch
+
+    from geolora_ref.finetune.model import Model
 
 __all__ = ["GeoLoRAMethod", "Method", "Prepared", "geolora_prepared"]
 
@@ -46,7 +47,7 @@ class Method(Protocol):
     def name(self) -> str:
         """What tables call it."""
 
-    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+    def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Adapt ``model`` in place; ``steps`` is the length of the training to come."""
 
 
@@ -83,8 +84,10 @@ class GeoLoRAMethod:
         targets = data["target_modules"]
         return cls(**dict(data) | {"target_modules": targets if isinstance(targets, str) else tuple(targets)})
 
-    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+    def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Adapt the encoder; the head stays trainable as it is."""
+        from geolora_ref.nn import GeoLoRA
+
         self.adapt(model, generator)
         optimizer = GeoLoRA(
             model,
@@ -104,8 +107,12 @@ class GeoLoRAMethod:
         )
         return replace(geolora_prepared(model, optimizer), truncations=lambda: (optimizer.truncations, optimizer.exact))
 
-    def adapt(self, model: Classifier, generator: torch.Generator) -> None:
-        """Put the adapters into the encoder, in place."""
+    def adapt(self, model: Model, generator: torch.Generator) -> None:
+        """Put the adapters into the encoder, in place; an output layer is none of "all-linear", as in PEFT."""
+        from geolora_ref.nn import adapt
+
+        output = getattr(model.encoder, "get_output_embeddings", lambda: None)()
+        every = self.target_modules == "all-linear"
         targets: Any = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         adapt(
             model.encoder,
@@ -114,13 +121,16 @@ class GeoLoRAMethod:
             max_rank=None if self.max_rank is None else max(self.rank, self.max_rank),
             alpha=self.alpha,
             dropout=self.dropout,
+            exclude=[name for name, module in model.encoder.named_modules() if every and module is output],
             fused="auto" if self.fast else False,
             generator=generator,
         )
 
 
-def geolora_prepared(model: Classifier, optimizer: torch.optim.Optimizer) -> Prepared:
+def geolora_prepared(model: Model, optimizer: torch.optim.Optimizer) -> Prepared:
     """What a job needs of a model with GeoLoRA adapters, whichever optimizer moves them."""
+    from geolora_ref.nn import adapters, parameter_count
+
     layers = adapters(model.encoder)
     return Prepared(
         optimizer=optimizer,

@@ -11,7 +11,7 @@ import scipy.stats
 import sklearn.metrics
 
 from geolora_ref import checks
-from geolora_ref.finetune.labels import Kind
+from geolora_ref.finetune.plan import Kind, Metric
 
 __all__ = ["METRICS", "default_kind", "evaluate_metric"]
 
@@ -26,12 +26,19 @@ def _spearman(targets: Values, predictions: Values) -> float:
     return float(scipy.stats.spearmanr(targets, predictions).statistic)
 
 
-METRICS: dict[str, Callable[[Values, Values], float]] = {
+def _perplexity(counts: Values, nats: Values) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats.sum(dtype=np.float64) / counts.sum()))
+
+
+METRICS: dict[Metric, Callable[[Values, Values], float]] = {
     "accuracy": lambda targets, predictions: float(sklearn.metrics.accuracy_score(targets, predictions)),
     "matthews": lambda targets, predictions: float(sklearn.metrics.matthews_corrcoef(targets, predictions)),
     "pearson": _pearson,
     "spearman": _spearman,
+    "perplexity": _perplexity,
 }
+"""Of targets and predictions; the perplexity of numbers of tokens, and of −Σ log p over the tokens of each example."""
 
 
 def default_kind(metric: str) -> Kind:
@@ -39,8 +46,9 @@ def default_kind(metric: str) -> Kind:
     return "number" if metric in ("pearson", "spearman") else "class"
 
 
-def evaluate_metric(metric: str, targets: Values, predictions: Values) -> float:
-    """The metric, larger is better; nan where it is undefined: a correlation with a constant, predictions that are not finite.
+def evaluate_metric(metric: Metric, targets: Values, predictions: Values) -> float:
+    """The metric, larger is better but for the perplexity; nan where it is undefined: a correlation with a constant, predictions
+    that are not finite.
 
     Raises ``ValueError`` for an unknown metric.
     """

@@ -1,9 +1,8 @@
-"""A pretrained transformer with mean pooling and a linear head, found in a folder or in an installed package."""
+"""A pretrained transformer in the form in which a job trains it: under a linear head, or as a decoder that predicts tokens."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +12,37 @@ import torch
 from safetensors import SafetensorError
 
 from geolora_ref import checks
+from geolora_ref.finetune.locate import locate
 
-__all__ = ["Classifier", "check_length", "digest_of_model", "load_encoder", "locate", "try_out"]
+__all__ = [
+    "Classifier",
+    "Decoder",
+    "Model",
+    "check_length",
+    "digest_of_model",
+    "load_decoder",
+    "load_encoder",
+    "locate",
+    "try_out",
+    "try_out_decoder",
+]
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What the outputs of a pretrained model depend on, beside its weights and what its tokenizer has for a vocabulary."""
 OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Left open, the second one asks whoever is there, and runs what the folder brings for a yes."""
+IGNORED = -100
+"""In the place of a token that the loss does not count."""
 
 
-class Classifier(torch.nn.Module):
+class Model(torch.nn.Module):
+    """What a method is given: ``encoder``, a pretrained model to be adapted, and ``head``, which is trained as it is."""
+
+    encoder: Any
+    head: torch.nn.Module
+
+
+class Classifier(Model):
     """outputs = head(mean over the tokens of encoder(inputs)).
 
     Attributes
@@ -30,6 +50,8 @@ class Classifier(torch.nn.Module):
     encoder : any model of transformers' ``AutoModel``; gives ``last_hidden_state`` (batch x tokens x hidden).
     head : ``nn.Linear(hidden, outputs)``, drawn with ``generator`` as torch draws it.
     """
+
+    head: torch.nn.Linear
 
     def __init__(self, encoder: Any, outputs: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -48,28 +70,25 @@ class Classifier(torch.nn.Module):
         return outputs
 
 
-def locate(model: str) -> Path:
-    """The folder that holds config.json and safetensors weights: ``model`` itself, or one inside the package of that name.
+class Decoder(Model):
+    """outputs = −Σ log p(token | those before it), over the tokens of an example that count.
 
-    A package is found without importing it.  Raises ``ValueError`` if there is no such folder or package, or if a package
-    carries no model or more than one.
+    Attributes
+    ----------
+    encoder : any model of transformers' ``AutoModelForCausalLM``; gives ``logits`` (batch x tokens x vocabulary).
+    head : nothing; the output layer is part of the pretrained model and stays as it is.
     """
-    path = Path(model)
-    if model and path.is_dir():  # an empty name, as an unset variable of a shell gives it, is not the current folder
-        if not _holds_model(path):
-            raise ValueError(f"model: expected config.json and *.safetensors in {path}, found {_listing(path)}")
-        return path
-    if not model.isidentifier():
-        raise ValueError(f"model: expected a folder or the name of an installed package, found {model!r}, which is neither")
-    spec = importlib.util.find_spec(model)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"model: expected a folder or an installed package, found no folder and no package {model!r}")
-    roots = [Path(place) for place in spec.submodule_search_locations]
-    folders = sorted(config.parent for root in roots for config in root.rglob("config.json") if _holds_model(config.parent))
-    if len(folders) != 1:
-        found = ", ".join(map(str, folders)) or "none"
-        raise ValueError(f"model: expected one folder with config.json and *.safetensors in the package {model}, found {found}")
-    return folders[0]
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, torch.nn.Identity()
+
+    def forward(self, next_ids: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        """Nats (batch,); ``next_ids`` (batch x tokens) has what each token is followed by, negative where that does not count."""
+        logits = self.encoder(**inputs, use_cache=False).logits
+        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), next_ids.flatten(), ignore_index=IGNORED, reduction="none")
+        total: torch.Tensor = nats.view(next_ids.shape).sum(dim=1)
+        return total
 
 
 def load_encoder(folder: Path) -> tuple[Any, Any]:
@@ -79,22 +98,37 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
 
     The pooler that some encoders bring is left out: mean pooling does not use it, and an adapter there would never learn.
     """
-    import transformers
-
-    try:
-        with _no_progress_bars():
-            encoder, report = transformers.AutoModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **OFFLINE
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"model: expected a pretrained model and its tokenizer in {folder}, found: {error}") from error
+    encoder, tokenizer = _load(folder, "AutoModel", unused="pooler.")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"model: expected weights of the whole model in {folder}, found none for {checks.first_few(missing)}")
     return encoder, tokenizer
+
+
+def load_decoder(folder: Path) -> tuple[Any, Any]:
+    """The same for a model that predicts the next token, with its output layer."""
+    return _load(folder, "AutoModelForCausalLM")
+
+
+def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
+    """A model of transformers' class ``kind``, whose weights may lack those that begin with ``unused``, and its tokenizer."""
+    import transformers
+
+    weights: dict[str, Any] = {"use_safetensors": True}
+    folder, options = place, OFFLINE
+    if place.is_file():
+        folder, options, weights = place.parent, {**OFFLINE, "gguf_file": place.name}, {}
+    try:
+        with _no_progress_bars():
+            model, report = getattr(transformers, kind).from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, **weights, **options
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ValueError(f"model: expected a pretrained model and its tokenizer in {place}, found: {error}") from error
+    missing = sorted(key for key in report["missing_keys"] if unused is None or not key.startswith(unused))
+    if missing:
+        raise ValueError(f"model: expected weights of the whole model in {place}, found none for {checks.first_few(missing)}")
+    return model, tokenizer
 
 
 @torch.no_grad()
@@ -113,6 +147,26 @@ def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"{wanted}, {hidden}, found {kind} with states of size {states.shape[-1]}")
     if not bool(torch.isfinite(states).all()):
         raise ValueError(f"{wanted}, found {kind} with states that are not finite, before anything was trained")
+
+
+@torch.no_grad()
+def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Raise ``ValueError`` unless the decoder makes finite logits of one example, which a later token does not change.
+
+    A model that sees later tokens, as encoders with a head for masked words do, would be said to predict what it has read.
+    """
+    kind, ids = type(decoder).__name__, inputs["input_ids"]
+    wanted = f"model: expected a decoder that predicts each of {ids.shape[1]} tokens (max_length is the most) by those before it"
+    other = torch.where(torch.arange(ids.shape[1]) < ids.shape[1] - 1, ids, (ids == 0).long())
+    given = {name: X for name, X in inputs.items() if name != "next_ids"}
+    try:
+        logits, changed = (decoder(**given | {"input_ids": X}, use_cache=False).logits[:, :-1] for X in (ids, other))
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{wanted}, found {kind}: {error}") from error
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(f"{wanted}, found {kind} with logits that are not finite, before anything was trained")
+    if float((logits - changed).abs().max()) > 1e-5 * float(logits.abs().max()):  # rounding, of single precision
+        raise ValueError(f"{wanted}, found {kind}, whose logits change with the last token")
 
 
 def check_length(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
@@ -137,7 +191,10 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def digest_of_model(folder: Path, tokenizer: Any) -> str:
-    """SHA-256 over configuration, weights and the files of the tokenizer; what else lies in the folder may change."""
+    """SHA-256 over configuration, weights and the files of the tokenizer, or of the GGUF file; what else is there may change."""
+    if folder.is_file():
+        with folder.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
     named = {folder / name for name in (*FILES, *tokenizer.vocab_files_names.values())}
     total = hashlib.sha256()
     for file in sorted(named.union(folder.glob("model*.safetensors"))):
@@ -145,12 +202,3 @@ def digest_of_model(folder: Path, tokenizer: Any) -> str:
             with file.open("rb") as opened:
                 total.update(f"{file.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()
-
-
-def _holds_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-
-
-def _listing(folder: Path) -> str:
-    """What is in a folder."""
-    return checks.first_few(sorted(path.name for path in folder.iterdir())) or "an empty folder"

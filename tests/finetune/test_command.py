@@ -26,12 +26,12 @@ pytest.importorskip("transformers", reason="the extra finetune is not installed"
 
 import torch
 
-from geolora_ref.finetune.__main__ import main as launch
+from geolora_ref.finetune.__main__ import main
 from geolora_ref.finetune.adapter_file import load_adapter
 from geolora_ref.finetune.checkpoint import read_stored
-from geolora_ref.finetune.command import add_arguments, main
 from geolora_ref.finetune.job import Job
 from geolora_ref.finetune.model import try_out
+from geolora_ref.finetune.options import add_arguments
 from geolora_ref.support.files import locked
 from tests.devices import DEVICES
 from tests.finetune.tiny import sentences, write_model, write_tsv
@@ -195,14 +195,16 @@ def test_a_run_takes_away_what_killed_ones_have_left(model_folder: Path, tsv: Pa
     assert folder.is_dir()
 
 
-def test_an_interrupt_of_the_imports_is_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_of_the_imports_is_no_traceback(
+    model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Interrupted(ModuleType):
         def __getattr__(self, name: str) -> None:
-            raise KeyboardInterrupt if name == "main" else AttributeError(name)
+            raise KeyboardInterrupt if name == "run" else AttributeError(name)
 
     monkeypatch.setitem(sys.modules, "geolora_ref.finetune.command", Interrupted("command"))
     try:
-        status = launch([])
+        status = main(arguments(model_folder, tsv, tmp_path))
     except KeyboardInterrupt:
         status = -1
     assert status == 130
@@ -307,6 +309,12 @@ def test_run_that_learns_nothing_says_so(
         (["--epochs", "0"], "epochs: expected an integer >= 1, found 0"),
         (["--budget", "20", "--tau", "0.1"], "budget: expected no threshold beside it"),
         (["--metric", "f1"], "invalid choice: 'f1'"),
+        (
+            ["--metric", "perplexity"],
+            "--metric: expected accuracy or matthews or pearson or spearman with --task classification,",
+        ),
+        (["--task", "causal-lm"], "--head-lr: expected none with --task causal-lm"),
+        (["--task", "causal-lm", "--head-lr", "1e-3"], "--metric: expected perplexity with --task causal-lm, found accuracy"),
         (["--learning-rate", "1"], "--learning-rate is called --lr here"),
         (["--output", ""], "argument --output: expected a path, found an empty one"),
         (["--model", ""], "model: expected a folder or the name of an installed package, found ''"),
@@ -342,6 +350,31 @@ def test_help_explains_every_option_and_says_its_default() -> None:
             assert action.type is type(action.default), action.dest
 
 
+def test_what_is_wrong_at_first_sight_is_told_before_torch_is_imported(model_folder: Path, tsv: Path) -> None:
+    """That takes seconds; NumPy does not, and is there: the question is one that can be answered with yes."""
+    there = ["--model", str(model_folder), "--metric", "accuracy", "--data"]
+    calls = [["--help"], [*there, str(tsv), "--nonsense"], ["--model", "no/such", *there[2:], str(tsv)], [*there, "no/such.tsv"]]
+    program = f"""
+import sys
+from geolora_ref.cli import main
+for call in {calls!r}:
+    try:
+        main(["finetune", *call])
+    except SystemExit:
+        pass
+print(sorted({{"numpy", "scipy", "sklearn", "torch", "transformers"}} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: geolora-ref finetune")
+    assert done.stdout.endswith("['numpy']\n")
+    for said in (
+        "unrecognized arguments: --nonsense",
+        "found 'no/such', which is neither",
+        "No such file or directory: 'no/such.tsv'",
+    ):
+        assert said in done.stderr
+
+
 def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
@@ -353,7 +386,7 @@ def test_what_a_run_needs_is_asked_for(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.endswith("the following arguments are required: --model, --data, --metric\n")
+    assert capsys.readouterr().err.endswith("the following arguments are required: --model, --data\n")
 
 
 @pytest.mark.parametrize("option", ["--data", "--dev"])
@@ -392,14 +425,14 @@ def test_an_output_folder_that_cannot_be_used_is_refused_before_training(
             assert "epoch" not in printed.out
 
 
-@pytest.mark.parametrize("where", ["load_encoder", "Job.run"])
+@pytest.mark.parametrize("where", ["classification.load_encoder", "command.Job.run"])
 def test_an_interrupt_says_what_the_same_command_will_do(
     model_folder: Path, tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"geolora_ref.finetune.command.{where}", interrupted)
+    monkeypatch.setattr(f"geolora_ref.finetune.{where}", interrupted)
     assert main(arguments(model_folder, tsv, tmp_path)) == 130
     assert "the same command begins again: it has written no checkpoint yet" in capsys.readouterr().out
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")

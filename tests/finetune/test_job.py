@@ -22,7 +22,7 @@ from geolora_ref.finetune.data import Columns, read_rows
 from geolora_ref.finetune.job import Data, DivergedError, History, Job, Plan
 from geolora_ref.finetune.labels import fit_labels
 from geolora_ref.finetune.methods import GeoLoRAMethod, Prepared
-from geolora_ref.finetune.model import Classifier, load_encoder
+from geolora_ref.finetune.model import Classifier, Model, load_encoder
 from geolora_ref.nn import adapters
 from tests.devices import DEVICES
 
@@ -106,7 +106,7 @@ def test_a_method_is_told_of_every_step(make_job: Callable[..., Job], tmp_path: 
     told: list[tuple[int, bool]] = []
 
     class Told(GeoLoRAMethod):
-        def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+        def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
             prepared = super().prepare(model, generator, steps)
             return replace(prepared, after_step=lambda done: told.append((done, model.head.weight.grad is not None)))
 
@@ -237,6 +237,60 @@ def test_truncations_are_counted_and_those_by_householders_qr(
     assert differences(straight, resumed) == []
 
 
+def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    """The same bits as at once; the warm-up has as many steps, 2 of 5 or of 10."""
+    checkpoint, longer = tmp_path / "checkpoint.safetensors", Plan("accuracy", epochs=2, warmup=0.2)
+    make_job(plan=Plan("accuracy", warmup=0.4), checkpoint=checkpoint).run()
+    extended, at_once = make_job(plan=longer, checkpoint=checkpoint), make_job(plan=longer)
+    assert extended.history.steps == 5
+    for job in (extended, at_once):
+        job.run()
+    assert differences(extended, at_once) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (
+            Plan("accuracy", epochs=4, schedule="linear", warmup=0.2),
+            r"10 steps at the learning rates with which 4 epochs begin, found those of 2 epochs .* 0.2; choose 2 epochs; a",
+        ),
+        (
+            Plan("accuracy", epochs=1, schedule="linear", warmup=0.2),
+            r"at most the 5 steps of 1 epochs, found that 10 are done; a",
+        ),
+        (Plan("accuracy", epochs=4, warmup=0.2), r"another one: schedule was 'linear', is now 'constant'; a fresh"),
+    ],
+)
+def test_a_run_whose_rates_would_have_been_others_is_not_extended(
+    make_job: Callable[..., Job], finished: Path, plan: Plan, message: str
+) -> None:
+    """Halfway through four epochs a linear schedule has not come down to 0."""
+    with pytest.raises(ValueError, match=message):
+        make_job(plan=plan, checkpoint=finished)
+
+
+CONTINUED = {
+    "constant": (Plan("accuracy"), Plan("accuracy", epochs=3), 5, True),
+    "shorter": (Plan("accuracy", epochs=3), Plan("accuracy", epochs=2), 10, True),
+    "too short": (Plan("accuracy", epochs=3), Plan("accuracy", epochs=2), 11, False),
+    "a longer rise": (Plan("accuracy", warmup=0.4), Plan("accuracy", epochs=2, warmup=0.4), 5, False),
+    "the same rise": (Plan("accuracy", warmup=0.4), Plan("accuracy", epochs=2, warmup=0.2), 5, True),
+    "a fall": (Plan("accuracy", schedule="linear"), Plan("accuracy", epochs=2, schedule="linear"), 2, False),
+    "before the fall": (
+        Plan("accuracy", schedule="linear", warmup=0.4),
+        Plan("accuracy", epochs=2, schedule="linear", warmup=0.2),
+        2,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "plan", "done", "expected"), CONTINUED.values(), ids=CONTINUED)
+def test_a_run_continues_another_whose_steps_had_its_rates(before: Plan, plan: Plan, done: int, expected: bool) -> None:
+    assert plan.continues(before, done, 5) == expected
+
+
 def test_finished_run_is_not_repeated(make_job: Callable[..., Job], tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
     make_job(checkpoint=checkpoint).run()
@@ -248,7 +302,7 @@ def test_finished_run_is_not_repeated(make_job: Callable[..., Job], tmp_path: Pa
 def test_run_learns_and_ranks_move(undisturbed: Job) -> None:
     history = undisturbed.history
     assert history.steps == STEPS
-    assert history.learned(undisturbed.data.labels.baseline)
+    assert history.learned(math.log(2.0))
     assert not history.learned(0.0)
     late = History(losses=[3.0] * 36 + [1.0] * 4)
     assert late.learned(1.1)
@@ -368,7 +422,7 @@ def test_schedule(plan: Plan, factors: list[float]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "acuracy"}, "'accuracy' or 'matthews' or 'pearson' or 'spearman', found 'acuracy'"),
+        ({"metric": "acuracy"}, "'accuracy' or 'matthews' or 'pearson' or 'spearman' or 'perplexity', found 'acuracy'"),
         ({"schedule": "cosine"}, "'constant' or 'linear', found 'cosine'"),
         ({"epochs": 0}, "an integer >= 1, found 0"),
         ({"epochs": 1.5}, "an integer >= 1, found 1.5"),

@@ -52,7 +52,7 @@ def test_unknown_model_is_refused(tmp_path: Path) -> None:
         locate("no_such_package")
     with pytest.raises(ValueError, match=r"found 'no/such/folder', which is neither"):
         locate("no/such/folder")
-    with pytest.raises(ValueError, match=r"expected config.json and \*.safetensors in .*, found an empty folder"):
+    with pytest.raises(ValueError, match=r"expected config.json and \*.safetensors, or one \*.gguf in .*, found an empty folder"):
         locate(str(tmp_path))
 
 

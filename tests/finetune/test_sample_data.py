@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from geolora_ref.finetune.sample_data import FILE, fetch
+from geolora_ref.finetune.sample_data import SAMPLES, fetch
 
 BACKEND = """
 open({ran!r}, "w").close()
@@ -35,11 +35,12 @@ def test_the_build_system_of_another_archive_is_not_run(tmp_path: Path, monkeypa
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(OSError, match="expected pip to download vaderSentiment"):
-        fetch(tmp_path / "data")
+        fetch(SAMPLES["reviews"], tmp_path / "data")
     assert not (tmp_path / "ran").exists()
 
 
 def test_other_contents_are_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("1\t0.5\tmine\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=f"{FILE}: expected {FILE} with SHA-256 c8293b"):
-        fetch(tmp_path)
+    for sample in SAMPLES.values():
+        (tmp_path / sample.file).write_text("1\t0.5\tmine\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"{sample.file}: expected {sample.file} with SHA-256 {sample.sha256[:6]}"):
+            fetch(sample, tmp_path)

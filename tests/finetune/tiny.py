@@ -1,4 +1,4 @@
-"""A transformer of two layers of width 32 with random weights, and sentences whose label it can learn."""
+"""Transformers of two layers of width 32 with random weights, and sentences whose label, or whose words, they can learn."""
 
 from __future__ import annotations
 
@@ -70,4 +70,36 @@ def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
     """Sentence TAB label."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{text}\t{label}\n" for text, label in sentences(count, seed)), encoding="utf-8")
+    return path
+
+
+def write_decoder(folder: Path) -> Path:
+    """A causal model whose output layer is tied to its embedding; its tokenizer has words, and begins and ends no text."""
+    import tokenizers
+    import transformers
+
+    vocabulary = {word: number for number, word in enumerate(("[UNK]", "</s>", *WORDS))}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="</s>").save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_text(path: Path, count: int, seed: int = 0) -> Path:
+    """Sentences of six words, of which two are drawn."""
+    rng = np.random.default_rng(seed)
+    drawn = zip(rng.choice(("film", "plot", "actor"), count), rng.choice(WORDS[:8], count), strict=True)
+    path.write_text("".join(f"the {noun} is very {word} a\n" for noun, word in drawn), encoding="utf-8")
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,6 +17,7 @@ from geolora_ref.optimizers import (
     Preconditioned,
     Sgd,
     Spectral,
+    UpdateRule,
 )
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
-UpdateRule = Literal["spectral", "preconditioned", "adam", "adam-published", "sgd", "heavy-ball", "normalised"]
 
 
 def _averages(group: Mapping[str, Any]) -> tuple[tuple[float, float], float]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from geolora_ref.finetune.methods import GeoLoRAMethod, Prepared, geolora_prepared
-from geolora_ref.finetune.model import Classifier
+from geolora_ref.finetune.model import Model
 
 __all__ = [
     "AdaLoRAMethod",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-def adamw(model: Classifier, lr: float, head_lr: float, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
+def adamw(model: Model, lr: float, head_lr: float, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.AdamW:
     """AdamW without weight decay; the head has a learning rate of its own, as with GeoLoRA."""
     groups = [{"params": list(parameters), "lr": lr}, {"params": list(model.head.parameters()), "lr": head_lr}]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
@@ -42,7 +42,7 @@ class HeadMethod:
     lr: float = 1e-3
     name: str = "head only"
 
-    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+    def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Freeze the encoder."""
         model.encoder.requires_grad_(False)
         return Prepared(adamw(model, self.lr, self.lr, ()), dict, lambda: 0)
@@ -56,7 +56,7 @@ class FullMethod:
     head_lr: float = 1e-3
     name: str = "full"
 
-    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+    def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Nothing to adapt."""
         parameters = trainable(model.encoder)
         count = sum(parameter.numel() for parameter in parameters)
@@ -72,7 +72,7 @@ class LoRAMethod:
     rank: int = 8
     name: str = "lora"
 
-    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+    def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """PEFT draws A from torch's global generator, which the job has forked and seeded."""
         from peft import LoraConfig, get_peft_model
 
@@ -147,7 +147,7 @@ class AdaLoRAMethod:
     orthogonality: float = 0.5
     name: str = "adalora"
 
-    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+    def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """The orthogonality penalty is added here: PEFT adds it only to models that compute their loss themselves."""
         from peft import AdaLoraConfig, get_peft_model
 
@@ -191,7 +191,7 @@ class SimultaneousMethod:
     rank: int = 8
     name: str = "simultaneous"
 
-    def prepare(self, model: Classifier, generator: torch.Generator, steps: int) -> Prepared:
+    def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """GeoLoRA's adapters under another optimizer."""
         from geolora_ref.nn.optim.baselines import SimultaneousDescent
 

@@ -1,0 +1,159 @@
+"""The options of ``geolora-ref finetune``; what is wrong with them is told before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from geolora_ref.budget import Unit
+from geolora_ref.finetune.locate import locate
+from geolora_ref.finetune.methods import GeoLoRAMethod
+from geolora_ref.finetune.plan import Kind, Metric, Plan, Schedule, TaskName
+from geolora_ref.optimizers import UpdateRule
+from geolora_ref.support.options import nonempty_path
+
+__all__ = ["OF_TASK", "add_arguments", "parse"]
+
+DEFAULT = "(default: %(default)s)"
+"""In a help text, which argparse completes."""
+ELSEWHERE = {
+    "--learning-rate": "--lr",
+    "--learning_rate": "--lr",
+    "--num-epochs": "--epochs",
+    "--num_train_epochs": "--epochs",
+    "--model_name_or_path": "--model",
+    "--train_file": "--data",
+    "--train-file": "--data",
+    "--output-dir": "--output",
+    "--output_dir": "--output",
+}
+"""What other programs call these options."""
+OF_TASK: Mapping[TaskName, Sequence[str]] = {
+    "classification": ("text_column", "pair_column", "label_column", "header", "labels", "head_lr"),
+    "causal-lm": (),
+}
+"""Options that one task alone has."""
+METRICS_OF: Mapping[TaskName, Sequence[Metric]] = {
+    "classification": ("accuracy", "matthews", "pearson", "spearman"),
+    "causal-lm": ("perplexity",),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``geolora-ref finetune``."""
+    method, plan = GeoLoRAMethod(), Plan("accuracy")
+    data = parser.add_argument_group("model and data")
+    data.add_argument("--task", choices=get_args(TaskName), default="classification", help=f"what is learned {DEFAULT}")
+    data.add_argument(
+        "--model", required=True, metavar="FOLDER|FILE|PACKAGE", help="a pretrained transformer: safetensors weights, or GGUF"
+    )
+    files: Any = {"type": nonempty_path, "nargs": "+", "metavar": "FILE"}
+    data.add_argument(
+        "--data",
+        required=True,
+        help="training examples: tab-separated, nothing quoted; for causal-lm plain text, or .jsonl with prompt and completion",
+        **files,
+    )
+    data.add_argument("--dev", help="examples for the metric (default: a part of --data)", **files)
+    data.add_argument("--dev-fraction", type=float, default=0.1, help=f"the part of --data that is set aside {DEFAULT}")
+    data.add_argument("--header", action="store_true", help="the first line names the columns")
+    data.add_argument("--text-column", default="1", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
+    data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
+    data.add_argument("--label-column", default="2", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
+    data.add_argument("--metric", choices=get_args(Metric), help="measured after every epoch; that of causal-lm is perplexity")
+    data.add_argument("--labels", choices=get_args(Kind), help="what labels are (default: what the metric needs)")
+    data.add_argument(
+        "--max-length",
+        type=int,
+        default=128,
+        help=f"tokens of an example, and of a block of text {DEFAULT}",
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int, default=plan.epochs, help=f"passes over the examples {DEFAULT}")
+    training.add_argument("--batch-size", type=int, default=plan.batch_size, help=f"examples of a step {DEFAULT}")
+    training.add_argument("--lr", type=float, default=method.lr, help=f"of the adapters {DEFAULT}")
+    training.add_argument("--head-lr", type=float, default=method.head_lr, help=f"of the head {DEFAULT}")
+    training.add_argument(
+        "--schedule", choices=get_args(Schedule), default=plan.schedule, help=f"of both learning rates {DEFAULT}"
+    )
+    training.add_argument("--warmup", type=float, default=plan.warmup, help=f"fraction of the steps in which they rise {DEFAULT}")
+    training.add_argument("--weight-decay", type=float, default=method.weight_decay, help=f"of S and of the head {DEFAULT}")
+    training.add_argument("--seed", type=int, default=plan.seed, help=f"of all that is drawn {DEFAULT}")
+    training.add_argument("--device", default="cpu", help=f"torch device {DEFAULT}")
+    geolora = parser.add_argument_group("GeoLoRA")
+    threshold = geolora.add_mutually_exclusive_group()
+    threshold.add_argument("--tau", type=float, help=f"relative truncation threshold (default: {method.tau:g})")
+    threshold.add_argument("--theta", type=float, help="absolute truncation threshold, in place of --tau")
+    geolora.add_argument("--rank", type=int, default=method.rank, help=f"at the start {DEFAULT}")
+    geolora.add_argument("--min-rank", type=int, default=method.min_rank, help=f"of every layer {DEFAULT}")
+    geolora.add_argument("--max-rank", type=int, default=method.max_rank, help="of every layer (default: 4 times --rank)")
+    geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
+    geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit, help=f"of --budget {DEFAULT}")
+    geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update, help=f"rule of the optimizer {DEFAULT}")
+    geolora.add_argument("--smoothing", type=float, default=method.smoothing, help=f"of the spectral update {DEFAULT}")
+    geolora.add_argument(
+        "--coefficient-steps", type=int, default=method.coefficient_steps, help=f"on S alone, after every step {DEFAULT}"
+    )
+    geolora.add_argument(
+        "--target-modules",
+        nargs="+",
+        default=["all-linear"],
+        metavar="NAME",
+        help="layers by the ends of their names, or one regular expression for whole names (default: all-linear)",
+    )
+    geolora.add_argument("--alpha", type=float, default=method.alpha, help=f"scale of the adapters {DEFAULT}")
+    geolora.add_argument("--reference", action="store_true", help="layer by layer: the same within rounding, in more time")
+    geolora.add_argument("--dropout", type=float, default=method.dropout, help=f"on the input of the adapters {DEFAULT}")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        type=nonempty_path,
+        default=Path("build") / "finetune",
+        metavar="FOLDER",
+        help=f"where all that is written goes {DEFAULT}",
+    )
+    output.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=50,
+        metavar="STEPS",
+        help=f"between two checkpoints {DEFAULT}; there is one after every epoch as well",
+    )
+    output.add_argument("--fresh", action="store_true", help="forget the checkpoint in --output instead of going on from it")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, the metric among them; exit status 2 for wrong ones, and for a model or data that are not there."""
+    parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
+    add_arguments(parser)
+    for name in sys.argv[1:] if argv is None else argv:
+        ours = ELSEWHERE.get(name.partition("=")[0])
+        if ours:
+            parser.error(f"{name.partition('=')[0]} is called {ours} here")
+    options = parser.parse_args(argv)
+    _refuse_other_tasks(parser, options)
+    try:
+        locate(options.model)
+        for path in [*options.data, *(options.dev or ())]:
+            path.stat()
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"geolora-ref finetune: {error}\n")
+    return options
+
+
+def _refuse_other_tasks(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Status 2 for an option or a metric of another task; the one metric of a task need not be given."""
+    for task, names in OF_TASK.items():
+        for name in names if task != options.task else ():
+            if getattr(options, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')}: expected none with --task {options.task}")
+    metrics = METRICS_OF[options.task]
+    if options.metric is None and len(metrics) == 1:
+        options.metric = metrics[0]
+    if options.metric is None:
+        parser.error("the following arguments are required: --metric")
+    if options.metric not in metrics:
+        parser.error(f"--metric: expected {' or '.join(metrics)} with --task {options.task}, found {options.metric}")
