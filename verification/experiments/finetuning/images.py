@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from geolora_ref.finetune.labels import Labels
+from geolora_ref.finetune.plan import Metric
 
 __all__ = ["ImageEncoder", "ImageTask", "Images", "Pointwise", "efficientnet"]
 
@@ -97,7 +98,7 @@ class Images:
 class ImageTask:
     """Archives ``train.zip`` and ``test.zip`` with pictures ``part/class/name``."""
 
-    metric: str = "accuracy"
+    metric: Metric = "accuracy"
 
     def examples(self, folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, Images], Labels, dict[str, str]]:
         """Images by part, the classes, and a digest of each part; the development images are set aside from the training file."""

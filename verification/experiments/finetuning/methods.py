@@ -86,7 +86,7 @@ class LoRAMethod:
         """Of the configuration, beside rank and scale."""
         return {}
 
-    def optimizer(self, model: Classifier) -> torch.optim.Optimizer:
+    def optimizer(self, model: Model) -> torch.optim.Optimizer:
         """AdamW on the factors and on the head."""
         return adamw(model, self.lr, self.head_lr, trainable(model.encoder))
 
@@ -119,7 +119,7 @@ class PreconditionedLoRAMethod(LoRAMethod):
 
     name: str = "preconditioned lora"
 
-    def optimizer(self, model: Classifier) -> torch.optim.Optimizer:
+    def optimizer(self, model: Model) -> torch.optim.Optimizer:
         """PEFT makes it for a wrapped model and knows the factors by their names; the head is a group of its own."""
         from peft.optimizers import create_riemannian_optimizer
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geolora_ref.finetune.data import Columns, Row, read_rows
+from geolora_ref.finetune.plan import Metric
 from verification.experiments.finetuning.images import ImageTask
 
 __all__ = ["LIMITS", "TASKS", "TEXTS", "Task"]
@@ -20,7 +21,7 @@ LIMITS = {"train": 2000, "dev": 500, "test": 1000}
 class Task:
     """Files by part; without one for "dev", the first examples of the drawn training file are set aside."""
 
-    metric: str
+    metric: Metric
     columns: Columns = field(default_factory=Columns)
     train: str = "train.tsv"
     dev: str | None = "dev.tsv"
