@@ -13,11 +13,14 @@ import torch
 from safetensors import SafetensorError
 
 from geolora_ref import checks
+from geolora_ref.support.files import require_regular
 
 __all__ = ["Classifier", "check_length", "digest_of_model", "load_encoder", "locate", "try_out"]
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What the outputs of a pretrained model depend on, beside its weights and what its tokenizer has for a vocabulary."""
+READ = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What transformers opens in a folder."""
 OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Left open, the second one asks whoever is there, and runs what the folder brings for a yes."""
 
@@ -82,6 +85,8 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
     import transformers
 
     try:
+        for file in (file for pattern in READ for file in folder.glob(pattern)):
+            require_regular(file)  # whoever opens a pipe waits for ever
         with _no_progress_bars():
             encoder, report = transformers.AutoModel.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **OFFLINE

@@ -36,7 +36,7 @@ SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": sign
 
 @dataclass(frozen=True)
 class Ended:
-    """How it ended: exit status (-n: by signal n), what it said, its seconds, its file operations, whether it was too slow."""
+    """How it ended: exit status (-n: by signal n), what it said, processor seconds, file operations, whether it was too slow."""
 
     status: int
     said: str
@@ -52,7 +52,7 @@ class Child:
     """
 
     def __init__(self, work: Callable[[], int], folder: Path, kind: str = "", at: int = 0) -> None:
-        self._count, self._started = mmap.mmap(-1, 8), time.monotonic()
+        self._count = mmap.mmap(-1, 8)
         reading, writing = os.pipe()
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)  # nobody reads before the end
         self._pid, self._reading = os.fork(), reading
@@ -61,24 +61,35 @@ class Child:
         os.close(writing)
 
     def end(self, patience: float, when_stopped: Callable[[], None] = lambda: None) -> Ended:
-        """Wait, ``patience`` seconds at most; ``when_stopped`` is called before a process that was stopped goes on."""
-        raw, hung, until = 0, False, time.monotonic() + patience
+        """Wait until it has ended, or slept or computed for ``patience`` seconds, however busy the machine is.
+
+        ``when_stopped`` is called before a process that was stopped goes on.
+        """
+        asleep, hung = time.monotonic(), False
         while True:
-            changed, raw = os.waitpid(self._pid, os.WNOHANG | os.WUNTRACED)
+            changed, raw, used = os.wait4(self._pid, os.WNOHANG | os.WUNTRACED)
             if changed and os.WIFSTOPPED(raw):
                 when_stopped()
-                until = time.monotonic() + patience
                 os.kill(self._pid, signal.SIGCONT)
             elif changed:
                 break
-            elif time.monotonic() > until:
-                hung = True
-                os.kill(self._pid, signal.SIGKILL)
+            else:
+                state, seconds = _state(self._pid)
+                asleep = asleep if state == "S" else time.monotonic()
+                if max(time.monotonic() - asleep, seconds) > patience:
+                    hung = True
+                    os.kill(self._pid, signal.SIGKILL)
             time.sleep(0.005)
         with open(self._reading, "rb") as said:
             text = said.read().decode(errors="replace")
-        seconds = time.monotonic() - self._started
-        return Ended(os.waitstatus_to_exitcode(raw), text, seconds, int.from_bytes(self._count[:8], "little"), hung)
+        operations = int.from_bytes(self._count[:8], "little")
+        return Ended(os.waitstatus_to_exitcode(raw), text, used.ru_utime + used.ru_stime, operations, hung)
+
+
+def _state(pid: int) -> tuple[str, float]:
+    """What a process is at, "S" if it sleeps, and its seconds of processor time."""
+    state, *numbers = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return state, (int(numbers[10]) + int(numbers[11])) / os.sysconf("SC_CLK_TCK")
 
 
 def _live(work: Callable[[], int], watch: _Watch, writing: int) -> NoReturn:

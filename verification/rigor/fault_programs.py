@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,11 @@ from typing import Any
 from unittest.mock import patch
 
 from geolora_ref.support.files import digest, locked, read_json, read_regular, seal, write_json
+from verification.claim import Case, CaseResult, Claim, Control, Plan
 from verification.rigor.random_kills import ratios, units
 
 __all__ = ["PRECAUTIONS", "Program", "planted", "preload", "programs"]
 
-CLAIM = "local-error"
-"""Few cases, which take milliseconds."""
 CLOCK = re.compile(rb'"(median_seconds_per_step|sha256)": [^\n]*')
 WORDS = ("good", "fine", "bad", "poor", "a", "film", "plot", "was")
 TUNING = "--metric accuracy --epochs 2 --batch-size 6 --dev-fraction 0.25 --rank 2 --max-length 8 --checkpoint-every 1"
@@ -54,6 +53,7 @@ class Program:
     kept : what was finished and must not be lost.
     resumes : whether an interrupted run goes on in the middle.
     writes, locks : whether it writes files, and has its folder to itself.
+    share : of the faults that are drawn; less for one that takes long.
     """
 
     run: Callable[[Path, bool], int]
@@ -65,6 +65,7 @@ class Program:
     resumes: bool = False
     writes: bool = True
     locks: bool = True
+    share: float = 1.0
 
 
 def programs() -> dict[str, Program]:
@@ -74,15 +75,15 @@ def programs() -> dict[str, Program]:
     tuned = (_contents, ("checkpoint.safetensors", "model/model.safetensors"), (*written, *inputs), _steps, True)
     journal, report = ("journal-*.jsonl",), ("results.json", "report.html", ".lock")
     exported = ("vectors", "vectors/exact-square.json", "output.schema.json", "README.md")
-    judged = ("vectors/exact-square.json", "outputs/exact-square.json", "outputs", "vectors")
+    judged = ("vectors/exact-square.json", "outputs", "vectors")
     result = "A/results.json"
     adapter = "adapter.safetensors"
     return {
-        "finetune, encoder": Program(_finetune, partial(_model, kind="bert"), *tuned),
-        "finetune, decoder": Program(_finetune, partial(_model, kind="llama"), *tuned),
+        "finetune, encoder": Program(_finetune, partial(_model, kind="bert"), *tuned, share=0.7),
+        "finetune, decoder": Program(_finetune, partial(_model, kind="llama"), *tuned, share=0.4),
         "verification --full": Program(_verify, _nothing, _ratios, journal, (*journal, *report), units, resumes=True),
         "vectors export": Program(_export, _nothing, _contents, (), exported, locks=False),
-        "vectors judge": Program(_judge, _outputs, _said, ("vectors/*.json",), judged, writes=False),
+        "vectors judge": Program(_judge, _without_outputs, _said, ("vectors/*.json",), judged, writes=False, share=0.25),
         "verification --compare": Program(_compare, _two_runs, _said, (result,), (result, "A"), writes=False),
         "load_adapter": Program(_predict, _adapter, _said, (adapter,), (adapter, *inputs), writes=False),
     }
@@ -183,8 +184,36 @@ def _predict(folder: Path, anew: bool) -> int:
 # --- verification and vectors ----------------------------------------------------------------------------------------
 
 
+def _cases(plan: Plan) -> Iterator[Case]:
+    yield from (Case(f"case {k}", {"k": k}) for k in range(20))
+
+
+def _check(case: Case) -> CaseResult:
+    return CaseResult(case.id, {"ratio": [case["k"] / 20.0]})
+
+
+def _control(case: Case) -> CaseResult:
+    return CaseResult(case.id, {"ratio": [2.0 + case["k"]]})
+
+
+CLAIM = Claim(
+    id="made-up",
+    title="Numbers below one",
+    section="of no theory",
+    statement="k/20 ≤ 1",
+    hypotheses=("k < 20",),
+    sources=("GeoLoRA",),
+    cases=_cases,
+    check=_check,
+    controls=(Control("above", "2 + k > 1", _cases, _control),),
+    floor=20,
+    explanation="A claim whose cases take no time.",
+)
+ONLY = ("--claim", f"{__name__}:CLAIM", "--only", CLAIM.id, "--jobs", "1", "--output")
+
+
 def _verify(folder: Path, anew: bool) -> int:
-    return _verification("--full", "--only", CLAIM, "--jobs", "1", "--output", str(folder), *(["--fresh"] if anew else []))
+    return _verification("--full", *ONLY, str(folder), *(["--fresh"] if anew else []))
 
 
 def _verification(*command: str) -> int:
@@ -195,7 +224,7 @@ def _verification(*command: str) -> int:
 
 def _two_runs(folder: Path) -> None:
     for name in ("A", "B"):
-        _verification("--only", CLAIM, "--jobs", "1", "--output", str(folder / name))
+        _verification(*ONLY, str(folder / name))
 
 
 def _compare(folder: Path, anew: bool) -> int:
@@ -206,14 +235,10 @@ def _export(folder: Path, anew: bool) -> int:
     return _geolora_ref("vectors", "export", str(folder))
 
 
-def _outputs(folder: Path) -> None:
-    """Of one vector; the others are missing, and told."""
+def _without_outputs(folder: Path) -> None:
+    """Vectors, and no answer to any of them, which is told of each."""
     _export(folder, anew=False)
-    vector = json.loads((folder / "vectors" / "exact-square.json").read_text(encoding="utf-8"))
     (folder / "outputs").mkdir()
-    exact = {name: vector["exact"][name] for name in ("K_new", "L_new", "S_new")}
-    with (folder / "outputs" / "exact-square.json").open("x", encoding="utf-8") as file:
-        json.dump({"id": "exact-square", **exact}, file)
 
 
 def _judge(folder: Path, anew: bool) -> int:

@@ -1,8 +1,8 @@
 """One fault done to one program, and the verdict on it.
 
 *lost*: something that was finished is gone, or cannot be gone on with; *damaged*: other results than those of an undisturbed run,
-with its exit status; *hang*: no end within ten seconds and four times what it takes undisturbed; *traceback*: also any other exit
-status, and a refusal that names no file; *fine*.
+with its exit status; *hang*: ten seconds asleep, or at work beyond four times what it takes undisturbed; *traceback*: any other exit
+status, too, and a refusal that names no file; *fine*.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STATUSES = {
 PLANTS: dict[str, Callable[[Path, Path], object]] = {
     "nothing": lambda path, victim: None,
     "a folder": lambda path, victim: path.mkdir(),
-    "a folder with a file": lambda path, victim: (path.mkdir(), (path / "file").touch()),
+    "a folder with a file": lambda path, victim: (path.mkdir(), (path / "new.part").touch()),
     "other contents": lambda path, victim: shutil.copy(victim, path),
     "a link": lambda path, victim: path.symlink_to(victim),
     "a link to nothing": lambda path, victim: path.symlink_to("nowhere"),
@@ -44,7 +44,7 @@ PLANTS: dict[str, Callable[[Path, Path], object]] = {
     "a pipe": lambda path, victim: os.mkfifo(path),
     "a socket": lambda path, victim: os.mknod(path, stat.S_IFSOCK | 0o600),
 }
-"""What is put in the place of a file; links lead to a victim, which is not theirs to write."""
+"""What is put in the place of a file; a link leads to a victim, a ``.part`` is nobody's result."""
 
 
 class Fault(NamedTuple):
@@ -136,7 +136,7 @@ class Bench:
         """How a run ended, if it ended in time and said why in words."""
         said = ended.said.strip()[-300:]
         if ended.hung:
-            raise _Wrong("hang", f"no end within {self.patience:.0f} s")
+            raise _Wrong("hang", f"asleep or at work for {self.patience:.0f} s")
         if ended.status == BROKE or "Traceback (most recent call last)" in ended.said:
             raise _Wrong("traceback", said)
         if self.undone(ended) and ended.status not in allowed:
@@ -244,6 +244,7 @@ def _plant(path: Path, plant: str, victim: Path) -> None:
         return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     PLANTS[plant](path, victim)
 

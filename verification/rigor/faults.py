@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import signal
 import sys
@@ -56,11 +57,12 @@ LOCKED = 6
 Tell = Callable[[str, int, int], None]
 
 
-def draw(bench: Bench, counts: Mapping[str, int], seed: str) -> list[Fault]:
-    """So many faults of each kind as there are in it."""
+def draw(bench: Bench, counts: Mapping[str, int], seed: str, part: float = 1.0) -> list[Fault]:
+    """So many faults of each kind as there are in it, or this part of so many."""
     clock = random.Random(seed)  # noqa: S311  (no secrets)
     drawn: list[Fault] = []
-    for kind, count in counts.items():
+    for kind, number in counts.items():
+        count = math.ceil(number * bench.program.share * part)
         found = list(_possible(bench, kind, count, clock))
         drawn += clock.sample(found, min(count, len(found)))
     return drawn
@@ -109,7 +111,7 @@ def totals(found: Mapping[str, Sequence[tuple[Fault, Verdict]]]) -> dict[str, An
     return {"faults": sum(map(len, found.values())), "verdicts": verdicts, "findings": findings}
 
 
-def _injected(place: Path, seed: int, state: Path, tell: Tell) -> dict[str, list[tuple[Fault, Verdict]]]:
+def _injected(place: Path, seed: int, part: float, state: Path, tell: Tell) -> dict[str, list[tuple[Fault, Verdict]]]:
     """All faults of all programs; those that an earlier run with the same sources and seed has done are not done again."""
     about = {"sources": provenance()["sources"], "seed": seed}
     kept = read_json(state) if state.exists() else {}
@@ -117,7 +119,7 @@ def _injected(place: Path, seed: int, state: Path, tell: Tell) -> dict[str, list
     found: dict[str, list[tuple[Fault, Verdict]]] = {}
     for name, program in programs().items():
         bench, found[name] = Bench(program, place / "bench"), []
-        faults = draw(bench, COUNTS, f"{seed} {name}")
+        faults = draw(bench, COUNTS, f"{seed} {name}", part)
         for number, fault in enumerate(faults, 1):
             key = json.dumps([name, *fault])
             if key not in done:
@@ -132,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: every verdict is fine, every control is caught, and killed campaigns find what an undisturbed one finds."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Disturb programs and compare.")
     parser.add_argument("--kills", type=integer_from(1), default=20, help="kills that hit a campaign at work (default: 20)")
+    parser.add_argument("--part", type=_fraction, default=1.0, help="of the faults, for whoever has less time (default: all, 1)")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
@@ -155,11 +158,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if found["passed"] else 1
 
 
+def _fraction(text: str) -> float:
+    """A type for argparse."""
+    value = float(text)
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number in (0, 1], found {text}")
+    return value
+
+
 def _all(options: argparse.Namespace, place: Path, tell: Tell) -> dict[str, Any]:
     """Controls, faults and killed campaigns."""
     preload()
     caught = controls(place, options.seed)
-    found = totals(_injected(place, options.seed, options.output / "faults" / "state.json", tell))
+    found = totals(_injected(place, options.seed, options.part, options.output / "faults" / "state.json", tell))
     kills = campaign(options.kills, place, seed=options.seed, report=lambda hits: tell("campaigns", hits, options.kills))
     held = caught[""] == ["fine"] and all(word in caught[without] for without, word in PRECAUTIONS.items())
     return {
