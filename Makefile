@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
 
-.PHONY: help verify verify-full test nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite clean
+.PHONY: help verify verify-full test test-lowest test-newest nightly scoreboard lint typecheck docs rigor formal mutation coverage finetune finetune-lm bench parity-gpu peft-suite release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,22 @@ verify-full: $(READY)  ## the same with more sizes and seeds; an interrupted run
 
 test: lint typecheck  ## lint, check types, run all tests
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} $(BIN)/python -m pytest -n auto --dist worksteal
+
+# An environment of its own with the versions that a resolver chose; whoever lacks uv is told.
+UV ?= uv
+TESTS ?=
+define bound
+	@command -v $(UV) >/dev/null || { echo "uv is needed, which finds versions and Pythons: pip install uv"; exit 1; }
+	$(UV) venv --quiet --clear --python $(1) build/$@
+	$(UV) pip install --quiet --python build/$@ --resolution $(2) --editable '.[torch,verify,oracle,peft,finetune,rigor,dask]' --group dev
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CI=$${CI:-true} build/$@/bin/python -m pytest -n auto --dist worksteal $(TESTS)
+endef
+
+test-lowest:  ## the tests (TESTS=… some) with the lowest versions that pyproject.toml names, on Python 3.11; needs uv, downloads gigabytes
+	$(call bound,3.11,lowest-direct)
+
+test-newest:  ## the tests (TESTS=… some) with the newest versions there are, on Python 3.13; needs uv, downloads gigabytes
+	$(call bound,3.13,highest)
 
 nightly: $(READY)  ## the long form of the tests, PEFT's checks, proofs, long runs, kills, coverage, mutants (two hours); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -88,6 +104,9 @@ bench: $(READY)  ## time training steps and updates side by side (an hour and a 
 
 parity-gpu: $(READY)  ## judge the fast path on a CUDA device; says so where there is none
 	$(BIN)/python -m verification.parity --device cuda
+
+release: $(READY)  ## make release VERSION=1.2.3: wheel and sdist, tried in empty environments, then version and changelog; publishes nothing
+	$(BIN)/python -m verification.release '$(VERSION)'
 
 lint: $(READY)
 	$(BIN)/ruff check .

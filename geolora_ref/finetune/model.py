@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from geolora_ref import checks
 from geolora_ref.finetune.locate import locate
+from geolora_ref.support.files import require_regular
 
 __all__ = [
     "Classifier",
@@ -29,6 +30,8 @@ __all__ = [
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What the outputs of a pretrained model depend on, beside its weights and what its tokenizer has for a vocabulary."""
+READ = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What transformers opens in a folder."""
 OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Left open, the second one asks whoever is there, and runs what the folder brings for a yes."""
 IGNORED = -100
@@ -118,6 +121,8 @@ def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
     if place.is_file():
         folder, options, weights = place.parent, {**OFFLINE, "gguf_file": place.name}, {}
     try:
+        for file in (file for pattern in READ for file in folder.glob(pattern)):
+            require_regular(file)  # whoever opens a pipe waits for ever
         with _no_progress_bars():
             model, report = getattr(transformers, kind).from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True, **weights, **options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_broken_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "broken")
     (folder / "config.json").write_text('{"model_type": "no such architecture"}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"expected a pretrained model and its tokenizer in .*broken"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(name: str, model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=f"{name}: expected a regular file, found a pipe"):
         load_encoder(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -456,6 +457,18 @@ def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_old_adapter(tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.equal(loaded(base, tmp_path)(TOKENS), before)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".export")]
+
+
+def test_both_files_are_on_the_disk_before_they_are_in_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = set(), os.fsync
+
+    def recorded(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    export_lora(mixed()[1], tmp_path)
+    assert {(tmp_path / name).stat().st_ino for name in (CONFIG, WEIGHTS)} <= synced
 
 
 def attention() -> nn.Module:

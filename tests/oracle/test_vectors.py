@@ -513,6 +513,12 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def test_a_pipe_in_the_place_of_a_vector_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "README.md")
+    with pytest.raises(OSError, match=r"README\.md: expected a regular file, found a pipe"):
+        export(tmp_path)
+
+
 DAMAGED_OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "missing"),
     "truncated": (lambda path: path.write_text(path.read_text("utf-8")[:100]), "$: not a JSON document"),

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from geolora_ref.support.files import read_json, write_atomically, write_json
 from verification.machine import sources
 from verification.report import write_page
 from verification.rigor import ladder_figure
-from verification.rigor.faults import judge, units
 from verification.rigor.page import main
+from verification.rigor.random_kills import judge, units
 from verification.rigor.results import MEASURED, PAGE
 from verification.shown import overview
 
@@ -65,15 +66,21 @@ UNDATED: dict[str, dict[str, Any]] = {
     },
     "long_runs.json": {"runs": [RUN], "passed": True},
     "faults.json": {
-        "claims": ["a"],
-        "cases": 9,
-        "kills": 20,
-        "signals": {"SIGKILL": 20},
-        "campaigns": 3,
-        "resumed": 17,
-        "lost": 0,
-        "doubled": 0,
-        "identical": True,
+        "faults": 4,
+        "verdicts": {"finetune": {"kill": {"fine": 2, "lost": 1}, "flip": {"fine": 1}}},
+        "findings": [{"word": "lost", "program": "finetune", "kind": "kill", "reason": "2 of 5 finished steps"}],
+        "controls": {"": ["fine"], "not synced": ["fine", "lost"]},
+        "kills": {
+            "claims": ["a"],
+            "cases": 9,
+            "kills": 20,
+            "signals": {"SIGKILL": 20},
+            "campaigns": 3,
+            "resumed": 17,
+            "lost": 0,
+            "doubled": 0,
+            "identical": True,
+        },
         "passed": True,
     },
     "fuzzing.json": {
@@ -142,6 +149,9 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
         "k-step-sign",
         "1 of 3 broken steps refuted by proof",
         "20 SIGKILL",
+        "4 faults of 2 kinds in 1 programs: 1 lost, 0 accepted damaged, 0 hangs, 0 tracebacks",
+        "2 of 5 finished steps",
+        "not synced",
         "float64",
         'src="data:image/svg',
         "100.0 %",
@@ -272,7 +282,10 @@ def documented(stored: dict[str, Any]) -> list[str]:
     fast = ", ".join(f"{off[f'fast, {dtype}']} ({dtype})" for dtype in ("bfloat16", "float16", "float32", "float64"))
     beyond = {name: one["error"] / one["allowed"] for name, one in ladder["lossy steps"].items()}
     fine = [beyond[f"{step}, {dtype}"] for step in ("reference", "fast") for dtype in ("float32", "float64")]
-    signals = ", ".join(f"{count} {name}" for name, count in faults["signals"].items())
+    kills, table = faults["kills"], list(faults["verdicts"].values())
+    signals = ", ".join(f"{count} {name}" for name, count in kills["signals"].items())
+    kinds = [f"{sum(sum(found[kind].values()) for found in table)} {kind}" for kind in table[0]]
+    words = Counter(one["word"] for one in faults["findings"])
     (run,) = stored["long_runs"]["runs"]
     defect = max(tenth["defect"] for tenth in run["tenths"]) / run["eps"]
     (core,) = stored["mutation"]["scopes"]
@@ -287,7 +300,10 @@ def documented(stored: dict[str, Any]) -> list[str]:
         f"the fast path {fast}.",
         f"exceeds the allowance by a factor of at least {min(fine):.1f};",
         f"three bits less exceed it by {beyond['fast, float16']:.1f}.",
-        f"{faults['kills']} kills ({signals}) of {faults['campaigns']} campaigns with {faults['cases']} cases each, none lost,",
+        f"{faults['faults']} faults of {len(table[0])} kinds in {len(table)} programs:",
+        f"{words['lost']} lost, {words['damaged']} accepted damaged, {words['hang']} hangs, {words['traceback']} tracebacks",
+        f"({', '.join(kinds)})",
+        f"{kills['kills']} kills ({signals}) of {kills['campaigns']} campaigns with {kills['cases']} cases each, none lost,",
         f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps, no violation, {fuzzing['seconds']:.0f} s",
         f"at most {defect:.1f} eps in {run['steps']:,} steps of {run['dtype']},",
         f"{min(a_step):.2f} to {max(a_step):.2f} ms a step. Only this run is stored:",
@@ -311,7 +327,11 @@ def test_the_documentation_has_the_stored_figures() -> None:
     assert max(units) < 3.0
     proofs |= {"instances": 111, "not_refuted": ["one"]}
     ladder["slopes"] = {name: value + 1e-2 for name, value in ladder["slopes"].items()}
-    stored["faults"]["campaigns"] += 1
+    stored["faults"]["faults"] += 1
+    stored["faults"]["kills"]["campaigns"] += 1
+    for found in stored["faults"]["verdicts"].values():
+        for verdicts in found.values():
+            verdicts["fine"] = verdicts.get("fine", 0) + 1
     fuzzing["steps"] += 1
     stored["coverage"]["total"] -= 1.0
     stored["mutation"]["scopes"][0]["killed"] -= 1

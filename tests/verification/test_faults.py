@@ -27,7 +27,9 @@ from verification.claims import CLAIMS
 from verification.journal import Journal
 from verification.machine import ROOT, provenance
 from verification.report import as_data
-from verification.rigor import faults
+from verification.rigor import faults, random_kills
+from verification.rigor.fault_programs import PRECAUTIONS, planted
+from verification.rigor.fault_trials import Bench, Fault, Verdict, trial
 from verification.runner import run
 
 PLAN = Plan("full")
@@ -119,7 +121,7 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
 def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
     """Two kills of the real command line, and everything around them, on a claim with few cases that take little time."""
     told: list[int] = []
-    found = faults.campaign(2, tmp_path, claims=["local-error"], seed=1, report=told.append)
+    found = random_kills.campaign(2, tmp_path, claims=["local-error"], seed=1, report=told.append)
     assert told == [1, found["kills"]] == [1, 2]
     assert "SIGKILL" in found["signals"]  # this seed draws it first, then SIGINT
     assert found["resumed"] > 0
@@ -127,18 +129,67 @@ def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
     assert found["cases"] == len(units(tmp_path / "undisturbed")) > 0
 
 
-def test_the_command_writes_what_a_campaign_found_and_of_which_sources(
+CAUGHT = {
+    "written in place": Fault("kill in a write", 5000),
+    "not synced": Fault("power failure", 20),
+    "not locked": Fault("stop", 20),
+    "not sealed": Fault("flip", 8 * 500, "state.json", late=True),
+    "pipes opened": Fault("name", 0, "state.json", "a pipe", late=True),
+    "errors raised": Fault("full disk", 12),
+}
+FORKED = pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning", "ignore:.*fork.*:DeprecationWarning")
+
+
+@FORKED
+def test_a_precaution_left_out_is_caught_by_its_fault(tmp_path: Path) -> None:
+    """And nothing is said of the same faults where none is left out."""
+    whole = Bench(planted(""), tmp_path / "whole", least=0.3)
+    assert {name: trial(whole, fault) for name, fault in CAUGHT.items()} == dict.fromkeys(CAUGHT, ("fine", ""))
+    words = {name: trial(Bench(planted(name), tmp_path / "broken", least=0.3), fault).word for name, fault in CAUGHT.items()}
+    assert words == PRECAUTIONS
+
+
+@FORKED
+def test_faults_are_drawn_over_all_that_there_is(tmp_path: Path) -> None:
+    bench = Bench(planted(""), tmp_path, least=0.3)
+    drawn = faults.draw(bench, faults.COUNTS | {"kill": 1000}, "0")
+    assert drawn == faults.draw(bench, faults.COUNTS | {"kill": 1000}, "0") != faults.draw(bench, faults.COUNTS, "1")
+    kills = [(fault.late, fault.at) for fault in drawn if fault.kind == "kill"]
+    assert sorted(kills) == [(late, at) for late, last in bench.operations.items() for at in range(1, last + 1)]
+    assert {fault.kind for fault in drawn} == set(faults.COUNTS)
+
+
+def test_the_command_writes_what_it_found_and_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = {"kills": 1, "signals": {"SIGKILL": 1}, "campaigns": 1, "cases": 9, "lost": 0, "doubled": 0}
+    done: list[Fault] = []
+
+    def broken_off(bench: object, fault: Fault) -> Verdict:
+        done.append(fault)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return Verdict("hang", "for ever") if fault.at == 9 else Verdict("fine")
+
+    killed = {"kills": 1, "signals": {}, "campaigns": 1, "cases": 9, "lost": 0, "doubled": 0, "identical": True, "passed": True}
+    words = {"": ["fine"]} | {name: ["fine", word] for name, word in PRECAUTIONS.items()}
+    drawn = [Fault("kill", at) for at in range(1, 5)]
+    stand_ins = {"preload": lambda: None, "programs": lambda: {"p": planted("")}, "draw": lambda *_: drawn, "trial": broken_off}
+    stand_ins |= {"Bench": lambda *_: None, "controls": lambda *_: words, "campaign": lambda *_, **__: killed}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(faults, name, stand_in)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # not in the process of the tests
-    for holds in (True, False):
-        monkeypatch.setattr(faults, "campaign", lambda *_, holds=holds, **__: found | {"identical": holds, "passed": holds})
-        assert faults.main(["--kills", "1", "--output", str(tmp_path)]) == (0 if holds else 1)
-        assert ("NOT those of" in capsys.readouterr().out) != holds
+    assert faults.main(["--output", str(tmp_path)]) == 130
+    assert faults.main(["--output", str(tmp_path)]) == 0
+    assert done == [*drawn[:3], *drawn[2:]]
     written = read_json(tmp_path / "faults.json")
-    assert written == found | {"identical": False, "passed": False} | {name: written[name] for name in ("machine", "sources")}
+    assert written["verdicts"]["p"]["kill"] == {"fine": 4}
     assert written["sources"] == provenance()["sources"]
+    drawn.append(Fault("kill", 9))
+    assert faults.main(["--output", str(tmp_path)]) == 1
+    assert "kind: kill, at: 9, name: , plant: , late: False, word: hang, reason: for ever" in capsys.readouterr().out
+    drawn.pop()
+    words["not synced"] = ["fine"]
+    assert faults.main(["--output", str(tmp_path)]) == 1
 
 
 def test_a_line_cut_off_anywhere_costs_one_case(tmp_path: Path) -> None:

@@ -1,175 +1,199 @@
-"""``python -m verification.rigor.faults``: kill the real command line at random moments and compare; writes faults.json.
+"""``python -m verification.rigor.faults``: what goes wrong on machines, done to the command lines; writes faults.json.
 
-A campaign ``python -m verification --full --only …`` runs in a process group of its own.  It is killed (SIGKILL in half of the
-cases, else SIGTERM or SIGINT) once it has finished a random number of further cases, and started again, until enough kills have
-hit.  After every kill the journal may have lost nothing and have nothing twice; at the end its results must be those of an
-undisturbed run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be editing them.
+Drawn by a seed, hundreds of faults are done one at a time to small runs of fine-tuning, verification and vectors: kills and
+interruptions at a file operation or within a write, power failures (what was not synced is gone), full disks, a second run,
+flipped bits, files cut off, and folders, links, pipes or unreadable files in the place of files.  After each the command goes on,
+or is run anew where it has refused a file (:mod:`verification.rigor.fault_trials`).  A program with precautions left out, one at
+a time, is the negative control.  Then whole campaigns are killed at random (:mod:`verification.rigor.random_kills`).
+
+It needs Linux.  What is done is kept: after a kill the same command goes on.  The sources must stay as they are meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 import random
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.support.files import read_json, write_json
+from geolora_ref.support.files import locked, read_json, write_json
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from, progress_bar, writable_folder
-from verification.machine import ROOT, provenance
+from verification.machine import provenance
+from verification.rigor.fault_injection import AT_A_BYTE, AT_AN_OPERATION
+from verification.rigor.fault_programs import PRECAUTIONS, planted, preload, programs
+from verification.rigor.fault_trials import PLANTS, Bench, Fault, Verdict, trial
+from verification.rigor.random_kills import campaign
 
-__all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "units"]
+__all__ = ["controls", "draw", "main", "totals"]
 
-CLAIMS = ("one-backward-pass",)
-"""A small one: some hundred cases that take seconds."""
-SOURCES = ("geolora_ref", "verification", "docs")
-BUILT = ("__pycache__", "_generated", "gallery")
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+COUNTS = {
+    "kill": 34,
+    "power failure": 18,
+    "kill in a write": 10,
+    "full disk": 14,
+    "file size limit": 6,
+    "interrupt": 8,
+    "terminate": 8,
+    "stop": 6,
+    "two at once": 2,
+    "flip": 20,
+    "cut": 8,
+    "name": 24,
+}
+"""How many of each kind are drawn for a program, as far as it has so many operations, files and names."""
+FEW = {"kill": 6, "power failure": 6, "kill in a write": 4, "stop": 2, "flip": 12, "name": 20}
+"""The same for the planted program."""
+LOCKED = 6
+"""File operations after which a program has its folder to itself."""
 
-Line = tuple[str, str]
-"""The unit that a line of a journal is about, and the line."""
+Tell = Callable[[str, int, int], None]
 
 
-def units(folder: Path) -> list[Line]:
-    """Every whole line of the journals of this folder: which case it is, and the line itself."""
-    lines = [line for path in sorted(folder.glob("journal-*.jsonl")) for line in path.read_bytes().split(b"\n")]
-    return [(json.loads(line)["unit"], line.decode()) for line in lines if line.endswith(b"}")]
+def draw(bench: Bench, counts: Mapping[str, int], seed: str, part: float = 1.0) -> list[Fault]:
+    """So many faults of each kind as there are in it, or this part of so many."""
+    clock = random.Random(seed)  # noqa: S311  (no secrets)
+    drawn: list[Fault] = []
+    for kind, number in counts.items():
+        count = math.ceil(number * bench.program.share * part)
+        found = list(_possible(bench, kind, count, clock))
+        drawn += clock.sample(found, min(count, len(found)))
+    return drawn
 
 
-def judge(before: Sequence[Line], after: Sequence[Line]) -> tuple[int, int]:
-    """How many finished cases a kill lost or changed, and how many are there more than once."""
-    there = set(after)
-    lost = sum(line not in there for line in before)
-    return lost, sum(count - 1 for count in Counter(unit for unit, _ in after).values())
+def _possible(bench: Bench, kind: str, count: int, clock: random.Random) -> Sequence[Fault]:
+    """The faults of a kind; of those at a byte or bit, which are too many to be listed, ``count`` drawn ones."""
+    program, late = bench.program, bench.program.resumes
+    start = bench.folder(late)
+    if kind in ("flip", "cut"):
+        files = [path for pattern in program.damaged for path in sorted(start.glob(pattern))]
+        unit = 8 if kind == "flip" else 1
+        paths = [clock.choice(files) for _ in range(count if files else 0)]
+        return [Fault(kind, clock.randrange(unit * p.stat().st_size), str(p.relative_to(start)), late=late) for p in paths]
+    if kind == "name":
+        there = [str(path.relative_to(start)) for name in program.names for path in start.glob(name)]
+        missing = [name for name in program.names if "*" not in name and name not in there]
+        found = [Fault(kind, 0, name, plant, late) for name in (*there, *missing) for plant in PLANTS]
+        return [*found, *(Fault(kind, 0, name, "unreadable", late) for name in there)]
+    if not program.writes:
+        return []
+    if kind in AT_AN_OPERATION:
+        first, behind = LOCKED if kind == "stop" else 1, kind == "power failure"
+        return [Fault(kind, at, late=half) for half, last in bench.operations.items() for at in range(first, last + behind + 1)]
+    at_a_byte = kind in AT_A_BYTE
+    return [Fault(kind, clock.randrange(bench.largest) if at_a_byte else 0, late=late and k % 2 == 1) for k in range(count)]
 
 
-def campaign(
-    kills: int, folder: Path, claims: Sequence[str] = CLAIMS, seed: int = 0, report: Callable[[int], None] = lambda hits: None
-) -> dict[str, Any]:
-    """``kills`` kills that hit a campaign at work, and what they did."""
-    clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)
-    killed, undisturbed = folder / "killed", folder / "undisturbed"
-    copy_sources(folder / "sources")
-    _run(folder, claims, undisturbed)
-    expected, whole = _ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
-    hits: Counter[str] = Counter()
-    lost = doubled = campaigns = resumed = 0
-    before: list[Line] = []
-    identical = True
-    while hits.total() < kills:
-        further, moment = clock.randint(1, len(whole) // 5), clock.uniform(0.0, 0.05)
-        sent = _kill(folder, claims, killed, len(before) + further, moment, clock.choice(SIGNALS))
-        after = units(killed)
-        lost_now, doubled_now = judge(before, after)
-        lost, doubled, resumed = lost + lost_now, doubled + doubled_now, resumed + bool(before)
-        if sent:
-            hits[sent.name] += 1
-            before = after
-            report(hits.total())
-        if not sent or hits.total() == kills:  # done before the kill, or enough: what came out must be the undisturbed results
-            if sent:
-                _run(folder, claims, killed)
-            identical &= _ratios(killed) == expected and sorted(unit for unit, _ in units(killed)) == whole
-            campaigns += 1
-            shutil.rmtree(killed)
-            before = []
-    return {
-        "format": 1,
-        "claims": list(claims),
-        "cases": len(whole),
-        "kills": hits.total(),
-        "signals": dict(sorted(hits.items())),
-        "campaigns": campaigns,
-        "resumed": resumed,
-        "lost": lost,
-        "doubled": doubled,
-        "identical": identical,
-        "passed": identical and not lost and not doubled,
+def controls(place: Path, seed: int) -> dict[str, list[str]]:
+    """The verdicts on the planted program, whole ("") and without each of its precautions."""
+    found = {}
+    for without in ("", *PRECAUTIONS):
+        bench = Bench(planted(without), place / "control", least=1.0)
+        found[without] = sorted({trial(bench, fault).word for fault in draw(bench, FEW, f"{seed} {without}")})
+    return found
+
+
+def totals(found: Mapping[str, Sequence[tuple[Fault, Verdict]]]) -> dict[str, Any]:
+    """How often each verdict was given, by program and kind of fault; what is not fine, with its reason."""
+    verdicts = {
+        name: {kind: dict(Counter(verdict.word for fault, verdict in rows if fault.kind == kind)) for kind in COUNTS}
+        for name, rows in found.items()
     }
+    rest = [(name, fault, verdict) for name, rows in found.items() for fault, verdict in rows if verdict.word != "fine"]
+    findings = [{"program": name, **fault._asdict(), **verdict._asdict()} for name, fault, verdict in rest]
+    return {"faults": sum(map(len, found.values())), "verdicts": verdicts, "findings": findings}
 
 
-def copy_sources(folder: Path) -> None:
-    """Everything that the command line reads: the packages, and the documentation whose keys and headings the claims cite."""
-    for part in SOURCES:
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(*BUILT))
-
-
-def _command(claims: Sequence[str], output: Path) -> list[str]:
-    only = [word for claim in claims for word in ("--only", claim)]
-    return [sys.executable, "-m", "verification", "--full", *only, "--jobs", "1", "--output", str(output)]
-
-
-def _run(folder: Path, claims: Sequence[str], output: Path) -> None:
-    """A run to its end."""
-    done = subprocess.run(  # noqa: S603  (our own command)
-        _command(claims, output), cwd=folder / "sources", capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(
-            f"{output}: expected a campaign that holds, found status {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
-        )
-
-
-def _kill(
-    folder: Path, claims: Sequence[str], output: Path, finished: int, wait: float, chosen: signal.Signals
-) -> signal.Signals | None:
-    """Start, wait until so many cases are ``finished`` and then this long, kill; None if it was done before that."""
-    process = subprocess.Popen(  # noqa: S603  (our own command)
-        _command(claims, output),
-        cwd=folder / "sources",
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while process.poll() is None and len(units(output)) < finished:
-            time.sleep(0.02)
-        process.wait(timeout=wait)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, chosen)
-        return chosen if process.wait() else None
-    except BaseException:  # nobody is left behind where this program itself is stopped
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    if process.returncode:
-        raise RuntimeError(f"{output}: expected a campaign that holds, found status {process.returncode} before the kill")
-    return None
-
-
-def _ratios(output: Path) -> Any:
-    return [(claim["id"], claim["ratios"], claim["controls"]) for claim in read_json(output / "results.json")["claims"]]
+def _injected(place: Path, seed: int, part: float, state: Path, tell: Tell) -> dict[str, list[tuple[Fault, Verdict]]]:
+    """All faults of all programs; those that an earlier run with the same sources and seed has done are not done again."""
+    about = {"sources": provenance()["sources"], "seed": seed}
+    kept = read_json(state) if state.exists() else {}
+    done: dict[str, list[str]] = kept["done"] if kept.get("about") == about else {}
+    found: dict[str, list[tuple[Fault, Verdict]]] = {}
+    for name, program in programs().items():
+        bench, found[name] = Bench(program, place / "bench"), []
+        faults = draw(bench, COUNTS, f"{seed} {name}", part)
+        for number, fault in enumerate(faults, 1):
+            key = json.dumps([name, *fault])
+            if key not in done:
+                done[key] = [*trial(bench, fault)]
+                write_json(state, {"about": about, "done": done})
+            found[name].append((fault, Verdict(*done[key])))
+            tell(name, number, len(faults))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: nothing was lost, nothing counted twice, and the results are those of an undisturbed run."""
-    parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Kill campaigns and compare.")
+    """Exit status 0: every verdict is fine, every control is caught, and killed campaigns find what an undisturbed one finds."""
+    parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Disturb programs and compare.")
     parser.add_argument("--kills", type=integer_from(1), default=20, help="kills that hit a campaign at work (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
+    parser.add_argument("--part", type=_fraction, default=1.0, help="of the faults, for whoever has less time (default: all, 1)")
+    parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
     about = provenance()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which campaigns would ignore if a shell had this in the background
-    with tempfile.TemporaryDirectory() as folder, progress_bar(Terminal(stderr=True)) as bar:
-        task = bar.add_task("kills", total=options.kills)
-        found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
+    for stop in (signal.SIGTERM, signal.SIGINT):  # whoever stops this stops the campaign at work, too
+        signal.signal(stop, signal.default_int_handler)
+    console = Terminal(stderr=True)
+    try:
+        with locked(options.output / "faults"), tempfile.TemporaryDirectory() as folder, progress_bar(console, width=22) as bar:
+            tasks = {name: bar.add_task(name, total=None) for name in (*programs(), "campaigns")}
+            Path(folder).chmod(0o755)  # one fault needs another user
+            found = _all(options, Path(folder), lambda name, done, of: bar.update(tasks[name], completed=done, total=of))
+    except KeyboardInterrupt:
+        console.print("interrupted: the same command goes on from here")
+        return 130
+    except (OSError, ValueError) as error:
+        console.print(f"cannot go on: {error}", markup=False, soft_wrap=True)
+        return 2
     write_json(options.output / "faults.json", found | about)
-    print(
-        f"{found['kills']} kills {found['signals']} of {found['campaigns']} campaigns with {found['cases']} cases: "
-        f"{found['lost']} lost, {found['doubled']} doubled, results "
-        f"{'identical to an undisturbed run' if found['identical'] else 'NOT those of an undisturbed run'}"
-    )
+    _print(found)
     return 0 if found["passed"] else 1
+
+
+def _fraction(text: str) -> float:
+    """A type for argparse."""
+    value = float(text)
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number in (0, 1], found {text}")
+    return value
+
+
+def _all(options: argparse.Namespace, place: Path, tell: Tell) -> dict[str, Any]:
+    """Controls, faults and killed campaigns."""
+    preload()
+    caught = controls(place, options.seed)
+    found = totals(_injected(place, options.seed, options.part, options.output / "faults" / "state.json", tell))
+    kills = campaign(options.kills, place, seed=options.seed, report=lambda hits: tell("campaigns", hits, options.kills))
+    held = caught[""] == ["fine"] and all(word in caught[without] for without, word in PRECAUTIONS.items())
+    return {
+        "format": 2,
+        **found,
+        "controls": caught,
+        "kills": kills,
+        "passed": held and not found["findings"] and kills["passed"],
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    kills = found["kills"]
+    print(f"{found['faults']} faults, {len(found['findings'])} of them not fine")
+    for one in found["findings"]:
+        print(f"  {', '.join(f'{key}: {value}' for key, value in one.items())}")
+    for without, words in found["controls"].items():
+        print(f"  control, {without or 'nothing left out'}: {', '.join(words)}")
+    same = "identical to an undisturbed run" if kills["identical"] else "NOT those of an undisturbed run"
+    print(
+        f"{kills['kills']} kills {kills['signals']} of {kills['campaigns']} campaigns with {kills['cases']} cases: "
+        f"{kills['lost']} lost, {kills['doubled']} doubled, results {same}"
+    )
 
 
 if __name__ == "__main__":

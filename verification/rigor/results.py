@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ FOLDER = Path("build") / "rigor"
 MEASURED = Path(__file__).parent / "measured"
 """Stored files of that folder, sealed; the page says so of one that does not name the sources it was made with."""
 OUTCOMES = ("certified", "void", "refuted", "undecided")
+VERDICTS = {"lost": "lost", "damaged": "accepted damaged", "hang": "hangs", "traceback": "tracebacks"}
 
 
 def _certificates(data: dict[str, Any]) -> Shown:
@@ -81,15 +83,32 @@ def _long_runs(data: dict[str, Any]) -> Shown:
 
 
 def _faults(data: dict[str, Any]) -> Shown:
-    signals = ", ".join(f"{count} {name}" for name, count in data["signals"].items())
-    rows = [
+    verdicts, kills = data["verdicts"], data["kills"]
+    kinds = next(iter(verdicts.values()))
+    table: Rows = [["What goes wrong", *verdicts, "Not fine"]]
+    for kind in kinds:
+        counts = [sum(found[kind].values()) for found in verdicts.values()]
+        rest = sum(counts) - sum(found[kind].get("fine", 0) for found in verdicts.values())
+        table.append([kind, *map(str, counts), str(rest)])
+    left_out = [[without or "nothing", ", ".join(words)] for without, words in data["controls"].items()]
+    findings = [[one["word"], one["program"], one["kind"], one["reason"]] for one in data["findings"]]
+    signals = ", ".join(f"{count} {name}" for name, count in kills["signals"].items())
+    killed = [
         ["Kills that hit", "Campaigns", "Cases in one", "Taken up", "Cases lost", "Counted twice", "As undisturbed"],
-        [str(data[key]) for key in ("kills", "campaigns", "cases", "resumed", "lost", "doubled")] + [_yes(data["identical"])],
+        [str(kills[key]) for key in ("kills", "campaigns", "cases", "resumed", "lost", "doubled")] + [_yes(kills["identical"])],
     ]
-    same = "as of an undisturbed run" if data["identical"] else "NOT those of an undisturbed run"
-    outcome = f"{data['lost']} cases lost, {data['doubled']} counted twice, results {same}"
-    line = f"{data['kills']} kills ({signals}): {outcome}; claims: {', '.join(data['claims'])}."
-    return Shown(data["passed"], line, {"Kills": rows})
+    words = Counter(one["word"] for one in data["findings"])
+    same = "as of an undisturbed run" if kills["identical"] else "NOT those of an undisturbed run"
+    outcome = f"{kills['lost']} cases lost, {kills['doubled']} counted twice, results {same}"
+    told = ", ".join(f"{words[word]} {what}" for word, what in VERDICTS.items())
+    line = (
+        f"{data['faults']} faults of {len(kinds)} kinds in {len(verdicts)} programs: {told}; "
+        f"{kills['kills']} kills ({signals}) of campaigns: {outcome}; claims: {', '.join(kills['claims'])}."
+    )
+    tables = {"Faults": table, "Precautions left out, and the verdicts": [["Left out", "Verdicts"], *left_out], "Kills": killed}
+    if findings:
+        tables["Not fine"] = [["Verdict", "Program", "Fault", "Reason"], *findings]
+    return Shown(data["passed"], line, tables)
 
 
 def _fuzzing(data: dict[str, Any]) -> Shown:
@@ -165,7 +184,8 @@ _ITEMS = (
         "Faults",
         "faults.json",
         "python -m verification.rigor.faults",
-        "Campaigns of the real command line, killed at random moments and started again.",
+        "What goes wrong on machines, done to small runs of every command that keeps something; and whole campaigns, killed at "
+        "random moments and started again.",
         _faults,
         MEASURED / "faults.json",
     ),

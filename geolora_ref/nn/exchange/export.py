@@ -84,6 +84,7 @@ def export_lora(
     with tempfile.TemporaryDirectory(dir=target, prefix=DRAFT) as draft:
         write_atomically(Path(draft) / WEIGHTS, save(state, metadata={"format": "pt"}))
         config.save_pretrained(draft)
+        write_atomically(Path(draft) / CONFIG, (Path(draft) / CONFIG).read_bytes())  # PEFT does not sync it
         for name in present:
             (target / name).unlink()
         for name in (WEIGHTS, CONFIG):

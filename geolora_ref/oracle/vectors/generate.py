@@ -22,7 +22,7 @@ from geolora_ref.oracle.vectors.documents import DATA, OUTPUT, VECTOR, dump, enc
 from geolora_ref.oracle.vectors.selection import SELECTION
 from geolora_ref.oracle.vectors.target import decimal, nearest_double, parts, target
 from geolora_ref.oracle.vectors.vector import FORMAT_VERSION, STAGES, load_vector
-from geolora_ref.support.files import write_atomically
+from geolora_ref.support.files import read_regular, write_atomically
 
 __all__ = ["IDS", "export", "generate", "regenerate_and_compare"]
 
@@ -37,10 +37,10 @@ def export(directory: Path) -> list[Path]:
     """Write README.md, the two schemas and the vectors into ``directory`` (made if need be); the files written.
 
     Raises ``FileExistsError`` if one of the files is there with other contents (nothing is written then), ``OSError`` if one
-    cannot be written (the others are whole).
+    cannot be written (the others are whole) or is a pipe or a device.
     """
     contents = {name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))}
-    other = [name for name, ours in contents.items() if (directory / name).exists() and (directory / name).read_bytes() != ours]
+    other = [name for name, ours in contents.items() if (directory / name).exists() and read_regular(directory / name) != ours]
     if other:
         raise FileExistsError(
             f"{directory}: expected a new folder, found other contents in {', '.join(other)}; export elsewhere or remove them"

@@ -1,0 +1,148 @@
+"""Kill the real command line at random moments and compare: a part of ``python -m verification.rigor.faults``.
+
+A campaign ``python -m verification --full --only …`` runs in a process group of its own.  It is killed (SIGKILL in half of the
+cases, else SIGTERM or SIGINT) once it has finished a random number of further cases, and started again, a few times; then it
+runs to its end.  After every kill the journal may have lost nothing and have nothing twice; at the end the results must be those
+of an undisturbed run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be editing them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from geolora_ref.support.files import read_json
+from verification.machine import ROOT
+
+__all__ = ["CLAIMS", "EACH", "campaign", "copy_sources", "judge", "ratios", "units"]
+
+CLAIMS = ("local-error",)
+"""A small one: some hundred cases that take seconds."""
+EACH = 2
+"""Kills of one campaign, at most; then it is run to its end."""
+SOURCES = ("geolora_ref", "verification", "docs")
+BUILT = ("__pycache__", "_generated", "gallery")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+Line = tuple[str, str]
+"""The unit that a line of a journal is about, and the line."""
+
+
+def units(folder: Path) -> list[Line]:
+    """Every whole line of the journals of this folder: which case it is, and the line itself."""
+    lines = [line for path in sorted(folder.glob("journal-*.jsonl")) for line in path.read_bytes().split(b"\n")]
+    return [(json.loads(line)["unit"], line.decode()) for line in lines if line.endswith(b"}")]
+
+
+def judge(before: Sequence[Line], after: Sequence[Line]) -> tuple[int, int]:
+    """How many finished cases a kill lost or changed, and how many are there more than once."""
+    there = set(after)
+    lost = sum(line not in there for line in before)
+    return lost, sum(count - 1 for count in Counter(unit for unit, _ in after).values())
+
+
+def campaign(
+    kills: int, folder: Path, claims: Sequence[str] = CLAIMS, seed: int = 0, report: Callable[[int], None] = lambda hits: None
+) -> dict[str, Any]:
+    """``kills`` kills that hit a campaign at work, and what they did."""
+    clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)
+    killed, undisturbed = folder / "killed", folder / "undisturbed"
+    copy_sources(folder / "sources")
+    _run(folder, claims, undisturbed)
+    expected, whole = ratios(undisturbed), sorted(unit for unit, _ in units(undisturbed))
+    hits: Counter[str] = Counter()
+    lost = doubled = campaigns = resumed = 0
+    before: list[Line] = []
+    identical = True
+    while hits.total() < kills:
+        further, moment = clock.randint(1, len(whole) // 5), clock.uniform(0.0, 0.05)
+        sent = _kill(folder, claims, killed, len(before) + further, moment, clock.choice(SIGNALS))
+        after = units(killed)
+        lost_now, doubled_now = judge(before, after)
+        lost, doubled, resumed = lost + lost_now, doubled + doubled_now, resumed + bool(before)
+        if sent:
+            hits[sent.name] += 1
+            before = after
+            report(hits.total())
+        if not sent or hits.total() % EACH == 0 or hits.total() == kills:  # what comes out must be the undisturbed results
+            if sent:
+                _run(folder, claims, killed)
+            identical &= ratios(killed) == expected and sorted(unit for unit, _ in units(killed)) == whole
+            campaigns += 1
+            shutil.rmtree(killed)
+            before = []
+    return {
+        "claims": list(claims),
+        "cases": len(whole),
+        "kills": hits.total(),
+        "signals": dict(sorted(hits.items())),
+        "campaigns": campaigns,
+        "resumed": resumed,
+        "lost": lost,
+        "doubled": doubled,
+        "identical": identical,
+        "passed": identical and not lost and not doubled,
+    }
+
+
+def copy_sources(folder: Path) -> None:
+    """Everything that the command line reads: the packages, and the documentation whose keys and headings the claims cite."""
+    for part in SOURCES:
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(*BUILT))
+
+
+def _command(claims: Sequence[str], output: Path) -> list[str]:
+    only = [word for claim in claims for word in ("--only", claim)]
+    return [sys.executable, "-m", "verification", "--full", *only, "--jobs", "1", "--output", str(output)]
+
+
+def _run(folder: Path, claims: Sequence[str], output: Path) -> None:
+    """A run to its end."""
+    done = subprocess.run(  # noqa: S603  (our own command)
+        _command(claims, output), cwd=folder / "sources", capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(
+            f"{output}: expected a campaign that holds, found status {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
+        )
+
+
+def _kill(
+    folder: Path, claims: Sequence[str], output: Path, finished: int, wait: float, chosen: signal.Signals
+) -> signal.Signals | None:
+    """Start, wait until so many cases are ``finished`` and then this long, kill; None if it was done before that."""
+    process = subprocess.Popen(  # noqa: S603  (our own command)
+        _command(claims, output),
+        cwd=folder / "sources",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while process.poll() is None and len(units(output)) < finished:
+            time.sleep(0.02)
+        process.wait(timeout=wait)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, chosen)
+        return chosen if process.wait() else None
+    except BaseException:  # nobody is left behind where this program itself is stopped
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if process.returncode:
+        raise RuntimeError(f"{output}: expected a campaign that holds, found status {process.returncode} before the kill")
+    return None
+
+
+def ratios(output: Path) -> Any:
+    """What a run found: of every claim its ratios, and what its controls did."""
+    return [(claim["id"], claim["ratios"], claim["controls"]) for claim in read_json(output / "results.json")["claims"]]
