@@ -52,7 +52,7 @@ def best_rates(swept: Sequence[Point]) -> dict[str, float]:
 
 
 def at_the_edge(swept: Sequence[Point], best: Mapping[str, float]) -> dict[str, str]:
-    """The families whose best learning rate is the smallest or largest (or only) one tried, so that it may lie beyond."""
+    """The families whose best learning rate is the smallest, largest or only one tried: a better one may lie beyond."""
     found = {}
     for family, rate in best.items():
         tried = [point["rate"] for point in swept if point["family"] == family and point["budget"] == MAIN_BUDGET]
