@@ -91,7 +91,6 @@ mathjax3_config = {
             "mathsf": [r"\mathrm{#1}", 1],  # the one script has no sans-serif letters, and would take the browser's
         }
     },
-    "svg": {"mtextInheritFont": True},
     "options": {"enableMenu": False},
 }
 

@@ -78,7 +78,7 @@ def _enter(registry: dict[str, Any], key: str, entry: Any, who: str) -> None:
 
 @lru_cache
 def _has_slope(name: str) -> bool:
-    """Whether the problem of this name is a gradient flow on which the claims on gradient flows can run; made once to see."""
+    """Whether the claims on gradient flows can run on the problem of this name, of which one instance is made to see."""
     make: Callable[[np.random.Generator], object] = load_object(name, "--problem")
     wanted = "--problem: expected a function of a random generator that returns a MatrixODE"
     try:

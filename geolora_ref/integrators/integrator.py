@@ -38,8 +38,9 @@ class Evaluations:
 class Step:
     """The new state and what it cost; nothing is silent.
 
-    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``discarded_inside`` : from a state within
-    the step of which the bases alone go on, no part of ``discarded``.  ``theta`` : the threshold that was applied.
+    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``discarded_inside`` : cut off within
+    the step from a state of which only the bases are used on, and no part of ``discarded``.  ``theta`` : the threshold that
+    was applied.
     ``rank_rule`` : the rule that fixed the rank, None where the method keeps it.  ``rejections`` : how often the step was
     repeated from larger bases; ``eta`` : ‖ŨᴴF(t, Y₀)Ṽ‖ of the last attempt, NaN where it was not asked for; ``resolved`` :
     False if the last attempt would have been rejected too, but no further one was allowed.

@@ -67,7 +67,7 @@ class ParallelBUG(Integrator):
 
 
 def _normal_part(field: Field, t: float, start: Factors, hat: Factors) -> float:
-    """η = ‖ŨᴴF(t, Y₀)Ṽ‖, what the zero block of Ŝ leaves out; 0 where a basis is full."""
+    """η = ‖ŨᴴF(t, Y₀)Ṽ‖, the norm of the block that Ŝ has as zero; 0 where a basis is full."""
     U_tilde, V_tilde = hat.U[:, start.U.shape[1] :], hat.V[:, start.V.shape[1] :]
     if 0 in (U_tilde.shape[1], V_tilde.shape[1]):
         return 0.0

@@ -69,8 +69,8 @@ class StepInputs:
     ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
     arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).
     ``problems`` : the number of problems in its stack, where the sizes of the case do not decide it.  ``dense`` : ‖G‖ where
-    the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are those of an optimizer, each to be taken
-    for itself, and not the projections of one gradient, of which rounding leaves a contradiction that is nobody's fault.
+    the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are directions of an optimizer, each to be
+    taken for itself.  Projections of one gradient contradict each other by rounding only, which is nobody's fault.
 
     Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
     """
@@ -107,8 +107,8 @@ class StepInputs:
 
     @cached_property
     def wide(self) -> _Wide:
-        """The arrays in the next wider precision, and what they ask for: computed once for all answers, so that whoever changes
-        the arrays in place asks with a new object.
+        """The arrays in the next wider precision, and the right answer.  Both are computed once for all outputs: after a
+        change of the arrays in place make a new object.
         """
         (m, r), n = self.U.shape, len(self.V)
         return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays))

@@ -229,7 +229,7 @@ def diagnose(
 
 
 def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
-    """The steps in another order, those of each λ in turn, so that the first ones tell a factor from one with λ in it."""
+    """The steps in another order, each λ in turn: then the first steps tell a constant factor from one with λ in it."""
     earlier: Counter[float] = Counter()
     turns = []
     for inputs in steps:

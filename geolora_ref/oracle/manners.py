@@ -54,8 +54,9 @@ def watched() -> Iterator[list[str]]:
 class _Setting(NamedTuple):
     """A global state: the text if it has changed, how it is read, and how it is put back.
 
-    ``probe`` : of a generator, what is quicker to read and changes with it.  It brings the generator where no backend does by
-    chance, so that only from the second time on it tells the same until somebody else has used or seeded the generator.
+    ``probe`` : of a generator, what is quicker to read and changes with it.  Reading it moves the generator to a state that
+    no backend reaches by chance; from the second reading on it is the same until somebody else has used or seeded the
+    generator.
     ``same`` : whether two states (of the first, the later one) are one and the same to the caller.
     """
 

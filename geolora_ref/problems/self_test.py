@@ -98,8 +98,7 @@ def check_solution(problem: MatrixODE, Y0: Matrix) -> Check:
 def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 30) -> Iterator[Check]:
     """ℓ and μ against random pairs (never violated), and at the sharpest point (attained within ``ATTAINED``, at some t).
 
-    Of μ, which may be 0, a hundredth of the steepest slope may be missing besides: as much as a hundred power iterations leave
-    open.
+    Because μ may be 0, a hundredth of the steepest slope may be missing besides: a hundred power iterations leave that open.
     """
     ell, mu = problem.lipschitz, problem.one_sided_lipschitz
     quotients, one_sided = [], []

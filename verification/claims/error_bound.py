@@ -139,7 +139,7 @@ def check(
     ``between`` = 0, with which B_k is ‖F‖ at the iterates alone and not between them.
 
     ϑ_k is the tail of W_k − λP(W_k)G behind the rank of W_{k+1}.  With ϑ_k = ‖Ŵ − W_{k+1}‖ the recursion is the triangle
-    inequality and holds for every W_{k+1} whatever.  What is left to the step is its rank, and that must keep the tail below ϑ.
+    inequality and holds for every W_{k+1} whatever.  The step itself chooses only its rank, which must keep the tail below ϑ.
     """
     (problem, Y0), out, rate = problem_of(case), Measurements(), case["rate"]
     ell, mu = ell * problem.lipschitz, mu * problem.one_sided_lipschitz

@@ -25,8 +25,8 @@ CONFIDENCE = 0.999
 def cases(plan: Plan) -> Iterator[Case]:
     """A case is a group of runs from one start; its mean is compared with the bound.
 
-    From near the minimiser small batches lead away, which only the terms of their noise allow.  A few steps are enough: these
-    terms soon exceed everything else.
+    Near the minimiser small batches lead away from it, which only the noise terms of the bound allow.  A few steps are
+    enough: these terms soon exceed everything else.
     """
     for ridge in (0.0, 1e-2):
         for tau in (0.0, 0.01):

@@ -54,7 +54,7 @@ def edited(edit: Edit) -> str:
 
 
 def survivors(file: str, texts: Sequence[str], folder: Path) -> list[bool]:
-    """Which texts Coq accepts in the place of a file, in one session that has imported what they import.
+    """Which of these texts Coq accepts in the place of a file, in one session with the imports made once.
 
     ``RuntimeError`` if Coq's answers are not one for each text.
     """

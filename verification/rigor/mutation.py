@@ -150,8 +150,8 @@ def claim_stands(module: str) -> bool:
 def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
     """Run the check in a fork, the mutant in place of its file; what came of it, and the seconds of processor time it took.
 
-    "survived", "killed", "timeout": ``limit`` seconds of processor time (a busy machine must not make a difference), or "error":
-    the system ended it, as it does where memory is short, which says nothing about the check.
+    "survived", "killed", "timeout": ``limit`` seconds of processor time (a busy machine must not make a difference), or
+    "error" if the system ended the process, for want of memory for example, which says nothing about the check.
     """
     child = os.fork()
     if child == 0:
@@ -267,8 +267,8 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
 
 
 def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """Why the score is not to be believed: an entry of the list of equivalents that matches no mutant, or one that is killed, and
-    mutants of which nobody knows whether they are noticed.
+    """Reasons not to believe the score: an entry of the list of equivalents that matches no mutant or a killed one, and
+    mutants for which the tests gave no answer.
     """
     files = {suspect.mutant.file for suspect in scope.suspects}
     keys = {suspect.mutant.key for suspect in scope.suspects}

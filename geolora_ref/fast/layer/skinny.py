@@ -1,6 +1,6 @@
 """The six skinny products of an adapted layer, taken in blocks of rows.
 
-What bounds a product (rows, n)·(n, r) with many rows and few columns is how a BLAS cuts it up, neither arithmetic nor memory.
+A product (rows, n)·(n, r) with many rows and few columns is bound by the way a BLAS cuts it up, not by arithmetic or memory.
 Two things together nearly halve its time: the rows are cut into blocks, one product each in one batch, and what has r columns is
 kept transposed, the bases (r, n) and (r, m) as well as all that passes between the two sides of a layer: an array
 (B, r, rows / B), which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
@@ -24,7 +24,7 @@ LEAST_ROWS = 256
 def row_blocks(x: Tensor) -> Tensor:
     """x (…, n) as (B, rows / B, n), a view of contiguous x; B is the largest power of two that cuts it evenly and not too small.
 
-    One block for 16-bit numbers: a sum over blocks would round its parts to them, where one product rounds the sum alone.
+    One block for 16-bit numbers: a sum over blocks would round every part to 16 bits, one product rounds the sum alone.
     """
     rows, blocks = math.prod(x.shape[:-1]), 1
     if x.element_size() > 2:

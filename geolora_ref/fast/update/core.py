@@ -62,7 +62,7 @@ class Small(NamedTuple):
 def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float) -> Small:
     """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; None for ΔS is UᵀΔK, as dS = UᵀGV is UᵀdK.
 
-    What is not finite is seen in the scale.
+    A value that is not finite makes the scale not finite.
     """
     w = S.shape[1]
     C_K, C_L = Gamma[0, :, :w, w:], Gamma[1, :, :w, w:]

@@ -24,7 +24,7 @@ class NonFiniteUpdateError(FloatingPointError):
         self.layers = tuple(layers)
 
     def __reduce__(self) -> tuple[type[NonFiniteUpdateError], tuple[Any, ...]]:
-        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
+        """Copies, also in other processes, are made of the arguments; by default exceptions are made anew of their message."""
         return NonFiniteUpdateError, (self.layers,)
 
 
