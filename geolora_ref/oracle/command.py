@@ -48,11 +48,11 @@ def check(options: argparse.Namespace) -> int:
 def _check_step(options: argparse.Namespace) -> Report | str:
     """``geolora-ref check``; with ``--reproduce`` the script."""
     given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
-    backend, asked, shapes = load_backend(options.backend), harness_options(given.__getitem__), tuple(map(shape, options.shape))
+    shapes, jobs = tuple(map(shape, options.shape)), Jobs(options.jobs, partial(load_harness, given))
+    backend, asked = load_backend(options.backend), harness_options(given.__getitem__)
     if options.reproduce:
         return reproduction(backend, options.reproduce, shapes=shapes, **asked)
     asked["name"] = options.name or asked["name"]
-    jobs = Jobs(options.jobs, partial(load_harness, given))
     return check_step(
         backend,
         **asked,
