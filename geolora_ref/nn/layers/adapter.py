@@ -107,6 +107,12 @@ class LowRankAdapter(nn.Module):
     def V(self, X: Tensor) -> None:
         raise ValueError(f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}")
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As torch's; ``ValueError`` for the names of a state, whose loading parameter by parameter would lose the rank."""
+        if name in ("U", "V"):
+            raise ValueError(f"{name}: expected the storage {name}t in its place, found a parameter; {NO_STATE}")
+        super().register_parameter(name, param)
+
     @property
     def shape(self) -> tuple[int, int]:
         """(m, n)."""
