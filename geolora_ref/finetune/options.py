@@ -139,7 +139,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         locate(options.model)
         for path in [*options.data, *(options.dev or ())]:
             path.stat()
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        parser.exit(2, f"geolora-ref finetune: {error.filename}: expected a readable file, found: {error.strerror}\n")
+    except ValueError as error:
         parser.exit(2, f"geolora-ref finetune: {error}\n")
     return options
 

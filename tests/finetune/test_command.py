@@ -283,7 +283,7 @@ def test_run_that_learns_nothing_says_so(
     ("options", "message"),
     [
         (["--model", "no_such_package"], "model: expected a folder or an installed package"),
-        (["--data", "no such file"], "no such file: expected a readable file"),
+        (["--data", "no such file"], "no such file: expected a readable file, found: No such file"),
         (["--label-column", "3"], "label column: expected a number from 1 to 2, found '3'"),
         (["--text-column", "2", "--label-column", "1", "--metric", "pearson"], "line 1: expected a finite number as label"),
         (["--text-column", "2"], "expected a column for each of text, label and pair, found one column for two of them"),
@@ -370,7 +370,7 @@ print(sorted({{"numpy", "scipy", "sklearn", "torch", "transformers"}} & sys.modu
     for said in (
         "unrecognized arguments: --nonsense",
         "found 'no/such', which is neither",
-        "No such file or directory: 'no/such.tsv'",
+        "no/such.tsv: expected a readable file, found: No such",
     ):
         assert said in done.stderr
 
