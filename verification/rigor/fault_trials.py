@@ -35,7 +35,7 @@ STATUSES = {
 PLANTS: dict[str, Callable[[Path, Path], object]] = {
     "nothing": lambda path, victim: None,
     "a folder": lambda path, victim: path.mkdir(),
-    "a folder with a file": lambda path, victim: (path.mkdir(), (path / "new.part").touch()),
+    "a full folder": lambda path, victim: (path / "new.part").mkdir(parents=True),
     "other contents": lambda path, victim: shutil.copy(victim, path),
     "a link": lambda path, victim: path.symlink_to(victim),
     "a link to nothing": lambda path, victim: path.symlink_to("nowhere"),
