@@ -41,6 +41,7 @@ nightly: $(READY)  ## the long form of the tests, PEFT's checks, proofs, long ru
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m verification.rigor.long_runs
 	$(BIN)/python -m verification.rigor.faults
+	$(BIN)/python -m verification.rigor.random_kills
 	$(MAKE) peft-suite rigor formal coverage mutation
 	$(BIN)/python -m verification.rigor.page
 

@@ -52,14 +52,15 @@ def released(version: str, date: str, texts: dict[str, str]) -> dict[str, str]:
         raise ValueError(f"VERSION: expected three numbers, {present} or later, found {version!r}")
     if re.search(rf"^## {re.escape(version)} ", texts[log], re.MULTILINE):
         raise ValueError(f"VERSION: expected one that {log} has not, found {version}")
-    head, unreleased, rest = re.fullmatch(r"(.*?\n)## Unreleased\n(.*?)((?:\n## .*)?)", texts[log], re.DOTALL).groups()
+    head, _, news = texts[log].partition("## Unreleased\n")
+    unreleased, heading, rest = news.partition("\n## ")
     if not unreleased.strip():
         raise ValueError(f"{log}: expected what is new under 'Unreleased', found nothing")
     head = head.replace(" Nothing has been released yet.", "")
     return {
         name: texts[name].replace(f'__version__ = "{present}"', f'__version__ = "{version}"'),
         cff: re.sub(r"^version: .*$", f"version: {version}", texts[cff], flags=re.MULTILINE),
-        log: f"{head}## Unreleased\n\n## {version} ({date})\n{unreleased}{rest}",
+        log: f"{head}## Unreleased\n\n## {version} ({date})\n{unreleased}{heading}{rest}",
     }
 
 

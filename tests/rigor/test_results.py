@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,17 +69,18 @@ UNDATED: dict[str, dict[str, Any]] = {
         "verdicts": {"finetune": {"kill": {"fine": 2, "lost": 1}, "flip": {"fine": 1}}},
         "findings": [{"word": "lost", "program": "finetune", "kind": "kill", "reason": "2 of 5 finished steps"}],
         "controls": {"": ["fine"], "not synced": ["fine", "lost"]},
-        "kills": {
-            "claims": ["a"],
-            "cases": 9,
-            "kills": 20,
-            "signals": {"SIGKILL": 20},
-            "campaigns": 3,
-            "resumed": 17,
-            "lost": 0,
-            "doubled": 0,
-            "identical": True,
-        },
+        "passed": True,
+    },
+    "kills.json": {
+        "claims": ["a"],
+        "cases": 9,
+        "kills": 20,
+        "signals": {"SIGKILL": 20},
+        "campaigns": 3,
+        "resumed": 17,
+        "lost": 0,
+        "doubled": 0,
+        "identical": True,
         "passed": True,
     },
     "fuzzing.json": {
@@ -191,7 +191,7 @@ def test_what_was_not_run_here_is_shown_as_it_is_stored(tmp_path: Path, capsys: 
     """On a fresh clone: nothing of it was measured here, which the page says, with its date and processor."""
     shown = {item.id: shown for item, shown in overview(PAGE.items, tmp_path)}
     stored = {item.id: item.stored for item in PAGE.items if item.stored}
-    assert set(shown) == set(stored)
+    assert {name for name, one in shown.items() if one.run} == set(stored)
     for name, path in stored.items():
         machine = read_json(path)["machine"]
         assert shown[name].verdict == "passed, stored"
@@ -208,9 +208,9 @@ def test_what_was_never_run_says_so_and_how(tmp_path: Path) -> None:
 
 
 def test_a_damaged_stored_file_is_named(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "stored.json", (MEASURED / "faults.json").read_text("utf-8").replace('"lost": 0', '"lost": 1'))
-    (faults,) = (item for item in PAGE.items if item.id == "faults")
-    ((_, shown),) = overview([replace(faults, stored=tmp_path / "stored.json")], tmp_path)
+    write_atomically(tmp_path / "stored.json", (MEASURED / "kills.json").read_text("utf-8").replace('"lost": 0', '"lost": 1'))
+    (kills,) = (item for item in PAGE.items if item.id == "kills")
+    ((_, shown),) = overview([replace(kills, stored=tmp_path / "stored.json")], tmp_path)
     assert shown.passed is False
     assert "stored.json cannot be shown" in shown.line
     assert "altered or damaged" in shown.line
@@ -260,7 +260,7 @@ def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
     """One command an item, but for the fuzzing, which is a test; and the page."""
     done = subprocess.run(["make", "-n", "nightly"], cwd=ROOT, capture_output=True, text=True, check=True)
     called = set(re.findall(r"-m verification\.(rigor\S*)", done.stdout))
-    parts = ("", ".ladder", ".long_runs", ".faults", ".branch_coverage", ".mutation", ".page")
+    parts = ("", ".ladder", ".long_runs", ".faults", ".random_kills", ".branch_coverage", ".mutation", ".page")
     assert called == {f"rigor{part}" for part in parts}
     assert len(PAGE.items) == len(parts)
     assert "verification/rigor/checker.py build/rigor/certificates.json build/rigor/refutations.json" in done.stdout
@@ -272,7 +272,7 @@ def test_the_nightly_run_calls_whatever_the_page_shows() -> None:
 
 def documented(stored: dict[str, Any]) -> list[str]:
     """What docs/rigor.md says of the stored files, piece by piece."""
-    proofs, ladder, faults, fuzzing = (stored[name] for name in ("results", "ladder", "faults", "fuzzing"))
+    proofs, ladder, kills, fuzzing = (stored[name] for name in ("results", "ladder", "kills", "fuzzing"))
     broken, refuted = len(proofs["refuted"]), len(proofs["refuted"]) - len(proofs["not_refuted"])
     slope = {name: f"{value:.3f}".replace("-", "−") for name, value in ladder["slopes"].items()}
     named = {"W_hat": "Ŵ", "W_1": "W₁"}
@@ -282,10 +282,7 @@ def documented(stored: dict[str, Any]) -> list[str]:
     fast = ", ".join(f"{off[f'fast, {dtype}']} ({dtype})" for dtype in ("bfloat16", "float16", "float32", "float64"))
     beyond = {name: one["error"] / one["allowed"] for name, one in ladder["lossy steps"].items()}
     fine = [beyond[f"{step}, {dtype}"] for step in ("reference", "fast") for dtype in ("float32", "float64")]
-    kills, table = faults["kills"], list(faults["verdicts"].values())
     signals = ", ".join(f"{count} {name}" for name, count in kills["signals"].items())
-    kinds = [f"{sum(sum(found[kind].values()) for found in table)} {kind}" for kind in table[0]]
-    words = Counter(one["word"] for one in faults["findings"])
     (run,) = stored["long_runs"]["runs"]
     defect = max(tenth["defect"] for tenth in run["tenths"]) / run["eps"]
     (core,) = stored["mutation"]["scopes"]
@@ -300,9 +297,6 @@ def documented(stored: dict[str, Any]) -> list[str]:
         f"the fast path {fast}.",
         f"exceeds the allowance by a factor of at least {min(fine):.1f};",
         f"three bits less exceed it by {beyond['fast, float16']:.1f}.",
-        f"{faults['faults']} faults of {len(table[0])} kinds in {len(table)} programs:",
-        f"{words['lost']} lost, {words['damaged']} accepted damaged, {words['hang']} hangs, {words['traceback']} tracebacks",
-        f"({', '.join(kinds)})",
         f"{kills['kills']} kills ({signals}) of {kills['campaigns']} campaigns with {kills['cases']} cases each, none lost,",
         f"{fuzzing['operations']:,} operations, {fuzzing['steps']:,} of them steps, no violation, {fuzzing['seconds']:.0f} s",
         f"at most {defect:.1f} eps in {run['steps']:,} steps of {run['dtype']},",
@@ -327,11 +321,7 @@ def test_the_documentation_has_the_stored_figures() -> None:
     assert max(units) < 3.0
     proofs |= {"instances": 111, "not_refuted": ["one"]}
     ladder["slopes"] = {name: value + 1e-2 for name, value in ladder["slopes"].items()}
-    stored["faults"]["faults"] += 1
-    stored["faults"]["kills"]["campaigns"] += 1
-    for found in stored["faults"]["verdicts"].values():
-        for verdicts in found.values():
-            verdicts["fine"] = verdicts.get("fine", 0) + 1
+    stored["kills"]["campaigns"] += 1
     fuzzing["steps"] += 1
     stored["coverage"]["total"] -= 1.0
     stored["mutation"]["scopes"][0]["killed"] -= 1

@@ -129,6 +129,20 @@ def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
     assert found["cases"] == len(units(tmp_path / "undisturbed")) > 0
 
 
+def test_the_command_writes_what_a_campaign_found_and_of_which_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"kills": 1, "signals": {"SIGKILL": 1}, "campaigns": 1, "cases": 9, "lost": 0, "doubled": 0}
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # not in the process of the tests
+    for holds in (True, False):
+        monkeypatch.setattr(random_kills, "campaign", lambda *_, holds=holds, **__: found | {"identical": holds, "passed": holds})
+        assert random_kills.main(["--kills", "1", "--output", str(tmp_path)]) == (0 if holds else 1)
+        assert ("NOT those of" in capsys.readouterr().out) != holds
+    written = read_json(tmp_path / "kills.json")
+    assert written == found | {"identical": False, "passed": False} | {name: written[name] for name in ("machine", "sources")}
+    assert written["sources"] == provenance()["sources"]
+
+
 CAUGHT = {
     "written in place": Fault("kill in a write", 5000),
     "not synced": Fault("power failure", 20),
@@ -170,11 +184,10 @@ def test_the_command_writes_what_it_found_and_goes_on_where_it_was(
             raise KeyboardInterrupt
         return Verdict("hang", "for ever") if fault.at == 9 else Verdict("fine")
 
-    killed = {"kills": 1, "signals": {}, "campaigns": 1, "cases": 9, "lost": 0, "doubled": 0, "identical": True, "passed": True}
     words = {"": ["fine"]} | {name: ["fine", word] for name, word in PRECAUTIONS.items()}
     drawn = [Fault("kill", at) for at in range(1, 5)]
     stand_ins = {"preload": lambda: None, "programs": lambda: {"p": planted("")}, "draw": lambda *_: drawn, "trial": broken_off}
-    stand_ins |= {"Bench": lambda *_: None, "controls": lambda *_: words, "campaign": lambda *_, **__: killed}
+    stand_ins |= {"Bench": lambda *_: None, "controls": lambda *_: words}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(faults, name, stand_in)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # not in the process of the tests

@@ -101,6 +101,7 @@ def _live(work: Callable[[], int], watch: _Watch, writing: int) -> NoReturn:
             os.dup2(writing, stream)
         sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115  (to the end)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         watch.arm()
         status = work()
         watch.done()

@@ -265,7 +265,9 @@ def _count(without: str, folder: Path, anew: bool) -> int:
             stack.enter_context(patch("os.fsync", lambda handle: None))
         try:
             stack.enter_context(nullcontext() if without == "not locked" else locked(folder))
-            state = _read(path, without) if path.exists() and not anew else {"done": 0, "ballast": "x" * 9000}
+            state: dict[str, Any] = {"done": 0, "ballast": "x" * 9000}
+            if path.exists() and not anew:
+                state = _read(path, without)
             while state["done"] < STEPS:
                 state["done"] += 1
                 _write(path, without, state)

@@ -1,8 +1,8 @@
 """One fault done to one program, and the verdict on it.
 
 *lost*: something that was finished is gone, or cannot be gone on with; *damaged*: other results than those of an undisturbed run,
-with its exit status; *hang*: ten seconds asleep, or at work beyond four times what it takes undisturbed; *traceback*: any other exit
-status, too, and a refusal that names no file; *fine*.
+with its exit status; *hang*: ten seconds asleep, or at work beyond four times what it takes undisturbed; *traceback*: another
+exit status, too, and a refusal that names no file; *fine*.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STATUSES = {
 PLANTS: dict[str, Callable[[Path, Path], object]] = {
     "nothing": lambda path, victim: None,
     "a folder": lambda path, victim: path.mkdir(),
-    "a folder with a file": lambda path, victim: (path.mkdir(), (path / "new.part").touch()),
+    "a full folder": lambda path, victim: (path / "new.part").mkdir(parents=True),
     "other contents": lambda path, victim: shutil.copy(victim, path),
     "a link": lambda path, victim: path.symlink_to(victim),
     "a link to nothing": lambda path, victim: path.symlink_to("nowhere"),

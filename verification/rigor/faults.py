@@ -4,7 +4,7 @@ Drawn by a seed, hundreds of faults are done one at a time to small runs of fine
 interruptions at a file operation or within a write, power failures (what was not synced is gone), full disks, a second run,
 flipped bits, files cut off, and folders, links, pipes or unreadable files in the place of files.  After each the command goes on,
 or is run anew where it has refused a file (:mod:`verification.rigor.fault_trials`).  A program with precautions left out, one at
-a time, is the negative control.  Then whole campaigns are killed at random (:mod:`verification.rigor.random_kills`).
+a time, is the negative control.
 
 It needs Linux.  What is done is kept: after a kill the same command goes on.  The sources must stay as they are meanwhile.
 """
@@ -30,7 +30,6 @@ from verification.machine import provenance
 from verification.rigor.fault_injection import AT_A_BYTE, AT_AN_OPERATION
 from verification.rigor.fault_programs import PRECAUTIONS, planted, preload, programs
 from verification.rigor.fault_trials import PLANTS, Bench, Fault, Verdict, trial
-from verification.rigor.random_kills import campaign
 
 __all__ = ["controls", "draw", "main", "totals"]
 
@@ -131,20 +130,19 @@ def _injected(place: Path, seed: int, part: float, state: Path, tell: Tell) -> d
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every verdict is fine, every control is caught, and killed campaigns find what an undisturbed one finds."""
+    """Exit status 0: every verdict is fine and every control is caught; 1: not so; 2: cannot go on; 130: interrupted."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Disturb programs and compare.")
-    parser.add_argument("--kills", type=integer_from(1), default=20, help="kills that hit a campaign at work (default: 20)")
     parser.add_argument("--part", type=_fraction, default=1.0, help="of the faults, for whoever has less time (default: all, 1)")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
     about = provenance()
-    for stop in (signal.SIGTERM, signal.SIGINT):  # whoever stops this stops the campaign at work, too
+    for stop in (signal.SIGTERM, signal.SIGINT):  # a shell may have this in the background, with SIGINT ignored
         signal.signal(stop, signal.default_int_handler)
     console = Terminal(stderr=True)
     try:
         with locked(options.output / "faults"), tempfile.TemporaryDirectory() as folder, progress_bar(console, width=22) as bar:
-            tasks = {name: bar.add_task(name, total=None) for name in (*programs(), "campaigns")}
+            tasks = {name: bar.add_task(name, total=None) for name in programs()}
             Path(folder).chmod(0o755)  # one fault needs another user
             found = _all(options, Path(folder), lambda name, done, of: bar.update(tasks[name], completed=done, total=of))
     except KeyboardInterrupt:
@@ -167,33 +165,20 @@ def _fraction(text: str) -> float:
 
 
 def _all(options: argparse.Namespace, place: Path, tell: Tell) -> dict[str, Any]:
-    """Controls, faults and killed campaigns."""
+    """Controls and faults."""
+    caught = controls(place, options.seed)  # before this process becomes a large one, which is slow to fork
     preload()
-    caught = controls(place, options.seed)
     found = totals(_injected(place, options.seed, options.part, options.output / "faults" / "state.json", tell))
-    kills = campaign(options.kills, place, seed=options.seed, report=lambda hits: tell("campaigns", hits, options.kills))
     held = caught[""] == ["fine"] and all(word in caught[without] for without, word in PRECAUTIONS.items())
-    return {
-        "format": 2,
-        **found,
-        "controls": caught,
-        "kills": kills,
-        "passed": held and not found["findings"] and kills["passed"],
-    }
+    return {"format": 2, **found, "controls": caught, "passed": held and not found["findings"]}
 
 
 def _print(found: dict[str, Any]) -> None:
-    kills = found["kills"]
     print(f"{found['faults']} faults, {len(found['findings'])} of them not fine")
     for one in found["findings"]:
         print(f"  {', '.join(f'{key}: {value}' for key, value in one.items())}")
     for without, words in found["controls"].items():
         print(f"  control, {without or 'nothing left out'}: {', '.join(words)}")
-    same = "identical to an undisturbed run" if kills["identical"] else "NOT those of an undisturbed run"
-    print(
-        f"{kills['kills']} kills {kills['signals']} of {kills['campaigns']} campaigns with {kills['cases']} cases: "
-        f"{kills['lost']} lost, {kills['doubled']} doubled, results {same}"
-    )
 
 
 if __name__ == "__main__":

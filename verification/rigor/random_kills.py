@@ -1,13 +1,14 @@
-"""Kill the real command line at random moments and compare: a part of ``python -m verification.rigor.faults``.
+"""``python -m verification.rigor.random_kills``: kill the real command line at random moments and compare; writes kills.json.
 
 A campaign ``python -m verification --full --only …`` runs in a process group of its own.  It is killed (SIGKILL in half of the
-cases, else SIGTERM or SIGINT) once it has finished a random number of further cases, and started again, a few times; then it
-runs to its end.  After every kill the journal may have lost nothing and have nothing twice; at the end the results must be those
-of an undisturbed run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be editing them.
+cases, else SIGTERM or SIGINT) once it has finished a random number of further cases, and started again, until enough kills have
+hit.  After every kill the journal may have lost nothing and have nothing twice; at the end its results must be those of an
+undisturbed run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be editing them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -15,21 +16,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geolora_ref.support.files import read_json
-from verification.machine import ROOT
+from geolora_ref.support.files import read_json, write_json
+from geolora_ref.support.terminal import Terminal
+from verification.command_line import integer_from, progress_bar, writable_folder
+from verification.machine import ROOT, provenance
 
-__all__ = ["CLAIMS", "EACH", "campaign", "copy_sources", "judge", "ratios", "units"]
+__all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "ratios", "units"]
 
-CLAIMS = ("local-error",)
+CLAIMS = ("one-backward-pass",)
 """A small one: some hundred cases that take seconds."""
-EACH = 2
-"""Kills of one campaign, at most; then it is run to its end."""
 SOURCES = ("geolora_ref", "verification", "docs")
 BUILT = ("__pycache__", "_generated", "gallery")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -74,7 +76,7 @@ def campaign(
             hits[sent.name] += 1
             before = after
             report(hits.total())
-        if not sent or hits.total() % EACH == 0 or hits.total() == kills:  # what comes out must be the undisturbed results
+        if not sent or hits.total() == kills:  # done before the kill, or enough: what came out must be the undisturbed results
             if sent:
                 _run(folder, claims, killed)
             identical &= ratios(killed) == expected and sorted(unit for unit, _ in units(killed)) == whole
@@ -82,6 +84,7 @@ def campaign(
             shutil.rmtree(killed)
             before = []
     return {
+        "format": 1,
         "claims": list(claims),
         "cases": len(whole),
         "kills": hits.total(),
@@ -146,3 +149,29 @@ def _kill(
 def ratios(output: Path) -> Any:
     """What a run found: of every claim its ratios, and what its controls did."""
     return [(claim["id"], claim["ratios"], claim["controls"]) for claim in read_json(output / "results.json")["claims"]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0: nothing was lost, nothing counted twice, and the results are those of an undisturbed run."""
+    parser = argparse.ArgumentParser(prog="python -m verification.rigor.random_kills", description="Kill campaigns and compare.")
+    parser.add_argument("--kills", type=integer_from(1), default=20, help="kills that hit a campaign at work (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
+    parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
+    about = provenance()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which campaigns would ignore if a shell had this in the background
+    with tempfile.TemporaryDirectory() as folder, progress_bar(Terminal(stderr=True)) as bar:
+        task = bar.add_task("kills", total=options.kills)
+        found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
+    write_json(options.output / "kills.json", found | about)
+    print(
+        f"{found['kills']} kills {found['signals']} of {found['campaigns']} campaigns with {found['cases']} cases: "
+        f"{found['lost']} lost, {found['doubled']} doubled, results "
+        f"{'identical to an undisturbed run' if found['identical'] else 'NOT those of an undisturbed run'}"
+    )
+    return 0 if found["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -83,7 +83,7 @@ def _long_runs(data: dict[str, Any]) -> Shown:
 
 
 def _faults(data: dict[str, Any]) -> Shown:
-    verdicts, kills = data["verdicts"], data["kills"]
+    verdicts = data["verdicts"]
     kinds = next(iter(verdicts.values()))
     table: Rows = [["What goes wrong", *verdicts, "Not fine"]]
     for kind in kinds:
@@ -92,23 +92,25 @@ def _faults(data: dict[str, Any]) -> Shown:
         table.append([kind, *map(str, counts), str(rest)])
     left_out = [[without or "nothing", ", ".join(words)] for without, words in data["controls"].items()]
     findings = [[one["word"], one["program"], one["kind"], one["reason"]] for one in data["findings"]]
-    signals = ", ".join(f"{count} {name}" for name, count in kills["signals"].items())
-    killed = [
-        ["Kills that hit", "Campaigns", "Cases in one", "Taken up", "Cases lost", "Counted twice", "As undisturbed"],
-        [str(kills[key]) for key in ("kills", "campaigns", "cases", "resumed", "lost", "doubled")] + [_yes(kills["identical"])],
-    ]
     words = Counter(one["word"] for one in data["findings"])
-    same = "as of an undisturbed run" if kills["identical"] else "NOT those of an undisturbed run"
-    outcome = f"{kills['lost']} cases lost, {kills['doubled']} counted twice, results {same}"
     told = ", ".join(f"{words[word]} {what}" for word, what in VERDICTS.items())
-    line = (
-        f"{data['faults']} faults of {len(kinds)} kinds in {len(verdicts)} programs: {told}; "
-        f"{kills['kills']} kills ({signals}) of campaigns: {outcome}; claims: {', '.join(kills['claims'])}."
-    )
-    tables = {"Faults": table, "Precautions left out, and the verdicts": [["Left out", "Verdicts"], *left_out], "Kills": killed}
+    line = f"{data['faults']} faults of {len(kinds)} kinds in {len(verdicts)} programs: {told}."
+    tables = {"Faults": table, "Precautions left out, and the verdicts": [["Left out", "Verdicts"], *left_out]}
     if findings:
         tables["Not fine"] = [["Verdict", "Program", "Fault", "Reason"], *findings]
     return Shown(data["passed"], line, tables)
+
+
+def _kills(data: dict[str, Any]) -> Shown:
+    signals = ", ".join(f"{count} {name}" for name, count in data["signals"].items())
+    rows = [
+        ["Kills that hit", "Campaigns", "Cases in one", "Taken up", "Cases lost", "Counted twice", "As undisturbed"],
+        [str(data[key]) for key in ("kills", "campaigns", "cases", "resumed", "lost", "doubled")] + [_yes(data["identical"])],
+    ]
+    same = "as of an undisturbed run" if data["identical"] else "NOT those of an undisturbed run"
+    outcome = f"{data['lost']} cases lost, {data['doubled']} counted twice, results {same}"
+    line = f"{data['kills']} kills ({signals}): {outcome}; claims: {', '.join(data['claims'])}."
+    return Shown(data["passed"], line, {"Kills": rows})
 
 
 def _fuzzing(data: dict[str, Any]) -> Shown:
@@ -184,10 +186,17 @@ _ITEMS = (
         "Faults",
         "faults.json",
         "python -m verification.rigor.faults",
-        "What goes wrong on machines, done to small runs of every command that keeps something; and whole campaigns, killed at "
-        "random moments and started again.",
+        "What goes wrong on machines, done to small runs of every command that keeps something.",
         _faults,
-        MEASURED / "faults.json",
+    ),
+    Item(
+        "kills",
+        "Kills",
+        "kills.json",
+        "python -m verification.rigor.random_kills",
+        "Campaigns of the real command line, killed at random moments and started again.",
+        _kills,
+        MEASURED / "kills.json",
     ),
     Item(
         "fuzzing",
