@@ -22,6 +22,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "geolora_ref"
 install_import_hook(tests.typechecking.checked_modules(PACKAGE), "tests.typechecking.typechecked")
 
 from tests.libraries import DTYPES, LIBRARIES, load  # noqa: E402  the hook comes first
+from tests.nightly import NIGHTLY  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.libraries import Dtype, Library
@@ -32,9 +33,21 @@ settings.register_profile("nightly", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+COVERED = {"torch": ("float32", "complex128"), "array_api_strict": ("float64", "complex64")}
+"""With NumPy come all dtypes, with the others by day a real and a complex one, one in single and one in double precision."""
+
+
+def _asked(item: pytest.Item) -> bool:
+    """Whether a test is one of a library and a dtype that are tried together."""
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    library, of = given.get("library"), given.get("dtype")
+    return NIGHTLY or library not in COVERED or not hasattr(of, "name") or of.name in COVERED[library]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes minutes comes first, so that no process waits for it at the end."""
-    items.sort(key=lambda item: "test_formal.py" not in item.nodeid)
+    config.hook.pytest_deselected(items=[item for item in items if not _asked(item)])
+    items[:] = sorted(filter(_asked, items), key=lambda item: "test_formal.py" not in item.nodeid)
 
 
 @pytest.fixture(scope="session", params=LIBRARIES)

@@ -127,15 +127,6 @@ def test_published_route_passes_like_the_division_free_one(library: Library, dty
     assert verdict.worst_ratio <= FAIL, verdict
 
 
-def test_both_routes_give_the_same_matrix(dtype: Dtype) -> None:
-    U, S, V, G = _example(dtype, spectrum="algebraic").state(dtype.real)
-    Y = LowRank(U, S, V)
-    results = [
-        augmented_step(Y, route.from_dense(Y, G), learning_rate=0.1).full() for route in (FactorGradients, ProjectedGradients)
-    ]
-    assert ratio(norm(results[0] - results[1]), norm(results[1]), Y.shape, dtype.eps) <= FAIL
-
-
 def test_published_route_refuses_a_singular_core(library: Library, dtype: Dtype) -> None:
     U, S, V, G = (library.array(X) for X in _example(dtype, core="zero").state(dtype.real))
     Y = LowRank(U, S, V)
@@ -164,42 +155,6 @@ def test_one_by_one_is_a_number(library: Library) -> None:
     Y = LowRank(*(library.array(np.array([[x]])) for x in (1.0, 3.0, -1.0)))
     gradients = ProjectedGradients.from_dense(Y, library.array(np.array([[2.0]])))
     assert float(geolora_step(Y, gradients, learning_rate=0.25, tau=0.0).Y.full()[0, 0]) == -3.5
-
-
-@pytest.mark.parametrize("gradient", ["quadratic", "rank one", "normal"])
-def test_zero_core_moves_where_the_gradient_points(library: Library, dtype: Dtype, gradient: str) -> None:
-    """From W = 0 the step is −λ P G, whatever the bases are."""
-    case = _example(dtype, core="zero", gradient=gradient)
-    U, _, V, G = (dense(X) for X in case.state(dtype.real))
-    _, step = run_case(library, case, dtype.real)
-    PU, PV = np.eye(9) - U @ U.conj().T, np.eye(7) - V @ V.conj().T
-    expected = -0.1 * (G - PU @ G @ PV)
-    assert ratio(norm(dense(step.full()) - expected), norm(G), step.Y.shape, dtype.eps) <= FAIL
-
-
-def test_zero_learning_rate_only_truncates(library: Library, dtype: Dtype) -> None:
-    case = _example(dtype, learning_rate=0.0, spectrum="algebraic", tau=0.4)
-    _, step = run_case(library, case, dtype.real)
-    W = dense(case.state(dtype.real)[0] @ case.state(dtype.real)[1] @ case.state(dtype.real)[2].conj().T)
-    P, sigma, Qh = np.linalg.svd(W)
-    assert step.Y.rank == 2, "1, 1/2, 1/3: dropping 1/3 costs 0.29 of the norm, dropping 1/2 as well 0.52"
-    expected = (P[:, :2] * sigma[:2]) @ Qh[:2]
-    assert ratio(norm(dense(step.Y.full()) - expected), norm(W), step.Y.shape, dtype.eps) <= FAIL
-
-
-def test_zero_gradient_is_a_fixed_point(library: Library, dtype: Dtype) -> None:
-    _, step = run_case(library, case := _example(dtype, gradient="zero", tau=0.0), dtype.real)
-    U, S, V, _ = case.state(dtype.real)
-    W = dense(U @ S @ V.conj().T)
-    assert ratio(norm(dense(step.Y.full()) - W), norm(W), step.Y.shape, dtype.eps) <= FAIL
-
-
-def test_a_normal_gradient_is_a_fixed_point_too(dtype: Dtype) -> None:
-    """P(W) G = 0 stops the method although G is not 0 (G is normal to rounding of its own size, λ‖G‖·eps)."""
-    _, step = run_case(NUMPY, case := _example(dtype, gradient="normal", tau=0.0), dtype.real)
-    U, S, V, G = (dense(X) for X in case.state(dtype.real))
-    error = norm(dense(step.Y.full()) - U @ S @ V.conj().T)
-    assert ratio(error, norm(S) + norm(G), step.Y.shape, dtype.eps) <= FAIL
 
 
 def test_a_fixed_point_needs_a_cap() -> None:
@@ -539,10 +494,6 @@ def test_contradicting_ranks_are_refused_before_anything_is_computed(unchecked: 
     with pytest.raises(ValueError, match=r"^max_rank: expected at least min_rank = 2, found 1$"):
         geolora_step(*state_and_gradients(NUMPY, inputs), learning_rate=0.1, tau=0.1, min_rank=2, max_rank=1, optimizer=optimizer)
     assert not called
-
-
-def test_a_truncation_may_go_down_to_rank_one() -> None:
-    assert truncation(np.diag([5.0, 1.0]), np.eye(3)[:, :2], np.eye(2), theta=2.0).Y.rank == 1
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.1])

@@ -74,17 +74,6 @@ def test_they_are_gradients_of_the_loss(dtype: Dtype) -> None:
         assert ratio(abs(change - derivative), scale, Y.shape, dtype.eps) <= FAIL, name
 
 
-def test_one_backward_pass_gives_everything(dtype: Dtype) -> None:
-    """G_U = ∇_K Sᴴ, G_V = ∇_L S, Uᴴ∇_K = ∇_S = (Vᴴ∇_L)ᴴ."""
-    Y, G = _state(NUMPY, _case(dtype), dtype)
-    g, f = ProjectedGradients.from_dense(Y, G), FactorGradients.from_dense(Y, G)
-    scale = float(norm(G))
-    assert _within(f.dU, dense(g.dK @ Y.S.conj().T), scale, Y.shape, dtype)
-    assert _within(f.dV, dense(g.dL @ Y.S), scale, Y.shape, dtype)
-    assert _within(Y.U.conj().T @ g.dK, dense(g.dS), scale, Y.shape, dtype)
-    assert _within((Y.V.conj().T @ g.dL).conj().T, dense(g.dS), scale, Y.shape, dtype)
-
-
 def test_probes_of_value_zero() -> None:
     """Autograd alone: W = U S Vᵀ + Δ_K Vᵀ + U Δ_Lᵀ at Δ_K = 0, Δ_L = 0 gives ∇_K and ∇_L, for singular S too."""
     torch = pytest.importorskip("torch")

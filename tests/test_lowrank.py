@@ -120,15 +120,6 @@ def test_tangent_projection_is_an_orthogonal_projection(parameters: CaseParamete
     assert ratio(abs(np.vdot(PZ, X) - np.vdot(Z, PX)), norm(Z) * norm(X), Y.shape, 2.0**-52) <= FAIL
 
 
-def test_tangent_vectors_are_kept_and_normal_ones_removed(dtype: Dtype) -> None:
-    Y, Z = _state(NUMPY, _case(dtype), dtype)
-    tangent = _projection_by_definition(Y, Z).astype(Z.dtype)
-    assert norm(tangent) > 0.1
-    assert norm(Z - tangent) > 0.1
-    assert ratio(norm(tangent_projection(Y, tangent) - tangent), norm(Z), Y.shape, dtype.eps) <= FAIL
-    assert ratio(norm(tangent_projection(Y, Z - tangent)), norm(Z), Y.shape, dtype.eps) <= FAIL
-
-
 def test_tangent_projection_does_not_depend_on_the_core(dtype: Dtype) -> None:
     Y, Z = _state(NUMPY, _case(dtype), dtype)
     projected = tangent_projection(LowRank(Y.U, 0.0 * Y.S, Y.V), Z)

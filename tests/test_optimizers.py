@@ -28,7 +28,7 @@ from geolora_ref.optimizers import (
 )
 from geolora_ref.problems import Quadratic
 from geolora_ref.training import Layer, Settings, training_step
-from tests.libraries import DTYPES, LIBRARIES, Dtype, load
+from tests.libraries import Dtype, Library
 from tests.steps import Matrix, ratio
 from verification.directions import RULES, dense, seen, uphill
 
@@ -74,12 +74,10 @@ def after(rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, c
 # --- one tangent vector ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("rule", RULES)
-def test_the_step_is_W_minus_the_direction(name: str, dtype: Dtype, rule: str) -> None:
+def test_the_step_is_W_minus_the_direction(library: Library, dtype: Dtype, rule: str) -> None:
     """Ŵ = W − λD in rounding units, D three views of one matrix, also with a memory; in every library and precision."""
-    library, complex_dtype = load(name), np.result_type(dtype.real, 1j if dtype.complex else 0.0)
+    complex_dtype = np.result_type(dtype.real, 1j if dtype.complex else 0.0)
     for seed, (m, n, r) in enumerate(SIZES):
         rng = np.random.default_rng(seed)
         bases, G = problem(m, n, r, rng, dtype.complex)

@@ -14,7 +14,7 @@ from tests.pretended import missing
 
 ROOT = Path(__file__).parents[1]
 SUITES = {
-    "the fast path and the reference": (["tests/pretended_device.py", "tests/test_devices.py"], 47 if NIGHTLY else 35),
+    "the fast path and the reference": (["tests/pretended_device.py", "tests/test_devices.py"], 47 if NIGHTLY else 31),
     "networks": (["tests/nn/test_devices.py"], 20),
     "fine-tuning": (["tests/finetune"], 4),
 }

@@ -14,6 +14,7 @@ from torch import nn
 from geolora_ref import LowRank
 from geolora_ref.nn import GeoLoRA, adapt, adapters
 from tests.nn.steps import METHODS, WAYS, backward, same
+from verification.machine import ROOT
 from verification.network_defects.models import network, regression, train
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")  # whole trainings: the tests of the core check its shapes
@@ -92,6 +93,7 @@ from functools import partial
 import torch
 from geolora_ref.nn import GeoLoRA, adapters
 from geolora_ref.nn.optim.baselines import Dlrt, SimultaneousDescent
+from tests.nightly import NIGHTLY
 from verification.network_defects.models import network, regression, train
 
 plain, model = network(rank=2), network(rank=2)
@@ -120,7 +122,7 @@ assert train(trained, GeoLoRA(trained, lr=0.02, tau=0.15, update="sgd"), 12, cal
 torch.testing.assert_close(trained(x), plain(x), rtol=1e-11, atol=1e-12)
 
 x, target = regression()
-for make in (GeoLoRA, partial(GeoLoRA, method="fast"), SimultaneousDescent, Dlrt):  # the step as well
+for make in (partial(GeoLoRA, method="fast"), Dlrt, *((GeoLoRA, SimultaneousDescent) if NIGHTLY else ())):  # the step as well
     models = [network(rank=2) for _ in range(2)]
     for model, compile_it in zip(models, (lambda call: call, partial(torch.compile, backend="eager")), strict=True):
         torch._dynamo.reset()
@@ -151,7 +153,7 @@ def test_a_compiled_model_trains_alike_and_is_compiled_once() -> None:
 
     In a process of its own: the run-time type checker of the tests cannot be compiled.
     """
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

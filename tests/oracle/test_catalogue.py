@@ -139,10 +139,10 @@ def test_complex_blocks_see_a_transpose_that_is_one_in_large_tiles_alone() -> No
     def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
         return (wrong if max(len(U), len(V)) > 64 else Stages().step)(U, S, V, *gradients, **parameters)
 
-    failures = check_step(step, dtype="complex128", select={"flag": "complex"}).failures
-    failures = [row for row in failures if row.group not in SIZED]
+    harness, large = Harness.of(step, dtype="complex128"), ("block", "crossed")
+    rows = [run_case(harness, case)[0] for case in catalogue() if "complex" in case.flags and case.group in large]
     blocks, crossed = ({f"{group}-{of}-complex" for of in sizes} for group, sizes in LARGE_AND_COMPLEX.items())
-    assert {row.id for row in failures} == blocks | crossed
+    assert {row.id for row in rows if row.outcome == "failed"} == blocks | crossed
 
 
 LARGE_AND_COMPLEX = {"block": ("aligned-tall", "rows"), "crossed": ("remainder", "mirror")}
@@ -187,6 +187,7 @@ def test_one_layout_that_is_forgotten_is_seen() -> None:
         assert {row.flags[-1 if row.group == "block" else 1] for row in failures} == seen
 
 
+@pytest.mark.usefixtures("undiagnosed")
 def test_gradients_that_are_read_with_the_strides_of_the_factors_are_seen() -> None:
     """K = U S − λ∇_K by an elementwise kernel that is given one stride for both."""
 
@@ -201,6 +202,7 @@ def test_gradients_that_are_read_with_the_strides_of_the_factors_are_seen() -> N
     assert {row.id for row in failures} == expected | ({"block-layout-mixed"} if NIGHTLY else set())
 
 
+@pytest.mark.usefixtures("undiagnosed")
 def test_an_array_that_begins_within_its_memory_is_seen() -> None:
     """A kernel that is handed where the memory begins."""
     torch = load("torch").module
@@ -311,4 +313,5 @@ def test_what_goes_wrong_in_one_state_only_is_seen(name: str) -> None:
     assert failed
     apart = {"complex", "beyond"}  # in the second sort min_rank is beyond all columns as well
     others = [case for case in catalogue() if case.group in ("shape", "truncation") and not apart & set(case.flags)]
+    others = others if NIGHTLY else others[::5]
     assert not [case.id for case in others if run_case(harness, case)[0].outcome == "failed"]

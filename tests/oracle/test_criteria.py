@@ -382,15 +382,20 @@ def test_where_the_answer_is_zero_the_rank_is_no_tie() -> None:
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 
+def _staged() -> tuple[StepInputs, dict[str, Any], Output]:
+    """A step, what the reference makes of it line by line, and its result."""
+    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
+    stages = dict(REFERENCE.run(*inputs.arrays, **inputs.parameters))
+    return inputs, stages, stages.pop("output")
+
+
 @pytest.mark.parametrize(
     ("stage", "line"),
     [("K_new", 3), ("L_new", 3), ("S_new", 3), ("U_tilde", 4), ("V_tilde", 4), ("S_hat", 5)],
 )
 def test_a_wrong_stage_is_found_at_its_line(stage: str, line: int) -> None:
     """An error of 1e-6 in one stage; every line is judged by its own inputs, so earlier lines stay right."""
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
-    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
-    output = stages.pop("output")
+    inputs, stages, output = _staged()
     stages[stage] = stages[stage] + 1e-6
     verdicts = judge_stages(inputs, stages, output)
     assert next(name for name, verdict in verdicts.items() if not verdict.passed) == f"line {line}"
@@ -398,9 +403,8 @@ def test_a_wrong_stage_is_found_at_its_line(stage: str, line: int) -> None:
 
 
 def test_the_criteria_of_the_stages() -> None:
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
-    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
-    verdicts = judge_stages(inputs, stages, stages.pop("output"))
+    inputs, stages, output = _staged()
+    verdicts = judge_stages(inputs, stages, output)
     augmentation = ("orthonormal", "orthogonal to the old basis", "covers the update")
     assert {line: tuple(verdict.ratios) for line, verdict in verdicts.items()} == {
         "line 3": ("K_new", "L_new", "S_new"),
@@ -417,9 +421,7 @@ def test_the_criteria_of_the_stages() -> None:
 
 def test_each_stage_is_measured_in_units_of_its_step() -> None:
     """An error of 1000 units of 4√(m + n)·eps·s in K_new, L_new, S_new or Ŝ, and of 1000 without s in the bases."""
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
-    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
-    output = stages.pop("output")
+    inputs, stages, output = _staged()
     U, V, dK, dL, dS = (X.astype(np.longdouble) for X in (inputs.U, inputs.V, inputs.dK, inputs.dL, inputs.dS))
     parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS, 2.0**52 * (U.T @ dK - dS), 2.0**52 * (V.T @ dL - dS.T))
     scale = float(np.linalg.norm(inputs.S) + inputs.learning_rate * sum(np.sqrt(np.sum(X**2)) for X in parts))
@@ -440,17 +442,13 @@ def test_each_stage_is_measured_in_units_of_its_step() -> None:
 
 
 def test_a_wrong_output_is_found_at_line_6() -> None:
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
-    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
-    U1, S1, V1 = stages.pop("output")
+    inputs, stages, (U1, S1, V1) = _staged()
     verdicts = judge_stages(inputs, stages, (U1, 1.000001 * S1, V1))
     assert [name for name, verdict in verdicts.items() if not verdict.passed] == ["line 6"]
 
 
 def test_stages_of_wrong_shape_are_wrong() -> None:
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
-    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
-    output = stages.pop("output")
+    inputs, stages, output = _staged()
     for stage, line in (("K_new", "line 3"), ("U_tilde", "line 4"), ("S_hat", "line 5")):
         verdict = judge_stages(inputs, {**stages, stage: stages[stage][:, :-1]}, output)[line]
         assert verdict.worst_ratio == np.inf, stage
@@ -459,9 +457,7 @@ def test_stages_of_wrong_shape_are_wrong() -> None:
 @pytest.mark.parametrize("stage", ["K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat"])
 def test_stages_from_which_nothing_can_be_computed_are_the_last_to_be_judged(stage: str) -> None:
     """Transposed, or with an entry that is no number."""
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
-    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
-    output = stages.pop("output")
+    inputs, stages, output = _staged()
     lines = ["line 3", "line 4", "line 5"][: {"U_tilde": 2, "V_tilde": 2, "S_hat": 3}.get(stage, 1)]
     broken = stages[stage].copy()
     broken[0, -1] = np.nan
@@ -472,9 +468,7 @@ def test_stages_from_which_nothing_can_be_computed_are_the_last_to_be_judged(sta
 
 
 def test_a_dense_core_of_the_stages_is_judged_as_promised() -> None:
-    inputs = StepCase.build(CaseParameters(9, 7, 3, "algebraic", "dense", seed=1)).inputs()
-    stages = REFERENCE.run(*inputs.arrays, **inputs.parameters)
-    U, S, V = stages.pop("output")
+    inputs, stages, (U, S, V) = _staged()
     Q = np.linalg.qr(np.random.default_rng(0).standard_normal(S.shape)).Q
     for diagonal in (True, False):
         verdict = judge_stages(inputs, stages, (U @ Q.T, Q @ S, V), diagonal=diagonal)["line 6"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -57,6 +58,13 @@ def of(step: Step, failing: Sequence[StepInputs] = (), passing: Sequence[StepInp
 
 def right(*arrays: Matrix, **parameters: Any) -> Any:
     return Stages().step(*arrays, **parameters)
+
+
+def diagnosed(step: Step, **options: Any) -> Diagnosis:
+    """What the kit makes of a backend that fails."""
+    diagnosis = check_step(step, **options).diagnosis
+    assert diagnosis is not None
+    return diagnosis
 
 
 # --- the mutant that it is like --------------------------------------------------------------------------------------
@@ -346,8 +354,7 @@ def test_a_block_that_is_wrong_by_much_spoils_no_other_by_its_rounding() -> None
     def step(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
         return right(U, S, V, dK, parameters["learning_rate"] * dL, dS, **parameters)
 
-    diagnosis = check_step(step, select={"group": "gradient"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(step, select={"group": "gradient"})
     assert diagnosis.text.endswith(
         "(L_new, Ṽ or L_newᴴṼ: lines 3 to 5). The line is named if the backend shows its stages (stages=…, --stages)."
     )
@@ -533,8 +540,7 @@ def test_too_few_columns_are_not_laid_at_the_door_of_line_6_alone() -> None:
         rank = len(S1) if dK.any() or dL.any() else min(len(S), len(S1))
         return U1[:, :rank].copy(), S1[:rank, :rank].copy(), V1[:, :rank].copy()
 
-    diagnosis = check_step(step, select={"group": "limit"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(step, select={"group": "limit"})
     assert "the rank alone is wrong, which line 6 chooses, or line 4 gives too few columns." in diagnosis.text
     assert (diagnosis.as_data()["line"], diagnosis.as_data()["too_few"]) == (None, True)
 
@@ -551,8 +557,7 @@ def test_what_is_right_when_it_is_asked_again_in_the_same_layout_does_read_it() 
         return U1, S1, V1
 
     check_step(step, select={"group": "shape"})  # row by row it has been called before
-    diagnosis = check_step(step, select={"group": "layout"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(step, select={"group": "layout"})
     assert (diagnosis.layouts, diagnosis.repeated) == ([], False)
     assert "Asked again with new arrays, the steps that failed are right" in diagnosis.text
 
@@ -568,8 +573,7 @@ def test_a_rank_rule_that_is_no_known_defect_is_one_of_line_6() -> None:
             truncation=partial(truncate, rank_of=rank_of),
             assemble=lambda *blocks, change=change: change * Stages().assemble(*blocks),
         )
-        diagnosis = check_step(stages.step, select={"group": "truncation"}).diagnosis
-        assert diagnosis is not None
+        diagnosis = diagnosed(stages.step, select={"group": "truncation"})
         assert diagnosis.rank_only == (change == 1.0)
         assert ("the rank alone is wrong, which line 6 chooses." in diagnosis.text) == diagnosis.rank_only
         if diagnosis.rank_only:
@@ -582,8 +586,7 @@ def test_a_rule_that_is_not_sgd_is_no_defect_of_line_6_alone() -> None:
     def adam(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
         return Stages().step(U, S, V, *(X / (np.abs(X) + 1e-8) for X in gradients), **parameters)
 
-    diagnosis = check_step(adam, select={"group": "gradient"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(adam, select={"group": "gradient"})
     assert (
         "not in the last one, as by a defect of line 3 (the gradients, or a rule that is not SGD), of the bases in which Ŝ is "
         "taken (line 4) or of line 6" in diagnosis.text
@@ -669,8 +672,7 @@ def _remembering(name: str) -> Step:
 
 @pytest.mark.parametrize("make", [_noisy, _with_momentum, *(partial(_remembering, name) for name in ("S", "dK", "dL", "dS"))])
 def test_a_step_that_answers_in_two_ways_has_no_line(make: Callable[[], Step]) -> None:
-    diagnosis = check_step(make(), select={"group": "shape"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(make(), select={"group": "shape"})
     assert diagnosis.text.startswith("Asked twice with the same numbers, it answers differently")
     assert "line 3" not in diagnosis.text
     assert (diagnosis.unsteady, diagnosis.as_data()["line"]) == (True, None)
@@ -681,15 +683,13 @@ def test_a_dense_core_that_is_not_declared_is_told_how_to() -> None:
         Q = np.linalg.qr(np.random.default_rng(len(S)).standard_normal(S.shape))[0]
         return U @ Q.T, Q @ S, V
 
-    diagnosis = check_step(_with(right, turned), select={"group": "shape"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(_with(right, turned), select={"group": "shape"})
     assert diagnosis.form_only
     assert diagnosis.text == (
         "No known defect behaves like this backend. In every case that fails S1 alone is wrong, which line 6 leaves diagonal, "
         "nonnegative and sorted; a step that promises a dense one is judged so (diagonal=False, --dense-core)."
     )
-    signed = check_step(_with(right, lambda U, S, V: (-U, -S, V)), select={"group": "shape"}).diagnosis
-    assert signed is not None
+    signed = diagnosed(_with(right, lambda U, S, V: (-U, -S, V)), select={"group": "shape"})
     assert signed.form_only
     assert not check_step(_with(right, turned), select={"group": "shape"}, diagonal=False).failures
 
@@ -702,8 +702,7 @@ def test_what_goes_wrong_where_it_cuts_is_line_6() -> None:
         U, S, V = right(*arrays, **parameters)
         return U, S * (np.linalg.norm(whole) / max(float(np.linalg.norm(S)), 1e-300)), V
 
-    diagnosis = check_step(renormalised, select={"group": "truncation"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(renormalised, select={"group": "truncation"})
     assert "Where nothing is truncated, the result is right: line 6 goes wrong where it cuts." in diagnosis.text
     assert diagnosis.as_data()["line"] == 6
 
@@ -718,8 +717,7 @@ def test_a_rank_rule_resembles_nothing() -> None:
         most = len(sigma) if max_rank is None else min(max_rank, len(sigma))
         return max(min(int(np.sum(sigma > 0.5 * limit)), most), min(min_rank, len(sigma)))
 
-    diagnosis = check_step(Stages(truncation=partial(truncate, rank_of=half_one_by_one)).step).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(Stages(truncation=partial(truncate, rank_of=half_one_by_one)).step, select={"group": "truncation"})
     assert "In every case that fails the rank alone is wrong, which line 6 chooses." in diagnosis.text
     assert "resembles" not in diagnosis.text
 
@@ -728,12 +726,10 @@ def test_fewer_bits_inside_are_told() -> None:
     def single(*arrays: Any, **parameters: Any) -> Any:
         return tuple(X.astype(float) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
 
-    diagnosis = check_step(single, select={"group": "shape"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(single, select={"group": "shape"})
     assert diagnosis.coarse
     assert "(precision='float32', --precision float32, judges it by that)" in diagnosis.text
-    gross = check_step(_with(right, lambda U, S, V: (U, 1.001 * S, V)), select={"group": "shape"}).diagnosis
-    assert gross is not None
+    gross = diagnosed(_with(right, lambda U, S, V: (U, 1.001 * S, V)), select={"group": "shape"})
     assert not gross.coarse
 
 
@@ -797,8 +793,7 @@ def test_what_is_right_when_it_is_asked_again_is_not_computed_in_fewer_bits() ->
         U, S, V = right(*arrays, **parameters)
         return U, S * (1.0 + 1e-9 * (calls <= 70)), V
 
-    diagnosis = check_step(racing, select={"group": "shape"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(racing, select={"group": "shape"})
     assert not diagnosis.coarse
     assert "fewer bits" not in diagnosis.text
 
@@ -811,6 +806,34 @@ def test_reversed_ranks_of_a_list_are_no_problem_of_the_others_alone() -> None:
         ranks = [len(S) for _, S, _ in results][::-1]
         return [(U[:, :k], S[:k, :k], V[:, :k]) for (U, S, V), k in zip(results, ranks, strict=True)]
 
-    diagnosis = check_step(step, batched=True, select={"group": "truncation"}).diagnosis
-    assert diagnosis is not None
+    diagnosis = diagnosed(step, batched=True, select={"group": "truncation"})
     assert not diagnosis.others_only
+
+
+def test_a_backend_that_is_right_when_asked_again_is_told_so() -> None:
+    """Wrong in every fiftieth call."""
+    calls = itertools.count()
+
+    def step(*arrays: Any, **parameters: Any) -> Any:
+        U1, S1, V1 = right(*arrays, **parameters)
+        return U1, S1 * (2.0 if next(calls) % 50 == 49 else 1.0), V1
+
+    report = check_step(step, select={"group": "truncation"})
+    assert [row.outcome for row in report.rows].count("failed") == 1
+    assert report.diagnosis is not None
+    assert not report.diagnosis.repeated
+    wrong = diagnosed(MUTANTS["s-step-sign"].step, select={"id": "shape-tall"})
+    assert wrong.repeated
+
+
+def test_that_the_first_problem_is_always_right_is_told() -> None:
+    """All have its ∇_K."""
+
+    def step(U: Any, S: Any, V: Any, dK: Any, *others: Any, **parameters: Any) -> Any:
+        return [right(*one, **parameters) for one in zip(U, S, V, np.repeat(dK[:1], len(dK), axis=0), *others, strict=True)]
+
+    report = check_step(step, batched=True, select={"group": "shape"})
+    assert report.diagnosis is not None
+    told = "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
+    assert report.diagnosis.text == told
+    assert all(len(row.finding) < 300 for row in report.failures)

@@ -41,8 +41,7 @@ def as_asked(rule: Optimizer) -> Callable[..., Any]:
     return step
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
-@pytest.mark.parametrize("array", ["numpy", "torch"])
+@pytest.mark.parametrize(("array", "dtype"), [("numpy", "float64"), ("numpy", "complex128"), ("torch", "float32")])
 @pytest.mark.parametrize("rule", RULES)
 def test_our_rules_are_right(rule: str, array: str, dtype: str) -> None:
     """A tenth of the warn level would do: an oracle that shares no line with the rules comes to the same directions."""

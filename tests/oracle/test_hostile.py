@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import itertools
+import json
 import os
 import random
 import re
@@ -23,14 +24,15 @@ import pytest
 from geolora_ref.cli import main
 from geolora_ref.oracle import check_step, conformance_suite
 from geolora_ref.oracle.catalogue import catalogue
-from geolora_ref.oracle.harness import _unchanged
+from geolora_ref.oracle.check import questions
+from geolora_ref.oracle.harness import Harness, _unchanged
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
 from tests.nightly import NIGHTLY
 from tests.support.test_foreign import UnreadableError
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")
+pytestmark = pytest.mark.usefixtures("module_unchecked", "undiagnosed")
 
 REFERENCE = Stages()
 FEW = {"id": "shape-tall"}
@@ -104,10 +106,11 @@ def with_the_first(index: int) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("step", [each, stacked])
 def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
-    """Also where the threshold is a tie: one stack needs one rank.  Blocks and long runs are nothing new in a stack."""
-    groups = {case.group for case in catalogue()} - {"complex"} - (set() if NIGHTLY else {"block", "long-run"})
-    reports = [check_step(step, batched=True, directions=True, select={"group": group}) for group in sorted(groups)]
-    assert all(report.passed for report in reports), [report.failures[:3] for report in reports]
+    """Also where the threshold is a tie: one stack needs one rank.  By night in all cases, else in those and the quick ones."""
+    asked: list[dict[str, Any]] = [{}] if NIGHTLY else [{"quick": True}, {"select": {"group": "threshold"}}]
+    for options in asked:
+        report = check_step(step, batched=True, directions=True, **options)
+        assert report.passed, report.failures[:3]
 
 
 @pytest.mark.parametrize("index", range(6), ids=["U", "S", "V", "dK", "dL", "dS"])
@@ -539,23 +542,6 @@ def test_what_is_returned_may_fail_in_every_way() -> None:
     assert errors(step) == {"expected (U1, S1, V1), found Odd (UnreadableError: (its message raised RuntimeError))"}
 
 
-def test_a_backend_that_is_right_when_asked_again_is_told_so() -> None:
-    """Wrong in every fiftieth call."""
-    calls = itertools.count()
-
-    def step(*arrays: Any, **parameters: Any) -> Any:
-        U1, S1, V1 = right(*arrays, **parameters)
-        return U1, S1 * (2.0 if next(calls) % 50 == 49 else 1.0), V1
-
-    report = check_step(step, select={"group": "truncation"})
-    assert [row.outcome for row in report.rows].count("failed") == 1
-    assert report.diagnosis is not None
-    assert not report.diagnosis.repeated
-    wrong = check_step(MUTANTS["s-step-sign"].step, select=FEW).diagnosis
-    assert wrong is not None
-    assert wrong.repeated
-
-
 def test_an_input_belongs_to_the_caller_after_the_step_as_well() -> None:
     before: list[Any] = []
 
@@ -650,9 +636,9 @@ def test_wrong_stages_of_a_right_step_get_rows(stages: Callable[..., Any], what:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
 def test_right_stages_conform(dtype: str) -> None:
-    """In every case by night, else in double precision alone."""
-    asked: dict[str, dict[str, str]] = {"float32": {"group": "truncation"}, "complex128": {"group": "complex"}}
-    report = check_step(right, stages=REFERENCE.run, dtype=dtype, select={} if NIGHTLY else asked.get(dtype, {}))
+    """By day in the quick cases, or those of one group."""
+    asked: dict[str, Any] = {"float32": {"select": {"group": "truncation"}}, "complex128": {"select": {"group": "complex"}}}
+    report = check_step(right, stages=REFERENCE.run, dtype=dtype, **({} if NIGHTLY else asked.get(dtype, {"quick": True})))
     assert report.passed, report.failures[:3]
 
 
@@ -703,14 +689,15 @@ def test_what_the_claimed_precision_cannot_hold_is_not_asked() -> None:
         return tuple(X.astype(np.float64) for X in right(*(X.astype(np.float32) for X in arrays), **parameters))
 
     with np.errstate(all="ignore"):
-        report = check_step(single, precision="float32")
+        report = check_step(single, precision="float32", select={} if NIGHTLY else {"group": "magnitude"})
         assert report.passed, report.failures[:3]
         assert not check_step(single, select={"flag": "double-range"}).passed
     beyond = {case.id for case in catalogue() if "double-range" in case.flags}
-    assert {row.id for row in report.rows}.isdisjoint(beyond)
     suite: Any = conformance_suite(single, precision="float32")
     asked = suite.test_case.pytestmark[0].kwargs["ids"]
-    assert asked == [row.id for row in report.rows]
+    assert {row.id for row in report.rows} <= {*asked} == {case.id for case in questions(Harness.of(single, precision="float32"))}
+    assert beyond
+    assert beyond.isdisjoint(asked)
 
 
 # --- the command line and pytest -------------------------------------------------------------------------------------
@@ -796,34 +783,33 @@ def test_what_counts_as_unchanged() -> None:
 
 
 def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[int, str]:
-    """The command ``pytest``, which has not the current folder on its path as ``python -m pytest`` has."""
+    """As a process of its own."""
     command = [sys.executable, *interpreter, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return ended.returncode, ended.stdout + ended.stderr
 
 
-COMMAND = ["-P", "-c", "import sys, pytest; sys.exit(pytest.console_main())"]
-OPTIMIZED = ["-O", "-m", "pytest", "--assert=plain"]
-
-
 def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
-    status, printed = run_pytest(folder, COMMAND, "--geolora-backend", "bad:exits", "-k", "shape-tall")
+    """By the command ``pytest``, which has not the current folder on its path as ``python -m pytest`` has."""
+    command = ["-P", "-c", "import sys, pytest; sys.exit(pytest.console_main())"]
+    status, printed = run_pytest(folder, command, "--geolora-backend", "bad:exits", "-k", "shape-tall")
     assert (status, "5 failed" in printed) == (1, True), printed
     assert f"raised SystemExit: 0 (at {folder / 'bad.py'}:2) (step 0): m, n and r differ" in printed
 
 
 def test_pytest_without_asserts_is_as_strict(folder: Path) -> None:
-    status, printed = run_pytest(folder, OPTIMIZED, "--geolora-backend", "bad:wrong", "-k", "shape-tall")
-    assert (status, "failed" in printed) == (1, True), printed
+    """By the option and as a class."""
     (folder / "test_class.py").write_text(
         "from bad import wrong\nfrom geolora_ref.oracle import conformance_suite\nclass TestIt(conformance_suite(wrong)): ...\n"
     )
-    status, printed = run_pytest(folder, OPTIMIZED, "test_class.py", "-k", "shape-tall")
-    assert (status, "failed" in printed) == (1, True), printed
+    optimized, asked = ["-O", "-m", "pytest", "--assert=plain"], ["--geolora-backend", "bad:wrong", "-k", "shape-tall-dense"]
+    status, printed = run_pytest(folder, optimized, "test_class.py", *asked)
+    assert (status, "2 failed" in printed) == (1, True), printed
 
 
 NAMED = "signs:wrong (numpy, float64): This is what happens when line 3 has this defect: K_new = US + λ∇_K"
-PLUGIN = {
+SHAPES = ("-k", "shape-tall")
+PLUGIN: dict[str, tuple[list[str], str]] = {
     "the line": (["signs:wrong"], NAMED),
     "xdist": (["signs:wrong", "-p", "xdist", "-n", "2"], NAMED),
     "less precision": (["signs:rough"], "failed"),
@@ -836,7 +822,28 @@ PLUGIN = {
     "stages": (["good:step", "--geolora-stages", "signs:no_stages"], "stages: expected a mapping with K_new"),
     "a whole step": (["signs:whole", "--geolora-whole"], "5 passed"),
     "stacks": (["signs:stacked", "--geolora-batched"], "5 passed"),
+    "no module": (["no_such:step"], "ERROR: geolora: backend: no module 'no_such'"),
+    "an import that exits": (["exits:step"], "ERROR: geolora: backend: the import of 'exits' raised SystemExit: 0"),
+    "no such stages": (["good:step", "--geolora-stages", "good:nope"], "ERROR: geolora: stages: good has no 'nope'"),
+    "empty stages": (["good:step", "--geolora-stages", ""], "ERROR: geolora: stages: expected package.module:function, found ''"),
+    "no list": (["good:step", "--geolora-xfail", ""], "argument --geolora-xfail: expected a path, found an empty one"),
+    "no dtype": (["good:step", "--geolora-dtype", "float8"], "ERROR: geolora: dtype: expected one of float64"),
+    "no device": (["good:step", "--geolora-array", "torch", "--geolora-device", "meta"], "ERROR: geolora: device: expected"),
 }
+"""Arguments, and what is printed: that all have passed, failures, or one usage error."""
+ONE_BY_ONE = """
+import contextlib, io, json, sys
+import pytest
+
+def run(arguments):
+    path, printed = sys.path[:], io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments])
+    sys.path[:] = path
+    return status, printed.getvalue()
+
+json.dump([run(arguments) for arguments in json.load(sys.stdin)], sys.stdout)
+"""
 SIGNS = """
 import numpy as np
 from good import step
@@ -862,48 +869,36 @@ def stacked(*arrays, **parameters):
 def no_stages(*arrays, **parameters):
     return {}
 """
+TWO_SUITES = """
+from geolora_ref.oracle import conformance_suite
+from signs import step, wrong
+
+def mine(U, *arrays, **parameters):
+    return (wrong if U.dtype == "float32" else step)(U, *arrays, **parameters)
+
+class TestSingle(conformance_suite(mine, dtype="float32")): ...
+class TestDouble(conformance_suite(mine)): ...
+"""
 
 
-@pytest.mark.parametrize(("arguments", "message"), PLUGIN.values(), ids=PLUGIN)
-def test_pytest_has_what_the_command_has(folder: Path, arguments: list[str], message: str) -> None:
+def test_pytest_has_what_the_command_has(folder: Path) -> None:
+    """In one process, whose imports take longer than the runs."""
     (folder / "signs.py").write_text(SIGNS)
     (folder / "known.txt").write_text("shape-tall-dense a reason\n")
     (folder / "unknown.txt").write_text("misspelt\n")
-    status, printed = run_pytest(folder, COMMAND, "--geolora-backend", *arguments, "-k", "shape-tall")
-    assert (status == 0, message in printed) == (message.endswith("passed"), True), printed
-
-
-def test_every_suite_of_a_step_has_its_own_diagnosis(folder: Path) -> None:
-    """The same step in two dtypes, wrong in one of them: the other has none and hides none."""
-    (folder / "signs.py").write_text(SIGNS)
-    (folder / "test_two.py").write_text(
-        "from geolora_ref.oracle import conformance_suite\nfrom signs import step, wrong\n"
-        "def mine(U, *arrays, **parameters):\n"
-        "    return (wrong if U.dtype == 'float32' else step)(U, *arrays, **parameters)\n"
-        "class TestSingle(conformance_suite(mine, dtype='float32')): ...\n"
-        "class TestDouble(conformance_suite(mine)): ...\n"
-    )
-    status, printed = run_pytest(folder, COMMAND, "test_two.py", "-k", "shape-tall")
-    assert status == 1
-    assert "test_two:mine (numpy, float32): This is what happens when line 3 has this defect" in printed
+    (folder / "two.py").write_text(TWO_SUITES)
+    asked = [["--geolora-backend", *arguments, *SHAPES] for arguments, _ in PLUGIN.values()] + [["two.py", *SHAPES]]
+    command = [sys.executable, "-P", "-c", ONE_BY_ONE]
+    ended = subprocess.run(command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    *found, (status, printed) = json.loads(ended.stdout)
+    for (name, (_, message)), (its_status, its_words) in zip(PLUGIN.items(), found, strict=True):
+        usage = message.startswith(("ERROR", "argument", "unknown.txt"))
+        right = pytest.ExitCode.USAGE_ERROR if usage else int(not message.endswith("passed"))
+        assert (its_status, message in its_words) == (right, True), (name, its_words)
+    assert status == 1, "every suite of a step has its own diagnosis: right in one of two dtypes, which has none and hides none"
+    assert "two:mine (numpy, float32): This is what happens when line 3 has this defect" in printed
     assert "(numpy, float64)" not in printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["no_such:step"], "ERROR: geolora: backend: no module 'no_such'"),
-        (["exits:step"], "ERROR: geolora: backend: the import of 'exits' raised SystemExit: 0"),
-        (["good:step", "--geolora-stages", "good:nope"], "ERROR: geolora: stages: good has no 'nope'"),
-        (["good:step", "--geolora-stages", ""], "ERROR: geolora: stages: expected package.module:function, found ''"),
-        (["good:step", "--geolora-xfail", ""], "argument --geolora-xfail: expected a path, found an empty one"),
-        (["good:step", "--geolora-dtype", "float8"], "ERROR: geolora: dtype: expected one of float64"),
-        (["good:step", "--geolora-array", "torch", "--geolora-device", "meta"], "ERROR: geolora: device: expected"),
-    ],
-)
-def test_a_wrong_call_of_pytest_is_one_usage_error(folder: Path, arguments: list[str], message: str) -> None:
-    status, printed = run_pytest(folder, COMMAND, "--geolora-backend", *arguments)
-    assert (status, message in printed) == (pytest.ExitCode.USAGE_ERROR, True), printed
 
 
 def in_a_ring(count: int, applies: Callable[..., bool]) -> Callable[..., Any]:
@@ -969,11 +964,3 @@ def relative_to_the_stack(*stacks: Any, **parameters: Any) -> list[Any]:
 @pytest.mark.parametrize("step", [groups_of_four, squeezed, relative_to_the_stack])
 def test_stacks_of_other_sizes_and_of_unlike_problems_are_asked(step: Callable[..., Any]) -> None:
     assert check_step(step, batched=True, select={"group": "shape"}).failures
-
-
-def test_that_the_first_problem_is_always_right_is_told() -> None:
-    report = check_step(with_the_first(3), batched=True, select={"group": "shape"})
-    assert report.diagnosis is not None
-    told = "The first problem of every stack is right, and others are not: problems are mixed, or the first decides for all."
-    assert report.diagnosis.text == told
-    assert all(len(row.finding) < 300 for row in report.failures)

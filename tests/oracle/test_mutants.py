@@ -115,16 +115,11 @@ def test_the_record_tells_the_mutants_apart() -> None:
     assert len(set(told)) == len(told) == len(MUTANTS) - len(untold)
 
 
-@pytest.mark.parametrize("mutant", VISIBLE, ids=_ids(VISIBLE))
-def test_a_mutant_is_rejected(mutant: Mutant) -> None:
-    assert any(not verdict.passed for verdict in verdicts(mutant.id))
-
-
 @pytest.mark.parametrize("mutant", CATALOGUED, ids=_ids(CATALOGUED))
 def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(mutant: Mutant) -> None:
     """So every one of these beginnings of an id is needed, and without its cases the mutant would conform.
 
-    Of the others the nightly run asks all, an ordinary one every eighth.
+    Of the others the nightly run asks all, an ordinary one every fortieth.
     """
     with np.errstate(all="ignore"):
         failed = [row.id for dtype in DTYPES for row in rows_of(mutant, dtype) if row.outcome == "failed"]
@@ -134,7 +129,7 @@ def test_a_mutant_of_the_catalogue_is_rejected_in_its_cases_and_in_no_other(muta
 
 def rows_of(mutant: Mutant, dtype: str) -> Iterator[Row]:
     harness = Harness.of(mutant.step, dtype=dtype, directions=True)
-    asked = (case for i, case in enumerate(questions_of(harness)) if NIGHTLY or i % 8 == 0 or _beginning(mutant, case.id))
+    asked = (case for i, case in enumerate(questions_of(harness)) if NIGHTLY or i % 40 == 0 or _beginning(mutant, case.id))
     return (run_case(harness, case)[0] for case in asked)
 
 
@@ -201,9 +196,9 @@ def test_the_page_is_what_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().out == "the page"
 
 
-@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
-def test_the_page_shows_what_the_output_shows(mutant: Mutant) -> None:
-    assert any(matrix()[mutant.id].values()) == (mutant.visible_in == "output")
+def test_a_mutant_is_rejected_by_some_criterion_if_its_output_shows_it() -> None:
+    assert {name for name, marks in matrix().items() if any(marks.values())} == set(_ids(VISIBLE))
+    assert matrix().keys() == MUTANTS.keys()
 
 
 def test_what_a_precision_cannot_tell_apart_is_what_the_pages_say() -> None:
@@ -224,14 +219,9 @@ def test_no_criterion_is_unknown_here() -> None:
     assert seen == set(CRITERIA) - {"output"}
 
 
-@pytest.mark.parametrize("published", [True, False])
-def test_mutants_of_both_origins_are_there(published: bool) -> None:
-    assert sum(mutant.published is published for mutant in MUTANTS.values()) >= 20
-
-
-@pytest.mark.parametrize("line", [3, 4, 5, 6])
-def test_mutants_of_every_line_are_there(line: int) -> None:
-    assert sum(mutant.line == line for mutant in MUTANTS.values()) >= 5
+def test_mutants_of_both_origins_and_of_every_line_are_there() -> None:
+    assert min(Counter(mutant.published for mutant in MUTANTS.values())[published] for published in (True, False)) >= 20
+    assert min(Counter(mutant.line for mutant in MUTANTS.values())[line] for line in (3, 4, 5, 6)) >= 5
 
 
 def test_the_intermediate_results_have_their_names() -> None:

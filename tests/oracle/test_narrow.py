@@ -14,7 +14,7 @@ from geolora_ref.oracle.stages import Stages
 from tests.nightly import NIGHTLY
 from tests.steps import Matrix
 
-pytestmark = pytest.mark.usefixtures("module_unchecked")
+pytestmark = pytest.mark.usefixtures("module_unchecked", "undiagnosed")
 
 Step = Callable[..., Any]
 RIGHT = Stages()

@@ -23,7 +23,7 @@ from geolora_ref.oracle.dense import dense_oracle
 from geolora_ref.oracle.spectra import SPECTRA
 from geolora_ref.oracle.vectors import export
 from geolora_ref.oracle.vectors.vector import load_vector
-from geolora_ref.support.files import read_json, seal, unseal, write_json
+from geolora_ref.support.files import seal, unseal, write_json
 from verification.machine import provenance
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
@@ -222,11 +222,6 @@ def test_whatever_is_sealed_comes_back(data: dict[str, Any]) -> None:
 def test_report_loader_takes_its_own_or_says_what_is_wrong(contents: bytes) -> None:
     with pytest.raises(ValueError, match="here: expected"):
         unseal(contents, "here")
-
-
-def test_report_file_comes_back(tmp_path: Path) -> None:
-    write_json(tmp_path / "results.json", {"ϑ": [0.1, "inf"]})
-    assert read_json(tmp_path / "results.json") == {"ϑ": [0.1, "inf"]}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

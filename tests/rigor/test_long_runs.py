@@ -101,10 +101,10 @@ def test_what_was_kept_must_be_whole_and_of_the_same_task(tmp_path: Path, capsys
 
 
 def test_one_target_without_the_cure_drifts() -> None:
-    drifting, cured = (long_run(steps, "float64", polish, period=10**9) for steps, polish in ((6000, 0), (2000, 100)))
+    """With it, it does not: the short form above."""
+    drifting = long_run(6000, "float64", 0, period=10**9)
     assert not drifting["checks"]["the drift of the bases is bounded"]
-    assert cured["checks"]["the drift of the bases is bounded"]
-    assert not cured["checks"]["ranks grow and shrink"]
+    assert not drifting["checks"]["ranks grow and shrink"]
 
 
 def test_every_check_can_fail() -> None:

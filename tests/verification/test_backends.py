@@ -166,6 +166,7 @@ def test_a_killed_worker_changes_nothing(
     assert f"{UNITS}/{UNITS}" in capsys.readouterr().out  # the progress
 
 
+@slow
 def test_a_case_that_kills_every_worker_is_given_up(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     with pytest.raises(BackendError, match="gave a case up: KilledWorker"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -413,7 +414,12 @@ def test_a_claim_stands_as_the_runner_has_it(claim: Claim, stands: bool, monkeyp
     assert claim_stands("made_up") == stands
 
 
-def test_a_smaller_sample_begins_a_larger_one() -> None:
+_mutants_of = functools.cache(mutants_of)
+"""The sources stay as they are; to mutate all of them takes seconds."""
+
+
+def test_a_smaller_sample_begins_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutation, "mutants_of", _mutants_of)
     (few,), (more,) = (list(scopes(["core"], most)) for most in (20, 30))
     assert [s.mutant.key for s in few.drawn] == [s.mutant.key for s in more.drawn[:20]]
     assert len(few.suspects) > 500

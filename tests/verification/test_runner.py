@@ -37,15 +37,6 @@ def cases(plan: Plan) -> Iterator[Case]:
         yield Case(f"{k}", {"k": k})
 
 
-def ratio(value: float) -> Callable[[Case], CaseResult]:
-    def check(case: Case) -> CaseResult:
-        out = Measurements()
-        out.ratio("ratio", value)
-        return out.result(case)
-
-    return check
-
-
 def several(values: Sequence[float]) -> Callable[[Case], CaseResult]:
     def check(case: Case) -> CaseResult:
         out = Measurements()
@@ -54,6 +45,10 @@ def several(values: Sequence[float]) -> Callable[[Case], CaseResult]:
         return out.result(case)
 
     return check
+
+
+def ratio(value: float) -> Callable[[Case], CaseResult]:
+    return several((value,))
 
 
 def broken(case: Case) -> CaseResult:
@@ -310,17 +305,6 @@ def test_a_long_list_of_problems_says_that_there_are_more(outcome: Callable[[Cla
     assert f"and {len(result.problems) - 10} more, see results.json" in printed.getvalue()
     html = write_report(drawn([result]), PLAN, tmp_path, 1.0).read_text(encoding="utf-8")
     assert f"<li>and {len(result.problems) - 20} more, see results.json</li>" in html
-
-
-def test_line_that_was_cut_off_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CLAIMS, GOOD.id, GOOD)
-    journal = Journal(tmp_path, PLAN, fresh=True)
-    run([GOOD], PLAN, journal, jobs=1)
-    text = journal.path.read_text(encoding="utf-8")
-    journal.path.write_text(text[:-20], encoding="utf-8")
-    reopened = Journal(tmp_path, PLAN, fresh=False)
-    assert len(reopened.done) == len(journal.done) - 1
-    assert reopened.path.read_text(encoding="utf-8").endswith("\n")
 
 
 def test_other_plans_have_other_journals(tmp_path: Path) -> None:

@@ -7,15 +7,21 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from geolora_ref.support.files import write_atomically
-from verification.formal.theorems import SOURCES, control_names, theorem_names
+from geolora_ref.support.files import digest, write_atomically
+from verification.formal.theorems import FOLDER, SOURCES, control_names, theorem_names
 
-__all__ = ["CLOSED", "MISSING", "OPTIONS", "assumptions", "compile_all", "coqc", "imports", "main_theorems"]
+__all__ = [
+    *("ACCEPTED", "CLOSED", "MISSING", "OPTIONS"),
+    *("assumptions", "compile_all", "coqc", "digests", "imports", "main_theorems"),
+]
+
+ACCEPTED = FOLDER / "accepted.json"
+"""The digests of the files as Coq has accepted all of them, without an axiom: whoever changes one runs ``make formal``."""
 
 OPTIONS = ("-q", "-w", "none", "-Q", ".", "GeoLoRA")
 CLOSED = "Closed under the global context"
@@ -43,12 +49,23 @@ def coqc(name: str, folder: Path) -> tuple[float, str]:
     return time.monotonic() - started, done.stdout
 
 
-def compile_all(folder: Path, jobs: int | None = None) -> dict[str, float]:
-    """Compile copies of the files in a folder; the seconds of each.  ``RuntimeError`` if one does not compile."""
+def digests() -> dict[str, str]:
+    """Of every file, as it is."""
+    return {file: digest(path.read_text(encoding="utf-8")) for file, path in SOURCES.items()}
+
+
+def compile_all(folder: Path, jobs: int | None = None, files: Collection[str] = tuple(SOURCES)) -> dict[str, float]:
+    """Compile copies of the ``files`` and what they import in a folder; the seconds of each.
+
+    ``RuntimeError`` if one does not compile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in SOURCES.values():
-        shutil.copy(path, folder)
-    order, seconds = TopologicalSorter({file: imports(file) for file in SOURCES}), {}
+    wanted = set(files)
+    while more := set().union(*map(imports, wanted)) - wanted:
+        wanted |= more
+    for file in wanted:
+        shutil.copy(SOURCES[file], folder)
+    order, seconds = TopologicalSorter({file: imports(file) for file in sorted(wanted)}), {}
     order.prepare()
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         running: dict[str, Future[tuple[float, str]]] = {}
@@ -63,9 +80,9 @@ def compile_all(folder: Path, jobs: int | None = None) -> dict[str, float]:
     return seconds
 
 
-def main_theorems() -> list[str]:
-    """Every theorem, corollary and control as file.name."""
-    return [f"{file}.{name}" for file in SOURCES for name in (*theorem_names(file), *control_names(file))]
+def main_theorems(files: Iterable[str] = SOURCES) -> list[str]:
+    """Every theorem, corollary and control of the files as file.name."""
+    return [f"{file}.{name}" for file in files for name in (*theorem_names(file), *control_names(file))]
 
 
 def assumptions(folder: Path, theorems: Iterable[str], files: Iterable[str] = SOURCES) -> dict[str, str]:

@@ -6,12 +6,13 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verification.experiments.performance.methods import Training
+if TYPE_CHECKING:  # which loads torch, and a peak of memory is measured without it
+    from verification.experiments.performance.methods import Training
 
 __all__ = ["interleaved", "peak_above", "quartiles"]
 

@@ -1,0 +1,13 @@
+"""Runs of the kit of which only the rows are looked at."""
+
+from __future__ import annotations
+
+import pytest
+
+from geolora_ref.oracle.check import Asked
+
+
+@pytest.fixture
+def undiagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a diagnosis: to ask all mutants takes most of the time of a run that fails."""
+    monkeypatch.setattr(Asked, "diagnosis", lambda self: None)
