@@ -1,4 +1,4 @@
-"""Distributed checkpoints of models whose ranks have changed; by several processes in test_distributed.py."""
+"""Distributed checkpoints of models whose ranks have changed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Trainings by several processes on gloo: ``python -m tests.nn.workers OUT`` runs every way that ``RUNS`` lists.
 
-The processes are forked from this one, which has imported torch and PEFT already; each saves what it has at the end.  With two
-processes the model is one of PEFT.
+The processes are forked from this one, which has imported torch already; each saves what it has at the end.
 """
 
 from __future__ import annotations
@@ -13,49 +12,27 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-import peft
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from geolora_ref.nn import GeoLoRA, adapters
-from geolora_ref.nn.exchange.checkpoint import RankPlanner
-from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig
 from verification.network_defects.models import network, regression
 
 __all__ = ["CAN_SHARD"]
 
-STEPS, MORE = 25, 3
+STEPS = 25
 PATIENCE = timedelta(minutes=5)
 """How long processes wait for one that has died."""
 CAN_SHARD = "ignored_params" in inspect.signature(fully_shard).parameters
 """Whether this torch can leave the adapters out of sharding."""
 
 Way = Callable[[nn.Module], tuple[nn.Module, Callable[[], None]]]
-NAMES = {
-    "base_model.model.": "",
-    ".geolora_adapter.default.": ".adapter.",
-    ".base_layer.": ".base.",
-    ".modules_to_save.default.": ".",
-}
-"""What PEFT calls the parameters of the network, and what they are called without it."""
-
-
-def tuned(seed: int = 0) -> nn.Module:
-    """The network as PEFT adapts it."""
-    own = network(rank=2, seed=seed)
-    base = nn.Sequential(*(getattr(layer, "base", layer) for layer in network(rank=2, seed=seed)))
-    model: nn.Module = peft.get_peft_model(base, GeoLoraConfig(rank=2, max_rank=8, modules_to_save=["4"]))
-    for theirs, ours in zip(adapters(model).values(), adapters(own).values(), strict=True):
-        theirs.adapter.assign(ours.adapter.factors())
-    return model
 
 
 def replicated(model: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
@@ -67,8 +44,7 @@ def sharded(model: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
     """Every process has a part of each frozen weight and all of what is trained, whose gradients it averages."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    layers = [model.get_submodule(name.removesuffix(".geolora_active")) for name in adapters(model)]
-    for module in (*layers, model):
+    for module in (*adapters(model).values(), model):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(trained))
 
     def average() -> None:
@@ -95,61 +71,24 @@ def train_on_a_share(way: Way, rank: int, world: int, out: Path) -> None:
     name = f"{way.__name__}-{world}"
     store = f"file://{out / f'store-{name}'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=PATIENCE)
-    model = tuned() if world == 2 else network(rank=2)
-    optimizer, parallel, average = prepared(way, model)
-    ranks, held = steps(STEPS, optimizer, parallel, average)
-    state = whole(model)
-    if world == 2:
-        state["resumed"] = torch.tensor(resumes(way, optimizer, parallel, average, out / f"checkpoint-{name}"))
-    save_file({**state, "ranks": torch.tensor(ranks), "held": torch.tensor(held)}, out / f"{name}-{rank}.safetensors")
-    dist.destroy_process_group()
-
-
-def prepared(way: Way, model: nn.Module) -> tuple[GeoLoRA, nn.Module, Callable[[], None]]:
-    """The optimizer, the model as it is trained, and what averages gradients."""
+    model = network(rank=2)
+    layers = adapters(model)
     parallel, average = way(model)
-    return GeoLoRA(model, lr=0.02, tau=0.25, update="adam"), parallel, average
-
-
-def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None]) -> tuple[list[list[int]], ...]:
-    """Train on the share of this process; the ranks after every step, and what is held of each base before and after it."""
-    rank, world, layers = dist.get_rank(), dist.get_world_size(), adapters(parallel).values()
+    optimizer = GeoLoRA(model, lr=0.02, tau=0.25, update="adam")
     x, target = regression()
     ranks, held = [], []
-    for _ in range(count):
+    for _ in range(STEPS):
         optimizer.zero_grad()
         loss = (parallel(x[rank::world]) - target[rank::world]).square().mean()
-        held.append([here(layer.base_weight) for layer in layers])
+        held.append([here(layer.base_weight) for layer in layers.values()])
         loss.backward()
         average()
         optimizer.step()
-        ranks.append([layer.adapter.rank for layer in layers])
-        held.append([here(layer.base_weight) for layer in layers])
-    return ranks, held
-
-
-def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> bool:
-    """Whether another model goes on from a distributed checkpoint as this one goes on."""
-    model, memory = get_state_dict(parallel, optimizer)
-    dcp.save({"model": model, "optimizer": memory}, checkpoint_id=folder)
-    other = tuned(seed=3)
-    its_optimizer, its_parallel, its_average = prepared(way, other)
-    model, memory = get_state_dict(its_parallel, its_optimizer)
-    state = {"model": model, "optimizer": memory}
-    dcp.load(state, checkpoint_id=folder, planner=RankPlanner())
-    set_state_dict(its_parallel, its_optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    steps(MORE, optimizer, parallel, average)
-    steps(MORE, its_optimizer, its_parallel, its_average)
-    found, expected = whole(its_parallel), whole(parallel)
-    return all(torch.equal(found[key], expected[key]) for key in expected)
-
-
-def whole(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model with all parts of its base, under the names that it has without PEFT."""
-    state = {key: X.full_tensor() if isinstance(X, DTensor) else X for key, X in model.state_dict().items()}
-    for theirs, ours in NAMES.items():
-        state = {key.replace(theirs, ours): X for key, X in state.items() if "original_module" not in key}
-    return state
+        ranks.append([layer.adapter.rank for layer in layers.values()])
+        held.append([here(layer.base_weight) for layer in layers.values()])
+    state = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in model.state_dict().items()}
+    save_file({**state, "ranks": torch.tensor(ranks), "held": torch.tensor(held)}, out / f"{name}-{rank}.safetensors")
+    dist.destroy_process_group()
 
 
 def here(weight: Tensor) -> int:
