@@ -12,8 +12,10 @@ from torch import nn
 if not torch.distributed.is_available():
     pytest.skip("needs torch.distributed", allow_module_level=True)
 
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from geolora_ref.nn import GeoLoRA
 from geolora_ref.nn.exchange.checkpoint import RankPlanner
@@ -39,7 +41,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, nn.Modul
     """A model that was trained, and where it was saved."""
     model, optimizer = prepared(request.param)
     assert train(model, optimizer, 4)[-1] != (6, 6)
-    dcp.save(state_of(model, optimizer), checkpoint_id=tmp_path)
+    save(state_of(model, optimizer), checkpoint_id=tmp_path)
     return request.param, model, optimizer, tmp_path
 
 
@@ -48,7 +50,7 @@ def test_training_goes_on_from_the_ranks_that_were_saved(saved: tuple[str, nn.Mo
     update, model, optimizer, folder = saved
     other, its_optimizer = prepared(update, seed=1)
     state = state_of(other, its_optimizer)
-    dcp.load(state, checkpoint_id=folder, planner=RankPlanner())
+    load(state, checkpoint_id=folder, planner=RankPlanner())
     set_state_dict(other, its_optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     assert train(model, optimizer, 4) == train(other, its_optimizer, 4)
     x, _ = regression()
@@ -59,7 +61,7 @@ def test_the_model_alone_is_loaded_where_it_alone_is_asked_for(saved: tuple[str,
     update, model, _, folder = saved
     other, its_optimizer = prepared(update, seed=1)
     state = {"model": state_of(other, its_optimizer)["model"]}
-    dcp.load(state, checkpoint_id=folder, planner=RankPlanner())
+    load(state, checkpoint_id=folder, planner=RankPlanner())
     assert list(state) == ["model"]
     other.load_state_dict(state["model"])
     x, _ = regression()
@@ -69,5 +71,5 @@ def test_the_model_alone_is_loaded_where_it_alone_is_asked_for(saved: tuple[str,
 def test_without_the_planner_other_ranks_are_an_error(saved: tuple[str, nn.Module, GeoLoRA, Path]) -> None:
     """The negative control: torch's own planner."""
     update, _, _, folder = saved
-    with pytest.raises(dcp.CheckpointException, match=r"Size mismatch between saved .* for model\.0\.adapter\.U"):
-        dcp.load(state_of(*prepared(update, seed=1)), checkpoint_id=folder)
+    with pytest.raises(CheckpointException, match=r"Size mismatch between saved .* for model\.0\.adapter\.U"):
+        load(state_of(*prepared(update, seed=1)), checkpoint_id=folder)

@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import DefaultLoadPlanner, Metadata
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 __all__ = ["RankPlanner"]
 

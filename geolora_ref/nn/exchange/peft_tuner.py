@@ -299,7 +299,7 @@ class GeoLoraModel(BaseTuner):
 
     prefix = "geolora_"
     tuner_layer_cls = GeoLoraLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _create_and_replace(
         self,
