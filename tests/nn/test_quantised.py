@@ -19,15 +19,20 @@ from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # of bitsandbytes, about what it does
 
-CODES: dict[str, dict[str, Any]] = {"8 bits": {"load_in_8bit": True}, "4 bits": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}}
+CODES: dict[str, dict[str, Any]] = {
+    "8 bits": {"load_in_8bit": True},
+    "4 bits": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32},
+}
 TOKENS = torch.randint(0, 64, (4, 12), generator=torch.Generator().manual_seed(0))
 
 
 def decoder(folder: Path, codes: str) -> Any:
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
-        size: dict[str, Any] = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        transformers.LlamaForCausalLM(transformers.LlamaConfig(**size)).save_pretrained(folder)
+        config = transformers.LlamaConfig(
+            vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+        )
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
     quantised = transformers.BitsAndBytesConfig(**CODES[codes])
     return transformers.AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantised, device_map="cpu")
 
