@@ -2,16 +2,16 @@ r"""
 When GeoLoRA, when LoRA
 =======================
 
-**For GeoLoRA.** Ranks follow a tolerance, layer by layer, so that nobody has to choose them. Every step of the default rule has a
-proved decrease in units of the layer's spectral norm, and its learning rate means the same for every rank and width. The bases
-stay orthonormal: a rank can be cut at any time, with an error that is known.
+**For GeoLoRA.** With as many parameters as LoRA of rank 4, spent where singular values are large, it was 1.6 points better in the
+mean of five tasks (95 % of the bootstrap: 0.3 to 3.7). Every step of the default rule has a proved decrease in units of the layer's
+spectral norm, and its learning rate means the same for every rank and width. The bases stay orthonormal: a rank can be cut at any
+time, with an error that is known.
 
-**For LoRA.** Where the rank is fixed beforehand, LoRA of that rank learns about as well: most differences in the charts below are
-within the error bars. LoRA needs no optimizer of its own, and every tool knows it. It takes base models that are quantised, which
-GeoLoRA's adapters refuse.
+**For LoRA.** With the same rank in every layer the difference to LoRA is within the noise. LoRA needs no optimizer of its own, and
+every tool knows it. Its weights can be merged into quantised bases, which GeoLoRA's adapters train beside but are not merged into.
 
-The charts are made of stored runs: all-MiniLM-L6-v2, two thousand training sentences of SST-2 and of TREC, one epoch, uniform
-ranks of 2, 8 and 32; *LoRA* is PEFT's, with AdamW. :doc:`/finetuning` has the numbers.
+The charts are made of stored runs of all-MiniLM-L6-v2 with two thousand training sentences of each task and one epoch; *LoRA* is
+PEFT's, with AdamW. :doc:`/finetuning` has the design and the numbers.
 """
 
 # %%
@@ -25,7 +25,7 @@ from verification.experiments.finetuning.design import counted
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 for ax, folder in zip(axes, sorted(rules.MEASURED.iterdir()), strict=True):
-    charts.draw_rules(ax, rules.stored(folder))
+    rules.draw(ax, rules.stored(folder))
     ax.set_title(folder.name.upper())
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()

@@ -165,7 +165,7 @@ def test_everything_that_was_run_is_shown(folder: Path, capsys: pytest.CaptureFi
     assert "not run" not in html
     assert "stored</span>" not in html
     assert html.count("2026-01-02 03:04 UTC, commit abc1234, Abacus") >= len(GOOD)
-    for outside in ('src="http', 'href="http', "url(", "<script", "<link", "@import"):
+    for outside in ('src="http', 'href="http', "url(h", 'url("h', "<script", "<link", "@import"):
         assert outside not in html
 
 

@@ -33,6 +33,7 @@ TOO_SLOW = {
     "physics: *": "up to twenty seconds a case, on the grids of the papers",
     "oracles: *": "eight seconds a case, on many more states",
     "memory: *": "300 steps a case: ten seconds in all",
+    "stochastic-memory: *": "128 runs of 200 steps a case: a minute in all",
 }
 """Cases of the full plan, by claim and id, that take too long for every run of the tests, and why; by night all are done."""
 

@@ -371,7 +371,7 @@ def test_report_is_self_contained(tmp_path: Path) -> None:
     assert claim.title in html
     assert "s = (1 + 2σ<sub>max</sub>²)‖Z‖" in html
     assert 'src="data:image/svg+xml;base64,' in html
-    for outside in ('src="http', 'href="http', "url(", "<script", "<link", "@import"):
+    for outside in ('src="http', 'href="http', "url(h", 'url("h', "<script", "<link", "@import"):
         assert outside not in html
     stored = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert stored["claims"] == as_data(outcomes, PLAN, 1.0)["claims"]

@@ -1,20 +1,18 @@
-"""The charts of the campaign and of the rules beside LoRA, each drawn into axes that are given."""
+"""The charts of the campaign, each drawn into axes that are given."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from verification.experiments.finetuning import rules
 from verification.experiments.finetuning.analysis import front, rank_map, rate_shares, time_ratios
-from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Row, Stored, dev_of, seed_of
+from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Stored
 
-__all__ = ["draw_front", "draw_ranks", "draw_rates", "draw_rules", "draw_times"]
+__all__ = ["draw_front", "draw_ranks", "draw_rates", "draw_times"]
 
 COLOURS = dict(zip(FAMILIES, ("k", "C0", "C9", "C1", "C3", "C2", "C7", "C5", "C4", "C8", "C6", "0.6"), strict=True))
 KINDS = {"query": "query", "key": "key", "value": "value", "attention.output": "attention\noutput"} | {
@@ -63,22 +61,6 @@ def draw_times(axes: Axes, stored: Stored) -> None:
         axes.set_xticks(range(len(tasks)), tasks)
     axes.axhline(1.0, color="k", linewidth=1.0)
     axes.set(ylim=(0.0, 2.0), ylabel="steps to LoRA's final metric / LoRA's")
-
-
-def draw_rules(axes: Axes, rows: Sequence[Row]) -> None:
-    """Test accuracy over parameters on one task: each rule at ranks 2, 8 and 32, at the rate best on development sentences.
-
-    Single runs, with the standard error of one accuracy, 0.9 points.
-    """
-    for rule, colour in zip(rules.RATES, ("C0", "C2", "C3", "k"), strict=True):
-        best: dict[int, Row] = {}
-        for row in rows:
-            if row["family"] == rule and seed_of(row) == 0:
-                best[row["budget"]] = max(best.get(row["budget"], row), row, key=dev_of)
-        shown = [best[rank] for rank in sorted(best)]
-        accuracies = [100.0 * (row["metrics"].get("test") or 0.0) for row in shown]
-        axes.errorbar([row["parameters"] for row in shown], accuracies, 0.9, fmt="o-", capsize=3, color=colour, label=rule)
-    axes.set(xscale="log", xlabel="adapter parameters", ylabel="test accuracy, %")
 
 
 def draw_ranks(axes: Axes, stored: Stored, family: str = "geolora, budget") -> None:

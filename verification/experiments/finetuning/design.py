@@ -16,21 +16,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from geolora_ref.finetune.methods import GeoLoRAMethod, Method
-from verification.experiments.finetuning.methods import (
-    AdaLoRAMethod,
-    DoRAMethod,
-    FullMethod,
-    HeadMethod,
-    LoRAMethod,
-    PreconditionedLoRAMethod,
-    RsLoRAMethod,
-    SimultaneousMethod,
-)
+if TYPE_CHECKING:
+    from geolora_ref.finetune.methods import Method
 
 __all__ = [
     "CARRIERS",
@@ -48,6 +39,7 @@ __all__ = [
 ]
 
 MAIN_RANK, SEEDS = 4, 5
+BATCH, WARMUP = 16, 0.1
 HELD_OUT = ("subj", "stsb")
 DROPPED = ("cola",)
 RANKS = (1, 2, 8, 16)
@@ -76,9 +68,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Family:
-    """A method at every learning rate, rank and width (the parameters of LoRA of rank 1 on the model); its first three rates."""
+    """The learning rates that a method is tried at first."""
 
-    make: Callable[[float, int, int], Method]
     rates: tuple[float, ...] = (1e-3, 3.2e-3, 1e-2)
 
     def outward(self, tried: Sequence[float], *, up: bool) -> float:
@@ -87,26 +78,22 @@ class Family:
         return float(f"{rate:.2g}")
 
 
-SPECTRAL = (6.3e-3, 2e-2, 6.3e-2)
+SPECTRAL = Family((6.3e-3, 2e-2, 6.3e-2))
 FAMILIES: Mapping[str, Family] = {
-    "lora": Family(lambda lr, r, _: LoRAMethod(lr=lr, rank=r)),
-    "geolora, uniform": Family(lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, min_rank=r, max_rank=r), SPECTRAL),
-    "geolora, budget": Family(
-        lambda lr, r, width: GeoLoRAMethod(lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"),
-        SPECTRAL,
-    ),
-    "geolora, tolerance": Family(lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32), SPECTRAL),
-    "published geolora": Family(
-        lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"), (1e-3, 3.2e-3, 1e-2)
-    ),
-    "adalora": Family(lambda lr, r, _: AdaLoRAMethod(lr=lr, target_rank=r), (3.2e-3, 1e-2, 3.2e-2)),
-    "rslora": Family(lambda lr, r, _: RsLoRAMethod(lr=lr, rank=r)),
-    "dora": Family(lambda lr, r, _: DoRAMethod(lr=lr, rank=r)),
-    "preconditioned lora": Family(lambda lr, r, _: PreconditionedLoRAMethod(lr=lr, rank=r)),
-    "simultaneous": Family(lambda lr, r, _: SimultaneousMethod(lr=lr, rank=r), (3.2e-3, 1e-2, 3.2e-2)),
-    "full": Family(lambda lr, *_: FullMethod(lr=lr), (3.2e-5, 1e-4, 3.2e-4)),
-    "head only": Family(lambda lr, *_: HeadMethod(lr=lr), (1e-3, 3.2e-3, 1e-2)),
+    "lora": Family(),
+    "geolora, uniform": SPECTRAL,
+    "geolora, budget": SPECTRAL,
+    "geolora, tolerance": SPECTRAL,
+    "published geolora": Family(),
+    "adalora": Family((3.2e-3, 1e-2, 3.2e-2)),
+    "rslora": Family(),
+    "dora": Family(),
+    "preconditioned lora": Family(),
+    "simultaneous": Family((3.2e-3, 1e-2, 3.2e-2)),
+    "full": Family((3.2e-5, 1e-4, 3.2e-4)),
+    "head only": Family(),
 }
+"""``families.py`` makes their methods."""
 CARRIERS = ("geolora, uniform", "geolora, budget")
 """The default at equal parameters: the one with the better mean on the development examples goes through all budgets."""
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -195,10 +182,16 @@ def counted(stored: Stored) -> Stored:
     return {task: rows for task, rows in stored.items() if task not in DROPPED}
 
 
+def _made(name: str, rate: float, rank: int, width: int) -> Method:
+    from verification.experiments.finetuning.families import MAKE  # needs torch, which a page of stored runs does not
+
+    return MAKE[name](rate, rank, width)
+
+
 def _run(name: str, rate: float, rank: int, seed: int, width: int) -> Run:
     """Curves are recorded for one seed of what is compared by time."""
     curve = seed == 1 and rank == MAIN_RANK and name in ("lora", *CARRIERS)
-    return Run(name, rank, FAMILIES[name].make(rate, rank, width), seed, curve=curve)
+    return Run(name, rank, _made(name, rate, rank, width), seed, curve=curve)
 
 
 def _compare(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
@@ -247,7 +240,7 @@ def outer_rates(name: str) -> str:
 
 
 def _outer(name: str, rate: float, width: int) -> Run:
-    return Run(outer_rates(name), MAIN_RANK, FAMILIES[name].make(rate, MAIN_RANK, width), 0)
+    return Run(outer_rates(name), MAIN_RANK, _made(name, rate, MAIN_RANK, width), 0)
 
 
 def _initial_ranks(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
@@ -257,4 +250,4 @@ def _initial_ranks(names: Sequence[str], stored: Stored, widths: Mapping[str, in
             for task, rows in stored.items():
                 for name in names:
                     if (rate := best_rate(rows, name)) is not None:
-                        yield task, Run(f"{name}, from rank {rank}", rank, GeoLoRAMethod(lr=rate, rank=rank, max_rank=32), seed)
+                        yield task, Run(f"{name}, from rank {rank}", rank, _made("initial rank", rate, rank, widths[task]), seed)

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from geolora_ref.finetune.labels import Labels
-from geolora_ref.finetune.plan import Metric
 
-__all__ = ["ImageEncoder", "ImageTask", "Images", "Pointwise", "efficientnet"]
+__all__ = ["ImageEncoder", "Images", "Pointwise", "efficientnet", "read_images"]
 
 PIXELS = 96
 """The side that pictures are enlarged to."""
@@ -94,28 +93,14 @@ class Images:
         return {name: values.to(device) for name, values in inputs.items()}, self.targets[chosen].to(device)
 
 
-@dataclass(frozen=True)
-class ImageTask:
-    """Archives ``train.zip`` and ``test.zip`` with pictures ``part/class/name``."""
-
-    metric: Metric = "accuracy"
-
-    def examples(self, folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, Images], Labels, dict[str, str]]:
-        """Images by part, the classes, and a digest of each part; the development images are set aside from the training file."""
-        train, test = drawn(folder / "train.zip"), drawn(folder / "test.zip")
-        parts = {
-            "dev": train[: limits["dev"]],
-            "train": train[limits["dev"] :][: limits["train"]],
-            "test": test[: limits["test"]],
-        }
-        classes = tuple(sorted({name for name, _ in train}))
-        labels = Labels("class", classes, 0.0, 1.0, math.log(len(classes)))
-        images = {part: decoded(chosen, classes) for part, chosen in parts.items()}
-        return (
-            images,
-            labels,
-            {part: hashlib.sha256(b"".join(raw for _, raw in chosen)).hexdigest() for part, chosen in parts.items()},
-        )
+def read_images(folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, Images], Labels, dict[str, str]]:
+    """Images by part, their classes, and a digest of each part; the development images are set aside from ``train.zip``."""
+    train, test = drawn(folder / "train.zip"), drawn(folder / "test.zip")
+    parts = {"dev": train[: limits["dev"]], "train": train[limits["dev"] :][: limits["train"]], "test": test[: limits["test"]]}
+    classes = tuple(sorted({name for name, _ in train}))
+    images = {part: decoded(chosen, classes) for part, chosen in parts.items()}
+    digests = {part: hashlib.sha256(b"".join(raw for _, raw in chosen)).hexdigest() for part, chosen in parts.items()}
+    return images, Labels("class", classes, 0.0, 1.0, math.log(len(classes))), digests
 
 
 def drawn(archive: Path) -> list[tuple[str, bytes]]:

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from geolora_ref.support.files import write_atomically
 from verification.experiments.finetuning.analysis import at_best, differences, rate_shares, test_of, wide_range
 from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
-from verification.experiments.finetuning.design import FAMILIES, MAIN_RANK, SEEDS, Row, Stored, best_rate, counted
-from verification.experiments.finetuning.runs import BATCH
+from verification.experiments.finetuning.design import BATCH, FAMILIES, MAIN_RANK, SEEDS, Row, Stored, best_rate, counted
 from verification.experiments.finetuning.tasks import LIMITS, TASKS
 from verification.machine import machine_facts
 from verification.pictures import data_uri, svg

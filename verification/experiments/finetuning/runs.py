@@ -23,17 +23,15 @@ from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.metrics import default_kind, evaluate_metric
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from geolora_ref.support.files import digest, read_json, write_json
-from verification.experiments.finetuning.design import Run
-from verification.experiments.finetuning.images import ImageTask, efficientnet
-from verification.experiments.finetuning.tasks import LIMITS, TASKS
+from verification.experiments.finetuning.design import BATCH, WARMUP, Run
+from verification.experiments.finetuning.images import efficientnet, read_images
+from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures
 from verification.machine import installed, machine_facts
 
 __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
 
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT = 1
-BATCH, WARMUP = 16, 0.1
-"""Of every run of the campaign."""
 CURVE_POINTS = 12
 """How often the development metric is recorded on the way, where it is: steps, seconds of the steps alone, metric."""
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
@@ -61,8 +59,8 @@ class Corpus:
         """The drawn examples of a task of the campaign, whose files are in ``folder``; pictures have a network of their own."""
         task = TASKS[name]
         facts = {"task": name, "threads": torch.get_num_threads()}
-        if isinstance(task, ImageTask):
-            images, labels, digests = task.examples(folder, LIMITS)
+        if isinstance(task, Pictures):
+            images, labels, digests = read_images(folder, LIMITS)
             network, weights = efficientnet()
             return cls(network, labels, images, plan, {**facts, "model": weights, "data": digests})
         rows = task.rows(folder)

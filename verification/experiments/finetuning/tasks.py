@@ -9,9 +9,8 @@ from pathlib import Path
 
 from geolora_ref.finetune.data import Columns, Row, read_rows
 from geolora_ref.finetune.plan import Metric
-from verification.experiments.finetuning.images import ImageTask
 
-__all__ = ["LIMITS", "TASKS", "TEXTS", "Task"]
+__all__ = ["LIMITS", "TASKS", "TEXTS", "Pictures", "Task"]
 
 LIMITS = {"train": 2000, "dev": 500, "test": 1000}
 """At most so many examples of each part: those whose digests are smallest, because files are sorted by source or by score."""
@@ -43,6 +42,13 @@ class Task:
         return {name: rows[: limits[name]] for name, rows in parts.items()}
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Archives ``train.zip`` and ``test.zip`` with pictures ``part/class/name``, for a network of its own."""
+
+    metric: Metric = "accuracy"
+
+
 def drawn(rows: Sequence[Row]) -> list[Row]:
     """In the order of the SHA-256 of what they say: a shuffle that depends on no generator."""
     return sorted(rows, key=lambda row: hashlib.sha256(f"{row.text}\t{row.pair or ''}\t{row.label}".encode()).digest())
@@ -56,5 +62,5 @@ TEXTS = {
     "cola": Task("matthews", Columns("4", "2"), "in_domain_train.tsv", None, ("in_domain_dev.tsv", "out_of_domain_dev.tsv")),
     "stsb": Task("spearman", Columns("1", "3", pair="2")),
 }
-TASKS: Mapping[str, Task | ImageTask] = {**TEXTS, "cifar10": ImageTask()}
+TASKS: Mapping[str, Task | Pictures] = {**TEXTS, "cifar10": Pictures()}
 """By the name of the folder."""
