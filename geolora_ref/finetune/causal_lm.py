@@ -75,7 +75,8 @@ def _of_json(path: Path, number: int, line: str) -> Text:
     try:
         data = json.loads(line)
         prompt, completion = data["prompt"], data["completion"]
-    except (ValueError, LookupError, TypeError):
+        f"{prompt}{completion}".encode()  # half of a pair of surrogates is no text
+    except (ValueError, LookupError, TypeError, RecursionError):
         prompt = completion = None
     if not isinstance(prompt, str) or not isinstance(completion, str) or not completion:
         wanted = 'an object {"prompt": a text, "completion": a text that is not empty}'
@@ -96,12 +97,14 @@ def passages(text: Text, tokenizer: Any, max_length: int) -> list[Passage]:
 
     first, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     opening = [first] if first is not None and tokenizer("")["input_ids"][:1] == [first] else []
-    prompt = opening + tokens(text.prompt)
-    ids = prompt + tokens(text.completion) + ([] if end is None else [end])
+    whole, alone = tokens(text.prompt + text.completion), tokens(text.prompt)
+    same = next((i for i, (a, b) in enumerate(zip(whole, alone, strict=False)) if a != b), min(len(whole), len(alone)))
+    prompt = opening + whole[:same]  # a token across the border counts as completion
+    ids = opening + whole + ([] if end is None else [end])
     if not text.line:
         blocks = [ids[i : i + max_length] for i in range(0, len(ids), max_length)]
         return [Passage(text.path, block, 1) for block in blocks if len(block) > 1]
-    if len(prompt) >= max_length or len(ids) < 2:
+    if len(prompt) >= max_length or len(ids) <= max(1, len(prompt)):
         raise ValueError(
             f"{text.path}, line {text.line}: expected room for a completion within max_length = {max_length} tokens, found "
             f"{len(prompt)} tokens of prompt and {len(ids) - len(prompt)} of completion"

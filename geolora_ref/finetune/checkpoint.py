@@ -126,7 +126,8 @@ def _brief(value: Any) -> str:
 
 def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """``model.state_dict()`` without the frozen parameters, which come from the pretrained model: tensors by name."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    named = model.named_parameters(remove_duplicate=False)  # a weight that two layers share has a name in each
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 

@@ -141,7 +141,11 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
     if method.fast:
         say(f"{job.history.exact} of {job.history.truncations} truncations went through Householder's QR")
     written = task.write(options.output, job, tokenizer, method, place)
-    write_json(options.output / RESULTS, _results(job, place, learned=learned, baseline=baseline))
+    if ADAPTER not in written:
+        (options.output / ADAPTER).unlink(missing_ok=True)  # of another run
+    write_json(
+        options.output / RESULTS, _results(job, place, learned=learned, baseline=baseline if math.isfinite(baseline) else None)
+    )
     plain = _export_lora(job, place, options.output / LORA, task.peft)
     draw_run(job.history, options.output / PICTURE, _epoch_line(job))  # last: the rest is there when a disk is too full for it
     say(f"written to {options.output}: {', '.join([*written, RESULTS, plain, PICTURE])}")
@@ -206,7 +210,7 @@ def _epoch_line(job: Job) -> str:
     return f"{epoch}: training loss {loss:.4f}, {metric}, {job.prepared.parameters()} adapter parameters"
 
 
-def _results(job: Job, place: Path, **told: bool | float) -> dict[str, Any]:
+def _results(job: Job, place: Path, **told: bool | float | None) -> dict[str, Any]:
     """The figures of a run, as JSON has them."""
     history = job.history
     return {

@@ -298,7 +298,7 @@ class Job:
         if done > self.steps:
             return f"expected at most the {self.steps} steps of {self.plan.epochs} epochs, found that {done} are done"
         rise = before.warmup * before.epochs / self.plan.epochs
-        cure = f" or --warmup {rise:g}, which rises as long as that" if self.plan.schedule == "constant" else ""
+        cure = f" or --warmup {rise!r}, which rises as long as that" if self.plan.schedule == "constant" else ""
         return (
             f"expected {done} steps at the learning rates with which {self.plan.epochs} epochs begin, found those of "
             f"{before.epochs} epochs with the {before.schedule} schedule and warmup {before.warmup:g}; choose {before.epochs} "

@@ -197,12 +197,10 @@ def _no_progress_bars() -> Iterator[None]:
 
 def digest_of_model(folder: Path, tokenizer: Any) -> str:
     """SHA-256 over configuration, weights and the files of the tokenizer, or of the GGUF file; what else is there may change."""
-    if folder.is_file():
-        with folder.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    named = {folder / name for name in (*FILES, *tokenizer.vocab_files_names.values())}
+    home, weights = (folder.parent, {folder}) if folder.is_file() else (folder, set(folder.glob("model*.safetensors")))
+    named = {home / name for name in (*FILES, *tokenizer.vocab_files_names.values())}
     total = hashlib.sha256()
-    for file in sorted(named.union(folder.glob("model*.safetensors"))):
+    for file in sorted(named | weights):
         if file.is_file():
             with file.open("rb") as opened:
                 total.update(f"{file.name}\0".encode() + hashlib.file_digest(opened, "sha256").digest())

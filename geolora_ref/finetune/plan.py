@@ -43,7 +43,7 @@ class Plan:
 
     def factor(self, step: int, steps: int) -> float:
         """What multiplies the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or to 0."""
-        rise = self.warmup * steps
+        rise = round(self.warmup * steps, 9)  # a third of thirty steps is ten
         if step < rise:
             return (step + 1) / (math.floor(rise) + 1)
         return 1.0 if self.schedule == "constant" else (steps - step) / (steps - rise)

@@ -34,14 +34,16 @@ def environment(conversion: Conversion) -> dict[str, str]:
         "library": f"{conversion.array} {getattr(library, '__version__', 'unknown')}",
         "blas": _blas(conversion.array, device),
         "processor": processor(),
-        "device": f"{device} ({library.cuda.get_device_name(device)})" if device.startswith("cuda") else device,
+        "device": f"{device} ({library.cuda.get_device_name(device)})"
+        if conversion.array == "torch" and device.startswith("cuda")
+        else device,
     }
 
 
 def _blas(array: str, device: str) -> str:
     """What multiplies and decomposes; JAX and CuPy bring their own."""
     library = importlib.import_module(array)
-    if device.startswith("cuda"):
+    if array == "torch" and device.startswith("cuda"):
         return f"CUDA {library.version.cuda}"
     if array == "torch":
         built = library.__config__.show()

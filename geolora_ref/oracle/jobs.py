@@ -41,24 +41,30 @@ class Jobs:
         pieces = [(cases[max(k - 1, 0) : k], cases[k : k + PIECE]) for k in range(0, len(cases), PIECE)]
         context, todo = multiprocessing.get_context("spawn"), iter(enumerate(pieces))
         workers: dict[Connection, Any] = {}
+        asked: dict[Connection, int] = {}
         done: dict[int, Sequence[Answer]] = {}
+
+        def give(worker: Connection, numbered: Any) -> None:
+            asked[worker] = numbered[0]
+            worker.send(numbered)
+
         try:
             for _ in range(min(self.count, len(pieces))):
                 ours, theirs = context.Pipe()
                 workers[ours] = context.Process(target=_work, args=(theirs, self.harness, repeat))
                 workers[ours].start()
                 theirs.close()
-                ours.send(next(todo))
+                give(ours, next(todo))
             busy = [*workers]
-            for k, (_, piece) in enumerate(pieces):
+            for k in range(len(pieces)):
                 while k not in done:
                     ready = wait(busy)
                     for worker in [worker for worker in busy if worker in ready]:
-                        number, done[number] = _received(worker, piece)
+                        number, done[number] = _received(worker, pieces[asked[worker]][1])
                         if (more := next(todo, None)) is None:
                             busy.remove(worker)
                         else:
-                            worker.send(more)
+                            give(worker, more)
                 yield from done.pop(k)
         finally:
             for process in workers.values():

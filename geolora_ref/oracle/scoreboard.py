@@ -118,7 +118,7 @@ def scoreboard(reports: Sequence[Mapping[str, Any]]) -> Scoreboard:
         ["Of all: " + "; ".join(f"{title} {told}" for title, told in alike.items() if told) + "."] if any(alike.values()) else []
     )
     if len({*asked}) > 1:
-        notes.append(f"{MARK} Not comparable with the first one: another version of the kit, or other questions.")
+        notes.append(f"{MARK} Not comparable with the first one: another version of the kit, or of its catalogue.")
     rows = {title: cells for title, cells in (facts | traps).items() if title not in alike and any(cells)}
     return Scoreboard(heads, rows, notes)
 

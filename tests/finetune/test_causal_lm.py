@@ -57,10 +57,11 @@ def whole(text: str) -> Text:
         (whole("5 6 7 8 9"), None, [([5, 6, 7, 8], 1, False), ([9, 1], 1, False)]),
         (whole("5 6 7 8"), None, [([5, 6, 7, 8], 1, False)]),  # of the end alone nothing could be predicted
         (whole("5 6"), 3, [([3, 5, 6, 1], 1, False)]),
-        (line("5 6", "7"), None, [([5, 6, 7, 1], 2, False)]),
-        (line("5", "7"), 3, [([3, 5, 7, 1], 2, False)]),
+        (line("5 6", " 7"), None, [([5, 6, 7, 1], 2, False)]),
+        (line("5", " 7"), 3, [([3, 5, 7, 1], 2, False)]),
+        (line("5 6", "7"), None, [([5, 67, 1], 1, False)]),  # a token across the border counts
         (line("", "7 8"), None, [([7, 8, 1], 1, False)]),
-        (line("5", "6 7 8 9"), None, [([5, 6, 7, 8], 1, True)]),
+        (line("5", " 6 7 8 9"), None, [([5, 6, 7, 8], 1, True)]),
     ],
 )
 def test_texts_are_blocks_and_completions_alone_count(text: Text, first: int | None, expected: list[Any]) -> None:
@@ -70,8 +71,8 @@ def test_texts_are_blocks_and_completions_alone_count(text: Text, first: int | N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (line("5 6 7 8", "9"), "found 4 tokens of prompt and 2 of completion"),
-        (line("5 6 7 8 9", "9"), "found 5 tokens of prompt and 2 of completion"),
+        (line("5 6 7 8", " 9"), "found 4 tokens of prompt and 2 of completion"),
+        (line("5 6 7 8 9", " 9"), "found 5 tokens of prompt and 2 of completion"),
         (line("", " "), "found 0 tokens of prompt and 1 of completion"),
     ],
 )
@@ -182,6 +183,8 @@ BAD_TEXTS = {
     "an empty line": ("data.jsonl", f"{OBJECT}\n\n{OBJECT}", f"line 2: {WANTED}an empty line"),
     "other keys": ("data.jsonl", '{"text": "the film"}', WANTED + '{"text": "the film"}'),
     "no text": ("data.jsonl", '{"prompt": "the", "completion": 3}', f"line 1: {WANTED}"),
+    "half a character": ("data.jsonl", '{"prompt": "\\ud83d", "completion": "x"}', f"line 1: {WANTED}"),
+    "brackets without end": ("data.jsonl", "[" * 100_000, f"line 1: {WANTED}"),
     "nothing to learn": ("data.jsonl", '{"prompt": "the", "completion": ""}', f"line 1: {WANTED}"),
 }
 

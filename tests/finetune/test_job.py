@@ -276,6 +276,7 @@ CONTINUED = {
     "too short": (Plan("accuracy", epochs=3), Plan("accuracy", epochs=2), 11, False),
     "a longer rise": (Plan("accuracy", warmup=0.4), Plan("accuracy", epochs=2, warmup=0.4), 5, False),
     "the same rise": (Plan("accuracy", warmup=0.4), Plan("accuracy", epochs=2, warmup=0.2), 5, True),
+    "a third of it": (Plan("accuracy", warmup=0.2), Plan("accuracy", epochs=3, warmup=0.2 / 3), 5, True),
     "a fall": (Plan("accuracy", schedule="linear"), Plan("accuracy", epochs=2, schedule="linear"), 2, False),
     "before the fall": (
         Plan("accuracy", schedule="linear", warmup=0.4),

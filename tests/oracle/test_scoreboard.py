@@ -89,7 +89,7 @@ def test_other_kits_and_questions_are_marked(name: str, mine: str, other: str) -
     assert "†" not in scoreboard([first, first]).markdown()
     told = scoreboard([first, second]).markdown()
     assert "|  | a | b † |" in told
-    assert "\n† Not comparable with the first one: another version of the kit, or other questions." in told
+    assert "\n† Not comparable with the first one: another version of the kit, or of its catalogue." in told
     assert f"| {name} | {mine} | {other} |" in told
 
 

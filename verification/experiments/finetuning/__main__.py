@@ -17,6 +17,7 @@ from rich.console import Console
 from geolora_ref.support.files import locked
 from geolora_ref.support.terminal import Terminal
 from verification.command_line import integer_from
+from verification.experiments.finetuning.analysis import read_campaign
 from verification.experiments.finetuning.design import Run, wanted
 from verification.experiments.finetuning.page import write_page
 from verification.experiments.finetuning.runs import Store, corpus_of, work
@@ -38,14 +39,14 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Executor, console: Console) -> None:
-    """Do and store what is missing in the order of the design; every result may change what comes next."""
-    widths = {task: store.corpus.width for task, store in stores.items()}
+    """Do and store what is missing in the order of the design; every result, also of other tasks, may change what comes next."""
     left = itertools.count() if options.runs is None else iter(range(options.runs))
     running: dict[Future[tuple[dict[str, Any], float]], tuple[str, Run]] = {}
     while True:
-        stored = {task: store.all() for task, store in stores.items()}
+        stored = read_campaign(options.output) | {task: store.all() for task, store in stores.items()}
+        widths = dict.fromkeys(stored, 1) | {task: store.corpus.width for task, store in stores.items()}
         taken = {stores[task].path(run) for task, run in running.values()}
-        asked = {stores[task].path(run): (task, run) for task, run in wanted(stored, widths)}
+        asked = {stores[task].path(run): (task, run) for task, run in wanted(stored, widths) if task in stores}
         missing = [found for path, found in asked.items() if path not in taken and not path.exists()]
         while missing and len(running) < options.jobs and next(left, None) is not None:
             task, run = missing.pop(0)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stores = {task: Store(options.output / task, corpus_of(task, options.model, options.data)) for task in tasks}
             with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
                 campaign(options, stores, pool, console)
-            page = write_page({task: store.all() for task, store in stores.items()}, options.output)
+            page = write_page(read_campaign(options.output), options.output)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ from verification.experiments.finetuning.design import (
     seed_of,
     swept,
 )
-from verification.experiments.finetuning.tasks import TASKS
+from verification.experiments.finetuning.tasks import TASKS, TEXTS
 
 __all__ = ["MEASURED", "Difference", "at_best", "differences", "front", "rank_map", "rate_shares", "read_campaign", "time_ratios"]
 
@@ -96,7 +96,7 @@ def front(stored: Stored) -> dict[str, list[tuple[float, float]]]:
     for name in FAMILIES:
         for rank in sorted((MAIN_RANK, *RANKS)):
             runs = [list(at_best(rows, name, rank).values()) for rows in stored.values()]
-            if all(runs):
+            if runs and all(runs):
                 parameters = statistics.fmean(row["parameters"] for found in runs for row in found)
                 metric = statistics.fmean(statistics.fmean(map(test_of, found)) for found in runs)
                 points[name].append((parameters, metric))
@@ -141,9 +141,9 @@ def time_ratios(stored: Stored, family: str, base: str = "lora") -> dict[str, tu
 
 
 def rank_map(stored: Stored, family: str) -> dict[tuple[int, str], float]:
-    """Mean rank by block and kind of layer, over tasks and seeds at the best rate."""
+    """Mean rank by block and kind of layer, over the tasks of texts and over seeds at the best rate."""
     ranks: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for rows in stored.values():
+    for rows in (stored[task] for task in stored if task in TEXTS):
         for row in at_best(rows, family).values():
             for name, rank in row["ranks"].items():
                 _, _, block, kind = name.split(".", maxsplit=3)

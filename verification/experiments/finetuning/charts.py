@@ -54,13 +54,14 @@ def draw_times(axes: Axes, stored: Stored) -> None:
     """Steps to LoRA's last development metric, as a share of LoRA's; a bar to the top never got there."""
     ratios = {name: {task: ratio[0] for task, ratio in time_ratios(stored, name).items()} for name in CARRIERS}
     width = 0.8 / len(ratios)
+    top = 1.2 * max([1.5, *(ratio for found in ratios.values() for ratio in found.values() if math.isfinite(ratio))])
     for place, (name, found) in enumerate(ratios.items()):
         tasks = [task for task in stored if task in found]
-        heights = [2.0 if math.isinf(found[task]) else found[task] for task in tasks]
+        heights = [top if math.isinf(found[task]) else found[task] for task in tasks]
         axes.bar(np.arange(len(tasks)) + (place - 0.5) * width, heights, width, color=COLOURS[name], label=name)
         axes.set_xticks(range(len(tasks)), tasks)
     axes.axhline(1.0, color="k", linewidth=1.0)
-    axes.set(ylim=(0.0, 2.0), ylabel="steps to LoRA's final metric / LoRA's")
+    axes.set(ylim=(0.0, top), ylabel="steps to LoRA's final metric / LoRA's")
 
 
 def draw_ranks(axes: Axes, stored: Stored, family: str = "geolora, budget") -> None:

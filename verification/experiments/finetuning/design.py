@@ -153,6 +153,8 @@ def best_rate(rows: Sequence[Row], name: str) -> float | None:
 
 def carrier(stored: Stored) -> str | None:
     """The one of :data:`CARRIERS` with the better mean over tasks and seeds at the main rank; None until all are there."""
+    if not stored:
+        return None
     means = {}
     for name in CARRIERS:
         values = []

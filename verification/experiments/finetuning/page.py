@@ -15,7 +15,7 @@ from geolora_ref.support.files import write_atomically
 from verification.experiments.finetuning.analysis import at_best, differences, rate_shares, test_of, wide_range
 from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
 from verification.experiments.finetuning.design import BATCH, FAMILIES, MAIN_RANK, SEEDS, Row, Stored, best_rate, counted
-from verification.experiments.finetuning.tasks import LIMITS, TASKS
+from verification.experiments.finetuning.tasks import LIMITS, TASKS, TEXTS
 from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
 from verification.shown import Rows, markdown_table
@@ -65,7 +65,7 @@ def page(stored: Stored) -> str:
 
 def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
     """The chart of the ranks needs runs with a budget; the others are empty axes without theirs."""
-    return draw is not draw_ranks or any(at_best(rows, "geolora, budget") for rows in stored.values())
+    return draw is not draw_ranks or any(at_best(rows, "geolora, budget") for task, rows in stored.items() if task in TEXTS)
 
 
 def by_task(stored: Stored) -> Rows:
