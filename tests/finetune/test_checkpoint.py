@@ -212,9 +212,12 @@ def test_every_difference_to_another_job_is_named(tmp_path: Path) -> None:
 
 
 def test_frozen_parameters_are_not_stored() -> None:
-    first, second = torch.nn.Linear(2, 3), torch.nn.Linear(3, 2)
-    first.requires_grad_(False)
-    model = torch.nn.Sequential(first, second)
+    """Under none of the names that a shared one has."""
+    first, second, tied = torch.nn.Linear(2, 3), torch.nn.Linear(3, 2), torch.nn.Linear(2, 3)
+    tied.weight = first.weight
+    for layer in (first, tied):
+        layer.requires_grad_(False)
+    model = torch.nn.Sequential(first, second, tied)
     state = {name: value.clone() for name, value in trained_state(model).items()}
     assert list(state) == ["1.weight", "1.bias"]
     second.weight.data.zero_()

@@ -82,7 +82,7 @@ CONVOLUTIONS: dict[int, tuple[Callable[..., Tensor], ...]] = {
 
 @dataclass(frozen=True)
 class ConvolutionMap:
-    """x (B, channels, *extent), extent the length, or height and width, or those of a volume, or one sample without B, padded
+    """x (B, channels, extent), extent the length, or height and width, or those of a volume, or one sample without B, padded
     already; n = channels · the entries of a kernel.
     """
 
@@ -95,7 +95,7 @@ class ConvolutionMap:
         return X if X.ndim > len(self.kernel) else X.unsqueeze(0)
 
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
-        """The r kernels of V, (…, *extent', r)."""
+        """The r kernels of V, (…, extent', r)."""
         convolve, _, _ = CONVOLUTIONS[len(self.stride)]
         return convolve(x, Vt.reshape(-1, *self.kernel), None, self.stride, 0, self.dilation).movedim(-len(self.kernel), -1)
 
