@@ -24,7 +24,10 @@ __all__ = ["classification"]
 
 
 def classification(options: argparse.Namespace, say: Say) -> Task:
-    """The task with the rows of its options; what has no sign is left out, where labels are signs, and said so."""
+    """The task with the rows of its options; what has no sign is left out, where labels are signs, and said so.
+
+    Raises ``ValueError`` for a metric that the labels do not fit, and for rows that :func:`read_rows` and :func:`split` refuse.
+    """
     kind = default_kind(options.metric)
     if options.labels is not None and (options.labels == "number") != (kind == "number"):
         fitting = "number" if kind == "number" else "class or sign"

@@ -41,7 +41,7 @@ class DivergedError(ArithmeticError):
 
 
 class Meaning(Protocol):
-    """What the outputs of a model mean: what is minimised, and what the metric compares with the targets."""
+    """What the outputs of a model (B, k) mean: what is minimised, and what the metric compares with the targets (B,)."""
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """One number for a batch."""

@@ -156,7 +156,7 @@ def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 @torch.no_grad()
 def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Raise ``ValueError`` unless the decoder makes finite logits of one example, which a later token does not change.
+    """Raise ``ValueError`` unless one example (tensors as in training) has finite logits that no later token changes.
 
     A model that sees later tokens, as encoders with a head for masked words do, would be said to predict what it has read.
     """

@@ -25,7 +25,7 @@ def finite(tensors: Sequence[Tensor]) -> bool:
 
 
 class HeadStep(NamedTuple):
-    """A parameter outside of the adapters, with its new value and its new memory after a step of AdamW."""
+    """A parameter outside of the adapters, with its new value and its new memory after a step of AdamW: tensors of its shape."""
 
     name: str
     parameter: Tensor
