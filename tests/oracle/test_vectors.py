@@ -176,6 +176,15 @@ def test_an_export_replaces_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / VECTOR).exists()
 
 
+@pytest.mark.parametrize(("name", "target"), [("README.md", "nowhere"), ("vectors", "nowhere"), ("vectors", "/dev/null")])
+def test_an_export_goes_through_no_link_that_leads_nowhere(name: str, target: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(target)
+    with pytest.raises(FileExistsError, match=name):
+        export(tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", name]
+
+
 def test_an_export_that_is_broken_off_leaves_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, contents: bytes) -> None:
         if path.name == f"{IDS[5]}.json":

@@ -7,6 +7,7 @@ the rest anew: the text is the same on every machine.  Ids are append-only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,10 @@ def export(directory: Path) -> list[Path]:
     cannot be written (the others are whole) or is a pipe or a device.
     """
     contents = {name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))}
-    other = [name for name, ours in contents.items() if (directory / name).exists() and read_regular(directory / name) != ours]
+    for folder in {(directory / name).parent for name in contents}:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise FileExistsError(f"{folder}: expected a folder or nothing, found something else; export elsewhere or remove it")
+    other = [name for name, ours in contents.items() if _is_other(directory / name, ours)]
     if other:
         raise FileExistsError(
             f"{directory}: expected a new folder, found other contents in {', '.join(other)}; export elsewhere or remove them"
@@ -48,6 +52,11 @@ def export(directory: Path) -> list[Path]:
     for name, ours in contents.items():
         write_atomically(directory / name, ours)
     return [directory / name for name in contents]
+
+
+def _is_other(path: Path, ours: bytes) -> bool:
+    """Whether a file is there with other contents, or a link that leads nowhere."""
+    return os.path.lexists(path) and (not path.exists() or read_regular(path) != ours)
 
 
 def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] = IDS) -> list[str]:
