@@ -288,7 +288,11 @@ def documented(stored: dict[str, Any]) -> list[str]:
     (core,) = stored["mutation"]["scopes"]
     killed = f"{core['killed']} of {core['killed'] + core['survived']} killed"
     a_step = [1e3 * tenth["seconds"] / tenth["steps"] for tenth in run["tenths"]]
+    faults = stored["faults"]
+    words = {word for program in faults["verdicts"].values() for kind in program.values() for word in kind}
+    none = "0 lost, 0 accepted damaged, 0 hangs, 0 tracebacks" if words == {"fine"} and not faults["findings"] else "some"
     return [
+        f"Measured: {faults['faults']} faults of 12 kinds in {len(faults['verdicts'])} programs: {none}.",
         f"{proofs['instances']} instances every statement is certified or void, none undecided at 53 bits, no objection;",
         f"{refuted} of {broken} broken steps and projections are refuted by proof.",
         f"{stages}; every error is below 3 u.",
@@ -322,6 +326,7 @@ def test_the_documentation_has_the_stored_figures() -> None:
     proofs |= {"instances": 111, "not_refuted": ["one"]}
     ladder["slopes"] = {name: value + 1e-2 for name, value in ladder["slopes"].items()}
     stored["kills"]["campaigns"] += 1
+    stored["faults"]["faults"] += 1
     fuzzing["steps"] += 1
     stored["coverage"]["total"] -= 1.0
     stored["mutation"]["scopes"][0]["killed"] -= 1

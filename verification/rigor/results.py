@@ -188,6 +188,7 @@ _ITEMS = (
         "python -m verification.rigor.faults",
         "What goes wrong on machines, done to small runs of every command that keeps something.",
         _faults,
+        MEASURED / "faults.json",
     ),
     Item(
         "kills",
