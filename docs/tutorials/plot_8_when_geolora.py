@@ -20,12 +20,12 @@ PEFT's, with AdamW. :doc:`/finetuning` has the design and the numbers.
 
 import matplotlib.pyplot as plt
 from verification.experiments.finetuning import charts, rules
-from verification.experiments.finetuning.analysis import read_campaign
+from verification.experiments.finetuning.analysis import read_campaign, read_runs
 from verification.experiments.finetuning.design import counted
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 for ax, folder in zip(axes, sorted(rules.MEASURED.iterdir()), strict=True):
-    rules.draw(ax, rules.stored(folder))
+    rules.draw(ax, read_runs(folder))
     ax.set_title(folder.name.upper())
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()

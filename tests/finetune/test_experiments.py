@@ -27,7 +27,14 @@ from geolora_ref.support.files import locked
 from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import rules, runs
-from verification.experiments.finetuning.analysis import differences, rate_shares, read_campaign, time_ratios, wide_range
+from verification.experiments.finetuning.analysis import (
+    differences,
+    rate_shares,
+    read_campaign,
+    read_runs,
+    time_ratios,
+    wide_range,
+)
 from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Run, best_rate, carrier, counted, outer_rates, wanted
 from verification.experiments.finetuning.images import ImageEncoder, read_images
 from verification.experiments.finetuning.methods import (
@@ -439,7 +446,7 @@ def test_documentation_has_the_tables_of_the_stored_campaign() -> None:
 def test_documentation_has_the_table_of_the_rules() -> None:
     """Made of the stored runs, which are of the tasks and the design that the page tells."""
     text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
-    tasks = {folder.name: rules.stored(folder) for folder in sorted(rules.MEASURED.iterdir())}
+    tasks = {folder.name: read_runs(folder) for folder in sorted(rules.MEASURED.iterdir())}
     assert rules.table(tasks) in text
     for rows in tasks.values():
         assert {row["family"] for row in rows} == set(rules.RATES)

@@ -118,12 +118,12 @@ def check(case: Case, step: Stepper = reference, wrong_labels: bool = False, cou
     gained, allowed, losses, norms = np.moveaxis(np.array(runs), 2, 0)
     available = noisy.problem.loss(noisy.start.full()) - noisy.problem.minimum
     left, right = gained + losses - noisy.problem.minimum, available + np.mean(allowed, axis=0)
-    sharp = (np.mean(left, axis=0) + _width(left - allowed)) / right
+    sharp = (np.mean(left, axis=0) + confidence_width(left - allowed)) / right
     for ratio in sharp:
         out.ratio("E[Σ λ(1 − βλ/2)‖P∇L‖² + L(W_T) − L*] ≤ L(W₀) − L* + E Σ [(β/2)λ²ς² + …]", float(ratio))
     out.series = {
         "label": f"ρ = {case['ridge']}, τ = {case['tau']}, batches of {case['batch']}" if "batch" in case.parameters else "",
-        "weak": ((np.mean(gained, axis=0) + _width(gained - allowed)) / right).tolist(),
+        "weak": ((np.mean(gained, axis=0) + confidence_width(gained - allowed)) / right).tolist(),
         "sharp": sharp.tolist(),
         "norm": np.mean(norms, axis=0).tolist(),
     }
@@ -151,7 +151,7 @@ def one_run(
         yield gained, allowed, problem.loss(it.W_next), it.tangential
 
 
-def _width(runs: Any) -> Any:
+def confidence_width(runs: Any) -> Any:
     """What the upper confidence limit of the mean over the runs (rows) adds to the mean, at every t."""
     return scipy.special.stdtrit(len(runs) - 1, CONFIDENCE) * np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.special
 
 from geolora_ref import LowRank
 from geolora_ref.optimizers import Bases, Moments, Spectral
@@ -16,9 +15,9 @@ from geolora_ref.problems.problem import GradientFlow, Matrix
 from verification import gradient_flows
 from verification.claim import Case, CaseResult, Claim, Control, Figure, Measurements, Plan, Results
 from verification.claims.memory import GOLDEN, RANK, kept
+from verification.claims.stochastic import confidence_width
 from verification.directions import dense, rounding_of, seen
 
-CONFIDENCE = 0.999
 BATCH = 8
 NOISE = 0.02
 """Standard deviation of every entry of a Gaussian estimate."""
@@ -101,14 +100,14 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
     errors, turned, variance, gained, lost, losses = np.moveaxis(runs, 2, 0)
     bias, spread = standard(case, np.sqrt(np.mean(turned, axis=0)), bound.noise * np.mean(variance, axis=0), bound)
     allowed = (bias + spread) ** 2
-    squares = np.mean(errors, axis=0) + _width(errors)
+    squares = np.mean(errors, axis=0) + confidence_width(errors)
     for square, most in zip(squares[1:], allowed[1:], strict=True):  # the first one, ς_0² = b_0², is an equation
         out.at_most("E‖M̄_t − P∇L‖² ≤ (a_t + b_t)²", float(square), float(most))
     problem, k = setting.problem, min(2 * RANK, *setting.start.shape)
     rates = setting.rate * _fall(np.arange(case["steps"]))
     noise = bound.floor * np.cumsum(rates * 2.0 * k**0.5 * (bias + spread))
     left, right = gained + losses - problem.minimum, problem.loss(setting.start.full()) - problem.minimum + lost + noise
-    sums = (np.mean(left, axis=0) + _width(left - lost)) / np.mean(right, axis=0)
+    sums = (np.mean(left, axis=0) + confidence_width(left - lost)) / np.mean(right, axis=0)
     for ratio in sums:
         out.ratio("E[Σ λ‖P∇L‖_* + L(W_T) − L*] ≤ L(W₀) − L* + Σ E[λ(2√k(a + b) + ckδ) + ½βkλ² + …]", float(ratio))
     out.series = {"label": case.id, "error": np.sqrt(np.mean(errors, axis=0)).tolist(), "bound": (bias + spread).tolist()}
@@ -175,11 +174,6 @@ def _fall(t: Any) -> Any:
 
 def _norm(X: Any) -> float:
     return float(np.linalg.norm(X))
-
-
-def _width(runs: Any) -> Any:
-    """What the upper confidence limit of the mean over the runs (rows) adds to the mean, at every t."""
-    return scipy.special.stdtrit(len(runs) - 1, CONFIDENCE) * np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
 
 
 def draw(axes: Any, results: Results) -> None:

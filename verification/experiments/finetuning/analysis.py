@@ -25,7 +25,20 @@ from verification.experiments.finetuning.design import (
 )
 from verification.experiments.finetuning.tasks import TASKS, TEXTS
 
-__all__ = ["MEASURED", "Difference", "at_best", "differences", "front", "rank_map", "rate_shares", "read_campaign", "time_ratios"]
+__all__ = [
+    "MEASURED",
+    "Difference",
+    "at_best",
+    "differences",
+    "front",
+    "rank_map",
+    "rate_shares",
+    "read_campaign",
+    "read_runs",
+    "test_of",
+    "time_ratios",
+    "wide_range",
+]
 
 MEASURED = Path(__file__).parent / "measured" / "campaign"
 """One folder a task, which holds its runs; ``--output`` of that folder goes on with them."""
@@ -34,11 +47,12 @@ DRAWS = 10_000
 
 def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
     """The runs of every task that has some; ``ValueError`` that names a file which is damaged."""
-    found: dict[str, list[Row]] = {}
-    for task in TASKS:
-        if rows := [read_json(path) for path in sorted((folder / task / "runs").glob("*.json"))]:
-            found[task] = list(rows)
-    return found
+    return {task: rows for task in TASKS if (rows := read_runs(folder / task))}
+
+
+def read_runs(folder: Path) -> list[Row]:
+    """The runs of one task; ``ValueError`` that names a file which is damaged."""
+    return [read_json(path) for path in sorted((folder / "runs").glob("*.json"))]
 
 
 def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int, Row]:

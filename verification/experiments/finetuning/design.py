@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CARRIERS",
     "FAMILIES",
-    "HELD_OUT",
     "MAIN_RANK",
     "SEEDS",
     "STAGES",
@@ -40,7 +39,6 @@ __all__ = [
 
 MAIN_RANK, SEEDS = 4, 5
 BATCH, WARMUP = 16, 0.1
-HELD_OUT = ("subj", "stsb")
 DROPPED = ("cola",)
 RANKS = (1, 2, 8, 16)
 """Beside the main one."""

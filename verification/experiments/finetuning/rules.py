@@ -19,14 +19,15 @@ from matplotlib.axes import Axes
 
 from geolora_ref.finetune.job import Plan
 from geolora_ref.finetune.methods import GeoLoRAMethod, Method
-from geolora_ref.support.files import locked, read_json
+from geolora_ref.support.files import locked
 from geolora_ref.support.terminal import Terminal
+from verification.experiments.finetuning.analysis import read_runs
 from verification.experiments.finetuning.design import Row, Run, dev_of, seed_of
 from verification.experiments.finetuning.methods import LoRAMethod
 from verification.experiments.finetuning.runs import Corpus, Store, execute
 from verification.shown import Rows, markdown_table
 
-__all__ = ["MEASURED", "RATES", "draw", "runs", "stored", "table"]
+__all__ = ["MEASURED", "RATES", "draw", "runs", "table"]
 
 MEASURED = Path(__file__).parent / "measured" / "rules"
 """One folder a task, which holds its runs."""
@@ -58,11 +59,6 @@ def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
                 if all((rule, rate) in dev for rate in rates):
                     best = max(rates, key=lambda rate, rule=rule: dev[rule, rate])  # type: ignore[misc]
                     yield Run(rule, rank, method(rule, best, rank), seed, SENTENCES)
-
-
-def stored(folder: Path) -> list[Row]:
-    """The results of one task; ``ValueError`` that names a file that is damaged."""
-    return [read_json(path) for path in sorted((folder / "runs").glob("*.json"))]
 
 
 def accuracies(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
@@ -135,13 +131,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(error))
         with locked(folder):
             store = Store(folder, corpus)
-            while missing := store.missing(runs(accuracies(stored(folder)))):
+            while missing := store.missing(runs(accuracies(read_runs(folder)))):
                 started = time.monotonic()
                 result = execute(missing[0], corpus)
                 store.put(missing[0], result, time.monotonic() - started)
                 told = result["diverged"] or result["metrics"]
                 console.print(f"{data.name} {store.path(missing[0]).stem}: {told}, {len(missing) - 1} left", soft_wrap=True)
-    console.print(table({data.name: stored(options.output / data.name) for data in options.data}), markup=False, soft_wrap=True)
+    console.print(
+        table({data.name: read_runs(options.output / data.name) for data in options.data}), markup=False, soft_wrap=True
+    )
     return 0
 
 

@@ -23,7 +23,8 @@ from geolora_ref.finetune.labels import Labels, fit_labels
 from geolora_ref.finetune.metrics import default_kind, evaluate_metric
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
 from geolora_ref.support.files import digest, read_json, write_json
-from verification.experiments.finetuning.design import BATCH, WARMUP, Run
+from verification.experiments.finetuning.analysis import read_runs
+from verification.experiments.finetuning.design import BATCH, WARMUP, Row, Run
 from verification.experiments.finetuning.images import efficientnet, read_images
 from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures
 from verification.machine import installed, machine_facts
@@ -171,7 +172,7 @@ class Store:
         path = self.path(run)
         return read_json(path) if path.exists() else None
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> list[Row]:
         """Every stored run of this corpus and plan, whatever its method."""
         wanted = {"format": FORMAT, "plan": asdict(self.corpus.plan) | {"seed": None}, **self.corpus.identity}
 
@@ -179,8 +180,7 @@ class Store:
             known = {name: value for name, value in config.items() if name != "method"}
             return known | {"plan": config["plan"] | {"seed": None}}
 
-        rows = (read_json(path) for path in sorted(self.folder.glob("*.json")))
-        return [row for row in rows if about(row["config"]) == wanted]
+        return [row for row in read_runs(self.folder.parent) if about(row["config"]) == wanted]
 
     def missing(self, runs: Iterable[Run]) -> list[Run]:
         """Those that are not stored yet, each once."""
