@@ -26,6 +26,9 @@ class LowRank:
     The factors are not unique: (U Q₁, Q₁ᴴ S Q₂, V Q₂) with unitary Q₁, Q₂ is the same W (*gauge freedom*).
     All three share array library, floating dtype and device.  An instance unpacks: ``U, S, V = Y``.
 
+    A defect δ = ‖UᴴU − I‖ is accepted up to √eps and shifts a step by at most 2δ(1 + δ)λ‖G‖ (docs/theory/step.md);
+    :meth:`polished` takes it away.
+
     Raises
     ------
     ValueError

@@ -49,6 +49,31 @@ def test_untruncated_step_is_the_riemannian_gradient_step(library: Library, dtyp
     assert ratio(error, oracle.scale, oracle.W_hat.shape, dtype.eps) <= FAIL
 
 
+def test_bases_with_a_defect_shift_the_identity_by_that_much() -> None:
+    """‖Ŵ − (W − λP(W)G)‖ ≤ λ(δ_U + δ_V)(1 + δ)‖G‖ with δ = ‖UᴴU − I‖, attained for r = 1; polished bases leave rounding."""
+    rng, learning_rate, attained = np.random.default_rng(0), 0.1, 0.0
+    for m, n, r in ((6, 5, 1), (9, 7, 3), (30, 4, 2)):
+        U, S, V = LowRank.random((m, n), np.geomspace(1.0, 1e-6, r), rng)
+        defect = 1.4e-8  # just below √eps, where a basis is refused
+        stretch = 1.0 + 0.5 * defect / r**0.5
+        Y = LowRank(stretch * U, S, stretch * V)
+        for state in (Y, Y.polished()):
+            U, _, V = state
+            G = rng.standard_normal((m, n)) + 10.0 * U[:, :1] @ V[:, :1].T
+            step = augmented_step(state, ProjectedGradients(G @ V, G.T @ U, U.T @ G @ V), learning_rate=learning_rate)
+            error = norm(step.full() - (state.full() - learning_rate * state.tangent_projection(G)))
+            rounding = 4.0 * np.sqrt(m + n) * 2.0**-52 * (state.norm() + learning_rate * norm(G))
+            defects = [norm(Q.T @ Q - np.eye(r)) for Q in (U, V)]
+            bound = learning_rate * sum(defects) * (1.0 + max(defects)) * norm(G)
+            assert error <= bound + FAIL * rounding
+            if state is Y:
+                assert error > 1e4 * FAIL * rounding
+                attained = max(attained, error / bound)
+            else:
+                assert error <= FAIL * rounding
+    assert attained > 0.9
+
+
 @given(parameters=case_parameters())
 def test_every_line_passes_the_oracle(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
     inputs, step = run_case(library, _build(parameters, dtype), dtype.real)
