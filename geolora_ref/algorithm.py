@@ -1,6 +1,6 @@
 """GeoLoRA, Algorithm 1 and its helpers (Algorithm 2), line by line [GeoLoRA].
 
-One named function a line; :func:`geolora_step` reads like Algorithm 1:
+Each line is one named function; :func:`geolora_step` reads like Algorithm 1:
 
 ====  ======================================================  ============================================
 line  what                                                    here
@@ -129,8 +129,8 @@ def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_ran
 class Truncation:
     """The result of line 6: the new state and what it cost.
 
-    ``singular_values`` of Ŝ, all of them; ``theta`` the absolute threshold that was applied; ``discarded`` the norm of what
-    was cut off, ‖Ŵ − W₁‖, at most ϑ unless max_rank clipped; ``rank_rule`` the rule that fixed the rank.
+    ``singular_values``: all singular values of Ŝ; ``theta``: the absolute threshold that was applied; ``discarded``: the norm
+    ‖Ŵ − W₁‖ of the discarded part, at most ϑ unless max_rank clipped; ``rank_rule``: the rule that fixed the rank.
     """
 
     Y: LowRank
