@@ -161,7 +161,7 @@ def truncation(
     tails = tail_norms(sigma)
     checks.finite_norm("line 6", "S_hat", tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
-    rank, rule = choose_rank(tails, theta, min_rank, max_rank)
+    rank, rule = choose_rank(tails, theta, min_rank, max_rank)  # rank may be len(tails): nothing is cut
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
     return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=[*tails, 0.0][rank], rank_rule=rule)
 

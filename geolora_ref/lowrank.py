@@ -149,4 +149,4 @@ def tangent_projection(Y: LowRank, Z: Inexact[Array, "m n"]) -> Inexact[Array, "
     checks.matrices(U=U, Z=Z)
     checks.same_shape("Z", Z, Y.shape, "m x n")
     UhZ, ZV = H(U) @ Z, Z @ V
-    return U @ UhZ + (ZV - U @ (UhZ @ V)) @ H(V)
+    return U @ UhZ + (ZV - U @ (UhZ @ V)) @ H(V)  # in this order no m x m or n x n matrix is formed

@@ -219,7 +219,7 @@ class Spectral(HeavyBall):
         """σ/(σ² + δ²)^{1/2}, and 0 where σ is only rounding error of the largest σ."""
         xp = namespace(sigma)
         delta_squared = self.smoothing**2 * xp.mean(sigma**2, axis=-1, keepdims=True)
-        root = xp.sqrt(sigma**2 + delta_squared)
+        root = xp.sqrt(sigma**2 + delta_squared)  # M is scaled: σ² above the rounding level cannot underflow
         return xp.where(sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma))
 
     def _by_squares(self, bases: Bases, M: Triple) -> Triple:

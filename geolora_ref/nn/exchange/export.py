@@ -67,8 +67,8 @@ def export_lora(
     removed first and the new one is written last.
 
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model
-    without adapters or merged, and for parts that a LoRA checkpoint cannot hold: convolutions with dilation or a padding
-    mode other than zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
+    without adapters or merged, and for parts that a LoRA checkpoint cannot hold: convolutions with dilation or a padding mode
+    other than zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
     low-rank update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or another container
     with trained parameters of its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
     bases that another optimizer has changed.  Nothing is written then.
