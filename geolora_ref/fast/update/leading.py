@@ -17,8 +17,8 @@ basis of the range after h products with Ŵ and Ŵᵀ in turn, which start from 
 
     tan∠(U_h, U_r) ≤ (ab)ʰ·t,   ‖P_hŴ − U_rΣ_rV_rᵀ‖ ≤ √2·σ'(ab)ʰ·t,   t = b/√(1 − b²) or a/√(1 − a²),
 
-where P_h is the projection onto the range of U_h.  Normalise every U_h to UᵀU_h = I and every V_h to VᵀV_h = I, so U_h = U + R_K X
-and V_h = V + R_L Y with X and Y (w x w).  With G_K = R_KᵀR_K = ΔKᵀΔK − C_KᵀC_K, and G_L likewise, the products are
+where P_h is the projection onto the range of U_h.  Normalised to UᵀU_h = I and VᵀV_h = I, they have the form U_h = U + R_K X and
+V_h = V + R_L Y with X and Y (w x w).  With G_K = R_KᵀR_K = ΔKᵀΔK − C_KᵀC_K, and G_L likewise, the products are
 
     ŴV_h = U F − λR_K,   F = S_new − λG_L Y,   X = −λF⁻¹,      ŴᵀU_h = V F − λR_L,   F = S_newᵀ − λG_K X,   Y = −λF⁻¹,
 
