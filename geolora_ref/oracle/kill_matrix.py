@@ -86,7 +86,7 @@ def _passes(mutant: str, claimed: Mapping[str, Any]) -> bool:
 
 @cache
 def matrix() -> Mapping[str, Mapping[str, str]]:
-    """Marks by mutant and criterion: ``ALONE`` if in some case no other criterion rejects, ``WITH_OTHERS`` if others always do."""
+    """Marks by mutant and criterion: ``ALONE`` if in some case nothing else rejects, ``WITH_OTHERS`` if others always do."""
     return {name: {criterion: _mark(name, criterion) for criterion in CRITERIA} for name in MUTANTS}
 
 
