@@ -127,7 +127,7 @@ def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_ran
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """The result of line 6: the new state and what it cost.
+    """The result of line 6: the new state, and what was discarded.
 
     ``singular_values``: all singular values of Ŝ; ``theta``: the absolute threshold that was applied; ``discarded``: the norm
     ‖Ŵ − W₁‖ of the discarded part, at most ϑ unless max_rank clipped; ``rank_rule``: the rule that fixed the rank.

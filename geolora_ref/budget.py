@@ -114,7 +114,7 @@ def _greedy(
     )
     ranks = list(least)
     for _, layer, rank in offers:
-        if rank == ranks[layer] and prices[layer][rank] <= left:
+        if rank == ranks[layer] and prices[layer][rank] <= left:  # rank > ranks[layer]: an earlier value did not fit
             ranks[layer], left = rank + 1, left - prices[layer][rank]
     return ranks, left
 

@@ -1,4 +1,4 @@
-"""Bad input is refused before anything is computed: which argument, what was expected, what was found."""
+"""Checks of arguments before anything is computed; an error names the argument, what was expected and what was found."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ class Spectral(HeavyBall):
         lower = R @ T
         upper = xp.concat([of_K, H(lower[..., :r])], axis=-1)
         x, Q = xp.linalg.eigh(_where(finite, xp.concat([upper, lower], axis=-2), 0.0))
-        x = xp.clip(x, min=0.0)
+        x = xp.clip(x, min=0.0)  # MᴴM has no negative eigenvalues, rounding may
         mean = xp.sum(x, axis=-1, keepdims=True) / min(2 * r, U.shape[-2], V.shape[-2])
         delta = self.smoothing * xp.sqrt(_nonzero(mean))  # for M = 0 any δ > 0 will do
         s = xp.sqrt(x + delta**2)

@@ -159,7 +159,7 @@ def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
     """Iteration number ``iteration`` (from 0) of all layers: the schedule, written once."""
     phase, rate, decay = phase_of(settings, iteration), settings.learning_rate, settings.weight_decay
     directions = layers.directions(settings.optimizer)
-    if decay:
+    if decay:  # in S alone: K and L enter Ŝ only by their parts outside of U and V, where W is 0
         directions = [D._replace(S=D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)]
     if not phase.augments and not phase.truncates:
         layers.train_cores([D.S for D in directions], rate)

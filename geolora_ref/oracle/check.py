@@ -203,7 +203,7 @@ def run_case(
             before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
     last = (
         replace(inputs) if outcome.factors or last_asked else None
-    )  # without what was worked out to judge it, which takes more room
+    )  # a copy without the cached wide arrays, to save memory
     return replace(row, seconds=time.perf_counter() - started), last
 
 

@@ -200,7 +200,7 @@ def share_memory(X: Array, Y: Array) -> bool:
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
         if X.untyped_storage().data_ptr() != Y.untyped_storage().data_ptr():
             return False
-        memory = np.empty(X.untyped_storage().nbytes(), np.uint8)  # nothing is written to it: it takes no room
+        memory = np.empty(X.untyped_storage().nbytes(), np.uint8)  # never written, so it takes no memory
         return bool(np.shares_memory(_lying(X, memory), _lying(Y, memory)))
     return X is Y and not hasattr(X, "is_deleted")
 

@@ -10,7 +10,7 @@ approximation of Ŵ + E.  With D = Ŵ − W₁, the tangent projector P₁ at W�
 are necessary for ‖E‖ ≤ η: if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and the rest of D + E has spectral norm ≤ σ_{r₁}(W₁).
 Together they suffice for such an E with ‖E‖₂ ≤ √2 η, made of −P₁D and of the excess of D − P₁D over σ_{r₁}(W₁).  The usual
 test ‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would
-pass in double precision.  It is reported as *optimality* all the same.
+pass in double precision.  Its ratio is reported as *optimality* all the same.
 
 Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  A ratio above ``WARN`` = 10 deserves a
 look, one above ``FAIL`` = 30 is wrong.  c = 4√(m + n), because rounding errors of inner products grow like √(m + n).  LAPACK's
@@ -301,7 +301,7 @@ def truncation_ratios(
     normal = off(U1, H(off(V1, H(D))))
     sigma_r = float(np.linalg.svd(in_double(S1), compute_uv=False)[-1])
     explained = asked + storage.product(U1, S1, V1)
-    turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # rounded factors turn the tangent space into D
+    turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # rounding turns the tangent space, which then has a part of D
     return {
         "orthonormal U": _ratio(orthonormality_defect(U1) - storage.defect(U1) - defects[0], unit),
         "orthonormal V": _ratio(orthonormality_defect(V1) - storage.defect(V1) - defects[1], unit),

@@ -106,7 +106,7 @@ def dense_oracle(
     if theta is None:
         theta = float(tau or 0.0) * float(tails[0])
     scale = _norm(W) + learning_rate * _norm(G)
-    if 0.0 < scale < normal_numbers:  # below the normal numbers rounding is absolute
+    if 0.0 < scale < normal_numbers:  # below them rounding is absolute
         scale = normal_numbers
     unit = 4.0 * float(np.sqrt(m + n)) * eps * scale
     slack = 30.0 * unit * (1.0 + (tau or 0.0))

@@ -1,7 +1,7 @@
 """Deliberately broken backends.  The oracle must reject every one of them: a check that no mutant can fail is no check.
 
-Each is the reference with one line changed.  Those marked ``published=True`` were found in public code of this field,
-where the training accuracy did not give them away; the others are the mistakes that a port makes: a sign, a transpose, a
+Each mutant is the reference with one line changed.  Mutants marked ``published=True`` were found in public code of this
+field, where the training accuracy did not reveal them.  The others are typical mistakes of a port: a sign, a transpose, a
 factor, a norm, an index.
 """
 

@@ -239,7 +239,7 @@ class LayerBank:
         named = [
             (f"{name}[{layer}]", U_S_V[i].double()) for i, name in ((0, "U"), (2, "V")) for layer, U_S_V in enumerate(factors)
         ]
-        grams = [X.mT @ X for _, X in named]
+        grams = [X.mT @ X for _, X in named]  # in float64: rounding of the check itself must stay below √eps
         defects = torch.stack([torch.linalg.matrix_norm(G - torch.eye(len(G), dtype=G.dtype, device=G.device)) for G in grams])
         for (name, X), defect in zip(named, defects.tolist(), strict=True):
             allowed = math.sqrt(eps) + eps * math.sqrt(X.shape[1])

@@ -99,7 +99,7 @@ def gram_core(small: Small, roots: Tensor) -> GramCore:
     """The spectra from the small matrices (Γ_K is overwritten); ``roots`` (L,) are √max(m, n), for the shift."""
     Gamma_K, Gamma_L, S0 = small.Gamma[0], small.Gamma[1], core(small.A, small.rate)
     diagonal = Gamma_K.diagonal(0, 1, 2)
-    diagonal.mul_(1.0 + _added(small.A.shape[1], roots[:, None])).add_(NOTHING)
+    diagonal.mul_(1.0 + _added(small.A.shape[1], roots[:, None])).add_(NOTHING)  # a Cholesky factor for singular Γ_K too
     factor, info = torch.linalg.cholesky_ex(Gamma_K)
     At, S0_Gamma_L = S0.mT @ factor, S0 @ Gamma_L
     squares, P, info = eigenpairs(factor.mT @ S0_Gamma_L @ At, info)
@@ -118,6 +118,6 @@ def eigenpairs(M: Tensor, info: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:
     """For each layer (L,), whether its bases are orthonormal to rounding: η·s² ≤ eps·σ²_{r₁}, eps of the storage."""
     smallest = squares[np.arange(len(rank)), rank - 1]
-    eta = (squares.shape[1] + 32.0 + 3.0 * roots) * EPS
+    eta = (squares.shape[1] + 32.0 + 3.0 * roots) * EPS  # (2w + 32 + 3√ℓ)·eps₆₄, derived at the top of this file
     good: NDArray[np.bool_] = (scale > 0.0) & (scale * eta <= smallest * eps)
     return good

@@ -176,5 +176,5 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     T = torch.cat([(S_new.mT + rate * (C_L - G_X)) @ L_inverse, -rate * L_inverse], dim=1)
     squares, Q, info = eigenpairs(T.mT @ (Gamma[1] @ T), info)
     rest = rate * rate * (G_X @ L_inverse @ L_inverse.mT * (X @ G_L + X @ G_Y @ G_Y.mT)).sum((1, 2))
-    Q = Q.flip(2)
+    Q = Q.flip(2)  # eigenvalues ascend, singular values are wanted descending
     return LeadingCore(squares, Z @ (L_inverse @ Q), T @ Q, rest, small.scale, info)

@@ -103,7 +103,7 @@ class AllAtOnce:
         return [adapter.active()[1].detach() for adapter in self.group.adapters]
 
     def train_cores(self, delta_S: Sequence[Tensor], rate: float) -> None:
-        """S ← S − rate·ΔS; :class:`geolora_ref.fast.NonFiniteUpdateError` changes nothing."""
+        """S ← S − rate·ΔS; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`, nothing is changed."""
         cores = self.cores()
         new = [S - rate * delta for S, delta in zip(cores, delta_S, strict=True)]
         if not bool(torch.stack([torch.isfinite(S).all() for S in new]).all()):
@@ -112,7 +112,7 @@ class AllAtOnce:
             S.copy_(S_new)
 
     def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
-        """Lines 3 to 6 in the bank; :class:`geolora_ref.fast.NonFiniteUpdateError` changes nothing."""
+        """Lines 3 to 6 in the bank; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`, nothing is changed."""
         moves = any(one.first is not None for one in self.moments)
         before = [Bases(*both) for both in self.bank.bases()] if moves else None
         delta_K, delta_L, delta_S = (list(Xs) for Xs in zip(*directions, strict=True))

@@ -276,7 +276,7 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
     defined = [
         (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
     ]
-    if definition == "spectral":  # as if another smoothing had been meant
+    if definition == "spectral":  # another smoothing may have been meant
         for other in {0.0, 0.5} - {setting.smoothing}:
             answers = _defined(definition, telling, replace(setting, smoothing=other))
             defined.insert(1, (f"the rule spectral with smoothing {other:g}", "", answers))
