@@ -82,9 +82,9 @@ CONVOLUTIONS: dict[int, tuple[Callable[..., Tensor], ...]] = {
 
 @dataclass(frozen=True)
 class ConvolutionMap:
-    """The map of a convolution of x (B, channels, *extent), already padded, with or without the batch axis B.
+    """The map of a convolution of padded x (B, channels, extent …), with or without the batch axis B.
 
-    extent : length; height, width; or depth, height, width.  n = channels times the entries of a kernel.
+    The extent is the length, or height and width, or depth, height and width.  n = channels times the entries of a kernel.
     """
 
     kernel: tuple[int, ...]

@@ -2,8 +2,8 @@
 
 ``.grad`` of U and V holds ∇_K and ∇_L.  An optimizer of single tensors takes them for derivatives with respect to U and V, and
 silently trains something else.  The average of two bases is no basis.  Both leave bases that are not orthonormal, and a look
-detects a defect above 64·eps·√r.  Copies, broadcasts and restored values keep the bases orthonormal and are no misuse; neither
-is training S alone.
+detects a defect above 64·eps·√max_rank.  Copies, broadcasts and restored values keep the bases orthonormal and are no misuse;
+neither is training S alone.
 
 A look synchronises with the device, so a training pass looks only with a reason: a basis has moved in memory, or autograd's
 version count says that it was written.  The count misses writes through ``.data``, through a buffer that the parameter views, or

@@ -28,7 +28,7 @@ TELLING = 12
 """The most failing sequences that are compared with the variants."""
 NAMES = ("U", "V", "grad_K", "grad_L", "grad_S")
 Rule = Callable[..., Any]
-"""``rule(U, V, grad_K, grad_L, grad_S, memory)`` gives (D_K, D_L, D_S) and the memory for the next call; None in the first."""
+"""``rule(U, V, grad_K, grad_L, grad_S, memory)`` returns (D_K, D_L, D_S) and its memory, which is None in the first call."""
 
 
 @dataclass(frozen=True)
