@@ -201,9 +201,7 @@ def run_case(
     if before is not None:
         with harness.conversion.scope():
             before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
-    last = (
-        replace(inputs) if outcome.factors or last_asked else None
-    )  # a copy without the cached wide arrays, to save memory
+    last = replace(inputs) if outcome.factors or last_asked else None  # a copy without the cached wide arrays, to save memory
     return replace(row, seconds=time.perf_counter() - started), last
 
 

@@ -41,7 +41,7 @@ class HeadStep(NamedTuple):
 def head_steps(
     groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
 ) -> list[HeadStep]:
-    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` holds AdamW's memory, ``names`` the
+    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` holds AdamW's tensors, ``names`` the
     names for errors.
 
     Raises ``ValueError`` if AdamW cannot compute a step, ``RuntimeError`` if its memory has another dtype or device than the
