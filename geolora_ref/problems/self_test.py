@@ -78,8 +78,8 @@ def check_solution(problem: MatrixODE, Y0: Matrix) -> Check:
     """The residual of the stated solution from Y0 (m x n) in its own equation, by a central difference of order 4, over ‖F‖.
 
     The worse residual at the later two of ``TIMES`` counts, over the larger ‖F‖, because near a steady state F is only rounding.
-    With h = 1/(400 max(1, ℓ)) in units of the time scale the difference has an error h⁴/30 · |fifth derivative| ≈ 1e-12 · |fifth
-    derivative|, and rounding adds eps/h ≈ 1e-13; the fifth derivative may reach 1e4.
+    With h = 1/(400 max(1, ℓ)) in units of the time scale the difference has an error of h⁴/30 ≈ 1e-12 times the fifth
+    derivative, which may reach 1e4, and rounding adds eps/h ≈ 1e-13.
     """
     h = problem.time_scale / 400.0
     if not math.isnan(problem.lipschitz):
