@@ -30,8 +30,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is asked for.
 
-    Every pytest run in an environment with this package loads its plugin, and this file before it: that must cost nothing, and
-    work where NumPy is missing.
+    Every pytest run in an environment with this package loads the pytest plugin, which imports this file first.  The import
+    must therefore be cheap and work without NumPy.
     """
     if name in HOMES:
         return import_module(f"{__name__}.{name}")
@@ -42,5 +42,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The public names, those included that are imported on first use."""
+    """All public names, including the ones that are imported on first use."""
     return sorted({*globals(), *__all__, *HOMES})

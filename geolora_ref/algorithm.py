@@ -1,6 +1,6 @@
 """GeoLoRA, Algorithm 1 and its helpers (Algorithm 2), line by line [GeoLoRA].
 
-One named function a line; :func:`geolora_step` reads like Algorithm 1:
+Each line is one named function; :func:`geolora_step` reads like Algorithm 1:
 
 ====  ======================================================  ============================================
 line  what                                                    here
@@ -127,10 +127,10 @@ def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_ran
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """The result of line 6: the new state and what it cost.
+    """The result of line 6: the new state, and what was discarded.
 
-    ``singular_values`` of Ŝ, all of them; ``theta`` the absolute threshold that was applied; ``discarded`` the norm of what
-    was cut off, ‖Ŵ − W₁‖, at most ϑ unless max_rank clipped; ``rank_rule`` the rule that fixed the rank.
+    ``singular_values``: all singular values of Ŝ; ``theta``: the absolute threshold that was applied; ``discarded``: the norm
+    ‖Ŵ − W₁‖ of the discarded part, at most ϑ unless max_rank clipped; ``rank_rule``: the rule that fixed the rank.
     """
 
     Y: LowRank
@@ -161,7 +161,7 @@ def truncation(
     tails = tail_norms(sigma)
     checks.finite_norm("line 6", "S_hat", tails[0])
     theta = float(tau or 0.0) * tails[0] if theta is None else float(theta)
-    rank, rule = choose_rank(tails, theta, min_rank, max_rank)
+    rank, rule = choose_rank(tails, theta, min_rank, max_rank)  # rank may be len(tails): nothing is cut
     Y = LowRank(U_hat @ P[:, :rank], diagonal_matrix(sigma[:rank], S_hat), V_hat @ H(Qh)[:, :rank])
     return Truncation(Y=Y, singular_values=sigma, theta=theta, discarded=[*tails, 0.0][rank], rank_rule=rule)
 

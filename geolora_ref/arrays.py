@@ -105,15 +105,15 @@ def norm(X: Inexact[Array, ...]) -> float:
 def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
     """A = P Σ Qᴴ, thin: P, the singular values in descending order, Qᴴ.
 
-    LAPACK's divide and conquer, all that NumPy and torch have on the CPU, gives up on a few finite matrices with singular values
-    that are equal or 0: which ones depends on the processor.  Their transposes are other questions to it, with the same answer.
+    NumPy and torch have only LAPACK's divide and conquer on the CPU.  It fails to converge on a few finite matrices with equal
+    or zero singular values; which ones depends on the processor.  Then the SVD of the transpose is computed instead.
 
-    Raises the ``LinAlgError`` of the library if that fails as well.
+    Raises the ``LinAlgError`` of the library if the transpose fails as well.
     """
     xp = namespace(A)
     try:
         return tuple(xp.linalg.svd(A, full_matrices=False))
-    except (ValueError, RuntimeError) as problem:  # a LinAlgError is the one for NumPy, the other for torch
+    except (ValueError, RuntimeError) as problem:  # LinAlgError is a ValueError in NumPy, a RuntimeError in torch
         if "converge" not in str(problem):
             raise
     if len(A.shape) > 2:
@@ -123,10 +123,10 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
 
 
 def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], Inexact[Array, "*stack k s"]]:
-    """X = Q R: k = min(m, s) orthonormal columns Q, the first of which span those of X, and R = QᴴX.
+    """X = Q R: k = min(m, s) orthonormal columns Q, whose first j columns span the first j columns of X, and R = QᴴX.
 
-    MKL's complex QR makes NaN of a column of subnormal numbers.  Then every column is divided by its largest real or imaginary
-    part, which leaves the space that the columns span.  (Real and imaginary part are divided apart.)
+    MKL's complex QR turns a column of subnormal numbers into NaN.  Then every column is divided by its largest real or
+    imaginary part, which keeps the span of the columns.  (Real and imaginary part are divided separately.)
     """
     xp = namespace(X)
     Q, R = xp.linalg.qr(X)
@@ -142,8 +142,8 @@ def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], I
 def tail_norms(singular_values: Float[Array, " k"]) -> list[float]:
     """All tails at once: entry j is (Σ_{i≥j} σ_i²)^{1/2}, the error of keeping the first j singular values.
 
-    Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0 only if all of it is 0.  In
-    double precision, since in single a tail may be infinite although no singular value is.
+    Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0 only if all of it is 0.  The
+    sum is in double precision: in single precision a tail may overflow although every singular value is finite.
     """
     ascending = to_numpy(singular_values)[::-1].tolist()
     return list(accumulate(ascending, math.hypot))[::-1]
@@ -178,6 +178,6 @@ def to_numpy(X: Array) -> np.ndarray[Any, Any]:
         X = (X.float() if X.is_floating_point() and X.element_size() < 4 else X).numpy()
     elif array_api_compat.is_cupy_array(X):
         X = X.get()
-    elif hasattr(X, "dtype") and str(X.dtype) == "bfloat16":  # of JAX
+    elif hasattr(X, "dtype") and str(X.dtype) == "bfloat16":  # JAX
         X = X.astype("float32")
     return np.array(X)

@@ -30,7 +30,7 @@ class Augmented(Protocol):
 
 @dataclass(frozen=True)
 class RankAllocation:
-    """The rank of every layer, what they cost in the unit of the budget, and the norm of everything that is discarded."""
+    """The rank of every layer, their total cost in the unit of the budget, and the norm of everything that is discarded."""
 
     ranks: tuple[int, ...]
     cost: int
@@ -62,10 +62,10 @@ def allocate_ranks(
 
     ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every layer, ``max_rank`` one limit
     for all layers or one for each.  Every layer gets ``min_rank`` (or all it has) first.  Then the next positive singular value
-    of some layer is kept, always the one with the largest σ² per unit of cost, until none fits; a budget for more than all of
-    them is not spent.  With ``unit="ranks"`` these are the largest singular values of all layers and the discarded norm is the
-    least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; what is kept is then within the σ²
-    of one singular value of the optimum (the greedy bound of the knapsack problem).
+    of some layer is kept, always the one with the largest σ² per unit of cost, until none fits.  Zero singular values are never
+    bought, even if budget is left.  With ``unit="ranks"`` the largest singular values of all layers are kept and the discarded
+    norm is the least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; the kept sum of σ² is
+    then within the σ² of one singular value of the optimum (the greedy bound of the knapsack problem).
 
     Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and nonnegative, or if the budget is no
     integer or does not even cover the minimum ranks.
@@ -101,11 +101,11 @@ def allocate_ranks(
 def _greedy(
     sigmas: Sequence[Sequence[float]], prices: Sequence[Sequence[int]], least: Sequence[int], most: Sequence[int], left: int
 ) -> tuple[list[int], int]:
-    """From the ranks ``least`` up to ``most``, the best offers that fit into what is left; the ranks, and what is left then.
+    """Raise the ranks from ``least`` towards ``most`` by the best offers within the budget ``left``: the ranks, and the rest.
 
-    Worth is the root of σ² per cost, which would underflow or overflow.  The worth never rises within a layer, so that
-    sorting keeps the order of its values; behind a value that does not fit no value of that layer is asked.  Ties go to the
-    first layer.
+    Worth is the root of σ² per cost, because σ² would underflow or overflow.  The worth never rises within a layer, so sorting
+    keeps the order of each layer's values.  Once a value does not fit, no later value of its layer is considered.  Ties go to
+    the first layer.
     """
     offers = sorted(
         (-sigmas[layer][rank] / math.sqrt(prices[layer][rank]), layer, rank)
@@ -114,7 +114,7 @@ def _greedy(
     )
     ranks = list(least)
     for _, layer, rank in offers:
-        if rank == ranks[layer] and prices[layer][rank] <= left:
+        if rank == ranks[layer] and prices[layer][rank] <= left:  # rank > ranks[layer]: an earlier value did not fit
             ranks[layer], left = rank + 1, left - prices[layer][rank]
     return ranks, left
 
@@ -129,7 +129,7 @@ def truncate_to_budget(
 ) -> list[Truncation]:
     """Line 6 of Algorithm 1 for all layers at once, with the ranks of :func:`allocate_ranks`.
 
-    Raises ``ValueError`` as it does.
+    Raises ``ValueError`` like :func:`allocate_ranks`.
     """
     spectra = [namespace(step.S_hat).linalg.svdvals(step.S_hat) for step in steps]
     shapes = [(step.U_hat.shape[0], step.V_hat.shape[0]) for step in steps]

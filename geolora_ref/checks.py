@@ -1,4 +1,4 @@
-"""Bad input is refused before anything is computed: which argument, what was expected, what was found."""
+"""Checks of arguments before anything is computed; an error names the argument, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = [
 
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str) -> None:
     """Raise ``ValueError`` unless ``value`` is one of these kinds; ``meaning`` says what was expected."""
-    if isinstance(value, type):  # it has the methods of its instances, and passes for one where a protocol is asked for
+    if isinstance(value, type):  # a class has its instances' methods, so it would pass for an instance of a protocol
         raise ValueError(f"{name}: expected {meaning}, found the class {value.__name__}")
     if not isinstance(value, kinds):
         shape = f" of shape {tuple(value.shape)}" if array_api_compat.is_array_api_obj(value) else ""
@@ -56,7 +56,7 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str
 
 @contextmanager
 def naming(where: str, *more: type[Exception]) -> Iterator[None]:
-    """``ValueError`` and ``more`` kinds of errors within begin with ``where``, unless that is empty."""
+    """Prefix the messages of ``ValueError`` and of the kinds in ``more`` with ``where``, unless it is empty."""
     kinds: tuple[type[Exception], ...] = (ValueError, *more)
     try:
         yield
@@ -121,7 +121,7 @@ def matrices(**named: Array) -> Any:
 
 
 def finite_entries(name: str, X: Inexact[Array, "a b"]) -> None:
-    """Raise ``ValueError`` that counts them if there are entries of the matrix that are not finite."""
+    """Raise ``ValueError`` with the number of non-finite entries if the matrix has any."""
     if not finite(X):
         xp = namespace(X)
         bad = int(xp.sum(xp.astype(~xp.isfinite(X), xp.int64)))
@@ -129,7 +129,7 @@ def finite_entries(name: str, X: Inexact[Array, "a b"]) -> None:
 
 
 def real_matrices(**named: Array) -> Any:
-    """:func:`matrices` that are real; ``ValueError`` as there, and for complex ones."""
+    """Like :func:`matrices`; complex matrices raise ``ValueError`` as well."""
     xp = matrices(**named)
     for name, X in named.items():
         if is_complex(xp, X.dtype):
@@ -153,9 +153,9 @@ def product_shape(S_hat: Inexact[Array, "p q"], U_hat: Inexact[Array, "m p"], V_
 
 
 def on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Array, Array, float], Array]:
-    """A caller's opt(P, G, λ), which may work in place.
+    """A caller's opt(P, G, λ) applied to copies of P and G, so that it may work in place.
 
-    Raises ``ValueError`` unless it can be called, and there if it returns no matrix that can be the new P.
+    Raises ``ValueError`` unless ``optimizer`` is callable; the returned function raises it unless the result can be the new P.
     """
     if not callable(optimizer):
         raise ValueError(f"optimizer: expected a callable opt(P, G, λ), found {optimizer!r}")
@@ -185,7 +185,7 @@ def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
 
 
 def not_orthonormal(name: str, defect: float, allowed: float, bound: str = "√eps") -> ValueError:
-    """The error for a basis whose defect is more than is allowed, ``bound`` in words."""
+    """The error for a basis whose defect exceeds ``allowed``; ``bound`` is the formula of that limit."""
     return ValueError(f"{name}: expected orthonormal columns, ‖{name}ᴴ{name} − I‖ ≤ {bound} = {allowed:.1e}, found {defect:.3e}")
 
 
@@ -205,7 +205,7 @@ def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
 
 
 def number(value: Any) -> float:
-    """``value`` as a float; what is no real number, or beyond the range of floats, is NaN, which no range contains."""
+    """``value`` as a float, or NaN if it is no real number or beyond the range of floats: no range contains NaN."""
     try:
         return float(value) if isinstance(value, Real) else math.nan
     except OverflowError:  # an int of more than 308 digits
@@ -252,7 +252,7 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 
 def each(name: str, value: Any, count: int) -> list[Any]:
-    """One value a layer, from one for all of them or a sequence; ``ValueError`` unless that has ``count``."""
+    """One value for each of ``count`` layers, from a single value or a sequence; ``ValueError`` for another length."""
     if isinstance(value, np.ndarray) and value.ndim:
         value = value.tolist()
     values = list(value) if isinstance(value, Sequence) else [value] * count
@@ -288,7 +288,7 @@ def rank(name: str, value: Any, shape: tuple[int, int]) -> int:
 
 
 def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> tuple[int, int | None]:
-    """Both as ints; ``ValueError`` unless 1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n) for a given shape."""
+    """Both ranks as ints; ``ValueError`` unless 1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n) for a given shape."""
     least = integer("min_rank", min_rank, 1)
     if not (max_rank is None or is_integer(max_rank)):
         raise ValueError(f"max_rank: expected an integer or None, found {max_rank!r}")
@@ -302,13 +302,13 @@ def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) ->
 
 
 def finite_norm(line: str, name: str, size: float) -> None:
-    """Raise ``FloatingPointError`` that names the line and the result whose norm, a Python number, left its range."""
+    """Raise ``FloatingPointError`` that names the line and the result if ``size``, the norm of the result, is not finite."""
     if not math.isfinite(size):
         raise FloatingPointError(f"{line}: the norm of {name} overflowed the range of float64; nothing was changed")
 
 
 def finite_results(line: str, **named: Array) -> None:
-    """Raise ``FloatingPointError`` that names the line and the result that left the range of its dtype, itself or in norm."""
+    """Raise ``FloatingPointError`` that names the line and the first result whose entries or norm left its dtype's range."""
     for name, X in named.items():
         size = norm(X)
         if math.isnan(size):

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "check":
         _refuse_what_has_no_part(top, options)
     try:
-        from geolora_ref.oracle import command  # behind the options: help and wrong ones need no library
+        from geolora_ref.oracle import command  # after parsing: help and usage errors need no library
 
         return {"check": command.check, "scoreboard": command.table, "vectors": command.vectors}[options.command](options)
     except ModuleNotFoundError as missing:
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Status 2 for options of a step beside ``--rule``, of a rule without it, and of a report beside ``--reproduce``."""
+    """Exit with 2 for step options beside ``--rule``, rule options without it, and report options beside ``--reproduce``."""
     plain = vars(top.parse_args(["check", options.backend]))
     given = [name for name, value in vars(options).items() if value != plain[name]]
     rule = ("rule", "momentum", "smoothing", "name", "json", "array", "dtype", "device")

@@ -80,10 +80,10 @@ class FactorGradients:
     def projected(self, Y: LowRank) -> ProjectedGradients:
         """The published route: ∇_K = dU S⁻ᴴ, ∇_L = dV S⁻¹ with the *current* S.
 
-        For diagonal S a column scaling that loses nothing; for dense S it loses cond(S)·eps.
+        For diagonal S this is a column scaling that loses nothing; for dense S the solve loses cond(S)·eps.
 
-        Raises ``ValueError`` if S is singular, or dense and in its precision not to be told from a singular matrix: then the
-        route does not exist, use :class:`ProjectedGradients`.
+        Raises ``ValueError`` if S is singular, or dense and numerically singular in its precision.  The route does not exist
+        then; use :class:`ProjectedGradients`.
         """
         S = state(Y).S
         checks.matrices(U=Y.U, dU=self.dU, dV=self.dV)
@@ -100,7 +100,7 @@ class FactorGradients:
 
 
 def projected_at(Y: LowRank, gradients: ProjectedGradients | FactorGradients) -> ProjectedGradients:
-    """Gradients of either kind as the projected ones at ``Y``; ``ValueError`` for what is no state, or no gradients of it."""
+    """Either kind of gradients as :class:`ProjectedGradients` at ``Y``; ``ValueError`` if ``Y`` or the gradients do not fit."""
     Y = state(Y)
     dense = "(ProjectedGradients.from_dense(Y, G) makes them of a dense G)"
     kinds = (ProjectedGradients, FactorGradients)

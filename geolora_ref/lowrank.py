@@ -96,8 +96,8 @@ class LowRank:
     def polished(self) -> LowRank:
         """The same W to rounding, with bases that are orthonormal to rounding: one Newton–Schulz step, U(3I − UᴴU)/2, on each.
 
-        Rounding errors of many steps add up to a defect δ = ‖UᴴU − I‖; this leaves at most ¾δ² + ¼δ³ of it and moves W by at
-        most (δ + ¼δ²)‖W‖, the error that the defect stood for anyway.
+        Rounding errors of many steps add up to a defect δ = ‖UᴴU − I‖.  Polishing reduces the defect to at most ¾δ² + ¼δ³.
+        It moves W by at most (δ + ¼δ²)‖W‖, an error as large as the defect itself.
         """
         U, S, V = self
         one = identity(self.rank, S)
@@ -118,7 +118,7 @@ class LowRank:
     def random(cls, shape: tuple[int, int], spectrum: Values, rng: np.random.Generator) -> LowRank:
         """Haar distributed bases and S = diag(spectrum), real, in NumPy float64; the rank is ``len(spectrum)``.
 
-        Raises ``ValueError`` unless that is from 1 to min(m, n), all of them are finite, and ``rng`` is a generator.
+        Raises ``ValueError`` unless ``spectrum`` has from 1 to min(m, n) finite entries and ``rng`` is a generator.
         """
         if not isinstance(shape, Sequence) or len(shape) != 2:
             raise ValueError(f"shape: expected (m, n), found {shape!r}")
@@ -129,7 +129,7 @@ class LowRank:
 
 
 def _haar(size: int, r: int, rng: np.random.Generator) -> Array:
-    """QR of a Gaussian matrix; its signs are made random, which QR alone does not do."""
+    """Q of a Gaussian matrix, each column times the sign of its entry on diag(R): only then is Q Haar distributed."""
     Q, R = np.linalg.qr(rng.standard_normal((size, r)))
     return Q * np.sign(np.diag(R))
 
@@ -146,10 +146,10 @@ def tangent_projection(Y: LowRank, Z: Inexact[Array, "m n"]) -> Inexact[Array, "
     For invertible S the orthogonal projection of ``Z`` onto the tangent space of the rank-r matrices at Y; for singular
     S still an orthogonal projection, the one the algorithm uses.  It depends on range(U) and range(V) alone [KL07].
 
-    Raises ``ValueError`` if ``Y`` is no LowRank, or ``Z`` not an m x n matrix of its library and dtype.
+    Raises ``ValueError`` if ``Y`` is no LowRank, or ``Z`` is no m x n matrix in the library and dtype of ``Y``.
     """
     U, _, V = state(Y)
     checks.matrices(U=U, Z=Z)
     checks.same_shape("Z", Z, Y.shape, "m x n")
     UhZ, ZV = H(U) @ Z, Z @ V
-    return U @ UhZ + (ZV - U @ (UhZ @ V)) @ H(V)
+    return U @ UhZ + (ZV - U @ (UhZ @ V)) @ H(V)  # in this order no m x m or n x n matrix is formed

@@ -8,8 +8,8 @@ as the gradients (∇_K, ∇_L, ∇_S) stand for P(W)G.  For every tangent tripl
 (docs/theory/directions.md).  The memory of a rule is a tangent triple M too, and moves to new bases by the orthogonal projection
 P(W₁)M, :func:`transported`.
 
-All rules here keep this, but for :class:`AdamPublished`.  A rule is *admissible* if it commutes with changes of the gauge: all do
-but those that divide entry by entry.  Arrays may be stacks of layers of one shape, rank and age (leading axes).
+All rules here except :class:`AdamPublished` return tangent triples.  A rule is *admissible* if it commutes with changes of the
+gauge: only rules that divide entry by entry do not.  Arrays may be stacks of layers of one shape, rank and age (leading axes).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 UpdateRule = Literal["spectral", "preconditioned", "adam", "adam-published", "sgd", "heavy-ball", "normalised"]
-"""The rules by the names that commands and torch's optimizers have for them."""
+"""Names of the rules, as the commands and the torch optimizers accept them."""
 
 
 class Triple(NamedTuple):
@@ -66,8 +66,8 @@ class Bases(NamedTuple):
 class Moments:
     """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
 
-    ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : what the rule divides by; of K, L and S.
-    A rule that is given what another kind of rule remembers begins anew: sums of gradients are no means, nor are their ages.
+    ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : the second moments of K, L and S that a rule divides by.
+    A rule that is given the memory of another kind of rule begins anew: a sum of gradients cannot be continued as a mean.
     """
 
     step: int = 0
@@ -106,8 +106,8 @@ def continued(moments: Moments, shapes: tuple[tuple[int, ...], ...] | None) -> M
 def transported(M: Triple, old: Bases, new: Bases) -> Triple:
     """P(W₁)M of a tangent vector M at W: M V₁, MᴴU₁ and U₁ᴴM V₁, in O((m + n)r²) operations.
 
-    M V₁ = M_K(VᴴV₁) + U((I − VVᴴ)M_L)ᴴV₁, and MᴴU₁ in the same way.  The first product alone is what the ambient M_K Vᴴ leaves
-    in the new coordinates; the second is the part of M that has left the old range of V.
+    M V₁ = M_K(VᴴV₁) + U((I − VVᴴ)M_L)ᴴV₁, and MᴴU₁ in the same way.  The first product is the part M_K Vᴴ of M in the new
+    coordinates; the second is the part of M outside the old range of V.
     """
     (U, V), (U1, V1) = old, new
     A, B = H(U) @ U1, H(V) @ V1
@@ -117,7 +117,7 @@ def transported(M: Triple, old: Bases, new: Bases) -> Triple:
 
 
 def norm_squared(M: Triple) -> Array:
-    """‖M‖² = ‖M_K‖² + ‖M_L‖² − ‖M_S‖² of a tangent triple; of each layer of a stack."""
+    """‖M‖² = ‖M_K‖² + ‖M_L‖² − ‖M_S‖² of a tangent triple, one number for each layer of a stack."""
     xp = namespace(M.S)
     of_K, of_L, of_S = (xp.sum(xp.abs(X) ** 2, axis=(-2, -1)) for X in M)
     return of_K + of_L - of_S
@@ -128,7 +128,7 @@ class Sgd:
     """The gradient itself: D = P(W)G."""
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """∇."""
+        """The gradients as they are."""
         return gradients, Moments(moments.step + 1)
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
@@ -179,11 +179,11 @@ class Normalised(HeavyBall):
 class Spectral(HeavyBall):
     """D = P polar(M) with the memory of heavy ball: steepest descent in the spectral norm, up to 2/√3.
 
-    M = [U | Ũ] C [V | Ṽ]ᴴ with the core C = [[M_S, M_LᴴṼ], [ŨᴴM_K, 0]] of Algorithm 1, line 5.  D is [U | Ũ] C' [V | Ṽ]ᴴ for the
-    polar factor C' of C with its last block set to 0, the projection: ‖D‖₂ ≤ 2/√3, whatever the size of M.
+    M = [U | Ũ] C [V | Ṽ]ᴴ with the core C = [[M_S, M_LᴴṼ], [ŨᴴM_K, 0]] of Algorithm 1, line 5.  D = [U | Ũ] C' [V | Ṽ]ᴴ, where
+    C' is the polar factor of C with the last block set to 0, the tangent projection.  ‖D‖₂ ≤ 2/√3 for every M.
 
     ``smoothing`` : singular values of C enter as σ/(σ² + δ²)^{1/2} in place of 1, δ = smoothing times their root mean square:
-    directions that are weak in M enter small.  What is rounding of the largest σ has no direction, and is left out.
+    directions that are weak in M get a small weight.  A σ that is only rounding error of the largest σ is left out.
 
     Raises ``ValueError`` unless β and the smoothing are finite and ≥ 0.  Source: docs/theory/directions.md.
     """
@@ -199,11 +199,11 @@ class Spectral(HeavyBall):
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
         M = _of_size_one(moments.first)
-        # δ² is smoothing²/2r of ‖M‖² or more: what rounding does to squares costs about 2r·eps/smoothing² of D
+        # δ² ≥ smoothing²‖M‖²/2r, so rounding of the squares costs D a relative error of about 2r·eps/smoothing²
         return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M), moments
 
     def _by_svd(self, bases: Bases, M: Triple) -> Triple:
-        """By the polar factor of the core."""
+        """The direction by the polar factor of the core, from its SVD."""
         (U, V), r, finite = bases, M.S.shape[-1], _finite(*M)
         M = _each(lambda X: _where(finite, X, 0.0), M)
         U_tilde, V_tilde = basis_augmentation(U, M.K), basis_augmentation(V, M.L)
@@ -216,14 +216,14 @@ class Spectral(HeavyBall):
         return _each(lambda X: _where(finite, X, namespace(X).nan), D)
 
     def _weights(self, sigma: Array, rounding: float) -> Array:
-        """σ/(σ² + δ²)^{1/2}, and 0 for what is rounding of the largest."""
+        """σ/(σ² + δ²)^{1/2}, and 0 where σ is only rounding error of the largest σ."""
         xp = namespace(sigma)
         delta_squared = self.smoothing**2 * xp.mean(sigma**2, axis=-1, keepdims=True)
-        root = xp.sqrt(sigma**2 + delta_squared)
+        root = xp.sqrt(sigma**2 + delta_squared)  # M is scaled: σ² above the rounding level cannot underflow
         return xp.where(sigma > rounding * sigma[..., :1], sigma / _nonzero(root), xp.zeros_like(sigma))
 
     def _by_squares(self, bases: Bases, M: Triple) -> Triple:
-        """P M(MᴴM + δ²I)^{-1/2} without any basis of what is new.
+        """P M(MᴴM + δ²I)^{-1/2} from Gram matrices, without the new columns Ũ and Ṽ.
 
         D_K − U D_S = M_K⊥ h and D_L − V D_Sᴴ = M_L⊥ g with h = Vᴴ(MᴴM + δ²I)^{-1/2}V and g = Uᴴ(MMᴴ + δ²I)^{-1/2}U.
 
@@ -236,16 +236,16 @@ class Spectral(HeavyBall):
         """
         (U, V), xp, r = bases, namespace(M.S), M.S.shape[-1]
         of_K, of_L = H(M.K) @ M.K, H(M.L) @ M.L
-        finite = _finite(of_K, of_L, M.S)  # as M_K and M_L are: their entries are 1 at most
+        finite = _finite(of_K, of_L, M.S)  # where M_K and M_L are: entries ≤ 1 cannot overflow
         S = _where(finite, M.S, 0.0)
         R = _root(_where(finite, of_L - S @ H(S), 0.0))
         T = xp.concat([S, R], axis=-1)
         lower = R @ T
         upper = xp.concat([of_K, H(lower[..., :r])], axis=-1)
         x, Q = xp.linalg.eigh(_where(finite, xp.concat([upper, lower], axis=-2), 0.0))
-        x = xp.clip(x, min=0.0)
+        x = xp.clip(x, min=0.0)  # MᴴM has no negative eigenvalues, rounding may
         mean = xp.sum(x, axis=-1, keepdims=True) / min(2 * r, U.shape[-2], V.shape[-2])
-        delta = self.smoothing * xp.sqrt(_nonzero(mean))  # for M = 0 any but 0
+        delta = self.smoothing * xp.sqrt(_nonzero(mean))  # for M = 0 any δ > 0 will do
         s = xp.sqrt(x + delta**2)
         of_V, of_U = Q[..., :r, :], T @ Q
         D_S, h = _where(finite, _weighted(of_U, 1.0 / s, of_V), xp.nan), _weighted(of_V, 1.0 / s, of_V)
@@ -255,7 +255,7 @@ class Spectral(HeavyBall):
 
 @dataclass(frozen=True)
 class _Averages:
-    """The weights of two running means, and what is added to the root of the second."""
+    """The weights of two running means, and the ``eps`` that keeps the root of the second away from 0."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -284,26 +284,26 @@ class _Averages:
 class Preconditioned(_Averages):
     """Second moments r x r: R_K ← β₂R_K + (1 − β₂)∇_Kᴴ∇_K/m, X_K = (R_K + eps²I)^{-1/2}, and R_L, X_L in the same way.
 
-    D has the core ½(M_S X_K + X_L M_S) and beside it M_K⊥X_K and M_L⊥X_L: a self-adjoint map of the mean M of the gradients, so
-    that the direction of the first step never ascends; independent of the gauge.  An eigenvalue of R is r·eps of the largest, its
-    rounding, at least.  R moves by BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.
-    The form of LoRA-RITE [RITE25] in these coordinates.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
+    D has the core ½(M_S X_K + X_L M_S), and beside it M_K⊥X_K and M_L⊥X_L.  The map from the mean M of the gradients to D is
+    self-adjoint and nonnegative, so the first step never ascends; it does not depend on the gauge.  Eigenvalues of R below
+    r·eps of the largest are raised to that rounding level.  R moves to new bases as BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.
+    This is LoRA-RITE [RITE25] in these coordinates.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
     """
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
         """M with X_K and X_L."""
         (U, V), (dK, dL, dS) = bases, gradients
-        # one entry more than Adam's: for m = n = r nothing else tells a Gram matrix from entrywise squares
+        # one axis more than Adam's: for m = n = r no other shape tells Gram matrices from entrywise squares
         squares = Triple(H(dK) @ dK / dK.shape[-2], H(dL) @ dL / dL.shape[-2], _nothing(dS)[..., None])
         moments = self._means(gradients, moments, squares)
         M, R = self._unbiased(moments)
         X_K, X_L = self._inverse_root(R.K), self._inverse_root(R.L)
         S, K, L = 0.5 * (M.S @ X_K + X_L @ M.S), M.K @ X_K, M.L @ X_L
-        # projected behind the product: X_K magnifies what rounding leaves of U in M_K − U M_S
+        # projected after the product: X_K magnifies the rounding error along U that M_K − U M_S would have
         return Triple(U @ S + (K - U @ (H(U) @ K)), V @ H(S) + (L - V @ (H(V) @ L)), S), moments
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
-        """P(W₁)M, and R with traces kept."""
+        """P(W₁)M, and R by :meth:`_moved`."""
         if moments.first is None or moments.second is None:
             return moments
         A, B = H(old.U) @ new.U, H(old.V) @ new.V
@@ -311,7 +311,7 @@ class Preconditioned(_Averages):
         return replace(moments, first=transported(moments.first, old, new), second=second)
 
     def _inverse_root(self, R: Array) -> Array:
-        """(R + eps²I)^{-1/2}; 0 where that has no inverse."""
+        """(R + eps²I)^{-1/2}, and 0 in directions where R + eps²I is 0."""
         xp, finite = namespace(R), _finite(R)
         R = _where(finite, R, 0.0)
         values, Q = xp.linalg.eigh(R)
@@ -323,7 +323,7 @@ class Preconditioned(_Averages):
 
     @staticmethod
     def _moved(R: Array, B: Array) -> Array:
-        """BᴴRB + (tr R/r)(I − BᴴB): what nobody measured is the mean of what was."""
+        """BᴴRB + (tr R/r)(I − BᴴB): directions outside the old range, never measured, get the mean of the measured ones."""
         xp = namespace(R)
         mean = xp.linalg.trace(R)[..., None, None] / R.shape[-1]
         return H(B) @ R @ B + mean * (identity(B.shape[-1], B) - H(B) @ B)
@@ -361,8 +361,8 @@ class Adam(_Averages):
 class AdamPublished(_Averages):
     """Adam entry by entry on each of ∇_K, ∇_L and ∇_S, as published: S has a direction of its own.
 
-    The three are no views of one matrix, and the step can ascend at every learning rate (docs/theory/directions.md has the state
-    and the gradient).  For whoever reproduces the paper.  M moves by M_K B, M_L A and AᴴM_S B, v by :func:`inherited`.
+    The three directions are not views of one matrix, and the step can ascend at every learning rate (example in
+    docs/theory/directions.md).  It serves to reproduce the paper.  M moves by M_K B, M_L A and AᴴM_S B, v by :func:`inherited`.
     Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
     """
 
@@ -382,17 +382,17 @@ class AdamPublished(_Averages):
 
 
 def moved_apart(M: Triple, A: Array, B: Array) -> Triple:
-    """(M_K B, M_L A, Aᴴ M_S B): each matrix by itself, as for three that are no views of one; A = UᴴU₁, B = VᴴV₁."""
+    """(M_K B, M_L A, Aᴴ M_S B), A = UᴴU₁, B = VᴴV₁: three matrices moved separately, which share no tangent vector."""
     return Triple(M.K @ B, M.L @ A, H(A) @ M.S @ B)
 
 
 def inherited(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"]:
-    """How much of the second moment along each old direction the new ones inherit: each column sums to 1.
+    """Weights by which new directions inherit the second moments of the old ones: each column sums to 1.
 
-    Along v = V b + v⊥ with orthonormal V the mean square of ∇_K v would be Σ_j |b_j|² times that along V_j, if these were
-    uncorrelated, and ‖v⊥‖² = 1 − ‖b‖² times something that nobody measured.  Here the average over V stands in for it.  With
-    zero in its place the memory leaks away as the bases turn: steps become up to 7 times too long
-    (docs/theory/directions.md).
+    Let v = V b + v⊥ with orthonormal V.  If the gradients along the columns V_j are uncorrelated, the mean square along v is
+    Σ_j |b_j|² times the mean square along V_j, plus ‖v⊥‖² = 1 − ‖b‖² times an unmeasured mean square along v⊥.  The average
+    over V stands in for the unmeasured one.  With zero instead, the memory leaks away as the bases turn: steps become up to
+    7 times too long (docs/theory/directions.md).
     """
     xp = namespace(A)
     squares = xp.abs(A) ** 2
@@ -407,9 +407,10 @@ def _nothing(S: Array) -> Array:
 
 
 def _finite(*Xs: Array) -> Array:
-    """Of each layer, whether all entries are.
+    """For each layer, whether all its entries are finite.
 
-    A decomposition of others raises without a name, for all layers of a stack; theirs are NaN here, which a step refuses by name.
+    The decomposition of a non-finite layer would raise for a whole stack without a name.  The caller returns NaN for such a
+    layer instead, and the step refuses NaN by the layer's name.
     """
     xp = namespace(*Xs)
     first, *others = (xp.all(xp.isfinite(X), axis=(-2, -1), keepdims=True) for X in Xs)
@@ -417,7 +418,7 @@ def _finite(*Xs: Array) -> Array:
 
 
 def _where(layers: Array, X: Array, value: float) -> Array:
-    """X of these layers, ``value`` of the others."""
+    """X in the layers where ``layers`` is true, ``value`` in the others."""
     xp = namespace(X)
     return xp.where(layers, X, xp.full_like(X, value))
 

@@ -1,8 +1,8 @@
 """One training iteration of several layers: the schedule around Algorithm 1, optimizers with memory, ranks from one budget.
 
 A cycle is one augmented step (Algorithm 1, lines 2 to 5) and ``coefficient_steps`` steps that train S alone.  Truncation
-(line 6) comes at once, or after the cycle: then S has up to 2r x 2r entries in between and its steps may use them.  S is
-dense after a coefficient step; the gradients are division-free, so no inverse of it can be stale.
+(line 6) comes at once or after the cycle; in the second case the coefficient steps train an S of up to 2r x 2r entries.  S is
+dense after a coefficient step; the gradients are division-free, so there is no inverse of S that could be stale.
 
 Every optimizer of ``optimizers.py`` but the published Adam answers with one tangent vector D, seen through K, L and S: the
 untruncated step is W − λD.
@@ -108,7 +108,7 @@ def phase_of(settings: Settings, iteration: int) -> Phase:
 
 
 class Untruncated(NamedTuple):
-    """Ŵ = Û Ŝ V̂ᴴ."""
+    """A layer before its truncation: Ŵ = Û Ŝ V̂ᴴ."""
 
     S_hat: Inexact[Array, "p q"]
     U_hat: Inexact[Array, "m p"]
@@ -127,7 +127,7 @@ class Cut(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings, phase: Phase, capacities: Sequence[int]) -> Cut:
-        """By the settings; in a phase without truncation, by what the layers can hold."""
+        """The cut by the settings; in a phase without truncation only the capacities limit the ranks."""
         if not phase.truncates:
             return cls(None, 0.0, None, settings.unit, settings.min_rank, list(capacities))
         most = [capacity if settings.max_rank is None else min(capacity, settings.max_rank) for capacity in capacities]
@@ -143,7 +143,7 @@ class Stepper(Protocol):
         """The most columns that each layer can hold."""
 
     def directions(self, optimizer: Optimizer) -> list[Triple]:
-        """What the optimizer makes of the gradients of each layer, (m, r), (n, r) and (r, r); it remembers them."""
+        """The optimizer's direction for each layer, (m, r), (n, r) and (r, r); the new memory is kept for ``advance``."""
 
     def cores(self) -> list[Inexact[Array, "r r"]]:
         """S of each layer."""
@@ -152,14 +152,14 @@ class Stepper(Protocol):
         """S ← S − rate·ΔS in the bases as they are."""
 
     def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
-        """Lines 3 to 6, or S ← S − rate·ΔS and line 6 where nothing ``augments``; the memory moves to the new bases."""
+        """Lines 3 to 6, or without ``augments`` S ← S − rate·ΔS and line 6; the memory moves to the new bases."""
 
 
 def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
     """Iteration number ``iteration`` (from 0) of all layers: the schedule, written once."""
     phase, rate, decay = phase_of(settings, iteration), settings.learning_rate, settings.weight_decay
     directions = layers.directions(settings.optimizer)
-    if decay:
+    if decay:  # in S alone: K and L enter Ŝ only by their parts outside of U and V, where W is 0
         directions = [D._replace(S=D.S + decay * S) for D, S in zip(directions, layers.cores(), strict=True)]
     if not phase.augments and not phase.truncates:
         layers.train_cores([D.S for D in directions], rate)
@@ -172,7 +172,7 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
     """Iteration number ``iteration`` (from 0) of all layers; nothing given is changed.
 
     The optimizer works on copies.  Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`, and
-    ``ValueError`` for a memory or directions that are no matrices like the gradients.
+    ``ValueError`` for a memory or directions that do not match the gradients.
     """
     stepper = _OneByOne(layers)
     iterate(stepper, settings, iteration)
@@ -180,7 +180,7 @@ def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -
 
 
 class _OneByOne:
-    """The reference: each layer by Algorithm 1.  ``steps`` : what became of the layers."""
+    """The reference stepper: each layer by Algorithm 1.  ``steps`` has the results."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers, self.steps = list(layers), list[LayerStep]()
@@ -229,7 +229,7 @@ class _OneByOne:
 
 
 def _asked(optimizer: Optimizer, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-    """The optimizer's directions and its new memory.  What broadcasts without an error would be a wrong step."""
+    """The optimizer's directions and its new memory, shapes checked: silent broadcasting would make a wrong step."""
     checks.instance("moments", moments, Moments, "what an optimizer remembers, such as Moments()")
     _alike_in_shape("first moment", moments.first, gradients)
     own = replace(moments, first=moments.first and _copied(moments.first), second=moments.second and _copied(moments.second))
@@ -247,7 +247,7 @@ def _alike_in_shape(what: str, triple: Triple | None, gradients: Triple) -> None
 
 
 def _copied(triple: Triple) -> Triple:
-    """Copies, which may be changed; scalars as they are."""
+    """Copies of the arrays, which an optimizer may change; scalars as they are."""
     return Triple(*(namespace(X).asarray(X, copy=True) if X.shape else X for X in triple))
 
 
@@ -273,7 +273,7 @@ def _coefficient_step(Y: LowRank, dS: Array, learning_rate: float) -> tuple[Arra
 def _truncated(moved: Sequence[Untruncated], layers: Sequence[Layer], cut: Cut) -> list[Truncation]:
     """Line 6 for all layers: by the budget, or each by the threshold."""
     if cut.budget is not None:
-        for layer, limit in zip(layers, cut.max_rank, strict=True):  # the budget knows no names
+        for layer, limit in zip(layers, cut.max_rank, strict=True):  # truncate_to_budget cannot name a layer
             with checks.naming(layer.name, FloatingPointError):
                 checks.ranks(cut.min_rank, limit, layer.Y.shape)
         return truncate_to_budget(moved, cut.budget, unit=cut.unit, min_rank=cut.min_rank, max_rank=cut.max_rank)

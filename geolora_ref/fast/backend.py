@@ -23,10 +23,10 @@ def fast_updates(
     min_rank: int = 1,
     max_rank: int | Sequence[int] | None = None,
 ) -> tuple[list[Factors], StepReport]:
-    """One step of many layers, any shapes and ranks: (U, S, V) and (ΔK, ΔL, ΔS) of each layer to its new (U, S, V).
+    """One step of many layers of any shapes and ranks, from (U, S, V) and (ΔK, ΔL, ΔS) of each layer to its new (U, S, V).
 
     K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, for SGD ΔK = dK and so on.  Nothing is changed in place; the results
-    are views of new buffers.  Raises as :meth:`LayerBank.of` and :meth:`LayerBank.update_`; :class:`LayerBank` spares the copies.
+    are views of new buffers.  (:class:`LayerBank` avoids the copies.)  Raises like :meth:`LayerBank.of` and its ``update_``.
     """
     largest = max((int(U.shape[-1]) for U, _, _ in factors), default=1)
     limits = checks.each("max_rank", max_rank, len(factors))

@@ -1,8 +1,8 @@
-"""Freed memory that a process keeps, so that a step need not ask the system for what the step before has freed.
+"""Let glibc's allocator keep freed memory in the process, so that a training step reuses the pages of the step before.
 
-A training step frees its activations in its backward pass.  glibc then gives what lies free at the end of its heap back to the
-system, and the next forward pass takes it again page by page: tens of thousands of page faults a step.  How much memory goes
-back depends on what happens to lie above, so that two methods with the same arithmetic differ in time by chance.
+A training step frees its activations in its backward pass.  glibc then returns free memory at the end of its heap to the system,
+and the next forward pass fetches it again page by page: tens of thousands of page faults a step.  How much memory is returned
+depends on which blocks happen to lie above it, so two methods with the same arithmetic may differ in time by chance.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let the GNU C library keep all that is freed, for this whole process from now on; whether it will.
+    """Make the GNU C library keep freed memory, for the whole process from now on; returns whether it accepted.
 
-    Nothing is given back before 2 GiB are free at the end of the heap, and no allocation gets pages of its own, which would go
-    back when it is freed.  The process stays as large as it ever was.  Call it before the first training step.
-    Without effect for memory on other devices and where another allocator was loaded in place of the library's; False, and
-    nothing changed, where the C library has no ``mallopt`` (macOS, Windows, musl).
+    Memory is returned to the system only above 2 GiB of free space at the end of the heap.  No allocation is mapped separately,
+    because such pages are returned when freed.  The process stays as large as it ever was.  Call it before the first training
+    step.  It has no effect on device memory, nor if another allocator replaces the library's.  Where the C library has no
+    ``mallopt`` (macOS, Windows, musl) it returns False and changes nothing.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Products in the precision of their factors: without autocast, and of float32 with all bits, whatever is allowed elsewhere."""
+"""Contexts for products in the full precision of their factors: without autocast, and float32 without TensorFloat-32."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 __all__ = ["autocasts", "float32_is_whole", "no_autocast", "own_precision", "whole_products"]
 
 WHOLE = ("ieee", "none")
-"""What a backend says that has all bits."""
+"""Values of a backend's ``fp32_precision`` that mean all 24 bits."""
 
 
 def autocasts(device: str) -> bool:
-    """Whether autocast is on for this type of device; some, meta for one, have none, and torch refuses to be asked about them."""
+    """Whether autocast is on for this type of device; for types without autocast, such as meta, torch's own query raises."""
     return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
 def no_autocast(device: str) -> AbstractContextManager[Any]:
-    """Within this context it is off.  Where it is off already there is nothing to do, and nothing to pay."""
+    """Within this context autocast is off.  Where it is off already the context costs nothing."""
     is_on = _has_autocast(device) if torch.compiler.is_compiling() else autocasts(device)
     return torch.autocast(device, enabled=False) if is_on else nullcontext()
 
 
 def _has_autocast(device: str) -> bool:
-    """Compiled code cannot ask torch in every release (not in 2.9): there, meta is the one that has none."""
+    """Whether a type of device has autocast.  Compiled code cannot ask torch in 2.9: there, all types but meta count."""
     return device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
 
 
@@ -41,7 +41,7 @@ def own_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def float32_is_whole() -> bool:
-    """Whether products on the processor have all 24 bits by the present settings."""
+    """Whether float32 products on the CPU have all 24 bits by the present settings."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         return torch.get_float32_matmul_precision() == "highest"
     return torch.backends.mkldnn.matmul.fp32_precision in WHOLE
@@ -49,11 +49,11 @@ def float32_is_whole() -> bool:
 
 @contextmanager
 def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterator[None]:
-    """Products of float32 have all 24 bits here, also where ``torch.set_float32_matmul_precision`` or a backend's
-    ``fp32_precision`` allows 11 or 8 of them, and inside another context.
+    """Within this context, and ``within`` inside it, float32 products have all 24 bits, even if
+    ``torch.set_float32_matmul_precision`` or a backend's ``fp32_precision`` allows 11 or 8 bits.
 
-    The setting belongs to the process, and is restored afterwards: a backend that followed a more general setting follows it
-    again.
+    The setting is global to the process and is restored afterwards: a backend that inherited a more general setting inherits
+    it again.
     """
     before = _allowed()
     try:
@@ -63,14 +63,14 @@ def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterato
             yield
     finally:
         for backend, precision in before.items():
-            if backend is not torch:  # what it inherits is told like what it was told
+            if backend is not torch:  # an inherited value reads like one of its own: inherit, then compare
                 _allow(backend, "none")
             if backend is torch or backend.fp32_precision != precision:
                 _allow(backend, precision)
 
 
 def _allowed() -> dict[Any, str]:
-    """Where products of float32 may have fewer bits, and what is set there; ``torch`` itself stands for releases before 2.9."""
+    """The backends whose float32 products may have fewer bits, with their settings; ``torch`` itself before release 2.9."""
     if not hasattr(torch.backends.mkldnn, "matmul"):
         precision = torch.get_float32_matmul_precision()
         return {} if precision == "highest" else {torch: precision}

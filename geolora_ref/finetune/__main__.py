@@ -1,4 +1,4 @@
-"""``python -m geolora_ref.finetune``: the same as ``geolora-ref finetune``; says which extra it needs where that is missing."""
+"""``python -m geolora_ref.finetune``: the same as ``geolora-ref finetune``; names the extra to install if it is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from geolora_ref.finetune.options import parse
 
         options = parse(argv)
-        from geolora_ref.finetune.command import run  # behind the options: it imports torch and transformers
+        from geolora_ref.finetune.command import run  # after the options: it imports torch and transformers
 
         return run(options)
     except ModuleNotFoundError as missing:

@@ -1,4 +1,4 @@
-"""What fine-tuning learned, in one file: factors, head and the meaning of the outputs; and a model made of it for prediction."""
+"""Save the result of fine-tuning in one file (factors, head, meaning of the outputs), and load it as a model for prediction."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FineTuned:
 
     Attributes
     ----------
-    max_length : texts are cut at so many tokens.
+    max_length : the number of tokens at which texts are cut.
     pairs : whether the model was trained on pairs of texts.
-    tried : texts of so many tokens are known to be none too many for the model.
+    tried : a number of tokens that the model is known to take.
     """
 
     model: Model
@@ -44,8 +44,8 @@ class FineTuned:
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> torch.Tensor:
         """Logits, or standardised numbers, one row a text (or pair of texts).
 
-        Raises ``ValueError`` unless both texts are given where the model was trained on pairs, and one where it was not, for
-        a text that is too long for the model, and for one of which its tokenizer makes no token.
+        Raises ``ValueError`` unless ``pairs`` is given exactly if the model was trained on pairs, for a text that is too long
+        for the model, and for a text without tokens.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise ValueError("texts: expected a sequence of texts, found a string; put it into a list")
@@ -69,12 +69,12 @@ class FineTuned:
 
 
 def _on_the_host(encoder: Any, device: torch.device) -> Any:
-    """The encoder, or a copy of it: where it refuses inputs by an error, and not by leaving the device unusable."""
+    """The encoder, or a copy of it, on the CPU, where inputs that are too long raise an error; a GPU would become unusable."""
     return encoder if device.type == "cpu" else copy.deepcopy(encoder).cpu()
 
 
 def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folder: Path) -> None:
-    """Write factors and head; of the pretrained model in ``folder`` only its digest is kept."""
+    """Write factors and head, and the digest of the pretrained model in ``folder``."""
     job = {
         "model": digest_of_model(folder, fine_tuned.tokenizer),
         "method": asdict(method),
@@ -87,9 +87,9 @@ def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folde
 
 
 def load_adapter(path: Path, model: str, device: torch.device | None = None) -> FineTuned:
-    """The fine-tuned model of an adapter file and the pretrained model (folder or package) that it was made from.
+    """The fine-tuned model from an adapter file and the pretrained model (folder or package) that it was trained on.
 
-    Raises ``ValueError`` for a file that is no adapter, for another pretrained model, and for tensors that do not fit it.
+    Raises ``ValueError`` for a file that is no adapter, for another pretrained model, and for tensors that do not fit the model.
     """
     stored, folder = read_stored(path, "adapter"), locate(model)
     encoder, tokenizer = load_encoder(folder)

@@ -16,12 +16,12 @@ from geolora_ref.finetune.labels import Labels
 __all__ = ["Examples", "Tokens", "by_length", "encode", "encode_texts", "training_order"]
 
 POOL = 50
-"""Batches that are sorted by length together: lengths in a batch agree, and batches still differ from epoch to epoch."""
+"""The number of batches whose examples are sorted by length together: lengths in a batch agree, epochs still differ."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised texts: for each input of the model one tensor a text (its length differs), and the value that fills it up."""
+    """Tokenised texts: for each input of the model one tensor per text, of any length, and the value that pads this input."""
 
     inputs: Mapping[str, Sequence[torch.Tensor]]
     padding: Mapping[str, int]
@@ -60,7 +60,7 @@ class Examples:
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, labels: Labels, max_length: int) -> Examples:
-    """Tokens of every row (cut at ``max_length``) and its target; ``ValueError`` with the line of a row without any."""
+    """Tokens of every row (cut at ``max_length``) and its target; ``ValueError`` with the line of a row without tokens."""
     pairs = [row.pair for row in rows if row.pair is not None]
     tokens = encode_texts([row.text for row in rows], pairs or None, tokenizer, max_length, [row.place for row in rows])
     return Examples(tokens, labels.encode(rows))
@@ -75,7 +75,7 @@ def encode_texts(
 ) -> Tokens:
     """Tokens of texts or pairs of texts, cut at ``max_length``.
 
-    Raises ``ValueError`` that names the place of a text of which the tokenizer makes none: there is no mean over its tokens.
+    Raises ``ValueError`` that names the place of a text without tokens: a mean over its tokens does not exist.
     """
     second = None if pairs is None else list(pairs)
     tokens = tokenizer(list(texts), second, truncation=True, max_length=max_length, return_attention_mask=True)
@@ -103,7 +103,7 @@ def training_order(lengths: np.ndarray[Any, Any], batch_size: int, seed: int, ep
 
 
 def by_length(lengths: np.ndarray[Any, Any], batch_size: int, results: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
-    """``results`` of all N examples, (N,) or (N, k), each where its example stands; batch by batch in order of length."""
+    """``results`` of all N examples, (N,) or (N, k), in the order of the examples; they are computed in order of length."""
     order = np.argsort(lengths, kind="stable")
     rows = torch.cat([results(order[i : i + batch_size].tolist()) for i in range(0, len(order), batch_size)])
     return rows[torch.from_numpy(np.argsort(order))]

@@ -1,4 +1,4 @@
-"""The task "causal-lm": plain texts, or prompts with completions, of which the loss sees the completions alone."""
+"""The task "causal-lm": plain texts, or prompts with completions, where the loss counts the completions alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Likelihood", "Passage", "Text", "causal_lm", "encode_passages", "pas
 
 @dataclass(frozen=True)
 class Text:
-    """A text as it is written: a whole file (its line is 0 and it has no prompt), or a line of JSON."""
+    """A text as it was read: a whole file (with line 0 and an empty prompt), or a line of JSON."""
 
     path: Path
     line: int
@@ -36,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Passage:
-    """The tokens of one example; the loss counts those from ``start`` ≥ 1 on.  ``cut`` : it was longer."""
+    """The tokens of one example; the loss counts tokens from ``start`` ≥ 1 on.  ``cut`` : whether the example was shortened."""
 
     path: Path
     ids: list[int]
@@ -46,22 +46,22 @@ class Passage:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The meaning of a decoder's outputs (B,): −Σ log p over the tokens that count, of which targets (B,) have the number."""
+    """The meaning of a decoder's outputs (B,): −Σ log p over the counted tokens; targets (B,) are the numbers of these tokens."""
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean over the tokens of the batch, in nats."""
         return outputs.sum() / targets.sum()
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
-        """As they are."""
+        """The outputs as they are."""
         return outputs
 
 
 def read_texts(path: Path) -> list[Text]:
     """A UTF-8 file as one text, or, if its name ends in .jsonl, as one prompt with its completion a line.
 
-    Raises ``ValueError`` for a file that cannot be read, is not UTF-8 or holds no text, and, with its number, for a line that is
-    no JSON object with the strings "prompt" and "completion".
+    Raises ``ValueError`` for a file that cannot be read, is not UTF-8 or holds no text, and, with the line number, for a line
+    that is no JSON object with the strings "prompt" and "completion".
     """
     text = read_text(path).replace("\r\n", "\n")
     if not text.strip():
@@ -75,7 +75,7 @@ def _of_json(path: Path, number: int, line: str) -> Text:
     try:
         data = json.loads(line)
         prompt, completion = data["prompt"], data["completion"]
-        f"{prompt}{completion}".encode()  # half of a pair of surrogates is no text
+        f"{prompt}{completion}".encode()  # a lone surrogate is no text
     except (ValueError, LookupError, TypeError, RecursionError):
         prompt = completion = None
     if not isinstance(prompt, str) or not isinstance(completion, str) or not completion:
@@ -87,7 +87,7 @@ def _of_json(path: Path, number: int, line: str) -> Text:
 def passages(text: Text, tokenizer: Any, max_length: int) -> list[Passage]:
     """The examples of a text: a file is cut into blocks of ``max_length`` tokens, the last one shorter; a line is one example.
 
-    Where the tokenizer begins texts with a token of its own, it stands first; the token for the end stands last, and counts.
+    If the tokenizer begins texts with a special token, this token comes first; the end token comes last and counts in the loss.
     Raises ``ValueError`` with the line for a prompt that leaves no room for its completion.
     """
 
@@ -113,7 +113,7 @@ def passages(text: Text, tokenizer: Any, max_length: int) -> list[Passage]:
 
 
 def encode_passages(given: Sequence[Passage], tokenizer: Any) -> Examples:
-    """What a :class:`Decoder` takes, and how many tokens of each example count."""
+    """The inputs of a :class:`Decoder`, and as targets the number of counted tokens of each example."""
     inputs = {
         "input_ids": [torch.tensor(one.ids) for one in given],
         "attention_mask": [torch.ones(len(one.ids), dtype=torch.int64) for one in given],
@@ -124,7 +124,7 @@ def encode_passages(given: Sequence[Passage], tokenizer: Any) -> Examples:
 
 
 def causal_lm(options: argparse.Namespace, say: Say) -> Task:
-    """The task with the texts of its options; raises as :func:`read_texts`."""
+    """The task with the texts that the options name; raises like :func:`read_texts`."""
     checks.integer("max_length", options.max_length, 2)
     train = [text for path in options.data for text in read_texts(path)]
     dev = [text for path in options.dev or () for text in read_texts(path)]
@@ -154,7 +154,7 @@ def _of_the_pretrained(job: Job) -> float:
 
 
 def _data(train: list[Text], dev: list[Text], options: argparse.Namespace, tokenizer: Any, say: Say) -> Data:
-    """Training examples and those for the metric, which are a part of the former unless there are texts for them."""
+    """The examples for training and for the metric; without ``dev`` texts a part of the training texts is set aside."""
     length = options.max_length
     given, apart = ([one for text in texts for one in passages(text, tokenizer, length)] for texts in (train, dev))
     for texts, found, least in ((train, given, 1 if dev else 2), (dev, apart, 1)):

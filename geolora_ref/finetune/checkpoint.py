@@ -1,6 +1,6 @@
-"""The state of a job in one file: safetensors for the numbers, JSON in its header for the rest, replaced as a whole.
+"""The state of a job in one file: tensors as safetensors, everything else as JSON in the header; replaced atomically.
 
-A kill at any moment leaves the last whole file.  No pickle: reading a checkpoint runs no code of it.
+A kill at any moment leaves the last whole file.  There is no pickle, so reading a checkpoint never runs code from it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIGEST = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds.
+    """The contents of a checkpoint or adapter file.
 
     Attributes
     ----------
@@ -61,8 +61,8 @@ def write_stored(path: Path, stored: Stored) -> None:
 def read_stored(path: Path, kind: str) -> Stored:
     """Read a file of this kind.
 
-    Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests), is not one of ours, has another
-    format or kind, or another structure.
+    Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests), was not written by this program,
+    or has another format, kind or structure.
     """
     if path.is_dir():
         raise ValueError(f"{path}: expected a file, found a folder")
@@ -81,7 +81,7 @@ def read_stored(path: Path, kind: str) -> Stored:
 
 @contextmanager
 def well_formed(path: Path) -> Iterator[None]:
-    """What is raised within for want of a part, or for one of another type, becomes a ``ValueError`` that names the file."""
+    """Turn errors within, from missing parts or parts of a wrong type, into a ``ValueError`` that names the file."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -91,7 +91,7 @@ def well_formed(path: Path) -> Iterator[None]:
 
 
 def _stored(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Stored:
-    """What header and tensors say."""
+    """Check header and tensors of a file, and unpack them."""
     if header["kind"] != kind:
         raise ValueError(f"{path}: expected one of the kind {kind!r}, found a file of the kind {header['kind']!r}")
     if header["format"] != FORMATS[kind]:
@@ -126,13 +126,13 @@ def _brief(value: Any) -> str:
 
 def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """``model.state_dict()`` without the frozen parameters, which come from the pretrained model: tensors by name."""
-    named = model.named_parameters(remove_duplicate=False)  # a weight that two layers share has a name in each
+    named = model.named_parameters(remove_duplicate=False)  # a shared weight has several names
     frozen = {name for name, parameter in named if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of :func:`trained_state`; ``ValueError`` if names or shapes differ, or for entries that are not finite."""
+    """The inverse of :func:`trained_state`; ``ValueError`` for other names or shapes, or non-finite entries."""
     own = trained_state(model)
     lacking, unknown = ([name for name in one if name not in other] for one, other in ((own, state), (state, own)))
     if lacking or unknown:
@@ -150,16 +150,16 @@ def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first names, and how many there are."""
+    """The number of names, and the first three."""
     return f"{len(names)} ({', '.join(names[:3])}{', …' * (len(names) > 3)})" if names else "none"
 
 
 def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON for ``value``; its tensors go to ``tensors``, contiguous and on the CPU.  Containers are tagged, so that keys that are
-    no strings, tuples and numbers that JSON lacks come back as they were.
+    """JSON for ``value``; its tensors go to ``tensors``, contiguous and on the CPU.  Containers are tagged, because JSON has no
+    tuples, no keys but strings, and no infinite numbers.
     """
     if isinstance(value, torch.Tensor):
-        name = f"{len(tensors)}/{place}"  # two places may read alike
+        name = f"{len(tensors)}/{place}"  # places need not be unique
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
@@ -174,7 +174,7 @@ def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _unpack(data: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of :func:`_pack`; tensors are fresh, so that they are aligned as those of an undisturbed run are."""
+    """The inverse of :func:`_pack`; tensors are copied, to be aligned in memory like those of an uninterrupted run."""
     if not isinstance(data, dict):
         return data
     if "tensor" in data:

@@ -24,7 +24,7 @@ __all__ = ["classification"]
 
 
 def classification(options: argparse.Namespace, say: Say) -> Task:
-    """The task with the rows of its options; what has no sign is left out, where labels are signs, and said so.
+    """The task with the rows that the options name; with sign labels, rows labelled 0 are left out with a message.
 
     Raises ``ValueError`` for a metric that the labels do not fit, and for rows that :func:`read_rows` and :func:`split` refuse.
     """
@@ -54,7 +54,7 @@ def classification(options: argparse.Namespace, say: Say) -> Task:
         return Data(examples, {"dev": measured}, labels)
 
     def write(output: Path, job: Job, tokenizer: Any, method: GeoLoRAMethod, place: Path) -> list[str]:
-        """Adapter, head and the meaning of the outputs, which a plain LoRA checkpoint has not."""
+        """Write adapter, head and the meaning of the outputs, which a plain LoRA checkpoint cannot hold."""
         longest = max(int(part.lengths.max()) for part in (job.data.train, *job.data.evaluation.values()))
         pairs = options.pair_column is not None
         save_adapter(output / ADAPTER, FineTuned(job.model, tokenizer, labels, options.max_length, pairs, longest), method, place)
@@ -75,7 +75,7 @@ def classification(options: argparse.Namespace, say: Say) -> Task:
 
 
 def _signed(rows: list[Row], say: Say) -> list[Row]:
-    """Those of a file whose label has a sign; ``ValueError`` if there are none."""
+    """The rows of a file whose label has a sign; ``ValueError`` if there are none."""
     kept, left_out = with_sign(rows)
     path = rows[0].path
     if not kept:
@@ -86,7 +86,7 @@ def _signed(rows: list[Row], say: Say) -> list[Row]:
 
 
 def _counts(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
-    """How many examples there are, and what their labels were taken for."""
+    """The line that tells the number of examples and how their labels were understood."""
     examples = f"{len(train)} examples for the training, {len(dev)} for the metric"
     if not labels.classes:
         return f"{examples}; labels are numbers, mean {labels.mean:.4g}, standard deviation {labels.scale:.4g}"
@@ -97,14 +97,14 @@ def _counts(train: Sequence[Row], dev: Sequence[Row], labels: Labels) -> str:
 
 
 def _first(row: Row) -> str:
-    """What was taken for texts and label, in one line."""
+    """The line that shows the first example as it was understood."""
     given = [row.text] if row.pair is None else [row.text, row.pair]
     texts = " | ".join(shown(text, 80) for text in given)
     return f"first example: {texts} -> {shown(row.label)}"
 
 
 def _doubts(rows: Sequence[Row], labels: Labels) -> Iterator[str]:
-    """Questions about columns that look like others."""
+    """Questions to the user where the columns look wrongly chosen."""
     if all(re.fullmatch(r"[\s\d.,+-]*", row.text) for row in rows):
         yield "all texts are numbers: is --text-column the right one?"
     if labels.classes and len(rows) > 10 and len(labels.classes) > len(rows) // 2:

@@ -1,4 +1,4 @@
-"""``geolora-ref finetune``: what it does with its options, and what is printed and written."""
+"""``geolora-ref finetune``: run the job that the options describe, and print and write its results."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ __all__ = ["run"]
 
 TASKS: Mapping[TaskName, Callable[[argparse.Namespace, Say], Task]] = {"classification": classification, "causal-lm": causal_lm}
 NAME = re.compile(r"[\w.]+")
-"""Of a module, or the end of one; what has other characters is "all-linear", or a regular expression."""
+"""A module name or the end of one; a text with other characters is "all-linear" or a regular expression."""
 CHECKPOINT, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "results.json", "ranks.png", "lora"
-"""What a run writes, beside what is its task's own."""
+"""The files and the folder that every run writes; a task may add its own."""
 LIBRARIES = ("numpy", "torch", "transformers", "safetensors")
-"""Those whose versions may change a number."""
+"""The libraries whose versions may change a number."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -74,12 +74,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _written(path: Path) -> int | None:
-    """When a file was written, None if it is not there."""
+    """The time when a file was written, None if it does not exist."""
     return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise ``ValueError`` for options that nobody else would look at before the model is read."""
+    """Raise ``ValueError`` early for wrong options that would otherwise be found after the model was read."""
     checks.integer("checkpoint_every", options.checkpoint_every, 1)
     _plan(options)
     try:
@@ -89,7 +89,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int:
-    """Load, train, write."""
+    """Load model and data, train, and write the results."""
 
     def say(line: str, style: str | None = None) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
@@ -142,12 +142,12 @@ def _run(options: argparse.Namespace, checkpoint: Path, console: Console) -> int
         say(f"{job.history.exact} of {job.history.truncations} truncations went through Householder's QR")
     written = task.write(options.output, job, tokenizer, method, place)
     if ADAPTER not in written:
-        (options.output / ADAPTER).unlink(missing_ok=True)  # of another run
+        (options.output / ADAPTER).unlink(missing_ok=True)  # left by another run
     write_json(
         options.output / RESULTS, _results(job, place, learned=learned, baseline=baseline if math.isfinite(baseline) else None)
     )
     plain = _export_lora(job, place, options.output / LORA, task.peft)
-    draw_run(job.history, options.output / PICTURE, _epoch_line(job))  # last: the rest is there when a disk is too full for it
+    draw_run(job.history, options.output / PICTURE, _epoch_line(job))  # last: a full disk costs only the picture
     say(f"written to {options.output}: {', '.join([*written, RESULTS, plain, PICTURE])}")
     return 0
 
@@ -159,13 +159,13 @@ def _longest(*parts: Examples) -> dict[str, torch.Tensor]:
 
 
 def _make_room(output: Path) -> None:
-    """Take away what killed runs have left of their writes; ``OSError`` for what cannot be written when the training is done."""
+    """Remove temporary files of killed runs; ``OSError`` early for outputs that could not be written after the training."""
     for name in (CHECKPOINT, ADAPTER, RESULTS, PICTURE):
         remove_parts(output / name)
         require_regular(output / name)
         require_writable(output / name)
     lora = output / LORA
-    if os.path.lexists(lora) and not lora.is_dir():  # a link that leads nowhere does not exist
+    if os.path.lexists(lora) and not lora.is_dir():  # lexists: a dangling link is in the way, too
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(lora))
 
 
@@ -185,24 +185,24 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _identity(options: argparse.Namespace, digests: Mapping[str, str | None], method: GeoLoRAMethod) -> dict[str, Any]:
-    """Everything but the plan that determines the run, model and data by their digests."""
+    """Everything that determines the run, except the plan; model and data by their digests."""
     return {
         "version": version("geolora-ref"),
         **digests,
-        "dev_fraction": options.dev_fraction if options.dev is None else None,  # --dev leaves it without a use
+        "dev_fraction": options.dev_fraction if options.dev is None else None,  # unused with --dev
         **{name: getattr(options, name) for name in ("task", *OF_TASK[options.task], "max_length", "device")},
         **asdict(method),
     }
 
 
 def _progress(console: Console) -> Progress:
-    """A bar, on a terminal only."""
+    """A progress bar, on a terminal only."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _epoch_line(job: Job) -> str:
-    """The metric after an epoch, with what it cost."""
+    """The line after an epoch: training loss, metric and the number of adapter parameters."""
     history, per_epoch = job.history, job.batches_per_epoch
     loss = statistics.fmean(history.losses[-per_epoch:])
     metric = ", ".join(f"{name} {job.plan.metric} {value:.4f}" for name, value in history.metrics[-1].items())
@@ -211,7 +211,7 @@ def _epoch_line(job: Job) -> str:
 
 
 def _results(job: Job, place: Path, **told: bool | float | None) -> dict[str, Any]:
-    """The figures of a run, as JSON has them."""
+    """The results of a run as JSON data."""
     history = job.history
     return {
         "metrics": [
@@ -234,7 +234,7 @@ def _results(job: Job, place: Path, **told: bool | float | None) -> dict[str, An
 
 
 def rank_table(job: Job) -> Table:
-    """The rank of every adapted layer and what it stores."""
+    """The table of every adapted layer's rank and number of parameters."""
     layers = adapters(job.model.encoder)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold")
@@ -250,12 +250,12 @@ def rank_table(job: Job) -> Table:
 
 
 def _export_lora(job: Job, place: Path, directory: Path, task_type: str) -> str:
-    """Write the adapter as a plain LoRA checkpoint, where PEFT is installed; says what was done."""
+    """Write the adapter as a plain LoRA checkpoint if PEFT is installed; returns what was done, in words."""
     if importlib.util.find_spec("peft") is None:
         return "no plain LoRA checkpoint (PEFT is not installed)"
     from geolora_ref.nn.exchange.export import DRAFT, export_lora
 
-    for draft in directory.glob(f"{DRAFT}*"):  # of a run that was killed here
+    for draft in directory.glob(f"{DRAFT}*"):  # left by a run that was killed here
         shutil.rmtree(draft)
     export_lora(
         job.model.encoder,

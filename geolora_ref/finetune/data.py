@@ -18,7 +18,7 @@ __all__ = ["Columns", "Row", "digest_of_rows", "read_rows", "read_text", "split"
 
 
 class Placed(Protocol):
-    """What comes from a file."""
+    """An example that knows the file it comes from."""
 
     @property
     def path(self) -> Path: ...
@@ -29,7 +29,7 @@ Example = TypeVar("Example", bound=Placed)
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what: a number that counts from 1, or a name if the first line is a header."""
+    """The columns of text, label and second text: a number from 1 on, or a name if the first line is a header."""
 
     text: str = "1"
     label: str = "2"
@@ -83,12 +83,12 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
 
 
 def digest_of_rows(rows: Sequence[Row]) -> str:
-    """SHA-256 of texts and labels in their order, wherever they stand: what was read, which a second look need not find again."""
+    """SHA-256 of the texts and labels that were read, in order; files and lines do not matter, and files may change later."""
     return digest(json.dumps([[row.text, row.pair, row.label] for row in rows]))
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, line ends as they are; ``ValueError`` where it cannot be read, and with the line where it is not UTF-8."""
+    """The text of a UTF-8 file, line ends unchanged; ``ValueError`` if it cannot be read, or with the line that is not UTF-8."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -101,7 +101,7 @@ def read_text(path: Path) -> str:
 
 
 def _records(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and fields."""
+    """The line number and the fields of every line."""
     text = read_text(path)
     reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:

@@ -1,4 +1,4 @@
-"""The training loop: one method, one model, one data set, from the first step or from a checkpoint, to the same parameters."""
+"""The training loop of one method, one model and one data set; a resumed run ends at the same parameters."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = ["Data", "DivergedError", "History", "Job", "Meaning", "Plan", "Schedu
 
 CPU = torch.device("cpu")
 RANK_RECORDS = 500
-"""Ranks are recorded at most about so many times in a run, evenly spaced."""
+"""About the largest number of times that ranks are recorded in a run, evenly spaced."""
 
 
 class DivergedError(ArithmeticError):
-    """The training loss, or a gradient, is no finite number any more."""
+    """The training loss or a gradient is not finite any more."""
 
 
 class Meaning(Protocol):
-    """What the outputs of a model (B, k) mean: what is minimised, and what the metric compares with the targets (B,)."""
+    """The meaning of a model's outputs (B, k): the loss, and the predictions that the metric compares with targets (B,)."""
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """One number for a batch."""
@@ -52,7 +52,7 @@ class Meaning(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """What is learned from, what the metric is measured on (sets by name, such as "dev"), and what the outputs mean."""
+    """Training examples, evaluation sets by name (such as "dev") for the metric, and the meaning of the outputs."""
 
     train: Examples
     evaluation: Mapping[str, Examples]
@@ -61,14 +61,14 @@ class Data:
 
 @dataclass
 class History:
-    """What a run has seen so far.
+    """The records of a run so far.
 
     Attributes
     ----------
     losses, seconds : training loss and duration of every step.
-    rank_steps, ranks : the steps at which ranks were recorded, and the rank of every layer (in the order of ``layers``) there.
+    rank_steps, ranks : the steps at which ranks were recorded, and the ranks then, in the order of ``layers``.
     metrics : for each epoch the metric on each evaluation set.
-    truncations, exact : of all layers in all steps, and those that went through Householder's QR.
+    truncations, exact : the number of truncations of all layers in all steps, and of those by Householder QR.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -95,18 +95,18 @@ class History:
         return self.late_loss < baseline
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: everything, the long lists as tensors."""
+        """The whole history as a checkpoint keeps it, the long lists as tensors."""
         kinds = {"losses": torch.float64, "seconds": torch.float64, "rank_steps": torch.int64, "ranks": torch.int64}
         return vars(self) | {name: torch.tensor(getattr(self, name), dtype=kind) for name, kind in kinds.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> History:
-        """The inverse of :meth:`state`, which may hold more."""
+        """The inverse of :meth:`state`; other entries are ignored."""
         kept: dict[str, Any] = {field.name: state[field.name] for field in fields(cls)}
         return cls(**kept | {name: X.tolist() for name, X in kept.items() if isinstance(X, torch.Tensor)})
 
     def check(self, steps: int, epochs: int, per_epoch: int) -> None:
-        """Raise ``ValueError`` unless so many steps and epochs can have such a history."""
+        """Raise ``ValueError`` unless a run of ``steps`` steps and ``epochs`` epochs can have such a history."""
         if not (self.steps == len(self.seconds) <= steps and len(self.metrics) <= epochs):
             found = f"{self.steps} losses, {len(self.seconds)} times and {len(self.metrics)} metrics"
             raise ValueError(f"history: expected at most {steps} steps and {epochs} epochs, found {found}")
@@ -119,15 +119,15 @@ class History:
 class Job:
     """A run that can be killed at any time and taken up again; ``predict`` gives one entry (N,) for each of N examples.
 
-    ``identity`` is what must agree between a checkpoint and this job beside the plan, plain JSON data; ``fresh`` : begin anew,
-    and let the first checkpoint replace the one that is there; ``on_step`` and ``on_epoch`` are called with how many are done
-    and how many there are.  The global generators of torch are left as they were: dropout and the like draw from private
-    copies of the CPU's and the model's device's, seeded by the plan and kept in the checkpoint.
+    ``identity`` : plain JSON data that, beside the plan, must agree between a checkpoint and this job.  ``fresh`` : begin anew,
+    and let the first checkpoint replace an existing one.  ``on_step`` and ``on_epoch`` are called with the number done and the
+    total.  The global generators of torch are left unchanged: dropout and the like draw from private copies of the generators
+    of the CPU and the model's device, seeded by the plan and kept in the checkpoint.
 
-    A checkpoint of a run with other epochs is taken up if its steps are the first ones of this job (:meth:`Plan.continues`).
+    A checkpoint of a run with other epochs is resumed if its steps are the first ones of this job (:meth:`Plan.continues`).
 
-    Raises ``ValueError`` that names the checkpoint if it is damaged or that of another job, and what ``make_model`` and the
-    method raise.
+    Raises ``ValueError`` that names the checkpoint if it is damaged or belongs to another job, and the errors of
+    ``make_model`` and of the method.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Job:
         self.history = History()
         self.batches_per_epoch = math.ceil(len(data.train) / plan.batch_size)
         self.steps = plan.epochs * self.batches_per_epoch
-        self.device = CPU  # until there is a model, which says where it is
+        self.device = CPU  # until the model tells its device
         generator = torch.Generator().manual_seed(plan.seed)
         with self._private_randomness():
             self.model = make_model(generator)
@@ -222,7 +222,7 @@ class Job:
             self.on_step(self.history.steps, self.steps)
 
     def _count_truncations(self, before: tuple[int, int]) -> None:
-        """Those of this step: an optimizer counts from where it was made, and a run goes on with a new one."""
+        """Add the truncations of this step: a resumed run has a new optimizer, whose own counts begin at 0."""
         (truncations, exact), history = self.prepared.truncations(), self.history
         history.truncations += truncations - before[0]
         history.exact += exact - before[1]
@@ -238,7 +238,7 @@ class Job:
 
     @torch.no_grad()
     def predict(self, examples: Examples) -> torch.Tensor:
-        """What the outputs say of each example: a class, a standardised number, or nats; in the order of the examples."""
+        """One prediction per example, in the order of the examples: a class, a standardised number, or nats."""
         self.model.eval()
 
         def of_batch(indices: list[int]) -> torch.Tensor:
@@ -248,7 +248,7 @@ class Job:
         return by_length(examples.lengths, 2 * self.plan.batch_size, of_batch)
 
     def _record_ranks(self) -> None:
-        """Every so many steps, at the start and at the end."""
+        """Record the ranks at the start, at the end, and at even intervals between."""
         history = self.history
         due = history.steps % max(1, self.steps // RANK_RECORDS) == 0 or history.steps == self.steps
         if history.layers and due and history.steps not in history.rank_steps[-1:]:
@@ -294,7 +294,7 @@ class Job:
         self.history = history
 
     def _beginning(self, before: Plan, done: int) -> str:
-        """Why the steps that were done with the plan ``before`` are not the first ones of this job."""
+        """The reason, in words, why the steps done with the plan ``before`` are not the first steps of this job."""
         if done > self.steps:
             return f"expected at most the {self.steps} steps of {self.plan.epochs} epochs, found that {done} are done"
         rise = before.warmup * before.epochs / self.plan.epochs
@@ -306,12 +306,12 @@ class Job:
         )
 
     def _random_devices(self) -> set[torch.device]:
-        """Where the run draws from global generators; a checkpoint with those of other devices would need them again."""
+        """The devices whose generators the run uses; more would have to exist again wherever the checkpoint is resumed."""
         return {CPU, self.device}
 
     @contextmanager
     def _private_randomness(self) -> Iterator[None]:
-        """Within, these generators are ours, seeded by the plan; afterwards they are what they were."""
+        """Within this context the global generators are seeded by the plan; afterwards their state is restored."""
         before = {device: _generator_state(device) for device in self._random_devices()}
         try:
             for device in before:
@@ -325,7 +325,7 @@ class Job:
         return {device.type: _generator_state(device) for device in self._random_devices()}
 
     def _set_random_state(self, state: dict[str, Any]) -> None:
-        """Raises ``ValueError`` for a state without that of the model's device."""
+        """Set the generators; ``ValueError`` for a state that lacks the generator of the model's device."""
         for device in self._random_devices():
             found = state.get(device.type)
             if found is None:
@@ -334,7 +334,7 @@ class Job:
 
 
 def _generator_state(device: torch.device) -> torch.Tensor:
-    """Of the global generator of a device."""
+    """The state of the global generator of a device."""
     if device == CPU:
         return torch.get_rng_state()
     state: torch.Tensor = torch.get_device_module(device).get_rng_state(device)

@@ -22,7 +22,7 @@ __all__ = ["Kind", "Labels", "fit_labels", "shown", "with_sign"]
 class Labels:
     """The meaning of a model's outputs: one logit for each of ``classes``, or one number, in units of ``scale`` about ``mean``.
 
-    Of a batch of B examples the loss takes outputs (B, classes), or (B, 1) for numbers, and targets (B,); predictions are (B,).
+    For a batch of B examples the loss takes outputs (B, classes), or (B, 1) for numbers, and targets (B,); predictions are (B,).
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Labels:
         return len(self.classes) or 1
 
     def encode(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Class indices (int64) or standardised numbers (float32), one a row; ``ValueError`` with the line of a strange label."""
+        """Class indices (int64) or standardised numbers (float32), one per row; ``ValueError`` with the line of a bad label."""
         if self.kind == "number":
             return torch.tensor([(_number(row) - self.mean) / self.scale for row in rows], dtype=torch.float32)
         index = {name: i for i, name in enumerate(self.classes)}
@@ -76,8 +76,8 @@ class Labels:
 def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
     """The labels of the training rows.
 
-    Raises ``ValueError`` without rows, for a label that is no finite number (kinds "number" and "sign"), for a single class or a
-    single number, and for "classes" that are plainly measurements: more than 20 different numbers, not all of them counts.
+    Raises ``ValueError`` without rows, for a label that is no finite number (kinds "number" and "sign"), if all labels agree, and
+    for "classes" that are plainly measurements: more than 20 different numbers, not all of them natural numbers.
     """
     checks.one_of("labels", kind, get_args(Kind))
     if not rows:
@@ -85,11 +85,11 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
     where = rows[0].path
     if kind == "number":
         values = np.array([_number(row) for row in rows])
-        if values.min() == values.max():  # the mean of equal numbers may be another one, and std not 0
+        if values.min() == values.max():  # std of equal numbers may round to more than 0
             raise ValueError(f"{where}: expected labels that differ, found {values[0]:g} in all {len(rows)} examples")
         with np.errstate(over="ignore", invalid="ignore"):
             mean, scale = float(values.mean()), float(values.std())
-        if not 0.0 < scale < math.inf:  # nor is it finite where the mean is not
+        if not 0.0 < scale < math.inf:  # an infinite mean makes scale inf or NaN
             raise ValueError(
                 f"{where}: expected numbers whose mean and spread double precision can hold, found {mean:g} and {scale:g}"
             )
@@ -108,13 +108,13 @@ def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
 
 
 def with_sign(rows: Sequence[Row]) -> tuple[list[Row], int]:
-    """The rows whose label is not zero, and how many were zero and have no sign."""
+    """The rows whose label is not zero, and the number of rows left out because zero has no sign."""
     kept = [row for row in rows if _number(row) != 0.0]
     return kept, len(rows) - len(kept)
 
 
 def shown(label: str, longest: int = 60) -> str:
-    """A label as a message has it, cut: a file that was read in a wrong way has whole texts for labels."""
+    """A label shortened for a message: with a wrongly chosen column, labels are whole texts."""
     return label if len(label) <= longest else label[:longest] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Where a pretrained model lies: a folder, a GGUF file, or an installed package, which is searched and not imported."""
+"""Find a pretrained model: in a folder, a GGUF file, or an installed package, which is searched without being imported."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WANTED = "config.json and *.safetensors, or one *.gguf"
 def locate(model: str) -> Path:
     """The folder that holds config.json and safetensors weights, or the GGUF file: ``model`` itself, or one inside of it.
 
-    ``model`` is a GGUF file, a folder, or the name of a package, of which one folder or file is taken.
+    ``model`` is a GGUF file, a folder, or the name of a package that contains exactly one model.
 
     Raises ``ValueError`` if there is no such file, folder or package, or if it carries no model or more than one.
     """
     path = Path(model)
     if path.suffix == ".gguf" and path.is_file():
         return path
-    if model and path.is_dir():  # an empty name, as an unset variable of a shell gives it, is not the current folder
+    if model and path.is_dir():  # an empty name (an unset shell variable) is not the current folder
         found = [path] if _holds_model(path) else sorted(path.glob("*.gguf"))
         if len(found) != 1:
             listing = checks.first_few(sorted(inside.name for inside in path.iterdir())) or "an empty folder"

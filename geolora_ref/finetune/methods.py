@@ -1,4 +1,4 @@
-"""How a pretrained model is made trainable: what is adapted, and by which optimizer.  A method is data; the job runs it."""
+"""Methods that make a pretrained model trainable: adapters and an optimizer, described by plain data that a job runs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Prepared:
     ----------
     optimizer : steps everything that is trainable.
     ranks : the current rank of every adapted layer, by name; empty for methods without ranks.
-    parameters : how many numbers the adaptation stores now, the head apart.
+    parameters : the number of parameters that the adaptation stores now, without the head.
     penalty : a term that the method adds to the loss, or None.
     after_step : called with the number of steps done, while the gradients of the last one are still there.
-    truncations : how many the optimizer has done since it was made, and how many of them went through Householder's QR.
+    truncations : how many truncations the optimizer has done since it was made, and how many of them by Householder QR.
     """
 
     optimizer: torch.optim.Optimizer
@@ -45,7 +45,7 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name of the method in tables."""
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
         """Adapt ``model`` in place; ``steps`` is the length of the training to come."""
@@ -55,8 +55,8 @@ class Method(Protocol):
 class GeoLoRAMethod:
     """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of :func:`geolora_ref.nn.adapt` and of the optimizer.
 
-    ``max_rank`` : None is four times ``rank``, so that ranks can grow.
-    ``fast`` : the fast path where it applies; without it the reference, which is the same training within rounding.
+    ``max_rank`` : None means four times ``rank``, so that ranks can grow.
+    ``fast`` : use the fast path where it applies; False uses the reference, the same training within rounding.
     """
 
     lr: float = 0.02
@@ -80,7 +80,7 @@ class GeoLoRAMethod:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> GeoLoRAMethod:
-        """The inverse of ``dataclasses.asdict``, also after a passage through JSON, which knows no tuples."""
+        """The inverse of ``dataclasses.asdict``, also after JSON has turned tuples into lists."""
         targets = data["target_modules"]
         return cls(**dict(data) | {"target_modules": targets if isinstance(targets, str) else tuple(targets)})
 
@@ -108,7 +108,7 @@ class GeoLoRAMethod:
         return replace(geolora_prepared(model, optimizer), truncations=lambda: (optimizer.truncations, optimizer.exact))
 
     def adapt(self, model: Model, generator: torch.Generator) -> None:
-        """Put the adapters into the encoder, in place; an output layer is none of "all-linear", as in PEFT."""
+        """Put the adapters into the encoder, in place; "all-linear" leaves out the output layer, as in PEFT."""
         from geolora_ref.nn import adapt
 
         output = getattr(model.encoder, "get_output_embeddings", lambda: None)()
@@ -128,7 +128,7 @@ class GeoLoRAMethod:
 
 
 def geolora_prepared(model: Model, optimizer: torch.optim.Optimizer) -> Prepared:
-    """What a job needs of a model with GeoLoRA adapters, whichever optimizer moves them."""
+    """:class:`Prepared` for a model with GeoLoRA adapters and any optimizer of them."""
     from geolora_ref.nn import adapters, parameter_count
 
     layers = adapters(model.encoder)

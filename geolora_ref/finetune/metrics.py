@@ -1,4 +1,4 @@
-"""How good predictions are: the metrics of the usual text benchmarks, from scikit-learn and SciPy."""
+"""Metrics of the usual text benchmarks, from scikit-learn and SciPy, and the perplexity."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ METRICS: dict[Metric, Callable[[Values, Values], float]] = {
     "spearman": _spearman,
     "perplexity": _perplexity,
 }
-"""Of targets and predictions; the perplexity of numbers of tokens, and of −Σ log p over the tokens of each example."""
+"""Functions of targets and predictions; for the perplexity, token counts and −Σ log p over the tokens of each example."""
 
 
 def default_kind(metric: str) -> Kind:
@@ -47,8 +47,8 @@ def default_kind(metric: str) -> Kind:
 
 
 def evaluate_metric(metric: Metric, targets: Values, predictions: Values) -> float:
-    """The metric, larger is better but for the perplexity; nan where it is undefined: a correlation with a constant, predictions
-    that are not finite.
+    """The metric; larger is better, except for the perplexity.  It is nan where it is undefined: for non-finite predictions, and
+    for a correlation with a constant.
 
     Raises ``ValueError`` for an unknown metric.
     """

@@ -1,4 +1,4 @@
-"""A pretrained transformer in the form in which a job trains it: under a linear head, or as a decoder that predicts tokens."""
+"""A pretrained transformer in the form that a job trains: with a linear head on top, or as a decoder that predicts tokens."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = [
 ]
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""What the outputs of a pretrained model depend on, beside its weights and what its tokenizer has for a vocabulary."""
+"""Files that determine the outputs of a pretrained model, beside its weights and the tokenizer's vocabulary files."""
 READ = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""What transformers opens in a folder."""
+"""Patterns of the files that transformers opens in a folder."""
 OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Left open, the second one asks whoever is there, and runs what the folder brings for a yes."""
+"""Options of transformers against downloads and foreign code: without the second, it would ask the user to run code."""
 IGNORED = -100
-"""In the place of a token that the loss does not count."""
+"""The token id that marks a position which the loss does not count."""
 
 
 class Model(torch.nn.Module):
-    """What a method is given: ``encoder``, a pretrained model to be adapted, and ``head``, which is trained as it is."""
+    """The model that a method gets: ``encoder``, a pretrained model to be adapted, and ``head``, which is trained in full."""
 
     encoder: Any
     head: torch.nn.Module
@@ -74,12 +74,12 @@ class Classifier(Model):
 
 
 class Decoder(Model):
-    """outputs = −Σ log p(token | those before it), over the tokens of an example that count.
+    """outputs = −Σ log p(token | tokens before it), over the counted tokens of an example.
 
     Attributes
     ----------
     encoder : any model of transformers' ``AutoModelForCausalLM``; gives ``logits`` (batch x tokens x vocabulary).
-    head : nothing; the output layer is part of the pretrained model and stays as it is.
+    head : the identity; the output layer is part of the pretrained model and stays frozen.
     """
 
     def __init__(self, encoder: Any) -> None:
@@ -87,7 +87,7 @@ class Decoder(Model):
         self.encoder, self.head = encoder, torch.nn.Identity()
 
     def forward(self, next_ids: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
-        """Nats (batch,); ``next_ids`` (batch x tokens) has what each token is followed by, negative where that does not count."""
+        """Nats (batch,); ``next_ids`` (batch x tokens) is the id after each token, or ``IGNORED`` where it does not count."""
         logits = self.encoder(**inputs, use_cache=False).logits
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), next_ids.flatten(), ignore_index=IGNORED, reduction="none")
         total: torch.Tensor = nats.view(next_ids.shape).sum(dim=1)
@@ -108,12 +108,12 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
 
 
 def load_decoder(folder: Path) -> tuple[Any, Any]:
-    """The same for a model that predicts the next token, with its output layer."""
+    """Like :func:`load_encoder` for a model that predicts the next token, with its output layer."""
     return _load(folder, "AutoModelForCausalLM")
 
 
 def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
-    """A model of transformers' class ``kind``, whose weights may lack those that begin with ``unused``, and its tokenizer."""
+    """A model of transformers' class ``kind`` and its tokenizer; weights whose name begins with ``unused`` may be missing."""
     import transformers
 
     weights: dict[str, Any] = {"use_safetensors": True}
@@ -122,7 +122,7 @@ def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
         folder, options, weights = place.parent, {**OFFLINE, "gguf_file": place.name}, {}
     try:
         for file in (file for pattern in READ for file in folder.glob(pattern)):
-            require_regular(file)  # whoever opens a pipe waits for ever
+            require_regular(file)  # opening a pipe would block for ever
         with _no_progress_bars():
             model, report = getattr(transformers, kind).from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True, **weights, **options
@@ -138,9 +138,9 @@ def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Raise ``ValueError`` unless the encoder makes states of its hidden size out of these inputs, tensors as in training.
+    """Raise ``ValueError`` unless the encoder turns these inputs (tensors as in training) into states of its hidden size.
 
-    How many tokens a model takes is written in no one place of its configuration: it is asked.
+    Configurations have no common entry for the largest number of tokens, so the model is run once.
     """
     kind, tokens = type(encoder).__name__, inputs["input_ids"].shape[1]
     wanted = f"model: expected an encoder that turns {tokens} token ids (max_length is the most) into states of its hidden size"
@@ -158,7 +158,7 @@ def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     """Raise ``ValueError`` unless one example (tensors as in training) has finite logits that no later token changes.
 
-    A model that sees later tokens, as encoders with a head for masked words do, would be said to predict what it has read.
+    A model that sees later tokens, such as an encoder with a head for masked words, would get credit for tokens that it has read.
     """
     kind, ids = type(decoder).__name__, inputs["input_ids"]
     wanted = f"model: expected a decoder that predicts each of {ids.shape[1]} tokens (max_length is the most) by those before it"
@@ -170,12 +170,12 @@ def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"{wanted}, found {kind}: {error}") from error
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"{wanted}, found {kind} with logits that are not finite, before anything was trained")
-    if float((logits - changed).abs().max()) > 1e-5 * float(logits.abs().max()):  # rounding, of single precision
+    if float((logits - changed).abs().max()) > 1e-5 * float(logits.abs().max()):  # more than single precision rounding
         raise ValueError(f"{wanted}, found {kind}, whose logits change with the last token")
 
 
 def check_length(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
-    """Raise ``ValueError`` unless so many tokens have room for a word beside the special ones."""
+    """Raise ``ValueError`` unless ``max_length`` tokens have room for a word of each text beside the special tokens."""
     least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
     if max_length < least:
         raise ValueError(f"max_length: expected at least {least} tokens for this model, found {max_length}")
@@ -183,7 +183,7 @@ def check_length(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing bars of its own; afterwards it may again, if it could."""
+    """Within this context transformers draws no progress bars; afterwards its setting is restored."""
     import transformers.utils.logging as bars
 
     noisy = bars.is_progress_bar_enabled()
@@ -196,7 +196,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def digest_of_model(folder: Path, tokenizer: Any) -> str:
-    """SHA-256 over configuration, weights and the files of the tokenizer, or of the GGUF file; what else is there may change."""
+    """SHA-256 over configuration, weights (or the GGUF file) and the files of the tokenizer; other files may change."""
     home, weights = (folder.parent, {folder}) if folder.is_file() else (folder, set(folder.glob("model*.safetensors")))
     named = {home / name for name in (*FILES, *tokenizer.vocab_files_names.values())}
     total = hashlib.sha256()

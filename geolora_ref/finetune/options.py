@@ -1,4 +1,4 @@
-"""The options of ``geolora-ref finetune``; what is wrong with them is told before torch is imported, which takes seconds."""
+"""The options of ``geolora-ref finetune``; wrong ones are refused before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geolora_ref.support.options import nonempty_path
 __all__ = ["OF_TASK", "add_arguments", "parse"]
 
 DEFAULT = "(default: %(default)s)"
-"""In a help text, which argparse completes."""
+"""The end of a help text, in which argparse fills in the default."""
 ELSEWHERE = {
     "--learning-rate": "--lr",
     "--learning_rate": "--lr",
@@ -30,7 +30,7 @@ ELSEWHERE = {
     "--output-dir": "--output",
     "--output_dir": "--output",
 }
-"""What other programs call these options."""
+"""Names that other programs have for these options."""
 OF_TASK: Mapping[TaskName, Sequence[str]] = {
     "classification": ("text_column", "pair_column", "label_column", "header", "labels", "head_lr"),
     "causal-lm": (),
@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, the metric among them; exit status 2 for wrong ones, and for a model or data that are not there."""
+    """The options, with the metric filled in; exit status 2 for wrong options, and for missing model or data files."""
     parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
     add_arguments(parser)
     for name in sys.argv[1:] if argv is None else argv:
@@ -147,7 +147,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _refuse_other_tasks(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Status 2 for an option or a metric of another task; the one metric of a task need not be given."""
+    """Exit with 2 for an option or a metric of another task; a task with a single metric needs no ``--metric``."""
     for task, names in OF_TASK.items():
         for name in names if task != options.task else ():
             if getattr(options, name) != parser.get_default(name):

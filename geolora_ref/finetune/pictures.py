@@ -18,7 +18,7 @@ __all__ = ["draw_run", "short_names"]
 
 
 def draw_run(history: History, path: Path, title: str) -> None:
-    """Write the picture; its format is that of the ending of ``path``."""
+    """Write the picture in the format that the ending of ``path`` names."""
     layers = len(history.layers)
     figure = Figure(figsize=(8.0, 3.0 + 0.16 * layers), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -61,7 +61,7 @@ def _draw_ranks(axes: Axes, history: History) -> None:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The names without the beginning that they share, cut at a dot."""
+    """The names without their common beginning, cut at a dot."""
     parts = [name.split(".") for name in names]
     shared = 0
     while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:

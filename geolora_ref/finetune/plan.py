@@ -1,4 +1,4 @@
-"""How long a run is and how its learning rates move; and the words that options may have.  Nothing here needs torch."""
+"""The length of a run, its learning rate schedule, and the values that options may have.  Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Kind", "Metric", "Plan", "Schedule", "TaskName"]
 TaskName = Literal["classification", "causal-lm"]
 Metric = Literal["accuracy", "matthews", "pearson", "spearman", "perplexity"]
 Kind = Literal["class", "number", "sign"]
-"""Of labels."""
+"""The kinds of labels."""
 Schedule = Literal["constant", "linear"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in which portions; a run is a function of plan, method, model and data.
+    """Epochs, batch size and schedule of a run; a run is a function of plan, method, model and data.
 
-    Raises ``ValueError`` for what is out of range, naming it.
+    Raises ``ValueError`` that names a field out of range.
     """
 
     metric: Metric
@@ -42,15 +42,15 @@ class Plan:
         object.__setattr__(self, "seed", int(self.seed))
 
     def factor(self, step: int, steps: int) -> float:
-        """What multiplies the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or to 0."""
-        rise = round(self.warmup * steps, 9)  # a third of thirty steps is ten
+        """The factor of the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or down to 0."""
+        rise = round(self.warmup * steps, 9)  # without rounding a third of thirty might exceed ten
         if step < rise:
             return (step + 1) / (math.floor(rise) + 1)
         return 1.0 if self.schedule == "constant" else (steps - step) / (steps - rise)
 
     def continues(self, before: Plan, done: int, per_epoch: int) -> bool:
-        """Whether the first ``done`` steps of a run with the plan ``before`` are those of a run with this one, which has other
-        epochs or another warm-up: these enter a step by its factor alone, so that it is the factors that must agree.
+        """Whether a run with the plan ``before`` and one with this plan agree in their first ``done`` steps.  The plans differ in
+        epochs or warm-up, which affect a step only by its factor, so the factors must agree.
         """
         steps, earlier = self.epochs * per_epoch, before.epochs * per_epoch
         return done <= steps and all(before.factor(k, earlier) == self.factor(k, steps) for k in range(done))

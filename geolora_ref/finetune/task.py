@@ -1,4 +1,4 @@
-"""What tells one task of ``geolora-ref finetune`` from another; the loop, its files and its resume are the job's."""
+"""The parts of ``geolora-ref finetune`` that differ between tasks; the training loop and its files are the job's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Say(Protocol):
     """Prints a line, in a style of rich."""
 
     def __call__(self, line: str, style: str | None = None) -> None:
-        """Whatever is in the line is no markup."""
+        """Print ``line`` as it is, without interpreting markup in it."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Task:
     Attributes
     ----------
     peft : PEFT's name of the task.
-    yardstick : what is compared in the end, and whose value it is to be below: ("loss", "a constant prediction"), say.
-    digests : of what was read, by the option.
-    load : the pretrained model of a place that ``locate`` has found, and its tokenizer.
-    data : tokens and targets, by the tokenizer; says how many there are, the first one as it was understood, what looks wrong.
+    yardstick : the quantity that is compared in the end, and the owner of the baseline: ("loss", "a constant prediction"), say.
+    digests : digests of the examples, by option.
+    load : loads the pretrained model and its tokenizer from a path of ``locate``.
+    data : makes tokens and targets with the tokenizer; prints their number, the first example, and doubts about the columns.
     try_out : raises ``ValueError`` unless the pretrained model can be trained on such inputs (1 x tokens).
-    model : what the job trains, of the pretrained model; the generator draws what is new in it.
-    baseline, reached : the value that a run which has learned something is below, and that of the run.
-    write : writes files of the task's own to a folder, by job, tokenizer, method and place of the model; their names.
+    model : makes the model that the job trains from the pretrained one; the generator draws new parameters.
+    baseline, reached : the baseline value, and the run's own value, which is lower if the run has learned something.
+    write : writes the task's own files to a folder, from job, tokenizer, method and path of the model; returns their names.
     """
 
     peft: str

@@ -30,10 +30,11 @@ def augmented_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: F
 
 @dataclass(frozen=True)
 class AugmentedBUG(Integrator):
-    """BUG in bases of rank 2r that keep the old ones, then truncated.
+    """BUG in bases of rank 2r that contain the old bases, followed by a truncation.
 
-    The old state lies in the Galerkin space: norm, energy and descent are kept up to the truncation and the sub-solver.  Exact
-    for F = Ȧ(t) with A(t) of rank r whose spaces turn by less than 90° (:class:`~geolora_ref.integrators.BUG`).
+    The old state lies in the Galerkin space, so norm, energy and descent are preserved up to the errors of truncation and
+    sub-solver.  Exact for F = Ȧ(t) with A(t) of rank r whose spaces turn by less than 90°, like
+    :class:`~geolora_ref.integrators.BUG`.
     Source: [CKL22].
     """
 

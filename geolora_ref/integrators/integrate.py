@@ -1,4 +1,4 @@
-"""The driver: many steps, with progress, a record of every step, step size control, and interruption that loses nothing."""
+"""The driver of many steps, with progress, a record of every step, step size control, and interrupts that lose no result."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Adaptive", "Progress", "Record", "Run", "Stopped", "distance", "inte
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Step size by step doubling: a step of h against two of h/2; the difference may be rtol·‖Y‖ + atol a step.
+    """Step size control by step doubling: one step of h and two of h/2 may differ by rtol·‖Y‖ + atol.
 
-    A start at Y = 0 needs atol > 0: there ‖Y‖ falls like h, as the difference does, so that no h keeps to rtol alone.
-    ``first`` : the first step size.  ``smallest`` : where the tolerance asks for less the run fails instead of creeping on, as it
-    does below the resolution of t; only the step to the end of the time span may be shorter.  A step that fails, or whose
-    difference is not finite, is tried again with h/4, unless no step size can mend it (a field of another shape or dtype).  The
+    A start at Y = 0 needs atol > 0: there ‖Y‖ and the difference both fall like h, so that no h satisfies rtol alone.
+    ``first`` : the first step size.  ``smallest`` : the run fails instead of creeping on if the tolerance asks for a smaller
+    step, or for one below the resolution of t; only the step to the end of the time span may be shorter.  A step that fails, or
+    whose difference is not finite, is repeated with h/4, unless no step size can help (a field of another shape or dtype).  The
     next step size is h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
 
-    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, for step sizes not > 0, and for a first
-    one below the smallest.
+    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, for step sizes that are not > 0, and if
+    ``first`` is below ``smallest``.
     """
 
     first: float
@@ -51,10 +51,10 @@ class Adaptive:
 
 @dataclass(frozen=True)
 class Record:
-    """What one accepted step told: it ended at ``t`` with this ``rank`` after a step of ``h``; see :class:`Step`.
+    """The record of one accepted step: it ended at ``t`` with this ``rank`` after a step of ``h``; see :class:`Step`.
 
-    ``refused`` : how often step size control tried a larger h first, or one at which the step failed; their evaluations are
-    counted.
+    ``refused`` : how often step size control tried another h first that was too large or failed; ``evaluations`` include these
+    attempts.
     """
 
     t: float
@@ -73,7 +73,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """What a callback is told after each step: its ``number`` (from 1), the time, the end, the record and the state."""
+    """The argument of a callback after each step: the step's ``number`` (from 1), the time, the end, the record and the state."""
 
     number: int
     t: float
@@ -83,17 +83,17 @@ class Progress:
 
 
 class Stopped(Exception):  # noqa: N818  (not an error: somebody asked for it)
-    """The run was stopped from outside: by the keyboard, or by its callback, which asked for it or failed."""
+    """The run was stopped from outside: by the keyboard, or because its callback asked for it or failed."""
 
 
 @dataclass(eq=False)
 class Run:
-    """Everything that was computed, whether or not the end was reached.
+    """The results of a run, whether or not it reached the end.
 
     ``times`` and ``states`` : the start, every state asked for by ``save_every``, and the last one.  ``records`` : one for
-    every step.  ``stopped`` : why the run ended early, None if it did not; :attr:`Y` raises it, so that a part is not taken for
-    a whole.  A callback that fails counts as such also after the last step, so that its error is not lost; ``states`` then
-    ends with the state at the end.
+    every step.  ``stopped`` : the exception that ended the run early, or None; :attr:`Y` raises it, so that a part is not taken
+    for the whole.  A callback that fails after the last step sets ``stopped`` too, so that its error is not lost; ``states``
+    then ends with the state at the end.
     """
 
     times: list[float]
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def Y(self) -> LowRank:
-        """The state at the end of the time span; raises what ``stopped`` the run if it did not get there."""
+        """The state at the end of the time span; raises ``stopped`` if the run ended early."""
         if self.stopped is not None:
             raise self.stopped
         return self.states[-1]
@@ -117,14 +117,14 @@ class Run:
     def discarded(self) -> float:
         """The summed norm of everything that truncations cut off from the solution.
 
-        In the error recursion of a contractive flow this is what they add.  A run that stalls because a direction was cut
-        off makes another error, which this sum does not have.
+        In the error recursion of a contractive flow truncations add this sum to the error.  A run that stalls because a
+        direction was cut off makes another error, which the sum does not contain.
         """
         return math.fsum(record.discarded for record in self.records)
 
     @property
     def evaluations(self) -> Evaluations:
-        """Of the field, all steps together."""
+        """The evaluations of the field in all steps together."""
         return sum((record.evaluations for record in self.records), Evaluations())
 
 
@@ -141,11 +141,11 @@ def integrate(
     """Ẏ = P(Y)F(t, Y) from Y₀ over ``t_span`` by steps of ``h``, the last one shortened to the end if need be.
 
     ``callback`` : called after every step; returning True stops the run.  ``save_every`` : keep every k-th state, else only the
-    first and the last.  Never raises for what happens on the way: a step that fails, the keyboard or the callback ends the run,
-    and what was computed so far is returned, see :attr:`Run.stopped`.
+    first and the last.  Nothing is raised during the run: a failing step, the keyboard or the callback ends the run, and the
+    results so far are returned, see :attr:`Run.stopped`.
 
-    Raises ``ValueError`` for an integrator, a field, a start, a time span, a step size or a number of steps that is not one, and
-    for a step size below the distance of the floating-point numbers around t.
+    Raises ``ValueError`` for an invalid integrator, field, start, time span, step size or number of steps, and for a step size
+    below the distance of the floating-point numbers around t.
     """
     if not isinstance(integrator, Integrator):
         raise ValueError(f"integrator: expected an instance, such as BUG(), found {integrator!r}")
@@ -161,7 +161,7 @@ def integrate(
         raise ValueError(f"callback: expected a function, found {callback!r}")
     Y = Y0 = copied(Y0)
     run = Run([t], [Y0])
-    latest: tuple[LowRank, Record | None] = Y0, None  # always of one step: an interrupt comes before an assignment or after it
+    latest: tuple[LowRank, Record | None] = Y0, None  # one assignment, so that no interrupt can separate the two
     clock = _Clock(t, t_end, size)
     try:
         while clock.t < t_end:
@@ -191,7 +191,7 @@ def integrate(
 
 
 def _complete(run: Run, Y: LowRank, record: Record | None) -> None:
-    """Complete the record and the state of the last step, where an interrupt came between two statements."""
+    """Complete the record and the state of the last step, in case an interrupt came between two statements."""
     if record is None:
         return
     if not run.records or run.records[-1] is not record:
@@ -211,7 +211,7 @@ def _time_span(t_span: Any) -> tuple[float, float]:
 
 
 def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progress) -> bool:
-    """Whether the callback asks to stop the run; a callback that fails stops it too, and its error is told."""
+    """Whether the callback asks to stop the run; ``Stopped`` with the callback's error if it fails."""
     try:
         return bool(callback(progress))
     except (Exception, SystemExit) as error:
@@ -220,28 +220,28 @@ def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progres
 
 
 class _Clock:
-    """The current time; equal steps are counted, not added up, so that they end on the end."""
+    """The current time; equal steps are counted, not added up, so that the last one ends exactly at ``t_end``."""
 
     def __init__(self, t: float, t_end: float, h: float) -> None:
         self.t, self.t_end, self.h = t, t_end, h
         self._start, self._steps = t, 0
 
     def next(self) -> float:
-        """Where a step of h leads: the end, if it is within rounding of it."""
+        """The time after a step of h; ``t_end`` if the step ends within rounding of it."""
         t = self._start + (self._steps + 1) * self.h
         return self.t_end if t >= self.t_end - max(1e-9 * self.h, 2.0 * math.ulp(self.t_end)) else t
 
     def advance(self) -> None:
-        """A step of h was done."""
+        """Move the time by one step of h."""
         self.t, self._steps = self.next(), self._steps + 1
 
     def change(self, h: float) -> None:
-        """Another step size from here on."""
+        """Use another step size from here on."""
         self.h, self._start, self._steps = h, self.t, 0
 
 
 def _equal_step(integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock) -> tuple[LowRank, Record]:
-    """One step of the given size; :class:`StepError` where it fails."""
+    """One step of the given size; :class:`StepError` if it fails."""
     t, size = clock.t, clock.next() - clock.t
     step = integrator.step(problem, t, Y, size)
     clock.advance()
@@ -251,7 +251,7 @@ def _equal_step(integrator: Integrator, problem: Field, Y: LowRank, clock: _Cloc
 def _controlled_step(
     integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock, control: Adaptive
 ) -> tuple[LowRank, Record]:
-    """One accepted step of a size that is found; :class:`StepError` where even the smallest one fails or is too large."""
+    """One accepted step, with its size found by trial; :class:`StepError` if even the smallest fails or is too large."""
     spent, refused = Evaluations(), 0
     while True:
         t, size = clock.t, clock.next() - clock.t

@@ -1,4 +1,4 @@
-"""The one interface of all integrators: ``integrator.step(field, t, Y, h)``, and what every step tells."""
+"""The interface of all integrators, ``integrator.step(field, t, Y, h)``, and the result of a step."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Evaluations:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The new state and what it cost; nothing is silent.
+    """The result of a step: the new state, and everything that was discarded, evaluated and repeated for it.
 
-    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``discarded_inside`` : cut off within
-    the step from a state of which only the bases are used on, and no part of ``discarded``.  ``theta`` : the threshold that
-    was applied.
-    ``rank_rule`` : the rule that fixed the rank, None where the method keeps it.  ``rejections`` : how often the step was
-    repeated from larger bases; ``eta`` : ‖ŨᴴF(t, Y₀)Ṽ‖ of the last attempt, NaN where it was not asked for; ``resolved`` :
-    False if the last attempt would have been rejected too, but no further one was allowed.
+    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``discarded_inside`` : the norm cut off
+    inside the step from a state of which only the bases are used further; it is not part of ``discarded``.  ``theta`` : the
+    threshold that was applied.
+    ``rank_rule`` : the rule that fixed the rank, None if the method keeps the rank.  ``rejections`` : how often the step was
+    repeated from larger bases; ``eta`` : ‖ŨᴴF(t, Y₀)Ṽ‖ of the last attempt, NaN if rejection is off; ``resolved`` : False if
+    the last attempt would have been rejected too, but no further attempt was allowed.
     """
 
     Y: LowRank
@@ -60,16 +60,16 @@ class Step:
     def truncated(cls, cut: Truncation) -> Step:
         """The step that ends with this truncation.
 
-        Its bases [U | Ũ]P contain the old ones, with their defect, to which every step would add its rounding; so they are
-        polished, which moves Y by rounding.
+        The new bases [U | Ũ]P inherit the defect of the old bases, and every step would add its rounding.  So they are polished,
+        which moves Y by rounding only.
         """
         return cls(cut.Y.polished(), cut.discarded, cut.theta, cut.rank_rule)
 
 
 class StepError(ArithmeticError):
-    """A step that could not be done: says time, step size, the reason, and the step number where a driver knows it.
+    """A step that failed: the message has time, step size, the reason, and the step number if a driver knows it.
 
-    ``evaluations`` : how often the field was asked until then.
+    ``evaluations`` : the evaluations of the field before the failure.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StepError(ArithmeticError):
         self.reason, self.t, self.h, self.number, self.evaluations = reason, t, h, number, evaluations
 
     def __reduce__(self) -> tuple[type[StepError], tuple[Any, ...]]:
-        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
+        """Pickle by the arguments: by default an exception is rebuilt from its message, which is no argument here."""
         return StepError, (self.reason, self.t, self.h, self.number, self.evaluations)
 
     def numbered(self, number: int) -> StepError:
@@ -88,23 +88,23 @@ class StepError(ArithmeticError):
         return StepError(self.reason, self.t, self.h, number, self.evaluations)
 
     def after(self, spent: Evaluations) -> StepError:
-        """The same error, with what had been spent before the step that failed."""
+        """The same error, with the evaluations spent before the failing step added."""
         return StepError(self.reason, self.t, self.h, self.number, spent + self.evaluations)
 
 
 class MisfitError(ValueError):
-    """A field, a state and a step that do not fit each other in shape or dtype: no step size can mend it."""
+    """A field, a state and a step do not fit each other in shape or dtype: no step size can help."""
 
 
 @dataclass(frozen=True)
 class TruncationRule:
-    """How the rank is chosen at the end of a step: by a tolerance, relative (τ) or absolute (ϑ), within [min_rank, max_rank].
+    """The choice of the rank at the end of a step: by a tolerance, relative (τ) or absolute (ϑ), within [min_rank, max_rank].
 
-    ``per_time`` : the tolerance is per unit of time, multiplied by h.  Unless max_rank clips, each truncation keeps to it; so
-    what a run over T says that it discarded is at most Σ shϑ = sϑT, with s truncations a step: 1, but in projected Runge–Kutta
-    one for each stage behind the first and one at the end.
+    ``per_time`` : the tolerance is per unit of time and is multiplied by h.  Unless max_rank clips, each truncation keeps the
+    tolerance.  So the reported ``discarded`` of a run over T is at most Σ shϑ = sϑT, with s truncations in each step: s = 1,
+    but projected Runge–Kutta truncates at every stage after the first and at the end.
 
-    Where min_rank = max_rank, the rank is fixed, and fewer where the bases have fewer rows than that.
+    If min_rank = max_rank, the rank is fixed, and lower only if the bases have fewer rows than that.
 
     Raises ``ValueError`` unless exactly one tolerance is a finite number ≥ 0, and 1 ≤ min_rank ≤ max_rank.
     """
@@ -121,14 +121,14 @@ class TruncationRule:
 
     @classmethod
     def fixed_rank(cls, rank: int) -> TruncationRule:
-        """Always this rank (fewer where the bases have no room for it)."""
+        """Always this rank, or a lower one if the bases have fewer rows."""
         return cls(theta=0.0, min_rank=rank, max_rank=rank)
 
     def __call__(self, Y: Factors, h: float) -> Truncation:
         """The truncation of U S Vᴴ after a step of size h."""
         factor = h if self.per_time else 1.0
         tau, theta = (None if value is None else factor * value for value in (self.tau, self.theta))
-        fixed = self.min_rank == self.max_rank  # as fixed_rank says, fewer where the bases have fewer rows
+        fixed = self.min_rank == self.max_rank  # see fixed_rank
         least = min(self.min_rank, Y.U.shape[0], Y.V.shape[0]) if fixed else self.min_rank
         cut = truncation(Y.S, Y.U, Y.V, tau=tau, theta=theta, min_rank=least, max_rank=self.max_rank)
         return replace(cut, rank_rule=RankRule.BASIS) if least < self.min_rank else cut
@@ -144,10 +144,10 @@ def combine(terms: Sequence[tuple[float, Product]]) -> Factors:
 
 @dataclass(frozen=True)
 class Integrator(ABC):
-    """Ẏ = P(Y) F(t, Y) by steps.  Instances are plain data and may be shared.
+    """The base class of integrators of Ẏ = P(Y) F(t, Y).  Instances are plain data and may be shared.
 
-    Raises ``ValueError`` where a member has a ``truncate`` that is no :class:`TruncationRule`, or a ``solver`` that cannot be
-    one.
+    Raises ``ValueError`` for a ``truncate`` that is no :class:`TruncationRule`, and for a ``solver`` that cannot be a
+    sub-solver.
     """
 
     def __post_init__(self) -> None:
@@ -155,27 +155,27 @@ class Integrator(ABC):
         if "truncate" in settings:
             checks.instance("truncate", settings["truncate"], TruncationRule, "a TruncationRule")
         solver = settings.get("solver", RK4)
-        if not callable(solver) or isinstance(solver, type | TruncationRule):  # both can be called, but not as one
+        if not callable(solver) or isinstance(solver, type | TruncationRule):  # callable, but not as a sub-solver
             raise ValueError(f"solver: expected a sub-solver, such as RK4 or SolveIVP(), found {solver!r}")
 
     @property
     def order(self) -> int:
-        """The order that the control of step sizes counts on.
+        """The order that step size control uses.
 
-        For the first-order members but the naive one it is proved whatever the singular values are, O(h) + O(ε) with a normal
-        part of the field of size ε; the naive integrator, Strang splitting and projected Runge–Kutta methods have the classical
-        one, with constants that may depend on them.  The midpoint and the second-order parallel integrator have errors
-        O(h²) + O(εh): order 1 where ε is not small beside h.  All suppose a sub-solver of this order.  Lie splitting and
-        augmented BUG have shown 2 where 1 is proved (docs/integrators.md).
+        For the first-order integrators except the naive one an error O(h) + O(ε) is proved whatever the singular values are, ε
+        the size of the normal part of the field.  The naive integrator, Strang splitting and projected Runge–Kutta methods have
+        the classical order, with constants that may depend on the singular values.  The midpoint and the second-order parallel
+        integrator have errors O(h²) + O(εh): order 1 if ε is not small beside h.  All need a sub-solver of this order.  Lie
+        splitting and augmented BUG have shown order 2, although only order 1 is proved (docs/integrators.md).
         """
         return 1
 
     def step(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step from (t, Y) to t + h.
 
-        Raises ``ValueError`` if Y is no LowRank, :class:`StepError` (time, step size, reason) for a time or a step size that is
-        not one, a field that does not fit Y in shape or dtype, values of the field that are not finite, and whatever else stops
-        the step.
+        Raises ``ValueError`` if Y is no LowRank, and :class:`StepError` (time, step size, reason) for everything else that stops
+        the step: an invalid time or step size, a field that does not fit Y in shape or dtype, non-finite values of the field,
+        or any other exception.
         """
         state(Y)
         observed, start, size = _Observed(field, Y), checks.number(t), checks.number(h)
@@ -187,24 +187,24 @@ class Integrator(ABC):
                 raise MisfitError(f"Y: expected the shape of the field, {tuple(field.shape)}, found {Y.shape}")
             own = copied(Y)
             done = _checked_step(self.advance(observed, start, own, size), Y)  # scalars of NumPy would promote single precision
-        except (Exception, SystemExit) as error:  # a field is foreign code: what it raises stops the step, and its time is told
+        except (Exception, SystemExit) as error:  # a field is foreign code and may raise anything
             raise StepError(words(error), start, size, evaluations=observed.count) from error
         return replace(done, evaluations=observed.count)
 
     @abstractmethod
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
-        """The step itself, a :class:`Step` to a state of the shape and dtype of Y; the field is checked and counted by
-        :meth:`step`.
+        """The step itself, which a subclass defines: a :class:`Step` to a state of the shape and dtype of Y.  :meth:`step` checks
+        and counts the values of the field.
         """
 
 
 def copied(Y: LowRank) -> LowRank:
-    """The same state in arrays of its own, in which foreign code may work."""
+    """The same state in copied arrays, which foreign code may overwrite."""
     return LowRank(*(namespace(Y.S).asarray(X, copy=True) for X in Y))
 
 
 def _checked_step(done: Any, Y: LowRank) -> Step:
-    """What an integrator returned; :class:`MisfitError` if it is no step from Y."""
+    """The checked result of ``advance``; :class:`MisfitError` if it is no step from Y."""
     if not isinstance(done, Step):
         raise MisfitError(f"advance: expected a Step, found {type(done).__name__}")
     if (done.Y.shape, done.Y.S.dtype) != (Y.shape, Y.S.dtype):
@@ -215,8 +215,8 @@ def _checked_step(done: Any, Y: LowRank) -> Step:
 class _Observed:
     """A field whose values are checked and counted.
 
-    It is given copies, and what it returns is copied: a foreign field may work in its arguments, and may write the next value
-    into the same array.
+    Arguments and values are copied: a foreign field may overwrite its arguments, and may write the next value into the same
+    array.
     """
 
     def __init__(self, field: Field, Y: LowRank) -> None:

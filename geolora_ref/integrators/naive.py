@@ -17,12 +17,12 @@ __all__ = ["NaiveFactorEuler"]
 class NaiveFactorEuler(Integrator):
     """One explicit Euler step of U̇ = (I − UUᴴ)FVS⁻¹, V̇ = (I − VVᴴ)FᴴUS⁻ᴴ, Ṡ = UᴴFV; then the bases are orthonormalised.
 
-    Equivalent to Ẏ = P(Y)F in exact arithmetic, but stiff like 1/σ_min(S): it breaks down where the others do not notice.  The
-    triangular factors of the QR go into S, so their signs do not matter.  Source: [KL07].
+    The equations are equivalent to Ẏ = P(Y)F, but stiff like 1/σ_min(S): small singular values break this method and leave the
+    others unaffected.  The triangular factors of the QR go into S, so their signs do not matter.  Source: [KL07].
     """
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
-        """One step (a singular S stops it)."""
+        """One step; a singular S raises an error."""
         U, S, V = Y
         xp, at = namespace(S), Factors(*Y).product()
         FV, FhU = field.apply_right(t, at, V), field.apply_left(t, at, U)

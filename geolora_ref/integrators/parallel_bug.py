@@ -1,4 +1,4 @@
-"""The parallel, rank-adaptive BUG integrator [CKL24], GeoLoRA's core: with explicit Euler on a gradient flow it is GeoLoRA."""
+"""The parallel, rank-adaptive BUG integrator [CKL24]: with explicit Euler on a gradient flow it is GeoLoRA."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ParallelBUG", "parallel_bug_step"]
 
 
 def parallel_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Factors:
-    """K, L and S in the old bases, independently; Û = [U | Ũ], V̂ = [V | Ṽ], Ŝ = [[S̄₁, L₁ᴴṼ], [ŨᴴK₁, 0]]; not truncated."""
+    """Independent K-, L- and S-steps in the old bases; Û = [U | Ũ], V̂ = [V | Ṽ], Ŝ = [[S̄₁, L₁ᴴṼ], [ŨᴴK₁, 0]]; no truncation."""
     xp = namespace(Y.S)
     K, L, S = (substep(solver, field, t, h, Y) for substep in (K_step, L_step, S_step))
     U_tilde, V_tilde = basis_augmentation(Y.U, K), basis_augmentation(Y.V, L)
@@ -27,14 +27,14 @@ def parallel_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: Fa
 
 @dataclass(frozen=True)
 class ParallelBUG(Integrator):
-    """K-, L- and S-step in parallel, one truncation.
+    """K-, L- and S-step in parallel, and one truncation.
 
-    For F = Ȧ(t), A(t) of rank r, exact if and only if A(t₁) has no normal part at A(t₀), as where one of its spaces stays.  Local
-    error O(h²) + O(εh), ε the normal part of F.
+    For F = Ȧ(t) with A(t) of rank r the step is exact if and only if A(t₁) has no normal part at A(t₀), for example if one of the
+    spaces of A stays.  Local error O(h²) + O(εh), ε the normal part of F.
 
-    ``rejection`` : None, or the factor c ≥ 0 of the step rejection: the step is repeated from the augmented bases (which
-    doubles their rank and fills the lower right block) if nothing was truncated, or if h‖ŨᴴF(t, Y₀)Ṽ‖ > c ϑ; at most
-    ``max_rejections`` times, and never beyond full bases.  It needs a tolerance: with fixed rank ϑ is 0.
+    ``rejection`` : None, or the factor c ≥ 0 of the step rejection.  The step is repeated from the augmented bases, which
+    doubles their rank and fills the lower right block, if nothing was truncated or if h‖ŨᴴF(t, Y₀)Ṽ‖ > c ϑ.  It is repeated
+    at most ``max_rejections`` times, and never beyond full bases.  Rejection needs a tolerance: with fixed rank ϑ is 0.
 
     Raises ``ValueError`` for a factor that is not a finite number ≥ 0, or a ``max_rejections`` that is no integer ≥ 0.
     Source: [CKL24].
@@ -67,7 +67,7 @@ class ParallelBUG(Integrator):
 
 
 def _normal_part(field: Field, t: float, start: Factors, hat: Factors) -> float:
-    """η = ‖ŨᴴF(t, Y₀)Ṽ‖, the norm of the block that Ŝ has as zero; 0 where a basis is full."""
+    """η = ‖ŨᴴF(t, Y₀)Ṽ‖, the norm of F in the block where Ŝ is zero; 0 if a basis is full."""
     U_tilde, V_tilde = hat.U[:, start.U.shape[1] :], hat.V[:, start.V.shape[1] :]
     if 0 in (U_tilde.shape[1], V_tilde.shape[1]):
         return 0.0
@@ -75,5 +75,5 @@ def _normal_part(field: Field, t: float, start: Factors, hat: Factors) -> float:
 
 
 def _everything_kept(cut: Truncation, hat: Factors) -> bool:
-    """No direction was truncated although there are more to come."""
+    """Whether no direction was truncated although the bases could still grow."""
     return bool(cut.Y.rank == min(hat.S.shape) < min(cut.Y.shape))

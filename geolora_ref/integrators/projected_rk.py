@@ -19,9 +19,8 @@ __all__ = ["ProjectedRK"]
 class ProjectedRK(Integrator):
     """Stages Y_i = R(Y₀ + h Σ a_ij P(Y_j)F(Y_j)) and Y₁ = R(Y₀ + h Σ b_j P(Y_j)F(Y_j)), R the truncation.
 
-    No sub-equations and no factor inverse; explicit, so the step size is bound by the stiffness of F.  Source: [KV19].
-
-    Raises ``ValueError`` for a ``tableau`` that is none, such as a sub-solver.
+    It needs no sub-equations and no inverse of a factor.  It is explicit, so the stiffness of F limits the step size.
+    Source: [KV19].  Raises ``ValueError`` unless ``tableau`` is a :class:`Tableau`, and not a sub-solver, for example.
     """
 
     truncate: TruncationRule
@@ -33,7 +32,7 @@ class ProjectedRK(Integrator):
 
     @property
     def order(self) -> int:
-        """That of the tableau."""
+        """The order of the tableau."""
         return self.tableau.order
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:

@@ -1,4 +1,4 @@
-"""The three sub-equations that all integrators of the family are made of, and the factors they work on.
+"""The three sub-equations from which all integrators of the family are made, and the factors on which they work.
 
 ====  ==========================================  =======================
 K     K' = F(t, K V₀ᴴ) V₀                          V₀ frozen, K(t) = U₀S₀
@@ -27,7 +27,7 @@ class Factors(NamedTuple):
     V: Inexact[Array, "n q"]
 
     def product(self) -> Product:
-        """(U S) Vᴴ, to evaluate a field at."""
+        """(U S) Vᴴ as a :class:`Product`, the argument of a field."""
         return Product(self.U @ self.S, self.V)
 
     def in_bases(self, U_hat: Inexact[Array, "m P"], V_hat: Inexact[Array, "n Q"]) -> Factors:
@@ -57,9 +57,9 @@ def S_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors, sign
 
 
 def _solved(solver: SubSolver, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
-    """X(t + h) by a solver that may work in its argument, or return the same array each time.
+    """X(t + h) by a solver that may overwrite its argument, or return the same array each time.
 
-    Raises ``ValueError`` for a result of another library, dtype or shape than X's: of a complex field from a real state, say.
+    Raises ``ValueError`` for a result of another library, dtype or shape than X, such as that of a complex field at a real X.
     """
     xp, name = namespace(X), "X(t + h) of the sub-solver"
     found = solver(f, t, xp.asarray(X, copy=True), h)

@@ -1,4 +1,4 @@
-"""How a sub-equation X' = f(t, X) is solved over one step, so that splitting error and sub-solver error can be told apart."""
+"""Solvers of a sub-equation X' = f(t, X) over one step; with an exact one only the error of the integrator remains."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["EXPLICIT_EULER", "HEUN", "HEUN_TABLEAU", "RK4", "Derivative", "Runge
 
 Derivative: TypeAlias = Callable[[float, Array], Array]
 SubSolver: TypeAlias = Callable[[Derivative, float, Array, float], Array]
-"""``solver(f, t, X, h)``: X(t + h) from X(t) = X, a copy, which it may change; what it returns is copied."""
+"""``solver(f, t, X, h)``: X(t + h) from X(t) = X.  The solver gets a copy of X, which it may change, and its result is copied."""
 
 
 SUM_OF_WEIGHTS = 8.0 * float(np.finfo(float).eps)
-"""How far from 1 the sum of rounded weights may be."""
+"""The largest distance of the sum of rounded weights from 1."""
 
 
 @dataclass(frozen=True)
 class Tableau:
     """An explicit Runge–Kutta method: X_i = X + h Σ_{j<i} a_ij f(t + c_j h, X_j), X₁ = X + h Σ b_j f(t + c_j h, X_j).
 
-    Raises ``ValueError`` unless row i of a has i numbers (from 0), there are as many weights as rows, their sum is 1, and the
-    order an integer ≥ 1.
+    Raises ``ValueError`` unless row i of a has i numbers (from 0), there are as many weights as rows, the sum of the weights
+    is 1, and the order is an integer ≥ 1.
     """
 
     a: tuple[tuple[float, ...], ...]
@@ -63,9 +63,9 @@ RK4_TABLEAU = Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 
 
 @dataclass(frozen=True)
 class RungeKutta:
-    """``substeps`` equal steps of an explicit Runge–Kutta method; any array library.
+    """``substeps`` equal steps of an explicit Runge–Kutta method; for any array library.
 
-    Raises ``ValueError`` unless ``tableau`` is one and ``substeps`` an integer ≥ 1.
+    Raises ``ValueError`` unless ``tableau`` is a :class:`Tableau` and ``substeps`` an integer ≥ 1.
     """
 
     tableau: Tableau
@@ -101,24 +101,24 @@ EXPLICIT_EULER, HEUN, RK4 = RungeKutta(EULER_TABLEAU), RungeKutta(HEUN_TABLEAU),
 
 
 NOISE = 10.0
-"""Rounding errors of a field, in units of eps."""
+"""The assumed rounding errors of a field, in units of eps."""
 LEAST_RTOL = 100.0 * float(np.finfo(np.float64).eps)
-"""What scipy takes for any smaller one, with a warning."""
+"""The smallest relative tolerance of scipy, which replaces a smaller one with a warning."""
 TINY = float(np.finfo(np.float64).tiny)
 
 METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
-"""What scipy has."""
+"""The methods of ``scipy.integrate.solve_ivp``."""
 
 
 @dataclass(frozen=True)
 class SolveIVP:
-    """``scipy.integrate.solve_ivp`` at these tolerances: the sub-equation solved as exactly as its dtype allows (NumPy only).
+    """``scipy.integrate.solve_ivp`` at these tolerances: it solves a sub-equation as exactly as its dtype allows (NumPy only).
 
-    scipy works in double precision, the field in its own: below ``NOISE`` eps of the largest entry its values are rounding
-    errors, which no step size makes smaller.  So smaller tolerances are raised to this one.
+    scipy works in double precision, but the field in its own: its values have rounding errors of about ``NOISE`` eps of the
+    largest entry, which no step size reduces.  So smaller tolerances are raised to this level.
 
-    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy does not have and for another
-    library's arrays or a step below the resolution of t, ``RuntimeError`` with scipy's message where scipy gives up.
+    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy does not have, for arrays of
+    another library and for a step below the resolution of t; ``RuntimeError`` with scipy's message if scipy fails.
     """
 
     rtol: float = 1e-12
@@ -142,7 +142,7 @@ class SolveIVP:
             return f(s, x.reshape(shape).astype(dtype, copy=False)).ravel()
 
         largest = float(np.max(np.abs(X)))
-        if self.atol == 0.0 == largest:  # scipy divides by what is allowed: at 0 by the size of what the step adds
+        if self.atol == 0.0 == largest:  # scipy divides by the tolerance: from X = 0 use the change in h
             largest = max(abs(h) * float(np.max(np.abs(derivative(t, X.ravel())))), TINY / noise)
         rtol, atol = max(self.rtol, noise, LEAST_RTOL), max(self.atol, noise * largest)
         run = scipy.integrate.solve_ivp(derivative, (t, t + h), X.ravel(), self.method, rtol=rtol, atol=atol)

@@ -1,4 +1,4 @@
-"""In which blocks of Ŝ a result deviates where nothing is truncated, and by which factor; or that no block explains it."""
+"""Find the blocks of Ŝ in which an untruncated result deviates, and the factor; or state that no block explains the deviation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geolora_ref.oracle.criteria import StepInputs
 __all__ = ["RIGHT", "deviating_blocks", "line_of"]
 
 ALIKE = 1e-3
-"""How near to a multiple of the right update another one is."""
+"""The relative distance within which an update counts as a multiple of the right one."""
 S_BLOCK = "the S-block (S_new or its place in Ŝ: lines 3 and 5)"
 K_BLOCK = "the K-block (K_new, Ũ or ŨᴴK_new: lines 3 to 5)"
 L_BLOCK = "the L-block (L_new, Ṽ or L_newᴴṼ: lines 3 to 5)"
@@ -43,7 +43,7 @@ class _Update(NamedTuple):
 
     @property
     def nothing(self) -> bool:
-        """Whether the right one is zero up to rounding."""
+        """Whether the right block is zero up to rounding."""
         return self.size <= self.tolerance
 
     @property
@@ -57,8 +57,8 @@ class _Update(NamedTuple):
 
     @property
     def factor(self) -> complex | None:
-        """The factor by which the block is a multiple of the right one, if there is one: the last block of a right step is
-        0.
+        """The factor by which the block is a multiple of the right one; None if it is no multiple, or if the right block is 0
+        (as the last block always is).
         """
         if self.nothing:
             return None
@@ -75,9 +75,9 @@ def deviating_blocks(
 ) -> tuple[list[str], str]:
     """The blocks of Ŵ − W, seen in the old bases, in which an untruncated result differs from the reference's.
 
-    Or none, and what is wrong instead: bases that are not orthonormal, all blocks at once and not all by one factor, the S-block
-    where nothing is to change, or nothing at all.  ``failing`` : the steps that fail with truncation.  Only these can show
-    that a result is right without it.
+    Or no blocks, and another finding in words: bases that are not orthonormal, all blocks at once but not by one factor, the
+    S-block where nothing is to change, or nothing at all.  ``failing`` : whether each step fails with truncation.  Only failing
+    steps can show that a result is right without truncation.
     """
     deviating: dict[str, list[_Update]] = {}
     instead, seen = "", 0
@@ -106,21 +106,21 @@ def deviating_blocks(
 
 
 def line_of(blocks: Sequence[str], instead: str) -> int | None:
-    """The only line of the algorithm that these blocks, or the other findings, leave."""
+    """The line of the algorithm that must be wrong by these blocks or by the other finding; None if several may be."""
     if instead in (STILL, EVERYWHERE, RIGHT):
         return 6
     return 5 if list(blocks) == [LAST_BLOCK] else None
 
 
 def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
-    """The blocks of a change of W."""
+    """The four blocks of a change D of W in the old bases, by name."""
     DV, UhD = D @ V, U.conj().T @ D
     K_part, L_part = DV - U @ (UhD @ V), UhD - (UhD @ V) @ V.conj().T
     return {S_BLOCK: UhD @ V, K_BLOCK: K_part, L_BLOCK: L_part, LAST_BLOCK: D - U @ UhD - K_part @ V.conj().T}
 
 
 def _factor(updates: Sequence[_Update]) -> str:
-    """By which factor updates differ from the right ones up to a tolerance: the same one in all steps and not 1, or λ, or 1/λ."""
+    """The factor between updates and the right ones, in words: one constant other than 1, λ, or 1/λ; empty if there is none."""
     sized = [(update, update.factor) for update in updates if not update.nothing]
     known = np.asarray([factor for _, factor in sized if factor is not None])
     if not sized or len(known) < len(sized):

@@ -34,29 +34,29 @@ CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
 """How S is given: diag(σ), Q₁ diag(σ) Q₂ᴴ, permuted diagonal, diag(−σ), or 0 (the usual start)."""
 
 GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny")
-"""The gradient G: of ½⟨W − A, H₁(W − A)H₂⟩ (it depends on the state), or one that sets a trap."""
+"""The gradient G: that of ½⟨W − A, H₁(W − A)H₂⟩, which depends on the state, or a constant one that sets a trap."""
 
 ONE_SIDED = ("off core", "left", "right", "core")
-"""Further gradients, which are not drawn: UᴴGV = 0, and only the residuals of K and L, of K, or of L are there; or UᴴGV alone."""
+"""Further gradients, which are not drawn: UᴴGV = 0 with residuals of K and L, of K alone, or of L alone; or UᴴGV alone."""
 
 GRADED = {"graded": 3e-11, "steep": 1e-7}
-"""More of them: UᴴGV = 0, and the singular values of both residuals fall from 1 to this."""
+"""More gradients, not drawn: UᴴGV = 0, and the singular values of both residuals fall from 1 to the number given here."""
 
 SIGNS = "signs"
-"""Not drawn either: of each entry of the projected gradients of "quadratic" its sign x/|x|, as the first step of Adam has it.
-These directions are the projections of no one gradient.
+"""Directions, not drawn: the sign x/|x| of each entry of the projected gradients of "quadratic", as in the first step of Adam.
+They are not the projections of one gradient.
 """
 
 CONSTANT = "constant"
-"""Not drawn: all entries of G are equal, so that all rows of GV are, and of GᴴU, bit for bit."""
+"""A gradient, not drawn: all entries of G are equal, so all rows of GV are equal bit for bit, and so are those of GᴴU."""
 
 BASES = ("random", "unit", "padded", "thin")
-"""How U and V are given: Haar distributed, columns of the identity, or Haar distributed behind rows of zeros; "thin" are Haar
-distributed again, drawn without the columns that are not there, which large ones are too many of.
+"""How U and V are given: Haar distributed, columns of the identity, or Haar distributed below rows of zeros.  "thin" bases are
+Haar distributed too, but drawn from an m x r matrix, because a square one is too large for large m.
 """
 
 SPARSE = ("sparse", "padded")
-"""Gradients with zero rows and columns, for bases that have zeros: one behind those of the identity, or those of U and V."""
+"""Gradients with zero rows and columns: one row and column behind "unit" bases, or the zero rows of "padded" ones."""
 PADDING = 2
 
 
@@ -121,7 +121,7 @@ class StepCase:
         return {name: getattr(p, name) for name in names}
 
     def inputs(self, dtype: Any = np.float64) -> StepInputs:
-        """What a backend is given, with dK, dL, dS formed in the working precision."""
+        """The inputs of a backend, with dK, dL, dS formed in the working precision."""
         U, S, V, G = self.state(dtype)
         given = self.directions(U, V, G)
         return StepInputs(U, S, V, *given, **self.step_parameters(), directions=self.parameters.gradient == SIGNS)
@@ -207,8 +207,8 @@ def _gaussian(rng: np.random.Generator, shape: tuple[int, int], complex_data: bo
 
 
 def _unitary(rng: np.random.Generator, size: int, complex_data: bool, columns: int | None = None) -> Matrix:
-    """Haar distributed, the first ``columns`` of it.  QR alone fixes the signs of its columns, and a second QR would then change
-    none of them.
+    """The first ``columns`` columns of a Haar distributed matrix.  QR alone would fix their signs, and a second QR in a backend
+    would then never flip one.
     """
     return _orthonormal(_gaussian(rng, (size, size), complex_data)[:, :columns])
 
@@ -286,7 +286,7 @@ def _constant_gradient(kind: str, Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
 
 
 def _but(size: int, index: int) -> Matrix:
-    """Where a row is not this one: (size, 1)."""
+    """A mask (size, 1) that is False in the row ``index`` alone."""
     others: Matrix = np.arange(size)[:, None] != index
     return others
 

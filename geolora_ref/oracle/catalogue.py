@@ -1,6 +1,6 @@
-"""The conformance cases by trap: a stable id, flags that name the trap, and the reason why the case is there.
+"""The conformance cases by trap: a stable id, flags that name the trap, and the reason why the case exists.
 
-Data only.  Ids are append-only: a case may be added, an id never changes its meaning.
+This module is data only.  Ids are append-only: a case may be added, but an id never changes its meaning.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LIMITED = {
     "no-gradient": (CaseParameters(11, 8, 3, "algebraic", "dense", "zero"), "no gradient: new directions may be any"),
     "beyond-half": (CaseParameters(7, 6, 4, "algebraic", "dense"), "2r > min(m, n)"),
 }
-"""States in which limits are often forgotten, because a branch of their own takes them."""
+"""States in which limits are often forgotten, because code handles these states in a separate branch."""
 LIMITS = {
     "tau": "a relative threshold",
     "theta": "an absolute threshold",
@@ -67,10 +67,10 @@ LIMITS = {
     "max-beyond": "a cap above what there is",
 }
 NEVER = {"full-rank": ("min-beyond", "at"), "rank-one": ("max",), "beyond-half": ("min-beyond",)}
-"""Where a limit cannot be what its name says: beyond or at all columns, below 1, beyond min(m, n)."""
+"""States in which a limit of LIMITS is impossible: it would be at or beyond all columns, below 1, or beyond min(m, n)."""
 CLOSE = 100.0 * 4.0 * 21.0**0.5 * 2.0
-"""How near to the threshold 1 a tail of 1 can lie and still be clearly on one side, in eps: 100 units of 4√(m + n)·s with
-m + n = 21, s = ‖Σ‖ = 2, where 30(1 + τ) of them may be rounding."""
+"""The distance, in eps, at which a tail is clearly on one side of a threshold near 1: 100 units of 4√(m + n)·s with
+m + n = 21 and s = ‖Σ‖ = 2, where 30(1 + τ) units may be rounding."""
 DOUBLE, SINGLE = CLOSE * 2.0**-52, CLOSE * 2.0**-23
 THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-just-above": (
@@ -117,7 +117,7 @@ CROSSED = {
     "remainder": (97, 70, 17, 2.0, "odd sizes above those of blocks: ranks that adapt are odd as often as even"),
     "mirror": (71, 98, 13, 2.0, "the mirror image of remainder"),
 }
-"""Shapes for which code may have a path of its own: m, n, r, an absolute threshold that cuts, the reason."""
+"""Shapes for which code may have a separate path: m, n, r, an absolute threshold that cuts, the reason."""
 PATHS = {
     "rate": "another λ than in the other cases of these sizes",
     "tau": "a relative threshold",
@@ -132,12 +132,12 @@ PATHS = {
     "complex": "complex numbers",
     "sequence": "10 steps: each output is the next input, and S is trained in between",
 }
-"""What a path of its own may forget."""
+"""Options and states that a separate path may forget."""
 DEFICIENT = {
     "rank one": "the residuals have rank one, as where the rows of a batch are alike",
     "graded": "the residuals' singular values fall to 3e-11, as those of real gradients do",
 }
-"""Gradients of large blocks whose residuals have no full rank, or hardly one."""
+"""Gradients of large blocks whose residuals are rank deficient, exactly or nearly."""
 BLOCK_REASONS = {
     "diagonal": "the rank is capped as in training",
     "dense": "S was trained, there is no cap",
@@ -172,7 +172,7 @@ DIRECTIONS: dict[str, tuple[CaseParameters, str]] = {
     "full-rank": (CaseParameters(9, 4, 4, "algebraic", "dense", SIGNS), "no new column on one side"),
     "complex": (CaseParameters(10, 8, 3, "algebraic", "dense", SIGNS, complex=True), "complex numbers"),
 }
-"""Directions of an optimizer in place of gradients, for those who take them."""
+"""Directions of an optimizer in place of gradients, for backends that accept them."""
 GRADES = {
     "graded": "of the residuals' singular values the last is 3e-11: small, and no rounding",
     "steep": "the residuals' singular values fall to 1e-7: their squares to the rounding of double precision",
@@ -199,7 +199,7 @@ REASONS_FROM_ZERO = {
     "1e-14": "λ is tiny, but there is no W that λ‖G‖ could be lost beside",
     "1e6": "Ŵ is a million times as large as the gradient",
 }
-"""Reasons of gradients and rates that mislead where W = 0."""
+"""Reasons for W = 0, where those of GRADIENT_REASONS and RATES would mislead."""
 RATES = {
     "0": (0.0, "λ = 0: the truncation of W alone"),
     "1e-14": (1e-14, "λ‖G‖ is below the rounding of W: the new directions of K_new are noise"),
@@ -219,7 +219,7 @@ MAGNITUDES = {
     -3: ("", "squares"),
     3: ("", "squares"),
 }
-"""Exponents: the range that they need, and what leaves it; of the last two that of float16."""
+"""Exponents of the size of all numbers: the range that they need, and what leaves it (for the last two, that of float16)."""
 TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-0": ({"tau": 0.0}, "nothing but exact zeros may be cut"),
     "tau-0.1": ({"tau": 0.1}, "the usual relative threshold"),
@@ -235,7 +235,7 @@ LAYOUT_SHAPES = ("square", "tall", "wide")
 STRIDED = ("rank-one",)
 """Further shapes of every layout but "mixed": a single column has any stride."""
 LARGER = ("larger",)
-"""Further shapes of every layout: r = 8, for those who read four numbers at a time or have a path for larger arrays."""
+"""Further shapes of every layout: r = 8, for code that reads four numbers at a time or has a path for larger arrays."""
 COMPLEX = (
     *("square", "tall", "wide", "full-rank-wide", "rank-one", "full-rank-tall", "beyond-half", "short-wide", "short-tall"),
     "full-rank-square",

@@ -1,4 +1,4 @@
-"""Judge a backend on the whole catalogue: one row a case, whatever the backend does, and a diagnosis if it is wrong."""
+"""Judge a backend on the catalogue: one row per case, whatever the backend does, and a diagnosis if it fails."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ __all__ = [
 
 Matrix = NDArray[Any]
 Answer = tuple[Row, StepInputs | None]
-"""How a backend did in a case, and the last step that it was asked there, where it has answered."""
+"""The row of a backend in a case, and the inputs of the last step there; None if the backend gave no answer."""
 Answers = Generator[Answer, None, None]
 
 
 FORM = ("S diagonal", "S nonnegative", "S sorted")
 """The criteria of the form of S₁."""
 AGAIN = 5
-"""How many of the steps that failed are asked once more."""
+"""The number of failed steps that are asked once more."""
 HELD = 4
-"""Of how many calls what was given and returned is looked at again in each step; in the last step of a case, of all of them."""
+"""The number of last calls whose inputs and results are checked again in each step; the last step of a case checks all."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a backend was asked so far, and how it did; ``before`` : what the last call was given and returned.
+    """The rows of a backend so far; ``before`` : the arrays that the last call was given and returned.
 
-    ``looked_at`` : the steps that it "failed" and "passed", and those that it failed and single precision can hold.
+    ``looked_at`` : the steps that it "failed", that it "passed", and the failed ones that single precision can hold ("single").
     """
 
     harness: Harness
@@ -81,7 +81,7 @@ class Asked:
         return self.take(case, answered(self.harness, case, self.before), known)
 
     def take(self, case: ConformanceCase, answer: Answer, known: str | None = None) -> Row:
-        """Keep how it did in one more case."""
+        """Keep the answer to one more case, and return its row."""
         row, inputs = answer
         if known is not None:
             row = replace(row, outcome="xfailed" if row.outcome == "failed" else "xpassed", error=row.error or known)
@@ -94,7 +94,7 @@ class Asked:
 
     @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
     def diagnosis(self) -> Diagnosis | None:
-        """What the backend looks like, if it is no whole step and there is a failing one with an output."""
+        """The diagnosis of the backend; None for a whole step, and without a failing step that has an output."""
         harness, failing = self.harness, spread(self.looked_at["failed"])
         if harness.whole or not failing:
             return None
@@ -113,7 +113,7 @@ class Asked:
             return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
 
         def coarse(inputs: StepInputs) -> bool:
-            """Right to single precision and not to its own: what is right when it is asked again was wrong for another reason."""
+            """Whether the step is wrong again, but right to single precision; a step that is right now had another defect."""
             answer = factors(inputs)
             if isinstance(answer, str) or judge(inputs, answer, **harness.promised).passed:
                 return False
@@ -141,7 +141,7 @@ class Asked:
 
 
 def answered(harness: Harness, case: ConformanceCase, before: list[Held], repeat: int = 1) -> Answer:
-    """Judge a case so many times; the worst answer, and how often it failed."""
+    """Judge a case ``repeat`` times; the worst answer, and how often the backend failed."""
     answers = [_once(harness, case, before) for _ in range(repeat)]
     row, inputs = max(answers, key=lambda answer: (answer[0].outcome == "failed", answer[0].ratio))
     failed, seconds = sum(row.outcome == "failed" for row, _ in answers), sum(row.seconds for row, _ in answers)
@@ -152,7 +152,7 @@ def _once(harness: Harness, case: ConformanceCase, before: list[Held]) -> Answer
     """Judge a case, whatever the backend has left behind."""
     try:
         return run_case(harness, case, before)
-    except MemoryError:  # of the kit, whose matrices are larger than the backend's
+    except MemoryError:  # the kit's own: its matrices are larger than the backend's
         raise
     except Exception as problem:
         told = f"left something behind with which the kit cannot go on: {words(problem, LONGEST)}"
@@ -160,7 +160,7 @@ def _once(harness: Harness, case: ConformanceCase, before: list[Held]) -> Answer
 
 
 _drawn = functools.cache(StepCase.build)
-"""A case of the catalogue, drawn once for all backends of a process: only copies of its matrices are given away."""
+"""The matrices of a case, drawn once for all backends of a process; backends get copies only."""
 
 
 @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
@@ -169,9 +169,9 @@ def run_case(
 ) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
-    Also returns the inputs of its last step, the failing one if it fails; None if the backend gave nothing to judge there, unless
-    what was ``last_asked`` is wanted all the same.
-    ``before`` : what the last call of the case before was given and returned, and will be that of this one.
+    Also returns the inputs of the last step, which is the failing one if the case fails; None if the backend gave nothing to
+    judge there, unless ``last_asked`` wants them all the same.  ``before`` : the arrays that the last call of the previous case
+    was given and returned; it is replaced by those of this case.
     """
     started = time.perf_counter()
     drawn, rng = _drawn(case.parameters), np.random.default_rng(case.parameters.seed + 1)
@@ -201,17 +201,15 @@ def run_case(
     if before is not None:
         with harness.conversion.scope():
             before[:] = [(what, X, harness.conversion.back(X)) for what, X, _ in held[-1] if not taken_away(X)]
-    last = (
-        replace(inputs) if outcome.factors or last_asked else None
-    )  # without what was worked out to judge it, which takes more room
+    last = replace(inputs) if outcome.factors or last_asked else None  # a copy without the cached wide arrays, to save memory
     return replace(row, seconds=time.perf_counter() - started), last
 
 
 def _overwritten(harness: Harness, held: list[Held], arguments: Sequence[Matrix], *, returned: bool) -> Sequence[Array]:
-    """All arguments as the backend was given them, or U, S and V as it has returned them, with the numbers of new ``arguments``,
-    as the caller of an optimizer keeps them.
+    """Reuse arrays as an optimizer's caller does: the backend's last arguments, or with ``returned`` its last U, S and V, are
+    overwritten by the new ``arguments``.
 
-    Nothing if one of them has another shape now, or cannot be written to.  What is overwritten is no longer ``held``.
+    Returns () if an array has another shape now or cannot be written to.  Overwritten arrays are removed from ``held``.
     """
     these, new = (slice(-3, None), arguments[:3]) if returned else (slice(6), arguments)
     arrays = [] if harness.batched else [X for _, X, _ in held[these]]
@@ -229,7 +227,7 @@ def _ranks(verdict: Verdict) -> dict[str, int] | None:
 
 
 def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
-    """On all problems of a stack, and on the backend's own stages up to the first line that is wrong, in one."""
+    """One verdict on all problems of a stack, and on the backend's own stages up to the first line that is wrong."""
     if outcome.error:
         return Verdict(error=outcome.error)
     parts, promised = {}, harness.promised
@@ -249,7 +247,7 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
 
 
 def _place(k: int, stacked: int) -> str:
-    """Which problem of a stack the k-th result is of; the case itself is the first, and a list is asked for a second stack."""
+    """The problem of the k-th result, in words; empty for the case itself.  A backend that returns lists has a second stack."""
     if not k:
         return ""
     if k < stacked:
@@ -259,7 +257,7 @@ def _place(k: int, stacked: int) -> str:
 
 
 def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> StepInputs:
-    """What the backend is given at this state: the projected gradients, rounded to its dtype; a whole step is given G so."""
+    """The inputs at this state: projected gradients rounded to the backend's dtype; for a whole step G itself is rounded."""
     conversion = harness.conversion
     U, S, V = (X.astype(np.complex128 if conversion.is_complex else np.float64) for X in state)
     G = drawn.gradient(U @ S @ V.conj().T)
@@ -295,19 +293,20 @@ def check_step(
     select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning of one).
     quick : a tenth of the catalogue, which is enough for every mutant.
     shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in addition.
-    fuzz, seed : so many further cases are drawn; of the first three that fail the reason says the smallest that fails, too.
-    repeat : how often each case is asked; one that fails once has failed.
+    fuzz, seed : the number of further drawn cases, and their seed; the reasons of the first three failing ones also name the
+        smallest case that fails.
+    repeat : how often each case is asked; a case that fails once has failed.
     fail_fast : stop behind the first case that fails.
     answers : given the cases and ``repeat``, asks the backend elsewhere: :class:`geolora_ref.oracle.jobs.Jobs`.
-    xfail : {case id: reason}: cases known to fail; those not selected are ignored.  Strict: one that passes, or that the
-        catalogue has not, is a problem.
+    xfail : {case id: reason}: cases known to fail; unselected ones are ignored.  Strict: a case that passes, or an unknown id,
+        is a problem.
     progress : called with (done, total).
-    options : what it is given and what it promises, those of :meth:`Harness.of`: dtype = "float64", array = "numpy", device,
-        precision, diagonal = True, whole = False, batched = False, directions = False, threads = 1; and name, by default the
-        function's own.
+    options : the arrays that the backend gets and its promises, as in :meth:`Harness.of`: dtype = "float64", array = "numpy",
+        device, precision, diagonal = True, whole = False, batched = False, directions = False, threads = 1; and name, by
+        default the function's own.
 
-    Raises as :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches and for sizes beyond the memory of the
-    machine, and :class:`Interrupted` in place of ``KeyboardInterrupt``; whatever the backend itself does becomes a row.
+    Raises like :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches and for sizes beyond the memory of the
+    machine, and :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the backend itself become rows.
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
@@ -349,18 +348,18 @@ def check_step(
 
 
 def _here(harness: Harness, cases: Sequence[ConformanceCase], repeat: int) -> Answers:
-    """One case after the other, each behind what the one before was given and returned."""
+    """Ask one case after the other in this process; each case also checks the arrays of the one before."""
     before: list[Held] = []
     for case in cases:
         yield answered(harness, case, before, repeat)
 
 
 SHRUNK = 3
-"""Of so many drawn cases that fail the smallest is searched."""
+"""The number of failing drawn cases that are reduced to a smallest failing case."""
 
 
 def _shrink(harness: Harness, cases: Sequence[ConformanceCase], rows: list[Row]) -> None:
-    """The reasons of the first drawn cases that fail say the smallest case that does."""
+    """Add the smallest failing case to the reasons of the first drawn cases that fail."""
     failed = [k for k, row in enumerate(rows) if row.group == "fuzz" and row.outcome == "failed"]
     for k in failed[:SHRUNK]:
         rows[k] = replace(
@@ -369,12 +368,12 @@ def _shrink(harness: Harness, cases: Sequence[ConformanceCase], rows: list[Row])
 
 
 def smallest_failing(harness: Harness, case: ConformanceCase) -> ConformanceCase:
-    """The smallest case that a backend fails as it fails this one."""
+    """The smallest case found, on the way down from this failing case, that the backend fails too."""
     return smallest(case, lambda smaller: run_case(harness, smaller)[0].outcome == "failed")
 
 
 def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> list[str]:
-    """What makes a run worthless whatever its rows say.  ``whole`` : nothing was selected."""
+    """Problems that make a run invalid whatever its rows say.  ``whole`` : nothing was selected."""
     found = [f"xfail: no case has the id {name!r}" for name in unknown(xfail)]
     found += [f"xfail: {row.id} passes; take it off the list" for row in rows if row.outcome == "xpassed"]
     if whole and len(rows) < FLOOR:
@@ -383,18 +382,18 @@ def _problems(rows: Sequence[Row], xfail: Mapping[str, str], *, whole: bool) -> 
 
 
 def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
-    """What is true of every case that fails, by its name in :class:`Diagnosis`."""
+    """For each of four fields of :class:`Diagnosis`, whether it holds in every case that fails."""
     asked = {"others_only": _in_others_alone, "rank_only": _in_rank_alone, "too_few": _has_too_few, "form_only": _in_form_alone}
     return {name: all(map(holds, failed)) for name, holds in asked.items()}
 
 
 def _in_rank_alone(row: Row) -> bool:
-    """Whether a case that fails does so by its rank: what it returned could be judged, and nothing else is wrong."""
+    """Whether a failing case is wrong in its rank alone: its result could be judged, and nothing else is wrong."""
     return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
 
 
 def _has_too_few(row: Row) -> bool:
-    """Whether a case fails by a rank below the range that was asked for: line 6 may have cut, or line 4 given too few columns."""
+    """Whether a case fails by a rank below the allowed range: line 6 may have cut too much, or line 4 added too few columns."""
     clipped = all(criterion.rpartition(": ")[2] == "rank clipping" for criterion in row.criteria)
     return clipped and row.rank is not None and row.rank["found"] < row.rank["lowest"]
 
@@ -406,7 +405,7 @@ def _in_others_alone(row: Row) -> bool:
 
 
 def _in_form_alone(row: Row) -> bool:
-    """Whether a case fails by the form of S₁: what it returned could be judged, and nothing else is wrong."""
+    """Whether a failing case is wrong in the form of S₁ alone: its result could be judged, and nothing else is wrong."""
     return not row.error and all(criterion.rpartition(": ")[2] in FORM for criterion in row.criteria)
 
 

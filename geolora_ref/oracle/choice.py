@@ -1,4 +1,4 @@
-"""Which cases a backend is asked: those of the catalogue that its arrays can hold, a part of them, or more."""
+"""Choose the cases that a backend is asked: all cases of the catalogue that its arrays can hold, a part of them, or more."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from geolora_ref.support.machine import memory
 __all__ = ["Choice", "applicable", "questions"]
 
 MATRICES = 15
-"""So many m x n matrices of doubles are in memory at once while a real step is judged."""
+"""The number of m x n matrices of doubles in memory at once while a step in real numbers is judged."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is asked beside, or instead of, the whole catalogue.
+    """A selection from the catalogue, and cases in addition to it.
 
-    ``select`` : {"group": …, "flag": …, "id": …}, what cases have to match.  ``quick`` : a tenth of the catalogue.
-    ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``, ``seed`` : how many further cases are drawn.
-    ``fail_fast`` : nothing is asked behind the first failure.  ``repeat`` : how often each case is asked.
+    ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.  ``quick`` : a tenth of the catalogue.
+    ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``, ``seed`` : number and seed of further cases.
+    ``fail_fast`` : stop after the first failure.  ``repeat`` : how often each case is asked.
 
-    Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), for less than no cases, and for cases
-    that are asked less than once.
+    Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), for a negative ``fuzz`` or ``seed``,
+    and for ``repeat`` below 1.
     """
 
     select: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Choice:
 
     @property
     def words(self) -> str:
-        """What makes it another run than that of the catalogue, in a few words; an empty string if nothing does."""
+        """The differences from a plain run of the catalogue in a few words; empty if there are none."""
         told = [f"{key}={value}" for key, value in self.select.items()]
         told += ["quick"] * self.quick + ["fail-fast"] * self.fail_fast
         told += [f"each {self.repeat} times"] * (self.repeat > 1)
@@ -67,11 +67,11 @@ class Choice:
         return " and ".join([*told, *([f"{self.fuzz} drawn from seed {self.seed}"] if self.fuzz else [])])
 
     def as_data(self) -> dict[str, Any]:
-        """As plain JSON data."""
+        """The choice as plain JSON data."""
         return {**asdict(self), "select": dict(self.select), "shapes": [list(size) for size in self.shapes]}
 
     def cases(self, harness: Harness) -> list[ConformanceCase]:
-        """Those that match, the own ones behind the catalogue; ``ValueError`` if there is none, or no memory for a size."""
+        """The cases that match, catalogue first; ``ValueError`` if there is none, or too little memory for a size."""
         for m, n, r in self.shapes:
             needed = (2 if harness.conversion.is_complex else 1) * MATRICES * 8.0 * m * n
             if needed > memory():
@@ -90,7 +90,7 @@ class Choice:
         return matching
 
     def _matches(self, case: ConformanceCase) -> bool:
-        """Whether a case has every key that is wanted."""
+        """Whether a case matches every key of ``select``."""
         group, flag = self.select.get("group", case.group), self.select.get("flag", case.flags[0])
         return case.group == group and flag in case.flags and case.id.startswith(self.select.get("id", ""))
 
@@ -101,16 +101,16 @@ def questions(harness: Harness) -> list[ConformanceCase]:
 
 
 def _asked(case: ConformanceCase, harness: Harness) -> bool:
-    """Whether a backend can be asked a case: its arrays hold it, and it takes what is special in it."""
+    """Whether a backend can be asked a case: its arrays hold the numbers, and it takes directions or stacks if need be."""
     taken = (harness.directions or case.parameters.gradient != SIGNS) and (harness.batched or not case.problems)
     held = harness.conversion.has_layout(case.layout) and applicable(case, harness.conversion.dtype, harness.precision)
     return taken and held
 
 
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
-    """Whether a dtype, and the precision that is claimed, can hold the numbers of a case.
+    """Whether a dtype, and the claimed precision, can hold the numbers of a case.
 
-    A claim of float16 excludes nothing that float32 holds: it stands for TF32 as well, which has that range.
+    A claimed precision of float16 does not restrict the range: it also stands for TF32, which has the range of float32.
     """
     if "complex" in case.flags and not dtype.startswith("complex"):
         return False

@@ -1,4 +1,4 @@
-"""What ``geolora-ref check``, ``scoreboard``, ``vectors`` do.  Options are read before this is imported, which takes a second."""
+"""The commands ``geolora-ref check``, ``scoreboard`` and ``vectors``, imported after the options because that takes a second."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["check", "table", "vectors"]
 
 
 def check(options: argparse.Namespace) -> int:
-    """``geolora-ref check``; what an interrupted run has found is told as well."""
+    """``geolora-ref check``; an interrupted run reports its results so far."""
     _require_writable(options, "json", "junit")
     sys.path.insert(0, os.getcwd())
     asked, verdict, status = _check_step if options.rule is None else _check_rule, "", None
@@ -40,13 +40,13 @@ def check(options: argparse.Namespace) -> int:
     if isinstance(report, str):  # a script
         tell(report)
         return 0
-    tell(summary(report, verdict) if isinstance(report, Report) else report.summary())  # whatever becomes of the files
+    tell(summary(report, verdict) if isinstance(report, Report) else report.summary())  # before files, which may fail
     _write_reports(report, options)
     return status or (0 if report else 1)
 
 
 def _check_step(options: argparse.Namespace) -> Report | str:
-    """``geolora-ref check``; with ``--reproduce`` the script."""
+    """``geolora-ref check`` on a step: its report, or with ``--reproduce`` the script."""
     given = {name: getattr(options, name.replace("-", "_")) for name in ("backend", *BACKEND_OPTIONS)}
     shapes, jobs = tuple(map(shape, options.shape)), Jobs(options.jobs, partial(load_harness, given))
     backend, asked = load_backend(options.backend), harness_options(given.__getitem__)
@@ -70,13 +70,13 @@ def _check_step(options: argparse.Namespace) -> Report | str:
 
 
 def _check_rule(options: argparse.Namespace) -> RuleReport:
-    """``geolora-ref check --rule``."""
+    """``geolora-ref check --rule``: the report on an optimizer's directions."""
     settings = {name: getattr(options, name) for name in ("momentum", "smoothing", "array", "dtype", "device")}
     return check_rule(load_backend(options.backend), options.rule, **settings, name=options.name or options.backend)
 
 
 def _require_writable(options: argparse.Namespace, *names: str) -> None:
-    """The files can be written, and are found again wherever the backend goes."""
+    """Raise ``OSError`` unless the files can be written; make paths absolute, as a backend may change the folder."""
     for name in names:
         path = getattr(options, name)
         if path:
@@ -85,7 +85,7 @@ def _require_writable(options: argparse.Namespace, *names: str) -> None:
 
 
 def _write_reports(report: Report | RuleReport, options: argparse.Namespace) -> None:
-    """The files that were asked for."""
+    """Write the files that the options name."""
     if options.junit and isinstance(report, Report):
         write_atomically(options.junit, junit(report))
     if options.json:
@@ -93,7 +93,7 @@ def _write_reports(report: Report | RuleReport, options: argparse.Namespace) -> 
 
 
 def _write_json(report: Report | RuleReport, path: Path) -> None:
-    """As UTF-8; half a surrogate pair, which UTF-8 has not, becomes the escape sequence of JSON."""
+    """Write the report in UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes an escape sequence of JSON."""
     text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
     write_atomically(path, text.encode(errors="backslashreplace"))
 
@@ -134,7 +134,7 @@ def vectors(options: argparse.Namespace) -> int:
 
 
 def _selection(tests: Sequence[str]) -> Mapping[str, str]:
-    """KEY=VALUE pairs; ``ValueError`` for anything else and for a key that stands twice."""
+    """The KEY=VALUE pairs as a mapping; ``ValueError`` for anything else and for a repeated key."""
     selected: dict[str, str] = {}
     for test in tests:
         key, equals, value = test.partition("=")

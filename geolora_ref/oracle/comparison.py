@@ -1,4 +1,4 @@
-"""How two outputs of one step are compared: the same W₁ at the same rank, from factors of the same kind."""
+"""Compare two outputs of one step: the same W₁ at the same rank, from factors of the same kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Answer", "Comparison", "Factors", "Found", "Matrix", "product"]
 Matrix = NDArray[Any]
 Factors = tuple[Matrix, Matrix, Matrix]
 Found = Factors | str
-"""The output of a step, or why it cannot be judged."""
+"""The output of a step, or the reason why it cannot be judged."""
 
 
 def product(factors: Factors) -> Matrix:
@@ -28,7 +28,7 @@ def product(factors: Factors) -> Matrix:
 
 
 class Answer(NamedTuple):
-    """What is compared of an output: its rank, the kind of its factors, and W₁."""
+    """The compared parts of an output: its rank, the kind of its factors, and W₁."""
 
     rank: int
     kind: tuple[bool, ...]
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two outputs are compared: at which precision, and whether the form of S₁ counts."""
+    """A comparison of outputs: its precision ``eps``, whether the form of S₁ counts (``diagonal``), and the storage."""
 
     eps: float
     diagonal: bool
@@ -48,13 +48,13 @@ class Comparison:
         return found if isinstance(found, str) else Answer(len(found[1]), self.kind(found), product(found))
 
     def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:
-        """The same W₁ at the same rank, from factors of the same kind; or unusable for the same reason."""
+        """Whether two outputs have the same W₁, rank and kind of factors, or are unusable for the same reason."""
         if isinstance(A, str) or isinstance(B, str):
             return isinstance(A, str) and isinstance(B, str) and A == B
         return A[:2] == B[:2] and norm(A.W - B.W) <= tolerance
 
     def alike_matrices(self, A: Sequence[Matrix], B: Sequence[Matrix], tolerance: float) -> bool:
-        """The same matrices, one by one: K_new, L_new, S_new."""
+        """Whether K_new, L_new and S_new agree, one by one."""
         return all(X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance for X, Y in zip(A, B, strict=True))
 
     def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
@@ -64,11 +64,11 @@ class Comparison:
         return float(resolution(m, n, r, self.eps, self.storage) * scale)
 
     def orthonormal(self, factors: Factors) -> bool:
-        """Whether both bases are."""
+        """Whether both bases are orthonormal."""
         return all(self.kind(factors)[:2])
 
     def kind(self, factors: Factors) -> tuple[bool, ...]:
-        """Orthonormal or not; where S₁ is promised to be so, diagonal, nonnegative and sorted or not."""
+        """Whether U₁ and V₁ are orthonormal and, if that is promised, whether S₁ is diagonal, nonnegative and sorted."""
         U, S, V = (in_double(X) for X in factors)
         size = 1000.0 * self.eps + (4.0 * self.storage.defect(U) if self.storage else 0.0)
         orthonormal = tuple(norm(B.conj().T @ B - np.eye(B.shape[1])) <= size for B in (U, V))

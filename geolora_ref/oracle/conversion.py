@@ -1,4 +1,4 @@
-"""Arrays of the backend's library, dtype and device, from and to the NumPy arrays that the oracle computes with."""
+"""Convert between the oracle's NumPy arrays and arrays of the backend's library, dtype and device."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ ARGUMENTS = ("U", "S", "V", "dK", "dL", "dS")
 
 @dataclass(frozen=True)
 class Conversion:
-    """To a library's arrays and back.
+    """The conversion to a library's arrays and back.
 
-    JAX has 64-bit arrays inside :meth:`scope` only; its arrays exist there and can be read anywhere.
+    JAX makes 64-bit arrays only inside :meth:`scope`; they can be read anywhere.
 
-    Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy, for a device where the library has none, and
-    for one without a name; ``ModuleNotFoundError`` if the library is not installed.
+    Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy or CuPy, for a device with another library than
+    torch, and for an empty device name; ``ModuleNotFoundError`` if the library is not installed.
     """
 
     array: str = "numpy"
@@ -63,8 +63,8 @@ class Conversion:
         return self.dtype.startswith("complex")
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Where the dtype exists: JAX makes 64-bit arrays of 32 bits unless it is told not to, here without changing its global
-        setting; nothing to do for the others.
+        """A context in which the dtype exists.  JAX silently makes 32-bit arrays unless 64 bits are enabled, here without
+        changing its global setting; other libraries need nothing.
         """
         if self.array != "jax" or self.dtype not in ("float64", "complex128"):
             return contextlib.nullcontext()
@@ -72,15 +72,14 @@ class Conversion:
         return scope
 
     def has_layout(self, layout: str) -> bool:
-        """Whether arrays of the library can lie in memory so: those of JAX in no way of our choice, torch's never backwards."""
+        """Whether the library has arrays of this memory layout: JAX has no choice, and torch has no negative strides."""
         how = layout.partition(":")[0]
         return how == "rows" or (self.array != "jax" and not (self.array == "torch" and how == "reversed"))
 
     def laid_out(self, X: Matrix, layout: str) -> Array:
-        """A new array of the library, in memory row by row or in another way (``catalogue.LAYOUTS``).
+        """A new array of the library in a memory layout, "rows" or one of ``catalogue.LAYOUTS``.
 
-        What lies between its numbers, before the first one too, is NaN: nobody but a backend that ignores strides, or where an
-        array begins in its memory, reads it.
+        The memory between and before its numbers is NaN, which only a backend that ignores strides or offsets would read.
         """
         if layout == "columns":
             return self.to(X.swapaxes(-1, -2)).swapaxes(-1, -2)
@@ -95,14 +94,14 @@ class Conversion:
         if layout == "long":
             return self._corner(X.swapaxes(-1, -2)).swapaxes(-1, -2)
         if layout == "reversed":
-            rows = X.shape[-2]  # as many again behind them, for those who read forwards
+            rows = X.shape[-2]  # as many NaN rows behind, for code that reads forwards
             return self.to(np.concatenate([X[..., ::-1, :], np.full_like(X, np.nan)], axis=-2))[..., rows - 1 :: -1, :]
         if layout == "flat":
             return self.to(np.pad(X.ravel(), 1, constant_values=np.nan))[1:-1].reshape(X.shape)
         return self.to(X)
 
     def _corner(self, X: Matrix) -> Array:
-        """X as the first columns of an array with three more, every second one of a stack."""
+        """X as the first columns of an array with three more columns of NaN; a stack is every second problem of a longer one."""
         wide = np.concatenate([X, np.full((*X.shape[:-1], 3), np.nan, X.dtype)], axis=-1)
         if X.ndim == 2:
             return self.to(wide)[:, : X.shape[-1]]
@@ -150,7 +149,7 @@ class Conversion:
             return library.array(np.ascontiguousarray(X), dtype=getattr(library, self.dtype))
 
     def wait(self) -> None:
-        """Until the device has done what was asked of it, on the stream that is current; errors of it are raised here."""
+        """Wait until the device has finished the work on the current stream; its errors are raised here."""
         if self.array == "cupy":
             importlib.import_module("cupy").cuda.get_current_stream().synchronize()
         elif self.array == "torch" and self.device is not None:
@@ -179,8 +178,8 @@ class Conversion:
 
 
 def layouts(layout: str) -> tuple[str, ...]:
-    """How U, S, V, dK, dL, dS lie in memory: alike; the gradients in another way than the factors ("mixed", "swapped",
-    "expanded"); or one of them in another way than all others, as "columns:dK" says.
+    """The memory layouts of U, S, V, dK, dL, dS: all alike; the gradients in another layout than the factors ("mixed", "swapped",
+    "expanded"); or one argument alone in another layout, such as "columns:dK".
     """
     how, _, alone = layout.partition(":")
     if alone:
@@ -190,18 +189,18 @@ def layouts(layout: str) -> tuple[str, ...]:
 
 
 def taken_away(X: Array) -> bool:
-    """Whether an array has no contents any more: a compiled JAX function may be given the memory of its arguments (donation)."""
+    """Whether an array has lost its contents: a compiled JAX function may take the memory of its arguments (donation)."""
     return hasattr(X, "is_deleted") and bool(X.is_deleted())
 
 
 def share_memory(X: Array, Y: Array) -> bool:
-    """Whether two arrays of one library share a number in memory.  JAX's never change, so that sharing does not matter."""
+    """Whether two arrays of one library share a number in memory; False for JAX, whose arrays never change."""
     if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
         return bool(np.may_share_memory(X, Y) and np.shares_memory(X, Y))
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):
         if X.untyped_storage().data_ptr() != Y.untyped_storage().data_ptr():
             return False
-        memory = np.empty(X.untyped_storage().nbytes(), np.uint8)  # nothing is written to it: it takes no room
+        memory = np.empty(X.untyped_storage().nbytes(), np.uint8)  # never written, so it takes no memory
         return bool(np.shares_memory(_lying(X, memory), _lying(Y, memory)))
     return X is Y and not hasattr(X, "is_deleted")
 

@@ -1,4 +1,4 @@
-"""When is a step right?  Backward-stable acceptance of (U₁, S₁, V₁), never an entrywise comparison of factors.
+"""The criteria by which a step is right: backward-stable acceptance of (U₁, S₁, V₁), never an entrywise comparison of factors.
 
 Two correct implementations differ by gauge, by signs, inside clusters of equal singular values, and by the rank where a
 tail lies on the threshold.  An output is accepted if it is the exact answer to a nearby question: W₁ is a best rank-r₁
@@ -7,18 +7,18 @@ approximation of Ŵ + E.  With D = Ŵ − W₁, the tangent projector P₁ at W�
 * *stationarity*: ‖P₁ D‖ ≤ η, and
 * *dominance*: ‖D − P₁ D‖₂ ≤ σ_{r₁}(W₁) + η
 
-are necessary for ‖E‖ ≤ η (if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and what remains of D + E has spectral norm ≤ σ_{r₁}(W₁)),
-and together they give such an E with ‖E‖₂ ≤ √2 η: −P₁D, and what dominance exceeds σ_{r₁}(W₁) by.  The usual
-‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would pass
-in double precision.  It is reported as *optimality* all the same.
+are necessary for ‖E‖ ≤ η: if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and the rest of D + E has spectral norm ≤ σ_{r₁}(W₁).
+Together they suffice for such an E with ‖E‖₂ ≤ √2 η, made of −P₁D and of the excess of D − P₁D over σ_{r₁}(W₁).  The usual
+test ‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would
+pass in double precision.  Its ratio is reported as *optimality* all the same.
 
-Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  Above ``WARN`` = 10 look, above
-``FAIL`` = 30 it is wrong.  c = 4√(m + n): rounding errors of inner products grow like √(m + n), and LAPACK's bidiagonal QR
-stops when off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which leaves up to
-49·√(p − 1)·eps behind for p ≤ (m + n)/2 singular values.  In these units that is a ratio of at most 8.7, below ``WARN``.
+Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  A ratio above ``WARN`` = 10 deserves a
+look, one above ``FAIL`` = 30 is wrong.  c = 4√(m + n), because rounding errors of inner products grow like √(m + n).  LAPACK's
+bidiagonal QR stops when off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which leaves up to
+49·√(p − 1)·eps behind for p ≤ (m + n)/2 singular values: a ratio of at most 8.7, below ``WARN``.
 
-This module knows the factored inputs of a step and nothing of how ``algorithm.py`` computes it; they may not import each
-other, and it shares no code with the dense oracle.
+This module knows the factored inputs of a step, and nothing of how ``algorithm.py`` computes it.  The two may not import each
+other, and no code is shared with the dense oracle.
 """
 
 from __future__ import annotations
@@ -52,27 +52,27 @@ __all__ = [
 
 WARN, FAIL = 10.0, 30.0
 NAMED = 3
-"""Criteria that a line of a report has room for."""
+"""The number of criteria that fit into a line of a report."""
 EXACT = Storage(0.0, 0.0)
-"""Nothing is rounded for storage."""
+"""Storage without rounding."""
 TOO_LARGE = 2**24
-"""From so many products m·n·r on, arrays in double precision are judged in it: the next wider one has no BLAS and would take
-minutes, and the rounding of sums of r products is a fraction of a unit, which is 4√(m + n)·eps.
+"""The number m·n·r of products from which on double precision arrays are judged in double precision.  The next wider precision
+has no BLAS and would take minutes, and the rounding of sums of r products is a fraction of a unit 4√(m + n)·eps.
 """
 Matrix = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class StepInputs:
-    """What a backend is given: the factors, the projected gradients (NumPy, working precision) and the parameters.
+    """The inputs of a backend: the factors, the projected gradients (NumPy, working precision) and the parameters.
 
-    ``age`` : how many steps the bases come from, each of which has rounded them to the storage.  ``layout`` : how the backend's
-    arrays lie in memory ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).
-    ``problems`` : the number of problems in its stack, where the sizes of the case do not decide it.  ``dense`` : ‖G‖ where
-    the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are directions of an optimizer, each to be
-    taken for itself.  Projections of one gradient contradict each other by rounding only, which is nobody's fault.
+    ``age`` : the number of earlier steps, each of which has rounded the bases to the storage.  ``layout`` : the memory layout
+    of the backend's arrays ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).
+    ``problems`` : the number of problems in its stack, or 0 if the sizes of the case decide.  ``dense`` : ‖G‖ if the step
+    forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are an optimizer's directions, independent of each
+    other.  Projections of one gradient contradict each other by rounding only, for which no backend is blamed.
 
-    Raises ``ValueError`` unless λ is finite and ≥ 0, and one of the thresholds τ and ϑ, but not both.
+    Raises ``ValueError`` unless λ and exactly one of the thresholds τ and ϑ are finite and ≥ 0.
     """
 
     U: Matrix
@@ -122,9 +122,9 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The ratio of every criterion, and what made the output unjudgeable if it was.
+    """The ratio of every criterion, or the ``error`` for which the output cannot be judged.
 
-    ``ranks`` : the rank, the lowest and the highest that would be right, if it is a wrong one.
+    ``ranks`` : for a wrong rank, the rank found and the lowest and highest right ones.
     """
 
     ratios: Mapping[str, float] = field(default_factory=dict)
@@ -149,13 +149,13 @@ class Verdict:
 
     @property
     def finding(self) -> str:
-        """What is wrong, in words."""
+        """The finding in words."""
         return finding(self.worst_ratio, self.failed_criteria, self.error, self.ranks)
 
 
 def finding(ratio: float, criteria: Iterable[str], error: str, ranks: Sequence[int] | None = None) -> str:
-    """What is wrong, in words: why it could not be judged, or the worst ratio and the criteria that fail; the rank found and
-    the right ones (lowest, highest), if it is wrong.
+    """A finding in words: the ``error`` for which the output could not be judged, or the worst ratio and the failing criteria;
+    for a wrong rank also ``ranks``, the rank found and the lowest and highest right ones.
     """
     named = list(criteria)
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
@@ -179,7 +179,7 @@ def judge(
 
     ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps`` : the precision that the step
     claims, by default that of the inputs.  ``scale`` : the natural scale s, by default ‖W‖ + λ‖P(W)G‖₊ (see ``_scale``).
-    ``storage`` : what inputs and outputs are kept in, if it has fewer bits than the arithmetic of the step.
+    ``storage`` : the format of inputs and outputs, if it has fewer bits than the arithmetic of the step.
     """
     q = _Question.of(inputs, eps, storage, scale)
     return _judge_truncation(q.x.W_hat, q.x.tails, q, outputs, diagonal)
@@ -196,10 +196,10 @@ def judge_stages(
 ) -> Mapping[str, Verdict]:
     """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line that is wrong.
 
-    ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5); line 6 is judged by the
-    output, ``diagonal``, ``eps`` and ``storage`` as in :func:`judge`; stages are kept as inputs and outputs are.  The keys of the
-    result are "line 3" … "line 6", in this order, up to the first from whose result nothing can be computed: of a wrong shape or
-    not finite.
+    ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5), stored like inputs and outputs.
+    Line 6 is judged by the output.  ``diagonal``, ``eps`` and ``storage`` are as in :func:`judge`.  The keys of the result are
+    "line 3" … "line 6", in this order, up to the first line whose result has a wrong shape or is not finite, since nothing can
+    be computed from it.
     """
     q = _Question.of(inputs, eps, storage)
     x, rate, stored, units = q.x, inputs.learning_rate, q.storage, q.unit * q.scale
@@ -238,16 +238,16 @@ def judge_stages(
 
 
 def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = None) -> float:
-    """FAIL units, and what storage explains: the share of the scale s below which an error in the kept part may pass.
+    """The fraction of the scale s below which an error in the kept part may pass: FAIL units, and the rounding of storage.
 
-    Storage by its bounds: δ_U, δ_V ≤ 2u√r of orthonormal bases that were rounded once, and 3u for a result with diagonal S₁.
+    Storage counts by its bounds: δ_U, δ_V ≤ 2u√r for orthonormal bases rounded once, and 3u for a result with diagonal S₁.
     """
     u = storage.u if storage else 0.0
     return FAIL * unit_of(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
 def allowance(inputs: StepInputs, eps: float, storage: Storage | None = None) -> tuple[float, float]:
-    """By how much W₁ and the orthonormality of its bases may be off at most: FAIL units, and what storage explains."""
+    """The largest allowed errors of W₁ and of the orthonormality of its bases: FAIL units, and the rounding of storage."""
     (m, r), n, q = inputs.U.shape, len(inputs.V), _Question.of(inputs, eps, storage)
     defects = sum(q.defects) + max(q.storage.defect(np.zeros((size, min(2 * r, size)))) for size in (m, n))
     return float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled), FAIL * q.unit + defects
@@ -261,7 +261,7 @@ def _judge_truncation(
     diagonal: bool,
     moved: float = 0.0,
 ) -> Verdict:
-    """Is U₁ S₁ V₁ᴴ the truncation of Ŵ that the thresholds ask for?  ``moved`` : by how much storage has moved Ŵ itself."""
+    """The verdict whether U₁ S₁ V₁ᴴ is the truncation of Ŵ by the thresholds.  ``moved`` : how far storage has moved Ŵ."""
     (m, r), n = q.x.U.shape, len(q.x.V)
     columns = min(2 * r, m, n)
     error = unusable(outputs, m, n, columns)
@@ -292,16 +292,16 @@ def truncation_ratios(
     asked: float = 0.0,
     rank: int | None = None,
 ) -> dict[str, float]:
-    """Is W₁ = U₁ S₁ V₁ᴴ with D = Ŵ − W₁ in orthonormal factors, and as near to Ŵ as its rank allows, ‖D‖ = ``tail``?
+    """Ratios for W₁ = U₁ S₁ V₁ᴴ and D = Ŵ − W₁: whether the factors are orthonormal and W₁ is as near to Ŵ as its rank allows.
 
-    ``unit`` = c·eps, ``units`` = c·eps·s.  What explains deviations: ``storage``, ``defects`` of the bases before the step, and
-    ``asked``, by how much Ŵ itself may differ.  ``rank`` : the highest that D can have, where it is known.
+    ``tail`` : the least possible ‖D‖.  ``unit`` = c·eps, ``units`` = c·eps·s.  Deviations are explained by ``storage``, by
+    ``defects`` of the bases before the step, and by ``asked``, the uncertainty of Ŵ.  ``rank`` : a bound of the rank of D.
     """
     U1, S1, V1 = outputs
     normal = off(U1, H(off(V1, H(D))))
     sigma_r = float(np.linalg.svd(in_double(S1), compute_uv=False)[-1])
     explained = asked + storage.product(U1, S1, V1)
-    turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # what the tangent space of the stored factors has of D
+    turned = (storage.basis(U1) + storage.basis(V1)) * norm(D)  # rounding turns the tangent space, which then has a part of D
     return {
         "orthonormal U": _ratio(orthonormality_defect(U1) - storage.defect(U1) - defects[0], unit),
         "orthonormal V": _ratio(orthonormality_defect(V1) - storage.defect(V1) - defects[1], unit),
@@ -312,7 +312,7 @@ def truncation_ratios(
 
 
 def diagonal_ratios(S1: Matrix, units: float) -> dict[str, float]:
-    """Is S₁ diagonal, nonnegative and sorted, to ``units`` = c·eps·s?"""
+    """Ratios for the form of S₁: whether it is diagonal, nonnegative and sorted, to ``units`` = c·eps·s."""
     d = np.diagonal(S1)
     return {
         "S diagonal": _ratio(norm(S1 - np.diag(d)), units),
@@ -324,9 +324,9 @@ def diagonal_ratios(S1: Matrix, units: float) -> dict[str, float]:
 def _rank_ratios(
     rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float, unsettled: float
 ) -> dict[str, float]:
-    """Too low: tail_r > ϑ though the cap allows more.  Too high: tail_{r−1} ≤ ϑ though min_rank allows less.
+    """Ratios for the rank.  Too low: tail_r > ϑ and the cap allows more.  Too high: tail_{r−1} ≤ ϑ and min_rank allows less.
 
-    Equality is within rounding of both, and either rank is right; where nothing is rounded (Ŵ = 0) it is not.
+    Near equality either rank is right within rounding; where nothing is rounded (Ŵ = 0), only the lower one is.
     """
     tau = inputs.tau or 0.0
     theta = tau * float(tails[0]) if inputs.theta is None else inputs.theta
@@ -341,7 +341,7 @@ def _rank_ratios(
 
 
 def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question, defect: float) -> dict[str, float]:
-    """BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X), and the right number of columns; ``defect`` is that of B."""
+    """Ratios for BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X) and the number of columns; ``defect`` is that of B."""
     m, r = B.shape
     if B_tilde.shape != (m, min(r, m - r)):
         return {f"{name} shape": np.inf}
@@ -357,7 +357,7 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question
 
 
 def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: int) -> str:
-    """Why (U₁, S₁, V₁) cannot be judged at all as m x n of a rank up to ``columns``, or an empty string."""
+    """The reason why (U₁, S₁, V₁) is no m x n matrix of a rank up to ``columns`` that can be judged, or an empty string."""
     U1, S1, V1 = (np.asarray(X) for X in outputs)
     if S1.ndim != 2:
         return f"S1: expected a square matrix, found shape {S1.shape}"
@@ -373,7 +373,7 @@ def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: in
 
 @dataclass(frozen=True, eq=False)
 class _Wide:
-    """The arrays of a step in the next wider precision, and what Algorithm 1 makes of them before it truncates."""
+    """The arrays of a step in the next wider precision, and Ŵ, the result of Algorithm 1 before the truncation."""
 
     rate: float
     U: Matrix
@@ -411,17 +411,17 @@ class _Wide:
 
     @cached_property
     def tails(self) -> NDArray[np.float64]:
-        """Of Ŵ, whose rank is at most 2r."""
+        """The tails of Ŵ, whose rank is at most 2r."""
         return tails_of(self.W_hat, 2 * len(self.S))
 
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """A step in the next wider precision, and what its answers are measured by.
+    """A step in the next wider precision, and the quantities that measure its answers.
 
-    ``unit`` = c·eps and the scale s; ``storage`` : what everything is kept in, without rounding if it is not told apart from
-    the arithmetic.  ``defects`` δ_U, δ_V of the bases as far as storage explains them, ``unsettled`` : by how much right answers
-    differ for that reason (``storage.py``), both 0 without it.
+    ``unit`` = c·eps and ``scale`` s; ``storage`` : the storage format, ``EXACT`` if it is that of the arithmetic.  ``defects``
+    δ_U, δ_V of the bases as far as storage explains them; ``unsettled`` : how far right answers may differ for that reason
+    (``storage.py``); all of them 0 without storage.
     """
 
     inputs: StepInputs
@@ -434,7 +434,7 @@ class _Question:
 
     @classmethod
     def of(cls, inputs: StepInputs, eps: float | None, storage: Storage | None, scale: float | None = None) -> _Question:
-        """By default judged with the precision of the inputs, and with the scale of ``_scale``."""
+        """The question of these inputs; ``eps`` is by default the precision of the inputs, ``scale`` that of ``_scale``."""
         x = inputs.wide
         eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
         unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(inputs)
@@ -448,34 +448,35 @@ class _Question:
 
 
 def _contradiction(inputs: StepInputs) -> float:
-    """δ: by how much the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
+    """δ, the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
 
-    Rounding of a large normal component of G leaves it behind; the answer is determined only up to it.  Directions of an
-    optimizer need not agree, and the answer is determined by all three.
+    Rounding of a large normal component of G causes δ, and the answer is determined only up to δ.  Directions of an optimizer
+    need not agree, and all three determine the answer: δ = 0.
     """
     return 0.0 if inputs.directions else inputs.wide.contradiction
 
 
 def _scale(inputs: StepInputs, more: float) -> float:
-    """s = ‖W‖ + λ‖P(W)G‖₊ + ``more``: λδ/eps, and λ‖G‖ where the step forms G V, GᴴU and UᴴGV itself, whose rounding is
-    relative to it; for directions of an optimizer λ(‖∇_K‖ + ‖∇_L‖), as UᴴdK is no part of the three.
+    """The scale s = ‖W‖ + λ‖P(W)G‖₊ + ``more``.
 
-    ‖P(W)G‖₊ = ‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖, the sum of the norms of the three parts, whose squares add up to
-    ‖P(W)G‖²: between that norm and √3 times it.  Each part has a rounding error of its own.
+    ``more`` : λδ/eps, and λ‖G‖ if the step forms G V, GᴴU and UᴴGV itself, because their rounding is relative to ‖G‖; for
+    directions of an optimizer λ(‖∇_K‖ + ‖∇_L‖), because UᴴdK is not among the three.
 
-    Where s is not 0 it is at least the smallest normal number, below which rounding is no longer relative.
+    ‖P(W)G‖₊ = ‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖ is the sum of the norms of three parts whose squares add up to ‖P(W)G‖²,
+    so it is between ‖P(W)G‖ and √3‖P(W)G‖.  Each part has a rounding error of its own.  A nonzero s is at least the smallest
+    normal number, below which rounding is no longer relative.
     """
     scale = norm(inputs.wide.S) + inputs.learning_rate * inputs.wide.tangent + more
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
 
 
 def unit_of(m: int, n: int, eps: float) -> float:
-    """c·eps with c = 4√(m + n), what a defect is measured in relative to its natural scale."""
+    """c·eps with c = 4√(m + n), the unit of a defect relative to its natural scale."""
     return 4.0 * float(np.sqrt(m + n)) * eps
 
 
 def _ratio(defect: float, unit: float, *, strict: bool = False) -> float:
-    """A defect in units; a negative defect is none.  Where the unit is 0 only 0 is right, or, strictly, not even that."""
+    """A defect in units; a negative defect counts as 0.  For a unit of 0 a defect of 0 is right, unless ``strict``."""
     if unit > 0.0:
         return max(defect, 0.0) / unit
     right = defect < 0.0 if strict else defect <= 0.0

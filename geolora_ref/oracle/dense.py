@@ -1,6 +1,6 @@
-"""The dense oracle: what one step must give, from the dense matrices W and G alone.
+"""The dense oracle: the right result of one step, from the dense matrices W and G alone.
 
-Ŵ = W − λ P(W) G with P(W) G = G − (I − UUᴴ) G (I − VVᴴ), then the optimal truncation by a dense SVD.  Nothing of the
+Ŵ = W − λ P(W) G with P(W) G = G − (I − UUᴴ) G (I − VVᴴ), then the optimal truncation by a dense SVD.  No part of the
 factored algorithm is used: no K, no L, no augmentation.  This module and ``algorithm.py`` may not import each other.
 """
 
@@ -45,11 +45,11 @@ class DenseOracle:
         """The error of a returned matrix in rounding units; infinite for an inadmissible rank.
 
         The largest of four errors counts.  *Forward*: ‖W₁ − T_r(Ŵ)‖ (1 − σ_{r+1}/σ_r), because the derivative of the
-        truncation T_r has norm 1/(1 − σ_{r+1}/σ_r) exactly; it says nothing at a tie.  *Loss of optimality*:
-        ‖W₁ − Ŵ‖ − tail_r, which holds at ties, but sees errors beside a tail only to second order.  *Coupling*: the residual
-        Ŵ − W₁ of a best approximation is orthogonal to the row and column space of W₁ (taken from W₁ itself), to first
-        order and at ties.  *Excess*: what is left of the residual outside of both spaces may not be larger than the smallest
-        singular value of W₁, which the loss of optimality hardly sees beside a tail.
+        truncation T_r has norm 1/(1 − σ_{r+1}/σ_r) exactly; it is 0 at a tie.  *Loss of optimality*: ‖W₁ − Ŵ‖ − tail_r,
+        which works at ties, but beside a tail sees errors only to second order.  *Coupling*: the residual Ŵ − W₁ of a best
+        approximation is orthogonal to the row and column space of W₁; this sees errors to first order, also at ties.
+        *Excess*: the part of the residual outside of both spaces may not be larger than the smallest singular value of W₁,
+        which the loss of optimality hardly sees beside a tail.
         """
         if rank not in self.ranks or W1.shape != self.W_hat.shape or not np.all(np.isfinite(W1)):
             return np.inf
@@ -119,12 +119,12 @@ def dense_oracle(
 
 
 def _wide(X: Matrix) -> Matrix:
-    """Single to double, double to extended precision (which is double again where the platform has nothing wider)."""
+    """X in the next wider precision: single to double, double to extended (double again on platforms without it)."""
     return X.astype(_WIDER[X.dtype.char])
 
 
 def _double(X: Matrix) -> Matrix:
-    """The double-precision dtype that LAPACK takes."""
+    """X in double precision, real or complex, for LAPACK."""
     return X.astype(np.complex128 if X.dtype.kind == "c" else np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a failing backend: its outputs are compared with those of the mutants, block by block and as a whole."""
+"""Diagnose a failing backend by comparing its outputs with those of known defects (mutants), as a whole and block by block."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from geolora_ref.support.foreign import words
 __all__ = ["IS", "Diagnosis", "diagnose", "spread", "steady"]
 
 OwnStages = Callable[[StepInputs], Mapping[str, Matrix]]
-"""The backend's own intermediate results of a step, or nothing if it has none to compare."""
+"""A function that returns the backend's own intermediate results of a step, or an empty mapping if it has none."""
 SAMPLE = 20
-"""How many failing and how many passing steps are looked at."""
+"""The number of failing steps that are looked at, and of passing steps."""
 RESEMBLES, IS = 0.6, 0.9
 """The shares of compared steps from which on a backend resembles a mutant, or is taken for it."""
 COEFFICIENTS = ("K_new", "L_new", "S_new")
@@ -33,24 +33,24 @@ COEFFICIENTS = ("K_new", "L_new", "S_new")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a failing backend looks like.
+    """The diagnosis of a failing backend.
 
-    ``matches`` : the mutants that behave most like it, best first, with the share of steps on which they agree; only those of the
-    line that its own stages name, where they name one.
-    ``compared`` : on how many steps the best of them was compared.
-    ``blocks`` : the blocks of Ŝ in which its result deviates, and by which factor where it is the same everywhere;
-    ``instead`` : what is wrong where no block explains it.
-    ``first_line`` : the first line of the algorithm that fails, where the backend shows its stages.
-    ``unusable`` : what is wrong with the first of its results that cannot be judged.
-    ``repeated`` : whether a step that failed failed again when it was asked once more.
-    ``unsteady`` : whether a step that failed is answered in two ways when it is asked twice in a row.
-    ``stages_right`` : whether every line of its own stages is right wherever it fails.
-    ``layouts`` : those whose arguments fail, and are right with the same numbers row by row in memory.
+    ``matches`` : the mutants that behave most like the backend, best first, with the share of steps on which both agree; if the
+    backend's own stages name a line, only mutants of that line.
+    ``compared`` : the number of steps on which the best mutant was compared.
+    ``blocks`` : the blocks of Ŝ in which the result deviates, with the factor if it is the same in all steps;
+    ``instead`` : the finding where no block explains the deviation.
+    ``first_line`` : the first line of the algorithm that fails by the backend's own stages.
+    ``unusable`` : the reason why the first unusable result cannot be judged.
+    ``repeated`` : whether a failed step failed again when it was asked once more.
+    ``unsteady`` : whether a failed step gets two different answers when it is asked twice in a row.
+    ``stages_right`` : whether every line of the backend's own stages is right wherever the backend fails.
+    ``layouts`` : the memory layouts that fail, if the same numbers pass in row-major order.
     ``others_only`` : whether the first problem of every stack is right.
-    ``rank_only`` : whether nothing but the rank is wrong, in every case that fails.
-    ``too_few`` : whether it is below what min_rank asks for, in every case that fails.
-    ``form_only`` : whether S₁ alone is not diagonal, nonnegative and sorted, in every case that fails.
-    ``coarse`` : whether what fails is right to single precision.
+    ``rank_only`` : whether only the rank is wrong, in every case that fails.
+    ``too_few`` : whether the rank is below min_rank, in every case that fails.
+    ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every case that fails.
+    ``coarse`` : whether the failing results are right to single precision.
     """
 
     matches: Sequence[tuple[Mutant, float]]
@@ -135,7 +135,7 @@ class Diagnosis:
     def as_data(self) -> dict[str, Any]:
         """The diagnosis as plain JSON data, with exactly the findings that the text names.
 
-        Without a match, ``mutant`` is null and ``line`` the one that the text names.
+        Without a match, ``mutant`` is null and ``line`` is the line that the text names.
         """
         matches = [] if self.unsteady or self.others_only else self.matches
         best, share = matches[0] if matches else (None, None)
@@ -162,7 +162,7 @@ class Diagnosis:
         }
 
     def _line_without_a_match(self) -> int | None:
-        """The line that the backend's stages name, or that other findings leave alone."""
+        """The line that the backend's stages name, or the only one that the other findings leave; None if several are left."""
         if self.unsteady:
             return None
         if self.first_line:
@@ -188,12 +188,11 @@ def diagnose(
 ) -> Diagnosis:
     """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
 
-    Agreement is counted on the steps on which either deviates from the reference, so that being right together is no
-    resemblance; results that cannot be judged agree if they cannot for the same reason.  ``first_line`` : what its own ``stages``
-    say, to which the mutants are then restricted; in line 3 its coefficients are compared and not its outputs.  ``diagonal`` :
-    whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps``, ``storage`` : as in
-    :func:`geolora_ref.oracle.criteria.judge`.  ``asked_again`` : whether it can be asked steps that fail once more, without
-    truncation.
+    Agreement is counted on the steps on which the backend or the mutant deviates from the reference, so that being right
+    together is no resemblance.  Results that cannot be judged agree if the reason is the same.  ``first_line`` : the first line
+    that fails by the backend's own ``stages``; only mutants of this line are compared, for line 3 by K_new, L_new and S_new in
+    place of the outputs.  ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps``, ``storage`` :
+    as in :func:`geolora_ref.oracle.criteria.judge`.  ``asked_again`` : whether failing steps can be asked again, untruncated.
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
@@ -229,7 +228,7 @@ def diagnose(
 
 
 def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
-    """The steps in another order, each λ in turn: then the first steps tell a constant factor from one with λ in it."""
+    """The steps reordered so that the values of λ alternate: the first steps then tell a constant factor from λ."""
     earlier: Counter[float] = Counter()
     turns = []
     for inputs in steps:
@@ -239,10 +238,10 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
 
 
 def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
-    """Whether the backend gives one answer to a question that is asked twice.  Between the two another question of the same
-    shapes is asked, for −W/2, with twice the gradient in other bases and half of λ, so that no argument is the same.
+    """Whether the backend gives one answer to a question that is asked twice.  First another question of the same shapes is
+    asked, for −W/2, with twice the gradient in other bases and half of λ, so that no argument is the same.
 
-    Results that cannot be judged are no answers.
+    Results that cannot be judged count as steady.
     """
     U, S, V, dK, dL, dS = inputs.arrays
     other = replace(inputs, U=-U, S=-0.5 * S, V=-V, dK=-2.0 * dK, dL=-2.0 * dL, dS=2.0 * dS)
@@ -260,7 +259,7 @@ def _votes(
     right: Sequence[Any],
     tolerances: Sequence[float],
 ) -> list[bool]:
-    """Whether two backends agree, on the steps on which either is not right."""
+    """For each step on which either of two backends is not right, whether the two agree."""
     answers = zip(mine, theirs, right, tolerances, strict=True)
     return [alike(A, B, within) for A, B, C, within in answers if not (alike(A, C, within) and alike(B, C, within))]
 
@@ -271,30 +270,30 @@ def _untruncated(inputs: StepInputs) -> StepInputs:
 
 
 def _laid_out(inputs: StepInputs, convert: Callable[[Matrix], Matrix]) -> StepInputs:
-    """The NumPy arrays of a step in the layout that it has, in another precision or as they are."""
+    """A step whose NumPy arrays are converted and then laid out in memory as its ``layout`` says."""
     named = zip(("U", "S", "V", "dK", "dL", "dS"), map(convert, inputs.arrays), layouts(inputs.layout), strict=True)
     return replace(inputs, **{name: Conversion("numpy", X.dtype.name).laid_out(X, lying) for name, X, lying in named})
 
 
 def _of_linear_algebra(X: Matrix) -> Matrix:
-    """The array as it is; of half precision, for which NumPy has no linear algebra, in double."""
+    """The array as it is, or in double for half precision, for which NumPy has no linear algebra."""
     return in_double(X) if X.dtype == np.float16 else X
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps that the reference and mutants are asked."""
+    """The steps that the reference and the mutants are asked, with the shared first lines computed once."""
 
     asked: Sequence[StepInputs]
 
     @cached_property
     def begun(self) -> Sequence[dict[str, Matrix]]:
-        """What the reference has behind line 4."""
+        """The reference's results after line 4."""
         return [REFERENCE.begin(*x.arrays, learning_rate=x.learning_rate) for x in self.asked]
 
     @np.errstate(all="ignore")
     def answers(self, step: Backend, stages: Stages | None) -> list[Found]:
-        """The outputs of a reference or mutant; one whose stages are right up to line 4 begins behind it."""
+        """The outputs of a reference or mutant; one that equals the reference up to line 4 starts from the results there."""
         if stages is None or not stages.begins_like(REFERENCE):
             return [_safely(lambda x: step(*x.arrays, **x.parameters), x) for x in self.asked]
         return [_safely(_behind_line_4(stages, begun), x) for begun, x in zip(self.begun, self.asked, strict=True)]

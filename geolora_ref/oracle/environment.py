@@ -1,4 +1,4 @@
-"""What a verdict depends on beside the backend: the kit, its questions, the array library, BLAS, processor, device."""
+"""The environment on which a verdict depends, beside the backend: kit, questions, array library, BLAS, processor, device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["catalogue_digest", "environment"]
 
 @cache
 def catalogue_digest() -> str:
-    """The same wherever the same questions are asked."""
+    """A digest of all questions, equal wherever the same questions are asked."""
     return digest(repr(catalogue()))[:16]
 
 
@@ -41,7 +41,7 @@ def environment(conversion: Conversion) -> dict[str, str]:
 
 
 def _blas(array: str, device: str) -> str:
-    """What multiplies and decomposes; JAX and CuPy bring their own."""
+    """The linear algebra library behind an array library; JAX and CuPy bring their own."""
     library = importlib.import_module(array)
     if array == "torch" and device.startswith("cuda"):
         return f"CUDA {library.version.cuda}"

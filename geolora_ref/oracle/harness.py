@@ -1,4 +1,4 @@
-"""A backend as the kit calls it: what it is given, what it promises, and everything that it can do wrong as a text."""
+"""Call a backend as the kit does: make its arguments, check its manners, and turn every misbehaviour into a text."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Factors = tuple[Matrix, Matrix, Matrix]
 Gradient = Callable[[Matrix], Matrix]
 Held = tuple[str, Array, Matrix]
 LONGEST = 200
-"""Characters of what an exception says that a row of the report has room for."""
+"""The number of characters of an exception's message that fit into a row of the report."""
 
 STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a backend returned for one step, and what is wrong with it beyond its numbers.
+    """The results of a backend for one step, and the ``error`` if it misbehaved.
 
-    ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack; of one problem without a stack.
-    ``held`` : what it was given and returned: what it is, the array, and its values at that time.
-    ``own`` : the arrays (U₁, S₁, V₁) as they came, of one problem without a stack.
+    ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack, or of the one problem.
+    ``held`` : the arrays that it was given and returned: what each is, the array, and its values at that time.
+    ``own`` : the arrays (U₁, S₁, V₁) as they were returned for one problem; empty for a stack.
     ``where`` : file:line of an exception.  ``listed`` : whether the results of a stack are a list, whose ranks may differ.
-    ``stacked`` : how many problems the stack had.
+    ``stacked`` : the number of problems in the stack.
     """
 
     results: Sequence[tuple[StepInputs, Factors]] = ()
@@ -57,7 +57,7 @@ class Outcome:
 
 
 class Options(TypedDict, total=False):
-    """What a backend is given and what it promises, as keywords: see :class:`Harness` and its ``of``."""
+    """The keywords for a backend's arrays and promises: see :class:`Harness` and its ``of``."""
 
     dtype: str
     array: str
@@ -73,18 +73,18 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Harness:
-    """A backend together with how to call it and what it promises.
+    """A backend together with the way to call it and its promises.
 
     ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W, instead of dK, dL, dS.
     ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
-    ``precision`` : what it claims to compute in, by default the dtype, float32 for those of 16 bits.  Less than the dtype for
-    float64 arrays computed in float32; more where arrays are storage, whose rounding is then set aside (``storage.py``).
+    ``precision`` : the precision that it claims to compute in, by default the dtype, and float32 for 16-bit dtypes.  It is lower
+    than the dtype if float64 arrays are computed in float32, and higher if the dtype is storage (``storage.py``).
     ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.  ``directions`` : whether it takes the directions of an
     optimizer in place of gradients, for which dS is neither UᴴdK nor (VᴴdL)ᴴ.
-    ``threads`` : how many call it at once, all but one over and over with another question of the same sizes.
-    ``stages`` : a function of dK, dL, dS as well that returns the stages and the output of one problem by name.
-    ``name`` : what reports call it, by default module:function of the step.
-    ``errors`` : NumPy's handling of floating-point errors inside the backend, by default what it is now.
+    ``threads`` : the number of threads that call it at once; all but one repeat another question of the same sizes.
+    ``stages`` : a function of the same arguments that returns the stages and the output of one problem by name.
+    ``name`` : its name in reports, by default module:function of the step.
+    ``errors`` : NumPy's handling of floating-point errors inside the backend, by default the current setting.
 
     Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages or directions of a
     whole step, for less than one thread, and for arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not
@@ -124,9 +124,9 @@ class Harness:
     def of(
         cls, step: Callable[..., Any], *, stages: Callable[..., Mapping[str, Array]] | None = None, **options: Unpack[Options]
     ) -> Harness:
-        """With the arrays that the backend is given: of a library (numpy, torch, jax, cupy), a dtype, and for torch a device.
+        """A harness by keywords; ``array`` is the library (numpy, torch, jax, cupy), with a ``dtype`` and for torch a ``device``.
 
-        Raises as :class:`Harness` and :class:`Conversion`, and ``TypeError`` for an option that does not exist.
+        Raises like :class:`Harness` and :class:`Conversion`, and ``TypeError`` for an option that does not exist.
         """
         if unknown := sorted(set(options) - set(Options.__annotations__)):
             raise TypeError(f"{', '.join(unknown)}: expected options among {', '.join(Options.__annotations__)}")
@@ -147,13 +147,13 @@ class Harness:
 
     @property
     def storage(self) -> Storage | None:
-        """What the arrays are kept in, if that has fewer bits than the arithmetic."""
+        """The storage format of the arrays, if it has fewer bits than the arithmetic; else None."""
         dtype = self.conversion.dtype
         return Storage.of(dtype) if EPS[dtype] > self.eps else None
 
     @property
     def promised(self) -> dict[str, Any]:
-        """What its results are judged by: the options of :func:`geolora_ref.oracle.criteria.judge`."""
+        """The options of :func:`geolora_ref.oracle.criteria.judge` for this backend."""
         return {"diagonal": self.diagonal, "eps": self.eps, "storage": self.storage}
 
     @property
@@ -165,11 +165,11 @@ class Harness:
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
-        A stack has the problem and mirror images of it, as a rule up to four, so that no two are alike; all have the same new
-        rank, which one result for the stack needs, but for directions of rounding where ϑ = 0.  A backend that returns a list is
-        asked once more, with every second problem of another rank (in the first step of a sequence only).
-        ``held`` is what earlier calls were given and returned: it belongs to the caller and must not have changed.
-        ``own`` : U, S and V as the backend itself has returned them, in whatever layout.
+        A stack has the problem and, as a rule, up to four mirror images of it, no two alike.  All have the same new rank, as a
+        single array for the stack requires (except for directions of rounding with ϑ = 0).  A backend that returns a list is
+        asked once more, with another rank for every second problem (in the first step of a sequence only).
+        ``held`` : arrays that earlier calls were given and returned; they belong to the caller and must not have changed.
+        ``own`` : arrays of earlier calls that are passed again as the first arguments, in whatever layout they have.
         """
         problems = [(inputs, gradient)]
         if self.batched:
@@ -214,13 +214,13 @@ class Harness:
         return self._unpacked(returned, given, asked)
 
     def _meant(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> list[Matrix]:
-        """U, S, V, dK, dL, dS, of a stack with a leading axis."""
+        """U, S, V, dK, dL, dS; with a leading axis for a stack."""
         arrays = zip(*(inputs.arrays for inputs, _ in problems), strict=True)
         return [np.stack(X) if self.batched else X[0] for X in arrays]
 
     @contextlib.contextmanager
     def _company(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Iterator[list[tuple[str, str]]]:
-        """Meanwhile other threads ask of −W and −G in reverse order, over and over; the list gets their errors and places."""
+        """Within this context other threads repeat a question about −W and −G in reverse order; the list gets their errors."""
         others, over = self.threads - 1, threading.Event()
         errors: list[tuple[str, str]] = []
         problems = [_mirrored(*problem, self.conversion.rounded, *_mirror(0)) for problem in problems] if others else []
@@ -251,7 +251,7 @@ class Harness:
                 thread.join()
 
     def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
-        """The stages of one problem by name and their output, or what is wrong with them."""
+        """The stages of one problem by name, their output, and an error text, which is empty if they can be judged."""
         with self.conversion.scope(), np.errstate(all="ignore"):
             given, error = self._made(inputs.arrays, layouts(inputs.layout))
             if error:
@@ -275,7 +275,7 @@ class Harness:
         return arrays, output, ""
 
     def _gradients(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Callable[[Array], Array]:
-        """The gradient at W as the backend sees it, of each problem at its own W in a stack."""
+        """The gradient function for a whole step; in a stack each problem has its own gradient at its own W."""
 
         def gradients(W: Array) -> Array:
             with np.errstate(all="ignore"):
@@ -286,16 +286,16 @@ class Harness:
         return gradients
 
     def _made(self, arrays: Sequence[Matrix], lying: Sequence[str]) -> tuple[list[Array], str]:
-        """What the backend is given, or that it cannot be made any more: an error on a device may be the end of it."""
+        """The arguments as arrays of the library, or an error text: after an error on a device no array may be possible."""
         try:
             return [*map(self.conversion.laid_out, arrays, lying)], ""
         except Exception as problem:  # every library has its own
             return [], f"no arrays could be made for it, as if an earlier call had broken the device: {words(problem, LONGEST)}"
 
     def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str, str]:
-        """What a function of the backend's returns, or how it ended, and where.
+        """The return value of a backend's function, or the error that ended it, and the place of the error.
 
-        ``sys.exit`` and ``pytest.skip`` are no ``Exception``; what goes wrong on a device shows when it is waited for.
+        ``BaseException`` because ``sys.exit`` and ``pytest.skip`` are no ``Exception``; device errors show only after a wait.
         """
         try:
             with np.errstate(**self.errors):
@@ -334,7 +334,7 @@ class Harness:
         return Outcome(results, held=held, own=() if self.batched else tuple(named.values()), listed=listed)
 
     def _unlike(self, named: Mapping[str, Any], given: Array) -> str:
-        """Which result is no array of the library, dtype and device that were given, or not the caller's; or an empty string."""
+        """The error text for a result of another library, dtype or device, or one that the caller does not own; or ''."""
         for name, X in named.items():
             if not isinstance(X, type(given)):
                 return f"{name}: expected an array of {self.conversion.array}, found {type(X).__module__}.{type(X).__qualname__}"
@@ -350,15 +350,15 @@ class Harness:
 
 
 STACKED = (4, 1, 5, 2, 3)
-"""How many problems a stack has, by m + 2n + r."""
+"""The number of problems in a stack, chosen by m + 2n + r."""
 MIRRORS = ((-1, -1, -1, 1), (-1, 1, 1, 30), (1, -1, 1, -30), (1, 1, -1, 2))
-"""How the other problems of a stack differ: the order of rows, columns and of the basis U (−1: reversed), and the exponent of 2
-that is their size.
+"""The mirror images in a stack: the order of rows, of columns and of the basis U (−1: reversed), and the power of 2 by which the
+problem is scaled.
 """
 
 
 def _mirror(k: int) -> tuple[int, int, int, int]:
-    """How the k-th of them differs; behind the fourth those of the first ones come again, each time 8 times as large."""
+    """The k-th mirror image; after the fourth the same four come again, each time 8 times as large."""
     again, which = divmod(k, len(MIRRORS))
     rows, columns, basis, exponent = MIRRORS[which]
     return rows, columns, basis, exponent + 3 * again
@@ -367,10 +367,10 @@ def _mirror(k: int) -> tuple[int, int, int, int]:
 def _mirrored(
     inputs: StepInputs, gradient: Gradient, rounded: Gradient, rows: int, columns: int, basis: int, exponent: int
 ) -> tuple[StepInputs, Gradient]:
-    """Another problem as hard as this one: −c W and −c G, their rows, their columns or the basis U in reverse order.
+    """Another problem as hard as this one: −c W and −c G, with rows, columns or the basis U in reverse order.
 
-    Nothing is rounded, and the new rank stays, which a result in one stack needs: c is 2 to the exponent, or to a tenth of it
-    where the dtype has no such numbers, and 1 where the threshold is absolute or digits are lost all the same.
+    Scaling by c rounds nothing and keeps the new rank, as a result in one stack requires.  c is 2 to the exponent, or to a tenth
+    of it if the dtype cannot hold such numbers, or 1 if digits would still be lost or the threshold is absolute.
     """
     sizes = [2.0**power for power in (exponent, round(exponent / 10)) if inputs.theta is None]
     keeps = (size for size in sizes if all(np.array_equal(rounded(size * X) / size, X) for X in inputs.arrays))
@@ -389,7 +389,7 @@ def _still(inputs: StepInputs, gradient: Gradient) -> tuple[StepInputs, Gradient
 
 
 def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
-    """Which result uses the memory of which input, or an empty string."""
+    """The error text for a result that shares memory with an input, or an empty string."""
     for name, X in named.items():
         for input_name, Y in zip(("U", "S", "V", "dK", "dL", "dS"), given, strict=True):
             if X.ndim == 2 and share_memory(X, Y):
@@ -398,13 +398,13 @@ def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
 
 
 def _unchanged(X: Matrix, values: Matrix) -> bool:
-    """Whether an array still has this form and these values, NaN included: bytes are equal as a rule, and quicker to compare."""
+    """Whether an array still has this form and these values, NaN included; comparing bytes first is faster and mostly enough."""
     alike = (X.shape, X.dtype) == (values.shape, values.dtype)
     return alike and (X.tobytes() == values.tobytes() or np.array_equal(X, values, equal_nan=True))
 
 
 def _can_be_written(X: Array) -> bool:
-    """Whether the caller may still write into an argument, where its library lets him at all."""
+    """Whether the caller can still write into an argument, if the library allows writing at all."""
     return bool(getattr(getattr(X, "flags", None), "writeable", True)) and not getattr(X, "requires_grad", False)
 
 

@@ -1,4 +1,4 @@
-"""The cases in several processes: the same rows in the same order as in one."""
+"""Ask the cases in several processes; rows and their order are the same as in one process."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from geolora_ref.oracle.question import ConformanceCase
 __all__ = ["Jobs"]
 
 PIECE = 16
-"""How many cases a process is asked in a row.  It asks the one before them as well, which may have left something behind."""
+"""The number of cases that a process is asked in a row.  It is first asked the case before, which may affect the next one."""
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """What :func:`geolora_ref.oracle.check_step` takes as ``answers``: so many processes ask, each a backend of its own.
+    """``answers`` of :func:`geolora_ref.oracle.check_step` from several processes, each with a backend of its own.
 
-    ``count`` : of processes.  ``harness`` : makes the backend in one of them; it is sent there, as pickle sends it.
+    ``count`` : the number of processes.  ``harness`` : a function that makes the backend in a process, sent there by pickle.
 
-    Raises ``ValueError`` for less than one process, and when it is called ``ChildProcessError`` if the backend ends one of them.
+    Raises ``ValueError`` for less than one process; calling it raises ``ChildProcessError`` if the backend ends a process.
     """
 
     count: int
@@ -37,7 +37,7 @@ class Jobs:
             raise ValueError(f"jobs: expected a number >= 1, found {self.count}")
 
     def __call__(self, cases: Sequence[ConformanceCase], repeat: int) -> Answers:
-        """The answers in the order of the cases; who has answered a piece is given the next one."""
+        """The answers in the order of the cases; a process that has answered a piece gets the next one."""
         pieces = [(cases[max(k - 1, 0) : k], cases[k : k + PIECE]) for k in range(0, len(cases), PIECE)]
         context, todo = multiprocessing.get_context("spawn"), iter(enumerate(pieces))
         workers: dict[Connection, Any] = {}
@@ -73,7 +73,7 @@ class Jobs:
 
 
 def _received(worker: Connection, piece: Sequence[ConformanceCase]) -> tuple[int, Sequence[Answer]]:
-    """What a process has sent: a piece's number and answers; what it has raised is raised here."""
+    """The number and the answers of a piece from a process; an exception of the process is raised here."""
     try:
         sent = worker.recv()
     except (EOFError, ConnectionError) as gone:
@@ -86,7 +86,7 @@ def _received(worker: Connection, piece: Sequence[ConformanceCase]) -> tuple[int
 
 
 def _work(caller: Connection, harness: Callable[[], Harness], repeat: int) -> None:
-    """In a process of its own: answer one piece after the other; Ctrl-C is the caller's affair, who ends this."""
+    """The loop of a worker process: answer one piece after the other.  It ignores Ctrl-C; the caller terminates it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, ConnectionError):  # the caller has gone
         try:

@@ -1,4 +1,4 @@
-"""Which criterion rejects which mutant: ``python -m geolora_ref.oracle.kill_matrix`` prints the page docs/kill_matrix.md."""
+"""The matrix of which criterion rejects which mutant: ``python -m geolora_ref.oracle.kill_matrix`` prints docs/kill_matrix.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CRITERIA = (
     "S nonnegative",
     "S sorted",
 )
-"""All criteria on the result of a step; "output" is that there is nothing to judge."""
+"""All criteria on the result of a step; "output" means that there is nothing to judge."""
 
 STAYS = {
     "dominance": (
@@ -47,7 +47,7 @@ STAYS = {
         "lets a backend be compared with others."
     ),
 }
-"""Why a criterion is there that no mutant needs."""
+"""The reasons for the criteria that no mutant needs."""
 
 CASES, SEED = 150, 3
 ALONE, WITH_OTHERS = "●", "○"
@@ -74,7 +74,7 @@ def verdicts(mutant: str) -> tuple[Verdict, ...]:
 
 @cache
 def passing(precision: str, storage: str = "") -> tuple[str, ...]:
-    """The mutants visible in the output that pass every drawn case if no more than this precision, and storage, is claimed."""
+    """The mutants visible in the output that pass every drawn case if only this precision and storage are claimed."""
     claimed: dict[str, Any] = {"eps": EPS[precision], "storage": Storage.of(storage) if storage else None}
     visible = (name for name, mutant in MUTANTS.items() if mutant.visible_in == "output")
     return tuple(name for name in visible if _passes(name, claimed))
@@ -86,7 +86,7 @@ def _passes(mutant: str, claimed: Mapping[str, Any]) -> bool:
 
 @cache
 def matrix() -> Mapping[str, Mapping[str, str]]:
-    """By mutant and criterion: ``ALONE`` if in some case nothing else rejects, ``WITH_OTHERS`` if in all cases others do."""
+    """Marks by mutant and criterion: ``ALONE`` if in some case nothing else rejects, ``WITH_OTHERS`` if others always do."""
     return {name: {criterion: _mark(name, criterion) for criterion in CRITERIA} for name in MUTANTS}
 
 
@@ -156,7 +156,7 @@ CLAIMS = {
     "float16": ("float16", ""),
     "bfloat16": ("bfloat16", ""),
 }
-"""Arithmetic, and storage if it has fewer bits."""
+"""The claims by name: the arithmetic, and the storage if it has fewer bits."""
 
 
 def _narrow() -> list[str]:

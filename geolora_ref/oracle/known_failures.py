@@ -1,4 +1,4 @@
-"""The list of cases that are known to fail: one id a line, and the reason behind it."""
+"""Read the list of cases that are known to fail: lines of an id and the reason."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["checked", "read_known_failures", "unknown"]
 
 
 def unknown(ids: Iterable[str]) -> list[str]:
-    """Those that no case of the catalogue has, and none of one's own sizes or drawn ones can have."""
+    """The ids that belong to no case of the catalogue, of own sizes, or of drawn cases."""
     known = {case.id for case in catalogue()}
     return [name for name in ids if name not in known and not name.startswith(("own-", "fuzz-"))]
 
 
 def checked(listed: Mapping[str, str], where: str) -> dict[str, str]:
-    """A copy of a list; ``ValueError`` that says where it comes from for ids that no case has."""
+    """A copy of a list; ``ValueError`` with ``where``, the source of the list, for ids that no case has."""
     strangers = unknown(listed)
     if strangers:
         raise ValueError(f"{where}: expected ids of cases, found {', '.join(strangers)}")
@@ -27,7 +27,7 @@ def checked(listed: Mapping[str, str], where: str) -> dict[str, str]:
 def read_known_failures(path: Path) -> dict[str, str]:
     """Lines "id reason", with a byte order mark or not; empty lines and lines that start with # are skipped.
 
-    Raises ``ValueError`` for what is no UTF-8 and for an id that stands twice, ``OSError`` for a file that cannot be read.
+    Raises ``ValueError`` for a file that is not UTF-8 and for a repeated id, ``OSError`` for a file that cannot be read.
     """
     try:
         lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]

@@ -1,4 +1,4 @@
-"""An object by its name: the function that the command line or pytest is to judge, and what their options say of it."""
+"""Load a backend by its name, and turn the options of the command line or of pytest into keywords of the harness."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["harness_options", "load_backend", "load_harness", "load_object"]
 
 
 def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
-    """The function that "package.module:function" names; ``ValueError`` as :func:`load_object`, and for what is no function."""
+    """The function "package.module:function"; ``ValueError`` like :func:`load_object`, and for an object that is no function."""
     found = load_object(name, what, "function")
     if not callable(found):
         raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
@@ -21,9 +21,9 @@ def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
 
 
 def load_object(name: str, what: str, kind: str = "attribute") -> Any:
-    """What "package.module:attribute" names; ``ValueError`` says which part is missing, or how its import ends.
+    """The object "package.module:attribute"; ``ValueError`` says which part is missing, or how the import failed.
 
-    ``what`` : what it is wanted as, and ``kind`` : what the attribute is, for the message.
+    For the message, ``what`` is the role of the object, and ``kind`` the kind of attribute.
     """
     module_name, _, attribute = name.partition(":")
     if not attribute or not all(module_name.split(".")) or "/" in module_name or "\\" in module_name:
@@ -36,7 +36,7 @@ def load_object(name: str, what: str, kind: str = "attribute") -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as problem:  # sys.exit and pytest.skip are no Exception
-        at = place(problem)  # none where a compiled module cannot be loaded
+        at = place(problem)  # empty if a compiled module cannot be loaded
         raise ValueError(f"{what}: the import of {module_name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
     for part in attribute.split("."):
         try:
@@ -45,16 +45,16 @@ def load_object(name: str, what: str, kind: str = "attribute") -> Any:
             raise ValueError(f"{what}: {module_name} has no {attribute!r}") from None
         except KeyboardInterrupt:
             raise
-        except BaseException as problem:  # a module may load what it has when it is asked for
+        except BaseException as problem:  # a module may load its attributes lazily
             at = place(problem)
             raise ValueError(f"{what}: {name!r} raised {words(problem)}{at and f' (at {at})'}") from problem
     return found
 
 
 def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
-    """What the options mean as keywords of :meth:`geolora_ref.oracle.harness.Harness.of`; ``get`` gives the value of one by name.
+    """The options as keywords of :meth:`geolora_ref.oracle.harness.Harness.of`; ``get`` gives the value of an option by name.
 
-    Raises ``ValueError`` as :func:`load_backend` for stages that are not there.
+    Raises ``ValueError`` like :func:`load_backend` for stages that cannot be loaded.
     """
     given = {name: get(name) for name in ("dtype", "precision", "array", "device", "whole", "batched", "directions", "threads")}
     stages = get("stages")
@@ -63,5 +63,5 @@ def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def load_harness(given: Mapping[str, Any]) -> Harness:
-    """The backend with these values of its options, in this process; raises as :func:`load_backend` and :meth:`Harness.of`."""
+    """The harness of a backend from the values of its options; raises like :func:`load_backend` and :meth:`Harness.of`."""
     return Harness.of(load_backend(given["backend"]), **harness_options(given.__getitem__))

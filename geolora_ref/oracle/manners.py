@@ -1,4 +1,4 @@
-"""What a backend may not do to its caller: change global state, or keep what it has handed out."""
+"""Detect what a backend must not do to its caller: change global state, or keep arrays that it has returned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["spoil", "watched"]
 
 
 def spoil(arrays: Iterable[Array]) -> None:
-    """Overwrite arrays that their owner needs no longer; an array that cannot be written to stays as it is.
+    """Overwrite arrays with NaN that their owner needs no longer; an array that cannot be written to stays as it is.
 
     A backend that has kept such an array computes with the overwritten numbers from now on.
     """
@@ -34,7 +34,7 @@ def spoil(arrays: Iterable[Array]) -> None:
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[str]]:
-    """Afterwards the list says which global state was changed inside; all of it is put back."""
+    """Restore all global state after this context; the list then tells which state was changed inside."""
     settings = _settings()
     kept = [setting.read() for setting in settings]
     for setting in settings:
@@ -52,12 +52,12 @@ def watched() -> Iterator[list[str]]:
 
 
 class _Setting(NamedTuple):
-    """A global state: the text if it has changed, how it is read, and how it is put back.
+    """A global state: ``said``, the text if it has changed, and the functions that read and restore it.
 
-    ``probe`` : of a generator, what is quicker to read and changes with it.  Reading it moves the generator to a state that
-    no backend reaches by chance; from the second reading on it is the same until somebody else has used or seeded the
+    ``probe`` : for a random generator, a part of the state that is quicker to read.  Reading it moves the generator to a state
+    that no backend reaches by chance; from the second reading on it stays the same until somebody else has used or seeded the
     generator.
-    ``same`` : whether two states (of the first, the later one) are one and the same to the caller.
+    ``same`` : whether a later state and an earlier one are the same for the caller.
     """
 
     said: str
@@ -67,19 +67,19 @@ class _Setting(NamedTuple):
     same: Callable[[Any, Any], bool] = lambda after, before: _same(after, before)
 
     def probed(self) -> Any:
-        """What tells whether it has changed."""
+        """The probe, or the whole state if there is no probe: comparing two of them shows a change."""
         return (self.probe or self.read)()
 
 
 MARK = 1729
 FURTHER = 100
-"""In so many generations of 624 numbers a state of Python's generator is looked for."""
+"""The number of generations, of 624 numbers each, in which a state of Python's generator is looked for."""
 SEEDED = "seeded Python's global random generator: the caller's randomness changes"
 RANDOMNESS = "seeded or used {} global random generator: the caller's randomness changes"
 
 
 def _settings() -> list[_Setting]:
-    """The generators of NumPy and Python, the threads that the environment allows and, where it is loaded, what torch has."""
+    """The generators of NumPy and Python, the numbers of threads in the environment and, if it is loaded, torch's settings."""
     settings = [
         _Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy, _next_of_numpy),
         _Setting(SEEDED, random.getstate, random.setstate, same=_drawn_from),
@@ -105,7 +105,7 @@ def _settings() -> list[_Setting]:
 
 
 def _drawn_from(after: Any, before: Any) -> bool:
-    """Whether a state of Python's generator is one that its numbers lead to: run-time type checkers draw from it, and may."""
+    """Whether a state of Python's generator follows from another by drawing, which is allowed: run-time type checkers draw."""
     if after[1][:-1] == before[1][:-1]:
         return True
     generator = random.Random()  # noqa: S311
@@ -118,7 +118,7 @@ def _drawn_from(after: Any, before: Any) -> bool:
 
 
 def _threads() -> dict[str, str]:
-    """What the environment says of numbers of threads."""
+    """The environment variables that set numbers of threads."""
     return {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
 
 
@@ -129,7 +129,7 @@ def _put_back_threads(before: dict[str, str]) -> None:
 
 
 def _autocast(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """How it is read and put back, for the kinds of device that are there."""
+    """The functions that read and restore autocast, for the kinds of device in use."""
     kinds = ["cpu", *(["cuda"] if torch.cuda.is_initialized() else [])]
 
     def read() -> list[tuple[bool, Any]]:
@@ -145,7 +145,7 @@ def _autocast(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 
 def _default_device(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """The CPU is what is there without any."""
+    """The functions that read and restore the default device; without a default device torch reads as CPU."""
     return torch.get_default_device, lambda before: torch.set_default_device(None if before.type == "cpu" else before)
 
 
@@ -155,7 +155,7 @@ def _state_of_numpy() -> tuple[Any, dict[str, Any]]:
 
 
 def _put_back_to_numpy(before: tuple[Any, dict[str, Any]]) -> None:
-    """With the normal number that is left of the last two."""
+    """Restore the state with its cached normal number (normal numbers are drawn in pairs)."""
     bits, state = before
     if get_bit_generator() is not bits:
         set_bit_generator(bits)
@@ -163,9 +163,10 @@ def _put_back_to_numpy(before: tuple[Any, dict[str, Any]]) -> None:
 
 
 def _next_of_numpy() -> int:
-    """The number that was next, of a Mersenne twister: all of the state takes a hundred times as long to read.
+    """The next number of the Mersenne twister; reading the whole state would take a hundred times as long.
 
-    Another source of bits cannot be seeded, and is replaced by one.  A normal number that is kept is put back, but not looked at.
+    Another source of bits cannot be seeded, and is replaced by a Mersenne twister.  A cached normal number is restored later,
+    but not compared.
     """
     bits = get_bit_generator()
     number = int(bits.random_raw()) if isinstance(bits, np.random.MT19937) else -1
@@ -176,7 +177,7 @@ def _next_of_numpy() -> int:
 
 
 def _generator_of_torch(read: Callable[[], Any], write: Callable[[Any], Any], begin: Callable[[], Any]) -> _Setting:
-    """Its state is read at once."""
+    """The setting of a generator of torch; its whole state is quick to read and serves as the probe."""
 
     def probe() -> Any:
         state = read()
@@ -187,7 +188,7 @@ def _generator_of_torch(read: Callable[[], Any], write: Callable[[Any], Any], be
 
 
 def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """How the precision of products is read and put back: the common setting, and since torch 2.9 that of each backend."""
+    """The functions that read and restore the precision of products: the common setting, and since torch 2.9 each backend's."""
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
 
     def read() -> tuple[str, ...]:
@@ -201,7 +202,7 @@ def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         if before[0]:
             torch.set_float32_matmul_precision(before[0])
         for backend, precision in zip(backends, before[1:], strict=True):
-            backend.fp32_precision = "none"  # what it inherits is read like what it was told
+            backend.fp32_precision = "none"  # an inherited value reads like one of its own
             if backend.fp32_precision != precision:
                 backend.fp32_precision = precision
 
@@ -209,12 +210,12 @@ def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 
 def _flushes() -> bool:
-    """Whether this thread takes subnormal numbers for 0."""
+    """Whether this thread flushes subnormal numbers to 0."""
     return bool(np.multiply(np.float64(5e-324), 1.0) == 0.0)
 
 
 def _on_cuda(torch: Any) -> list[_Setting]:
-    """torch's generators of all CUDA devices, if something has used one: to look at them would begin to use them all."""
+    """The generators of all CUDA devices, if CUDA is in use; otherwise reading them would initialise every device."""
     if not torch.cuda.is_initialized():
         return []
     cuda = torch.cuda

@@ -1,7 +1,7 @@
 """Deliberately broken backends.  The oracle must reject every one of them: a check that no mutant can fail is no check.
 
-Each is the reference with one line changed.  Those marked ``published=True`` were found in public code of this field,
-where the training accuracy did not give them away; the others are the mistakes that a port makes: a sign, a transpose, a
+Each mutant is the reference with one line changed.  Mutants marked ``published=True`` were found in public code of this
+field, where the training accuracy did not reveal them.  The others are typical mistakes of a port: a sign, a transpose, a
 factor, a norm, an index.
 """
 
@@ -28,11 +28,11 @@ Visible = Literal["output", "stages", "kit", "catalogue"]
 class Mutant:
     """A broken backend (NumPy): its id, the line of Algorithm 1 that is wrong, and what is wrong there.
 
-    ``stages`` : the step by stages, where the defect is one replaced stage.  ``visible_in`` : "output", or "stages" where
-    the output cannot show it: only (I − UUᴴ) K_new and (I − VVᴴ) L_new enter Ŝ, so a wrong start value of K or L inside
-    range(U), range(V) cancels, but the stage criteria see it; or "kit" where the numbers are right and only the harness sees
-    what the backend does to its caller; or "catalogue" where the output shows it, but in no case that is drawn: only in those
-    that the catalogue has for it, whose ids begin like one of the patterns ``only_in``.
+    ``stages`` : the step by stages, if the defect is one replaced stage.  ``visible_in`` : "output" if drawn cases show the
+    defect.  "stages" if the output cannot show it: only (I − UUᴴ) K_new and (I − VVᴴ) L_new enter Ŝ, so a wrong start value of K
+    or L inside range(U), range(V) cancels, but the stage criteria see it.  "kit" if the numbers are right and only the harness
+    sees what the backend does to its caller.  "catalogue" if no drawn case shows the defect, but cases of the catalogue do:
+    ``only_in`` has patterns for the beginnings of their ids.
     """
 
     id: str
@@ -59,7 +59,7 @@ CAP_AND_THRESHOLD = (
     *("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max"),
     *("crossed-*-capped", "path-*-capped", "path-*-sequence"),
 )
-"""The cases in which alone some mutants can be seen; those of single precision in single precision."""
+"""Patterns of the only cases that show some mutants; cases for single precision show them in single precision."""
 
 
 def _add(
@@ -568,7 +568,7 @@ def ascending_order(S_hat, U_hat, V_hat, **parameters):
 
 
 def _clipped(wanted: int, sigma: Matrix, min_rank: int, max_rank: int | None) -> int:
-    """So many directions as the limits allow."""
+    """The wanted number of directions, clipped to the limits."""
     return min(max(wanted, min_rank), len(sigma), max_rank or len(sigma))
 
 
@@ -638,7 +638,7 @@ def threshold_margin(sigma: Matrix, tau: float | None, theta: float | None, min_
 
 
 def _shifted(sigma: Matrix, tau: float | None, theta: float | None, units: float) -> tuple[float | None, float | None]:
-    """The thresholds moved by a relative number of eps."""
+    """The thresholds times 1 + ``units`` eps."""
     factor = 1.0 + units * float(np.finfo(sigma.dtype).eps)
     return (factor * (tau or 0.0), None) if theta is None else (None, factor * theta)
 

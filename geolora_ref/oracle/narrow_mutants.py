@@ -1,8 +1,8 @@
-"""Deliberately broken backends that are wrong on a path of their own only: a size, a layout, a state that takes another branch.
+"""Deliberately broken backends that are wrong on one code path only: at a size, in a layout or in a state with its own branch.
 
-As data: a mutant is a place (a predicate on what a step is given) and what goes wrong there, by its name in
-:data:`geolora_ref.oracle.mutants.MUTANTS` or in :data:`WRONG`, with the case of the catalogue that shows it.  Elsewhere each of
-them is the reference.
+The mutants are data.  A mutant is a place (a predicate on the inputs of a step), the name of a defect in
+:data:`geolora_ref.oracle.mutants.MUTANTS` or in :data:`WRONG`, and the case of the catalogue that shows it.  Elsewhere every
+mutant is the reference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = ("U", "S", "V", "dK", "dL", "dS")
 
 
 class Given(NamedTuple):
-    """What a branch can be chosen by: the sizes, the arrays by name, and the parameters."""
+    """The inputs by which code may choose a branch: the sizes, the arrays by name, and the parameters."""
 
     m: int
     n: int
@@ -35,13 +35,13 @@ class Given(NamedTuple):
 
     @property
     def strided(self) -> set[str]:
-        """The arguments that do not lie in memory row by row without gaps."""
+        """The names of the arguments that are not C-contiguous."""
         return {name for name, X in self.arrays.items() if not X.flags.c_contiguous}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a path of its own is taken, in words and as a predicate."""
+    """The inputs for which a separate path is taken, in words and as a predicate."""
 
     words: str
     holds: Callable[[Given], bool]
@@ -93,11 +93,11 @@ PLACES: dict[str, Place] = {
         "complex numbers do not lie row by row", lambda x: np.iscomplexobj(x.arrays["S"]) and bool(x.strided)
     ),
 }
-"""By name; the predicates tell by sizes, arrays and parameters, as the branches of real kernels do."""
+"""The places by name; the predicates use sizes, arrays and parameters, as the branches of real kernels do."""
 
 
 def _changed(change: Callable[[Given], Mapping[str, Any]]) -> Step:
-    """Some arguments or parameters are exchanged before the step."""
+    """A step that replaces some arguments or parameters first."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
         given: dict[str, Any] = dict(zip(NAMES, arrays, strict=True)) | parameters
@@ -107,7 +107,7 @@ def _changed(change: Callable[[Given], Mapping[str, Any]]) -> Step:
 
 
 def _first_ranks(rank: Callable[[int], int]) -> Step:
-    """Of the right result so many directions, by its own rank."""
+    """A step that returns only the first ``rank(r₁)`` directions of the right result of rank r₁."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
         U1, S1, V1 = REFERENCE.step(*arrays, **parameters)
@@ -118,7 +118,7 @@ def _first_ranks(rank: Callable[[int], int]) -> Step:
 
 
 def _first_rows(name: str, size: int) -> Step:
-    """Of an argument what is behind whole tiles of rows is never read."""
+    """A step that never reads the rows of an argument behind its whole tiles."""
 
     def change(x: Given) -> Mapping[str, Any]:
         X = x.arrays[name]
@@ -152,7 +152,7 @@ WRONG: dict[str, tuple[int, str, Step]] = {
     "rank-never-grows": (6, "there is room for r directions", _changed(_no_more_than_r)),
     "completed-by-zeros": (6, "directions that nothing chooses are columns of zeros", _completed_by_zeros),
 }
-"""What goes wrong on a path and on no whole step: the line, the words, the step."""
+"""Defects that occur on a separate path only, not as mutants of the whole step: the line, the words, the step."""
 
 
 # --- families: place, what goes wrong there, the case that shows it ----------------------------------------------------
@@ -316,14 +316,14 @@ FAMILIES: dict[str, dict[str, str]] = {
 }
 
 STACKS = {4: "stack-6-small", 8: "stack-9-small", 16: "stack-17-eights", 32: "stack-33-eights"}
-"""The largest grid of blocks that is right, and a case with a larger one."""
+"""The largest stack that is right, and a case with a larger one."""
 
 
 # --- what a path keeps from one call to the next -----------------------------------------------------------------------
 
 
 def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], Step]:
-    """A graph is captured with these arguments or parameters, and kept for what is alike."""
+    """A step that keeps these arguments or parameters of the first call for all calls with the same key ``by``."""
 
     def made() -> Step:
         kept: dict[object, Mapping[str, Any]] = {}
@@ -338,7 +338,7 @@ def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], S
 
 
 def _workspace() -> Step:
-    """Results are views of a workspace for each shape, in which the next ones are written."""
+    """A step that returns views of a workspace for each shape, which the next call of this shape overwrites."""
     workspaces: dict[object, Matrix] = {}
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
@@ -392,11 +392,11 @@ KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
         ("path-template-max-at", "path-template-diagonal"),
     ),
 }
-"""In words, how it is made anew, and cases that show it one after the other."""
+"""Defects of kept state: the words, a function that makes the step anew, and the cases that show it in this order."""
 
 
 def _batched(most: int) -> Step:
-    """A grid of so many blocks: no K-step behind it."""
+    """A step for stacks that leaves out the K-step behind the first ``most`` problems."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
         problems = zip(*arrays, strict=True)
@@ -409,7 +409,7 @@ def _batched(most: int) -> Step:
 
 
 def _at(place: Place, wrong: Step) -> Step:
-    """Wrong at this place, the reference elsewhere."""
+    """A step that is ``wrong`` at this place, and the reference elsewhere."""
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
         return (wrong if place.holds(_given(arrays, parameters)) else REFERENCE.step)(*arrays, **parameters)
@@ -419,10 +419,10 @@ def _at(place: Place, wrong: Step) -> Step:
 
 @dataclass(frozen=True)
 class NarrowMutant:
-    """A broken backend: its id, the line that is wrong, where, and what is wrong there.
+    """A broken backend: its id, the wrong line, the place in words, and the defect there.
 
     ``make`` makes it anew, with nothing kept from an earlier call.  ``cases`` : the cases that show the mutant, asked in
-    this order.  ``options`` : how it is asked.
+    this order.  ``options`` : keywords of the harness.
     """
 
     id: str
@@ -456,4 +456,4 @@ def _of_state() -> Iterator[NarrowMutant]:
 
 
 NARROW_MUTANTS: dict[str, NarrowMutant] = {mutant.id: mutant for mutant in (*_of_families(), *_of_stacks(), *_of_state())}
-"""All of them by id."""
+"""All narrow mutants by id."""

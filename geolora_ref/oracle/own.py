@@ -1,6 +1,6 @@
-"""Cases beside the catalogue: sizes that the caller names, cases that are drawn from a seed, and the smallest that fails.
+"""Cases beside the catalogue: sizes that the caller names, cases drawn from a seed, and the smallest case that fails.
 
-No library that draws test cases is used: its own choice of cases is no part of a question's meaning, which an id has to fix.
+No property testing library is used: an id must fix the meaning of a question, and a library may change how it draws cases.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HARD = ("nearly in the range", "rank one", "graded")
 SIZES = (4, 5, 8, 12, 16, 17, 24, 31, 32, 33, 48, 64, 65, 96, 127, 128, 129)
 RANKS = (1, 2, 4, 7, 8, 9, 16, 17, 32, 33)
 MOST = 150
-"""How many smaller cases are asked in the search for the smallest one."""
+"""The most cases that are asked in the search for the smallest failing one."""
 
 
 def shape(text: str) -> Size:
@@ -52,7 +52,7 @@ def of_size(size: Size) -> Iterator[ConformanceCase]:
 def drawn(seed: int, number: int, *, complex_data: bool, layouts: Sequence[str]) -> ConformanceCase:
     """The case with this number that a seed draws: group "fuzz".
 
-    It depends on the seed, the number, whether the dtype is complex and which layouts there are, and on nothing drawn before.
+    The case depends on the seed, the number, whether the dtype is complex and the possible layouts, not on earlier draws.
     """
     rng = np.random.default_rng([seed, number])
     parameters = draw_parameters(rng, complex_data=complex_data and bool(rng.random() < 0.5))
@@ -73,7 +73,7 @@ def drawn(seed: int, number: int, *, complex_data: bool, layouts: Sequence[str])
 
 
 def drawn_cases(seed: int, count: int, *, complex_data: bool, layouts: Sequence[str]) -> list[ConformanceCase]:
-    """The first so many."""
+    """The first ``count`` cases of a seed."""
     return [drawn(seed, k, complex_data=complex_data, layouts=layouts) for k in range(count)]
 
 
@@ -83,7 +83,7 @@ def _wide(p: CaseParameters) -> bool:
 
 
 def smallest(case: ConformanceCase, fails: Callable[[ConformanceCase], bool]) -> ConformanceCase:
-    """A case that fails as well, of which nothing can be left out: no half of a size, no value for which a default would do."""
+    """A simpler case that fails too, down to one whose further simplifications all pass (within ``MOST`` questions)."""
     asked = 0
     shrunk = True
     while shrunk and asked < MOST:
@@ -99,7 +99,7 @@ def smallest(case: ConformanceCase, fails: Callable[[ConformanceCase], bool]) ->
 
 
 def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
-    """The same with one thing less, the largest leaps first."""
+    """The case with one simplification each, the largest ones first: fewer steps, a plain layout, defaults, smaller sizes."""
     p = case.parameters
     if case.steps > 1:
         yield replace(case, steps=1, trained=False)

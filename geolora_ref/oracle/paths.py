@@ -1,6 +1,6 @@
-"""Cases that cross the sizes for which kernels have paths of their own with everything that such a path may forget.
+"""Cases that combine the sizes for which kernels have separate paths with the options and states such a path may forget.
 
-Data only, as the catalogue, of which they are a part.
+The cases are data only and belong to the catalogue.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ FEW = {
     "long": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
     "long-wide": ("tau", "theta", "min-above", "max-below", "max-above", "start", "complex", "sequence"),
 }
-"""Of the slowest sizes, what is asked."""
+"""The limits and states that are asked at the slowest sizes."""
 HARD_SIZES = {
     "attention": (64, 64, 16, "m = n and nothing is left over of any block, as in the layers of an attention"),
     "template": SIZES["template"],
@@ -110,7 +110,7 @@ EXPONENTS = {
     25: "wide-range",
 }
 SINGLE = ("U", "S", "V", "dK", "dL", "dS")
-"""Arguments of which one alone lies in memory otherwise than row by row."""
+"""Arguments, each of which is once the only one that is not in row-major order."""
 ALONE = {
     "columns": "column by column, as a transposed array does",
     "padded": "in the first columns of a wider array",
@@ -134,7 +134,7 @@ STACKS = {6: "more than five problems", 9: "one more than eight", 17: "one more 
 
 
 def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
-    """Every way to limit the rank, as parameters, by the names of ``LIMITS`` that there are at this size."""
+    """Every way to limit the rank, as parameters, by the names of ``LIMITS`` that are possible at this size."""
     columns, theta = min(2 * r, m, n), round(0.03 * ((m + n) * r) ** 0.5, 3)
     found: dict[str, dict[str, Any]] = {
         "none": {},
@@ -151,7 +151,7 @@ def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
         "capped": {"tau": 0.5, "max_rank": max(5 * r // 8, 1)},
         "fixed": {"min_rank": max(r - 2, 2), "max_rank": max(r - 2, 2)},
     }
-    # a least rank above min(m, n) is no rank that a matrix can have: callers may refuse it
+    # no matrix has a rank above min(m, n), so backends may refuse such a minimum rank
     absent = {"min-above": columns == r, "min-below": r == 1, "max-below": r == 1, "min-beyond": columns == min(m, n)}
     return {name: limit for name, limit in found.items() if not absent.get(name, False)}
 
@@ -186,7 +186,7 @@ def at_size(group: str, shape: str, m: int, n: int, r: int, why: str, only: tupl
 
 
 def path_cases() -> Iterator[ConformanceCase]:
-    """All of them."""
+    """All cases of this module."""
     for shape, (m, n, r, why) in SIZES.items():
         yield from at_size("path", shape, m, n, r, why, FEW.get(shape, ()))
     yield from _hard()

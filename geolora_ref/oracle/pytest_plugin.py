@@ -24,8 +24,8 @@ BACKEND: pytest.StashKey[tuple[Harness, Mapping[str, str]]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the kit beside whatever else was asked for; ``pytest.UsageError`` if there is no such backend or no such arrays."""
-    sys.path.insert(0, str(config.invocation_params.dir))  # as geolora-ref check does; only python -m pytest does it by itself
+    """Collect the kit beside the project's own tests; ``pytest.UsageError`` if the backend or its arrays cannot be made."""
+    sys.path.insert(0, str(config.invocation_params.dir))  # like geolora-ref check; only python -m pytest does so itself
     try:
         config.stash[BACKEND] = _backend(config)
     except ModuleNotFoundError as missing:
@@ -47,19 +47,19 @@ def _backend(config: pytest.Config) -> tuple[Harness, Mapping[str, str]]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
-    """The kit under a name of its own: where this package lies is no part of the name of a test."""
+    """Give the kit the node id "geolora", so that the place of this package is no part of a test's name."""
     return pytest.Module.from_parent(parent, path=module_path, nodeid="geolora") if module_path == SUITE else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test a case, for the dtype that was asked for."""
+    """Make one test per case that the backend's dtype can hold."""
     if metafunc.definition.path == SUITE and "conformance_case" in metafunc.fixturenames:
         cases = questions(metafunc.config.stash[BACKEND][0])
         metafunc.parametrize("conformance_case", cases, ids=[case.id for case in cases])
 
 
 def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known: Mapping[str, str]) -> None:
-    """A case as a test: passed, failed, or failed as it is known to; kept for the diagnosis at the end."""
+    """Ask a case as a test, which passes, fails, or xfails if it is known to fail; the row is kept for the diagnosis."""
     asked = config.stash.setdefault(ASKED, {}).setdefault(id(harness), Asked(harness))
     row = asked.ask(case, known.get(case.id))
     if row.outcome == "xfailed":

@@ -15,10 +15,10 @@ class ConformanceCase:
     """One question, or a sequence of them.
 
     ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of float32, ``double-range`` those
-    of float64, ``stack`` a backend that takes stacks.  ``steps`` > 1 is a sequence: the output of each step is the next input;
+    of float64, ``stack`` a backend that takes stacks.  ``steps`` > 1 is a sequence: the output of each step is the next input.
     ``trained`` changes S at random in between, as an optimizer does, in the arrays that the backend was given or, if
-    ``returned``, in the one that it has returned; ``layout`` is how the arguments lie in memory; ``problems`` how many a stack
-    has, by default as many as follows from its sizes.
+    ``returned``, in the array that it has returned.  ``layout`` : the memory layout of the arguments.  ``problems`` : the number
+    of problems in a stack, by default chosen by the sizes.
     """
 
     id: str
@@ -36,7 +36,7 @@ class ConformanceCase:
 def question(
     group: str, name: str, flags: tuple[str, ...], reason: str, parameters: CaseParameters, **more: Any
 ) -> ConformanceCase:
-    """The case of a group with this name; an id has neither blanks nor underscores."""
+    """A case with the id "group-name", where hyphens replace blanks and underscores."""
     return ConformanceCase(
         f"{group}-{name}".replace(" ", "-").replace("_", "-"), group, (group, *flags), reason, parameters, **more
     )

@@ -1,6 +1,6 @@
-"""A tenth of the catalogue that is enough for every mutant: ``--quick``.
+"""The tenth of the catalogue for ``--quick``, which is enough to reject every mutant.
 
-The cases that narrow mutants name, and the cases that the other mutants need.
+It has the cases that narrow mutants name, and the cases that the other mutants need.
 """
 
 from __future__ import annotations
@@ -16,4 +16,4 @@ BESIDE = (
     *("gradient-quadratic-diagonal-rate-0", "layout-columns-square"),
 )
 QUICK = frozenset({*BESIDE, *(case for mutant in NARROW_MUTANTS.values() for case in mutant.cases)})
-"""The ids."""
+"""The ids of the quick cases."""

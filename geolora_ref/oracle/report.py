@@ -1,4 +1,4 @@
-"""What a run has found: one row a case, and all of them together."""
+"""The results of a run: a row for each case, and the report of all rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from geolora_ref.oracle.diagnosis import Diagnosis
 __all__ = ["FORMAT", "Interrupted", "Report", "Row"]
 
 FORMAT = 3
-"""Of the JSON of a report."""
+"""The format number of a report's JSON."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case: what it is, how the backend did, and what came back if it could not be judged.
+    """The result of one case: the case, the outcome and ratios, and the ``error`` if the output could not be judged.
 
-    ``ratio`` is the worst over all criteria and steps, and ``ratios`` the worst over all steps of each criterion; ``outcome`` is
+    ``ratio`` is the worst over all criteria and steps, ``ratios`` the worst over all steps for each criterion.  ``outcome`` is
     "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed although listed, which is an error).  ``step`` is the
     first failing step of a sequence.  ``asked``, ``failed`` : how often the case was asked, and how often the backend failed it.
-    ``where`` : file:line of an exception.  ``rank`` : the rank "found", the "lowest" and the "highest" right one, if it is wrong.
+    ``where`` : file:line of an exception.  ``rank`` : for a wrong rank the one "found", and the "lowest" and "highest" right one.
     """
 
     id: str
@@ -47,27 +47,27 @@ class Row:
 
     @property
     def finding(self) -> str:
-        """What is wrong, in words."""
+        """The finding in words."""
         found = finding(self.ratio, self.criteria, self.error, list(self.rank.values()) if self.rank else None)
         found = f"{found} (at {self.where})" if self.where else found
         return f"{found}; in {self.failed} of {self.asked} times" if self.asked > 1 else found
 
     @property
     def text(self) -> str:
-        """What came back, in one line, and why the case is there."""
+        """The finding and the reason of the case, in one line."""
         return f"{self.finding} (step {self.step}): {self.reason}"
 
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """All rows, and why the backend does not conform if it does not; as a condition, whether it conforms.
+    """The report of a backend: all rows, problems of the run, and a diagnosis; it is true if the backend conforms.
 
-    :func:`geolora_ref.oracle.summary` is what ``geolora-ref check`` prints of it.
+    :func:`geolora_ref.oracle.summary` makes the text that ``geolora-ref check`` prints.
 
-    ``precision`` : the one as which it is judged.  ``resolution`` : the share of the scale s = ‖W‖ + λ‖P(W)G‖₊ below which an
-    error may pass in the median case: FAIL units of that precision, and what storage in fewer bits explains.
-    ``shared`` : what all failing cases have in common, if they have.  ``choice`` : which cases were asked;
-    ``promised`` : what the backend promises, and whether it showed its stages; ``environment`` : what else a verdict depends on.
+    ``precision`` : the precision by which the backend is judged.  ``resolution`` : the fraction of the scale
+    s = ‖W‖ + λ‖P(W)G‖₊ below which an error may pass in the median case: FAIL units, and the rounding of storage in fewer bits.
+    ``shared`` : the property that all failing cases share, if there is one.  ``choice`` : the selection of cases.
+    ``promised`` : the backend's promises, and whether it showed its stages; ``environment`` : what else a verdict depends on.
     """
 
     backend: str
@@ -100,7 +100,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """No unexpected failure, no unexpected pass, and enough cases."""
+        """Whether there is no unexpected failure, no unexpected pass, and no other problem, such as too few cases."""
         return not self.failures and not self.problems
 
     @property
@@ -157,9 +157,9 @@ def _plain(ratio: float) -> float | str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was stopped from outside.  ``report`` : what had been found, and as its problem where the run was.
+    """A run that was stopped from outside.  ``report`` has the results so far, and a problem that tells where the run stopped.
 
-    It is a :class:`Report`, or one of a rule.
+    The report is a :class:`Report`, or a ``RuleReport``.
     """
 
     def __init__(self, report: Any) -> None:
@@ -167,5 +167,5 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[Any]]:
-        """Copied, and sent to other processes, as what it was made of; by default exceptions are made anew of their message."""
+        """Pickle by the report: by default an exception is rebuilt from its message, which is no argument here."""
         return Interrupted, (self.report,)

@@ -1,4 +1,4 @@
-"""A report for people and for machines: the words for a terminal, and JUnit XML."""
+"""Write a report as text for a terminal, and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from geolora_ref.oracle.criteria import FAIL
 __all__ = ["junit", "summary"]
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 cannot hold, however they are written."""
+"""Characters that XML 1.0 cannot hold, even as character references."""
 
 
 def summary(report: Report, verdict: str = "") -> str:
     """The report for a terminal: failures by group, the first of each with its reason, the diagnosis, and the verdict.
 
-    ``verdict`` : the word for it, by default whether the backend conforms.
+    ``verdict`` : the word before the totals, by default whether the backend conforms.
     """
     groups: dict[str, list[str]] = {}
     for row in report.rows:
@@ -44,13 +44,13 @@ def summary(report: Report, verdict: str = "") -> str:
 
 
 def _counted(outcomes: Sequence[str]) -> str:
-    """How a group went."""
+    """The outcomes of a group in words."""
     counts = {"failed": outcomes.count("failed"), "known to fail": outcomes.count("xfailed")}
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "passed"
 
 
 def _totals(report: Report) -> str:
-    """The numbers behind the verdict; a known failure has no part in the worst ratio."""
+    """The numbers behind the verdict; known failures do not count in the worst ratio."""
     known = len(report.known_failures)
     told = [f"{len(report.rows)} cases" + (f" with {report.choice.words}" if report.choice.words else "")]
     told += [f"{known} known to fail"] if known else []
@@ -60,7 +60,7 @@ def _totals(report: Report) -> str:
 
 
 def _resolution(report: Report) -> str:
-    """What the verdict cannot see."""
+    """The line on the size of errors that the verdict cannot see."""
     gross = "; as large as the step: only gross errors fail" if report.resolution >= 1.0 else ""
     units = f"{FAIL:g} units of {report.precision}"
     units += f" and the rounding of {report.dtype} storage" if report.stored else ""
@@ -68,12 +68,12 @@ def _resolution(report: Report) -> str:
 
 
 def _failed(report: Report) -> list[Row]:
-    """The rows that fail unexpectedly; one that passes unexpectedly is among the problems."""
+    """The rows that fail unexpectedly; unexpected passes are among the problems instead."""
     return [row for row in report.rows if row.outcome == "failed"]
 
 
 def junit(report: Report) -> str:
-    """JUnit XML: one test case a row, and one a problem (a case that passes although it is listed as failing is a problem).
+    """JUnit XML with one test case per row and one per problem (a listed failure that passes is a problem).
 
     The diagnosis is in ``system-out``.
     """

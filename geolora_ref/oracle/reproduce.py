@@ -1,4 +1,4 @@
-"""A failing case as a script that asks it without the kit: NumPy, the backend, and the numbers bit by bit."""
+"""Write a script that asks a failing case without the kit: it needs NumPy and the backend, and has all numbers bit by bit."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ WIDTH = 120
 
 
 def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, ...] = (), **options: Unpack[Options]) -> str:
-    """The script for the case with this id, which the backend must fail; of a drawn one, for the smallest that fails.
+    """The script for the case with this id, which the backend must fail; for a drawn case, for the smallest that fails.
 
-    It prints what is asked and what is found, each beside what rounding allows, and ends with status 1 where something is wrong.
-    Of a sequence it is the step that fails, of a stack its first problem.
+    The script prints each finding beside the error that rounding allows, and ends with status 1 if something is wrong.
+    For a sequence it asks the failing step, for a stack the first problem.
 
-    Raises as :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for an id that no case for these arrays has, and for a
-    case that passes.
+    Raises like :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for an id that no case for these arrays has, and for
+    a case that passes.
     """
     harness = Harness.of(step, **options)
     case = _case(harness, case_id, shapes)
@@ -44,7 +44,7 @@ def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, 
 
 
 def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceCase:
-    """Of the catalogue, of one's own sizes, or drawn again."""
+    """The case with this name from the catalogue, from own sizes, or drawn again."""
     group, _, rest = name.partition("-")
     seed, _, number = rest.partition("-")
     drawn = group == "fuzz" and seed.isdecimal() and number.isdecimal()
@@ -56,7 +56,7 @@ def _case(harness: Harness, name: str, shapes: tuple[Size, ...]) -> ConformanceC
 
 
 def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: ConformanceCase) -> str:
-    """The text, in ASCII but for what names and reasons have."""
+    """The text of the script, in ASCII except for names and reasons."""
     conversion = harness.conversion
     arrays = [_placed(name, X, how) for name, X, how in zip(ARGUMENTS, x.arrays, layouts(case.layout), strict=True)]
     module, _, function = harness.name.partition(":")
@@ -93,7 +93,7 @@ def _script(harness: Harness, finding: str, reason: str, x: StepInputs, case: Co
 
 
 def _plain(text: str) -> str:
-    """As it may stand in a docstring."""
+    """The text without characters that would end or change a docstring."""
     return text.replace("\\", "/").replace('"""', "'''")
 
 
@@ -105,7 +105,7 @@ def _encoded(X: Matrix) -> str:
 
 
 def _placed(name: str, X: Matrix, layout: str) -> str:
-    """A line of code that makes an argument anew, with the same place in its memory."""
+    """A line of code that rebuilds an argument with its memory layout."""
     stored = X.astype(np.float32) if X.dtype.name not in EXACT else X
     where = ""
     if layout != "rows":
@@ -120,7 +120,7 @@ def _placed(name: str, X: Matrix, layout: str) -> str:
 
 
 def _dense(x: StepInputs) -> str:
-    """The gradient at W that a whole step is given, as far as the projections fix it."""
+    """Code for the gradient at W that a whole step is given, as far as the projections determine it."""
     return (
         "dense = wide(dK) @ wide(V).conj().T + wide(U) @ (wide(dL) - wide(V) @ (wide(V).conj().T @ wide(dL))).conj().T\n"
         "dense = dense.astype(back(U).dtype)\n"
@@ -128,7 +128,7 @@ def _dense(x: StepInputs) -> str:
 
 
 def _adapters(conversion: Conversion) -> str:
-    """To the library of the backend and back."""
+    """Code that converts to the backend's library and back."""
     if conversion.array == "torch":
         return (
             "import torch\n\n\ndef given(X):\n"

@@ -1,4 +1,4 @@
-"""One table of several reports: what was asked of each backend on what, and how it did at every trap."""
+"""Make one table of several reports: the conditions of each run, and the results at every trap."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MARK = "†"
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What ``geolora-ref check --json`` wrote; ``ValueError`` that names the file for anything else, ``OSError`` as open."""
+    """A report of ``geolora-ref check --json``; ``ValueError`` that names the file for anything else, ``OSError`` like open."""
     try:
         data = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
@@ -46,7 +46,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def _wrong(data: Mapping[str, Any]) -> Iterator[str]:
-    """The fields that no report has so."""
+    """The fields whose values no report can have."""
     yield from (name for name, kind in FIELDS.items() if not isinstance(data.get(name), kind))
     if not all(isinstance(value, str) for value in data["environment"].values()):
         yield "environment"
@@ -64,20 +64,20 @@ def _is_row(row: Any) -> bool:
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """A table: its headings, one a report; its rows, each with a title; and what has to be said below."""
+    """A table: a heading for each report, rows by title, and notes below the table."""
 
     heads: Sequence[str]
     rows: Mapping[str, Sequence[str]]
     notes: Sequence[str]
 
     def markdown(self) -> str:
-        """As text that renders as a table."""
+        """The table and the notes in Markdown."""
         lines = [["", *self.heads], ["---"] * (1 + len(self.heads)), *([title, *cells] for title, cells in self.rows.items())]
         table = ["| " + " | ".join(map(_plain, line)) + " |" for line in lines]
         return "\n".join([*table, *(f"\n{_plain(note)}" for note in self.notes)])
 
     def html(self) -> str:
-        """As a page of its own."""
+        """The table and the notes as a whole HTML page."""
         body = "".join(_row("th", title, cells) for title, cells in self.rows.items())
         notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in self.notes)
         return PAGE.format(table=f"<table>\n{_row('th', '', self.heads, 'th')}{body}</table>\n{notes}")
@@ -94,7 +94,7 @@ table {{ border-collapse: collapse }}</style>
 
 
 def _plain(text: str) -> str:
-    """In one cell of Markdown, whatever a backend calls itself."""
+    """A text that cannot break a Markdown table: one line, with HTML and bars escaped."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
@@ -106,7 +106,7 @@ def _row(kind: str, title: str, cells: Sequence[str], other: str = "td") -> str:
 def scoreboard(reports: Sequence[Mapping[str, Any]]) -> Scoreboard:
     """Backends side by side, in the order given.
 
-    What is the same for all of them is said below.  Reports of another kit or catalogue than the first one's are marked.
+    Facts that all reports share are put into a note.  Reports of another kit or catalogue than the first one's are marked.
     """
     facts = {title: [fact(report) for report in reports] for title, fact in FACTS.items()}
     groups = dict.fromkeys(row["group"] for report in reports for row in report["rows"])
@@ -136,14 +136,14 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _defect(report: Mapping[str, Any]) -> str:
-    """What the diagnosis names."""
+    """The line and the mutant that the diagnosis names."""
     defect = report["defect"] or {}
     line = f"line {defect['line']}" if defect.get("line") else ""
     return ": ".join(filter(None, (line, str(defect.get("mutant") or ""))))
 
 
 def _words(report: Mapping[str, Any]) -> str:
-    """Which cases were asked; ``ValueError`` or ``TypeError`` if there are none such."""
+    """The selection of cases in words; ``ValueError`` or ``TypeError`` for an impossible selection."""
     return Choice(**{name: report[name] for name in ASKED}).words
 
 
@@ -174,7 +174,7 @@ FACTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def _cell(report: Mapping[str, Any], group: str) -> str:
-    """How many cases of a group were asked, and how many of them fail."""
+    """The number of cases of a group, and how many of them fail."""
     outcomes = Counter(row["outcome"] for row in report["rows"] if row["group"] == group)
     failed, known, asked = outcomes["failed"] + outcomes["xpassed"], outcomes["xfailed"], outcomes.total()
     if failed:

@@ -1,4 +1,4 @@
-"""What the cases that fail have in common, and no other case has: a branch of its own takes such questions."""
+"""Find a property that all failing cases share and few others have: code probably has a separate branch for it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
     "complex numbers": lambda case: case.parameters.complex,
     "arguments in another layout": lambda case: case.layout != "rows",
 }
-"""In words: what a question may have that others have not."""
+"""Properties of a question, in words and as predicates, for which code may have a separate branch."""
 LEAST, SHARE = 3, 1.0 / 3.0
-"""So many failures with a property that no more than this share of the cases has are no coincidence."""
+"""From ``LEAST`` failures on, a common property that at most ``SHARE`` of the cases have is no coincidence."""
 
 
 def shared(failed: Sequence[ConformanceCase], asked: Sequence[ConformanceCase]) -> str:
-    """The rarest property that all failing cases have, and few of those that were asked; an empty string if there is none."""
+    """The rarest property that all failing cases and few asked ones have, in a sentence; empty if there is none."""
     having = {name: [case for case in asked if has(case)] for name, has in PROPERTIES.items()}
     common = {
         name: cases for name, cases in having.items() if len(cases) <= SHARE * len(asked) and all(map(PROPERTIES[name], failed))

@@ -56,7 +56,7 @@ def to_size(r: int, smallest: float) -> Spectrum:
 
 
 def small(r: int) -> Spectrum:
-    """Ones, and at the end 9e-13, which is small and no rounding."""
+    """Ones, and 9e-13 at the end, which is small but well above rounding."""
     return np.append(np.ones(r - 1), 9e-13)
 
 

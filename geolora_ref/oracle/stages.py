@@ -1,8 +1,8 @@
 """The step taken apart: one replaceable function for each line of Algorithm 1, on bare factors.
 
 ``Stages().step`` is the reference as a *backend*, the plain function that the oracle judges.  Replacing a stage gives a
-backend that is wrong in exactly one line; the mutants are made that way.  Nothing is validated here: a wrong stage must be
-able to return what it returns.
+backend that is wrong in exactly one line; the mutants are made that way.  Nothing is validated here, so that a wrong stage
+can return wrong results.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Stages:
     truncation: Callable[..., Factors] = truncate
 
     def begins_like(self, other: Stages) -> bool:
-        """Whether lines 3 and 4 are the same functions."""
+        """Whether lines 3 and 4 of both are the same functions."""
         return self.coefficient_update is other.coefficient_update and self.basis_augmentation is other.basis_augmentation
 
     def run(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, **parameters: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Stages:
         return self.finish(self.begin(U, S, V, dK, dL, dS, learning_rate=parameters.pop("learning_rate")), **parameters)
 
     def begin(self, U: Array, S: Array, V: Array, dK: Array, dL: Array, dS: Array, *, learning_rate: float) -> dict[str, Any]:
-        """Lines 3 and 4."""
+        """The results of lines 3 and 4 by name."""
         K_new, L_new, S_new = self.coefficient_update(U, S, V, dK, dL, dS, learning_rate)
         U_tilde, V_tilde = self.basis_augmentation(U, K_new), self.basis_augmentation(V, L_new)
         xp = namespace(U)
@@ -100,7 +100,7 @@ class Stages:
         return coefficients | {"U_tilde": U_tilde, "V_tilde": V_tilde, "U_hat": U_hat, "V_hat": V_hat}
 
     def finish(self, begun: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
-        """Lines 5 and 6, with what :meth:`begin` has made, by these stages or by others."""
+        """Lines 5 and 6, from the results of :meth:`begin` by these or other stages; all results by name."""
         S_hat = self.assemble(*(begun[name] for name in ("S_new", "K_new", "L_new", "U_tilde", "V_tilde")))
         return {**begun, "S_hat": S_hat, "output": self.truncation(S_hat, begun["U_hat"], begun["V_hat"], **parameters)}
 

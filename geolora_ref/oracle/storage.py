@@ -1,17 +1,16 @@
-"""Factors that are kept in fewer bits than they are computed with: what their rounding explains, and what it does not.
+"""The errors that rounding explains if factors are stored in fewer bits than they are computed with.
 
-A backend may store U, S and V in bfloat16 and compute in single precision.  Judged by the rounding of the storage in every
-operation, it would be allowed errors as large as the step.  Judged by that of its arithmetic, only two things have to be set
-aside, both of which are known from the arrays themselves.  With u = eps/2 and the smallest number η of the storage,
+A backend may store U, S and V in bfloat16 and compute in single precision.  If the rounding of the storage were allowed in
+every operation, errors as large as the step would pass.  So the backend is judged by the rounding of its arithmetic, and two
+effects of storage are subtracted, both known from the arrays.  With u = eps/2 and the smallest number η of the storage,
 
 * *results* are rounded once: ‖fl(X) − X‖ ≤ u‖X‖ + ½η√size entry by entry, so that a basis of r orthonormal columns moves by
   β = u√r + ½η√(mr) and loses orthonormality by 2β + β²; W₁ = U₁S₁V₁ᴴ moves by u times |U₁||S₁|, S₁ and |S₁||V₁|ᴴ;
 * *questions* have been rounded: U and V are orthonormal up to defects δ_U, δ_V, and dK, dL, dS contradict each other by δ.  A
-  right step may take U as it is or the orthonormal basis Q of U = QR, ‖R − I‖ ≤ δ_U, and cut in bases with that defect,
-  which moves its result by δ_U s each; of the contradicting gradients it may use any.  Together 2(δ_U + δ_V)s + λδ.  A defect
-  counts as far as storage explains it: the roundings of k steps add up like √k where nothing else does, to 1 + 2√k of them.
-
-What is left is counted in units of the arithmetic.
+  right step may take U as it is, or the orthonormal basis Q of U = QR with ‖R − I‖ ≤ δ_U, and may cut in bases with this
+  defect; each choice moves the result by δ_U s.  It may use any of the contradicting gradients.  Together this is
+  2(δ_U + δ_V)s + λδ.  A defect counts only as far as storage explains it: the roundings of k steps add up like √k, to at most
+  1 + 2√k roundings.  The remaining error is counted in units of the arithmetic.
 """
 
 from __future__ import annotations
@@ -26,40 +25,40 @@ __all__ = ["Storage", "norm"]
 
 Matrix = NDArray[Any]
 NUMBERS = {"float64": (52, -1074), "float32": (23, -149), "float16": (10, -24), "bfloat16": (7, -133)}
-"""Bits behind the leading one, and the exponent of the smallest number, of every dtype."""
+"""For every dtype, the number of bits behind the leading one, and the exponent of the smallest number."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers with rounding unit ``u``, the smallest of which is ``eta``."""
+    """A number format: rounding unit ``u`` and smallest positive number ``eta``."""
 
     u: float
     eta: float
 
     @classmethod
     def of(cls, dtype: str) -> Storage:
-        """By the name of a dtype; a complex dtype has the entry of its real part."""
+        """The format of a dtype by name; a complex dtype has the format of its real part."""
         bits, smallest = NUMBERS[{"complex128": "float64", "complex64": "float32"}.get(dtype, dtype)]
         return cls(2.0 ** -(bits + 1), 2.0**smallest)
 
     def rounding(self, X: Matrix) -> float:
-        """How far the rounding of its entries moves ``X``."""
+        """A bound on how far the rounding of its entries moves ``X``."""
         return self.u * norm(X) + 0.5 * self.eta * float(np.sqrt(_count(X)))
 
     def basis(self, B: Matrix) -> float:
-        """β: how far it moves an orthonormal basis of this shape."""
+        """β, a bound on how far rounding moves an orthonormal basis of this shape."""
         return self.u * float(np.sqrt(B.shape[1])) + 0.5 * self.eta * float(np.sqrt(_count(B)))
 
     def defect(self, B: Matrix) -> float:
-        """What β leaves of its orthonormality."""
+        """A bound on the defect ‖BᴴB − I‖ of an orthonormal basis after rounding: 2β + β²."""
         return self.basis(B) * (2.0 + self.basis(B))
 
     def drift(self, B: Matrix, steps: int) -> float:
-        """The defect that is left after some further steps without repair, with a margin of two."""
+        """A bound on the defect after ``steps`` further steps without repair, with a margin of two."""
         return (1.0 + 2.0 * float(np.sqrt(steps))) * self.defect(B)
 
     def product(self, U: Matrix, S: Matrix, V: Matrix) -> float:
-        """How far it moves U S Vᴴ, bases U and V; nowhere where nothing is rounded."""
+        """A bound on how far rounding moves U S Vᴴ with bases U and V; 0 for a format without rounding."""
         if not (self.u or self.eta):
             return 0.0
         moved_U, moved_V = norm(np.abs(U) @ np.abs(S)), norm(np.abs(S) @ np.abs(V).T)
@@ -68,7 +67,7 @@ class Storage:
 
 
 def _count(X: Matrix) -> int:
-    """How many real numbers an array has."""
+    """The number of real numbers in an array."""
     return 2 * X.size if np.iscomplexobj(X) else X.size
 
 

@@ -22,11 +22,11 @@ def conformance_suite(
 ) -> type:
     """A test class with one test for every case; the options are those of :meth:`geolora_ref.oracle.harness.Harness.of`.
 
-    Type checkers take no call for a base class: for them, ``TestMine = conformance_suite(step)``.
+    Type checkers accept no call as a base class: for them, write ``TestMine = conformance_suite(step)``.
 
-    xfail : {case id: reason}, cases known to fail; strict: one that passes fails.
+    xfail : {case id: reason}, cases known to fail; strict: if such a case passes, its test fails.
 
-    Raises as it does, ``ValueError`` for an id that no case has and for ``select`` (pytest selects by ``-k``), and
+    Raises like ``Harness.of``, ``ValueError`` for an id that no case has and for ``select`` (pytest selects by ``-k``), and
     ``ModuleNotFoundError`` if pytest is not installed.
     """
     import pytest
@@ -39,11 +39,11 @@ def conformance_suite(
     cases = questions(harness)
 
     class ConformanceSuite:
-        """One test a case."""
+        """The conformance kit: one test for each case."""
 
         @pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
         def test_case(self, case: Any, pytestconfig: pytest.Config) -> None:
-            """The backend's answer is the exact answer to a question within rounding."""
+            """The backend's answer is the exact answer to a question that differs from the one asked by rounding only."""
             answer(pytestconfig, harness, case, known)
 
     return ConformanceSuite

@@ -1,6 +1,6 @@
-"""What is said of a program that has written its outputs to files, and which line it gets wrong: it cannot be asked again.
+"""Diagnose and report on a program that has written its outputs to files, and so cannot be asked again.
 
-Apart from the vectors, which know nothing of what is judged: a diagnosis compares with the mutants.
+This is apart from the package of the vectors because a diagnosis needs the mutants, and the vectors depend on no backend.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["diagnose_outputs", "report_of"]
 
 
 def diagnose_outputs(vectors: Mapping[str, Vector], judgement: Judgement) -> Diagnosis | None:
-    """What the program looks like, from the factors that it has written; None unless some of them fail."""
+    """The diagnosis of a program from the factors that it has written; None if no factors fail."""
     questions: dict[bool, list[StepInputs]] = {True: [], False: []}
     answers: dict[int, Factors] = {}
     for row in judgement.rows:
@@ -40,7 +40,7 @@ def diagnose_outputs(vectors: Mapping[str, Vector], judgement: Judgement) -> Dia
 
 
 def report_of(name: str, directory: Path, judgement: Judgement, diagnosis: Diagnosis | None) -> Report:
-    """What was judged by the vectors of a folder, as the report of a backend that was asked them."""
+    """The judgement by the vectors of a folder, in the form of a backend's report."""
     texts = [read_regular(path) for path in vector_files(directory)]
     vectors, rows = {vector["id"]: vector for vector in map(json.loads, texts)}, []
     for verdict in judgement.rows:

@@ -1,4 +1,4 @@
-"""Products, singular values and tails of what is judged, in a precision that is wider than that of the step."""
+"""Products, singular values and tails for judging a step, in a precision wider than the step's own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from geolora_ref.oracle.storage import norm
 __all__ = ["H", "in_double", "off", "orthonormality_defect", "product", "singular_values", "spectral_norm", "tails_of", "wider"]
 
 LARGE = 512
-"""From so many rows and columns on, singular values of matrices of low rank are not those of the dense matrix."""
+"""From this min(m, n) on, singular values of low-rank matrices are computed from a smaller matrix, not the dense one."""
 Matrix = NDArray[Any]
 
 
 def wider(X: Matrix) -> Matrix:
-    """The next wider precision: float32 to float64, float64 to extended (double again where there is nothing wider)."""
+    """X in the next wider precision: float32 to float64, float64 to extended (double again on platforms without it)."""
     wider: Any = {"e": "d", "f": "d", "d": "g", "g": "g", "F": "D", "D": "G", "G": "G"}[X.dtype.char]
     return X.astype(wider)
 
@@ -34,7 +34,7 @@ def H(X: Matrix) -> Matrix:
 
 
 def product(*factors: Matrix) -> Matrix:
-    """From left to right.  In extended precision, where there is no BLAS, ``np.dot`` takes a third of the time of ``@``."""
+    """The product from left to right.  In extended precision, without BLAS, ``np.dot`` takes a third of the time of ``@``."""
     return reduce(np.dot, factors)
 
 
@@ -44,16 +44,16 @@ def off(B: Matrix, X: Matrix) -> Matrix:
 
 
 def spectral_norm(X: Matrix, rank: int | None = None) -> float:
-    """‖X‖₂, of a matrix of no higher ``rank``; infinite where X is beyond double precision."""
+    """‖X‖₂ of a matrix of at most this ``rank``; infinite if X is beyond double precision."""
     with np.errstate(over="ignore"):
         X = in_double(X)
     return float(singular_values(X, rank)[0]) if np.all(np.isfinite(X)) else np.inf
 
 
 def singular_values(X: Matrix, rank: int | None = None) -> NDArray[np.float64]:
-    """All min(m, n) of them; where X is large and has a low ``rank``, those of what is left of it in its range, and zeros.
+    """All min(m, n) singular values; for a large X of low ``rank`` those of QᴴX, Q a basis of the range of X, and zeros.
 
-    The range of X is that of X times enough random vectors, but for rounding.
+    X times enough random vectors has the range of X, except for rounding.
     """
     X, count = in_double(X), min(X.shape)
     if rank is None or count < LARGE or 3 * rank > count:
@@ -69,8 +69,8 @@ def orthonormality_defect(B: Matrix) -> float:
 
 
 def tails_of(W_hat: Matrix, rank: int | None = None) -> NDArray[np.float64]:
-    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; from the smallest on, all scaled by the largest, so that no square
-    leaves the range.
+    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; summed from the smallest up and scaled by the largest, so that no
+    square leaves the range.
     """
     sigma = singular_values(W_hat, rank)
     largest = sigma[0] if sigma[0] > 0.0 else 1.0

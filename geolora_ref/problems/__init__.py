@@ -1,4 +1,4 @@
-"""Test problems with exact solutions and closed-form constants; each tests itself (``self_test``)."""
+"""Test problems with exact solutions and closed-form constants, all checked by ``self_test``."""
 
 from geolora_ref.problems.allen_cahn import AllenCahn
 from geolora_ref.problems.curve import Curve, KochLubich, RotatingExponential

@@ -1,4 +1,4 @@
-"""Problems 6 and 7: a prescribed curve A(t), so that F(t) = Ȧ(t) does not depend on Y; exactness is read on these."""
+"""Problems 6 and 7: a prescribed curve A(t), so that F(t) = Ȧ(t) does not depend on Y; they serve to test exactness."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Curve(StartedODE):
 
 
 class RotatingExponential(Curve, FactoredODE):
-    """A(t) = e^{tΩ₁} e^t D e^{tΩ₂ᵀ} with skew Ω₁, Ω₂ and D = diag(base⁻¹, …, base⁻ⁿ), cut behind ``rank``
-    entries if given [CL22].
+    """A(t) = e^{tΩ₁} e^t D e^{tΩ₂ᵀ} with skew Ω₁, Ω₂ and D = diag(base⁻¹, …, base⁻ⁿ), or only its first ``rank`` entries
+    [CL22].
 
     Ȧ = Ω₁A + A + AΩ₂ᵀ.  The singular values of A(t) are e^t base⁻ʲ for every t: with ``rank`` the exactness property applies,
     without it the best rank-r error is known.
@@ -63,7 +63,7 @@ class RotatingExponential(Curve, FactoredODE):
                 raise ValueError(f"rank: expected between 1 and n = {n}, found {rank}")
         self.shape, self.Omega1, self.Omega2, self.base, self.rank = (n, n), Omega1, Omega2, base, rank or n
         self._D = base ** -np.arange(1.0, self.rank + 1.0)
-        # Ω = Q diag(iω) Qᴴ, so that e^{tΩ} costs a scaling; only the first `rank` columns of it are ever needed.
+        # Ω = Q diag(iω) Qᴴ, so e^{tΩ} costs a scaling; only its first `rank` columns are needed.
         self._spectra = [np.linalg.eigh(-1j * Omega) for Omega in (Omega1, Omega2)]
 
     @classmethod
@@ -95,7 +95,7 @@ class RotatingExponential(Curve, FactoredODE):
         return Product(np.hstack([self.Omega1 @ P + P, P]), np.hstack([Q, self.Omega2 @ Q]))
 
     def start(self, rank: int) -> LowRank:
-        """D, cut behind ``rank``, in the unit vectors; ``ValueError`` for a rank that A does not have."""
+        """A(0) cut to ``rank``: S is the beginning of D, the bases are unit vectors; ``ValueError`` for a rank above A's."""
         rank = checks.rank("rank", rank, self.shape)
         if rank > self.rank:
             raise ValueError(f"rank: expected at most {self.rank}, the rank of A, found {rank}")

@@ -1,4 +1,4 @@
-"""What a right-hand side F(t, Y) is asked for: its action on a few columns, so that no m x n matrix need be formed."""
+"""The interface of a right-hand side F(t, Y): its action on a few columns, so that no m x n matrix need be formed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Lyapunov(FactoredODE):
     """Ẋ = AX + XAᵀ + C with A = ν·(three-point Laplacian on [−π, π], Dirichlet) and C = G diag(source) Gᵀ.
 
     X(t) = e^{tA}(X₀ + Z)e^{tAᵀ} − Z with AZ + ZAᵀ = C.  A has the sine vectors φ_k as eigenvectors and the eigenvalues
-    λ_k = −4ν sin²(kπ/(2(n + 1)))/dx², so everything is diagonal there:
+    λ_k = −4ν sin²(kπ/(2(n + 1)))/dx².  In this basis the equation is diagonal:
     X̂_kl(t) = e^{tλ}X̂_kl(0) + Ĉ_kl (e^{tλ} − 1)/λ with λ = λ_k + λ_l.
     ℓ = 2|λ_n|, μ = 2λ_1, both attained.  G turns the first ``len(source) + 4`` sine vectors at random.
 
@@ -64,7 +64,7 @@ class Lyapunov(FactoredODE):
         return Product(np.hstack([self.A(P), P, self.G * self.source]), np.hstack([Q, self.A(Q), self.G]))
 
     def smooth_initial(self, spectrum: Values, rng: np.random.Generator) -> LowRank:
-        """A random initial value among the sine vectors that carry the source: the solution stays among them."""
+        """A random initial value in the span of the sine vectors of the source, in which the solution stays."""
         small = LowRank.random((self.smooth, self.smooth), spectrum, rng)
         Phi = self.sines(self.smooth)
         return LowRank(Phi @ small.U, small.S, Phi @ small.V)
@@ -80,7 +80,7 @@ class Lyapunov(FactoredODE):
         return LowRank(Phi, self._evolved(t, (Phi.T @ Y0.U) @ Y0.S @ (Y0.V.T @ Phi)), Phi)
 
     def _evolved(self, t: float, X_hat: Matrix) -> Matrix:
-        """X̂(t) from X̂(0), in the first sine vectors, as many as X̂ has rows."""
+        """X̂(t) from X̂(0), the coefficients in the first sine vectors."""
         size = len(X_hat)
         rate = np.add.outer(self.eigenvalues[:size], self.eigenvalues[:size])
         C_hat = np.zeros_like(X_hat)

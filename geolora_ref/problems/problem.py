@@ -1,4 +1,4 @@
-"""What every test problem offers: a field, the constants that its guarantees need, and a solution to compare with."""
+"""The base classes of test problems: a field, the constants for its guarantees, and a solution to compare with."""
 
 from __future__ import annotations
 
@@ -51,28 +51,28 @@ class MatrixODE(ABC):
         return LowRank(*(X.astype(self.dtype) for X in LowRank.random(self.shape, spectrum, rng)))
 
     def invariants(self, Y: Matrix) -> Mapping[str, float]:
-        """What is constant along every solution, at most quadratic in Y; nothing unless the problem knows better."""
+        """Quantities by name that are constant along every solution, at most quadratic in Y; none by default."""
         return {}
 
     def sharpest_point(self) -> Matrix:
-        """A point near which ℓ is attained; 0 unless the problem knows better."""
+        """A point near which ℓ is attained; 0 by default."""
         return np.zeros(self.shape)
 
     def solution(self, t: float, Y0: Matrix) -> Matrix:
-        """Y(t) from Y(0) = Y₀ (m x n): :meth:`closed_form` where a problem has one, else :meth:`reference`.
+        """Y(t) from Y(0) = Y₀ (m x n): :meth:`closed_form` if the problem has one, else :meth:`reference`.
 
-        Raises ``ValueError`` for a time that is no finite number, for a Y₀ of another shape and for a time at which a closed form
-        knows that there is no solution any more, ``RuntimeError`` as :meth:`reference`.
+        Raises ``ValueError`` for a time that is no finite number, for a Y₀ of another shape, and for a time after the end of the
+        solution, if a closed form knows it; ``RuntimeError`` like :meth:`reference`.
         """
         self._check(t, Y0)
         return self.closed_form(t, Y0)
 
     def closed_form(self, t: float, Y0: Matrix) -> Matrix:
-        """Y(t) as a formula; :meth:`reference` where a problem has none."""
+        """Y(t) by a formula; by :meth:`reference` for a problem without one."""
         return self.reference(t, Y0)
 
     def _check(self, t: float, Y0: Matrix) -> None:
-        """Raise ``ValueError`` unless this is a time and an initial value."""
+        """Raise ``ValueError`` unless t is a finite number and Y₀ has the shape of the problem."""
         if not math.isfinite(checks.number(t)):
             raise ValueError(f"t: expected a finite number, found {t!r}")
         if np.shape(Y0) != self.shape:
@@ -81,7 +81,7 @@ class MatrixODE(ABC):
     def reference(self, t: float, Y0: Matrix) -> Matrix:
         """Y(t) (m x n) by scipy's DOP853 at rtol = atol = 1e-12.
 
-        Raises ``ValueError`` as :meth:`solution`, ``RuntimeError`` if it does not get there.
+        Raises ``ValueError`` like :meth:`solution`, ``RuntimeError`` if scipy does not reach t.
         """
         self._check(t, Y0)
         if t == 0.0:
@@ -104,7 +104,7 @@ class StartedODE(MatrixODE):
 
     @abstractmethod
     def start(self, rank: int) -> LowRank:
-        """The initial value, or its best approximation of this rank; ``ValueError`` for a rank that it cannot have."""
+        """The initial value, or its best approximation of this rank; ``ValueError`` for an impossible rank."""
 
     @abstractmethod
     def start_spectrum(self, rank: int) -> Values:
@@ -112,7 +112,7 @@ class StartedODE(MatrixODE):
 
 
 class FactoredODE(MatrixODE):
-    """A field that maps low rank to low rank, so that it acts on k columns at a cost of O((m + n) k)."""
+    """A problem whose field maps low rank to low rank, so that it acts on k columns at a cost of O((m + n) k)."""
 
     @abstractmethod
     def factored(self, t: float, Y: Product) -> Product:

@@ -17,8 +17,8 @@ __all__ = ["Quadratic"]
 class Quadratic(GradientFlow):
     """L(W) = ½⟨W − A, H₁(W − A)H₂⟩ with symmetric positive definite H₁ (m x m), H₂ (n x n).
 
-    β = ℓ = λmax(H₁)λmax(H₂), strong convexity λmin(H₁)λmin(H₂), L* = 0 at W = A.  The singular values of A are a dial: a
-    gap at a known rank, or a tail of size ε that no matrix of that rank can follow.
+    β = ℓ = λmax(H₁)λmax(H₂), strong convexity λmin(H₁)λmin(H₂), L* = 0 at W = A.  The singular values of A can be chosen: with
+    a gap at a known rank, or with a tail of size ε that no matrix of this rank can represent.
 
     Raises ``ValueError`` for matrices that are not finite, not real, not symmetric positive definite or do not fit A.
     """

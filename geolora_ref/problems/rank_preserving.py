@@ -1,4 +1,4 @@
-"""Problem 13: flows that keep the rank, on which orders of convergence are read, and their general version."""
+"""Problem 13: flows that keep the rank, to measure orders of convergence, and a version with a normal part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geolora_ref.problems.problem import FactoredODE, Matrix
 __all__ = ["RankPreservingLinear", "RankPreservingRiccati"]
 
 RESOLUTION = 1e-9
-"""A step of this part of the time means that the solution ends there."""
+"""The step size, as a fraction of the time, below which the solution counts as ended."""
 
 
 class RankPreservingRiccati(FactoredODE):
@@ -51,7 +51,7 @@ class RankPreservingRiccati(FactoredODE):
         return np.asarray(self.A @ Y + Y @ self.B.T + Y @ self.M @ Y + self.epsilon * self.C)
 
     def factored(self, t: float, Y: Product) -> Product:
-        """The tangential part [AP + P(QᴴMP) | P] [Q | BQ]ᴴ; εC has full rank."""
+        """The tangential part [AP + P(QᴴMP) | P] [Q | BQ]ᴴ, without εC, which has full rank."""
         P, Q = Y
         return Product(np.hstack([self.A @ P + P @ (H(Q) @ self.M @ P), P]), np.hstack([Q, self.B @ Q]))
 
@@ -78,8 +78,8 @@ class RankPreservingRiccati(FactoredODE):
     def _refuse_blow_up(self, t: float, Y0: Matrix) -> None:
         """Raise ``ValueError`` unless the solution exists up to t.
 
-        With R the matrix of the linear system, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 + ‖Y₀‖²)^{1/2}: steps in which this is ½ do not
-        pass a singular Q, and become as small as the distance to it.
+        With R the matrix of the linear system, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 + ‖Y₀‖²)^{1/2}.  A step δ for which this bound is
+        ½ cannot pass a singular Q, and shrinks with the distance to it.
         """
         size, done, Y = float(np.linalg.norm(self._radon, 2)), 0.0, Y0
         while size > 0.0:
@@ -95,7 +95,7 @@ class RankPreservingRiccati(FactoredODE):
 class RankPreservingLinear(FactoredODE):
     """Ẏ = AY + YBᵀ with the closed form e^{tA} Y₀ e^{tBᵀ}; ℓ ≤ ‖A‖₂ + ‖B‖₂, μ = the sum of the logarithmic norms.
 
-    Too special to read orders on: projector splitting is exact on it.
+    It is too special to measure orders: projector splitting is exact for it.
 
     Raises ``ValueError`` unless A and B are finite real square matrices.
     """

@@ -22,7 +22,7 @@ class Riccati(FactoredODE):
     equation), E = X − X∞ and Ã = A − X∞:  Ė = ÃᵀE + EÃ − EE, hence E(t) = Φᵀ E₀ (I + G E₀)⁻¹ Φ with Φ = e^{tÃ} and
     G = ∫₀ᵗ e^{sÃ}e^{sÃᵀ} ds = Z − ΦZΦᵀ, ÃZ + ZÃᵀ = −I.  Every exponential decays.  Quadratic: no global constants.
 
-    Raises ``ValueError`` unless m is an integer ≥ 5, and for times behind the end of a solution with a symmetric X(0).
+    Raises ``ValueError`` unless m is an integer ≥ 5, and for times after the end of a solution with a symmetric X(0).
     """
 
     time_scale = 0.02

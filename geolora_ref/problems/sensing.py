@@ -39,7 +39,7 @@ class MatrixSensing(GradientFlow):
 
     @classmethod
     def planted(cls, shape: tuple[int, int], spectrum: Values, count: int, rng: np.random.Generator) -> MatrixSensing:
-        """``count`` Gaussian measurements, at least one or ``ValueError``, of a matrix with these singular values."""
+        """``count`` Gaussian measurements of a matrix with these singular values; ``ValueError`` unless ``count`` ≥ 1."""
         count = checks.integer("count", count, 1)
         measurements = rng.standard_normal((count, *shape))
         truth = LowRank.random(shape, spectrum, rng).full()
@@ -62,7 +62,7 @@ class MatrixSensing(GradientFlow):
 class MatrixCompletion(GradientFlow):
     """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with the mask Ω of the known entries; β = 1/|Ω|, L* = 0.
 
-    Raises ``ValueError`` unless M is finite and real, unknown entries included, and the mask boolean, of its shape and not empty.
+    Raises ``ValueError`` unless M is finite and real, unknown entries included, and the mask boolean, not empty and of M's shape.
     """
 
     def __init__(self, M: Matrix, mask: Matrix) -> None:
@@ -80,7 +80,7 @@ class MatrixCompletion(GradientFlow):
 
     @classmethod
     def planted(cls, shape: tuple[int, int], spectrum: Values, fraction: float, rng: np.random.Generator) -> MatrixCompletion:
-        """A random fraction, > 0 and ≤ 1 or ``ValueError``, of the entries of a matrix with these singular values."""
+        """A random ``fraction`` of the entries of a matrix with these singular values; ``ValueError`` if not > 0 and ≤ 1."""
         if not 0.0 < checks.number(fraction) <= 1.0:
             raise ValueError(f"fraction: expected a number > 0 and <= 1, found {fraction!r}")
         return cls(LowRank.random(shape, spectrum, rng).full(), rng.random(shape) < fraction)

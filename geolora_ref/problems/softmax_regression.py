@@ -62,7 +62,7 @@ class SoftmaxRegression(GradientFlow):
 
     @cached_property
     def minimiser(self) -> Matrix:
-        """Where L is minimal, found by L-BFGS: up to ‖∇L‖/ρ.  Raises ``ValueError`` without ridge: there need not be such a W."""
+        """The minimiser of L by L-BFGS, up to ‖∇L‖/ρ.  Raises ``ValueError`` without ridge, where a minimiser may not exist."""
         if self.ridge == 0.0:
             raise ValueError("minimiser: expected a problem with a ridge ρ > 0, found ρ = 0")
         run = scipy.optimize.minimize(
@@ -85,7 +85,7 @@ class SoftmaxRegression(GradientFlow):
         return np.asarray(self._errors(W).T @ self.X / self.count + self.ridge * W)
 
     def sharpest_point(self) -> Matrix:
-        """Two classes share every sample evenly, the others have none: there the softmax Hessian attains ½ (X ≥ 0)."""
+        """A W at which two classes share every sample evenly: there the softmax Hessian attains its bound ½ (for X ≥ 0)."""
         W = np.full(self.shape, -100.0)
         W[:2] = 0.0
         return W

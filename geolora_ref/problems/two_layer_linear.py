@@ -19,7 +19,7 @@ class TwoLayerLinear:
 
     ``hidden`` is h.  Raises ``ValueError`` unless X and Y are finite real matrices with as many columns, and h an integer ≥ 1.
 
-    No global Lipschitz constant exists, but on every segment there is one in closed form, see :meth:`lipschitz_on`.
+    No global Lipschitz constant exists, but :meth:`lipschitz_on` has one in closed form for every segment.
     """
 
     def __init__(self, X: Matrix, Y: Matrix, hidden: int) -> None:

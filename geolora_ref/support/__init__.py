@@ -1,1 +1,1 @@
-"""What every room uses and no reader of the paper needs: files, terminals, options, messages of missing libraries."""
+"""Helpers that all subpackages use: files, terminals, options, messages about missing libraries."""

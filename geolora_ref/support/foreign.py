@@ -1,4 +1,4 @@
-"""What an exception of foreign code says: of a backend, a field, a callback."""
+"""Describe exceptions of foreign code (a backend, a field, a callback) for messages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ __all__ = ["place", "words"]
 
 
 def words(problem: BaseException, longest: int = 2000) -> str:
-    """Its class and the first line of its message, cut after ``longest`` characters.
+    """The class of an exception and the first line of its message, cut after ``longest`` characters.
 
-    Control characters, which would steer a terminal, are escape sequences; a message that cannot be read is told as such.
+    Control characters, which could act on a terminal, become escape sequences.  If reading the message raises an error, the text
+    says so.
     """
     try:
         line = str(problem).strip().partition("\n")[0]
@@ -23,9 +24,9 @@ def words(problem: BaseException, longest: int = 2000) -> str:
 
 
 def place(problem: BaseException, module: ModuleType | None = None) -> str:
-    """Where it was raised, as file:line: in the file of a module, as deep as possible, or else in the last frame.
+    """The place where an exception was raised, as file:line: the deepest frame in the file of ``module``, else the last frame.
 
-    The frame that catches it, and those of the import system, are none; an empty string if no other is left.
+    The frame that caught it and frames of the import system do not count; the place is empty if no other frame is left.
     """
     if isinstance(problem, SyntaxError) and problem.filename:
         return _printable(f"{problem.filename}:{problem.lineno}")
@@ -36,5 +37,5 @@ def place(problem: BaseException, module: ModuleType | None = None) -> str:
 
 
 def _printable(text: str) -> str:
-    """With control characters as escape sequences."""
+    """The text with control characters as escape sequences."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

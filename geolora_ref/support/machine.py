@@ -1,4 +1,4 @@
-"""The machine: its processor by name, and how much memory a process may have."""
+"""Facts about the machine: the name of its processor, and the memory that a process may use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["memory", "processor"]
 
 
 def processor() -> str:
-    """The model name where Linux tells it."""
+    """The model name of the processor on Linux, else what the platform module knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -20,7 +20,7 @@ def processor() -> str:
 
 
 def memory() -> float:
-    """In bytes: of the machine, or of the container where Linux tells it; infinite where nothing is known."""
+    """The memory in bytes: of the machine, or of a Linux container if that is less; infinite if nothing is known."""
     try:
         there = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):

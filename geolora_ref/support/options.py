@@ -1,8 +1,8 @@
-"""Options of commands: a type for argparse, and the table of those that describe a backend.
+"""Options of commands: a type for argparse, and the table of the options that describe a backend.
 
-It is one table for ``geolora-ref check`` and, behind ``--geolora-``, for pytest.
+The table serves ``geolora-ref check`` and, with the prefix ``--geolora-``, pytest.
 
-The kit itself refuses an unknown dtype, precision or library, for callers from Python too: the table has no ``choices``.
+It has no ``choices``, because the kit itself refuses an unknown dtype, precision or library, for callers from Python too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 __all__ = ["BACKEND_OPTIONS", "DTYPES", "INTERRUPTED", "LIBRARIES", "nonempty_path"]
 
 INTERRUPTED = 130
-"""The exit status that shells give to what Ctrl-C ends."""
+"""The exit status by which shells mark a program that Ctrl-C has ended."""
 
 
 def nonempty_path(text: str) -> Path:
-    """A path; ``argparse.ArgumentTypeError`` for an empty one, as an unset variable of a shell gives it: it does not name the
-    current folder.
+    """A path; ``argparse.ArgumentTypeError`` for an empty text, as an unset shell variable gives it: ``Path`` would take that
+    for the current folder.
     """
     if not text:
         raise argparse.ArgumentTypeError("expected a path, found an empty one")
@@ -46,4 +46,4 @@ BACKEND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "ids of cases known to fail, one a line, the reason behind it; one that passes is an error",
     },
 }
-"""The keywords that argparse and pytest take, by the name of the option without its dashes."""
+"""Keywords for argparse and pytest, by the name of the option without leading dashes."""

@@ -1,4 +1,4 @@
-"""The standard streams of a command, which may lack characters that its reports have."""
+"""Protect the standard streams of a command: missing characters, closed or replaced streams, readers that have gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["escape_missing_characters", "kept", "let_go", "tell", "write_nothing
 
 
 def escape_missing_characters() -> None:
-    """From now on stdout and stderr write what their encoding lacks as escape sequences: no verdict is lost to a character."""
+    """Make stdout and stderr write characters that their encoding lacks as escape sequences, so that no report is lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -21,7 +21,7 @@ def escape_missing_characters() -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Afterwards stdout and stderr lead where they lead now, whatever foreign code has closed, replaced or redirected."""
+    """Restore stdout and stderr after this context, whatever foreign code has closed, replaced or redirected."""
     with ExitStack() as stack:
         for name in ("stdout", "stderr"):
             stack.enter_context(_kept(name))
@@ -33,7 +33,7 @@ def _kept(name: str) -> Iterator[None]:
     stream: IO[str] | None = getattr(sys, name)
     try:
         number = stream.fileno() if stream else -1
-    except (AttributeError, OSError, ValueError):  # one of Python's alone
+    except (AttributeError, OSError, ValueError):  # a stream without a file descriptor
         number = -1
     copy = os.dup(number) if number >= 0 else -1
     encoding, errors = (getattr(stream, part, None) for part in ("encoding", "errors"))
@@ -52,7 +52,7 @@ def _kept(name: str) -> Iterator[None]:
 
 
 def _is_open(stream: IO[str] | None) -> bool:
-    """Whether it can be written to: one without its buffer is not even closed."""
+    """Whether a stream can be written to; one whose buffer was detached raises even when asked whether it is closed."""
     try:
         return stream is not None and not stream.closed
     except ValueError:
@@ -60,7 +60,7 @@ def _is_open(stream: IO[str] | None) -> bool:
 
 
 def tell(text: str) -> None:
-    """A text and a line end to stdout, at once; nothing where there is none, or its reader has gone."""
+    """Write a text and a line end to stdout and flush; do nothing without stdout, or if its reader has gone."""
     if sys.stdout is None:  # closed by the caller
         return
     try:
@@ -71,7 +71,7 @@ def tell(text: str) -> None:
 
 
 def let_go(stream: IO[str]) -> None:
-    """What cannot be written to it, on a full disk say, is lost; without this the end of the process would fail on it again."""
+    """Flush a stream and give up what cannot be written (full disk): otherwise the exit of the process would fail on it again."""
     try:
         stream.flush()
     except OSError:
@@ -79,5 +79,5 @@ def let_go(stream: IO[str]) -> None:
 
 
 def write_nothing_more(stream: IO[str]) -> None:
-    """Its reader has gone, as ``head`` goes: what is written from now on is lost, and disturbs nobody."""
+    """Redirect a stream whose reader has gone (such as ``head``) to the null device, so that later writes raise no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

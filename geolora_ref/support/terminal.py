@@ -1,4 +1,4 @@
-"""The console of the long commands: they go on when the reader of their output has gone."""
+"""The console of long commands, which go on after the reader of their output has gone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Terminal"]
 
 
 class Terminal(Console):
-    """rich's console, for which a reader that goes, as ``head`` does, is no reason to end with status 1, which has a meaning.
+    """rich's console, but a reader that has gone (such as ``head``) does not end a command with status 1, which means a result.
 
-    ``:names:`` between colons, in paths say, are what they are.
+    Names between colons, as in paths, are not replaced by emoji.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"emoji": False} | options)
 
     def on_broken_pipe(self) -> None:
-        """Nothing is written from now on."""
+        """Write nothing from now on."""
         self.quiet = True
         write_nothing_more(self.file)

@@ -5,18 +5,18 @@ with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g W₀, ag
 
     dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
 
-for the dense gradient G of the adapter W = U S Vᵀ that is never formed: the GEMMs of LoRA's backward and one r x m x r product
-more.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.  Of many rows the second products of the two
-passes, a Kᵀ and b (S Vᵀ), cost more than one matrix W₀ + s·K Vᵀ, which then takes their place (``merging.py``).
+where G is the dense gradient of the adapter W = U S Vᵀ, which is never formed.  These are the GEMMs of LoRA's backward pass and
+one r x m x r product.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.  With many rows the second
+products of the two passes, a Kᵀ and b (S Vᵀ), cost more than one merged matrix W₀ + s·K Vᵀ, which then replaces them
+(``merging.py``).
 
-**Where the gradients go.**  As a deviation from what ``.grad`` means elsewhere, U receives dK, V receives dL and S receives dS:
-the gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.  They are linear in G, so whatever acts on ``.grad`` of
-parameters acts on them as it should: all-reduce over processes, accumulation, unscaling after a scaled loss, clipping (of the
-norm of these three).  ``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what autograd
-would compute.
+**Where the gradients go.**  Unlike elsewhere in torch, ``.grad`` of U is dK, ``.grad`` of V is dL and ``.grad`` of S is dS: the
+gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.  They are linear in G, so the usual operations on ``.grad``
+are right for them: all-reduce over processes, accumulation, unscaling after a scaled loss, clipping (by the norm of these three).
+``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what autograd would compute.
 
-Layout decides the speed.  U (m, r) and V (n, r) are best column by column, that is U = Ut.mT of a contiguous (r, m); the
-gradients come in the same layout.  Any other works too.
+Layout decides the speed.  U (m, r) and V (n, r) are fastest in column-major order, that is U = Ut.mT of a contiguous (r, m); the
+gradients come in the same layout.  Other layouts work too.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ def adapted_linear(
     adapter_x: Tensor | None = None,
     factor_gradients: bool = False,
 ) -> Tensor:
-    """y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ, x' = x.
+    """A frozen linear layer with its adapter: y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ, where x' is ``adapter_x``, by default x.
 
     Parameters
     ----------
     x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r, r), V (n, r).
     scale : the constant factor of the adapter.
-    adapter_x : x' in place of x, with its shape: what dropout makes of x for the adapter alone.
+    adapter_x : the adapter's own input, of the shape of x, such as x after dropout.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
 
-    An S that requires no gradient gets no dS, which is UᵀdK: ``LayerBank.update_`` has it from dK.
-    Under autocast everything is computed in its dtype; otherwise all tensors share one dtype.
-    Twice differentiable with respect to x alone.
-    Where x has many rows, ``merging_pays``, a merged weight is formed here and kept for the backward pass: no larger than an
+    If S requires no gradient, dS = UᵀdK is not computed: ``LayerBank.update_`` forms it from dK.
+    Under autocast everything is computed in autocast's dtype; otherwise all tensors share one dtype.
+    The function is twice differentiable with respect to x alone.
+    If x has many rows (``merging_pays``), a merged weight is formed and kept for the backward pass; it is no larger than an
     eighth of x and y.
     Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
     for a scale that is not finite.
@@ -73,7 +73,7 @@ def adapted_linear(
 def _prepared(
     x: Tensor, adapter_x: Tensor | None, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-    """Checked, and in the dtype of autocast where it is on: in-place products do not take part in autocast by themselves."""
+    """The checked arguments, cast to autocast's dtype where it is on, because autocast does not cast in-place products."""
     if weight.requires_grad:
         raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
     if autocasts(x.device.type):
@@ -93,20 +93,20 @@ def _finite(scale: float | Tensor) -> float:
     try:
         if -math.inf < scale < math.inf:  # a comparison, which can be compiled for any number
             return float(scale)
-    except (TypeError, RuntimeError):  # of what is no number, or several
+    except (TypeError, RuntimeError):  # no number, or an array of several
         pass
     raise ValueError(f"scale: expected a finite number, found {scale!r}")
 
 
 def _by_autocast(X: Tensor) -> Tensor:
-    """As autocast does it: double precision, and what is no real floating point number, is left alone."""
+    """X in autocast's dtype; like autocast, it leaves double precision and anything but real floating point alone."""
     if X.dtype == torch.float64 or not X.is_floating_point():
         return X
     return X.to(torch.get_autocast_dtype(X.device.type))
 
 
 def _check(weight: Tensor, U: Tensor, S: Tensor, V: Tensor, x: Tensor, bias: Tensor | None) -> None:
-    """Shapes that fit the weight, and its dtype and device, or ``ValueError``."""
+    """Raise ``ValueError`` unless every argument fits the weight in shape, dtype and device."""
     if weight.ndim != 2 or not weight.is_floating_point():
         found = f"{tuple(weight.shape)} {weight.dtype}"
         raise ValueError(f"weight: expected a real matrix (m, n) of floating point, found {found}")
@@ -128,22 +128,22 @@ def _check(weight: Tensor, U: Tensor, S: Tensor, V: Tensor, x: Tensor, bias: Ten
 def _adapter_gradients(
     g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool, of_S: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(dK, dS, dL) of blocks g, x (…, n), (x V)ᵀ, s·(g U)ᵀ, or (∇_U, ∇_S, ∇_V); each formed transposed, the fast layout.
+    """(dK, dS, dL), or with ``factor`` (∇_U, ∇_S, ∇_V), from blocks g, x (…, n), at = (x V)ᵀ and bt = s·(g U)ᵀ.
 
-    None in place of dS if nobody wants it, ``of_S``.
+    Each is formed transposed, which is the fast layout.  dS is None unless ``of_S``.
     """
     dKt = gradient(at, g)
     if scale != 1.0:
         dKt *= scale
     dLt = gradient(bt, row_blocks(x))
-    dS = once(U.mT @ dKt.mT, x) if of_S else None  # x V was formed without a record
+    dS = once(U.mT @ dKt.mT, x) if of_S else None  # x V was formed without a graph
     if factor:
         dKt, dLt = S @ dKt, S.mT @ dLt
     return once(dKt, x).mT, dS, once(dLt).mT
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """``adapted_linear``."""
+    """:func:`adapted_linear` with its own backward pass."""
 
     @staticmethod
     def forward(
@@ -189,7 +189,7 @@ class _AdaptedLinear(torch.autograd.Function):
             dx = d_its = dU = dS = dV = None
             if any(wants[:3]):  # first, while g is in the cache
                 dU, dS, dV = _adapter_gradients(g, its, at, bt, U, S, ctx.scale, ctx.factor, wants[1])
-            if wants_x and (ctx.merged or ctx.own):
+            if wants_x and (ctx.merged or ctx.own):  # merged: the weight has the adapter; own: its share goes into d_its
                 dx = product(g, weight.mT).view(its.shape)
             elif wants_x:
                 dx = input_gradient(g, weight, bt, S @ V.mT).view(its.shape)

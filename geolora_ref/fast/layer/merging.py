@@ -1,9 +1,9 @@
-"""Whether a layer computes with one merged weight, W₀ + scale·U S Vᵀ, in place of two more products of its rows.
+"""Decide whether a layer uses one merged weight, W₀ + scale·U S Vᵀ, in place of two extra products per pass.
 
-Of T rows the products a Kᵀ and b Lᵀ of the adapter are passes over T·m numbers forward and T·n backward; a merged weight is
-formed by one over m·n.  It is rounded like the weight: the adapter loses what lies below half a unit in the last place of W₀.
-Beside the rounding of x W₀ᵀ that is nothing where products have all bits of float32.  In half precision, in which adapters are
-often smaller than that, it may be everything.
+For T rows the products a Kᵀ and b Lᵀ of the adapter are passes over T·m numbers forward and T·n backward; a merged weight is
+formed in one pass over m·n numbers.  It is rounded like W₀: the adapter loses its part below half a unit in the last place of W₀.
+That is negligible beside the rounding of x W₀ᵀ if products have all bits of float32.  In half precision the whole adapter is
+often smaller than that unit and may be lost.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from geolora_ref.fast.precision import float32_is_whole
 __all__ = ["merging_pays"]
 
 LEAST_ROWS = 8
-"""T in units of m·n / (m + n) from which on weights are merged.
+"""The number of rows, in units of m·n / (m + n), from which on weights are merged.
 
-A layer then takes 0.95 to 0.99 of its time (m and n from 256 to 3072, r = 8; from 4 units on already), and the matrix, which is
-kept for the backward pass, is no larger than an eighth of x and y.
+A layer then takes 0.95 to 0.99 of the unmerged time (m and n from 256 to 3072, r = 8; already from 4 units on).  The matrix,
+which is kept for the backward pass, is then no larger than an eighth of x and y.
 """
 
 
 def merging_pays(x: Tensor, W: Tensor) -> bool:
-    """Whether x (…, n) has rows enough for a merged weight in place of W (m, n), and products keep all bits of it.
+    """Whether x (…, n) has enough rows for a merged weight in place of W (m, n), and products keep all its bits.
 
-    Not on a device, where float32 may have the bits of TensorFloat-32 and nothing was measured; nor compiled, where the number
-    of rows may not be known.
+    Never on an accelerator, where float32 may mean TensorFloat-32 and nothing was measured; never in compiled code, where the
+    number of rows may be unknown.
     """
     m, n = W.shape
     return (

@@ -1,11 +1,11 @@
-"""The product with a frozen weight, x Wᵀ + bias: most of what a layer costs, by whichever library of torch takes less time.
+"""The product with a frozen weight, x Wᵀ + bias, by the faster of torch's libraries: it is most of a layer's cost.
 
-In float32 torch calls MKL for it.  On processors of AMD oneDNN, which torch has as well, takes 0.9 of that time for thousands of
-rows, half of it for a few.  torch has no setting for this; ``torch.ops.mkldnn._linear_pointwise`` is what its own compiler
-calls.  ``torch.backends.mkldnn.enabled = False`` is respected.
+In float32 torch calls MKL.  On AMD processors oneDNN, which torch ships too, takes 0.9 of MKL's time for thousands of rows, and
+half of it for a few rows.  torch has no setting to choose oneDNN, so this module calls ``torch.ops.mkldnn._linear_pointwise``, as
+torch's own compiler does.  ``torch.backends.mkldnn.enabled = False`` is respected.
 
-oneDNN compiles a product for each size, and torch keeps that for the life of the process: half a MiB a size on average, several
-hundred for batches of ever new lengths.  So oneDNN gets the first ``MOST_SIZES`` sizes of a process and no others.
+oneDNN compiles a kernel for each size, and torch keeps every kernel for the life of the process: half a MiB a size on average,
+several hundred MiB for batches of ever new lengths.  So oneDNN gets only the first ``MOST_SIZES`` sizes of a process.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from geolora_ref.fast.layer.skinny import add_up, up
 __all__ = ["input_gradient", "product", "takes_onednn"]
 
 LEAST_WORK = 2**24
-"""Multiplications from which on oneDNN is faster; what it does before the first of them takes some 10 µs."""
+"""The number of multiplications from which on oneDNN is faster; its fixed cost per call is some 10 µs."""
 MOST_SIZES = 64
-"""Twenty lengths of a batch, for a network with three kinds of layers."""
+"""The most sizes that go to oneDNN: twenty batch lengths for a network with three kinds of layers."""
 _sizes: set[tuple[int, int, int]] = set()
-"""Rows, m and n of what went to oneDNN: like what torch keeps of them, of the whole process."""
+"""Sizes (rows, m, n) that went to oneDNN, for the whole process, like the kernels that torch keeps for them."""
 
 
 def product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,9 +38,9 @@ def product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def input_gradient(g: Tensor, W: Tensor, bt: Tensor, Lt: Tensor) -> Tensor:
-    """g W + b Lᵀ, (rows, n) in the blocks of g or in none, of g (B, rows / B, m), W (m, n), bᵀ (B, r, rows / B) and Lᵀ (r, n).
+    """g W + b Lᵀ from g (B, rows / B, m), W (m, n), bᵀ (B, r, rows / B) and Lᵀ (r, n); (rows, n), or in the blocks of g.
 
-    The big product is accumulated, which spares a pass over the result, where it takes no longer for that.
+    The big product is accumulated into the small one where that costs no time: it saves a pass over the result.
     """
     if g.element_size() == 2 or takes_onednn(g, W.mT):
         return add_up(product(g, W.mT), bt, Lt, 1.0)
@@ -48,8 +48,8 @@ def input_gradient(g: Tensor, W: Tensor, bt: Tensor, Lt: Tensor) -> Tensor:
 
 
 def takes_onednn(x: Tensor, W: Tensor) -> bool:
-    """Whether x Wᵀ goes to oneDNN: a large one of plain float32 tensors which nobody will differentiate, compile, or watch by
-    the names of its operations (flop counters, policies of checkpoints), and no W with gaps between its rows.
+    """Whether x Wᵀ goes to oneDNN: a large product of plain float32 CPU tensors with a W without gaps, outside of autograd, of
+    ``torch.compile`` and of dispatch modes, which know operations by name (flop counters, checkpoint policies).
     """
     return (
         not torch.compiler.is_compiling()
@@ -67,7 +67,7 @@ def takes_onednn(x: Tensor, W: Tensor) -> bool:
 
 
 def _has_a_place(size: tuple[int, int, int]) -> bool:
-    """Whether the size is among the first ``MOST_SIZES`` of the process; a new one is counted."""
+    """Whether the size is among the first ``MOST_SIZES`` of the process; a new size is added while there is room."""
     if len(_sizes) < MOST_SIZES:
         _sizes.add(size)
     return size in _sizes
@@ -75,12 +75,12 @@ def _has_a_place(size: tuple[int, int, int]) -> bool:
 
 @cache
 def onednn_is_faster() -> bool:
-    """A processor of AMD, and a torch with both libraries; not measured elsewhere."""
+    """Whether this is an AMD processor and torch has both libraries; other processors were not measured."""
     return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "AuthenticAMD" in _processor()
 
 
 def _processor() -> str:
-    """What the system tells of the first processor, its maker included."""
+    """The system's description of the first processor, which includes its vendor."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             return file.read(4096)

@@ -1,11 +1,11 @@
 """The six skinny products of an adapted layer, taken in blocks of rows.
 
-A product (rows, n)·(n, r) with many rows and few columns is bound by the way a BLAS cuts it up, not by arithmetic or memory.
-Two things together nearly halve its time: the rows are cut into blocks, one product each in one batch, and what has r columns is
-kept transposed, the bases (r, n) and (r, m) as well as all that passes between the two sides of a layer: an array
-(B, r, rows / B), which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
+The time of a product (rows, n)·(n, r) with many rows and few columns depends on how a BLAS splits it, not on arithmetic or
+memory.  Two measures together nearly halve the time.  The rows are cut into blocks, and the products of all blocks are one batch.
+Matrices with r columns are stored transposed: the bases (r, n) and (r, m), and the array (B, r, rows / B) between the two sides
+of a layer, which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
 
-A single block is treated as one matrix and kept row by row: transposed, or as a batch of one, its products take longer.
+A single block is treated as one row-major matrix: transposed, or as a batch of one, its products take longer.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 __all__ = ["add_up", "down", "gradient", "row_blocks", "up"]
 
 LEAST_ROWS = 256
-"""Rows of the smallest block: with fewer, the batch costs more than it saves."""
+"""Rows of the smallest block: with fewer rows the batch costs more than it saves."""
 
 
 def row_blocks(x: Tensor) -> Tensor:
-    """x (…, n) as (B, rows / B, n), a view of contiguous x; B is the largest power of two that cuts it evenly and not too small.
+    """x (…, n) as (B, rows / B, n), a view of contiguous x; B is the largest power of two that gives equal, large enough blocks.
 
-    One block for 16-bit numbers: a sum over blocks would round every part to 16 bits, one product rounds the sum alone.
+    16-bit numbers get one block: a sum over blocks would round every part to 16 bits, one product rounds only the sum.
     """
     rows, blocks = math.prod(x.shape[:-1]), 1
     if x.element_size() > 2:
@@ -34,7 +34,7 @@ def row_blocks(x: Tensor) -> Tensor:
 
 
 def _known(condition: bool | torch.SymBool) -> bool:
-    """The condition; under ``torch.compile`` with sizes that may change, whether it holds for all of them."""
+    """The condition; under ``torch.compile`` with dynamic sizes, whether it holds for every possible size."""
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 

@@ -26,13 +26,13 @@ Factors = tuple[Tensor, Tensor, Tensor]
 class LayerBank:
     """L layers W_l = U_l S_l V_lᵀ of any shapes (m_l, n_l) and ranks 1 ≤ r_l ≤ capacity.
 
-    ``factors(l)`` are views U (m, r), S (r, r), V (n, r) of the buffers, U and V column by column; a step changes them in place,
-    and they stay valid until the rank of the layer changes.
+    ``factors(l)`` are views U (m, r), S (r, r), V (n, r) of the buffers, U and V in column-major order.  A step changes them in
+    place, and they stay valid until the rank of the layer changes.
 
-    Raises ``ValueError`` for layers without a positive shape, another dtype than a real floating one, and a capacity below 1.
+    Raises ``ValueError`` for a shape that is not positive, a dtype that is not real floating point, and a capacity below 1.
     """
 
-    @torch.inference_mode(False)  # buffers of inference could not be written in training
+    @torch.inference_mode(False)  # inference tensors could not be written in training
     def __init__(
         self,
         shapes: Sequence[tuple[int, int]],
@@ -56,7 +56,7 @@ class LayerBank:
         self._plan: Plan | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the plan: it has views, which would be apart from what they show in another process."""
+        """The state without the plan, whose views would no longer share memory with the buffers in a copy."""
         return {**vars(self), "_plan": None, "_place": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class LayerBank:
         """A bank with copies of these (U, S, V); by default the capacity is twice the largest rank.
 
         Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, ranks above the capacity, and bases
-        that are not orthonormal to √eps of the storage (and what rounding to it takes from them).
+        that are not orthonormal to √eps of the storage dtype, plus the rounding to that dtype.
         """
         if not factors:
             raise ValueError("factors: expected at least one layer, found none")
@@ -86,9 +86,9 @@ class LayerBank:
     @torch.inference_mode(False)
     @torch.no_grad()
     def load(self, factors: Sequence[Factors]) -> None:
-        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` as :meth:`of`.
+        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` like :meth:`of`.
 
-        If it is interrupted while it copies, nothing counts as loaded.
+        After an interrupt during the copy nothing counts as loaded.
         """
         if len(factors) != len(self.shapes):
             raise ValueError(f"factors: expected {len(self.shapes)} layers, found {len(factors)}")
@@ -100,7 +100,7 @@ class LayerBank:
             self._check("S", [S], [torch.Size((r, r))], layer)
             self._check("V", [V], [torch.Size((n, r))], layer)
         self._check_bases(factors)
-        copies = [[X.clone() for X in layer] for layer in factors]  # they may be views of these buffers
+        copies = [[X.clone() for X in layer] for layer in factors]  # the factors may be views of these buffers
         self.ranks, self._plan = (0,) * len(self.shapes), None
         for stack in self._stacks:
             for X in (stack.Ut, stack.S, stack.Vt):
@@ -118,7 +118,7 @@ class LayerBank:
     def storage(self, layer: int) -> Factors:
         """The whole buffers (Ut, S, Vt) of one layer: (capacity, m), (capacity, capacity), (capacity, n), zero behind its rank.
 
-        They stay where they are for the life of the bank: parameters may live in them.
+        The buffers keep their addresses for the life of the bank, so parameters may be views of them.
         """
         stack, i = self._place[layer]
         return stack.Ut[i], stack.S[i], stack.Vt[i]
@@ -151,19 +151,19 @@ class LayerBank:
         Parameters
         ----------
         delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; the projected gradients for SGD.  Float32
-            directions are accepted for storage of less precision.  None for ΔS: it is UᵀΔK, as dS is UᵀdK, which the step has
+            directions are accepted for storage of less precision.  None for ΔS means UᵀΔK, as dS is UᵀdK; the step computes it
             anyway.  None for both ΔK and ΔL: S alone is trained and truncated, the bases are not augmented, and no rank grows.
         learning_rate : λ ≥ 0; with 1 the directions are the updates.
         tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
         min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
-        budget : a rank decision over all layers in place of the threshold; it may be asked more than once a step.
+        budget : a rank decision over all layers in place of the threshold; it may be called more than once a step.
 
         Raises
         ------
-        ValueError : an argument that does not fit, and where, or a bank that nothing was loaded into; nothing was changed.
+        ValueError : an argument that does not fit, with its place, or an empty bank; nothing was changed.
         NonFiniteUpdateError : entries that are not finite; nothing was changed.
 
-        Nothing is changed either where memory runs out, or an interrupt comes while the factors are written.
+        A lack of memory, or an interrupt while the factors are written, changes nothing either.
         """
         if not all(self.ranks):
             raise ValueError("LayerBank: expected factors, which load() puts in, found none")
@@ -202,7 +202,7 @@ class LayerBank:
             raise ValueError(f"tau, theta: expected neither beside a budget, found tau={tau}, theta={theta}")
         most = [self.capacity if limit is None else limit for limit in checks.each("max_rank", max_rank, len(self.shapes))]
         limits: Iterable[Any] = most
-        with suppress(TypeError):  # of what has no hash and is no rank, which is said below
+        with suppress(TypeError):  # unhashable entries are no ranks and are refused below
             limits = set(most)
         for limit in limits:
             checks.ranks(min_rank, limit, min(self.shapes, key=min))
@@ -214,7 +214,7 @@ class LayerBank:
         return Limits(tau, theta, min_rank, np.asarray(most, dtype=np.int64))
 
     def _check(self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0) -> None:
-        """Shapes, dtype and device of one tensor a layer, or ``ValueError`` that says which is wrong."""
+        """Check shape, dtype and device of one tensor a layer; ``ValueError`` names the one that is wrong."""
         if len(given) != len(expected):
             raise ValueError(f"{name}: expected one tensor for each of {len(expected)} layers, found {len(given)}")
         widened = name.startswith("delta") and self.dtype in (torch.bfloat16, torch.float16)
@@ -230,16 +230,16 @@ class LayerBank:
                 raise ValueError(f"{name}[{layer}]: expected device {device}, found {X.device}")
 
     def _check_bases(self, factors: Sequence[Factors]) -> None:
-        """The rule of :class:`LowRank` for all bases by one question to the device; ``ValueError`` that names the first.
+        """Check that all bases are orthonormal, with one synchronisation; ``ValueError`` names the first that is not.
 
-        Allowed are √eps of the storage, and eps·√r: so much at most does rounding to it take from r orthonormal columns.  (In
-        bfloat16 and for r = 1000 it is no less than √eps.)  NaN passes: the step says which layers are not finite.
+        The allowed defect is √eps of the storage dtype plus eps·√r, the most that rounding to this dtype adds for r columns.  (In
+        bfloat16 and for r = 1000 the second term is no smaller than √eps.)  NaN passes: the step names the non-finite layers.
         """
         eps = torch.finfo(self.dtype).eps
         named = [
             (f"{name}[{layer}]", U_S_V[i].double()) for i, name in ((0, "U"), (2, "V")) for layer, U_S_V in enumerate(factors)
         ]
-        grams = [X.mT @ X for _, X in named]
+        grams = [X.mT @ X for _, X in named]  # in float64: rounding of the check itself must stay below √eps
         defects = torch.stack([torch.linalg.matrix_norm(G - torch.eye(len(G), dtype=G.dtype, device=G.device)) for G in grams])
         for (name, X), defect in zip(named, defects.tolist(), strict=True):
             allowed = math.sqrt(eps) + eps * math.sqrt(X.shape[1])
@@ -249,7 +249,7 @@ class LayerBank:
     def _check_updates(
         self, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
     ) -> None:
-        """Raise ``ValueError`` unless the updates are those of these layers."""
+        """Raise ``ValueError`` unless the updates fit the layers of this bank."""
         if (delta_K is None) != (delta_L is None):
             raise ValueError("delta_K, delta_L: expected both or neither, found one of them")
         if delta_S is None and delta_K is None:

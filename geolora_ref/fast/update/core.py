@@ -1,13 +1,13 @@
-"""The small matrices of the fast step: a core Ŝ₀ that needs no basis, and the ranks of all layers at once.
+"""The small matrices of the fast step: a core Ŝ₀ that needs no augmented basis, and the ranks of all layers at once.
 
 Stack U and the direction of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
 
     Ŵ = U S_new Vᵀ − λ(I − UUᵀ) ΔK Vᵀ − λU ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[A, −λI], [−λI, 0]],
 
-with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL: no augmented basis and no residual is formed, and λ is
-in the small matrix alone.  A triangular factor B = Q R of each side turns this into the core of Algorithm 1 up to the choice of
-basis, Ŝ = R_K Ŝ₀ R_Lᵀ; R also carries whatever defect UᵀU − I earlier steps have left, so that no defect grows.  ``gram.py``
-takes R from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both continue here.
+with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL.  No augmented basis and no residual is formed, and λ
+occurs in the small matrix alone.  A triangular factor B = Q R of each side turns Ŝ₀ into the core of Algorithm 1 up to the choice
+of basis, Ŝ = R_K Ŝ₀ R_Lᵀ.  R also contains the defect UᵀU − I that earlier steps have left, so that no defect grows.
+``gram.py`` takes R from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both use this module.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def core(A: Tensor, rate: float) -> Tensor:
 
 
 class Small(NamedTuple):
-    """All that is small of some layers, in float64.
+    """The small matrices of some layers, in float64.
 
-    ``Gamma`` (2, L, 2w, 2w) Γ_K and Γ_L, ``S_new`` and ``A`` = S_new + λ(C_K + C_Lᵀ) (L, w, w), ``scale`` (L,) s², ``rate`` λ:
-    s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²) is the size of Ŵ, infinite or NaN if anything is.
+    ``Gamma`` (2, L, 2w, 2w) Γ_K and Γ_L, ``S_new`` and ``A`` = S_new + λ(C_K + C_Lᵀ) (L, w, w), ``scale`` (L,) s², ``rate`` λ.
+    s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²) measures the size of Ŵ; it is infinite or NaN if any input is.
     """
 
     Gamma: Tensor
@@ -53,16 +53,16 @@ class Small(NamedTuple):
     rate: float
 
     def of(self, rows: Integers) -> Small:
-        """Some of the layers, or all of them."""
+        """The small matrices of the layers ``rows``, without copies if these are all layers."""
         if len(rows) == len(self.scale):
             return self
         return Small(self.Gamma[:, rows], self.S_new[rows], self.A[rows], self.scale[rows], self.rate)
 
 
 def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float) -> Small:
-    """From Γ_K and Γ_L as one (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; None for ΔS is UᵀΔK, as dS = UᵀGV is UᵀdK.
+    """:class:`Small` from Γ_K and Γ_L (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; ΔS = None means UᵀΔK, as dS = UᵀdK.
 
-    A value that is not finite makes the scale not finite.
+    Any non-finite value makes ``scale`` non-finite.
     """
     w = S.shape[1]
     C_K, C_L = Gamma[0, :, :w, w:], Gamma[1, :, :w, w:]
@@ -91,9 +91,9 @@ class Ranks(NamedTuple):
     norm: Values
 
 
-@np.errstate(over="ignore", invalid="ignore")  # norms beyond the range, which the caller refuses
+@np.errstate(over="ignore", invalid="ignore")  # the caller refuses norms beyond the range
 def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
-    """Algorithm 2's rank for every row of ``sigma`` (L, p) at once; ``columns`` (L,) is how many each layer's bases have."""
+    """Algorithm 2's rank for every row of ``sigma`` (L, p) at once; ``columns`` (L,) counts the columns of each layer's bases."""
     tail = _tails(sigma)
     tau, theta, min_rank, max_rank = limits
     limit = tail[:, 0] * (tau or 0.0) if theta is None else np.full(len(tail), theta)
@@ -114,7 +114,7 @@ def cut_at(sigma: Values, rank: Integers) -> Ranks:
 def _tails(sigma: Values) -> Values:
     """(Σ_{i≥j} σ_i²)^{1/2} of sorted singular values (L, p), and 0 behind the last: (L, p + 1).
 
-    Scaled by the largest, so that no square leaves the range.
+    Scaled by the largest value, so that no square leaves the range.
     """
     largest = np.where(sigma[:, :1] > 0.0, sigma[:, :1], 1.0)
     tails = np.zeros((sigma.shape[0], sigma.shape[1] + 1))

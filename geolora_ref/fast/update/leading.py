@@ -1,48 +1,47 @@
-"""Steps that are small beside the smallest σ of their core: the leading half of the spectrum, and float32 is enough for products.
+"""Steps that are small beside the smallest σ of their core: half of the spectrum and products in float32 are enough for them.
 
-Ŵ has rank 2r at most, r of it large and the rest small.  U, V orthonormal, R_K = (I − UUᵀ)ΔK and R_L = (I − VVᵀ)ΔL,
+Ŵ has rank 2r at most, r of its singular values large and the rest small.  With orthonormal U, V, R_K = (I − UUᵀ)ΔK and
+R_L = (I − VVᵀ)ΔL,
 
     UᵀŴV = S_new,   (I − UUᵀ)ŴV = −λR_K,   UᵀŴ(I − VVᵀ) = −λR_Lᵀ,   (I − UUᵀ)Ŵ(I − VVᵀ) = 0.
 
 Let Ŵ = U_rΣ_rV_rᵀ + U_⊥Σ_⊥V_⊥ᵀ, the r leading singular values and the others, σ' = σ_r(S_new) > 0, a = λ‖R_K‖/σ' and
 b = λ‖R_L‖/σ' (spectral norms), both below 1.  Then
 
-    σ_r(Ŵ) ≥ σ',   σ_{r+1}(Ŵ) ≤ ab·σ',   sin∠(V, V_r) ≤ b :
+    σ_r(Ŵ) ≥ σ',   σ_{r+1}(Ŵ) ≤ ab·σ',   sin∠(V, V_r) ≤ b,
 
-S_new is a block of Ŵ; Ŵ + λ²R_K S_new⁻¹R_Lᵀ = (U S_new − λR_K) S_new⁻¹ (S_new Vᵀ − λR_Lᵀ) has rank r; and
-(I − VVᵀ)V_r = (I − VVᵀ)ŴᵀU_rΣ_r⁻¹ = −λR_L UᵀU_rΣ_r⁻¹.  A product with Ŵ takes the range of V_r + V_⊥T to that of
-U_r + U_⊥(Σ_⊥TΣ_r⁻¹), so that it makes the tangent of the angle ab times as large at most, as does one with Ŵᵀ.  After h
-products with Ŵ and Ŵᵀ in turn, from V on if h is odd, from U on if it is even, U_h a basis of what they lead to,
+because S_new is a block of Ŵ; because Ŵ + λ²R_K S_new⁻¹R_Lᵀ = (U S_new − λR_K) S_new⁻¹ (S_new Vᵀ − λR_Lᵀ) has rank r; and
+because (I − VVᵀ)V_r = (I − VVᵀ)ŴᵀU_rΣ_r⁻¹ = −λR_L UᵀU_rΣ_r⁻¹.  A product with Ŵ takes the range of V_r + V_⊥T to the range of
+U_r + U_⊥(Σ_⊥TΣ_r⁻¹).  So it multiplies the tangent of the angle by ab at most, and so does a product with Ŵᵀ.  Let U_h be a
+basis of the range after h products with Ŵ and Ŵᵀ in turn, which start from V if h is odd and from U if h is even.  Then
 
     tan∠(U_h, U_r) ≤ (ab)ʰ·t,   ‖P_hŴ − U_rΣ_rV_rᵀ‖ ≤ √2·σ'(ab)ʰ·t,   t = b/√(1 − b²) or a/√(1 − a²),
 
-P_h the projection onto its range.
-
-Every U_h is normalised to UᵀU_h = I, every V_h to VᵀV_h = I, so that U_h = U + R_K X
-and V_h = V + R_L Y with X and Y (w x w).  With G_K = R_KᵀR_K = ΔKᵀΔK − C_KᵀC_K, and G_L likewise, the products are
+where P_h is the projection onto the range of U_h.  Normalised to UᵀU_h = I and VᵀV_h = I, they have the form U_h = U + R_K X and
+V_h = V + R_L Y with X and Y (w x w).  With G_K = R_KᵀR_K = ΔKᵀΔK − C_KᵀC_K, and G_L likewise, the products are
 
     ŴV_h = U F − λR_K,   F = S_new − λG_L Y,   X = −λF⁻¹,      ŴᵀU_h = V F − λR_L,   F = S_newᵀ − λG_K X,   Y = −λF⁻¹,
 
-from Y = 0 or X = 0 on.  F = UᵀŴV_h is invertible where a and b are at most ½: no tangent exceeds 0.8 then.  Nothing grows from
-product to product, and U_h, whose singular values are 1 at least and less than 2, becomes orthonormal by one Cholesky factor.
-At the end, with F of the second kind,
+starting from Y = 0 or X = 0.  F = UᵀŴV_h is invertible where a and b are at most ½: no tangent exceeds 0.8 then.  Nothing grows
+from product to product.  The singular values of U_h lie in [1, 2), and one Cholesky factor makes U_h orthonormal.  At the end,
+with F of the second kind,
 
     Z = [I − C_K X; X],   ZᵀΓ_K Z = U_hᵀU_h = L Lᵀ,   T = [F + λC_L; −λI] L⁻ᵀ,   TᵀΓ_L T = Q Σ² Qᵀ,
     U₁ = U_h L⁻ᵀ Q = B_K Z L⁻ᵀ Q,   V₁ = ŴᵀU₁ Σ⁻¹ = B_L T Q Σ⁻¹.
 
-The eigenproblem has half the size of the one in ``gram.py``, an eighth of the work.  What lies behind σ_r is known by its norm
-alone, enough where no rank grows.  U_c = R_K − U XᵀG_K spans what the range of U and R_K has beside U_h, λI + X S_new = λX G_L Y
-for the Y that X was made of, hence U_cᵀŴ = λG_K X(R_Lᵀ − G_L Y Vᵀ), and
+The eigenproblem has half the size of the one in ``gram.py``, an eighth of the work.  Of the spectrum behind σ_r only the norm is
+known, which is enough where no rank grows.  U_c = R_K − U XᵀG_K spans the complement of U_h in the range of [U | R_K].  With the
+Y from which X was made, λI + X S_new = λX G_L Y, hence U_cᵀŴ = λG_K X(R_Lᵀ − G_L Y Vᵀ), and
 
     ‖Ŵ − P_hŴ‖² = ‖(U_cᵀU_c)^{−1/2}U_cᵀŴ‖² = λ² tr((G_K X(I + XᵀG_K X)⁻¹)ᵀ X(G_L + G_L Y YᵀG_L)).
 
-Rounding.  Float32 is enough for Γ: an error ε of it, relative to the norms of the columns, moves R_K X by a few ε·ab, and W₁ by
-that times σ'; it moves L, and with it W₁, by ε‖Ŵ‖, and S_new by λε‖ΔK‖ where ΔS is UᵀΔK; and TᵀΓ_L T to H(I + O(ε))Hᵀ with
-TᵀΓ_L T = HHᵀ, so that each σ is right to ε of itself and the bases are orthonormal to ε, whatever the condition of S_new is.  ε
-is eps₃₂·√ℓ at most for ℓ terms in one accumulator (see ``gram.py``), a quarter of the unit 4√(m + n)·eps₃₂ of the oracle.  A
-defect d of U and V, which the formulas of X and Y leave out, moves W₁ by shares of abd‖S_new‖ and of λd‖ΔK‖: they are for bases
-whose d is rounding.  What is small is computed in float64; its rounding has the factor (s/σ_r)² that ``trusted`` knows.  The
-norm of the rest loses √ε·λ‖ΔK‖·b where ΔK is nearly in the range of U.
+Rounding.  Float32 is enough for Γ.  An error ε of Γ, relative to the norms of the columns, moves R_K X by a few ε·ab, and W₁ by
+that times σ'.  It moves L, and with it W₁, by ε‖Ŵ‖, and S_new by λε‖ΔK‖ where ΔS is UᵀΔK.  It moves TᵀΓ_L T = HHᵀ to
+H(I + O(ε))Hᵀ, so each σ has a relative error ε and the bases are orthonormal to ε, whatever the condition of S_new is.  ε is
+eps₃₂·√ℓ at most for ℓ terms in one accumulator (see ``gram.py``), a quarter of the oracle's unit 4√(m + n)·eps₃₂.  The formulas
+of X and Y ignore a defect d of U and V, which moves W₁ by fractions of abd‖S_new‖ and of λd‖ΔK‖: they need bases whose d is
+rounding.  Small matrices are computed in float64; their rounding has the factor (s/σ_r)² that ``trusted`` takes into account.
+The norm of the rest loses √ε·λ‖ΔK‖·b where ΔK is nearly in the range of U.
 """
 
 from __future__ import annotations
@@ -63,10 +62,10 @@ __all__ = ["LEAST_WIDTH", "LeadingCore", "Smallness", "defects", "leading_core",
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
 LEAST_WIDTH = 16
-"""Below it all eigenvalues take less time than these calls."""
+"""The smallest width for this route: below it the full eigenproblem is faster."""
 MOST_PRODUCTS = 7
 LARGEST = 0.5
-"""Of a and b."""
+"""The largest a and b for which a step counts as small."""
 UNDERFLOW = 2.0**-80
 """Up to 2²³ terms below the range of float32, 2⁻¹²⁶ each, are rounding (2⁻²³) of sums that are not below it."""
 
@@ -85,18 +84,18 @@ class Smallness(NamedTuple):
 
     @property
     def is_small(self) -> NDArray[np.bool_]:
-        """Where a and b are at most ½."""
+        """For each layer, whether a and b are at most ½."""
         small: NDArray[np.bool_] = np.maximum(self.a, self.b) <= LARGEST
         return small
 
     def rest(self, ranks: Integers) -> Values:
-        """A bound of the norm behind σ_r, of layers with these ranks."""
+        """A bound of the norm of the spectrum behind σ_r, for layers with these ranks."""
         bound: Values = np.sqrt(ranks) * self.a * self.b * self.smallest
         return bound
 
     @np.errstate(all="ignore")
     def products(self, eps: float) -> Values:
-        """The h from which on the bound of the error is eps/2·σ₁, infinite where that is above ``MOST_PRODUCTS``."""
+        """The least number h of products with an error bound of at most eps/2·σ₁; infinite above ``MOST_PRODUCTS``."""
         a, b = self.a, self.b
         h = np.arange(1, MOST_PRODUCTS + 1)[:, None]
         start = np.where(h % 2, b / np.sqrt(1.0 - b * b), a / np.sqrt(1.0 - a * a))
@@ -105,10 +104,10 @@ class Smallness(NamedTuple):
 
 
 class LeadingCore(NamedTuple):
-    """The leading spectra, and what :meth:`coordinates` makes the new bases from.
+    """The leading spectra, and the matrices from which :meth:`coordinates` makes the new bases.
 
     ``squares`` (L, w) Σ², ascending as LAPACK returns them; ``X_K`` = Z L⁻ᵀ Q and ``TQ`` (L, 2w, w), descending; ``rest`` (L,)
-    the square of the norm behind them; ``scale`` (L,) s²; ``info`` (L,) not 0 where the spectrum means nothing.
+    the squared norm of the spectrum behind them; ``scale`` (L,) s²; ``info`` (L,) not 0 where the spectrum is invalid.
     """
 
     squares: Tensor
@@ -119,7 +118,7 @@ class LeadingCore(NamedTuple):
     info: Tensor
 
     def coordinates(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """As those of :class:`GramCore`; zeros behind w."""
+        """X_K and X_L as in :meth:`GramCore.coordinates`, with zeros behind w."""
         k = min(self.squares.shape[1], inverse.shape[2])
         kept = inverse[:, :, :k]
         behind = (0, inverse.shape[2] - k)
@@ -127,9 +126,9 @@ class LeadingCore(NamedTuple):
         return torch.nn.functional.pad(X_K, behind), torch.nn.functional.pad(X_L, behind)
 
 
-@np.errstate(all="ignore")  # what is not a number is not small
+@np.errstate(all="ignore")  # NaN compares as not small
 def smallness(small: Small, ranks: Integers) -> Smallness:
-    """By bounds that cost no eigenvalues: ‖Δ‖² ≤ ‖ΔᵀΔ‖_F and ‖ΔᵀΔ‖_∞, σ' ≥ minᵢ|S_new,ᵢᵢ| − ‖S_new − diag S_new‖ and so on.
+    """:class:`Smallness` by bounds without eigenvalues: ‖Δ‖² ≤ ‖ΔᵀΔ‖_F, ‖ΔᵀΔ‖_∞; σ' ≥ minᵢ|S_new,ᵢᵢ| − ‖S_new − diag S_new‖.
 
     Each layer has its own rank ≤ w.
     """
@@ -157,7 +156,7 @@ def defects(small: Small, ranks: Integers) -> Values:
 
 
 def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
-    """The half spectrum by so many products, from the small matrices of layers with these ranks ≤ w."""
+    """The leading half of the spectra by ``products`` products, from the small matrices of layers with these ranks ≤ w."""
     Gamma, rate, w = small.Gamma, small.rate, small.A.shape[1]
     identity = torch.eye(w, dtype=Gamma.dtype)
     gaps = identity * torch.from_numpy(np.arange(w) >= ranks[:, None])[:, None]  # 1 behind the ranks, where all is zero
@@ -165,7 +164,7 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     G_K, G_L = Gamma[:, :, w:, w:] - C.mT @ C
     S_new = small.S_new + gaps
     X = G_Y = torch.zeros_like(S_new)
-    for remaining in range(products, 0, -1):
+    for remaining in range(products, 0, -1):  # inv_ex: F is invertible for a, b ≤ ½, so its error flag is not asked
         if remaining % 2:
             X = -rate * torch.linalg.inv_ex(S_new - rate * G_Y)[0]
         else:
@@ -177,5 +176,5 @@ def leading_core(small: Small, ranks: Integers, products: int) -> LeadingCore:
     T = torch.cat([(S_new.mT + rate * (C_L - G_X)) @ L_inverse, -rate * L_inverse], dim=1)
     squares, Q, info = eigenpairs(T.mT @ (Gamma[1] @ T), info)
     rest = rate * rate * (G_X @ L_inverse @ L_inverse.mT * (X @ G_L + X @ G_Y @ G_Y.mT)).sum((1, 2))
-    Q = Q.flip(2)
+    Q = Q.flip(2)  # eigenvalues ascend, singular values are wanted descending
     return LeadingCore(squares, Z @ (L_inverse @ Q), T @ Q, rest, small.scale, info)

@@ -15,7 +15,7 @@ __all__ = ["NonFiniteUpdateError", "StepReport", "refuse"]
 
 
 class NonFiniteUpdateError(FloatingPointError):
-    """Factors or an update have entries that are not finite, or the result or its norm left the range; ``layers``: in which."""
+    """Factors or an update are not finite, or the result or its norm left the range; ``layers``: the layers where."""
 
     def __init__(self, layers: Sequence[int]) -> None:
         super().__init__(
@@ -24,7 +24,7 @@ class NonFiniteUpdateError(FloatingPointError):
         self.layers = tuple(layers)
 
     def __reduce__(self) -> tuple[type[NonFiniteUpdateError], tuple[Any, ...]]:
-        """Copies, also in other processes, are made of the arguments; by default exceptions are made anew of their message."""
+        """Pickle by the layers: by default an exception is rebuilt from its message, which is no argument here."""
         return NonFiniteUpdateError, (self.layers,)
 
 
@@ -39,8 +39,8 @@ class StepReport:
     """What one step did, layer by layer.
 
     ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a layer's own, and NaN where
-    the norm of the rest was enough (``leading.py``); ``theta`` (L,) the thresholds that were applied; ``discarded`` (L,) the
-    norms that were cut off; all on the host.  ``exact`` : the layers that went through Householder's QR, all of them for float64.
+    only the rest's norm is known (``leading.py``); ``theta`` (L,) the thresholds that were applied; ``discarded`` (L,) the
+    norms that were cut off; all on the host.  ``exact`` : the layers that went through Householder QR, all of them for float64.
     """
 
     ranks: tuple[int, ...]

@@ -1,9 +1,9 @@
-"""One step of all layers: [basis; update] side by side, the spectra, the new ranks, the new factors.  Each part hands on data.
+"""One step of all layers: gather [basis; update], compute the spectra, choose the new ranks, write the new factors.
 
-Host synchronisations on an accelerator: one download, the spectra of all layers (ranks are decided on the host), what
-``torch.linalg.eigh`` does inside to look at its error flag, once for each class of layers, and one upload, σ and 1/σ of what is
-kept.  Layers that need Householder's QR, if any, cost another download for each shape and what ``torch.linalg.svd`` does inside.
-In double precision all do, and one more download says whether everything is finite.  A test counts all of them.
+Host synchronisations on an accelerator: one download of the spectra of all layers, because ranks are decided on the host; the
+error flag of ``torch.linalg.eigh``, once for each class of layers; one upload of the kept σ and 1/σ.  Layers that need
+Householder QR cost another download for each shape, and the synchronisations inside ``torch.linalg.svd``.  In double precision
+all layers need it, and one more download tells whether everything is finite.  A test counts all synchronisations.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ EPS_32 = torch.finfo(torch.float32).eps
 Values = NDArray[np.float64]
 Integers = NDArray[Any]
 Budget = Callable[[Sequence[Values]], Sequence[int]]
-"""A rank decision over all layers: their spectra (copies, sorted, as many values as the layer's bases have columns) to ranks.
+"""A rank decision over all layers, from their spectra to ranks.
 
-A step asks it again where a layer has to go through Householder's QR for the rank that it was given, with better digits of its
-spectrum: it has to be a function of the spectra alone.
+The spectra are sorted copies, with as many values as the layer's bases have columns.  A step calls the budget again with a more
+accurate spectrum if the chosen rank sends a layer through Householder QR, so it must be a function of the spectra alone.
 """
 
 
 class Directions(NamedTuple):
-    """What is subtracted, besides the tensors: λ, and whether ΔS is UᵀΔK."""
+    """How the updates are applied: ``rate`` λ, and ``plain``, whether ΔS is UᵀΔK."""
 
     rate: float
     plain: bool
 
 
 class Exact(NamedTuple):
-    """One layer by Householder's QR: singular values (2w,), and the transposed singular vectors of Ŵ, (p, m) and (p, n)."""
+    """One layer by Householder QR: singular values (2w,), and the transposed singular vectors of Ŵ, (p, m) and (p, n)."""
 
     sigma: Values
     Ut: Tensor
@@ -55,7 +55,7 @@ class Exact(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The spectra of some layers of a class: its ``rows``."""
+    """The spectra of some layers of a class, the ``rows`` of the class."""
 
     of: WidthClass
     rows: Integers
@@ -63,14 +63,14 @@ class Found(NamedTuple):
 
     @property
     def layers(self) -> Integers:
-        """Their numbers."""
+        """The layers' numbers in the bank."""
         members: Integers = self.of.members[self.rows]
         return members
 
 
 class New(NamedTuple):
-    """What a step writes and reports: Σ (L, 2w) and the ranks of all layers, what the new bases are made of, and the layers that
-    Householder's QR has done already.
+    """The result of a step before it is written: Σ (L, 2w) and the ranks of all layers, the cores for the new bases, and the
+    layers done by Householder QR.
     """
 
     sigma: Values
@@ -82,7 +82,7 @@ class New(NamedTuple):
 def prepare(
     plan: Plan, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
 ) -> None:
-    """[basis; update], S and ΔS of all layers into the room of the plan; zeros for ΔK and ΔL that are None."""
+    """Copy [basis; update], S and ΔS of all layers into the workspace of the plan; ΔK = ΔL = None means zeros."""
     for of in plan.classes:
         w = of.width
         for part, S in of.by_part(of.S):
@@ -98,13 +98,13 @@ def prepare(
 
 
 def decided(plan: Plan, dtype: torch.dtype, how: Directions, columns: Integers, limits: Limits, budget: Budget | None) -> New:
-    """The spectra and the ranks of all layers; by Householder's QR where Gram matrices are not enough, and for float64.
+    """The spectra and the ranks of all layers; by Householder QR where Gram matrices are not enough, and for float64.
 
-    Raises :class:`NonFiniteUpdateError`, and ``ValueError`` for a budget that is none.
+    Raises :class:`NonFiniteUpdateError`, and ``ValueError`` for a budget that returns no valid ranks.
     """
     exact: dict[int, Exact] = {}
     found: list[Found] = []
-    if dtype == torch.float64:  # the Gram matrix would square the rounding of the only precision there is
+    if dtype == torch.float64:  # a Gram matrix squares the condition, and no wider precision makes up for it
         refuse(_finite(plan, how))
         exact = _exact(plan, range(len(plan.ranks)), how)
         sigma, good = np.stack([exact[layer].sigma for layer in range(len(exact))]), np.ones(len(exact), dtype=bool)
@@ -112,9 +112,9 @@ def decided(plan: Plan, dtype: torch.dtype, how: Directions, columns: Integers, 
         found = [one for of in plan.classes for one in _spectra(of, dtype, how, None if budget else limits)]
         squares, scale, info = _on_host(plan, found)
         refuse(np.isfinite(scale))
-        sigma = np.sqrt(np.fmax(squares, 0.0))  # NaN, which some solvers find for zeros, is 0 here, and not trusted
+        sigma = np.sqrt(np.fmax(squares, 0.0))  # some solvers return NaN for zeros: taken as 0 and not trusted
     unknown = _rest(found, sigma)
-    own = np.arange(sigma.shape[1]) < columns[:, None]  # behind it there is nothing but rounding
+    own = np.arange(sigma.shape[1]) < columns[:, None]  # behind a layer's columns there is only rounding
     while True:
         sigma = np.where(own, sigma, 0.0)
         chosen = _chosen(sigma, columns, limits, budget)
@@ -131,7 +131,7 @@ def decided(plan: Plan, dtype: torch.dtype, how: Directions, columns: Integers, 
 
 
 def _spectra(of: WidthClass, dtype: torch.dtype, how: Directions, limits: Limits | None) -> list[Found]:
-    """The spectra of a class from Gram matrices; all of a spectrum where there are no ``limits``."""
+    """The spectra of a class from Gram matrices; without ``limits`` always the full spectrum."""
     rows, found = np.arange(len(of.members)), []
     if limits is not None and of.width >= LEAST_WIDTH and of.S.device.type == "cpu" and float32_is_whole():
         small = _small(of, rows, torch.float32, how)
@@ -146,18 +146,18 @@ def _spectra(of: WidthClass, dtype: torch.dtype, how: Directions, limits: Limits
 
 
 def _small(of: WidthClass, rows: Integers, products: torch.dtype, how: Directions) -> Small:
-    """All that is small of some layers of a class, from Gram matrices by products of this dtype."""
+    """The small matrices of some layers of a class, from Gram matrices by products of this dtype."""
     sides = [torch.cat([gram_matrices(B, products) for B in side]) for side in of.sides()]
     Gamma, S, delta_S = torch.stack(sides).double(), of.S, None if how.plain else of.delta_S
-    if products == torch.float32:  # triangles that were rounded differently would be so by s/σ in the eigenproblem
+    if products == torch.float32:  # the eigenproblem would magnify an asymmetry of the rounding by s/σ
         Gamma = 0.5 * (Gamma + Gamma.mT)
     return small_of(Gamma, S, delta_S, rate=how.rate).of(rows)
 
 
 def _leading(of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits) -> tuple[NDArray[np.bool_], int]:
-    """For which layers of a class the leading half of the spectrum is enough, and how many products give it.
+    """For which layers of a class the leading half of the spectrum is enough, and the number of products it takes.
 
-    It is not where the rank grows: to ``min_rank``, or where there is room and the norm of the rest exceeds ϑ.
+    It is not enough where the rank grows: to ``min_rank``, or where there is room and the norm of the rest exceeds ϑ.
     """
     ranks, most, eps = of.ranks, limits.max_rank[of.members], torch.finfo(dtype).eps
     steps = smallness(small, ranks)
@@ -183,7 +183,7 @@ def _on_host(plan: Plan, found: Sequence[Found]) -> tuple[Values, Values, Values
 
 
 def _rest(found: Sequence[Found], sigma: Values) -> NDArray[np.bool_]:
-    """Which singular values are not known (L, 2w), behind leading ones; the norm of the rest, as one value, goes there."""
+    """Mark the unknown singular values behind leading ones (L, 2w), and write the norm of the rest there as one value."""
     unknown = np.zeros(sigma.shape, dtype=np.bool_)
     for one in found:
         if isinstance(one.core, LeadingCore):
@@ -197,9 +197,9 @@ def _chosen(sigma: Values, columns: Integers, limits: Limits, budget: Budget | N
     """The new ranks by the threshold, or by the budget."""
     if budget is None:
         return decide_ranks(sigma, columns, limits)
-    found = budget([values[:k].copy() for values, k in zip(sigma, columns, strict=True)])  # which may work in place
+    found = budget([values[:k].copy() for values, k in zip(sigma, columns, strict=True)])  # copies: a budget may work in place
     wanted: list[Any] = []
-    with suppress(TypeError):  # of what cannot be iterated over, a number or an array of one
+    with suppress(TypeError):  # not iterable, such as a number: refused below
         wanted = list(found)
     most = np.minimum(columns, limits.max_rank).tolist()
     fits = [checks.is_integer(r) and 1 <= r <= k for r, k in zip(wanted, most, strict=False)]
@@ -230,9 +230,9 @@ def _with_rate(Bt: Tensor, w: int, rate: float) -> Tensor:
 
 
 def _exact(plan: Plan, layers: Sequence[int], how: Directions) -> dict[int, Exact]:
-    """The spectra and singular vectors of some layers by Householder's QR, those of one part together.
+    """The spectra and singular vectors of some layers by Householder QR, one batch for each part.
 
-    Raises :class:`NonFiniteUpdateError` if products of theirs left the range of float64.
+    Raises :class:`NonFiniteUpdateError` for layers whose products left the range of float64.
     """
     wanted, found, most = set(layers), dict[int, Exact](), 2 * max(plan.ranks)
     for of in plan.classes:
@@ -254,7 +254,7 @@ def _exact(plan: Plan, layers: Sequence[int], how: Directions) -> dict[int, Exac
 def _by_householder(
     of: WidthClass, part: Part, begin: int, places: Sequence[int], how: Directions
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of some layers of a part, whose first one is number ``begin`` of the class; no upload of their numbers."""
+    """:func:`householder_core` of some layers of a part that begins at ``begin`` in the class, without an index upload."""
     pick = (lambda X: X) if len(places) == len(part.B_K) else (lambda X: torch.stack([X[i] for i in places]))
     B_K, B_L = (_with_rate(pick(B), of.width, how.rate) for B in (part.B_K, part.B_L))
     S, delta_S = (pick(X[begin : begin + len(part.B_K)]) for X in (of.S, of.delta_S))
@@ -262,11 +262,11 @@ def _by_householder(
 
 
 def write(plan: Plan, new: New) -> None:
-    """The new factors into the storage, zeros behind each layer's rank."""
+    """Write the new factors into the storage, with zeros behind each layer's rank."""
     order, ranks = plan.order, new.ranks.rank
     width = int(ranks.max())
     kept = np.where(np.arange(width) < ranks[:, None], new.sigma[:, :width], 0.0)[order]
-    with np.errstate(over="ignore"):  # of layers that went through Householder's QR, which do not divide by σ
+    with np.errstate(over="ignore"):  # layers done by Householder QR may overflow here; they do not use 1/σ
         inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=kept > 0.0)
     sigma, inverse_there = torch.from_numpy(np.stack([kept, inverse])).to(plan.classes[0].S.device)
     begin = 0
@@ -284,7 +284,7 @@ def write(plan: Plan, new: New) -> None:
 
 
 def _write_class(of: WidthClass, found: Sequence[Found], sigma: Tensor, inverse: Tensor) -> None:
-    """S₁ of a class, and U₁ = B_K X_K, V₁ = B_L X_L, if it has coordinates X."""
+    """Write S₁ of a class, and U₁ = B_K X_K, V₁ = B_L X_L if the class has coordinates X."""
     k = min(sigma.shape[1], 2 * of.width)  # no rank of this class is above it
     S = torch.diag_embed(sigma[:, :k])
     X = _coordinates(of, found, inverse[:, :, :k]) if found else None
@@ -299,7 +299,7 @@ def _write_class(of: WidthClass, found: Sequence[Found], sigma: Tensor, inverse:
 
 
 def _coordinates(of: WidthClass, found: Sequence[Found], inverse: Tensor) -> list[list[Tensor]]:
-    """X_K and X_L by part: in float32 if products of that are enough for all layers, else in float64."""
+    """X_K and X_L by part: in float32 if products in float32 are enough for all layers, else in float64."""
     narrow = all(isinstance(one.core, LeadingCore) for one in found)
     if len(found) == 1:
         X_K, X_L = found[0].core.coordinates(inverse)
@@ -311,7 +311,7 @@ def _coordinates(of: WidthClass, found: Sequence[Found], inverse: Tensor) -> lis
 
 
 def put_back(plan: Plan) -> None:
-    """The factors from before a step that failed while they were written: the plan's room still has them."""
+    """Restore the factors after a failed write: the plan's workspace still holds those from before the step."""
     for of in plan.classes:
         w = of.width
         for part, S in of.by_part(of.S):

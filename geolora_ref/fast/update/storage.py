@@ -1,9 +1,9 @@
-"""Where the factors of many layers lie, and which layers are computed together.
+"""The memory layout of many layers' factors, and the classes of layers that are computed together.
 
-All layers of one shape have one buffer for each of Uᵀ, S and Vᵀ, with room for ``capacity`` columns; a layer of rank r uses the
-first r rows, and the rows behind are zero, so that its storage stays where it is at every rank.  Layers of similar rank are one
-class, as wide as the largest of them: layers of small rank do not pay for the largest one, and a step has one batch of small
-matrices for each class.
+All layers of one shape share one buffer for each of Uᵀ, S and Vᵀ, with room for ``capacity`` columns.  A layer of rank r uses the
+first r rows, and the rows behind are zero, so its storage keeps its address at every rank.  Layers of similar rank form a class,
+as wide as its largest rank, and a step has one batch of small matrices for each class.  So layers of small rank do not pay for
+the largest one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 __all__ = ["Part", "Plan", "Stack", "WidthClass", "plan_of", "stacks_of", "uploaded"]
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""The widths of classes: nobody pays for more than half as much again."""
+"""The widths of classes: a class is less than 1.5 times as wide as the rank of any of its layers."""
 Integers = NDArray[Any]
 
 
 class Stack(NamedTuple):
     """All layers of one shape (m, n): ``Ut`` (N, capacity, m), ``S`` (N, capacity, capacity), ``Vt`` (N, capacity, n).
 
-    ``work_K``, ``work_L`` : room for [basis; update] of all of them, in float32 or float64.
+    ``work_K``, ``work_L`` : workspace for [basis; update] of all of them, in float32 or float64.
     """
 
     layers: list[int]
@@ -38,7 +38,7 @@ class Stack(NamedTuple):
 
 
 def stacks_of(shapes: Sequence[tuple[int, int]], capacity: int, dtype: torch.dtype, device: torch.device) -> list[Stack]:
-    """Zeros for layers of these shapes."""
+    """Stacks of zeros for layers of these shapes."""
     alike: dict[tuple[int, int], list[int]] = {}
     for layer, shape in enumerate(shapes):
         alike.setdefault(shape, []).append(layer)
@@ -55,7 +55,7 @@ def stacks_of(shapes: Sequence[tuple[int, int]], capacity: int, dtype: torch.dty
 class Part(NamedTuple):
     """The layers of a class that have one shape.
 
-    ``rows`` : where they are in their stack.  ``B_K`` (N, 2w, m), ``B_L`` (N, 2w, n) : [basis; update] of each, transposed.
+    ``rows`` : their places in the stack.  ``B_K`` (N, 2w, m), ``B_L`` (N, 2w, n) : [basis; update] of each layer, transposed.
     """
 
     stack: Stack
@@ -64,14 +64,14 @@ class Part(NamedTuple):
     B_L: Tensor
 
     def sides(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The storage of the bases of the stack, and [basis; update]: of U, then of V."""
+        """Pairs of the stack's storage of a basis and its [basis; update]: first for U, then for V."""
         return zip((self.stack.Ut, self.stack.Vt), (self.B_K, self.B_L), strict=True)
 
 
 class WidthClass(NamedTuple):
-    """Layers of ranks at most ``width`` and not much less, in the order of their parts.
+    """Layers whose ranks are at most ``width`` and not much less, in the order of their parts.
 
-    ``members`` their numbers, ``ranks`` and ``roots`` √max(m, n) (N,); ``S``, ``delta_S`` (N, w, w) float64: room for theirs.
+    ``members`` : the layers' numbers; ``ranks`` and ``roots`` √max(m, n) (N,); ``S``, ``delta_S`` (N, w, w) float64: workspace.
     """
 
     width: int
@@ -87,13 +87,13 @@ class WidthClass(NamedTuple):
         return [part.B_K for part in self.parts], [part.B_L for part in self.parts]
 
     def by_part(self, X: Tensor) -> Iterator[tuple[Part, Tensor]]:
-        """The parts, each with what is its own of X (N, …)."""
+        """The parts, each with its own rows of X (N, …)."""
         return zip(self.parts, X.split([len(part.B_K) for part in self.parts]), strict=True)
 
 
 class Plan(NamedTuple):
-    """What depends on the ranks.  ``K``, ``L``, ``S`` : where ΔK, ΔL and ΔS of each layer go, views (m, r), (n, r) and (r, r);
-    ``columns`` (L,) : how many columns the augmented bases have; ``roots`` (L,) √max(m, n).
+    """The workspace of a step for given ranks.  ``K``, ``L``, ``S`` : views (m, r), (n, r) and (r, r) that take ΔK, ΔL and ΔS of
+    each layer; ``columns`` (L,) : the number of columns of the augmented bases; ``roots`` (L,) √max(m, n).
     """
 
     ranks: tuple[int, ...]
@@ -139,7 +139,7 @@ def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Plan:
 def _class(
     w: int, members: Sequence[tuple[Stack, list[int]]], ranks: Sequence[int], there: Iterator[Tensor], taken: dict[int, int]
 ) -> WidthClass:
-    """The rows of some stacks as one class; ``taken`` : how many columns of each stack's room have an owner."""
+    """The rows of some stacks as one class; ``taken`` : how many columns of each stack's workspace are in use."""
     parts, roots = [], []
     for stack, rows in members:
         begin, columns = taken[id(stack)], 2 * w * len(rows)

@@ -1,7 +1,7 @@
-"""Distributed checkpoints: a tensor is loaded into one of the same shape, and here shapes are ranks, which training changes.
+"""Load distributed checkpoints of adapters, whose tensor shapes depend on ranks that training has changed.
 
-``torch.distributed.checkpoint.load`` fills the tensors of a state that the caller has.  A fresh model has other ranks than the
-saved one, and a fresh optimizer has no memory of its adapters yet.  Both get room for what the checkpoint has.
+``torch.distributed.checkpoint.load`` fills tensors of a state that the caller provides, shape by shape.  A fresh model has other
+ranks than the saved one, and a fresh optimizer has no memory yet.  The planner gives both tensors of the checkpoint's shapes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RankPlanner(DefaultLoadPlanner):
     """
 
     def set_up_planner(self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
-        """Make room for what is an adapter's, in the parts of the state that are asked for."""
+        """Put tensors of the saved shapes into the requested parts of the state, for every key of an adapter."""
         assert metadata is not None
         for key, saved in metadata.state_dict_metadata.items():
             path = metadata.planner_data[key]

@@ -1,13 +1,13 @@
 """Adapters as a plain LoRA checkpoint, which PEFT and its readers load without this package.
 
-LoRA [H22] adds (lora_alpha/r)·B A to a weight; here it is alpha·U S Vᵀ, so B = alpha·U S and A = Vᵀ with a scale of 1.  Ranks
-differ from layer to layer, which PEFT alone reads right.  ``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM, which
-scales by lora_alpha/r, and to llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from tensors,
-and takes the first of them for lora_alpha (each for itself in later releases).  So all layers have the largest rank, the smaller
-ones by zeros, and lora_alpha = r: every rule finds 1 then.  The compact form has no zeros, and the patterns.
+LoRA [H22] adds (lora_alpha/r)·B A to a weight; GeoLoRA adds alpha·U S Vᵀ.  So B = alpha·U S and A = Vᵀ with a scale of 1.  Ranks
+differ from layer to layer, and only PEFT reads such ranks right.  ``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM,
+which scales by lora_alpha/r, and to llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from
+tensors, and takes the first rank for lora_alpha (each layer's own in later releases).  So by default every layer is padded with
+zeros to the largest rank, and lora_alpha = r: every reader then scales by 1.  The compact form has patterns and no zeros.
 
-PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name ("fc" is found in "decoder.fc"
-as well), and names in ``target_modules`` as such ends: here every name is escaped and anchored, so that it means one module.
+PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name ("fc" matches "decoder.fc" too),
+and treats names in ``target_modules`` in the same way.  Here every name is escaped and anchored, so that it means one module.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = ["DRAFT", "export_lora", "lora_config", "lora_state_dict"]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG, WEIGHTS, "adapter_model.bin")
 DRAFT = ".export-"
-"""How the names of folders begin that a killed write leaves in a directory."""
+"""Prefix of the temporary folder of a write; a killed write leaves it behind."""
 PREFIX = "base_model.model."
-"""What PEFT puts before the names of the base model's modules."""
+"""The prefix that PEFT puts before the names of the base model's modules."""
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
-"""What PEFT does not save as a whole."""
+"""Containers, which PEFT does not save as a whole."""
 
 
 def export_lora(
@@ -53,22 +53,22 @@ def export_lora(
 ) -> None:
     """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    ``peft.PeftModel.from_pretrained(base, directory)`` then computes what ``model`` computes.  Modules that are trained as a
-    whole or own trainable parameters (heads) become ``modules_to_save``, with all that is in them.  The factors keep their dtype.
-    What training changes in a module without trainable parameters is not in the checkpoint: keep a frozen nn.BatchNorm2d in eval
-    mode, or train it.
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``.  Modules that are trained as a
+    whole or own trainable parameters (heads) become ``modules_to_save``, with all their submodules.  The factors keep their
+    dtype.  Buffers that training changes in a module without trainable parameters are not saved: keep a frozen nn.BatchNorm2d
+    in eval mode, or train it.
 
     ``compact`` : every layer at its own rank, for PEFT alone (see above); by default all at the largest, for every reader.
 
-    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load; by default what the configuration of
-    a PEFT model says, or where transformers has loaded the model from.
+    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load.  Their defaults come from the
+    configuration of a PEFT model, or from the path from which transformers loaded the model.
 
-    Whoever reads the directory finds the old adapter, none, or the new one, but no mixture: the configuration is taken away
-    first and comes last.
+    A concurrent reader of the directory finds the old adapter, none, or the new one, but no mixture: the old configuration is
+    removed first and the new one is written last.
 
     Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model
-    without adapters or merged, and for what a LoRA checkpoint cannot say: dilated convolutions and those whose padding is
-    not zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
+    without adapters or merged, and for parts that a LoRA checkpoint cannot hold: convolutions with dilation or a padding mode
+    other than zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
     low-rank update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or another container
     with trained parameters of its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
     bases that another optimizer has changed.  Nothing is written then.
@@ -121,8 +121,8 @@ def lora_config(
 
 
 def lora_state_dict(model: nn.Module, *, compact: bool = False) -> dict[str, Tensor]:
-    """A = Vᵀ and B = alpha·U S of every adapter, with zeros up to the largest rank unless they are to be compact, and the tensors
-    of the other trained modules, under PEFT's names: contiguous copies.
+    """A = Vᵀ and B = alpha·U S of every adapter, padded with zeros to the largest rank unless ``compact``, and the tensors of the
+    other trained modules: contiguous copies under PEFT's names.
 
     Raises like :func:`export_lora`.
     """
@@ -145,7 +145,7 @@ def _factors(layer: AdaptedLayer, r: int) -> dict[str, Tensor]:
     with own_precision(S.device):
         B, A = pad(layer.alpha * (Ut.mT @ S), (0, zeros)), pad(Vt, (0, 0, 0, zeros))
     if isinstance(base, nn.Embedding):
-        if base.padding_idx is not None:  # that row is looked up too, and gets no update
+        if base.padding_idx is not None:  # PEFT looks this row up as well; here it gets no update
             A = A.index_fill(1, torch.tensor(base.padding_idx, device=A.device), 0.0)
         return {"lora_embedding_A": A, "lora_embedding_B": B}
     if isinstance(base, Convolution):
@@ -189,10 +189,10 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
 
 
 def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost modules outside of the adapters that are trained as a whole or own trainable parameters, and what PEFT has
-    in place of others, which is not trainable where it was loaded for inference.
+    """The outermost modules outside of the adapters that are trained as a whole or own trainable parameters, and PEFT's active
+    copies in ``modules_to_save``, which are not trainable in a model that was loaded for inference.
 
-    PEFT takes no module inside of another one that it saves, and no container that cannot be called.
+    PEFT accepts no module inside of another saved one, and no container that cannot be called.
     """
     layers = adapters(model)
     heads = [wrapper for wrapper in model.modules() if isinstance(wrapper, ModulesToSaveWrapper)]
@@ -226,7 +226,7 @@ def _is_trained(module: nn.Module, inside: set[int]) -> bool:
 
 
 def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
-    """Raise ``ValueError`` for a trained module whose name PEFT finds in others too, or with adapters inside."""
+    """Raise ``ValueError`` for a trained module with adapters inside, or whose name is also the end of another name."""
     names = {_saved_name(name) for name, _ in model.named_modules()}
     layers = [_base_name(name) for name in adapters(model)]
     for head in heads:
@@ -239,5 +239,5 @@ def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
 
 
 def _saved_name(name: str) -> str:
-    """The name in the base model of a module that PEFT has wrapped to save it, or that lies in one, or the name as it is."""
+    """The name in the base model of a module in one of PEFT's ``modules_to_save`` wrappers; other names stay as they are."""
     return re.sub(r"\.(modules_to_save\.[^.]+|original_module)(?=\.|$)", "", _base_name(name))

@@ -1,9 +1,9 @@
 """GeoLoRA as a method of PEFT: ``get_peft_model(model, GeoLoraConfig(...))``.
 
 Import this module once, also before ``PeftModel.from_pretrained``: the import registers the method under the name GEOLORA.  Every
-chosen layer becomes a :class:`GeoLoraLayer`, which keeps one :class:`LowRankAdapter` for each of PEFT's adapters.  The active one
-shows itself as an ordinary :class:`AdaptedLayer` on the same base and factors; it does all the computing, and the optimizer and
-whoever else asks :func:`geolora_ref.nn.adapters` find it.
+chosen layer becomes a :class:`GeoLoraLayer`, which keeps one :class:`LowRankAdapter` for each of PEFT's adapters.  The active
+adapter is exposed as an ordinary :class:`AdaptedLayer` on the same base and factors.  This layer does all the computing, and
+:func:`geolora_ref.nn.adapters` lists it, so that the optimizer finds it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["GeoLoraConfig", "GeoLoraLayer", "GeoLoraModel", "create_geolora_opti
 
 
 def _known_to_peft(name: str) -> PeftType:
-    """The member of this name of PEFT's list of methods, entered if need be.
+    """The member of this name in PEFT's enumeration of methods, added if it is missing.
 
-    ``register_peft_method`` is open to other packages, but asks for a member of an enumeration that is not.
+    ``register_peft_method`` is open to other packages, but wants a member of an enumeration that is closed.
     """
     if name not in PeftType.__members__:
         member = str.__new__(PeftType, name)
         member._name_ = member._value_ = name
-        setattr(PeftType, name, member)  # from Python 3.12 on enumerations look no names up in their map
+        setattr(PeftType, name, member)  # Python 3.12 and later do not look names up in the map
         PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
         PeftType._member_names_.append(name)
     return PeftType(name)
@@ -59,7 +59,7 @@ LORA_SAYS = {
     "bias": "modules_to_save",
     "target_parameters": "target_modules",
 }
-"""What LoraConfig calls it, and what it is here."""
+"""Options of LoraConfig, each with its counterpart here."""
 
 
 @dataclass
@@ -68,19 +68,19 @@ class GeoLoraConfig(PeftConfig):
 
     Attributes
     ----------
-    rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`; ``rank`` is where training
-        starts, a saved adapter has its ranks in the shapes of its factors.
-    dtype : of the factors, by its name, "float32" or "float64" (a configuration is saved as text); None as there.
-    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names; None for those that
-        PEFT lists for the model's architecture.
-    exclude_modules : the same form; what is left out.
+    rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`.  ``rank`` is the rank at the start
+        of training; a saved adapter stores its ranks in the shapes of its factors.
+    dtype : the factors' dtype by name, "float32" or "float64" (a configuration is saved as text); None as in ``adapt``.
+    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names; None for the
+        modules that PEFT lists for the model's architecture.
+    exclude_modules : modules that are left out, in the same form.
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
     trainable_token_indices : rows of embeddings that are trained as they are, as in LoraConfig; a list means the input embedding.
     init_weights : False draws S at random, so that a new adapter does something (for tests); by default S = 0.
 
-    Raises ``ValueError`` for ranks and factors out of range, and for ``layers_to_transform`` beside an expression; ``TypeError``,
-    as for every unknown word, for those of LoraConfig, with those that are meant here.
+    Raises ``ValueError`` for options out of range, and for ``layers_to_transform`` beside a regular expression; ``TypeError``
+    for an unknown option, which for options of LoraConfig names the counterpart here.
     """
 
     rank: int = 8
@@ -99,7 +99,7 @@ class GeoLoraConfig(PeftConfig):
     init_weights: bool = True
 
     def __new__(cls, *_: Any, **options: Any) -> GeoLoraConfig:
-        """Before Python says that it does not know ``r``."""
+        """Refuse options of LoraConfig with a hint, before the generated ``__init__`` refuses them without one."""
         found = {name: value for name, value in options.items() if name in LORA_SAYS}
         if found:
             here = "; ".join(f"for {name} {LORA_SAYS[name]}" for name in found)
@@ -132,10 +132,10 @@ class GeoLoraConfig(PeftConfig):
 
 
 class NamedLayer(AdaptedLayer):
-    """An adapted layer whose base and factors belong to a :class:`GeoLoraLayer`, under whose names they are saved.
+    """An adapted layer whose base and factors belong to a :class:`GeoLoraLayer` and are saved under that layer's names.
 
-    ``merged_adapters``, shared by all of a base, are the names of those merged, in order.  Each keeps the weight that it found;
-    so the last one must be taken out first.
+    ``merged_adapters`` : names of the merged adapters in order, a list shared by all adapters of a base.  Each merged adapter
+    keeps the weight from before its own merge, so the last one must be unmerged first.
     """
 
     def __init__(self, name: str, merged_adapters: list[str], base: nn.Module, adapter: LowRankAdapter, **options: Any) -> None:
@@ -144,22 +144,22 @@ class NamedLayer(AdaptedLayer):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("base", "adapter"):
-            object.__setattr__(self, name, value)  # no submodules of this one: their parameters would appear twice
+            object.__setattr__(self, name, value)  # not registered as submodules: their parameters would appear twice
         else:
             super().__setattr__(name, value)
 
     @property
     def base_is_merged(self) -> bool:
-        """As of :class:`AdaptedLayer`."""
+        """Whether base.weight contains any adapter of the base."""
         return bool(self.merged_adapters)
 
     def merge(self) -> None:
-        """As :meth:`AdaptedLayer.merge`."""
+        """Like :meth:`AdaptedLayer.merge`, and enter the name into ``merged_adapters``."""
         super().merge()
         self.merged_adapters.append(self.name)
 
     def unmerge(self) -> None:
-        """As :meth:`AdaptedLayer.unmerge`.  Raises ``RuntimeError`` if another adapter has been merged since."""
+        """Like :meth:`AdaptedLayer.unmerge`; ``RuntimeError`` also if another adapter has been merged since."""
         if self.merged and self.merged_adapters[-1] != self.name:
             raise RuntimeError(f"unmerge: expected {self.merged_adapters[-1]!r}, merged last, to go first, found {self.name!r}")
         super().unmerge()
@@ -167,10 +167,10 @@ class NamedLayer(AdaptedLayer):
 
 
 class GeoLoraLayer(nn.Module, BaseTunerLayer):
-    """A frozen layer with the adapters that PEFT has given it, one of which is active at most.
+    """A frozen layer with the adapters that PEFT has given it, of which at most one is active.
 
     ``geolora_adapter`` holds them by name; ``geolora_active`` is the active one as an :class:`AdaptedLayer`, or None.
-    A ``state_dict`` holds base and adapters unmerged, also while some are merged; to load the base or one of these unmerges.
+    A ``state_dict`` holds base and adapters unmerged, even while some are merged; loading the base or a merged adapter unmerges.
     """
 
     adapter_layer_names = ("geolora_adapter",)
@@ -188,7 +188,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         self.train(base_layer.training)
 
     def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
-        """A new adapter, without values where PEFT is about to load them (``low_cpu_mem_usage``)."""
+        """Add a new adapter; on the meta device, without values, where PEFT is about to load them (``low_cpu_mem_usage``)."""
         dtype = None if config.dtype is None else getattr(torch, config.dtype)
         adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
         if not (config.init_weights or adapter.S.is_meta):
@@ -197,7 +197,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         options = {name: getattr(config, name) for name in ("alpha", "dropout", "fused")}
         (m, n), base = adapter.shape, self.base_layer
         channels = (base.in_channels, base.out_channels) if isinstance(base, Convolution) else (n, m)
-        self.in_features, self.out_features = channels  # as PEFT's layers say it
+        self.in_features, self.out_features = channels  # attributes of PEFT's layers
         named = NamedLayer(adapter_name, self.merged_adapters, self.base_layer, adapter, **options)
         self.geolora_layers[adapter_name] = named
         self.geolora_adapter[adapter_name] = adapter
@@ -213,17 +213,17 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             self.geolora_active.train(self.training)
 
     def _in_effect(self) -> NamedLayer | None:
-        """The adapter that acts beside the base; None while adapters are merged or disabled, which takes merged ones out."""
+        """The adapter that acts beside the base; None while adapters are merged or disabled.  Disabling unmerges first."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = None if self.merged or self.disable_adapters else self.geolora_active
-        if active is not None and getattr(self, "_is_replica", False):  # of nn.DataParallel, which has copied submodules alone
+        if active is not None and getattr(self, "_is_replica", False):  # nn.DataParallel copied submodules alone
             active.base, active.adapter = self.base_layer, cast(LowRankAdapter, self.geolora_adapter[active.name])
         return active
 
     @property
     def weight(self) -> Tensor:
-        """The effective weight, for those who read it instead of calling the layer."""
+        """The effective weight, for callers that read it instead of calling the layer."""
         active = self._in_effect()
         return cast(Tensor, self.base_layer.weight) if active is None else active.weight
 
@@ -234,9 +234,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the active adapter, or those named, to the base weight.
+        """Add the active adapter, or the adapters of ``adapter_names``, to the base weight.
 
-        Raises ``ValueError`` with ``safe_merge`` for factors that are not finite, ``RuntimeError`` as :meth:`AdaptedLayer.merge`;
+        Raises ``RuntimeError`` like :meth:`AdaptedLayer.merge`, and with ``safe_merge`` ``ValueError`` for non-finite factors;
         nothing is merged then.
         """
         names = check_adapters_to_merge(self, adapter_names)
@@ -246,7 +246,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
                 self.geolora_layers[name].merge()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """For ``peft.convert_to_lora``, which knows linear layers alone; it is exact from the rank of the adapter on."""
+        """For ``peft.convert_to_lora``, which converts linear layers alone; exact if its rank is at least the adapter's."""
         return isinstance(self, GeoLoraLinear)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
@@ -255,7 +255,7 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         return layer.alpha * layer.layout.weight(layer.adapter.full())
 
     def refuse_unmergeable(self, adapter_names: list[str], safe_merge: bool) -> None:
-        """Raise what :meth:`merge` does, of these adapters, before it changes anything."""
+        """Raise the errors of :meth:`merge` for these adapters, without changing anything."""
         for name in adapter_names:
             layer = self.geolora_layers.get(name)
             if layer is None:
@@ -271,12 +271,12 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             self.geolora_layers[name].unmerge()
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """To the device, but not to the dtype: bases do not stay orthonormal in half precision."""
+        """Move to the device, but keep the dtype: bases do not stay orthonormal in half precision."""
         self.geolora_adapter[adapter_name].to(cast(Tensor, self.base_layer.weight).device if device is None else device)
 
 
 def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """A state with alpha·W in the weight and W beside it would count W twice; the first one merged found the original."""
+    """Put the original weight into a state, which would otherwise count W twice; the adapter merged first has kept it."""
     if layer.merged and f"{prefix}base_layer.weight" in state:
         first = layer.geolora_layers[layer.merged_adapters[0]]
         if first._unmerged_weight is not None:
@@ -284,18 +284,18 @@ def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: s
 
 
 def _unmerged_for_a_state(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Not for the factors of an adapter that is not merged: PEFT loads further adapters in this way."""
+    """Unmerge before a state of the base or of a merged adapter is loaded; other adapters can be loaded while some are merged."""
     parts = ("base_layer.", *(f"geolora_adapter.{name}." for name in layer.merged_adapters))
     if layer.merged and any(key.startswith(tuple(prefix + part for part in parts)) for key in state):
         layer.unmerge()
 
 
 class GeoLoraLinear(GeoLoraLayer):
-    """The same under another name: by the word Linear in it PEFT knows again what "all-linear" means for a second adapter."""
+    """A :class:`GeoLoraLayer` on a linear base: PEFT's "all-linear" for a second adapter looks for Linear in the class name."""
 
 
 class GeoLoraModel(BaseTuner):
-    """What PEFT makes of a model; see :class:`GeoLoraConfig`."""
+    """The PEFT tuner: it puts GeoLoRA's adapters into a model; see :class:`GeoLoraConfig`."""
 
     prefix = "geolora_"
     tuner_layer_cls = GeoLoraLayer
@@ -321,11 +321,11 @@ class GeoLoraModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Without PEFT's copy of the weight: a layer shares that of its base, and what is put back has its own."""
+        """Replace a module without PEFT's copying of weights: the new layer reads the weight of its base."""
         setattr(parent, child_name, new_module)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """As PEFT's; where it raises, the layers that it had changed are what they were."""
+        """Like PEFT's method, but on an error the layers changed so far are restored."""
         had_it = {layer for layer in model.modules() if isinstance(layer, GeoLoraLayer) and adapter_name in layer.geolora_layers}
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -338,14 +338,14 @@ class GeoLoraModel(BaseTuner):
             raise
 
     def _prepare_model(self, peft_config: GeoLoraConfig, model: nn.Module) -> None:
-        """Before anything is put in: ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be adapted."""
+        """Raise ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be adapted, before any change."""
         found = [name for name, layer in adapters(model).items() if type(layer) is AdaptedLayer]
         if found:
             raise ValueError(f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}")
         super()._prepare_model(peft_config, model)
 
     def _prepare_adapter_config(self, peft_config: GeoLoraConfig, model_config: dict[str, Any]) -> GeoLoraConfig:
-        """As PEFT's; says what "all-linear" leaves as it is."""
+        """Like PEFT's method, with a warning about stacked parameters that "all-linear" leaves alone."""
         if peft_config.target_modules == "all-linear":
             say_what_stays(self.model)
         prepared: GeoLoraConfig = super()._prepare_adapter_config(peft_config, model_config)
@@ -353,7 +353,7 @@ class GeoLoraModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Refuse an adapter for each row of a batch, which PEFT would drop without a word."""
+        """Refuse a different adapter for each row of a batch: PEFT would silently ignore the choice."""
         if kwargs.get("adapter_names") is not None:
             raise ValueError("adapter_names: expected none (set_adapter chooses one for the whole batch), found one for each row")
         yield
@@ -365,14 +365,14 @@ class GeoLoraModel(BaseTuner):
         )
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """As PEFT's, of all layers or none: raises what :meth:`GeoLoraLayer.merge` does before the first one."""
+        """Like PEFT's method, for all layers or none: the errors of :meth:`GeoLoraLayer.merge` come before the first merge."""
         self._refuse_unmergeable(adapter_names, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
 
     def merge_and_unload(
         self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
     ) -> nn.Module:
-        """Likewise; what was unloaded is gone."""
+        """Merge like :meth:`merge_adapter`, and return the model without the adapters."""
         self._refuse_unmergeable(adapter_names, safe_merge)
         return super().merge_and_unload(progressbar, safe_merge, adapter_names)
 
@@ -390,9 +390,9 @@ class GeoLoraModel(BaseTuner):
 
 
 def create_geolora_optimizer(model: nn.Module, lr: float = 0.02, **options: Any) -> GeoLoRA:
-    """The optimizer of a PEFT model's active adapter and of its heads, as PEFT's own factories make theirs.
+    """The optimizer of a PEFT model's active adapter and heads, named like PEFT's own optimizer factories.
 
-    ``options`` and errors are those of :class:`geolora_ref.nn.GeoLoRA`, which does the same.
+    Equivalent to :class:`geolora_ref.nn.GeoLoRA`, with the same ``options`` and errors.
     """
     return GeoLoRA(model, lr, **options)
 

@@ -1,4 +1,4 @@
-"""Put low-rank adapters into a model, in place, and ask for them."""
+"""Put low-rank adapters into a model, in place; list, merge and disable them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 LOG = logging.getLogger("geolora_ref")
 COMPILED = "_orig_mod"
-"""What ``torch.compile`` calls the module inside of its own."""
+"""The name under which a module of ``torch.compile`` holds the original module."""
 
 
 def adapt(
@@ -58,25 +58,24 @@ def adapt(
     ----------
     target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``; a warning of the logger
         "geolora_ref" names experts of a mixture that stay as they are), a regular expression that matches whole module names, or
-        names; a name stands for all modules whose name is it or ends in ".name".
+        names; "q" stands for every module whose name is "q" or ends in ".q".
     rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).  Both are lowered to
         min(m, n) of a layer.
     alpha, dropout, fused : see :class:`AdaptedLayer`.
     dtype : of the factors; by default the layer's, single precision where that is lower.
     gradients : see :class:`LowRankAdapter`.
     train : names of modules that stay trainable as a whole (heads).
-    exclude : names of modules that are left as they are, with all that is in them (an output layer that shares its weight with
+    exclude : names of modules that stay as they are, with all their submodules (an output layer that shares its weight with
         an embedding, say).
     generator : for the random bases; by default torch's own.
 
-    The adapted model computes what it computed before (S = 0): to the last bit with ``fused=False``, within the rounding of a
-    product otherwise.  Returns the new layers by name, by the first one of a
-    module that has several.
+    The adapted model computes the same as before, because S = 0: to the last bit with ``fused=False``, within the rounding of
+    a product otherwise.  Returns the new layers by name; a module with several names is listed by the first.
 
     Raises ``ValueError``: ranks below 1, options that exclude each other (see :class:`AdaptedLayer`), a rank, alpha or dropout
-    out of range, names that no module has (the message lists those there are), layers that cannot be adapted, a
-    weight that another module shares, a layer inside of ``train``, a model that is adapted already, dropout where only the weight
-    of a layer is read.  The model is then as it was.
+    out of range, names that no module has (the message lists the possible ones), layers that cannot be adapted, a weight that
+    another module shares, a layer inside of ``train``, a model that is adapted already, dropout where only the weight of a
+    layer is read.  The model is unchanged then.
     """
     checks.integer("rank", rank, 1)
     if max_rank is not None:
@@ -101,7 +100,7 @@ def adapt(
     model.requires_grad_(False)
     for head in heads.values():
         head.requires_grad_(True)
-    names = list(model.named_modules(remove_duplicate=False))  # a module may have several
+    names = list(model.named_modules(remove_duplicate=False))  # a module may have several names
     for adapted in layers.values():
         adapted.train(adapted.base.training)
         for name in [name for name, module in names if module is adapted.base]:
@@ -158,7 +157,7 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
 
 
 def say_what_stays(model: nn.Module) -> None:
-    """Warn of parameters that hold several matrices each, as experts of a mixture do: they belong to no linear layer."""
+    """Warn of parameters that stack several matrices, as mixture-of-experts layers have them: "all-linear" leaves them alone."""
     parameters = [
         (f"{name}.{key}", parameter)
         for name, module in model.named_modules()
@@ -172,7 +171,7 @@ def say_what_stays(model: nn.Module) -> None:
 
 
 def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    """The modules with a name that the pattern matches as a whole, each by the first of its names."""
+    """The modules with a name that the whole pattern matches, each under the first of its names."""
     try:
         wanted = re.compile(pattern)
     except re.error as problem:
@@ -182,7 +181,7 @@ def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
 
 
 def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:
-    """The modules that names stand for, each of which must stand for one at least; by the first of its names."""
+    """The modules that ``names`` stand for, each under the first of its names; every name must stand for at least one module."""
     if isinstance(names, str):
         raise ValueError(f"{argument}: expected a sequence of names, found the string {names!r}")
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
@@ -208,7 +207,7 @@ def _names(model: nn.Module) -> str:
 
 
 def _refuse_layers_of_peft(model: nn.Module) -> None:
-    """Raise ``ValueError`` if PEFT has wrapped a layer, whose own factors would be adapted; PEFT need not be installed."""
+    """Raise ``ValueError`` if PEFT has wrapped a layer: PEFT's own factors would be adapted.  PEFT need not be installed."""
     for name, module in model.named_modules():
         if any(kind.__name__ == "BaseTunerLayer" for kind in type(module).__mro__):
             raise ValueError(
@@ -234,7 +233,7 @@ def _refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -
 
 
 def refuse_several_places(model: nn.Module, whole: nn.Module) -> None:
-    """Raise ``ValueError`` if a module, or what is in it, has several places in the model: PEFT replaces the first one only."""
+    """Raise ``ValueError`` if a module or one of its submodules has several places in the model: PEFT replaces the first only."""
     inside = set(whole.modules())
     places = [
         f"{name}.{key}".removeprefix(".")
@@ -258,7 +257,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
-    """All adapted layers of a model by name, in a compiled or data-parallel one by that in the model inside."""
+    """All adapted layers of a model by name; a compiled or data-parallel model is looked through to the model inside."""
     return {name: module for name, module in unwrapped(model).named_modules() if isinstance(module, AdaptedLayer)}
 
 
@@ -270,7 +269,7 @@ def parameter_count(model: nn.Module) -> int:
 def merge(model: nn.Module) -> None:
     """Merge every adapter, or none if one cannot be: see :meth:`AdaptedLayer.merge`.
 
-    Raises ``RuntimeError`` as it does, with the name of the layer.
+    Raises ``RuntimeError`` like :meth:`AdaptedLayer.merge`, with the name of the layer.
     """
     found = adapters(model)
     merged = [name for name, layer in found.items() if layer.merged]
@@ -288,7 +287,7 @@ def merge(model: nn.Module) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Undo :func:`merge`, bit for bit (last in, first out: two adapters may share a base).
+    """Undo :func:`merge`, bit for bit, in reverse order because two adapters may share a base.
 
     Raises ``RuntimeError`` if a layer is not merged; nothing was changed.
     """
@@ -302,7 +301,7 @@ def unmerge(model: nn.Module) -> None:
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within this context the model is the one that was adapted."""
+    """Within this context the model computes as before adaptation: every adapter is switched off."""
     with ExitStack() as stack:
         for layer in adapters(model).values():
             stack.enter_context(layer.disabled())
@@ -311,10 +310,10 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def foreign_optimizer(model: nn.Module) -> Iterator[None]:
-    """Within this context anybody may write into the factors: for baselines that step U, S and V as they like.
+    """Within this context any optimizer may write into the factors: for baselines that step U, S and V as they like.
 
-    Their ``.grad`` is (∇_K)ᵀ, ∇_S, (∇_L)ᵀ, or with gradients="published" the derivatives.  Bases that are not orthonormal are
-    taken for what is meant from then on, until they are loaded or assigned; GeoLoRA's step refuses them.
+    ``.grad`` of Ut, S, Vt is (∇_K)ᵀ, ∇_S, (∇_L)ᵀ, or with gradients="published" the derivatives.  Bases may then stay
+    non-orthonormal until factors are loaded or assigned again; only GeoLoRA's step refuses such bases.
     """
     found = {module: module.watch.off for module in unwrapped(model).modules() if isinstance(module, LowRankAdapter)}
     for adapter in found:

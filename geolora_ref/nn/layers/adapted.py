@@ -1,7 +1,7 @@
 """A frozen layer and its low-rank update: y = base(x) + alpha · (x Wᵀ), W = U S Vᵀ.
 
 One module for linear layers (also the transposed ones of GPT-2), convolutions and embeddings.  They differ in how x meets
-the factors (``functions.py``) and in how W is laid out in the base weight, which :class:`Layout` says.
+the factors (``functions.py``) and in how W is laid out in the base weight (:class:`Layout`).
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ __all__ = ["AdaptedLayer", "Convolution", "Fused", "Layout", "check_fused", "is_
 Fused = Literal["auto", True, False]
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (Tensor, nn.Parameter)
-"""Tensors that know every operation."""
+"""Tensor classes that support every operation."""
 PLAIN_FORWARDS = ("transformers.models.falcon.modeling_falcon.FalconLinear",)
-"""Subclasses of nn.Linear with a ``forward`` of their own that is the same product."""
+"""Subclasses of nn.Linear whose own ``forward`` computes the same product."""
 CODED_WEIGHTS = ("bitsandbytes.nn.modules.Linear8bitLt", "bitsandbytes.nn.modules.Linear4bit")
-"""Those that have the same product from codes of their own in the place of the weight."""
+"""Subclasses of nn.Linear that compute the same product from a quantised weight."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a kind of layer uses W (m x n): its shape, how x meets the factors, and the ways between W and the layer's tensors.
+    """How a kind of layer uses W (m x n): its shape, how x meets the factors, and how W maps to the layer's tensors.
 
-    This one is that of nn.Linear: nothing to rearrange.
+    The base class is the layout of nn.Linear, where nothing is rearranged.
     """
 
     shape: tuple[int, int]
     input_map: InputMap
 
     def before(self, x: Tensor) -> Tensor:
-        """The input as the map wants it."""
+        """The input in the form that ``input_map`` takes (padded, for a convolution)."""
         return x
 
     def after(self, y: Tensor) -> Tensor:
@@ -143,20 +143,19 @@ class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
     ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
-    ``fused`` : "auto", by ``geolora_ref.fast`` where that applies: one function for base and update, where the base is nn.Linear
-    with a frozen weight in the dtype and on the device of the factors (no quantised one, nor another subclass of tensors), and
-    nothing is to happen when it is called: no hook and no ``forward`` of its own (as offloading, pruning and older
-    parametrisations have them).  Every other layer takes the plain way, and so does gradients="published", whose graph is torch's
-    own.  False: the plain way always, base(x) and the update
-    beside it, whose output is that of the base to the last bit while S = 0; the fused function rounds otherwise where another
-    library multiplies (``fast/layer/product.py``).  True: as "auto", for bases that are as they have to be, or ``ValueError``.
-    Hooks for all modules at once, which torch has for debugging and profiling, do not see a fused base: it is not called.
-    Whoever reads ``weight`` instead of calling the layer (nn.MultiheadAttention does) gets the effective one, base.weight +
-    alpha·W, and gradients pass through it in the same form; dropout, which acts on the input, has no place there.  Every other
-    attribute is the base's, but for those that Python itself asks for (``__deepcopy__``).
-    A ``state_dict`` holds base and adapter unmerged, also while they are merged; to load one unmerges.  Layers that are given
-    one base know nothing of each other: they are saved and loaded unmerged, and the one that was merged last is unmerged first.
-    A program that ``torch.export`` makes of it computes the same but cannot be trained: it has the ordinary gradients of U, S, V.
+    ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that applies: the base is nn.Linear
+    itself with a frozen, plain weight in the dtype and on the device of the factors, without hooks and without an instance
+    ``forward`` (offloading, pruning and older parametrisations set these).  Every other layer takes the plain way, and so does
+    gradients="published", whose graph is torch's own.  False always takes the plain way: base(x) plus the update.  Its output
+    equals the base's to the last bit while S = 0; the fused function may round otherwise, where another library multiplies
+    (``fast/layer/product.py``).  True is like "auto", but fuses gradients="published" too, and raises ``ValueError`` for a base
+    of another class, dtype or device.  Torch's global module hooks (for debugging) do not see a fused base: it is not called.
+    The attribute ``weight`` is the effective weight base.weight + alpha·W, for callers that read it instead of calling the layer
+    (nn.MultiheadAttention).  Gradients pass through it in the same form; dropout acts on the input and has no effect there.
+    Every other attribute is the base's, except special ones such as ``__deepcopy__``.
+    A ``state_dict`` holds base and adapter unmerged, even while they are merged; loading a state unmerges.  Layers that share
+    one base do not know of each other: save and load them unmerged, and unmerge first the layer that was merged last.
+    A ``torch.export`` program of the layer computes the same but cannot be trained: it has the ordinary gradients of U, S, V.
     """
 
     def __init__(
@@ -204,7 +203,7 @@ class AdaptedLayer(nn.Module):
 
     @property
     def base_weight(self) -> nn.Parameter:
-        """The frozen weight."""
+        """The frozen weight of the base, with alpha·W in it while merged."""
         return cast(nn.Parameter, self.base.weight)
 
     @property
@@ -214,13 +213,13 @@ class AdaptedLayer(nn.Module):
 
     @property
     def base_is_merged(self) -> bool:
-        """Whether the base has this adapter in its weight, or another one that shares it (``peft_tuner.py``)."""
+        """Whether base.weight contains this adapter or another adapter of the same base (``peft_tuner.py``)."""
         return self.merged
 
     @property
     def weight(self) -> Tensor:
-        """The effective weight in the dtype of the base, W by products in that of the factors; base.weight itself while merged or
-        disabled.  Raises ``RuntimeError`` for a quantised base, to whose codes nothing can be added.
+        """The effective weight in the base's dtype, with W computed in the factors' dtype; base.weight itself while merged or
+        disabled.  Raises ``RuntimeError`` for a quantised base: nothing can be added to its codes.
         """
         if self.merged or not self.enabled:
             return self.base_weight
@@ -236,7 +235,7 @@ class AdaptedLayer(nn.Module):
         return projected_weight(Ut, S, Vt) if self.adapter.gradients == "projected" else Ut.mT @ S @ Vt
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, its name in the layers of torch
-        """The base's output and the update."""
+        """The base's output plus alpha times the update."""
         if self.merged or not self.enabled:
             y: Tensor = self.base(input)
             return y
@@ -255,7 +254,7 @@ class AdaptedLayer(nn.Module):
         return not (hooked or self.base_weight.requires_grad)
 
     def _fused(self, x: Tensor) -> Tensor:
-        """The same by the fast path."""
+        """The output of :meth:`forward` by the fast path."""
         (Ut, S, Vt), base = self.adapter.in_forward(), cast(nn.Linear, self.base)
         dropped = None if _does_nothing(self.dropout) else self.dropout(x)
         published = self.adapter.gradients == "published"
@@ -263,7 +262,7 @@ class AdaptedLayer(nn.Module):
         return adapted_linear(x, base.weight, base.bias, *factors, adapter_x=dropped, factor_gradients=published)
 
     def update(self, x: Tensor) -> Tensor:
-        """X Wᵀ, arranged like the output of the base; in autocast's precision where that is on."""
+        """X Wᵀ, arranged like the output of the base; in autocast's precision while autocast is on."""
         layout, (Ut, S, Vt) = self.layout, self.adapter.in_forward()
         dtype = _working_dtype(x, S)
         if x.is_floating_point():
@@ -277,10 +276,10 @@ class AdaptedLayer(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add alpha·W to base.weight, in its dtype.  The original is kept beside it until :meth:`unmerge`.
+        """Add alpha·W to base.weight, in its dtype.  The layer keeps the original weight until :meth:`unmerge`.
 
-        Raises ``RuntimeError`` if it is merged already, if it is disabled, if the base computes its weight anew at each call
-        (parametrisations, pruning), or if its class has a ``forward`` of its own, which may use the weight otherwise (weight
+        Raises ``RuntimeError`` if the layer is merged already or disabled, if the base computes its weight anew at each call
+        (parametrisations, pruning), or if the base's class has its own ``forward``, which may use the weight otherwise (weight
         standardisation).
         """
         if self.merged:
@@ -291,8 +290,8 @@ class AdaptedLayer(nn.Module):
         self.base_weight.copy_(merged)
 
     def check_mergeable(self) -> None:
-        """Raise ``RuntimeError`` unless it is enabled, its bases are its own, and the weight of the base is a parameter that it
-        uses as it is.
+        """Raise ``RuntimeError`` unless the layer is enabled, GeoLoRA alone wrote the bases U and V, and base.weight is a
+        parameter that the base uses unchanged.
         """
         if not self.enabled:
             raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
@@ -316,7 +315,7 @@ class AdaptedLayer(nn.Module):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within this context the layer is its base.  Raises ``RuntimeError`` if it is merged: then its base is another one."""
+        """Within this context the layer is its base.  Raises ``RuntimeError`` while merged: base.weight then contains alpha·W."""
         if self.merged:
             raise RuntimeError("disabled: expected an adapter that is not merged, found one that is; unmerge it first")
         before, self.enabled = self.enabled, False
@@ -327,7 +326,7 @@ class AdaptedLayer(nn.Module):
 
 
 def check_fused(fused: object) -> None:
-    """Raise ``ValueError`` unless this is a choice of :class:`AdaptedLayer`."""
+    """Raise ``ValueError`` unless ``fused`` is "auto", True or False (see :class:`AdaptedLayer`)."""
     if not isinstance(fused, bool) and fused != "auto":
         raise ValueError(f"fused: expected 'auto', True or False, found {fused!r}")
 
@@ -341,17 +340,17 @@ def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
 
 
 def _does_nothing(dropout: nn.Module) -> bool:
-    """Whether dropout returns its input.  Its mode is its own: Monte Carlo methods switch it on in a model that is evaluated."""
+    """Whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches it on in a model in eval mode."""
     return isinstance(dropout, nn.Identity) or (isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0.0))
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """Whether a weight is no subclass of tensors: quantised ones, and those spread over processes, may know fewer operations."""
+    """Whether a weight is a plain tensor: tensor subclasses (quantised, distributed) may support fewer operations."""
     return type(weight) in PLAIN_WEIGHTS
 
 
 def _is_coded(weight: Tensor) -> bool:
-    """Whether a weight holds codes, of which another library makes numbers (quantised)."""
+    """Whether a weight is quantised: it holds codes that another library decodes into numbers."""
     return not weight.is_floating_point() or weight.element_size() < 2
 
 
@@ -370,19 +369,19 @@ def _has_own_forward(base: nn.Module) -> bool:
 
 
 def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """A state with alpha·W in the weight and W beside it would count W twice."""
+    """Put the unmerged weight into a state: a state with alpha·W in the weight and W beside it would count W twice."""
     if layer._unmerged_weight is not None and f"{prefix}base.weight" in state:
         state[f"{prefix}base.weight"] = layer._unmerged_weight.to(layer.base_weight)  # where the module has been moved to
 
 
 def _unmerged_for_a_state(layer: AdaptedLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Base or factors alone as well: alpha·W of before would stay in the weight."""
+    """Unmerge before any part of a state is loaded: otherwise the old alpha·W would stay in the weight."""
     if layer.merged and any(key.startswith(prefix) for key in state):
         layer.unmerge()
 
 
 def _working_dtype(x: Tensor, S: Tensor) -> torch.dtype:
-    """That of the factors, or autocast's (which leaves double precision alone)."""
+    """The dtype of the update: the factors' dtype, or autocast's (which leaves double precision alone)."""
     device = x.device.type
     if autocasts(device) and S.dtype == torch.float32:
         return torch.get_autocast_dtype(device)

@@ -38,17 +38,17 @@ class LowRankAdapter(nn.Module):
     Attributes
     ----------
     Ut : (max_rank, m) and Vt : (max_rank, n), the bases transposed: rows beyond the rank are zero.  Transposed storage
-        keeps the first r of them contiguous, and storage of fixed size keeps parameters what they are when the rank changes
-        (for data-parallel training, compilation, and whoever holds a reference).
+        keeps the first r rows contiguous.  Storage of fixed size keeps the same parameters when the rank changes, as
+        data-parallel training, compilation and anyone with a reference to them need it.
     S : (max_rank, max_rank), zero outside the leading r x r block.
     rank : r.
     gradients : what ``.grad`` holds after a backward pass.  "projected" (default): ∇_K, ∇_S, ∇_L in the places of U, S, V;
         "published": the factor gradients G_U, ∇_S, G_V of Algorithm 1, line 2.
-    watch : sees whether anybody but GeoLoRA's optimizers has changed the bases (``watch.py``).  Training passes, ``state_dict``,
-        merging and exports raise ``RuntimeError`` then.
+    watch : detects changes of the bases by anything but GeoLoRA's optimizers (``watch.py``).  Training passes, ``state_dict``,
+        merging and exports raise ``RuntimeError`` after such a change.
 
-    In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes are the rank.
-    Raises ``ValueError`` for ranks out of range and for a precision below single (bases do not stay orthonormal in it).
+    In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes store the rank.
+    Raises ``ValueError`` for ranks out of range and for a precision below single, in which bases do not stay orthonormal.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LowRankAdapter(nn.Module):
 
     @property
     def U(self) -> Tensor:
-        """(m, r), detached.  With S and V the names in a ``state_dict``, which torch's distributed checkpoints ask for."""
+        """(m, r), detached.  A ``state_dict`` has the names U, S, V, and torch's distributed checkpoints read such attributes."""
         return self.Ut.detach()[: self.rank].mT
 
     @U.setter
@@ -108,7 +108,7 @@ class LowRankAdapter(nn.Module):
         raise ValueError(f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}")
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As torch's; ``ValueError`` for the names of a state, whose loading parameter by parameter would lose the rank."""
+        """As torch's; ``ValueError`` for U and V: loading a state parameter by parameter would lose the rank."""
         if name in ("U", "V"):
             raise ValueError(f"{name}: expected the storage {name}t in its place, found a parameter; {NO_STATE}")
         super().register_parameter(name, param)
@@ -131,38 +131,38 @@ class LowRankAdapter(nn.Module):
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
         """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.
 
-        Raises ``ValueError`` for an S that is not the storage, as ``functional_call`` puts it there from a ``state_dict``, and
-        for flat pieces of FSDP1.
+        Raises ``ValueError`` for flat pieces of FSDP1, and for an S that is not the storage (``functional_call`` with a
+        ``state_dict`` puts such an S there).
         """
         if _is_flat(self.Ut):
             self.refuse_shards()
         return self._first(self.rank)
 
     def in_forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for a forward pass; the parameters themselves where the rank fills them, since gradients of views cost copies.
+        """(Ut, S, Vt) for a forward pass: views, or the parameters themselves at full rank, since gradients of views cost copies.
 
-        Compiled code gets the whole storage, whose other rows are zero and change nothing: it would be compiled anew for every
-        rank.  Raises ``RuntimeError`` in training, where it is not compiled, as :meth:`refuse_foreign_bases`.
+        Compiled code gets the whole storage, whose other rows are zero and change nothing: views would make torch compile anew
+        for every rank.  In uncompiled training it raises ``RuntimeError`` like :meth:`refuse_foreign_bases`.
         """
         compiled = torch.compiler.is_compiling()
         if not compiled and self.training and torch.is_grad_enabled():
             Ut, Vt = self.Ut, self.Vt
             copies = "_is_replica" in self.__dict__  # by nn.DataParallel
-            if Ut.requires_grad and (copies or type(Ut) is nn.Parameter):  # functional_call puts others there
+            if Ut.requires_grad and (copies or type(Ut) is nn.Parameter):  # functional_call puts plain tensors there
                 self.watch.passing(Ut, Vt, self.rank, copies=copies)
         return self._first(None if compiled or self.rank == self.max_rank else self.rank)
 
     def _first(self, r: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of the first r rows, or the parameters."""
+        """Views of the first r rows; the parameters themselves for None."""
         if self.S.shape[0] != self.Ut.shape[0]:
             raise ValueError(f"S: expected the storage, {len(self.Ut)} x {len(self.Ut)}, found {tuple(self.S.shape)}; {NO_STATE}")
         return (self.Ut, self.S, self.Vt) if r is None else (self.Ut[:r], self.S[:r, :r], self.Vt[:r])
 
     def factors(self) -> LowRank:
-        """(U, S, V) as the algorithm wants them: detached views (a step reads them, :meth:`assign` writes).
+        """(U, S, V) as the algorithm takes them: detached views (a step reads them, :meth:`assign` writes).
 
-        Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`), entries that are not finite, and
-        as :meth:`refuse_more_than_the_rank`.
+        Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`), for entries that are not finite,
+        and like :meth:`refuse_more_than_the_rank`.
         """
         self.refuse_more_than_the_rank()
         Ut, S, Vt = (X.detach() for X in self.active())
@@ -170,7 +170,7 @@ class LowRankAdapter(nn.Module):
             return LowRank(Ut.mT, S, Vt.mT)
 
     def refuse_more_than_the_rank(self) -> None:
-        """Raise ``ValueError`` if anything is stored behind the rank: parameters came without it, by a copy or a broadcast."""
+        """Raise ``ValueError`` if rows behind the rank are not zero: parameters were copied or broadcast without their rank."""
         if any(bool(X.detach()[self.rank :].any()) for X in (self.Ut, self.Vt)):
             raise ValueError(
                 f"expected zeros behind rank {self.rank}, found others: parameters were copied or broadcast without their ranks; "
@@ -178,21 +178,21 @@ class LowRankAdapter(nn.Module):
             )
 
     def refuse_shards(self) -> None:
-        """Raise ``ValueError`` for factors of which this process has a part alone, as FSDP leaves them."""
+        """Raise ``ValueError`` if this process holds only a part of the factors, as under FSDP."""
         X = self.Ut
         if _is_flat(X) or hasattr(X, "to_local"):  # a DTensor
             raise ValueError(f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}")
 
     def refuse_foreign_bases(self) -> None:
-        """Raise ``RuntimeError`` that says what to do if an optimizer of single tensors, or an average, has changed the bases."""
+        """Raise ``RuntimeError`` with the cure if an optimizer of single tensors, or an average, has changed the bases."""
         self.watch.look(self.Ut, self.Vt, self.rank)
 
     def written_orthonormal(self, *, to: float = 0.0) -> None:
-        """Say that the bases are the owner's, and orthonormal to this defect, or to rounding."""
+        """Tell the watch that the owner wrote the bases, with a defect of at most ``to``, or of rounding if that is more."""
         self.watch.written(self.Ut, self.Vt, max(to, tolerated(self.Ut)))
 
     def _written_as_they_are(self) -> None:
-        """Say that the bases came from elsewhere (a file, another precision): what they are now is allowed."""
+        """Tell the watch that the bases came from a file or another precision: twice their present defect is allowed."""
         if has_values(self.Ut):
             self.written_orthonormal(to=2.0 * max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)))
 
@@ -208,11 +208,11 @@ class LowRankAdapter(nn.Module):
         Raises ``ValueError`` if they do not fit into the storage; nothing is changed then.
         """
         self.assign_factors(*Y)
-        self.written_orthonormal(to=math.sqrt(torch.finfo(self.S.dtype).eps))  # what LowRank has asked for
+        self.written_orthonormal(to=math.sqrt(torch.finfo(self.S.dtype).eps))  # the defect that LowRank accepts
 
     @torch.no_grad()
     def assign_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
-        """The same for bare factors, whose columns need not be orthonormal (``baselines.py``)."""
+        """Like :meth:`assign` for bare factors, whose columns need not be orthonormal (``baselines.py``)."""
         r = S.shape[0]
         expected = ((self.shape[0], r), (r, r), (self.shape[1], r))
         found = tuple(tuple(X.shape) for X in (U, S, V))
@@ -228,7 +228,7 @@ class LowRankAdapter(nn.Module):
 
     @torch.no_grad()
     def put_back(self, Ut: Tensor, S: Tensor, Vt: Tensor) -> None:
-        """Take over copies that were made of :meth:`active`, and their rank; needs no memory, of which there may be none left."""
+        """Take over copies made of :meth:`active`, and their rank, without an allocation: memory may have run out."""
         for storage, X in zip((self.Ut, self.S, self.Vt), (Ut, S, Vt), strict=True):
             storage.zero_()
             storage[: X.shape[0], : X.shape[1]] = X
@@ -240,8 +240,8 @@ class LowRankAdapter(nn.Module):
         """The same W with bases that are orthonormal to the rounding of their dtype.
 
         For factors that come from a lower precision: a float32 state in a float64 model, ``model.double()`` between two steps.
-        The new bases differ from the old ones by no more than their defect (Q of U = Q R with a positive diagonal of R), so that
-        the memory of an optimizer stays what it was.
+        The new basis is Q of U = Q R with a positive diagonal of R.  It differs from U by no more than U's defect, so the
+        memory of an optimizer stays valid.
         """
         Ut, S, Vt = (X.detach() for X in self.active())
         (U, R), (V, Q) = (_positive_qr(X.mT) for X in (Ut, Vt))
@@ -250,10 +250,10 @@ class LowRankAdapter(nn.Module):
         self.written_orthonormal()
 
     def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
-        """What backward passes have left in ``.grad``; None if there was none.
+        """The gradients that backward passes have left in ``.grad``; None if there was no backward pass.
 
-        Raises ``ValueError`` for factors below single precision, for gradients of some of them alone, and as the gradients'
-        class does.
+        Raises ``ValueError`` for factors below single precision, if only some factors have a gradient, and like the class of
+        the gradients.
         """
         found = self._own_gradients()
         if found is None:
@@ -265,8 +265,8 @@ class LowRankAdapter(nn.Module):
     def bare_gradients(self) -> Triple | None:
         """(∇_K, ∇_L, ∇_S) unchecked, for the fast path; None if there are none.
 
-        Raises ``ValueError`` for the published route, whose division the fast path does not have, and for gradients of some of
-        the factors alone.
+        Raises ``ValueError`` for the published route, whose division the fast path does not have, and if only some factors
+        have a gradient.
         """
         if self.gradients != "projected":
             raise ValueError(f"gradients: the fast path expects 'projected', found {self.gradients!r}")
@@ -283,7 +283,7 @@ class LowRankAdapter(nn.Module):
             missing = ", ".join(name for name, X in (("U", U), ("S", S), ("V", V)) if X is None)
             raise ValueError(f"gradients: expected those of U, S and V or none, found none of {missing}")
         r = self.rank
-        return Triple(*(X.detach() for X in (U[:r].mT, V[:r].mT, S[:r, :r])))  # of create_graph=True they want gradients, too
+        return Triple(*(X.detach() for X in (U[:r].mT, V[:r].mT, S[:r, :r])))  # create_graph=True gives them a graph
 
     def extra_repr(self) -> str:
         """What ``print(model)`` says."""
@@ -291,7 +291,7 @@ class LowRankAdapter(nn.Module):
         return f"{m} x {n}, rank {self.rank} of at most {self.max_rank}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowRankAdapter:
-        """Another device or precision: with fewer bits the bases are less orthonormal, which nobody else has done."""
+        """Another device or precision: rounding to fewer bits makes the bases less orthonormal, which is no misuse."""
         before, allowed = self.Ut.dtype, self.watch.allowed
         fine = not has_values(self.Ut) or max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)) <= allowed
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -321,7 +321,7 @@ class LowRankAdapter(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        for hook in self._load_state_dict_pre_hooks.values():  # torch asks them in the method that this one replaces
+        for hook in self._load_state_dict_pre_hooks.values():  # torch calls them in the method that this one overrides
             hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         found = {name: state_dict[prefix + name] for name in "USV" if prefix + name in state_dict}
         missing = [prefix + name for name in "USV" if name not in found]
@@ -330,7 +330,7 @@ class LowRankAdapter(nn.Module):
             unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
         if missing:
             missing_keys.extend(missing)
-            if found:  # none of which is taken
+            if found:  # nothing is loaded then
                 error_msgs.append(f"{prefix.rstrip('.')}: expected U, S and V together, found {', '.join(found)} alone")
             return
         try:
@@ -350,7 +350,7 @@ class LowRankAdapter(nn.Module):
 
 
 def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
-    """Raise ``ValueError`` unless a state holds real matrices for the factors, with entries unless ``meta`` says otherwise."""
+    """Raise ``ValueError`` unless a state holds dense real matrices for the factors; meta tensors only if ``meta``."""
     for name, X in found.items():
         checks.instance(name, X, Tensor, "a tensor")
         assert isinstance(X, Tensor)
@@ -361,12 +361,12 @@ def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
 
 
 def _is_flat(X: Tensor) -> bool:
-    """Whether FSDP1 has taken a parameter for one of its own, of which a piece is here, or at times the whole."""
+    """Whether FSDP1 has made a parameter part of a flat one, of which this process may hold only a piece."""
     return X.ndim != 2 or hasattr(X, "_fsdp_flattened")
 
 
 def _positive_qr(X: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and R of X with a diagonal of R that is not negative."""
+    """The factors Q and R of X = Q R with a nonnegative diagonal of R."""
     Q, R = torch.linalg.qr(X)
     signs = torch.where(R.diagonal() < 0.0, -1.0, 1.0).to(R.dtype)
     return Q * signs, signs[:, None] * R

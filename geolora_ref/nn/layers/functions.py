@@ -8,8 +8,8 @@ These are the matrix products of LoRA's backward pass and one of size r x r; not
 every S, zero included.  The published form is what automatic differentiation gives for the same expression without this
 function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
 
-The update of a layer is twice differentiable with respect to x alone: what is returned in the places of U and V is no derivative
-of anything, and one through it would be wrong.  Gradient penalties need the published form.
+The update of a layer is twice differentiable with respect to x alone.  The arrays returned in the places of U and V are not
+derivatives with respect to U and V, so differentiating them again would be wrong.  Gradient penalties need the published form.
 
 The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets Vᵀ: as a matrix, as
 the kernel of a convolution, as a table to look up.
@@ -51,13 +51,13 @@ def rows(X: Tensor) -> Tensor:
 
 
 def _summable(X: Tensor) -> Tensor:
-    """X in single precision, or in its own if that is a higher one."""
+    """X in single precision, or in its own dtype if that is higher."""
     return X.to(torch.promote_types(X.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
 class LinearMap:
-    """x (…, n) as it is."""
+    """The map of a linear layer: x (…, n) times the matrix V."""
 
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
         """X V."""
@@ -82,8 +82,9 @@ CONVOLUTIONS: dict[int, tuple[Callable[..., Tensor], ...]] = {
 
 @dataclass(frozen=True)
 class ConvolutionMap:
-    """x (B, channels, extent), extent the length, or height and width, or those of a volume, or one sample without B, padded
-    already; n = channels · the entries of a kernel.
+    """The map of a convolution of padded x (B, channels, extent …), with or without the batch axis B.
+
+    The extent is the length, or height and width, or depth, height and width.  n = channels times the entries of a kernel.
     """
 
     kernel: tuple[int, ...]
@@ -114,10 +115,10 @@ class ConvolutionMap:
 
 @dataclass(frozen=True)
 class LookupMap:
-    """x (…) holds row numbers of an embedding; a padding row contributes nothing and learns nothing.
+    """The map of an embedding: x (…) holds row numbers; a padding row contributes nothing and learns nothing.
 
-    Sums over the tokens of a row are formed in single precision at least: of 16-bit numbers added one by one, as devices and
-    torch's own gradient of a look-up do it, all but the first few hundred would be lost.
+    Sums over the tokens of a row are formed in single precision at least.  Devices, and torch's own gradient of a look-up, add
+    one by one: in 16 bits all terms but the first few hundred would be lost.
     """
 
     rows: int
@@ -160,7 +161,7 @@ class _ProjectedUpdate(torch.autograd.Function):
         dK_t = rows(a).mT @ rows(g)
         dL_t = ctx.input_map.factor_gradient(b, x)
         dS = rows(b).mT @ rows(a)
-        return dx, once(dK_t, x), once(dS, x), once(dL_t, x), None  # a was formed without a record
+        return dx, once(dK_t, x), once(dS, x), once(dL_t, x), None  # a was formed without a graph
 
 
 class _ProjectedWeight(torch.autograd.Function):
@@ -184,6 +185,6 @@ def projected_update(x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: In
 
 
 def projected_weight(Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
-    """The dense W (m, n), for those who read a layer's weight instead of calling it; the same gradients."""
+    """The dense W (m, n), for callers that read a layer's weight; gradients as of :func:`projected_update`."""
     result: Tensor = _ProjectedWeight.apply(Ut, S, Vt)  # type: ignore[no-untyped-call, unused-ignore]
     return result

@@ -1,4 +1,4 @@
-"""From a factor to its adapter and from an adapter to its layer, for optimizers that are given groups of tensors."""
+"""Links from a factor to its adapter and from an adapter to its layer, for optimizers that are given groups of tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "geolora_owner"
 
 
 class _Owner:
-    """A weak link, so that nothing lives longer for it.  A copy is empty until its owner says so again."""
+    """A weak reference to the owner, which keeps nothing alive.  A copied link is empty until :func:`own` is called again."""
 
     def __init__(self, owner: nn.Module | None = None) -> None:
         self.found: Any = type(None) if owner is None else weakref.ref(owner)
@@ -24,13 +24,13 @@ class _Owner:
 
 
 def own(owner: nn.Module, owned: Iterable[Tensor | nn.Module]) -> None:
-    """From now on these know their owner."""
+    """Link every object of ``owned`` to its owner."""
     for one in owned:
         setattr(one, NAME, _Owner(owner))
 
 
 def is_owned(one: Tensor | nn.Module) -> bool:
-    """Whether it is a factor, or the adapter of a layer, be the owner there or not."""
+    """Whether this is a factor or the adapter of a layer, even if the owner no longer exists."""
     return hasattr(one, NAME)
 
 

@@ -1,16 +1,16 @@
-"""Whether somebody who takes the factors of an adapter for ordinary parameters has changed its bases.
+"""Detect that a foreign optimizer, or an average, has written into the bases of an adapter as if they were ordinary parameters.
 
 ``.grad`` of U and V holds ∇_K and ∇_L.  An optimizer of single tensors takes them for derivatives with respect to U and V, and
-trains something else in silence.  An average of bases is none.  Both leave bases that are not orthonormal: a look sees that, from
-64·eps·√r on.  A copy, a broadcast, or values that are put back keep the bases orthonormal, and are no misuse; nor is training S
-alone.
+silently trains something else.  The average of two bases is no basis.  Both leave bases that are not orthonormal, and a look
+detects a defect above 64·eps·√max_rank.  Copies, broadcasts and restored values keep the bases orthonormal and are no misuse;
+neither is training S alone.
 
-A look asks the device, so a training pass takes one where it finds reason: a basis lies elsewhere than its owner left it, or was
-written since, by autograd's count.  That count misses what goes through ``.data``, through a buffer of which the parameter is a
-view, or through another library's kernels; so the passes 1, 2, 4, …, 128 look anyway, and every 128th from then on.  Whoever
-saves, merges or exports looks always.
+A look synchronises with the device, so a training pass looks only with a reason: a basis has moved in memory, or autograd's
+version count says that it was written.  The count misses writes through ``.data``, through a buffer that the parameter views, or
+through another library's kernels.  So the passes 1, 2, 4, …, 128 look anyway, and every 128th from then on.  Saving, merging and
+exporting always look.
 
-Not seen are passes of compiled code, and what a step of GeoLoRA finds in its place: it has checks of its own.
+Passes of compiled code do not look.  A step of GeoLoRA does not look either, because it has checks of its own.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Marks = tuple[int, int, int, int]
 
 
 class Watch:
-    """What the owner of two bases, Ut (r, m) and Vt (r, n), has left, and what is allowed until the owner writes again.
+    """The state in which the owner left two bases, Ut (r, m) and Vt (r, n), and the defect allowed until its next write.
 
     ``allowed`` : the largest ‖UᵀU − I‖ and ‖VᵀV − I‖; inf for factors that need not be orthonormal.
-    ``off`` : nobody is asked at present.
+    ``off`` : no look is taken at present.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Watch:
         self._marks: Marks | None = None
 
     def written(self, Ut: Tensor, Vt: Tensor, allowed: float) -> None:
-        """By the owner, with this defect at most."""
+        """Record a write by the owner, after which a defect of ``allowed`` is accepted."""
         self.allowed, self._marks = allowed, _marks(Ut, Vt)
 
     def passing(self, Ut: Tensor, Vt: Tensor, rank: int, *, copies: bool) -> None:
-        """A training pass, also one through copies of the parameters; raises ``RuntimeError`` as :meth:`look`."""
+        """Count a training pass, and look if it is due; ``copies``: the pass uses replicas.  Raises like :meth:`look`."""
         self.passes = n = self.passes + 1
         due = not n & n - 1 if n <= PERIOD else n % PERIOD == 0
         if due or not (copies or self._marks == _marks(Ut, Vt)):
@@ -56,7 +56,7 @@ class Watch:
                 self._marks = _marks(Ut, Vt)
 
     def look(self, Ut: Tensor, Vt: Tensor, rank: int) -> None:
-        """Raise ``RuntimeError`` that says what to do if bases have a larger defect than is allowed; NaN is none."""
+        """Raise ``RuntimeError`` with the cure if a basis has a larger defect than is allowed; NaN passes."""
         if self.off or self.allowed == math.inf or not has_values(Ut):
             return
         for name, X in (("U", Ut), ("V", Vt)):
@@ -70,7 +70,7 @@ class Watch:
 
 
 def tolerated(X: Tensor) -> float:
-    """The defect that rounding takes from len(X) orthonormal columns or fewer, with room: 64·eps·√len(X)."""
+    """A generous bound on the defect that rounding leaves in up to len(X) orthonormal columns: 64·eps·√len(X)."""
     return 64.0 * torch.finfo(X.dtype).eps * math.sqrt(len(X))
 
 
@@ -88,5 +88,5 @@ def has_values(X: Tensor) -> bool:
 
 
 def _marks(Ut: Tensor, Vt: Tensor) -> Marks:
-    """Where the bases are, and how often autograd has seen them written."""
+    """Autograd's version counts of the bases, and their addresses."""
     return Ut._version, Vt._version, Ut.data_ptr(), Vt.data_ptr()

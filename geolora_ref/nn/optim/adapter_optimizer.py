@@ -1,4 +1,4 @@
-"""What every optimizer of an adapted model needs beside its rule: groups, refusal of bad gradients, memory, all or nothing."""
+"""The base class of optimizers of adapted models: parameter groups, refusal of bad gradients, memory, rollback."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def uncompiled(step: Step) -> Step:
-    """A step that compiled code calls without tracing it: ranks, checks and rollback do not fit into a graph."""
+    """Mark a step so that ``torch.compile`` calls it untraced: ranks, checks and rollback do not fit into a graph."""
     called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
     return called
 
 
 def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
-    """Raise ``ValueError`` that names the adapter unless its rank can be in this range and at most ``capacity``."""
+    """Raise ``ValueError`` that names the adapter unless the limits are valid for its shape and min_rank ≤ ``capacity``."""
     with checks.naming(name):
         checks.ranks(min_rank, max_rank, adapter.shape)
     if min_rank > capacity:
@@ -42,7 +42,7 @@ def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int
 
 
 def named(name: str, ask: Callable[[], T]) -> T:
-    """The answer of an adapter; its ``ValueError`` begins with the adapter's name."""
+    """The result of ``ask()``; its ``ValueError`` gets the adapter's name as a prefix."""
     try:
         return ask()
     except ValueError as problem:
@@ -54,8 +54,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
     """Parameter groups of adapters, for a subclass to step, and of other parameters, which AdamW steps.
 
     A group of adapters has their names under "adapters", a group of other parameters an empty list; both count their steps
-    under "iteration".  ``skipped`` counts the steps that were skipped for gradients that are not finite.
-    ``told`` : the attributes of a subclass in which its steps report; ``rules`` : those that its groups can name by "update".
+    under "iteration".  ``skipped`` counts the steps that were skipped because of non-finite gradients.
+    ``told`` : attributes in which a subclass reports on its steps; ``rules`` : the rules that a group can name by "update".
     """
 
     told: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         super().__init__(groups, defaults)
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
-        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         raise NotImplementedError
 
     def _groups(self, part: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -104,7 +104,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             yield {"params": list(rest), "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """For the constructor alone, which knows what is an adapter; ``ValueError`` for a group that comes later."""
+        """For the constructor alone, which finds the adapters; ``ValueError`` for a group that is added later."""
         if "adapters" not in param_group:
             raise ValueError(
                 "add_param_group: expected all groups in the constructor, {'module': a part of the model, …}, "
@@ -113,11 +113,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
-        """The loss and new gradients of a closure; None without one.
+        """The loss of a closure, which leaves new gradients; None without a closure.
 
-        Raises before it is called: ``ValueError`` unless the options of every group, which may have changed, are in range, and
-        for adapters that were sharded since, ``RuntimeError`` while some are merged, which get no gradients and would not see the
-        step.
+        Raises before the closure is called: ``ValueError`` unless the options of every group, which may have changed, are in
+        range, and for adapters that were sharded since; ``RuntimeError`` while an adapter is merged, because a merged adapter
+        gets no gradients and would ignore the step.
         """
         for name, adapter in self._adapters.items():
             named(name, adapter.refuse_shards)
@@ -136,7 +136,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     @contextmanager
     def own_precision(self) -> Iterator[None]:
-        """A step computes in the dtype of the parameters, with all of its bits, whatever is allowed around it."""
+        """Within this context products have the full precision of the parameters' dtype: no autocast, no TF32."""
         devices = {parameter.device for group in self.param_groups for parameter in group["params"]}
         with ExitStack() as stack:
             for device in devices:
@@ -144,9 +144,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
             yield
 
     def refused(self) -> bool:
-        """Whether this step is to be skipped because gradients are not finite; it is counted then.
+        """Whether this step is to be skipped because gradients are not finite; a skipped step is counted.
 
-        Raises ``FloatingPointError`` instead if that was asked for; the message says whose gradients they are.
+        With on_nonfinite="raise" it raises ``FloatingPointError`` instead; the message says whose gradients they are.
         """
         bad = self._nonfinite()
         if bad and self.on_nonfinite == "raise":
@@ -155,7 +155,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return bool(bad)
 
     def _nonfinite(self) -> list[str]:
-        """Whose gradients are not finite; the device is asked once."""
+        """Names of the adapters and parameters with non-finite gradients; one synchronisation if all are finite."""
         trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
         for parameter in trained:
             if parameter.grad is not None and parameter.grad.layout != torch.strided:
@@ -172,16 +172,16 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return self._others.get(parameter) or next(having)
 
     def heads(self) -> list[HeadStep]:
-        """What AdamW makes of the parameters that are no adapters.  Nothing is changed: that is the last act, :meth:`finish`.
+        """AdamW's steps for the other parameters, computed but not applied: :meth:`finish` applies them at the end.
 
-        Raises as :func:`head_steps`.
+        Raises like :func:`head_steps`.
         """
         return head_steps([group for group in self.param_groups if not group["adapters"]], self.state, self._others)
 
     @contextmanager
     def all_or_none(self, names: Iterable[str], heads: Sequence[HeadStep]) -> Iterator[None]:
-        """What is raised within, for want of memory or by an interrupt too, leaves these adapters, the other parameters, memory
-        and counts as they were.
+        """Roll back on any exception within, also on lack of memory or an interrupt: these adapters, the other parameters, the
+        optimizer's memory and the counts.
         """
         adapters = [self._adapters[name] for name in names]
         factors = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
@@ -207,7 +207,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             raise
 
     def finish(self, heads: Sequence[HeadStep]) -> None:
-        """The other parameters and their memory take what :meth:`heads` computed, and the steps are counted."""
+        """Apply the steps of :meth:`heads` to the other parameters and their memory, and count the iteration."""
         for head in heads:
             head.parameter.copy_(head.value)
             self.state[head.parameter] = head.memory
@@ -215,7 +215,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             group["iteration"] += 1
 
     def factors(self, name: str) -> LowRank:
-        """The factors of an adapter; ``ValueError`` that names it if they are not what the algorithm wants."""
+        """The factors of an adapter; ``ValueError`` that names the adapter if they are not valid."""
         return named(name, self._adapters[name].factors)
 
     def remember(self, adapter: LowRankAdapter, moments: Moments) -> None:
@@ -226,7 +226,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
             self.state[factor] = {"step": moments.step, **triples}
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
-        """The memory of an adapter.  Raises ``RuntimeError`` if it is of another rank than the adapter."""
+        """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than the adapter."""
         of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
         first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
         if first is not None and first.S.shape[0] != adapter.rank:
@@ -242,13 +242,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return Moments(of_S.get("step", 0), first, second)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state, with the ranks it was saved at, or what hooks make of it; load the model's state as well.
+        """Take over a state, after the hooks, with the ranks at which it was saved; load the model's state as well.
 
-        Raises ``ValueError`` for a state of other groups, other adapters, another format or of another optimizer, which lacks
-        options, and for a memory that is none; nothing is changed then.
+        Raises ``ValueError`` for a state of other groups, other adapters or another format, for one without the options of this
+        optimizer, and for an invalid memory; nothing is changed then.
         """
         checks.instance("state_dict", state_dict, dict, "what state_dict() returned")
-        last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # behind those of others
+        last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # runs after the users' hooks
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -271,7 +271,7 @@ def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
     )
     if own != found:
         raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
-    own_options = {*optimizer.defaults, "iteration"}  # a schedule keeps what it wants beside them
+    own_options = {*optimizer.defaults, "iteration"}  # a scheduler may add keys of its own
     pairs = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
     lacking = sorted({option for group, other in pairs for option in (group.keys() & own_options) - other.keys()})
     if lacking:
@@ -281,7 +281,7 @@ def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
 
 
 def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], state: Mapping[Any, Any]) -> None:
-    """Raise ``ValueError`` unless what is remembered of a group has the form that its steps read."""
+    """Raise ``ValueError`` unless the memory of a group has the form that the steps of the group read."""
     numbers = other.get("params")
     if not isinstance(numbers, list) or len(numbers) != len(group["params"]):
         raise ValueError(f"state_dict: expected {len(group['params'])} parameters in a group, found {numbers!r}")
@@ -314,7 +314,7 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
 
 
 def _refuse_torn(K: Mapping[str, Any], S: Mapping[str, Any], L: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` unless the memories of the three factors of an adapter are those of one rank and one age."""
+    """Raise ``ValueError`` unless the memories of an adapter's three factors have one rank and one step count."""
     if not (K.keys() == S.keys() == L.keys() and K.get("step") == S.get("step") == L.get("step")):
         raise ValueError(
             "state_dict: expected the memory of U, S and V of each adapter alike, found parts missing or of another age"

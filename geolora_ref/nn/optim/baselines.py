@@ -8,8 +8,8 @@ which is no projector for S ≠ 0: the singular values of S set its pace, and S 
 P(W)G is.
 
 :class:`Dlrt` [S22] is the augmented integrator [CKL22] with one explicit step each: new bases from K and L, then a step of S in
-the bases that contain the old and the new directions, with a gradient of its own there.  So the lower right block of Ŝ is −λ ŨᵀGṼ
-and not zero, and new directions enter at first order in λ; the price are three gradient evaluations a step.
+the bases of the old and the new directions, with a gradient evaluated there.  So the lower right block of Ŝ is −λ ŨᵀGṼ and not
+zero, and new directions enter at first order in λ; the price is three gradient evaluations a step.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ EntrywiseRule = Literal["adam", "heavy-ball", "sgd"]
 
 
 class _HeavyBall(HeavyBall):
-    """With a memory of each factor by itself: what these methods step are no views of one matrix."""
+    """Heavy ball with a separate memory for each factor: the factors' directions here are not views of one tangent vector."""
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
-        """Each matrix by itself."""
+        """Each matrix of the memory moves by itself."""
         A, B = old.U.mT @ new.U, old.V.mT @ new.V
         return moments if moments.first is None else replace(moments, first=moved_apart(moments.first, A, B))
 
@@ -56,8 +56,8 @@ class SimultaneousDescent(AdapterOptimizer):
     """U, S and V descend at once, each along its own gradient: no orthonormal bases, no truncation, the rank stays.
 
     Options as of :class:`GeoLoRA`, as far as they apply; ``update`` is the rule of each factor, ``weight_decay`` (decoupled)
-    shrinks all three.  The adapters' ``gradients`` may be "published", which is what this method descends along, or
-    "projected", from which they follow without a division.
+    shrinks all three.  The method descends along the "published" ``gradients`` of the adapters.  "projected" ones serve as
+    well: the published ones follow from them without a division.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
     """
@@ -81,16 +81,16 @@ class SimultaneousDescent(AdapterOptimizer):
         super().__init__(model, {"lr": lr, **rule, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
-        """Nothing beside what all groups have."""
+        """No options beside those that all groups have."""
 
     @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration, whole or not at all: an error leaves all as it was, and so does an interrupt.
+        """One iteration, whole or not at all: an error or an interrupt leaves everything as it was.
 
-        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
-        ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
-        ``RuntimeError``: the memory is of another rank or dtype, or adapters are merged.
+        Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or an update overflowed;
+        ``ValueError``: options of a group are out of range by now, or an adapter or a parameter cannot take a step;
+        ``RuntimeError``: the memory has another rank or dtype, or adapters are merged.
         """
         loss = self.evaluated(closure)
         if self.refused():
@@ -135,13 +135,13 @@ class Dlrt(AdapterOptimizer):
     4. truncation as in GeoLoRA.
 
     Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone.  ``closure`` computes the loss and its gradients (which
-    are set to None before each call) and should give the same gradients every time: no new batch, no new dropout.  The other
-    parameters are stepped by AdamW along the gradients of the last evaluation.  ``evaluations`` counts the calls of all steps;
-    ``reports`` as of :class:`GeoLoRA`.
+    are set to None before each call).  At the same W it should give the same gradients: no new batch, no new dropout.  The other
+    parameters are stepped by AdamW along the gradients of the last evaluation.  ``evaluations`` counts the closure calls of all
+    steps; ``reports`` as of :class:`GeoLoRA`.
 
-    The model is evaluated with 2r columns, so an adapter's rank can be half its ``max_rank`` at most.  With a rule that
-    remembers, its memory moves into the augmented bases before step 3 and takes in the gradients there; the directions of step 1
-    only say where to look.
+    The model is evaluated with 2r columns, so an adapter's rank can be half its ``max_rank`` at most.  The memory of a rule
+    moves into the augmented bases before step 3 and takes in the gradients there.  The directions of step 1 only choose the
+    augmented bases and are not remembered.
 
     Raises ``ValueError`` for options out of range, for a model without adapters, for adapters whose gradients are not
     "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.
@@ -174,7 +174,7 @@ class Dlrt(AdapterOptimizer):
         super().__init__(model, {"lr": lr, **rule, **ranks, "weight_decay": weight_decay, "head_lr": head_lr}, on_nonfinite)
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
-        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         checks.threshold(group["tau"], group["theta"])
         for name, adapter in members.items():
             if adapter.gradients != "projected":
@@ -188,7 +188,7 @@ class Dlrt(AdapterOptimizer):
     @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration; returns the loss before it.  An error, the closure's too, or an interrupt leaves all as it was.
+        """One iteration; returns the loss before it.  Any error, also in the closure, or interrupt leaves everything as it was.
 
         Raises ``ValueError`` without a closure, ``FloatingPointError`` like :meth:`GeoLoRA.step`.
         """

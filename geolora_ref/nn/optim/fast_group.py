@@ -25,9 +25,9 @@ __all__ = ["AllAtOnce", "FastGroup"]
 class FastGroup:
     """Adapters whose parameters live in the buffers of one :class:`LayerBank`.
 
-    A step changes them where they are, whatever happens to the ranks.  If a parameter has been moved elsewhere in the meantime
-    (a copy, another device, a rank that was loaded) or written by anyone else, everything is gathered into a new bank first,
-    which looks at the bases as the reference does before each of its steps.  What is written through ``.data`` is not seen.
+    A step changes the parameters in place, also when ranks change.  If a parameter has been moved in the meantime (a copy,
+    another device, a loaded rank) or a basis was written by anyone else, all adapters are first gathered into a new bank.
+    The new bank checks the bases as the reference does before every step.  Writes through ``.data`` are not detected.
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
@@ -35,13 +35,13 @@ class FastGroup:
         self._gather()
 
     def stepper(self, gradients: Sequence[Triple], moments: Sequence[Moments]) -> AllAtOnce:
-        """The adapters before an iteration; gathered if they have to be.  Raises ``ValueError`` as ``LayerBank`` does."""
+        """The adapters before an iteration, gathered anew if needed.  Raises ``ValueError`` like ``LayerBank``."""
         if not self._in_place():
             self._gather()
         return AllAtOnce(self, gradients, moments)
 
     def _gather(self) -> None:
-        """A bank with the present factors, and the parameters in it."""
+        """Load the present factors into a new bank, and make the parameters views of its buffers."""
         for adapter in self.adapters:
             adapter.refuse_more_than_the_rank()
         factors = [tuple(X.detach().clone() for X in adapter.active()) for adapter in self.adapters]
@@ -56,7 +56,7 @@ class FastGroup:
         self._seen = self._versions()
 
     def seen(self) -> None:
-        """What the bases are now was written by the bank, which makes a defect no larger."""
+        """Tell the watches that the bank wrote the bases; the bank never enlarges their defect."""
         self._seen = self._versions()
         loaded = math.sqrt(torch.finfo(self.bank.dtype).eps)
         for adapter in self.adapters:
@@ -67,19 +67,19 @@ class FastGroup:
         return [basis._version for adapter in self.adapters for basis in (adapter.Ut, adapter.Vt)]
 
     def _addresses(self) -> list[int]:
-        """Where the parameters are."""
+        """The memory addresses of the parameters."""
         return [X.data_ptr() for adapter in self.adapters for X in (adapter.Ut, adapter.S, adapter.Vt)]
 
     def _in_place(self) -> bool:
-        """Whether every parameter is where it belongs, with the rank that the bank knows, and no basis was written by others."""
+        """Whether every parameter is still in the bank with the bank's rank, and nobody else has written a basis."""
         same_ranks = self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
         return same_ranks and self._seen == self._versions() and self._places == self._addresses()
 
 
 class AllAtOnce:
-    """The adapters of a group as a :class:`~geolora_ref.training.Stepper`: changed in place.  Cores are S (r, r).
+    """The adapters of a group as a :class:`~geolora_ref.training.Stepper` that changes them in place.  Cores are S (r, r).
 
-    ``moments`` : what the optimizer remembers; ``reports`` : what a truncation did; empty if there was none.
+    ``moments`` : the optimizer's memory; ``reports`` : one report for each layer, or none without a truncation.
     """
 
     def __init__(self, group: FastGroup, gradients: Sequence[Triple], moments: Sequence[Moments]) -> None:
@@ -88,22 +88,22 @@ class AllAtOnce:
 
     @property
     def capacities(self) -> list[int]:
-        """Of the storage."""
+        """The ``max_rank`` of each adapter's storage."""
         return [adapter.max_rank for adapter in self.group.adapters]
 
     def directions(self, optimizer: Optimizer) -> list[Triple]:
-        """Of layers of one shape, rank and age by one call."""
+        """The optimizer's directions: one call for all layers of the same shape, rank and age."""
         self.optimizer = optimizer
         bases = [Bases(U, V) for U, _, V in map(self.bank.factors, range(len(self.gradients)))]
         found, self.moments = directions(optimizer, bases, self.gradients, self.moments)
         return found
 
     def cores(self) -> list[Tensor]:
-        """Views."""
+        """S of each layer as a view, so that a step can write it."""
         return [adapter.active()[1].detach() for adapter in self.group.adapters]
 
     def train_cores(self, delta_S: Sequence[Tensor], rate: float) -> None:
-        """Raises :class:`geolora_ref.fast.NonFiniteUpdateError`; nothing is changed then."""
+        """S ← S − rate·ΔS; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`, nothing is changed."""
         cores = self.cores()
         new = [S - rate * delta for S, delta in zip(cores, delta_S, strict=True)]
         if not bool(torch.stack([torch.isfinite(S).all() for S in new]).all()):
@@ -112,7 +112,7 @@ class AllAtOnce:
             S.copy_(S_new)
 
     def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
-        """Raises :class:`geolora_ref.fast.NonFiniteUpdateError`; nothing is changed then."""
+        """Lines 3 to 6 in the bank; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`, nothing is changed."""
         moves = any(one.first is not None for one in self.moments)
         before = [Bases(*both) for both in self.bank.bases()] if moves else None
         delta_K, delta_L, delta_S = (list(Xs) for Xs in zip(*directions, strict=True))
@@ -120,7 +120,7 @@ class AllAtOnce:
         report = self.bank.update_(bases[0], bases[1], delta_S, learning_rate=rate, **self._limits(cut))
         for adapter, rank in zip(self.group.adapters, report.ranks, strict=True):
             adapter.rank = rank
-            for changed in (adapter.Ut, adapter.S, adapter.Vt):  # behind autograd's back, in the buffers of the bank
+            for changed in (adapter.Ut, adapter.S, adapter.Vt):  # the bank writes its buffers unseen by autograd
                 torch.autograd.graph.increment_version(changed)
         self.group.seen()
         if before is not None:
@@ -131,7 +131,7 @@ class AllAtOnce:
         self.reports = list(starmap(TruncationReport, rows))
 
     def _limits(self, cut: Cut) -> Mapping[str, Any]:
-        """Line 6 as the bank wants it."""
+        """The limits of line 6 as keywords of ``LayerBank.update_``."""
         common: dict[str, Any] = {"min_rank": cut.min_rank, "max_rank": cut.max_rank}
         budget, shapes = cut.budget, self.bank.shapes
         if budget is None:

@@ -34,36 +34,36 @@ class GeoLoRA(AdapterOptimizer):
 
     Parameters
     ----------
-    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own; of groups
-        ``{"params": tensors}``, which transformers' Trainer makes, those that are factors stand for their adapters.
-    lr : λ of the adapters (of a tensor with one number each group has its own copy).  With the default rule it is the length of
-        a step in the spectral norm of a layer's W, the same for all ranks and widths: 0.02 where weights are of size 1.
-    head_lr : of the other parameters, which AdamW steps.
+    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own.  Groups
+        ``{"params": tensors}``, as transformers' Trainer makes them, work too: a factor stands for its adapter.
+    lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the default rule it is the length
+        of a step in the spectral norm of a layer's W, the same for all ranks and widths: 0.02 where weights are of size 1.
+    head_lr : the learning rate of the other parameters, which AdamW steps.
     tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group with its
         own tau, theta or budget ignores the ``tau``, ``theta`` and ``budget`` given here.)  An adapter without gradients keeps
-        its rank, which counts; if that leaves too little, the others get min_rank.
-    update : the rule that makes a direction of the gradients (``geolora_ref.optimizers``): "spectral", "adam", in its
-        self-adjoint form, "preconditioned", "heavy-ball", "normalised", "sgd"; "adam-published", for whoever reproduces the
-        paper, which may ascend at every lr.  Each has learning rates of its own: Adam's are about 3e-3.  Changed in
-        ``param_groups``, it begins without a memory, unless both remember the same sum: heavy-ball, normalised, spectral.
-    betas, eps, momentum, smoothing : of that rule; betas and eps also of AdamW for the other parameters.
+        its rank, which counts against the budget; if too little is left, the others get min_rank.
+    update : the rule that turns gradients into a direction (``geolora_ref.optimizers``): "spectral", "adam" (in its
+        self-adjoint form), "preconditioned", "heavy-ball", "normalised", "sgd"; or "adam-published", to reproduce the paper,
+        which may ascend at every lr.  Each rule has its own range of learning rates: Adam's are about 3e-3.  A rule changed in
+        ``param_groups`` begins without a memory, except among heavy-ball, normalised and spectral, which keep the same sum.
+    betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW for the other parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
     coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
     method : "fast", ``geolora_ref.fast`` for all layers at once (the parameters then live in buffers of the optimizer), for
         adapters of one dtype, on one device and with gradients="projected" in each group; "reference", ``geolora_step`` layer by
-        layer, the same iteration within rounding; "auto", the first where it applies, which the logger "geolora_ref" says.
-    on_nonfinite : on gradients that are not finite "raise" ``FloatingPointError``, or "skip" the step and count it in
-        ``skipped``.  Nothing at all is changed in either case.
+        layer, the same iteration within rounding; "auto", "fast" where it applies.  The logger "geolora_ref" tells the choice.
+    on_nonfinite : on non-finite gradients "raise" ``FloatingPointError``, or "skip" the step and count it in ``skipped``.
+        No parameter and no memory is changed in either case.
 
     Gradients are what backward passes leave in ``.grad``: sums over accumulated batches, averages over data-parallel
-    processes; both are linear in G, hence right for ∇_K, ∇_L and ∇_S.  ``clip_grad_norm_`` bounds the root of
-    ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed over the adapters, plus the other parameters): between 1 and √3
-    times the tangent gradient.  ``GradScaler`` skips the step as a whole.
+    processes.  Both are linear in G, hence right for ∇_K, ∇_L and ∇_S.  ``clip_grad_norm_`` bounds the root of
+    ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed over the adapters, plus the other parameters), which is between 1
+    and √3 times the norm of the tangent gradient.  ``GradScaler`` skips the step as a whole.
 
-    ``reports`` has for each adapter what its last truncation did.  ``truncations`` counts the truncations of all adapters in
-    this object's life, ``exact`` the ones among them by Householder's QR.
+    ``reports`` has the report of each adapter's last truncation.  ``truncations`` counts the truncations of all adapters in
+    this object's life, ``exact`` those by Householder QR.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.
@@ -128,7 +128,7 @@ class GeoLoRA(AdapterOptimizer):
                 LOG.info("GeoLoRA: %d adapters, method: %s%s", len(group["adapters"]), taken, why)
 
     def _mixed(self, names: Sequence[str]) -> str:
-        """Why one bank cannot hold these adapters, or an empty text."""
+        """The differences for which one bank cannot hold these adapters, as text; empty if it can."""
         kinds: dict[tuple[Any, ...], str] = {}
         for name in names:
             adapter = self._adapters[name]
@@ -138,7 +138,7 @@ class GeoLoRA(AdapterOptimizer):
         return "; ".join(f"{name}: {dtype}, {device}, {route}" for (dtype, device, route), name in kinds.items())
 
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
-        """Raise ``ValueError`` unless the options of a group of adapters are in range, for each of them."""
+        """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         settings = _settings(group)
         least = 0
         for name, adapter in members.items():
@@ -151,19 +151,19 @@ class GeoLoRA(AdapterOptimizer):
             )
 
     @uncompiled
-    @torch.inference_mode(False)  # buffers that are made on the way are used in training
+    @torch.inference_mode(False)  # buffers made in a step are used in training
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration, whole or not at all: an error leaves all as it was, and so does an interrupt.
+        """One iteration, whole or not at all: an error or an interrupt leaves everything as it was.
 
-        Autocast reaches the closure alone; the step has the dtype of the parameters.
+        Autocast affects the closure alone; the step computes in the dtype of the parameters.
 
-        A group with lr = 0, as a warm-up begins, is left alone.  (The algorithm would truncate W₁ = W; from S = 0, as adapters
-        start, to the least rank.)
+        A group with lr = 0, as at the start of a warm-up, is left alone.  (The algorithm would truncate W₁ = W: an adapter that
+        starts from S = 0 would fall to the least rank.)
 
-        Raises ``FloatingPointError``: gradients are not finite (unless they are to be skipped), or an update overflowed;
-        ``ValueError``: options of a group that are out of range by now, or an adapter or a parameter that cannot take a step;
-        ``RuntimeError``: the memory is of another rank or dtype, or adapters are merged.
+        Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or an update overflowed;
+        ``ValueError``: options of a group are out of range by now, or an adapter or a parameter cannot take a step;
+        ``RuntimeError``: the memory has another rank or dtype, or adapters are merged.
         """
         loss = self.evaluated(closure)
         if self.refused():
@@ -179,7 +179,7 @@ class GeoLoRA(AdapterOptimizer):
         return loss
 
     def _reference_step(self, group: dict[str, Any]) -> None:
-        """Every adapter of a group that has gradients takes its next state."""
+        """The iteration by the reference: every adapter of a group that has gradients takes its next state."""
         layers = {}
         for name in group["adapters"]:
             adapter = self._adapters[name]
@@ -192,7 +192,7 @@ class GeoLoRA(AdapterOptimizer):
                 self._take(name, step)
 
     def _settings_of(self, group: Mapping[str, Any], present: Collection[str]) -> Settings:
-        """The options of a group in a step in which these adapters take part: the budget is what the others leave."""
+        """The options of a group in a step where only the ``present`` adapters take part: the budget less the others' cost."""
         settings = _settings(group)
         if settings.budget is None or len(present) == len(group["adapters"]):
             return settings
@@ -211,12 +211,12 @@ class GeoLoRA(AdapterOptimizer):
             self._report(name, TruncationReport(step.Y.rank, cut.rank_rule, cut.theta, cut.discarded, exact=True))
 
     def _report(self, name: str, report: TruncationReport) -> None:
-        """Keep and count what a truncation did."""
+        """Keep and count the report of a truncation."""
         self.reports[name] = report
         self.truncations, self.exact = self.truncations + 1, self.exact + report.exact
 
     def _fast_step(self, group: dict[str, Any]) -> None:
-        """The same by the fast path, in place."""
+        """The iteration by the fast path, in place."""
         members = {name: self._adapters[name] for name in group["adapters"]}
         collected = {name: named(name, adapter.bare_gradients) for name, adapter in members.items()}
         gradients = {name: found for name, found in collected.items() if found is not None}
@@ -231,11 +231,11 @@ class GeoLoRA(AdapterOptimizer):
         except NonFiniteUpdateError as error:
             bad = [names[layer] for layer in error.layers]
             for name in bad:
-                self.factors(name)  # which says so if it is they that are not finite
+                self.factors(name)  # raises by name if the factors are not finite
             raise FloatingPointError(
                 f"optimizer: the update is not finite, or leaves the range of its dtype, in {bad[:4]}; nothing was changed"
             ) from error
-        except ValueError:  # of a bank, which knows no names
+        except ValueError:  # a bank cannot name the adapter; factors() can
             for name in names:
                 self.factors(name)
             raise
@@ -245,7 +245,7 @@ class GeoLoRA(AdapterOptimizer):
             self._report(name, report)
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
-        """The bank of these adapters; an adapter lives in one at a time."""
+        """The bank of these adapters; an adapter is in one bank at a time."""
         if names not in self._fast_groups:
             others = {key: group for key, group in self._fast_groups.items() if not set(key) & set(names)}
             self._fast_groups = {**others, names: FastGroup([self._adapters[name] for name in names])}
@@ -257,7 +257,7 @@ class GeoLoRA(AdapterOptimizer):
 
 
 def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
-    """Raise ``FloatingPointError`` if second moments left the range, as squares do long before gradients; one question."""
+    """Raise ``FloatingPointError`` if second moments overflowed, as squares do long before gradients; one synchronisation."""
     seconds = [X for memory in moments for X in memory.second or ()]
     if seconds and not finite(seconds):
         bad = [name for name, memory in zip(names, moments, strict=True) if not finite(memory.second or ())]

@@ -1,4 +1,4 @@
-"""Options of parameter groups: what they mean, and which are in range."""
+"""Options of parameter groups: their defaults, their checks, and the rule that a group names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ RULES: Rules = {
 
 def update_rule(group: Mapping[str, Any], rules: Rules = RULES) -> Optimizer:
     """The rule that a group names by "update"; ``ValueError`` for another name."""
-    checks.one_of("update", group["update"], list(rules))  # it may be anything, a list as well
+    checks.one_of("update", group["update"], list(rules))  # may be unhashable, such as a list
     return rules[group["update"]](group)
 
 
@@ -63,7 +63,7 @@ def rate(group: Mapping[str, Any]) -> float:
 
 
 def own_rate(lr: Any) -> Any:
-    """The rate of one group: schedules write into a tensor, which no other group may share."""
+    """A rate for one group alone: a tensor is copied, because schedules write into it and no other group may share it."""
     return lr.clone() if isinstance(lr, torch.Tensor) else lr
 
 
@@ -73,7 +73,7 @@ def _nonnegative(name: str, value: Any) -> float:
 
 
 def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """What truncates a group: its own choice, else that of all groups, else τ = 0.1; nothing if the method does not truncate."""
+    """The truncation options of a group: its own, else the common ones, else τ = 0.1; none if the method never truncates."""
     names = [name for name in THRESHOLDS if name in defaults]
     own, common = ({name: given.get(name) for name in names} for given in (part, defaults))
     chosen = common if all(value is None for value in own.values()) else own
@@ -81,13 +81,13 @@ def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[s
 
 
 def check_common(options: Mapping[str, Any], rules: Rules) -> None:
-    """Raise ``ValueError`` unless what all groups have is in range."""
+    """Raise ``ValueError`` unless the options that all groups have are in range."""
     rate(options)
     if options["head_lr"] is not None:
         _nonnegative("head_lr", options["head_lr"])
     checks.nonnegative_number("weight_decay", options["weight_decay"])
     checks.averaging(options["betas"], options["eps"])
-    for name in ("momentum", "smoothing"):  # of whatever rule: it may be the next one's
+    for name in ("momentum", "smoothing"):  # whatever the rule: a later rule may use them
         if name in options:
             checks.nonnegative_number(name, options[name])
     update_rule(options, rules)

@@ -1,4 +1,4 @@
-"""AdamW for what is trained beside the adapters, computed on copies, so that nothing changes before all is known to be right."""
+"""AdamW for the parameters beside the adapters, computed on copies: nothing changes before every result is known to be finite."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["HeadStep", "finite", "head_steps"]
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every entry of all tensors is finite; the device is asked once, and again only where squares overflow.
+    """Whether every entry of all tensors is finite; one synchronisation with the device, a second one if squares overflow.
 
-    The Euclidean norm comes first: the CPU forms it several times as fast as the largest entry, which cannot overflow.
+    The Euclidean norm comes first, because the CPU forms it several times as fast as the maximum norm, which cannot overflow.
     """
-    entries = [X for X in tensors if X.numel()]  # of none there is no largest one
+    entries = [X for X in tensors if X.numel()]  # an empty tensor has no maximum
     return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
 
 
@@ -34,18 +34,18 @@ class HeadStep(NamedTuple):
 
     @property
     def fragile(self) -> list[Tensor]:
-        """What can overflow though gradients are finite: squares, and in half precision values, as √v + ε may round to 0."""
+        """Tensors that can overflow though gradients are finite: squares; in half precision values too, since √v + ε may be 0."""
         return [self.value, self.memory["exp_avg_sq"]]
 
 
 def head_steps(
     groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
 ) -> list[HeadStep]:
-    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` has their tensors, errors their
-    ``names``.
+    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` holds AdamW's tensors, ``names`` the
+    names for errors.
 
-    Raises ``ValueError`` if AdamW cannot compute it, ``RuntimeError`` if its memory is of another dtype than a parameter,
-    ``FloatingPointError`` if what it computed is not finite.
+    Raises ``ValueError`` if AdamW cannot compute a step, ``RuntimeError`` if its memory has another dtype or device than the
+    parameter, ``FloatingPointError`` if a result is not finite.
     """
     steps = [step for group in groups for step in _adamw(group, state, names)]
     if steps and not finite([X for step in steps for X in step.fragile]):
@@ -60,7 +60,7 @@ def head_steps(
 
 
 def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]) -> list[HeadStep]:
-    """AdamW on copies of the parameters of a group that have gradients, and of its memory."""
+    """AdamW on copies of a group's parameters that have gradients, and on copies of their memory."""
     trained = [parameter for parameter in group["params"] if parameter.grad is not None]
     steps = [_before_adamw(names[parameter], parameter, state.get(parameter, {})) for parameter in trained]
     try:
@@ -90,7 +90,7 @@ def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]], nam
 
 
 def _before_adamw(name: str, parameter: Tensor, known: Mapping[str, Tensor]) -> HeadStep:
-    """Copies of a parameter and of its memory, which begins with zeros; ``RuntimeError`` for memory of another dtype."""
+    """Copies of a parameter and of its memory, zeros at first; ``RuntimeError`` for memory of another dtype or device."""
     known = known or {
         "step": torch.tensor(0.0),
         "exp_avg": torch.zeros_like(parameter),

@@ -1,7 +1,7 @@
-"""What a rule remembers of many layers: layers of one shape, rank and age are asked together, as stacks.
+"""Call a rule for many layers: layers of one shape, rank and age go into one call, as stacks.
 
-The stacks are made anew in every step, from the matrices of the layers: what a step computes then depends on their numbers alone,
-to the last bit, and not on where they lie, which is another place after a resumption.
+The stacks are copied anew in every step from the matrices of the layers.  So the result depends, to the last bit, on the numbers
+alone and not on their place in memory, which differs after a resumption.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def transported(rule: Optimizer, old: Sequence[Bases], moments: Sequence[Moments
 
 
 def _whole(layers: Sequence[int], moments: Sequence[Moments]) -> Moments:
-    """The memory of layers of one age as stacks."""
+    """The memories of layers of one age, as one memory of stacks."""
     given = [moments[i] for i in layers]
     return Moments(given[0].step, _stacked([one.first for one in given]), _stacked([one.second for one in given]))
 
@@ -57,29 +57,29 @@ def _alike(keys: Sequence[Hashable]) -> Iterator[tuple[int, ...]]:
 
 
 def _of(layers: Sequence[int], given: Sequence[tuple[Tensor, ...]]) -> Iterator[Tensor]:
-    """Matrices of some layers as stacks, column by column, as the matrices lie in memory."""
+    """Matrices of some layers as stacks in column-major order, like the matrices themselves."""
     for Xs in zip(*(given[i] for i in layers), strict=True):
         yield torch.stack([X.mT for X in Xs]).mT if Xs[0].ndim > 1 else torch.stack(Xs)
 
 
 def _kind(one: Moments) -> Hashable:
-    """The age of a layer's memory, and which parts it has: layers with and without a memory are in different stacks."""
+    """A key of a layer's memory, its age and its parts: layers with and without a memory are in different stacks."""
     return one.step, one.first is None, _shapes(one.second)
 
 
 def _shapes(triple: tuple[Tensor, ...] | None) -> Any:
-    """Of its arrays."""
+    """The shapes of a triple's arrays, or None."""
     return triple and tuple(tuple(X.shape) for X in triple)
 
 
 def _stacked(triples: Sequence[Triple | None]) -> Triple | None:
-    """As one triple, if there are any."""
+    """One triple of stacks, or None if no layer has a triple."""
     known = [triple for triple in triples if triple is not None]
     return Triple(*_of(range(len(known)), known)) if known else None
 
 
 def _apart(stacks: Moments, count: int) -> list[Moments]:
-    """The memory layer by layer, views."""
+    """A memory of stacks as one memory for each layer, in views."""
     both = [
         [None] * count if triple is None else [Triple(*Xs) for Xs in zip(*(X.unbind() for X in triple), strict=True)]
         for triple in (stacks.first, stacks.second)

@@ -1,4 +1,4 @@
-"""What an optimizer is given: a model, parts of it, or groups of tensors; and which adapters and other parameters that means."""
+"""Find the adapters and the other parameters in what an optimizer is given: a model, parts of it, or groups of tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Members(NamedTuple):
 
 
 def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A model, or parts of it with options of their own, as groups; ``ValueError`` for what is neither (parameters, say)."""
+    """A model, or parts of it with options of their own, as groups; ``ValueError`` for anything else, such as parameters."""
     if isinstance(model, nn.Module):
         return [{"module": model}]
     found = list(model) if isinstance(model, Iterable) else [model]
@@ -39,7 +39,7 @@ def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:
-    """The trainable parameters of a part; the part keeps its options; ``ValueError`` unless these are known, and as below."""
+    """Take the trainable parameters out of a part, which keeps its options; ``ValueError`` for unknown options, and as below."""
     module, tensors = part.pop("module", None), part.pop("params", None)
     unknown = sorted(part.keys() - set(options))
     if unknown or not (isinstance(module, nn.Module) or (module is None and isinstance(tensors, Iterable))):
@@ -50,7 +50,7 @@ def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:
 
 
 def _of_module(module: nn.Module) -> Members:
-    """Raises ``ValueError`` for adapters of which some factors are trainable, and for those outside of a layer."""
+    """The members of a module; ``ValueError`` for adapters with only some factors trainable, or outside of their layer."""
     every = adapters(module)
     for name, layer in every.items():
         if len({factor.requires_grad for factor in layer.adapter.parameters()}) > 1:
@@ -66,9 +66,9 @@ def _of_module(module: nn.Module) -> Members:
 
 
 def _of_tensors(tensors: list[Any]) -> Members:
-    """Groups as other optimizers have them, and as transformers' Trainer makes them of a model: without names.
+    """The members of a group of tensors without names, as other optimizers take it and transformers' Trainer makes it.
 
-    Raises ``ValueError`` for what is no tensor, and for an adapter without its layer or with factors elsewhere.
+    Raises ``ValueError`` for an item that is no tensor, and for an adapter without its layer or with factors elsewhere.
     """
     for X in tensors:
         if not isinstance(X, Tensor):

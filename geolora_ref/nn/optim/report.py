@@ -1,4 +1,4 @@
-"""What a truncation of an adapter did."""
+"""The report of an adapter's truncation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["TruncationReport"]
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """What the last truncation of an adapter did: the rank, the rule that fixed it, the threshold ϑ, the norm cut off.
+    """The last truncation of an adapter: the new rank, the rule that fixed it, the threshold ϑ, the norm of the discarded part.
 
-    ``exact`` : by Householder's QR, as the reference always does it; False where the fast method could trust Gram matrices.
+    ``exact`` : by Householder QR, as the reference always does it; False where the fast method could trust Gram matrices.
     """
 
     rank: int

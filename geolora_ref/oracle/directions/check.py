@@ -1,4 +1,4 @@
-"""Judge a rule on all sequences: one row each, whatever the rule does, and the defect or the relative that it agrees with."""
+"""Judge a rule on all sequences: one row each, whatever the rule does, and the defect or related rule with which it agrees."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from geolora_ref.support.foreign import place, words
 __all__ = ["RuleReport", "RuleRow", "check_rule"]
 
 KAPPA = 2.0 / 3.0**0.5
-"""Of the spectral norm of a projected polar factor."""
+"""The bound on the spectral norm of a projected polar factor."""
 NAMED = 0.8
-"""The share of the failing answers that a variant has to give, to be named."""
+"""The share of the failing answers that a variant must reproduce to be named."""
 TELLING = 12
-"""How many of the failing sequences are compared with the variants: each is an answer to another question."""
+"""The most failing sequences that are compared with the variants."""
 NAMES = ("U", "V", "grad_K", "grad_L", "grad_S")
 Rule = Callable[..., Any]
-"""``rule(U, V, grad_K, grad_L, grad_S, memory)`` gives (D_K, D_L, D_S) and the memory for the next call; None in the first."""
+"""``rule(U, V, grad_K, grad_L, grad_S, memory)`` returns (D_K, D_L, D_S) and its memory, which is None in the first call."""
 
 
 @dataclass(frozen=True)
 class RuleRow:
-    """One sequence: the worst ratio of each criterion over its steps up to the first that fails, and which step that is."""
+    """One sequence: the worst ratio of each criterion over its steps up to the first failing one, and the number of this step."""
 
     id: str
     reason: str
@@ -43,12 +43,12 @@ class RuleRow:
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """The criteria above the limit; NaN is."""
+        """The criteria above the limit, or NaN."""
         return tuple(name for name, ratio in self.ratios.items() if not ratio <= FAIL)
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no criterion failed and there was no error."""
         return not self.failed and not self.error
 
 
@@ -62,9 +62,9 @@ class _Failing(NamedTuple):
 
 @dataclass(frozen=True)
 class RuleReport:
-    """All rows, and what a wrong rule looks like; as a condition, whether the rule is right.
+    """The report on a rule: all rows, and the diagnosis of a wrong rule; it is true if the rule is right.
 
-    ``problems`` : where the run was interrupted, if it was.
+    ``problems`` : the place where the run was interrupted, if it was.
     """
 
     name: str
@@ -81,11 +81,11 @@ class RuleReport:
 
     @property
     def worst_ratio(self) -> float:
-        """Over all criteria."""
+        """The largest ratio over all rows and criteria."""
         return max((ratio for row in self.rows for ratio in row.ratios.values()), default=np.inf)
 
     def as_data(self) -> dict[str, Any]:
-        """As plain JSON data; a ratio that is no finite number is a word."""
+        """The report as plain JSON data; a ratio that is no finite number is a word."""
         rows = [
             {**asdict(row), "passed": row.passed, "ratios": {k: v if np.isfinite(v) else str(v) for k, v in row.ratios.items()}}
             for row in self.rows
@@ -93,7 +93,7 @@ class RuleReport:
         return {**asdict(self), "format": 1, "passed": bool(self), "rows": rows}
 
     def summary(self) -> str:
-        """For a terminal: the failures, the diagnosis, the verdict."""
+        """The text for a terminal: the failures, the diagnosis, the verdict."""
         failed = [row for row in self.rows if not row.passed]
         lines = [f"{self.name} as {self.rule}  ({self.array}, {self.dtype})"]
         for row in failed[:8]:
@@ -128,12 +128,12 @@ def check_rule(
     ----------
     rule : called as ``rule(U, V, grad_K, grad_L, grad_S, memory)``, returns ``((D_K, D_L, D_S), memory)``.  U (m, r) and V (n, r)
         have orthonormal columns; the gradients are GV, GᴴU and UᴴGV.  ``memory`` is None in the first call of a sequence, then
-        what the call before has returned; bases and their rank r may have changed since.
+        the memory that the previous call has returned; bases and their rank r may have changed since.
     definition : one of ``RULES``: gradient, heavy-ball, normalised, spectral, preconditioned, adam.
-    momentum, smoothing : of the definition, where it has them.
+    momentum, smoothing : options of the definition, if it has them.
 
-    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and as ``Conversion``, and
-    :class:`Interrupted` in place of ``KeyboardInterrupt``; whatever the rule itself does becomes a row.
+    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and like ``Conversion``, and
+    :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the rule itself become rows.
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
@@ -176,7 +176,7 @@ def _given(step: Step) -> tuple[Matrix, ...]:
 def _judged(
     rule: Rule, asked: Sequence, definition: str, setting: Setting, conversion: Conversion
 ) -> tuple[RuleRow, Triple | None]:
-    """Up to the first step that fails; also that answer, if there is one."""
+    """The row of a sequence, up to the first step that fails, and the failing answer if there is one."""
     ratios: dict[str, float] = {}
     memory: Any = None
     for number, (step, expected) in enumerate(zip(asked.steps, RULES[definition](asked.steps, setting), strict=True)):
@@ -190,7 +190,7 @@ def _judged(
 
 
 def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tuple[Triple | None, Any, str]:
-    """The direction in double precision, the memory, and what went wrong."""
+    """The direction in double precision, the memory, and an error text; None and a text if there is nothing to judge."""
     given = _given(step)
     with conversion.scope():
         arguments = [conversion.to(X) for X in given]
@@ -227,24 +227,24 @@ def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tupl
 
 
 def _alike(X: Any, given: Any) -> bool:
-    """Whether an array is of the library and the dtype of another one; a subclass of NumPy's may hide entries."""
+    """Whether two arrays have one library and dtype; subclasses of NumPy's array are refused, since they may hide entries."""
     same = type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))
     return same and X.dtype == given.dtype
 
 
 def _each_wide(D: Triple) -> Triple:
-    """In double precision."""
+    """The triple in double precision."""
     return Triple(*(X.astype(np.complex128 if np.iscomplexobj(X) else np.float64) for X in D))
 
 
 def _dense(D: Triple, step: Step) -> Matrix:
-    """What lines 3 to 5 of Algorithm 1 subtract from W, per λ."""
+    """The dense matrix that lines 3 to 5 of Algorithm 1 subtract from W, divided by λ."""
     U, V, _ = step
     return np.asarray((D.K - U @ (H(U) @ D.K)) @ H(V) + U @ H(D.L - V @ (H(V) @ D.L)) + U @ D.S @ H(V))
 
 
 def _ratios(D: Triple, step: Step, expected: Expected, rounding: float, *, first: bool, rule: str) -> dict[str, float]:
-    """Each error over what rounding explains: 4√(m + n)·eps of the scale beside it, as for the step."""
+    """Each error divided by the error that rounding explains: 4√(m + n)·eps times its scale, as for the step."""
     (U, V, G), found = step, _dense(D, step)
     unit, size = 4.0 * sum(G.shape) ** 0.5 * rounding, float(np.linalg.norm(expected.D))
     views = float(max(np.linalg.norm(H(U) @ D.K - D.S), np.linalg.norm(H(V) @ D.L - H(D.S))))
@@ -263,26 +263,26 @@ def _ratios(D: Triple, step: Step, expected: Expected, rounding: float, *, first
 
 
 def _over(error: float, allowed: float) -> float:
-    """Their ratio; 0/0 is 0."""
+    """The ratio of an error to the allowed one; 0/0 is 0."""
     return float(error / allowed) if allowed > 0.0 else (np.inf if error > 0.0 else 0.0)
 
 
 def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, setting: Setting) -> str:
-    """The variant, or the other definition, that gives the failing answers up to their length; else what they have in common."""
+    """The variant or other definition that reproduces the failing answers up to their length; else a common property."""
     if 2 * len(failing) < sum(not row.passed for row in rows) or not failing:
-        return ""  # what is no direction speaks for itself
+        return ""  # mostly errors, which need no diagnosis
     generic = [one for one in failing if one.asked.generic]
     telling = (generic or failing)[:TELLING]
     defined = [
         (f"the rule {name}", "", _defined(name, telling, setting)) for name in sorted(RULES, key=lambda name: name != definition)
     ]
-    if definition == "spectral":  # as if another smoothing had been meant
+    if definition == "spectral":  # another smoothing may have been meant
         for other in {0.0, 0.5} - {setting.smoothing}:
             answers = _defined(definition, telling, replace(setting, smoothing=other))
             defined.insert(1, (f"the rule spectral with smoothing {other:g}", "", answers))
     changed = [(variant.name, variant.says, _answers(variant, telling, setting)) for variant in variants(definition)]
     first = len(defined) - len(RULES) + 1
-    candidates = [*defined[:first], *changed, *defined[first:]]  # of equals the first is told: with real data ᵀ is ᴴ
+    candidates = [*defined[:first], *changed, *defined[first:]]  # the first of equals is named: for real data ᵀ is ᴴ
     agreeing = [(*_agreement(answers, telling, setting), name, says) for name, says, answers in candidates]
     share, factors, name, says = max(agreeing, key=lambda one: one[0])
     if share < NAMED and not generic:
@@ -300,7 +300,7 @@ def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, se
 
 
 def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> list[Triple]:
-    """Of a variant in the failing steps."""
+    """The answers of a variant in the failing steps."""
     found = []
     for one in failing:
         rule, memory, D = variant.rule(setting), None, one.answer
@@ -311,7 +311,7 @@ def _answers(variant: Variant, failing: list[_Failing], setting: Setting) -> lis
 
 
 def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[Triple]:
-    """Of a definition in the failing steps."""
+    """The answers of a definition in the failing steps."""
     found = []
     for one in failing:
         U, V, _ = one.asked.steps[one.step]
@@ -321,7 +321,7 @@ def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[Tripl
 
 
 def _agreement(answers: list[Triple], failing: list[_Failing], setting: Setting) -> tuple[float, list[float]]:
-    """The share of the failing answers that these are up to a positive factor, and the factors; answers of 0 say nothing."""
+    """The share of failing answers that ``answers`` equal up to a positive factor, and the factors; zero answers do not count."""
     told, factors = 0, []
     for ours, one in zip(answers, failing, strict=True):
         X, Y = (np.concatenate([part.ravel() for part in D]) for D in (ours, one.answer))

@@ -1,7 +1,7 @@
-"""The rules on dense matrices: what a direction is, said once without factors, for the oracle alone.
+"""The definitions of the rules on dense matrices, without factors, for the oracle alone.
 
-A step is given bases U and V and the projection PG of a gradient; the memory is a dense tangent matrix, and moves to new bases by
-the orthogonal projection P (docs/theory/directions.md).  Everything is computed in double precision.
+A step is given bases U and V and the projection PG of a gradient.  The memory is a dense tangent matrix, and moves to new bases
+by the orthogonal projection P (docs/theory/directions.md).  Everything is computed in double precision.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What rules may be told: momentum and smoothing of the rules with one memory, betas and eps of those with two.
+    """The options of rules: momentum and smoothing for rules with one memory, betas and eps for rules with two.
 
-    ``rounding`` : eps of the arithmetic that is judged.
+    ``rounding`` : eps of the judged arithmetic.
     """
 
     momentum: float = 0.9
@@ -46,8 +46,8 @@ class Setting:
 
 
 class Expected(NamedTuple):
-    """The dense direction D, how much a relative change of all gradients so far can change it at most, in the Frobenius norm
-    (to first order), and its inner product with PG where the rule promises one in a first step; None where it does not.
+    """The dense direction D; its ``sensitivity``, the largest first-order change in the Frobenius norm per relative change of all
+    gradients so far; and ``product``, its inner product with PG in a first step, None if the rule promises none.
     """
 
     D: Matrix
@@ -56,10 +56,10 @@ class Expected(NamedTuple):
 
 
 class Definition(Protocol):
-    """The expected direction of every step."""
+    """The definition of a rule: a function that yields the expected direction of every step."""
 
     def __call__(self, steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
-        """In their order."""
+        """The expected directions in the order of the steps."""
 
 
 def projected(Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
@@ -69,7 +69,7 @@ def projected(Z: Matrix, U: Matrix, V: Matrix) -> Matrix:
 
 
 def _memories(steps: Sequence[Step], momentum: float) -> Iterator[tuple[Matrix, float]]:
-    """M ← βPM + PG, and the sum of the sizes that went into it."""
+    """The memory M ← βPM + PG after each step, and the equally weighted sum of the norms ‖PG‖."""
     M, size = np.zeros_like(steps[0].G), 0.0
     for U, V, G in steps:
         M, size = projected(momentum * M + G, U, V), momentum * size + float(np.linalg.norm(projected(G, U, V)))
@@ -98,7 +98,7 @@ def normalised(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
 def spectral(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
     """D = P polar(M), or P M(MᴴM + δ²I)^{-1/2} with δ = smoothing times the root mean square of the singular values."""
     for (U, V, _), (M, size) in zip(steps, _memories(steps, setting.momentum), strict=True):
-        k = min(2 * U.shape[1], *M.shape)  # the rank of a tangent matrix at most
+        k = min(2 * U.shape[1], *M.shape)  # a bound on the rank of a tangent matrix
         P, sigma, Qh = np.linalg.svd(M, full_matrices=False)
         P, sigma, Qh = P[:, :k], sigma[:k], Qh[:k]
         delta = setting.smoothing * float(np.sum(sigma**2) / k) ** 0.5
@@ -125,7 +125,7 @@ def preconditioned(steps: Sequence[Step], setting: Setting) -> Iterator[Expected
         S = 0.5 * (M_S @ X_K + X_L @ M_S)
         D = U @ S @ H(V) + (M_K - U @ M_S) @ X_K @ H(V) + U @ H((M_L - V @ H(M_S)) @ X_L)
         most, size = max(float(np.linalg.norm(X, 2)) for X in (X_K, X_L)), float(np.linalg.norm(mean))
-        # X changes by ‖X‖³/2 of what R does, and R by 2‖PG‖²/m of a relative change of PG
+        # a change of R changes X by ‖X‖³/2 times that, a relative change of PG changes R by 2‖PG‖²/m times that
         in_units = (most * float(np.linalg.norm(projected(G, U, V)))) ** 2 / min(G.shape)
         yield Expected(D, most * size * (1.0 + in_units), None)
 
@@ -136,7 +136,7 @@ def _carried(R: Matrix, B: Matrix) -> Matrix:
 
 
 def _inverse_root(R: Matrix, setting: Setting) -> Matrix:
-    """(R + eps²I)^{-1/2} with eigenvalues of r roundings of the largest at least."""
+    """(R + eps²I)^{-1/2}, with eigenvalues of R raised to at least r·eps of the largest."""
     values, Q = np.linalg.eigh(R)
     root = np.sqrt(np.maximum(values, len(R) * setting.rounding * np.max(np.abs(values))) + setting.eps**2)
     return np.asarray((Q / root) @ H(Q))
@@ -161,7 +161,7 @@ def adam(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
 
 
 def _inherited(A: Matrix) -> Matrix:
-    """|A|² with columns filled up to the sum 1, evenly."""
+    """|A|², each column filled up evenly to the sum 1."""
     squares = np.abs(A) ** 2
     return np.asarray(squares + np.maximum(1.0 - squares.sum(axis=0), 0.0) / len(A))
 
@@ -174,4 +174,4 @@ RULES: dict[str, Definition] = {
     "preconditioned": preconditioned,
     "adam": adam,
 }
-"""By the name that ``--rule`` takes."""
+"""The definitions by the names that ``--rule`` takes."""

@@ -1,4 +1,4 @@
-"""What a rule is asked: single steps of every kind of gradient, and sequences of twenty whose bases and ranks move."""
+"""The questions for a rule: single steps with every kind of gradient, and sequences of twenty with changing bases and ranks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SIZES = ((9, 7, 2), (12, 9, 3), (9, 12, 3), (6, 5, 4), (5, 4, 4), (1, 1, 1), (8,
 
 @dataclass(frozen=True)
 class Sequence:
-    """``id``, why it is asked, and the steps; one step asks a rule without memory.
+    """A question: its ``id``, its reason, and its steps; a single step asks a rule without memory.
 
-    ``generic`` : no singular value of the memory is rounding of another one.
+    ``generic`` : whether every singular value of the memory is above the rounding of the largest.
     """
 
     id: str
@@ -31,18 +31,18 @@ class Sequence:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Real or complex normal numbers of one generator."""
+    """A source of real or complex normal matrices from one generator."""
 
     rng: np.random.Generator
     is_complex: bool
 
     def matrix(self, *shape: int) -> Matrix:
-        """Of this shape."""
+        """A normal matrix of this shape."""
         X = self.rng.standard_normal(shape)
         return np.asarray(X + 1j * self.rng.standard_normal(shape) if self.is_complex else X)
 
     def basis(self, m: int, r: int) -> Matrix:
-        """Orthonormal columns."""
+        """A random basis of r orthonormal columns."""
         return np.linalg.qr(self.matrix(m, r)).Q
 
     def moved(self, U: Matrix, far: float, r: int) -> Matrix:
@@ -57,11 +57,11 @@ Kind = Callable[[_Draw, Matrix, Matrix], Matrix]
 def _without_core(d: _Draw, U: Matrix, V: Matrix) -> Matrix:
     G = d.matrix(len(U), len(V))
     G = projected(G, U, V) - U @ (H(U) @ G @ V) @ H(V)
-    return np.asarray(G if np.linalg.norm(G) > 1e-8 else np.zeros_like(G))  # near r = m = n nothing but rounding is left
+    return np.asarray(G if np.linalg.norm(G) > 1e-8 else np.zeros_like(G))  # for r = m = n only rounding is left
 
 
 def _steep(d: _Draw, U: Matrix, V: Matrix) -> Matrix:
-    """In the ranges, with a geometric spectrum."""
+    """A gradient in the ranges of U and V, with a geometric spectrum."""
     r = U.shape[1]
     P, Q = d.basis(r, r), d.basis(r, r)
     return np.asarray(U @ (P * np.geomspace(1.0, 1e-15, r)) @ H(Q) @ H(V))
@@ -84,7 +84,7 @@ KINDS: dict[str, tuple[str, Kind]] = {
 
 
 def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
-    """All of them; ``wide_range`` : numbers as large as 1e±100 too, for double precision."""
+    """All sequences; ``wide_range`` : with numbers of size 1e±100, for double precision, in place of 1e±12."""
     draw = _Draw(np.random.default_rng(20251130), is_complex)
     for m, n, r in SIZES:
         for kind, (reason, gradient) in KINDS.items():

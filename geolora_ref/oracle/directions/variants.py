@@ -1,7 +1,7 @@
-"""Rules that are not the one that was asked for: defects, and known relatives from the literature.
+"""Variants of the correct rules: defects, and related rules from the literature.
 
-Each is a small change of one correct rule in factors, and says which line is changed.  The kit compares a failing rule with
-all of them; the tests see that each one fails, and is named.
+Each variant is a small change of one correct rule in factors, and says what is changed.  The kit compares a failing rule with
+all variants; tests ensure that each variant fails and is named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Triple", "Variant", "variants"]
 
 
 class Triple(NamedTuple):
-    """Of K (m, r), L (n, r) and S (r, r)."""
+    """A matrix for each of K (m, r), L (n, r) and S (r, r)."""
 
     K: Matrix
     L: Matrix
@@ -38,10 +38,10 @@ Add = Callable[[Triple | None, Triple, float], Triple]
 
 @dataclass(frozen=True)
 class Variant:
-    """``says`` : what is different, as a sentence for a report.
+    """A variant of a rule; ``says`` is the difference as a sentence for a report.
 
-    A call carries the memory to the new bases, adds the gradients, and gives a direction; each of the three can be another one.
-    ``keeps`` : what is remembered, of the memory and the direction.
+    A call carries the memory to the new bases, adds the gradients, and makes a direction; each of these functions may differ.
+    ``keeps`` : chooses what is remembered from the memory and the direction.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Variant:
     keeps: Callable[[Triple, Triple], Triple] = lambda M, D: M
 
     def rule(self, setting: Setting) -> Callable[..., tuple[Triple, Memory]]:
-        """As a function that the kit can ask."""
+        """The variant as a rule that the kit can ask."""
 
         def step(U: Matrix, V: Matrix, K: Matrix, L: Matrix, S: Matrix, memory: Memory) -> tuple[Triple, Memory]:
             bases, gradients = _Bases(U, V), Triple(K, L, S)
@@ -100,7 +100,7 @@ def _carried(M: Triple, old: _Bases, new: _Bases) -> Triple:
 
 
 def _kept(M: Triple, old: _Bases, new: _Bases) -> Triple:
-    """The same numbers; columns that are new begin at 0."""
+    """The same numbers; new columns begin at 0."""
     r = new.U.shape[1]
 
     def cut(X: Matrix, rows: int) -> Matrix:
@@ -123,7 +123,7 @@ def _crossed(M: Triple, old: _Bases, new: _Bases) -> Triple:
 
 
 def _half(M: Triple, old: _Bases, new: _Bases) -> Triple:
-    """K whole, L by itself."""
+    """K by P(W₁)M, L by M_L(UᴴU₁) alone."""
     whole, apart = _carried(M, old, new), _apart(M, old, new)
     return Triple(whole.K, apart.L, whole.S)
 
@@ -181,7 +181,7 @@ def _new(B: Matrix, X: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _by_weights(C: Matrix, weights: Callable[[Matrix], Matrix]) -> Matrix:
-    """P diag(weights(σ)) Qᴴ of C = P diag(σ) Qᴴ; what is rounding of the largest σ is left out."""
+    """P diag(weights(σ)) Qᴴ of C = P diag(σ) Qᴴ; a σ that is only rounding of the largest is left out."""
     if not C.size:
         return C
     P, sigma, Qh = np.linalg.svd(C, full_matrices=False)
@@ -204,7 +204,7 @@ def _weighted(weights: Callable[[Matrix], Matrix]) -> Direct:
 
 
 def _spectral(bases: _Bases, M: Triple, setting: Setting) -> Triple:
-    """The right one."""
+    """The correct spectral direction."""
     core = _Core.of(bases, M)
     delta = setting.smoothing * float(np.linalg.norm(core.C)) / max(1, min(core.C.shape)) ** 0.5
     return core.triple(bases, _by_weights(core.C, lambda sigma: sigma / np.hypot(sigma, delta)))
@@ -281,7 +281,7 @@ def _other_sign(D: Triple, bases: _Bases) -> Triple:
 
 
 def _no_conjugate(D: Triple, bases: _Bases) -> Triple:
-    """Q_v C₁₂ᵀ in place of Q_v C₁₂ᴴ, as far as it shows without Q_v."""
+    """V D_Sᵀ in place of V D_Sᴴ in D_L."""
     L = D.L - bases.V @ H(D.S)
     return D._replace(L=bases.V @ D.S.T + L)
 
@@ -304,7 +304,7 @@ def _half_core(D: Triple, bases: _Bases) -> Triple:
 
 
 CORRECT: dict[str, Direct] = {"gradient": _same, "heavy-ball": _same, "normalised": _of_length_one, "spectral": _spectral}
-"""The rules that variants are made of; adam and preconditioned are only compared as a whole."""
+"""The rules from which variants are made; adam and preconditioned are only compared as a whole."""
 
 MOVES: dict[str, tuple[Carry, str]] = {
     "memory kept": (_kept, "the memory keeps its numbers when the bases move: transport it by P(W₁)M"),
@@ -385,5 +385,5 @@ def variants(rule: str) -> Iterator[Variant]:
 
 
 def _changed(right: Direct, change: Callable[[Triple, _Bases], Triple]) -> Direct:
-    """The right direction, altered."""
+    """The correct direction with a change applied."""
     return lambda bases, M, setting: change(right(bases, M, setting), bases)

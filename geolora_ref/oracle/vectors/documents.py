@@ -33,8 +33,8 @@ def read(
 ) -> dict[str, Any]:
     """The document in this file, valid against ``schema`` (``VECTOR`` or ``OUTPUT``), or ``ValueError``.
 
-    ``largest`` : of so many bytes; what is no regular file, or has more, is not read.  ``at_once`` : raises ``ValueError`` for
-    what need not be looked at any further.
+    ``largest`` : the most bytes; a larger file, or one that is no regular file, is not read.  ``at_once`` : a quick check before
+    the schema, which raises ``ValueError``.
     """
     size = path.stat().st_size
     if size > largest:
@@ -54,7 +54,7 @@ def read(
 
 
 def dump(document: dict[str, Any]) -> str:
-    """The document as text: one field a line, one matrix row a line."""
+    """The document as text: one field per line, one matrix row per line."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
     return re.sub(r"\[[^\[\]{}]*\]", lambda row: " ".join(row[0].split()), text) + "\n"
 
@@ -85,7 +85,7 @@ def matrix(
 ) -> Matrix:
     """The matrix {"re": rows} or, for complex data, {"re": rows, "im": rows}.
 
-    Raises ``ValueError`` if the rows differ in length, the shape is not ``shape``, or ``im`` is missing or not wanted.
+    Raises ``ValueError`` if the rows differ in length, the shape is not ``shape``, or ``im`` is missing or superfluous.
     """
     if ("im" in document) is not complex_data:
         raise ValueError(f"{where}.im: expected {'imaginary parts' if complex_data else 'none, the vector is real'}")
@@ -123,7 +123,7 @@ def _validator(schema: str) -> jsonschema.Draft202012Validator:
 
 
 def _path(error: ValidationError) -> str:
-    """The JSON path of the offending field: of the missing or superfluous one itself, not of the object around it."""
+    """The JSON path of the offending field; for a missing or superfluous field its own path, not that of the object around."""
     schema: Any = error.schema
     found: Any = error.instance
     if error.validator == "required":

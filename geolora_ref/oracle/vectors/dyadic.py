@@ -1,9 +1,9 @@
 """Exact vectors: steps whose every number is a small dyadic rational, so that implementations must agree bit for bit.
 
 The bases are columns of normalised Hadamard matrices (complex: Fourier matrices) of size 1, 4, 16 or 64, with entries ±2^{-p}
-(±i 2^{-p}).  The wanted Ŝ is given; it has at most one entry in a row and a column, so that its singular values are the
-absolute values of its entries, and the gradients are chosen such that the step arrives there.  Every stage is evaluated
-with fractions; a vector is refused unless each sum is exact in half precision in whatever order it is summed.
+(±i 2^{-p}).  Ŝ is given with at most one entry in a row and a column, so that its singular values are the absolute values of
+the entries, and the gradients are chosen such that the step arrives at Ŝ.  Every stage is evaluated with fractions; a vector
+is refused unless each sum is exact in half precision in whatever order it is summed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIGNIFICAND, SMALLEST, LARGEST = 2**11, Fraction(1, 2**24), Fraction(65504)
 
 @dataclass(frozen=True)
 class ExactCase:
-    """A step in words.  ``entries`` : the nonzero (row, column): value of Ŝ.  ``start`` : "zero" for S = 0."""
+    """The description of an exact step.  ``entries`` : {(row, column): nonzero entry of Ŝ}.  ``start`` : "zero" for S = 0."""
 
     m: int
     n: int
@@ -51,7 +51,7 @@ FOUR = {(0, 2): 4, (1, 3): 2, (2, 0): 2, (3, 1): -1}
 SEVEN = {(0, 0): 4, (1, 5): 4, (2, 6): -4, (3, 7): 2, (5, 1): 2, (6, 2): 2, (7, 3): -2}
 """σ = 4, 4, 4, 2, 2, 2, 2, 0: the tails are 8, √48, √32, 4, √12, √8, 2, 0."""
 LARGE = {(0, 8): 4, (1, 9): 4, (2, 10): -4, (3, 11): 2, (8, 0): 2, (9, 1): 2, (10, 2): -2}
-"""The same values where r = 8."""
+"""The values of SEVEN, placed for r = 8."""
 
 EXACT = {
     "one-by-one": ExactCase(1, 1, 1, {(0, 0): -1}, "the smallest matrix; σ = |−1|", tau=0.5),
@@ -104,8 +104,8 @@ def build(case: ExactCase) -> StepInputs:
 def stages(x: StepInputs, case: ExactCase) -> dict[str, Any]:
     """The exact K_new, L_new, S_new, UᴴK_new, VᴴL_new, Ŵ (matrices), singular values of Ŝ, ϑ and rank.
 
-    Raises ``ValueError`` if one of them, or a partial sum on the way to it, is not exact in half precision; Ŵ in both its
-    forms, from the new coefficients and as W − λP(W)G.
+    Raises ``ValueError`` if one of them, or a partial sum on the way, is not exact in half precision.  Ŵ is checked in both
+    forms: from the new coefficients, and as W − λP(W)G.
     """
     U, S, V, dK, dL, dS = (_rational(X) for X in x.arrays)
     rate = Fraction(x.learning_rate)
@@ -114,7 +114,7 @@ def stages(x: StepInputs, case: ExactCase) -> dict[str, Any]:
     S_new = _sum((_identity(S), S), (_identity(S, -rate), dS))
     W_hat = _sum((_sum((U, S_new)), V.T), (_off(U, K_new), V.T), (U, _off(V, L_new).T))
     tangent = _sum((_sum((U, dS)), V.T), (_off(U, dK), V.T), (U, _off(V, dL).T))
-    _sum((_sum((U, S)), V.T), (_identity(U, -rate), tangent))  # Ŵ again, to see that this form is exact as well
+    _sum((_sum((U, S)), V.T), (_identity(U, -rate), tangent))  # Ŵ in its other form, which must be exact too
     UhK, VhL = _sum((U.T, K_new)), _sum((V.T, L_new))
     if np.any(UhK != S_new) or np.any(VhL != S_new.T):
         raise ValueError("dK, dL, dS: expected the projections of one gradient")
@@ -126,7 +126,7 @@ def stages(x: StepInputs, case: ExactCase) -> dict[str, Any]:
 def _rank_decision(case: ExactCase) -> dict[str, Any]:
     """The singular values of Ŝ, ϑ and the rank.
 
-    Refuses what a norm, scaled by σ_1 or not, or a rounded tail could decide otherwise.
+    Raises ``ValueError`` for a case in which rounding, of a norm scaled by σ_1 or not or of a tail, could change the rank.
     """
     columns = min(2 * case.r, case.m, case.n)
     sigma = sorted((Fraction(abs(value)) for value in case.entries.values()), reverse=True)
@@ -163,7 +163,7 @@ def _small_integers(r: int, complex_data: bool) -> Matrix:
 
 
 def _rational(X: Matrix) -> Rational:
-    """The same matrix in fractions, a complex one as [[Re, −Im], [Im, Re]]: products and transposes then are the complex ones."""
+    """The matrix in fractions, a complex one as [[Re, −Im], [Im, Re]], for which products and transposes are the complex ones."""
     if np.iscomplexobj(X):
         X = np.block([[X.real, -X.imag], [X.imag, X.real]])
     exact: Rational = np.array([[Fraction(x) for x in row] for row in X.tolist()], dtype=object)
@@ -172,7 +172,7 @@ def _rational(X: Matrix) -> Rational:
 
 
 def _double(X: Rational, complex_data: bool) -> Matrix:
-    """Back to double precision, without rounding."""
+    """The matrix in double precision, without rounding."""
     re = X.astype(np.float64)
     if not complex_data:
         return re

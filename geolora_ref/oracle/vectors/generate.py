@@ -1,8 +1,8 @@
-"""The vectors that come with the package: which cases they are taken from, and how they are made and made again.
+"""Generate the vectors of the package from cases, export them, and compare them with a fresh generation.
 
-The inputs of a vector are drawn once and stored.  Drawn on another machine they differ in the last digits, as its LAPACK
-does, so a fresh generation keeps the stored inputs as long as they are those of the case up to rounding, and computes all
-the rest anew: the text is the same on every machine.  Ids are append-only.
+The inputs of a vector are drawn once and stored.  On another machine a draw differs in the last digits, because LAPACK does.
+So a fresh generation keeps the stored inputs if they are those of the case up to rounding, and computes all the rest anew:
+the text is the same on every machine.  Ids are append-only.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ INPUTS = ("U", "S", "V", "dK", "dL", "dS")
 
 
 def export(directory: Path) -> list[Path]:
-    """Write README.md, the two schemas and the vectors into ``directory`` (made if need be); the files written.
+    """Write README.md, the two schemas and the vectors into ``directory`` (made if need be); returns the files written.
 
-    Raises ``FileExistsError`` if one of the files is there with other contents (nothing is written then), ``OSError`` if one
-    cannot be written (the others are whole) or is a pipe or a device.
+    Raises ``FileExistsError`` if a file exists with other contents (nothing is written then), ``OSError`` if a file cannot be
+    written (the others are whole) or is a pipe or a device.
     """
     contents = {name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))}
     for folder in {(directory / name).parent for name in contents}:
@@ -55,15 +55,15 @@ def export(directory: Path) -> list[Path]:
 
 
 def _is_other(path: Path, ours: bytes) -> bool:
-    """Whether a file is there with other contents, or a link that leads nowhere."""
+    """Whether a file exists with other contents, or is a dangling link."""
     return os.path.lexists(path) and (not path.exists() or read_regular(path) != ours)
 
 
 def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] = IDS) -> list[str]:
-    """What differs between the stored files and a fresh generation, byte for byte; empty if nothing does.
+    """The differences between the stored files and a fresh generation, byte for byte, in words; empty if there are none.
 
-    ``directory`` : an exported directory, by default the data of the package.  ``ids`` : the vectors to make anew; all
-    files are looked at.
+    ``directory`` : an exported directory, by default the data of the package.  ``ids`` : the vectors to generate anew; of other
+    vectors only the presence is checked.
     """
     directory = DATA if directory is None else directory
     found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}

@@ -62,9 +62,9 @@ class Judgement:
 def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
     """Judge ``outputs_dir``/<id>.json for every vector of an exported ``vectors_dir``.
 
-    What is wrong with an output (missing, damaged, of an unknown id) is said in its row and stops nothing.  Raises
-    ``ValueError`` if a vector itself is damaged (one of this package by its digest, others by the schema), if there is none, or
-    some of this package but not all; ``NotADirectoryError`` if there is no folder of outputs.
+    A missing or damaged output, or one of an unknown id, gets a row with the error and stops nothing.  Raises ``ValueError``
+    if a vector itself is damaged (by its digest for vectors of this package, by the schema for others), if there is none, or if
+    only some vectors of this package are there; ``NotADirectoryError`` if there is no folder of outputs.
     """
     vectors = load_vectors(vectors_dir)
     _check_export(vectors_dir, vectors)
@@ -76,7 +76,7 @@ def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
 
 
 def _check_export(directory: Path, ids: Collection[str]) -> None:
-    """Raise ``ValueError`` if vectors of this package are not all of them, or the first one that is not the file exported."""
+    """Raise ``ValueError`` if only some of this package's vectors are there, or for the first one with other contents."""
     exported = [path.stem for path in vector_files(DATA)]
     missing = [name for name in exported if name not in ids]
     if 0 < len(missing) < len(exported):
@@ -98,7 +98,7 @@ def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Ma
 
 
 def _verdict(vector: Vector, output: dict[str, Any], where: str) -> VectorVerdict:
-    """The same with the factors, and the ranks if the one of S₁ is wrong."""
+    """The verdict on one output document, with the factors, and with the right ranks if that of S₁ is wrong."""
     exact = _exact_ratios(vector, output, where) if vector.exact else {}
     if "U1" in output:
         factors = U1, S1, V1 = _factors(vector, output, where)
@@ -125,13 +125,13 @@ def _judge_file(vector: Vector, path: Path) -> VectorVerdict:
 
 
 def _largest(vector: Vector) -> float:
-    """How many bytes an output may have: a hundred for each number, and a megabyte."""
+    """The most bytes of an output: two hundred for each entry, which may be complex, and a megabyte."""
     (m, n), r = vector.W_hat.shape, len(vector.inputs.S)
     return float(2**20 + 200 * (m * n + (m + n + 2 * r) * 6 * r))
 
 
 def _rows(vector: Vector, document: Any, where: str) -> None:
-    """Raise ``ValueError`` where U₁ or V₁ has other rows than the vector: before every number is looked at."""
+    """Raise ``ValueError`` early, before all numbers are read, if U₁ or V₁ has another number of rows than the vector."""
     for name, rows in zip(("U1", "V1"), vector.W_hat.shape, strict=True):
         found = document.get(name) if isinstance(document, dict) else None
         given = found.get("re") if isinstance(found, dict) else None

@@ -1,6 +1,6 @@
-"""Which single-step cases of the catalogue are vectors: most groups, real and complex.
+"""The single-step cases of the catalogue that become vectors: from most groups, real and complex.
 
-Most are no larger than 14 x 14; those of the last two groups have the sizes of layers, up to 129 x 97 with r = 33.
+Most are no larger than 14 x 14; the cases of the last two groups have the sizes of layers, up to 129 x 97 with r = 33.
 """
 
 from __future__ import annotations
@@ -39,4 +39,4 @@ _BY_GROUP = {
 }
 
 SELECTION = tuple(f"{group}-{name}" for group, names in _BY_GROUP.items() for name in names.split())
-"""The ids.  Append-only: an id never changes its meaning and never disappears."""
+"""The ids of the selected cases.  Append-only: an id never changes its meaning and never disappears."""

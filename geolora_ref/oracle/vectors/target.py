@@ -1,11 +1,11 @@
 """The expected values, by a third implementation that shares no code with the algorithm, the criteria or the dense oracle.
 
-mpmath at 60 decimal digits, from the exact binary inputs and the definition alone:
+It uses mpmath with 60 decimal digits, the exact binary inputs and the definition alone:
 
     Ŵ = W − λ (U dS Vᴴ + (I − UUᴴ) dK Vᴴ + U dLᴴ (I − VVᴴ)),    W = U S Vᴴ,
 
-then the singular values of the dense m x n matrix Ŵ, or of what two QR decompositions leave of a large one, its tails, the
-threshold, and the ranks that rounding leaves open.
+then the singular values of the dense m x n matrix Ŵ (of a large Ŵ after two QR decompositions), the tails, the threshold, and
+the ranks that rounding leaves open.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLACK = 120
 """Tails within SLACK·√(m + n)·eps·s of the threshold may fall on either side of it."""
 EPS = 2.0**-52
 SMALL = 16
-"""Up to so many rows and columns the dense matrix is decomposed, of a larger one of rank 2r its core."""
+"""The most rows and columns for which the dense matrix is decomposed; for a larger matrix of rank 2r its core is."""
 
 _MP = mpmath.MPContext()
 _MP.dps = DIGITS
@@ -36,12 +36,12 @@ _MP.dps = DIGITS
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What one step must give, in mpmath numbers.
+    """The right result of one step, in mpmath numbers.
 
-    ``W_hat`` : m x n, the untruncated step.  ``singular_values`` : min(m, n) of them, descending; what is below
-    1e-50·σ_1 is rounding of the 60 digits and stands as 0.  ``tails`` : (Σ_{i≥j} σ_i²)^{1/2} for j = 0 … min(m, n), the
-    last one 0.  ``theta`` : the absolute threshold.  ``scale`` : s, see :func:`_scale`.  ``ranks`` : (lowest, highest)
-    admissible rank.
+    ``W_hat`` : m x n, the untruncated step.  ``singular_values`` : min(m, n) of them, descending; values below 1e-50·σ_1 are
+    rounding of the 60 digits and replaced by 0.  ``tails`` : (Σ_{i≥j} σ_i²)^{1/2} for j = 0 … min(m, n), the last one 0.
+    ``theta`` : the absolute threshold.  ``scale`` : s, see :func:`_scale`.  ``ranks`` : the lowest and the highest admissible
+    rank.
     """
 
     W_hat: Dense
@@ -93,7 +93,7 @@ def _admissible(tails: Sequence[Real], theta: Real, slack: Real, least: int, mos
 
 
 def _core(U: Dense, X: Dense, Y: Dense, V: Dense) -> Dense:
-    """A matrix with the singular values of U X + Y Vᴴ, all that are not 0: the product of what two QR decompositions leave."""
+    """A small matrix with the nonzero singular values of U X + Y Vᴴ: R_1 R_2ᴴ from the QR decompositions of both sides."""
     left, right = _beside(U, Y), _beside(X.H, V)
     return _MP.qr(left, mode="skinny")[1] * _MP.qr(right, mode="skinny")[1].H
 
@@ -104,7 +104,7 @@ def _beside(A: Dense, B: Dense) -> Dense:
 
 
 def _singular_values(W: Dense) -> list[Real]:
-    """All min(m, n) of them, descending."""
+    """All min(m, n) singular values, descending, with rounding replaced by 0."""
     sigma = list(_MP.svd(W, compute_uv=False))
     return [x if x > sigma[0] * _MP.mpf(10) ** -50 else _MP.zero for x in sigma]
 
@@ -112,8 +112,8 @@ def _singular_values(W: Dense) -> list[Real]:
 def _scale(U: Dense, S: Dense, V: Dense, dK: Dense, dL: Dense, dS: Dense, rate: Real) -> Real:
     """s = ‖S‖ + λ (‖(I − UUᴴ) dK‖ + ‖(I − VVᴴ) dL‖ + ‖dS‖ + δ/eps), δ = ‖UᴴdK − dS‖ + ‖VᴴdL − dSᴴ‖.
 
-    ‖S‖ = ‖W‖; the three norms are those of the parts of P(W)G; δ is the amount by which the given gradients contradict each
-    other, so that the answer is determined only up to it.
+    ‖S‖ = ‖W‖; the three norms belong to the three parts of P(W)G; δ is the amount by which the given gradients contradict each
+    other, and the answer is determined only up to δ.
     """
     tangent = _norm(_off(U, dK)) + _norm(_off(V, dL)) + _norm(dS)
     contradiction = _norm(U.H * dK - dS) + _norm(V.H * dL - dS.H)
