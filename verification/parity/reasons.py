@@ -1,4 +1,4 @@
-"""What a stored conformance says, in lines.  Apart from what measures it: a report is written without torch."""
+"""Why a backend does not conform, in lines; apart from the modules that measure, since a report is written without torch."""
 
 from __future__ import annotations
 
