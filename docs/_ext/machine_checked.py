@@ -52,7 +52,7 @@ def table() -> str:
 
 
 class MachineChecked(SphinxDirective):
-    """``{machine-checked} box``: what of a box is machine-checked."""
+    """``{machine-checked} box``: the theorems that prove a box, with the part that stays on paper."""
 
     required_arguments = 1
 

@@ -12,7 +12,7 @@ __all__ = ["SYMBOLS", "Symbol"]
 
 
 class Symbol(NamedTuple):
-    """A row: TeX, the name in the code ("module:object" or "module:function(argument)"), the shape in TeX, the paper's way, what it is."""
+    """A row: TeX, name in the code ("module:object" or "module:function(argument)"), shape, published symbol, meaning."""
 
     tex: str
     code: str

@@ -66,7 +66,7 @@ def measure(name: str, sizes: Sequence[int], ranks: Sequence[int]) -> NDArray[np
 
 
 def exponents(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[float, float]:
-    """The exponent of m over the upper half of the sizes (two at least), at the largest rank; of r over the three largest."""
+    """Exponents of m (largest rank, upper half of the sizes, two at least) and of r (largest size, upper three ranks)."""
     upper = min(len(sizes) // 2, len(sizes) - 2)
     return slope(sizes[upper:], seconds[upper:, -1].tolist()), slope(ranks[-3:], seconds[-1, -3:].tolist())
 
