@@ -222,7 +222,7 @@ def check(
 
 @contextmanager
 def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over claims that counts what is ``what``; yields the function of (claim id, done, total) that moves it."""
+    """A progress bar over claims with the unit ``what``; yields the function of (claim id, done, total) that moves it."""
     with progress_bar(console, width=22, what=what) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)

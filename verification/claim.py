@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What one case measured.
+    """The measurements of one case.
 
     ``ratios`` : every ratio, by the name of the inequality.
     ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
@@ -226,5 +226,5 @@ class Claim:
 
     @property
     def unit(self) -> str:
-        """What a ratio is measured in."""
+        """The unit of a ratio, in words."""
         return "rounding units" if self.limit == FAIL else "of the bound"

@@ -1,4 +1,4 @@
-"""What the command lines of this package have in common."""
+"""Shared parts of the command lines: types of arguments, and the progress bar."""
 
 from __future__ import annotations
 

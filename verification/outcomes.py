@@ -1,4 +1,4 @@
-"""What was measured for a claim and its controls, and every reason why it does not stand."""
+"""The outcome of a claim: results of its cases and controls, and every reason why the claim does not stand."""
 
 from __future__ import annotations
 

@@ -46,12 +46,12 @@ Ratios = Mapping[str, float]
 
 
 class Record(NamedTuple):
-    """What is on record of one claim.
+    """The record of one claim.
 
-    ``medians`` : the median ratios of its own cases, under the empty name, and of each control; ``largest`` : the largest ratios
-    of its own cases; ``shares`` : for each control the share of cases in which it fails; ``cases`` : their number, and a digest
-    of their names; ``comparisons`` : their number, and how many decide nothing; ``words`` : the entries without a digit in its
-    tables, in order; ``numbers`` : the numbers in the other entries, as they are printed.
+    ``medians`` : the median ratios of the claim's cases, under the empty name, and of each control; ``largest`` : the largest
+    ratios of the claim's cases; ``shares`` : for each control the share of cases in which it fails; ``cases`` : the number of the
+    claim's cases and a digest of their names; ``comparisons`` : how many there are, and how many decide nothing; ``words`` : the
+    entries of the tables without a digit, in order; ``numbers`` : the numbers in the other entries, as they are printed.
     """
 
     medians: Mapping[str, Ratios]

@@ -111,7 +111,7 @@ def write_pages_beside(folder: Path) -> None:
 
 
 def write_page(page: Page, results: Path, folder: Path) -> Path:
-    """Write a page about what is in the folder ``results``; returns its path."""
+    """Write a page about the results in the folder ``results``; returns the path of the page."""
     items = overview(page.items, results)
     write_atomically(folder / page.file, _rendered("items.html.j2", page=page, items=items, machine=machine_facts()))
     return folder / page.file

@@ -151,7 +151,7 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_rec
 
 
 def records(plan: Plan) -> Mapping[str, Record]:
-    """What a plan is held against, by claim: the record for the quick one, nothing for others.
+    """The records that a plan is compared with, by claim: all for the quick plan, none for others.
 
     Raises ``ValueError`` or ``OSError`` that names the file if the record cannot be read.
     """

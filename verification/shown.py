@@ -72,7 +72,7 @@ class Page:
 
 
 def overview(items: Iterable[Item], folder: Path) -> list[tuple[Item, Shown]]:
-    """Every item with what its file in this folder says."""
+    """Every item with the results in its file of this folder."""
     return [(item, _shown(item, folder)) for item in items]
 
 

@@ -108,7 +108,7 @@ def directive(name: str, module: str) -> list[str]:
 
 
 def page(part: Part) -> str:
-    """What a package offers, as MyST."""
+    """The page of the names that a package offers, as MyST."""
     lines = [f"# {part.title}: `{part.package}`", "", part.about, ""]
     if offered(part):
         names = ", ".join(f"{{py:obj}}`{name} <{module}.{name}>`" for name, module in offered(part))

@@ -1,4 +1,4 @@
-r"""``{notation}``: every symbol, its name in the code, its shape, and where the literature writes it.  The names are checked to exist."""
+r"""``{notation}``: every symbol, its name in the code, its shape, and its published form.  The names are checked to exist."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the verification measured, on the pages: the numbers are read from results.json, the figures drawn from its journal.
+"""Show on the pages what the verification measured: numbers are read from results.json, figures are drawn from the journal.
 
-``{measured} descent`` shows one claim, ``{measured-rest}`` those that no page places by hand, ``{verdicts}`` the table of all of
-them, ``{worst}`descent``` its worst ratio in a sentence.  Sources that were verified before are not verified again; otherwise
-the quick verification runs first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
+``{measured} descent`` shows one claim, ``{measured-rest}`` the claims that no page places by hand, ``{verdicts}`` a table of all,
+``{worst}`descent``` the worst ratio of a claim in a sentence.  Sources that were verified before are not verified again; for
+others the quick verification runs first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ DRIFT = 1e-11
 """The change of ‖Y‖² that the sub-solver may make in one step, at ‖Y‖ = 1: one tolerance.  DOP853 keeps an error estimate of
 order 5 within the tolerance; the error of its result is of order 8 and far smaller."""
 RULES = {"fixed rank": TruncationRule.fixed_rank(RANK), "1e-3": TruncationRule(theta=1e-3), "nothing": TruncationRule(theta=0.0)}
-"""What is truncated.  With "nothing" the rank at least doubles in each step, until it is 40."""
+"""The truncations by name.  With "nothing" the rank at least doubles in each step, until it is 40."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:

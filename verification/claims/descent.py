@@ -100,7 +100,7 @@ class Descent:
     """The losses and norms of one step, of one layer or of several at once.
 
     ``losses`` : L(W), L(Ŵ) and L(W₁); ``tangential2`` : ‖P(W)∇L(W)‖²; ``gradient`` : ‖∇L(Ŵ)‖; ``slope`` : ⟨∇L(Ŵ), W₁ − Ŵ⟩;
-    ``lost`` : ϑ₁; ``cancelled`` : the size of large numbers whose small differences the losses are.
+    ``lost`` : ϑ₁; ``cancelled`` : the size of large terms that cancel in the losses.
     """
 
     losses: tuple[float, float, float]

@@ -1,4 +1,4 @@
-"""Limit cases of the step, at the ends of its parameters, and what it becomes there."""
+"""Limit cases: at the ends of its parameters the step becomes a known step or a best approximation."""
 
 from __future__ import annotations
 

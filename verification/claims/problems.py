@@ -161,7 +161,7 @@ class RealInitial(Schroedinger):
     """Initial values are real, the equation is not."""
 
     def initial(self, spectrum: ArrayLike, rng: np.random.Generator) -> LowRank:
-        """In float64."""
+        """The initial value in float64."""
         return LowRank.random(self.shape, np.asarray(spectrum), rng)
 
 

@@ -152,7 +152,7 @@ def one_run(
 
 
 def confidence_width(runs: Any) -> Any:
-    """What the upper confidence limit of the mean over the runs (rows) adds to the mean, at every t."""
+    """The distance of the upper confidence limit from the mean over the runs (rows), at every t."""
     return scipy.special.stdtrit(len(runs) - 1, CONFIDENCE) * np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
 
 

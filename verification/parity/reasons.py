@@ -9,7 +9,7 @@ __all__ = ["reasons"]
 
 
 def reasons(one: Mapping[str, Any], most: int = 5) -> list[str]:
-    """Why a backend does not conform, from what ``conformance`` found: its first failures, and what they tell together."""
+    """Why a backend does not conform, from what ``conformance`` found: its first failures, its problems and its diagnosis."""
     failures = [f"{case}: {text}" for case, text in one["failures"].items()]
     more = [f"and {len(failures) - most} cases more"] if len(failures) > most else []
     return [*failures[:most], *more, *one["problems"], *([one["diagnosis"]] if one["diagnosis"] else [])]

@@ -41,7 +41,7 @@ PRECAUTIONS = {
 
 @dataclass(frozen=True)
 class Program:
-    """A command and what becomes of its folder.
+    """A command that reads and writes one folder.
 
     Attributes
     ----------

@@ -117,7 +117,7 @@ def _stepper(dtype: str, polish: int, period: int) -> Step:
 
 
 def _state(task: dict[str, Any], state_file: Path | None) -> dict[str, Any]:
-    """Where this run stands; at the beginning if there is no file of the same task."""
+    """The state of this run; that at the beginning if there is no file of the same task."""
     if state_file and state_file.exists():
         state = read_json(state_file)
         if state["task"] == task:

@@ -48,7 +48,7 @@ class Mutant:
 
     @cached_property
     def diff(self) -> str:
-        """What the change does to the lines, without their indentation: ``old ⇒ new``."""
+        """The lines before and after the change, without their indentation: ``old ⇒ new``."""
         first = self.source.rfind("\n", 0, self.start) + 1
         last = self.source.find("\n", self.end)
         before = self.source[first:last].split("\n")

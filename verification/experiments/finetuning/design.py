@@ -91,7 +91,7 @@ FAMILIES: Mapping[str, Family] = {
     "full": Family((3.2e-5, 1e-4, 3.2e-4)),
     "head only": Family(),
 }
-"""``families.py`` makes their methods."""
+"""The families by name; ``families.py`` makes the method of each."""
 CARRIERS = ("geolora, uniform", "geolora, budget")
 """The default at equal parameters: the one with the better mean on the development examples goes through all budgets."""
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -235,7 +235,7 @@ def _rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> I
 
 
 def outer_rates(name: str) -> str:
-    """What the runs of a family at rates beyond those of its tuning are called."""
+    """The name of the runs of a family at rates beyond those of its tuning."""
     return f"{name}, outer rates"
 
 

@@ -1,6 +1,6 @@
 """``python -m verification.experiments.integrators.cost``: how the processor time of one step grows with m and with r.
 
-Writes cost.json (sealed) and cost.md, the table of it; what is in ``measured/`` is what docs/integrators.md shows.
+Writes cost.json (sealed) and cost.md, the table of it; docs/integrators.md shows the figures in ``measured/``.
 
 The heat equation with a banded A and a source of low rank (:class:`Lyapunov`), m = n, explicit Euler sub-steps, fixed rank, one
 thread.  Expected is a·m r² + b·r³ + c·m r + d; a dense field would cost m² r.  The deterministic form of the same statement, by

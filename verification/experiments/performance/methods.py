@@ -214,7 +214,7 @@ def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Modu
 class Authors(WithAdamW):
     """The public layer of the authors' GLUE experiment, from their checkout: step and truncation to r at every iteration.
 
-    Their trainer steps once in 31 iterations; a layer has room for 2r columns and is cut back to r by the cap.
+    The authors' trainer steps once in 31 iterations; a layer has room for 2r columns and is cut back to r by the cap.
     """
 
     def __init__(self, case: Case, rank: int) -> None:
