@@ -1,4 +1,4 @@
-"""A pretended device: its tensors say that they are there, keep their numbers on the CPU, and refuse what a GPU refuses.
+"""A pretended device: its tensors name it as theirs, keep their numbers on the CPU, and refuse what a GPU refuses.
 
 Operands on two devices, NumPy's view of a tensor on the device, an index of another device where CUDA wants its own: each is an
 error here as on a GPU, and copies between the devices are counted.  Nothing else of a GPU is pretended: not its kernels, its

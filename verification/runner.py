@@ -89,7 +89,7 @@ def run(
     """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
 
     The work is done by ``jobs`` processes of this machine or, if given, by the Dask cluster with this ``scheduler``.  The workers
-    add ``extensions``; in this process they must be added already.  ``unrecorded`` : the ids of the claims that they change.
+    add ``extensions``; in this process they must be added already.  ``unrecorded`` : ids of claims that the extensions change.
     This process writes the journal: after an interruption (an exception or a signal) it has every case that finished.  Cases that
     raised are left out of it: memory or a disk may have been short, and another run tries them again.
     Raises ``BackendError`` if processes or workers are missing, have other sources, or die.

@@ -93,10 +93,10 @@ def check(
     """The electric energy ½∫E² decays like e^{2γt} while it oscillates (Landau), or grows like e^{2γt} (two streams).
 
     Decay: the slope through the maxima, and the distance of the maxima, π/ω.  Growth: the slope in the linear phase.
-    The norm of f is checked at all steps of methods whose sub-steps are Galerkin steps around the state, since the field is
-    orthogonal to f: N_k² = N_0² − Σ (d_i² + q_i) up to ``ROUNDING`` a step.  d_i is the norm of what was discarded, and q_i what
-    RK4 takes from the square (:class:`BalancedRK4`): in all sub-steps of a splitting, else in the last one, the S-step, since K
-    and L give bases only.
+    The norm of f is checked at every tenth step, if sub-steps are Galerkin steps around the state, since the field is orthogonal
+    to f: N_k² = N_0² − Σ (d_i² + q_i) up to ``ROUNDING`` a step.  d_i is the norm of what was discarded, and q_i what RK4 takes
+    from the square (:class:`BalancedRK4`): in all sub-steps of a splitting, else in the last one, the S-step, since K and L give
+    bases only.
     For controls: another ``integrator`` than that of the case, another ``rank``, and what of the balance is ``left_out``,
     "discarded" or "RK4".
     """
