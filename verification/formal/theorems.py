@@ -17,7 +17,7 @@ SOURCES = {path.stem: path for path in sorted(FOLDER.glob("*.v"))}
 @dataclass(frozen=True)
 class Box:
     """A statement of the theory: its page, its title, the theorems "file.name" that prove it, the part that stays on paper, and
-    its other checks: whether a certificate has it, the claim that tests it, and what this claim breaks on purpose.
+    its other checks: whether a certificate has it, the claim that tests it, and what is broken on purpose.
     """
 
     page: str
