@@ -1,7 +1,7 @@
 """Try one fault on one program, and give a verdict.
 
-*lost*: finished work is gone, or the program cannot go on from it; *damaged*: other results than those of an undisturbed run, as
-if nothing had happened; *hang*: asleep or at work for longer than ten seconds and four times the undisturbed run together;
+*lost*: finished work is gone, or the program cannot go on from it; *damaged*: other results than those of an undisturbed run,
+with the same exit status; *hang*: asleep or at work for longer than ten seconds and four times the undisturbed run together;
 *traceback*: a traceback, an exit status that is not allowed, or a refusal that names no file; *fine*: none of these.
 """
 

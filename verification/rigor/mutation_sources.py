@@ -156,7 +156,7 @@ def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[Muta
 
 
 def _told_apart(mutants: Iterable[Mutant]) -> list[Mutant]:
-    """The same mutants, with the twins numbered that would have the same key."""
+    """The same mutants; those that would have the same key are numbered."""
     found, seen = [], Counter[str]()
     for mutant in mutants:
         seen[mutant.key] += 1
