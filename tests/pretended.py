@@ -1,11 +1,11 @@
-"""A device that is none: its tensors say where they are, keep their numbers on the CPU, and refuse what a GPU refuses.
+"""A pretended device: its tensors name it as theirs, keep their numbers on the CPU, and refuse what a GPU refuses.
 
-Operands on two devices, NumPy's view of a tensor over there, an index of another device where CUDA wants its own: each is an
-error here as there, and what has to cross between the devices is counted.  Nothing else of a GPU is pretended: not its kernels,
-its rounding, its memory, nor that it goes on while the host does.
+Operands on two devices, NumPy's view of a tensor on the device, an index of another device where CUDA wants its own: each is an
+error here as on a GPU, and copies between the devices are counted.  Nothing else of a GPU is pretended: not its kernels, its
+rounding, its memory, nor its work at the same time as the host's.
 
-``pytest -p tests.pretended`` runs the tests of ``tests.devices`` on it, and no others.  It has the place that torch keeps for
-backends of other vendors, one in a process and for good, so that it needs a process of its own.
+``pytest -p tests.pretended`` runs the tests of ``tests.devices`` on it, and no others.  The device takes the place that torch
+keeps for backends of other vendors.  There is one in a process, and for good, so that the tests need a process of their own.
 """
 
 from __future__ import annotations

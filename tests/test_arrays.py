@@ -1,4 +1,4 @@
-"""The few helpers that the array API standard does not say in one word."""
+"""The few helpers for which the array API standard has no single function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every exception of the package can be copied, as it is to be sent to another process, and says the same then."""
+"""Every exception of the package can be copied, as on its way to another process, and its copy says the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom: the oracles share nothing with what they judge, and the core does not look up the house.
+"""Who may import whom: the oracles share nothing with what they judge, and the core imports nothing from the layers above it.
 
 What counts is what a module names.  Importing it also runs the ``__init__`` of its packages, which name everything.
 """

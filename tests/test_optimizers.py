@@ -1,4 +1,4 @@
-"""Rules that map tangent vectors to tangent vectors: they do, their directions descend, and memory moves by the projection."""
+"""The rules map tangent vectors to tangent vectors, their directions descend, and their memory moves by the projection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests of devices on one that is none (``tests.pretended``), in a process of its own."""
+"""The tests of devices on the pretended device (``tests.pretended``), in a process of their own."""
 
 from __future__ import annotations
 

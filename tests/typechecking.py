@@ -1,7 +1,7 @@
 """The run-time type checker of the test run: every annotated shape and dtype of the package is checked at every call.
 
-Modules without an annotated shape are checked by night alone: what is left there the static checker sees as well, and to check
-every call takes the oracle twice the time of its work.
+Modules without an annotated shape are checked in the nightly profile alone: the static checker sees their annotations as well,
+and to check every call takes the oracle twice the time of its work.
 """
 
 from __future__ import annotations

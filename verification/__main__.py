@@ -96,8 +96,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked.
 
-    With --compare 0: every claim that stood stands; 1: not so; 2: one of the two cannot be read.
-    130: interrupted, 143: terminated; with --full what had been finished is in the journal.
+    With --compare, 0: every claim that stood stands; 1: not so; 2: one of the two cannot be read.
+    130: interrupted, 143: terminated; with --full the finished cases are in the journal.
     """
     escape_missing_characters()
     options = arguments(argv)
@@ -121,15 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                     status = check(claims, plan, folder, options, console, others)
             sys.stdout.flush()
         return status
-    except OSError as error:  # taken by another run, unwritable, or full: what had been written is whole
-        let_go(sys.stdout)  # which may be what is full
+    except OSError as error:  # the folder is taken by another run, unwritable or full; every file written so far is whole
+        let_go(sys.stdout)  # the full disk may be that of stdout
         return refuse(str(error))
     except KeyboardInterrupt as interrupt:
         return stopped(interrupt, "what had been written is whole", console)
 
 
 def refuse(reason: str) -> int:
-    """Tell why it cannot go on; the exit status of that."""
+    """Print why the command cannot go on; returns its exit status."""
     Terminal(stderr=True).print(f"[red]cannot go on:[/] {escape(reason)}", soft_wrap=True)
     return 2
 
@@ -142,12 +142,12 @@ def stopped(interrupt: KeyboardInterrupt, rest: str, console: Console) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same as Ctrl-C, so that processes that work are ended and what they finished is kept."""
+    """SIGTERM came: treated like Ctrl-C, so that the worker processes end and their finished cases are kept."""
 
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Within it SIGTERM raises :class:`Terminated`; nothing where signals are another thread's affair."""
+    """A context in which SIGTERM raises :class:`Terminated`; outside of the main thread, which alone gets signals, no change."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -165,9 +165,9 @@ def terminated_like_interrupted() -> Iterator[None]:
 def check(
     claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.Namespace, console: Console, others: Collection[str]
 ) -> int:
-    """Check these claims in a folder that no other run uses; ``others`` : those that are not what is on record."""
+    """Check these claims in a folder that no other run uses; ``others`` : the ids of those that the record does not cover."""
     try:
-        records(plan)  # outcomes are held against them: whether they can be read is known before any case is done
+        records(plan)  # outcomes are compared with the record, so an unreadable one is refused before any case is done
     except ValueError as error:
         return refuse(str(error))
     whole = len(claims) == len(CLAIMS)
@@ -222,14 +222,14 @@ def check(
 
 @contextmanager
 def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for ``what`` happens to claim after claim; it is told ``(claim id, done, total)``."""
+    """A progress bar over claims with the unit ``what``; yields the function of (claim id, done, total) that moves it."""
     with progress_bar(console, width=22, what=what) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)
 
 
 def list_claims(claims: Sequence[Claim], console: Console) -> None:
-    """The claims with their statements and controls."""
+    """Print the claims with their statements and controls."""
     for claim in claims:
         section = claim.section if claim.section in HEADINGS else "in no section of the theory"
         title = escape(f"({section}) {claim.title}")
@@ -239,7 +239,7 @@ def list_claims(claims: Sequence[Claim], console: Console) -> None:
 
 
 def print_outcomes(outcomes: Sequence[ClaimOutcome], console: Console) -> None:
-    """One row a claim, whole on 80 columns, then the reasons of what does not stand."""
+    """Print a table that fits 80 columns, one row a claim, then the reasons why claims do not stand."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("claim", no_wrap=True)
     for name in ("cases", "ratios", "worst", "limit"):

@@ -1,4 +1,4 @@
-"""A field by its two actions: how the claims make relatives of a field."""
+"""A field F given by its products F V and Fᴴ U: the claims build variants of a problem's field from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Action = Callable[[float, Product, Matrix], Matrix]
 
 @dataclass(frozen=True, eq=False)
 class Acting:
-    """F of this ``shape`` (m, n) with F(t, Y) V = ``right(t, Y, V)`` and F(t, Y)ᴴ U = ``left(t, Y, U)``."""
+    """A field F of ``shape`` (m, n): F(t, Y) V = ``right(t, Y, V)``, and F(t, Y)ᴴ U = ``left(t, Y, U)``."""
 
     shape: tuple[int, int]
     right: Action

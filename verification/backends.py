@@ -1,9 +1,9 @@
-"""Who does the cases of a campaign: processes of this machine (joblib's loky), or the workers of a Dask cluster.
+"""Where the cases of a campaign run: in processes of this machine (joblib's loky), or on the workers of a Dask cluster.
 
-Either yields ``work(item)`` for every item as it finishes, in no order, and raises :class:`BackendError` where it cannot go on.
+Both yield ``work(item)`` for every item in the order of completion, and raise :class:`BackendError` where they cannot go on.
 
-Dask is not used through joblib: joblib's generators wait forever for a task that Dask has given up (1.6.0: its callback, which
-ends the waiting, is not called for errors), and a worker that dies again and again is what must be told.
+Dask is not used through joblib.  In joblib 1.6.0 the callback that ends the waiting is not called for errors, so a generator
+waits forever for a task that Dask has given up.  A worker that dies again and again must be reported instead.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ PATIENCE = 20.0
 
 
 class BackendError(RuntimeError):
-    """Those who should do the work are missing, must not do it, or died."""
+    """The processes or workers that should run the cases are missing, unfit or dead."""
 
 
 def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Generator[Result]:
-    """On this machine; in this process alone if ``jobs`` is 1."""
+    """Run the items in ``jobs`` processes of this machine; in this process alone if ``jobs`` is 1."""
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs", batch_size=1)
     try:
         with warnings.catch_warnings():
-            # loky replaces a worker that has grown by 300 MB, which libraries that are imported late do; no task is lost
+            # loky replaces a worker that has grown by 300 MB, as late imports let it grow; no task is lost
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor", UserWarning)
             yield from parallel(joblib.delayed(partial(_work_for, os.getpid(), work))(item) for item in items)
     except BrokenProcessPool as error:
@@ -52,7 +52,7 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
 
 
 def _work_for(master: int, work: Callable[[Item], Result], item: Item) -> Result:
-    """In a process that ends with the one that made it: SIGKILL leaves that one no time to end others."""
+    """Run one item in a worker process that ends with its parent: SIGKILL leaves the parent no time to end its workers."""
     _end_with(master)
     return work(item)
 
@@ -64,14 +64,14 @@ def _end_with(master: int) -> None:
 
 
 def _watch(master: int) -> None:
-    """A process whose parent is gone has another one."""
+    """End this process once its parent is gone: the system then gives it another parent."""
     while os.getppid() == master:
         time.sleep(0.5)
     os._exit(1)
 
 
 def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Generator[Result]:
-    """On the workers of the Dask cluster whose scheduler has this address; Dask repeats what dying workers leave behind.
+    """Run the items on the Dask cluster whose scheduler has this address; Dask repeats the tasks of workers that die.
 
     Every worker, also one that joins later, must have the sources and the libraries of this process, and one thread.
     """
@@ -79,20 +79,20 @@ def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: st
         _refuse_unfit(client)
         finished: Queue[Any] = Queue()
         for task in client.map(partial(_work_if_fit, sources(), work), items, pure=False):
-            task.add_done_callback(finished.put)  # nothing else refers to it: a result that was yielded leaves its worker
+            task.add_done_callback(finished.put)  # the only reference: its worker frees a result that was yielded
         for _ in items:
             yield _next(finished, client)
 
 
 @cache
 def sources() -> str:
-    """The fingerprint of this process: a worker goes on with what it had imported, although its files may change later."""
+    """The fingerprint of this process, taken once: a worker keeps the code that it has imported even where files change later."""
     return fingerprint(Plan())
 
 
 @contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
-    """A client of the scheduler, with a worker at least."""
+    """A client of the scheduler, once at least one worker has joined."""
     try:
         import distributed
     except ImportError as error:
@@ -110,7 +110,7 @@ def _connected(scheduler: str) -> Iterator[Any]:
 
 
 async def _greet(scheduler: str) -> None:
-    """Connect and hang up.  Raises ``OSError`` or ``ValueError``; a client that fails to connect takes long to end."""
+    """Try the connection first: a client that fails to connect takes long to end.  Raises ``OSError`` or ``ValueError``."""
     from distributed import Security
     from distributed.comm import connect
 
@@ -129,13 +129,13 @@ def _objection(expected: str, dask_worker: Any) -> str:
     """Why the worker that runs this must not work for a client with these sources; empty if it may."""
     if sources() != expected:
         return f"expected the sources and libraries of the client (fingerprint {expected}), found {sources()}"
-    # Checks limit the threads of BLAS, which is a setting of the process: beside each other they would undo it.
+    # Checks limit the BLAS threads of the whole process: two checks at once would undo each other's limit.
     threads = dask_worker.state.nthreads
     return "" if threads == 1 else f"expected one thread (dask worker --nthreads 1), found {threads}"
 
 
 def _work_if_fit(expected: str, work: Callable[[Item], Result], item: Item) -> Result:
-    """On a worker: it may have joined after the campaign began."""
+    """Run one item on a worker; the worker is judged here too, since it may have joined after the campaign began."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -146,7 +146,7 @@ def _work_if_fit(expected: str, work: Callable[[Item], Result], item: Item) -> R
 
 
 def _next(finished: Queue[Any], client: Any) -> Any:
-    """The next result.  Raises :class:`BackendError` for what the cluster gave up, and if there is no worker any more."""
+    """The next result.  Raises :class:`BackendError` for a task that the cluster gave up, and if no worker is left."""
     patience = time.monotonic() + PATIENCE
     try:
         while True:
@@ -164,5 +164,5 @@ def _next(finished: Queue[Any], client: Any) -> Any:
 
 
 def _sentence(answer: object) -> str:
-    """One line, of an exception with its kind."""
+    """The answer as text; an exception with its kind before it."""
     return f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else str(answer)

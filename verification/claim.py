@@ -21,7 +21,7 @@ __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "
 Effort = Literal["quick", "full"]
 
 GREATEST = 1e70
-"""Entries beyond it have no use: fourth powers of numbers below it still are numbers, so a run ends before anything overflows."""
+"""The largest entry of a run that goes on: fourth powers of numbers up to here are finite, so a run ends before any overflow."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What one case measured.
+    """The measurements of one case.
 
     ``ratios`` : every ratio, by the name of the inequality.
     ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
     ``violated_hypotheses`` : the checked hypotheses that did not hold.
     ``series`` : data for the figures.
     ``diverged`` : where a run left every bound, in words: an infinite ratio.  Comparisons made before that count as usual.
-    ``error`` : if the check itself broke, what happened and where in a line, and the traceback behind it; such a case never
-    counts as the failure that a control owes.
+    ``error`` : if the check itself broke, one line that says what happened and where, then the traceback.  Such a case never
+    counts as the failure of a control.
     """
 
     case: str
@@ -70,9 +70,7 @@ class CaseResult:
 
     @property
     def worst(self) -> float:
-        """The largest ratio; infinite if a run diverged, if a ratio is no number or −∞, of a logarithm say, or if nothing was
-        compared at all.
-        """
+        """The largest ratio; infinite if a run diverged, if a ratio is NaN or −∞ (of a logarithm), or if none was compared."""
         if self.diverged:
             return math.inf
         values = [value for ratios in self.ratios.values() for value in ratios]
@@ -85,7 +83,7 @@ Results = Sequence[CaseResult]
 
 
 def in_units(error: float, unit: float) -> float:
-    """A rounding error in units; where the unit is 0 only 0 is right, and all else infinitely wrong."""
+    """The ratio error/unit; for unit 0 it is 0 where the error is 0, and infinite elsewhere."""
     if unit == 0.0:
         return 0.0 if error == 0.0 else math.inf
     return error / unit
@@ -108,9 +106,9 @@ class Measurements:
     def at_most(self, name: str, measured: float, bound: float, rounding: float = 0.0) -> None:
         """Record measured ≤ bound as a ratio.
 
-        ``rounding`` is what rounding may add to ``measured``.  Where the bound does not exceed ten times that, the comparison
-        could not fail for a mathematical reason: it only counts as being at the floor, unless it fails all the same.  A bound
-        that is not finite bounds nothing: an infinite ratio.
+        ``rounding`` is the most that rounding may add to ``measured``.  Where the bound is at most ten times ``rounding``, a
+        comparison that passes decides nothing and counts as undecided; one that fails is recorded.  A bound that is not finite
+        bounds nothing and gives an infinite ratio.
         """
         if not math.isfinite(bound + rounding):
             self.ratio(name, math.inf)
@@ -128,7 +126,7 @@ class Measurements:
             self.violated.append(hypothesis)
 
     def diverges(self, where: str, *matrices: ArrayLike) -> bool:
-        """Whether an entry is beyond ``GREATEST`` or no number; if so it is recorded, and the run has nothing more to show."""
+        """Whether an entry is beyond ``GREATEST`` or NaN; if so the divergence is recorded, and the caller must end the run."""
         if all(np.max(np.abs(A), initial=0.0) <= GREATEST for A in matrices):
             return False
         self.diverged = f"{where}: an entry beyond {GREATEST:g}"
@@ -174,9 +172,9 @@ class Table:
 class Control:
     """A negative control: something wrong, or a violated hypothesis, for which the claim *must* fail.
 
-    ``share`` : the least share of its cases in which an inequality must fail, all of them unless there are cases that cannot show
-    what is wrong.  ``infinite`` : whether a ratio that is not finite counts as failing: where that is how the claim says what is
-    wrong; elsewhere it is a breakdown that proves nothing.
+    ``share`` : the least share of its cases in which an inequality must fail, below 1 only where some cases cannot show the
+    defect.  ``infinite`` : whether a ratio that is not finite counts as a failure, for claims that report the defect in this way;
+    for all others it is a breakdown that proves nothing.
     """
 
     id: str
@@ -192,16 +190,15 @@ class Control:
 
 @dataclass(frozen=True)
 class Claim:
-    """A guarantee, by content.
+    """A guarantee as data: the statement, its hypotheses, the cases that test it, and its negative controls.
 
-    ``section`` : the heading in the theory pages under which it is stated, empty if none states it.  ``controls`` : between them
-    they must fail every inequality.  ``floor`` : the least number of ratios that the quick plan must have compared, so that
-    nothing passes by checking nothing; other plans must compare as many more as they have more cases.  ``undecided`` : the
-    largest share of
-    comparisons that may decide nothing, at rounding level or for want of a unique answer.
-    ``explanation`` : how it is checked, and what the statement does not say.  ``limit`` : the largest ratio that still holds, 1
-    for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s; ``scale`` : the s of these, the natural
-    scale of what is compared.
+    ``section`` : the heading in the theory pages under which the guarantee is stated, empty if none states it.  ``controls`` :
+    every inequality must fail in at least one of them.  ``floor`` : the least number of ratios that the quick plan must compare,
+    so that nothing passes by checking nothing; for other plans it grows with the number of cases.  ``undecided`` : the largest
+    share of comparisons that may decide nothing, at rounding level or for want of a unique answer.
+    ``explanation`` : how the claim is checked, and what the statement does not say.  ``limit`` : the largest ratio that still
+    holds, 1 for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s.  ``scale`` : what s is, the
+    natural size of the compared quantity.
     """
 
     id: str
@@ -229,5 +226,5 @@ class Claim:
 
     @property
     def unit(self) -> str:
-        """What a ratio is measured in."""
+        """The unit of a ratio, in words."""
         return "rounding units" if self.limit == FAIL else "of the bound"

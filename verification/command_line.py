@@ -1,4 +1,4 @@
-"""What the command lines of this package have in common."""
+"""Shared parts of the command lines: types of arguments, and the progress bar."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def writable_folder(text: str) -> Path:
 
 
 def progress_bar(console: Console, *, width: int = 0, what: str = "", **options: Any) -> Progress:
-    """A bar: the description of a task, ``width`` characters at least, how many of how many, ``what`` they are, the time."""
+    """A progress bar: description (at least ``width`` characters), bar, count of total, the unit ``what``, elapsed time."""
     unit = [TextColumn(what)] if what else []
     columns = (TextColumn(f"{{task.description:<{width}}}"), BarColumn(), MofNCompleteColumn(), *unit, TimeElapsedColumn())
     return Progress(*columns, console=console, **options)

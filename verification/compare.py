@@ -1,4 +1,4 @@
-"""``python -m verification --compare A B``: what two results have in common, and what has changed from one to the other."""
+"""``python -m verification --compare A B``: where two stored results come from, and what has changed from A to B."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GONE = "not checked"
 
 
 class Change(NamedTuple):
-    """What is not the same of one claim; ``worse`` : it stood and does not stand any more, or was not checked at all."""
+    """One fact of a claim that differs between two results; ``worse`` : the claim stood, and now fails or was not checked."""
 
     claim: str
     what: str
@@ -31,7 +31,7 @@ class Change(NamedTuple):
 
 
 def read_results(place: Path) -> dict[str, Any]:
-    """A ``results.json``, or that of a folder.  Raises ``ValueError`` or ``OSError`` that names the file."""
+    """Read a ``results.json``, given by its path or its folder.  Raises ``ValueError`` or ``OSError`` that names the file."""
     path = place / "results.json" if place.is_dir() else place
     data = read_json(path)
     try:
@@ -46,7 +46,7 @@ def read_results(place: Path) -> dict[str, Any]:
 
 
 def changes(old: Results, new: Results) -> list[Change]:
-    """Claim by claim: verdicts, cases, comparisons, ratios (four digits are kept) and controls that are not what they were."""
+    """All differences, claim by claim: of verdicts, numbers of cases and comparisons, ratios (to four digits) and controls."""
     found = []
     for name in dict.fromkeys([*old["claims"], *new["claims"]]):
         before, after = (_facts(data["claims"].get(name)) for data in (old, new))
@@ -59,7 +59,7 @@ def changes(old: Results, new: Results) -> list[Change]:
 
 
 def _facts(claim: Results | None) -> dict[str, str]:
-    """What is compared of a claim, in words."""
+    """The facts of a claim that are compared, by name, as text."""
     if claim is None:
         return {"verdict": GONE}
     facts = {"verdict": str(claim.get("verdict") or ("holds" if claim["holds"] else "does not stand"))}
@@ -80,7 +80,7 @@ def _origin(data: Results) -> str:
 
 
 def tell_changes(A: Path, B: Path, console: Console, most: int = 5) -> int:
-    """Print what has changed from A to B; of the cases of a claim ``most``, and how many more.
+    """Print what has changed from A to B; of each claim at most ``most`` cases, then the number of the others.
 
     Returns 1 if a claim that stood in A does not stand in B or was not checked there, else 0.  Raises as
     :func:`read_results`.

@@ -38,30 +38,30 @@ RULES: dict[str, Optimizer] = {
     "adam": Adam(),
 }
 EQUIVARIANT = tuple(name for name in RULES if name != "adam")
-"""Those that commute with changes of the gauge."""
+"""The rules that commute with changes of gauge: other orthonormal bases of the same spaces."""
 
 
 def seen(G: Array, bases: Bases) -> Triple:
-    """A dense matrix through K, L and S: its projection on the tangent space."""
+    """The triple (GV, GᴴU, UᴴGV) of a dense matrix G: its projection on the tangent space."""
     U, V = bases
     K = G @ V
     return Triple(K, H(G) @ U, H(U) @ K)
 
 
 def dense(D: Triple, bases: Bases) -> Array:
-    """What lines 3 to 5 of Algorithm 1 subtract from W, per λ, whether or not the three are views of one matrix."""
+    """The matrix that lines 3 to 5 of Algorithm 1 subtract from W per unit of λ; K, L and S need not come from one matrix."""
     (U, V), (K, L, S) = bases, D
     return (K - U @ (H(U) @ K)) @ H(V) + U @ H(L - V @ (H(V) @ L)) + U @ S @ H(V)
 
 
 def rounding_of(X: Any) -> float:
-    """What rounding makes of numbers of order one, in double precision, by the fail level of the oracle."""
+    """The rounding error of numbers of order one in double precision that reaches the fail level of the oracle."""
     m, n = X.shape
     return FAIL * unit_of(m, n, float(np.finfo(float).eps))
 
 
 def wide(X: Any) -> Any:
-    """As NumPy's complex double precision."""
+    """An array in NumPy's complex double precision."""
     return to_numpy(X).astype(np.complex128)
 
 
@@ -84,19 +84,19 @@ class Altered:
     move: Callable[[Triple, Bases, Bases], Triple] | None = None
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """The rule's, changed."""
+        """The direction of the rule, changed by ``change`` if given."""
         D, moments = self.rule.direction(bases, gradients, moments)
         return (self.change(bases, D) if self.change else D), moments
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
-        """The rule's, or ``move``."""
+        """The moments in the new bases, moved by ``move`` if given, else by the rule."""
         if self.move is None or moments.first is None:
             return self.rule.transport(old, moments, new)
         return replace(moments, first=self.move(moments.first, old, new))
 
 
 def _shared_core(bases: Bases, D: Triple) -> Triple:
-    """S moves by the mean of what K and L say."""
+    """S moves by the mean of UᴴD_K and D_LᴴV."""
     return D._replace(S=0.5 * (H(bases.U) @ D.K + H(D.L) @ bases.V))
 
 
@@ -122,7 +122,7 @@ class BlockwisePolar(Sgd):
     """The polar factor of each block of the core by itself: its spectral norm is up to the golden ratio."""
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """The blocks."""
+        """The direction made of the polar factors of the three blocks."""
         (U, V), r = bases, gradients.S.shape[-1]
         U_tilde, V_tilde = basis_augmentation(U, gradients.K), basis_augmentation(V, gradients.L)
         C = assemble(gradients.S, gradients.K, gradients.L, U_tilde, V_tilde)
@@ -134,7 +134,7 @@ class HalvesPolar(Sgd):
     """½(polar(MV)Vᴴ + U polar(UᴴM)): of size one as well, with half of the descent at worst."""
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """The mean of both."""
+        """The triple of this matrix."""
         U, V = bases
         D = 0.5 * (_polar(gradients.K) @ H(V) + U @ H(_polar(gradients.L)))
         return seen(D, bases), Moments(moments.step + 1)

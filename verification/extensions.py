@@ -1,4 +1,4 @@
-"""Claims, problems and integrators of others: objects of modules that can be imported, judged beside those that are here."""
+"""Claims, problems and integrators from other packages: objects named by import path, judged beside the built-in ones."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["NONE", "Extensions", "added", "extended", "foreign_sources"]
 
 
 class Extensions(NamedTuple):
-    """What is added, each by its name, "package.module:attribute".
+    """The additions to a run, each named "package.module:attribute".
 
     ``claims`` : each a :class:`~verification.claim.Claim`.  ``problems`` : functions of a random generator that return a
-    :class:`~geolora_ref.problems.problem.MatrixODE`; a gradient flow with a constant β is one for every claim on gradient flows.
+    :class:`~geolora_ref.problems.problem.MatrixODE`; a gradient flow with a constant β joins all claims on gradient flows.
     ``integrators`` : each a :class:`~verification.integrator_family.Member`, an integrator with its promises.
     """
 
@@ -42,9 +42,9 @@ NONE = Extensions()
 
 @contextmanager
 def added(extensions: Extensions) -> Iterator[None]:
-    """Within it they are among ``CLAIMS``, ``ZOO``, ``FLOWS`` and ``FAMILY``.
+    """A context in which the additions are entries of ``CLAIMS``, ``ZOO``, ``FLOWS`` and ``FAMILY``.
 
-    Raises ``ValueError`` that says which name does not lead to what is expected, or is taken.
+    Raises ``ValueError`` that says which name is taken, or leads to an object of the wrong kind.
     """
     registries: tuple[dict[str, Any], ...] = (CLAIMS, ZOO, FLOWS, FAMILY)
     before = [dict(registry) for registry in registries]
@@ -78,7 +78,7 @@ def _enter(registry: dict[str, Any], key: str, entry: Any, who: str) -> None:
 
 @lru_cache
 def _has_slope(name: str) -> bool:
-    """Whether the claims on gradient flows can run on the problem of this name, of which one instance is made to see."""
+    """Whether the claims on gradient flows can run on the problem of this name; one instance is made to find out."""
     make: Callable[[np.random.Generator], object] = load_object(name, "--problem")
     wanted = "--problem: expected a function of a random generator that returns a MatrixODE"
     try:
@@ -92,7 +92,7 @@ def _has_slope(name: str) -> bool:
 
 
 def extended(extensions: Extensions, plan: Plan) -> list[str]:
-    """By id the claims that are not on record: claims of others, and claims that have more cases with the additions."""
+    """The ids of the claims that the record does not cover: added ones, and those that get more cases by the additions."""
 
     def cases() -> dict[str, list[str]]:
         return {claim.id: [case.id for case in claim.cases(plan)] for claim in CLAIMS.values()}
@@ -103,7 +103,7 @@ def extended(extensions: Extensions, plan: Plan) -> list[str]:
 
 
 def foreign_sources(extensions: Extensions) -> Mapping[str, str]:
-    """By the name of each addition a digest of its Python files: those of its package, or its one module."""
+    """A digest for each addition, by its name: of all Python files of its package, or of its one module."""
     return {name: _digest(name) for names in extensions for name in names}
 
 

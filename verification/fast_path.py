@@ -1,4 +1,4 @@
-"""The page "Fast path": what was measured of its speed, and whether it is right on a GPU."""
+"""The page "Fast path" of the report: the measured speed, and the parity of GPU and CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Glyphs of formulas in running text from one font: few fonts have ᴴ, ‖ and ∇, so each would come from another one."""
+"""Glyphs of formulas in running text, all from one font: few fonts have ᴴ, ‖ and ∇, so browsers would mix several fonts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHARACTERS = (
     + "‖∇−·≤≥≠≈√±∓ℓ⟨⟩∂⊥∫∞←→↦⇒⇔×∘∈∉⊆⊇⊗∝∠∅∑∎"
 )
 FAMILIES = {"formula glyphs": "DejaVuSans.ttf", "formula glyphs mono": "DejaVuSansMono.ttf"}
-"""Of each font family the file, which matplotlib carries."""
+"""The font file of each family; matplotlib ships these files."""
 
 
 def faces() -> str:
@@ -28,7 +28,7 @@ def faces() -> str:
 
 def _face(family: str, file: Path) -> str:
     options = subset.Options(flavor="woff", hinting=False, layout_features=[])
-    options.drop_tables += ["FFTM"]  # when it was edited
+    options.drop_tables += ["FFTM"]  # FontForge's time stamps
     cut, written = subset.Subsetter(options), BytesIO()
     with subset.load_font(str(file), options) as font:
         found = sorted(set(map(ord, CHARACTERS)) & font.getBestCmap().keys())

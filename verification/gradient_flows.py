@@ -23,7 +23,7 @@ STARTS = {
     "small singular value": (1.0, 0.1, 1e-6, 1e-12),
     "zero": (0.0, 0.0, 0.0, 0.0),
 }
-"""Singular values of starts of rank 4; with S = 0 adapters start."""
+"""Singular values of the starts of rank 4; low-rank adapters start with S = 0."""
 
 
 @lru_cache(maxsize=4)
@@ -39,7 +39,7 @@ FLOWS: dict[str, Callable[[np.random.Generator], GradientFlow]] = {
     "completion": lambda rng: MatrixCompletion.planted((20, 16), [1.0, 0.8, 0.6], 0.6, rng),
     "digits": lambda rng: digits(),
 }
-"""Those with a constant β for all matrices; "saddle" has one on every segment only."""
+"""The flows with one constant β for all matrices; "saddle" has a constant on every segment only."""
 
 
 def make(name: str, rng: np.random.Generator) -> GradientFlow:
@@ -49,9 +49,9 @@ def make(name: str, rng: np.random.Generator) -> GradientFlow:
 
 
 def smoothness(problem: GradientFlow, *points: Matrix) -> float:
-    """β for all matrices; of the saddle problem on the segments between these points.
+    """The smoothness constant β for all matrices; for the saddle problem, β on the segments between these points.
 
-    Without points, and of the saddle problem, for all matrices with ‖W‖₂² ≤ 2b_1: descent from below stays there.
+    For the saddle problem without points: β for all matrices with ‖W‖₂² ≤ 2b_1.  Descent that starts in this set stays in it.
     """
     if not isinstance(problem, Saddle):
         return problem.lipschitz

@@ -1,4 +1,4 @@
-"""What was already computed, kept on disk case by case, so that an interrupted run loses nothing and repeats nothing."""
+"""Results kept on disk case by case, so that an interrupted run loses nothing and repeats nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Journal", "fingerprint"]
 def fingerprint(plan: Plan, foreign: Mapping[str, str] = MappingProxyType({})) -> str:
     """A digest of everything that determines the results: the sources, the plan, and the versions of the libraries.
 
-    ``foreign`` : the digests of what is judged besides, by name.
+    ``foreign`` : the digests of added claims, problems and integrators, by name.
     """
     digest = hashlib.sha256(json.dumps(asdict(plan)).encode())
     digest.update(json.dumps(sources(*CODE, root=ROOT)).encode())
@@ -37,10 +37,10 @@ def fingerprint(plan: Plan, foreign: Mapping[str, str] = MappingProxyType({})) -
 class Journal:
     """One line of sealed JSON for every finished case, written and synced as it finishes.
 
-    A journal belongs to one fingerprint; results of other sources are never reused.  ``fresh`` forgets this one journal: those of
-    other plans and sources in the folder stay.  What cannot be trusted is dropped when the journal is opened again, so that its
-    case is done again: a last line that an interruption cut off, and lines that were altered, which ``damaged`` names.  Two
-    processes must not write one journal: see :func:`geolora_ref.support.files.locked`.
+    A journal belongs to one fingerprint; results of other sources are never reused.  ``fresh`` deletes this one journal: journals
+    of other plans and sources in the folder stay.  To open a journal again drops a last line that an interruption cut off, and
+    altered lines, which ``damaged`` lists; the cases of dropped lines are done again.  Two processes must not write one journal:
+    see :func:`geolora_ref.support.files.locked`.
     """
 
     def __init__(self, folder: Path, plan: Plan, *, fresh: bool, foreign: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -81,7 +81,7 @@ class Journal:
         line = (json.dumps(seal(entry), ensure_ascii=False) + "\n").encode()
         before = os.fstat(self._handle).st_size
         try:
-            while line:  # where the disk is nearly full, a part is written first, and the next write says so
+            while line:  # a nearly full disk takes a part of the line, and the next write raises
                 line = line[os.write(self._handle, line) :]
             os.fsync(self._handle)
         except OSError as error:

@@ -27,7 +27,7 @@ def provenance(*others: str) -> dict[str, Any]:
 
 
 def sources(*folders: str, root: Path = ROOT) -> dict[str, str]:
-    """A digest of the Python files of each of these folders, by its name: results that name another are of other sources."""
+    """A digest of the Python files of each folder, by the folder's name: results with another digest have other sources."""
     return {
         folder: digest_of({path.relative_to(root).as_posix(): path for path in (root / folder).rglob("*.py")})
         for folder in folders
@@ -39,13 +39,13 @@ def digest_of(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(files.items(), key=lambda item: Path(item[0])):
         contents = path.read_bytes()
-        digest.update(f"{name} {len(contents)} ".encode())  # where a file ends is part of it
+        digest.update(f"{name} {len(contents)} ".encode())  # the length tells where a file ends
         digest.update(contents)
     return digest.hexdigest()[:16]
 
 
 def machine_facts() -> dict[str, str]:
-    """Date, system, processor, versions and commit, by name; what is not known says so."""
+    """Date, system, processor, versions and commit, by name; unknown ones say so."""
     facts = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "system": f"{platform.system()} {platform.machine()}",
@@ -70,7 +70,7 @@ def machine_facts() -> dict[str, str]:
 
 
 def installed(library: str) -> str:
-    """The version of a library, or that there is none."""
+    """The version of a library, or "not installed"."""
     try:
         return version(library)
     except PackageNotFoundError:

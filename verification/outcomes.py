@@ -1,4 +1,4 @@
-"""What was measured for a claim and its controls, and every reason why it does not stand."""
+"""The outcome of a claim: results of its cases and controls, and every reason why the claim does not stand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ClaimOutcome", "Compared", "ControlOutcome"]
 
 @dataclass(frozen=True)
 class Compared:
-    """An inequality: how often it was compared, and the ratios; the worst one is infinite if any is not a number."""
+    """One inequality: the number of comparisons, their median ratio, and the worst one (infinite if any is NaN or −∞)."""
 
     name: str
     count: int
@@ -25,7 +25,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class ControlOutcome:
-    """A negative control and what it measured; it *must* exceed the limit."""
+    """A negative control with its results, whose ratios *must* exceed the limit."""
 
     control: Control
     results: Results
@@ -33,7 +33,7 @@ class ControlOutcome:
 
     @property
     def worst(self) -> float:
-        """The largest ratio; 0 without cases, in which nothing has failed."""
+        """The largest ratio; 0 without cases, since then nothing has failed."""
         return max((result.worst for result in self.results), default=0.0)
 
     @property
@@ -43,7 +43,7 @@ class ControlOutcome:
 
     @property
     def diverged(self) -> str:
-        """In which case a run left every bound, and where: it failed by the ratios before that."""
+        """The first case in which a run left every bound, and where; such a case is judged by the ratios before that."""
         return next((f"{result.case}, {result.diverged}" for result in self.results if result.diverged), "")
 
     @property
@@ -59,7 +59,7 @@ class ControlOutcome:
 
     @property
     def shortfall(self) -> str:
-        """What it must do and does not."""
+        """The share of cases in which the control must fail and the share that was found, in words."""
         return f"it must fail in a share of {self.control.share:g} of its cases, found {self.share:.3g}"
 
     def _failing(self, result: CaseResult) -> set[str]:
@@ -73,8 +73,8 @@ class ControlOutcome:
 class ClaimOutcome:
     """A claim and everything that was measured for it.
 
-    ``changes`` : what is not as it is on record; ``broken`` : the figures and tables that could not be made of it, and why;
-    ``on_record`` : whether there is anything to hold it against, which of others there is not.
+    ``changes`` : the differences from the record; ``broken`` : the figures and tables that could not be made, and why;
+    ``on_record`` : whether the record covers the claim, which it does for no claim from outside.
     """
 
     claim: Claim
@@ -109,18 +109,18 @@ class ClaimOutcome:
 
     @property
     def undecided(self) -> int:
-        """How many comparisons are not counted."""
+        """How many comparisons decide nothing and are not counted."""
         return sum(result.undecided for result in self.results)
 
     @property
     def floor(self) -> int:
-        """How many comparisons are needed: those of the quick plan for each of its cases."""
+        """How many comparisons are needed: as many for each case as in the quick plan, and never fewer in all."""
         quick = sum(1 for _ in self.claim.cases(Plan())) or 1
         return self.claim.floor * max(len(self.results), quick) // quick
 
     @property
     def worst(self) -> float:
-        """The largest ratio over all cases; infinite without any."""
+        """The largest ratio over all cases; infinite without cases."""
         return max((result.worst for result in self.results), default=math.inf)
 
     @property
@@ -158,12 +158,12 @@ class ClaimOutcome:
 
     @property
     def holds(self) -> bool:
-        """The claim holds and every control fails."""
+        """Whether nothing speaks against the claim: it holds, every control fails, and the record agrees."""
         return not self.problems
 
     @property
     def verdict(self) -> str:
-        """The same in words."""
+        """Whether the claim stands, and whether the record covers it, in words."""
         return "does not stand" if not self.holds else "holds" if self.on_record else "holds, not on record"
 
 

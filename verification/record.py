@@ -1,9 +1,9 @@
-"""How sharp every inequality is, and what else is told of a claim: on record in ``tightness.json``, for the quick plan.
+"""The record ``tightness.json``: how sharp every inequality is and what the tables of a claim say, for the quick plan.
 
 A ratio below its limit does not show that a bound has become loose, or that a control now fails for another reason; and no ratio
-shows that a case is gone, or that a table says "yes" where it said "no".  The record has the median and the largest ratios, in
-which share of its cases a control fails, the cases, how many comparisons there are, and the words and numbers of the tables:
-whoever changes one of them sees which, and records it anew on purpose (``tightness.py``).
+shows that a case is gone, or that a table says "yes" where it said "no".  The record has the median and the largest ratios, the
+share of its cases in which a control fails, the numbers of cases and comparisons, and the words and numbers of the tables.
+Whoever changes one of these sees which one, and records it anew on purpose (``tightness.py``).
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ __all__ = ["LEDGER", "NOTHING", "SEED", "Record", "changes", "condensed", "measu
 LEDGER = Path(__file__).with_name("tightness.json")
 ANEW = "python -m verification.tightness records it anew"
 LEAST, MOST = 1e-3, 1e3
-"""Ratios beyond these, in units of the limit, count as these: below is noise, above is out of all bounds."""
+"""Ratios are clipped to this range, in units of the limit: smaller ones are noise, larger ones out of all bounds."""
 SEED = 0
-"""Of what is on record."""
+"""The seed of the record."""
 FACTORS = {"bound": (1.05, 5.0), "rounding": (3.85, 10.0), "control": (1.3, 15.0), "control in rounding units": (3.0, 100.0)}
 """Two factors for each kind of ratio, by which it may differ from the record: one with the same seed, one with another seed or
 where the ratio is faint.
 
-Processors (from PRESCOTT to SKYLAKEX) differ by up to 1.004, 3.08, 1.26 and 1.6, in faint controls by up to 12, other seeds
-by up to 3.6 where the constants of bounds count.  How wrong a control is depends on the instance far more: with another seed it
-must fail, no more is asked."""
+Processors (from PRESCOTT to SKYLAKEX) differ by up to 1.004, 3.08, 1.26 and 1.6, in faint controls by up to 12.  Other seeds
+differ by up to 3.6 where the constants of bounds count.  The ratio of a control depends far more on the instance: with another
+seed it must fail, no more is asked."""
 FAINT = 0.1
-"""Ratios of bounds below it may be rounding errors, those of controls below 1 accidents: both differ between processors."""
+"""A ratio of a bound below this may be a rounding error, one of a control below 1 an accident: both depend on the processor."""
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 Ratios = Mapping[str, float]
 
 
 class Record(NamedTuple):
-    """What is on record of one claim.
+    """The record of one claim.
 
-    ``medians`` of its own cases, under the empty name, and of each control; ``largest`` ratios of its own cases; ``shares`` : of
-    the cases of each control in which it fails; ``cases`` : how many there are, and a digest of their names; ``comparisons`` :
-    how many there are, and how many of them decide nothing; ``words`` : the entries of its tables that have no digit, in order;
-    ``numbers`` : the numbers in the other entries of its tables, as they are printed.
+    ``medians`` : the median ratios of the claim's cases, under the empty name, and of each control; ``largest`` : the largest
+    ratios of the claim's cases; ``shares`` : for each control the share of cases in which it fails; ``cases`` : the number of the
+    claim's cases and a digest of their names; ``comparisons`` : how many there are, and how many decide nothing; ``words`` : the
+    entries of the tables without a digit, in order; ``numbers`` : the numbers in the other entries, as they are printed.
     """
 
     medians: Mapping[str, Ratios]
@@ -64,11 +64,11 @@ class Record(NamedTuple):
 
 
 NOTHING = Record({}, {}, {}, "none", [0, 0], [], [])
-"""Of a claim that is new."""
+"""The record of a claim that is new."""
 
 
 def condensed(results: Results, limit: float, statistic: Callable[[Sequence[float]], Any]) -> Ratios:
-    """One number for each inequality, in units of the limit; a ratio that is no number is out of all bounds."""
+    """One number for each inequality, in units of the limit; a ratio that is not finite counts as ``MOST``."""
     collected: dict[str, list[float]] = defaultdict(list)
     for result in results:
         for name, values in result.ratios.items():
@@ -78,7 +78,7 @@ def condensed(results: Results, limit: float, statistic: Callable[[Sequence[floa
 
 
 def measured(outcome: ClaimOutcome) -> Record:
-    """What would be on record of this outcome."""
+    """The record that this outcome would give."""
     limit = outcome.claim.limit
     everything = {"": outcome.results} | {c.control.id: c.results for c in outcome.controls}
     medians = {who: condensed(results, limit, np.median) for who, results in everything.items()}
@@ -104,9 +104,7 @@ def recorded() -> dict[str, Record]:
 
 
 def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
-    """The differences from the record: ratios of claims and controls, inequalities that are new or gone, other cases and
-    words.
-    """
+    """Every difference from the record, in words: in ratios, inequalities, cases and tables, with its seed in all counts too."""
     found, rounding = measured(outcome), outcome.claim.limit == FAIL
     now, then = _ratios(found), _ratios(record)
     told = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]
@@ -124,13 +122,13 @@ def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
 
 
 def _ratios(record: Record) -> dict[tuple[str, str, str], float]:
-    """By whose they are, inequality and statistic."""
+    """The ratios of a record, by control (empty for the claim), inequality and statistic."""
     medians = {(who, name, "median"): value for who, of in record.medians.items() for name, value in of.items()}
     return medians | {("", name, "largest"): value for name, value in record.largest.items()}
 
 
 def _other_counts(now: Record, then: Record) -> list[str]:
-    """Every comparison and every share counts; which comparisons lie at rounding level may depend on the processor, by a half."""
+    """Other numbers of comparisons, and other shares; the number of undecided ones may depend on the processor, by a half."""
     (total, undecided), (total_then, undecided_then) = now.comparisons, then.comparisons
     told = [] if total == total_then else [f"comparisons: {total}, on record {total_then}"]
     if abs(undecided - undecided_then) > max(undecided, undecided_then, 2) / 2:
@@ -163,7 +161,7 @@ def _last_digit(number: Decimal) -> Decimal:
 
 
 def _alike(now: float, then: float, rounding: bool, control: bool, same_seed: bool) -> bool:
-    """Whether two ratios are the same but for the processor and, if it is another one, the seed."""
+    """Whether the processor, and the seed where it is another one, can explain how two ratios differ."""
     kind = ("control in rounding units" if rounding else "control") if control else "rounding" if rounding else "bound"
     clear, loose = FACTORS[kind]
     if not same_seed:

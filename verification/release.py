@@ -1,6 +1,6 @@
 """``make release VERSION=1.2.3``: version and date, wheel and sdist, both tried in empty environments; publishes nothing.
 
-Everything is done in a copy of the last commit.  Only when all of it has held are the version and the changelog written here, and
+Everything is done in a copy of the last commit.  Once every check has passed, the version and the changelog are written here, and
 the files put into ``dist/``; to commit, to tag and to upload them is left to whoever releases.
 """
 
@@ -41,9 +41,9 @@ def wrong(U, S, V, dK, dL, dS, **options):
 
 
 def released(version: str, date: str, texts: dict[str, str]) -> dict[str, str]:
-    """The texts of the files that name the version, by name, with this one.
+    """The new texts, by file name, of the files that name the version.
 
-    Raises ``ValueError`` for what is no version, is less than the present one or is in the changelog already, and for a changelog
+    Raises ``ValueError`` for a version that is malformed, below the present one or in the changelog already, and for a changelog
     without anything unreleased.
     """
     name, cff, log = "geolora_ref/__init__.py", "CITATION.cff", "CHANGELOG.md"
@@ -69,7 +69,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: built, and both files do what they should; 1: they do not; 2: there is nothing to release."""
+    """Build and try a release.  Exit status 0: both files do what they should; 1: they do not; 2: nothing can be released."""
     parser = argparse.ArgumentParser(prog="python -m verification.release", description="Build and try a release.")
     parser.add_argument("version", help="of the release: three numbers")
     options = parser.parse_args(argv)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build(copy: Path, built: Path, tools: Path) -> None:
-    """The sdist, the wheel from it, and what upload tools say of both."""
+    """Build the sdist and the wheel from it, and check both as an upload would."""
     python = _environment(tools, *TOOLS)
     _said(python, "-m", "build", "--outdir", str(built), str(copy))
     _said(python, "-m", "twine", "check", "--strict", *map(str, built.iterdir()))
@@ -119,7 +119,7 @@ def _build(copy: Path, built: Path, tools: Path) -> None:
 
 
 def _try_out(file: Path, version: str, place: Path) -> None:
-    """Install into an empty environment and ask: for its version, for help, and for verdicts on a right and on a wrong step."""
+    """Install the file into an empty environment; ask for version, help, and verdicts on a right and on a wrong step."""
     command = str(Path(_environment(place, str(file))).with_name("geolora-ref"))
     write_atomically(place / "mine.py", STEP)
     if (told := _said(command, "--version", place=place).strip()) != f"geolora-ref {version}":
@@ -131,7 +131,7 @@ def _try_out(file: Path, version: str, place: Path) -> None:
 
 
 def _environment(place: Path, *packages: str) -> str:
-    """A new environment with these packages; its Python."""
+    """Make an environment with these packages; returns the path of its Python."""
     venv.create(place, with_pip=True)
     python = str(place / "bin" / "python")
     _said(python, "-m", "pip", "install", "--quiet", *packages)
@@ -139,7 +139,7 @@ def _environment(place: Path, *packages: str) -> str:
 
 
 def _said(*command: str, place: Path = ROOT, status: int = 0) -> str:
-    """What a command says; ``CalledProcessError`` for another exit status."""
+    """The standard output of a command.  Raises ``CalledProcessError`` for an exit status other than ``status``."""
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)  # noqa: S603  (ours)
     if done.returncode != status:
         sys.stderr.write(done.stdout + done.stderr)

@@ -45,9 +45,9 @@ __all__ = [
 ]
 
 FILES = ("results.json", "report.html")
-"""What a report consists of."""
+"""The files of a report."""
 PAGES = (RIGOR.file, FAST_PATH.file, "finetuning-report.html")
-"""What stands beside one of all claims."""
+"""The further pages beside a report on all claims."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
 """A name of the code: words of two letters or more on both sides of each underscore, or capitals, as of a library's errors."""
@@ -89,9 +89,9 @@ def drawn(
 
 
 def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, **counted: Any) -> Path:
-    """Write ``results.json`` and ``report.html``, all or nothing each; returns the path of the last.
+    """Write ``results.json`` and ``report.html``, each whole or not at all; returns the path of ``report.html``.
 
-    That of all claims has links to :func:`write_pages_beside`.  ``counted`` : the keywords of :func:`as_data`.
+    A report on all claims links to the pages of :func:`write_pages_beside`.  ``counted`` : the keywords of :func:`as_data`.
     """
     data = as_data([section.outcome for section in sections], plan, seconds, **counted)
     report = _rendered("report.html.j2", sections=sections, data=data, plan=plan, headings=HEADINGS)
@@ -101,9 +101,9 @@ def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: f
 
 
 def write_pages_beside(folder: Path) -> None:
-    """Write the pages about what other commands measure, all or nothing each: rigor, fast path and fine-tuning.
+    """Write the pages about what other commands measure, each whole or not at all: rigor, fast path and fine-tuning.
 
-    They show what was run here, else what is stored; of fine-tuning what is stored, which takes hours.
+    They show the results of this machine, else the stored ones.  Fine-tuning takes hours: its page shows the stored ones.
     """
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
@@ -111,14 +111,14 @@ def write_pages_beside(folder: Path) -> None:
 
 
 def write_page(page: Page, results: Path, folder: Path) -> Path:
-    """Write a page about what is in the folder ``results``; returns its path."""
+    """Write a page about the results in the folder ``results``; returns the path of the page."""
     items = overview(page.items, results)
     write_atomically(folder / page.file, _rendered("items.html.j2", page=page, items=items, machine=machine_facts()))
     return folder / page.file
 
 
 def _finetuning() -> str:
-    """The page of the stored campaign; where that cannot be shown, one that says why."""
+    """The page of the stored campaign; if that cannot be shown, a page that says why."""
     try:
         return finetuning_page(read_campaign(MEASURED))
     except (*UNREADABLE, jinja2.UndefinedError) as error:
@@ -152,8 +152,8 @@ def as_data(
 ) -> dict[str, Any]:
     """Everything that was measured, as plain JSON data; numbers that JSON lacks are strings ("inf", "nan").
 
-    ``resumed`` : how many cases an earlier run had finished, which ``seconds`` do not count; ``all_claims`` : how many there are;
-    ``foreign`` : the digests of the sources of what others added, by its name.
+    ``resumed`` : the number of cases from an earlier run, whose time is not in ``seconds``; ``foreign`` : the digests of the
+    sources of added claims, problems and integrators, by name.  The entry "all_claims" is the number of claims there are.
     """
     origin = provenance()
     data = {
@@ -217,7 +217,7 @@ def _rounded(ratio: float) -> float:
 
 
 def _drawn(outcome: ClaimOutcome) -> Drawn:
-    """One claim; no figures and tables where a case broke, since its series are missing."""
+    """The figures and tables of one claim; none where a case broke, since the series of that case are missing."""
     figures, tables, broken = [], [], list(outcome.broken)
     if outcome.results and not any(result.error for result in outcome.results):
         for figure in outcome.claim.figures:
@@ -252,7 +252,7 @@ def picture(figure: Figure, results: Results) -> bytes:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many significant digits; huge ones as powers of ten."""
+    """A number with so many significant digits; a very large or small one as a power of ten, with a digit less."""
     if not math.isfinite(value):
         return "∞" if value > 0 else str(value)
     return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 2}e}"

@@ -1,4 +1,4 @@
-"""One runner for all claims: enumerate the cases, do what the journal does not have yet, and judge."""
+"""One runner for all claims: enumerate the cases, do those that the journal lacks, and judge."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Unit = tuple[str, str, Case]
 
 
 def units(claims: Sequence[Claim], plan: Plan) -> list[Unit]:
-    """Everything that there is to do for these claims, themselves first and then their controls."""
+    """All units of these claims: first the cases of the claims, then those of their controls."""
     own: list[Unit] = [(claim.id, "", case) for claim in claims for case in claim.cases(plan)]
     return own + [(claim.id, control.id, case) for claim in claims for control in claim.controls for case in control.cases(plan)]
 
@@ -59,12 +59,12 @@ def work(unit: Unit) -> CaseResult:
 
 @lru_cache(maxsize=1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    """Of the libraries that are loaded when so many modules are: to look for them takes longer than many a check."""
+    """The thread pools of the loaded libraries, searched anew when more modules are loaded: it takes longer than many a check."""
     return ThreadpoolController()
 
 
 def _broken(case: Case, error: BaseException) -> CaseResult:
-    """What happened and where, and the traceback."""
+    """The result of a case that broke: what happened and where, then the traceback."""
     return CaseResult(case.id, {}, error=f"{in_a_line(error)}\n{''.join(traceback.format_exception(error))}")
 
 
@@ -88,11 +88,11 @@ def run(
 ) -> list[ClaimOutcome]:
     """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
 
-    The work is done by ``jobs`` processes of this machine, or, if it is given, by the Dask cluster with this ``scheduler``, with
-    ``extensions`` added there (here they are already); the ids of claims that these change are ``unrecorded``; the
-    journal is written here.  Interrupted (by an exception or a signal), everything that had finished is in the journal; what
-    raised is not: memory or a disk may have been short, and another run tries it again.
-    Raises ``BackendError`` if whoever should work is missing, has other sources, or dies.
+    The work is done by ``jobs`` processes of this machine or, if given, by the Dask cluster with this ``scheduler``.  The workers
+    add ``extensions``; in this process they must be added already.  ``unrecorded`` : ids of claims that the extensions change.
+    This process writes the journal: after an interruption (an exception or a signal) it has every case that finished.  Cases that
+    raised are left out of it: memory or a disk may have been short, and another run tries them again.
+    Raises ``BackendError`` if processes or workers are missing, have other sources, or die.
     """
     asked = units(claims, plan)
     keys = [key(unit) for unit in asked]
@@ -133,7 +133,7 @@ def _labelled(extensions: Extensions, unit: Unit) -> tuple[Unit, CaseResult]:
 def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_record: bool = True) -> ClaimOutcome:
     """The outcome of a claim from the results of its units, by their keys; the quick plan is held against the record.
 
-    ``on_record`` : whether it can be, since its cases are those of the record.
+    ``on_record`` : whether the record covers the claim: their cases are the same.
     """
 
     def results(control: str, cases: Sequence[Case]) -> Results:
@@ -151,7 +151,7 @@ def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_rec
 
 
 def records(plan: Plan) -> Mapping[str, Record]:
-    """What a plan is held against, by claim: the record for the quick one, nothing for others.
+    """The records that a plan is compared with, by claim: all for the quick plan, none for others.
 
     Raises ``ValueError`` or ``OSError`` that names the file if the record cannot be read.
     """

@@ -1,6 +1,6 @@
-"""What was measured by some other command, laid out for a page; nothing is judged again.
+"""Results of other commands, laid out for a page; nothing is judged again.
 
-Every item says by which command it is made.  One that has no file was not run; one whose file is damaged is told as such.
+Every item names the command that makes it.  An item without a file is shown as not run, one with a damaged file as damaged.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ __all__ = ["UNREADABLE", "Item", "Page", "Rows", "Shown", "markdown_table", "ove
 
 Rows = list[list[str]]
 UNREADABLE = (ValueError, KeyError, TypeError, OSError)
-"""What files raise that are damaged, missing or of another form."""
+"""The exceptions of a file that is damaged, missing or of another form."""
 
 
 @dataclass(frozen=True)
 class Shown:
     """One item as its page shows it: an outcome (None: there is none), one line, tables whose first row is the head, a picture.
 
-    ``run``: it was measured; an outcome of None then means that what it measured is neither right nor wrong.  ``origin``: where
-    and when it was measured, and whether with the sources that are here.  ``stored``: not here, the figures are those of the
-    repository.
+    ``run``: whether it was measured; the outcome None then means figures that are neither right nor wrong.  ``origin``: where
+    and when it was measured, and whether with the sources that are here.  ``stored``: whether the figures are those stored in
+    the repository, and not measured here.
     """
 
     passed: bool | None
@@ -72,7 +72,7 @@ class Page:
 
 
 def overview(items: Iterable[Item], folder: Path) -> list[tuple[Item, Shown]]:
-    """Every item with what its file in this folder says."""
+    """Every item with the results in its file of this folder."""
     return [(item, _shown(item, folder)) for item in items]
 
 
@@ -90,12 +90,12 @@ def _shown(item: Item, folder: Path) -> Shown:
 
 
 def unshown(path: Path, error: Exception, command: str) -> Shown:
-    """What is shown in place of a file that cannot be: why, and how it is made anew."""
+    """What a page shows in place of an unreadable file: the reason, and the command that makes the file anew."""
     return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {command}")
 
 
 def _origin(data: Mapping[str, Any]) -> str:
-    """What results say of the machine and of the sources that they were made with."""
+    """On which machine results were made, when, and whether the sources have changed since, in words."""
     machine, made_with = data.get("machine"), data.get("sources")
     where = f"{machine['date']}, commit {machine['commit']}, {machine['processor']}: " if machine else ""
     if not made_with:

@@ -79,7 +79,7 @@ def mutant_control(
     why: str = "",
     share: float = 1.0,
 ) -> Control:
-    """A negative control: the check of a claim, of a mutant in place of the reference."""
+    """A negative control: the check of a claim, run on a mutant in place of the reference."""
     return Control(title or name, why or MUTANTS[name].defect, cases, lambda case: check(case, mutant(name)), share)
 
 
@@ -89,7 +89,7 @@ def still(G: Matrix) -> Acting:
 
 
 def standing_still(Y: LowRank, G: Matrix, **_: Any) -> Outcome:
-    """No step at all: what is only asked not to grow lets it pass."""
+    """No step at all: a check that only forbids growth would let it pass."""
     return Outcome(Y.full(), Y)
 
 
@@ -100,9 +100,9 @@ def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any)
 
 
 def broken_down(error: Exception, expected: bool) -> float:
-    """∞, as the error of a run that a singular matrix or a number that is not finite ended.
+    """∞, as the measured error of a run that ended at a singular matrix or at an entry that is not finite.
 
-    Any other ``error`` is a defect of the code and raised, as is every one where a breakdown is not ``expected``.
+    Any other ``error`` is a defect of the code and is raised; so is every error where no breakdown is ``expected``.
     """
     if not expected or re.search("Singular matrix|expected finite entries", str(error)) is None:
         raise error

@@ -33,8 +33,8 @@ def _quarter(X: Matrix) -> Matrix:
 class TurningFrame:
     """A field seen from a frame that turns: Ẏ = JY + YJᵀ + e^{tJ}F(Z)e^{tJᵀ} with Y = e^{tJ}Ze^{tJᵀ}, so Y(t) is Z(t) turned.
 
-    So is the projected flow, since tangent spaces turn along: P(Y)(e^{tJ}Fe^{tJᵀ}) = e^{tJ}(P(Z)F)e^{tJᵀ}, and JY + YJᵀ is
-    tangential.  The part of F that is normal stays of the same size.  J of both sides: see :func:`turned`.
+    The projected flow is turned too, since tangent spaces turn along: P(Y)(e^{tJ}Fe^{tJᵀ}) = e^{tJ}(P(Z)F)e^{tJᵀ}, and JY + YJᵀ
+    is tangential.  The normal part of F keeps its size.  J is the quarter turn of :func:`turned`, on either side.
     """
 
     field: Field
@@ -78,7 +78,7 @@ class AtOneTime(Integrator):
     integrator: Integrator
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
-        """The step for F(t, ·)."""
+        """The step for the field F(t, ·), which no longer depends on time."""
         return self.integrator.advance(_at(t, field), t, Y, h)
 
 
@@ -89,5 +89,5 @@ class Later(Integrator):
     integrator: Integrator
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
-        """The step that comes next."""
+        """The step that starts at t + h."""
         return self.integrator.advance(field, t + h, Y, h)

@@ -54,7 +54,7 @@ class Iterate:
     def lost(self) -> float:
         """ϑ_k: the tail of ``W_hat`` behind the rank of W_{k+1}, the least that any matrix of this rank loses.
 
-        What the step reports, or ‖Ŵ − W_{k+1}‖, would excuse whatever W_{k+1} is.
+        With the ϑ that the step reports, or with ‖Ŵ − W_{k+1}‖, any W_{k+1} would pass.
         """
         return tail(self.W_hat, self.outcome.Y.rank)
 
@@ -76,7 +76,7 @@ def trajectory(
 ) -> Iterator[Iterate]:
     """Iterate ``step`` from Y.  ``estimate(W, k)`` replaces the gradient that the step sees (stochastic gradients).
 
-    The step is given copies: what it is judged by is none of its arguments.
+    The step is given copies, so that it cannot alter the data that it is judged by.
     """
     for k in range(steps):
         rate = learning_rate(k) if callable(learning_rate) else learning_rate

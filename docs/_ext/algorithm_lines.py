@@ -32,10 +32,10 @@ class Anchor:
 class Line:
     """One line.
 
-    ``id`` : "1" … "6" of Algorithm 1, or the name of a helper of Algorithm 2.  ``caller`` : for a helper the line that calls it,
-    whose guards are its guards.  ``controls`` : pairs (claim, control) for the lines before the step begins, which no broken
-    step can get wrong.  ``formula`` and ``shapes`` (parted by semicolons) in TeX, ``proved`` and ``cost`` in MyST.
-    ``published`` : the formula as published, in TeX, where it is another one; ``instead`` says in MyST what is done in its place.
+    ``id`` : "1" … "6" of Algorithm 1, or the name of a helper of Algorithm 2.  ``caller`` : for a helper the line that calls it;
+    both have the same guards.  ``controls`` : pairs (claim, control) for the lines before the step begins, which no broken step
+    can get wrong.  ``formula`` and ``shapes`` (parted by semicolons) in TeX, ``proved`` and ``cost`` in MyST.
+    ``published`` : the formula as published, in TeX, where it differs; ``instead`` says in MyST what is done in its place.
     """
 
     id: str
@@ -195,7 +195,7 @@ def _broken_line(control: Control) -> int | None:
 
 
 def claims_of(line: Line) -> list[tuple[Claim, list[Control]]]:
-    """The claims that guard a line, each with those of its negative controls that break it."""
+    """The claims that guard a line, each with the negative controls that break this line."""
     found = []
     for claim in CLAIMS.values():
         chosen = [c for c in claim.controls if _broken_line(c) == line.number or (claim.id, c.id) in line.controls]

@@ -87,7 +87,7 @@ def reexported(package: str) -> list[tuple[str, str]]:
         for node in ast.walk(tree)  # those of the core stand under TYPE_CHECKING
         if isinstance(node, ast.ImportFrom)
         and (node.module or "").startswith("geolora_ref")
-        and not (node.module or "").startswith("geolora_ref.support")  # which helps the file itself
+        and not (node.module or "").startswith("geolora_ref.support")  # helpers of the file itself
         for alias in node.names
     ]
 
@@ -100,7 +100,7 @@ def offered(part: Part) -> list[tuple[str, str]]:
 
 
 def directive(name: str, module: str) -> list[str]:
-    """What documents a name: a class with its methods, a function, or a constant."""
+    """The directive that documents a name: a class with its methods, a function, or a constant."""
     kinds = {node.name: type(node) for node in source(module).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     kind = {ast.ClassDef: "autoclass", ast.FunctionDef: "autofunction"}.get(kinds.get(name, ast.Assign), "autodata")
     options = ["   :members:", "   :show-inheritance:"] if kind == "autoclass" else []
@@ -108,7 +108,7 @@ def directive(name: str, module: str) -> list[str]:
 
 
 def page(part: Part) -> str:
-    """What a package offers, as MyST."""
+    """The page of the names that a package offers, as MyST."""
     lines = [f"# {part.title}: `{part.package}`", "", part.about, ""]
     if offered(part):
         names = ", ".join(f"{{py:obj}}`{name} <{module}.{name}>`" for name, module in offered(part))
@@ -119,14 +119,14 @@ def page(part: Part) -> str:
 
 
 def internals(part: Part) -> str:
-    """The modules of a package without what the package offers."""
+    """The page of the modules of a package, without the names that the package offers."""
     return "\n".join(
         [f"# Inside `{part.package}`", "", f"The public names are on {{doc}}`{part.package}`.", "", *module_sections(part)]
     )
 
 
 def module_sections(part: Part) -> list[str]:
-    """Module by module."""
+    """One section for each module, without the names that the package offers."""
     elsewhere = {(name, module) for name, module in offered(part)}
     lines = []
     for module in modules(part.package):
@@ -157,7 +157,7 @@ def index(parts: list[Part]) -> str:
 
 
 def write(app: Sphinx) -> None:
-    """Write the pages; a page that is as it was keeps its date, so that it is not read again."""
+    """Write the pages; an unchanged page keeps its date, so that Sphinx does not read it again."""
     PAGES.mkdir(parents=True, exist_ok=True)
     parts = [part for part in PARTS if ROOT.joinpath(*part.package.split(".")).is_dir()]
     texts = {"index": index(parts), **{part.package: page(part) for part in parts}}

@@ -1,4 +1,4 @@
-"""Docstrings as the code writes them, for autodoc: sections become lists of definitions, keys like [CKL24] citations."""
+"""Prepare the docstrings of the code for autodoc: sections become lists of definitions, keys like [CKL24] citations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def citations(line: str) -> str:
 
 
 def inline(line: str) -> str:
-    """Citations; bars that are no substitution, and an underscore at the end of a symbol that is no link."""
+    """The line with citations, and with backslashes before bars and final underscores, which Sphinx would take for markup."""
     return TARGET.sub(r"\\_", BARS.sub(r"\\|\1\\|", citations(line)))
 
 
@@ -71,12 +71,12 @@ def definitions(lines: list[str]) -> list[str]:
 
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """The event of autodoc."""
+    """Rewrite the lines of a docstring in place, at autodoc's event."""
     lines[:] = definitions(lines)
 
 
 def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, text: str | None, returns: str | None) -> Any:
-    """Array as Array also inside of Callable[…], where the alias is left as it is."""
+    """The signature with Array inside of Callable[…] too, where autodoc leaves the alias as a forward reference."""
     alias = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
     return tuple(alias.sub(r"\1", part) if part else part for part in (text, returns))
 

@@ -1,4 +1,4 @@
-"""``{import-picture}``: who imports whom, drawn from the imports that there are.
+"""``{import-picture}``: who imports whom, drawn from the import statements of the sources.
 
 An arrow means "imports"; one that follows from others is left out (A imports C where A imports B and B imports C).  Every arrow
 points down: a cycle between the parts is an error.
@@ -26,7 +26,7 @@ ROOT = DOCS.parent
 PICTURE = DOCS / "_generated" / "figures" / "imports.svg"
 PACKAGES = ("geolora_ref", "verification")
 NO_PARTS = ("geolora_ref.__init__", "geolora_ref.__main__")
-"""What stands for others: the names of the core, and the command line."""
+"""Modules without a box, which stand for others: the re-exported names of the core, and the command line."""
 SWEEPS = 12
 COLOURS = {"geolora_ref": "#dbe9f6", "verification": "#e6f3e2"}
 
@@ -70,7 +70,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def reduced(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Without the arrows that follow from others.  Raises ``graphlib.CycleError`` if imports go round."""
+    """The graph without the arrows that follow from others.  Raises ``graphlib.CycleError`` if imports go round."""
     below: dict[str, set[str]] = {}
     for part in TopologicalSorter(graph).static_order():
         direct = graph.get(part, set())
@@ -81,7 +81,7 @@ def reduced(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def heights(graph: Mapping[str, set[str]]) -> dict[str, int]:
-    """The floor of each part: one above the highest that it imports."""
+    """The floor of each part: one above the highest part that it imports."""
     found: dict[str, int] = {}
     for part in TopologicalSorter(graph).static_order():
         found[part] = 1 + max((found[other] for other in graph.get(part, ())), default=-1)
@@ -99,7 +99,7 @@ def chains(graph: Mapping[str, set[str]]) -> dict[tuple[str, str], list[str]]:
 
 
 def places(graph: Mapping[str, set[str]]) -> dict[str, tuple[float, float]]:
-    """Where each box and each point of an arrow stands: on its floor, beside what it is joined to."""
+    """The place of each box and of each point of an arrow: on its floor, near the boxes and points that it is joined to."""
     floor = dict(heights(graph))
     joined: dict[str, set[str]] = defaultdict(set)
     for (part, _), chain in chains(graph).items():
@@ -161,7 +161,7 @@ class ImportPicture(SphinxDirective):
     """The picture with a caption."""
 
     def run(self) -> list[nodes.Node]:
-        """Drawn anew whenever the page is read."""
+        """The figure, drawn anew whenever the page is read."""
         draw(PICTURE)
         text = "Who imports whom, drawn from the sources. An arrow means “imports”; arrows that follow from others are left out."
         figure = nodes.figure("", nodes.image(uri=f"/{PICTURE.relative_to(DOCS).as_posix()}", alt=text), nodes.caption("", text))

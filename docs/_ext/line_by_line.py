@@ -1,4 +1,4 @@
-"""``{algorithm-lines}``: Algorithm 1 and 2 line by line, the formula left and the code right, with what guards each line."""
+"""``{algorithm-lines}``: Algorithm 1 and 2 line by line, formula left and code right, with the checks that guard each line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ $$
 
 
 def as_published(line: Line) -> str:
-    """The published formula where it is another one, with what is done in its place."""
+    """The published formula where it differs, with what is done in its place; else an empty string."""
     return f"*As published:*\n\n$$\n{line.published}\n$$\n\n{line.instead}" if line.published else ""
 
 
@@ -63,7 +63,7 @@ def code_options(line: Line) -> str:
 
 
 def kill(mutant: Mutant) -> str:
-    """How a mutant is described in a list."""
+    """A mutant as an item of a list, in HTML."""
     published = ' <span class="verdict warn">found in public code</span>' if mutant.published else ""
     return f"<li><code>{mutant.id}</code> {mathematics(mutant.defect)}{published}</li>"
 

@@ -1,4 +1,4 @@
-"""What is machine-checked, on the pages: the correspondence and the statements are read from verification/formal.
+"""Show on the pages what is machine-checked: theorems, their boxes and their text are read from verification/formal.
 
 ``{machine-checked} one-pass`` stands in a box of the theory and says which theorems prove it, with their text, or that the
 proof is on paper.  The box gets its name and number as a title, and the anchor ``theorem-one-pass``, to be cited by;
@@ -52,7 +52,7 @@ def table() -> str:
 
 
 class MachineChecked(SphinxDirective):
-    """``{machine-checked} box``: what of a box is machine-checked."""
+    """``{machine-checked} box``: the theorems that prove a box, with the part that stays on paper."""
 
     required_arguments = 1
 

@@ -1,4 +1,4 @@
-r"""``{notation}``: every symbol, its name in the code, its shape, and where the literature writes it.  The names are checked to exist."""
+r"""``{notation}``: every symbol, its name in the code, its shape, and its published form.  The names are checked to exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SYMBOLS", "Symbol"]
 
 
 class Symbol(NamedTuple):
-    """A row: TeX, the name in the code ("module:object" or "module:function(argument)"), the shape in TeX, the paper's way, what it is."""
+    """A row: TeX, name in the code ("module:object" or "module:function(argument)"), shape, published symbol, meaning."""
 
     tex: str
     code: str

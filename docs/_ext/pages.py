@@ -1,6 +1,6 @@
-"""``{pages}``: a table of contents of those of its pages that exist, so that a part of the project may be left out.
+"""``{pages}``: a table of contents that skips pages that do not exist, so that a part of the project may be left out.
 
-A line ``*`` stands for every page beside this one that the page does not name.
+A line ``*`` stands for every other page of the folder that the page with this directive does not name.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ DRAWS = 240
 class Deviation:
     """A row: what the paper says, what its authors' public code does, what is done here, and how to measure the difference.
 
-    ``authors`` is empty where their code does the same, or is not the one that differs.
+    ``authors`` is empty where the authors' code does not differ from the paper in this subject.
     """
 
     subject: str

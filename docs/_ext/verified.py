@@ -1,8 +1,8 @@
-"""What the verification measured, on the pages: the numbers are read from results.json, the figures drawn from its journal.
+"""Show on the pages what the verification measured: numbers are read from results.json, figures are drawn from the journal.
 
-``{measured} descent`` shows one claim, ``{measured-rest}`` those that no page places by hand, ``{verdicts}`` the table of all of
-them, ``{worst}`descent``` its worst ratio in a sentence.  Sources that were verified before are not verified again; otherwise
-the quick verification runs first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
+``{measured} descent`` shows one claim, ``{measured-rest}`` the claims that no page places by hand, ``{verdicts}`` a table of all,
+``{worst}`descent``` the worst ratio of a claim in a sentence.  Sources that were verified before are not verified again; for
+others the quick verification runs first.  A claim that does not stand is a warning, so the documentation cannot be built on it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def outcomes() -> dict[str, ClaimOutcome]:
 
 
 def _found() -> list[ClaimOutcome]:
-    """The outcomes; the report is written where it is not of them."""
+    """The outcomes; the report is written anew unless it was made from them."""
     claims, journal = list(CLAIMS.values()), Journal(FOLDER, PLAN, fresh=False)
     whole, started = len(journal.done) == len(units(claims, PLAN)), time.monotonic()
 
@@ -299,7 +299,7 @@ def merge(app: Sphinx, env: Any, docnames: list[str], other: Any) -> None:
 
 
 def copy_report(app: Sphinx, error: Exception | None) -> None:
-    """The report and its data beside the pages, and a digest of the sources that all of it was made from."""
+    """Copy the report and its data beside the pages, and write a digest of the sources that all of it was made from."""
     if error is None and app.builder.format == "html":
         shutil.copy(FOLDER / "report.html", Path(app.outdir) / "verification-report.html")
         for name in ("rigor-report.html", "finetuning-report.html", "fast-path-report.html", "results.json"):

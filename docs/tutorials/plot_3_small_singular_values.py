@@ -80,9 +80,9 @@ plt.show()
 
 # %%
 # GeoLoRA does not notice. The factor equations overshoot where :math:`\sigma` is small against the step, by :math:`1/\sigma` in
-# :math:`W`: the first step from 1e-4 ends at a loss of 32, from 1e-8 at four billion. That they find back is owed to the right row
-# space, for :math:`V` hardly turns; where both bases turn, or the smallest singular value is smaller still, they leave floating
-# point (the claim ``integrator-robustness`` of :doc:`/theory/integrator_claims`).
+# :math:`W`: the first step from 1e-4 ends at a loss of 32, from 1e-8 at four billion. They find back because the start has the
+# right row space, so that :math:`V` hardly turns. Where both bases turn, or the smallest singular value is smaller still, they
+# leave floating point (the claim ``integrator-robustness`` of :doc:`/theory/integrator_claims`).
 # Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves by
 # :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. What is proved of both is in
 # :doc:`/theory/factors`.

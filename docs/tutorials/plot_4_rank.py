@@ -51,11 +51,9 @@ print([ranks(Y, 1.0, 40, tau=0.02)[-1] for Y in draws])
 
 # %%
 # **Stall.** The lower right block of :math:`\hat S` is zero. So a new direction enters with a singular value of about
-# :math:`\lambda^2\|\cdot\|\|\cdot\|/\sigma_{\min}(S)`; if the threshold is above that, it is discarded at every step, and
-# the rank
-# cannot grow although the gradient asks for it. With :math:`S` of order one and :math:`\vartheta\propto\lambda`, *smaller*
-# steps make it
-# surer.
+# :math:`\lambda^2\|\cdot\|\|\cdot\|/\sigma_{\min}(S)`. If the threshold is above that, the direction is discarded at every
+# step, and the rank cannot grow although the gradient asks for it. With :math:`S` of order one and
+# :math:`\vartheta\propto\lambda`, *smaller* steps make the stall surer.
 
 figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
 for name, spectrum in (("S of order one", [1.0, 0.9]), ("S = 0", [0.0, 0.0])):

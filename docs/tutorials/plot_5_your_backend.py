@@ -30,7 +30,7 @@ def my_step(
     P, sigma, Qh = np.linalg.svd(core, full_matrices=False)
     if swap and core.shape[0] == core.shape[1]:
         P, Qh = H(Qh), H(P)
-    size = sigma[0] or 1.0  # so that no square leaves the range
+    size = sigma[0] or 1.0  # so that no square over- or underflows
     tails = size * np.sqrt(np.cumsum((sigma[::-1] / size) ** 2)[::-1])
     limit = tau * tails[0] if theta is None else theta
     rank = max(int(np.sum(tails > limit)), min_rank)
@@ -43,7 +43,7 @@ def my_step(
 
 
 # %%
-# These lines. Every question that the kit asks has a reason, and a ratio: the error in rounding units, wrong above 30.
+# The check takes two lines. Every case of the kit has a reason, and a ratio: the error in rounding units, wrong above 30.
 
 right = check_step(my_step)
 print(right.passed, f"{len(right.rows)} cases, worst ratio {right.worst_ratio:.3g}")

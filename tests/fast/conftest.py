@@ -1,4 +1,4 @@
-"""The leading half of the spectra of narrow layers as well."""
+"""A fixture that lets narrow layers, too, take the leading half of their spectra."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import geolora_ref.fast.update.step as step_module
 
 @pytest.fixture
 def narrow_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is for wide layers, which take longer to test."""
+    """The leading half is for wide layers, which take longer to test."""
     monkeypatch.setattr(step_module, "LEAST_WIDTH", 1)

@@ -1,4 +1,4 @@
-"""Layers and steps that are small beside them, and how far a step is from right: for the tests of products in float32."""
+"""Layers with steps that are small beside them, and the error of such a step: for the tests of products in float32."""
 
 from __future__ import annotations
 

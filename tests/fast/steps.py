@@ -1,4 +1,4 @@
-"""What the tests of the fast step share."""
+"""Helpers of the tests of the fast step: one layer, the reference for it, and the Gram route forced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parity suite on a CUDA device (``pytest -m gpu``), and that it says so where there is none."""
+"""The parity suite on a CUDA device (``pytest -m gpu``), and its message where there is no device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard of the Gram route: what it counts, where it is needed, and what goes the exact way."""
+"""The guard of the Gram route: what it counts, where it is needed, and which layers it sends through Householder's QR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leading half of a spectrum: its bounds, when it is enough, and that it gives what all of the spectrum gives."""
+"""The leading half of a spectrum: its bounds, when it is enough, and that it gives the step of the whole spectrum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory is kept when it is asked for, and not otherwise."""
+"""The allocator keeps freed memory when it is asked to, and only then."""
 
 from __future__ import annotations
 

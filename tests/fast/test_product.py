@@ -1,4 +1,4 @@
-"""The product with a frozen weight: the same by both libraries, and which of them it goes to."""
+"""The product with a frozen weight: both libraries give the same, and each product goes to the right one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The integrators know what a field is, not which problems exist, and nothing of what judges them."""
+"""The integrators import the interface of a field, no problem, and nothing of the modules that judge them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the promises of the family end: each hypothesis is violated once, and what it promised fails."""
+"""Where the promises of the family end: each hypothesis is violated once, and the promise fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of other kinds that the tests of adapted layers share."""
+"""Odd layers that the tests of adapted layers share: with a hook, and with another ``forward``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever trains the factors and is not GeoLoRA is told so, at the next training pass or when they are kept; nobody else is."""
+"""Factors trained by another optimizer raise at the next training pass or when they are saved; all other changes are allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step that fails leaves all as it was: gradients, heads, memories and factors that cannot take it."""
+"""A step that fails leaves all as it was, whether gradients, heads, memories or factors cannot take it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step, and what it is checked by, has all bits of float32, also where torch may multiply with fewer."""
+"""A step and the checks of a step use all bits of float32, also where torch may multiply with fewer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of the kit of which only the rows are looked at."""
+"""A fixture for runs of the kit whose rows alone are looked at."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from geolora_ref.oracle.check import Asked
 
 @pytest.fixture
 def undiagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a diagnosis: to ask all mutants takes most of the time of a run that fails."""
+    """The kit without its diagnosis: to ask all mutants takes most of the time of a run that fails."""
     monkeypatch.setattr(Asked, "diagnosis", lambda self: None)

@@ -1,8 +1,8 @@
 """How far each broken backend is from the reference: what the mutants do, on record in ``departures.json``.
 
-The kill matrix says by which criteria a mutant is rejected, and a mutant that is broken otherwise may be rejected just the same;
-then its name and its words no longer say what it does.  Only what is decided neither by rounding nor by the signs that a QR or an
-SVD chooses is on record, and null for the rest: a number stays if small changes of the inputs and other signs leave it as it is.
+The kill matrix says by which criteria a mutant is rejected.  A mutant that comes to be broken in another way may be rejected by
+the same criteria, although its name and its description no longer fit: this record shows it.  A number is on record if small
+changes of the inputs and other signs of a QR or an SVD leave it as it is; null stands for every other one.
 
     python -m tests.oracle.departures
 """

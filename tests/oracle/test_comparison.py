@@ -1,4 +1,4 @@
-"""Of which kind factors are, and when two outputs of one step are the same."""
+"""The properties that tell kinds of factors apart, and when two outputs of one step count as the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kit makes of a failing backend: which mutant it is like, in which blocks it deviates, and how that is put."""
+"""The kit's diagnosis of a failing backend: which mutant it is like, in which blocks it deviates, and the words for it."""
 
 from __future__ import annotations
 

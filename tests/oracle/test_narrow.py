@@ -1,4 +1,4 @@
-"""Defects of optimized backends that one kind of question alone shows: the cases that are there for them fail, and no other."""
+"""Defects of optimized backends that only one kind of question shows: the cases made for them fail, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all failures have in common is told, where it is theirs and not that of most questions."""
+"""The report tells what all failures have in common, unless most questions have it in common as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage in fewer bits than the arithmetic: what its rounding explains is set aside, and nothing else."""
+"""Storage in fewer bits than the arithmetic: errors that rounding to storage explains are set aside, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates: what is true is proved, mutants are refuted, the checker follows, but nothing that was tampered with."""
+"""Certificates: true statements are proved and mutants refuted; the checker follows them, but none that was tampered with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an import says of a library that is not there."""
+"""The message of an import whose library is not installed."""
 
 from __future__ import annotations
 

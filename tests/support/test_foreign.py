@@ -1,4 +1,4 @@
-"""What foreign exceptions say is told in one line that steers no terminal, whatever they are."""
+"""Foreign exceptions of any kind are told in one line without control characters, and with their place."""
 
 from __future__ import annotations
 

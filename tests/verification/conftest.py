@@ -1,4 +1,4 @@
-"""What other commands have measured is the same in every report: drawn once for all tests that look elsewhere."""
+"""Fixtures: pages of stored results, which are the same in every report, drawn once for all tests; interrupts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _finetuning = functools.cache(report._finetuning)
 
 @pytest.fixture(scope="module")
 def stored_pages_once() -> Iterator[None]:
-    """The pages beside a report are those of the first one."""
+    """The pages beside a report are drawn for the first report and reused."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "overview", _overview)
         patch.setattr(report, "_finetuning", _finetuning)

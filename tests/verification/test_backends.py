@@ -1,4 +1,4 @@
-"""Campaigns beyond one process: the same results wherever the work is done, nothing lost, strangers and deaths are named."""
+"""Campaigns beyond one process: the same results wherever the work is done, nothing lost, unfit and dead workers are named."""
 
 from __future__ import annotations
 

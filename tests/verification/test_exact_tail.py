@@ -1,4 +1,4 @@
-"""The guarantees excuse every truncation with what it really discarded, ‖Ŵ − W₁‖, none with the tail of the exact Ŵ."""
+"""With ‖Ŵ − W₁‖ for ϑ the guarantees would excuse every truncation; with the tail of the exact Ŵ they excuse no wrong one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others add is judged from any folder: the files of docs/howto/extend.md, right and with a wrong promise."""
+"""Claims, problems and integrators of others are judged from any folder: the files of docs/howto/extend.md, right and wrong."""
 
 from __future__ import annotations
 

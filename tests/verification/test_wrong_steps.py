@@ -1,4 +1,4 @@
-"""What is wrong must fail for what is wrong with it: a defect of the code is no measured failure, and no draw excuses a step."""
+"""A wrong step must fail by its own defect: an error of the code is no measured failure, and no random draw excuses a step."""
 
 from __future__ import annotations
 

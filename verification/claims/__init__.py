@@ -46,11 +46,11 @@ NAMES = (
 
 THEORY = ROOT / "docs" / "theory"
 HEADINGS = {text for page in THEORY.glob("*.md") for text in re.findall("^##? (.+)$", page.read_text("utf-8"), re.MULTILINE)}
-"""The sections of the theory, by their names.  A claim may have none of them, and is listed as such."""
+"""The headings of the theory pages.  A claim may belong to none of them, and is listed as such."""
 
 
 def checked(module: ModuleType) -> Claim:
-    """The claim of a file, named after it; else ``ValueError``."""
+    """The claim of a module.  Raises ``ValueError`` unless its id is the name of the file."""
     claim: Claim = module.CLAIM
     if claim.id != module.__name__.rpartition(".")[2].replace("_", "-"):
         raise ValueError(f"{module.__name__}: expected a claim that is named after its file, found {claim.id!r}")

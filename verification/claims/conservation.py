@@ -18,10 +18,10 @@ from verification.integrator_family import FAMILY
 N, RANK = 40, 4
 SUB_SOLVER = SolveIVP(rtol=1e-11, atol=1e-13)
 DRIFT = 1e-11
-"""What one step may change of ‖Y‖² by its sub-solver, at ‖Y‖ = 1: one tolerance.  DOP853 holds an error estimate of order 5 to
-it, what it adds itself is of order 8 and far below."""
+"""The change of ‖Y‖² that the sub-solver may make in one step, at ‖Y‖ = 1: one tolerance.  DOP853 keeps an error estimate of
+order 5 within the tolerance; the error of its result is of order 8 and far smaller."""
 RULES = {"fixed rank": TruncationRule.fixed_rank(RANK), "1e-3": TruncationRule(theta=1e-3), "nothing": TruncationRule(theta=0.0)}
-"""What is cut off.  Of nothing the rank doubles in a step, or more, until all 40 columns are there."""
+"""The truncations by name.  With "nothing" the rank at least doubles in each step, until it is 40."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -50,7 +50,7 @@ def unconjugated(problem: Schroedinger) -> Acting:
 
 
 def weaker(problem: Schroedinger) -> Schroedinger:
-    """Nine tenths of the potential: another energy is kept, and the same norm."""
+    """The problem with nine tenths of the potential, which keeps the same norm and another energy."""
     other = copy(problem)
     other.potential = 0.9 * problem.potential
     return other
@@ -62,8 +62,8 @@ def check(
     """Step by step: ‖Y₁‖² = ‖Y₀‖² − discarded², and |E(Y₁) − E(Y₀)| ≤ ‖H‖(2‖Y₀‖ discarded + discarded²).
 
     Before the truncation both are kept.  The truncation cuts off a part orthogonal to Y₁, and E is quadratic.  At fixed rank
-    methods that augment discard what the rank does not hold, which is counted in the same way.  That may excuse another energy;
-    where nothing is discarded, nothing does.  ``integrator``, ``field`` : others in place of those of the case (for controls).
+    methods that augment discard the part beyond this rank, which is counted in the same way.  A large part may hide another
+    energy; without truncation nothing hides it.  ``integrator``, ``field`` : others in place of the case's (for controls).
     """
     out, problem = Measurements(), problem_of(case["seed"])
     integrator = integrator or FAMILY[case["integrator"]].make(RULES[case["truncation"]], SUB_SOLVER)

@@ -16,11 +16,11 @@ from verification.steppers import Stepper, mutant_control, reference
 from verification.trajectory import trajectory
 
 RATES = {"order one": (0.3, 1.9), "small singular value": (1.9,), "zero": (0.3,)}
-"""λβ of the quick plan by start, below 2; at 1 alone 1 − βλ/2 is βλ/2, and a check tells nothing of the factor."""
+"""λβ of the quick plan by start, below 2.  At λβ = 1 alone the factor 1 − βλ/2 would go unchecked, since it is βλ/2 there."""
 ALL_RATES = (0.3, 1.0, 1.9)
 RANK, MAX_RANK = 4, 8
 MINIMISER = "minimiser"
-"""Cut to the largest rank: a start with nothing to gain, from which the truncation leads away; its price is most of the bound."""
+"""A start at the minimiser, cut to the largest rank: the truncation leads away from it, and its price is most of the bound."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -64,9 +64,9 @@ def check(
 ) -> CaseResult:
     """The bound of the mean, hence of the least, at every T, with the largest gradient norm B and the largest β seen so far.
 
-    ``factor`` : another one than 1 − βλ/2, ``rank`` : that of the start on the saddle problem, ``priced`` : whether the bound has
-    the terms of the truncation (for controls).  On the saddle problem ∇L keeps the row space and with it the rank, so that the
-    loss stays above ¼Σ_{i>4} b_i² > L*: no more than stationarity is promised.
+    For controls: ``factor`` replaces 1 − βλ/2, ``rank`` is the rank of the start on the saddle problem, and ``priced`` tells
+    whether the bound has the terms of the truncation.  On the saddle problem ∇L keeps the row space and with it the rank, so that
+    the loss stays above ¼Σ_{i>4} b_i² > L*: only stationarity is promised.
     """
     rng, out = np.random.default_rng([case["seed"], 43]), Measurements()
     problem = gradient_flows.make(case["problem"], rng)
@@ -114,7 +114,7 @@ def draw_gradient(axes: Any, results: Results) -> None:
 
 
 def at_rate(rate: float) -> Callable[[Plan], Iterator[Case]]:
-    """The cases of controls: with little truncation, whose terms would excuse what is wrong."""
+    """Cases of controls at this rate, with little truncation: large truncation terms in the bound would hide the defect."""
 
     def some(plan: Plan) -> Iterator[Case]:
         wanted = {"rate": rate, "tau": 1e-3, "seed": plan.seed}

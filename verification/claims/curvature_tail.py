@@ -36,9 +36,9 @@ def attained_cases(plan: Plan) -> Iterator[Case]:
 
 
 def attained(rng: np.random.Generator) -> tuple[GradientFlow, LowRank]:
-    """L = ½‖W − A‖², A = Q_m [[I/5, bI], [bI, 0]] Q_nᵀ, from the first bases and S = I: for λ = ½ and small b an equality.
+    """L = ½‖W − A‖² and a start that nearly attain the bound for λ = ½ and small b: A = Q_m [[I/5, bI], [bI, 0]] Q_nᵀ.
 
-    S_new is 3/5 I then, and each of three pairs of columns has the core [[3/5, b/2], [b/2, 0]].
+    From the first columns of Q_m and Q_n and S = I, S_new is 3/5 I; three pairs of columns have the core [[3/5, b/2], [b/2, 0]].
     """
     r, b = 3, 1e-2
     Q_m, Q_n = (np.linalg.qr(rng.standard_normal((size, size))).Q[:, : 2 * r] for size in (9, 8))
@@ -67,13 +67,13 @@ def check(case: Case, step: Stepper = reference, bound_of: Callable[[Iterate], f
         start = gradient_flows.start(problem, case["start"], rng)
     rate = case["rate"] / problem.lipschitz
     for it in trajectory(problem, start, steps, rate, step=step, tau=1e-3, max_rank=6):
-        # A tail is a distance: it moves by no more than Ŵ does, whose rounding error is measured in units of this.
+        # A tail is a distance, so it moves by no more than Ŵ does: both have rounding errors in this unit.
         rounding = unit_of(*it.Y.shape, EPS) * float(np.linalg.norm(it.W) + rate * np.linalg.norm(it.G))
         bound = bound_of(it)
         if np.isfinite(bound):
             out.at_most("tail_{>r}(Ŝ) ≤ bound", tail(it.outcome.W_hat, it.Y.rank), bound, rounding)
         else:
-            out.undecided += 1  # the hypothesis: S_new is invertible
+            out.undecided += 1  # the hypothesis is that S_new is invertible
     return out.result(case)
 
 

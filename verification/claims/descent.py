@@ -1,4 +1,4 @@
-"""The untruncated step descends, by at least an amount with explicit constants; the truncation costs at most what it says."""
+"""The untruncated step descends at least by an explicit amount; the truncation raises the loss at most by an explicit amount."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from verification.trajectory import tail, trajectory
 
 EPS = float(np.finfo(float).eps)
 ALIGNED = "aligned"
-"""W₁ = W₂ = 2 in one entry and X = I, where W₂W₁ should be 1: the gradient (W₂E, EW₁), E > 0, is the direction of the largest
-curvature ‖W₁‖² + ‖W₂‖² + ‖E‖, so that β is attained but for O(λ)."""
+"""A start that attains β up to O(λ): X = I, W₁ = W₂ = 2 in one entry, and W₂W₁ should be 1.  The gradient (W₂E, EW₁), E > 0,
+then has the direction of the largest curvature, ‖W₁‖² + ‖W₂‖² + ‖E‖."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -54,7 +54,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> CaseResult:
-    """Along a whole trajectory.  ``understate`` divides the Lipschitz constant that the bound uses (for a control)."""
+    """Check every step of a trajectory.  ``understate`` divides the Lipschitz constant that the bound uses (for a control)."""
     if case["problem"] == "two layers":
         return check_two_layers(case, step, understate)
     rng, out = np.random.default_rng([case["seed"], 41]), Measurements()
@@ -97,10 +97,10 @@ def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> Cas
 
 @dataclass(frozen=True)
 class Descent:
-    """What one step did, of one layer or of several at once.
+    """The losses and norms of one step, of one layer or of several at once.
 
     ``losses`` : L(W), L(Ŵ) and L(W₁); ``tangential2`` : ‖P(W)∇L(W)‖²; ``gradient`` : ‖∇L(Ŵ)‖; ``slope`` : ⟨∇L(Ŵ), W₁ − Ŵ⟩;
-    ``lost`` : ϑ₁; ``cancelled`` : large numbers of which the losses are small differences.
+    ``lost`` : ϑ₁; ``cancelled`` : the size of large terms that cancel in the losses.
     """
 
     losses: tuple[float, float, float]
@@ -119,10 +119,10 @@ class Descent:
         return self.gradient * self.lost + 0.5 * beta * self.lost**2
 
     def record(self, out: Measurements, rate: float, beta: float) -> None:
-        """The four inequalities, each written so that the measured value and its bound are of one order of magnitude.
+        """Record the four inequalities, each written so that the measured value and its bound are of one order of magnitude.
 
         Rounding of a loss is at most a few dozen eps of it: the sums have at most some thousand terms, added pairwise.  Where the
-        residual E is a small difference of large numbers, it is eps of ``cancelled`` as well.
+        residual E is a small difference of large numbers, eps of ``cancelled`` is added.
         """
         L0, L_hat, L1 = self.losses
         expected = rate * self.tangential2
@@ -141,7 +141,7 @@ class Descent:
 def check_two_layers(case: Case, step: Stepper, understate: float) -> CaseResult:
     """Two adapters stepped at once; β is the closed-form constant of the segment that the step moves along.
 
-    ϑ₁² is the sum of the squares of both tails, each of its W − λP(W)G, formed without the step.
+    ϑ₁² is the sum of the squares of both tails.  The tail of a layer is that of W − λP(W)G, formed without the step.
     """
     out, (problem, Ys, rate) = Measurements(), two_layers_of(case)
     for k in range(case["steps"]):
@@ -210,7 +210,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 
 def attaining(plan: Plan) -> Iterator[Case]:
-    """Where β is attained."""
+    """The control cases in which β is attained."""
     return (case for case in control_cases(plan) if case["problem"] == "quadratic")
 
 

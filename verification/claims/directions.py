@@ -1,4 +1,4 @@
-"""Every rule answers with one tangent vector, so that Ŵ = W − λD; its memory moves by the orthogonal projection."""
+"""Every rule answers with one tangent vector D, so that Ŵ = W − λD; the rule's memory moves by the orthogonal projection."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, broken: str = "") -> CaseResult:
-    """Each rule after a random gradient and a drawn one, in which traps are set; ``broken`` takes its place (for a control)."""
+    """Check each rule after a random gradient and a drawn one with traps; ``broken`` replaces the rule (for a control)."""
     name = broken or case["rule"]
     rule = (RULES | BROKEN)[name]
     rng, out = np.random.default_rng([*case["seed"], 54]), Measurements()
@@ -65,7 +65,7 @@ class Question:
         self.unit = unit_of(*self.Y.shape, float(np.finfo(factors[0].dtype).eps))
 
     def answers(self, bases: Bases) -> tuple[Triple, Moments]:
-        """The direction of the second gradient, and the memory then."""
+        """The direction for the last gradient, and the memory after it."""
         moments = Moments()
         for G in self.gradients:
             D, moments = self.rule.direction(bases, seen(self.conversion.to(G), bases), moments)
@@ -73,7 +73,7 @@ class Question:
 
     @property
     def scale(self) -> float:
-        """‖D‖ ‖G‖/‖M‖: what rounding of the gradients, in units of ‖G‖, makes of the direction of a memory M that is smaller."""
+        """‖D‖ ‖G‖/‖M‖, the scale of the rounding error of D: a memory M smaller than G magnifies the rounding of G."""
         M = self.moments.first or seen(self.conversion.to(self.gradients[-1]), self.bases)
         direction, memory = (max(float(np.linalg.norm(wide(X))) for X in triple[:2]) for triple in (self.D, M))
         return direction * max(1.0, self.size / memory) if memory > 0.0 else 0.0
@@ -89,7 +89,7 @@ class Question:
         out.ratio("Ŵ = W − λD", in_units(error, self.unit * (float(np.linalg.norm(W)) + rate * self.scale)))
 
     def memory(self, out: Measurements, rate: float) -> None:
-        """What the rule makes of its memory M at the state after a step, and P(W₁)M."""
+        """Compare P(W₁)M with the memory M as the rule carries it to the state after a step."""
         if self.moments.first is None:
             return
         step = geolora_step(self.Y, ProjectedGradients(*self.D), learning_rate=rate, tau=0.0)
@@ -103,7 +103,7 @@ class Question:
         out.ratio("memory = P(W₁)M", in_units(error, self.unit * size))
 
     def gauge(self, out: Measurements, rng: np.random.Generator) -> None:
-        """The same from the start in other coordinates; one random gradient, since traps leave polar factors undetermined."""
+        """Compare first directions in two gauges; the gradient is random, since traps leave polar factors undetermined."""
         r, dtype = self.Y.rank, self.gradients[0].dtype
         Q1, Q2 = (self.conversion.to(unitary(rng, r, dtype).astype(dtype)) for _ in range(2))
         other = Bases(self.bases.U @ Q1, self.bases.V @ Q2)
@@ -122,9 +122,9 @@ class Question:
 
 
 def condition(rule: Optimizer, G: Any, bases: Bases) -> float:
-    """By how much, relative to its size, a rule magnifies a relative error of G.
+    """The condition number of a rule: by how much it magnifies a relative error of G.
 
-    ‖G‖/‖PG‖ is that of the projection.  Polar factors: 1/σ_k of PG.  X = R^{-1/2} with R = ∇ᴴ∇: the condition of R at most.
+    Projection: ‖G‖/‖PG‖.  Polar factors: ‖G‖/σ_k of PG.  Preconditioners R^{-1/2} with R = ∇ᴴ∇: the condition of R at most.
     """
     g = seen(G, bases)
     PG = dense(g, bases)

@@ -27,7 +27,7 @@ RANK, STEPS = 4, 6
 SUB_SOLVER = SolveIVP(rtol=1e-9, atol=1e-11)
 PROBLEMS = ("quadratic", "ill-conditioned quadratic", "sensing", "completion", "Allen–Cahn", "saddle")
 SIZES = (0.1, 1.0, 10.0, 100.0)
-"""Times per step, in units of 1/ℓ (of 1 where no ℓ exists)."""
+"""Step sizes h in units of 1/ℓ, or of 1 where no ℓ exists."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -68,15 +68,15 @@ def check(
 
     The Galerkin equation in the augmented bases is the gradient flow of L restricted to a linear space that contains Y₀.  With
     g = Ûᵀ∇L V̂ along it dL/dt = −‖g‖² and d‖g‖²/dt ≥ −2β‖g‖², so that L falls by ‖g(0)‖²(1 − e^{−2βh})/(2β) at least.  Û and V̂
-    are formed without the step: one that does not augment would be asked for its own bases.
-    ϑ₁ is the tail of Ŷ behind the rank of Y₁: ‖Ŷ − Y₁‖ would excuse whatever Y₁ is.
+    are formed without the step: a step that does not augment would be judged in its own bases.
+    ϑ₁ is the tail of Ŷ behind the rank of Y₁: with ‖Ŷ − Y₁‖ in its place any Y₁ would pass.
     """
     rng, out = np.random.default_rng([case["seed"], 56]), Measurements()
     problem, Y = make(case["problem"], rng)
     h = case["size"] / (1.0 if np.isnan(problem.lipschitz) else problem.lipschitz)
     field: Any = problem if sign > 0.0 else uphill(problem)
     losses = [problem.loss(Y.full())]
-    slack = 1e-9 * (losses[0] - problem.minimum)  # the sub-solver's
+    slack = 1e-9 * (losses[0] - problem.minimum)  # the error of the sub-solver
     for k in range(STEPS):
         hat = bug_step(SUB_SOLVER, field, k * h, h, Factors(*Y))
         W_hat, before = hat.product().full(), problem.loss(Y.full()) - problem.minimum
@@ -84,7 +84,7 @@ def check(
         above = problem.loss(W_hat) - problem.minimum
         out.at_most("before the truncation: L(Ŷ) − L* ≤ L(Y₀) − L*", above, before, slack)
         if not above <= before + slack:
-            break  # what comes after a step uphill says nothing
+            break  # steps after one that goes uphill tell nothing
         beta = curvature(problem, problem.loss(Y.full()))
         if not np.isnan(beta):
             U_hat = reached(Y.U, K_step(SUB_SOLVER, problem, k * h, h, Factors(*Y)))
@@ -104,10 +104,10 @@ def check(
 
 
 def curvature(problem: GradientFlow, loss: float) -> float:
-    """β on {L ≤ loss}, where the flow stays, or for all matrices; NaN where none is known.  It also holds from Ŷ to Y₁, which may
-    lie outside of that set: a truncation does not raise ‖·‖₂, of which this β is made.
+    """β on {L ≤ loss}, where the flow stays, or for all matrices; NaN where none is known.
 
-    Of the saddle problem ‖W‖₂² ≤ ‖B‖₂ + ‖WWᵀ − B‖ = b_1 + 2√L.
+    It also holds from Ŷ to Y₁, which may lie outside of that set: β depends on ‖·‖₂ alone, which no truncation raises.
+    For the saddle problem ‖W‖₂² ≤ ‖B‖₂ + ‖WWᵀ − B‖ = b_1 + 2√L.
     """
     if not isinstance(problem, Saddle):
         return problem.lipschitz
@@ -116,9 +116,7 @@ def curvature(problem: GradientFlow, loss: float) -> float:
 
 
 def reached(B: Matrix, X: Matrix) -> Matrix:
-    """B and the directions of X outside of it, but for those below 1e-6, a thousand tolerances of the sub-solver: fewer of them
-    ask for less.
-    """
+    """B and the directions of X outside of B above 1e-6, a thousand tolerances; with fewer the check would ask for less."""
     outside = X - B @ (B.T @ X)
     P, sigma, _ = np.linalg.svd(outside - B @ (B.T @ outside), full_matrices=False)
     return np.hstack([B, P[:, sigma > 1e-6 * np.linalg.norm(X)]])
@@ -130,12 +128,12 @@ def in_the_old_bases(solver: SubSolver, field: Field, t: float, h: float, Y: Fac
 
 
 def half_a_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Factors:
-    """The augmented step of half the time (the control)."""
+    """The augmented step over half of the time (the control)."""
     return augmented_bug_step(solver, field, t, 0.5 * h, Y)
 
 
 def uphill(flow: GradientFlow) -> Acting:
-    """The flow uphill."""
+    """The field of opposite sign, whose flow goes uphill (the control)."""
     return Acting(flow.shape, lambda t, Y, V: -flow.apply_right(t, Y, V), lambda t, Y, U: -flow.apply_left(t, Y, U))
 
 

@@ -35,9 +35,9 @@ def reference(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matri
 
 
 def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) -> tuple[Question, Callable[[Matrix], Matrix]]:
-    """The question seen through a symmetry, and how its answer must then look.
+    """The question transformed by a symmetry, and the map that transforms its answer.
 
-    Of complex data: unitary matrices for orthogonal ones, and conjugate transposes.
+    For complex data unitary matrices stand for orthogonal ones, and conjugate transposes for transposes.
     """
     (m, n), r, dtype = Y.shape, Y.rank, G.dtype
     if symmetry == "gauge":
@@ -61,7 +61,7 @@ def check(case: Case, step: Step = reference) -> CaseResult:
 
     That factor is the exact norm of the derivative of the truncation.  Draws whose truncation lies in a tie, or in which a tail
     lies on the threshold and the two ranks differ, have no unique answer and are left to the criteria of the truncation claim.
-    Ranks that differ for another reason are an infinite ratio.
+    Ranks that differ for another reason give an infinite ratio.
     """
     rng, out = np.random.default_rng([*case["seed"], 34]), Measurements()
     for _ in range(DRAWS):
@@ -129,7 +129,7 @@ def rank_by_gauge(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: M
 
 
 def conjugated(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
-    """GeoLoRA that takes ∇_L conjugated: nothing for real data."""
+    """GeoLoRA that takes ∇_L conjugated, which changes nothing for real data."""
     return reference(U, S, V, dK, dL.conj(), dS, **parameters)
 
 
@@ -187,7 +187,7 @@ CLAIM = Claim(
             threshold_by_entry,
             infinite=True,
             blocks=range(6),
-            share=0.15,  # few draws have an absolute threshold, on which fewer depend
+            share=0.15,  # few draws have an absolute threshold, and fewer depend on it
         ),
         _control("orthogonal", "sign-descent", "an elementwise optimizer depends on the coordinates", sign_descent),
         _control(

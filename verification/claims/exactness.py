@@ -1,4 +1,4 @@
-"""Which integrators reproduce a given curve A(t) of their rank exactly, and that the parallel one does so in part only."""
+"""Which integrators reproduce a given curve A(t) of their rank exactly; the parallel one does so for some curves only."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from verification.time_dependence import Later
 N, RANK, T = 30, 6, 1.0
 SUB_SOLVER = SolveIVP(rtol=1e-13, atol=1e-15)
 EXACT, SEPARATED = 1e-10, 1e-8
-"""Relative errors, of ‖A(T)‖.  Exact: what ten sub-solver tolerances a step, with growth e, may leave, and a factor 10 of room.
-Not exact: a hundred times more than that; the method with the smallest error is at 1e-7."""
+"""Limits of error / ‖A(T)‖.  Exact: ten sub-solver tolerances a step, with growth e, and a factor 10 of room.  Not exact: a
+hundred times more; the smallest error of such a method is 1e-7."""
 
 RESTING = {
     "turning": (slice(0), slice(0)),
@@ -25,7 +25,7 @@ RESTING = {
     "V fixed": (slice(0), slice(None)),
     "crossed": (slice(1, RANK, 2), slice(0, RANK, 2)),
 }
-"""Which unit vectors e^{tΩ₁} and e^{tΩ₂} leave alone.  "Crossed": each term of A(t) turns on one side, so both spaces turn."""
+"""The unit vectors that e^{tΩ₁} and e^{tΩ₂} do not move.  "Crossed": each term of A(t) turns on one side, so both spaces turn."""
 TANGENTIAL = ("U fixed", "V fixed", "crossed")
 """A(t₁) has no normal part at A(t₀): (I − UUᴴ)A(t₁)(I − VVᴴ) = 0 in the spaces of A(t₀)."""
 
@@ -45,12 +45,12 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def parameters(name: str, seed: int, **changes: Any) -> dict[str, Any]:
-    """Of a case."""
+    """The parameters of a case: defaults but for the ``changes``."""
     return {"integrator": name, "spaces": "turning", "base": 2.0, "h": 0.2, "rank": RANK, "seed": seed, **changes}
 
 
 def problem_of(case: Case) -> RotatingExponential:
-    """A(t) of rank ``case["rank"]``; its spaces begin as those of the first unit vectors, and turn, in part or not at all."""
+    """The curve A(t) of rank ``case["rank"]``.  Its spaces start at the first unit vectors; they turn, in part or not at all."""
     rng = np.random.default_rng([case["seed"], 52])
     if case["spaces"] != "fixed":
         both = RotatingExponential.random(N, rng, base=case["base"], rank=case["rank"])
@@ -64,7 +64,7 @@ def problem_of(case: Case) -> RotatingExponential:
 
 
 def relative_error(case: Case, integrator: Integrator) -> float:
-    """At time T for F = Ȧ(t); raises what stopped the run."""
+    """error / ‖A‖ at time T for F = Ȧ(t); raises what stopped the run."""
     problem = problem_of(case)
     run = integrate(integrator, problem, problem.start(RANK), (0.0, T), case["h"])
     end = problem.curve(T)
@@ -83,7 +83,7 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
     elif case["h"] == 0.2:
         out.ratio("not exact: error / ‖A‖ ≥ 1e-8", SEPARATED / error)
     else:
-        out.undecided += 1  # the methods of high order on curves come close to the limit at small steps: only shown
+        out.undecided += 1  # at small steps methods of high order come close to the limit: only shown
     out.series = {**case.parameters, "error": error}
     return out.result(case)
 

@@ -41,7 +41,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, broken: str = "", *, kappa: float = KAPPA, rank: float = 1.0) -> CaseResult:
-    """``broken`` takes the place of the rule; ``kappa`` and ``rank``, by which k is multiplied, are for controls."""
+    """Check one kind of case.  For controls: ``broken`` replaces the rule, ``kappa`` is another κ, ``rank`` a factor of k."""
     out, rule = Measurements(), (RULES | BROKEN)[broken or case.parameters.get("rule", "spectral")]
     if case["kind"] == "descent":
         descent(out, case, rule, rank)
@@ -77,7 +77,7 @@ def angle(out: Measurements, rule: Optimizer, bases: Bases, G: Any) -> None:
     """1 − cos ∠(PG, D) is at most 1."""
     PG, D = tangential(bases, G), first(rule, bases, G)
     size = np.linalg.norm(PG) * np.linalg.norm(D)
-    if not (np.isfinite(size) and size > 0.0):  # a normal gradient, or one beyond the range of its square
+    if not (np.isfinite(size) and size > 0.0):  # a normal gradient, or one whose square leaves the range
         out.undecided += 1
         return
     out.ratio("1 − cos ∠(∇L, D) ≤ 1", 1.0 - float(np.vdot(PG, D).real) / float(size))

@@ -39,7 +39,7 @@ def problem_of(seed: int) -> tuple[Schroedinger, LowRank, Matrix]:
 
 
 def check(case: Case, integrator: Integrator | None = None, fewer: int = 0) -> CaseResult:
-    """Within a factor 10 (|log₁₀(measured / golden)| ≤ 1); the rank within 25 %, since the random starts differ.
+    """Error and drift within a factor 10 (|log₁₀(measured / golden)| ≤ 1), the rank within 25 %: the random starts differ.
 
     ``fewer`` : by how much the final rank is understated (for a control).
     """

@@ -21,7 +21,7 @@ SIGMA_MIN = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14)
 EPSILONS = (1e-6, 1e-2)
 FLAT, FLATNESS = 3.0, "error(σ_min) / error(σ_min = 0.1), at most 3"
 FOLLOWED = 0.05
-"""Of the way of the solution, the most that an error may be."""
+"""The largest error that is allowed, as a share of ‖Y(T) − Y(0)‖, the way of the solution."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -40,12 +40,12 @@ def cases_of(name: str, plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, sub_solver: SubSolver = RK4) -> CaseResult:
-    """Errors against the full flow for every σ_min over the error for σ_min = 0.1; infinite where a run broke down, which
-    none may do for σ_min = 0.1.  All of them are small beside the way of the solution.
+    """Errors against the full flow for every σ_min over the error for σ_min = 0.1, and over the way of the solution.
 
+    The error of a run that breaks down is infinite; for σ_min = 0.1 no run may break down.
     ε = 1e-6 lies below the error of every method at these step sizes, so that the method's own constant is seen; with ε = 1e-2
-    the normal part is felt.  ε = 0 would not do: there even the naive integrator survives, since (I − UUᵀ)FV = (I − UUᵀ)AUS has
-    the S by which it divides as a factor.
+    the normal part is felt.  With ε = 0 even the naive integrator survives: it divides by S, and (I − UUᵀ)FV = (I − UUᵀ)AUS has
+    the factor S.
     """
     out, errors, best = Measurements(), [], []
     integrator = member(case["integrator"], RANK, sub_solver)

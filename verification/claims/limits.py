@@ -1,4 +1,4 @@
-"""What the step becomes at the ends of its parameters."""
+"""Limit cases: at the ends of its parameters the step becomes a known step or a best approximation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
 
 
 def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float) -> tuple[str, float]:
-    """The name of the limit and the error in rounding units; where the limit is a truncation, ∞ for another rank than it has."""
+    """The name of the limit and the error in rounding units; where the limit is a truncation, ∞ for a step of wrong rank."""
     if limit == "full rank":
         after = step(deepcopy(Y), G.copy(), learning_rate=0.1, tau=0.0).Y.full()
         return "r = min(m, n): plain gradient descent", float(np.linalg.norm(after - (W - 0.1 * G))) / unit
@@ -92,7 +92,7 @@ CLAIM = Claim(
     controls=(
         _control("full rank", "s-gradient-transposed"),
         _control("fixed point", "missing-lower-block"),
-        # a diagonal S may have the identity for P and Q, of which the entrywise product is the product
+        # for a diagonal S, P and Q may be identities, and then the entrywise product is the product
         _control("zero step", "elementwise-for-matmul", cores=("dense",)),
         _control("zero step", "off-by-one-low", share=0.8, infinite=True),
         _control("zero step", "off-by-one-high", infinite=True),

@@ -28,10 +28,10 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
-    """Slopes 2 ± 0.1 of the error of one step against the exact flow of a tangential field (so ε = 0), truncated to rank r.
+    """The error of one step, truncated to rank r, has slope 2 ± 0.1 against the exact flow of a tangential field (so ε = 0).
 
-    The truncation costs no more: the flow of a tangential field keeps the rank, so that what is truncated, Ŷ, is no farther from
-    a matrix of rank r than from the exact value, and the whole error is at most 2‖Ŷ − Φ_h(Y₀)‖, whatever σ_min is.
+    The truncation at most doubles the error.  The flow of a tangential field keeps the rank, so Ŷ is no farther from its best
+    rank-r approximation than from Φ_h(Y₀): the whole error is at most 2‖Ŷ − Φ_h(Y₀)‖, whatever σ_min is.
     """
     rng, out = np.random.default_rng([case["seed"], 53]), Measurements()
     problem = RankPreservingRiccati.random(SHAPE, rng)

@@ -1,4 +1,4 @@
-"""With a memory a spectral step descends but for what the memory is wrong by; a recursion says how wrong it is."""
+"""With a memory a spectral step descends up to the error of the memory; a recursion bounds this error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from verification.directions import dense, rounding_of, seen
 
 EPS = float(np.finfo(float).eps)
 GOLDEN = ((1.0 + 5.0**0.5) / 2.0) ** -2.5
-"""The maximum of x − x²/√(x² + 1), at x² = 1/φ: φ^{-5/2} = 0.3003, by which smoothing with δ = 1 shortens at most."""
+"""φ^{-5/2} = 0.3003, the maximum of x − x²/√(x² + 1), at x² = 1/φ: the most by which smoothing with δ = 1 shortens."""
 RANK = 6
 RULES = {"default": (0.9, 0.5), "no memory": (0.0, 0.5), "no smoothing": (0.9, 0.0)}
 """Momentum and smoothing."""
@@ -25,9 +25,7 @@ RULES = {"default": (0.9, 0.5), "no memory": (0.0, 0.5), "no smoothing": (0.9, 0
 
 @dataclass(frozen=True)
 class Bound:
-    """The constants, which controls change: of ν, of the error of the memory, of the smoothing, of the floor of the mean, and
-    σ_r or σ_1 below ν.
-    """
+    """Constants of the bounds, which controls change; ``largest`` : whether σ_1 stands for σ_r in the bound of ν."""
 
     nu: float = 1.0
     error: float = 2.0
@@ -47,7 +45,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
-    """Along a trajectory of spectral steps; ``move`` takes the place of the transport (for controls)."""
+    """Check a trajectory of spectral steps; ``move`` takes the place of the transport (for controls)."""
     rng, out = np.random.default_rng([case["seed"], 58]), Measurements()
     problem, Y, moments = _start(case, rng)
     rule: Optimizer = Spectral(*RULES[case["rule"]])
@@ -84,7 +82,7 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
 
 
 def remembered(out: Measurements, before: Any, now: Any, beta: float, bound: Bound) -> None:
-    """‖E_t‖ ≤ β(‖E_{t−1}‖ + d + ν), and ν by the angle between the old and the new ranges."""
+    """Record ‖E_t‖ ≤ β(‖E_{t−1}‖ + d + ν), and the bound of ν by the angle between the old and the new ranges."""
     (old, W0, G0, E0), (bases, W, G, E) = before, now
     normal = G0 - dense(seen(G0, old), old)
     nu, d = float(np.linalg.norm(dense(seen(normal, bases), bases))), float(np.linalg.norm(G - G0))
@@ -100,7 +98,7 @@ def remembered(out: Measurements, before: Any, now: Any, beta: float, bound: Bou
 
 
 def _start(case: Case, rng: np.random.Generator) -> tuple[Any, LowRank, Moments]:
-    """The problem, the state, and a memory: an empty one, or, "turned", one that leaves −P∇L/100 with the next gradient."""
+    """The problem, the state, and a memory: an empty one, or for "turned" one that the next gradient makes −P∇L/100."""
     if case["problem"] != "turned":
         problem = gradient_flows.make(case["problem"], rng)
         return problem, gradient_flows.start(problem, case["start"], rng), Moments()
@@ -111,7 +109,7 @@ def _start(case: Case, rng: np.random.Generator) -> tuple[Any, LowRank, Moments]
 
 
 def kept(M: Triple, old: Bases, new: Bases) -> Triple:
-    """The same numbers, with zeros for new columns."""
+    """No transport: the memory keeps its numbers in the new bases, with zeros for new columns."""
     r, r1 = old.U.shape[1], new.U.shape[1]
     K, L = (np.pad(X, ((0, 0), (0, max(0, r1 - r))))[:, :r1] for X in (M.K, M.L))
     return Triple(K, L, np.pad(M.S, (0, max(0, r1 - r)))[:r1, :r1])

@@ -29,7 +29,7 @@ def check(
     gradients: Callable[[LowRank, np.ndarray], FactorGradients] = FactorGradients.from_dense,
     projections: Callable[[LowRank, np.ndarray], ProjectedGradients] = ProjectedGradients.from_dense,
 ) -> CaseResult:
-    """Every identity against derivatives of L(U S Vᵀ): tested along a random E, ⟨∇_K, E S⟩ is that along (E, 0, 0)."""
+    """Every identity against derivatives of L(U S Vᵀ) in random directions; that along (E, 0, 0), for one, is ⟨∇_K, E S⟩."""
     rng, out = np.random.default_rng([case["seed"], 31]), Measurements()
     problem = Quadratic.random((14, 11), np.geomspace(1, 1e-3, 11), rng)
     Y = problem.initial(SPECTRA[case["spectrum"]](4), rng)
@@ -42,7 +42,7 @@ def check(
     unit = unit_of(*Y.shape, np.finfo(float).eps) * float(np.linalg.norm(G))
 
     def derivative(dU: np.ndarray, dS: np.ndarray, dV: np.ndarray) -> float:
-        """Of L(U S Vᵀ) in the direction (dU, dS, dV)."""
+        """The derivative of L(U S Vᵀ) in the direction (dU, dS, dV)."""
         W = (U + 1j * h * dU) @ (S + 1j * h * dS) @ (V + 1j * h * dV).T
         return float(0.5 * np.sum((W - problem.A) * problem.gradient(W)).imag / h)
 
@@ -63,7 +63,7 @@ def check(
         out.ratio("G_U S⁻ᵀ = ∇_K, per cond(S)", np.linalg.norm(g.projected(Y).dK - projected.dK) / (unit * condition))
         out.ratio("G_V S⁻¹ = ∇_L, per cond(S)", np.linalg.norm(g.projected(Y).dL - projected.dL) / (unit * condition))
     else:
-        out.undecided += 2  # up to cond(S)·eps of ‖G‖ and more: nothing is left to compare, or S is singular
+        out.undecided += 2  # an error of cond(S)·eps ‖G‖ leaves nothing to compare, or S is singular
     return out.result(case)
 
 

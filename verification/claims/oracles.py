@@ -21,7 +21,7 @@ from geolora_ref.oracle.stages import Stages
 from verification.claim import Case, CaseResult, Claim, Control, Measurements, Plan, Results, Table
 
 MATRIX_CRITERIA = ("stationarity", "dominance", "optimality", "rank clipping", "rank not too low", "rank not too high")
-"""The criteria that concern W₁ and its rank, the ones that the dense oracle can see as well."""
+"""The criteria about W₁ and its rank, which the dense oracle judges as well."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -31,7 +31,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 @cache
 def steps(seed: int, draws: int) -> Sequence[StepCase]:
-    """The traps, then drawn steps, every fourth of them complex: the same for every backend, which get copies."""
+    """The traps, then drawn steps, every fourth of them complex: the same for every backend, each with its own copies."""
     rng = np.random.default_rng([seed, 8])
     drawn = (draw_parameters(rng, largest=12, complex_data=draw % 4 == 3) for draw in range(draws))
     return [StepCase.build(parameters) for parameters in (*TRAPS.values(), *drawn)]
@@ -39,7 +39,7 @@ def steps(seed: int, draws: int) -> Sequence[StepCase]:
 
 @cache
 def answers(seed: int, draws: int, dense_tau: float) -> Sequence[DenseOracle]:
-    """What the dense oracle says of each of these steps, told this multiple of a relative threshold."""
+    """The answer of the dense oracle to each of these steps, with relative thresholds multiplied by ``dense_tau``."""
     told = []
     for drawn in steps(seed, draws):
         parameters = drawn.step_parameters()
@@ -52,10 +52,10 @@ def answers(seed: int, draws: int, dense_tau: float) -> Sequence[DenseOracle]:
 def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> CaseResult:
     """Judge one backend on the same steps by both oracles.
 
-    Agreement is recorded as 0 or infinity.  A mutant must be rejected at least once, by its output or, where that cannot show
-    it, at the line where it sits or by the questions of the kit that were made for it.  For controls: ``dense_tau`` scales the
-    threshold that the dense oracle is told, ``stages`` are put in place of the backend, which is judged under its name all the
-    same.
+    Agreement is recorded as 0, disagreement as infinity.  A mutant must be rejected at least once, by its output or, where the
+    output cannot show the defect, at its defective line or by the questions of the kit that were made for it.  For controls:
+    ``dense_tau`` scales the threshold that the dense oracle is told, and ``stages`` replace the backend but are judged under its
+    name.
     """
     out = Measurements()
     mutant = MUTANTS.get(case["backend"])
@@ -84,10 +84,10 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
 
 
 def _compare(dense: DenseOracle, inputs: StepInputs, output: Any, out: Measurements) -> None:
-    """Both verdicts on W₁ and its rank, in the same natural scale.
+    """Compare both verdicts on W₁ and its rank, in the same natural scale.
 
-    The weighted forward error, which the dense oracle has besides, is at most 2√(1 + r₁) times the other errors
-    (docs/theory/acceptance.md): ratios on both sides of the fail level within that factor are undecided.
+    The dense oracle also has a weighted forward error, at most 2√(1 + r₁) times the other errors (docs/theory/acceptance.md):
+    ratios on both sides of the fail level within that factor are undecided.
     """
     W1, rank = output[0] @ output[1] @ output[2].conj().T, len(output[1])
     ratios = judge(inputs, output, scale=dense.scale).ratios
@@ -99,7 +99,7 @@ def _compare(dense: DenseOracle, inputs: StepInputs, output: Any, out: Measureme
 
 
 def _rejections(mutant: Mutant | None, inputs: StepInputs, output: Any, verdict: Verdict) -> list[str]:
-    """The criteria that fail; for a mutant that only its stages can show, the line."""
+    """The criteria that fail; for a mutant that only its stages can show, the first line that fails."""
     if mutant is not None and mutant.visible_in == "kit":
         outcome = Harness(mutant.step, Conversion("numpy", str(inputs.S.dtype))).call(inputs, lambda W: W)
         return ["manners"] if outcome.error else []
@@ -111,7 +111,7 @@ def _rejections(mutant: Mutant | None, inputs: StepInputs, output: Any, verdict:
 
 
 def _rejections_by_the_kit(mutant: Mutant) -> Iterator[str]:
-    """The criteria that fail in the cases that are there for this mutant, in double and single precision."""
+    """The criteria that fail in the kit's cases for this mutant, in double and single precision."""
     for dtype in ("float64", "float32"):
         harness = Harness.of(mutant.step, dtype=dtype, directions=True)
         with np.errstate(all="ignore"):

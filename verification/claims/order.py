@@ -34,7 +34,7 @@ EPSILONS = (0.32, 0.16, 0.08, 0.04, 0.02)
 DIAL_STEPS = 128
 ALLOWED = 0.1
 FLOOR = 1e-11
-"""Reference and rounding: DOP853 at tolerance 1e-12 over a time of order one, within 1e-12 of the closed form for ε = 0."""
+"""Error of reference and rounding: DOP853 at tolerance 1e-12 up to T = 1 is within 1e-12 of the closed form for ε = 0."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -62,7 +62,7 @@ def problem_of(seed: int, epsilon: float) -> tuple[RankPreservingRiccati, LowRan
 
 
 def best_error(seed: int, epsilon: float) -> float:
-    """Of rank r, for the full flow."""
+    """The best error of rank r against the full flow."""
     return tail(problem_of(seed, epsilon)[3], RANK)
 
 
@@ -72,7 +72,7 @@ def error_of(integrator: Integrator, seed: int, epsilon: float, steps: int) -> f
 
 
 def steps_of(name: str) -> list[int]:
-    """Five levels, from where the order shows."""
+    """The numbers of steps on five levels, from the coarsest one on which the order shows."""
     return [FAMILY[name].coarsest * 2**k for k in range(LEVELS)]
 
 
@@ -82,7 +82,7 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
 
 
 def check_order(case: Case, integrator: Integrator | None) -> CaseResult:
-    """Against the projected flow, tangential (ε = 0) or general (ε = 0.3)."""
+    """The order against the projected flow, tangential (ε = 0) or general (ε = 0.3)."""
     out, name, seed = Measurements(), case["integrator"], case["seed"]
     integrator, steps = integrator or member(name, RANK), steps_of(name)
     epsilon, expected = (0.0, FAMILY[name].tangential) if case["kind"] == "tangential" else (GENERAL, FAMILY[name].general)
@@ -94,16 +94,16 @@ def check_order(case: Case, integrator: Integrator | None) -> CaseResult:
 
 
 def compare(out: Measurements, slopes: Slopes, expected: int) -> None:
-    """Each slope alone, and their mean with its confidence."""
+    """Record each slope in the window alone, and the mean slope with its confidence."""
     for slope in slopes.judged:
         out.ratio("each slope in the window is the order ± 0.1", abs(slope - expected) / ALLOWED)
     out.ratio("|order − expected| + confidence ≤ 0.1", slopes.off(expected) / ALLOWED)
 
 
 def check_time(case: Case, integrator: Integrator | None) -> CaseResult:
-    """The tangential flow in a turning frame, up to T/4, the methods of order 2: F at a wrong time makes order 1 of it.
+    """Methods of order 2 on the tangential flow in a turning frame, up to T/4: with F at a wrong time the order is 1.
 
-    (Of a method of order 1 it makes order 1: what that does wrong in time is seen by `exactness`.)
+    (A method of order 1 stays of order 1 then: its errors in time are found by `exactness`.)
     """
     out, name = Measurements(), case["integrator"]
     problem, Y0, *_ = problem_of(case["seed"], 0.0)
@@ -132,7 +132,7 @@ def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
     """With a tolerance instead of fixed rank and against the full flow: the rank grows, and the modelling error goes away.
 
     From rank 4 it takes a few steps until the rank suffices, each of which loses O(εh): the error falls like h, not faster, but
-    far below the best error of rank 4.  Where the rank stalls (`rank-stall`), smaller steps make it worse.
+    far below the best error of rank 4.  Where the rank stalls (`rank-stall`), smaller steps make the error larger.
     """
     out, (problem, Y0, _, full) = Measurements(), problem_of(case["seed"], GENERAL)
     integrator = integrator or FAMILY[case["integrator"]].make(TOLERANCE, RK4)
@@ -149,7 +149,7 @@ def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
 
 
 def check_small(case: Case, integrator: Integrator | None) -> CaseResult:
-    """Tangential flow, σ_min = 1e-8: single slopes wobble by up to 0.9, over a window of finer steps the order is within 0.5."""
+    """Tangential flow, σ_min = 1e-8: single slopes vary by up to 0.9; over a window of finer steps the order is within 0.5."""
     out, rng, name = Measurements(), np.random.default_rng([case["seed"], 51]), case["integrator"]
     problem = RankPreservingRiccati.random(SHAPE, rng)
     Y0 = problem.initial((*SPECTRUM[:-1], 1e-8), rng)
@@ -173,7 +173,7 @@ CHECKS = {
 
 
 def told(slopes: Slopes) -> dict[str, Any]:
-    """For the figures and tables."""
+    """Errors and observed order, as data for the figures and tables."""
     return {"errors": slopes.errors, "words": slopes.words()}
 
 

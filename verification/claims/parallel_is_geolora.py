@@ -24,7 +24,7 @@ TRUNCATIONS: dict[str, dict[str, Any]] = {
     "fixed rank": {"theta": 0.0, "min_rank": 4, "max_rank": 4},
 }
 OTHERS = ("Allen–Cahn", "saddle", "two layers, first", "two layers, second")
-"""Besides the gradient flows of ``gradient_flows.py``."""
+"""The problems besides the gradient flows of ``gradient_flows.py``."""
 STEPS = 3
 
 
@@ -38,7 +38,7 @@ class OneLayer:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the layer."""
+        """The shape of the layer."""
         return self.network.shapes[self.layer]
 
     def gradient(self, W: Matrix) -> Matrix:
@@ -79,8 +79,8 @@ def problem_of(case: Case) -> tuple[Any, LowRank]:
 
 
 def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
-    """A few steps from one another; every one is judged by the oracle's criteria for a GeoLoRA step with λ = h, and its rank
-    is that of :func:`geolora_step`.
+    """A few steps in a row: each is judged by the oracle's criteria for a GeoLoRA step with λ = h, and must have the rank that
+    :func:`geolora_step` finds.
     """
     out, (flow, Y) = Measurements(), problem_of(case)
     options = TRUNCATIONS[case["truncation"]]
@@ -100,7 +100,7 @@ def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
 
 
 def quadratic(truncation: str) -> Any:
-    """The cases of controls."""
+    """The cases of controls: the quadratic from a start of order one, with this truncation."""
 
     def of(plan: Plan) -> Iterator[Case]:
         for case in cases(plan):

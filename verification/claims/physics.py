@@ -20,7 +20,7 @@ from verification.integrator_family import FAMILY
 ALLOWED = 0.02
 RANK = 8
 ROUNDING = 10.0 * float(np.finfo(float).eps)
-"""Of ‖f‖² in a step of a dozen products."""
+"""The rounding error of one step, of a dozen products, as a share of ‖f‖²."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "landau": {"k": 0.5, "beams": (0.0,), "T": 20.0, "alpha": 1e-2, "guess": 1.4 - 0.15j, "h": 0.025},
     "two-stream": {"k": 0.2, "beams": (-2.4, 2.4), "T": 42.0, "alpha": 1e-5, "guess": 0.3j, "h": 0.05},
@@ -50,9 +50,9 @@ def dispersion_root(k: float, beams: tuple[float, ...], guess: complex) -> compl
 
 @dataclass
 class BalancedRK4:
-    """RK4 that keeps what it takes from ‖X‖², step by step in ``taken``.
+    """RK4 that records in ``taken`` how much each step takes from ‖X‖²: the second sum of the identity.
 
-    ‖X₁‖² = ‖X₀‖² + 2h Σ b_i Re⟨X_i, k_i⟩ − h² Σ m_ij Re⟨k_i, k_j⟩ with m_ij = b_i a_ij + b_j a_ji − b_i b_j, whatever the method.
+    ‖X₁‖² = ‖X₀‖² + 2h Σ b_i Re⟨X_i, k_i⟩ − h² Σ m_ij Re⟨k_i, k_j⟩ with m_ij = b_i a_ij + b_j a_ji − b_i b_j for any method.
     The first sum is 0 for a field that is orthogonal to its state.
     """
 
@@ -92,13 +92,13 @@ def check(
 ) -> CaseResult:
     """The electric energy ½∫E² decays like e^{2γt} while it oscillates (Landau), or grows like e^{2γt} (two streams).
 
-    Decay: the slope through the maxima, and the distance of the maxima, π/ω.  Growth: the slope in the linear phase.  On the way
-    the norm of f, for the methods whose sub-steps are Galerkin steps around the state, as the field is orthogonal to f:
-    N_k² = N_0² − Σ (d_i² + q_i), d_i the norm of what was discarded and q_i what RK4 takes from the square
-    (:class:`BalancedRK4`), up to ``ROUNDING`` a step.  q_i is that of all sub-steps of a splitting, and of the last one, the
-    S-step, where K and L give bases only.
-    ``integrator`` : another one in place of that of the case, ``rank``, and what is ``left_out``, "discarded" or "RK4" (for
-    controls).
+    Decay: the slope through the maxima, and the distance of the maxima, π/ω.  Growth: the slope in the linear phase.
+    The norm of f is checked at every tenth step, if sub-steps are Galerkin steps around the state, since the field is orthogonal
+    to f: N_k² = N_0² − Σ (d_i² + q_i) up to ``ROUNDING`` a step.  d_i is the norm of what was discarded, and q_i what RK4 takes
+    from the square (:class:`BalancedRK4`): in all sub-steps of a splitting, else in the last one, the S-step, since K and L give
+    bases only.
+    For controls: another ``integrator`` than that of the case, another ``rank``, and what of the balance is ``left_out``,
+    "discarded" or "RK4".
     """
     out, setting = Measurements(), SETTINGS[case["setting"]]
     problem = MAKE[case["setting"]](alpha=setting["alpha"])

@@ -32,7 +32,7 @@ from verification.claim import Case, CaseResult, Claim, Control, Measurements, P
 
 
 class BothLayers(GradientFlow):
-    """The entries of all layers of a network, in one row."""
+    """A two-layer network as one problem: the entries of both layers in one row."""
 
     def __init__(self, network: TwoLayerLinear) -> None:
         self.network, self.minimum = network, network.minimum
@@ -45,15 +45,15 @@ class BothLayers(GradientFlow):
         return first.reshape(self.network.shapes[0]), second.reshape(self.network.shapes[1])
 
     def loss(self, W: Matrix) -> float:
-        """That of the network."""
+        """The loss of the network."""
         return self.network.loss(*self.layers(W))
 
     def gradient(self, W: Matrix) -> Matrix:
-        """Both, behind each other."""
+        """The gradients of both layers, one behind the other."""
         return np.concatenate([G.ravel() for G in self.network.gradient(*self.layers(W))])[None, :]
 
     def lipschitz_on(self, start: Matrix, end: Matrix) -> float:
-        """That of the network."""
+        """The constant of the network."""
         return self.network.lipschitz_on(self.layers(start), self.layers(end))
 
 
@@ -75,7 +75,7 @@ ZOO: dict[str, Callable[[np.random.Generator], MatrixODE]] = {
     "Landau damping": lambda rng: VlasovPoisson.landau_damping(),
     "two streams": lambda rng: VlasovPoisson.two_stream(),
 }
-"""Besides the gradient flows of ``gradient_flows.py``."""
+"""The problems besides the gradient flows of ``gradient_flows.py``."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -144,7 +144,7 @@ class NoFieldLater(Schroedinger):
         return super().field(t, Y) * (np.nan if t > 0.0 else 1.0)
 
     def factored(self, t: float, Y: Product) -> Product:
-        """That of F, then NaN."""
+        """The factors of F, then NaN."""
         F = super().factored(t, Y)
         return Product(F.left * (np.nan if t > 0.0 else 1.0), F.right)
 
@@ -161,7 +161,7 @@ class RealInitial(Schroedinger):
     """Initial values are real, the equation is not."""
 
     def initial(self, spectrum: ArrayLike, rng: np.random.Generator) -> LowRank:
-        """In float64."""
+        """The initial value in float64."""
         return LowRank.random(self.shape, np.asarray(spectrum), rng)
 
 
@@ -181,7 +181,7 @@ class DampedLater(Schroedinger):
         return super().field(t, Y) - 0.01 * t * Y
 
     def factored(self, t: float, Y: Product) -> Product:
-        """That of F and of −0.01 t Y."""
+        """The factors of F and of −0.01 t Y."""
         F = super().factored(t, Y)
         return Product(np.hstack([F.left, -0.01 * t * Y.left]), np.hstack([F.right, Y.right]))
 
@@ -190,7 +190,7 @@ class WrongStart(Schroedinger):
     """The start is too large."""
 
     def start(self, rank: int) -> LowRank:
-        """1 + 1e-9 times the stated one."""
+        """1 + 1e-9 times the stated start."""
         Y = super().start(rank)
         return LowRank(Y.U, (1.0 + 1e-9) * Y.S, Y.V)
 
@@ -204,14 +204,14 @@ class Leaking(VlasovPoisson):
 
 
 def linear(**wrong: float) -> RankPreservingLinear:
-    """A linear field whose derivative is not normal, and a factor of its one-sided constant."""
+    """A linear field whose derivative is not normal, with a factor on its one-sided constant."""
     problem = RankPreservingLinear.random((12, 10), np.random.default_rng(5))
     problem.one_sided_lipschitz *= wrong["one_sided"]
     return problem
 
 
 def quadratic(kind: type[Quadratic] = Quadratic, **wrong: float) -> Quadratic:
-    """A small quadratic, some constants of which are multiplied or set."""
+    """A small quadratic with some constants multiplied or shifted."""
     problem = kind.random((12, 10), np.ones(3), np.random.default_rng(5))
     problem.lipschitz *= wrong.get("lipschitz", 1.0)
     problem.one_sided_lipschitz += wrong.get("one_sided", 0.0)
@@ -220,10 +220,10 @@ def quadratic(kind: type[Quadratic] = Quadratic, **wrong: float) -> Quadratic:
 
 
 class Stiffer(Saddle):
-    """The constant of a segment is that of half of it."""
+    """The constant of a segment is that of the same segment in half the size."""
 
     def lipschitz_on(self, start: Matrix, end: Matrix) -> float:
-        """That of the half nearer to 0."""
+        """The constant of the segment shrunk to half its size towards 0."""
         return super().lipschitz_on(0.5 * start, 0.5 * end)
 
 
@@ -254,9 +254,9 @@ BROKEN: dict[str, tuple[str, Callable[[], MatrixODE]]] = {
     "damped later": ("one that does so for t > 0 only", lambda: DampedLater(20, np.random.default_rng(5))),
     "leaking": ("a transport that loses mass", Leaking.landau_damping),
 }
-"""Problems that are not what they say."""
+"""Problems that are not what they say, by name: what is wrong, and how to make one."""
 UNBOUNDED = ("no action", "no field later", "real initial value")
-"""Those with values that are NaN, or a dtype that is another one: a check says so by an infinite ratio."""
+"""The broken problems with NaN values or another dtype: their checks give an infinite ratio."""
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:

@@ -26,8 +26,8 @@ Truncate = Callable[["Question"], list[Truncation]]
 CONSTRUCTED = {"cheap": ((20.0, 10.0), (20.0, 6.0, 6.0, 6.0, 6.0), 166), "dear": ((20.0, 10.0), (20.0, *4 * (2.5,)), 174)}
 """Spectra of a layer 37 x 37, whose second rank costs 77, and of one 8 x 5, whose next ranks cost 16, 18, 20 and 22; a budget.
 
-In the first the cheap ranks are worth most (36/22 > 100/77), and the dear one to whoever takes σ² or σ²/√c; in the second it is
-the dear one (100/77 > 6.25/16), and the cheap ones to whoever takes σ/c."""
+In the first σ²/c prefers the cheap ranks (36/22 > 100/77), while σ² and σ²/√c prefer the dear one.  In the second σ²/c prefers
+the dear one (100/77 > 6.25/16), while σ/c prefers the cheap ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Layer:
 
     @classmethod
     def of(cls, Y: LowRank, G: Matrix, learning_rate: float) -> Layer:
-        """After one step along −G."""
+        """The layer after one step along −G."""
         W = Y.full()
         W_hat = W - learning_rate * tangent_projection(Y, G)
         step = augmented_step(Y, ProjectedGradients.from_dense(Y, G), learning_rate=learning_rate)
@@ -52,7 +52,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a budget decides: ``least`` and ``most`` are the ranks that each layer may have."""
+    """Layers and a budget that must be shared among them; ``least`` and ``most`` are the ranks that each layer may have."""
 
     layers: Sequence[Layer]
     budget: int
@@ -61,21 +61,21 @@ class Question:
     most: Sequence[int]
 
     def costs(self, ranks: Sequence[int]) -> list[int]:
-        """What each layer takes at these ranks."""
+        """The cost of each layer at these ranks."""
         return [cost(rank, layer.W_hat.shape, self.unit) for rank, layer in zip(ranks, self.layers, strict=True)]
 
     def offers(self, ranks: Sequence[int]) -> dict[int, tuple[float, int]]:
-        """σ² and cost of the next singular value of every layer that may have one more than this."""
+        """σ² and cost of the next singular value, for every layer that may have a rank more than here."""
         now, after = self.costs(ranks), self.costs([rank + 1 for rank in ranks])
         more = [layer for layer, (rank, high) in enumerate(zip(ranks, self.most, strict=True)) if rank < high]
         return {layer: (float(self.layers[layer].sigma[ranks[layer]]) ** 2, after[layer] - now[layer]) for layer in more}
 
     def discarded(self, ranks: Sequence[int]) -> float:
-        """Σ σ² of what is not kept."""
+        """Σ σ² of the singular values that are not kept."""
         return math.fsum(math.fsum(layer.sigma[rank:] ** 2) for layer, rank in zip(self.layers, ranks, strict=True))
 
     def least_discarded(self) -> float:
-        """The smallest Σ σ² that any ranks within the budget leave out: for every amount the best of all, layer by layer."""
+        """The smallest Σ σ² that ranks within the budget can leave out, by dynamic programming over the layers."""
         best = np.zeros(self.budget + 1)
         for layer, low, high in zip(self.layers, self.least, self.most, strict=True):
             before, best = best, np.full_like(best, np.inf)
@@ -91,7 +91,7 @@ Decision = tuple[Question, list[Truncation]]
 
 
 def asked(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Question:
-    """A budget between what the least ranks cost and the price of everything, and ranks that may be limited."""
+    """A question with a random budget between the costs of the least and of the largest ranks, and sometimes a cap on ranks."""
     columns = [len(layer.sigma) for layer in layers]
     least = min(int(rng.integers(1, 4)), *(min(layer.W_hat.shape) for layer in layers))
     cap = least + int(rng.integers(0, max(columns))) if rng.random() < 0.3 else max(columns)
@@ -101,9 +101,9 @@ def asked(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Ques
 
 
 def by_budget(question: Question) -> list[Truncation]:
-    """The reference."""
+    """The answer of the reference."""
     steps = [layer.step for layer in question.layers]
-    least = max(question.least)  # of a layer that has fewer columns it is all of them
+    least = max(question.least)  # a layer with fewer columns keeps all of them
     most = [max(least, high) for high in question.most]
     return truncate_to_budget(steps, question.budget, unit=question.unit, min_rank=least, max_rank=most)
 
@@ -164,7 +164,7 @@ def drawn(case: Case, truncate: Truncate) -> Iterator[Decision]:
 
 
 def trained(case: Case, truncate: Truncate) -> Iterator[Decision]:
-    """The two layers of a linear network, trained within three quarters of what their first ranks cost, or of their entries."""
+    """The two layers of a linear network, trained within a budget of three quarters of the cost of their first ranks."""
     rng = np.random.default_rng([*case["seed"], 47])
     problem = TwoLayerLinear.planted((10, 12, 8), [2.0, 1.5, 1.0], 40, rng)
     Ys = list(problem.initial([1.0, 0.8, 0.5, 0.2], rng))
@@ -179,7 +179,7 @@ def trained(case: Case, truncate: Truncate) -> Iterator[Decision]:
 
 
 def judge(out: Measurements, question: Question, cuts: Sequence[Truncation]) -> None:
-    """The inequalities of one decision."""
+    """Record the inequalities of one decision."""
     layers, ranks = question.layers, [cut.Y.rank for cut in cuts]
     allowed = zip(ranks, question.least, question.most, strict=True)
     out.ratio("r_min ≤ r₁ ≤ r_max", max(max(low / rank, rank / high) for rank, low, high in allowed))
@@ -236,7 +236,7 @@ def greedy(question: Question, worth: Callable[[float, int], float], stop: bool 
 
 
 def without_limits(question: Question) -> list[Truncation]:
-    """Whatever the ranks may be."""
+    """The answer of the reference without limits on the ranks."""
     columns = [len(layer.sigma) for layer in question.layers]
     return by_budget(replace(question, least=[1] * len(columns), most=columns))
 

@@ -18,10 +18,10 @@ SPECTRUM = np.linspace(1.0, 0.6, PLANTED)
 RANKS = (1, 2, 4, 8, 12)
 TAU = 0.01
 STEPS = {1.0: 150, 0.3: 500, 1.9: 200}
-"""By λβ."""
+"""The number of steps, by λβ."""
 SHAPE = (16, 14)
 UNIT = 4.0 * np.sqrt(sum(SHAPE)) * np.finfo(float).eps * float(np.linalg.norm(SPECTRUM))
-"""4√(m + n)·eps·‖W*‖."""
+"""The rounding error of a step, 4√(m + n)·eps·‖W*‖."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -97,7 +97,7 @@ def control_cases(plan: Plan) -> Iterator[Case]:
 
 
 def quadratic_cases(plan: Plan) -> Iterator[Case]:
-    """Where m and β leave little room: from "sensing" descent is faster than m says."""
+    """The quadratic, on which m and β leave little room; on "sensing" descent is faster than m says."""
     return (case for case in control_cases(plan) if case["problem"] == "quadratic")
 
 

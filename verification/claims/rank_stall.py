@@ -26,8 +26,8 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:
-    """Where the tail bound of a step lies below ϑ, that step adds no rank.  For the smallest λ this holds from the start to the
-    end of a run from singular values of order one (stall), and the rank reaches its cap from S = 0 (no stall).
+    """A step whose tail bound lies below ϑ adds no rank.  From singular values of order one with the smallest λ the rank ends
+    where it began (stall); from S = 0 it reaches its cap.
     """
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
@@ -72,12 +72,12 @@ def draw_error(axes: Any, results: Results) -> None:
 
 
 def smallest_rate(start: str) -> Any:
-    """The cases of controls."""
+    """The cases from this start with the smallest λ, for controls."""
     return lambda plan: (case for case in cases(plan) if case["start"] == start and case["rate"] == 0.003125)
 
 
 def capped(cap: int) -> Stepper:
-    """The reference without room to grow."""
+    """The reference with ``max_rank`` = ``cap``, so without room to grow."""
     return lambda Y, G, **parameters: reference(Y, G, **parameters | {"max_rank": cap})
 
 

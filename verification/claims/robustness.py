@@ -1,4 +1,4 @@
-"""The error does not depend on σ_min; the naive factor integrator's does."""
+"""The error of GeoLoRA does not depend on σ_min; that of the naive factor integrator does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from verification.trajectory import trajectory
 SIGMA_MIN = (LARGE, *(10.0**-k for k in range(2, 15, 2)))
 FLAT = 3.0
 FOLLOWED = 0.5
-"""Of the way of the solution, the most that an error may be of a run that is said to follow it."""
+"""The largest error of a run that counts as following the solution, as a share of the way ‖W(T) − W(0)‖."""
 T = 1.0
 
 
@@ -29,7 +29,7 @@ def cases(plan: Plan) -> Iterator[Case]:
 def errors(case: Case, step: Stepper) -> tuple[list[float], list[float]]:
     """The error at time T for every σ_min, and the way of the solution, ‖W(T) − W(0)‖.
 
-    The error is infinite where a run breaks down, which none may do for the first one.
+    The error is infinite where a run breaks down; for the first σ_min no run may break down.
     """
     found: list[float] = []
     ways = []

@@ -1,4 +1,4 @@
-"""What plain descent in U, S and V at once does instead."""
+"""Plain gradient descent in U, S and V at once, beside GeoLoRA: its operator, stationary points, rates and largest step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPS = float(np.finfo(float).eps)
 Matrix = NDArray[Any]
 SHAPE, RANK = (7, 6), 3
 BETA, RATE = 2.25, 0.3
-"""β, and λ other than 1/β: where they are 1, a formula may lack them."""
+"""β, and a λ other than 1/β: with β = 1 or λβ = 1 a formula that lacks them would pass."""
 SIZES = ((0.5, BETA), (2.0, 0.4))
 """σ_max and β of the largest stable step."""
 
@@ -72,8 +72,8 @@ def check(
     two_factors: Any = two_factor_operator,
     limit: Callable[[float, float], float] = largest_stable_step,
 ) -> CaseResult:
-    """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  ``rate`` : λ of the step that descends where P̂G = 0;
-    ``two_factors`` : that of W = BA; ``limit`` : the largest stable step (for controls).
+    """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  For controls: ``rate`` is the λ of the step that descends
+    where P̂G = 0, ``two_factors`` the operator of W = BA, and ``limit`` the largest stable step.
     """
     rng, out = np.random.default_rng([case["seed"], 46]), Measurements()
     sigma = SPECTRA[case["spectrum"]](RANK)
@@ -108,7 +108,7 @@ def _form(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, ou
     derivative = (W2 - W1) / 2e-3 - 1e-6 * cubic
     error = float(np.linalg.norm(derivative - operator(Y, Z)))
     out.ratio("P̂G is the descent of the factors", error / (_unit(Y, Z) / 1e-3))
-    B, A = U @ S, V.T  # their descent moves BA by −λ(ZAᵀA + BBᵀZ) + λ²ZAᵀBᵀZ, of which the central difference drops the second
+    B, A = U @ S, V.T  # their descent moves BA by −λ(ZAᵀA + BBᵀZ) + λ²ZAᵀBᵀZ; the central difference drops the term in λ²
     W1, W2 = ((B - rate * Z @ A.T) @ (A - rate * B.T @ Z) for rate in (1e-3, -1e-3))
     error = float(np.linalg.norm((W2 - W1) / 2e-3 - two_factors(B, A, Z)))
     out.ratio("G AᵀA + BBᵀG is the descent of two factors", error / (_unit(Y, Z) / 1e-3))
@@ -170,12 +170,11 @@ def _largest_step(
     out: Measurements,
     limit: Callable[[float, float], float],
 ) -> None:
-    """(d) λ < 2/(β(1 + 2σ_max²)) is stable, λ > that is not, near the minimum W* of ½β‖W − W*‖², with the factors of Y in other
-    sizes.
+    """(d) Near the minimum W* of ½β‖W − W*‖², a rescaled Y, λ is stable below 2/(β(1 + 2σ_max²)) and unstable above.
 
     There the iteration of the factors is W − W* ↦ (I − λβP̂)(W − W*) to first order, and u₁v₁ᵀ is the eigenvector of P̂ of its
     largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by 1 − λβ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of
-    the limit.  From 1e-6, 60 steps make 0.9⁶⁰ < 0.002 or 1.1⁶⁰ > 300 of it; what is asked is half of that in the exponent.
+    the limit.  60 steps multiply an error of 1e-6 by 0.9⁶⁰ < 0.002 or by 1.1⁶⁰ > 300; half of this exponent is asked for.
     """
     U, S, V = Y
     j = int(np.argmax(np.diagonal(S)))
@@ -226,7 +225,7 @@ def draw(axes: Any, results: Results) -> None:
 
 
 def of_parts(*parts: str) -> Callable[[Plan], Iterator[Case]]:
-    """The cases of controls."""
+    """The cases of these parts, for controls."""
 
     def some(plan: Plan) -> Iterator[Case]:
         wanted = {"seed": plan.seed, "spectrum": "geometric"}

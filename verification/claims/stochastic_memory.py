@@ -1,4 +1,4 @@
-"""A memory averages noise that the moving tangent spaces turn: its error is a bias beside a standard deviation."""
+"""A memory averages the noise of gradients while the tangent spaces move: its error has a bias and a standard deviation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _size(name: str, plan: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Bound:
-    """What the controls change: factors of ν, of ς, of the floor; a mean of all gradients in place of a memory that forgets."""
+    """What controls change: factors of ν, of ς², of the floor; a mean of all gradients in place of a memory that forgets."""
 
     nu: float = 1.0
     noise: float = 1.0
@@ -60,7 +60,7 @@ class Noisy:
 
 
 def noisy(case: Case) -> Noisy:
-    """Mini-batches of digits, or a quadratic whose gradient has a Gaussian error, with as many parts as P(W) has dimensions."""
+    """Mini-batches of digits, or a quadratic with Gaussian errors of the gradient: ς² is NOISE² times the dimension of P(W)."""
     rng = np.random.default_rng([case["seed"], 59])
     if case["start"] == "digits":
         digits = gradient_flows.digits(1e-2)

@@ -44,10 +44,10 @@ def drawn(case: Case) -> Iterator[StepCase]:
 
 
 def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step, factor: float = 1.0) -> CaseResult:
-    """The criteria of the oracle, of which stationarity and dominance are about the truncation, and what the step says of it.
+    """Check the criteria of the oracle (stationarity and dominance concern the truncation), and what the step reports.
 
-    ϑ is the threshold of the dense oracle, which knows what was asked and not what the step says.  For controls ``told``
-    changes what the step says of itself, and the step multiplies its threshold by ``factor``.
+    ϑ is the threshold of the dense oracle, which knows the parameters of the step and not its report.  For controls ``told``
+    changes the report of the step, and ``factor`` multiplies the threshold of the step.
     """
     out = Measurements()
     for step_case in drawn(case):
@@ -79,7 +79,7 @@ def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: 
 
 
 def rule_of(inputs: StepInputs, dense: DenseOracle, theta: float) -> RankRule:
-    """What fixes the rank, by the tails of the dense oracle and what was asked."""
+    """The rule that fixes the rank, by the tails of the dense oracle and the parameters of the step."""
     (m, r), n = inputs.U.shape, len(inputs.V)
     columns = min(2 * r, m, n)
     wanted = min(int(np.count_nonzero(dense.tails[:-1] > theta)), columns)
@@ -91,7 +91,7 @@ def rule_of(inputs: StepInputs, dense: DenseOracle, theta: float) -> RankRule:
 
 
 def check_mutant(name: str, case: Case) -> CaseResult:
-    """The same judgement of a broken backend."""
+    """Check the criteria of the oracle on the steps of a mutant."""
     out = Measurements()
     for step_case in drawn(case):
         inputs = step_case.inputs(np.dtype(case["dtype"]))

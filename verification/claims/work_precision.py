@@ -27,7 +27,7 @@ ORDERED = {
     "Koch–Lubich, ε = 1e-3": 10,
     "Allen–Cahn, n = 128": 4,
 }
-"""Of the full plan: problems in the sizes of their papers.  The rank of Allen–Cahn is that at which its start has a gap."""
+"""Problems of the full plan, in the sizes of their papers, with their ranks.  The start of Allen–Cahn has a gap at its rank."""
 STEPS = (4, 8, 16, 32, 64)
 REACHED = 2.0
 WORK = (("seconds", "wall time", "seconds"), ("evaluations", "field evaluations", "actions F V and Fᴴ U"))
@@ -66,9 +66,9 @@ def problem_of(name: str, seed: int) -> tuple[StartedODE, LowRank, Matrix, float
 
 
 def check(case: Case, integrator: Integrator | None = None, rank: int | None = None) -> CaseResult:
-    """Nothing is closer than the best approximation of that rank; and what is left above it at the smallest h is about as large
-    as what the last halving gained, as for a first-order error (best + c h has the ratio ½).  An error that grows gains nothing.
+    """No error is below the best of its rank; at the smallest h it is at most 2 (best error + gain of the last halving of h).
 
+    A first-order error best + c h has the ratio ½, and an error that grows gains nothing.
     ``rank`` : start with another rank than the one that the errors are compared with (for a control).
     """
     out, name = Measurements(), case["problem"]

@@ -1,1 +1,1 @@
-"""Experiments: questions that measurements answer, with no theorem to hold them against."""
+"""Experiments: questions that measurements answer, where no theorem says what must come out."""

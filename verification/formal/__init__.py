@@ -1,1 +1,1 @@
-"""Machine-checked proofs: one .v file a group of theorems; which box of the theory pages each of them proves."""
+"""Machine-checked proofs: one .v file for each group of theorems, and which theorem proves which box of the theory pages."""

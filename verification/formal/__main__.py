@@ -19,7 +19,7 @@ FOLDER = ROOT / "build" / "formal"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: all compile and rest on no axiom, or there is no Coq, which is said; 1: something does not."""
+    """Exit status 0: every file compiles and no theorem rests on an axiom, or there is no Coq, which is said; 1: otherwise."""
     parser = argparse.ArgumentParser(prog="python -m verification.formal", description="Compile the machine-checked proofs.")
     parser.parse_args(argv)
     if shutil.which("coqc") is None:

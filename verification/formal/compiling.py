@@ -1,4 +1,4 @@
-"""Coq on the files: all of them compiled in the order of their imports, and what each theorem rests on."""
+"""Run Coq on the files: compile them in the order of their imports, and ask what each theorem rests on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 ACCEPTED = FOLDER / "accepted.json"
-"""The digests of the files as Coq has accepted all of them, without an axiom: whoever changes one runs ``make formal``."""
+"""The digests of the files that Coq has accepted, all without an axiom: whoever changes a file runs ``make formal``."""
 
 OPTIONS = ("-q", "-w", "none", "-Q", ".", "GeoLoRA")
 CLOSED = "Closed under the global context"
@@ -39,7 +39,7 @@ def imports(file: str) -> set[str]:
 
 
 def coqc(name: str, folder: Path) -> tuple[float, str]:
-    """Seconds and output of one file; ``RuntimeError`` with Coq's message if it does not compile."""
+    """Compile one file; its seconds and output.  Raises ``RuntimeError`` with Coq's message if it does not compile."""
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603
         [shutil.which("coqc") or "coqc", *OPTIONS, f"{name}.v"], cwd=folder, capture_output=True, text=True, check=False
@@ -50,14 +50,14 @@ def coqc(name: str, folder: Path) -> tuple[float, str]:
 
 
 def digests() -> dict[str, str]:
-    """Of every file, as it is."""
+    """The digest of every file as it is now."""
     return {file: digest(path.read_text(encoding="utf-8")) for file, path in SOURCES.items()}
 
 
 def compile_all(folder: Path, jobs: int | None = None, files: Collection[str] = tuple(SOURCES)) -> dict[str, float]:
-    """Compile copies of the ``files`` and what they import in a folder; the seconds of each.
+    """Compile copies of the ``files`` and of the files that they import, in a folder; returns the seconds of each.
 
-    ``RuntimeError`` if one does not compile.
+    Raises ``RuntimeError`` if one does not compile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = set(files)
@@ -86,7 +86,7 @@ def main_theorems(files: Iterable[str] = SOURCES) -> list[str]:
 
 
 def assumptions(folder: Path, theorems: Iterable[str], files: Iterable[str] = SOURCES) -> dict[str, str]:
-    """What Coq says each theorem rests on, in a folder where all is compiled."""
+    """What each theorem rests on, in Coq's words; all files must be compiled in ``folder``."""
     asked = list(theorems)
     marks = [f'Goal True. idtac "<{name}>". Abort. Print Assumptions {name}.' for name in asked]
     text = "\n".join([f"From GeoLoRA Require {' '.join(files)}.", *marks])

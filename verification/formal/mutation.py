@@ -1,6 +1,6 @@
-"""``python -m verification.formal.mutation``: edit statements in small ways, and count which edits their proofs do not survive.
+"""``python -m verification.formal.mutation``: edit statements in small ways, and count the edits that their proofs refuse.
 
-An edit that still compiles is a true statement, for example a sharper constant; ``mutation.toml`` gives the reason for each.
+An edit that still compiles is a true statement, for example a sharper constant; ``mutation.toml`` gives its reason.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["Edit", "edited", "edits", "main", "survivors"]
 
 BUILD = ROOT / "build" / "formal-mutation"
 SECONDS = 240
-"""For one file; a proof that runs longer has not survived."""
+"""The time limit for one file; an edit whose proof runs longer has not survived."""
 IMPORT = re.compile(r"^From .*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of a statement; with a reason, why the edited statement is true."""
+    """One change of a statement; ``reason`` says why the edited statement is true, if it is."""
 
     file: str
     old: str
@@ -54,9 +54,9 @@ def edited(edit: Edit) -> str:
 
 
 def survivors(file: str, texts: Sequence[str], folder: Path) -> list[bool]:
-    """Which of these texts Coq accepts in the place of a file, in one session with the imports made once.
+    """Which of these texts Coq accepts in place of a file; one session makes the imports once for all of them.
 
-    ``RuntimeError`` if Coq's answers are not one for each text.
+    Raises ``RuntimeError`` unless Coq gives one answer for each text.
     """
     commands = [*IMPORT.findall(SOURCES[file].read_text(encoding="utf-8")), f"Set Default Timeout {SECONDS}.\n"]
     for number, text in enumerate(texts):
@@ -83,7 +83,7 @@ def _judged(chosen: Sequence[Edit], file: str) -> list[tuple[Edit, bool]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: what survived is explained, and all that is explained survived, or there is no Coq; 1: otherwise."""
+    """Exit status 0: exactly the edits with a reason survived, or there is no Coq; 1: otherwise."""
     parser = argparse.ArgumentParser(prog="python -m verification.formal.mutation", description="Edit the statements.")
     parser.parse_args(argv)
     if shutil.which("coqtop") is None:

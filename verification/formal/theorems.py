@@ -1,4 +1,4 @@
-"""Which theorem in which file proves which box of the theory pages, and what of it stays on paper: data, checked by tests."""
+"""Which theorem in which file proves which box of the theory pages, and which part stays on paper: data, checked by tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SOURCES = {path.stem: path for path in sorted(FOLDER.glob("*.v"))}
 
 @dataclass(frozen=True)
 class Box:
-    """A statement of the theory: its page, its title, the theorems "file.name" that prove it, what stays on paper, and what
-    else checks it: a statement of the certificates, a claim, and what is broken there on purpose.
+    """A statement of the theory: its page, its title, the theorems "file.name" that prove it, the part that stays on paper, and
+    its other checks: whether a certificate has it, the claim that tests it, and what is broken on purpose.
     """
 
     page: str

@@ -19,8 +19,8 @@ __all__ = ["DEFECTS", "Defect"]
 class Defect:
     """A broken implementation.
 
-    ``patches`` : what takes the place of which attribute; ``identity`` : a check that holds for the right code and fails for
-    this defect, on every device.
+    ``patches`` : by attribute, the broken replacement; ``identity`` : a check that holds for the right code and fails for this
+    defect, on every device.
     """
 
     id: str

@@ -29,7 +29,7 @@ def _backward(model: nn.Module, scale: float = 1.0) -> None:
 
 
 def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
-    """Singular values of zero are cut off by a step with λ = 0 but for the truncation: another rank, the same function."""
+    """A step without a gradient cuts singular values of zero off: another rank, the same function."""
     holds = True
     for method in METHODS:
         model, (x, _) = network(rank=4).to(device), regression(device=device)
@@ -45,7 +45,7 @@ def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
 
 
 def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
-    """Without a gradient, heavy ball goes on along β times the projection of the last one onto the new tangent space."""
+    """Without a gradient, heavy ball goes on along β times its last direction, projected onto the new tangent space."""
     holds, beta = True, 0.5
     for method in METHODS:
         model = network(rank=3, max_rank=3).to(device)
@@ -75,7 +75,7 @@ def _state(adapter: LowRankAdapter) -> tuple[LowRank, ProjectedGradients]:
 
 
 def adapted_is_the_model_at_the_start(device: str = "cpu") -> bool:
-    """S = 0, bit for bit, for every kind of layer."""
+    """With S = 0 every kind of layer computes what its base does, bit for bit."""
     holds = True
     for make, data in LAYERS.values():
         torch.manual_seed(0)
@@ -87,7 +87,7 @@ def adapted_is_the_model_at_the_start(device: str = "cpu") -> bool:
 
 
 def merged_is_forward(device: str = "cpu") -> bool:
-    """A merged base computes what base and update did."""
+    """A merged base computes what base and update did together."""
     holds = True
     for name in LAYERS:
         layer, x = adapted_layer(name, device=device)
@@ -98,7 +98,7 @@ def merged_is_forward(device: str = "cpu") -> bool:
 
 
 def whatever_has_a_gradient_moves(device: str = "cpu") -> bool:
-    """Every parameter beside the adapters, weights and biases alike."""
+    """A step moves every parameter beside the adapters, weights and biases alike."""
     holds = True
     for method in METHODS:
         model = network().to(device)
@@ -123,7 +123,7 @@ def reloaded_is_the_model(device: str = "cpu") -> bool:
 
 
 def counted_are_the_numbers_of_the_state(device: str = "cpu") -> bool:
-    """The published number of parameters is that of the numbers in a state."""
+    """The reported number of parameters is the count of the numbers in a state."""
     model = network().to(device)
     stored: list[int] = [X.numel() for name, X in model.state_dict().items() if ".adapter." in name]
     return parameter_count(model) == sum(stored)

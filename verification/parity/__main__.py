@@ -54,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _name(device: str) -> str:
-    """parity.json is that of a GPU, which the page shows; a try on the CPU has another file."""
+    """The file of a device: parity.json for a GPU, which the page shows; a try on the CPU has another file."""
     kind = device.partition(":")[0]
     return "parity.json" if kind == "cuda" else f"parity-{kind}.json"
 
 
 def _measured(device: str) -> dict[str, Any]:
-    """Everything, behind a bar that names what is being measured."""
+    """Measure everything, with a bar that names the present part."""
     columns = (TextColumn("{task.description:<26}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Terminal(stderr=True)) as bar:
         task = bar.add_task("starting", total=None)
@@ -68,7 +68,7 @@ def _measured(device: str) -> dict[str, Any]:
 
 
 def _left(path: Path) -> str:
-    """That there is a file of an earlier run, with what it says about itself; nothing where there is none."""
+    """A remark on the file of an earlier run, with its device, date and commit; empty if there is no file."""
     if not path.exists():
         return ""
     try:

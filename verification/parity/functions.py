@@ -2,8 +2,8 @@
 
 A sum of k terms, computed, is off by about √k·u times the sum of their absolute values (k·u in the worst case, the square root
 with probability next to 1, [HM19]), and every result that is rounded on the way adds one u.  A bound for the error of an
-entry is thus eps = 2u times the same expression in absolute values, times √k + ROUNDED, k for all sums that it contains.  Ratios
-are the largest error of an entry over that bound: 1 may not be exceeded.
+entry is thus eps = 2u times the same expression in absolute values, times √k + ROUNDED; k counts the terms of all its sums.  A
+ratio is the largest error of an entry over its bound: it may not exceed 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ M, N, R, SCALE = 48, 40, 4, 1.5
 ROWS = ((3, 5), (2, 512))
 """One block of rows, and several."""
 ROUNDED = 6
-"""What is rounded on the way to any one result: K, a or b, the product with it, the base's product, the bias, the sum."""
+"""The number of roundings on the way to a result: K, a or b, the product with it, the base's product, the bias, the sum."""
 
 
 class _Given(NamedTuple):
@@ -53,7 +53,7 @@ class _Result(NamedTuple):
 def function_difference(device: str, dtype: torch.dtype) -> dict[str, Any]:
     """The worst ratio of every form of the function, in all results."""
     found = {form: float(np.max([[*ratios(device, dtype, form, rows).values()] for rows in ROWS])) for form in FORMS}
-    worst = float(np.max([*found.values()]))  # not max(), which passes over what is not a number
+    worst = float(np.max([*found.values()]))  # not max(), which passes over NaN
     return {"worst": worst, "bound": 1.0, "passed": worst <= 1.0, "forms": found}
 
 
@@ -74,7 +74,7 @@ def ratios(device: str, dtype: torch.dtype, form: str, rows: tuple[int, ...]) ->
 
 
 def _expected(given: _Given) -> _Result:
-    """The formulas."""
+    """The results by the formulas, in double precision."""
     x, dy, weight, bias, U, S, V = given
     W = weight + SCALE * U @ S @ V.mT
     G = SCALE * dy.flatten(0, -2).mT @ x.flatten(0, -2)
@@ -82,10 +82,10 @@ def _expected(given: _Given) -> _Result:
 
 
 def _computed(given: _Given, form: str) -> _Result:
-    """The function and its backward pass."""
+    """The results of the function and its backward pass."""
     x, dy, weight, bias, U, S, V = (X.clone() for X in given)
     trained = [X.requires_grad_() for X in (x, bias, U, S, V)]
-    own = x * 1.0 if form == "dropped" else None  # of which the gradient is a part of that of x
+    own = x * 1.0 if form == "dropped" else None  # its gradient is a part of the gradient of x
     y = adapted_linear(x, weight, bias, U, S, V, SCALE, adapter_x=own)
     dx, d_bias, dK, dS, dL = torch.autograd.grad(y, trained, dy)
     return _Result(y.detach(), dx, d_bias, dK, dL, dS)

@@ -39,12 +39,12 @@ class Training(NamedTuple):
 CHANGING = Training(((24, 16), (16, 24), (24, 24), (16, 16)), (2, 6, 3, 8), 4, 12, {"theta": 2e-3})
 """Ranks that change, every layer of another width."""
 ALIKE = {r: Training(((384, 384),) * 36, (r,) * 36, r, r, {"tau": 0.0, "max_rank": r}) for r in (8, 32)}
-"""One batch of all layers: the solvers of a device are others for large batches and for large matrices."""
+"""Layers that all go into one batch: a device has other solvers for large batches and for large matrices."""
 UNITS = 2.0 / RATE
 """How many units of the criteria two trainings may be apart.  Near its target a step of rate λ leaves 1 − λ of a difference; two
 runs that are off by one unit in each step are then at most 2(1 + (1 − λ) + (1 − λ)² + …) = 2/λ units apart.  (Noise of 1e4 eps in
-each step of one run is measured as 3.3e4.)  The criteria allow a single step more, 30 units: one unit is what rounding comes to
-here with a margin, no bound of it."""
+each step of one run is measured as 3.3e4.)  The criteria allow a single step 30 units: one unit is no bound of rounding, but
+what it comes to here, with a margin."""
 
 
 def bound(dtype: torch.dtype, training: Training) -> float:
@@ -53,13 +53,13 @@ def bound(dtype: torch.dtype, training: Training) -> float:
 
 
 BOUNDS = {dtype: bound(dtype, CHANGING) for dtype in (torch.float64, torch.float32)}
-"""Of the small layers: 4.1e-14 and 2.2e-5.  On one processor runs from
-factors in other gauges, which round otherwise throughout, differ by 3.1e-15 and 1.9e-7."""
+"""The bounds of the small layers: 4.1e-14 and 2.2e-5.  On one processor runs from factors in other gauges, which round
+differently throughout, differ by 3.1e-15 and 1.9e-7."""
 
 
 def missing(device: str) -> str:
-    """That there is no CUDA here, if the device wants it, and what torch warns of (a driver that is too old, say; it does so
-    once in a process); or an empty string.
+    """Why a CUDA device cannot be used, with the warnings of torch (of a driver that is too old, say; it warns once in a
+    process); empty for a device that can be used, or that is not of CUDA.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -76,7 +76,7 @@ def device_name(device: str) -> str:
 
 
 def conformance(device: str, dtype: str) -> dict[str, Any]:
-    """The oracle's verdict on both backends, with the worst ratio of every case, and why if it is no pass."""
+    """The oracle's verdict on both backends, with the ratio of every case, and the reasons if a backend does not pass."""
     found = {}
     for name, backend, batched in (("step", step, False), ("batched_step", batched_step, True)):
         report = check_step(backend, array="torch", dtype=dtype, device=device, batched=batched, directions=True)
@@ -148,7 +148,7 @@ def _wait(device: str) -> None:
 
 
 def driver(device: str) -> str | None:
-    """The version of NVIDIA's driver, of a CUDA device; None where nobody tells it."""
+    """The version of NVIDIA's driver for a CUDA device; None if it is not known."""
     if torch.device(device).type != "cuda":
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -174,9 +174,9 @@ def settings() -> dict[str, str]:
 
 
 def measure(device: str, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """Everything, as JSON data, with whole products of float32.
+    """Measure everything, with float32 products in all bits; returns JSON data.
 
-    A part that raises is told in ``errors``, does not pass, and costs no other part.
+    A part that raises is named in ``errors`` and counts as not passed; the other parts are measured all the same.
     """
     found: dict[str, Any] = {
         "format": 4,

@@ -1,8 +1,8 @@
-"""A plugin of pytest that gives PEFT's shared checks our method in the place of LoRA, and judges what they say by the list.
+"""A pytest plugin that runs PEFT's shared checks on our method in place of LoRA, and judges them by the list ``expected.toml``.
 
 Shared are the checks that are repeated for every method of PEFT: they have a parameter ``config_cls``, and rows of a model, a
-method and its options.  The rows of LoRA are kept, in our words.  Those with options that LoRA alone has (DoRA, …) are left out,
-and so is every check of something else.  The optimizers that the checks make are part of the method, so they are GeoLoRA as well.
+method and its options.  LoRA's rows are kept, with our names.  Rows with options that LoRA alone has (DoRA, …) are left out, and
+so is every check that is not shared.  The optimizers that the checks make are part of the method, so they are GeoLoRA as well.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from verification.peft_suite.__main__ import LIST
 from verification.peft_suite.models import save_models
 
 ABSENT = {"diffusers": "StableDiffusionPipeline", "datasets": "load_dataset"}
-"""What the shared code imports for checks that are not run: images, and a data set of the hub."""
+"""Modules and names that the shared code imports for checks that are not run: images, and a data set of the hub."""
 WORDS = {
     "r": "rank",
     "lora_alpha": "alpha",
@@ -38,11 +38,11 @@ WORDS = {
     "init_lora_weights": "init_weights",
     **{name: name for name in ("target_modules", "modules_to_save", "task_type", "target_parameters", "trainable_token_indices")},
 }
-"""What LoRA says in the rows, and what it is here; target_parameters is refused."""
+"""LoRA's names of options and ours; our method refuses target_parameters."""
 
 
 class Entry(NamedTuple):
-    """Checks that cannot hold: whose names match, and what they say."""
+    """An entry of the list: a pattern of the names of checks that cannot hold, one of their errors, and the reason."""
 
     tests: re.Pattern[str]
     says: re.Pattern[str]
@@ -55,11 +55,11 @@ ENTRIES = [
 ]
 used: Counter[Entry] = Counter()
 changed: dict[int, list[Any]] = {}
-"""The lists of rows that have ours by now."""
+"""The lists of rows that are exchanged already, by ``id``."""
 
 
 def in_our_words(options: dict[str, Any]) -> dict[str, Any] | None:
-    """The options of a row of LoRA as ours; None for those that LoRA alone has."""
+    """LoRA's options of a row with our names; None if LoRA alone has one of them."""
     words = {name: value for name, value in options.items() if (name, value) != ("bias", "none")}
     if not words.keys() <= WORDS.keys() or not isinstance(words.get("init_lora_weights", True), bool):
         return None
@@ -81,7 +81,7 @@ def exchanged(row: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The lists are those of the module, which all of its checks share: one exchange is enough."""
+    """Exchange the rows in place: all checks of a module share one list, so one exchange is enough."""
     for mark in metafunc.definition.iter_markers("parametrize"):
         rows = mark.args[1]
         if "config_cls" in mark.args[0] and id(rows) not in changed:
@@ -90,14 +90,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop what is not repeated for every method."""
+    """Drop the checks that are not repeated for every method."""
     shared = [item for item in items if hasattr(item, "callspec") and GeoLoraConfig in item.callspec.params.values()]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(shared)])
     items[:] = shared
 
 
 def judged(name: str, said: str | None) -> tuple[str, str] | None:
-    """The outcome of a check that is on the list, and why; None where its own counts.  ``said`` : its error; None, it passed."""
+    """The outcome of a listed check, and why; None where its own outcome counts.  ``said`` : its error, or None if it passed."""
     entry = next((entry for entry in ENTRIES if entry.tests.search(name)), None)
     if entry is None or (said is not None and not entry.says.search(said)):
         return None
@@ -109,7 +109,7 @@ def judged(name: str, said: str | None) -> tuple[str, str] | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """What is on the list must fail, and with the words that are on it."""
+    """A check on the list must fail, and with the error that the list names."""
     report = yield
     if call.when != "call" or report.skipped:
         return report
@@ -124,20 +124,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How often each reason was met."""
+    """Print how often each reason was met."""
     for entry in ENTRIES:
         terminalreporter.write_line(f"{used[entry]:5d} expected: {entry.reason}")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A reason that no check of a whole run needs is an error."""
+    """An entry of the list that no check of a whole run needs is an error."""
     if exitstatus == 0 and not session.config.option.keyword and any(not used[entry] for entry in ENTRIES):
         session.exitstatus = 1
 
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Modules that are imported and not used, while they are."""
+    """A context with empty modules in place of those that are imported and never used."""
     missing = {}
     for name, attribute in ABSENT.items():
         missing[name] = ModuleType(name)
@@ -152,7 +152,7 @@ def stand_ins() -> Iterator[None]:
 
 
 def stepped_by_geolora(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """An optimizer of torch that is GeoLoRA where it is given our factors."""
+    """A replacement for a torch optimizer: GeoLoRA where it is given our factors, else the plain optimizer."""
 
     def make(parameters: Any, lr: float = 0.01, **options: Any) -> Any:
         given = list(parameters)
@@ -163,7 +163,7 @@ def stepped_by_geolora(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before the checks are imported."""
+    """Put the optimizers, models and empty modules in place before the checks are imported."""
     torch.optim.SGD, torch.optim.Adam = map(stepped_by_geolora, (torch.optim.SGD, torch.optim.Adam))  # type: ignore[assignment, misc]
     save_models(Path.cwd())
     tests = Path(config.args[0]).parent

@@ -1,4 +1,4 @@
-"""Small models of random weights under the names of those on the hub that PEFT's checks load: a folder is looked at first."""
+"""Small random models under the hub names that PEFT's checks load: a local folder of that name is tried before the hub."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def save_models(folder: Path) -> None:
-    """Write those that are not in the folder yet."""
+    """Write the models that the folder does not have yet."""
     for number, (name, (model, config, size)) in enumerate(MODELS.items()):
         if not (folder / name / "config.json").exists():
             torch.manual_seed(number)

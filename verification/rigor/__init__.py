@@ -1,1 +1,1 @@
-"""Proofs by ball arithmetic, the precision ladder and long runs: right where floating point is not."""
+"""How far the checks can be trusted: proofs by ball arithmetic, the precision ladder, long runs, faults, and mutants."""

@@ -32,12 +32,12 @@ RIGHT_HERE = (
     "missing-conjugate",
     "strict-threshold",
 )
-"""Right on real data, or unless Ŵ = 0."""
+"""Mutants that are right on real data, or unless Ŵ = 0."""
 SMALL = 9
-"""The largest size of the instances on which mutants are refuted: what is wrong is wrong at every size."""
+"""The largest size of the instances on which mutants are refuted: a mutant is wrong at every size."""
 CHANCES = 168
-"""The number of those instances, each pair of a start and a cut three times: singular values from a Gram matrix, of which only
-rounding errors tell, show on one instance in fifteen, and on which depends on the processor."""
+"""The number of those instances, each pair of a start and a cut three times.  Singular values from a Gram matrix differ by
+rounding errors only: they are refuted on one instance in fifteen, and on which one depends on the processor."""
 BROKEN: dict[str, Callable[[Instance], Output]] = {
     **{name: mutant(name) for name, m in MUTANTS.items() if m.visible_in == "output" and name not in RIGHT_HERE},
     **{name: broken_projection(name) for name in PROJECTIONS},
@@ -48,9 +48,9 @@ Report = Callable[[str], None]
 
 
 def prove(instances: Iterable[Instance], report: Report = lambda what: None) -> dict[str, Any]:
-    """Certificates of the reference, the objections of the checker, and every outcome counted.
+    """Certificates of the reference, the objections of the checker, and the number of each outcome.
 
-    A certificate of an output about which nothing can be said has no outcomes; such outputs are in ``unusable``, with the reason.
+    An unusable output, about which nothing can be proved, has no outcomes; ``unusable`` has the reason.
     """
     counters: dict[str, Counter[str]] = {name: Counter() for name in STATEMENTS}
     found: dict[str, Any] = {"certificates": [], "objections": [], "unusable": {}, "outcomes": counters}

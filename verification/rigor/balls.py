@@ -1,6 +1,6 @@
 """Matrices of balls (Arb, through python-flint): every result is an interval that is proved to contain the exact one.
 
-A double is an exact ball of radius 0.  Sums, products, square roots and exponentials of balls are Arb's; what it lacks is here:
+A double is an exact ball of radius 0.  Sums, products, square roots and exponentials of balls are Arb's; what Arb lacks is here:
 the distance to a range, and singular values that come with a proof.
 """
 
@@ -25,7 +25,7 @@ Bounds = list[tuple[Any, Any]]
 
 @contextmanager
 def precision(bits: int) -> Iterator[None]:
-    """Compute with this many bits, and with the ones before again at the end."""
+    """A context that computes with this many bits, and restores the former precision at its end."""
     before, flint.ctx.prec = flint.ctx.prec, bits
     try:
         yield

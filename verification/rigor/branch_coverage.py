@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def percentages(summaries: dict[str, Any]) -> dict[str, Any]:
-    """The share of branches taken, by module and in total; a module without branches has all of them."""
+    """The share of branches taken, by module and in total; a module without branches counts as 100 %."""
     counts = {name: (summary["covered_branches"], summary["num_branches"]) for name, summary in summaries.items()}
     share = {name: round(100.0 * taken / of, 2) if of else 100.0 for name, (taken, of) in counts.items()}
     taken, of = (sum(values) for values in zip(*counts.values(), strict=True))

@@ -1,4 +1,4 @@
-"""Decide every statement about one iteration, with more and more bits, and write down what a checker needs to follow."""
+"""Decide every statement about one iteration, with more and more bits, and record what a checker needs to verify this."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BITS", "certify", "outcomes"]
 
 FORMAT = 1
 BITS = (53, 106, 212, 424)
-"""Of the approximate SVDs; everything else is enclosed with at least twice as many."""
+"""The bits of the approximate SVDs; everything else is enclosed with at least four times as many."""
 
 Certificate = dict[str, Any]
 

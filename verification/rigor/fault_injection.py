@@ -1,9 +1,9 @@
 """A program in a process of its own, with one thing that goes wrong at a chosen file operation or byte.
 
-The process is a fork, so that whatever is imported is there.  Its file operations below one folder are counted: what the
+The process is a fork, so that every imported module is there.  Its file operations below one folder are counted: those that the
 interpreter's audit events tell (files opened for writing, renamed, removed, cut, folders made), and every sync and write through
-a handle.  Between two of them the disk stays as it is, so that a kill before each of them is a kill at any moment; within a write
-the kernel kills, at a byte, by the limit of the file size.
+a handle.  Between two operations the disk does not change, so that kills before each operation stand for kills at any moment.
+Within a write the kernel kills, at a chosen byte, by the limit of the file size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": sign
 
 @dataclass(frozen=True)
 class Ended:
-    """How it ended: exit status (-n: by signal n), what it said, processor seconds, file operations, whether it was too slow."""
+    """How a process ended: exit status (-n: by signal n), printed text, processor seconds, file operations, if too slow."""
 
     status: int
     said: str
@@ -46,9 +46,9 @@ class Ended:
 
 
 class Child:
-    """``work()``, which gives an exit status, in a fork; ``kind`` of fault happens ``at`` this operation (from 1) or byte.
+    """A fork that runs ``work()``, which returns an exit status; a fault of ``kind`` comes ``at`` an operation (from 1) or byte.
 
-    A power failure behind the last operation comes when the work is done.
+    A power failure after the last operation comes when the work is done.
     """
 
     def __init__(self, work: Callable[[], int], folder: Path, kind: str = "", at: int = 0) -> None:
@@ -61,9 +61,9 @@ class Child:
         os.close(writing)
 
     def end(self, patience: float, when_stopped: Callable[[], None] = lambda: None) -> Ended:
-        """Wait until it has ended, or slept or computed for ``patience`` seconds, however busy the machine is.
+        """Wait for the end of the process; kill it once it has slept or computed for ``patience`` seconds.
 
-        ``when_stopped`` is called before a process that was stopped goes on.
+        A busy machine makes no difference.  ``when_stopped`` is called before a process that was stopped goes on.
         """
         asleep, hung = time.monotonic(), False
         while True:
@@ -87,7 +87,7 @@ class Child:
 
 
 def _state(pid: int) -> tuple[str, float]:
-    """What a process is at, "S" if it sleeps, and its seconds of processor time."""
+    """The state of a process ("S" if it sleeps), and its seconds of processor time."""
     state, *numbers = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     return state, (int(numbers[10]) + int(numbers[11])) / os.sysconf("SC_CLK_TCK")
 
@@ -124,7 +124,7 @@ class _Watch:
         self._safe: dict[int, int] = {}  # how many bytes of each inode would survive a power failure
 
     def arm(self) -> None:
-        """From now on."""
+        """Begin to watch; files that are there already count as synced."""
         for path in Path(self._folder).rglob("*"):
             if path.is_file() and not path.is_symlink():
                 self._keep(os.open(path, os.O_RDONLY))
@@ -137,7 +137,7 @@ class _Watch:
         sys.addaudithook(self._audit)
 
     def done(self) -> None:
-        """The work is done."""
+        """Note that the work is done; a power failure after the last operation comes now."""
         if self._kind == "power failure":
             self._lose()
 
@@ -154,7 +154,7 @@ class _Watch:
         setattr(os, name, watched)
 
     def _keep(self, handle: int) -> None:
-        """What this file has is on the disk.  The handle stays open the first time, so that no other file gets its inode."""
+        """Note that the file is synced at its present size.  Its first handle stays open, so that its inode is not reused."""
         found = os.fstat(handle)
         if found.st_ino in self._safe:
             os.close(handle)
@@ -171,7 +171,7 @@ class _Watch:
             return
         path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else os.fsdecode(what)
         if path.startswith("/") and not path.startswith(self._folder):
-            return  # others are relative to a folder that is being removed
+            return  # relative paths are below a folder that is being removed: they count
         self._operations += 1
         self._count[:8] = self._operations.to_bytes(8, "little")
         if self._kind == "full disk" and self._operations >= self._at and event in NEED_SPACE:
@@ -182,7 +182,7 @@ class _Watch:
             os.kill(os.getpid(), SIGNALS.get(self._kind, signal.SIGKILL))
 
     def _lose(self) -> None:
-        """Cut off whatever was not synced, as a disk has it when the power has failed."""
+        """Cut every file to its synced part, as a power failure leaves it."""
         self._losing = True
         for path in Path(self._folder).rglob("*"):
             if path.is_file() and not path.is_symlink():

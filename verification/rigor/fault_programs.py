@@ -41,19 +41,19 @@ PRECAUTIONS = {
 
 @dataclass(frozen=True)
 class Program:
-    """A command and what becomes of its folder.
+    """A command that reads and writes one folder.
 
     Attributes
     ----------
-    run : does it in this folder and gives the exit status; if the second argument is true, anew.
-    prepare : makes what it reads, in an empty folder.
-    result : of the folder and of what was said: the same after any fault that did not end it.
-    damaged : the files whose bits are flipped and which are cut, as patterns.
-    names : in whose place something else is put.
-    kept : what was finished and must not be lost.
+    run : runs the command in this folder and returns its exit status; starts anew if the second argument is true.
+    prepare : makes the files that the command reads, in an empty folder.
+    result : the results, from the folder and the printed text; they must be those of an undisturbed run.
+    damaged : patterns of the files in which bits are flipped, or which are cut off.
+    names : the files in whose place something else is put.
+    kept : finished work that must not be lost.
     resumes : whether an interrupted run goes on in the middle.
     writes, locks : whether it writes files, and has its folder to itself.
-    share : of the faults that are drawn; less for one that takes long.
+    share : the share of the faults that are drawn; less for a slow program.
     """
 
     run: Callable[[Path, bool], int]
@@ -69,7 +69,7 @@ class Program:
 
 
 def programs() -> dict[str, Program]:
-    """All of them by name."""
+    """All programs by name."""
     inputs = ("model/config.json", "model/model.safetensors", "model/tokenizer.json")
     written = ("checkpoint.safetensors", "adapter.safetensors", "results.json", "ranks.png", "lora", ".lock")
     tuned = (_contents, ("checkpoint.safetensors", "model/model.safetensors"), (*written, *inputs), _steps, True)
@@ -90,7 +90,7 @@ def programs() -> dict[str, Program]:
 
 
 def preload() -> None:
-    """Import what the programs need, so that no process has to; nothing of it is used here: threads do not survive a fork."""
+    """Import what the programs need, so that no process has to; none of it is used here, since threads do not survive a fork."""
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     for name in ("geolora_ref.cli", "geolora_ref.finetune.command", "geolora_ref.oracle.command", "verification.__main__"):
         import_module(name)
@@ -110,7 +110,7 @@ def _said(folder: Path, said: str) -> str:
 
 
 def _contents(folder: Path, said: str) -> dict[str, str]:
-    """The digest of every file but those of the moment; what the clock says is left out."""
+    """The digest of every file but checkpoints, locks and drafts, without measured times and seals."""
     left_out = ("checkpoint.safetensors", ".lock")
     files = [
         path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in left_out and path.suffix != ".part"
@@ -169,7 +169,7 @@ def _adapter(folder: Path) -> None:
 
 
 def _predict(folder: Path, anew: bool) -> int:
-    """What a server does."""
+    """Load an adapter and predict with it, as a server does."""
     from geolora_ref.finetune.adapter_file import load_adapter
 
     try:
@@ -236,7 +236,7 @@ def _export(folder: Path, anew: bool) -> int:
 
 
 def _without_outputs(folder: Path) -> None:
-    """Vectors, and no answer to any of them, which is told of each."""
+    """Vectors without answers: the command says so for each of them."""
     _export(folder, anew=False)
     (folder / "outputs").mkdir()
 
@@ -249,7 +249,7 @@ def _judge(folder: Path, anew: bool) -> int:
 
 
 def planted(without: str) -> Program:
-    """Counts to six, and keeps how far it is; ``without`` one of :data:`PRECAUTIONS`, or "" for all of them."""
+    """A program that counts to six and keeps its state; ``without`` one of :data:`PRECAUTIONS`, or "" for all of them."""
     file = ("state.json",)
     return Program(partial(_count, without), _nothing, _state, file, file, _counted, resumes=True)
 

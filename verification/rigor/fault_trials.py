@@ -1,8 +1,8 @@
-"""One fault done to one program, and the verdict on it.
+"""Try one fault on one program, and give a verdict.
 
-*lost*: something that was finished is gone, or cannot be gone on with; *damaged*: other results than those of an undisturbed run,
-with its exit status; *hang*: ten seconds asleep, or at work beyond four times what it takes undisturbed; *traceback*: another
-exit status, too, and a refusal that names no file; *fine*.
+*lost*: finished work is gone, or the program cannot go on from it; *damaged*: other results than those of an undisturbed run,
+with the same exit status; *hang*: asleep or at work for longer than ten seconds and four times the undisturbed run together;
+*traceback*: a traceback, an exit status that is not allowed, or a refusal that names no file; *fine*: none of these.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STATUSES = {
     "full disk": {2},
     "file size limit": {2},
 }
-"""With which a program may end that was disturbed."""
+"""The exit statuses with which a disturbed program may end, besides that of an undisturbed run."""
 PLANTS: dict[str, Callable[[Path, Path], object]] = {
     "nothing": lambda path, victim: None,
     "a folder": lambda path, victim: path.mkdir(),
@@ -48,7 +48,7 @@ PLANTS: dict[str, Callable[[Path, Path], object]] = {
 
 
 class Fault(NamedTuple):
-    """What goes wrong: at which operation, byte or bit; with which file, what is there instead; whether half of it is done."""
+    """A fault: its kind; at which operation, byte or bit; on which file, and what is put there; whether the run is half-way."""
 
     kind: str
     at: int = 0
@@ -58,18 +58,18 @@ class Fault(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A word, and why."""
+    """The verdict in a word, and the reason."""
 
     word: str
     reason: str = ""
 
 
 class _Wrong(Exception):  # noqa: N818  (a verdict on another program)
-    """What is not fine: the word, and why."""
+    """A verdict that is not fine: the word, and the reason."""
 
 
 class Bench:
-    """A program in a folder: what it reads, how far it is half-way if it can go on, and what it leaves undisturbed."""
+    """A program in a folder, with copies of the folder at the start and half-way, and the results of an undisturbed run."""
 
     def __init__(self, program: Program, place: Path, least: float = 10.0) -> None:
         self.program, self.place, self.work, self.victim = program, place, place / "work", place / "victim"
@@ -99,11 +99,11 @@ class Bench:
         shutil.copytree(self.work, self.folder(late))
 
     def folder(self, late: bool) -> Path:
-        """Where the program's folder is kept as it is at the start, or half-way."""
+        """The copy of the program's folder at the start, or half-way."""
         return self.place / ("half" if late else "start")
 
     def start(self, late: bool) -> None:
-        """Lay the folder out."""
+        """Put the program's folder back to the start, or half-way."""
         shutil.rmtree(self.work)
         shutil.copytree(self.folder(late), self.work)
 
@@ -118,22 +118,22 @@ class Bench:
         return Child(work, self.work, kind, at)
 
     def run(self, kind: str = "", at: int = 0, *, anew: bool = False) -> Ended:
-        """The program, to its end."""
+        """Run the program to its end."""
         return self.child(kind, at, anew=anew).end(self.patience)
 
     def undone(self, ended: Ended) -> bool:
-        """Whether its exit status is not that of an undisturbed run."""
+        """Whether the exit status differs from that of an undisturbed run."""
         return ended.status != self.undisturbed.status
 
     def same(self, ended: Ended) -> bool:
-        """Whether everything is as after an undisturbed run."""
+        """Whether the results are those of an undisturbed run."""
         try:
             return bool(self.program.result(self.work, ended.said) == self.result)
         except (OSError, ValueError, LookupError, TypeError):
             return False
 
     def ended(self, ended: Ended, *allowed: int) -> Ended:
-        """How a run ended, if it ended in time and said why in words."""
+        """The same run, if it ended in time, without a traceback, and with the undisturbed or an allowed exit status."""
         said = ended.said.strip()[-300:]
         if ended.hung:
             raise _Wrong("hang", f"asleep or at work for {self.patience:.0f} s")
@@ -144,7 +144,7 @@ class Bench:
         return ended
 
     def completed(self, ended: Ended) -> None:
-        """A run that must have ended as an undisturbed one."""
+        """Require that a run ended like an undisturbed one, with its results."""
         if self.undone(self.ended(ended, 2)):
             raise _Wrong("lost", f"status {ended.status}: {ended.said.strip()[-300:]}")
         if not self.same(ended):
@@ -152,7 +152,7 @@ class Bench:
 
 
 def trial(bench: Bench, fault: Fault) -> Verdict:
-    """One fault, and the verdict on it."""
+    """Try one fault; the verdict on it."""
     bench.start(fault.late)
     try:
         _KINDS.get(fault.kind, _ended_early)(bench, fault)
@@ -162,7 +162,7 @@ def trial(bench: Bench, fault: Fault) -> Verdict:
 
 
 def _ended_early(bench: Bench, fault: Fault) -> None:
-    """A run that was stopped, and the next one, which goes on."""
+    """Stop one run, and require that the next one goes on."""
     before = set(bench.program.kept(bench.work))
     ended = bench.ended(bench.run(fault.kind, fault.at), *STATUSES[fault.kind])
     if not bench.undone(ended) and not bench.same(ended):
@@ -184,7 +184,7 @@ def _names(ended: Ended, *names: str) -> None:
 
 
 def _second(bench: Bench, fault: Fault) -> None:
-    """Two runs in one folder, the first of them stopped meanwhile, or both at work."""
+    """Two runs in one folder: the first is stopped while the second tries, or both are at work."""
     others: list[Ended] = []
     first = bench.child(fault.kind, fault.at)
     if fault.kind == "two at once":
@@ -199,7 +199,7 @@ def _second(bench: Bench, fault: Fault) -> None:
 
 
 def _damaged(bench: Bench, fault: Fault) -> None:
-    """A file with one bit flipped, or cut off: it is noticed, or makes no difference; what the program wrote can be made anew."""
+    """Flip a bit of a file or cut it off: the run notices it or gives the same results; files of the program can be made anew."""
     path = bench.work / fault.name
     if fault.kind == "cut":
         os.truncate(path, fault.at)
@@ -215,7 +215,7 @@ def _damaged(bench: Bench, fault: Fault) -> None:
 
 
 def _noticed(bench: Bench, fault: Fault, ended: Ended) -> None:
-    """A run that found something else in the place of a file makes the best of it, or refuses it by its name."""
+    """Require the right results, or a refusal by name, of a run that found a damaged file or something else in its place."""
     bench.ended(ended, 1, 2)
     if not bench.same(ended):
         if ended.status == 0:
@@ -225,11 +225,11 @@ def _noticed(bench: Bench, fault: Fault, ended: Ended) -> None:
 
 
 def _misnamed(bench: Bench, fault: Fault) -> None:
-    """Something else in the place of a file; what it leads to must stay as it is where the run is refused."""
+    """Put something else in the place of a file; if that is a link and the run refuses it, the target must stay as it is."""
     with bench.victim.open("w", encoding="utf-8") as file:
         file.write("precious")
     _plant(bench.work / fault.name, fault.plant, bench.victim)
-    user = NOBODY if fault.plant == "unreadable" and os.geteuid() == 0 else 0  # who is root may read everything
+    user = NOBODY if fault.plant == "unreadable" and os.geteuid() == 0 else 0  # root may read everything
     for path in (bench.work, *bench.work.rglob("*")) if user else ():
         os.chown(path, user, user)
     ended = bench.child(user=user).end(bench.patience)

@@ -1,12 +1,12 @@
-"""``python -m verification.rigor.faults``: what goes wrong on machines, done to the command lines; writes faults.json.
+"""``python -m verification.rigor.faults``: inject what goes wrong on machines into the command lines; writes faults.json.
 
 Drawn by a seed, hundreds of faults are done one at a time to small runs of fine-tuning, verification and vectors: kills and
-interruptions at a file operation or within a write, power failures (what was not synced is gone), full disks, a second run,
-flipped bits, files cut off, and folders, links, pipes or unreadable files in the place of files.  After each the command goes on,
+interruptions at a file operation or within a write, power failures (unsynced data is gone), full disks, a second run, flipped
+bits, files cut off, and folders, links, pipes or unreadable files in the place of files.  After each fault the command goes on,
 or is run anew where it has refused a file (:mod:`verification.rigor.fault_trials`).  A program with precautions left out, one at
 a time, is the negative control.
 
-It needs Linux.  What is done is kept: after a kill the same command goes on.  The sources must stay as they are meanwhile.
+It needs Linux.  Finished trials are kept: after a kill the same command goes on.  The sources must not change meanwhile.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ COUNTS = {
     "cut": 8,
     "name": 24,
 }
-"""How many of each kind are drawn for a program, as far as it has so many operations, files and names."""
+"""How many faults of each kind are drawn for a program; fewer where it has fewer operations, files or names."""
 FEW = {"kill": 6, "power failure": 6, "kill in a write": 4, "stop": 2, "flip": 12, "name": 20}
 """The same for the planted program."""
 LOCKED = 6
-"""File operations after which a program has its folder to itself."""
+"""The number of file operations after which a program has locked its folder."""
 
 Tell = Callable[[str, int, int], None]
 
 
 def draw(bench: Bench, counts: Mapping[str, int], seed: str, part: float = 1.0) -> list[Fault]:
-    """So many faults of each kind as there are in it, or this part of so many."""
+    """Draw faults of each kind, as many as ``counts`` says times the share of the program and ``part``, or all there are."""
     clock = random.Random(seed)  # noqa: S311  (no secrets)
     drawn: list[Fault] = []
     for kind, number in counts.items():
@@ -68,7 +68,7 @@ def draw(bench: Bench, counts: Mapping[str, int], seed: str, part: float = 1.0) 
 
 
 def _possible(bench: Bench, kind: str, count: int, clock: random.Random) -> Sequence[Fault]:
-    """The faults of a kind; of those at a byte or bit, which are too many to be listed, ``count`` drawn ones."""
+    """All faults of a kind; of faults at a byte or bit, which are too many to list, ``count`` drawn ones."""
     program, late = bench.program, bench.program.resumes
     start = bench.folder(late)
     if kind in ("flip", "cut"):
@@ -100,7 +100,7 @@ def controls(place: Path, seed: int) -> dict[str, list[str]]:
 
 
 def totals(found: Mapping[str, Sequence[tuple[Fault, Verdict]]]) -> dict[str, Any]:
-    """How often each verdict was given, by program and kind of fault; what is not fine, with its reason."""
+    """How often each verdict was given, by program and kind of fault; every verdict that is not fine, with its reason."""
     verdicts = {
         name: {kind: dict(Counter(verdict.word for fault, verdict in rows if fault.kind == kind)) for kind in COUNTS}
         for name, rows in found.items()
@@ -111,7 +111,7 @@ def totals(found: Mapping[str, Sequence[tuple[Fault, Verdict]]]) -> dict[str, An
 
 
 def _injected(place: Path, seed: int, part: float, state: Path, tell: Tell) -> dict[str, list[tuple[Fault, Verdict]]]:
-    """All faults of all programs; those that an earlier run with the same sources and seed has done are not done again."""
+    """All faults of all programs; a fault that an earlier run with the same sources and seed has tried is not tried again."""
     about = {"sources": provenance()["sources"], "seed": seed}
     kept = read_json(state) if state.exists() else {}
     done: dict[str, list[str]] = kept["done"] if kept.get("about") == about else {}
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fraction(text: str) -> float:
-    """A type for argparse."""
+    """A type for argparse: a number in (0, 1]."""
     value = float(text)
     if not 0.0 < value <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a number in (0, 1], found {text}")
@@ -165,8 +165,8 @@ def _fraction(text: str) -> float:
 
 
 def _all(options: argparse.Namespace, place: Path, tell: Tell) -> dict[str, Any]:
-    """Controls and faults."""
-    caught = controls(place, options.seed)  # before this process becomes a large one, which is slow to fork
+    """Run the controls and the faults; returns the results."""
+    caught = controls(place, options.seed)  # first, while this process is still small and quick to fork
     preload()
     found = totals(_injected(place, options.seed, options.part, options.output / "faults" / "state.json", tell))
     held = caught[""] == ["fine"] and all(word in caught[without] for without, word in PRECAUTIONS.items())

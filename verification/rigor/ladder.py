@@ -35,7 +35,7 @@ Matrix = NDArray[np.float64]
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "binary128": 113}
 EXACT = 200
 GUARD = 53
-"""Bits with which the QR iteration of line 6 goes on (it does not converge with 8); its results are rounded."""
+"""Additional bits for the QR iteration of line 6, which does not converge with 8; its results are rounded."""
 TOLERANCE = 0.1
 """How far a slope may be from the prediction."""
 STAGES = ("K_new", "L_new", "S_new", "W_hat", "singular values", "W_1")
@@ -82,7 +82,7 @@ def _orthonormal(X: Any) -> Any:
 
 
 def ladder(seeds: int = 3, coarse: int | None = None) -> dict[str, list[float]]:
-    """For every stage the largest relative error over the seeds, one a rung of :data:`BITS`."""
+    """The largest relative errors over the seeds, for every stage one error for each rung of :data:`BITS`."""
     errors: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for bits in BITS.values():
         found = dict.fromkeys(STAGES, 0.0)
@@ -100,7 +100,7 @@ def ladder(seeds: int = 3, coarse: int | None = None) -> dict[str, list[float]]:
 
 
 def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
-    """How far W₁ of a real step is from the exact one, relative to it, and what is allowed; of the seeds the worst."""
+    """The relative error of W₁ of a real step, and the error that is allowed, for the worst of the seeds."""
     u, eps = 2.0 ** -BITS[real.dtype], 2.0 ** (1 - BITS[real.arithmetic])
     found = []
     for seed in range(seeds):
@@ -115,7 +115,7 @@ def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
 
 
 def control(real: RealStep, seeds: int = 3, more: int = 0) -> dict[str, Any]:
-    """The step with a gradient of so few ``bits`` that the loss must be noticed; ``more`` bits may be left to it."""
+    """The step with a gradient of so few bits that the loss must be noticed; ``more`` bits are added to these."""
     bits = BITS[real.dtype] - missing_bits(real) + more
     return real_step(lossy(real, bits), seeds) | {"bits": bits}
 
@@ -139,7 +139,7 @@ def route_errors(conditions: Sequence[float], seed: int = 0) -> dict[str, list[f
 
 
 def augmentation_errors(sizes: Sequence[float], seed: int = 0) -> dict[str, list[float]]:
-    """How far (I − UUᵀ)∇_K is from the range of Ũ, relative to it, for λ‖∇_K‖/‖S‖ of these sizes: from K_new and from ∇_K."""
+    """Relative distances of (I − UUᵀ)∇_K from the range of Ũ, made from K_new or from ∇_K, for these sizes of λ‖∇_K‖/‖S‖."""
     rng = np.random.default_rng([seed, 13])
     errors: dict[str, list[float]] = {"augmented with K_new": [], "augmented with the gradient": []}
     for size in sizes:
@@ -161,7 +161,7 @@ SIZES = [10.0**-k for k in range(13)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every slope is that of the prediction, every real step is within what is allowed, no lossy one is."""
+    """Exit status 0: every slope is as predicted, every real step is within its allowed error, and no lossy step is."""
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.ladder", description="Error against unit round-off.")
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure() -> dict[str, Any]:
-    """All errors, the slopes and what they should be."""
+    """Measure all errors and slopes, and compare them with the predictions."""
     about = provenance()
     rungs, routes, augmented = ladder(), route_errors(CONDITIONS), augmentation_errors(SIZES)
     u = [2.0**-bits for bits in BITS.values()]
@@ -211,12 +211,12 @@ def measure() -> dict[str, Any]:
 
 
 def as_predicted(slopes: Mapping[str, float], predicted: Mapping[str, float]) -> dict[str, bool]:
-    """Which slopes are those of the prediction, to :data:`TOLERANCE`."""
+    """Which slopes are within :data:`TOLERANCE` of the prediction."""
     return {name: abs(slopes[name] - value) <= TOLERANCE for name, value in predicted.items()}
 
 
 def beside_the_line(points: Mapping[str, Any], controls: Mapping[str, Any]) -> bool:
-    """Whether all points are within what is allowed and no control is."""
+    """Whether all points are within their allowed errors and no control is."""
     return all(one["within"] for one in points.values()) and not any(one["within"] for one in controls.values())
 
 

@@ -40,7 +40,7 @@ SHAPE, PERIOD, TENTHS = (12, 10), 100, 10
 CHUNK = 10_000
 """Steps between two sealed files."""
 LEAK = 4096
-"""KiB by which the process may grow in the whole run, behind the first chunk."""
+"""KiB by which the process may grow in the whole run, after its first chunk."""
 
 Step = Callable[[LowRank, int], tuple[LowRank, float]]
 
@@ -117,7 +117,7 @@ def _stepper(dtype: str, polish: int, period: int) -> Step:
 
 
 def _state(task: dict[str, Any], state_file: Path | None) -> dict[str, Any]:
-    """Where this run stands; at the beginning if there is no file of the same task."""
+    """The state of this run; that at the beginning if there is no file of the same task."""
     if state_file and state_file.exists():
         state = read_json(state_file)
         if state["task"] == task:
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Both runs, or what is left of them; what was kept for a resumption is removed once the results are written."""
+    """Do both runs, or what is left of them; the states kept for a resumption are removed once the results are written."""
     files = {dtype: options.output / "long_runs" / f"{dtype}.json" for dtype in ("float32", "float64")}
     if options.fresh:
         _forget(files.values())
@@ -235,7 +235,7 @@ def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _shown(steps: int, dtype: str, polish: int, file: Path, console: Console) -> dict[str, Any]:
-    """A run behind a progress bar."""
+    """One long run, with a progress bar."""
     with progress_bar(console, width=8) as bar:
         task = bar.add_task(dtype, total=2 * steps - steps // 2)
         return long_run(steps, dtype, polish, lambda done: bar.update(task, completed=done), state_file=file)

@@ -50,7 +50,7 @@ PRELOADED = (
 )  # fmt: skip
 CONFIDENCE = 0.95
 FORMAT = 3
-"""Of mutation.json."""
+"""The format number of mutation.json."""
 KILLED = ("killed", "timeout")
 """The outcomes of a mutant that was noticed."""
 CONSOLE = Terminal()
@@ -79,7 +79,7 @@ class Scope:
 
 
 class Altered(SourceFileLoader):
-    """Load a module from a changed text, and find it before anything else does."""
+    """An import hook that finds the mutated module before the others do, and loads it from its changed text."""
 
     def __init__(self, mutant: Mutant) -> None:
         name = mutant.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -100,7 +100,7 @@ class Altered(SourceFileLoader):
 
 
 class Profile:
-    """A pytest plugin: few examples, always the same, and no shrinking of what fails anyway."""
+    """A pytest plugin that sets Hypothesis: few examples, always the same, and no shrinking of failures."""
 
     def pytest_configure(self) -> None:
         """Load the profile after that of the test run."""
@@ -113,7 +113,7 @@ class Profile:
 
 
 def tests_pass(arguments: Sequence[str]) -> bool:
-    """Whether these tests pass, without the run-time type checker: shapes in annotations must not be what notices."""
+    """Whether these tests pass, without the run-time type checker: no mutant may be killed by the shapes in annotations."""
     import pytest
 
     with patch("jaxtyping.install_import_hook", lambda *_: nullcontext()):
@@ -133,7 +133,7 @@ def claim_stands(module: str) -> bool:
     for unit in runner.units([claim], plan):
         found[runner.key(unit)] = result = runner.work(unit)
         if result.error or (not unit[1] and (result.worst > claim.limit or result.violated_hypotheses)):
-            return False  # whatever the rest would say
+            return False  # no other unit can change that
     outcome = runner.outcome(claim, plan, found)
     for figure in claim.figures:
         figure.draw(Figure().subplots(), outcome.results)
@@ -148,7 +148,7 @@ def claim_stands(module: str) -> bool:
 
 
 def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
-    """Run the check in a fork, the mutant in place of its file; what came of it, and the seconds of processor time it took.
+    """Run the check in a fork, with the mutant in place of its file; returns the outcome and the seconds of processor time.
 
     "survived", "killed", "timeout": ``limit`` seconds of processor time (a busy machine must not make a difference), or
     "error" if the system ended the process, for want of memory for example, which says nothing about the check.
@@ -172,7 +172,7 @@ def _in_fork(check: Check, mutant: Mutant | None, limit: int) -> None:
     try:
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))  # not a hard limit as well, which would end it by SIGKILL
-        signal.alarm(10 * limit)  # for what waits for ever and needs no processor
+        signal.alarm(10 * limit)  # ends a check that waits for ever without computing
         silent = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(silent, stream)
@@ -186,7 +186,7 @@ def _in_fork(check: Check, mutant: Mutant | None, limit: int) -> None:
 
 
 def preload() -> None:
-    """Import what every fork needs, so that none has to."""
+    """Import the libraries that every fork needs, so that no fork has to."""
     for name in PRELOADED:
         with suppress(ModuleNotFoundError):
             import_module(name)
@@ -203,7 +203,7 @@ def _plan() -> dict[str, Any]:
 
 
 def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope]:
-    """The scopes of ``mutation.toml``, all or those named, with the mutants that its seed draws, ``most`` of each.
+    """The scopes of ``mutation.toml``, all or those named, each with the mutants that its seed draws, at most ``most``.
 
     A smaller sample is the beginning of a larger one.
     """
@@ -232,7 +232,7 @@ def _check(file: str, module: dict[str, Any], options: dict[str, list[str]]) -> 
 
 
 def accepted() -> dict[str, str]:
-    """The mutants that nothing can notice, with the reason; ``ValueError`` for an entry without one or given twice."""
+    """The mutants that nothing can notice, with reasons; ``ValueError`` for an entry without a reason or given twice."""
     entries = tomllib.loads((ROOT / "verification/rigor/mutation_equivalents.toml").read_text(encoding="utf-8"))["equivalent"]
     reasons = {f"{entry['in']}::{entry['diff']}": entry["reason"] for entry in entries}
     if len(reasons) != len(entries) or not all(reasons.values()):
@@ -267,8 +267,8 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
 
 
 def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """Reasons not to believe the score: an entry of the list of equivalents that matches no mutant or a killed one, and
-    mutants for which the tests gave no answer.
+    """Reasons not to believe the score: listed equivalents that match no mutant or a killed one, and mutants whose check was
+    ended by the system.
     """
     files = {suspect.mutant.file for suspect in scope.suspects}
     keys = {suspect.mutant.key for suspect in scope.suspects}
@@ -282,7 +282,7 @@ def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) 
 
 
 def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
-    """The seconds that each file's check may take; ``RuntimeError`` if it fails on the code as it is."""
+    """The seconds that each file's check may take; ``RuntimeError`` if a check fails on the code without a mutant."""
     allowed: dict[str, int] = {}
     for suspect in suspects:
         file = suspect.mutant.file
@@ -296,8 +296,8 @@ def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; 0 if every scope that was run reaches its floor, and every accepted mutant of it exists and survives; else 1, and 2
-    for unknown scopes and for earlier outcomes that are damaged.
+    """Exit status 0: every scope that was run reaches its floor, and its accepted mutants exist and survive; 1: otherwise; 2:
+    a scope is unknown, or earlier outcomes are damaged.
     """
     names = [scope["name"] for scope in _plan()["scope"]]
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.mutation", description=__doc__)
@@ -307,11 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help=keep)
     parser.add_argument("--sample", type=integer_from(1), help="try at most so many mutants of each scope")
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.scope if name not in names]:  # choices would refuse none at all
+    if unknown := [name for name in options.scope if name not in names]:  # argparse's choices would refuse an empty list
         parser.error(f"scope: expected some of {', '.join(names)}; found {', '.join(unknown)}")
     os.chdir(ROOT)
     os.environ["CI"] = "true"
-    os.environ["NUMBA_DISABLE_JIT"] = "1"  # what was compiled before, and kept, would stand in for every mutant of it
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # a function that Numba has cached would stand in for all of its mutants
     about, store = provenance("tests"), BUILD / "mutation_outcomes.json"
     kept = {"format": 2, "sources": about["sources"], "plan": digest(PLAN.read_bytes())}
     try:
@@ -330,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
-    """The outcomes of an earlier run with the same sources, tests and plan; of others none, which is said.
+    """The outcomes of an earlier run with the same sources, tests and plan; none, with a message, if these differ.
 
     Raises ``ValueError`` that names the file if it is damaged.
     """
@@ -345,9 +345,9 @@ def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
 
 
 def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
-    """Write mutation.json: these results, and of the other scopes the last ones, if they can be read and have this form.
+    """Write mutation.json: these results, and the last ones of the other scopes, if they can be read and have this form.
 
-    The file as a whole names the sources that all of its scopes were tried with, none if they differ.
+    The file as a whole names the sources that all of its scopes were tried with, or none if they differ.
     """
     path, earlier = BUILD / "mutation.json", {}
     with suppress(OSError, ValueError):
@@ -367,7 +367,7 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
     extra = [s for s in scope.suspects if s.mutant.key in reasons and s not in scope.drawn]
     todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key) not in KILLED]
     allowed = limits(todo)
-    # No thread that refreshes it, and the streams as they are: this process forks.
+    # This process forks: the bar must have no thread and must leave the streams alone.
     with progress_bar(CONSOLE, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task(scope.name, total=len(todo))
         try:
@@ -384,7 +384,7 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
 
 
 def _tried(suspect: Suspect, limit: int) -> str:
-    """The outcome of a mutant; where the system ended it, memory may have been short for a moment: once more."""
+    """The outcome of a mutant; one that the system ended is tried once more, since memory may have been short."""
     outcome, _ = judge(suspect.check, suspect.mutant, limit)
     return judge(suspect.check, suspect.mutant, limit)[0] if outcome == "error" else outcome
 

@@ -1,4 +1,4 @@
-"""What a scope leaves out of its mutants, by rule and not by case."""
+"""Rules by which a scope leaves parts of the sources unmutated: each is true of the nodes that it leaves out."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def random_streams(node: cst.CSTNode) -> bool:
 
 
 NUMBERS = re.compile(r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SIGMA_MIN|(\w+_)?STEPS|STARTS|SPECTRUM")
-"""What claims call the numbers of their instances."""
+"""The names that claims give to the numbers of their instances."""
 
 
 def choice_of_instances(node: cst.CSTNode) -> bool:
-    """What makes the instances: cases from a plan, problems by their name, whatever is drawn; a claim holds for each."""
+    """Code that chooses the instances: cases of a plan, problems by name, random draws; a claim holds for every instance."""
     rng, others = m.Name("rng"), m.ZeroOrMore()
     planned = m.FunctionDef(params=m.Parameters(params=[others, m.Param(name=m.Name("plan")), others]))
     made = m.FunctionDef(name=m.Name("problem_of") | m.Name("make")) | m.Lambda(params=m.Parameters(params=[m.Param(name=rng)]))

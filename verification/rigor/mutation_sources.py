@@ -2,7 +2,7 @@
 
 mutmut as a whole mutates neither decorated functions nor data outside of functions (a claim is such data), and the names of its
 mutants change with every edit.  Therefore its operators are applied here, and a mutant is known by file, function and diff; where
-a function has the same line several times, also by which of them it is.
+a function has the same line several times, also by the number of the occurrence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mutmut.mutation.mutators import mutation_operators, operator_arg_removal, o
 __all__ = ["Mutant", "Rule", "mutants_of"]
 
 Rule = Callable[[cst.CSTNode], bool]
-"""Whether a node, with everything in it, is left as it is."""
+"""Whether a node, with everything in it, is left without mutants."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Mutant:
 
     @cached_property
     def diff(self) -> str:
-        """What the change does to the lines, without their indentation: ``old ⇒ new``."""
+        """The lines before and after the change, without their indentation: ``old ⇒ new``."""
         first = self.source.rfind("\n", 0, self.start) + 1
         last = self.source.find("\n", self.end)
         before = self.source[first:last].split("\n")
@@ -82,7 +82,7 @@ NEVER: tuple[m.BaseMatcherNode, ...] = (
     m.Call(func=m.Name("len") | m.Name("isinstance")),
     m.Subscript(value=m.Name("Literal") | m.Name("Callable")),
 )
-"""What only readers and type checkers see, and, as mutmut has it, calls whose mutants break at once."""
+"""Never mutated: what only readers and type checkers see and, as in mutmut, calls whose mutants break at once."""
 
 
 class _Collector(cst.CSTVisitor):
@@ -121,7 +121,7 @@ class _Collector(cst.CSTVisitor):
 
 
 def _offered(operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst.CSTNode) -> Iterable[cst.CSTNode]:
-    """What the operator makes of the node, without what dies at once whatever the tests are: easy kills prove nothing.
+    """The changes that an operator makes of a node, without those that any test would kill: easy kills prove nothing.
 
     No value that is assigned becomes None.  A positional argument becomes None but does not vanish, a keyword argument vanishes
     (so that its default acts) but does not become None.  A string is changed in one way, not in three.
@@ -147,7 +147,7 @@ def _matters(call: cst.Call, changed: cst.Call) -> bool:
 def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[Mutant]:
     """Every mutant of ``root / file`` that changes its text, in the order of the text.
 
-    Nodes of which a rule says so are left alone.
+    Nodes for which a rule is true are left alone.
     """
     source = (root / file).read_text(encoding="utf-8")
     collector = _Collector(file, source, rules)
@@ -156,7 +156,7 @@ def mutants_of(root: Path, file: str, rules: tuple[Rule, ...] = ()) -> list[Muta
 
 
 def _told_apart(mutants: Iterable[Mutant]) -> list[Mutant]:
-    """The same mutants, those that would have the same key numbered."""
+    """The same mutants; those that would have the same key are numbered."""
     found, seen = [], Counter[str]()
     for mutant in mutants:
         seen[mutant.key] += 1

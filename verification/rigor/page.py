@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: nothing that was run here or is stored failed (what was not run is said); 1: something did; 2: the
+    """Exit status 0: no result, measured here or stored, is a failure (items that were not run are named); 1: one is; 2: the
     page cannot be written.
     """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.page", description='The page "Rigor" and its totals.')

@@ -31,7 +31,7 @@ from verification.machine import ROOT, provenance
 __all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "ratios", "units"]
 
 CLAIMS = ("one-backward-pass",)
-"""A small one: some hundred cases that take seconds."""
+"""A small claim: some hundred cases that take seconds."""
 SOURCES = ("geolora_ref", "verification", "docs")
 BUILT = ("__pycache__", "_generated", "gallery")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -56,7 +56,7 @@ def judge(before: Sequence[Line], after: Sequence[Line]) -> tuple[int, int]:
 def campaign(
     kills: int, folder: Path, claims: Sequence[str] = CLAIMS, seed: int = 0, report: Callable[[int], None] = lambda hits: None
 ) -> dict[str, Any]:
-    """``kills`` kills that hit a campaign at work, and what they did."""
+    """Kill campaigns at work until ``kills`` kills have hit; returns what they did."""
     clock = random.Random(seed)  # noqa: S311  (moments of kills, no secrets)
     killed, undisturbed = folder / "killed", folder / "undisturbed"
     copy_sources(folder / "sources")
@@ -110,7 +110,7 @@ def _command(claims: Sequence[str], output: Path) -> list[str]:
 
 
 def _run(folder: Path, claims: Sequence[str], output: Path) -> None:
-    """A run to its end."""
+    """Run a campaign to its end."""
     done = subprocess.run(  # noqa: S603  (our own command)
         _command(claims, output), cwd=folder / "sources", capture_output=True, text=True, check=False
     )
@@ -123,7 +123,7 @@ def _run(folder: Path, claims: Sequence[str], output: Path) -> None:
 def _kill(
     folder: Path, claims: Sequence[str], output: Path, finished: int, wait: float, chosen: signal.Signals
 ) -> signal.Signals | None:
-    """Start, wait until so many cases are ``finished`` and then this long, kill; None if it was done before that."""
+    """Start a campaign, kill it ``wait`` seconds after so many cases are ``finished``; None if it ended before the kill."""
     process = subprocess.Popen(  # noqa: S603  (our own command)
         _command(claims, output),
         cwd=folder / "sources",
@@ -138,7 +138,7 @@ def _kill(
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, chosen)
         return chosen if process.wait() else None
-    except BaseException:  # nobody is left behind where this program itself is stopped
+    except BaseException:  # this program itself is stopped: leave no campaign behind
         os.killpg(process.pid, signal.SIGKILL)
         raise
     if process.returncode:
@@ -147,7 +147,7 @@ def _kill(
 
 
 def ratios(output: Path) -> Any:
-    """What a run found: of every claim its ratios, and what its controls did."""
+    """The results of a run: for every claim its id, its ratios and its controls."""
     return [(claim["id"], claim["ratios"], claim["controls"]) for claim in read_json(output / "results.json")["claims"]]
 
 
@@ -158,9 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this stops the campaign at work, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to stop this stops the campaign at work, too
     about = provenance()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which campaigns would ignore if a shell had this in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in whose background this runs may have SIGINT ignored
     with tempfile.TemporaryDirectory() as folder, progress_bar(Terminal(stderr=True)) as bar:
         task = bar.add_task("kills", total=options.kills)
         found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))

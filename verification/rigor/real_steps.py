@@ -1,7 +1,7 @@
 """The steps that this package delivers as points of the precision ladder: the reference and the fast path, by their arrays.
 
-All arrays that they are given are exact in every format, in the eight bits of bfloat16 as well: U and V have entries 0, ±1/4 and
-±1/2, S, G and the gradients are small multiples of 1/4 and 1/16.  What is left is the error of the step, which is held against
+All input arrays are exact in every format, in the eight bits of bfloat16 as well: U and V have entries 0, ±1/4 and ±1/2, S, G and
+the gradients are small multiples of 1/4 and 1/16.  So the whole error is that of the step, which is compared with
 
     3u ‖W₁‖ + c·eps·s · σ_r/(σ_r − σ_{r+1}),        c = 4√(m + n),
 
@@ -11,7 +11,7 @@ yardstick, no bound of the error of Ŵ.  The last factor, by which truncation am
 of the best approximation of rank r: it takes E_ij (i ≤ r < j, in singular vectors) to σ_i(σ_i E_ij + σ_j E_ji)/(σ_i² − σ_j²),
 and has the eigenvalues σ_i/(σ_i ± σ_j) there.
 
-What such a yardstick is worth, the controls say: they are the least loss of accuracy in the gradient that it notices.
+How sharp this yardstick is, the controls show: they have the least loss of accuracy in the gradient that it notices.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = ["RANK", "RATE", "REAL_STEPS", "RealStep", "allowed", "lossy", "missin
 Matrix = NDArray[np.float64]
 Factors = tuple[Matrix, Matrix, Matrix]
 RATE, RANK = 0.3, 4
-"""λ, of all that is given the only number that formats do not have: line 3 rounds.  And the rank that is kept."""
+"""λ, the only input that the formats do not represent exactly, so that line 3 rounds; and the rank that is kept."""
 
 
 @dataclass(frozen=True)
 class RealStep:
-    """The dtype of the arrays, that of the arithmetic, and the step: U, S, V, G in that dtype to U₁, S₁, V₁, all of them kept."""
+    """The dtype of the arrays, that of the arithmetic, and the step, which takes U, S, V, G to U₁, S₁, V₁ in the first dtype."""
 
     dtype: str
     arithmetic: str
@@ -81,20 +81,20 @@ REAL_STEPS = {
     "fast, float32": RealStep("float32", "float32", _fast),
     "fast, float64": RealStep("float64", "float64", _fast),
 }
-"""By name.  The fast path computes in float64 and rounds to the dtype of the factors at the end."""
+"""The steps by name.  The fast path computes in float64 and rounds to the dtype of the factors at the end."""
 
 
 def missing_bits(real: RealStep) -> int:
-    """How many of the bits of its dtype the gradient of the control lacks: the least that puts the step beyond what is allowed.
+    """How many bits of its dtype the gradient of the control lacks: the least number that puts the step beyond the allowed error.
 
-    Where storage is as fine as the arithmetic, c·eps·s decides: 9 bits are 1.6 times what is allowed, 8 are 0.8 times.  Where it
-    is coarser, 3u does: 3 bits are 1.9 times what is allowed, 2 are 1.0 times, which is no margin.
+    Where storage is as fine as the arithmetic, c·eps·s decides: 9 missing bits make 1.6 times the allowed error, 8 make 0.8.
+    Where it is coarser, 3u decides: 3 missing bits make 1.9 times the allowed error, 2 make 1.0, which is no margin.
     """
     return 9 if real.dtype == real.arithmetic else 3
 
 
 def lossy(real: RealStep, bits: int) -> RealStep:
-    """The control: the same step of a gradient that is right to so many bits."""
+    """The control: the same step with a gradient that is right to so many bits."""
 
     def take(arrays: Sequence[Matrix], dtype: str) -> Factors:
         *factors, G = arrays
@@ -104,7 +104,7 @@ def lossy(real: RealStep, bits: int) -> RealStep:
 
 
 def allowed(arrays: Sequence[Matrix], sigma: Sequence[float], u: float, eps: float) -> float:
-    """What the error is held against, relative to ‖W₁‖; ``sigma`` are the singular values of the exact Ŵ."""
+    """The allowed error, relative to ‖W₁‖; ``sigma`` are the singular values of the exact Ŵ."""
     U, S, V, _ = arrays
     dK, dL, dS = _gradients(arrays)
     parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS)

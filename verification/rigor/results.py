@@ -1,4 +1,4 @@
-"""What was measured about rigor, for the page "Rigor": as ``build/rigor/*.json`` have it, else as ``measured/*.json`` here do."""
+"""The results for the page "Rigor": those of ``build/rigor/*.json`` if there are any, else those of ``measured/*.json`` here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FOLDER", "MEASURED", "PAGE"]
 
 FOLDER = Path("build") / "rigor"
 MEASURED = Path(__file__).parent / "measured"
-"""Stored files of that folder, sealed; the page says so of one that does not name the sources it was made with."""
+"""Stored, sealed copies of files of :data:`FOLDER`; where one does not name the sources of its figures, the page says so."""
 OUTCOMES = ("certified", "void", "refuted", "undecided")
 VERDICTS = {"lost": "lost", "damaged": "accepted damaged", "hang": "hangs", "traceback": "tracebacks"}
 

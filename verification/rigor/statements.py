@@ -95,7 +95,7 @@ class Iteration:
 
     @cached_property
     def threshold(self) -> Any:
-        """ϑ = τ‖Ŵ‖, or given."""
+        """ϑ: the absolute threshold if one is given, else τ‖Ŵ‖."""
         x = self.x
         return arb(x.tau or 0.0) * norm(self.W_hat) if x.theta is None else arb(x.theta)
 
@@ -109,7 +109,7 @@ def orthonormal_v(it: Iteration) -> Sides:
 
 
 def diagonal_core(it: Iteration) -> Sides:
-    """S₁ is diagonal, nonnegative and sorted: the norm of what contradicts it."""
+    """S₁ is diagonal, nonnegative and sorted: the left side is the norm of all violations."""
     d = [it.S1[i, i] for i in range(it.rank)] + [arb(0)]
     wrong = [it.S1[i, j] for i in range(it.rank) for j in range(it.rank) if i != j]
     wrong += [(b - a).max(arb(0)) for a, b in pairwise(d)]
@@ -158,7 +158,7 @@ def error_recursion(it: Iteration) -> Sides:
 def tail_bound(it: Iteration) -> Sides | None:
     """‖Ŵ − W₁‖ ≤ λ²‖(I−UUᵀ)GV‖ ‖UᵀG(I−VVᵀ)‖₂ / σ_min(S_new) + 30·c·eps·s for r₁ ≥ r.
 
-    The bound is 0 where a part of G vanishes, so that rounding must be allowed for.
+    Where a part of G vanishes the bound is 0, so an allowance for rounding is needed.
     """
     r = it.x.S.shape[0]
     if it.rank < r or it.columns == r:

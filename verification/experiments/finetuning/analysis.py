@@ -1,4 +1,4 @@
-"""From the stored runs of the campaign to its figures; nothing is trained here, and nothing is chosen by a test example."""
+"""Compute the figures of the campaign from its stored runs; nothing is trained here, and no test example chooses anything."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 MEASURED = Path(__file__).parent / "measured" / "campaign"
-"""One folder a task, which holds its runs; ``--output`` of that folder goes on with them."""
+"""One folder for each task, with its runs; a campaign with this folder as ``--output`` goes on with them."""
 DRAWS = 10_000
 
 
@@ -62,14 +62,14 @@ def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int
 
 
 def test_of(row: Row) -> float:
-    """The metric on the test examples in percent; 0, that of chance or below, for a run that diverged."""
+    """The metric on the test examples in percent; a run that diverged has 0, which is chance or below."""
     value = row["metrics"].get("test")
     return 0.0 if row["diverged"] or value is None else 100.0 * float(value)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of one family less another over tasks, in points, its 95 % interval, and the pairs by task."""
+    """The mean over tasks of one family minus another, in points, its 95 % interval, and the differences of pairs by task."""
 
     family: str
     rank: int
@@ -80,7 +80,7 @@ class Difference:
 
 
 def differences(stored: Stored, base: str = "lora", rank: int = MAIN_RANK, base_rank: int = MAIN_RANK) -> list[Difference]:
-    """Every other family less ``base``, paired by task and seed, of the families that have pairs on every task."""
+    """Every family minus ``base``, paired by task and seed, if the family has pairs on every task."""
     found = []
     for name in FAMILIES:
         pairs: dict[str, list[float]] = {}
@@ -128,7 +128,7 @@ def rate_shares(stored: Stored, family: str) -> dict[str, dict[float, float]]:
 
 
 def wide_range(shares: Mapping[float, float], least: float = 0.95) -> tuple[float, bool]:
-    """The longest run of neighbouring rates that keep ``least`` of the best metric: largest over smallest; does it end inside?"""
+    """The widest range of neighbouring rates that keep ``least`` of the best metric, largest over smallest; if it ends inside."""
     rates, start = sorted(shares), None
     widest = (1.0, True)
     for rate in rates:
@@ -139,9 +139,9 @@ def wide_range(shares: Mapping[float, float], least: float = 0.95) -> tuple[floa
 
 
 def time_ratios(stored: Stored, family: str, base: str = "lora") -> dict[str, tuple[float, float]]:
-    """By task, steps and seconds until the family has the last development metric of ``base``, as shares of what ``base`` took.
+    """Steps and seconds by task until the family reaches the last development metric of ``base``, over those of ``base``.
 
-    Infinite where it never has it.  Seconds are those of the steps alone, of runs on a shared machine.
+    Infinite where the family never reaches it.  Seconds are those of the steps alone, of runs on a shared machine.
     """
     found = {}
     for task, rows in stored.items():

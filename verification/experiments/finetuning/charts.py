@@ -51,7 +51,7 @@ def draw_rates(axes: Axes, stored: Stored) -> None:
 
 
 def draw_times(axes: Axes, stored: Stored) -> None:
-    """Steps to LoRA's last development metric, as a share of LoRA's; a bar to the top never got there."""
+    """Steps to LoRA's last development metric, as a share of LoRA's steps; a bar to the top stands for never."""
     ratios = {name: {task: ratio[0] for task, ratio in time_ratios(stored, name).items()} for name in CARRIERS}
     width = 0.8 / len(ratios)
     top = 1.2 * max([1.5, *(ratio for found in ratios.values() for ratio in found.values() if math.isfinite(ratio))])

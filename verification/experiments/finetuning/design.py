@@ -41,7 +41,7 @@ MAIN_RANK, SEEDS = 4, 5
 BATCH, WARMUP = 16, 0.1
 DROPPED = ("cola",)
 RANKS = (1, 2, 8, 16)
-"""Beside the main one."""
+"""The ranks beside the main one."""
 EXTENSIONS = 2
 """At most so many rates are added at either edge."""
 INITIAL_RANKS = (1, 32)
@@ -49,7 +49,7 @@ ROOT_TEN = 10.0**0.5
 Row = Mapping[str, Any]
 """A stored run."""
 Stored = Mapping[str, Sequence[Row]]
-"""By task."""
+"""The stored runs by task."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ FAMILIES: Mapping[str, Family] = {
     "full": Family((3.2e-5, 1e-4, 3.2e-4)),
     "head only": Family(),
 }
-"""``families.py`` makes their methods."""
+"""The families by name; ``families.py`` makes the method of each."""
 CARRIERS = ("geolora, uniform", "geolora, budget")
 """The default at equal parameters: the one with the better mean on the development examples goes through all budgets."""
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -103,7 +103,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compare", ("rslora", "dora", "preconditioned lora", "simultaneous", "full", "head only")),
     ("initial ranks", ("geolora, tolerance",)),
 )
-"""In the order in which they are done."""
+"""The stages in the order in which they are done."""
 
 
 def rate_of(row: Row) -> float:
@@ -112,7 +112,7 @@ def rate_of(row: Row) -> float:
 
 
 def dev_of(row: Row) -> float:
-    """Its metric on the development examples; minus infinity if it diverged or has none."""
+    """The metric of a stored run on the development examples; minus infinity if the run diverged or has none."""
     value = row["metrics"].get("dev")
     return float("-inf") if row["diverged"] or value is None else float(value)
 
@@ -178,7 +178,7 @@ def wanted(stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run
 
 
 def counted(stored: Stored) -> Stored:
-    """Without the tasks that were dropped."""
+    """The stored runs without the tasks that were dropped."""
     return {task: rows for task, rows in stored.items() if task not in DROPPED}
 
 
@@ -235,7 +235,7 @@ def _rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> I
 
 
 def outer_rates(name: str) -> str:
-    """What the runs of a family at rates beyond those of its tuning are called."""
+    """The name of the runs of a family at rates beyond those of its tuning."""
     return f"{name}, outer rates"
 
 

@@ -1,4 +1,4 @@
-"""How the methods of the campaign are made of a rate, a rank and a width, the parameters of LoRA of rank 1 on the model."""
+"""The methods of the campaign, made of a rate, a rank and a width: the number of parameters of LoRA of rank 1 on the model."""
 
 from __future__ import annotations
 

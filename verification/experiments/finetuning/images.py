@@ -1,4 +1,4 @@
-"""Images as the job of a text sees them: a network whose 1 x 1 convolutions are matrices, and pictures in the place of tokens."""
+"""Images for the job of texts: a network with 1 x 1 convolutions as linear layers, and pictures in the place of tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PIXELS = 96
 
 
 class Pointwise(nn.Module):
-    """A 1 x 1 convolution as the linear map of the channels that it is, so that every method finds an ``nn.Linear`` in it."""
+    """A 1 x 1 convolution as a linear map of the channels, so that every method finds an ``nn.Linear`` in it."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class Pointwise(nn.Module):
             self.map.bias = nn.Parameter(convolution.bias.detach())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Batch x channels x height x width, as the convolution has it."""
+        """The images of the convolution, batch x channels x height x width."""
         mapped: torch.Tensor = self.map(images.movedim(1, -1)).movedim(-1, 1)
         return mapped
 
 
 class ImageEncoder(nn.Module):
-    """``features`` (images to maps with ``hidden`` channels) with the interface of a text encoder: positions for tokens.
+    """An image network with the interface of a text encoder: ``features`` has ``hidden`` channels, and positions are tokens.
 
     Its 1 x 1 convolutions become :class:`Pointwise`; batch normalisation keeps the statistics of the pretraining.
     """
@@ -56,7 +56,7 @@ class ImageEncoder(nn.Module):
                     setattr(parent, name, Pointwise(child))
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """Training mode, batch normalisation apart."""
+        """Set the training mode of everything but batch normalisation."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -64,7 +64,7 @@ class ImageEncoder(nn.Module):
         return self
 
     def forward(self, pixels: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        """States (batch x positions x hidden); the mask, all ones, is what a mean over the positions asks for."""
+        """States (batch x positions x hidden); the mask, all ones, is for a mean over the positions and unused here."""
         maps = self.features(pixels)
         return SimpleNamespace(last_hidden_state=maps.flatten(2).movedim(1, 2))
 
@@ -82,11 +82,11 @@ class Images:
 
     @property
     def lengths(self) -> np.ndarray[Any, Any]:
-        """All alike."""
+        """The number of positions of every picture, all alike."""
         return np.full(len(self), self.positions)
 
     def batch(self, indices: Sequence[int], device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Enlarged, from −1 to 1."""
+        """The pictures of these indices, enlarged, with values from −1 to 1, and their classes."""
         chosen = torch.tensor(indices)
         large = nn.functional.interpolate(self.pictures[chosen].float(), size=(PIXELS, PIXELS), mode="bilinear")
         inputs = {"pixels": (large - 127.5) / 127.5, "attention_mask": torch.ones(len(chosen), self.positions)}
@@ -117,7 +117,7 @@ def drawn(archive: Path) -> list[tuple[str, bytes]]:
 
 
 def decoded(pictures: Sequence[tuple[str, bytes]], classes: Sequence[str]) -> Images:
-    """As tensors; Pillow, which matplotlib brings, reads the files."""
+    """The pictures as tensors; Pillow, which matplotlib brings, reads the files."""
     from PIL import Image
 
     arrays = [np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")) for _, raw in pictures]

@@ -31,7 +31,7 @@ def adamw(model: Model, lr: float, head_lr: float, parameters: Iterable[torch.nn
 
 
 def trainable(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Parameters that are trained."""
+    """The parameters of a module that are trained."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
@@ -50,14 +50,14 @@ class HeadMethod:
 
 @dataclass(frozen=True)
 class FullMethod:
-    """Every parameter of the encoder."""
+    """Full fine-tuning: every parameter of the encoder learns."""
 
     lr: float
     head_lr: float = 1e-3
     name: str = "full"
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
-        """Nothing to adapt."""
+        """AdamW on all parameters; nothing is adapted."""
         parameters = trainable(model.encoder)
         count = sum(parameter.numel() for parameter in parameters)
         return Prepared(adamw(model, self.lr, self.head_lr, parameters), dict, lambda: count)
@@ -73,7 +73,7 @@ class LoRAMethod:
     name: str = "lora"
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
-        """PEFT draws A from torch's global generator, which the job has forked and seeded."""
+        """Adapt the encoder; PEFT draws A from torch's global generator, which the job has forked and seeded."""
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules="all-linear", **self.options())
@@ -83,7 +83,7 @@ class LoRAMethod:
         return Prepared(self.optimizer(model), lambda: dict.fromkeys(layers, self.rank), lambda: count)
 
     def options(self) -> dict[str, Any]:
-        """Of the configuration, beside rank and scale."""
+        """Further options of PEFT's configuration, beside rank and scale."""
         return {}
 
     def optimizer(self, model: Model) -> torch.optim.Optimizer:
@@ -98,7 +98,7 @@ class RsLoRAMethod(LoRAMethod):
     name: str = "rslora"
 
     def options(self) -> dict[str, Any]:
-        """PEFT's word for it."""
+        """PEFT's name for this scale."""
         return {"use_rslora": True}
 
 
@@ -109,7 +109,7 @@ class DoRAMethod(LoRAMethod):
     name: str = "dora"
 
     def options(self) -> dict[str, Any]:
-        """PEFT's word for it."""
+        """PEFT's name for this method."""
         return {"use_dora": True}
 
 
@@ -120,7 +120,7 @@ class PreconditionedLoRAMethod(LoRAMethod):
     name: str = "preconditioned lora"
 
     def optimizer(self, model: Model) -> torch.optim.Optimizer:
-        """PEFT makes it for a wrapped model and knows the factors by their names; the head is a group of its own."""
+        """PEFT's optimizer for a wrapped model, which finds the factors by name; the head is a group of its own."""
         from peft.optimizers import create_riemannian_optimizer
 
         made: torch.optim.Optimizer = create_riemannian_optimizer(model.encoder, torch.optim.AdamW, lr=self.lr, weight_decay=0.0)
@@ -136,7 +136,7 @@ def orthogonality_defect(factors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class AdaLoRAMethod:
-    """PEFT's AdaLoRA [Zh23] on all linear layers, scale 1: from half as much rank again down to ``target_rank`` on average.
+    """PEFT's AdaLoRA [Zh23] on all linear layers, scale 1: from 3/2 of ``target_rank`` down to it, on average over layers.
 
     The budget falls from an eighth of the training on and is final three eighths before its end.
     """
@@ -148,7 +148,7 @@ class AdaLoRAMethod:
     name: str = "adalora"
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
-        """The orthogonality penalty is added here: PEFT adds it only to models that compute their loss themselves."""
+        """Adapt the encoder, with the orthogonality penalty: PEFT adds it only to models that compute their own loss."""
         from peft import AdaLoraConfig, get_peft_model
 
         first = self.target_rank * 3 // 2

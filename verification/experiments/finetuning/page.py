@@ -1,4 +1,4 @@
-"""What is shown of the campaign: its page, and the tables of the documentation."""
+"""The page of the campaign, and its tables in the documentation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def page(stored: Stored) -> str:
 
 
 def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
-    """The chart of the ranks needs runs with a budget; the others are empty axes without theirs."""
+    """Whether a chart can be drawn: that of the ranks needs runs with a budget; the others have empty axes without runs."""
     return draw is not draw_ranks or any(at_best(rows, "geolora, budget") for task, rows in stored.items() if task in TEXTS)
 
 
@@ -81,7 +81,7 @@ def by_task(stored: Stored) -> Rows:
 
 
 def summary(stored: Stored) -> Rows:
-    """By method: less LoRA over all tasks with its interval, and over how wide a range of rates it keeps 95 % of its best."""
+    """By method: its difference from LoRA over all tasks with an interval, and the range of rates that keep 95 % of its best."""
     table: Rows = [["method", "less LoRA, points", "95 % interval", "pairs", "range of rates, geometric mean of the tasks"]]
     stored = counted(stored)
     less = {difference.family: difference for difference in differences(stored)}

@@ -38,7 +38,7 @@ RATES = {
     "adam-published": (1e-3, 3e-3, 1e-2),
     "lora": (1e-3, 3e-3, 1e-2),
 }
-"""By rule; "lora" is PEFT's LoRA with AdamW."""
+"""The learning rates by rule; "lora" is PEFT's LoRA with AdamW."""
 
 
 def method(rule: str, rate: float, rank: int) -> Method:
@@ -49,7 +49,7 @@ def method(rule: str, rate: float, rank: int) -> Method:
 
 
 def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
-    """Those of one task in their order; the seeds behind the first need ``dev``, the accuracies at rank 8 by rule and rate."""
+    """The runs of one task in their order; the seeds after the first need ``dev``, the accuracies at rank 8 by rule and rate."""
     for rank in RANKS:
         for rule, rates in RATES.items():
             yield from (Run(rule, rank, method(rule, rate, rank), 0, SENTENCES) for rate in rates)
@@ -62,7 +62,7 @@ def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
 
 
 def accuracies(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
-    """On the development sentences at the main rank with the first seed; a run that diverged has 0."""
+    """Accuracy on the development sentences by rule and rate, at rank 8 with the first seed; a run that diverged has 0."""
     chosen = [row for row in rows if row["budget"] == MAIN and row["config"]["plan"]["seed"] == 0]
     return {(row["family"], row["config"]["method"]["lr"]): row["metrics"].get("dev") or 0.0 for row in chosen}
 

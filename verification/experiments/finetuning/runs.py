@@ -34,14 +34,14 @@ __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
 FILES = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 FORMAT = 1
 CURVE_POINTS = 12
-"""How often the development metric is recorded on the way, where it is: steps, seconds of the steps alone, metric."""
+"""About how many points a recorded curve has: steps, seconds of the steps alone, development metric."""
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
 """The files of a folder with a pretrained model that go into its digest, by which the stored runs are named."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The pretrained encoder and its examples by part (texts or images), read once; ``identity`` says which."""
+    """The pretrained encoder and its examples by part (texts or images), read once; ``identity`` tells model and data."""
 
     encoder: Any
     labels: Labels
@@ -76,7 +76,7 @@ class Corpus:
 
     @classmethod
     def read(cls, model: str, data: Path, plan: Plan, *, sentences: int | None, max_length: int) -> Corpus:
-        """train.tsv, dev.tsv and test.tsv of a folder, at most ``sentences`` lines of each."""
+        """The examples of train.tsv, dev.tsv and test.tsv of a folder, at most ``sentences`` of each."""
         folder = locate(model)
         paths = {name: data / file for name, file in FILES.items()}
         rows = {name: read_rows(path, Columns())[:sentences] for name, path in paths.items()}
@@ -152,16 +152,16 @@ class Store:
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.folder, self.corpus = folder / "runs", corpus
         self.facts = machine_facts() | {library: installed(library) for library in ("peft", "transformers")}
-        for path in sorted(self.folder.glob("*.json")):  # before hours of work, not behind them
+        for path in sorted(self.folder.glob("*.json")):  # before hours of work, not after them
             read_json(path)
 
     def config(self, run: Run) -> dict[str, Any]:
-        """Everything that determines a run, the sources and their libraries apart (those are recorded beside it)."""
+        """Everything that determines a run, except the sources and libraries, which are recorded beside it."""
         plan = asdict(self.corpus.plan) | {"seed": run.seed}
         return {"format": FORMAT, "method": asdict(run.method), "plan": plan, **self.corpus.identity}  # type: ignore[call-overload]
 
     def path(self, run: Run) -> Path:
-        """A name to read, and a digest to tell apart."""
+        """The file of a run: a readable name, and a digest of :meth:`config` that tells runs apart."""
         text = json.dumps(self.config(run), sort_keys=True)
         rate = getattr(run.method, "lr", 0.0)
         name = f"{run.method.name}-r{run.budget}-lr{rate:g}-seed{run.seed}".replace(" ", "-")
@@ -183,7 +183,7 @@ class Store:
         return [row for row in read_runs(self.folder.parent) if about(row["config"]) == wanted]
 
     def missing(self, runs: Iterable[Run]) -> list[Run]:
-        """Those that are not stored yet, each once."""
+        """The runs that are not stored yet, each once."""
         return list({self.path(run): run for run in runs if self.get(run) is None}.values())
 
     def put(self, run: Run, result: dict[str, Any], seconds: float) -> None:
@@ -194,7 +194,7 @@ class Store:
 
 @functools.cache
 def corpus_of(task: str, model: str, data: Path) -> Corpus:
-    """Read once in every process; one thread, so that two runs do not share cores."""
+    """The corpus of a task, read once in every process; one thread, so that two runs do not share cores."""
     torch.set_num_threads(1)
     return Corpus.of_task(model, task, data / task, Plan(TASKS[task].metric, batch_size=BATCH, schedule="linear", warmup=WARMUP))
 

@@ -1,4 +1,4 @@
-"""The tasks of the campaign: which files and columns they are, by which metric they are judged, and which examples are drawn."""
+"""The tasks of the campaign: their files and columns, their metrics, and the examples that are drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = {"train": 2000, "dev": 500, "test": 1000}
 
 @dataclass(frozen=True)
 class Task:
-    """Files by part; without one for "dev", the first examples of the drawn training file are set aside."""
+    """A task on texts: its metric, columns and files; without a file "dev" the first drawn training examples are set aside."""
 
     metric: Metric
     columns: Columns = field(default_factory=Columns)
@@ -50,7 +50,7 @@ class Pictures:
 
 
 def drawn(rows: Sequence[Row]) -> list[Row]:
-    """In the order of the SHA-256 of what they say: a shuffle that depends on no generator."""
+    """The examples in the order of the SHA-256 of their contents: a shuffle that depends on no generator."""
     return sorted(rows, key=lambda row: hashlib.sha256(f"{row.text}\t{row.pair or ''}\t{row.label}".encode()).digest())
 
 
@@ -63,4 +63,4 @@ TEXTS = {
     "stsb": Task("spearman", Columns("1", "3", pair="2")),
 }
 TASKS: Mapping[str, Task | Pictures] = {**TEXTS, "cifar10": Pictures()}
-"""By the name of the folder."""
+"""The tasks by the names of their folders."""

@@ -1,6 +1,6 @@
 """``python -m verification.experiments.integrators.cost``: how the processor time of one step grows with m and with r.
 
-Writes cost.json (sealed) and cost.md, the table of it; what is in ``measured/`` is what docs/integrators.md shows.
+Writes cost.json (sealed) and cost.md, the table of it; docs/integrators.md shows the figures in ``measured/``.
 
 The heat equation with a banded A and a source of low rank (:class:`Lyapunov`), m = n, explicit Euler sub-steps, fixed rank, one
 thread.  Expected is a·m r² + b·r³ + c·m r + d; a dense field would cost m² r.  The deterministic form of the same statement, by
@@ -66,7 +66,7 @@ def measure(name: str, sizes: Sequence[int], ranks: Sequence[int]) -> NDArray[np
 
 
 def exponents(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[float, float]:
-    """Of m at the largest rank over the upper half of the sizes, two at least; of r at the largest size over the upper three."""
+    """Exponents of m (largest rank, upper half of the sizes, two at least) and of r (largest size, upper three ranks)."""
     upper = min(len(sizes) // 2, len(sizes) - 2)
     return slope(sizes[upper:], seconds[upper:, -1].tolist()), slope(ranks[-3:], seconds[-1, -3:].tolist())
 
@@ -81,7 +81,7 @@ def fit(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]
 
 
 def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
-    """Of the seconds (sizes x ranks) of several rounds: medians and their fit; the exponents of every round and their medians.
+    """From the seconds (sizes x ranks) of several rounds: medians and their fit, the exponents of each round, and their medians.
 
     A machine that does something else in one round changes the exponents of that round only.
     """
@@ -100,7 +100,7 @@ def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Seque
 
 
 def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], rounds: int) -> dict[str, Any]:
-    """What cost.json has: every integrator in every round, one thread, behind a progress bar."""
+    """The contents of cost.json: measures every integrator in every round, on one thread, with a progress bar."""
     names, about = list(names), provenance()
     seconds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
     with threadpool_limits(1), progress_bar(Terminal(stderr=True), width=24) as bar:

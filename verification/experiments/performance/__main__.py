@@ -36,7 +36,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: everything was measured; 1: a process of its own failed; 130: interrupted; 2: the folder is in use or
+    """Exit status 0: everything was measured; 1: a measuring process failed; 130: interrupted; 2: the folder is in use or
     cannot be written.  Results are written when all is measured.
     """
     options = arguments(argv)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def benchmark(options: argparse.Namespace, say: Any) -> dict[str, Any]:
-    """Everything that is asked for."""
+    """Measure everything that the options ask for."""
     effort = QUICK if options.quick else FULL
     cases = [case for case in CASES if not options.case or case.id in options.case]
     measured = [training(point, effort, say) for point in points(effort, cases)]
@@ -72,7 +72,7 @@ def benchmark(options: argparse.Namespace, say: Any) -> dict[str, Any]:
 
 
 def write(found: dict[str, Any], folder: Path) -> None:
-    """results.json, results.md and results.svg."""
+    """Write results.json, results.md and results.svg."""
     write_json(folder / "results.json", found)
     write_atomically(folder / "results.md", markdown(found))
     write_atomically(folder / "results.svg", svg(drawn(found)))

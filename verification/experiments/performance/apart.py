@@ -1,4 +1,4 @@
-"""Measurements that need a process of their own: the peak of memory, and times that no other method's memory has shaped."""
+"""Measurements in processes of their own: the peak of memory of a method, and times in a process with fresh memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ApartError", "own_peak", "own_rounds", "peak_memory", "rounds_in_tur
 
 
 class ApartError(RuntimeError):
-    """A process of its own failed."""
+    """A process that should measure failed."""
 
 
 def peak_memory(method: str, case: str, rank: int) -> int:
@@ -28,9 +28,9 @@ def peak_memory(method: str, case: str, rank: int) -> int:
 
 
 def rounds_in_turn(methods: Sequence[str], case: str, rank: int, rounds: int, *, seed: int) -> dict[str, Any]:
-    """Seconds (rounds, 2) of training steps of these methods in turn in one process of their own, and what each remarks.
+    """Seconds (rounds, 2) of training steps of these methods in turn, in one process of their own, and the note of each.
 
-    In which order they are made, and take their turns, is drawn from ``seed``.
+    The order in which the methods are set up, and that of their turns, is drawn from ``seed``.
     """
     found: dict[str, Any] = _in_a_process(own_rounds, list(methods), case, rank, torch.get_num_threads(), rounds, seed)
     return found

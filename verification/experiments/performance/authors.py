@@ -1,4 +1,4 @@
-"""The authors' public layer, out of a checkout that ``GEOLORA_AUTHORS_CODE`` names; nothing of it is here."""
+"""The authors' public layer, loaded from a checkout that ``GEOLORA_AUTHORS_CODE`` names; none of their code is here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def checkout() -> str:
 
 
 def authors_layer() -> Any:
-    """The class of their layer.  Raises ``FileNotFoundError`` if the checkout has no such module."""
+    """The class of the authors' layer.  Raises ``FileNotFoundError`` if the checkout has no such module."""
     file = Path(checkout()) / MODULE
     if not file.is_file():
         raise FileNotFoundError(f"{VARIABLE}: expected a checkout that contains {MODULE}, found none in {checkout()!r}")

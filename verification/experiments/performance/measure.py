@@ -22,12 +22,12 @@ __all__ = ["FULL", "QUICK", "Effort", "Point", "environment", "points", "trainin
 Progress = Callable[[str], None]
 TITLES = {method.id: method.title for method in METHODS}
 WIDE = ("frozen", "lora", "lean", "geolora")
-"""The rows beyond the smallest rank."""
+"""The methods that are measured beyond the smallest rank."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How many rounds of training steps in turn, in how many processes each a share of them, at which ranks."""
+    """How many rounds of training steps, the number of processes that share them, and the ranks."""
 
     rounds: int
     processes: int

@@ -24,7 +24,7 @@ RATE = 1e-3
 
 
 class Training:
-    """A network, its batch and its step: :meth:`backward`, then :meth:`update`; ``note`` says what a run of them did."""
+    """A network, its batch and its step: :meth:`backward`, then :meth:`update`; ``note`` says what the steps did."""
 
     optimizer: torch.optim.Optimizer
 
@@ -36,7 +36,7 @@ class Training:
         self.note = ""
 
     def freeze(self) -> list[nn.Parameter]:
-        """Freeze everything but the head; its parameters."""
+        """Freeze everything but the head; returns the parameters of the head."""
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name.startswith(self.case.head + "."))
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -47,11 +47,11 @@ class Training:
         return loss
 
     def backward(self) -> None:
-        """Forward and backward."""
+        """The forward and the backward pass."""
         torch.autograd.backward(self.loss())
 
     def update(self) -> None:
-        """What the optimizer does, and gradients that are none."""
+        """The step of the optimizer; the gradients are dropped."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -60,7 +60,7 @@ class WithAdamW(Training):
     """Everything that is trainable by AdamW, all parameters in one call."""
 
     def start(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The optimizer."""
+        """Make the optimizer for these parameters."""
         self.optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=RATE, foreach=True)
 
 
@@ -121,7 +121,7 @@ class PeftAdaLoRA(WithAdamW):
         return loss
 
     def update(self) -> None:
-        """AdamW, allocation."""
+        """The step of AdamW, then the allocation of ranks."""
         self.optimizer.step()
         self.count += 1
         model: Any = self.network.base_model
@@ -130,7 +130,7 @@ class PeftAdaLoRA(WithAdamW):
 
 
 class _Bare(nn.Module):
-    """PEFT wraps what it is given."""
+    """A module around the network, for PEFT to wrap."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class _Bare(nn.Module):
 
 
 class _WithLoss(_Bare):
-    """An output with a loss: to no other does PEFT's AdaLoRA add its orthogonality term."""
+    """A network whose output has a loss: PEFT's AdaLoRA adds its orthogonality term only to such an output."""
 
     def forward(self, **batch: Tensor) -> Any:
         """The loss by its name."""
@@ -150,7 +150,7 @@ class _WithLoss(_Bare):
 
 
 def _inside(config: Any) -> Any:
-    """The same layers, now one level down."""
+    """The configuration for the same layers, which are one level down now."""
     config.target_modules = {f"network.{name}" for name in config.target_modules}
     return config
 
@@ -212,9 +212,9 @@ def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Modu
 
 
 class Authors(WithAdamW):
-    """The public layer of the authors' GLUE experiment, by path: step and truncation to r at every iteration.
+    """The public layer of the authors' GLUE experiment, from their checkout: step and truncation to r at every iteration.
 
-    Their trainer steps once in 31 iterations; a layer has room for 2r columns and is cut back to r by the cap.
+    The authors' trainer steps once in 31 iterations; a layer has room for 2r columns and is cut back to r by the cap.
     """
 
     def __init__(self, case: Case, rank: int) -> None:
@@ -224,7 +224,7 @@ class Authors(WithAdamW):
         self.layers = _replace(self.network, case, lambda base: layer_class(base, rank, 0.0, alpha=rank, max_rank=2 * rank))
 
     def update(self) -> None:
-        """Their step and truncation, AdamW for the head."""
+        """The authors' step and truncation, AdamW for the head."""
         for layer in self.layers:
             layer.rmax = 2 * self.rank
             layer.step(RATE, 0.0)
@@ -234,7 +234,7 @@ class Authors(WithAdamW):
 
 
 class LeanLoRA(WithAdamW):
-    """LoRA with the fused function: what the implementation is worth, without the geometry."""
+    """LoRA with the fused function: it shows what the implementation gains without the geometry."""
 
     def __init__(self, case: Case, rank: int) -> None:
         super().__init__(case, rank)
@@ -258,26 +258,26 @@ class OfGeoLoRA(Training):
 
 
 class OfReference(OfGeoLoRA):
-    """The same by plain layers and the reference step, layer by layer."""
+    """GeoLoRA by plain layers and the reference step, layer by layer."""
 
     options = MappingProxyType({"tau": 0.0, "method": "reference"})
     fused = False
 
 
 class OfSgd(OfGeoLoRA):
-    """By plain gradients: the least that the step can cost."""
+    """GeoLoRA by plain gradients: the least that the step can cost."""
 
     options = MappingProxyType({"tau": 0.0, "update": "sgd"})
 
 
 class Adaptive(OfGeoLoRA):
-    """What a user writes who leaves everything as it is: ranks follow the threshold, from r up to 4r."""
+    """GeoLoRA with all defaults: ranks follow the threshold, from r up to 4r."""
 
     options = MappingProxyType({})
     fixed = False
 
     def update(self) -> None:
-        """As before; the note has the ranks of the last step."""
+        """The step; the note gets the ranks after it."""
         super().update()
         ranks = [layer.adapter.rank for layer in adapters(self.network).values()]
         self.note = f"ranks {min(ranks)} to {max(ranks)}, {sum(ranks) / len(ranks):.1f} on average"
@@ -303,4 +303,4 @@ METHODS = (
     Method("adaptive", "GeoLoRA, ranks adapt", Adaptive),
     *([Method("authors", "the authors' layer, stepping at every iteration", Authors)] if checkout() else []),
 )
-"""The first is the floor, the second what the others are compared with."""
+"""The first method is the floor; the second is the one that the others are compared with."""

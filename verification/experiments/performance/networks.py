@@ -110,7 +110,7 @@ class DecoderBlock(nn.Module):
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Without rotations, which no layer here sees."""
+        """The output of the block, without rotary embeddings, which no layer here sees."""
         h = self.norm_1(x)
         q, k, v = (layer(h).unflatten(-1, (-1, 64)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         a = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # which loads torch, and a peak of memory is measured without it
+if TYPE_CHECKING:  # the module loads torch, and peaks of memory are measured without it
     from verification.experiments.performance.methods import Training
 
 __all__ = ["interleaved", "peak_above", "quartiles"]
@@ -22,8 +22,8 @@ WARM_UP = 3
 def interleaved(rows: Mapping[str, Training], rounds: int, *, seed: int) -> dict[str, NDArray[np.float64]]:
     """Seconds (rounds, 2) of each row: of the whole step, and of its update.
 
-    The order of each round is drawn from ``seed``: a method that always ran behind the same other one would always find that
-    one's memory.
+    The order of each round is drawn from ``seed``: in a fixed order every method would always find the memory as the same other
+    method left it.
     """
     names, generator = list(rows), np.random.default_rng(seed)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
