@@ -12,7 +12,7 @@ from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.fast import StepReport, fast_updates
 from geolora_ref.fast.update.bank import Factors
 
-__all__ = ["CRITERION", "_reference", "_untrusting", "updated"]
+__all__ = ["CRITERION", "_all_trusted", "_reference", "updated"]
 
 CRITERION = 28.0
 """c = 4√(m + n) of the oracle's criteria, in units of eps, for the largest of the shapes here."""
@@ -24,7 +24,7 @@ def updated(factors: Any, update: Any, **limits: Any) -> tuple[Factors, StepRepo
     return new[0], report
 
 
-def _untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
+def _all_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """No layer goes through Householder's QR."""
     monkeypatch.setattr(step_module, "trusted", lambda squares, scale, rank, roots, eps: np.ones(len(rank), dtype=bool))
 

@@ -18,7 +18,7 @@ from geolora_ref.fast.update.core import small_of
 from geolora_ref.fast.update.householder import householder_core
 from geolora_ref.fast.update.storage import WIDTHS, plan_of, stacks_of
 from tests.fast.layers import defect, random_layer, random_layers, random_update
-from tests.fast.steps import CRITERION, _reference, _untrusting, updated
+from tests.fast.steps import CRITERION, _all_trusted, _reference, updated
 
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
@@ -60,7 +60,7 @@ def test_bases_stay_orthonormal_whatever_the_update(
 
 def test_without_the_guard_the_trap_springs(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
     """The negative control: trusting the Gram matrices everywhere spoils the bases."""
-    _untrusting(monkeypatch)
+    _all_trusted(monkeypatch)
     U, _, V = random_layer(96, 64, 8, generator, torch.float32)
     G = torch.randn(96, 1, generator=generator) @ torch.randn(1, 64, generator=generator)
     (U1, _, _), report = updated((U, torch.zeros(8, 8), V), (G @ V, G.mT @ U, U.mT @ G @ V), theta=0.0, min_rank=8)

@@ -20,7 +20,7 @@ from geolora_ref.fast.update.core import RULES, Limits, decide_ranks, small_of
 from geolora_ref.oracle import check_step
 from tests.fast.layers import SHAPES, random_layer, random_layers, random_update
 from tests.fast.small_steps import layer_of, update_of
-from tests.fast.steps import CRITERION, _reference, _untrusting, updated
+from tests.fast.steps import CRITERION, _all_trusted, _reference, updated
 from tests.nightly import NIGHTLY
 from verification.parity.measure import BOUNDS
 
@@ -76,7 +76,9 @@ def _single_precision_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutate", [_untrusting, _no_couplings_removed, _half_the_couplings, _single_precision_spectrum], ids=lambda f: f.__name__[1:]
+    "mutate",
+    [_all_trusted, _no_couplings_removed, _half_the_couplings, _single_precision_spectrum],
+    ids=lambda f: f.__name__[1:],
 )
 def test_mutants_of_the_fast_step_are_rejected(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Training by several processes on gloo: what is averaged are ∇_K, ∇_L, ∇_S, so it is the training of one process on all data.
 
-Either everything is in every process (DistributedDataParallel), or the frozen base is spread over them (fully_shard).
+Either everything is in every process (DistributedDataParallel), or the frozen base is spread over them (fully_shard).  One
+process and four train the network as ``adapt`` makes it, two the same as PEFT does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from tests.nightly import NIGHTLY
 
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+pytest.importorskip("peft", reason="the extra peft is not installed")
 if not torch.distributed.is_available() or not hasattr(os, "fork"):
     pytest.skip("needs torch.distributed and processes that can be forked", allow_module_level=True)
 
@@ -48,7 +50,8 @@ def dense(state: dict[str, Tensor], name: str) -> Tensor:
 
 def alike(states: list[dict[str, Tensor]]) -> bool:
     """Whether the processes have the same, bit for bit (but their own parts of the base)."""
-    return all(torch.equal(X, other[name]) for other in states[1:] for name, X in states[0].items() if name != "held")
+    own = ("held", "resumed")
+    return all(torch.equal(X, other[name]) for other in states[1:] for name, X in states[0].items() if name not in own)
 
 
 def distance(state: dict[str, Tensor], alone: dict[str, Tensor]) -> float:
@@ -74,6 +77,14 @@ def test_processes_train_like_one(folder: Path, way: str, world: int) -> None:
     assert alike(states)
     assert torch.equal(states[0]["ranks"], alone["ranks"])
     assert distance(states[0], alone) <= 1e-12
+
+
+@pytest.mark.parametrize("way", ["replicated", pytest.param("sharded", marks=can_shard)])
+def test_training_goes_on_from_a_distributed_checkpoint(folder: Path, way: str) -> None:
+    """At the ranks that were saved, with the memory of the optimizer; bit for bit."""
+    states = saved(folder, way, 2)
+    assert states[0]["ranks"][-1].tolist() != [4, 4], "the other model must begin at other ranks for this to prove anything"
+    assert all(bool(state["resumed"]) for state in states)
 
 
 @can_shard

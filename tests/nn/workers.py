@@ -1,6 +1,7 @@
 """Trainings by several processes on gloo: ``python -m tests.nn.workers OUT`` runs every way that ``RUNS`` lists.
 
-The processes are forked from this one, which has imported torch already; each saves what it has at the end.
+The processes are forked from this one, which has imported torch and PEFT already; each saves what it has at the end.  With two
+processes the model is one of PEFT.
 """
 
 from __future__ import annotations
@@ -12,27 +13,50 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import peft
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from geolora_ref.nn import GeoLoRA, adapters
+from geolora_ref.nn.exchange.checkpoint import RankPlanner
+from geolora_ref.nn.exchange.peft_tuner import GeoLoraConfig
+from geolora_ref.nn.layers.adapt import unwrapped
 from verification.network_defects.models import network, regression
 
 __all__ = ["CAN_SHARD"]
 
-STEPS = 25
+STEPS, MORE = 25, 3
 PATIENCE = timedelta(minutes=5)
 """How long processes wait for one that has died."""
 CAN_SHARD = "ignored_params" in inspect.signature(fully_shard).parameters
 """Whether this torch can leave the adapters out of sharding."""
 
 Way = Callable[[nn.Module], tuple[nn.Module, Callable[[], None]]]
+NAMES = {
+    "base_model.model.": "",
+    ".geolora_adapter.default.": ".adapter.",
+    ".base_layer.": ".base.",
+    ".modules_to_save.default.": ".",
+}
+"""What PEFT calls the parameters of the network, and what they are called without it."""
+
+
+def tuned(rank: int = 2, seed: int = 0) -> nn.Module:
+    """The network as PEFT adapts it."""
+    own, base = (network(rank=rank, seed=seed) for _ in range(2))
+    base = nn.Sequential(*(getattr(layer, "base", layer) for layer in base))
+    model: nn.Module = peft.get_peft_model(base, GeoLoraConfig(rank=rank, max_rank=8, modules_to_save=["4"]))
+    for theirs, ours in zip(adapters(model).values(), adapters(own).values(), strict=True):
+        theirs.adapter.assign(ours.adapter.factors())
+    return model
 
 
 def replicated(model: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
@@ -44,7 +68,8 @@ def sharded(model: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
     """Every process has a part of each frozen weight and all of what is trained, whose gradients it averages."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for module in (*adapters(model).values(), model):
+    layers = [model.get_submodule(name.removesuffix(".geolora_active")) for name in adapters(model)]
+    for module in (*layers, model):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(trained))
 
     def average() -> None:
@@ -71,24 +96,61 @@ def train_on_a_share(way: Way, rank: int, world: int, out: Path) -> None:
     name = f"{way.__name__}-{world}"
     store = f"file://{out / f'store-{name}'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=PATIENCE)
-    model = network(rank=2)
-    layers = adapters(model)
+    model = tuned() if world == 2 else network(rank=2)
+    optimizer, parallel, average = prepared(way, model)
+    ranks, held = steps(STEPS, optimizer, parallel, average)
+    state = whole(model)
+    if world == 2 and way is not sharded_alone:
+        state["resumed"] = torch.tensor(resumes(way, optimizer, parallel, average, out / f"checkpoint-{name}"))
+    save_file({**state, "ranks": torch.tensor(ranks), "held": torch.tensor(held)}, out / f"{name}-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def prepared(way: Way, model: nn.Module) -> tuple[GeoLoRA, nn.Module, Callable[[], None]]:
+    """The optimizer, the model as it is trained, and what averages gradients."""
     parallel, average = way(model)
-    optimizer = GeoLoRA(model, lr=0.02, tau=0.25, update="adam")
+    return GeoLoRA(model, lr=0.02, tau=0.25, update="adam"), parallel, average
+
+
+def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None]) -> tuple[list[list[int]], ...]:
+    """Train on the share of this process; the ranks after every step, and what is held of each base before and after it."""
+    rank, world, layers = dist.get_rank(), dist.get_world_size(), adapters(parallel).values()
     x, target = regression()
     ranks, held = [], []
-    for _ in range(STEPS):
+    for _ in range(count):
         optimizer.zero_grad()
         loss = (parallel(x[rank::world]) - target[rank::world]).square().mean()
-        held.append([here(layer.base_weight) for layer in layers.values()])
+        held.append([here(layer.base_weight) for layer in layers])
         loss.backward()
         average()
         optimizer.step()
-        ranks.append([layer.adapter.rank for layer in layers.values()])
-        held.append([here(layer.base_weight) for layer in layers.values()])
-    state = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in model.state_dict().items()}
-    save_file({**state, "ranks": torch.tensor(ranks), "held": torch.tensor(held)}, out / f"{name}-{rank}.safetensors")
-    dist.destroy_process_group()
+        ranks.append([layer.adapter.rank for layer in layers])
+        held.append([here(layer.base_weight) for layer in layers])
+    return ranks, held
+
+
+def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> bool:
+    """Whether another model goes on from a distributed checkpoint as this one goes on."""
+    model, memory = get_state_dict(unwrapped(parallel), optimizer)
+    dcp.save({"model": model, "optimizer": memory}, checkpoint_id=folder)
+    other = tuned(rank=4, seed=3)
+    its_optimizer, its_parallel, its_average = prepared(way, other)
+    model, memory = get_state_dict(other, its_optimizer)
+    state = {"model": model, "optimizer": memory}
+    dcp.load(state, checkpoint_id=folder, planner=RankPlanner())
+    set_state_dict(other, its_optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    steps(MORE, optimizer, parallel, average)
+    steps(MORE, its_optimizer, its_parallel, its_average)
+    found, expected = whole(its_parallel), whole(parallel)
+    return all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def whole(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model with all parts of its base, under the names that it has without PEFT."""
+    state = {key: X.full_tensor() if isinstance(X, DTensor) else X for key, X in model.state_dict().items()}
+    for theirs, ours in NAMES.items():
+        state = {key.replace(theirs, ours): X for key, X in state.items() if "original_module" not in key}
+    return state
 
 
 def here(weight: Tensor) -> int:

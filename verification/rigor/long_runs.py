@@ -188,7 +188,7 @@ def _unpacked(text: str) -> LowRank:
 
 def _sources() -> str:
     """A digest of what determines every bit: the sources of the step and of this file, and NumPy."""
-    files = [*sorted((ROOT / "geolora_ref").glob("*.py")), ROOT / "geolora_ref/problems/quadratic.py", Path(__file__)]
+    files = [path for room in ("", "problems") for path in sorted((ROOT / "geolora_ref" / room).glob("*.py"))] + [Path(__file__)]
     return digest(np.__version__.encode() + b"".join(path.read_bytes() for path in files))
 
 

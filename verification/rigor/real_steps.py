@@ -81,7 +81,7 @@ REAL_STEPS = {
     "fast, float32": RealStep("float32", "float32", _fast),
     "fast, float64": RealStep("float64", "float64", _fast),
 }
-"""The steps by name.  The fast path computes in float64 and rounds to the dtype of the factors at the end."""
+"""The steps by name.  The fast path multiplies in float32 where that is enough, so float32 counts as its arithmetic there."""
 
 
 def missing_bits(real: RealStep) -> int:

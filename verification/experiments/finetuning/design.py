@@ -96,9 +96,9 @@ CARRIERS = ("geolora, uniform", "geolora, budget")
 """The default at equal parameters: the one with the better mean on the development examples goes through all budgets."""
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compare", ("lora", *CARRIERS)),
+    ("compare", ("geolora, tolerance",)),  # what the command does by default
     ("compare", ("published geolora", "adalora")),
     ("rates", ("lora", "carrier")),
-    ("compare", ("geolora, tolerance",)),
     ("budgets", ("lora", "carrier", "published geolora")),
     ("compare", ("rslora", "dora", "preconditioned lora", "simultaneous", "full", "head only")),
     ("initial ranks", ("geolora, tolerance",)),
