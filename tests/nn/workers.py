@@ -146,8 +146,8 @@ def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable
 
 
 def whole(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model with all parts of its base, under the names that it has without PEFT."""
-    state = {key: X.full_tensor() if isinstance(X, DTensor) else X for key, X in model.state_dict().items()}
+    """A copy of the state of a model with all parts of its base, under the names that it has without PEFT."""
+    state = {key: X.full_tensor() if isinstance(X, DTensor) else X.clone() for key, X in model.state_dict().items()}
     for theirs, ours in NAMES.items():
         state = {key.replace(theirs, ours): X for key, X in state.items() if "original_module" not in key}
     return state
