@@ -12,14 +12,16 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -132,12 +134,12 @@ def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable
 def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> bool:
     """Whether another model goes on from a distributed checkpoint as this one goes on."""
     model, memory = get_state_dict(unwrapped(parallel), optimizer)
-    dcp.save({"model": model, "optimizer": memory}, checkpoint_id=folder)
+    save({"model": model, "optimizer": memory}, checkpoint_id=folder)
     other = tuned(rank=4, seed=3)
     its_optimizer, its_parallel, its_average = prepared(way, other)
     model, memory = get_state_dict(other, its_optimizer)
-    state = {"model": model, "optimizer": memory}
-    dcp.load(state, checkpoint_id=folder, planner=RankPlanner())
+    state: dict[str, Any] = {"model": model, "optimizer": memory}
+    load(state, checkpoint_id=folder, planner=RankPlanner())
     set_state_dict(other, its_optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     steps(MORE, optimizer, parallel, average)
     steps(MORE, its_optimizer, its_parallel, its_average)
