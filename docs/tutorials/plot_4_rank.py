@@ -41,7 +41,7 @@ axes.legend()
 plt.show()
 
 # %%
-# No theorem promises this. Other starts of rank one stay below 5 at the same threshold, for the reason that follows.
+# No theorem promises this. Some other starts of rank one stay below 5 at the same threshold, for the reason that follows.
 
 draws = (
     LowRank.random((30, 24), [1e-3], np.random.default_rng(seed)) for seed in range(20)
