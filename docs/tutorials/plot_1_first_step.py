@@ -23,8 +23,8 @@ rate, tau = 1.0, 0.05
 print(Y, "loss", round(problem.loss(Y.full()), 4))
 
 # %%
-# **Lines 1 and 2.** Evaluate the loss, and get three small gradients from one backward pass. Here the dense gradient is at
-# hand; in a network it never is.
+# **Lines 1 and 2.** Evaluate the loss, and get three small gradients from one backward pass. Here the dense gradient is known;
+# a network never forms it.
 
 G = problem.gradient(U @ S @ V.T)
 dK, dL, dS = G @ V, G.T @ U, U.T @ G @ V
@@ -38,8 +38,8 @@ L_new = V @ S.T - rate * dL
 S_new = S - rate * dS
 
 # %%
-# **Line 4.** New columns beside the old bases, so that :math:`K_{new}` and :math:`L_{new}` fit in. QR may turn the signs of the
-# first two columns; the caller keeps its own.
+# **Line 4.** New columns beside the old bases, so that :math:`K_{new}` and :math:`L_{new}` fit in. QR may flip the signs of the
+# first two columns, so only the new columns are taken.
 
 U_tilde = np.linalg.qr(np.hstack([U, K_new])).Q[:, 2:]
 V_tilde = np.linalg.qr(np.hstack([V, L_new])).Q[:, 2:]
@@ -91,7 +91,7 @@ print(
 print("difference to the step by hand:", np.linalg.norm(step.Y.full() - U1 @ S1 @ V1.T))
 
 # %%
-# Going on, the rank settles at that of the minimiser.
+# After more steps the rank settles at the rank of the minimiser.
 
 losses, ranks = [problem.loss(Y.full())], [Y.rank]
 for _ in range(40):

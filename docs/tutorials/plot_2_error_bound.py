@@ -28,8 +28,8 @@ print(f"ℓ = {ell:.3f}, μ = {mu:.3f}")
 # Step by step the error obeys
 # :math:`e_{k+1}\le e^{\mu\lambda}e_k+\lambda\varepsilon_k+\frac12\ell\lambda^2\|F(W_k)\|+\vartheta_k`,
 # with the *measured* part :math:`\varepsilon_k` of the field outside of the tangent space and the *measured* truncation
-# :math:`\vartheta_k`. Everything on the right is computable along the way. In this form the bound says nothing of the truncation:
-# what was cut off is measured, so that any other truncation would obey the bound as well.
+# :math:`\vartheta_k`. Everything on the right is computable along the way. In this form the bound does not test the
+# truncation: :math:`\vartheta_k` is measured, so any other truncation would obey the bound as well.
 
 
 def run(rate: float, T: float = 2.0) -> tuple[list[float], list[float]]:
@@ -71,5 +71,5 @@ figure.legend(ncols=4, loc="outside lower center")
 plt.show()
 
 # %%
-# The first halving of :math:`\lambda` nearly halves the error, each later one does less: what is left over is the part
-# :math:`\varepsilon` that the tangent space cannot follow. The bound promises no more, and the iterates give no more.
+# The first halving of :math:`\lambda` nearly halves the error, each later halving gains less. What remains is the part
+# :math:`\varepsilon` that the tangent space cannot follow. The bound promises no more.

@@ -45,8 +45,8 @@ def simultaneous(U, S, V, G):
 
 
 # %%
-# The start has the right row space, a column space that overlaps with that of :math:`A` by 2 %, and :math:`S=\sigma I`, with
-# :math:`\sigma` from 1 to :math:`10^{-8}`.
+# The start has the right row space, a column space that overlaps by 2 % with the column space of :math:`A`, and
+# :math:`S=\sigma I`, with :math:`\sigma` from 1 to :math:`10^{-8}`.
 
 Z = rng.standard_normal((24, 3))
 U0 = np.linalg.qr(np.linalg.qr(Z - target.U @ (target.U.T @ Z)).Q + 0.02 * target.U).Q
@@ -79,10 +79,10 @@ panels[0].legend()
 plt.show()
 
 # %%
-# GeoLoRA does not notice. The factor equations overshoot where :math:`\sigma` is small against the step, by :math:`1/\sigma` in
-# :math:`W`: the first step from 1e-4 ends at a loss of 32, from 1e-8 at four billion. They find back because the start has the
-# right row space, so that :math:`V` hardly turns. Where both bases turn, or the smallest singular value is smaller still, they
-# leave floating point (the claim ``integrator-robustness`` of :doc:`/theory/integrator_claims`).
-# Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves by
-# :math:`\sigma^2` times what GeoLoRA moves, and so it waits until :math:`S` has grown. What is proved of both is in
-# :doc:`/theory/factors`.
+# The size of :math:`\sigma` does not matter to GeoLoRA. The factor equations overshoot where :math:`\sigma` is small against
+# the step, by :math:`1/\sigma` in :math:`W`: the first step from 1e-4 ends at a loss of 32, from 1e-8 at four billion. They
+# recover because the row space is right, so that :math:`V` hardly turns. If both bases turn, or if the smallest singular
+# value is smaller still, they overflow (the claim ``integrator-robustness`` of :doc:`/theory/integrator_claims`).
+# Simultaneous descent does not break down, but along the direction of a singular value :math:`\sigma` it moves
+# :math:`\sigma^2` times as far as GeoLoRA, and so it waits until :math:`S` has grown. :doc:`/theory/factors` has the proofs
+# for both methods.

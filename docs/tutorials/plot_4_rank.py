@@ -2,7 +2,7 @@ r"""
 Rank adaptivity, and rank stall
 ===============================
 
-The rank follows the threshold, up and down. There is one way to stop it from growing, and it is worth knowing.
+The rank follows the threshold, up and down. In one situation it cannot grow, which is worth knowing.
 """
 
 # %%
@@ -41,7 +41,7 @@ axes.legend()
 plt.show()
 
 # %%
-# Nothing promises this. Other starts of rank one stay below 5 at the same threshold, for the reason that follows.
+# No theorem promises this. Some other starts of rank one stay below 5 at the same threshold, for the reason that follows.
 
 draws = (
     LowRank.random((30, 24), [1e-3], np.random.default_rng(seed)) for seed in range(20)

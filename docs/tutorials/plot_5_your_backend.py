@@ -30,7 +30,7 @@ def my_step(
     P, sigma, Qh = np.linalg.svd(core, full_matrices=False)
     if swap and core.shape[0] == core.shape[1]:
         P, Qh = H(Qh), H(P)
-    size = sigma[0] or 1.0  # so that no square over- or underflows
+    size = sigma[0] or 1.0  # so that no square leaves the range
     tails = size * np.sqrt(np.cumsum((sigma[::-1] / size) ** 2)[::-1])
     limit = tau * tails[0] if theta is None else theta
     rank = max(int(np.sum(tails > limit)), min_rank)
@@ -43,7 +43,8 @@ def my_step(
 
 
 # %%
-# The check takes two lines. Every case of the kit has a reason, and a ratio: the error in rounding units, wrong above 30.
+# This is the whole step. Every case of the kit has a stated reason, and gives a ratio: the error in rounding units. A ratio
+# above 30 is wrong.
 
 right = check_step(my_step)
 print(right.passed, f"{len(right.rows)} cases, worst ratio {right.worst_ratio:.3g}")
@@ -51,7 +52,7 @@ assert right.passed
 
 # %%
 # It is right, or the ``assert`` would have stopped the build of this page. Now a defect that was found in published code: the two
-# factors of the SVD are exchanged. No training accuracy had given it away.
+# factors of the SVD are exchanged. Training accuracy had not revealed it.
 
 
 def swapped(*arrays, **parameters):
@@ -65,8 +66,8 @@ for sentence in wrong.diagnosis.text.replace(". ", ".\n").splitlines():
     print(textwrap.fill(sentence, 80))
 
 # %%
-# The report names the line and the defect, because the kit has seen this mistake before: it compares what comes back with what
-# its own broken steps return. From a shell it is one line, ``geolora-ref check mypackage.mymodule:step``; see :doc:`/howto/backend`.
+# The report names the line and the defect, because the kit compares the results with those of its own broken steps. From a
+# shell it is one line, ``geolora-ref check mypackage.mymodule:step``; see :doc:`/howto/backend`.
 #
 # All cases of both steps, from the smallest ratio to the largest:
 

@@ -88,7 +88,7 @@ axes.legend()
 plt.show()
 
 # %%
-# The pretrained model is still in there, and the adapters can be merged into the weights.
+# The pretrained weights are unchanged, and the adapters can be merged into them.
 
 with disabled(model):
     print("without adapters as before:", bool(torch.equal(model(X[test]), before)))

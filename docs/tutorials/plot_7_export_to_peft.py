@@ -2,8 +2,7 @@ r"""
 Export to PEFT
 ==============
 
-An adapter of changing rank is, when training is over, a plain LoRA adapter. Written as one, it is loaded by PEFT without this
-package.
+When training is over, an adapter of adaptive rank is a plain LoRA adapter. PEFT loads the export without this package.
 """
 
 # %%
