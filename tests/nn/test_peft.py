@@ -881,16 +881,36 @@ def test_all_linear_says_which_experts_stay(way: str, caplog: pytest.LogCaptureF
     assert not caplog.messages
 
 
+TOKENS = torch.arange(12).view(2, 6)
+
+
+def transformer() -> Any:
+    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return transformers.BertModel(transformers.BertConfig(**size))
+
+
+def test_layers_and_rows_are_found_as_for_lora() -> None:
+    """Without ``target_modules`` those of the architecture; ``trainable_token_indices`` are rows that the optimizer moves."""
+    rows = [3, 7]
+    lora = peft.get_peft_model(transformer(), peft.LoraConfig(trainable_token_indices=rows))
+    model = peft.get_peft_model(transformer(), GeoLoraConfig(rank=2, target_modules=None, trainable_token_indices=rows))
+    assert model.targeted_module_names == lora.targeted_module_names != []
+    words = model.base_model.model.embeddings.word_embeddings
+    before = words(torch.arange(20)).detach()
+    optimizer = GeoLoRA(model)
+    model(TOKENS).last_hidden_state[:, :, 0].sum().backward()
+    optimizer.step()
+    moved = (words(torch.arange(20)) != before).any(dim=1)
+    assert moved.nonzero().flatten().tolist() == rows
+
+
 def test_the_merged_model_is_saved_in_shards(tmp_path: Path) -> None:
     """Of a model of transformers, as it saves any other one."""
-    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    tokens = torch.arange(12).view(2, 6)
-    base = transformers.BertModel(transformers.BertConfig(**size))
-    model = peft.get_peft_model(base, GeoLoraConfig(rank=2, init_weights=False))
-    expected = model.eval()(tokens).last_hidden_state
+    model = peft.get_peft_model(transformer(), GeoLoraConfig(rank=2, init_weights=False))
+    expected = model.eval()(TOKENS).last_hidden_state
     model.merge_and_unload().save_pretrained(tmp_path, max_shard_size="3KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    found = transformers.BertModel.from_pretrained(tmp_path).eval()(tokens).last_hidden_state
+    found = transformers.BertModel.from_pretrained(tmp_path).eval()(TOKENS).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
