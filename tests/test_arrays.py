@@ -265,7 +265,7 @@ def test_to_numpy_of_special_tensors() -> None:
 
 
 def test_no_arrays_are_of_no_library() -> None:
-    with pytest.raises(TypeError, match="at least one"):
+    with pytest.raises(TypeError):  # in words of array_api_compat, which change
         namespace()
 
 

@@ -48,8 +48,8 @@ NAME = re.compile(r"[\w.]+")
 """A module name or the end of one; a text with other characters is "all-linear" or a regular expression."""
 CHECKPOINT, RESULTS, PICTURE, LORA = "checkpoint.safetensors", "results.json", "ranks.png", "lora"
 """The files and the folder that every run writes; a task may add its own."""
-LIBRARIES = ("numpy", "torch", "transformers", "safetensors")
-"""The libraries whose versions may change a number."""
+LIBRARIES = ("numpy", "transformers", "safetensors")
+"""The libraries whose versions may change a number, beside torch."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -229,7 +229,11 @@ def _results(job: Job, place: Path, **told: bool | float | None) -> dict[str, An
         "model": place.name,
         "job": job.identity,
         "threads": torch.get_num_threads(),
-        "versions": {"Python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        "versions": {
+            "Python": platform.python_version(),
+            "torch": torch.__version__,  # names the build too, such as +cu128
+            **{library: version(library) for library in LIBRARIES},
+        },
     }
 
 

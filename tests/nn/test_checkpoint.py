@@ -21,7 +21,10 @@ from geolora_ref.nn import GeoLoRA
 from geolora_ref.nn.exchange.checkpoint import RankPlanner
 from verification.network_defects.models import network, regression, train
 
-pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # it is; there is one process
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning"),  # it is; there is one process
+    pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning"),  # by torch 2.8 about itself
+]
 
 UPDATES = ("spectral", "adam")
 

@@ -124,7 +124,6 @@ WRONG: dict[str, Callable[[nn.Module], Callable[[], Any]]] = {
     "AdamW, fused": by(lambda ps: torch.optim.AdamW(ps, lr=5e-5, fused=True)),
     "SGD with momentum": by(lambda ps: torch.optim.SGD(ps, lr=0.01, momentum=0.9)),
     "Adafactor": by(lambda ps: torch.optim.Adafactor(ps, lr=1e-3)),
-    "Muon": by(lambda ps: torch.optim.Muon([p for p in ps if p.ndim == 2], lr=1e-3)),
     "a second optimizer beside ours": beside_ours,
     "p.data -= lr·p.grad": in_place_data,
     "p.data = p.data − lr·p.grad": new_data,
@@ -134,6 +133,8 @@ WRONG: dict[str, Callable[[nn.Module], Callable[[], Any]]] = {
     "EMA written by copy_": average_in_place(lambda p, mean: p.copy_(mean)),
     "EMA written into .data": average_in_place(lambda p, mean: p.data.copy_(mean)),
 }
+if hasattr(torch.optim, "Muon"):  # from torch 2.9 on
+    WRONG["Muon"] = by(lambda ps: torch.optim.Muon([p for p in ps if p.ndim == 2], lr=1e-3))
 
 
 def loss_of(model: nn.Module, dtype: torch.dtype = torch.float64) -> Tensor:

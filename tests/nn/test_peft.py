@@ -801,15 +801,6 @@ def hot_swapped() -> None:
         hotswap_adapter(model, folder, "default")
 
 
-def loaded_by_transformers() -> None:
-    """It sets parameters one by one, each of its own shape."""
-    size = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = transformers.BertConfig(**size)
-    with tempfile.TemporaryDirectory() as folder:
-        peft.get_peft_model(transformers.BertModel(config), GeoLoraConfig(rank=2)).save_pretrained(folder)
-        transformers.BertModel(config).load_adapter(folder)
-
-
 class ScaledEmbedding(nn.Embedding):
     """As Gemma has it."""
 
@@ -829,7 +820,6 @@ NOT_HERE: dict[str, tuple[Callable[[], Any], str]] = {
     "a tied output": (lambda: one_layer(Tied(), "out"), "^out: expected a weight of its own, .* shares with table"),
     "a scaled embedding": (lambda: one_layer(ScaledEmbedding(9, 4)), "^0: expected nn.Embedding itself, .* may scale what"),
     "a base without values": (on_meta, "^0: expected a weight with values, found one on the meta device; load the model first"),
-    "load_adapter of transformers": (loaded_by_transformers, "PeftModel.from_pretrained"),
     "a weighted sum": (lambda: two_adapters().add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum"), "merge_adapter"),
     "hot swapping": (hot_swapped, "only supports LORA"),
     "mixed methods": (
@@ -902,6 +892,19 @@ def test_layers_and_rows_are_found_as_for_lora() -> None:
     optimizer.step()
     moved = (words(torch.arange(20)) != before).any(dim=1)
     assert moved.nonzero().flatten().tolist() == rows
+
+
+def test_transformers_loads_an_adapter_right_or_refuses(tmp_path: Path) -> None:
+    """From version 5 on ``load_adapter`` sets parameters one by one, each of its own shape, and ranks are shapes."""
+    base = transformer().eval()
+    peft.get_peft_model(copy.deepcopy(base), GeoLoraConfig(rank=2, init_weights=False)).save_pretrained(tmp_path)
+    expected = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)(TOKENS).last_hidden_state
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        with pytest.raises(ValueError, match=r"PeftModel\.from_pretrained"):
+            base.load_adapter(tmp_path)
+    else:
+        base.load_adapter(tmp_path)
+        assert torch.equal(base.eval()(TOKENS).last_hidden_state, expected)
 
 
 def test_the_merged_model_is_saved_in_shards(tmp_path: Path) -> None:
