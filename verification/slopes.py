@@ -17,7 +17,7 @@ class Slopes:
 
     ``floor`` : what rounding and the reference leave uncertain in an error.  ``pairwise`` : the signed slopes between
     neighbouring levels, positive where the error falls with the parameter.  ``window`` : the levels (first, last) that the
-    verdict uses, four up to the last error above 100 floors.  ``confidence`` : how far ``order`` may be off: half of the spread
+    verdict uses, the last four in a row above 100 floors.  ``confidence`` : how far ``order`` may be off: half of the spread
     of the slopes in the window, plus what the floor may do to them.
 
     Raises ``ValueError`` for fewer than 5 levels, or parameters that do not fall.
@@ -44,8 +44,10 @@ class Slopes:
     def window(self) -> tuple[int, int]:
         """The first and the last level of the window; empty (last < first + 1) where too few errors exceed the floor."""
         above = [i for i, error in enumerate(self.errors) if error > 100.0 * self.floor]
-        last = above[-1] if above else 0
-        return max(0, last - 3), last
+        first = last = above[-1] if above else 0
+        while first - 1 in above and last - first < 3:  # no level of the window may be below the floor
+            first -= 1
+        return first, last
 
     @property
     def judged(self) -> list[float]:
@@ -73,8 +75,7 @@ class Slopes:
         Infinite unless three slopes follow each other in the window, all of errors that exceed the floor 100 times.
         """
         first, last = self.window
-        whole = last - first == 3 and min(self.errors[first : last + 1]) > 100.0 * self.floor
-        return abs(self.order - expected) + self.confidence if whole else math.inf
+        return abs(self.order - expected) + self.confidence if last - first == 3 else math.inf
 
     def words(self) -> str:
         """Order, confidence and window in one line."""

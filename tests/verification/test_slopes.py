@@ -77,6 +77,7 @@ def test_fewer_than_three_slopes_decide_nothing() -> None:
 def test_a_level_at_the_floor_within_the_window_decides_nothing() -> None:
     errors = [h**2 for h in H]
     errors[3] = 1e-17
+    assert of(errors).window == (4, 5)
     assert of(errors).off(2.0) == math.inf
 
 
