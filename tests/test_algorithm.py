@@ -68,7 +68,7 @@ def test_bases_with_a_defect_shift_the_identity_by_that_much() -> None:
             assert error <= bound + FAIL * rounding
             if state is Y:
                 assert error > 1e4 * FAIL * rounding
-                attained = max(attained, error / bound)
+                attained = max(attained, float(error / bound))
             else:
                 assert error <= FAIL * rounding
     assert attained > 0.9
