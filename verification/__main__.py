@@ -26,7 +26,7 @@ from geolora_ref.support.terminal import Terminal
 from verification.backends import BackendError
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS, HEADINGS
-from verification.command_line import integer_from, progress_bar
+from verification.command_line import ProgressBar, integer_from
 from verification.compare import tell_changes
 from verification.extensions import Extensions, added, extended, foreign_sources
 from verification.journal import Journal
@@ -223,7 +223,7 @@ def check(
 @contextmanager
 def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar over claims with the unit ``what``; yields the function of (claim id, done, total) that moves it."""
-    with progress_bar(console, width=22, what=what) as progress:
+    with ProgressBar(console, width=22, what=what) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from geolora_ref.support.files import require_writable
 
-__all__ = ["integer_from", "progress_bar", "writable_folder"]
+__all__ = ["ProgressBar", "integer_from", "writable_folder"]
+
+SILENCE = 30.0
+"""Seconds between two lines of progress in a log."""
 
 
 def integer_from(least: int) -> Callable[[str], int]:
@@ -40,8 +44,24 @@ def writable_folder(text: str) -> Path:
     return folder
 
 
-def progress_bar(console: Console, *, width: int = 0, what: str = "", **options: Any) -> Progress:
-    """A progress bar: description (at least ``width`` characters), bar, count of total, the unit ``what``, elapsed time."""
-    unit = [TextColumn(what)] if what else []
-    columns = (TextColumn(f"{{task.description:<{width}}}"), BarColumn(), MofNCompleteColumn(), *unit, TimeElapsedColumn())
-    return Progress(*columns, console=console, **options)
+class ProgressBar(Progress):
+    """A progress bar: description (at least ``width`` characters), bar, count of total, the unit ``what``, elapsed time.
+
+    Without a terminal it writes a line every ``SILENCE`` seconds instead.
+    """
+
+    def __init__(self, console: Console, *, width: int = 0, what: str = "", **options: Any) -> None:
+        unit = [TextColumn(what)] if what else []
+        columns = (TextColumn(f"{{task.description:<{width}}}"), BarColumn(), MofNCompleteColumn(), *unit, TimeElapsedColumn())
+        super().__init__(*columns, console=console, **options)
+        self.what, self.told = what, time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As rich does it, and the line."""
+        super().update(task_id, **changes)
+        if self.console.is_terminal or time.monotonic() - self.told < SILENCE:
+            return
+        self.told = time.monotonic()
+        task = next(task for task in self.tasks if task.id == task_id)
+        count = f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}"
+        self.console.print(f"{task.description}: {count} {self.what}".rstrip(), markup=False)

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from geolora_ref.support.files import write_json
-from verification import record, tightness
+from verification import command_line, record, tightness
 from verification.__main__ import main, print_outcomes
 from verification.claim import Claim, Plan
 from verification.claims import CLAIMS
@@ -37,6 +37,15 @@ def test_list_names_every_claim_and_control(capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     assert all(name in printed for name in CLAIMS)
     assert "must fail: naive-factor-euler" in printed
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_log_has_lines_of_progress(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
+    monkeypatch.setattr(command_line, "SILENCE", 0.0)
+    shown = StringIO()
+    with command_line.ProgressBar(Console(file=shown, force_terminal=terminal), what="checked") as bar:
+        bar.update(bar.add_task("starting", total=None), description="descent", completed=3, total=9)
+    assert ("descent: 3 of 9 checked\n" in shown.getvalue()) is not terminal
 
 
 WITHOUT_TORCH = """

@@ -16,7 +16,7 @@ from rich.console import Console
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.support.files import write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from, progress_bar, writable_folder
+from verification.command_line import ProgressBar, integer_from, writable_folder
 from verification.machine import provenance
 from verification.rigor.certificate import BITS, certify, outcomes
 from verification.rigor.checker import objections
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     names, started, about = options.only or list(BROKEN), time.monotonic(), provenance()
     console = Terminal(stderr=options.json)
-    with progress_bar(console, width=40) as bar:
+    with ProgressBar(console, width=40) as bar:
         task = bar.add_task("starting", total=options.count + len(names))
 
         def report(what: str) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from geolora_ref.support.files import locked, read_json, write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from, progress_bar, writable_folder
+from verification.command_line import ProgressBar, integer_from, writable_folder
 from verification.machine import provenance
 from verification.rigor.fault_injection import AT_A_BYTE, AT_AN_OPERATION
 from verification.rigor.fault_programs import PRECAUTIONS, planted, preload, programs
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(stop, signal.default_int_handler)
     console = Terminal(stderr=True)
     try:
-        with locked(options.output / "faults"), tempfile.TemporaryDirectory() as folder, progress_bar(console, width=22) as bar:
+        with locked(options.output / "faults"), tempfile.TemporaryDirectory() as folder, ProgressBar(console, width=22) as bar:
             tasks = {name: bar.add_task(name, total=None) for name in programs()}
             Path(folder).chmod(0o755)  # one fault needs another user
             found = _all(options, Path(folder), lambda name, done, of: bar.update(tasks[name], completed=done, total=of))

@@ -31,7 +31,7 @@ from geolora_ref import LowRank, ProjectedGradients, geolora_step
 from geolora_ref.problems import Quadratic
 from geolora_ref.support.files import digest, locked, read_json, write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from, progress_bar, writable_folder
+from verification.command_line import ProgressBar, integer_from, writable_folder
 from verification.machine import ROOT, provenance
 
 __all__ = ["long_run", "main", "verdict"]
@@ -236,7 +236,7 @@ def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def _shown(steps: int, dtype: str, polish: int, file: Path, console: Console) -> dict[str, Any]:
     """One long run, with a progress bar."""
-    with progress_bar(console, width=8) as bar:
+    with ProgressBar(console, width=8) as bar:
         task = bar.add_task(dtype, total=2 * steps - steps // 2)
         return long_run(steps, dtype, polish, lambda done: bar.update(task, completed=done), state_file=file)
 

@@ -33,7 +33,7 @@ from scipy.stats import binomtest
 
 from geolora_ref.support.files import digest, read_json, write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from, progress_bar
+from verification.command_line import ProgressBar, integer_from
 from verification.machine import ROOT, provenance
 from verification.rigor.mutation_rules import RULES
 from verification.rigor.mutation_sources import Mutant, mutants_of
@@ -368,7 +368,7 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
     todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key) not in KILLED]
     allowed = limits(todo)
     # This process forks: the bar must have no thread and must leave the streams alone.
-    with progress_bar(CONSOLE, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as bar:
+    with ProgressBar(CONSOLE, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task(scope.name, total=len(todo))
         try:
             for number, suspect in enumerate(todo, 1):

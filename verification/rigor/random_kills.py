@@ -25,7 +25,7 @@ from typing import Any
 
 from geolora_ref.support.files import read_json, write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from, progress_bar, writable_folder
+from verification.command_line import ProgressBar, integer_from, writable_folder
 from verification.machine import ROOT, provenance
 
 __all__ = ["CLAIMS", "campaign", "copy_sources", "judge", "main", "ratios", "units"]
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to stop this stops the campaign at work, too
     about = provenance()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in whose background this runs may have SIGINT ignored
-    with tempfile.TemporaryDirectory() as folder, progress_bar(Terminal(stderr=True)) as bar:
+    with tempfile.TemporaryDirectory() as folder, ProgressBar(Terminal(stderr=True)) as bar:
         task = bar.add_task("kills", total=options.kills)
         found = campaign(options.kills, Path(folder), seed=options.seed, report=lambda hits: bar.update(task, completed=hits))
     write_json(options.output / "kills.json", found | about)

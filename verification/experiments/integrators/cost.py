@@ -26,7 +26,7 @@ from geolora_ref.integrators import EXPLICIT_EULER, Integrator
 from geolora_ref.problems import Lyapunov
 from geolora_ref.support.files import locked, write_atomically, write_json
 from geolora_ref.support.terminal import Terminal
-from verification.command_line import integer_from, progress_bar
+from verification.command_line import ProgressBar, integer_from
 from verification.integrator_family import FAMILY, member
 from verification.machine import provenance
 from verification.shown import markdown_table
@@ -103,7 +103,7 @@ def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], r
     """The contents of cost.json: measures every integrator in every round, on one thread, with a progress bar."""
     names, about = list(names), provenance()
     seconds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    with threadpool_limits(1), progress_bar(Terminal(stderr=True), width=24) as bar:
+    with threadpool_limits(1), ProgressBar(Terminal(stderr=True), width=24) as bar:
         task = bar.add_task("starting", total=rounds * len(names))
         for _ in range(rounds):
             for name in names:
