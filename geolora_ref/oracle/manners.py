@@ -146,7 +146,21 @@ def _autocast(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 def _default_device(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     """The functions that read and restore the default device; without a default device torch reads as CPU."""
-    return torch.get_default_device, lambda before: torch.set_default_device(None if before.type == "cpu" else before)
+
+    def read() -> Any:
+        try:
+            return torch.get_default_device()
+        except AttributeError:  # torch up to 2.9 raises it after set_default_device(None)
+            return torch.device("cpu")
+
+    def restore(before: Any) -> None:
+        torch.set_default_device(None if before.type == "cpu" else before)
+        try:
+            torch.get_default_device()
+        except AttributeError:  # see above: the caller may ask, too
+            torch.set_default_device("cpu")
+
+    return read, restore
 
 
 def _state_of_numpy() -> tuple[Any, dict[str, Any]]:
