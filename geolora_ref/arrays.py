@@ -123,7 +123,7 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
 
 
 def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], Inexact[Array, "*stack k s"]]:
-    """X = Q R: k = min(m, s) orthonormal columns Q, whose first j columns span the first j columns of X, and R = QᴴX.
+    """X = Q R: k = min(m, s) orthonormal columns Q, the first j of which have those of X in their span, and R = QᴴX.
 
     MKL's complex QR turns a column of subnormal numbers into NaN.  Then every column is divided by its largest real or
     imaginary part, which keeps the span of the columns.  (Real and imaginary part are divided separately.)

@@ -47,7 +47,7 @@ def writable_folder(text: str) -> Path:
 class ProgressBar(Progress):
     """A progress bar: description (at least ``width`` characters), bar, count of total, the unit ``what``, elapsed time.
 
-    Without a terminal it writes a line every ``SILENCE`` seconds instead.
+    Without a terminal ``update`` also writes a line, at most one every ``SILENCE`` seconds.
     """
 
     def __init__(self, console: Console, *, width: int = 0, what: str = "", **options: Any) -> None:

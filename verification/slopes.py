@@ -17,8 +17,8 @@ class Slopes:
 
     ``floor`` : what rounding and the reference leave uncertain in an error.  ``pairwise`` : the signed slopes between
     neighbouring levels, positive where the error falls with the parameter.  ``window`` : the levels (first, last) that the
-    verdict uses, the last four in a row above 100 floors.  ``confidence`` : how far ``order`` may be off: half of the spread
-    of the slopes in the window, plus what the floor may do to them.
+    verdict uses, in a row above 100 floors up to the last such level, at most four.  ``confidence`` : how far ``order`` may be
+    off: half of the spread of the slopes in the window, plus what the floor may do to them.
 
     Raises ``ValueError`` for fewer than 5 levels, or parameters that do not fall.
     """

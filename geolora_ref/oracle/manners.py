@@ -157,7 +157,7 @@ def _default_device(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]
         torch.set_default_device(None if before.type == "cpu" else before)
         try:
             torch.get_default_device()
-        except AttributeError:  # see above: the caller may ask, too
+        except AttributeError:  # the CPU by name is all that such a torch can tell the caller
             torch.set_default_device("cpu")
 
     return read, restore

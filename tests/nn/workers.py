@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_model_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
@@ -131,20 +131,32 @@ def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable
     return ranks, held
 
 
-def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> bool:
-    """Whether another model goes on from a distributed checkpoint as this one goes on."""
+def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> list[bool]:
+    """Whether other models go on from a distributed checkpoint as this one: with the optimizer's memory, and without it."""
     model, memory = get_state_dict(unwrapped(parallel), optimizer)
     save({"model": model, "optimizer": memory}, checkpoint_id=folder)
-    other = tuned(rank=4, seed=3)
-    its_optimizer, its_parallel, its_average = prepared(way, other)
-    model, memory = get_state_dict(other, its_optimizer)
-    state: dict[str, Any] = {"model": model, "optimizer": memory}
-    load(state, checkpoint_id=folder, planner=RankPlanner())
-    set_state_dict(other, its_optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    others = [loaded(way, folder, remembers=remembers) for remembers in (True, False)]
     steps(MORE, optimizer, parallel, average)
-    steps(MORE, its_optimizer, its_parallel, its_average)
-    found, expected = whole(its_parallel), whole(parallel)
-    return all(torch.equal(found[key], expected[key]) for key in expected)
+    expected, found = whole(parallel), []
+    for its_optimizer, its_parallel, its_average in others:
+        steps(MORE, its_optimizer, its_parallel, its_average)
+        state = whole(its_parallel)
+        found.append(all(torch.equal(state[key], expected[key]) for key in expected))
+    return found
+
+
+def loaded(way: Way, folder: Path, *, remembers: bool) -> tuple[GeoLoRA, nn.Module, Callable[[], None]]:
+    """A model at another rank that has loaded a checkpoint."""
+    other = tuned(rank=4, seed=3)
+    optimizer, parallel, average = prepared(way, other)
+    model, memory = get_state_dict(other, optimizer)
+    state: dict[str, Any] = {"model": model, **({"optimizer": memory} if remembers else {})}
+    load(state, checkpoint_id=folder, planner=RankPlanner())
+    if remembers:
+        set_state_dict(other, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    else:
+        set_model_state_dict(other, state["model"])
+    return optimizer, parallel, average
 
 
 def whole(model: nn.Module) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from geolora_ref.oracle import check_step, conformance_suite
 from geolora_ref.oracle.catalogue import catalogue
 from geolora_ref.oracle.check import questions
 from geolora_ref.oracle.harness import Harness, _unchanged
+from geolora_ref.oracle.manners import watched
 from geolora_ref.oracle.mutants import MUTANTS
 from geolora_ref.oracle.stages import Stages
 from tests.libraries import load
@@ -397,6 +398,27 @@ def test_the_state_of_the_caller_is_put_back_where_the_backend_has_set_the_same(
 
     assert errors(step, array="torch", select={"id": "shape-tall"})
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_default_device_is_put_back_where_torch_cannot_tell_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to release 2.9 ``get_default_device`` raises after ``set_default_device(None)``."""
+    torch = load("torch").module
+    get, put, last = torch.get_default_device, torch.set_default_device, [None]
+
+    def told() -> Any:
+        if last[-1] is None:
+            raise AttributeError("'NoneType' object has no attribute 'device'")
+        return get()
+
+    monkeypatch.setattr(torch, "get_default_device", told)
+    monkeypatch.setattr(torch, "set_default_device", lambda device: (last.append(device), put(device)))
+    try:
+        with watched() as said:
+            torch.set_default_device("meta")
+        assert [line.partition(":")[0] for line in said] == ["left torch with another default device"]
+        assert torch.get_default_device().type == "cpu"
+    finally:
+        put(None)
 
 
 @pytest.mark.parametrize("array", ["numpy", "torch"])

@@ -25,7 +25,10 @@ RULES = {"default": (0.9, 0.5), "no memory": (0.0, 0.5), "no smoothing": (0.9, 0
 
 @dataclass(frozen=True)
 class Bound:
-    """Constants of the bounds, which controls change; ``largest`` : whether σ_1 stands for σ_r in the bound of ν."""
+    """Constants that controls change: of ν, of the memory's error, of the smoothing, of the floor of the mean.
+
+    ``largest`` : whether σ_1 stands for σ_r in the bound of ν.
+    """
 
     nu: float = 1.0
     error: float = 2.0

@@ -187,7 +187,7 @@ def _unpacked(text: str) -> LowRank:
 
 
 def _sources() -> str:
-    """A digest of what determines every bit: the sources of the step and of this file, and NumPy."""
+    """A digest of the sources of the step, of its problem and of this file, and of NumPy's version; the machine is left out."""
     files = [path for room in ("", "problems") for path in sorted((ROOT / "geolora_ref" / room).glob("*.py"))] + [Path(__file__)]
     return digest(np.__version__.encode() + b"".join(path.read_bytes() for path in files))
 

@@ -81,7 +81,9 @@ REAL_STEPS = {
     "fast, float32": RealStep("float32", "float32", _fast),
     "fast, float64": RealStep("float64", "float64", _fast),
 }
-"""The steps by name.  The fast path multiplies in float32 where that is enough, so float32 counts as its arithmetic there."""
+"""The steps by name.  The fast path computes these small steps in float64 and rounds to the dtype of the factors; float32 counts
+as its arithmetic all the same, because wide layers may use it.
+"""
 
 
 def missing_bits(real: RealStep) -> int:

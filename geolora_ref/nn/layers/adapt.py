@@ -313,7 +313,7 @@ def foreign_optimizer(model: nn.Module) -> Iterator[None]:
     """Within this context any optimizer may write into the factors: for baselines that step U, S and V as they like.
 
     ``.grad`` of Ut, S, Vt is (∇_K)ᵀ, ∇_S, (∇_L)ᵀ, or with gradients="published" the derivatives.  Bases may then stay
-    non-orthonormal until factors are loaded or assigned again; only GeoLoRA's step refuses such bases.
+    non-orthonormal until factors are loaded or assigned again; ``LowRankAdapter.factors``, and so the next step, refuses them.
     """
     found = {module: module.watch.off for module in unwrapped(model).modules() if isinstance(module, LowRankAdapter)}
     for adapter in found:
