@@ -403,15 +403,20 @@ def test_the_state_of_the_caller_is_put_back_where_the_backend_has_set_the_same(
 def test_a_default_device_is_put_back_where_torch_cannot_tell_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to release 2.9 ``get_default_device`` raises after ``set_default_device(None)``."""
     torch = load("torch").module
-    get, put, last = torch.get_default_device, torch.set_default_device, [None]
+    get, put = torch.get_default_device, torch.set_default_device
+    asked: list[str | None] = [None]
 
     def told() -> Any:
-        if last[-1] is None:
+        if asked[-1] is None:
             raise AttributeError("'NoneType' object has no attribute 'device'")
         return get()
 
+    def set_device(device: str | None) -> None:
+        asked.append(device)
+        put(device)
+
     monkeypatch.setattr(torch, "get_default_device", told)
-    monkeypatch.setattr(torch, "set_default_device", lambda device: (last.append(device), put(device)))
+    monkeypatch.setattr(torch, "set_default_device", set_device)
     try:
         with watched() as said:
             torch.set_default_device("meta")
