@@ -57,7 +57,7 @@ class ProgressBar(Progress):
         self.what, self.told = what, time.monotonic()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """As rich does it, and the line."""
+        """Change a task as rich does, and write the line."""
         super().update(task_id, **changes)
         if self.console.is_terminal or time.monotonic() - self.told < SILENCE:
             return
