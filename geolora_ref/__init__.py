@@ -30,8 +30,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is asked for.
 
-    Every pytest run in an environment with this package loads the pytest plugin, which imports this file first.  The import
-    must therefore be cheap and work without NumPy.
+    Every pytest run in an environment with this package loads the pytest plugin, which imports this
+    file first.  The import must therefore be cheap and work without NumPy.
     """
     if name in HOMES:
         return import_module(f"{__name__}.{name}")

@@ -1,7 +1,8 @@
 """Array-library neutral helpers: the few things the Python array API standard does not say in one word.
 
-The core is written once against that standard, so the same lines run on NumPy, on torch (CPU, CUDA) and on every
-other conforming library.  Real and complex data are treated alike: every transpose is a conjugate transpose.
+The core is written once against that standard, so the same lines run on NumPy, on torch (CPU, CUDA)
+and on every other conforming library.  Real and complex data are treated alike: every transpose is
+a conjugate transpose.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 
 
 def namespace(*arrays: Array) -> Any:
-    """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they do not)."""
+    """The array API namespace that all ``arrays`` share (``TypeError`` of array-api-compat if they
+    do not).
+    """
     if arrays and all(type(X) is np.ndarray for X in arrays):  # the search among all libraries takes long
         return import_module("array_api_compat.numpy")
     return array_api_compat.array_namespace(*arrays)
@@ -105,8 +108,9 @@ def norm(X: Inexact[Array, ...]) -> float:
 def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
     """A = P Σ Qᴴ, thin: P, the singular values in descending order, Qᴴ.
 
-    NumPy and torch have only LAPACK's divide and conquer on the CPU.  It fails to converge on a few finite matrices with equal
-    or zero singular values; which ones depends on the processor.  Then the SVD of the transpose is computed instead.
+    NumPy and torch have only LAPACK's divide and conquer on the CPU.  It fails to converge on a few
+    finite matrices with equal or zero singular values; which ones depends on the processor.  Then
+    the SVD of the transpose is computed instead.
 
     Raises the ``LinAlgError`` of the library if the transpose fails as well.
     """
@@ -123,10 +127,12 @@ def svd(A: Inexact[Array, "*stack a b"]) -> tuple[Array, Array, Array]:
 
 
 def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], Inexact[Array, "*stack k s"]]:
-    """X = Q R: k = min(m, s) orthonormal columns Q, the first j of which have those of X in their span, and R = QᴴX.
+    """X = Q R: k = min(m, s) orthonormal columns Q, the first j of which have those of X in their
+    span, and R = QᴴX.
 
-    MKL's complex QR turns a column of subnormal numbers into NaN.  Then every column is divided by its largest real or
-    imaginary part, which keeps the span of the columns.  (Real and imaginary part are divided separately.)
+    MKL's complex QR turns a column of subnormal numbers into NaN.  Then every column is divided by
+    its largest real or imaginary part, which keeps the span of the columns.  (Real and imaginary
+    part are divided separately.)
     """
     xp = namespace(X)
     Q, R = xp.linalg.qr(X)
@@ -142,8 +148,9 @@ def qr(X: Inexact[Array, "*stack m s"]) -> tuple[Inexact[Array, "*stack m k"], I
 def tail_norms(singular_values: Float[Array, " k"]) -> list[float]:
     """All tails at once: entry j is (Σ_{i≥j} σ_i²)^{1/2}, the error of keeping the first j singular values.
 
-    Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0 only if all of it is 0.  The
-    sum is in double precision: in single precision a tail may overflow although every singular value is finite.
+    Summed from the smallest up by ``hypot``, which neither underflows nor overflows: a tail is 0
+    only if all of it is 0.  The sum is in double precision: in single precision a tail may overflow
+    although every singular value is finite.
     """
     ascending = to_numpy(singular_values)[::-1].tolist()
     return list(accumulate(ascending, math.hypot))[::-1]
@@ -170,7 +177,9 @@ def is_diagonal(S: Inexact[Array, "r r"]) -> bool:
 
 
 def to_numpy(X: Array) -> np.ndarray[Any, Any]:
-    """A NumPy copy of any library's array, on the host (reduced-precision formats NumPy lacks become float32, without loss)."""
+    """A NumPy copy of any library's array, on the host (reduced-precision formats NumPy lacks
+    become float32, without loss).
+    """
     if isinstance(X, np.ndarray):
         return np.array(X)
     if array_api_compat.is_torch_array(X):

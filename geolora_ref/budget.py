@@ -1,4 +1,6 @@
-"""One rank budget for several layers: which singular values to keep when all layers compete for the same total."""
+"""One rank budget for several layers: which singular values to keep when all layers compete for the
+same total.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Augmented(Protocol):
 
 @dataclass(frozen=True)
 class RankAllocation:
-    """The rank of every layer, their total cost in the unit of the budget, and the norm of everything that is discarded."""
+    """The rank of every layer, their total cost in the unit of the budget, and the norm of
+    everything that is discarded.
+    """
 
     ranks: tuple[int, ...]
     cost: int
@@ -44,7 +48,9 @@ def factor_entries(rank: int, shape: tuple[int, int]) -> int:
 
 
 def cost(rank: int, shape: tuple[int, int], unit: Unit) -> int:
-    """What a layer of this rank and shape (m, n) takes of a budget: r or r(m + n + r); ``ValueError`` for another ``unit``."""
+    """What a layer of this rank and shape (m, n) takes of a budget: r or r(m + n + r);
+    ``ValueError`` for another ``unit``.
+    """
     checks.one_of("unit", unit, get_args(Unit))
     return rank if unit == "ranks" else factor_entries(rank, shape)
 
@@ -60,15 +66,17 @@ def allocate_ranks(
 ) -> RankAllocation:
     """Keep the singular values that are worth most, over all layers, within a total budget.
 
-    ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every layer, ``max_rank`` one limit
-    for all layers or one for each.  Every layer gets ``min_rank`` (or all it has) first.  Then the next positive singular value
-    of some layer is kept, always the one with the largest σ² per unit of cost, until none fits.  Zero singular values are never
-    bought, even if budget is left.  With ``unit="ranks"`` the largest singular values of all layers are kept and the discarded
-    norm is the least possible.  With ``unit="parameters"`` a step from r − 1 to r costs m + n + 2r − 1; the kept sum of σ² is
-    then within the σ² of one singular value of the optimum (the greedy bound of the knapsack problem).
+    ``spectra`` are the sorted singular values of every layer's Ŝ, ``shapes`` the (m, n) of every
+    layer, ``max_rank`` one limit for all layers or one for each.  Every layer gets ``min_rank`` (or
+    all it has) first.  Then the next positive singular value of some layer is kept, always the one
+    with the largest σ² per unit of cost, until none fits.  Zero singular values are never bought,
+    even if budget is left.  With ``unit="ranks"`` the largest singular values of all layers are
+    kept and the discarded norm is the least possible.  With ``unit="parameters"`` a step from r − 1
+    to r costs m + n + 2r − 1; the kept sum of σ² is then within the σ² of one singular value of the
+    optimum (the greedy bound of the knapsack problem).
 
-    Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and nonnegative, or if the budget is no
-    integer or does not even cover the minimum ranks.
+    Raises ``ValueError`` if the lists differ in length, if a spectrum is not sorted and
+    nonnegative, or if the budget is no integer or does not even cover the minimum ranks.
     """
     checks.one_of("unit", unit, get_args(Unit))
     if not spectra:
@@ -101,11 +109,12 @@ def allocate_ranks(
 def _greedy(
     sigmas: Sequence[Sequence[float]], prices: Sequence[Sequence[int]], least: Sequence[int], most: Sequence[int], left: int
 ) -> tuple[list[int], int]:
-    """Raise the ranks from ``least`` towards ``most`` by the best offers within the budget ``left``: the ranks, and the rest.
+    """Raise the ranks from ``least`` towards ``most`` by the best offers within the budget
+    ``left``: the ranks, and the rest.
 
-    Worth is the root of σ² per cost, because σ² would underflow or overflow.  The worth never rises within a layer, so sorting
-    keeps the order of each layer's values.  Once a value does not fit, no later value of its layer is considered.  Ties go to
-    the first layer.
+    Worth is the root of σ² per cost, because σ² would underflow or overflow.  The worth never rises
+    within a layer, so sorting keeps the order of each layer's values.  Once a value does not fit,
+    no later value of its layer is considered.  Ties go to the first layer.
     """
     offers = sorted(
         (-sigmas[layer][rank] / math.sqrt(prices[layer][rank]), layer, rank)

@@ -1,4 +1,6 @@
-"""Checks of arguments before anything is computed; an error names the argument, what was expected and what was found."""
+"""Checks of arguments before anything is computed; an error names the argument, what was expected
+and what was found.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], meaning: str
 
 @contextmanager
 def naming(where: str, *more: type[Exception]) -> Iterator[None]:
-    """Prefix the messages of ``ValueError`` and of the kinds in ``more`` with ``where``, unless it is empty."""
+    """Prefix the messages of ``ValueError`` and of the kinds in ``more`` with ``where``, unless it
+    is empty.
+    """
     kinds: tuple[type[Exception], ...] = (ValueError, *more)
     try:
         yield
@@ -105,7 +109,9 @@ def alike(**named: Array) -> Any:
 
 @cache
 def _single_or_double(xp: Any, dtype: Any) -> bool:
-    """Whether a dtype of this namespace is floating, real or complex, with parts of 32 or 64 bits; NumPy takes long to say so."""
+    """Whether a dtype of this namespace is floating, real or complex, with parts of 32 or 64 bits;
+    NumPy takes long to say so.
+    """
     return bool(xp.isdtype(dtype, ("real floating", "complex floating")) and xp.finfo(dtype).bits in (32, 64))
 
 
@@ -155,7 +161,8 @@ def product_shape(S_hat: Inexact[Array, "p q"], U_hat: Inexact[Array, "m p"], V_
 def on_copies(optimizer: Callable[[Array, Array, float], Array]) -> Callable[[Array, Array, float], Array]:
     """A caller's opt(P, G, λ) applied to copies of P and G, so that it may work in place.
 
-    Raises ``ValueError`` unless ``optimizer`` is callable; the returned function raises it unless the result can be the new P.
+    Raises ``ValueError`` unless ``optimizer`` is callable; the returned function raises it unless
+    the result can be the new P.
     """
     if not callable(optimizer):
         raise ValueError(f"optimizer: expected a callable opt(P, G, λ), found {optimizer!r}")
@@ -176,8 +183,9 @@ def _on_copies(
 def orthonormal(name: str, U: Inexact[Array, "m r"]) -> None:
     """Raise ``ValueError`` unless ‖UᴴU − I‖ ≤ √eps.
 
-    √eps is the largest defect that one Newton–Schulz step (whose error is quadratic in the defect) still repairs to
-    rounding; accumulated rounding of many steps stays far below it, a wrong basis far above.
+    √eps is the largest defect that one Newton–Schulz step (whose error is quadratic in the defect)
+    still repairs to rounding; accumulated rounding of many steps stays far below it, a wrong basis
+    far above.
     """
     defect, allowed = norm(H(U) @ U - identity(U.shape[1], U)), math.sqrt(eps(U))
     if not defect <= allowed:
@@ -190,7 +198,9 @@ def not_orthonormal(name: str, defect: float, allowed: float, bound: str = "√e
 
 
 def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
-    """Raise ``ValueError`` if a diagonal ``S`` has a zero on its diagonal, or a dense one σ_min ≤ eps·σ_max."""
+    """Raise ``ValueError`` if a diagonal ``S`` has a zero on its diagonal, or a dense one
+    σ_min ≤ eps·σ_max.
+    """
     xp = namespace(S)
     if is_diagonal(S):
         smallest, limit = float(xp.min(xp.abs(xp.linalg.diagonal(S)))), 0.0
@@ -205,7 +215,9 @@ def invertible(name: str, S: Inexact[Array, "r r"]) -> None:
 
 
 def number(value: Any) -> float:
-    """``value`` as a float, or NaN if it is no real number or beyond the range of floats: no range contains NaN."""
+    """``value`` as a float, or NaN if it is no real number or beyond the range of floats: no range
+    contains NaN.
+    """
     try:
         return float(value) if isinstance(value, Real) else math.nan
     except OverflowError:  # an int of more than 308 digits
@@ -239,7 +251,9 @@ def is_integer(value: Any) -> bool:
 
 
 def integer(name: str, value: Any, least: int) -> int:
-    """``value`` as an int of Python, which does not overflow; ``ValueError`` unless it is an integer and at least ``least``."""
+    """``value`` as an int of Python, which does not overflow; ``ValueError`` unless it is an
+    integer and at least ``least``.
+    """
     if not is_integer(value) or int(value) < least:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
     return int(value)
@@ -252,7 +266,9 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 
 def each(name: str, value: Any, count: int) -> list[Any]:
-    """One value for each of ``count`` layers, from a single value or a sequence; ``ValueError`` for another length."""
+    """One value for each of ``count`` layers, from a single value or a sequence; ``ValueError`` for
+    another length.
+    """
     if isinstance(value, np.ndarray) and value.ndim:
         value = value.tolist()
     values = list(value) if isinstance(value, Sequence) else [value] * count
@@ -262,7 +278,9 @@ def each(name: str, value: Any, count: int) -> list[Any]:
 
 
 def threshold(tau: float | None, theta: float | None) -> None:
-    """Exactly one of the relative threshold τ and the absolute threshold ϑ, each finite and ≥ 0, or ``ValueError``."""
+    """Exactly one of the relative threshold τ and the absolute threshold ϑ, each finite and ≥ 0, or
+    ``ValueError``.
+    """
     if (tau is None) == (theta is None):
         raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}")
     if tau is not None:
@@ -288,7 +306,9 @@ def rank(name: str, value: Any, shape: tuple[int, int]) -> int:
 
 
 def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) -> tuple[int, int | None]:
-    """Both ranks as ints; ``ValueError`` unless 1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n) for a given shape."""
+    """Both ranks as ints; ``ValueError`` unless 1 ≤ min_rank ≤ max_rank, and min_rank ≤ min(m, n)
+    for a given shape.
+    """
     least = integer("min_rank", min_rank, 1)
     if not (max_rank is None or is_integer(max_rank)):
         raise ValueError(f"max_rank: expected an integer or None, found {max_rank!r}")
@@ -302,13 +322,17 @@ def ranks(min_rank: Any, max_rank: Any, shape: tuple[int, int] | None = None) ->
 
 
 def finite_norm(line: str, name: str, size: float) -> None:
-    """Raise ``FloatingPointError`` that names the line and the result if ``size``, the norm of the result, is not finite."""
+    """Raise ``FloatingPointError`` that names the line and the result if ``size``, the norm of the
+    result, is not finite.
+    """
     if not math.isfinite(size):
         raise FloatingPointError(f"{line}: the norm of {name} overflowed the range of float64; nothing was changed")
 
 
 def finite_results(line: str, **named: Array) -> None:
-    """Raise ``FloatingPointError`` that names the line and the first result whose entries or norm left its dtype's range."""
+    """Raise ``FloatingPointError`` that names the line and the first result whose entries or norm
+    left its dtype's range.
+    """
     for name, X in named.items():
         size = norm(X)
         if math.isnan(size):

@@ -1,4 +1,6 @@
-"""``geolora-ref``: judge a backend, put reports side by side, export and judge test vectors, fine-tune a model."""
+"""``geolora-ref``: judge a backend, put reports side by side, export and judge test vectors,
+fine-tune a model.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: conforms; 1: does not; 2: the call is wrong or a report could not be written; 130: interrupted."""
+    """Exit status 0: conforms; 1: does not; 2: the call is wrong or a report could not be written;
+    130: interrupted.
+    """
     escape_missing_characters()
     top, given = parser(), list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["finetune"]:
@@ -86,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse_what_has_no_part(top: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with 2 for step options beside ``--rule``, rule options without it, and report options beside ``--reproduce``."""
+    """Exit with 2 for step options beside ``--rule``, rule options without it, and report options
+    beside ``--reproduce``.
+    """
     plain = vars(top.parse_args(["check", options.backend]))
     given = [name for name, value in vars(options).items() if value != plain[name]]
     rule = ("rule", "momentum", "smoothing", "name", "json", "array", "dtype", "device")

@@ -13,7 +13,8 @@ __all__ = ["FactorGradients", "ProjectedGradients"]
 
 @dataclass(frozen=True, eq=False)
 class ProjectedGradients:
-    """The dense gradient G = ∇L(W) seen through the bases, obtained without dividing by S (the default route).
+    """The dense gradient G = ∇L(W) seen through the bases, obtained without dividing by S (the
+    default route).
 
     Attributes
     ----------
@@ -21,8 +22,8 @@ class ProjectedGradients:
     dL : (n, r) ∇_L L = Gᴴ U,   L = V Sᴴ with U frozen.
     dS : (r, r) ∇_S L = Uᴴ G V.
 
-    Exact for every S, singular ones included.  Raises ``ValueError`` for non-finite entries, wrong shapes, or mixed
-    array libraries, dtypes or devices.
+    Exact for every S, singular ones included.  Raises ``ValueError`` for non-finite entries, wrong
+    shapes, or mixed array libraries, dtypes or devices.
     """
 
     dK: Inexact[Array, "m r"]
@@ -82,8 +83,8 @@ class FactorGradients:
 
         For diagonal S this is a column scaling that loses nothing; for dense S the solve loses cond(S)·eps.
 
-        Raises ``ValueError`` if S is singular, or dense and numerically singular in its precision.  The route does not exist
-        then; use :class:`ProjectedGradients`.
+        Raises ``ValueError`` if S is singular, or dense and numerically singular in its precision.
+        The route does not exist then; use :class:`ProjectedGradients`.
         """
         S = state(Y).S
         checks.matrices(U=Y.U, dU=self.dU, dV=self.dV)
@@ -100,7 +101,9 @@ class FactorGradients:
 
 
 def projected_at(Y: LowRank, gradients: ProjectedGradients | FactorGradients) -> ProjectedGradients:
-    """Either kind of gradients as :class:`ProjectedGradients` at ``Y``; ``ValueError`` if ``Y`` or the gradients do not fit."""
+    """Either kind of gradients as :class:`ProjectedGradients` at ``Y``; ``ValueError`` if ``Y`` or
+    the gradients do not fit.
+    """
     Y = state(Y)
     dense = "(ProjectedGradients.from_dense(Y, G) makes them of a dense G)"
     kinds = (ProjectedGradients, FactorGradients)

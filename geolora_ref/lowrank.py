@@ -1,4 +1,6 @@
-"""The state of the algorithm: a matrix of low rank in factored form, and the projector onto its tangent space."""
+"""The state of the algorithm: a matrix of low rank in factored form, and the projector onto its
+tangent space.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,14 @@ class LowRank:
     The factors are not unique: (U Q₁, Q₁ᴴ S Q₂, V Q₂) with unitary Q₁, Q₂ is the same W (*gauge freedom*).
     All three share array library, floating dtype and device.  An instance unpacks: ``U, S, V = Y``.
 
-    A defect δ = ‖UᴴU − I‖ is accepted up to √eps and shifts a step by at most 2δ(1 + δ)λ‖G‖ (docs/theory/step.md);
-    :meth:`polished` takes it away.
+    A defect δ = ‖UᴴU − I‖ is accepted up to √eps and shifts a step by at most 2δ(1 + δ)λ‖G‖
+    (docs/theory/step.md); :meth:`polished` takes it away.
 
     Raises
     ------
     ValueError
-        Wrong or inconsistent shapes, libraries, dtypes, devices; r > min(m, n); non-finite entries; a basis that is
-        not orthonormal (the message has the measured defect).
+        Wrong or inconsistent shapes, libraries, dtypes, devices; r > min(m, n); non-finite entries;
+        a basis that is not orthonormal (the message has the measured defect).
 
     Source: [KL07]; for the representation see docs/theory/setting.md.
     """
@@ -86,7 +88,9 @@ class LowRank:
         return tangent_projection(self, Z)
 
     def change_gauge(self, Q1: Inexact[Array, "r r"], Q2: Inexact[Array, "r r"]) -> LowRank:
-        """The same W in other factors: (U Q₁, Q₁ᴴ S Q₂, V Q₂) with unitary Q₁, Q₂ (``ValueError`` if they are not)."""
+        """The same W in other factors: (U Q₁, Q₁ᴴ S Q₂, V Q₂) with unitary Q₁, Q₂ (``ValueError``
+        if they are not).
+        """
         checks.matrices(U=self.U, Q1=Q1, Q2=Q2)
         for name, Q in (("Q1", Q1), ("Q2", Q2)):
             checks.same_shape(name, Q, (self.rank, self.rank), "r x r")
@@ -94,10 +98,12 @@ class LowRank:
         return LowRank(self.U @ Q1, H(Q1) @ self.S @ Q2, self.V @ Q2)
 
     def polished(self) -> LowRank:
-        """The same W to rounding, with bases that are orthonormal to rounding: one Newton–Schulz step, U(3I − UᴴU)/2, on each.
+        """The same W to rounding, with bases that are orthonormal to rounding: one Newton–Schulz
+        step, U(3I − UᴴU)/2, on each.
 
-        Rounding errors of many steps add up to a defect δ = ‖UᴴU − I‖.  Polishing reduces the defect to at most ¾δ² + ¼δ³.
-        It moves W by at most (δ + ¼δ²)‖W‖, an error as large as the defect itself.
+        Rounding errors of many steps add up to a defect δ = ‖UᴴU − I‖.  Polishing reduces the
+        defect to at most ¾δ² + ¼δ³.  It moves W by at most (δ + ¼δ²)‖W‖, an error as large as the
+        defect itself.
         """
         U, S, V = self
         one = identity(self.rank, S)
@@ -105,7 +111,8 @@ class LowRank:
 
     @classmethod
     def from_dense(cls, W: Inexact[Array, "m n"], rank: int) -> LowRank:
-        """A best approximation of ``W`` of this rank: its truncated singular value decomposition (Eckart–Young).
+        """A best approximation of ``W`` of this rank: its truncated singular value decomposition
+        (Eckart–Young).
 
         Raises ``ValueError`` unless ``W`` is a finite matrix and ``rank`` an integer from 1 to min(m, n).
         """
@@ -116,9 +123,11 @@ class LowRank:
 
     @classmethod
     def random(cls, shape: tuple[int, int], spectrum: Values, rng: np.random.Generator) -> LowRank:
-        """Haar distributed bases and S = diag(spectrum), real, in NumPy float64; the rank is ``len(spectrum)``.
+        """Haar distributed bases and S = diag(spectrum), real, in NumPy float64; the rank is
+        ``len(spectrum)``.
 
-        Raises ``ValueError`` unless ``spectrum`` has from 1 to min(m, n) finite entries and ``rng`` is a generator.
+        Raises ``ValueError`` unless ``spectrum`` has from 1 to min(m, n) finite entries and ``rng``
+        is a generator.
         """
         if not isinstance(shape, Sequence) or len(shape) != 2:
             raise ValueError(f"shape: expected (m, n), found {shape!r}")
@@ -129,13 +138,17 @@ class LowRank:
 
 
 def _haar(size: int, r: int, rng: np.random.Generator) -> Array:
-    """Q of a Gaussian matrix, each column times the sign of its entry on diag(R): only then is Q Haar distributed."""
+    """Q of a Gaussian matrix, each column times the sign of its entry on diag(R): only then is Q
+    Haar distributed.
+    """
     Q, R = np.linalg.qr(rng.standard_normal((size, r)))
     return Q * np.sign(np.diag(R))
 
 
 def state(Y: LowRank, name: str = "Y") -> LowRank:
-    """``Y`` itself, or ``ValueError`` if it is no :class:`LowRank`, such as a tuple of its factors or a dense matrix."""
+    """``Y`` itself, or ``ValueError`` if it is no :class:`LowRank`, such as a tuple of its factors
+    or a dense matrix.
+    """
     checks.instance(name, Y, LowRank, "a LowRank")
     return Y
 
@@ -143,10 +156,12 @@ def state(Y: LowRank, name: str = "Y") -> LowRank:
 def tangent_projection(Y: LowRank, Z: Inexact[Array, "m n"]) -> Inexact[Array, "m n"]:
     """P(Y) Z = U Uᴴ Z + Z V Vᴴ − U Uᴴ Z V Vᴴ.
 
-    For invertible S the orthogonal projection of ``Z`` onto the tangent space of the rank-r matrices at Y; for singular
-    S still an orthogonal projection, the one the algorithm uses.  It depends on range(U) and range(V) alone [KL07].
+    For invertible S the orthogonal projection of ``Z`` onto the tangent space of the rank-r
+    matrices at Y; for singular S still an orthogonal projection, the one the algorithm uses.  It
+    depends on range(U) and range(V) alone [KL07].
 
-    Raises ``ValueError`` if ``Y`` is no LowRank, or ``Z`` is no m x n matrix in the library and dtype of ``Y``.
+    Raises ``ValueError`` if ``Y`` is no LowRank, or ``Z`` is no m x n matrix in the library and
+    dtype of ``Y``.
     """
     U, _, V = state(Y)
     checks.matrices(U=U, Z=Z)

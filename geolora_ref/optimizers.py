@@ -1,15 +1,17 @@
 """Directions for K, L and S: an optimizer maps tangent vectors to tangent vectors.
 
-A *tangent triple* (D_K, D_L, D_S) at bases U, V satisfies UᴴD_K = D_S = (VᴴD_L)ᴴ.  It stands for one tangent vector
+A *tangent triple* (D_K, D_L, D_S) at bases U, V satisfies UᴴD_K = D_S = (VᴴD_L)ᴴ.  It stands for
+one tangent vector
 
     D = D_K Vᴴ + U D_Lᴴ − U D_S Vᴴ,     D_K = D V,  D_L = DᴴU,  D_S = UᴴD V,
 
-as the gradients (∇_K, ∇_L, ∇_S) stand for P(W)G.  For every tangent triple the untruncated step is Ŵ = W − λD, exactly
-(docs/theory/directions.md).  The memory of a rule is a tangent triple M too, and moves to new bases by the orthogonal projection
-P(W₁)M, :func:`transported`.
+as the gradients (∇_K, ∇_L, ∇_S) stand for P(W)G.  For every tangent triple the untruncated step is
+Ŵ = W − λD, exactly (docs/theory/directions.md).  The memory of a rule is a tangent triple M too,
+and moves to new bases by the orthogonal projection P(W₁)M, :func:`transported`.
 
-All rules here except :class:`AdamPublished` return tangent triples.  A rule is *admissible* if it commutes with changes of the
-gauge: only rules that divide entry by entry do not.  Arrays may be stacks of layers of one shape, rank and age (leading axes).
+All rules here except :class:`AdamPublished` return tangent triples.  A rule is *admissible* if it
+commutes with changes of the gauge: only rules that divide entry by entry do not.  Arrays may be
+stacks of layers of one shape, rank and age (leading axes).
 """
 
 from __future__ import annotations
@@ -66,8 +68,9 @@ class Bases(NamedTuple):
 class Moments:
     """What an optimizer remembers: the number of steps, and its first and second moments where it has them.
 
-    ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : the second moments of K, L and S that a rule divides by.
-    A rule that is given the memory of another kind of rule begins anew: a sum of gradients cannot be continued as a mean.
+    ``first`` : a tangent triple, m x r, n x r and r x r.  ``second`` : the second moments of K, L
+    and S that a rule divides by.  A rule that is given the memory of another kind of rule begins
+    anew: a sum of gradients cannot be continued as a mean.
     """
 
     step: int = 0
@@ -80,7 +83,9 @@ class Optimizer(Protocol):
     """opt of Algorithm 1, split into a direction and the move of its memory to new bases."""
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-        """The direction that takes the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the old bases."""
+        """The direction that takes the place of (∇_K, ∇_L, ∇_S), and the new memory, still in the
+        old bases.
+        """
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """The memory in the new bases."""
@@ -106,8 +111,8 @@ def continued(moments: Moments, shapes: tuple[tuple[int, ...], ...] | None) -> M
 def transported(M: Triple, old: Bases, new: Bases) -> Triple:
     """P(W₁)M of a tangent vector M at W: M V₁, MᴴU₁ and U₁ᴴM V₁, in O((m + n)r²) operations.
 
-    M V₁ = M_K(VᴴV₁) + U((I − VVᴴ)M_L)ᴴV₁, and MᴴU₁ in the same way.  The first product is the part M_K Vᴴ of M in the new
-    coordinates; the second is the part of M outside the old range of V.
+    M V₁ = M_K(VᴴV₁) + U((I − VVᴴ)M_L)ᴴV₁, and MᴴU₁ in the same way.  The first product is the part
+    M_K Vᴴ of M in the new coordinates; the second is the part of M outside the old range of V.
     """
     (U, V), (U1, V1) = old, new
     A, B = H(U) @ U1, H(V) @ V1
@@ -179,11 +184,13 @@ class Normalised(HeavyBall):
 class Spectral(HeavyBall):
     """D = P polar(M) with the memory of heavy ball: steepest descent in the spectral norm, up to 2/√3.
 
-    M = [U | Ũ] C [V | Ṽ]ᴴ with the core C = [[M_S, M_LᴴṼ], [ŨᴴM_K, 0]] of Algorithm 1, line 5.  D = [U | Ũ] C' [V | Ṽ]ᴴ, where
-    C' is the polar factor of C with the last block set to 0, the tangent projection.  ‖D‖₂ ≤ 2/√3 for every M.
+    M = [U | Ũ] C [V | Ṽ]ᴴ with the core C = [[M_S, M_LᴴṼ], [ŨᴴM_K, 0]] of Algorithm 1, line 5.
+    D = [U | Ũ] C' [V | Ṽ]ᴴ, where C' is the polar factor of C with the last block set to 0, the
+    tangent projection.  ‖D‖₂ ≤ 2/√3 for every M.
 
-    ``smoothing`` : singular values of C enter as σ/(σ² + δ²)^{1/2} in place of 1, δ = smoothing times their root mean square:
-    directions that are weak in M get a small weight.  A σ that is only rounding error of the largest σ is left out.
+    ``smoothing`` : singular values of C enter as σ/(σ² + δ²)^{1/2} in place of 1, δ = smoothing
+    times their root mean square: directions that are weak in M get a small weight.  A σ that is
+    only rounding error of the largest σ is left out.
 
     Raises ``ValueError`` unless β and the smoothing are finite and ≥ 0.  Source: docs/theory/directions.md.
     """
@@ -199,7 +206,8 @@ class Spectral(HeavyBall):
         moments = self._remembered(gradients, moments)
         assert moments.first is not None
         M = _of_size_one(moments.first)
-        # δ² ≥ smoothing²‖M‖²/2r, so rounding of the squares costs D a relative error of about 2r·eps/smoothing²
+        # δ² ≥ smoothing²‖M‖²/2r, so rounding of the squares costs D a relative error of about
+        # 2r·eps/smoothing²
         return (self._by_squares if self.smoothing >= 0.1 else self._by_svd)(bases, M), moments
 
     def _by_svd(self, bases: Bases, M: Triple) -> Triple:
@@ -225,14 +233,16 @@ class Spectral(HeavyBall):
     def _by_squares(self, bases: Bases, M: Triple) -> Triple:
         """P M(MᴴM + δ²I)^{-1/2} from Gram matrices, without the new columns Ũ and Ṽ.
 
-        D_K − U D_S = M_K⊥ h and D_L − V D_Sᴴ = M_L⊥ g with h = Vᴴ(MᴴM + δ²I)^{-1/2}V and g = Uᴴ(MMᴴ + δ²I)^{-1/2}U.
+        D_K − U D_S = M_K⊥ h and D_L − V D_Sᴴ = M_L⊥ g with h = Vᴴ(MᴴM + δ²I)^{-1/2}V and
+        g = Uᴴ(MMᴴ + δ²I)^{-1/2}U.
 
         In the basis [V | M_L⊥ R⁻¹], R = (M_L⊥ᴴM_L⊥)^{1/2}, UᴴM is T = [M_S | R], and MᴴM is
 
             N = [[M_KᴴM_K, M_SᴴR], [R M_S, R²]] = Q diag(x) Qᴴ.
 
-        With s = (x + δ²)^{1/2}, D_S is the first half of T Q diag(1/s) Qᴴ and h the first block of Q diag(1/s) Qᴴ;
-        1/s = 1/δ − x/(sδ(s + δ)) gives g = I/δ − T Q diag(1/(sδ(s + δ))) QᴴTᴴ.  No R⁻¹ is left.
+        With s = (x + δ²)^{1/2}, D_S is the first half of T Q diag(1/s) Qᴴ and h the first block of
+        Q diag(1/s) Qᴴ; 1/s = 1/δ − x/(sδ(s + δ)) gives g = I/δ − T Q diag(1/(sδ(s + δ))) QᴴTᴴ.  No
+        R⁻¹ is left.
         """
         (U, V), xp, r = bases, namespace(M.S), M.S.shape[-1]
         of_K, of_L = H(M.K) @ M.K, H(M.L) @ M.L
@@ -282,12 +292,15 @@ class _Averages:
 
 @dataclass(frozen=True)
 class Preconditioned(_Averages):
-    """Second moments r x r: R_K ← β₂R_K + (1 − β₂)∇_Kᴴ∇_K/m, X_K = (R_K + eps²I)^{-1/2}, and R_L, X_L in the same way.
+    """Second moments r x r: R_K ← β₂R_K + (1 − β₂)∇_Kᴴ∇_K/m, X_K = (R_K + eps²I)^{-1/2}, and R_L,
+    X_L in the same way.
 
-    D has the core ½(M_S X_K + X_L M_S), and beside it M_K⊥X_K and M_L⊥X_L.  The map from the mean M of the gradients to D is
-    self-adjoint and nonnegative, so the first step never ascends; it does not depend on the gauge.  Eigenvalues of R below
-    r·eps of the largest are raised to that rounding level.  R moves to new bases as BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.
-    This is LoRA-RITE [RITE25] in these coordinates.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
+    D has the core ½(M_S X_K + X_L M_S), and beside it M_K⊥X_K and M_L⊥X_L.  The map from the mean M
+    of the gradients to D is self-adjoint and nonnegative, so the first step never ascends; it does
+    not depend on the gauge.  Eigenvalues of R below r·eps of the largest are raised to that
+    rounding level.  R moves to new bases as BᴴRB + (tr R/r)(I − BᴴB), B = VᴴV₁.  This is LoRA-RITE
+    [RITE25] in these coordinates.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite
+    and ≥ 0.
     """
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
@@ -315,7 +328,8 @@ class Preconditioned(_Averages):
         xp, finite = namespace(R), _finite(R)
         R = _where(finite, R, 0.0)
         values, Q = xp.linalg.eigh(R)
-        # Below this an eigenvalue is rounding of the largest: X would magnify rounding of M there, without a bound.
+        # Below this an eigenvalue is rounding of the largest: X would magnify rounding of M there,
+        # without a bound.
         known = xp.maximum(values, R.shape[-1] * eps(R) * xp.max(xp.abs(values), axis=-1, keepdims=True))
         root = xp.sqrt(known + self.eps**2)
         inverse = xp.where(root > 0.0, 1.0 / _nonzero(root), xp.zeros_like(root))
@@ -323,7 +337,9 @@ class Preconditioned(_Averages):
 
     @staticmethod
     def _moved(R: Array, B: Array) -> Array:
-        """BᴴRB + (tr R/r)(I − BᴴB): directions outside the old range, never measured, get the mean of the measured ones."""
+        """BᴴRB + (tr R/r)(I − BᴴB): directions outside the old range, never measured, get the mean
+        of the measured ones.
+        """
         xp = namespace(R)
         mean = xp.linalg.trace(R)[..., None, None] / R.shape[-1]
         return H(B) @ R @ B + mean * (identity(B.shape[-1], B) - H(B) @ B)
@@ -333,9 +349,10 @@ class Preconditioned(_Averages):
 class Adam(_Averages):
     """Adam entry by entry on ∇_K and ∇_L, in a form that is self-adjoint: D = D_K Vᴴ + U D_Lᴴ.
 
-    The direction of the first step never ascends: ⟨G, D⟩ = Σ|∇_K|²/√v_K + Σ|∇_L|²/√v_L.  It depends on the gauge, since it
-    divides entry by entry.  Second moments move by weights that sum to 1, see :func:`inherited`, a heuristic.
-    Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
+    The direction of the first step never ascends: ⟨G, D⟩ = Σ|∇_K|²/√v_K + Σ|∇_L|²/√v_L.  It depends
+    on the gauge, since it divides entry by entry.  Second moments move by weights that sum to 1,
+    see :func:`inherited`, a heuristic.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite
+    and ≥ 0.
     """
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
@@ -361,9 +378,10 @@ class Adam(_Averages):
 class AdamPublished(_Averages):
     """Adam entry by entry on each of ∇_K, ∇_L and ∇_S, as published: S has a direction of its own.
 
-    The three directions are not views of one matrix, and the step can ascend at every learning rate (example in
-    docs/theory/directions.md).  It serves to reproduce the paper.  M moves by M_K B, M_L A and AᴴM_S B, v by :func:`inherited`.
-    Raises ``ValueError`` unless 0 ≤ β < 1 and eps is finite and ≥ 0.
+    The three directions are not views of one matrix, and the step can ascend at every learning rate
+    (example in docs/theory/directions.md).  It serves to reproduce the paper.  M moves by M_K B,
+    M_L A and AᴴM_S B, v by :func:`inherited`.  Raises ``ValueError`` unless 0 ≤ β < 1 and eps is
+    finite and ≥ 0.
     """
 
     def direction(self, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
@@ -382,17 +400,20 @@ class AdamPublished(_Averages):
 
 
 def moved_apart(M: Triple, A: Array, B: Array) -> Triple:
-    """(M_K B, M_L A, Aᴴ M_S B), A = UᴴU₁, B = VᴴV₁: three matrices moved separately, which share no tangent vector."""
+    """(M_K B, M_L A, Aᴴ M_S B), A = UᴴU₁, B = VᴴV₁: three matrices moved separately, which share no
+    tangent vector.
+    """
     return Triple(M.K @ B, M.L @ A, H(A) @ M.S @ B)
 
 
 def inherited(A: Inexact[Array, "*layers r r1"]) -> Inexact[Array, "*layers r r1"]:
     """Weights by which new directions inherit the second moments of the old ones: each column sums to 1.
 
-    Let v = V b + v⊥ with orthonormal V.  If the gradients along the columns V_j are uncorrelated, the mean square along v is
-    Σ_j |b_j|² times the mean square along V_j, plus ‖v⊥‖² = 1 − ‖b‖² times an unmeasured mean square along v⊥.  The average
-    over V stands in for the unmeasured one.  With zero instead, the memory leaks away as the bases turn: steps become up to
-    7 times too long (docs/theory/directions.md).
+    Let v = V b + v⊥ with orthonormal V.  If the gradients along the columns V_j are uncorrelated,
+    the mean square along v is Σ_j |b_j|² times the mean square along V_j, plus ‖v⊥‖² = 1 − ‖b‖²
+    times an unmeasured mean square along v⊥.  The average over V stands in for the unmeasured one.
+    With zero instead, the memory leaks away as the bases turn: steps become up to 7 times too long
+    (docs/theory/directions.md).
     """
     xp = namespace(A)
     squares = xp.abs(A) ** 2
@@ -409,8 +430,8 @@ def _nothing(S: Array) -> Array:
 def _finite(*Xs: Array) -> Array:
     """For each layer, whether all its entries are finite.
 
-    The decomposition of a non-finite layer would raise for a whole stack without a name.  The caller returns NaN for such a
-    layer instead, and the step refuses NaN by the layer's name.
+    The decomposition of a non-finite layer would raise for a whole stack without a name.  The
+    caller returns NaN for such a layer instead, and the step refuses NaN by the layer's name.
     """
     xp = namespace(*Xs)
     first, *others = (xp.all(xp.isfinite(X), axis=(-2, -1), keepdims=True) for X in Xs)
@@ -435,7 +456,9 @@ def _weighted(X: Array, weights: Array, Y: Array) -> Array:
 
 
 def _root(A: Array) -> Array:
-    """A^{1/2} of a positive semidefinite matrix, also where rounding has made its smallest eigenvalues negative."""
+    """A^{1/2} of a positive semidefinite matrix, also where rounding has made its smallest
+    eigenvalues negative.
+    """
     xp = namespace(A)
     values, Q = xp.linalg.eigh(A)
     return _weighted(Q, xp.sqrt(xp.clip(values, min=0.0)), Q)

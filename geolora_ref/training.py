@@ -1,11 +1,13 @@
-"""One training iteration of several layers: the schedule around Algorithm 1, optimizers with memory, ranks from one budget.
+"""One training iteration of several layers: the schedule around Algorithm 1, optimizers with
+memory, ranks from one budget.
 
-A cycle is one augmented step (Algorithm 1, lines 2 to 5) and ``coefficient_steps`` steps that train S alone.  Truncation
-(line 6) comes at once or after the cycle; in the second case the coefficient steps train an S of up to 2r x 2r entries.  S is
-dense after a coefficient step; the gradients are division-free, so there is no inverse of S that could be stale.
+A cycle is one augmented step (Algorithm 1, lines 2 to 5) and ``coefficient_steps`` steps that train
+S alone.  Truncation (line 6) comes at once or after the cycle; in the second case the coefficient
+steps train an S of up to 2r x 2r entries.  S is dense after a coefficient step; the gradients are
+division-free, so there is no inverse of S that could be stale.
 
-Every optimizer of ``optimizers.py`` but the published Adam answers with one tangent vector D, seen through K, L and S: the
-untruncated step is W − λD.
+Every optimizer of ``optimizers.py`` but the published Adam answers with one tangent vector D, seen
+through K, L and S: the untruncated step is W − λD.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ When = Literal["at once", "after the cycle"]
 class Settings:
     """How a group of layers is trained.
 
-    ``learning_rate`` λ; ``tau``, ``theta``, ``min_rank``, ``max_rank`` as in :func:`geolora_ref.geolora_step`; ``budget`` in
-    ``unit`` over all layers takes the place of the threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S
-    (U and V are bases: to shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate`` the
-    schedule; ``optimizer`` the direction of K, L and S.
+    ``learning_rate`` λ; ``tau``, ``theta``, ``min_rank``, ``max_rank`` as in
+    :func:`geolora_ref.geolora_step`; ``budget`` in ``unit`` over all layers takes the place of the
+    threshold; ``weight_decay`` on S, decoupled: S ← S − λ·weight_decay·S (U and V are bases: to
+    shrink them changes nothing but their orthonormality); ``coefficient_steps`` and ``truncate``
+    the schedule; ``optimizer`` the direction of K, L and S.
 
     Raises ``ValueError`` for a setting out of range, naming it.
     """
@@ -72,7 +75,8 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer before the iteration: its state, gradients there, the optimizer's memory, and the most columns it can hold.
+    """A layer before the iteration: its state, gradients there, the optimizer's memory, and the
+    most columns it can hold.
 
     Errors name it, if it has a ``name``.
     """
@@ -94,7 +98,9 @@ class LayerStep:
 
 
 class Phase(NamedTuple):
-    """What an iteration of the cycle does: augment the bases (otherwise S alone is trained), truncate by the settings' limits."""
+    """What an iteration of the cycle does: augment the bases (otherwise S alone is trained),
+    truncate by the settings' limits.
+    """
 
     augments: bool
     truncates: bool
@@ -116,7 +122,9 @@ class Untruncated(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Line 6 for several layers: a threshold for each or a ``budget`` in ``unit`` over all, and the range of the new ranks."""
+    """Line 6 for several layers: a threshold for each or a ``budget`` in ``unit`` over all, and the
+    range of the new ranks.
+    """
 
     tau: float | None
     theta: float | None
@@ -136,14 +144,18 @@ class Cut(NamedTuple):
 
 @runtime_checkable
 class Stepper(Protocol):
-    """Layers that :func:`iterate` moves: one by one (:func:`training_step`), or all at once (``nn/optim/fast_group.py``)."""
+    """Layers that :func:`iterate` moves: one by one (:func:`training_step`), or all at once
+    (``nn/optim/fast_group.py``).
+    """
 
     @property
     def capacities(self) -> Sequence[int]:
         """The most columns that each layer can hold."""
 
     def directions(self, optimizer: Optimizer) -> list[Triple]:
-        """The optimizer's direction for each layer, (m, r), (n, r) and (r, r); the new memory is kept for ``advance``."""
+        """The optimizer's direction for each layer, (m, r), (n, r) and (r, r); the new memory is
+        kept for ``advance``.
+        """
 
     def cores(self) -> list[Inexact[Array, "r r"]]:
         """S of each layer."""
@@ -152,7 +164,9 @@ class Stepper(Protocol):
         """S ← S − rate·ΔS in the bases as they are."""
 
     def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
-        """Lines 3 to 6, or without ``augments`` S ← S − rate·ΔS and line 6; the memory moves to the new bases."""
+        """Lines 3 to 6, or without ``augments`` S ← S − rate·ΔS and line 6; the memory moves to the
+        new bases.
+        """
 
 
 def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
@@ -171,8 +185,9 @@ def iterate(layers: Stepper, settings: Settings, iteration: int) -> None:
 def training_step(layers: Sequence[Layer], settings: Settings, iteration: int) -> list[LayerStep]:
     """Iteration number ``iteration`` (from 0) of all layers; nothing given is changed.
 
-    The optimizer works on copies.  Raises ``ValueError`` and ``FloatingPointError`` like :func:`geolora_ref.geolora_step`, and
-    ``ValueError`` for a memory or directions that do not match the gradients.
+    The optimizer works on copies.  Raises ``ValueError`` and ``FloatingPointError`` like
+    :func:`geolora_ref.geolora_step`, and ``ValueError`` for a memory or directions that do not
+    match the gradients.
     """
     stepper = _OneByOne(layers)
     iterate(stepper, settings, iteration)
@@ -229,7 +244,9 @@ class _OneByOne:
 
 
 def _asked(optimizer: Optimizer, bases: Bases, gradients: Triple, moments: Moments) -> tuple[Triple, Moments]:
-    """The optimizer's directions and its new memory, shapes checked: silent broadcasting would make a wrong step."""
+    """The optimizer's directions and its new memory, shapes checked: silent broadcasting would make
+    a wrong step.
+    """
     checks.instance("moments", moments, Moments, "what an optimizer remembers, such as Moments()")
     _alike_in_shape("first moment", moments.first, gradients)
     own = replace(moments, first=moments.first and _copied(moments.first), second=moments.second and _copied(moments.second))

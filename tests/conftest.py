@@ -1,4 +1,6 @@
-"""Set-up of the test run: shapes are type-checked, libraries and dtypes are fixtures, the kill table is printed."""
+"""Set-up of the test run: shapes are type-checked, libraries and dtypes are fixtures, the kill
+table is printed.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 
 COVERED = {"torch": ("float32", "complex128"), "array_api_strict": ("float64", "complex64")}
-"""With NumPy come all dtypes, with the others by day a real and a complex one, one in single and one in double precision."""
+"""With NumPy come all dtypes, with the others by day a real and a complex one, one in single and
+one in double precision.
+"""
 
 
 def _asked(item: pytest.Item) -> bool:

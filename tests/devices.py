@@ -1,4 +1,6 @@
-"""The devices that tests run on: the CPU always, so that the very same code is tried everywhere, and CUDA where there is one."""
+"""The devices that tests run on: the CPU always, so that the very same code is tried everywhere,
+and CUDA where there is one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Whether this is the nightly profile, in which tests look at everything and take the time that it takes."""
+"""Whether this is the nightly profile, in which tests look at everything and take the time that it
+takes.
+"""
 
 from __future__ import annotations
 

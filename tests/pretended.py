@@ -1,11 +1,14 @@
-"""A pretended device: its tensors name it as theirs, keep their numbers on the CPU, and refuse what a GPU refuses.
+"""A pretended device: its tensors name it as theirs, keep their numbers on the CPU, and refuse what
+a GPU refuses.
 
-Operands on two devices, NumPy's view of a tensor on the device, an index of another device where CUDA wants its own: each is an
-error here as on a GPU, and copies between the devices are counted.  Nothing else of a GPU is pretended: not its kernels, its
-rounding, its memory, nor its work at the same time as the host's.
+Operands on two devices, NumPy's view of a tensor on the device, an index of another device where
+CUDA wants its own: each is an error here as on a GPU, and copies between the devices are counted.
+Nothing else of a GPU is pretended: not its kernels, its rounding, its memory, nor its work at the
+same time as the host's.
 
-``pytest -p tests.pretended`` runs the tests of ``tests.devices`` on it, and no others.  The device takes the place that torch
-keeps for backends of other vendors.  There is one in a process, and for good, so that the tests need a process of their own.
+``pytest -p tests.pretended`` runs the tests of ``tests.devices`` on it, and no others.  The device
+takes the place that torch keeps for backends of other vendors.  There is one in a process, and for
+good, so that the tests need a process of their own.
 """
 
 from __future__ import annotations
@@ -127,14 +130,18 @@ class There(Tensor):
 
 
 class PretendedDevice(TorchDispatchMode):
-    """While it is entered, tensors can be made on the device and copied to and from it; ``crossings`` counts what crosses."""
+    """While it is entered, tensors can be made on the device and copied to and from it;
+    ``crossings`` counts what crosses.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.crossings: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        """The operation on the numbers; the result is there if the operands are, or if it was asked for there."""
+        """The operation on the numbers; the result is there if the operands are, or if it was asked
+        for there.
+        """
         given = kwargs or {}
         tensors = _tensors([*args, *given.values()])
         there, here = any(isinstance(X, There) for X in tensors), [X for X in tensors if not isinstance(X, There)]
@@ -154,7 +161,9 @@ class PretendedDevice(TorchDispatchMode):
         return return_and_correct_aliasing(func, tuple(args), given, result) if changes else result
 
     def _look(self, func: Any, *, there: bool, here: Sequence[Tensor], goes_there: bool) -> None:
-        """Count what crosses; ``RuntimeError`` for operands from the host: CUDA takes single numbers and indices only."""
+        """Count what crosses; ``RuntimeError`` for operands from the host: CUDA takes single
+        numbers and indices only.
+        """
         if func in CROSSING:
             if here or not goes_there:
                 self.crossings["up" if goes_there else "down"] += 1

@@ -1,4 +1,6 @@
-"""What runs on the pretended device (``tests.pretended``) alone: what it refuses, and what crosses in a step of the fast path."""
+"""What runs on the pretended device (``tests.pretended``) alone: what it refuses, and what crosses
+in a step of the fast path.
+"""
 
 from __future__ import annotations
 

@@ -23,9 +23,11 @@ Matrix = NDArray[Any]
 
 
 def ratio(error: float | np.floating[Any], scale: float | np.floating[Any], shape: tuple[int, int], eps: float) -> float:
-    """The error in units of c·eps·scale with c = 4√(m + n), as in the acceptance criteria; at most FAIL is right.
+    """The error in units of c·eps·scale with c = 4√(m + n), as in the acceptance criteria; at most
+    FAIL is right.
 
-    Rounding errors of inner products of length up to m + n grow like √(m + n).  Where the scale is 0, only 0 is right.
+    Rounding errors of inner products of length up to m + n grow like √(m + n).  Where the scale is
+    0, only 0 is right.
     """
     if error <= 0.0:
         return 0.0
@@ -57,7 +59,9 @@ def dense(X: Array) -> Matrix:
 
 
 def judged(inputs: StepInputs, Y: LowRank) -> Verdict:
-    """The verdict on a new state; the judge itself runs without the type checker, which would take most of the time."""
+    """The verdict on a new state; the judge itself runs without the type checker, which would take
+    most of the time.
+    """
     with unchecked():
         return judge(inputs, output(Y))
 

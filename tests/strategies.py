@@ -40,7 +40,9 @@ def _threshold() -> st.SearchStrategy[dict[str, float | None]]:
 
 @st.composite
 def case_parameters(draw: st.DrawFn, /, *, complex_data: bool = False, invertible: bool = False, **fixed: Any) -> CaseParameters:
-    """A case in words, for :meth:`StepCase.build`; ``invertible`` cores only, and fields ``fixed`` by the caller."""
+    """A case in words, for :meth:`StepCase.build`; ``invertible`` cores only, and fields ``fixed``
+    by the caller.
+    """
     m, n, r = draw(shapes())
     min_rank = draw(st.integers(1, min(2 * r, m, n)))
     cores = tuple(core for core in CORES if core != "zero") if invertible else CORES

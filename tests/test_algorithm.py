@@ -1,4 +1,6 @@
-"""Algorithm 1: the exact identity, the oracle's verdict, the edges, the rank rules, and what a step reports."""
+"""Algorithm 1: the exact identity, the oracle's verdict, the edges, the rank rules, and what a step
+reports.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def test_untruncated_step_is_the_riemannian_gradient_step(library: Library, dtyp
 
 
 def test_bases_with_a_defect_shift_the_identity_by_that_much() -> None:
-    """Ŵ = W − λP(W)G − λ((UUᴴ−Π_U)GVVᴴ + UUᴴG(VVᴴ−Π_V)), at most λ(δ_U + δ_V)(1 + δ)‖G‖; polished bases leave rounding."""
+    """Ŵ = W − λP(W)G − λ((UUᴴ−Π_U)GVVᴴ + UUᴴG(VVᴴ−Π_V)), at most λ(δ_U + δ_V)(1 + δ)‖G‖; polished
+    bases leave rounding.
+    """
     rng, learning_rate, attained = np.random.default_rng(0), 0.1, 0.0
     for m, n, r in ((6, 5, 1), (9, 7, 3), (30, 4, 2)):
         U, S, V = LowRank.random((m, n), np.geomspace(1.0, 1e-6, r), rng)
@@ -123,7 +127,9 @@ def test_what_is_reported_is_what_was_done(library: Library, dtype: Dtype, param
 
 
 def test_the_threshold_is_kept_to_the_last_bit(library: Library) -> None:
-    """0.1 of single precision five times: its norm is √5 · 0.1f in double precision, and more if it is rounded to single."""
+    """0.1 of single precision five times: its norm is √5 · 0.1f in double precision, and more if it
+    is rounded to single.
+    """
     sigma = np.array([1.0, *5 * [0.1]], dtype=np.float32)
     S_hat, U_hat, V_hat = (library.array(X) for X in (np.diag(sigma), *(np.eye(size, 6, dtype=np.float32) for size in (8, 7))))
     tail = math.hypot(*sigma[1:].tolist())
@@ -139,10 +145,12 @@ def test_the_threshold_is_kept_to_the_last_bit(library: Library) -> None:
 @example(parameters=CaseParameters(2, 2, 1, "one_tiny", "diagonal", "normal", tau=0.0, seed=33109))
 @example(parameters=CaseParameters(2, 2, 1, "one_tiny", "diagonal", "normal", tau=0.0, magnitude=1e6, seed=410))
 def test_published_route_passes_like_the_division_free_one(library: Library, dtype: Dtype, parameters: CaseParameters) -> None:
-    """With diagonal S, as after every truncation, the division costs nothing: the same oracle, the same limit.
+    """With diagonal S, as after every truncation, the division costs nothing: the same oracle, the
+    same limit.
 
-    From the same ∇_K and ∇_L: formed anew from a dense G with a large normal component they may be another rounding error.
-    Only what underflows in ∇_U = ∇_K Sᵀ cannot be divided back: up to the smallest number over σ_min, times λ in the step.
+    From the same ∇_K and ∇_L: formed anew from a dense G with a large normal component they may be
+    another rounding error.  Only what underflows in ∇_U = ∇_K Sᵀ cannot be divided back: up to the
+    smallest number over σ_min, times λ in the step.
     """
     inputs = _build(parameters, dtype).inputs(dtype.real)
     numbers, sigma = np.finfo(dtype.real), float(np.min(np.abs(np.diagonal(inputs.S))))
@@ -185,7 +193,9 @@ def test_one_by_one_is_a_number(library: Library) -> None:
 
 
 def test_a_fixed_point_needs_a_cap() -> None:
-    """With τ = 0 rounding counts as rank: the spaces grow by directions of no meaning, and there G is not normal."""
+    """With τ = 0 rounding counts as rank: the spaces grow by directions of no meaning, and there G
+    is not normal.
+    """
     rng = np.random.default_rng(0)
     Y = LowRank.random((7, 6), (1.0, 0.8, 0.6), rng)
     W, Z = Y.full(), rng.standard_normal((7, 6))
@@ -202,8 +212,8 @@ def test_a_fixed_point_needs_a_cap() -> None:
 
 
 def test_a_fixed_point_may_repel() -> None:
-    """Of ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by 1 + λ(ν/0.8 − 1) a step; and a kept zero
-    leaves W in the second step, whatever the cap."""
+    """Of ½‖W − A‖², σ_min = 0.8 and a normal gradient of norm ν = 3: rounding grows by
+    1 + λ(ν/0.8 − 1) a step; and a kept zero leaves W in the second step, whatever the cap."""
     rng = np.random.default_rng(1)
     distances: list[list[float]] = []
     for spectrum in ((1.0, 0.8), (1.0, 0.0)):
@@ -221,7 +231,9 @@ def test_a_fixed_point_may_repel() -> None:
 
 
 def test_a_kept_zero_leaves_the_next_step_a_choice() -> None:
-    """From S = 0 without a gradient one direction stays by min_rank, which one depends on the gauge: W₁ does not, W₂ does."""
+    """From S = 0 without a gradient one direction stays by min_rank, which one depends on the
+    gauge: W₁ does not, W₂ does.
+    """
     rng = np.random.default_rng(0)
     bases = [np.linalg.qr(rng.standard_normal(shape))[0] for shape in ((8, 3), (7, 3), (3, 3), (3, 3))]
     Y, A = LowRank(bases[0], np.zeros((3, 3)), bases[1]), rng.standard_normal((8, 7))
@@ -411,7 +423,8 @@ def test_each_rank_rule_is_hit_and_reported(
 @pytest.mark.usefixtures("unchecked")  # of its thousand steps each is like the others
 @pytest.mark.parametrize("learning_rate", [0.9, 0.1, 0.02])
 def test_a_rank_can_stall_from_zero(learning_rate: float) -> None:
-    """docs/theory/rank.md: new directions and the threshold are both of order λ, and here the threshold is larger for ever.
+    """docs/theory/rank.md: new directions and the threshold are both of order λ, and here the
+    threshold is larger for ever.
 
     With half of it the rank grows in the first step.
     """
@@ -473,7 +486,9 @@ def test_a_coefficient_whose_norm_overflows_is_refused() -> None:
 
 
 def test_a_norm_beyond_the_precision_is_refused_in_single_precision_too(library: Library) -> None:
-    """‖S‖ = 4e38, in range for double precision only: its singular values need not fit into single precision."""
+    """‖S‖ = 4e38, in range for double precision only: its singular values need not fit into single
+    precision.
+    """
     Y = LowRank(*(library.array(X.astype(np.float32)) for X in (np.eye(12)[:, :4], 2e38 * np.eye(4), np.eye(11)[:, :4])))
     zero = ProjectedGradients.from_dense(Y, library.array(np.zeros((12, 11), dtype=np.float32)))
     with pytest.raises(FloatingPointError, match=r"^line 3: K_new overflowed the range of .*float32; nothing was changed$"):
@@ -489,7 +504,9 @@ def test_what_is_no_number_did_not_overflow() -> None:
 
 
 def test_tails_beyond_the_precision_are_compared_all_the_same(library: Library) -> None:
-    """Four times 3e38 have the norm 6e38 and a tail of 5.2e38 behind the first: neither is a number of single precision."""
+    """Four times 3e38 have the norm 6e38 and a tail of 5.2e38 behind the first: neither is a number
+    of single precision.
+    """
     E = library.array(np.eye(6, 4, dtype=np.float32))
     cut = truncation(library.array(3e38 * np.eye(4, dtype=np.float32)), E, E, tau=0.6)
     assert (cut.Y.rank, cut.rank_rule) == (3, RankRule.THRESHOLD), "tails of 1, 0.87, 0.71, 0.5 of the norm"

@@ -97,7 +97,9 @@ def test_each_matrix_of_a_stack_is_asked_in_its_own_way(monkeypatch: pytest.Monk
 
 
 def test_a_complex_basis_of_subnormal_columns_is_one(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of the QR that makes NaN of them; columns are scaled then, but for those of zeros, and span what they did."""
+    """As of the QR that makes NaN of them; columns are scaled then, but for those of zeros, and
+    span what they did.
+    """
     rng = np.random.default_rng(0)
     X = (rng.standard_normal((6, 4)) + 1j * rng.standard_normal((6, 4))) * [1.0, 1e-3, 1e-100, 0.0]
     A = library.array(X)
@@ -186,7 +188,9 @@ def test_tails_by_their_definition(values: list[float], magnitude: float) -> Non
 
 
 def test_tails_far_below_the_largest_singular_value() -> None:
-    """Else a rank decision with ϑ = 0 drops a singular value that is not 0; in single precision this begins at 1e-22."""
+    """Else a rank decision with ϑ = 0 drops a singular value that is not 0; in single precision
+    this begins at 1e-22.
+    """
     assert tail_norms(np.array([1.0, 1e-200]))[1] == 1e-200
     assert tail_norms(np.array([1.0, 4e-25, 3e-25], dtype=np.float32))[1] == pytest.approx(5e-25, rel=2.0**-24)
 

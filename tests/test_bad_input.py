@@ -1,4 +1,6 @@
-"""Bad input is refused with a message that names the argument, what was expected and what was found; nothing changes."""
+"""Bad input is refused with a message that names the argument, what was expected and what was
+found; nothing changes.
+"""
 
 from __future__ import annotations
 
@@ -441,7 +443,9 @@ def test_an_orthonormality_defect_below_the_limit_is_accepted() -> None:
 
 
 def test_the_limit_follows_the_precision() -> None:
-    """√eps = 3.5e-4 in single precision: factors 1 + 5e-5 and 1 + 2e-4 have the defects 1.7e-4 and 6.9e-4."""
+    """√eps = 3.5e-4 in single precision: factors 1 + 5e-5 and 1 + 2e-4 have the defects 1.7e-4 and
+    6.9e-4.
+    """
     single = {name: X.astype(np.float32) for name, X in {"U": 1.00005 * U, "S": S, "V": V}.items()}
     assert LowRank(**single).rank == 3
     with pytest.raises(ValueError, match=r"√eps = 3\.5e-04, found 6\.9..e-04"):

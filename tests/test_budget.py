@@ -80,8 +80,9 @@ def test_in_ranks_the_discarded_norm_is_the_least_possible(drawn: Layers, spare:
 
 @given(drawn=layers, spare=st.integers(0, 80), min_rank=st.integers(1, 3), room=st.none() | st.integers(0, 2))
 def test_in_parameters_less_than_one_singular_value_is_lost(drawn: Layers, spare: int, min_rank: int, room: int | None) -> None:
-    """The greedy bound of the knapsack problem: worth per cost falls within every layer, so up to the first singular value
-    that does not fit the greedy choice is the best for what it spent, and all that is lost is what that one would add."""
+    """The greedy bound of the knapsack problem: worth per cost falls within every layer, so up to
+    the first singular value that does not fit the greedy choice is the best for what it spent, and
+    all that is lost is what that one would add."""
     max_rank = None if room is None else min_rank + room
     budget = _least(drawn, "parameters", min_rank) + spare
     found = _allocate(drawn, budget, unit="parameters", min_rank=min_rank, max_rank=max_rank)
@@ -104,8 +105,9 @@ def test_nothing_more_would_fit(drawn: Layers, spare: int, unit: Unit) -> None:
 
 
 def test_the_greedy_choice_can_miss_the_optimum() -> None:
-    """A negative control: 35 parameters buy either σ = 3 of the small layer or σ = 5 of the large one; the small one is
-    worth more per parameter (9/12 against 25/34), and after it the large one does not fit.  16 are lost, 25·23/34 could be."""
+    """A negative control: 35 parameters buy either σ = 3 of the small layer or σ = 5 of the large
+    one; the small one is worth more per parameter (9/12 against 25/34), and after it the large one
+    does not fit.  16 are lost, 25·23/34 could be."""
     drawn: Layers = [([10.0, 3.0], (4, 5)), ([10.0, 5.0], (15, 16))]
     found = _allocate(drawn, 10 + 32 + 35, unit="parameters")
     assert found.ranks == (2, 1)
@@ -113,7 +115,9 @@ def test_the_greedy_choice_can_miss_the_optimum() -> None:
 
 
 def test_a_step_that_does_not_fit_does_not_stop_the_others() -> None:
-    """σ = 9 of the large layer is worth most per parameter but costs 34 of the 12 that are left; σ = 3 costs 12."""
+    """σ = 9 of the large layer is worth most per parameter but costs 34 of the 12 that are left;
+    σ = 3 costs 12.
+    """
     drawn: Layers = [([10.0, 3.0], (4, 5)), ([10.0, 9.0], (15, 16))]
     assert _allocate(drawn, 10 + 32 + 12, unit="parameters") == RankAllocation((2, 1), 54, 9.0)
 
@@ -196,7 +200,9 @@ def test_layers_are_truncated_within_their_parameters(library: Library) -> None:
 
 
 def test_limits_reach_every_layer() -> None:
-    """The minimum goes to the layer whose singular values are worth least, the maximum binds the other one."""
+    """The minimum goes to the layer whose singular values are worth least, the maximum binds the
+    other one.
+    """
     double = Dtype("float64", np.float64, False)
     large, small = _augmented(NUMPY, double, (7, 5), 1), _augmented(NUMPY, double, (5, 9), 1)
     small = replace(small, S_hat=1e-6 * small.S_hat)

@@ -1,4 +1,6 @@
-"""Checks of single arguments, at the ends of their ranges: what is refused and what the message says, what is returned."""
+"""Checks of single arguments, at the ends of their ranges: what is refused and what the message
+says, what is returned.
+"""
 
 from __future__ import annotations
 

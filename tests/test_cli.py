@@ -263,7 +263,9 @@ def test_a_stream_that_cannot_hold_a_character_costs_no_verdict(folder: Path) ->
 
 
 def test_what_a_backend_raises_can_be_read_in_every_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Control characters, which XML has not and a terminal obeys, and half a surrogate pair, which no encoding has."""
+    """Control characters, which XML has not and a terminal obeys, and half a surrogate pair, which
+    no encoding has.
+    """
     assert main(["check", "backend:colourful", *TRAPS, "--json", "report.json", "--junit", "report.xml"]) == 1
     told = r"raised RuntimeError: \x1b[31mCUDA error\x1b[0m in \udc80"
     assert told in capsys.readouterr().out
@@ -338,7 +340,9 @@ def test_ctrl_c_tells_what_was_found_of_a_rule(folder: Path, capsys: pytest.Capt
 
 
 def test_several_processes_find_what_one_finds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In its order, with the diagnosis; a process that the backend ends is told, and so is a call that makes no sense."""
+    """In its order, with the diagnosis; a process that the backend ends is told, and so is a call
+    that makes no sense.
+    """
     rows = []
     for jobs in ("1", "2"):
         assert main(["check", WRONG, "--tests", "group=truncation", "--jobs", jobs, "--json", "report.json"]) == 1

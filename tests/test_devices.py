@@ -1,4 +1,6 @@
-"""The reference on a device, as torch arrays of it: the oracle's cases, and a budget over several layers."""
+"""The reference on a device, as torch arrays of it: the oracle's cases, and a budget over several
+layers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every exception of the package can be copied, as on its way to another process, and its copy says the same."""
+"""Every exception of the package can be copied, as on its way to another process, and its copy says
+the same.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,9 @@ def test_they_are_gradients_of_the_loss(dtype: Dtype) -> None:
 
 
 def test_probes_of_value_zero() -> None:
-    """Autograd alone: W = U S Vᵀ + Δ_K Vᵀ + U Δ_Lᵀ at Δ_K = 0, Δ_L = 0 gives ∇_K and ∇_L, for singular S too."""
+    """Autograd alone: W = U S Vᵀ + Δ_K Vᵀ + U Δ_Lᵀ at Δ_K = 0, Δ_L = 0 gives ∇_K and ∇_L, for
+    singular S too.
+    """
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(0)
     Y = LowRank.random((7, 5), (1.0, 0.5, 0.0), np.random.default_rng(0))
@@ -94,7 +96,9 @@ def test_probes_of_value_zero() -> None:
 @pytest.mark.parametrize("core", ["diagonal", "unsorted", "negative"])
 @pytest.mark.parametrize("spectrum", ["flat", "geometric", "one_tiny", "clustered", "algebraic"])
 def test_division_by_a_diagonal_core_loses_nothing(library: Library, dtype: Dtype, core: str, spectrum: str) -> None:
-    """Entry by entry: one rounding in dK·σ and one in the division; 8 eps also covers a complex product and quotient."""
+    """Entry by entry: one rounding in dK·σ and one in the division; 8 eps also covers a complex
+    product and quotient.
+    """
     Y, G = _state(library, _case(dtype, core=core, spectrum=spectrum), dtype)
     direct = ProjectedGradients.from_dense(Y, G)
     divided = FactorGradients.from_dense(Y, G).projected(Y)
@@ -106,7 +110,9 @@ def test_division_by_a_diagonal_core_loses_nothing(library: Library, dtype: Dtyp
 
 @given(parameters=case_parameters(invertible=True, core="dense"))
 def test_division_by_a_dense_core_loses_its_condition_number(parameters: CaseParameters) -> None:
-    """dU = dK Sᴴ(1 + eps), and solving with S is backward stable: relative error c·eps·cond(S), growth factor small."""
+    """dU = dK Sᴴ(1 + eps), and solving with S is backward stable: relative error c·eps·cond(S),
+    growth factor small.
+    """
     dtype = Dtype("float64", np.float64, parameters.complex)
     Y, G = _state(NUMPY, StepCase.build(parameters), dtype)
     sigma = np.linalg.svd(Y.S, compute_uv=False)
@@ -145,7 +151,9 @@ def test_a_gradient_of_another_precision_is_refused(unchecked: None) -> None:
 
 
 def test_a_diagonal_core_may_be_as_badly_conditioned_as_it_likes() -> None:
-    """Division by its entries loses nothing, so nothing but a zero is refused; a dense core of this condition is."""
+    """Division by its entries loses nothing, so nothing but a zero is refused; a dense core of this
+    condition is.
+    """
     Y = LowRank(np.eye(4)[:, :2], np.diag([1.0, 1e-30]), np.eye(3)[:, :2])
     G = np.arange(12.0).reshape(4, 3)
     divided, direct = FactorGradients.from_dense(Y, G).projected(Y), ProjectedGradients.from_dense(Y, G)
@@ -159,7 +167,9 @@ def test_a_diagonal_core_may_be_as_badly_conditioned_as_it_likes() -> None:
 @pytest.mark.parametrize("smallest", [1e-310, 1e-300j, -1e-300, 1e-30 + 1e-31j])
 @pytest.mark.parametrize("largest", [1.0, 1e300])
 def test_each_column_is_divided_by_its_own_number(library: Library, largest: float, smallest: complex) -> None:
-    """Also where 1/σ or σ_max/σ_min is infinite.  What underflowed in ∇_U is lost: half the smallest number over σ."""
+    """Also where 1/σ or σ_max/σ_min is infinite.  What underflowed in ∇_U is lost: half the
+    smallest number over σ.
+    """
     S = np.diag([largest, smallest])
     Y = LowRank(*(library.array(X.astype(S.dtype)) for X in (np.eye(4)[:, :2], S, np.eye(3)[:, :2])))
     G = library.array(np.arange(12.0).reshape(4, 3).astype(S.dtype) / 8.0)
@@ -171,9 +181,11 @@ def test_each_column_is_divided_by_its_own_number(library: Library, largest: flo
 
 @pytest.mark.parametrize("size", [2.0**-200, 1.0, 2.0**200])
 def test_singularity_is_relative_to_the_size_of_the_core(size: float) -> None:
-    """A power of two changes no rounding: what is singular at one size is so at every size, and what is not is not.
+    """A power of two changes no rounding: what is singular at one size is so at every size, and
+    what is not is not.
 
-    Singular is what a rounding error can make so: σ_min = 0, or eps/10 of σ_max beside an entry off the diagonal.
+    Singular is what a rounding error can make so: σ_min = 0, or eps/10 of σ_max beside an entry off
+    the diagonal.
     """
     nearly, regular = np.array([[1.0, 0.1], [0.0, 2e-17]]), np.array([[1.0, 0.5], [0.25, 1.0]])
     G, (U, V) = np.arange(12.0).reshape(4, 3), (np.eye(4)[:, :2], np.eye(3)[:, :2])

@@ -1,6 +1,8 @@
-"""Who may import whom: the oracles share nothing with what they judge, and the core imports nothing from the layers above it.
+"""Who may import whom: the oracles share nothing with what they judge, and the core imports nothing
+from the layers above it.
 
-What counts is what a module names.  Importing it also runs the ``__init__`` of its packages, which name everything.
+What counts is what a module names.  Importing it also runs the ``__init__`` of its packages, which
+name everything.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def _absolute(node: ast.ImportFrom, module: str, path: Path) -> str:
 
 
 def imports(module: str, root: Path = ROOT) -> Iterator[str]:
-    """The modules of the package that this one imports, anywhere in its text, ``TYPE_CHECKING`` blocks included."""
+    """The modules of the package that this one imports, anywhere in its text, ``TYPE_CHECKING``
+    blocks included.
+    """
     path = _source(module, root)
     assert path is not None, f"no module {module}"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 
 def set_up(folder: Path, module: str) -> tuple[str, str]:
-    """Set up in a folder with an environment in which this is pip; what another interpreter was asked, and what was said."""
+    """Set up in a folder with an environment in which this is pip; what another interpreter was
+    asked, and what was said.
+    """
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)

@@ -1,4 +1,6 @@
-"""The rules map tangent vectors to tangent vectors, their directions descend, and their memory moves by the projection."""
+"""The rules map tangent vectors to tangent vectors, their directions descend, and their memory
+moves by the projection.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def after(rule: Optimizer, bases: Bases, steps: int, rng: np.random.Generator, c
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_step_is_W_minus_the_direction(library: Library, dtype: Dtype, rule: str) -> None:
-    """Ŵ = W − λD in rounding units, D three views of one matrix, also with a memory; in every library and precision."""
+    """Ŵ = W − λD in rounding units, D three views of one matrix, also with a memory; in every
+    library and precision.
+    """
     complex_dtype = np.result_type(dtype.real, 1j if dtype.complex else 0.0)
     for seed, (m, n, r) in enumerate(SIZES):
         rng = np.random.default_rng(seed)
@@ -141,7 +145,9 @@ def test_entries_of_each_matrix_by_itself_can_go_uphill(m: int) -> None:
 
 @pytest.mark.parametrize("complex_data", [False, True])
 def test_spectral_is_steepest_descent_in_the_spectral_norm(complex_data: bool) -> None:
-    """⟨G, D⟩ = ‖PG‖_*, ‖D‖₂ ≤ 2/√3, ‖PG‖_*/‖PG‖ ≤ ‖D‖ ≤ √(2r); D is P of the polar factor, not that factor itself."""
+    """⟨G, D⟩ = ‖PG‖_*, ‖D‖₂ ≤ 2/√3, ‖PG‖_*/‖PG‖ ≤ ‖D‖ ≤ √(2r); D is P of the polar factor, not that
+    factor itself.
+    """
     projected = 0
     for seed, (m, n, r) in enumerate(SIZES * 5):
         bases, G = problem(m, n, r, np.random.default_rng(seed), complex_data)
@@ -323,7 +329,9 @@ def trajectory(rule: Optimizer, steps: int, seed: int, *, regauge: bool) -> list
 
 @pytest.mark.parametrize("rule", ALL)
 def test_gauge_independence(rule: str) -> None:
-    """Errors of 12 steps, each amplified by 1/gap of the truncation at most; those that divide by entries are the control."""
+    """Errors of 12 steps, each amplified by 1/gap of the truncation at most; those that divide by
+    entries are the control.
+    """
     plain, turned = (trajectory(ALL[rule], 12, 3, regauge=regauge) for regauge in (False, True))
     worst = max(float(np.linalg.norm(a - b)) for a, b in zip(plain, turned, strict=True))
     assert worst > 1e-3 if "adam" in rule else worst < 1e-9
@@ -365,7 +373,9 @@ def test_layers_in_stacks_are_the_layers_one_by_one(rule: str) -> None:
 
 
 class Leaking(AdamPublished):
-    """Second moments move by the squared entries alone: nothing stands for what lies outside the old bases."""
+    """Second moments move by the squared entries alone: nothing stands for what lies outside the
+    old bases.
+    """
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """Weights that sum to less than 1."""
@@ -376,7 +386,9 @@ class Leaking(AdamPublished):
 
 
 def length_of_steps(rule: Optimizer, turn: float) -> float:
-    """Root mean square of the directions after 200 steps with gradients of entries ±1, the bases turning outwards each time."""
+    """Root mean square of the directions after 200 steps with gradients of entries ±1, the bases
+    turning outwards each time.
+    """
     rng, moments = np.random.default_rng(4), Moments()
     old = Bases(np.eye(60, 3), np.eye(50, 3))
     new = Bases(*((1.0 - turn) ** 0.5 * np.eye(k, 3) + turn**0.5 * np.eye(k, 3, -3) for k in (60, 50)))
@@ -389,16 +401,21 @@ def length_of_steps(rule: Optimizer, turn: float) -> float:
 
 @pytest.mark.parametrize(("rule", "passes"), [(AdamPublished(), True), (Leaking(), False)])
 def test_bases_that_turn_do_not_lengthen_the_steps(rule: Optimizer, passes: bool) -> None:
-    """Where every direction is alike, v is the same in all coordinates; if a share d leaks away at each step, v is too small."""
+    """Where every direction is alike, v is the same in all coordinates; if a share d leaks away at
+    each step, v is too small.
+    """
     resting, turning = length_of_steps(rule, 0.0), length_of_steps(rule, 0.05)
     assert (turning <= 1.01 * resting) == passes
-    # Leaking, v tends to (1 − β₂)/(1 − β₂(1 − d)) = 0.02 where 1 − β₂²⁰⁰ = 0.18 is expected; momentum loses less than that.
+    # Leaking, v tends to (1 − β₂)/(1 − β₂(1 − d)) = 0.02 where 1 − β₂²⁰⁰ = 0.18 is expected;
+    # momentum loses less than that.
     assert passes or turning > 1.5 * resting
 
 
 @pytest.mark.parametrize("rule", [Adam(), AdamPublished()], ids=lambda rule: type(rule).__name__)
 def test_equal_second_moments_stay_equal_and_none_is_negative(rule: Optimizer) -> None:
-    """Into more directions, into fewer, into some that have nothing of the old ones; columns a rounding error too long."""
+    """Into more directions, into fewer, into some that have nothing of the old ones; columns a
+    rounding error too long.
+    """
     rng = np.random.default_rng(6)
     for r, r1 in ((3, 5), (5, 3), (4, 4)):
         (old, _), (new, _) = problem(12, 12, r, rng), problem(12, 12, r1, rng)
@@ -468,7 +485,9 @@ def test_the_defaults_are_those_of_the_literature() -> None:
 @pytest.mark.parametrize("before", ["gradient", "heavy ball", "preconditioned", "adam", "adam, published"])
 @pytest.mark.parametrize("shape", [(9, 7, 3), (4, 4, 4), (1, 1, 1)])
 def test_a_rule_begins_anew_from_the_memory_of_another(before: str, later: str, shape: tuple[int, int, int]) -> None:
-    """Adam would take a sum of gradients for their mean, and divide it by what one gradient says of the squares of all."""
+    """Adam would take a sum of gradients for their mean, and divide it by what one gradient says of
+    the squares of all.
+    """
     rng = np.random.default_rng(7)
     bases, G = problem(*shape, rng)
     found, memory = ALL[later].direction(bases, seen(G, bases), after(ALL[before], bases, 5, rng))
@@ -483,7 +502,9 @@ def test_a_rule_begins_anew_from_the_memory_of_another(before: str, later: str, 
 
 @pytest.mark.parametrize("rule", ["spectral", "preconditioned"])
 def test_numbers_beyond_the_range_are_left_to_the_checks_of_a_step(rule: str) -> None:
-    """A sum or a square that overflows gives no number, which a step refuses by name; no decomposition raises."""
+    """A sum or a square that overflows gives no number, which a step refuses by name; no
+    decomposition raises.
+    """
     bases, G = problem(9, 7, 3, np.random.default_rng(7))
     with np.errstate(all="ignore"):
         moments = Moments()
@@ -516,7 +537,9 @@ def test_a_rule_with_other_weights_goes_on() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5])
 def test_a_core_that_overflows_is_no_decomposition_that_fails(smoothing: float) -> None:
-    """M_S can leave the range before M_K and M_L do; the step refuses what is not finite, with the layer's name."""
+    """M_S can leave the range before M_K and M_L do; the step refuses what is not finite, with the
+    layer's name.
+    """
     bases, G = problem(14, 11, 3, np.random.default_rng(0))
     M = seen(G, bases)._replace(S=np.full((3, 3), np.inf))
     D, _ = Spectral(smoothing=smoothing).direction(bases, M, Moments())

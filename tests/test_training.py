@@ -1,4 +1,6 @@
-"""The iteration of several layers: schedule, budget, capacity, weight decay; each against the plain step or the dense one."""
+"""The iteration of several layers: schedule, budget, capacity, weight decay; each against the plain
+step or the dense one.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ NUMBERS: dict[str, Callable[[Callable[[float], float]], Settings]] = {
 @pytest.mark.parametrize("make", NUMBERS.values(), ids=NUMBERS)
 @pytest.mark.parametrize("iteration", [0, 1])
 def test_numpy_scalars_are_numbers(make: Callable[[Callable[[float], float]], Settings], iteration: int) -> None:
-    """In single precision, which a double precision scalar of NumPy would promote: the same step, bit for bit."""
+    """In single precision, which a double precision scalar of NumPy would promote: the same step,
+    bit for bit.
+    """
     one, G = layer()
     Y = LowRank(*(X.astype(np.float32) for X in one.Y))
     single = replace(one, Y=Y, gradients=ProjectedGradients.from_dense(Y, G.astype(np.float32)))
@@ -178,7 +182,9 @@ def test_nothing_given_is_changed() -> None:
 
 
 def test_a_step_repairs_bases_that_have_drifted() -> None:
-    """A defect δ = 1e-4 in single precision, as many steps leave it: ¾δ² is below rounding.  The plain step keeps it."""
+    """A defect δ = 1e-4 in single precision, as many steps leave it: ¾δ² is below rounding.  The
+    plain step keeps it.
+    """
     rng = np.random.default_rng(0)
     U, S, V = LowRank.random((40, 30), [1.0, 0.5, 0.2], rng)
     drifted = LowRank(*(X.astype(np.float32) for X in (U * (1.0 + 3e-5), S, V * (1.0 - 3e-5))))
@@ -252,7 +258,9 @@ def test_gradients_of_another_shape_are_refused() -> None:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A rule from elsewhere: heavy ball, which works in place, and what it does to its directions at the end."""
+    """A rule from elsewhere: heavy ball, which works in place, and what it does to its directions
+    at the end.
+    """
 
     at_the_end: Callable[[Triple], Triple] = lambda directions: directions
 

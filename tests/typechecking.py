@@ -1,7 +1,8 @@
-"""The run-time type checker of the test run: every annotated shape and dtype of the package is checked at every call.
+"""The run-time type checker of the test run: every annotated shape and dtype of the package is
+checked at every call.
 
-Modules without an annotated shape are checked in the nightly profile alone: the static checker sees their annotations as well,
-and to check every call takes the oracle twice the time of its work.
+Modules without an annotated shape are checked in the nightly profile alone: the static checker sees
+their annotations as well, and to check every call takes the oracle twice the time of its work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tests.nightly import NIGHTLY
 __all__ = ["UNCHECKABLE", "checked_modules", "typechecked", "unchecked"]
 
 UNCHECKABLE: set[str] = set()
-"""Functions with an annotation that beartype cannot check.  They stay unchecked; a test says which they are."""
+"""Functions with an annotation that beartype cannot check.  They stay unchecked; a test says which
+they are.
+"""
 
 ANY_ARRAY: Any = FrozenDict({np.ndarray[Any, Any]: np.ndarray})
 """beartype reads a second subscript of ``np.ndarray`` as a dtype; the package means any array."""
@@ -31,7 +34,9 @@ _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=ANY_
 
 
 def typechecked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Check every call with beartype; an int is accepted where a float is annotated (the numeric tower of PEP 484)."""
+    """Check every call with beartype; an int is accepted where a float is annotated (the numeric
+    tower of PEP 484).
+    """
     try:
         checked: Callable[..., Any] = _beartype(function)
     except BeartypeDecorHintException:
@@ -41,7 +46,9 @@ def typechecked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def checked_modules(package: Path) -> list[str]:
-    """The modules to be checked of a package in this folder: all of them by night, else those with an annotated shape."""
+    """The modules to be checked of a package in this folder: all of them by night, else those with
+    an annotated shape.
+    """
     if NIGHTLY:
         return [package.name]
     files = [file for file in package.rglob("*.py") if re.search(r"\b(Float|Inexact)\[", file.read_text(encoding="utf-8"))]

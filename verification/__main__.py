@@ -94,7 +94,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it could not be checked.
+    """Exit status 0 only if every claim holds and every negative control fails; 1: not so; 2: it
+    could not be checked.
 
     With --compare, 0: every claim that stood stands; 1: not so; 2: one of the two cannot be read.
     130: interrupted, 143: terminated; with --full the finished cases are in the journal.
@@ -142,12 +143,16 @@ def stopped(interrupt: KeyboardInterrupt, rest: str, console: Console) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: treated like Ctrl-C, so that the worker processes end and their finished cases are kept."""
+    """SIGTERM came: treated like Ctrl-C, so that the worker processes end and their finished cases
+    are kept.
+    """
 
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """A context in which SIGTERM raises :class:`Terminated`; outside of the main thread, which alone gets signals, no change."""
+    """A context in which SIGTERM raises :class:`Terminated`; outside of the main thread, which
+    alone gets signals, no change.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -165,7 +170,9 @@ def terminated_like_interrupted() -> Iterator[None]:
 def check(
     claims: Sequence[Claim], plan: Plan, folder: Path, options: argparse.Namespace, console: Console, others: Collection[str]
 ) -> int:
-    """Check these claims in a folder that no other run uses; ``others`` : the ids of those that the record does not cover."""
+    """Check these claims in a folder that no other run uses; ``others`` : the ids of those that the
+    record does not cover.
+    """
     try:
         records(plan)  # outcomes are compared with the record, so an unreadable one is refused before any case is done
     except ValueError as error:
@@ -222,7 +229,9 @@ def check(
 
 @contextmanager
 def bar(what: str, console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar over claims with the unit ``what``; yields the function of (claim id, done, total) that moves it."""
+    """A progress bar over claims with the unit ``what``; yields the function of (claim id, done,
+    total) that moves it.
+    """
     with ProgressBar(console, width=22, what=what) as progress:
         task = progress.add_task("starting", total=None)
         yield lambda name, done, total: progress.update(task, description=name, completed=done, total=total)

@@ -1,9 +1,12 @@
-"""Where the cases of a campaign run: in processes of this machine (joblib's loky), or on the workers of a Dask cluster.
+"""Where the cases of a campaign run: in processes of this machine (joblib's loky), or on the
+workers of a Dask cluster.
 
-Both yield ``work(item)`` for every item in the order of completion, and raise :class:`BackendError` where they cannot go on.
+Both yield ``work(item)`` for every item in the order of completion, and raise :class:`BackendError`
+where they cannot go on.
 
-Dask is not used through joblib.  In joblib 1.6.0 the callback that ends the waiting is not called for errors, so a generator
-waits forever for a task that Dask has given up.  A worker that dies again and again must be reported instead.
+Dask is not used through joblib.  In joblib 1.6.0 the callback that ends the waiting is not called
+for errors, so a generator waits forever for a task that Dask has given up.  A worker that dies
+again and again must be reported instead.
 """
 
 from __future__ import annotations
@@ -52,7 +55,9 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], jobs: in
 
 
 def _work_for(master: int, work: Callable[[Item], Result], item: Item) -> Result:
-    """Run one item in a worker process that ends with its parent: SIGKILL leaves the parent no time to end its workers."""
+    """Run one item in a worker process that ends with its parent: SIGKILL leaves the parent no time
+    to end its workers.
+    """
     _end_with(master)
     return work(item)
 
@@ -71,9 +76,11 @@ def _watch(master: int) -> None:
 
 
 def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: str) -> Generator[Result]:
-    """Run the items on the Dask cluster whose scheduler has this address; Dask repeats the tasks of workers that die.
+    """Run the items on the Dask cluster whose scheduler has this address; Dask repeats the tasks of
+    workers that die.
 
-    Every worker, also one that joins later, must have the sources and the libraries of this process, and one thread.
+    Every worker, also one that joins later, must have the sources and the libraries of this
+    process, and one thread.
     """
     with _connected(scheduler) as client:
         _refuse_unfit(client)
@@ -86,7 +93,9 @@ def on_dask(work: Callable[[Item], Result], items: Sequence[Item], scheduler: st
 
 @cache
 def sources() -> str:
-    """The fingerprint of this process, taken once: a worker keeps the code that it has imported even where files change later."""
+    """The fingerprint of this process, taken once: a worker keeps the code that it has imported
+    even where files change later.
+    """
     return fingerprint(Plan())
 
 
@@ -110,7 +119,9 @@ def _connected(scheduler: str) -> Iterator[Any]:
 
 
 async def _greet(scheduler: str) -> None:
-    """Try the connection first: a client that fails to connect takes long to end.  Raises ``OSError`` or ``ValueError``."""
+    """Try the connection first: a client that fails to connect takes long to end.  Raises
+    ``OSError`` or ``ValueError``.
+    """
     from distributed import Security
     from distributed.comm import connect
 
@@ -135,7 +146,9 @@ def _objection(expected: str, dask_worker: Any) -> str:
 
 
 def _work_if_fit(expected: str, work: Callable[[Item], Result], item: Item) -> Result:
-    """Run one item on a worker; the worker is judged here too, since it may have joined after the campaign began."""
+    """Run one item on a worker; the worker is judged here too, since it may have joined after the
+    campaign began.
+    """
     from distributed import get_worker
 
     worker = get_worker()
@@ -146,7 +159,9 @@ def _work_if_fit(expected: str, work: Callable[[Item], Result], item: Item) -> R
 
 
 def _next(finished: Queue[Any], client: Any) -> Any:
-    """The next result.  Raises :class:`BackendError` for a task that the cluster gave up, and if no worker is left."""
+    """The next result.  Raises :class:`BackendError` for a task that the cluster gave up, and if no
+    worker is left.
+    """
     patience = time.monotonic() + PATIENCE
     try:
         while True:

@@ -21,7 +21,9 @@ __all__ = ["Case", "CaseResult", "Claim", "Control", "Figure", "Measurements", "
 Effort = Literal["quick", "full"]
 
 GREATEST = 1e70
-"""The largest entry of a run that goes on: fourth powers of numbers up to here are finite, so a run ends before any overflow."""
+"""The largest entry of a run that goes on: fourth powers of numbers up to here are finite, so a run
+ends before any overflow.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Case:
-    """One unit of work: a stable id and plain data from which :attr:`Claim.check` can do it, in any process."""
+    """One unit of work: a stable id and plain data from which :attr:`Claim.check` can do it, in any
+    process.
+    """
 
     id: str
     parameters: Mapping[str, Any]
@@ -52,12 +56,14 @@ class CaseResult:
     """The measurements of one case.
 
     ``ratios`` : every ratio, by the name of the inequality.
-    ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they could not have failed.
+    ``undecided`` : how many comparisons had no unique answer or lay at rounding level, so that they
+    could not have failed.
     ``violated_hypotheses`` : the checked hypotheses that did not hold.
     ``series`` : data for the figures.
-    ``diverged`` : where a run left every bound, in words: an infinite ratio.  Comparisons made before that count as usual.
-    ``error`` : if the check itself broke, one line that says what happened and where, then the traceback.  Such a case never
-    counts as the failure of a control.
+    ``diverged`` : where a run left every bound, in words: an infinite ratio.  Comparisons made
+    before that count as usual.
+    ``error`` : if the check itself broke, one line that says what happened and where, then the
+    traceback.  Such a case never counts as the failure of a control.
     """
 
     case: str
@@ -70,7 +76,9 @@ class CaseResult:
 
     @property
     def worst(self) -> float:
-        """The largest ratio; infinite if a run diverged, if a ratio is NaN or −∞ (of a logarithm), or if none was compared."""
+        """The largest ratio; infinite if a run diverged, if a ratio is NaN or −∞ (of a logarithm),
+        or if none was compared.
+        """
         if self.diverged:
             return math.inf
         values = [value for ratios in self.ratios.values() for value in ratios]
@@ -106,9 +114,10 @@ class Measurements:
     def at_most(self, name: str, measured: float, bound: float, rounding: float = 0.0) -> None:
         """Record measured ≤ bound as a ratio.
 
-        ``rounding`` is the most that rounding may add to ``measured``.  Where the bound is at most ten times ``rounding``, a
-        comparison that passes decides nothing and counts as undecided; one that fails is recorded.  A bound that is not finite
-        bounds nothing and gives an infinite ratio.
+        ``rounding`` is the most that rounding may add to ``measured``.  Where the bound is at most
+        ten times ``rounding``, a comparison that passes decides nothing and counts as undecided;
+        one that fails is recorded.  A bound that is not finite bounds nothing and gives an infinite
+        ratio.
         """
         if not math.isfinite(bound + rounding):
             self.ratio(name, math.inf)
@@ -126,7 +135,9 @@ class Measurements:
             self.violated.append(hypothesis)
 
     def diverges(self, where: str, *matrices: ArrayLike) -> bool:
-        """Whether an entry is beyond ``GREATEST`` or NaN; if so the divergence is recorded, and the caller must end the run."""
+        """Whether an entry is beyond ``GREATEST`` or NaN; if so the divergence is recorded, and the
+        caller must end the run.
+        """
         if all(np.max(np.abs(A), initial=0.0) <= GREATEST for A in matrices):
             return False
         self.diverged = f"{where}: an entry beyond {GREATEST:g}"
@@ -172,9 +183,10 @@ class Table:
 class Control:
     """A negative control: something wrong, or a violated hypothesis, for which the claim *must* fail.
 
-    ``share`` : the least share of its cases in which an inequality must fail, below 1 only where some cases cannot show the
-    defect.  ``infinite`` : whether a ratio that is not finite counts as a failure, for claims that report the defect in this way;
-    for all others it is a breakdown that proves nothing.
+    ``share`` : the least share of its cases in which an inequality must fail, below 1 only where
+    some cases cannot show the defect.  ``infinite`` : whether a ratio that is not finite counts as
+    a failure, for claims that report the defect in this way; for all others it is a breakdown that
+    proves nothing.
     """
 
     id: str
@@ -190,15 +202,18 @@ class Control:
 
 @dataclass(frozen=True)
 class Claim:
-    """A guarantee as data: the statement, its hypotheses, the cases that test it, and its negative controls.
+    """A guarantee as data: the statement, its hypotheses, the cases that test it, and its negative
+    controls.
 
-    ``section`` : the heading in the theory pages under which the guarantee is stated, empty if none states it.  ``controls`` :
-    every inequality must fail in at least one of them.  ``floor`` : the least number of ratios that the quick plan must compare,
-    so that nothing passes by checking nothing; for other plans it grows with the number of cases.  ``undecided`` : the largest
-    share of comparisons that may decide nothing, at rounding level or for want of a unique answer.
-    ``explanation`` : how the claim is checked, and what the statement does not say.  ``limit`` : the largest ratio that still
-    holds, 1 for an inequality with explicit constants, ``FAIL`` for one in rounding units c·eps·s.  ``scale`` : what s is, the
-    natural size of the compared quantity.
+    ``section`` : the heading in the theory pages under which the guarantee is stated, empty if none
+    states it.  ``controls`` : every inequality must fail in at least one of them.  ``floor`` : the
+    least number of ratios that the quick plan must compare, so that nothing passes by checking
+    nothing; for other plans it grows with the number of cases.  ``undecided`` : the largest share
+    of comparisons that may decide nothing, at rounding level or for want of a unique answer.
+    ``explanation`` : how the claim is checked, and what the statement does not say.
+    ``limit`` : the largest ratio that still holds, 1 for an inequality with explicit constants,
+    ``FAIL`` for one in rounding units c·eps·s.  ``scale`` : what s is, the natural size of the
+    compared quantity.
     """
 
     id: str

@@ -20,7 +20,9 @@ SILENCE = 30.0
 
 
 def integer_from(least: int) -> Callable[[str], int]:
-    """A type for argparse: an integer ≥ ``least``.  For others argparse names the option and ends with status 2."""
+    """A type for argparse: an integer ≥ ``least``.  For others argparse names the option and ends
+    with status 2.
+    """
 
     def integer(text: str) -> int:
         try:
@@ -35,7 +37,9 @@ def integer_from(least: int) -> Callable[[str], int]:
 
 
 def writable_folder(text: str) -> Path:
-    """A type for argparse: a folder for results, made if it is not there; refused before the work if it cannot be written."""
+    """A type for argparse: a folder for results, made if it is not there; refused before the work
+    if it cannot be written.
+    """
     folder = Path(text)
     try:
         require_writable(folder / "results")
@@ -45,7 +49,8 @@ def writable_folder(text: str) -> Path:
 
 
 class ProgressBar(Progress):
-    """A progress bar: description (at least ``width`` characters), bar, count of total, the unit ``what``, elapsed time.
+    """A progress bar: description (at least ``width`` characters), bar, count of total, the unit
+    ``what``, elapsed time.
 
     Without a terminal ``update`` also writes a line, at most one every ``SILENCE`` seconds.
     """

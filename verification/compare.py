@@ -1,4 +1,6 @@
-"""``python -m verification --compare A B``: where two stored results come from, and what has changed from A to B."""
+"""``python -m verification --compare A B``: where two stored results come from, and what has
+changed from A to B.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ GONE = "not checked"
 
 
 class Change(NamedTuple):
-    """One fact of a claim that differs between two results; ``worse`` : the claim stood, and now fails or was not checked."""
+    """One fact of a claim that differs between two results; ``worse`` : the claim stood, and now
+    fails or was not checked.
+    """
 
     claim: str
     what: str
@@ -31,7 +35,9 @@ class Change(NamedTuple):
 
 
 def read_results(place: Path) -> dict[str, Any]:
-    """Read a ``results.json``, given by its path or its folder.  Raises ``ValueError`` or ``OSError`` that names the file."""
+    """Read a ``results.json``, given by its path or its folder.  Raises ``ValueError`` or
+    ``OSError`` that names the file.
+    """
     path = place / "results.json" if place.is_dir() else place
     data = read_json(path)
     try:
@@ -46,7 +52,9 @@ def read_results(place: Path) -> dict[str, Any]:
 
 
 def changes(old: Results, new: Results) -> list[Change]:
-    """All differences, claim by claim: of verdicts, numbers of cases and comparisons, ratios (to four digits) and controls."""
+    """All differences, claim by claim: of verdicts, numbers of cases and comparisons, ratios (to
+    four digits) and controls.
+    """
     found = []
     for name in dict.fromkeys([*old["claims"], *new["claims"]]):
         before, after = (_facts(data["claims"].get(name)) for data in (old, new))
@@ -80,7 +88,8 @@ def _origin(data: Results) -> str:
 
 
 def tell_changes(A: Path, B: Path, console: Console, most: int = 5) -> int:
-    """Print what has changed from A to B; of each claim at most ``most`` cases, then the number of the others.
+    """Print what has changed from A to B; of each claim at most ``most`` cases, then the number of
+    the others.
 
     Returns 1 if a claim that stood in A does not stand in B or was not checked there, else 0.  Raises as
     :func:`read_results`.

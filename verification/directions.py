@@ -1,4 +1,6 @@
-"""The rules of ``geolora_ref.optimizers`` as the claims see them, and broken ones that claims about directions must reject."""
+"""The rules of ``geolora_ref.optimizers`` as the claims see them, and broken ones that claims about
+directions must reject.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +51,17 @@ def seen(G: Array, bases: Bases) -> Triple:
 
 
 def dense(D: Triple, bases: Bases) -> Array:
-    """The matrix that lines 3 to 5 of Algorithm 1 subtract from W per unit of λ; K, L and S need not come from one matrix."""
+    """The matrix that lines 3 to 5 of Algorithm 1 subtract from W per unit of λ; K, L and S need
+    not come from one matrix.
+    """
     (U, V), (K, L, S) = bases, D
     return (K - U @ (H(U) @ K)) @ H(V) + U @ H(L - V @ (H(V) @ L)) + U @ S @ H(V)
 
 
 def rounding_of(X: Any) -> float:
-    """The rounding error of numbers of order one in double precision that reaches the fail level of the oracle."""
+    """The rounding error of numbers of order one in double precision that reaches the fail level of
+    the oracle.
+    """
     m, n = X.shape
     return FAIL * unit_of(m, n, float(np.finfo(float).eps))
 
@@ -77,7 +83,9 @@ def uphill(m: int, epsilon: float = 1e-3) -> tuple[Bases, Any]:
 
 @dataclass(frozen=True)
 class Altered:
-    """A rule whose direction is changed afterwards by ``change(bases, D)``, and whose memory moves by ``move``, if given."""
+    """A rule whose direction is changed afterwards by ``change(bases, D)``, and whose memory moves
+    by ``move``, if given.
+    """
 
     rule: Optimizer
     change: Callable[[Bases, Triple], Triple] | None = None

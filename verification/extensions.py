@@ -1,4 +1,6 @@
-"""Claims, problems and integrators from other packages: objects named by import path, judged beside the built-in ones."""
+"""Claims, problems and integrators from other packages: objects named by import path, judged beside
+the built-in ones.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,11 @@ __all__ = ["NONE", "Extensions", "added", "extended", "foreign_sources"]
 class Extensions(NamedTuple):
     """The additions to a run, each named "package.module:attribute".
 
-    ``claims`` : each a :class:`~verification.claim.Claim`.  ``problems`` : functions of a random generator that return a
-    :class:`~geolora_ref.problems.problem.MatrixODE`; a gradient flow with a constant β joins all claims on gradient flows.
-    ``integrators`` : each a :class:`~verification.integrator_family.Member`, an integrator with its promises.
+    ``claims`` : each a :class:`~verification.claim.Claim`.  ``problems`` : functions of a random
+    generator that return a :class:`~geolora_ref.problems.problem.MatrixODE`; a gradient flow with a
+    constant β joins all claims on gradient flows.
+    ``integrators`` : each a :class:`~verification.integrator_family.Member`, an integrator with its
+    promises.
     """
 
     claims: tuple[str, ...] = ()
@@ -78,7 +82,9 @@ def _enter(registry: dict[str, Any], key: str, entry: Any, who: str) -> None:
 
 @lru_cache
 def _has_slope(name: str) -> bool:
-    """Whether the claims on gradient flows can run on the problem of this name; one instance is made to find out."""
+    """Whether the claims on gradient flows can run on the problem of this name; one instance is
+    made to find out.
+    """
     make: Callable[[np.random.Generator], object] = load_object(name, "--problem")
     wanted = "--problem: expected a function of a random generator that returns a MatrixODE"
     try:
@@ -92,7 +98,9 @@ def _has_slope(name: str) -> bool:
 
 
 def extended(extensions: Extensions, plan: Plan) -> list[str]:
-    """The ids of the claims that the record does not cover: added ones, and those that get more cases by the additions."""
+    """The ids of the claims that the record does not cover: added ones, and those that get more
+    cases by the additions.
+    """
 
     def cases() -> dict[str, list[str]]:
         return {claim.id: [case.id for case in claim.cases(plan)] for claim in CLAIMS.values()}

@@ -1,4 +1,6 @@
-"""Glyphs of formulas in running text, all from one font: few fonts have ᴴ, ‖ and ∇, so browsers would mix several fonts."""
+"""Glyphs of formulas in running text, all from one font: few fonts have ᴴ, ‖ and ∇, so browsers
+would mix several fonts.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The gradient flows that the descent and convergence claims run on, by name, each with a start.
 
-The constant β is 2.25 for the quadratics: where it is 1, β and 1/β are the same in every formula, and a check tells nothing.
+The constant β is 2.25 for the quadratics: where it is 1, β and 1/β are the same in every formula,
+and a check tells nothing.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ def make(name: str, rng: np.random.Generator) -> GradientFlow:
 
 
 def smoothness(problem: GradientFlow, *points: Matrix) -> float:
-    """The smoothness constant β for all matrices; for the saddle problem, β on the segments between these points.
+    """The smoothness constant β for all matrices; for the saddle problem, β on the segments between
+    these points.
 
-    For the saddle problem without points: β for all matrices with ‖W‖₂² ≤ 2b_1.  Descent that starts in this set stays in it.
+    For the saddle problem without points: β for all matrices with ‖W‖₂² ≤ 2b_1.  Descent that
+    starts in this set stays in it.
     """
     if not isinstance(problem, Saddle):
         return problem.lipschitz

@@ -1,4 +1,6 @@
-"""The integrators by name, and what each promises: data for the claims, the figures and the table of the documentation."""
+"""The integrators by name, and what each promises: data for the claims, the figures and the table
+of the documentation.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +40,19 @@ Matrix = NDArray[Any]
 class Member:
     """One integrator and its promises.
 
-    ``tangential``, ``general`` : its order against the projected flow for a tangential field and for one with a normal part.
-    ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away by ε.  ``exact`` : whether
-    it reproduces a given curve of its rank.  ``half_exact`` : whether it does so if the curve has no normal part at the
-    beginning of the step, as if one of its two spaces is constant: the missing block of Ŝ is 0 then.  ``conservative`` : whether
-    every sub-step is a Galerkin step in a space that contains the state, so that the invariants of a Hamiltonian field stay up to
-    the truncation.  ``robust`` : whether its error does not depend on the smallest singular value of S; a method that divides by
-    S breaks down.  ``coarsest`` : the number of steps per unit of time from which on the order shows.  ``adaptive`` : whether the
-    rank follows a tolerance.  ``stalls`` : whether the rank stays behind from a well conditioned state as h falls, since a new
-    direction enters with size O(h²/σ_min) only.  ``solves`` : whether a sub-solver handles time, so that a curve in the
-    spaces of the state is exact.
+    ``tangential``, ``general`` : its order against the projected flow for a tangential field and
+    for one with a normal part.
+    ``dial`` : whether its error is O(h²) + O(εh), so that the first-order part can be dialled away
+    by ε.  ``exact`` : whether it reproduces a given curve of its rank.  ``half_exact`` : whether it
+    does so if the curve has no normal part at the beginning of the step, as if one of its two
+    spaces is constant: the missing block of Ŝ is 0 then.  ``conservative`` : whether every sub-step
+    is a Galerkin step in a space that contains the state, so that the invariants of a Hamiltonian
+    field stay up to the truncation.  ``robust`` : whether its error does not depend on the smallest
+    singular value of S; a method that divides by S breaks down.  ``coarsest`` : the number of steps
+    per unit of time from which on the order shows.  ``adaptive`` : whether the rank follows a
+    tolerance.  ``stalls`` : whether the rank stays behind from a well conditioned state as h falls,
+    since a new direction enters with size O(h²/σ_min) only.  ``solves`` : whether a sub-solver
+    handles time, so that a curve in the spaces of the state is exact.
     """
 
     name: str
@@ -106,7 +111,8 @@ def member(name: str, rank: int, solver: SubSolver = RK4) -> Integrator:
 
 
 def projected_flow(problem: MatrixODE, Y0: LowRank, t: float) -> Matrix:
-    """Y(t) of Ẏ = P(Y)F(t, Y), by DOP853 at tolerance 1e-12 on the factor equations: what the integrators converge to.
+    """Y(t) of Ẏ = P(Y)F(t, Y), by DOP853 at tolerance 1e-12 on the factor equations: what the
+    integrators converge to.
 
     The factor equations divide by S, so S must stay well conditioned.
     """

@@ -21,7 +21,8 @@ __all__ = ["Journal", "fingerprint"]
 
 
 def fingerprint(plan: Plan, foreign: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A digest of everything that determines the results: the sources, the plan, and the versions of the libraries.
+    """A digest of everything that determines the results: the sources, the plan, and the versions
+    of the libraries.
 
     ``foreign`` : the digests of added claims, problems and integrators, by name.
     """
@@ -37,10 +38,11 @@ def fingerprint(plan: Plan, foreign: Mapping[str, str] = MappingProxyType({})) -
 class Journal:
     """One line of sealed JSON for every finished case, written and synced as it finishes.
 
-    A journal belongs to one fingerprint; results of other sources are never reused.  ``fresh`` deletes this one journal: journals
-    of other plans and sources in the folder stay.  To open a journal again drops a last line that an interruption cut off, and
-    altered lines, which ``damaged`` lists; the cases of dropped lines are done again.  Two processes must not write one journal:
-    see :func:`geolora_ref.support.files.locked`.
+    A journal belongs to one fingerprint; results of other sources are never reused.  ``fresh``
+    deletes this one journal: journals of other plans and sources in the folder stay.  To open a
+    journal again drops a last line that an interruption cut off, and altered lines, which
+    ``damaged`` lists; the cases of dropped lines are done again.  Two processes must not write one
+    journal: see :func:`geolora_ref.support.files.locked`.
     """
 
     def __init__(self, folder: Path, plan: Plan, *, fresh: bool, foreign: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -73,7 +75,8 @@ class Journal:
     def add(self, unit: str, result: CaseResult) -> None:
         """Append one finished case and sync it to disk.
 
-        Raises ``OSError`` that names the file if it cannot be written (disk full); what the journal had before stays whole.
+        Raises ``OSError`` that names the file if it cannot be written (disk full); what the journal
+        had before stays whole.
         """
         if self._handle is None:
             self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

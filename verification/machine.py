@@ -22,12 +22,16 @@ CODE = ("geolora_ref", "verification")
 
 
 def provenance(*others: str) -> dict[str, Any]:
-    """``machine`` and ``sources``, as results keep them; ``others``: folders beside :data:`CODE` that the results depend on."""
+    """``machine`` and ``sources``, as results keep them; ``others``: folders beside :data:`CODE`
+    that the results depend on.
+    """
     return {"machine": machine_facts(), "sources": sources(*CODE, *others)}
 
 
 def sources(*folders: str, root: Path = ROOT) -> dict[str, str]:
-    """A digest of the Python files of each folder, by the folder's name: results with another digest have other sources."""
+    """A digest of the Python files of each folder, by the folder's name: results with another
+    digest have other sources.
+    """
     return {
         folder: digest_of({path.relative_to(root).as_posix(): path for path in (root / folder).rglob("*.py")})
         for folder in folders

@@ -1,4 +1,6 @@
-"""The outcome of a claim: results of its cases and controls, and every reason why the claim does not stand."""
+"""The outcome of a claim: results of its cases and controls, and every reason why the claim does
+not stand.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ __all__ = ["ClaimOutcome", "Compared", "ControlOutcome"]
 
 @dataclass(frozen=True)
 class Compared:
-    """One inequality: the number of comparisons, their median ratio, and the worst one (infinite if any is NaN or −∞)."""
+    """One inequality: the number of comparisons, their median ratio, and the worst one (infinite if
+    any is NaN or −∞).
+    """
 
     name: str
     count: int
@@ -43,7 +47,9 @@ class ControlOutcome:
 
     @property
     def diverged(self) -> str:
-        """The first case in which a run left every bound, and where; such a case is judged by the ratios before that."""
+        """The first case in which a run left every bound, and where; such a case is judged by the
+        ratios before that.
+        """
         return next((f"{result.case}, {result.diverged}" for result in self.results if result.diverged), "")
 
     @property
@@ -53,7 +59,9 @@ class ControlOutcome:
 
     @property
     def failed(self) -> set[str]:
-        """The inequalities that failed, as they must; none for a control that broke down, or that fails in too few cases."""
+        """The inequalities that failed, as they must; none for a control that broke down, or that
+        fails in too few cases.
+        """
         enough = not self.error and self.share >= self.control.share
         return {name for result in self.results for name in self._failing(result)} if enough else set()
 
@@ -73,7 +81,8 @@ class ControlOutcome:
 class ClaimOutcome:
     """A claim and everything that was measured for it.
 
-    ``changes`` : the differences from the record; ``broken`` : the figures and tables that could not be made, and why;
+    ``changes`` : the differences from the record; ``broken`` : the figures and tables that could
+    not be made, and why;
     ``on_record`` : whether the record covers the claim, which it does for no claim from outside.
     """
 
@@ -114,7 +123,9 @@ class ClaimOutcome:
 
     @property
     def floor(self) -> int:
-        """How many comparisons are needed: as many for each case as in the quick plan, and never fewer in all."""
+        """How many comparisons are needed: as many for each case as in the quick plan, and never
+        fewer in all.
+        """
         quick = sum(1 for _ in self.claim.cases(Plan())) or 1
         return self.claim.floor * max(len(self.results), quick) // quick
 
@@ -158,7 +169,9 @@ class ClaimOutcome:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing speaks against the claim: it holds, every control fails, and the record agrees."""
+        """Whether nothing speaks against the claim: it holds, every control fails, and the record
+        agrees.
+        """
         return not self.problems
 
     @property

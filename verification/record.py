@@ -1,9 +1,11 @@
-"""The record ``tightness.json``: how sharp every inequality is and what the tables of a claim say, for the quick plan.
+"""The record ``tightness.json``: how sharp every inequality is and what the tables of a claim say,
+for the quick plan.
 
-A ratio below its limit does not show that a bound has become loose, or that a control now fails for another reason; and no ratio
-shows that a case is gone, or that a table says "yes" where it said "no".  The record has the median and the largest ratios, the
-share of its cases in which a control fails, the numbers of cases and comparisons, and the words and numbers of the tables.
-Whoever changes one of these sees which one, and records it anew on purpose (``tightness.py``).
+A ratio below its limit does not show that a bound has become loose, or that a control now fails for
+another reason; and no ratio shows that a case is gone, or that a table says "yes" where it said
+"no".  The record has the median and the largest ratios, the share of its cases in which a control
+fails, the numbers of cases and comparisons, and the words and numbers of the tables.  Whoever
+changes one of these sees which one, and records it anew on purpose (``tightness.py``).
 """
 
 from __future__ import annotations
@@ -28,18 +30,22 @@ __all__ = ["LEDGER", "NOTHING", "SEED", "Record", "changes", "condensed", "measu
 LEDGER = Path(__file__).with_name("tightness.json")
 ANEW = "python -m verification.tightness records it anew"
 LEAST, MOST = 1e-3, 1e3
-"""Ratios are clipped to this range, in units of the limit: smaller ones are noise, larger ones out of all bounds."""
+"""Ratios are clipped to this range, in units of the limit: smaller ones are noise, larger ones out
+of all bounds.
+"""
 SEED = 0
 """The seed of the record."""
 FACTORS = {"bound": (1.05, 5.0), "rounding": (3.85, 10.0), "control": (1.3, 15.0), "control in rounding units": (3.0, 100.0)}
-"""Two factors for each kind of ratio, by which it may differ from the record: one with the same seed, one with another seed or
-where the ratio is faint.
+"""Two factors for each kind of ratio, by which it may differ from the record: one with the same
+seed, one with another seed or where the ratio is faint.
 
-Processors (from PRESCOTT to SKYLAKEX) differ by up to 1.004, 3.08, 1.26 and 1.6, in faint controls by up to 12.  Other seeds
-differ by up to 3.6 where the constants of bounds count.  The ratio of a control depends far more on the instance: with another
-seed it must fail, no more is asked."""
+Processors (from PRESCOTT to SKYLAKEX) differ by up to 1.004, 3.08, 1.26 and 1.6, in faint controls
+by up to 12.  Other seeds differ by up to 3.6 where the constants of bounds count.  The ratio of a
+control depends far more on the instance: with another seed it must fail, no more is asked."""
 FAINT = 0.1
-"""A ratio of a bound below this may be a rounding error, one of a control below 1 an accident: both depend on the processor."""
+"""A ratio of a bound below this may be a rounding error, one of a control below 1 an accident: both
+depend on the processor.
+"""
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 Ratios = Mapping[str, float]
@@ -48,10 +54,12 @@ Ratios = Mapping[str, float]
 class Record(NamedTuple):
     """The record of one claim.
 
-    ``medians`` : the median ratios of the claim's cases, under the empty name, and of each control; ``largest`` : the largest
-    ratios of the claim's cases; ``shares`` : for each control the share of cases in which it fails; ``cases`` : the number of the
-    claim's cases and a digest of their names; ``comparisons`` : how many there are, and how many decide nothing; ``words`` : the
-    entries of the tables without a digit, in order; ``numbers`` : the numbers in the other entries, as they are printed.
+    ``medians`` : the median ratios of the claim's cases, under the empty name, and of each control;
+    ``largest`` : the largest ratios of the claim's cases; ``shares`` : for each control the share
+    of cases in which it fails; ``cases`` : the number of the claim's cases and a digest of their
+    names; ``comparisons`` : how many there are, and how many decide nothing; ``words`` : the
+    entries of the tables without a digit, in order; ``numbers`` : the numbers in the other entries,
+    as they are printed.
     """
 
     medians: Mapping[str, Ratios]
@@ -68,7 +76,9 @@ NOTHING = Record({}, {}, {}, "none", [0, 0], [], [])
 
 
 def condensed(results: Results, limit: float, statistic: Callable[[Sequence[float]], Any]) -> Ratios:
-    """One number for each inequality, in units of the limit; a ratio that is not finite counts as ``MOST``."""
+    """One number for each inequality, in units of the limit; a ratio that is not finite counts as
+    ``MOST``.
+    """
     collected: dict[str, list[float]] = defaultdict(list)
     for result in results:
         for name, values in result.ratios.items():
@@ -94,7 +104,9 @@ def measured(outcome: ClaimOutcome) -> Record:
 
 
 def recorded() -> dict[str, Record]:
-    """The record, by claim.  Raises ``ValueError`` that names the file if it is damaged or has another form."""
+    """The record, by claim.  Raises ``ValueError`` that names the file if it is damaged or has
+    another form.
+    """
     data = read_json(LEDGER)
     try:
         return {name: Record(**entry) for name, entry in data["claims"].items()}
@@ -104,7 +116,9 @@ def recorded() -> dict[str, Record]:
 
 
 def changes(outcome: ClaimOutcome, record: Record, seed: int) -> list[str]:
-    """Every difference from the record, in words: in ratios, inequalities, cases and tables, with its seed in all counts too."""
+    """Every difference from the record, in words: in ratios, inequalities, cases and tables, with
+    its seed in all counts too.
+    """
     found, rounding = measured(outcome), outcome.claim.limit == FAIL
     now, then = _ratios(found), _ratios(record)
     told = [f"tables: {line}" for line in difflib.ndiff(record.words, found.words) if line[0] in "-+"]
@@ -128,7 +142,9 @@ def _ratios(record: Record) -> dict[tuple[str, str, str], float]:
 
 
 def _other_counts(now: Record, then: Record) -> list[str]:
-    """Other numbers of comparisons, and other shares; the number of undecided ones may depend on the processor, by a half."""
+    """Other numbers of comparisons, and other shares; the number of undecided ones may depend on
+    the processor, by a half.
+    """
     (total, undecided), (total_then, undecided_then) = now.comparisons, then.comparisons
     told = [] if total == total_then else [f"comparisons: {total}, on record {total_then}"]
     if abs(undecided - undecided_then) > max(undecided, undecided_then, 2) / 2:
@@ -143,8 +159,8 @@ def _other_counts(now: Record, then: Record) -> list[str]:
 def _other_numbers(now: Sequence[str], then: Sequence[str]) -> list[str]:
     """Numbers of tables that differ by more than a half and by more than one in the last digit.
 
-    Processors differ by a factor of 1.75 at most (the confidence of a slope, where ranks differ), or by one in the last digit;
-    below 1e-10 all are rounding errors.
+    Processors differ by a factor of 1.75 at most (the confidence of a slope, where ranks differ),
+    or by one in the last digit; below 1e-10 all are rounding errors.
     """
     if len(now) != len(then):
         return [f"tables: {len(now)} numbers, on record {len(then)}"]

@@ -1,7 +1,9 @@
-"""``make release VERSION=1.2.3``: version and date, wheel and sdist, both tried in empty environments; publishes nothing.
+"""``make release VERSION=1.2.3``: version and date, wheel and sdist, both tried in empty
+environments; publishes nothing.
 
-Everything is done in a copy of the last commit.  Once every check has passed, the version and the changelog are written here, and
-the files put into ``dist/``; to commit, to tag and to upload them is left to whoever releases.
+Everything is done in a copy of the last commit.  Once every check has passed, the version and the
+changelog are written here, and the files put into ``dist/``; to commit, to tag and to upload them
+is left to whoever releases.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from verification.machine import ROOT
 __all__ = ["METADATA", "main", "released"]
 
 METADATA = "2.4"
-"""The metadata version of wheel and sdist: the first that has licence expressions, and one that upload tools know."""
+"""The metadata version of wheel and sdist: the first that has licence expressions, and one that
+upload tools know.
+"""
 TOOLS = ("build>=1.2", "twine>=6.1")
 STEP = """
 from geolora_ref import LowRank, ProjectedGradients, geolora_step
@@ -43,8 +47,8 @@ def wrong(U, S, V, dK, dL, dS, **options):
 def released(version: str, date: str, texts: dict[str, str]) -> dict[str, str]:
     """The new texts, by file name, of the files that name the version.
 
-    Raises ``ValueError`` for a version that is malformed, below the present one or in the changelog already, and for a changelog
-    without anything unreleased.
+    Raises ``ValueError`` for a version that is malformed, below the present one or in the changelog
+    already, and for a changelog without anything unreleased.
     """
     name, cff, log = "geolora_ref/__init__.py", "CITATION.cff", "CHANGELOG.md"
     (present,) = re.findall(r'^__version__ = "(.*)"$', texts[name], re.MULTILINE)
@@ -69,7 +73,9 @@ def _numbers(version: str) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build and try a release.  Exit status 0: both files do what they should; 1: they do not; 2: nothing can be released."""
+    """Build and try a release.  Exit status 0: both files do what they should; 1: they do not; 2:
+    nothing can be released.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.release", description="Build and try a release.")
     parser.add_argument("version", help="of the release: three numbers")
     options = parser.parse_args(argv)
@@ -119,7 +125,9 @@ def _build(copy: Path, built: Path, tools: Path) -> None:
 
 
 def _try_out(file: Path, version: str, place: Path) -> None:
-    """Install the file into an empty environment; ask for version, help, and verdicts on a right and on a wrong step."""
+    """Install the file into an empty environment; ask for version, help, and verdicts on a right
+    and on a wrong step.
+    """
     command = str(Path(_environment(place, str(file))).with_name("geolora-ref"))
     write_atomically(place / "mine.py", STEP)
     if (told := _said(command, "--version", place=place).strip()) != f"geolora-ref {version}":
@@ -139,7 +147,9 @@ def _environment(place: Path, *packages: str) -> str:
 
 
 def _said(*command: str, place: Path = ROOT, status: int = 0) -> str:
-    """The standard output of a command.  Raises ``CalledProcessError`` for an exit status other than ``status``."""
+    """The standard output of a command.  Raises ``CalledProcessError`` for an exit status other
+    than ``status``.
+    """
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)  # noqa: S603  (ours)
     if done.returncode != status:
         sys.stderr.write(done.stdout + done.stderr)

@@ -1,4 +1,6 @@
-"""The report: a self-contained HTML file with every statement, ratio, control and figure, ``results.json``, the page "Rigor"."""
+"""The report: a self-contained HTML file with every statement, ratio, control and figure,
+``results.json``, the page "Rigor".
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ PAGES = (RIGOR.file, FAST_PATH.file, "finetuning-report.html")
 """The further pages beside a report on all claims."""
 
 CODE = re.compile(r"\b([a-z]{2,}(?:_[a-z]{2,})+|[A-Z]{3,}(?:_[A-Z0-9]+)+)\b")
-"""A name of the code: words of two letters or more on both sides of each underscore, or capitals, as of a library's errors."""
+"""A name of the code: words of two letters or more on both sides of each underscore, or capitals,
+as of a library's errors.
+"""
 STYLE: Any = {
     "figure.figsize": (7.2, 4.2),
     "figure.constrained_layout.use": True,
@@ -66,7 +70,9 @@ STYLE: Any = {
 
 
 class Drawn(NamedTuple):
-    """A claim as the report shows it: the outcome (with the reasons where something could not be drawn), images and tables."""
+    """A claim as the report shows it: the outcome (with the reasons where something could not be
+    drawn), images and tables.
+    """
 
     outcome: ClaimOutcome
     figures: Sequence[tuple[Figure, str]]
@@ -89,9 +95,11 @@ def drawn(
 
 
 def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: float, **counted: Any) -> Path:
-    """Write ``results.json`` and ``report.html``, each whole or not at all; returns the path of ``report.html``.
+    """Write ``results.json`` and ``report.html``, each whole or not at all; returns the path of
+    ``report.html``.
 
-    A report on all claims links to the pages of :func:`write_pages_beside`.  ``counted`` : the keywords of :func:`as_data`.
+    A report on all claims links to the pages of :func:`write_pages_beside`.  ``counted`` : the
+    keywords of :func:`as_data`.
     """
     data = as_data([section.outcome for section in sections], plan, seconds, **counted)
     report = _rendered("report.html.j2", sections=sections, data=data, plan=plan, headings=HEADINGS)
@@ -101,9 +109,11 @@ def write_report(sections: Sequence[Drawn], plan: Plan, folder: Path, seconds: f
 
 
 def write_pages_beside(folder: Path) -> None:
-    """Write the pages about what other commands measure, each whole or not at all: rigor, fast path and fine-tuning.
+    """Write the pages about what other commands measure, each whole or not at all: rigor, fast path
+    and fine-tuning.
 
-    They show the results of this machine, else the stored ones.  Fine-tuning takes hours: its page shows the stored ones.
+    They show the results of this machine, else the stored ones.  Fine-tuning takes hours: its page
+    shows the stored ones.
     """
     write_page(RIGOR, FOLDER, folder)
     write_page(FAST_PATH, Path("build"), folder)
@@ -152,8 +162,9 @@ def as_data(
 ) -> dict[str, Any]:
     """Everything that was measured, as plain JSON data; numbers that JSON lacks are strings ("inf", "nan").
 
-    ``resumed`` : the number of cases from an earlier run, whose time is not in ``seconds``; ``foreign`` : the digests of the
-    sources of added claims, problems and integrators, by name.  The entry "all_claims" is the number of claims there are.
+    ``resumed`` : the number of cases from an earlier run, whose time is not in ``seconds``;
+    ``foreign`` : the digests of the sources of added claims, problems and integrators, by name.
+    The entry "all_claims" is the number of claims there are.
     """
     origin = provenance()
     data = {
@@ -217,7 +228,9 @@ def _rounded(ratio: float) -> float:
 
 
 def _drawn(outcome: ClaimOutcome) -> Drawn:
-    """The figures and tables of one claim; none where a case broke, since the series of that case are missing."""
+    """The figures and tables of one claim; none where a case broke, since the series of that case
+    are missing.
+    """
     figures, tables, broken = [], [], list(outcome.broken)
     if outcome.results and not any(result.error for result in outcome.results):
         for figure in outcome.claim.figures:
@@ -252,14 +265,18 @@ def picture(figure: Figure, results: Results) -> bytes:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits; a very large or small one as a power of ten, with a digit less."""
+    """A number with so many significant digits; a very large or small one as a power of ten, with a
+    digit less.
+    """
     if not math.isfinite(value):
         return "∞" if value > 0 else str(value)
     return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 2}e}"
 
 
 def mathematics(text: str) -> Markup:
-    """Subscripts and superscripts as such: W_t, S_new, e_{k+1}, e^{μλ}; names of the code, such as max_rank, as code."""
+    """Subscripts and superscripts as such: W_t, S_new, e_{k+1}, e^{μλ}; names of the code, such as
+    max_rank, as code.
+    """
     between = CODE.split(str(escape(text)))
     html = "".join(f"<code>{part}</code>" if i % 2 else _scripts(part) for i, part in enumerate(between))
     return Markup(html)  # noqa: S704  (escaped above)

@@ -46,8 +46,8 @@ def work(unit: Unit) -> CaseResult:
     claim = CLAIMS[claim_id]
     check = claim.check if not control_id else next(c for c in claim.controls if c.id == control_id).check
     try:
-        # One thread: the matrices are small, and processes that share cores by threads slow each other down.  Broken backends
-        # overflow: results are judged, not warnings.
+        # One thread: the matrices are small, and processes that share cores by threads slow each
+        # other down.  Broken backends overflow: results are judged, not warnings.
         with _thread_pools(len(sys.modules)).limit(limits=1), np.errstate(all="ignore"):
             result: object = check(case)
         if not isinstance(result, CaseResult):
@@ -59,7 +59,9 @@ def work(unit: Unit) -> CaseResult:
 
 @lru_cache(maxsize=1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    """The thread pools of the loaded libraries, searched anew when more modules are loaded: it takes longer than many a check."""
+    """The thread pools of the loaded libraries, searched anew when more modules are loaded: it
+    takes longer than many a check.
+    """
     return ThreadpoolController()
 
 
@@ -88,11 +90,12 @@ def run(
 ) -> list[ClaimOutcome]:
     """Check these claims; ``progress(claim id, done, total)`` is called as cases finish.
 
-    The work is done by ``jobs`` processes of this machine or, if given, by the Dask cluster with this ``scheduler``.  The workers
-    add ``extensions``; in this process they must be added already.  ``unrecorded`` : ids of claims that the extensions change.
-    This process writes the journal: after an interruption (an exception or a signal) it has every case that finished.  Cases that
-    raised are left out of it: memory or a disk may have been short, and another run tries them again.
-    Raises ``BackendError`` if processes or workers are missing, have other sources, or die.
+    The work is done by ``jobs`` processes of this machine or, if given, by the Dask cluster with
+    this ``scheduler``.  The workers add ``extensions``; in this process they must be added already.
+    ``unrecorded`` : ids of claims that the extensions change.  This process writes the journal:
+    after an interruption (an exception or a signal) it has every case that finished.  Cases that
+    raised are left out of it: memory or a disk may have been short, and another run tries them
+    again.  Raises ``BackendError`` if processes or workers are missing, have other sources, or die.
     """
     asked = units(claims, plan)
     keys = [key(unit) for unit in asked]
@@ -117,7 +120,9 @@ def run(
 
 
 def _kept(journal: Journal, unit: Unit, result: CaseResult) -> CaseResult:
-    """The result, after it went into the journal; a result that cannot be written as JSON counts as broken."""
+    """The result, after it went into the journal; a result that cannot be written as JSON counts as
+    broken.
+    """
     try:
         journal.add(key(unit), result)
     except (TypeError, ValueError) as error:
@@ -131,7 +136,8 @@ def _labelled(extensions: Extensions, unit: Unit) -> tuple[Unit, CaseResult]:
 
 
 def outcome(claim: Claim, plan: Plan, found: Mapping[str, CaseResult], *, on_record: bool = True) -> ClaimOutcome:
-    """The outcome of a claim from the results of its units, by their keys; the quick plan is held against the record.
+    """The outcome of a claim from the results of its units, by their keys; the quick plan is held
+    against the record.
 
     ``on_record`` : whether the record covers the claim: their cases are the same.
     """

@@ -1,6 +1,7 @@
 """Results of other commands, laid out for a page; nothing is judged again.
 
-Every item names the command that makes it.  An item without a file is shown as not run, one with a damaged file as damaged.
+Every item names the command that makes it.  An item without a file is shown as not run, one with a
+damaged file as damaged.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ UNREADABLE = (ValueError, KeyError, TypeError, OSError)
 
 @dataclass(frozen=True)
 class Shown:
-    """One item as its page shows it: an outcome (None: there is none), one line, tables whose first row is the head, a picture.
+    """One item as its page shows it: an outcome (None: there is none), one line, tables whose first
+    row is the head, a picture.
 
-    ``run``: whether it was measured; the outcome None then means figures that are neither right nor wrong.  ``origin``: where
-    and when it was measured, and whether with the sources that are here.  ``stored``: whether the figures are those stored in
-    the repository, and not measured here.
+    ``run``: whether it was measured; the outcome None then means figures that are neither right nor
+    wrong.  ``origin``: where and when it was measured, and whether with the sources that are here.
+    ``stored``: whether the figures are those stored in the repository, and not measured here.
     """
 
     passed: bool | None
@@ -90,7 +92,9 @@ def _shown(item: Item, folder: Path) -> Shown:
 
 
 def unshown(path: Path, error: Exception, command: str) -> Shown:
-    """What a page shows in place of an unreadable file: the reason, and the command that makes the file anew."""
+    """What a page shows in place of an unreadable file: the reason, and the command that makes the
+    file anew.
+    """
     return Shown(False, f"{path} cannot be shown ({type(error).__name__}: {error}). It is made anew by: {command}")
 
 

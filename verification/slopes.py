@@ -15,10 +15,11 @@ __all__ = ["Slopes", "slope"]
 class Slopes:
     """Errors over a parameter that falls from level to level (a step size h, or a size ε).
 
-    ``floor`` : what rounding and the reference leave uncertain in an error.  ``pairwise`` : the signed slopes between
-    neighbouring levels, positive where the error falls with the parameter.  ``window`` : the levels (first, last) that the
-    verdict uses, in a row above 100 floors up to the last such level, at most four.  ``confidence`` : how far ``order`` may be
-    off: half of the spread of the slopes in the window, plus what the floor may do to them.
+    ``floor`` : what rounding and the reference leave uncertain in an error.  ``pairwise`` : the
+    signed slopes between neighbouring levels, positive where the error falls with the parameter.
+    ``window`` : the levels (first, last) that the verdict uses, in a row above 100 floors up to the
+    last such level, at most four.  ``confidence`` : how far ``order`` may be off: half of the
+    spread of the slopes in the window, plus what the floor may do to them.
 
     Raises ``ValueError`` for fewer than 5 levels, or parameters that do not fall.
     """
@@ -42,7 +43,9 @@ class Slopes:
 
     @property
     def window(self) -> tuple[int, int]:
-        """The first and the last level of the window; empty (last < first + 1) where too few errors exceed the floor."""
+        """The first and the last level of the window; empty (last < first + 1) where too few errors
+        exceed the floor.
+        """
         above = [i for i, error in enumerate(self.errors) if error > 100.0 * self.floor]
         first = last = above[-1] if above else 0
         while first - 1 in above and last - first < 3:  # no level of the window may be below the floor
@@ -72,7 +75,8 @@ class Slopes:
     def off(self, expected: float) -> float:
         """The largest distance of ``order`` from the expected one that the confidence leaves possible.
 
-        Infinite unless three slopes follow each other in the window, all of errors that exceed the floor 100 times.
+        Infinite unless three slopes follow each other in the window, all of errors that exceed the
+        floor 100 times.
         """
         first, last = self.window
         return abs(self.order - expected) + self.confidence if last - first == 3 else math.inf

@@ -1,4 +1,5 @@
-"""One iteration as the claims see it: the reference, a mutant, or one of the methods that GeoLoRA is compared with.
+"""One iteration as the claims see it: the reference, a mutant, or one of the methods that GeoLoRA
+is compared with.
 
 A *stepper* takes the state, the dense gradient at it and the parameters, and returns an :class:`Outcome`.
 """
@@ -102,7 +103,8 @@ def naive_factor_euler(Y: LowRank, G: Matrix, *, learning_rate: float, **_: Any)
 def broken_down(error: Exception, expected: bool) -> float:
     """∞, as the measured error of a run that ended at a singular matrix or at an entry that is not finite.
 
-    Any other ``error`` is a defect of the code and is raised; so is every error where no breakdown is ``expected``.
+    Any other ``error`` is a defect of the code and is raised; so is every error where no breakdown
+    is ``expected``.
     """
     if not expected or re.search("Singular matrix|expected finite entries", str(error)) is None:
         raise error
@@ -112,8 +114,8 @@ def broken_down(error: Exception, expected: bool) -> float:
 def augmented_bug(Y: LowRank, G: Matrix, *, learning_rate: float, **parameters: Any) -> Outcome:
     """The augmented rank-adaptive integrator with Euler sub-steps [CKL22].
 
-    Like GeoLoRA, but the S-step is a Galerkin step in the augmented bases, so that the lower right block is −λ ŨᵀGṼ instead of
-    0 (here with the gradient frozen at Y).
+    Like GeoLoRA, but the S-step is a Galerkin step in the augmented bases, so that the lower right
+    block is −λ ŨᵀGṼ instead of 0 (here with the gradient frozen at Y).
     """
     hat = augmented_bug_step(EXPLICIT_EULER, still(G), 0.0, learning_rate, Factors(*Y))
     return Outcome(hat.product().full(), truncation(hat.S, hat.U, hat.V, **parameters).Y)

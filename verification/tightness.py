@@ -26,7 +26,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the quick plan, of all claims or of some, say what has changed, and record it.
 
-    Status 1: a claim fails for another reason than its record, and nothing is recorded; 2: the record cannot be read.
+    Status 1: a claim fails for another reason than its record, and nothing is recorded; 2: the
+    record cannot be read.
     """
     parser = argparse.ArgumentParser(prog="python -m verification.tightness", description="Record anew how sharp the claims are.")
     parser.add_argument("--only", action="append", metavar="CLAIM", choices=CLAIMS, help="this claim only (several times: these)")

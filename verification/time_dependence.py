@@ -31,10 +31,12 @@ def _quarter(X: Matrix) -> Matrix:
 
 @dataclass(frozen=True, eq=False)
 class TurningFrame:
-    """A field seen from a frame that turns: Ẏ = JY + YJᵀ + e^{tJ}F(Z)e^{tJᵀ} with Y = e^{tJ}Ze^{tJᵀ}, so Y(t) is Z(t) turned.
+    """A field seen from a frame that turns: Ẏ = JY + YJᵀ + e^{tJ}F(Z)e^{tJᵀ} with
+    Y = e^{tJ}Ze^{tJᵀ}, so Y(t) is Z(t) turned.
 
-    The projected flow is turned too, since tangent spaces turn along: P(Y)(e^{tJ}Fe^{tJᵀ}) = e^{tJ}(P(Z)F)e^{tJᵀ}, and JY + YJᵀ
-    is tangential.  The normal part of F keeps its size.  J is the quarter turn of :func:`turned`, on either side.
+    The projected flow is turned too, since tangent spaces turn along:
+    P(Y)(e^{tJ}Fe^{tJᵀ}) = e^{tJ}(P(Z)F)e^{tJᵀ}, and JY + YJᵀ is tangential.  The normal part of F
+    keeps its size.  J is the quarter turn of :func:`turned`, on either side.
     """
 
     field: Field

@@ -23,7 +23,8 @@ Matrix = NDArray[Any]
 class Iterate:
     """Step k from W_k = Y to W_{k+1}: the gradient at W_k, its tangential part P(W_k)G, and the outcome.
 
-    ``W_hat`` is W_k − λP(W_k)g with the gradient g that the step saw (G, or an estimate of it), formed without the step.
+    ``W_hat`` is W_k − λP(W_k)g with the gradient g that the step saw (G, or an estimate of it),
+    formed without the step.
     """
 
     k: int
@@ -52,7 +53,8 @@ class Iterate:
 
     @property
     def lost(self) -> float:
-        """ϑ_k: the tail of ``W_hat`` behind the rank of W_{k+1}, the least that any matrix of this rank loses.
+        """ϑ_k: the tail of ``W_hat`` behind the rank of W_{k+1}, the least that any matrix of this
+        rank loses.
 
         With the ϑ that the step reports, or with ‖Ŵ − W_{k+1}‖, any W_{k+1} would pass.
         """
@@ -74,7 +76,8 @@ def trajectory(
     estimate: Callable[[Matrix, int], Matrix] | None = None,
     **truncation: Any,
 ) -> Iterator[Iterate]:
-    """Iterate ``step`` from Y.  ``estimate(W, k)`` replaces the gradient that the step sees (stochastic gradients).
+    """Iterate ``step`` from Y.  ``estimate(W, k)`` replaces the gradient that the step sees
+    (stochastic gradients).
 
     The step is given copies, so that it cannot alter the data that it is judged by.
     """

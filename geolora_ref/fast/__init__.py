@@ -1,8 +1,10 @@
-"""The fast path (torch): the fused adapter function, and the step of all layers at once.  The oracle judges it like any backend.
+"""The fast path (torch): the fused adapter function, and the step of all layers at once.  The
+oracle judges it like any backend.
 
-:func:`adapted_linear` computes a frozen layer and its adapter in one function; its backward pass leaves dK, dL, dS in ``.grad``.
-:class:`LayerBank` holds many layers and steps them in place; :func:`fast_updates` does the same for lists of factors.
-:func:`step` and :func:`batched_step` have the signature of a backend.  :func:`keep_freed_memory` avoids page faults in training.
+:func:`adapted_linear` computes a frozen layer and its adapter in one function; its backward pass
+leaves dK, dL, dS in ``.grad``. :class:`LayerBank` holds many layers and steps them in place;
+:func:`fast_updates` does the same for lists of factors. :func:`step` and :func:`batched_step` have
+the signature of a backend.  :func:`keep_freed_memory` avoids page faults in training.
 """
 
 from geolora_ref.support.extras import noting_how_to_install

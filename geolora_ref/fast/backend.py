@@ -1,4 +1,6 @@
-"""The fast step with the signature of a backend, for one layer and for stacks, so that the oracle judges it."""
+"""The fast step with the signature of a backend, for one layer and for stacks, so that the oracle
+judges it.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,12 @@ def fast_updates(
     min_rank: int = 1,
     max_rank: int | Sequence[int] | None = None,
 ) -> tuple[list[Factors], StepReport]:
-    """One step of many layers of any shapes and ranks, from (U, S, V) and (ΔK, ΔL, ΔS) of each layer to its new (U, S, V).
+    """One step of many layers of any shapes and ranks, from (U, S, V) and (ΔK, ΔL, ΔS) of each
+    layer to its new (U, S, V).
 
-    K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, for SGD ΔK = dK and so on.  Nothing is changed in place; the results
-    are views of new buffers.  (:class:`LayerBank` avoids the copies.)  Raises like :meth:`LayerBank.of` and its ``update_``.
+    K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, for SGD ΔK = dK and so on.  Nothing is
+    changed in place; the results are views of new buffers.  (:class:`LayerBank` avoids the copies.)
+    Raises like :meth:`LayerBank.of` and its ``update_``.
     """
     largest = max((int(U.shape[-1]) for U, _, _ in factors), default=1)
     limits = checks.each("max_rank", max_rank, len(factors))
@@ -56,7 +60,9 @@ def step(
     min_rank: int,
     max_rank: int | None,
 ) -> Factors:
-    """One SGD step of one layer, as the oracle calls it (``geolora-ref check geolora_ref.fast:step --array torch``)."""
+    """One SGD step of one layer, as the oracle calls it (``geolora-ref check geolora_ref.fast:step
+    --array torch``).
+    """
     stacks = [X[None] for X in (U, S, V, dK, dL, dS)]
     return batched_step(*stacks, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank)[0]
 
@@ -75,7 +81,9 @@ def batched_step(
     min_rank: int,
     max_rank: int | None,
 ) -> list[Factors]:
-    """One SGD step of a stack of layers, U (L, m, r) and so on; a list, because the new ranks differ (``--batched``)."""
+    """One SGD step of a stack of layers, U (L, m, r) and so on; a list, because the new ranks
+    differ (``--batched``).
+    """
     factors, gradients = (list(zip(*stacks, strict=True)) for stacks in ((U, S, V), (dK, dL, dS)))
     return fast_updates(
         factors, gradients, learning_rate=learning_rate, tau=tau, theta=theta, min_rank=min_rank, max_rank=max_rank

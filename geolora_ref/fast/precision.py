@@ -1,4 +1,6 @@
-"""Contexts for products in the full precision of their factors: without autocast, and float32 without TensorFloat-32."""
+"""Contexts for products in the full precision of their factors: without autocast, and float32
+without TensorFloat-32.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ WHOLE = ("ieee", "none")
 
 
 def autocasts(device: str) -> bool:
-    """Whether autocast is on for this type of device; for types without autocast, such as meta, torch's own query raises."""
+    """Whether autocast is on for this type of device; for types without autocast, such as meta,
+    torch's own query raises.
+    """
     return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
@@ -26,15 +30,18 @@ def no_autocast(device: str) -> AbstractContextManager[Any]:
 
 
 def _has_autocast(device: str) -> bool:
-    """Whether a type of device has autocast.  Compiled code cannot ask torch in 2.9: there, all types but meta count."""
+    """Whether a type of device has autocast.  Compiled code cannot ask torch in 2.9: there, all
+    types but meta count.
+    """
     return device != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(device)
 
 
 def own_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Within this context products have the dtype of their factors and all of its bits: no autocast, no TensorFloat-32.
+    """Within this context products have the dtype of their factors and all of its bits: no
+    autocast, no TensorFloat-32.
 
-    Bases that are updated by products with fewer bits would not stay orthonormal.  In compiled code, which runs with the
-    settings that it was compiled for, autocast alone is switched off.
+    Bases that are updated by products with fewer bits would not stay orthonormal.  In compiled
+    code, which runs with the settings that it was compiled for, autocast alone is switched off.
     """
     uncast = no_autocast(device.type)
     return uncast if torch.compiler.is_compiling() else whole_products(uncast)
@@ -52,8 +59,8 @@ def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterato
     """Within this context, and ``within`` inside it, float32 products have all 24 bits, even if
     ``torch.set_float32_matmul_precision`` or a backend's ``fp32_precision`` allows 11 or 8 bits.
 
-    The setting is global to the process and is restored afterwards: a backend that inherited a more general setting inherits
-    it again.
+    The setting is global to the process and is restored afterwards: a backend that inherited a more
+    general setting inherits it again.
     """
     before = _allowed()
     try:
@@ -70,7 +77,9 @@ def whole_products(within: AbstractContextManager[Any] | None = None) -> Iterato
 
 
 def _allowed() -> dict[Any, str]:
-    """The backends whose float32 products may have fewer bits, with their settings; ``torch`` itself before release 2.9."""
+    """The backends whose float32 products may have fewer bits, with their settings; ``torch``
+    itself before release 2.9.
+    """
     if not hasattr(torch.backends.mkldnn, "matmul"):
         precision = torch.get_float32_matmul_precision()
         return {} if precision == "highest" else {torch: precision}

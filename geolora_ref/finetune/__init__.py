@@ -1,1 +1,3 @@
-"""Fine-tuning of a pretrained transformer on text: ``geolora-ref finetune``.  Needs the extra ``finetune``."""
+"""Fine-tuning of a pretrained transformer on text: ``geolora-ref finetune``.  Needs the extra
+``finetune``.
+"""

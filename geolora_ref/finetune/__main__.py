@@ -1,4 +1,6 @@
-"""``python -m geolora_ref.finetune``: the same as ``geolora-ref finetune``; names the extra to install if it is missing."""
+"""``python -m geolora_ref.finetune``: the same as ``geolora-ref finetune``; names the extra to
+install if it is missing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status as :func:`geolora_ref.finetune.command.run`; 2 without the extra, and ``SystemExit(2)`` for bad input."""
+    """Exit status as :func:`geolora_ref.finetune.command.run`; 2 without the extra, and
+    ``SystemExit(2)`` for bad input.
+    """
     escape_missing_characters()
     try:
         from geolora_ref.finetune.options import parse

@@ -1,4 +1,6 @@
-"""Save the result of fine-tuning in one file (factors, head, meaning of the outputs), and load it as a model for prediction."""
+"""Save the result of fine-tuning in one file (factors, head, meaning of the outputs), and load it
+as a model for prediction.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ class FineTuned:
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> torch.Tensor:
         """Logits, or standardised numbers, one row a text (or pair of texts).
 
-        Raises ``ValueError`` unless ``pairs`` is given exactly if the model was trained on pairs, for a text that is too long
-        for the model, and for a text without tokens.
+        Raises ``ValueError`` unless ``pairs`` is given exactly if the model was trained on pairs,
+        for a text that is too long for the model, and for a text without tokens.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise ValueError("texts: expected a sequence of texts, found a string; put it into a list")
@@ -69,7 +71,9 @@ class FineTuned:
 
 
 def _on_the_host(encoder: Any, device: torch.device) -> Any:
-    """The encoder, or a copy of it, on the CPU, where inputs that are too long raise an error; a GPU would become unusable."""
+    """The encoder, or a copy of it, on the CPU, where inputs that are too long raise an error; a
+    GPU would become unusable.
+    """
     return encoder if device.type == "cpu" else copy.deepcopy(encoder).cpu()
 
 
@@ -87,9 +91,11 @@ def save_adapter(path: Path, fine_tuned: FineTuned, method: GeoLoRAMethod, folde
 
 
 def load_adapter(path: Path, model: str, device: torch.device | None = None) -> FineTuned:
-    """The fine-tuned model from an adapter file and the pretrained model (folder or package) that it was trained on.
+    """The fine-tuned model from an adapter file and the pretrained model (folder or package) that
+    it was trained on.
 
-    Raises ``ValueError`` for a file that is no adapter, for another pretrained model, and for tensors that do not fit the model.
+    Raises ``ValueError`` for a file that is no adapter, for another pretrained model, and for
+    tensors that do not fit the model.
     """
     stored, folder = read_stored(path, "adapter"), locate(model)
     encoder, tokenizer = load_encoder(folder)

@@ -16,12 +16,16 @@ from geolora_ref.finetune.labels import Labels
 __all__ = ["Examples", "Tokens", "by_length", "encode", "encode_texts", "training_order"]
 
 POOL = 50
-"""The number of batches whose examples are sorted by length together: lengths in a batch agree, epochs still differ."""
+"""The number of batches whose examples are sorted by length together: lengths in a batch agree,
+epochs still differ.
+"""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised texts: for each input of the model one tensor per text, of any length, and the value that pads this input."""
+    """Tokenised texts: for each input of the model one tensor per text, of any length, and the
+    value that pads this input.
+    """
 
     inputs: Mapping[str, Sequence[torch.Tensor]]
     padding: Mapping[str, int]
@@ -41,7 +45,9 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised texts and their targets, a tensor (N,): class indices, or numbers in the units of the labels."""
+    """Tokenised texts and their targets, a tensor (N,): class indices, or numbers in the units of
+    the labels.
+    """
 
     tokens: Tokens
     targets: torch.Tensor
@@ -60,7 +66,9 @@ class Examples:
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, labels: Labels, max_length: int) -> Examples:
-    """Tokens of every row (cut at ``max_length``) and its target; ``ValueError`` with the line of a row without tokens."""
+    """Tokens of every row (cut at ``max_length``) and its target; ``ValueError`` with the line of a
+    row without tokens.
+    """
     pairs = [row.pair for row in rows if row.pair is not None]
     tokens = encode_texts([row.text for row in rows], pairs or None, tokenizer, max_length, [row.place for row in rows])
     return Examples(tokens, labels.encode(rows))
@@ -75,7 +83,8 @@ def encode_texts(
 ) -> Tokens:
     """Tokens of texts or pairs of texts, cut at ``max_length``.
 
-    Raises ``ValueError`` that names the place of a text without tokens: a mean over its tokens does not exist.
+    Raises ``ValueError`` that names the place of a text without tokens: a mean over its tokens does
+    not exist.
     """
     second = None if pairs is None else list(pairs)
     tokens = tokenizer(list(texts), second, truncation=True, max_length=max_length, return_attention_mask=True)
@@ -91,7 +100,9 @@ def encode_texts(
 
 
 def training_order(lengths: np.ndarray[Any, Any], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch, a function of seed and epoch alone: shuffled, sorted by length in pools, shuffled again."""
+    """The batches of one epoch, a function of seed and epoch alone: shuffled, sorted by length in
+    pools, shuffled again.
+    """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
     batches = []
@@ -103,7 +114,9 @@ def training_order(lengths: np.ndarray[Any, Any], batch_size: int, seed: int, ep
 
 
 def by_length(lengths: np.ndarray[Any, Any], batch_size: int, results: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
-    """``results`` of all N examples, (N,) or (N, k), in the order of the examples; they are computed in order of length."""
+    """``results`` of all N examples, (N,) or (N, k), in the order of the examples; they are
+    computed in order of length.
+    """
     order = np.argsort(lengths, kind="stable")
     rows = torch.cat([results(order[i : i + batch_size].tolist()) for i in range(0, len(order), batch_size)])
     return rows[torch.from_numpy(np.argsort(order))]

@@ -1,4 +1,6 @@
-"""The task "causal-lm": plain texts, or prompts with completions, where the loss counts the completions alone."""
+"""The task "causal-lm": plain texts, or prompts with completions, where the loss counts the
+completions alone.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Passage:
-    """The tokens of one example; the loss counts tokens from ``start`` ≥ 1 on.  ``cut`` : whether the example was shortened."""
+    """The tokens of one example; the loss counts tokens from ``start`` ≥ 1 on.  ``cut`` : whether
+    the example was shortened.
+    """
 
     path: Path
     ids: list[int]
@@ -46,7 +50,9 @@ class Passage:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The meaning of a decoder's outputs (B,): −Σ log p over the counted tokens; targets (B,) are the numbers of these tokens."""
+    """The meaning of a decoder's outputs (B,): −Σ log p over the counted tokens; targets (B,) are
+    the numbers of these tokens.
+    """
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean over the tokens of the batch, in nats."""
@@ -60,8 +66,8 @@ class Likelihood:
 def read_texts(path: Path) -> list[Text]:
     """A UTF-8 file as one text, or, if its name ends in .jsonl, as one prompt with its completion a line.
 
-    Raises ``ValueError`` for a file that cannot be read, is not UTF-8 or holds no text, and, with the line number, for a line
-    that is no JSON object with the strings "prompt" and "completion".
+    Raises ``ValueError`` for a file that cannot be read, is not UTF-8 or holds no text, and, with
+    the line number, for a line that is no JSON object with the strings "prompt" and "completion".
     """
     text = read_text(path).replace("\r\n", "\n")
     if not text.strip():
@@ -85,10 +91,12 @@ def _of_json(path: Path, number: int, line: str) -> Text:
 
 
 def passages(text: Text, tokenizer: Any, max_length: int) -> list[Passage]:
-    """The examples of a text: a file is cut into blocks of ``max_length`` tokens, the last one shorter; a line is one example.
+    """The examples of a text: a file is cut into blocks of ``max_length`` tokens, the last one
+    shorter; a line is one example.
 
-    If the tokenizer begins texts with a special token, this token comes first; the end token comes last and counts in the loss.
-    Raises ``ValueError`` with the line for a prompt that leaves no room for its completion.
+    If the tokenizer begins texts with a special token, this token comes first; the end token comes
+    last and counts in the loss.  Raises ``ValueError`` with the line for a prompt that leaves no
+    room for its completion.
     """
 
     def tokens(words: str) -> list[int]:
@@ -154,7 +162,9 @@ def _of_the_pretrained(job: Job) -> float:
 
 
 def _data(train: list[Text], dev: list[Text], options: argparse.Namespace, tokenizer: Any, say: Say) -> Data:
-    """The examples for training and for the metric; without ``dev`` texts a part of the training texts is set aside."""
+    """The examples for training and for the metric; without ``dev`` texts a part of the training
+    texts is set aside.
+    """
     length = options.max_length
     given, apart = ([one for text in texts for one in passages(text, tokenizer, length)] for texts in (train, dev))
     for texts, found, least in ((train, given, 1 if dev else 2), (dev, apart, 1)):

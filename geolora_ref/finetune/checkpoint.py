@@ -1,6 +1,8 @@
-"""The state of a job in one file: tensors as safetensors, everything else as JSON in the header; replaced atomically.
+"""The state of a job in one file: tensors as safetensors, everything else as JSON in the header;
+replaced atomically.
 
-A kill at any moment leaves the last whole file.  There is no pickle, so reading a checkpoint never runs code from it.
+A kill at any moment leaves the last whole file.  There is no pickle, so reading a checkpoint never
+runs code from it.
 """
 
 from __future__ import annotations
@@ -61,8 +63,8 @@ def write_stored(path: Path, stored: Stored) -> None:
 def read_stored(path: Path, kind: str) -> Stored:
     """Read a file of this kind.
 
-    Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests), was not written by this program,
-    or has another format, kind or structure.
+    Raises ``ValueError`` that names the file if it is damaged (header and tensors have digests),
+    was not written by this program, or has another format, kind or structure.
     """
     if path.is_dir():
         raise ValueError(f"{path}: expected a file, found a folder")
@@ -81,7 +83,9 @@ def read_stored(path: Path, kind: str) -> Stored:
 
 @contextmanager
 def well_formed(path: Path) -> Iterator[None]:
-    """Turn errors within, from missing parts or parts of a wrong type, into a ``ValueError`` that names the file."""
+    """Turn errors within, from missing parts or parts of a wrong type, into a ``ValueError`` that
+    names the file.
+    """
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -125,14 +129,18 @@ def _brief(value: Any) -> str:
 
 
 def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """``model.state_dict()`` without the frozen parameters, which come from the pretrained model: tensors by name."""
+    """``model.state_dict()`` without the frozen parameters, which come from the pretrained model:
+    tensors by name.
+    """
     named = model.named_parameters(remove_duplicate=False)  # a shared weight has several names
     frozen = {name for name, parameter in named if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def load_trained_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of :func:`trained_state`; ``ValueError`` for other names or shapes, or non-finite entries."""
+    """The inverse of :func:`trained_state`; ``ValueError`` for other names or shapes, or non-finite
+    entries.
+    """
     own = trained_state(model)
     lacking, unknown = ([name for name in one if name not in other] for one, other in ((own, state), (state, own)))
     if lacking or unknown:
@@ -155,8 +163,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON for ``value``; its tensors go to ``tensors``, contiguous and on the CPU.  Containers are tagged, because JSON has no
-    tuples, no keys but strings, and no infinite numbers.
+    """JSON for ``value``; its tensors go to ``tensors``, contiguous and on the CPU.  Containers are
+    tagged, because JSON has no tuples, no keys but strings, and no infinite numbers.
     """
     if isinstance(value, torch.Tensor):
         name = f"{len(tensors)}/{place}"  # places need not be unique
@@ -174,7 +182,9 @@ def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _unpack(data: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of :func:`_pack`; tensors are copied, to be aligned in memory like those of an uninterrupted run."""
+    """The inverse of :func:`_pack`; tensors are copied, to be aligned in memory like those of an
+    uninterrupted run.
+    """
     if not isinstance(data, dict):
         return data
     if "tensor" in data:

@@ -24,9 +24,11 @@ __all__ = ["classification"]
 
 
 def classification(options: argparse.Namespace, say: Say) -> Task:
-    """The task with the rows that the options name; with sign labels, rows labelled 0 are left out with a message.
+    """The task with the rows that the options name; with sign labels, rows labelled 0 are left out
+    with a message.
 
-    Raises ``ValueError`` for a metric that the labels do not fit, and for rows that :func:`read_rows` and :func:`split` refuse.
+    Raises ``ValueError`` for a metric that the labels do not fit, and for rows that
+    :func:`read_rows` and :func:`split` refuse.
     """
     kind = default_kind(options.metric)
     if options.labels is not None and (options.labels == "number") != (kind == "number"):

@@ -55,7 +55,8 @@ LIBRARIES = ("numpy", "transformers", "safetensors")
 def run(options: argparse.Namespace) -> int:
     """Exit status 0: done; 1: diverged; 130: interrupted, the same command goes on.
 
-    Raises ``ValueError`` or ``OSError`` for bad input, and for an output folder that cannot be used or is in use.
+    Raises ``ValueError`` or ``OSError`` for bad input, and for an output folder that cannot be used
+    or is in use.
     """
     console = Terminal()
     _check(options)
@@ -79,7 +80,9 @@ def _written(path: Path) -> int | None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise ``ValueError`` early for wrong options that would otherwise be found after the model was read."""
+    """Raise ``ValueError`` early for wrong options that would otherwise be found after the model
+    was read.
+    """
     checks.integer("checkpoint_every", options.checkpoint_every, 1)
     _plan(options)
     try:
@@ -159,7 +162,9 @@ def _longest(*parts: Examples) -> dict[str, torch.Tensor]:
 
 
 def _make_room(output: Path) -> None:
-    """Remove temporary files of killed runs; ``OSError`` early for outputs that could not be written after the training."""
+    """Remove temporary files of killed runs; ``OSError`` early for outputs that could not be
+    written after the training.
+    """
     for name in (CHECKPOINT, ADAPTER, RESULTS, PICTURE):
         remove_parts(output / name)
         require_regular(output / name)
@@ -254,7 +259,9 @@ def rank_table(job: Job) -> Table:
 
 
 def _export_lora(job: Job, place: Path, directory: Path, task_type: str) -> str:
-    """Write the adapter as a plain LoRA checkpoint if PEFT is installed; returns what was done, in words."""
+    """Write the adapter as a plain LoRA checkpoint if PEFT is installed; returns what was done, in
+    words.
+    """
     if importlib.util.find_spec("peft") is None:
         return "no plain LoRA checkpoint (PEFT is not installed)"
     from geolora_ref.nn.exchange.export import DRAFT, export_lora

@@ -1,4 +1,6 @@
-"""Labelled text from a tab-separated file: one example a line, nothing quoted, every complaint with its line number."""
+"""Labelled text from a tab-separated file: one example a line, nothing quoted, every complaint with
+its line number.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ Example = TypeVar("Example", bound=Placed)
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of text, label and second text: a number from 1 on, or a name if the first line is a header."""
+    """The columns of text, label and second text: a number from 1 on, or a name if the first line
+    is a header.
+    """
 
     text: str = "1"
     label: str = "2"
@@ -54,10 +58,12 @@ class Row:
 
 
 def read_rows(path: Path, columns: Columns) -> list[Row]:
-    """All examples of a UTF-8 file of tab-separated columns without quoting; empty lines at its end are skipped.
+    """All examples of a UTF-8 file of tab-separated columns without quoting; empty lines at its end
+    are skipped.
 
-    Raises ``ValueError`` for a file that cannot be read, holds no example, is not UTF-8, lacks a column, or has a line with
-    another number of columns, without text or without label (the message has the line number), and for one column in two roles.
+    Raises ``ValueError`` for a file that cannot be read, holds no example, is not UTF-8, lacks a
+    column, or has a line with another number of columns, without text or without label (the message
+    has the line number), and for one column in two roles.
     """
     records = _records(path)
     if columns.header and not records:
@@ -83,12 +89,16 @@ def read_rows(path: Path, columns: Columns) -> list[Row]:
 
 
 def digest_of_rows(rows: Sequence[Row]) -> str:
-    """SHA-256 of the texts and labels that were read, in order; files and lines do not matter, and files may change later."""
+    """SHA-256 of the texts and labels that were read, in order; files and lines do not matter, and
+    files may change later.
+    """
     return digest(json.dumps([[row.text, row.pair, row.label] for row in rows]))
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, line ends unchanged; ``ValueError`` if it cannot be read, or with the line that is not UTF-8."""
+    """The text of a UTF-8 file, line ends unchanged; ``ValueError`` if it cannot be read, or with
+    the line that is not UTF-8.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:

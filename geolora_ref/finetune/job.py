@@ -1,4 +1,6 @@
-"""The training loop of one method, one model and one data set; a resumed run ends at the same parameters."""
+"""The training loop of one method, one model and one data set; a resumed run ends at the same
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class DivergedError(ArithmeticError):
 
 
 class Meaning(Protocol):
-    """The meaning of a model's outputs (B, k): the loss, and the predictions that the metric compares with targets (B,)."""
+    """The meaning of a model's outputs (B, k): the loss, and the predictions that the metric
+    compares with targets (B,).
+    """
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """One number for a batch."""
@@ -52,7 +56,9 @@ class Meaning(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """Training examples, evaluation sets by name (such as "dev") for the metric, and the meaning of the outputs."""
+    """Training examples, evaluation sets by name (such as "dev") for the metric, and the meaning of
+    the outputs.
+    """
 
     train: Examples
     evaluation: Mapping[str, Examples]
@@ -66,9 +72,11 @@ class History:
     Attributes
     ----------
     losses, seconds : training loss and duration of every step.
-    rank_steps, ranks : the steps at which ranks were recorded, and the ranks then, in the order of ``layers``.
+    rank_steps, ranks : the steps at which ranks were recorded, and the ranks then, in the order of
+        ``layers``.
     metrics : for each epoch the metric on each evaluation set.
-    truncations, exact : the number of truncations of all layers in all steps, and of those by Householder QR.
+    truncations, exact : the number of truncations of all layers in all steps, and of those by
+        Householder QR.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -106,7 +114,9 @@ class History:
         return cls(**kept | {name: X.tolist() for name, X in kept.items() if isinstance(X, torch.Tensor)})
 
     def check(self, steps: int, epochs: int, per_epoch: int) -> None:
-        """Raise ``ValueError`` unless a run of ``steps`` steps and ``epochs`` epochs can have such a history."""
+        """Raise ``ValueError`` unless a run of ``steps`` steps and ``epochs`` epochs can have such
+        a history.
+        """
         if not (self.steps == len(self.seconds) <= steps and len(self.metrics) <= epochs):
             found = f"{self.steps} losses, {len(self.seconds)} times and {len(self.metrics)} metrics"
             raise ValueError(f"history: expected at most {steps} steps and {epochs} epochs, found {found}")
@@ -117,17 +127,20 @@ class History:
 
 
 class Job:
-    """A run that can be killed at any time and taken up again; ``predict`` gives one entry (N,) for each of N examples.
+    """A run that can be killed at any time and taken up again; ``predict`` gives one entry (N,) for
+    each of N examples.
 
-    ``identity`` : plain JSON data that, beside the plan, must agree between a checkpoint and this job.  ``fresh`` : begin anew,
-    and let the first checkpoint replace an existing one.  ``on_step`` and ``on_epoch`` are called with the number done and the
-    total.  The global generators of torch are left unchanged: dropout and the like draw from private copies of the generators
-    of the CPU and the model's device, seeded by the plan and kept in the checkpoint.
+    ``identity`` : plain JSON data that, beside the plan, must agree between a checkpoint and this
+    job.  ``fresh`` : begin anew, and let the first checkpoint replace an existing one.  ``on_step``
+    and ``on_epoch`` are called with the number done and the total.  The global generators of torch
+    are left unchanged: dropout and the like draw from private copies of the generators of the CPU
+    and the model's device, seeded by the plan and kept in the checkpoint.
 
-    A checkpoint of a run with other epochs is resumed if its steps are the first ones of this job (:meth:`Plan.continues`).
+    A checkpoint of a run with other epochs is resumed if its steps are the first ones of this job
+    (:meth:`Plan.continues`).
 
-    Raises ``ValueError`` that names the checkpoint if it is damaged or belongs to another job, and the errors of
-    ``make_model`` and of the method.
+    Raises ``ValueError`` that names the checkpoint if it is damaged or belongs to another job, and
+    the errors of ``make_model`` and of the method.
     """
 
     def __init__(
@@ -167,7 +180,8 @@ class Job:
     def run(self) -> History:
         """All steps that are left, with the metric after every epoch.
 
-        Raises :class:`DivergedError` when a loss is not finite, and ``OSError`` if a checkpoint cannot be written.
+        Raises :class:`DivergedError` when a loss is not finite, and ``OSError`` if a checkpoint
+        cannot be written.
         """
         with self._private_randomness():
             self._set_random_state(self._random_state)
@@ -222,7 +236,9 @@ class Job:
             self.on_step(self.history.steps, self.steps)
 
     def _count_truncations(self, before: tuple[int, int]) -> None:
-        """Add the truncations of this step: a resumed run has a new optimizer, whose own counts begin at 0."""
+        """Add the truncations of this step: a resumed run has a new optimizer, whose own counts
+        begin at 0.
+        """
         (truncations, exact), history = self.prepared.truncations(), self.history
         history.truncations += truncations - before[0]
         history.exact += exact - before[1]
@@ -238,7 +254,9 @@ class Job:
 
     @torch.no_grad()
     def predict(self, examples: Examples) -> torch.Tensor:
-        """One prediction per example, in the order of the examples: a class, a standardised number, or nats."""
+        """One prediction per example, in the order of the examples: a class, a standardised number,
+        or nats.
+        """
         self.model.eval()
 
         def of_batch(indices: list[int]) -> torch.Tensor:
@@ -294,7 +312,9 @@ class Job:
         self.history = history
 
     def _beginning(self, before: Plan, done: int) -> str:
-        """The reason, in words, why the steps done with the plan ``before`` are not the first steps of this job."""
+        """The reason, in words, why the steps done with the plan ``before`` are not the first steps
+        of this job.
+        """
         if done > self.steps:
             return f"expected at most the {self.steps} steps of {self.plan.epochs} epochs, found that {done} are done"
         rise = before.warmup * before.epochs / self.plan.epochs
@@ -306,12 +326,16 @@ class Job:
         )
 
     def _random_devices(self) -> set[torch.device]:
-        """The devices whose generators the run uses; more would have to exist again wherever the checkpoint is resumed."""
+        """The devices whose generators the run uses; more would have to exist again wherever the
+        checkpoint is resumed.
+        """
         return {CPU, self.device}
 
     @contextmanager
     def _private_randomness(self) -> Iterator[None]:
-        """Within this context the global generators are seeded by the plan; afterwards their state is restored."""
+        """Within this context the global generators are seeded by the plan; afterwards their state
+        is restored.
+        """
         before = {device: _generator_state(device) for device in self._random_devices()}
         try:
             for device in before:

@@ -20,16 +20,20 @@ __all__ = ["Kind", "Labels", "fit_labels", "shown", "with_sign"]
 
 @dataclass(frozen=True)
 class Labels:
-    """The meaning of a model's outputs: one logit for each of ``classes``, or one number, in units of ``scale`` about ``mean``.
+    """The meaning of a model's outputs: one logit for each of ``classes``, or one number, in units
+    of ``scale`` about ``mean``.
 
-    For a batch of B examples the loss takes outputs (B, classes), or (B, 1) for numbers, and targets (B,); predictions are (B,).
+    For a batch of B examples the loss takes outputs (B, classes), or (B, 1) for numbers, and
+    targets (B,); predictions are (B,).
 
     Attributes
     ----------
-    kind : "class" (any words), "number" (regression) or "sign" (the classes "negative" and "positive" of a number).
+    kind : "class" (any words), "number" (regression) or "sign" (the classes "negative" and
+        "positive" of a number).
     classes : the classes in the order of the logits; empty for numbers.
     mean, scale : mean and standard deviation of the training labels; 0 and 1 for classes.
-    baseline : the least mean training loss of a model that ignores its input (entropy, or variance in units of scale²).
+    baseline : the least mean training loss of a model that ignores its input (entropy, or variance
+        in units of scale²).
     """
 
     kind: Kind
@@ -44,7 +48,9 @@ class Labels:
         return len(self.classes) or 1
 
     def encode(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Class indices (int64) or standardised numbers (float32), one per row; ``ValueError`` with the line of a bad label."""
+        """Class indices (int64) or standardised numbers (float32), one per row; ``ValueError`` with
+        the line of a bad label.
+        """
         if self.kind == "number":
             return torch.tensor([(_number(row) - self.mean) / self.scale for row in rows], dtype=torch.float32)
         index = {name: i for i, name in enumerate(self.classes)}
@@ -76,8 +82,9 @@ class Labels:
 def fit_labels(rows: Sequence[Row], kind: Kind) -> Labels:
     """The labels of the training rows.
 
-    Raises ``ValueError`` without rows, for a label that is no finite number (kinds "number" and "sign"), if all labels agree, and
-    for "classes" that are plainly measurements: more than 20 different numbers, not all of them natural numbers.
+    Raises ``ValueError`` without rows, for a label that is no finite number (kinds "number" and
+    "sign"), if all labels agree, and for "classes" that are plainly measurements: more than 20
+    different numbers, not all of them natural numbers.
     """
     checks.one_of("labels", kind, get_args(Kind))
     if not rows:

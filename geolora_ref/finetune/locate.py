@@ -1,4 +1,6 @@
-"""Find a pretrained model: in a folder, a GGUF file, or an installed package, which is searched without being imported."""
+"""Find a pretrained model: in a folder, a GGUF file, or an installed package, which is searched
+without being imported.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,13 @@ WANTED = "config.json and *.safetensors, or one *.gguf"
 
 
 def locate(model: str) -> Path:
-    """The folder that holds config.json and safetensors weights, or the GGUF file: ``model`` itself, or one inside of it.
+    """The folder that holds config.json and safetensors weights, or the GGUF file: ``model``
+    itself, or one inside of it.
 
     ``model`` is a GGUF file, a folder, or the name of a package that contains exactly one model.
 
-    Raises ``ValueError`` if there is no such file, folder or package, or if it carries no model or more than one.
+    Raises ``ValueError`` if there is no such file, folder or package, or if it carries no model or
+    more than one.
     """
     path = Path(model)
     if path.suffix == ".gguf" and path.is_file():

@@ -1,4 +1,6 @@
-"""Methods that make a pretrained model trainable: adapters and an optimizer, described by plain data that a job runs."""
+"""Methods that make a pretrained model trainable: adapters and an optimizer, described by plain
+data that a job runs.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,10 @@ class Prepared:
     ranks : the current rank of every adapted layer, by name; empty for methods without ranks.
     parameters : the number of parameters that the adaptation stores now, without the head.
     penalty : a term that the method adds to the loss, or None.
-    after_step : called with the number of steps done, while the gradients of the last one are still there.
-    truncations : how many truncations the optimizer has done since it was made, and how many of them by Householder QR.
+    after_step : called with the number of steps done, while the gradients of the last one are still
+        there.
+    truncations : how many truncations the optimizer has done since it was made, and how many of
+        them by Householder QR.
     """
 
     optimizer: torch.optim.Optimizer
@@ -53,10 +57,12 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class GeoLoRAMethod:
-    """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of :func:`geolora_ref.nn.adapt` and of the optimizer.
+    """GeoLoRA adapters and the GeoLoRA optimizer; the options are those of
+    :func:`geolora_ref.nn.adapt` and of the optimizer.
 
     ``max_rank`` : None means four times ``rank``, so that ranks can grow.
-    ``fast`` : use the fast path where it applies; False uses the reference, the same training within rounding.
+    ``fast`` : use the fast path where it applies; False uses the reference, the same training
+    within rounding.
     """
 
     lr: float = 0.02
@@ -108,7 +114,9 @@ class GeoLoRAMethod:
         return replace(geolora_prepared(model, optimizer), truncations=lambda: (optimizer.truncations, optimizer.exact))
 
     def adapt(self, model: Model, generator: torch.Generator) -> None:
-        """Put the adapters into the encoder, in place; "all-linear" leaves out the output layer, as in PEFT."""
+        """Put the adapters into the encoder, in place; "all-linear" leaves out the output layer, as
+        in PEFT.
+        """
         from geolora_ref.nn import adapt
 
         output = getattr(model.encoder, "get_output_embeddings", lambda: None)()

@@ -38,7 +38,9 @@ METRICS: dict[Metric, Callable[[Values, Values], float]] = {
     "spearman": _spearman,
     "perplexity": _perplexity,
 }
-"""Functions of targets and predictions; for the perplexity, token counts and −Σ log p over the tokens of each example."""
+"""Functions of targets and predictions; for the perplexity, token counts and −Σ log p over the
+tokens of each example.
+"""
 
 
 def default_kind(metric: str) -> Kind:
@@ -47,8 +49,8 @@ def default_kind(metric: str) -> Kind:
 
 
 def evaluate_metric(metric: Metric, targets: Values, predictions: Values) -> float:
-    """The metric; larger is better, except for the perplexity.  It is nan where it is undefined: for non-finite predictions, and
-    for a correlation with a constant.
+    """The metric; larger is better, except for the perplexity.  It is nan where it is undefined:
+    for non-finite predictions, and for a correlation with a constant.
 
     Raises ``ValueError`` for an unknown metric.
     """

@@ -1,4 +1,6 @@
-"""A pretrained transformer in the form that a job trains: with a linear head on top, or as a decoder that predicts tokens."""
+"""A pretrained transformer in the form that a job trains: with a linear head on top, or as a
+decoder that predicts tokens.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +31,23 @@ __all__ = [
 ]
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""Files that determine the outputs of a pretrained model, beside its weights and the tokenizer's vocabulary files."""
+"""Files that determine the outputs of a pretrained model, beside its weights and the tokenizer's
+vocabulary files.
+"""
 READ = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Patterns of the files that transformers opens in a folder."""
 OFFLINE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Options of transformers against downloads and foreign code: without the second, it would ask the user to run code."""
+"""Options of transformers against downloads and foreign code: without the second, it would ask the
+user to run code.
+"""
 IGNORED = -100
 """The token id that marks a position which the loss does not count."""
 
 
 class Model(torch.nn.Module):
-    """The model that a method gets: ``encoder``, a pretrained model to be adapted, and ``head``, which is trained in full."""
+    """The model that a method gets: ``encoder``, a pretrained model to be adapted, and ``head``,
+    which is trained in full.
+    """
 
     encoder: Any
     head: torch.nn.Module
@@ -50,7 +58,8 @@ class Classifier(Model):
 
     Attributes
     ----------
-    encoder : any model of transformers' ``AutoModel``; gives ``last_hidden_state`` (batch x tokens x hidden).
+    encoder : any model of transformers' ``AutoModel``; gives ``last_hidden_state``
+        (batch x tokens x hidden).
     head : ``nn.Linear(hidden, outputs)``, drawn with ``generator`` as torch draws it.
     """
 
@@ -78,7 +87,8 @@ class Decoder(Model):
 
     Attributes
     ----------
-    encoder : any model of transformers' ``AutoModelForCausalLM``; gives ``logits`` (batch x tokens x vocabulary).
+    encoder : any model of transformers' ``AutoModelForCausalLM``; gives ``logits``
+        (batch x tokens x vocabulary).
     head : the identity; the output layer is part of the pretrained model and stays frozen.
     """
 
@@ -87,7 +97,9 @@ class Decoder(Model):
         self.encoder, self.head = encoder, torch.nn.Identity()
 
     def forward(self, next_ids: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
-        """Nats (batch,); ``next_ids`` (batch x tokens) is the id after each token, or ``IGNORED`` where it does not count."""
+        """Nats (batch,); ``next_ids`` (batch x tokens) is the id after each token, or ``IGNORED``
+        where it does not count.
+        """
         logits = self.encoder(**inputs, use_cache=False).logits
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), next_ids.flatten(), ignore_index=IGNORED, reduction="none")
         total: torch.Tensor = nats.view(next_ids.shape).sum(dim=1)
@@ -99,7 +111,8 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
 
     Raises ``ValueError`` for a folder that holds none, and for weights that do not fill the model.
 
-    The pooler that some encoders bring is left out: mean pooling does not use it, and an adapter there would never learn.
+    The pooler that some encoders bring is left out: mean pooling does not use it, and an adapter
+    there would never learn.
     """
     encoder, tokenizer = _load(folder, "AutoModel", unused="pooler.")
     if getattr(encoder, "pooler", None) is not None:
@@ -113,7 +126,9 @@ def load_decoder(folder: Path) -> tuple[Any, Any]:
 
 
 def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
-    """A model of transformers' class ``kind`` and its tokenizer; weights whose name begins with ``unused`` may be missing."""
+    """A model of transformers' class ``kind`` and its tokenizer; weights whose name begins with
+    ``unused`` may be missing.
+    """
     import transformers
 
     weights: dict[str, Any] = {"use_safetensors": True}
@@ -138,7 +153,8 @@ def _load(place: Path, kind: str, unused: str | None = None) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Raise ``ValueError`` unless the encoder turns these inputs (tensors as in training) into states of its hidden size.
+    """Raise ``ValueError`` unless the encoder turns these inputs (tensors as in training) into
+    states of its hidden size.
 
     Configurations have no common entry for the largest number of tokens, so the model is run once.
     """
@@ -156,9 +172,11 @@ def try_out(encoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 @torch.no_grad()
 def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Raise ``ValueError`` unless one example (tensors as in training) has finite logits that no later token changes.
+    """Raise ``ValueError`` unless one example (tensors as in training) has finite logits that no
+    later token changes.
 
-    A model that sees later tokens, such as an encoder with a head for masked words, would get credit for tokens that it has read.
+    A model that sees later tokens, such as an encoder with a head for masked words, would get
+    credit for tokens that it has read.
     """
     kind, ids = type(decoder).__name__, inputs["input_ids"]
     wanted = f"model: expected a decoder that predicts each of {ids.shape[1]} tokens (max_length is the most) by those before it"
@@ -175,7 +193,9 @@ def try_out_decoder(decoder: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 
 def check_length(tokenizer: Any, max_length: int, *, pairs: bool) -> None:
-    """Raise ``ValueError`` unless ``max_length`` tokens have room for a word of each text beside the special tokens."""
+    """Raise ``ValueError`` unless ``max_length`` tokens have room for a word of each text beside
+    the special tokens.
+    """
     least = tokenizer.num_special_tokens_to_add(pair=pairs) + (2 if pairs else 1)
     if max_length < least:
         raise ValueError(f"max_length: expected at least {least} tokens for this model, found {max_length}")
@@ -196,7 +216,9 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def digest_of_model(folder: Path, tokenizer: Any) -> str:
-    """SHA-256 over configuration, weights (or the GGUF file) and the files of the tokenizer; other files may change."""
+    """SHA-256 over configuration, weights (or the GGUF file) and the files of the tokenizer; other
+    files may change.
+    """
     home, weights = (folder.parent, {folder}) if folder.is_file() else (folder, set(folder.glob("model*.safetensors")))
     named = {home / name for name in (*FILES, *tokenizer.vocab_files_names.values())}
     total = hashlib.sha256()

@@ -1,4 +1,6 @@
-"""The options of ``geolora-ref finetune``; wrong ones are refused before torch is imported, which takes seconds."""
+"""The options of ``geolora-ref finetune``; wrong ones are refused before torch is imported, which
+takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, with the metric filled in; exit status 2 for wrong options, and for missing model or data files."""
+    """The options, with the metric filled in; exit status 2 for wrong options, and for missing
+    model or data files.
+    """
     parser = argparse.ArgumentParser(prog="geolora-ref finetune", description="Fine-tune a pretrained transformer with GeoLoRA.")
     add_arguments(parser)
     for name in sys.argv[1:] if argv is None else argv:
@@ -147,7 +151,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _refuse_other_tasks(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with 2 for an option or a metric of another task; a task with a single metric needs no ``--metric``."""
+    """Exit with 2 for an option or a metric of another task; a task with a single metric needs no
+    ``--metric``.
+    """
     for task, names in OF_TASK.items():
         for name in names if task != options.task else ():
             if getattr(options, name) != parser.get_default(name):

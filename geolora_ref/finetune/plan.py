@@ -1,4 +1,6 @@
-"""The length of a run, its learning rate schedule, and the values that options may have.  Nothing here needs torch."""
+"""The length of a run, its learning rate schedule, and the values that options may have.  Nothing
+here needs torch.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +44,18 @@ class Plan:
         object.__setattr__(self, "seed", int(self.seed))
 
     def factor(self, step: int, steps: int) -> float:
-        """The factor of the learning rates in step ``step`` (from 0) of ``steps``: a linear rise, then constant or down to 0."""
+        """The factor of the learning rates in step ``step`` (from 0) of ``steps``: a linear rise,
+        then constant or down to 0.
+        """
         rise = round(self.warmup * steps, 9)  # without rounding a third of thirty might exceed ten
         if step < rise:
             return (step + 1) / (math.floor(rise) + 1)
         return 1.0 if self.schedule == "constant" else (steps - step) / (steps - rise)
 
     def continues(self, before: Plan, done: int, per_epoch: int) -> bool:
-        """Whether a run with the plan ``before`` and one with this plan agree in their first ``done`` steps.  The plans differ in
-        epochs or warm-up, which affect a step only by its factor, so the factors must agree.
+        """Whether a run with the plan ``before`` and one with this plan agree in their first
+        ``done`` steps.  The plans differ in epochs or warm-up, which affect a step only by its
+        factor, so the factors must agree.
         """
         steps, earlier = self.epochs * per_epoch, before.epochs * per_epoch
         return done <= steps and all(before.factor(k, earlier) == self.factor(k, steps) for k in range(done))

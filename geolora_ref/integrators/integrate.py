@@ -1,4 +1,6 @@
-"""The driver of many steps, with progress, a record of every step, step size control, and interrupts that lose no result."""
+"""The driver of many steps, with progress, a record of every step, step size control, and
+interrupts that lose no result.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,16 @@ __all__ = ["Adaptive", "Progress", "Record", "Run", "Stopped", "distance", "inte
 class Adaptive:
     """Step size control by step doubling: one step of h and two of h/2 may differ by rtol·‖Y‖ + atol.
 
-    A start at Y = 0 needs atol > 0: there ‖Y‖ and the difference both fall like h, so that no h satisfies rtol alone.
-    ``first`` : the first step size.  ``smallest`` : the run fails instead of creeping on if the tolerance asks for a smaller
-    step, or for one below the resolution of t; only the step to the end of the time span may be shorter.  A step that fails, or
-    whose difference is not finite, is repeated with h/4, unless no step size can help (a field of another shape or dtype).  The
-    next step size is h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
+    A start at Y = 0 needs atol > 0: there ‖Y‖ and the difference both fall like h, so that no h
+    satisfies rtol alone.
+    ``first`` : the first step size.  ``smallest`` : the run fails instead of creeping on if the
+    tolerance asks for a smaller step, or for one below the resolution of t; only the step to the
+    end of the time span may be shorter.  A step that fails, or whose difference is not finite, is
+    repeated with h/4, unless no step size can help (a field of another shape or dtype).  The next
+    step size is h·min(4, max(¼, 0.9·(allowed/difference)^{1/(p+1)})) with the integrator's order p.
 
-    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, for step sizes that are not > 0, and if
-    ``first`` is below ``smallest``.
+    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, or are both 0, for step
+    sizes that are not > 0, and if ``first`` is below ``smallest``.
     """
 
     first: float
@@ -51,10 +55,11 @@ class Adaptive:
 
 @dataclass(frozen=True)
 class Record:
-    """The record of one accepted step: it ended at ``t`` with this ``rank`` after a step of ``h``; see :class:`Step`.
+    """The record of one accepted step: it ended at ``t`` with this ``rank`` after a step of ``h``;
+    see :class:`Step`.
 
-    ``refused`` : how often step size control tried another h first that was too large or failed; ``evaluations`` include these
-    attempts.
+    ``refused`` : how often step size control tried another h first that was too large or failed;
+    ``evaluations`` include these attempts.
     """
 
     t: float
@@ -73,7 +78,9 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """The argument of a callback after each step: the step's ``number`` (from 1), the time, the end, the record and the state."""
+    """The argument of a callback after each step: the step's ``number`` (from 1), the time, the
+    end, the record and the state.
+    """
 
     number: int
     t: float
@@ -90,10 +97,11 @@ class Stopped(Exception):  # noqa: N818  (not an error: somebody asked for it)
 class Run:
     """The results of a run, whether or not it reached the end.
 
-    ``times`` and ``states`` : the start, every state asked for by ``save_every``, and the last one.  ``records`` : one for
-    every step.  ``stopped`` : the exception that ended the run early, or None; :attr:`Y` raises it, so that a part is not taken
-    for the whole.  A callback that fails after the last step sets ``stopped`` too, so that its error is not lost; ``states``
-    then ends with the state at the end.
+    ``times`` and ``states`` : the start, every state asked for by ``save_every``, and the last one.
+    ``records`` : one for every step.  ``stopped`` : the exception that ended the run early, or
+    None; :attr:`Y` raises it, so that a part is not taken for the whole.  A callback that fails
+    after the last step sets ``stopped`` too, so that its error is not lost; ``states`` then ends
+    with the state at the end.
     """
 
     times: list[float]
@@ -117,8 +125,9 @@ class Run:
     def discarded(self) -> float:
         """The summed norm of everything that truncations cut off from the solution.
 
-        In the error recursion of a contractive flow truncations add this sum to the error.  A run that stalls because a
-        direction was cut off makes another error, which the sum does not contain.
+        In the error recursion of a contractive flow truncations add this sum to the error.  A run
+        that stalls because a direction was cut off makes another error, which the sum does not
+        contain.
         """
         return math.fsum(record.discarded for record in self.records)
 
@@ -138,14 +147,16 @@ def integrate(
     callback: Callable[[Progress], bool | None] | None = None,
     save_every: int | None = None,
 ) -> Run:
-    """Ẏ = P(Y)F(t, Y) from Y₀ over ``t_span`` by steps of ``h``, the last one shortened to the end if need be.
+    """Ẏ = P(Y)F(t, Y) from Y₀ over ``t_span`` by steps of ``h``, the last one shortened to the end
+    if need be.
 
-    ``callback`` : called after every step; returning True stops the run.  ``save_every`` : keep every k-th state, else only the
-    first and the last.  Nothing is raised during the run: a failing step, the keyboard or the callback ends the run, and the
-    results so far are returned, see :attr:`Run.stopped`.
+    ``callback`` : called after every step; returning True stops the run.  ``save_every`` : keep
+    every k-th state, else only the first and the last.  Nothing is raised during the run: a failing
+    step, the keyboard or the callback ends the run, and the results so far are returned, see
+    :attr:`Run.stopped`.
 
-    Raises ``ValueError`` for an invalid integrator, field, start, time span, step size or number of steps, and for a step size
-    below the distance of the floating-point numbers around t.
+    Raises ``ValueError`` for an invalid integrator, field, start, time span, step size or number of
+    steps, and for a step size below the distance of the floating-point numbers around t.
     """
     if not isinstance(integrator, Integrator):
         raise ValueError(f"integrator: expected an instance, such as BUG(), found {integrator!r}")
@@ -191,7 +202,9 @@ def integrate(
 
 
 def _complete(run: Run, Y: LowRank, record: Record | None) -> None:
-    """Complete the record and the state of the last step, in case an interrupt came between two statements."""
+    """Complete the record and the state of the last step, in case an interrupt came between two
+    statements.
+    """
     if record is None:
         return
     if not run.records or run.records[-1] is not record:
@@ -220,7 +233,9 @@ def _asks_to_stop(callback: Callable[[Progress], bool | None], progress: Progres
 
 
 class _Clock:
-    """The current time; equal steps are counted, not added up, so that the last one ends exactly at ``t_end``."""
+    """The current time; equal steps are counted, not added up, so that the last one ends exactly at
+    ``t_end``.
+    """
 
     def __init__(self, t: float, t_end: float, h: float) -> None:
         self.t, self.t_end, self.h = t, t_end, h
@@ -251,7 +266,9 @@ def _equal_step(integrator: Integrator, problem: Field, Y: LowRank, clock: _Cloc
 def _controlled_step(
     integrator: Integrator, problem: Field, Y: LowRank, clock: _Clock, control: Adaptive
 ) -> tuple[LowRank, Record]:
-    """One accepted step, with its size found by trial; :class:`StepError` if even the smallest fails or is too large."""
+    """One accepted step, with its size found by trial; :class:`StepError` if even the smallest
+    fails or is too large.
+    """
     spent, refused = Evaluations(), 0
     while True:
         t, size = clock.t, clock.next() - clock.t

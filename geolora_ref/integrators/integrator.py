@@ -36,14 +36,16 @@ class Evaluations:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The result of a step: the new state, and everything that was discarded, evaluated and repeated for it.
+    """The result of a step: the new state, and everything that was discarded, evaluated and
+    repeated for it.
 
-    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).  ``discarded_inside`` : the norm cut off
-    inside the step from a state of which only the bases are used further; it is not part of ``discarded``.  ``theta`` : the
-    threshold that was applied.
-    ``rank_rule`` : the rule that fixed the rank, None if the method keeps the rank.  ``rejections`` : how often the step was
-    repeated from larger bases; ``eta`` : ‖ŨᴴF(t, Y₀)Ṽ‖ of the last attempt, NaN if rejection is off; ``resolved`` : False if
-    the last attempt would have been rejected too, but no further attempt was allowed.
+    ``discarded`` : the norm that truncations cut off (0 for methods of fixed rank).
+    ``discarded_inside`` : the norm cut off inside the step from a state of which only the bases are
+    used further; it is not part of ``discarded``.  ``theta`` : the threshold that was applied.
+    ``rank_rule`` : the rule that fixed the rank, None if the method keeps the rank.
+    ``rejections`` : how often the step was repeated from larger bases; ``eta`` : ‖ŨᴴF(t, Y₀)Ṽ‖ of
+    the last attempt, NaN if rejection is off; ``resolved`` : False if the last attempt would have
+    been rejected too, but no further attempt was allowed.
     """
 
     Y: LowRank
@@ -60,14 +62,15 @@ class Step:
     def truncated(cls, cut: Truncation) -> Step:
         """The step that ends with this truncation.
 
-        The new bases [U | Ũ]P inherit the defect of the old bases, and every step would add its rounding.  So they are polished,
-        which moves Y by rounding only.
+        The new bases [U | Ũ]P inherit the defect of the old bases, and every step would add its
+        rounding.  So they are polished, which moves Y by rounding only.
         """
         return cls(cut.Y.polished(), cut.discarded, cut.theta, cut.rank_rule)
 
 
 class StepError(ArithmeticError):
-    """A step that failed: the message has time, step size, the reason, and the step number if a driver knows it.
+    """A step that failed: the message has time, step size, the reason, and the step number if a
+    driver knows it.
 
     ``evaluations`` : the evaluations of the field before the failure.
     """
@@ -80,7 +83,9 @@ class StepError(ArithmeticError):
         self.reason, self.t, self.h, self.number, self.evaluations = reason, t, h, number, evaluations
 
     def __reduce__(self) -> tuple[type[StepError], tuple[Any, ...]]:
-        """Pickle by the arguments: by default an exception is rebuilt from its message, which is no argument here."""
+        """Pickle by the arguments: by default an exception is rebuilt from its message, which is no
+        argument here.
+        """
         return StepError, (self.reason, self.t, self.h, self.number, self.evaluations)
 
     def numbered(self, number: int) -> StepError:
@@ -98,11 +103,13 @@ class MisfitError(ValueError):
 
 @dataclass(frozen=True)
 class TruncationRule:
-    """The choice of the rank at the end of a step: by a tolerance, relative (τ) or absolute (ϑ), within [min_rank, max_rank].
+    """The choice of the rank at the end of a step: by a tolerance, relative (τ) or absolute (ϑ),
+    within [min_rank, max_rank].
 
-    ``per_time`` : the tolerance is per unit of time and is multiplied by h.  Unless max_rank clips, each truncation keeps the
-    tolerance.  So the reported ``discarded`` of a run over T is at most Σ shϑ = sϑT, with s truncations in each step: s = 1,
-    but projected Runge–Kutta truncates at every stage after the first and at the end.
+    ``per_time`` : the tolerance is per unit of time and is multiplied by h.  Unless max_rank clips,
+    each truncation keeps the tolerance.  So the reported ``discarded`` of a run over T is at most Σ
+    shϑ = sϑT, with s truncations in each step: s = 1, but projected Runge–Kutta truncates at every
+    stage after the first and at the end.
 
     If min_rank = max_rank, the rank is fixed, and lower only if the bases have fewer rows than that.
 
@@ -135,7 +142,9 @@ class TruncationRule:
 
 
 def combine(terms: Sequence[tuple[float, Product]]) -> Factors:
-    """Σ c_i Y_i with orthonormal bases, without forming it: QR of the joined factors, S = R_left R_rightᴴ."""
+    """Σ c_i Y_i with orthonormal bases, without forming it: QR of the joined factors, S = R_left
+    R_rightᴴ.
+    """
     xp = namespace(terms[0][1].left)
     U, R_left = qr(xp.concat([c * Y.left for c, Y in terms], axis=1))
     V, R_right = qr(xp.concat([Y.right for _, Y in terms], axis=1))
@@ -146,8 +155,8 @@ def combine(terms: Sequence[tuple[float, Product]]) -> Factors:
 class Integrator(ABC):
     """The base class of integrators of Ẏ = P(Y) F(t, Y).  Instances are plain data and may be shared.
 
-    Raises ``ValueError`` for a ``truncate`` that is no :class:`TruncationRule`, and for a ``solver`` that cannot be a
-    sub-solver.
+    Raises ``ValueError`` for a ``truncate`` that is no :class:`TruncationRule`, and for a
+    ``solver`` that cannot be a sub-solver.
     """
 
     def __post_init__(self) -> None:
@@ -162,20 +171,22 @@ class Integrator(ABC):
     def order(self) -> int:
         """The order that step size control uses.
 
-        For the first-order integrators except the naive one an error O(h) + O(ε) is proved whatever the singular values are, ε
-        the size of the normal part of the field.  The naive integrator, Strang splitting and projected Runge–Kutta methods have
-        the classical order, with constants that may depend on the singular values.  The midpoint and the second-order parallel
-        integrator have errors O(h²) + O(εh): order 1 if ε is not small beside h.  All need a sub-solver of this order.  Lie
-        splitting and augmented BUG have shown order 2, although only order 1 is proved (docs/integrators.md).
+        For the first-order integrators except the naive one an error O(h) + O(ε) is proved whatever
+        the singular values are, ε the size of the normal part of the field.  The naive integrator,
+        Strang splitting and projected Runge–Kutta methods have the classical order, with constants
+        that may depend on the singular values.  The midpoint and the second-order parallel
+        integrator have errors O(h²) + O(εh): order 1 if ε is not small beside h.  All need a
+        sub-solver of this order.  Lie splitting and augmented BUG have shown order 2, although only
+        order 1 is proved (docs/integrators.md).
         """
         return 1
 
     def step(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
         """One step from (t, Y) to t + h.
 
-        Raises ``ValueError`` if Y is no LowRank, and :class:`StepError` (time, step size, reason) for everything else that stops
-        the step: an invalid time or step size, a field that does not fit Y in shape or dtype, non-finite values of the field,
-        or any other exception.
+        Raises ``ValueError`` if Y is no LowRank, and :class:`StepError` (time, step size, reason)
+        for everything else that stops the step: an invalid time or step size, a field that does not
+        fit Y in shape or dtype, non-finite values of the field, or any other exception.
         """
         state(Y)
         observed, start, size = _Observed(field, Y), checks.number(t), checks.number(h)
@@ -193,8 +204,8 @@ class Integrator(ABC):
 
     @abstractmethod
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:
-        """The step itself, which a subclass defines: a :class:`Step` to a state of the shape and dtype of Y.  :meth:`step` checks
-        and counts the values of the field.
+        """The step itself, which a subclass defines: a :class:`Step` to a state of the shape and
+        dtype of Y.  :meth:`step` checks and counts the values of the field.
         """
 
 
@@ -215,8 +226,8 @@ def _checked_step(done: Any, Y: LowRank) -> Step:
 class _Observed:
     """A field whose values are checked and counted.
 
-    Arguments and values are copied: a foreign field may overwrite its arguments, and may write the next value into the same
-    array.
+    Arguments and values are copied: a foreign field may overwrite its arguments, and may write the
+    next value into the same array.
     """
 
     def __init__(self, field: Field, Y: LowRank) -> None:

@@ -17,11 +17,13 @@ __all__ = ["MidpointBUG"]
 
 @dataclass(frozen=True)
 class MidpointBUG(Integrator):
-    """Augmented BUG over h/2 gives Y_½; then a Galerkin step over h in the bases [U_½ | F(Y_½)V_½], [V_½ | F(Y_½)ᴴU_½].
+    """Augmented BUG over h/2 gives Y_½; then a Galerkin step over h in the bases [U_½ | F(Y_½)V_½],
+    [V_½ | F(Y_½)ᴴU_½].
 
-    ``wide`` : Y_½ is not truncated and contains the old bases, 4r columns in all.  Otherwise Y_½ is truncated, with the norm
-    ``discarded_inside`` cut off, and the bases are [U₀ | U_½ | F(Y_½)V_½] with 3r columns if the rank stays.
-    Error O(h²) + O(εh), ε the normal part of F.  Source: [CEKL24].
+    ``wide`` : Y_½ is not truncated and contains the old bases, 4r columns in all.  Otherwise Y_½ is
+    truncated, with the norm ``discarded_inside`` cut off, and the bases are [U₀ | U_½ | F(Y_½)V_½]
+    with 3r columns if the rank stays.  Error O(h²) + O(εh), ε the normal part of F.  Source:
+    [CEKL24].
     """
 
     truncate: TruncationRule

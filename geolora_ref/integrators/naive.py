@@ -15,10 +15,12 @@ __all__ = ["NaiveFactorEuler"]
 
 @dataclass(frozen=True)
 class NaiveFactorEuler(Integrator):
-    """One explicit Euler step of U̇ = (I − UUᴴ)FVS⁻¹, V̇ = (I − VVᴴ)FᴴUS⁻ᴴ, Ṡ = UᴴFV; then the bases are orthonormalised.
+    """One explicit Euler step of U̇ = (I − UUᴴ)FVS⁻¹, V̇ = (I − VVᴴ)FᴴUS⁻ᴴ, Ṡ = UᴴFV; then the
+    bases are orthonormalised.
 
-    The equations are equivalent to Ẏ = P(Y)F, but stiff like 1/σ_min(S): small singular values break this method and leave the
-    others unaffected.  The triangular factors of the QR go into S, so their signs do not matter.  Source: [KL07].
+    The equations are equivalent to Ẏ = P(Y)F, but stiff like 1/σ_min(S): small singular values
+    break this method and leave the others unaffected.  The triangular factors of the QR go into S,
+    so their signs do not matter.  Source: [KL07].
     """
 
     def advance(self, field: Field, t: float, Y: LowRank, h: float) -> Step:

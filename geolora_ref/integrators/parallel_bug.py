@@ -1,4 +1,6 @@
-"""The parallel, rank-adaptive BUG integrator [CKL24]: with explicit Euler on a gradient flow it is GeoLoRA."""
+"""The parallel, rank-adaptive BUG integrator [CKL24]: with explicit Euler on a gradient flow it is
+GeoLoRA.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ __all__ = ["ParallelBUG", "parallel_bug_step"]
 
 
 def parallel_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Factors:
-    """Independent K-, L- and S-steps in the old bases; Û = [U | Ũ], V̂ = [V | Ṽ], Ŝ = [[S̄₁, L₁ᴴṼ], [ŨᴴK₁, 0]]; no truncation."""
+    """Independent K-, L- and S-steps in the old bases; Û = [U | Ũ], V̂ = [V | Ṽ], Ŝ = [[S̄₁, L₁ᴴṼ],
+    [ŨᴴK₁, 0]]; no truncation.
+    """
     xp = namespace(Y.S)
     K, L, S = (substep(solver, field, t, h, Y) for substep in (K_step, L_step, S_step))
     U_tilde, V_tilde = basis_augmentation(Y.U, K), basis_augmentation(Y.V, L)
@@ -29,15 +33,17 @@ def parallel_bug_step(solver: SubSolver, field: Field, t: float, h: float, Y: Fa
 class ParallelBUG(Integrator):
     """K-, L- and S-step in parallel, and one truncation.
 
-    For F = Ȧ(t) with A(t) of rank r the step is exact if and only if A(t₁) has no normal part at A(t₀), for example if one of the
-    spaces of A stays.  Local error O(h²) + O(εh), ε the normal part of F.
+    For F = Ȧ(t) with A(t) of rank r the step is exact if and only if A(t₁) has no normal part at
+    A(t₀), for example if one of the spaces of A stays.  Local error O(h²) + O(εh), ε the normal
+    part of F.
 
-    ``rejection`` : None, or the factor c ≥ 0 of the step rejection.  The step is repeated from the augmented bases, which
-    doubles their rank and fills the lower right block, if nothing was truncated or if h‖ŨᴴF(t, Y₀)Ṽ‖ > c ϑ.  It is repeated
-    at most ``max_rejections`` times, and never beyond full bases.  Rejection needs a tolerance: with fixed rank ϑ is 0.
+    ``rejection`` : None, or the factor c ≥ 0 of the step rejection.  The step is repeated from the
+    augmented bases, which doubles their rank and fills the lower right block, if nothing was
+    truncated or if h‖ŨᴴF(t, Y₀)Ṽ‖ > c ϑ.  It is repeated at most ``max_rejections`` times, and
+    never beyond full bases.  Rejection needs a tolerance: with fixed rank ϑ is 0.
 
-    Raises ``ValueError`` for a factor that is not a finite number ≥ 0, or a ``max_rejections`` that is no integer ≥ 0.
-    Source: [CKL24].
+    Raises ``ValueError`` for a factor that is not a finite number ≥ 0, or a ``max_rejections`` that
+    is no integer ≥ 0.  Source: [CKL24].
     """
 
     truncate: TruncationRule

@@ -19,8 +19,9 @@ __all__ = ["ProjectedRK"]
 class ProjectedRK(Integrator):
     """Stages Y_i = R(Y₀ + h Σ a_ij P(Y_j)F(Y_j)) and Y₁ = R(Y₀ + h Σ b_j P(Y_j)F(Y_j)), R the truncation.
 
-    It needs no sub-equations and no inverse of a factor.  It is explicit, so the stiffness of F limits the step size.
-    Source: [KV19].  Raises ``ValueError`` unless ``tableau`` is a :class:`Tableau`, and not a sub-solver, for example.
+    It needs no sub-equations and no inverse of a factor.  It is explicit, so the stiffness of F
+    limits the step size.  Source: [KV19].  Raises ``ValueError`` unless ``tableau`` is a
+    :class:`Tableau`, and not a sub-solver, for example.
     """
 
     truncate: TruncationRule

@@ -1,4 +1,6 @@
-"""The projector-splitting integrator [LO14]: K, S backwards, L; first order (Lie) and second order (Strang)."""
+"""The projector-splitting integrator [LO14]: K, S backwards, L; first order (Lie) and second order
+(Strang).
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ def L_S_K(solver: SubSolver, field: Field, t: float, h: float, Y: Factors) -> Fa
 
 @dataclass(frozen=True)
 class ProjectorSplitting(Integrator):
-    """Lie splitting of P(Y)F = FVVᴴ − UUᴴFVVᴴ + UUᴴF.  Fixed rank; exact for F = Ȧ(t) with A(t) of rank r whose spaces turn
-    by less than 90°, see :class:`~geolora_ref.integrators.BUG`.
+    """Lie splitting of P(Y)F = FVVᴴ − UUᴴFVVᴴ + UUᴴF.  Fixed rank; exact for F = Ȧ(t) with A(t) of
+    rank r whose spaces turn by less than 90°, see :class:`~geolora_ref.integrators.BUG`.
 
     The S-step runs backwards in time, which is delicate for dissipative equations.  Source: [LO14].
     """
@@ -49,7 +51,8 @@ class ProjectorSplitting(Integrator):
 class StrangSplitting(Integrator):
     """Strang splitting: Lie over h/2, then its adjoint over h/2.  Fixed rank, second order.
 
-    Exact for F = Ȧ(t) with A(t) of rank r where V(t₀)ᴴV(t½) and U(t½)ᴴU(t₁) are invertible.  Source: [LO14].
+    Exact for F = Ȧ(t) with A(t) of rank r where V(t₀)ᴴV(t½) and U(t½)ᴴU(t₁) are invertible.
+    Source: [LO14].
     """
 
     solver: SubSolver = RK4

@@ -1,4 +1,6 @@
-"""The second-order parallel integrator [K24]: the bases are enriched by F(Y₀)V₀ and F(Y₀)ᴴU₀ before the parallel step."""
+"""The second-order parallel integrator [K24]: the bases are enriched by F(Y₀)V₀ and F(Y₀)ᴴU₀ before
+the parallel step.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ __all__ = ["SecondOrderParallel"]
 
 @dataclass(frozen=True)
 class SecondOrderParallel(Integrator):
-    """Parallel BUG from Û₀ = aug(U₀, F(Y₀)V₀), V̂₀ = aug(V₀, F(Y₀)ᴴU₀) and S₀ padded with zeros; 4r columns, truncated.
+    """Parallel BUG from Û₀ = aug(U₀, F(Y₀)V₀), V̂₀ = aug(V₀, F(Y₀)ᴴU₀) and S₀ padded with zeros; 4r
+    columns, truncated.
 
     Error O(h²) + O(εh), ε the normal part of F.  Source: [K24].
     """

@@ -1,4 +1,5 @@
-"""The three sub-equations from which all integrators of the family are made, and the factors on which they work.
+"""The three sub-equations from which all integrators of the family are made, and the factors on
+which they work.
 
 ====  ==========================================  =======================
 K     K' = F(t, K V₀ᴴ) V₀                          V₀ frozen, K(t) = U₀S₀
@@ -20,7 +21,9 @@ __all__ = ["Factors", "K_step", "L_step", "S_step"]
 
 
 class Factors(NamedTuple):
-    """U S Vᴴ between the sub-steps: orthonormal bases U (m x p), V (n x q), and S (p x q) that need not be square."""
+    """U S Vᴴ between the sub-steps: orthonormal bases U (m x p), V (n x q), and S (p x q) that need
+    not be square.
+    """
 
     U: Inexact[Array, "m p"]
     S: Inexact[Array, "p q"]
@@ -31,7 +34,9 @@ class Factors(NamedTuple):
         return Product(self.U @ self.S, self.V)
 
     def in_bases(self, U_hat: Inexact[Array, "m P"], V_hat: Inexact[Array, "n Q"]) -> Factors:
-        """The same matrix in bases that *begin with* U and V: (ÛᴴU) S (VᴴV̂) is S padded with zeros, exactly."""
+        """The same matrix in bases that *begin with* U and V: (ÛᴴU) S (VᴴV̂) is S padded with
+        zeros, exactly.
+        """
         xp = namespace(self.S)
         (p, q), P, Q = self.S.shape, U_hat.shape[1], V_hat.shape[1]
         right = xp.concat([self.S, zeros((p, Q - q), like=self.S)], axis=1)
@@ -59,7 +64,8 @@ def S_step(solver: SubSolver, field: Field, t: float, h: float, Y: Factors, sign
 def _solved(solver: SubSolver, f: Derivative, t: float, X: Inexact[Array, "a b"], h: float) -> Inexact[Array, "a b"]:
     """X(t + h) by a solver that may overwrite its argument, or return the same array each time.
 
-    Raises ``ValueError`` for a result of another library, dtype or shape than X, such as that of a complex field at a real X.
+    Raises ``ValueError`` for a result of another library, dtype or shape than X, such as that of a
+    complex field at a real X.
     """
     xp, name = namespace(X), "X(t + h) of the sub-solver"
     found = solver(f, t, xp.asarray(X, copy=True), h)

@@ -1,4 +1,6 @@
-"""Solvers of a sub-equation X' = f(t, X) over one step; with an exact one only the error of the integrator remains."""
+"""Solvers of a sub-equation X' = f(t, X) over one step; with an exact one only the error of the
+integrator remains.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ __all__ = ["EXPLICIT_EULER", "HEUN", "HEUN_TABLEAU", "RK4", "Derivative", "Runge
 
 Derivative: TypeAlias = Callable[[float, Array], Array]
 SubSolver: TypeAlias = Callable[[Derivative, float, Array, float], Array]
-"""``solver(f, t, X, h)``: X(t + h) from X(t) = X.  The solver gets a copy of X, which it may change, and its result is copied."""
+"""``solver(f, t, X, h)``: X(t + h) from X(t) = X.  The solver gets a copy of X, which it may
+change, and its result is copied.
+"""
 
 
 SUM_OF_WEIGHTS = 8.0 * float(np.finfo(float).eps)
@@ -28,10 +32,11 @@ SUM_OF_WEIGHTS = 8.0 * float(np.finfo(float).eps)
 
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit Runge–Kutta method: X_i = X + h Σ_{j<i} a_ij f(t + c_j h, X_j), X₁ = X + h Σ b_j f(t + c_j h, X_j).
+    """An explicit Runge–Kutta method: X_i = X + h Σ_{j<i} a_ij f(t + c_j h, X_j), X₁ = X + h Σ b_j
+    f(t + c_j h, X_j).
 
-    Raises ``ValueError`` unless row i of a has i numbers (from 0), there are as many weights as rows, the sum of the weights
-    is 1, and the order is an integer ≥ 1.
+    Raises ``ValueError`` unless row i of a has i numbers (from 0), there are as many weights as
+    rows, the sum of the weights is 1, and the order is an integer ≥ 1.
     """
 
     a: tuple[tuple[float, ...], ...]
@@ -112,13 +117,16 @@ METHODS = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
 
 @dataclass(frozen=True)
 class SolveIVP:
-    """``scipy.integrate.solve_ivp`` at these tolerances: it solves a sub-equation as exactly as its dtype allows (NumPy only).
+    """``scipy.integrate.solve_ivp`` at these tolerances: it solves a sub-equation as exactly as its
+    dtype allows (NumPy only).
 
-    scipy works in double precision, but the field in its own: its values have rounding errors of about ``NOISE`` eps of the
-    largest entry, which no step size reduces.  So smaller tolerances are raised to this level.
+    scipy works in double precision, but the field in its own: its values have rounding errors of
+    about ``NOISE`` eps of the largest entry, which no step size reduces.  So smaller tolerances are
+    raised to this level.
 
-    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy does not have, for arrays of
-    another library and for a step below the resolution of t; ``RuntimeError`` with scipy's message if scipy fails.
+    Raises ``ValueError`` for tolerances that are not finite numbers ≥ 0, for a method that scipy
+    does not have, for arrays of another library and for a step below the resolution of t;
+    ``RuntimeError`` with scipy's message if scipy fails.
     """
 
     rtol: float = 1e-12

@@ -1,7 +1,7 @@
 """The oracle: judge one step by two modules that share no code with each other or with the algorithm.
 
-:func:`check_step` runs the whole conformance kit on a backend, :func:`summary` puts its report into words, and
-:func:`conformance_suite` makes a pytest class of the kit.
+:func:`check_step` runs the whole conformance kit on a backend, :func:`summary` puts its report into
+words, and :func:`conformance_suite` makes a pytest class of the kit.
 """
 
 from geolora_ref.oracle.check import Report, check_step

@@ -1,4 +1,6 @@
-"""Find the blocks of Ŝ in which an untruncated result deviates, and the factor; or state that no block explains the deviation."""
+"""Find the blocks of Ŝ in which an untruncated result deviates, and the factor; or state that no
+block explains the deviation.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,8 @@ class _Update(NamedTuple):
 
     @property
     def factor(self) -> complex | None:
-        """The factor by which the block is a multiple of the right one; None if it is no multiple, or if the right block is 0
-        (as the last block always is).
+        """The factor by which the block is a multiple of the right one; None if it is no multiple,
+        or if the right block is 0 (as the last block always is).
         """
         if self.nothing:
             return None
@@ -73,11 +75,13 @@ def deviating_blocks(
     compared: Comparison,
     failing: Sequence[bool],
 ) -> tuple[list[str], str]:
-    """The blocks of Ŵ − W, seen in the old bases, in which an untruncated result differs from the reference's.
+    """The blocks of Ŵ − W, seen in the old bases, in which an untruncated result differs from the
+    reference's.
 
-    Or no blocks, and another finding in words: bases that are not orthonormal, all blocks at once but not by one factor, the
-    S-block where nothing is to change, or nothing at all.  ``failing`` : whether each step fails with truncation.  Only failing
-    steps can show that a result is right without truncation.
+    Or no blocks, and another finding in words: bases that are not orthonormal, all blocks at once
+    but not by one factor, the S-block where nothing is to change, or nothing at all.
+    ``failing`` : whether each step fails with truncation.  Only failing steps can show that a
+    result is right without truncation.
     """
     deviating: dict[str, list[_Update]] = {}
     instead, seen = "", 0
@@ -106,7 +110,9 @@ def deviating_blocks(
 
 
 def line_of(blocks: Sequence[str], instead: str) -> int | None:
-    """The line of the algorithm that must be wrong by these blocks or by the other finding; None if several may be."""
+    """The line of the algorithm that must be wrong by these blocks or by the other finding; None if
+    several may be.
+    """
     if instead in (STILL, EVERYWHERE, RIGHT):
         return 6
     return 5 if list(blocks) == [LAST_BLOCK] else None
@@ -120,7 +126,9 @@ def _parts(D: Matrix, U: Matrix, V: Matrix) -> dict[str, Matrix]:
 
 
 def _factor(updates: Sequence[_Update]) -> str:
-    """The factor between updates and the right ones, in words: one constant other than 1, λ, or 1/λ; empty if there is none."""
+    """The factor between updates and the right ones, in words: one constant other than 1, λ, or
+    1/λ; empty if there is none.
+    """
     sized = [(update, update.factor) for update in updates if not update.nothing]
     known = np.asarray([factor for _, factor in sized if factor is not None])
     if not sized or len(known) < len(sized):

@@ -34,29 +34,40 @@ CORES = ("diagonal", "dense", "unsorted", "negative", "zero")
 """How S is given: diag(σ), Q₁ diag(σ) Q₂ᴴ, permuted diagonal, diag(−σ), or 0 (the usual start)."""
 
 GRADIENTS = ("quadratic", "zero", "tangent", "normal", "rank one", "nearly in the range", "huge", "tiny")
-"""The gradient G: that of ½⟨W − A, H₁(W − A)H₂⟩, which depends on the state, or a constant one that sets a trap."""
+"""The gradient G: that of ½⟨W − A, H₁(W − A)H₂⟩, which depends on the state, or a constant one that
+sets a trap.
+"""
 
 ONE_SIDED = ("off core", "left", "right", "core")
-"""Further gradients, which are not drawn: UᴴGV = 0 with residuals of K and L, of K alone, or of L alone; or UᴴGV alone."""
+"""Further gradients, which are not drawn: UᴴGV = 0 with residuals of K and L, of K alone, or of L
+alone; or UᴴGV alone.
+"""
 
 GRADED = {"graded": 3e-11, "steep": 1e-7}
-"""More gradients, not drawn: UᴴGV = 0, and the singular values of both residuals fall from 1 to the number given here."""
+"""More gradients, not drawn: UᴴGV = 0, and the singular values of both residuals fall from 1 to the
+number given here.
+"""
 
 SIGNS = "signs"
-"""Directions, not drawn: the sign x/|x| of each entry of the projected gradients of "quadratic", as in the first step of Adam.
-They are not the projections of one gradient.
+"""Directions, not drawn: the sign x/|x| of each entry of the projected gradients of "quadratic", as
+in the first step of Adam.  They are not the projections of one gradient.
 """
 
 CONSTANT = "constant"
-"""A gradient, not drawn: all entries of G are equal, so all rows of GV are equal bit for bit, and so are those of GᴴU."""
+"""A gradient, not drawn: all entries of G are equal, so all rows of GV are equal bit for bit, and
+so are those of GᴴU.
+"""
 
 BASES = ("random", "unit", "padded", "thin")
-"""How U and V are given: Haar distributed, columns of the identity, or Haar distributed below rows of zeros.  "thin" bases are
-Haar distributed too, but drawn from an m x r matrix, because a square one is too large for large m.
+"""How U and V are given: Haar distributed, columns of the identity, or Haar distributed below rows
+of zeros.  "thin" bases are Haar distributed too, but drawn from an m x r matrix, because a square
+one is too large for large m.
 """
 
 SPARSE = ("sparse", "padded")
-"""Gradients with zero rows and columns: one row and column behind "unit" bases, or the zero rows of "padded" ones."""
+"""Gradients with zero rows and columns: one row and column behind "unit" bases, or the zero rows of
+"padded" ones.
+"""
 PADDING = 2
 
 
@@ -83,7 +94,9 @@ class CaseParameters:
 
 @dataclass(frozen=True, eq=False)
 class StepCase:
-    """The matrices of a case in double precision: the state, the gradient as a function of W, and the parameters."""
+    """The matrices of a case in double precision: the state, the gradient as a function of W, and
+    the parameters.
+    """
 
     parameters: CaseParameters
     U: Matrix
@@ -100,7 +113,8 @@ class StepCase:
     def build(cls, parameters: CaseParameters) -> StepCase:
         """Make the matrices; the same parameters give the same matrices.
 
-        Raises ``ValueError`` for r > min(m, n), and for a spectrum, core, gradient or bases not known by this name.
+        Raises ``ValueError`` for r > min(m, n), and for a spectrum, core, gradient or bases not
+        known by this name.
         """
         p, rng = parameters, np.random.default_rng(parameters.seed)
         if not 1 <= p.r <= min(p.m, p.n):
@@ -207,8 +221,8 @@ def _gaussian(rng: np.random.Generator, shape: tuple[int, int], complex_data: bo
 
 
 def _unitary(rng: np.random.Generator, size: int, complex_data: bool, columns: int | None = None) -> Matrix:
-    """The first ``columns`` columns of a Haar distributed matrix.  QR alone would fix their signs, and a second QR in a backend
-    would then never flip one.
+    """The first ``columns`` columns of a Haar distributed matrix.  QR alone would fix their signs,
+    and a second QR in a backend would then never flip one.
     """
     return _orthonormal(_gaussian(rng, (size, size), complex_data)[:, :columns])
 
@@ -292,7 +306,9 @@ def _but(size: int, index: int) -> Matrix:
 
 
 def _graded(K: Matrix, L: Matrix, U: Matrix, V: Matrix, smallest: float) -> Matrix:
-    """G with GV and GᴴU of these ranges outside of U and V, their singular values from 1 to ``smallest``, and UᴴGV = 0."""
+    """G with GV and GᴴU of these ranges outside of U and V, their singular values from 1 to
+    ``smallest``, and UᴴGV = 0.
+    """
     (P, _, Qh), (P_L, _, Q_Lh) = (np.linalg.svd(X, full_matrices=False) for X in (K, L))
     values = np.geomspace(1.0, smallest, U.shape[1])
     G: Matrix = (P * values) @ Qh @ V.conj().T + U @ ((P_L * values) @ Q_Lh).conj().T

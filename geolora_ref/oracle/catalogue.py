@@ -67,10 +67,12 @@ LIMITS = {
     "max-beyond": "a cap above what there is",
 }
 NEVER = {"full-rank": ("min-beyond", "at"), "rank-one": ("max",), "beyond-half": ("min-beyond",)}
-"""States in which a limit of LIMITS is impossible: it would be at or beyond all columns, below 1, or beyond min(m, n)."""
+"""States in which a limit of LIMITS is impossible: it would be at or beyond all columns, below 1,
+or beyond min(m, n).
+"""
 CLOSE = 100.0 * 4.0 * 21.0**0.5 * 2.0
-"""The distance, in eps, at which a tail is clearly on one side of a threshold near 1: 100 units of 4√(m + n)·s with
-m + n = 21 and s = ‖Σ‖ = 2, where 30(1 + τ) units may be rounding."""
+"""The distance, in eps, at which a tail is clearly on one side of a threshold near 1: 100 units of
+4√(m + n)·s with m + n = 21 and s = ‖Σ‖ = 2, where 30(1 + τ) units may be rounding."""
 DOUBLE, SINGLE = CLOSE * 2.0**-52, CLOSE * 2.0**-23
 THRESHOLDS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-just-above": (
@@ -219,7 +221,9 @@ MAGNITUDES = {
     -3: ("", "squares"),
     3: ("", "squares"),
 }
-"""Exponents of the size of all numbers: the range that they need, and what leaves it (for the last two, that of float16)."""
+"""Exponents of the size of all numbers: the range that they need, and what leaves it (for the last
+two, that of float16).
+"""
 TRUNCATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tau-0": ({"tau": 0.0}, "nothing but exact zeros may be cut"),
     "tau-0.1": ({"tau": 0.1}, "the usual relative threshold"),
@@ -235,7 +239,9 @@ LAYOUT_SHAPES = ("square", "tall", "wide")
 STRIDED = ("rank-one",)
 """Further shapes of every layout but "mixed": a single column has any stride."""
 LARGER = ("larger",)
-"""Further shapes of every layout: r = 8, for code that reads four numbers at a time or has a path for larger arrays."""
+"""Further shapes of every layout: r = 8, for code that reads four numbers at a time or has a path
+for larger arrays.
+"""
 COMPLEX = (
     *("square", "tall", "wide", "full-rank-wide", "rank-one", "full-rank-tall", "beyond-half", "short-wide", "short-tall"),
     "full-rank-square",

@@ -1,4 +1,6 @@
-"""Judge a backend on the catalogue: one row per case, whatever the backend does, and a diagnosis if it fails."""
+"""Judge a backend on the catalogue: one row per case, whatever the backend does, and a diagnosis if
+it fails.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ __all__ = [
 
 Matrix = NDArray[Any]
 Answer = tuple[Row, StepInputs | None]
-"""The row of a backend in a case, and the inputs of the last step there; None if the backend gave no answer."""
+"""The row of a backend in a case, and the inputs of the last step there; None if the backend gave
+no answer.
+"""
 Answers = Generator[Answer, None, None]
 
 
@@ -61,14 +65,17 @@ FORM = ("S diagonal", "S nonnegative", "S sorted")
 AGAIN = 5
 """The number of failed steps that are asked once more."""
 HELD = 4
-"""The number of last calls whose inputs and results are checked again in each step; the last step of a case checks all."""
+"""The number of last calls whose inputs and results are checked again in each step; the last step
+of a case checks all.
+"""
 
 
 @dataclass(frozen=True)
 class Asked:
     """The rows of a backend so far; ``before`` : the arrays that the last call was given and returned.
 
-    ``looked_at`` : the steps that it "failed", that it "passed", and the failed ones that single precision can hold ("single").
+    ``looked_at`` : the steps that it "failed", that it "passed", and the failed ones that single
+    precision can hold ("single").
     """
 
     harness: Harness
@@ -94,7 +101,9 @@ class Asked:
 
     @np.errstate(all="ignore")  # whatever the backend has set for its own arithmetic
     def diagnosis(self) -> Diagnosis | None:
-        """The diagnosis of the backend; None for a whole step, and without a failing step that has an output."""
+        """The diagnosis of the backend; None for a whole step, and without a failing step that has
+        an output.
+        """
         harness, failing = self.harness, spread(self.looked_at["failed"])
         if harness.whole or not failing:
             return None
@@ -113,7 +122,9 @@ class Asked:
             return _verdict(harness, inputs, harness.call(inputs, lambda W: W)).passed
 
         def coarse(inputs: StepInputs) -> bool:
-            """Whether the step is wrong again, but right to single precision; a step that is right now had another defect."""
+            """Whether the step is wrong again, but right to single precision; a step that is right
+            now had another defect.
+            """
             answer = factors(inputs)
             if isinstance(answer, str) or judge(inputs, answer, **harness.promised).passed:
                 return False
@@ -169,9 +180,10 @@ def run_case(
 ) -> tuple[Row, StepInputs | None]:
     """Judge one case, all steps of a sequence.
 
-    Also returns the inputs of the last step, which is the failing one if the case fails; None if the backend gave nothing to
-    judge there, unless ``last_asked`` wants them all the same.  ``before`` : the arrays that the last call of the previous case
-    was given and returned; it is replaced by those of this case.
+    Also returns the inputs of the last step, which is the failing one if the case fails; None if
+    the backend gave nothing to judge there, unless ``last_asked`` wants them all the same.
+    ``before`` : the arrays that the last call of the previous case was given and returned; it is
+    replaced by those of this case.
     """
     started = time.perf_counter()
     drawn, rng = _drawn(case.parameters), np.random.default_rng(case.parameters.seed + 1)
@@ -206,10 +218,11 @@ def run_case(
 
 
 def _overwritten(harness: Harness, held: list[Held], arguments: Sequence[Matrix], *, returned: bool) -> Sequence[Array]:
-    """Reuse arrays as an optimizer's caller does: the backend's last arguments, or with ``returned`` its last U, S and V, are
-    overwritten by the new ``arguments``.
+    """Reuse arrays as an optimizer's caller does: the backend's last arguments, or with
+    ``returned`` its last U, S and V, are overwritten by the new ``arguments``.
 
-    Returns () if an array has another shape now or cannot be written to.  Overwritten arrays are removed from ``held``.
+    Returns () if an array has another shape now or cannot be written to.  Overwritten arrays are
+    removed from ``held``.
     """
     these, new = (slice(-3, None), arguments[:3]) if returned else (slice(6), arguments)
     arrays = [] if harness.batched else [X for _, X, _ in held[these]]
@@ -227,7 +240,9 @@ def _ranks(verdict: Verdict) -> dict[str, int] | None:
 
 
 def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
-    """One verdict on all problems of a stack, and on the backend's own stages up to the first line that is wrong."""
+    """One verdict on all problems of a stack, and on the backend's own stages up to the first line
+    that is wrong.
+    """
     if outcome.error:
         return Verdict(error=outcome.error)
     parts, promised = {}, harness.promised
@@ -247,7 +262,9 @@ def _verdict(harness: Harness, inputs: StepInputs, outcome: Outcome) -> Verdict:
 
 
 def _place(k: int, stacked: int) -> str:
-    """The problem of the k-th result, in words; empty for the case itself.  A backend that returns lists has a second stack."""
+    """The problem of the k-th result, in words; empty for the case itself.  A backend that returns
+    lists has a second stack.
+    """
     if not k:
         return ""
     if k < stacked:
@@ -257,7 +274,9 @@ def _place(k: int, stacked: int) -> str:
 
 
 def _inputs(state: tuple[Matrix, ...], drawn: StepCase, harness: Harness) -> StepInputs:
-    """The inputs at this state: projected gradients rounded to the backend's dtype; for a whole step G itself is rounded."""
+    """The inputs at this state: projected gradients rounded to the backend's dtype; for a whole
+    step G itself is rounded.
+    """
     conversion = harness.conversion
     U, S, V = (X.astype(np.complex128 if conversion.is_complex else np.float64) for X in state)
     G = drawn.gradient(U @ S @ V.conj().T)
@@ -287,26 +306,31 @@ def check_step(
 
     Parameters
     ----------
-    step : the backend, called as ``step(U, S, V, dK, dL, dS, learning_rate=, tau=, theta=, min_rank=, max_rank=)``.
-    stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde, S_hat and output by name;
-        every line is judged in every case.
-    select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning of one).
+    step : the backend, called as ``step(U, S, V, dK, dL, dS, learning_rate=, tau=, theta=,
+        min_rank=, max_rank=)``.
+    stages : a function of the same arguments that returns K_new, L_new, S_new, U_tilde, V_tilde,
+        S_hat and output by name; every line is judged in every case.
+    select : {"group": …, "flag": …, "id": …}: only the cases that match (an id may be the beginning
+        of one).
     quick : a tenth of the catalogue, which is enough for every mutant.
-    shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in addition.
-    fuzz, seed : the number of further drawn cases, and their seed; the reasons of the first three failing ones also name the
-        smallest case that fails.
+    shapes : sizes (m, n, r) of one's own, at which every limit, state and layout is asked, in
+        addition.
+    fuzz, seed : the number of further drawn cases, and their seed; the reasons of the first three
+        failing ones also name the smallest case that fails.
     repeat : how often each case is asked; a case that fails once has failed.
     fail_fast : stop behind the first case that fails.
-    answers : given the cases and ``repeat``, asks the backend elsewhere: :class:`geolora_ref.oracle.jobs.Jobs`.
-    xfail : {case id: reason}: cases known to fail; unselected ones are ignored.  Strict: a case that passes, or an unknown id,
-        is a problem.
+    answers : given the cases and ``repeat``, asks the backend elsewhere:
+        :class:`geolora_ref.oracle.jobs.Jobs`.
+    xfail : {case id: reason}: cases known to fail; unselected ones are ignored.  Strict: a case
+        that passes, or an unknown id, is a problem.
     progress : called with (done, total).
-    options : the arrays that the backend gets and its promises, as in :meth:`Harness.of`: dtype = "float64", array = "numpy",
-        device, precision, diagonal = True, whole = False, batched = False, directions = False, threads = 1; and name, by
-        default the function's own.
+    options : the arrays that the backend gets and its promises, as in :meth:`Harness.of`:
+        dtype = "float64", array = "numpy", device, precision, diagonal = True, whole = False,
+        batched = False, directions = False, threads = 1; and name, by default the function's own.
 
-    Raises like :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches and for sizes beyond the memory of the
-    machine, and :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the backend itself become rows.
+    Raises like :meth:`Harness.of`, ``ValueError`` for a selection that nothing matches and for
+    sizes beyond the memory of the machine, and :class:`Interrupted` in place of
+    ``KeyboardInterrupt``; errors of the backend itself become rows.
     """
     started = time.perf_counter()
     harness, xfail = Harness.of(step, stages=stages, **options), dict(xfail or {})
@@ -388,12 +412,16 @@ def _in_common(failed: Sequence[Row]) -> dict[str, Any]:
 
 
 def _in_rank_alone(row: Row) -> bool:
-    """Whether a failing case is wrong in its rank alone: its result could be judged, and nothing else is wrong."""
+    """Whether a failing case is wrong in its rank alone: its result could be judged, and nothing
+    else is wrong.
+    """
     return not row.error and all(criterion.rpartition(": ")[2].startswith("rank ") for criterion in row.criteria)
 
 
 def _has_too_few(row: Row) -> bool:
-    """Whether a case fails by a rank below the allowed range: line 6 may have cut too much, or line 4 added too few columns."""
+    """Whether a case fails by a rank below the allowed range: line 6 may have cut too much, or line
+    4 added too few columns.
+    """
     clipped = all(criterion.rpartition(": ")[2] == "rank clipping" for criterion in row.criteria)
     return clipped and row.rank is not None and row.rank["found"] < row.rank["lowest"]
 
@@ -405,7 +433,9 @@ def _in_others_alone(row: Row) -> bool:
 
 
 def _in_form_alone(row: Row) -> bool:
-    """Whether a failing case is wrong in the form of S₁ alone: its result could be judged, and nothing else is wrong."""
+    """Whether a failing case is wrong in the form of S₁ alone: its result could be judged, and
+    nothing else is wrong.
+    """
     return not row.error and all(criterion.rpartition(": ")[2] in FORM for criterion in row.criteria)
 
 

@@ -1,4 +1,6 @@
-"""Choose the cases that a backend is asked: all cases of the catalogue that its arrays can hold, a part of them, or more."""
+"""Choose the cases that a backend is asked: all cases of the catalogue that its arrays can hold, a
+part of them, or more.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,14 @@ MATRICES = 15
 class Choice:
     """A selection from the catalogue, and cases in addition to it.
 
-    ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.  ``quick`` : a tenth of the catalogue.
-    ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``, ``seed`` : number and seed of further cases.
+    ``select`` : {"group": …, "flag": …, "id": …}, which cases have to match.  ``quick`` : a tenth
+    of the catalogue.
+    ``shapes`` : sizes m, n, r at which everything is asked in addition.  ``fuzz``,
+    ``seed`` : number and seed of further cases.
     ``fail_fast`` : stop after the first failure.  ``repeat`` : how often each case is asked.
 
-    Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), for a negative ``fuzz`` or ``seed``,
-    and for ``repeat`` below 1.
+    Raises ``ValueError`` for another key of ``select``, for r not between 1 and min(m, n), for a
+    negative ``fuzz`` or ``seed``, and for ``repeat`` below 1.
     """
 
     select: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +75,9 @@ class Choice:
         return {**asdict(self), "select": dict(self.select), "shapes": [list(size) for size in self.shapes]}
 
     def cases(self, harness: Harness) -> list[ConformanceCase]:
-        """The cases that match, catalogue first; ``ValueError`` if there is none, or too little memory for a size."""
+        """The cases that match, catalogue first; ``ValueError`` if there is none, or too little
+        memory for a size.
+        """
         for m, n, r in self.shapes:
             needed = (2 if harness.conversion.is_complex else 1) * MATRICES * 8.0 * m * n
             if needed > memory():
@@ -101,7 +107,9 @@ def questions(harness: Harness) -> list[ConformanceCase]:
 
 
 def _asked(case: ConformanceCase, harness: Harness) -> bool:
-    """Whether a backend can be asked a case: its arrays hold the numbers, and it takes directions or stacks if need be."""
+    """Whether a backend can be asked a case: its arrays hold the numbers, and it takes directions
+    or stacks if need be.
+    """
     taken = (harness.directions or case.parameters.gradient != SIGNS) and (harness.batched or not case.problems)
     held = harness.conversion.has_layout(case.layout) and applicable(case, harness.conversion.dtype, harness.precision)
     return taken and held
@@ -110,7 +118,8 @@ def _asked(case: ConformanceCase, harness: Harness) -> bool:
 def applicable(case: ConformanceCase, dtype: str, precision: str | None = None) -> bool:
     """Whether a dtype, and the claimed precision, can hold the numbers of a case.
 
-    A claimed precision of float16 does not restrict the range: it also stands for TF32, which has the range of float32.
+    A claimed precision of float16 does not restrict the range: it also stands for TF32, which has
+    the range of float32.
     """
     if "complex" in case.flags and not dtype.startswith("complex"):
         return False

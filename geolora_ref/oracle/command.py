@@ -1,4 +1,6 @@
-"""The commands ``geolora-ref check``, ``scoreboard`` and ``vectors``, imported after the options because that takes a second."""
+"""The commands ``geolora-ref check``, ``scoreboard`` and ``vectors``, imported after the options
+because that takes a second.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def _check_rule(options: argparse.Namespace) -> RuleReport:
 
 
 def _require_writable(options: argparse.Namespace, *names: str) -> None:
-    """Raise ``OSError`` unless the files can be written; make paths absolute, as a backend may change the folder."""
+    """Raise ``OSError`` unless the files can be written; make paths absolute, as a backend may
+    change the folder.
+    """
     for name in names:
         path = getattr(options, name)
         if path:
@@ -93,7 +97,9 @@ def _write_reports(report: Report | RuleReport, options: argparse.Namespace) -> 
 
 
 def _write_json(report: Report | RuleReport, path: Path) -> None:
-    """Write the report in UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes an escape sequence of JSON."""
+    """Write the report in UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes an escape
+    sequence of JSON.
+    """
     text = json.dumps(report.as_data(), ensure_ascii=False, indent=1)
     write_atomically(path, text.encode(errors="backslashreplace"))
 

@@ -37,18 +37,24 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of outputs: its precision ``eps``, whether the form of S₁ counts (``diagonal``), and the storage."""
+    """A comparison of outputs: its precision ``eps``, whether the form of S₁ counts (``diagonal``),
+    and the storage.
+    """
 
     eps: float
     diagonal: bool
     storage: Storage | None
 
     def answer(self, found: Found) -> Answer | str:
-        """The part of an output that is compared with many others, or the reason why the output cannot be judged."""
+        """The part of an output that is compared with many others, or the reason why the output
+        cannot be judged.
+        """
         return found if isinstance(found, str) else Answer(len(found[1]), self.kind(found), product(found))
 
     def alike(self, A: Answer | str, B: Answer | str, tolerance: float) -> bool:
-        """Whether two outputs have the same W₁, rank and kind of factors, or are unusable for the same reason."""
+        """Whether two outputs have the same W₁, rank and kind of factors, or are unusable for the
+        same reason.
+        """
         if isinstance(A, str) or isinstance(B, str):
             return isinstance(A, str) and isinstance(B, str) and A == B
         return A[:2] == B[:2] and norm(A.W - B.W) <= tolerance
@@ -58,7 +64,9 @@ class Comparison:
         return all(X.shape == Y.shape and norm(in_double(X) - Y) <= tolerance for X, Y in zip(A, B, strict=True))
 
     def tolerance(self, inputs: StepInputs, size: float = 0.0) -> float:
-        """The error that rounding explains in the result of this step, or in a result of this ``size``, if that is larger."""
+        """The error that rounding explains in the result of this step, or in a result of this
+        ``size``, if that is larger.
+        """
         scale = max(size, norm(inputs.S) + inputs.learning_rate * (norm(inputs.dK) + norm(inputs.dL)))
         (m, r), n = inputs.U.shape, len(inputs.V)
         return float(resolution(m, n, r, self.eps, self.storage) * scale)
@@ -68,7 +76,9 @@ class Comparison:
         return all(self.kind(factors)[:2])
 
     def kind(self, factors: Factors) -> tuple[bool, ...]:
-        """Whether U₁ and V₁ are orthonormal and, if that is promised, whether S₁ is diagonal, nonnegative and sorted."""
+        """Whether U₁ and V₁ are orthonormal and, if that is promised, whether S₁ is diagonal,
+        nonnegative and sorted.
+        """
         U, S, V = (in_double(X) for X in factors)
         size = 1000.0 * self.eps + (4.0 * self.storage.defect(U) if self.storage else 0.0)
         orthonormal = tuple(norm(B.conj().T @ B - np.eye(B.shape[1])) <= size for B in (U, V))

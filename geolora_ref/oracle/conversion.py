@@ -37,8 +37,9 @@ class Conversion:
 
     JAX makes 64-bit arrays only inside :meth:`scope`; they can be read anywhere.
 
-    Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy or CuPy, for a device with another library than
-    torch, and for an empty device name; ``ModuleNotFoundError`` if the library is not installed.
+    Raises ``ValueError`` for an unknown library or dtype, for bfloat16 in NumPy or CuPy, for a
+    device with another library than torch, and for an empty device name; ``ModuleNotFoundError`` if
+    the library is not installed.
     """
 
     array: str = "numpy"
@@ -63,8 +64,8 @@ class Conversion:
         return self.dtype.startswith("complex")
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which the dtype exists.  JAX silently makes 32-bit arrays unless 64 bits are enabled, here without
-        changing its global setting; other libraries need nothing.
+        """A context in which the dtype exists.  JAX silently makes 32-bit arrays unless 64 bits are
+        enabled, here without changing its global setting; other libraries need nothing.
         """
         if self.array != "jax" or self.dtype not in ("float64", "complex128"):
             return contextlib.nullcontext()
@@ -72,14 +73,17 @@ class Conversion:
         return scope
 
     def has_layout(self, layout: str) -> bool:
-        """Whether the library has arrays of this memory layout: JAX has no choice, and torch has no negative strides."""
+        """Whether the library has arrays of this memory layout: JAX has no choice, and torch has no
+        negative strides.
+        """
         how = layout.partition(":")[0]
         return how == "rows" or (self.array != "jax" and not (self.array == "torch" and how == "reversed"))
 
     def laid_out(self, X: Matrix, layout: str) -> Array:
         """A new array of the library in a memory layout, "rows" or one of ``catalogue.LAYOUTS``.
 
-        The memory between and before its numbers is NaN, which only a backend that ignores strides or offsets would read.
+        The memory between and before its numbers is NaN, which only a backend that ignores strides
+        or offsets would read.
         """
         if layout == "columns":
             return self.to(X.swapaxes(-1, -2)).swapaxes(-1, -2)
@@ -101,7 +105,9 @@ class Conversion:
         return self.to(X)
 
     def _corner(self, X: Matrix) -> Array:
-        """X as the first columns of an array with three more columns of NaN; a stack is every second problem of a longer one."""
+        """X as the first columns of an array with three more columns of NaN; a stack is every
+        second problem of a longer one.
+        """
         wide = np.concatenate([X, np.full((*X.shape[:-1], 3), np.nan, X.dtype)], axis=-1)
         if X.ndim == 2:
             return self.to(wide)[:, : X.shape[-1]]
@@ -116,7 +122,9 @@ class Conversion:
         return importlib.import_module(self.array).lib.stride_tricks.as_strided(one, X.shape, strides)
 
     def overwritten(self, X: Array, values: Matrix) -> bool:
-        """Write these values into an array of their shape; False if it cannot be written to, as all arrays of JAX."""
+        """Write these values into an array of their shape; False if it cannot be written to, as all
+        arrays of JAX.
+        """
         try:
             X[...] = self.to(values)
         except (ValueError, TypeError, RuntimeError):  # read-only, JAX, several entries at one place
@@ -124,7 +132,9 @@ class Conversion:
         return True
 
     def alone(self, X: Array) -> bool:
-        """Whether the memory between and behind the numbers of X still holds the NaN that :meth:`laid_out` wrote there."""
+        """Whether the memory between and behind the numbers of X still holds the NaN that
+        :meth:`laid_out` wrote there.
+        """
         if self.array == "jax":
             return True
         if self.array == "torch":
@@ -159,7 +169,9 @@ class Conversion:
                 torch.get_device_module(device).current_stream(device).synchronize()
 
     def try_out(self) -> None:
-        """Raise ``ValueError`` unless arrays can be made here and read again, ``ModuleNotFoundError`` without the library."""
+        """Raise ``ValueError`` unless arrays can be made here and read again,
+        ``ModuleNotFoundError`` without the library.
+        """
         try:
             self.rounded(np.ones((1, 1)))
         except ModuleNotFoundError:
@@ -178,8 +190,9 @@ class Conversion:
 
 
 def layouts(layout: str) -> tuple[str, ...]:
-    """The memory layouts of U, S, V, dK, dL, dS: all alike; the gradients in another layout than the factors ("mixed", "swapped",
-    "expanded"); or one argument alone in another layout, such as "columns:dK".
+    """The memory layouts of U, S, V, dK, dL, dS: all alike; the gradients in another layout than
+    the factors ("mixed", "swapped", "expanded"); or one argument alone in another layout, such as
+    "columns:dK".
     """
     how, _, alone = layout.partition(":")
     if alone:
@@ -189,12 +202,16 @@ def layouts(layout: str) -> tuple[str, ...]:
 
 
 def taken_away(X: Array) -> bool:
-    """Whether an array has lost its contents: a compiled JAX function may take the memory of its arguments (donation)."""
+    """Whether an array has lost its contents: a compiled JAX function may take the memory of its
+    arguments (donation).
+    """
     return hasattr(X, "is_deleted") and bool(X.is_deleted())
 
 
 def share_memory(X: Array, Y: Array) -> bool:
-    """Whether two arrays of one library share a number in memory; False for JAX, whose arrays never change."""
+    """Whether two arrays of one library share a number in memory; False for JAX, whose arrays never
+    change.
+    """
     if isinstance(X, np.ndarray) and isinstance(Y, np.ndarray):
         return bool(np.may_share_memory(X, Y) and np.shares_memory(X, Y))
     if hasattr(X, "untyped_storage") and hasattr(Y, "untyped_storage"):

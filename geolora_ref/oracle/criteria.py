@@ -1,24 +1,28 @@
-"""The criteria by which a step is right: backward-stable acceptance of (U₁, S₁, V₁), never an entrywise comparison of factors.
+"""The criteria by which a step is right: backward-stable acceptance of (U₁, S₁, V₁), never an
+entrywise comparison of factors.
 
-Two correct implementations differ by gauge, by signs, inside clusters of equal singular values, and by the rank where a
-tail lies on the threshold.  An output is accepted if it is the exact answer to a nearby question: W₁ is a best rank-r₁
-approximation of Ŵ + E.  With D = Ŵ − W₁, the tangent projector P₁ at W₁ and η = c·eps·s,
+Two correct implementations differ by gauge, by signs, inside clusters of equal singular values, and
+by the rank where a tail lies on the threshold.  An output is accepted if it is the exact answer to
+a nearby question: W₁ is a best rank-r₁ approximation of Ŵ + E.  With D = Ŵ − W₁, the tangent
+projector P₁ at W₁ and η = c·eps·s,
 
 * *stationarity*: ‖P₁ D‖ ≤ η, and
 * *dominance*: ‖D − P₁ D‖₂ ≤ σ_{r₁}(W₁) + η
 
-are necessary for ‖E‖ ≤ η: if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and the rest of D + E has spectral norm ≤ σ_{r₁}(W₁).
-Together they suffice for such an E with ‖E‖₂ ≤ √2 η, made of −P₁D and of the excess of D − P₁D over σ_{r₁}(W₁).  The usual
-test ‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would
-pass in double precision.  Its ratio is reported as *optimality* all the same.
+are necessary for ‖E‖ ≤ η: if W₁ = T_r(Ŵ + E), then P₁(D + E) = 0, and the rest of D + E has
+spectral norm ≤ σ_{r₁}(W₁).  Together they suffice for such an E with ‖E‖₂ ≤ √2 η, made of −P₁D and
+of the excess of D − P₁D over σ_{r₁}(W₁).  The usual test ‖W₁ − Ŵ‖ ≤ tail_{r₁} + η sees an error δ
+in the kept part as δ²/(2 tail) only: at a tail of 0.1 an error of 1e-8 would pass in double
+precision.  Its ratio is reported as *optimality* all the same.
 
-Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  A ratio above ``WARN`` = 10 deserves a
-look, one above ``FAIL`` = 30 is wrong.  c = 4√(m + n), because rounding errors of inner products grow like √(m + n).  LAPACK's
-bidiagonal QR stops when off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which leaves up to
-49·√(p − 1)·eps behind for p ≤ (m + n)/2 singular values: a ratio of at most 8.7, below ``WARN``.
+Every criterion gives a *ratio*: the defect in units of c·eps times its natural scale.  A ratio
+above ``WARN`` = 10 deserves a look, one above ``FAIL`` = 30 is wrong.  c = 4√(m + n), because
+rounding errors of inner products grow like √(m + n).  LAPACK's bidiagonal QR stops when
+off-diagonal entries fall below u^{-1/8} = 99 units u = eps/2 of the singular value, which leaves up
+to 49·√(p − 1)·eps behind for p ≤ (m + n)/2 singular values: a ratio of at most 8.7, below ``WARN``.
 
-This module knows the factored inputs of a step, and nothing of how ``algorithm.py`` computes it.  The two may not import each
-other, and no code is shared with the dense oracle.
+This module knows the factored inputs of a step, and nothing of how ``algorithm.py`` computes it.
+The two may not import each other, and no code is shared with the dense oracle.
 """
 
 from __future__ import annotations
@@ -56,21 +60,25 @@ NAMED = 3
 EXACT = Storage(0.0, 0.0)
 """Storage without rounding."""
 TOO_LARGE = 2**24
-"""The number m·n·r of products from which on double precision arrays are judged in double precision.  The next wider precision
-has no BLAS and would take minutes, and the rounding of sums of r products is a fraction of a unit 4√(m + n)·eps.
+"""The number m·n·r of products from which on double precision arrays are judged in double
+precision.  The next wider precision has no BLAS and would take minutes, and the rounding of sums of
+r products is a fraction of a unit 4√(m + n)·eps.
 """
 Matrix = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class StepInputs:
-    """The inputs of a backend: the factors, the projected gradients (NumPy, working precision) and the parameters.
+    """The inputs of a backend: the factors, the projected gradients (NumPy, working precision) and
+    the parameters.
 
-    ``age`` : the number of earlier steps, each of which has rounded the bases to the storage.  ``layout`` : the memory layout
-    of the backend's arrays ("rows" or one of ``catalogue.LAYOUTS``; :func:`geolora_ref.oracle.conversion.layouts`).
-    ``problems`` : the number of problems in its stack, or 0 if the sizes of the case decide.  ``dense`` : ‖G‖ if the step
-    forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL, dS are an optimizer's directions, independent of each
-    other.  Projections of one gradient contradict each other by rounding only, for which no backend is blamed.
+    ``age`` : the number of earlier steps, each of which has rounded the bases to the storage.
+    ``layout`` : the memory layout of the backend's arrays ("rows" or one of ``catalogue.LAYOUTS``;
+    :func:`geolora_ref.oracle.conversion.layouts`).
+    ``problems`` : the number of problems in its stack, or 0 if the sizes of the case decide.
+    ``dense`` : ‖G‖ if the step forms dK, dL, dS itself, else 0.  ``directions`` : whether dK, dL,
+    dS are an optimizer's directions, independent of each other.  Projections of one gradient
+    contradict each other by rounding only, for which no backend is blamed.
 
     Raises ``ValueError`` unless λ and exactly one of the thresholds τ and ϑ are finite and ≥ 0.
     """
@@ -107,8 +115,8 @@ class StepInputs:
 
     @cached_property
     def wide(self) -> _Wide:
-        """The arrays in the next wider precision, and the right answer.  Both are computed once for all outputs: after a
-        change of the arrays in place make a new object.
+        """The arrays in the next wider precision, and the right answer.  Both are computed once for
+        all outputs: after a change of the arrays in place make a new object.
         """
         (m, r), n = self.U.shape, len(self.V)
         return _Wide(self.learning_rate, *map(in_double if m * n * r > TOO_LARGE else wider, self.arrays))
@@ -154,8 +162,9 @@ class Verdict:
 
 
 def finding(ratio: float, criteria: Iterable[str], error: str, ranks: Sequence[int] | None = None) -> str:
-    """A finding in words: the ``error`` for which the output could not be judged, or the worst ratio and the failing criteria;
-    for a wrong rank also ``ranks``, the rank found and the lowest and highest right ones.
+    """A finding in words: the ``error`` for which the output could not be judged, or the worst
+    ratio and the failing criteria; for a wrong rank also ``ranks``, the rank found and the lowest
+    and highest right ones.
     """
     named = list(criteria)
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
@@ -177,9 +186,11 @@ def judge(
 ) -> Verdict:
     """Judge the output (U₁, S₁, V₁) of one SGD step.
 
-    ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps`` : the precision that the step
-    claims, by default that of the inputs.  ``scale`` : the natural scale s, by default ‖W‖ + λ‖P(W)G‖₊ (see ``_scale``).
-    ``storage`` : the format of inputs and outputs, if it has fewer bits than the arithmetic of the step.
+    ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps`` : the
+    precision that the step claims, by default that of the inputs.  ``scale`` : the natural scale s,
+    by default ‖W‖ + λ‖P(W)G‖₊ (see ``_scale``).
+    ``storage`` : the format of inputs and outputs, if it has fewer bits than the arithmetic of the
+    step.
     """
     q = _Question.of(inputs, eps, storage, scale)
     return _judge_truncation(q.x.W_hat, q.x.tails, q, outputs, diagonal)
@@ -194,11 +205,13 @@ def judge_stages(
     eps: float | None = None,
     storage: Storage | None = None,
 ) -> Mapping[str, Verdict]:
-    """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line that is wrong.
+    """Judge each line of Algorithm 1 by its own inputs, so that the first failing one is the line
+    that is wrong.
 
-    ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5), stored like inputs and outputs.
-    Line 6 is judged by the output.  ``diagonal``, ``eps`` and ``storage`` are as in :func:`judge`.  The keys of the result are
-    "line 3" … "line 6", in this order, up to the first line whose result has a wrong shape or is not finite, since nothing can
+    ``stages`` has K_new, L_new, S_new (line 3), U_tilde, V_tilde (line 4) and S_hat (line 5),
+    stored like inputs and outputs.  Line 6 is judged by the output.  ``diagonal``, ``eps`` and
+    ``storage`` are as in :func:`judge`.  The keys of the result are "line 3" … "line 6", in this
+    order, up to the first line whose result has a wrong shape or is not finite, since nothing can
     be computed from it.
     """
     q = _Question.of(inputs, eps, storage)
@@ -238,16 +251,20 @@ def judge_stages(
 
 
 def resolution(m: int, n: int, r: int, eps: float, storage: Storage | None = None) -> float:
-    """The fraction of the scale s below which an error in the kept part may pass: FAIL units, and the rounding of storage.
+    """The fraction of the scale s below which an error in the kept part may pass: FAIL units, and
+    the rounding of storage.
 
-    Storage counts by its bounds: δ_U, δ_V ≤ 2u√r for orthonormal bases rounded once, and 3u for a result with diagonal S₁.
+    Storage counts by its bounds: δ_U, δ_V ≤ 2u√r for orthonormal bases rounded once, and 3u for a
+    result with diagonal S₁.
     """
     u = storage.u if storage else 0.0
     return FAIL * unit_of(m, n, eps) + u * (3.0 + 8.0 * float(np.sqrt(r)))
 
 
 def allowance(inputs: StepInputs, eps: float, storage: Storage | None = None) -> tuple[float, float]:
-    """The largest allowed errors of W₁ and of the orthonormality of its bases: FAIL units, and the rounding of storage."""
+    """The largest allowed errors of W₁ and of the orthonormality of its bases: FAIL units, and the
+    rounding of storage.
+    """
     (m, r), n, q = inputs.U.shape, len(inputs.V), _Question.of(inputs, eps, storage)
     defects = sum(q.defects) + max(q.storage.defect(np.zeros((size, min(2 * r, size)))) for size in (m, n))
     return float(resolution(m, n, r, eps, storage) * q.scale + q.unsettled), FAIL * q.unit + defects
@@ -261,7 +278,9 @@ def _judge_truncation(
     diagonal: bool,
     moved: float = 0.0,
 ) -> Verdict:
-    """The verdict whether U₁ S₁ V₁ᴴ is the truncation of Ŵ by the thresholds.  ``moved`` : how far storage has moved Ŵ."""
+    """The verdict whether U₁ S₁ V₁ᴴ is the truncation of Ŵ by the thresholds.  ``moved`` : how far
+    storage has moved Ŵ.
+    """
     (m, r), n = q.x.U.shape, len(q.x.V)
     columns = min(2 * r, m, n)
     error = unusable(outputs, m, n, columns)
@@ -292,10 +311,12 @@ def truncation_ratios(
     asked: float = 0.0,
     rank: int | None = None,
 ) -> dict[str, float]:
-    """Ratios for W₁ = U₁ S₁ V₁ᴴ and D = Ŵ − W₁: whether the factors are orthonormal and W₁ is as near to Ŵ as its rank allows.
+    """Ratios for W₁ = U₁ S₁ V₁ᴴ and D = Ŵ − W₁: whether the factors are orthonormal and W₁ is as
+    near to Ŵ as its rank allows.
 
-    ``tail`` : the least possible ‖D‖.  ``unit`` = c·eps, ``units`` = c·eps·s.  Deviations are explained by ``storage``, by
-    ``defects`` of the bases before the step, and by ``asked``, the uncertainty of Ŵ.  ``rank`` : a bound of the rank of D.
+    ``tail`` : the least possible ‖D‖.  ``unit`` = c·eps, ``units`` = c·eps·s.  Deviations are
+    explained by ``storage``, by ``defects`` of the bases before the step, and by ``asked``, the
+    uncertainty of Ŵ.  ``rank`` : a bound of the rank of D.
     """
     U1, S1, V1 = outputs
     normal = off(U1, H(off(V1, H(D))))
@@ -324,9 +345,11 @@ def diagonal_ratios(S1: Matrix, units: float) -> dict[str, float]:
 def _rank_ratios(
     rank: int, tails: NDArray[np.float64], inputs: StepInputs, columns: int, unit: float, unsettled: float
 ) -> dict[str, float]:
-    """Ratios for the rank.  Too low: tail_r > ϑ and the cap allows more.  Too high: tail_{r−1} ≤ ϑ and min_rank allows less.
+    """Ratios for the rank.  Too low: tail_r > ϑ and the cap allows more.  Too high: tail_{r−1} ≤ ϑ
+    and min_rank allows less.
 
-    Near equality either rank is right within rounding; where nothing is rounded (Ŵ = 0), only the lower one is.
+    Near equality either rank is right within rounding; where nothing is rounded (Ŵ = 0), only the
+    lower one is.
     """
     tau = inputs.tau or 0.0
     theta = tau * float(tails[0]) if inputs.theta is None else inputs.theta
@@ -341,7 +364,9 @@ def _rank_ratios(
 
 
 def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question, defect: float) -> dict[str, float]:
-    """Ratios for BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X) and the number of columns; ``defect`` is that of B."""
+    """Ratios for BᴴB̃ = 0, B̃ᴴB̃ = I, range([B | B̃]) ⊇ range(X) and the number of columns;
+    ``defect`` is that of B.
+    """
     m, r = B.shape
     if B_tilde.shape != (m, min(r, m - r)):
         return {f"{name} shape": np.inf}
@@ -357,7 +382,9 @@ def _augmentation(name: str, B: Matrix, X: Matrix, B_tilde: Matrix, q: _Question
 
 
 def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: int) -> str:
-    """The reason why (U₁, S₁, V₁) is no m x n matrix of a rank up to ``columns`` that can be judged, or an empty string."""
+    """The reason why (U₁, S₁, V₁) is no m x n matrix of a rank up to ``columns`` that can be
+    judged, or an empty string.
+    """
     U1, S1, V1 = (np.asarray(X) for X in outputs)
     if S1.ndim != 2:
         return f"S1: expected a square matrix, found shape {S1.shape}"
@@ -373,7 +400,9 @@ def unusable(outputs: tuple[Matrix, Matrix, Matrix], m: int, n: int, columns: in
 
 @dataclass(frozen=True, eq=False)
 class _Wide:
-    """The arrays of a step in the next wider precision, and Ŵ, the result of Algorithm 1 before the truncation."""
+    """The arrays of a step in the next wider precision, and Ŵ, the result of Algorithm 1 before the
+    truncation.
+    """
 
     rate: float
     U: Matrix
@@ -405,7 +434,9 @@ class _Wide:
 
     @cached_property
     def W_hat(self) -> Matrix:
-        """Ŵ for these three gradients, consistent with each other or not: the S- and L-part, and the K-part."""
+        """Ŵ for these three gradients, consistent with each other or not: the S- and L-part, and
+        the K-part.
+        """
         rows = product(self.S - self.rate * self.dS, H(self.V)) - self.rate * H(self.off_L)
         return np.asarray(product(self.U, rows) - product(self.rate * self.off_K, H(self.V)))
 
@@ -419,9 +450,10 @@ class _Wide:
 class _Question:
     """A step in the next wider precision, and the quantities that measure its answers.
 
-    ``unit`` = c·eps and ``scale`` s; ``storage`` : the storage format, ``EXACT`` if it is that of the arithmetic.  ``defects``
-    δ_U, δ_V of the bases as far as storage explains them; ``unsettled`` : how far right answers may differ for that reason
-    (``storage.py``); all of them 0 without storage.
+    ``unit`` = c·eps and ``scale`` s; ``storage`` : the storage format, ``EXACT`` if it is that of
+    the arithmetic.  ``defects`` δ_U, δ_V of the bases as far as storage explains them;
+    ``unsettled`` : how far right answers may differ for that reason (``storage.py``); all of them 0
+    without storage.
     """
 
     inputs: StepInputs
@@ -434,7 +466,9 @@ class _Question:
 
     @classmethod
     def of(cls, inputs: StepInputs, eps: float | None, storage: Storage | None, scale: float | None = None) -> _Question:
-        """The question of these inputs; ``eps`` is by default the precision of the inputs, ``scale`` that of ``_scale``."""
+        """The question of these inputs; ``eps`` is by default the precision of the inputs,
+        ``scale`` that of ``_scale``.
+        """
         x = inputs.wide
         eps = float(np.finfo(inputs.S.dtype).eps) if eps is None else eps
         unit, contradiction = unit_of(len(x.U), len(x.V), eps), inputs.learning_rate * _contradiction(inputs)
@@ -450,8 +484,8 @@ class _Question:
 def _contradiction(inputs: StepInputs) -> float:
     """δ, the amount by which the three gradients contradict UᴴdK = dS = (VᴴdL)ᴴ.
 
-    Rounding of a large normal component of G causes δ, and the answer is determined only up to δ.  Directions of an optimizer
-    need not agree, and all three determine the answer: δ = 0.
+    Rounding of a large normal component of G causes δ, and the answer is determined only up to δ.
+    Directions of an optimizer need not agree, and all three determine the answer: δ = 0.
     """
     return 0.0 if inputs.directions else inputs.wide.contradiction
 
@@ -459,12 +493,14 @@ def _contradiction(inputs: StepInputs) -> float:
 def _scale(inputs: StepInputs, more: float) -> float:
     """The scale s = ‖W‖ + λ‖P(W)G‖₊ + ``more``.
 
-    ``more`` : λδ/eps, and λ‖G‖ if the step forms G V, GᴴU and UᴴGV itself, because their rounding is relative to ‖G‖; for
-    directions of an optimizer λ(‖∇_K‖ + ‖∇_L‖), because UᴴdK is not among the three.
+    ``more`` : λδ/eps, and λ‖G‖ if the step forms G V, GᴴU and UᴴGV itself, because their rounding
+    is relative to ‖G‖; for directions of an optimizer λ(‖∇_K‖ + ‖∇_L‖), because UᴴdK is not among
+    the three.
 
-    ‖P(W)G‖₊ = ‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖ is the sum of the norms of three parts whose squares add up to ‖P(W)G‖²,
-    so it is between ‖P(W)G‖ and √3‖P(W)G‖.  Each part has a rounding error of its own.  A nonzero s is at least the smallest
-    normal number, below which rounding is no longer relative.
+    ‖P(W)G‖₊ = ‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖ is the sum of the norms of three parts whose
+    squares add up to ‖P(W)G‖², so it is between ‖P(W)G‖ and √3‖P(W)G‖.  Each part has a rounding
+    error of its own.  A nonzero s is at least the smallest normal number, below which rounding is
+    no longer relative.
     """
     scale = norm(inputs.wide.S) + inputs.learning_rate * inputs.wide.tangent + more
     return max(scale, float(np.finfo(inputs.S.dtype).tiny)) if scale > 0.0 else 0.0
@@ -476,7 +512,9 @@ def unit_of(m: int, n: int, eps: float) -> float:
 
 
 def _ratio(defect: float, unit: float, *, strict: bool = False) -> float:
-    """A defect in units; a negative defect counts as 0.  For a unit of 0 a defect of 0 is right, unless ``strict``."""
+    """A defect in units; a negative defect counts as 0.  For a unit of 0 a defect of 0 is right,
+    unless ``strict``.
+    """
     if unit > 0.0:
         return max(defect, 0.0) / unit
     right = defect < 0.0 if strict else defect <= 0.0

@@ -1,7 +1,8 @@
 """The dense oracle: the right result of one step, from the dense matrices W and G alone.
 
-Ŵ = W − λ P(W) G with P(W) G = G − (I − UUᴴ) G (I − VVᴴ), then the optimal truncation by a dense SVD.  No part of the
-factored algorithm is used: no K, no L, no augmentation.  This module and ``algorithm.py`` may not import each other.
+Ŵ = W − λ P(W) G with P(W) G = G − (I − UUᴴ) G (I − VVᴴ), then the optimal truncation by a dense
+SVD.  No part of the factored algorithm is used: no K, no L, no augmentation.  This module and
+``algorithm.py`` may not import each other.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ Matrix = NDArray[Any]
 class DenseOracle:
     """The target of one step and the ranks that its truncation may have.
 
-    ``W_hat`` the untruncated step; ``singular_values`` and ``tails`` of it (``tails[j]``: the error of keeping j, so that
-    there is one more of them); ``theta`` the absolute threshold; ``ranks`` the admissible ranks, several where a tail lies
-    on the threshold to working precision; ``scale`` s = ‖W‖ + λ‖G‖; ``unit`` the error that counts as 1: c·eps·s with
-    c = 4√(m + n) as in the criteria.
+    ``W_hat`` the untruncated step; ``singular_values`` and ``tails`` of it (``tails[j]``: the error
+    of keeping j, so that there is one more of them); ``theta`` the absolute threshold; ``ranks``
+    the admissible ranks, several where a tail lies on the threshold to working precision; ``scale``
+    s = ‖W‖ + λ‖G‖; ``unit`` the error that counts as 1: c·eps·s with c = 4√(m + n) as in the
+    criteria.
     """
 
     W_hat: Matrix
@@ -44,12 +46,13 @@ class DenseOracle:
     def ratio(self, W1: Matrix, rank: int) -> float:
         """The error of a returned matrix in rounding units; infinite for an inadmissible rank.
 
-        The largest of four errors counts.  *Forward*: ‖W₁ − T_r(Ŵ)‖ (1 − σ_{r+1}/σ_r), because the derivative of the
-        truncation T_r has norm 1/(1 − σ_{r+1}/σ_r) exactly; it is 0 at a tie.  *Loss of optimality*: ‖W₁ − Ŵ‖ − tail_r,
-        which works at ties, but beside a tail sees errors only to second order.  *Coupling*: the residual Ŵ − W₁ of a best
-        approximation is orthogonal to the row and column space of W₁; this sees errors to first order, also at ties.
-        *Excess*: the part of the residual outside of both spaces may not be larger than the smallest singular value of W₁,
-        which the loss of optimality hardly sees beside a tail.
+        The largest of four errors counts.  *Forward*: ‖W₁ − T_r(Ŵ)‖ (1 − σ_{r+1}/σ_r), because the
+        derivative of the truncation T_r has norm 1/(1 − σ_{r+1}/σ_r) exactly; it is 0 at a tie.
+        *Loss of optimality*: ‖W₁ − Ŵ‖ − tail_r, which works at ties, but beside a tail sees errors
+        only to second order.  *Coupling*: the residual Ŵ − W₁ of a best approximation is orthogonal
+        to the row and column space of W₁; this sees errors to first order, also at ties. *Excess*:
+        the part of the residual outside of both spaces may not be larger than the smallest singular
+        value of W₁, which the loss of optimality hardly sees beside a tail.
         """
         if rank not in self.ranks or W1.shape != self.W_hat.shape or not np.all(np.isfinite(W1)):
             return np.inf
@@ -84,10 +87,11 @@ def dense_oracle(
 ) -> DenseOracle:
     """The dense oracle for one SGD step from W = U S Vᴴ with the dense gradient G.
 
-    ``U, S, V, G`` are NumPy arrays in the working precision; everything is evaluated in the next wider one.  ``eps`` is
-    the precision that the step claims, by default that of the arrays.
+    ``U, S, V, G`` are NumPy arrays in the working precision; everything is evaluated in the next
+    wider one.  ``eps`` is the precision that the step claims, by default that of the arrays.
 
-    Raises ``ValueError`` unless λ is a finite number ≥ 0, and exactly one of τ and ϑ is given, finite and ≥ 0.
+    Raises ``ValueError`` unless λ is a finite number ≥ 0, and exactly one of τ and ϑ is given,
+    finite and ≥ 0.
     """
     if (tau is None) == (theta is None):
         raise ValueError(f"tau, theta: expected exactly one of the two thresholds, found tau={tau}, theta={theta}")
@@ -119,7 +123,9 @@ def dense_oracle(
 
 
 def _wide(X: Matrix) -> Matrix:
-    """X in the next wider precision: single to double, double to extended (double again on platforms without it)."""
+    """X in the next wider precision: single to double, double to extended (double again on
+    platforms without it).
+    """
     return X.astype(_WIDER[X.dtype.char])
 
 

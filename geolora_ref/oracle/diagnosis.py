@@ -1,4 +1,6 @@
-"""Diagnose a failing backend by comparing its outputs with those of known defects (mutants), as a whole and block by block."""
+"""Diagnose a failing backend by comparing its outputs with those of known defects (mutants), as a
+whole and block by block.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from geolora_ref.support.foreign import words
 __all__ = ["IS", "Diagnosis", "diagnose", "spread", "steady"]
 
 OwnStages = Callable[[StepInputs], Mapping[str, Matrix]]
-"""A function that returns the backend's own intermediate results of a step, or an empty mapping if it has none."""
+"""A function that returns the backend's own intermediate results of a step, or an empty mapping if
+it has none.
+"""
 SAMPLE = 20
 """The number of failing steps that are looked at, and of passing steps."""
 RESEMBLES, IS = 0.6, 0.9
@@ -35,21 +39,24 @@ COEFFICIENTS = ("K_new", "L_new", "S_new")
 class Diagnosis:
     """The diagnosis of a failing backend.
 
-    ``matches`` : the mutants that behave most like the backend, best first, with the share of steps on which both agree; if the
-    backend's own stages name a line, only mutants of that line.
+    ``matches`` : the mutants that behave most like the backend, best first, with the share of steps
+    on which both agree; if the backend's own stages name a line, only mutants of that line.
     ``compared`` : the number of steps on which the best mutant was compared.
-    ``blocks`` : the blocks of Ŝ in which the result deviates, with the factor if it is the same in all steps;
+    ``blocks`` : the blocks of Ŝ in which the result deviates, with the factor if it is the same in
+    all steps;
     ``instead`` : the finding where no block explains the deviation.
     ``first_line`` : the first line of the algorithm that fails by the backend's own stages.
     ``unusable`` : the reason why the first unusable result cannot be judged.
     ``repeated`` : whether a failed step failed again when it was asked once more.
     ``unsteady`` : whether a failed step gets two different answers when it is asked twice in a row.
-    ``stages_right`` : whether every line of the backend's own stages is right wherever the backend fails.
+    ``stages_right`` : whether every line of the backend's own stages is right wherever the backend
+    fails.
     ``layouts`` : the memory layouts that fail, if the same numbers pass in row-major order.
     ``others_only`` : whether the first problem of every stack is right.
     ``rank_only`` : whether only the rank is wrong, in every case that fails.
     ``too_few`` : whether the rank is below min_rank, in every case that fails.
-    ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every case that fails.
+    ``form_only`` : whether only the form of S₁ (diagonal, nonnegative, sorted) is wrong, in every
+    case that fails.
     ``coarse`` : whether the failing results are right to single precision.
     """
 
@@ -162,7 +169,9 @@ class Diagnosis:
         }
 
     def _line_without_a_match(self) -> int | None:
-        """The line that the backend's stages name, or the only one that the other findings leave; None if several are left."""
+        """The line that the backend's stages name, or the only one that the other findings leave;
+        None if several are left.
+        """
         if self.unsteady:
             return None
         if self.first_line:
@@ -188,11 +197,13 @@ def diagnose(
 ) -> Diagnosis:
     """Compare a failing backend with every mutant, on steps where it fails and on steps where it passes.
 
-    Agreement is counted on the steps on which the backend or the mutant deviates from the reference, so that being right
-    together is no resemblance.  Results that cannot be judged agree if the reason is the same.  ``first_line`` : the first line
-    that fails by the backend's own ``stages``; only mutants of this line are compared, for line 3 by K_new, L_new and S_new in
-    place of the outputs.  ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and sorted.  ``eps``, ``storage`` :
-    as in :func:`geolora_ref.oracle.criteria.judge`.  ``asked_again`` : whether failing steps can be asked again, untruncated.
+    Agreement is counted on the steps on which the backend or the mutant deviates from the
+    reference, so that being right together is no resemblance.  Results that cannot be judged agree
+    if the reason is the same.  ``first_line`` : the first line that fails by the backend's own
+    ``stages``; only mutants of this line are compared, for line 3 by K_new, L_new and S_new in
+    place of the outputs.  ``diagonal`` : whether S₁ is promised to be diagonal, nonnegative and
+    sorted.  ``eps``, ``storage`` : as in :func:`geolora_ref.oracle.criteria.judge`.
+    ``asked_again`` : whether failing steps can be asked again, untruncated.
     """
     sample = [*failing[:SAMPLE], *passing[:SAMPLE]]
     sample += [_untruncated(inputs) for inputs in failing[: SAMPLE // 2] if asked_again]
@@ -228,7 +239,9 @@ def diagnose(
 
 
 def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
-    """The steps reordered so that the values of λ alternate: the first steps then tell a constant factor from λ."""
+    """The steps reordered so that the values of λ alternate: the first steps then tell a constant
+    factor from λ.
+    """
     earlier: Counter[float] = Counter()
     turns = []
     for inputs in steps:
@@ -238,8 +251,9 @@ def spread(steps: Sequence[StepInputs]) -> list[StepInputs]:
 
 
 def steady(backend: Callable[[StepInputs], Found], inputs: StepInputs, compared: Comparison) -> bool:
-    """Whether the backend gives one answer to a question that is asked twice.  First another question of the same shapes is
-    asked, for −W/2, with twice the gradient in other bases and half of λ, so that no argument is the same.
+    """Whether the backend gives one answer to a question that is asked twice.  First another
+    question of the same shapes is asked, for −W/2, with twice the gradient in other bases and half
+    of λ, so that no argument is the same.
 
     Results that cannot be judged count as steady.
     """
@@ -293,7 +307,9 @@ class _Steps:
 
     @np.errstate(all="ignore")
     def answers(self, step: Backend, stages: Stages | None) -> list[Found]:
-        """The outputs of a reference or mutant; one that equals the reference up to line 4 starts from the results there."""
+        """The outputs of a reference or mutant; one that equals the reference up to line 4 starts
+        from the results there.
+        """
         if stages is None or not stages.begins_like(REFERENCE):
             return [_safely(lambda x: step(*x.arrays, **x.parameters), x) for x in self.asked]
         return [_safely(_behind_line_4(stages, begun), x) for begun, x in zip(self.begun, self.asked, strict=True)]

@@ -1,4 +1,6 @@
-"""The environment on which a verdict depends, beside the backend: kit, questions, array library, BLAS, processor, device."""
+"""The environment on which a verdict depends, beside the backend: kit, questions, array library,
+BLAS, processor, device.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def catalogue_digest() -> str:
 
 
 def environment(conversion: Conversion) -> dict[str, str]:
-    """By name: the version of the kit, the digest of its catalogue, library and version, BLAS, processor, device."""
+    """By name: the version of the kit, the digest of its catalogue, library and version, BLAS,
+    processor, device.
+    """
     library = importlib.import_module(conversion.array)
     with conversion.scope():
         device = str(getattr(conversion.to(np.ones((1, 1))), "device", "cpu"))

@@ -1,4 +1,6 @@
-"""Call a backend as the kit does: make its arguments, check its manners, and turn every misbehaviour into a text."""
+"""Call a backend as the kit does: make its arguments, check its manners, and turn every
+misbehaviour into a text.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,13 @@ STAGES = ("K_new", "L_new", "S_new", "U_tilde", "V_tilde", "S_hat")
 class Outcome:
     """The results of a backend for one step, and the ``error`` if it misbehaved.
 
-    ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack, or of the one problem.
-    ``held`` : the arrays that it was given and returned: what each is, the array, and its values at that time.
+    ``results`` : the inputs and the new factors, in NumPy, of every problem of a stack, or of the
+    one problem.
+    ``held`` : the arrays that it was given and returned: what each is, the array, and its values at
+    that time.
     ``own`` : the arrays (U₁, S₁, V₁) as they were returned for one problem; empty for a stack.
-    ``where`` : file:line of an exception.  ``listed`` : whether the results of a stack are a list, whose ranks may differ.
+    ``where`` : file:line of an exception.  ``listed`` : whether the results of a stack are a list,
+    whose ranks may differ.
     ``stacked`` : the number of problems in the stack.
     """
 
@@ -75,20 +80,26 @@ class Options(TypedDict, total=False):
 class Harness:
     """A backend together with the way to call it and its promises.
 
-    ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W, instead of dK, dL, dS.
+    ``whole`` : it is a whole training step and gets ``gradients``, a function of the dense W,
+    instead of dK, dL, dS.
     ``batched`` : it takes stacks (a leading axis) and returns stacks, or a list of results.
-    ``precision`` : the precision that it claims to compute in, by default the dtype, and float32 for 16-bit dtypes.  It is lower
-    than the dtype if float64 arrays are computed in float32, and higher if the dtype is storage (``storage.py``).
-    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.  ``directions`` : whether it takes the directions of an
-    optimizer in place of gradients, for which dS is neither UᴴdK nor (VᴴdL)ᴴ.
-    ``threads`` : the number of threads that call it at once; all but one repeat another question of the same sizes.
-    ``stages`` : a function of the same arguments that returns the stages and the output of one problem by name.
+    ``precision`` : the precision that it claims to compute in, by default the dtype, and float32
+    for 16-bit dtypes.  It is lower than the dtype if float64 arrays are computed in float32, and
+    higher if the dtype is storage (``storage.py``).
+    ``diagonal`` : whether it promises a diagonal, nonnegative, sorted S₁.  ``directions`` : whether
+    it takes the directions of an optimizer in place of gradients, for which dS is neither UᴴdK nor
+    (VᴴdL)ᴴ.
+    ``threads`` : the number of threads that call it at once; all but one repeat another question of
+    the same sizes.
+    ``stages`` : a function of the same arguments that returns the stages and the output of one
+    problem by name.
     ``name`` : its name in reports, by default module:function of the step.
-    ``errors`` : NumPy's handling of floating-point errors inside the backend, by default the current setting.
+    ``errors`` : NumPy's handling of floating-point errors inside the backend, by default the
+    current setting.
 
-    Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for stages or directions of a
-    whole step, for less than one thread, and for arrays that cannot be made here; ``ModuleNotFoundError`` if the library is not
-    installed.
+    Raises ``ValueError`` for a step or stages that cannot be called, for an unknown precision, for
+    stages or directions of a whole step, for less than one thread, and for arrays that cannot be
+    made here; ``ModuleNotFoundError`` if the library is not installed.
     """
 
     step: Callable[..., Any]
@@ -124,9 +135,11 @@ class Harness:
     def of(
         cls, step: Callable[..., Any], *, stages: Callable[..., Mapping[str, Array]] | None = None, **options: Unpack[Options]
     ) -> Harness:
-        """A harness by keywords; ``array`` is the library (numpy, torch, jax, cupy), with a ``dtype`` and for torch a ``device``.
+        """A harness by keywords; ``array`` is the library (numpy, torch, jax, cupy), with a
+        ``dtype`` and for torch a ``device``.
 
-        Raises like :class:`Harness` and :class:`Conversion`, and ``TypeError`` for an option that does not exist.
+        Raises like :class:`Harness` and :class:`Conversion`, and ``TypeError`` for an option that
+        does not exist.
         """
         if unknown := sorted(set(options) - set(Options.__annotations__)):
             raise TypeError(f"{', '.join(unknown)}: expected options among {', '.join(Options.__annotations__)}")
@@ -165,11 +178,14 @@ class Harness:
     def call(self, inputs: StepInputs, gradient: Gradient, held: Iterable[Held] = (), own: Sequence[Array] = ()) -> Outcome:
         """One step; every misbehaviour becomes a text.
 
-        A stack has the problem and, as a rule, up to four mirror images of it, no two alike.  All have the same new rank, as a
-        single array for the stack requires (except for directions of rounding with ϑ = 0).  A backend that returns a list is
-        asked once more, with another rank for every second problem (in the first step of a sequence only).
-        ``held`` : arrays that earlier calls were given and returned; they belong to the caller and must not have changed.
-        ``own`` : arrays of earlier calls that are passed again as the first arguments, in whatever layout they have.
+        A stack has the problem and, as a rule, up to four mirror images of it, no two alike.  All
+        have the same new rank, as a single array for the stack requires (except for directions of
+        rounding with ϑ = 0).  A backend that returns a list is asked once more, with another rank
+        for every second problem (in the first step of a sequence only).
+        ``held`` : arrays that earlier calls were given and returned; they belong to the caller and
+        must not have changed.
+        ``own`` : arrays of earlier calls that are passed again as the first arguments, in whatever
+        layout they have.
         """
         problems = [(inputs, gradient)]
         if self.batched:
@@ -220,7 +236,9 @@ class Harness:
 
     @contextlib.contextmanager
     def _company(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Iterator[list[tuple[str, str]]]:
-        """Within this context other threads repeat a question about −W and −G in reverse order; the list gets their errors."""
+        """Within this context other threads repeat a question about −W and −G in reverse order; the
+        list gets their errors.
+        """
         others, over = self.threads - 1, threading.Event()
         errors: list[tuple[str, str]] = []
         problems = [_mirrored(*problem, self.conversion.rounded, *_mirror(0)) for problem in problems] if others else []
@@ -251,7 +269,9 @@ class Harness:
                 thread.join()
 
     def run_stages(self, inputs: StepInputs) -> tuple[dict[str, Matrix], Factors | None, str]:
-        """The stages of one problem by name, their output, and an error text, which is empty if they can be judged."""
+        """The stages of one problem by name, their output, and an error text, which is empty if
+        they can be judged.
+        """
         with self.conversion.scope(), np.errstate(all="ignore"):
             given, error = self._made(inputs.arrays, layouts(inputs.layout))
             if error:
@@ -275,7 +295,9 @@ class Harness:
         return arrays, output, ""
 
     def _gradients(self, problems: Sequence[tuple[StepInputs, Gradient]]) -> Callable[[Array], Array]:
-        """The gradient function for a whole step; in a stack each problem has its own gradient at its own W."""
+        """The gradient function for a whole step; in a stack each problem has its own gradient at
+        its own W.
+        """
 
         def gradients(W: Array) -> Array:
             with np.errstate(all="ignore"):
@@ -286,7 +308,9 @@ class Harness:
         return gradients
 
     def _made(self, arrays: Sequence[Matrix], lying: Sequence[str]) -> tuple[list[Array], str]:
-        """The arguments as arrays of the library, or an error text: after an error on a device no array may be possible."""
+        """The arguments as arrays of the library, or an error text: after an error on a device no
+        array may be possible.
+        """
         try:
             return [*map(self.conversion.laid_out, arrays, lying)], ""
         except Exception as problem:  # every library has its own
@@ -295,7 +319,8 @@ class Harness:
     def _attempt(self, function: Any, *arguments: Any, **parameters: Any) -> tuple[Any, str, str]:
         """The return value of a backend's function, or the error that ended it, and the place of the error.
 
-        ``BaseException`` because ``sys.exit`` and ``pytest.skip`` are no ``Exception``; device errors show only after a wait.
+        ``BaseException`` because ``sys.exit`` and ``pytest.skip`` are no ``Exception``; device
+        errors show only after a wait.
         """
         try:
             with np.errstate(**self.errors):
@@ -334,7 +359,9 @@ class Harness:
         return Outcome(results, held=held, own=() if self.batched else tuple(named.values()), listed=listed)
 
     def _unlike(self, named: Mapping[str, Any], given: Array) -> str:
-        """The error text for a result of another library, dtype or device, or one that the caller does not own; or ''."""
+        """The error text for a result of another library, dtype or device, or one that the caller
+        does not own; or ''.
+        """
         for name, X in named.items():
             if not isinstance(X, type(given)):
                 return f"{name}: expected an array of {self.conversion.array}, found {type(X).__module__}.{type(X).__qualname__}"
@@ -352,8 +379,8 @@ class Harness:
 STACKED = (4, 1, 5, 2, 3)
 """The number of problems in a stack, chosen by m + 2n + r."""
 MIRRORS = ((-1, -1, -1, 1), (-1, 1, 1, 30), (1, -1, 1, -30), (1, 1, -1, 2))
-"""The mirror images in a stack: the order of rows, of columns and of the basis U (−1: reversed), and the power of 2 by which the
-problem is scaled.
+"""The mirror images in a stack: the order of rows, of columns and of the basis U (−1: reversed),
+and the power of 2 by which the problem is scaled.
 """
 
 
@@ -367,10 +394,12 @@ def _mirror(k: int) -> tuple[int, int, int, int]:
 def _mirrored(
     inputs: StepInputs, gradient: Gradient, rounded: Gradient, rows: int, columns: int, basis: int, exponent: int
 ) -> tuple[StepInputs, Gradient]:
-    """Another problem as hard as this one: −c W and −c G, with rows, columns or the basis U in reverse order.
+    """Another problem as hard as this one: −c W and −c G, with rows, columns or the basis U in
+    reverse order.
 
-    Scaling by c rounds nothing and keeps the new rank, as a result in one stack requires.  c is 2 to the exponent, or to a tenth
-    of it if the dtype cannot hold such numbers, or 1 if digits would still be lost or the threshold is absolute.
+    Scaling by c rounds nothing and keeps the new rank, as a result in one stack requires.  c is 2
+    to the exponent, or to a tenth of it if the dtype cannot hold such numbers, or 1 if digits would
+    still be lost or the threshold is absolute.
     """
     sizes = [2.0**power for power in (exponent, round(exponent / 10)) if inputs.theta is None]
     keeps = (size for size in sizes if all(np.array_equal(rounded(size * X) / size, X) for X in inputs.arrays))
@@ -398,7 +427,9 @@ def _shared(named: Mapping[str, Array], given: Sequence[Array]) -> str:
 
 
 def _unchanged(X: Matrix, values: Matrix) -> bool:
-    """Whether an array still has this form and these values, NaN included; comparing bytes first is faster and mostly enough."""
+    """Whether an array still has this form and these values, NaN included; comparing bytes first is
+    faster and mostly enough.
+    """
     alike = (X.shape, X.dtype) == (values.shape, values.dtype)
     return alike and (X.tobytes() == values.tobytes() or np.array_equal(X, values, equal_nan=True))
 

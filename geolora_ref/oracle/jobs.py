@@ -17,16 +17,21 @@ from geolora_ref.oracle.question import ConformanceCase
 __all__ = ["Jobs"]
 
 PIECE = 16
-"""The number of cases that a process is asked in a row.  It is first asked the case before, which may affect the next one."""
+"""The number of cases that a process is asked in a row.  It is first asked the case before, which
+may affect the next one.
+"""
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """``answers`` of :func:`geolora_ref.oracle.check_step` from several processes, each with a backend of its own.
+    """``answers`` of :func:`geolora_ref.oracle.check_step` from several processes, each with a
+    backend of its own.
 
-    ``count`` : the number of processes.  ``harness`` : a function that makes the backend in a process, sent there by pickle.
+    ``count`` : the number of processes.  ``harness`` : a function that makes the backend in a
+    process, sent there by pickle.
 
-    Raises ``ValueError`` for less than one process; calling it raises ``ChildProcessError`` if the backend ends a process.
+    Raises ``ValueError`` for less than one process; calling it raises ``ChildProcessError`` if the
+    backend ends a process.
     """
 
     count: int
@@ -86,7 +91,9 @@ def _received(worker: Connection, piece: Sequence[ConformanceCase]) -> tuple[int
 
 
 def _work(caller: Connection, harness: Callable[[], Harness], repeat: int) -> None:
-    """The loop of a worker process: answer one piece after the other.  It ignores Ctrl-C; the caller terminates it."""
+    """The loop of a worker process: answer one piece after the other.  It ignores Ctrl-C; the
+    caller terminates it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, ConnectionError):  # the caller has gone
         try:

@@ -1,4 +1,6 @@
-"""The matrix of which criterion rejects which mutant: ``python -m geolora_ref.oracle.kill_matrix`` prints docs/kill_matrix.md."""
+"""The matrix of which criterion rejects which mutant: ``python -m geolora_ref.oracle.kill_matrix``
+prints docs/kill_matrix.md.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ STAYS = {
 CASES, SEED = 150, 3
 ALONE, WITH_OTHERS = "●", "○"
 CLEAR = 2.0
-"""A rejection is shown if it is clear by this factor, so that the page does not depend on the rounding of a machine."""
+"""A rejection is shown if it is clear by this factor, so that the page does not depend on the
+rounding of a machine.
+"""
 
 
 @cache
@@ -74,7 +78,9 @@ def verdicts(mutant: str) -> tuple[Verdict, ...]:
 
 @cache
 def passing(precision: str, storage: str = "") -> tuple[str, ...]:
-    """The mutants visible in the output that pass every drawn case if only this precision and storage are claimed."""
+    """The mutants visible in the output that pass every drawn case if only this precision and
+    storage are claimed.
+    """
     claimed: dict[str, Any] = {"eps": EPS[precision], "storage": Storage.of(storage) if storage else None}
     visible = (name for name, mutant in MUTANTS.items() if mutant.visible_in == "output")
     return tuple(name for name in visible if _passes(name, claimed))
@@ -86,7 +92,9 @@ def _passes(mutant: str, claimed: Mapping[str, Any]) -> bool:
 
 @cache
 def matrix() -> Mapping[str, Mapping[str, str]]:
-    """Marks by mutant and criterion: ``ALONE`` if in some case nothing else rejects, ``WITH_OTHERS`` if others always do."""
+    """Marks by mutant and criterion: ``ALONE`` if in some case nothing else rejects,
+    ``WITH_OTHERS`` if others always do.
+    """
     return {name: {criterion: _mark(name, criterion) for criterion in CRITERIA} for name in MUTANTS}
 
 

@@ -25,9 +25,11 @@ def checked(listed: Mapping[str, str], where: str) -> dict[str, str]:
 
 
 def read_known_failures(path: Path) -> dict[str, str]:
-    """Lines "id reason", with a byte order mark or not; empty lines and lines that start with # are skipped.
+    """Lines "id reason", with a byte order mark or not; empty lines and lines that start with # are
+    skipped.
 
-    Raises ``ValueError`` for a file that is not UTF-8 and for a repeated id, ``OSError`` for a file that cannot be read.
+    Raises ``ValueError`` for a file that is not UTF-8 and for a repeated id, ``OSError`` for a file
+    that cannot be read.
     """
     try:
         lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]

@@ -1,4 +1,6 @@
-"""Load a backend by its name, and turn the options of the command line or of pytest into keywords of the harness."""
+"""Load a backend by its name, and turn the options of the command line or of pytest into keywords
+of the harness.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ __all__ = ["harness_options", "load_backend", "load_harness", "load_object"]
 
 
 def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
-    """The function "package.module:function"; ``ValueError`` like :func:`load_object`, and for an object that is no function."""
+    """The function "package.module:function"; ``ValueError`` like :func:`load_object`, and for an
+    object that is no function.
+    """
     found = load_object(name, what, "function")
     if not callable(found):
         raise ValueError(f"{what}: expected a function, found {type(found).__name__} at {name!r}")
@@ -21,7 +25,8 @@ def load_backend(name: str, what: str = "backend") -> Callable[..., Any]:
 
 
 def load_object(name: str, what: str, kind: str = "attribute") -> Any:
-    """The object "package.module:attribute"; ``ValueError`` says which part is missing, or how the import failed.
+    """The object "package.module:attribute"; ``ValueError`` says which part is missing, or how the
+    import failed.
 
     For the message, ``what`` is the role of the object, and ``kind`` the kind of attribute.
     """
@@ -52,7 +57,8 @@ def load_object(name: str, what: str, kind: str = "attribute") -> Any:
 
 
 def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
-    """The options as keywords of :meth:`geolora_ref.oracle.harness.Harness.of`; ``get`` gives the value of an option by name.
+    """The options as keywords of :meth:`geolora_ref.oracle.harness.Harness.of`; ``get`` gives the
+    value of an option by name.
 
     Raises ``ValueError`` like :func:`load_backend` for stages that cannot be loaded.
     """
@@ -63,5 +69,7 @@ def harness_options(get: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def load_harness(given: Mapping[str, Any]) -> Harness:
-    """The harness of a backend from the values of its options; raises like :func:`load_backend` and :meth:`Harness.of`."""
+    """The harness of a backend from the values of its options; raises like :func:`load_backend` and
+    :meth:`Harness.of`.
+    """
     return Harness.of(load_backend(given["backend"]), **harness_options(given.__getitem__))

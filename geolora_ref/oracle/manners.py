@@ -1,4 +1,6 @@
-"""Detect what a backend must not do to its caller: change global state, or keep arrays that it has returned."""
+"""Detect what a backend must not do to its caller: change global state, or keep arrays that it has
+returned.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ __all__ = ["spoil", "watched"]
 
 
 def spoil(arrays: Iterable[Array]) -> None:
-    """Overwrite arrays with NaN that their owner needs no longer; an array that cannot be written to stays as it is.
+    """Overwrite arrays with NaN that their owner needs no longer; an array that cannot be written
+    to stays as it is.
 
     A backend that has kept such an array computes with the overwritten numbers from now on.
     """
@@ -54,9 +57,9 @@ def watched() -> Iterator[list[str]]:
 class _Setting(NamedTuple):
     """A global state: ``said``, the text if it has changed, and the functions that read and restore it.
 
-    ``probe`` : for a random generator, a part of the state that is quicker to read.  Reading it moves the generator to a state
-    that no backend reaches by chance; from the second reading on it stays the same until somebody else has used or seeded the
-    generator.
+    ``probe`` : for a random generator, a part of the state that is quicker to read.  Reading it
+    moves the generator to a state that no backend reaches by chance; from the second reading on it
+    stays the same until somebody else has used or seeded the generator.
     ``same`` : whether a later state and an earlier one are the same for the caller.
     """
 
@@ -79,7 +82,9 @@ RANDOMNESS = "seeded or used {} global random generator: the caller's randomness
 
 
 def _settings() -> list[_Setting]:
-    """The generators of NumPy and Python, the numbers of threads in the environment and, if it is loaded, torch's settings."""
+    """The generators of NumPy and Python, the numbers of threads in the environment and, if it is
+    loaded, torch's settings.
+    """
     settings = [
         _Setting(RANDOMNESS.format("NumPy's"), _state_of_numpy, _put_back_to_numpy, _next_of_numpy),
         _Setting(SEEDED, random.getstate, random.setstate, same=_drawn_from),
@@ -105,7 +110,9 @@ def _settings() -> list[_Setting]:
 
 
 def _drawn_from(after: Any, before: Any) -> bool:
-    """Whether a state of Python's generator follows from another by drawing, which is allowed: run-time type checkers draw."""
+    """Whether a state of Python's generator follows from another by drawing, which is allowed:
+    run-time type checkers draw.
+    """
     if after[1][:-1] == before[1][:-1]:
         return True
     generator = random.Random()  # noqa: S311
@@ -145,7 +152,9 @@ def _autocast(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
 
 
 def _default_device(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """The functions that read and restore the default device; without a default device torch reads as CPU."""
+    """The functions that read and restore the default device; without a default device torch reads
+    as CPU.
+    """
 
     def read() -> Any:
         try:
@@ -179,8 +188,8 @@ def _put_back_to_numpy(before: tuple[Any, dict[str, Any]]) -> None:
 def _next_of_numpy() -> int:
     """The next number of the Mersenne twister; reading the whole state would take a hundred times as long.
 
-    Another source of bits cannot be seeded, and is replaced by a Mersenne twister.  A cached normal number is restored later,
-    but not compared.
+    Another source of bits cannot be seeded, and is replaced by a Mersenne twister.  A cached normal
+    number is restored later, but not compared.
     """
     bits = get_bit_generator()
     number = int(bits.random_raw()) if isinstance(bits, np.random.MT19937) else -1
@@ -202,7 +211,9 @@ def _generator_of_torch(read: Callable[[], Any], write: Callable[[Any], Any], be
 
 
 def _products(torch: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """The functions that read and restore the precision of products: the common setting, and since torch 2.9 each backend's."""
+    """The functions that read and restore the precision of products: the common setting, and since
+    torch 2.9 each backend's.
+    """
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(torch.backends.mkldnn, "matmul") else ()
 
     def read() -> tuple[str, ...]:
@@ -229,7 +240,9 @@ def _flushes() -> bool:
 
 
 def _on_cuda(torch: Any) -> list[_Setting]:
-    """The generators of all CUDA devices, if CUDA is in use; otherwise reading them would initialise every device."""
+    """The generators of all CUDA devices, if CUDA is in use; otherwise reading them would
+    initialise every device.
+    """
     if not torch.cuda.is_initialized():
         return []
     cuda = torch.cuda

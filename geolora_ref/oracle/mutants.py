@@ -1,8 +1,9 @@
-"""Deliberately broken backends.  The oracle must reject every one of them: a check that no mutant can fail is no check.
+"""Deliberately broken backends.  The oracle must reject every one of them: a check that no mutant
+can fail is no check.
 
-Each mutant is the reference with one line changed.  Mutants marked ``published=True`` were found in public code of this
-field, where the training accuracy did not reveal them.  The others are typical mistakes of a port: a sign, a transpose, a
-factor, a norm, an index.
+Each mutant is the reference with one line changed.  Mutants marked ``published=True`` were found in
+public code of this field, where the training accuracy did not reveal them.  The others are typical
+mistakes of a port: a sign, a transpose, a factor, a norm, an index.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ Visible = Literal["output", "stages", "kit", "catalogue"]
 class Mutant:
     """A broken backend (NumPy): its id, the line of Algorithm 1 that is wrong, and what is wrong there.
 
-    ``stages`` : the step by stages, if the defect is one replaced stage.  ``visible_in`` : "output" if drawn cases show the
-    defect.  "stages" if the output cannot show it: only (I − UUᴴ) K_new and (I − VVᴴ) L_new enter Ŝ, so a wrong start value of K
-    or L inside range(U), range(V) cancels, but the stage criteria see it.  "kit" if the numbers are right and only the harness
-    sees what the backend does to its caller.  "catalogue" if no drawn case shows the defect, but cases of the catalogue do:
-    ``only_in`` has patterns for the beginnings of their ids.
+    ``stages`` : the step by stages, if the defect is one replaced stage.  ``visible_in`` : "output"
+    if drawn cases show the defect.  "stages" if the output cannot show it: only (I − UUᴴ) K_new and
+    (I − VVᴴ) L_new enter Ŝ, so a wrong start value of K or L inside range(U), range(V) cancels, but
+    the stage criteria see it.  "kit" if the numbers are right and only the harness sees what the
+    backend does to its caller.  "catalogue" if no drawn case shows the defect, but cases of the
+    catalogue do: ``only_in`` has patterns for the beginnings of their ids.
     """
 
     id: str
@@ -59,7 +61,9 @@ CAP_AND_THRESHOLD = (
     *("truncation-tau-0.3-max-at", "truncation-tau-0.5-max-below", "truncation-tau-0.6-max"),
     *("crossed-*-capped", "path-*-capped", "path-*-sequence"),
 )
-"""Patterns of the only cases that show some mutants; cases for single precision show them in single precision."""
+"""Patterns of the only cases that show some mutants; cases for single precision show them in single
+precision.
+"""
 
 
 def _add(

@@ -1,8 +1,9 @@
-"""Deliberately broken backends that are wrong on one code path only: at a size, in a layout or in a state with its own branch.
+"""Deliberately broken backends that are wrong on one code path only: at a size, in a layout or in a
+state with its own branch.
 
-The mutants are data.  A mutant is a place (a predicate on the inputs of a step), the name of a defect in
-:data:`geolora_ref.oracle.mutants.MUTANTS` or in :data:`WRONG`, and the case of the catalogue that shows it.  Elsewhere every
-mutant is the reference.
+The mutants are data.  A mutant is a place (a predicate on the inputs of a step), the name of a
+defect in :data:`geolora_ref.oracle.mutants.MUTANTS` or in :data:`WRONG`, and the case of the
+catalogue that shows it.  Elsewhere every mutant is the reference.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ PLACES: dict[str, Place] = {
         "complex numbers do not lie row by row", lambda x: np.iscomplexobj(x.arrays["S"]) and bool(x.strided)
     ),
 }
-"""The places by name; the predicates use sizes, arrays and parameters, as the branches of real kernels do."""
+"""The places by name; the predicates use sizes, arrays and parameters, as the branches of real
+kernels do.
+"""
 
 
 def _changed(change: Callable[[Given], Mapping[str, Any]]) -> Step:
@@ -152,7 +155,9 @@ WRONG: dict[str, tuple[int, str, Step]] = {
     "rank-never-grows": (6, "there is room for r directions", _changed(_no_more_than_r)),
     "completed-by-zeros": (6, "directions that nothing chooses are columns of zeros", _completed_by_zeros),
 }
-"""Defects that occur on a separate path only, not as mutants of the whole step: the line, the words, the step."""
+"""Defects that occur on a separate path only, not as mutants of the whole step: the line, the
+words, the step.
+"""
 
 
 # --- families: place, what goes wrong there, the case that shows it ----------------------------------------------------
@@ -323,7 +328,9 @@ STACKS = {4: "stack-6-small", 8: "stack-9-small", 16: "stack-17-eights", 32: "st
 
 
 def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], Step]:
-    """A step that keeps these arguments or parameters of the first call for all calls with the same key ``by``."""
+    """A step that keeps these arguments or parameters of the first call for all calls with the same
+    key ``by``.
+    """
 
     def made() -> Step:
         kept: dict[object, Mapping[str, Any]] = {}
@@ -338,7 +345,9 @@ def _kept(names: Sequence[str], by: Callable[[Given], object]) -> Callable[[], S
 
 
 def _workspace() -> Step:
-    """A step that returns views of a workspace for each shape, which the next call of this shape overwrites."""
+    """A step that returns views of a workspace for each shape, which the next call of this shape
+    overwrites.
+    """
     workspaces: dict[object, Matrix] = {}
 
     def step(*arrays: Matrix, **parameters: Any) -> Any:
@@ -392,7 +401,9 @@ KEPT: dict[str, tuple[str, Callable[[], Step], tuple[str, ...]]] = {
         ("path-template-max-at", "path-template-diagonal"),
     ),
 }
-"""Defects of kept state: the words, a function that makes the step anew, and the cases that show it in this order."""
+"""Defects of kept state: the words, a function that makes the step anew, and the cases that show it
+in this order.
+"""
 
 
 def _batched(most: int) -> Step:
@@ -421,8 +432,8 @@ def _at(place: Place, wrong: Step) -> Step:
 class NarrowMutant:
     """A broken backend: its id, the wrong line, the place in words, and the defect there.
 
-    ``make`` makes it anew, with nothing kept from an earlier call.  ``cases`` : the cases that show the mutant, asked in
-    this order.  ``options`` : keywords of the harness.
+    ``make`` makes it anew, with nothing kept from an earlier call.  ``cases`` : the cases that show
+    the mutant, asked in this order.  ``options`` : keywords of the harness.
     """
 
     id: str

@@ -1,6 +1,8 @@
-"""Cases beside the catalogue: sizes that the caller names, cases drawn from a seed, and the smallest case that fails.
+"""Cases beside the catalogue: sizes that the caller names, cases drawn from a seed, and the
+smallest case that fails.
 
-No property testing library is used: an id must fix the meaning of a question, and a library may change how it draws cases.
+No property testing library is used: an id must fix the meaning of a question, and a library may
+change how it draws cases.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def of_size(size: Size) -> Iterator[ConformanceCase]:
 def drawn(seed: int, number: int, *, complex_data: bool, layouts: Sequence[str]) -> ConformanceCase:
     """The case with this number that a seed draws: group "fuzz".
 
-    The case depends on the seed, the number, whether the dtype is complex and the possible layouts, not on earlier draws.
+    The case depends on the seed, the number, whether the dtype is complex and the possible layouts,
+    not on earlier draws.
     """
     rng = np.random.default_rng([seed, number])
     parameters = draw_parameters(rng, complex_data=complex_data and bool(rng.random() < 0.5))
@@ -83,7 +86,9 @@ def _wide(p: CaseParameters) -> bool:
 
 
 def smallest(case: ConformanceCase, fails: Callable[[ConformanceCase], bool]) -> ConformanceCase:
-    """A simpler case that fails too, down to one whose further simplifications all pass (within ``MOST`` questions)."""
+    """A simpler case that fails too, down to one whose further simplifications all pass (within
+    ``MOST`` questions).
+    """
     asked = 0
     shrunk = True
     while shrunk and asked < MOST:
@@ -99,7 +104,9 @@ def smallest(case: ConformanceCase, fails: Callable[[ConformanceCase], bool]) ->
 
 
 def _simpler(case: ConformanceCase) -> Iterator[ConformanceCase]:
-    """The case with one simplification each, the largest ones first: fewer steps, a plain layout, defaults, smaller sizes."""
+    """The case with one simplification each, the largest ones first: fewer steps, a plain layout,
+    defaults, smaller sizes.
+    """
     p = case.parameters
     if case.steps > 1:
         yield replace(case, steps=1, trained=False)

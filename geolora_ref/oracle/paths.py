@@ -1,4 +1,5 @@
-"""Cases that combine the sizes for which kernels have separate paths with the options and states such a path may forget.
+"""Cases that combine the sizes for which kernels have separate paths with the options and states
+such a path may forget.
 
 The cases are data only and belong to the catalogue.
 """
@@ -134,7 +135,9 @@ STACKS = {6: "more than five problems", 9: "one more than eight", 17: "one more 
 
 
 def limits(m: int, n: int, r: int) -> dict[str, dict[str, Any]]:
-    """Every way to limit the rank, as parameters, by the names of ``LIMITS`` that are possible at this size."""
+    """Every way to limit the rank, as parameters, by the names of ``LIMITS`` that are possible at
+    this size.
+    """
     columns, theta = min(2 * r, m, n), round(0.03 * ((m + n) * r) ** 0.5, 3)
     found: dict[str, dict[str, Any]] = {
         "none": {},

@@ -24,7 +24,9 @@ BACKEND: pytest.StashKey[tuple[Harness, Mapping[str, str]]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the kit beside the project's own tests; ``pytest.UsageError`` if the backend or its arrays cannot be made."""
+    """Collect the kit beside the project's own tests; ``pytest.UsageError`` if the backend or its
+    arrays cannot be made.
+    """
     sys.path.insert(0, str(config.invocation_params.dir))  # like geolora-ref check; only python -m pytest does so itself
     try:
         config.stash[BACKEND] = _backend(config)
@@ -59,7 +61,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def answer(config: pytest.Config, harness: Harness, case: ConformanceCase, known: Mapping[str, str]) -> None:
-    """Ask a case as a test, which passes, fails, or xfails if it is known to fail; the row is kept for the diagnosis."""
+    """Ask a case as a test, which passes, fails, or xfails if it is known to fail; the row is kept
+    for the diagnosis.
+    """
     asked = config.stash.setdefault(ASKED, {}).setdefault(id(harness), Asked(harness))
     row = asked.ask(case, known.get(case.id))
     if row.outcome == "xfailed":

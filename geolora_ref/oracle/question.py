@@ -14,11 +14,12 @@ __all__ = ["ConformanceCase", "question"]
 class ConformanceCase:
     """One question, or a sequence of them.
 
-    ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of float32, ``double-range`` those
-    of float64, ``stack`` a backend that takes stacks.  ``steps`` > 1 is a sequence: the output of each step is the next input.
-    ``trained`` changes S at random in between, as an optimizer does, in the arrays that the backend was given or, if
-    ``returned``, in the array that it has returned.  ``layout`` : the memory layout of the arguments.  ``problems`` : the number
-    of problems in a stack, by default chosen by the sizes.
+    ``flags`` name the traps; ``complex`` needs a complex dtype, ``wide-range`` the exponents of
+    float32, ``double-range`` those of float64, ``stack`` a backend that takes stacks.
+    ``steps`` > 1 is a sequence: the output of each step is the next input. ``trained`` changes S at
+    random in between, as an optimizer does, in the arrays that the backend was given or, if
+    ``returned``, in the array that it has returned.  ``layout`` : the memory layout of the
+    arguments.  ``problems`` : the number of problems in a stack, by default chosen by the sizes.
     """
 
     id: str

@@ -21,12 +21,15 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one case: the case, the outcome and ratios, and the ``error`` if the output could not be judged.
+    """The result of one case: the case, the outcome and ratios, and the ``error`` if the output
+    could not be judged.
 
-    ``ratio`` is the worst over all criteria and steps, ``ratios`` the worst over all steps for each criterion.  ``outcome`` is
-    "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed although listed, which is an error).  ``step`` is the
-    first failing step of a sequence.  ``asked``, ``failed`` : how often the case was asked, and how often the backend failed it.
-    ``where`` : file:line of an exception.  ``rank`` : for a wrong rank the one "found", and the "lowest" and "highest" right one.
+    ``ratio`` is the worst over all criteria and steps, ``ratios`` the worst over all steps for each
+    criterion.  ``outcome`` is "passed", "failed", "xfailed" (failed as listed) or "xpassed" (passed
+    although listed, which is an error).  ``step`` is the first failing step of a sequence.
+    ``asked``, ``failed`` : how often the case was asked, and how often the backend failed it.
+    ``where`` : file:line of an exception.  ``rank`` : for a wrong rank the one "found", and the
+    "lowest" and "highest" right one.
     """
 
     id: str
@@ -60,14 +63,19 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """The report of a backend: all rows, problems of the run, and a diagnosis; it is true if the backend conforms.
+    """The report of a backend: all rows, problems of the run, and a diagnosis; it is true if the
+    backend conforms.
 
     :func:`geolora_ref.oracle.summary` makes the text that ``geolora-ref check`` prints.
 
-    ``precision`` : the precision by which the backend is judged.  ``resolution`` : the fraction of the scale
-    s = ‖W‖ + λ‖P(W)G‖₊ below which an error may pass in the median case: FAIL units, and the rounding of storage in fewer bits.
-    ``shared`` : the property that all failing cases share, if there is one.  ``choice`` : the selection of cases.
-    ``promised`` : the backend's promises, and whether it showed its stages; ``environment`` : what else a verdict depends on.
+    ``precision`` : the precision by which the backend is judged.  ``resolution`` : the fraction of
+    the scale
+    s = ‖W‖ + λ‖P(W)G‖₊ below which an error may pass in the median case: FAIL units, and the
+    rounding of storage in fewer bits.
+    ``shared`` : the property that all failing cases share, if there is one.  ``choice`` : the
+    selection of cases.
+    ``promised`` : the backend's promises, and whether it showed its stages; ``environment`` : what
+    else a verdict depends on.
     """
 
     backend: str
@@ -100,7 +108,9 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether there is no unexpected failure, no unexpected pass, and no other problem, such as too few cases."""
+        """Whether there is no unexpected failure, no unexpected pass, and no other problem, such as
+        too few cases.
+        """
         return not self.failures and not self.problems
 
     @property
@@ -124,7 +134,9 @@ class Report:
         return max((row.ratio for row in self.rows if row.outcome != "xfailed"), default=np.inf)
 
     def as_data(self) -> dict[str, Any]:
-        """The report as plain JSON data; a ratio that is infinite or no number is the string "inf" or "nan"."""
+        """The report as plain JSON data; a ratio that is infinite or no number is the string "inf"
+        or "nan".
+        """
         rows = [
             {**asdict(row), "ratio": _plain(row.ratio), "ratios": {name: _plain(ratio) for name, ratio in row.ratios.items()}}
             for row in self.rows
@@ -157,7 +169,8 @@ def _plain(ratio: float) -> float | str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was stopped from outside.  ``report`` has the results so far, and a problem that tells where the run stopped.
+    """A run that was stopped from outside.  ``report`` has the results so far, and a problem that
+    tells where the run stopped.
 
     The report is a :class:`Report`, or a ``RuleReport``.
     """
@@ -167,5 +180,7 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[Any]]:
-        """Pickle by the report: by default an exception is rebuilt from its message, which is no argument here."""
+        """Pickle by the report: by default an exception is rebuilt from its message, which is no
+        argument here.
+        """
         return Interrupted, (self.report,)

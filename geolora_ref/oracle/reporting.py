@@ -16,7 +16,8 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def summary(report: Report, verdict: str = "") -> str:
-    """The report for a terminal: failures by group, the first of each with its reason, the diagnosis, and the verdict.
+    """The report for a terminal: failures by group, the first of each with its reason, the
+    diagnosis, and the verdict.
 
     ``verdict`` : the word before the totals, by default whether the backend conforms.
     """

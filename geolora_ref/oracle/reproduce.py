@@ -1,4 +1,6 @@
-"""Write a script that asks a failing case without the kit: it needs NumPy and the backend, and has all numbers bit by bit."""
+"""Write a script that asks a failing case without the kit: it needs NumPy and the backend, and has
+all numbers bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,14 @@ WIDTH = 120
 
 
 def reproduction(step: Callable[..., Any], case_id: str, *, shapes: tuple[Size, ...] = (), **options: Unpack[Options]) -> str:
-    """The script for the case with this id, which the backend must fail; for a drawn case, for the smallest that fails.
+    """The script for the case with this id, which the backend must fail; for a drawn case, for the
+    smallest that fails.
 
-    The script prints each finding beside the error that rounding allows, and ends with status 1 if something is wrong.
-    For a sequence it asks the failing step, for a stack the first problem.
+    The script prints each finding beside the error that rounding allows, and ends with status 1 if
+    something is wrong.  For a sequence it asks the failing step, for a stack the first problem.
 
-    Raises like :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for an id that no case for these arrays has, and for
-    a case that passes.
+    Raises like :func:`geolora_ref.oracle.check.check_step`, ``ValueError`` for an id that no case
+    for these arrays has, and for a case that passes.
     """
     harness = Harness.of(step, **options)
     case = _case(harness, case_id, shapes)

@@ -31,7 +31,9 @@ MARK = "†"
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report of ``geolora-ref check --json``; ``ValueError`` that names the file for anything else, ``OSError`` like open."""
+    """A report of ``geolora-ref check --json``; ``ValueError`` that names the file for anything
+    else, ``OSError`` like open.
+    """
     try:
         data = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
@@ -106,7 +108,8 @@ def _row(kind: str, title: str, cells: Sequence[str], other: str = "td") -> str:
 def scoreboard(reports: Sequence[Mapping[str, Any]]) -> Scoreboard:
     """Backends side by side, in the order given.
 
-    Facts that all reports share are put into a note.  Reports of another kit or catalogue than the first one's are marked.
+    Facts that all reports share are put into a note.  Reports of another kit or catalogue than the
+    first one's are marked.
     """
     facts = {title: [fact(report) for report in reports] for title, fact in FACTS.items()}
     groups = dict.fromkeys(row["group"] for report in reports for row in report["rows"])

@@ -1,4 +1,6 @@
-"""Find a property that all failing cases share and few others have: code probably has a separate branch for it."""
+"""Find a property that all failing cases share and few others have: code probably has a separate
+branch for it.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,15 @@ PROPERTIES: Mapping[str, Callable[[ConformanceCase], bool]] = {
 }
 """Properties of a question, in words and as predicates, for which code may have a separate branch."""
 LEAST, SHARE = 3, 1.0 / 3.0
-"""From ``LEAST`` failures on, a common property that at most ``SHARE`` of the cases have is no coincidence."""
+"""From ``LEAST`` failures on, a common property that at most ``SHARE`` of the cases have is no
+coincidence.
+"""
 
 
 def shared(failed: Sequence[ConformanceCase], asked: Sequence[ConformanceCase]) -> str:
-    """The rarest property that all failing cases and few asked ones have, in a sentence; empty if there is none."""
+    """The rarest property that all failing cases and few asked ones have, in a sentence; empty if
+    there is none.
+    """
     having = {name: [case for case in asked if has(case)] for name, has in PROPERTIES.items()}
     common = {
         name: cases for name, cases in having.items() if len(cases) <= SHARE * len(asked) and all(map(PROPERTIES[name], failed))

@@ -1,5 +1,5 @@
-"""Singular value profiles by name.  Raw random matrices are almost always well conditioned and prove little, so
-everything that draws matrices here draws them by spectrum.
+"""Singular value profiles by name.  Raw random matrices are almost always well conditioned and
+prove little, so everything that draws matrices here draws them by spectrum.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The step taken apart: one replaceable function for each line of Algorithm 1, on bare factors.
 
-``Stages().step`` is the reference as a *backend*, the plain function that the oracle judges.  Replacing a stage gives a
-backend that is wrong in exactly one line; the mutants are made that way.  Nothing is validated here, so that a wrong stage
-can return wrong results.
+``Stages().step`` is the reference as a *backend*, the plain function that the oracle judges.
+Replacing a stage gives a backend that is wrong in exactly one line; the mutants are made that way.
+Nothing is validated here, so that a wrong stage can return wrong results.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class Stages:
         return coefficients | {"U_tilde": U_tilde, "V_tilde": V_tilde, "U_hat": U_hat, "V_hat": V_hat}
 
     def finish(self, begun: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
-        """Lines 5 and 6, from the results of :meth:`begin` by these or other stages; all results by name."""
+        """Lines 5 and 6, from the results of :meth:`begin` by these or other stages; all results by
+        name.
+        """
         S_hat = self.assemble(*(begun[name] for name in ("S_new", "K_new", "L_new", "U_tilde", "V_tilde")))
         return {**begun, "S_hat": S_hat, "output": self.truncation(S_hat, begun["U_hat"], begun["V_hat"], **parameters)}
 

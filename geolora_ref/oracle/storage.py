@@ -1,16 +1,19 @@
 """The errors that rounding explains if factors are stored in fewer bits than they are computed with.
 
-A backend may store U, S and V in bfloat16 and compute in single precision.  If the rounding of the storage were allowed in
-every operation, errors as large as the step would pass.  So the backend is judged by the rounding of its arithmetic, and two
-effects of storage are subtracted, both known from the arrays.  With u = eps/2 and the smallest number η of the storage,
+A backend may store U, S and V in bfloat16 and compute in single precision.  If the rounding of the
+storage were allowed in every operation, errors as large as the step would pass.  So the backend is
+judged by the rounding of its arithmetic, and two effects of storage are subtracted, both known from
+the arrays.  With u = eps/2 and the smallest number η of the storage,
 
-* *results* are rounded once: ‖fl(X) − X‖ ≤ u‖X‖ + ½η√size entry by entry, so that a basis of r orthonormal columns moves by
-  β = u√r + ½η√(mr) and loses orthonormality by 2β + β²; W₁ = U₁S₁V₁ᴴ moves by u times |U₁||S₁|, S₁ and |S₁||V₁|ᴴ;
-* *questions* have been rounded: U and V are orthonormal up to defects δ_U, δ_V, and dK, dL, dS contradict each other by δ.  A
-  right step may take U as it is, or the orthonormal basis Q of U = QR with ‖R − I‖ ≤ δ_U, and may cut in bases with this
-  defect; each choice moves the result by δ_U s.  It may use any of the contradicting gradients.  Together this is
-  2(δ_U + δ_V)s + λδ.  A defect counts only as far as storage explains it: the roundings of k steps add up like √k, to at most
-  1 + 2√k roundings.  The remaining error is counted in units of the arithmetic.
+* *results* are rounded once: ‖fl(X) − X‖ ≤ u‖X‖ + ½η√size entry by entry, so that a basis of r
+  orthonormal columns moves by β = u√r + ½η√(mr) and loses orthonormality by 2β + β²; W₁ = U₁S₁V₁ᴴ
+  moves by u times |U₁||S₁|, S₁ and |S₁||V₁|ᴴ;
+* *questions* have been rounded: U and V are orthonormal up to defects δ_U, δ_V, and dK, dL, dS
+  contradict each other by δ.  A right step may take U as it is, or the orthonormal basis Q of
+  U = QR with ‖R − I‖ ≤ δ_U, and may cut in bases with this defect; each choice moves the result by
+  δ_U s.  It may use any of the contradicting gradients.  Together this is 2(δ_U + δ_V)s + λδ.  A
+  defect counts only as far as storage explains it: the roundings of k steps add up like √k, to at
+  most 1 + 2√k roundings.  The remaining error is counted in units of the arithmetic.
 """
 
 from __future__ import annotations
@@ -72,7 +75,8 @@ def _count(X: Matrix) -> int:
 
 
 def norm(X: Matrix) -> float:
-    """Frobenius norm, infinite or NaN where an entry is; scaled by the largest, so that no square leaves the range.
+    """Frobenius norm, infinite or NaN where an entry is; scaled by the largest, so that no square
+    leaves the range.
 
     Not the function of ``arrays.py``, on purpose: the oracle shares no code with the step that it judges.
     """

@@ -20,14 +20,15 @@ def conformance_suite(
     xfail: Mapping[str, str] | None = None,
     **options: Unpack[Options],
 ) -> type:
-    """A test class with one test for every case; the options are those of :meth:`geolora_ref.oracle.harness.Harness.of`.
+    """A test class with one test for every case; the options are those of
+    :meth:`geolora_ref.oracle.harness.Harness.of`.
 
     Type checkers accept no call as a base class: for them, write ``TestMine = conformance_suite(step)``.
 
     xfail : {case id: reason}, cases known to fail; strict: if such a case passes, its test fails.
 
-    Raises like ``Harness.of``, ``ValueError`` for an id that no case has and for ``select`` (pytest selects by ``-k``), and
-    ``ModuleNotFoundError`` if pytest is not installed.
+    Raises like ``Harness.of``, ``ValueError`` for an id that no case has and for ``select`` (pytest
+    selects by ``-k``), and ``ModuleNotFoundError`` if pytest is not installed.
     """
     import pytest
 
@@ -43,7 +44,9 @@ def conformance_suite(
 
         @pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
         def test_case(self, case: Any, pytestconfig: pytest.Config) -> None:
-            """The backend's answer is the exact answer to a question that differs from the one asked by rounding only."""
+            """The backend's answer is the exact answer to a question that differs from the one
+            asked by rounding only.
+            """
             answer(pytestconfig, harness, case, known)
 
     return ConformanceSuite

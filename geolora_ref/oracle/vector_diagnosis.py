@@ -1,6 +1,7 @@
 """Diagnose and report on a program that has written its outputs to files, and so cannot be asked again.
 
-This is apart from the package of the vectors because a diagnosis needs the mutants, and the vectors depend on no backend.
+This is apart from the package of the vectors because a diagnosis needs the mutants, and the vectors
+depend on no backend.
 """
 
 from __future__ import annotations

@@ -13,12 +13,16 @@ from geolora_ref.oracle.storage import norm
 __all__ = ["H", "in_double", "off", "orthonormality_defect", "product", "singular_values", "spectral_norm", "tails_of", "wider"]
 
 LARGE = 512
-"""From this min(m, n) on, singular values of low-rank matrices are computed from a smaller matrix, not the dense one."""
+"""From this min(m, n) on, singular values of low-rank matrices are computed from a smaller matrix,
+not the dense one.
+"""
 Matrix = NDArray[Any]
 
 
 def wider(X: Matrix) -> Matrix:
-    """X in the next wider precision: float32 to float64, float64 to extended (double again on platforms without it)."""
+    """X in the next wider precision: float32 to float64, float64 to extended (double again on
+    platforms without it).
+    """
     wider: Any = {"e": "d", "f": "d", "d": "g", "g": "g", "F": "D", "D": "G", "G": "G"}[X.dtype.char]
     return X.astype(wider)
 
@@ -34,7 +38,9 @@ def H(X: Matrix) -> Matrix:
 
 
 def product(*factors: Matrix) -> Matrix:
-    """The product from left to right.  In extended precision, without BLAS, ``np.dot`` takes a third of the time of ``@``."""
+    """The product from left to right.  In extended precision, without BLAS, ``np.dot`` takes a
+    third of the time of ``@``.
+    """
     return reduce(np.dot, factors)
 
 
@@ -51,7 +57,8 @@ def spectral_norm(X: Matrix, rank: int | None = None) -> float:
 
 
 def singular_values(X: Matrix, rank: int | None = None) -> NDArray[np.float64]:
-    """All min(m, n) singular values; for a large X of low ``rank`` those of QᴴX, Q a basis of the range of X, and zeros.
+    """All min(m, n) singular values; for a large X of low ``rank`` those of QᴴX, Q a basis of the
+    range of X, and zeros.
 
     X times enough random vectors has the range of X, except for rounding.
     """
@@ -69,8 +76,8 @@ def orthonormality_defect(B: Matrix) -> float:
 
 
 def tails_of(W_hat: Matrix, rank: int | None = None) -> NDArray[np.float64]:
-    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; summed from the smallest up and scaled by the largest, so that no
-    square leaves the range.
+    """tails[j] = (Σ_{i≥j} σ_i²)^{1/2}, and 0 behind the last; summed from the smallest up and
+    scaled by the largest, so that no square leaves the range.
     """
     sigma = singular_values(W_hat, rank)
     largest = sigma[0] if sigma[0] > 0.0 else 1.0

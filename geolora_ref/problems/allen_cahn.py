@@ -15,9 +15,10 @@ __all__ = ["AllenCahn"]
 class AllenCahn(GradientFlow, StartedODE):
     """Ẋ = ε(LX + XL) + X − X∘X∘X on the torus [0, 2π]², L = dx⁻² circ(1, −2, 1), dx = 2π/n.
 
-    The gradient flow of L(X) = −ε⟨X, LX⟩/2 − ε⟨X, XL⟩/2 + ¼Σ(x² − 1)², with minimum 0 at X = ±1.  L ≤ 0 and x ↦ −x³ is monotone,
-    so μ = 1 (attained at 0); the cubic term has no global ℓ.  The start is
-    (e^{−tan²x} + e^{−tan²y}) sin x sin y / (1 + e^{|csc(−x/2)|} + e^{|csc(−y/2)|}), symmetric and 0 on the axes.
+    The gradient flow of L(X) = −ε⟨X, LX⟩/2 − ε⟨X, XL⟩/2 + ¼Σ(x² − 1)², with minimum 0 at X = ±1.
+    L ≤ 0 and x ↦ −x³ is monotone, so μ = 1 (attained at 0); the cubic term has no global ℓ.  The
+    start is (e^{−tan²x} + e^{−tan²y}) sin x sin y / (1 + e^{|csc(−x/2)|} + e^{|csc(−y/2)|}),
+    symmetric and 0 on the axes.
 
     Raises ``ValueError`` for n < 3 or a diffusion that is not a finite number ≥ 0.
     """

@@ -1,4 +1,6 @@
-"""Problems 6 and 7: a prescribed curve A(t), so that F(t) = Ȧ(t) does not depend on Y; they serve to test exactness."""
+"""Problems 6 and 7: a prescribed curve A(t), so that F(t) = Ȧ(t) does not depend on Y; they serve
+to test exactness.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ __all__ = ["Curve", "KochLubich", "RotatingExponential"]
 
 
 class Curve(StartedODE):
-    """Ẏ = Ȧ(t) with A(t) in closed form: Y(t) = Y₀ + A(t) − A(0), and ℓ = μ = 0.  The start is the best approximation of A(0)."""
+    """Ẏ = Ȧ(t) with A(t) in closed form: Y(t) = Y₀ + A(t) − A(0), and ℓ = μ = 0.  The start is the
+    best approximation of A(0).
+    """
 
     lipschitz = 0.0
     one_sided_lipschitz = 0.0
@@ -36,14 +40,14 @@ class Curve(StartedODE):
 
 
 class RotatingExponential(Curve, FactoredODE):
-    """A(t) = e^{tΩ₁} e^t D e^{tΩ₂ᵀ} with skew Ω₁, Ω₂ and D = diag(base⁻¹, …, base⁻ⁿ), or only its first ``rank`` entries
-    [CL22].
+    """A(t) = e^{tΩ₁} e^t D e^{tΩ₂ᵀ} with skew Ω₁, Ω₂ and D = diag(base⁻¹, …, base⁻ⁿ), or only its
+    first ``rank`` entries [CL22].
 
-    Ȧ = Ω₁A + A + AΩ₂ᵀ.  The singular values of A(t) are e^t base⁻ʲ for every t: with ``rank`` the exactness property applies,
-    without it the best rank-r error is known.
+    Ȧ = Ω₁A + A + AΩ₂ᵀ.  The singular values of A(t) are e^t base⁻ʲ for every t: with ``rank`` the
+    exactness property applies, without it the best rank-r error is known.
 
-    Raises ``ValueError`` for matrices that are not finite, not real, not skew or differ in size, a base that is not a finite
-    number > 1, or a rank out of range.
+    Raises ``ValueError`` for matrices that are not finite, not real, not skew or differ in size, a
+    base that is not a finite number > 1, or a rank out of range.
     """
 
     def __init__(self, Omega1: Matrix, Omega2: Matrix, base: float = 2.0, rank: int | None = None) -> None:
@@ -95,7 +99,9 @@ class RotatingExponential(Curve, FactoredODE):
         return Product(np.hstack([self.Omega1 @ P + P, P]), np.hstack([Q, self.Omega2 @ Q]))
 
     def start(self, rank: int) -> LowRank:
-        """A(0) cut to ``rank``: S is the beginning of D, the bases are unit vectors; ``ValueError`` for a rank above A's."""
+        """A(0) cut to ``rank``: S is the beginning of D, the bases are unit vectors; ``ValueError``
+        for a rank above A's.
+        """
         rank = checks.rank("rank", rank, self.shape)
         if rank > self.rank:
             raise ValueError(f"rank: expected at most {self.rank}, the rank of A, found {rank}")
@@ -108,12 +114,15 @@ class RotatingExponential(Curve, FactoredODE):
 
 
 class KochLubich(Curve):
-    """A(t) = Q₁(t)(A₁ + e^t A₂)Q₂(t)ᵀ, Q_i = e^{tT_i}: a turning rank-10 part of order one over noise of size ε [KL07, LO14].
+    """A(t) = Q₁(t)(A₁ + e^t A₂)Q₂(t)ᵀ, Q_i = e^{tT_i}: a turning rank-10 part of order one over
+    noise of size ε [KL07, LO14].
 
-    T₁ is tridiagonal with +1 below and −1 above the diagonal; T₂ pentadiagonal with +½ and +1 below, −½ and −1 above.
-    A₁ and A₂ are ε·U(0, 1) noise plus a leading 10 x 10 block I + ½U(0, 1).
+    T₁ is tridiagonal with +1 below and −1 above the diagonal; T₂ pentadiagonal with +½ and +1
+    below, −½ and −1 above.  A₁ and A₂ are ε·U(0, 1) noise plus a leading 10 x 10 block I + ½U(0,
+    1).
 
-    Raises ``ValueError`` unless n is an integer ≥ 10, the size of the leading block, and ε a finite number ≥ 0.
+    Raises ``ValueError`` unless n is an integer ≥ 10, the size of the leading block, and ε a finite
+    number ≥ 0.
     """
 
     BLOCK = 10

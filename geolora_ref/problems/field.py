@@ -1,4 +1,6 @@
-"""The interface of a right-hand side F(t, Y): its action on a few columns, so that no m x n matrix need be formed."""
+"""The interface of a right-hand side F(t, Y): its action on a few columns, so that no m x n matrix
+need be formed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ __all__ = ["Field", "Product"]
 
 
 class Product(NamedTuple):
-    """The m x n matrix Y = left · rightᴴ: K V₀ᴴ, U₀ Lᴴ or (U S) Vᴴ, as the sub-equations of the integrators have it.
+    """The m x n matrix Y = left · rightᴴ: K V₀ᴴ, U₀ Lᴴ or (U S) Vᴴ, as the sub-equations of the
+    integrators have it.
 
     ``left`` is m x k, ``right`` n x k; neither need be orthonormal.
     """

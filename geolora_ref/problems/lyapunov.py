@@ -1,4 +1,6 @@
-"""Problem 9: a differential Lyapunov equation, the heat equation with a source of low rank; nothing m x n need be formed."""
+"""Problem 9: a differential Lyapunov equation, the heat equation with a source of low rank; nothing
+m x n need be formed.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,14 @@ __all__ = ["Lyapunov"]
 class Lyapunov(FactoredODE):
     """Ẋ = AX + XAᵀ + C with A = ν·(three-point Laplacian on [−π, π], Dirichlet) and C = G diag(source) Gᵀ.
 
-    X(t) = e^{tA}(X₀ + Z)e^{tAᵀ} − Z with AZ + ZAᵀ = C.  A has the sine vectors φ_k as eigenvectors and the eigenvalues
-    λ_k = −4ν sin²(kπ/(2(n + 1)))/dx².  In this basis the equation is diagonal:
+    X(t) = e^{tA}(X₀ + Z)e^{tAᵀ} − Z with AZ + ZAᵀ = C.  A has the sine vectors φ_k as eigenvectors
+    and the eigenvalues λ_k = −4ν sin²(kπ/(2(n + 1)))/dx².  In this basis the equation is diagonal:
     X̂_kl(t) = e^{tλ}X̂_kl(0) + Ĉ_kl (e^{tλ} − 1)/λ with λ = λ_k + λ_l.
-    ℓ = 2|λ_n|, μ = 2λ_1, both attained.  G turns the first ``len(source) + 4`` sine vectors at random.
+    ℓ = 2|λ_n|, μ = 2λ_1, both attained.  G turns the first ``len(source) + 4`` sine vectors at
+    random.
 
-    Raises ``ValueError`` for more source terms than n − 4, values that are not finite, or a diffusion that is not > 0.
+    Raises ``ValueError`` for more source terms than n − 4, values that are not finite, or a
+    diffusion that is not > 0.
     """
 
     def __init__(self, n: int, source: Values, rng: np.random.Generator, diffusion: float = 1.0) -> None:
@@ -64,7 +68,9 @@ class Lyapunov(FactoredODE):
         return Product(np.hstack([self.A(P), P, self.G * self.source]), np.hstack([Q, self.A(Q), self.G]))
 
     def smooth_initial(self, spectrum: Values, rng: np.random.Generator) -> LowRank:
-        """A random initial value in the span of the sine vectors of the source, in which the solution stays."""
+        """A random initial value in the span of the sine vectors of the source, in which the
+        solution stays.
+        """
         small = LowRank.random((self.smooth, self.smooth), spectrum, rng)
         Phi = self.sines(self.smooth)
         return LowRank(Phi @ small.U, small.S, Phi @ small.V)

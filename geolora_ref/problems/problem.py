@@ -1,4 +1,6 @@
-"""The base classes of test problems: a field, the constants for its guarantees, and a solution to compare with."""
+"""The base classes of test problems: a field, the constants for its guarantees, and a solution to
+compare with.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ Matrix = NDArray[Any]
 
 
 class MatrixODE(ABC):
-    """Ẏ = F(t, Y) for m x n matrices (NumPy, float64 unless a problem says complex128); a :class:`~.field.Field`.
+    """Ẏ = F(t, Y) for m x n matrices (NumPy, float64 unless a problem says complex128); a
+    :class:`~.field.Field`.
 
-    ``lipschitz`` is ℓ, ‖F(X) − F(Y)‖ ≤ ℓ‖X − Y‖; ``one_sided_lipschitz`` is μ, ⟨F(X) − F(Y), X − Y⟩ ≤ μ‖X − Y‖²; NaN where
-    no global constant exists.  ``time_scale`` is a time in which a solution changes by a factor of order one.
+    ``lipschitz`` is ℓ, ‖F(X) − F(Y)‖ ≤ ℓ‖X − Y‖; ``one_sided_lipschitz`` is μ, ⟨F(X) − F(Y),
+    X − Y⟩ ≤ μ‖X − Y‖²; NaN where no global constant exists.  ``time_scale`` is a time in which a
+    solution changes by a factor of order one.
     """
 
     shape: tuple[int, int]
@@ -51,7 +55,9 @@ class MatrixODE(ABC):
         return LowRank(*(X.astype(self.dtype) for X in LowRank.random(self.shape, spectrum, rng)))
 
     def invariants(self, Y: Matrix) -> Mapping[str, float]:
-        """Quantities by name that are constant along every solution, at most quadratic in Y; none by default."""
+        """Quantities by name that are constant along every solution, at most quadratic in Y; none
+        by default.
+        """
         return {}
 
     def sharpest_point(self) -> Matrix:
@@ -61,8 +67,9 @@ class MatrixODE(ABC):
     def solution(self, t: float, Y0: Matrix) -> Matrix:
         """Y(t) from Y(0) = Y₀ (m x n): :meth:`closed_form` if the problem has one, else :meth:`reference`.
 
-        Raises ``ValueError`` for a time that is no finite number, for a Y₀ of another shape, and for a time after the end of the
-        solution, if a closed form knows it; ``RuntimeError`` like :meth:`reference`.
+        Raises ``ValueError`` for a time that is no finite number, for a Y₀ of another shape, and
+        for a time after the end of the solution, if a closed form knows it; ``RuntimeError`` like
+        :meth:`reference`.
         """
         self._check(t, Y0)
         return self.closed_form(t, Y0)
@@ -104,7 +111,9 @@ class StartedODE(MatrixODE):
 
     @abstractmethod
     def start(self, rank: int) -> LowRank:
-        """The initial value, or its best approximation of this rank; ``ValueError`` for an impossible rank."""
+        """The initial value, or its best approximation of this rank; ``ValueError`` for an
+        impossible rank.
+        """
 
     @abstractmethod
     def start_spectrum(self, rank: int) -> Values:
@@ -112,7 +121,9 @@ class StartedODE(MatrixODE):
 
 
 class FactoredODE(MatrixODE):
-    """A problem whose field maps low rank to low rank, so that it acts on k columns at a cost of O((m + n) k)."""
+    """A problem whose field maps low rank to low rank, so that it acts on k columns at a cost of
+    O((m + n) k).
+    """
 
     @abstractmethod
     def factored(self, t: float, Y: Product) -> Product:
@@ -130,8 +141,8 @@ class FactoredODE(MatrixODE):
 
 
 class GradientFlow(MatrixODE):
-    """Ẇ = −∇L(W).  ``lipschitz`` is β (= ℓ), ``one_sided_lipschitz`` is −``strong_convexity``; ``minimum`` is L* or a
-    proven lower bound of it.
+    """Ẇ = −∇L(W).  ``lipschitz`` is β (= ℓ), ``one_sided_lipschitz`` is −``strong_convexity``;
+    ``minimum`` is L* or a proven lower bound of it.
     """
 
     strong_convexity: float = math.nan

@@ -17,10 +17,12 @@ __all__ = ["Quadratic"]
 class Quadratic(GradientFlow):
     """L(W) = ½⟨W − A, H₁(W − A)H₂⟩ with symmetric positive definite H₁ (m x m), H₂ (n x n).
 
-    β = ℓ = λmax(H₁)λmax(H₂), strong convexity λmin(H₁)λmin(H₂), L* = 0 at W = A.  The singular values of A can be chosen: with
-    a gap at a known rank, or with a tail of size ε that no matrix of this rank can represent.
+    β = ℓ = λmax(H₁)λmax(H₂), strong convexity λmin(H₁)λmin(H₂), L* = 0 at W = A.  The singular
+    values of A can be chosen: with a gap at a known rank, or with a tail of size ε that no matrix
+    of this rank can represent.
 
-    Raises ``ValueError`` for matrices that are not finite, not real, not symmetric positive definite or do not fit A.
+    Raises ``ValueError`` for matrices that are not finite, not real, not symmetric positive
+    definite or do not fit A.
     """
 
     def __init__(self, A: Matrix, H1: Matrix, H2: Matrix) -> None:
@@ -50,7 +52,9 @@ class Quadratic(GradientFlow):
         rng: np.random.Generator,
         curvature: Sequence[float] = (0.5, 1.0),
     ) -> Quadratic:
-        """Random bases, A with these singular values, eigenvalues of H₁ and H₂ spread over ``curvature`` (low, high)."""
+        """Random bases, A with these singular values, eigenvalues of H₁ and H₂ spread over
+        ``curvature`` (low, high).
+        """
         low, high = curvature
 
         def spd(size: int) -> Matrix:

@@ -1,4 +1,6 @@
-"""Problem 13: flows that keep the rank, to measure orders of convergence, and a version with a normal part."""
+"""Problem 13: flows that keep the rank, to measure orders of convergence, and a version with a
+normal part.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ RESOLUTION = 1e-9
 
 
 class RankPreservingRiccati(FactoredODE):
-    """Ẏ = AY + YBᵀ + YMY + εC: for ε = 0 tangential at every Y, so the rank is kept; C has full rank and ‖C‖ = 1.
+    """Ẏ = AY + YBᵀ + YMY + εC: for ε = 0 tangential at every Y, so the rank is kept; C has full
+    rank and ‖C‖ = 1.
 
-    Closed form for ε = 0 by Radon's lemma: [P; Q]' = [[A, 0], [−M, −Bᵀ]] [P; Q], P(0) = Y₀, Q(0) = I, Y = PQ⁻¹.
-    Quadratic in Y: no global Lipschitz constant, and a solution may cease to exist.
+    Closed form for ε = 0 by Radon's lemma: [P; Q]' = [[A, 0], [−M, −Bᵀ]] [P; Q], P(0) = Y₀,
+    Q(0) = I, Y = PQ⁻¹.  Quadratic in Y: no global Lipschitz constant, and a solution may cease to
+    exist.
 
-    Raises ``ValueError`` for matrices that are not finite and real or do not fit together, and unless ε is a finite number ≥ 0.
+    Raises ``ValueError`` for matrices that are not finite and real or do not fit together, and
+    unless ε is a finite number ≥ 0.
     """
 
     def __init__(self, A: Matrix, B: Matrix, M: Matrix, C: Matrix, epsilon: float = 0.0) -> None:
@@ -78,8 +83,9 @@ class RankPreservingRiccati(FactoredODE):
     def _refuse_blow_up(self, t: float, Y0: Matrix) -> None:
         """Raise ``ValueError`` unless the solution exists up to t.
 
-        With R the matrix of the linear system, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 + ‖Y₀‖²)^{1/2}.  A step δ for which this bound is
-        ½ cannot pass a singular Q, and shrinks with the distance to it.
+        With R the matrix of the linear system, ‖Q(δ) − I‖ ≤ (e^{δ‖R‖} − 1)(1 + ‖Y₀‖²)^{1/2}.  A
+        step δ for which this bound is ½ cannot pass a singular Q, and shrinks with the distance to
+        it.
         """
         size, done, Y = float(np.linalg.norm(self._radon, 2)), 0.0, Y0
         while size > 0.0:
@@ -93,7 +99,8 @@ class RankPreservingRiccati(FactoredODE):
 
 
 class RankPreservingLinear(FactoredODE):
-    """Ẏ = AY + YBᵀ with the closed form e^{tA} Y₀ e^{tBᵀ}; ℓ ≤ ‖A‖₂ + ‖B‖₂, μ = the sum of the logarithmic norms.
+    """Ẏ = AY + YBᵀ with the closed form e^{tA} Y₀ e^{tBᵀ}; ℓ ≤ ‖A‖₂ + ‖B‖₂, μ = the sum of the
+    logarithmic norms.
 
     It is too special to measure orders: projector splitting is exact for it.
 

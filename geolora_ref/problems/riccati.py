@@ -1,4 +1,6 @@
-"""Problem 10: a differential Riccati equation from optimal control, stiff, with a closed form around its steady state."""
+"""Problem 10: a differential Riccati equation from optimal control, stiff, with a closed form
+around its steady state.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,16 @@ __all__ = ["Riccati"]
 
 
 class Riccati(FactoredODE):
-    """Ẋ = AᵀX + XA + CᵀC − XX, A = (m + 1)²·(three-point form of ∂ₓ(α∂ₓ)) − I on [0, 1], α = 2 + cos 2πx, Dirichlet.
+    """Ẋ = AᵀX + XA + CᵀC − XX, A = (m + 1)²·(three-point form of ∂ₓ(α∂ₓ)) − I on [0, 1],
+    α = 2 + cos 2πx, Dirichlet.
 
-    C has 5 trigonometric rows 1, √2 cos 2πkx, √2 sin 2πkx (k = 1, 2) over √m.  With the steady state X∞ (algebraic Riccati
-    equation), E = X − X∞ and Ã = A − X∞:  Ė = ÃᵀE + EÃ − EE, hence E(t) = Φᵀ E₀ (I + G E₀)⁻¹ Φ with Φ = e^{tÃ} and
-    G = ∫₀ᵗ e^{sÃ}e^{sÃᵀ} ds = Z − ΦZΦᵀ, ÃZ + ZÃᵀ = −I.  Every exponential decays.  Quadratic: no global constants.
+    C has 5 trigonometric rows 1, √2 cos 2πkx, √2 sin 2πkx (k = 1, 2) over √m.  With the steady
+    state X∞ (algebraic Riccati equation), E = X − X∞ and Ã = A − X∞:  Ė = ÃᵀE + EÃ − EE, hence
+    E(t) = Φᵀ E₀ (I + G E₀)⁻¹ Φ with Φ = e^{tÃ} and G = ∫₀ᵗ e^{sÃ}e^{sÃᵀ} ds = Z − ΦZΦᵀ,
+    ÃZ + ZÃᵀ = −I.  Every exponential decays.  Quadratic: no global constants.
 
-    Raises ``ValueError`` unless m is an integer ≥ 5, and for times after the end of a solution with a symmetric X(0).
+    Raises ``ValueError`` unless m is an integer ≥ 5, and for times after the end of a solution with
+    a symmetric X(0).
     """
 
     time_scale = 0.02

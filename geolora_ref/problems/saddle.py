@@ -1,4 +1,6 @@
-"""Problem 5: a polynomial with saddles on the manifold, where only convergence to a stationary point can be promised."""
+"""Problem 5: a polynomial with saddles on the manifold, where only convergence to a stationary
+point can be promised.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,13 @@ __all__ = ["Saddle"]
 class Saddle(GradientFlow, FactoredODE):
     """L(W) = ¼‖WWᵀ − B‖² with B = Q diag(b) Qᵀ, b_1 > b_2 > … > 0, W in R^{m x n}, n < m.
 
-    ∇L(W) = (WWᵀ − B)W is a polynomial, so the Łojasiewicz inequality holds and bounded gradient flows converge.  The stationary
-    points are W = Q_I diag(b_I)^{1/2} Oᵀ for every set I of at most n indices and orthonormal O: the minimum for
-    I = {1, …, n} with L* = ¼Σ_{i>n} b_i², a local maximum for I = ∅ (W = 0), a saddle otherwise.  At the point of I a direction
-    q_j oᵀ with j ∉ I has curvature −b_j if o is orthogonal to O, and b_i − b_j if o is the column of O that belongs to i.  The
-    curvature is at least −b_1 everywhere (:meth:`lipschitz_on`) and equal to it at W = 0: μ = b_1.  It is not bounded above, so
-    there is no ℓ.
+    ∇L(W) = (WWᵀ − B)W is a polynomial, so the Łojasiewicz inequality holds and bounded gradient
+    flows converge.  The stationary points are W = Q_I diag(b_I)^{1/2} Oᵀ for every set I of at most
+    n indices and orthonormal O: the minimum for I = {1, …, n} with L* = ¼Σ_{i>n} b_i², a local
+    maximum for I = ∅ (W = 0), a saddle otherwise.  At the point of I a direction q_j oᵀ with j ∉ I
+    has curvature −b_j if o is orthogonal to O, and b_i − b_j if o is the column of O that belongs
+    to i.  The curvature is at least −b_1 everywhere (:meth:`lipschitz_on`) and equal to it at
+    W = 0: μ = b_1.  It is not bounded above, so there is no ℓ.
 
     Raises ``ValueError`` unless b is positive and decreasing and n < m.
     """
@@ -51,7 +54,8 @@ class Saddle(GradientFlow, FactoredODE):
         return np.asarray(W @ (W.T @ W) - self.B @ W)
 
     def lipschitz_on(self, start: Matrix, end: Matrix) -> float:
-        """β on the segment between two matrices: max(3R² − b_m, b_1), R = max‖W‖₂, which is attained at an end (convexity).
+        """β on the segment between two matrices: max(3R² − b_m, b_1), R = max‖W‖₂, which is
+        attained at an end (convexity).
 
         The second derivative ½‖DWᵀ + WDᵀ‖² + ‖WᵀD‖² − ⟨BD, D⟩ lies between −b_1‖D‖² and (3‖W‖₂² − b_m)‖D‖².
         """

@@ -18,10 +18,11 @@ __all__ = ["Schroedinger"]
 class Schroedinger(FactoredODE, StartedODE):
     """i Ẏ = H[Y], so F(Y) = −i H[Y], with H[Y] = DY + YDᵀ + V Y Vᵀ.
 
-    D = ½ tridiag(−1, 2, −1), V = diag(1 − cos x_j), x_j = 2πj/n for j = −n/2, …, n/2 − 1.  The sign is that of quantum
-    mechanics; the opposite one (−i Ẏ = H[Y]) also circulates and conjugates the solution of a real start.  H is Hermitian: ‖Y‖
-    and ⟨Y, H[Y]⟩ are constant, μ = 0, and ℓ = 2‖D‖₂ + ‖V‖₂² is an upper bound.  The start is
-    U₀ diag(10⁻¹, …, 10⁻ʳ)V₀ᴴ / ‖·‖ with random unitary U₀, V₀.
+    D = ½ tridiag(−1, 2, −1), V = diag(1 − cos x_j), x_j = 2πj/n for j = −n/2, …, n/2 − 1.  The sign
+    is that of quantum mechanics; the opposite one (−i Ẏ = H[Y]) also circulates and conjugates the
+    solution of a real start.  H is Hermitian: ‖Y‖ and ⟨Y, H[Y]⟩ are constant, μ = 0, and
+    ℓ = 2‖D‖₂ + ‖V‖₂² is an upper bound.  The start is U₀ diag(10⁻¹, …, 10⁻ʳ)V₀ᴴ / ‖·‖ with random
+    unitary U₀, V₀.
 
     Raises ``ValueError`` unless n is an even integer ≥ 2.
     """

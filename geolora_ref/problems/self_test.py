@@ -29,7 +29,9 @@ __all__ = [
 ATTAINED = 0.5
 """The factor to which some pair must reach a stated constant: a bound that is far off says nothing."""
 DENSE = 500
-"""The most entries for which the derivative of a field is formed as a matrix; for more, power iterations are used."""
+"""The most entries for which the derivative of a field is formed as a matrix; for more, power
+iterations are used.
+"""
 TIMES = (0.0, 0.3, 1.0)
 """The times, in units of the problem's time scale, at which statements for all t are checked."""
 PARTS = (np.real, np.imag)
@@ -45,7 +47,9 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        """Measured / allowed for allowed > 0 and measured ≥ 0; otherwise 0 if the check passes, and infinity if it fails."""
+        """Measured / allowed for allowed > 0 and measured ≥ 0; otherwise 0 if the check passes, and
+        infinity if it fails.
+        """
         if self.allowed > 0.0 and self.measured >= 0.0:
             return self.measured / self.allowed
         return 0.0 if self.measured <= self.allowed else math.inf
@@ -57,11 +61,13 @@ class Check:
 
 
 def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check:
-    """Taylor's theorem for matrices: |L(W + hD) − L(W) − h⟨∇L(W), D⟩| falls like h², so halving h divides it by 4.
+    """Taylor's theorem for matrices: |L(W + hD) − L(W) − h⟨∇L(W), D⟩| falls like h², so halving h
+    divides it by 4.
 
-    Measured is the distance of the slope from 2 over h = 2⁻⁶, …, 2⁻¹², where the next term is below 2⁻⁶ of the remainder and
-    rounding is far below that.  If the remainder is only rounding for every h, the loss is linear and passes.  D is the unit
-    ``direction`` plus the unit gradient: in a random direction alone a wrong gradient can be right by accident.
+    Measured is the distance of the slope from 2 over h = 2⁻⁶, …, 2⁻¹², where the next term is below
+    2⁻⁶ of the remainder and rounding is far below that.  If the remainder is only rounding for
+    every h, the loss is linear and passes.  D is the unit ``direction`` plus the unit gradient: in
+    a random direction alone a wrong gradient can be right by accident.
     """
     gradient = problem.gradient(W)
     D = direction / np.linalg.norm(direction) + gradient / np.linalg.norm(gradient)
@@ -75,11 +81,13 @@ def check_gradient(problem: GradientFlow, W: Matrix, direction: Matrix) -> Check
 
 
 def check_solution(problem: MatrixODE, Y0: Matrix) -> Check:
-    """The residual of the stated solution from Y0 (m x n) in its own equation, by a central difference of order 4, over ‖F‖.
+    """The residual of the stated solution from Y0 (m x n) in its own equation, by a central
+    difference of order 4, over ‖F‖.
 
-    The worse residual at the later two of ``TIMES`` counts, over the larger ‖F‖, because near a steady state F is only rounding.
-    With h = 1/(400 max(1, ℓ)) in units of the time scale the difference has an error of h⁴/30 ≈ 1e-12 times the fifth
-    derivative, which may reach 1e4, and rounding adds eps/h ≈ 1e-13.
+    The worse residual at the later two of ``TIMES`` counts, over the larger ‖F‖, because near a
+    steady state F is only rounding.  With h = 1/(400 max(1, ℓ)) in units of the time scale the
+    difference has an error of h⁴/30 ≈ 1e-12 times the fifth derivative, which may reach 1e4, and
+    rounding adds eps/h ≈ 1e-13.
     """
     h = problem.time_scale / 400.0
     if not math.isnan(problem.lipschitz):
@@ -96,9 +104,11 @@ def check_solution(problem: MatrixODE, Y0: Matrix) -> Check:
 
 
 def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 30) -> Iterator[Check]:
-    """Check ℓ and μ: never violated by random pairs, and attained within ``ATTAINED`` at the sharpest point at some t.
+    """Check ℓ and μ: never violated by random pairs, and attained within ``ATTAINED`` at the
+    sharpest point at some t.
 
-    Because μ may be 0, a hundredth of the steepest slope is allowed in addition: a hundred power iterations are no closer.
+    Because μ may be 0, a hundredth of the steepest slope is allowed in addition: a hundred power
+    iterations are no closer.
     """
     ell, mu = problem.lipschitz, problem.one_sided_lipschitz
     quotients, one_sided = [], []
@@ -111,7 +121,8 @@ def check_constants(problem: MatrixODE, rng: np.random.Generator, pairs: int = 3
         one_sided.append(_inner(dF, D) / _inner(D, D))
     steepest, growth = map(_largest, zip(*(_extremes(problem, t, rng) for t in _distinct_times(problem)), strict=True))
     if not math.isnan(mu):
-        # μ may be 0 or negative: 1 is added to both sides, so that a ratio of 1 still means an attained constant.
+        # μ may be 0 or negative: 1 is added to both sides, so that a ratio of 1 still means an
+        # attained constant.
         scale = 1.0 if math.isnan(ell) else max(1.0, ell)
         yield Check("one-sided constant: never violated", 1.0 + (_largest((*one_sided, growth)) - mu) / scale, 1.0 + 1e-9)
         missing = ((1.0 - ATTAINED) * abs(mu) + 0.01 * steepest) / scale
@@ -132,9 +143,10 @@ def _distinct_times(problem: MatrixODE) -> list[float]:
 def _extremes(problem: MatrixODE, t: float, rng: np.random.Generator) -> tuple[float, float]:
     """The largest ‖DF[D]‖/‖D‖ and Re⟨DF[D], D⟩/‖D‖² at t and the problem's sharpest point.
 
-    Up to ``DENSE`` entries these are σ_max of DF and λ_max of ½(DF + DFᵀ) as real matrices.  For more entries they are the
-    largest values in power iterations D ← DF[D] and D ← D + DF[D]/ℓ, which reach the two for symmetric or skew DF, and less if
-    DF is not normal.  DF is formed by central differences with an error of the order of the square of 1e-4.
+    Up to ``DENSE`` entries these are σ_max of DF and λ_max of ½(DF + DFᵀ) as real matrices.  For
+    more entries they are the largest values in power iterations D ← DF[D] and D ← D + DF[D]/ℓ,
+    which reach the two for symmetric or skew DF, and less if DF is not normal.  DF is formed by
+    central differences with an error of the order of the square of 1e-4.
     """
     X = problem.sharpest_point()
 
@@ -184,10 +196,11 @@ def check_actions(problem: MatrixODE, rng: np.random.Generator) -> Check:
 
 
 def check_invariants(problem: MatrixODE, rng: np.random.Generator) -> Iterator[Check]:
-    """The derivative of each invariant along F is negligible beside its derivative in random directions of the same size.
+    """The derivative of each invariant along F is negligible beside its derivative in random
+    directions of the same size.
 
-    Invariants are at most quadratic, so central differences are exact up to rounding.  A quantity that never changes in any
-    direction fails, because it says nothing about the equation.
+    Invariants are at most quadratic, so central differences are exact up to rounding.  A quantity
+    that never changes in any direction fails, because it says nothing about the equation.
     """
     Y = _random(problem, rng)
     fields = [problem.field(t * problem.time_scale, Y) for t in TIMES]
@@ -204,7 +217,9 @@ def check_invariants(problem: MatrixODE, rng: np.random.Generator) -> Iterator[C
 
 
 def check_start(problem: StartedODE, rank: int = 4) -> Check:
-    """The problem's own initial value has the stated rank, at most min(m, n), and singular values, relative to the largest."""
+    """The problem's own initial value has the stated rank, at most min(m, n), and singular values,
+    relative to the largest.
+    """
     rank = min(rank, *problem.shape)
     sigma, stated = np.linalg.svd(problem.start(rank).full(), compute_uv=False), np.zeros(min(problem.shape))
     stated[:rank] = problem.start_spectrum(rank)
@@ -212,10 +227,12 @@ def check_start(problem: StartedODE, rank: int = 4) -> Check:
 
 
 def check_minimum(problem: GradientFlow, W: Matrix, steps: int = 2000) -> Iterator[Check]:
-    """Gradient descent from a matrix W never goes below the stated minimum, and tends to it if L is strongly convex (μ < 0).
+    """Gradient descent from a matrix W never goes below the stated minimum, and tends to it if L is
+    strongly convex (μ < 0).
 
-    Steps have the size 1/ℓ, or 1 if ℓ = 0; without an ℓ they begin with 1 and are halved until they descend.  The remaining
-    distance to the minimum may be four times the gain of the second half of the steps: it is less if it falls like k^{-1/3}.
+    Steps have the size 1/ℓ, or 1 if ℓ = 0; without an ℓ they begin with 1 and are halved until they
+    descend.  The remaining distance to the minimum may be four times the gain of the second half of
+    the steps: it is less if it falls like k^{-1/3}.
     """
     rate, half = 1.0 / problem.lipschitz if problem.lipschitz > 0.0 else 1.0, math.nan
     for k in range(steps):

@@ -1,4 +1,6 @@
-"""Problem 2: recovering a low-rank matrix from linear measurements (sensing) or from some of its entries (completion)."""
+"""Problem 2: recovering a low-rank matrix from linear measurements (sensing) or from some of its
+entries (completion).
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ __all__ = ["MatrixCompletion", "MatrixSensing"]
 class MatrixSensing(GradientFlow):
     """L(W) = ½ Σ_i (⟨A_i, W⟩ − b_i)² / N with N measurement matrices A_i (N x m x n).
 
-    The Hessian is the normal operator H = Σ A_i ⊗ A_i / N: β = λmax(H), strong convexity λmin(H) (0 when N < mn),
-    L* from the least-squares solution.
+    The Hessian is the normal operator H = Σ A_i ⊗ A_i / N: β = λmax(H), strong convexity λmin(H) (0
+    when N < mn), L* from the least-squares solution.
 
     Raises ``ValueError`` for measurements and b that do not fit together or are not finite and real.
     """
@@ -39,7 +41,9 @@ class MatrixSensing(GradientFlow):
 
     @classmethod
     def planted(cls, shape: tuple[int, int], spectrum: Values, count: int, rng: np.random.Generator) -> MatrixSensing:
-        """``count`` Gaussian measurements of a matrix with these singular values; ``ValueError`` unless ``count`` ≥ 1."""
+        """``count`` Gaussian measurements of a matrix with these singular values; ``ValueError``
+        unless ``count`` ≥ 1.
+        """
         count = checks.integer("count", count, 1)
         measurements = rng.standard_normal((count, *shape))
         truth = LowRank.random(shape, spectrum, rng).full()
@@ -54,7 +58,9 @@ class MatrixSensing(GradientFlow):
         return np.asarray(((self._A @ W.ravel() - self.b) @ self._A / self.count).reshape(self.shape))
 
     def closed_form(self, t: float, Y0: Matrix) -> Matrix:
-        """W* + e^{−tH}(Y₀ − W*) by the eigenvectors of the normal operator; W* any least-squares solution."""
+        """W* + e^{−tH}(Y₀ − W*) by the eigenvectors of the normal operator; W* any least-squares
+        solution.
+        """
         error = self._Q.T @ (Y0.ravel() - self._optimum)
         return np.asarray((self._optimum + self._Q @ (np.exp(-t * np.maximum(self._d, 0.0)) * error)).reshape(self.shape))
 
@@ -62,7 +68,8 @@ class MatrixSensing(GradientFlow):
 class MatrixCompletion(GradientFlow):
     """L(W) = ½ ‖Ω ∘ (W − M)‖² / |Ω| with the mask Ω of the known entries; β = 1/|Ω|, L* = 0.
 
-    Raises ``ValueError`` unless M is finite and real, unknown entries included, and the mask boolean, not empty and of M's shape.
+    Raises ``ValueError`` unless M is finite and real, unknown entries included, and the mask
+    boolean, not empty and of M's shape.
     """
 
     def __init__(self, M: Matrix, mask: Matrix) -> None:
@@ -80,7 +87,9 @@ class MatrixCompletion(GradientFlow):
 
     @classmethod
     def planted(cls, shape: tuple[int, int], spectrum: Values, fraction: float, rng: np.random.Generator) -> MatrixCompletion:
-        """A random ``fraction`` of the entries of a matrix with these singular values; ``ValueError`` if not > 0 and ≤ 1."""
+        """A random ``fraction`` of the entries of a matrix with these singular values;
+        ``ValueError`` if not > 0 and ≤ 1.
+        """
         if not 0.0 < checks.number(fraction) <= 1.0:
             raise ValueError(f"fraction: expected a number > 0 and <= 1, found {fraction!r}")
         return cls(LowRank.random(shape, spectrum, rng).full(), rng.random(shape) < fraction)

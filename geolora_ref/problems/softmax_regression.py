@@ -15,13 +15,15 @@ __all__ = ["SoftmaxRegression"]
 
 
 class SoftmaxRegression(GradientFlow):
-    """L(W) = mean cross-entropy of softmax(W x_i) against the label y_i, plus ρ/2 ‖W‖²; W is classes x features.
+    """L(W) = mean cross-entropy of softmax(W x_i) against the label y_i, plus ρ/2 ‖W‖²; W is
+    classes x features.
 
-    The softmax Hessian diag(p) − ppᵀ is at most ½ I, therefore β ≤ ½ λmax(XᵀX)/N + ρ; convex, strong convexity ρ.
-    ``minimum`` is a proven lower bound of L*: 0 without ridge, and with it L(W) − ‖∇L(W)‖²/(2ρ) at W = ``minimiser``.
+    The softmax Hessian diag(p) − ppᵀ is at most ½ I, therefore β ≤ ½ λmax(XᵀX)/N + ρ; convex,
+    strong convexity ρ. ``minimum`` is a proven lower bound of L*: 0 without ridge, and with it
+    L(W) − ‖∇L(W)‖²/(2ρ) at W = ``minimiser``.
 
-    Raises ``ValueError`` for X that is not finite and real, labels that do not fit it or are negative, and a ridge ρ that is
-    not a finite number ≥ 0.
+    Raises ``ValueError`` for X that is not finite and real, labels that do not fit it or are
+    negative, and a ridge ρ that is not a finite number ≥ 0.
     """
 
     def __init__(self, X: Matrix, labels: Matrix, ridge: float = 0.0) -> None:
@@ -44,7 +46,9 @@ class SoftmaxRegression(GradientFlow):
 
     @classmethod
     def digits(cls, ridge: float = 0.0) -> SoftmaxRegression:
-        """1797 images of handwritten digits, 64 pixels in [0, 1], 10 classes; ``ModuleNotFoundError`` without scikit-learn."""
+        """1797 images of handwritten digits, 64 pixels in [0, 1], 10 classes;
+        ``ModuleNotFoundError`` without scikit-learn.
+        """
         try:
             from sklearn.datasets import load_digits
         except ModuleNotFoundError as error:
@@ -62,7 +66,9 @@ class SoftmaxRegression(GradientFlow):
 
     @cached_property
     def minimiser(self) -> Matrix:
-        """The minimiser of L by L-BFGS, up to ‖∇L‖/ρ.  Raises ``ValueError`` without ridge, where a minimiser may not exist."""
+        """The minimiser of L by L-BFGS, up to ‖∇L‖/ρ.  Raises ``ValueError`` without ridge, where a
+        minimiser may not exist.
+        """
         if self.ridge == 0.0:
             raise ValueError("minimiser: expected a problem with a ridge ρ > 0, found ρ = 0")
         run = scipy.optimize.minimize(
@@ -85,20 +91,26 @@ class SoftmaxRegression(GradientFlow):
         return np.asarray(self._errors(W).T @ self.X / self.count + self.ridge * W)
 
     def sharpest_point(self) -> Matrix:
-        """A W at which two classes share every sample evenly: there the softmax Hessian attains its bound ½ (for X ≥ 0)."""
+        """A W at which two classes share every sample evenly: there the softmax Hessian attains its
+        bound ½ (for X ≥ 0).
+        """
         W = np.full(self.shape, -100.0)
         W[:2] = 0.0
         return W
 
     def batch_gradient(self, W: Matrix, batch: Matrix) -> Matrix:
-        """The gradient over the samples in ``batch`` (indices): an unbiased estimate of :meth:`gradient` for random batches."""
+        """The gradient over the samples in ``batch`` (indices): an unbiased estimate of
+        :meth:`gradient` for random batches.
+        """
         errors = scipy.special.softmax(self.X[batch] @ W.T, axis=1) - self._targets[batch]
         return np.asarray(errors.T @ self.X[batch] / len(batch) + self.ridge * W)
 
     def batch_variance(self, W: Matrix, U: Matrix, V: Matrix, size: int) -> float:
-        """ς² = E‖P(g − ∇L)‖² exactly, P the tangent projector of range(U), range(V), g over ``size`` draws with replacement.
+        """ς² = E‖P(g − ∇L)‖² exactly, P the tangent projector of range(U), range(V), g over
+        ``size`` draws with replacement.
 
-        A sample's gradient is the rank-one matrix e xᵀ, and ‖P(e xᵀ)‖² = ‖e‖²‖x‖² − ‖(I − UUᵀ)e‖²‖(I − VVᵀ)x‖².
+        A sample's gradient is the rank-one matrix e xᵀ, and ‖P(e
+        xᵀ)‖² = ‖e‖²‖x‖² − ‖(I − UUᵀ)e‖²‖(I − VVᵀ)x‖².
         """
         errors, X = self._errors(W), self.X
         squares = np.sum(errors**2, axis=1) * np.sum(X**2, axis=1)

@@ -17,7 +17,8 @@ __all__ = ["TwoLayerLinear"]
 class TwoLayerLinear:
     """L(W₁, W₂) = ½‖W₂W₁X − Y‖² with W₁ (h x p), W₂ (q x h), X (p x N), Y (q x N); L* = 0 for planted data.
 
-    ``hidden`` is h.  Raises ``ValueError`` unless X and Y are finite real matrices with as many columns, and h an integer ≥ 1.
+    ``hidden`` is h.  Raises ``ValueError`` unless X and Y are finite real matrices with as many
+    columns, and h an integer ≥ 1.
 
     No global Lipschitz constant exists, but :meth:`lipschitz_on` has one in closed form for every segment.
     """
@@ -33,7 +34,9 @@ class TwoLayerLinear:
 
     @classmethod
     def planted(cls, sizes: tuple[int, int, int], spectrum: Values, samples: int, rng: np.random.Generator) -> TwoLayerLinear:
-        """Y = W₂W₁X with planted layers of these singular values; ``sizes`` is (p, h, q), X Gaussian with ‖X‖₂ = 1."""
+        """Y = W₂W₁X with planted layers of these singular values; ``sizes`` is (p, h, q), X
+        Gaussian with ‖X‖₂ = 1.
+        """
         p, h, q = sizes
         X = rng.standard_normal((p, samples))
         X /= np.linalg.norm(X, 2)
@@ -57,8 +60,9 @@ class TwoLayerLinear:
     def lipschitz_on(self, start: Sequence[Matrix], end: Sequence[Matrix]) -> float:
         """β on the segment from ``start`` to ``end`` (both (W₁, W₂)): ‖X‖₂²(R₁² + R₂²) + sup‖E Xᵀ‖₂.
 
-        The second derivative is ‖(Δ₂W₁ + W₂Δ₁)X‖² + 2⟨EXᵀ, Δ₂Δ₁⟩.  R_i = max‖W_i‖₂ is attained at an end (convexity), and E
-        is quadratic along the segment, so it leaves its chord by at most ¼‖Δ₂Δ₁X‖.
+        The second derivative is ‖(Δ₂W₁ + W₂Δ₁)X‖² + 2⟨EXᵀ, Δ₂Δ₁⟩.  R_i = max‖W_i‖₂ is attained at
+        an end (convexity), and E is quadratic along the segment, so it leaves its chord by at most
+        ¼‖Δ₂Δ₁X‖.
         """
         D1, D2 = end[0] - start[0], end[1] - start[1]
         R = [max(_spectral(a), _spectral(b)) for a, b in zip(start, end, strict=True)]

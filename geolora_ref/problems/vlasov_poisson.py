@@ -1,4 +1,6 @@
-"""Problem 12: the Vlasov–Poisson equation in one space and one velocity variable, a check against physics."""
+"""Problem 12: the Vlasov–Poisson equation in one space and one velocity variable, a check against
+physics.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,16 @@ __all__ = ["VlasovPoisson"]
 
 
 class VlasovPoisson(FactoredODE, StartedODE):
-    """∂f/∂t + v ∂f/∂x − E ∂f/∂v = 0 with ∂E/∂x = 1 − ∫f dv: electrons before resting ions, f on a grid (x, v), periodic.
+    """∂f/∂t + v ∂f/∂x − E ∂f/∂v = 0 with ∂E/∂x = 1 − ∫f dv: electrons before resting ions, f on a
+    grid (x, v), periodic.
 
-    Derivatives are spectral, so that D_x and D_v are skew: ∫∫f (mass) and ∫∫f² (norm) are invariants of the discrete equation.
-    The energy ½∫∫v²f + ½∫E² is an invariant as far as f vanishes at the ends of the velocity interval.  The field is quadratic,
-    so there are no global constants.  The start is (1 + α cos kx) times a sum of Maxwellians, of rank 1.
+    Derivatives are spectral, so that D_x and D_v are skew: ∫∫f (mass) and ∫∫f² (norm) are
+    invariants of the discrete equation.  The energy ½∫∫v²f + ½∫E² is an invariant as far as f
+    vanishes at the ends of the velocity interval.  The field is quadratic, so there are no global
+    constants.  The start is (1 + α cos kx) times a sum of Maxwellians, of rank 1.
 
-    Raises ``ValueError`` for odd numbers of points, a length or a largest velocity that is not positive, numbers that are not
-    finite, a wave that does not fit the length, and without beams.
+    Raises ``ValueError`` for odd numbers of points, a length or a largest velocity that is not
+    positive, numbers that are not finite, a wave that does not fit the length, and without beams.
     """
 
     def __init__(
@@ -92,7 +96,8 @@ class VlasovPoisson(FactoredODE, StartedODE):
         return {"mass": area * float(Y.sum()), "norm": area * float(np.sum(Y * Y))}
 
     def start(self, rank: int) -> LowRank:
-        """The rank-one initial value; its bases are completed by cos, sin of kx, … and by v, v², … times the Maxwellian.
+        """The rank-one initial value; its bases are completed by cos, sin of kx, … and by v, v², …
+        times the Maxwellian.
 
         Raises ``ValueError`` unless the rank is an integer from 1 to min(m, n).
         """
@@ -114,7 +119,9 @@ class VlasovPoisson(FactoredODE, StartedODE):
 
 
 def _spectral_derivative(n: int, length: float) -> Matrix:
-    """The derivative of the trigonometric interpolant on n (even) points, skew; the highest mode has derivative 0."""
+    """The derivative of the trigonometric interpolant on n (even) points, skew; the highest mode
+    has derivative 0.
+    """
     offset = np.arange(n)[:, None] - np.arange(n)[None, :]
     with np.errstate(divide="ignore"):
         D = 0.5 * (-1.0) ** offset / np.tan(offset * np.pi / n)

@@ -12,7 +12,9 @@ ELSEWHERE = {"jax": "pip install jax", "cupy": "see cupy.dev"}
 
 
 def how_to_install(missing: ModuleNotFoundError, *, extra: str | None = None) -> str:
-    """The end of a message: the extra that has the missing library, or the given ``extra``; empty for an unknown library."""
+    """The end of a message: the extra that has the missing library, or the given ``extra``; empty
+    for an unknown library.
+    """
     library = (missing.name or "").partition(".")[0]
     if library in ELSEWHERE:
         return f"; it is not among the extras: {ELSEWHERE[library]}"
@@ -22,7 +24,9 @@ def how_to_install(missing: ModuleNotFoundError, *, extra: str | None = None) ->
 
 @contextmanager
 def noting_how_to_install() -> Iterator[None]:
-    """Within this context a failing import gets a note below its traceback that tells how to install the library."""
+    """Within this context a failing import gets a note below its traceback that tells how to
+    install the library.
+    """
     try:
         yield
     except ModuleNotFoundError as missing:

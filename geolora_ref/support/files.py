@@ -1,6 +1,7 @@
 """Write files atomically, detect damaged ones by digests, and lock folders for one process.
 
-Nothing here depends on the meaning of the files.  Every file that the package keeps is written by :func:`write_atomically`.
+Nothing here depends on the meaning of the files.  Every file that the package keeps is written by
+:func:`write_atomically`.
 """
 
 from __future__ import annotations
@@ -39,15 +40,19 @@ SEAL = "sha256"
 """The key under which a sealed JSON document keeps the digest of the rest."""
 LOCK = ".lock"
 OWNER = re.compile(rb"\d{0,20}\n?")
-"""The contents of a lock file: the process number, or a part of it if the process was killed while writing."""
+"""The contents of a lock file: the process number, or a part of it if the process was killed while
+writing.
+"""
 
 
 def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
-    """Write and sync a file beside ``path``, then move it there: a reader of ``path`` finds the old contents or the new ones.
+    """Write and sync a file beside ``path``, then move it there: a reader of ``path`` finds the old
+    contents or the new ones.
 
-    Text is written as UTF-8; missing folders are made; a symbolic link stays and its target is written; permissions stay.
-    A pipe, a device or another special file at ``path`` is written to directly.  Raises ``OSError`` that names ``path``, or the
-    folder that cannot be made, if the disk is full or the folder unwritable.  The old file is then unchanged, and nothing is left
+    Text is written as UTF-8; missing folders are made; a symbolic link stays and its target is
+    written; permissions stay.  A pipe, a device or another special file at ``path`` is written to
+    directly.  Raises ``OSError`` that names ``path``, or the folder that cannot be made, if the
+    disk is full or the folder unwritable.  The old file is then unchanged, and nothing is left
     beside it.  (A process that is killed may leave a hidden ``.part`` file: :func:`remove_parts`.)
     """
     data = contents.encode() if isinstance(contents, str) else contents
@@ -67,14 +72,18 @@ def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> Non
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
-    """Raise the ``OSError`` of :func:`write_atomically` in advance, as far as it can be known; missing folders are made."""
+    """Raise the ``OSError`` of :func:`write_atomically` in advance, as far as it can be known;
+    missing folders are made.
+    """
     if not _is_special(path):
         with _part_of(path) as (_, part):
             part.touch(exist_ok=False)
 
 
 def remove_parts(path: str | os.PathLike[str]) -> None:
-    """Remove the ``.part`` files that killed writes of ``path`` have left; only for the sole writer there.  Folders stay."""
+    """Remove the ``.part`` files that killed writes of ``path`` have left; only for the sole writer
+    there.  Folders stay.
+    """
     target = Path(os.path.realpath(path))
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         if part.is_symlink() or not part.is_dir():
@@ -84,14 +93,17 @@ def remove_parts(path: str | os.PathLike[str]) -> None:
 def require_regular(path: str | os.PathLike[str]) -> None:
     """Raise ``OSError`` that names the kind of file if ``path`` is a special file: a pipe, a device, …
 
-    Opening a pipe would wait for its other end.  Folders are not refused here, because opening them fails anyway.
+    Opening a pipe would wait for its other end.  Folders are not refused here, because opening them
+    fails anyway.
     """
     with suppress(FileNotFoundError):
         _refuse_special(os.stat(path).st_mode, path)
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:
-    """The contents of a regular file; ``OSError`` like :func:`require_regular`, or if the file cannot be read."""
+    """The contents of a regular file; ``OSError`` like :func:`require_regular`, or if the file
+    cannot be read.
+    """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         _refuse_special(os.fstat(file.fileno()).st_mode, path)
         return file.read()
@@ -104,7 +116,9 @@ def _refuse_special(mode: int, path: str | os.PathLike[str]) -> None:
 
 
 def _is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a special file that a regular file must not replace; ``IsADirectoryError`` for a folder."""
+    """Whether ``path`` is a special file that a regular file must not replace;
+    ``IsADirectoryError`` for a folder.
+    """
     place = Path(path)
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -115,7 +129,9 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def _part_of(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
-    """The file that ``path`` leads to, in an existing folder, and a temporary name beside it, which is removed afterwards."""
+    """The file that ``path`` leads to, in an existing folder, and a temporary name beside it, which
+    is removed afterwards.
+    """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -129,7 +145,9 @@ def _part_of(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Make an ``OSError`` within name ``path``; by itself it names no file for a write, and the ``.part`` file otherwise."""
+    """Make an ``OSError`` within name ``path``; by itself it names no file for a write, and the
+    ``.part`` file otherwise.
+    """
     try:
         yield
     except OSError as error:
@@ -142,14 +160,18 @@ def digest(contents: str | bytes) -> str:
 
 
 def seal(data: dict[str, Any]) -> dict[str, Any]:
-    """The object with the digest of its canonical JSON under ``"sha256"``; ``ValueError`` if it has this key already."""
+    """The object with the digest of its canonical JSON under ``"sha256"``; ``ValueError`` if it has
+    this key already.
+    """
     if SEAL in data:
         raise ValueError(f"{SEAL}: expected an object without this key, it holds the digest")
     return data | {SEAL: _canonical_digest(json.loads(json.dumps(data)))}
 
 
 def unseal(text: str | bytes, where: object) -> dict[str, Any]:
-    """The object of a sealed JSON document; ``ValueError`` that says ``where`` if it is cut off, altered or not sealed."""
+    """The object of a sealed JSON document; ``ValueError`` that says ``where`` if it is cut off,
+    altered or not sealed.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -170,7 +192,8 @@ def _canonical_digest(data: dict[str, Any]) -> str:
 def write_json(path: str | os.PathLike[str], data: dict[str, Any], *, indent: int | None = 1) -> None:
     """Write an object as sealed JSON, atomically.
 
-    Raises ``ValueError`` for numbers that JSON lacks and for the key ``"sha256"``, ``OSError`` like :func:`write_atomically`.
+    Raises ``ValueError`` for numbers that JSON lacks and for the key ``"sha256"``, ``OSError`` like
+    :func:`write_atomically`.
     """
     write_atomically(path, json.dumps(seal(data), ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
 
@@ -189,20 +212,21 @@ def strict(value: Any) -> Any:
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object that :func:`write_json` wrote, without its digest.
 
-    Raises ``ValueError`` that names the file if it is cut off, altered or not sealed, ``OSError`` if it cannot be read or is no
-    regular file.
+    Raises ``ValueError`` that names the file if it is cut off, altered or not sealed, ``OSError``
+    if it cannot be read or is no regular file.
     """
     return unseal(read_regular(path), path)
 
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Lock ``folder`` (made if missing) for this process.  The lock ends with the process, even if it is killed.
+    """Lock ``folder`` (made if missing) for this process.  The lock ends with the process, even if
+    it is killed.
 
-    Both the folder itself, if its file system can do so, and the file ``.lock`` in it are locked.  The file names the holder;
-    removing it does not release the lock of the folder.
-    Raises ``BlockingIOError`` that names the folder and the process if another one has it, ``OSError`` for a ``.lock`` file
-    that is not a lock.
+    Both the folder itself, if its file system can do so, and the file ``.lock`` in it are locked.
+    The file names the holder; removing it does not release the lock of the folder.
+    Raises ``BlockingIOError`` that names the folder and the process if another one has it,
+    ``OSError`` for a ``.lock`` file that is not a lock.
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
@@ -234,7 +258,9 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> int:
-    """A handle of the lock file, made if missing; ``OSError`` that names it for a link and for a special file."""
+    """A handle of the lock file, made if missing; ``OSError`` that names it for a link and for a
+    special file.
+    """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:

@@ -12,8 +12,8 @@ __all__ = ["place", "words"]
 def words(problem: BaseException, longest: int = 2000) -> str:
     """The class of an exception and the first line of its message, cut after ``longest`` characters.
 
-    Control characters, which could act on a terminal, become escape sequences.  If reading the message raises an error, the text
-    says so.
+    Control characters, which could act on a terminal, become escape sequences.  If reading the
+    message raises an error, the text says so.
     """
     try:
         line = str(problem).strip().partition("\n")[0]
@@ -24,9 +24,11 @@ def words(problem: BaseException, longest: int = 2000) -> str:
 
 
 def place(problem: BaseException, module: ModuleType | None = None) -> str:
-    """The place where an exception was raised, as file:line: the deepest frame in the file of ``module``, else the last frame.
+    """The place where an exception was raised, as file:line: the deepest frame in the file of
+    ``module``, else the last frame.
 
-    The frame that caught it and frames of the import system do not count; the place is empty if no other frame is left.
+    The frame that caught it and frames of the import system do not count; the place is empty if no
+    other frame is left.
     """
     if isinstance(problem, SyntaxError) and problem.filename:
         return _printable(f"{problem.filename}:{problem.lineno}")

@@ -20,7 +20,9 @@ def processor() -> str:
 
 
 def memory() -> float:
-    """The memory in bytes: of the machine, or of a Linux container if that is less; infinite if nothing is known."""
+    """The memory in bytes: of the machine, or of a Linux container if that is less; infinite if
+    nothing is known.
+    """
     try:
         there = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):

@@ -2,7 +2,8 @@
 
 The table serves ``geolora-ref check`` and, with the prefix ``--geolora-``, pytest.
 
-It has no ``choices``, because the kit itself refuses an unknown dtype, precision or library, for callers from Python too.
+It has no ``choices``, because the kit itself refuses an unknown dtype, precision or library, for
+callers from Python too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ INTERRUPTED = 130
 
 
 def nonempty_path(text: str) -> Path:
-    """A path; ``argparse.ArgumentTypeError`` for an empty text, as an unset shell variable gives it: ``Path`` would take that
-    for the current folder.
+    """A path; ``argparse.ArgumentTypeError`` for an empty text, as an unset shell variable gives
+    it: ``Path`` would take that for the current folder.
     """
     if not text:
         raise argparse.ArgumentTypeError("expected a path, found an empty one")

@@ -1,4 +1,6 @@
-"""Protect the standard streams of a command: missing characters, closed or replaced streams, readers that have gone."""
+"""Protect the standard streams of a command: missing characters, closed or replaced streams,
+readers that have gone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ __all__ = ["escape_missing_characters", "kept", "let_go", "tell", "write_nothing
 
 
 def escape_missing_characters() -> None:
-    """Make stdout and stderr write characters that their encoding lacks as escape sequences, so that no report is lost."""
+    """Make stdout and stderr write characters that their encoding lacks as escape sequences, so
+    that no report is lost.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -21,7 +25,9 @@ def escape_missing_characters() -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Restore stdout and stderr after this context, whatever foreign code has closed, replaced or redirected."""
+    """Restore stdout and stderr after this context, whatever foreign code has closed, replaced or
+    redirected.
+    """
     with ExitStack() as stack:
         for name in ("stdout", "stderr"):
             stack.enter_context(_kept(name))
@@ -52,7 +58,9 @@ def _kept(name: str) -> Iterator[None]:
 
 
 def _is_open(stream: IO[str] | None) -> bool:
-    """Whether a stream can be written to; one whose buffer was detached raises even when asked whether it is closed."""
+    """Whether a stream can be written to; one whose buffer was detached raises even when asked
+    whether it is closed.
+    """
     try:
         return stream is not None and not stream.closed
     except ValueError:
@@ -60,7 +68,9 @@ def _is_open(stream: IO[str] | None) -> bool:
 
 
 def tell(text: str) -> None:
-    """Write a text and a line end to stdout and flush; do nothing without stdout, or if its reader has gone."""
+    """Write a text and a line end to stdout and flush; do nothing without stdout, or if its reader
+    has gone.
+    """
     if sys.stdout is None:  # closed by the caller
         return
     try:
@@ -71,7 +81,9 @@ def tell(text: str) -> None:
 
 
 def let_go(stream: IO[str]) -> None:
-    """Flush a stream and give up what cannot be written (full disk): otherwise the exit of the process would fail on it again."""
+    """Flush a stream and give up what cannot be written (full disk): otherwise the exit of the
+    process would fail on it again.
+    """
     try:
         stream.flush()
     except OSError:
@@ -79,5 +91,7 @@ def let_go(stream: IO[str]) -> None:
 
 
 def write_nothing_more(stream: IO[str]) -> None:
-    """Redirect a stream whose reader has gone (such as ``head``) to the null device, so that later writes raise no error."""
+    """Redirect a stream whose reader has gone (such as ``head``) to the null device, so that later
+    writes raise no error.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -12,7 +12,8 @@ __all__ = ["Terminal"]
 
 
 class Terminal(Console):
-    """rich's console, but a reader that has gone (such as ``head``) does not end a command with status 1, which means a result.
+    """rich's console, but a reader that has gone (such as ``head``) does not end a command with
+    status 1, which means a result.
 
     Names between colons, as in paths, are not replaced by emoji.
     """

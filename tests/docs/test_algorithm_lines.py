@@ -1,4 +1,6 @@
-"""Every line of the algorithm has one piece of code, a claim and a mutant that guard it; nothing is left over."""
+"""Every line of the algorithm has one piece of code, a claim and a mutant that guard it; nothing is
+left over.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from geolora_ref.oracle.mutants import MUTANTS
 ROOT = Path(__file__).resolve().parents[2]
 Extension = Callable[[str], ModuleType]
 CONTAINERS = {"AugmentedStep", "GeoLoRAStep", "RankRule", "Truncation", "augmented_step", "geolora_step", "choose_rank"}
-"""Public names of algorithm.py that are no line: results, the rules of the rank, and the functions that call the lines."""
+"""Public names of algorithm.py that are no line: results, the rules of the rank, and the functions
+that call the lines.
+"""
 
 
 @pytest.fixture(scope="module")

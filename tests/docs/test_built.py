@@ -1,6 +1,7 @@
 """The built pages: nothing external, formulas rendered, no console errors, nothing clipped or overlapping.
 
-They are in build/docs after ``make docs``; without them, and without Chromium for what needs a browser, these tests skip.
+They are in build/docs after ``make docs``; without them, and without Chromium for what needs a
+browser, these tests skip.
 """
 
 from __future__ import annotations
@@ -193,7 +194,9 @@ Question = tuple[Path, int]
 
 
 def look(questions: Sequence[Question], folder: Path) -> tuple[dict[Question, dict[str, Any]], str]:
-    """Open pages side by side: for each its layout faults and its formulas, rendered and broken; and the console's log."""
+    """Open pages side by side: for each its layout faults and its formulas, rendered and broken;
+    and the console's log.
+    """
     frames = "".join(
         f"<iframe src='{page.as_uri()}' style='border:0;width:{width}px;height:2000px'></iframe>" for page, width in questions
     )

@@ -1,4 +1,6 @@
-"""The examples in other languages pass all test vectors, and versions with one wrong sign do not; all but C every night."""
+"""The examples in other languages pass all test vectors, and versions with one wrong sign do not;
+all but C every night.
+"""
 
 from __future__ import annotations
 

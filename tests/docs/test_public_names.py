@@ -1,4 +1,5 @@
-"""Every public name is documented: what it is, with shapes where it takes or gives arrays, errors where it raises, a source.
+"""Every public name is documented: what it is, with shapes where it takes or gives arrays, errors
+where it raises, a source.
 
 Counted over the sources, so that it does not matter whether the reference has been built.
 """
@@ -24,7 +25,9 @@ Extension = Callable[[str], ModuleType]
 Definition = ast.FunctionDef | ast.ClassDef
 BARE_ARRAYS = re.compile(r"\b(Array|Tensor|Matrix|NDArray\[Any\])\b")
 SHAPED = re.compile(r'\w+\[(Array|Any|Tensor|np\.ndarray), "[^"]*"\]|Inexact\[Array, \.\.\.\]|Callable\[.*\]')
-"""Annotations that need no further word: a shape, any shape, or a function whose arguments its own text tells."""
+"""Annotations that need no further word: a shape, any shape, or a function whose arguments its own
+text tells.
+"""
 SHAPE_WORDS = re.compile(
     r"\([\w…]{1,8}(, ?[\w·]{0,8})+\)|\b([mnrkBab](₁|_1|1)? ?[x×] ?[mnrkab1-9]"
     r"|[Mm]atri(x|ces)|dense|singular value|shapes?|arrays?|tensors?|factors|entries|scalar|vectors?)"
@@ -34,7 +37,9 @@ ERROR_WORDS = re.compile(r"[Rr]aise|Error\b")
 
 @dataclass(frozen=True)
 class Name:
-    """A public name: its module, its definition, and the texts of its module and of the classes that it derives from."""
+    """A public name: its module, its definition, and the texts of its module and of the classes
+    that it derives from.
+    """
 
     module: str
     name: str
@@ -104,7 +109,9 @@ def public(extension: Extension) -> list[Name]:
 
 
 def _ancestors(name: Name, classes: dict[str, Name]) -> Iterator[str]:
-    """The docstrings of the classes of the package that this one derives from: a method keeps what they say of it."""
+    """The docstrings of the classes of the package that this one derives from: a method keeps what
+    they say of it.
+    """
     for base in name.node.bases if isinstance(name.node, ast.ClassDef) else []:
         parent = classes.get(ast.unparse(base))
         if parent is not None:
@@ -137,7 +144,9 @@ def test_errors_are_told(extension: Extension, record_property: Callable[[str, o
 
 
 def test_the_methods_of_the_literature_name_their_source(extension: Extension) -> None:
-    """The algorithm, the state, each integrator: a key of the bibliography in the docstring or the module's."""
+    """The algorithm, the state, each integrator: a key of the bibliography in the docstring or the
+    module's.
+    """
     keys = extension("docstrings").keys()
     modules = ("geolora_ref.algorithm", "geolora_ref.lowrank", "geolora_ref.integrators.")
     methods = [n for n in public(extension) if n.module.startswith(modules) and _is_method(n)]
@@ -168,7 +177,9 @@ def test_every_public_name_is_in_the_built_reference(extension: Extension) -> No
 
 
 def test_pages_of_the_reference_begin_with_exactly_what_a_package_offers(extension: Extension) -> None:
-    """Each public name once, in full, on the page of its package; none of them again among the internals."""
+    """Each public name once, in full, on the page of its package; none of them again among the
+    internals.
+    """
     api = extension("api_pages")
     for part in api.PARTS:
         everything = getattr(import_module(part.package), "__all__", [])

@@ -1,4 +1,6 @@
-"""The register of deviations: every effect is measured, none is zero where the code differs, and the reference has none."""
+"""The register of deviations: every effect is measured, none is zero where the code differs, and
+the reference has none.
+"""
 
 from __future__ import annotations
 

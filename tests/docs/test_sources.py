@@ -62,7 +62,9 @@ def test_every_claim_that_a_page_names_exists() -> None:
 
 
 def test_the_claims_that_are_said_to_take_a_stepper_do() -> None:
-    """Row by row of the table in howto/claims.md: the first lists those that take a stepper, the others those that do not."""
+    """Row by row of the table in howto/claims.md: the first lists those that take a stepper, the
+    others those that do not.
+    """
     first, *others = re.findall(r"^\| (`.*?) \|", text_of(DOCS / "howto" / "claims.md"), re.MULTILINE)
     steppers = {name for name, claim in CLAIMS.items() if "step: 'Stepper'" in str(inspect.signature(claim.check))}
     assert set(re.findall("`([a-z-]+)`", first)) == steppers

@@ -1,4 +1,6 @@
-"""Layers with steps that are small beside them, and the error of such a step: for the tests of products in float32."""
+"""Layers with steps that are small beside them, and the error of such a step: for the tests of
+products in float32.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ __all__ = [
 EPS = torch.finfo(torch.float32).eps
 M, N = 40, 32
 ALLOWED = 2.0 + M**0.5
-"""Of errors in units of eps: what rounding of the storage leaves, and √ℓ for sums in float32 (``leading.py``)."""
+"""Of errors in units of eps: what rounding of the storage leaves, and √ℓ for sums in float32
+(``leading.py``).
+"""
 CASES = [(condition, b) for condition in (1.0, 10.0, 100.0, 1000.0) for b in (1e-3, 0.02, 0.05, 0.15, 0.25)]
 
 
@@ -77,7 +81,9 @@ def untruncated(layer: Factors, update: Factors) -> Tensor:
 def stepped(
     layers: Sequence[Factors], updates: Sequence[Factors], dtype: torch.dtype = torch.float32, **limits: Any
 ) -> tuple[LayerBank, StepReport]:
-    """A bank of these layers after one step; the matrices that it starts from are those that are rounded to its dtype."""
+    """A bank of these layers after one step; the matrices that it starts from are those that are
+    rounded to its dtype.
+    """
     bank = LayerBank.of([tuple(X.to(dtype) for X in layer) for layer in layers], capacity=limits.pop("capacity", None))  # type: ignore[misc]
     deltas = [[X.to(dtype) for X in of_one] for of_one in zip(*updates, strict=True)]
     return bank, bank.update_(*deltas, **limits)
@@ -95,7 +101,9 @@ def whole(report: StepReport, layer: int = 0) -> bool:
 
 
 def wrong(bank: LayerBank, layers: Sequence[Factors], updates: Sequence[Factors]) -> tuple[float, float]:
-    """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps, eps of the storage."""
+    """The worst error of W₁ in units of eps·σ₁, and the worst defect of a basis in units of eps,
+    eps of the storage.
+    """
     errors, defects, eps = [], [], torch.finfo(bank.dtype).eps
     for layer, (before, update) in enumerate(zip(layers, updates, strict=True)):
         given = [tuple(X.to(bank.dtype).double() for X in of) for of in (before, update)]

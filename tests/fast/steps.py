@@ -30,7 +30,9 @@ def _all_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _reference(factors: Any, update: Any, **limits: Any) -> Any:
-    """The reference step with K_new = K − ΔK and so on: an optimizer that subtracts what it is given as the gradient."""
+    """The reference step with K_new = K − ΔK and so on: an optimizer that subtracts what it is
+    given as the gradient.
+    """
     U, S, V = factors
     dK, dL, dS = update
     gradients = ProjectedGradients(dK=dK.contiguous(), dL=dL.contiguous(), dS=dS.contiguous())

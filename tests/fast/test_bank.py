@@ -220,7 +220,9 @@ def test_where_no_eigenvalues_are_found_all_layers_take_the_other_route(
 def test_eigenvalues_that_are_no_numbers_go_the_exact_way(
     choice: dict[str, Any], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a layer of zeros, as a device's library may find them without a word; a budget is given numbers all the same."""
+    """Of a layer of zeros, as a device's library may find them without a word; a budget is given
+    numbers all the same.
+    """
     layers = random_layers([3, 3], generator, torch.float32)
     layers[1][1].zero_()
     updates = [random_update(layers[0], generator), [torch.zeros_like(X) for X in random_update(layers[1], generator)]]
@@ -287,7 +289,9 @@ def test_a_learning_rate_whose_square_is_beyond_the_range_is_refused(generator: 
 def test_a_step_whose_writing_fails_changes_nothing(
     where: Any, name: str, dtype: torch.dtype, calls: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its beginning, or after some of it is written, or where new ranks want new workspaces; the next step is right."""
+    """At its beginning, or after some of it is written, or where new ranks want new workspaces; the
+    next step is right.
+    """
     factors = random_layers([3, 2, 4], generator, dtype)
     updates = list(zip(*(random_update(layer, generator) for layer in factors), strict=True))
     bank, undisturbed = LayerBank.of(factors), LayerBank.of(factors)

@@ -31,7 +31,9 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """What a step does, and for how many layers: all of the spectrum by products of float64, or the leading half by float32."""
+    """What a step does, and for how many layers: all of the spectrum by products of float64, or the
+    leading half by float32.
+    """
     seen: list[tuple[str, int]] = []
 
     def gram(small: Any, roots: Any) -> Any:
@@ -105,7 +107,9 @@ def test_triangles_that_are_rounded_differently(
 
 @pytest.mark.parametrize("length", [1536, 4096])
 def test_long_bases(length: int, generator: torch.Generator) -> None:
-    """√ℓ is more than sums of ℓ terms lose, and a thousand steps lose no more than one (``test_update.py``)."""
+    """√ℓ is more than sums of ℓ terms lose, and a thousand steps lose no more than one
+    (``test_update.py``).
+    """
     U, V = (torch.linalg.qr(torch.randn(length, R, generator=generator, dtype=torch.float64))[0] for _ in range(2))
     layer = U, torch.diag(torch.linspace(2.0, 1.0, R, dtype=torch.float64)), V
     update = update_of(layer, 0.05, generator)
@@ -150,7 +154,9 @@ def test_a_class_of_which_some_steps_are_large_is_right(generator: torch.Generat
 
 @pytest.fixture(params=["medium", "high", "bf16"])
 def allowed(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Products of float32 may have fewer bits; by the name that torch gave it up to 2.8, or by that of the library."""
+    """Products of float32 may have fewer bits; by the name that torch gave it up to 2.8, or by that
+    of the library.
+    """
     before = torch.get_float32_matmul_precision()
     if request.param == "bf16":
         if not hasattr(torch.backends.mkldnn, "matmul"):

@@ -1,4 +1,6 @@
-"""The guard of the Gram route: what it counts, where it is needed, and which layers it sends through Householder's QR."""
+"""The guard of the Gram route: what it counts, where it is needed, and which layers it sends
+through Householder's QR.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def generator() -> torch.Generator:
 def test_bases_stay_orthonormal_whatever_the_update(
     core: str, update: str, limits: dict[str, Any], generator: torch.Generator
 ) -> None:
-    """The trap: S = 0 and gradients of rank one, where a single QR of the residual leaves 0.27, Cholesky NaN, dropping 1.0."""
+    """The trap: S = 0 and gradients of rank one, where a single QR of the residual leaves 0.27,
+    Cholesky NaN, dropping 1.0.
+    """
     m, n, r = 96, 64, 8
     U, S, V = random_layer(m, n, r, generator, torch.float32)
     S = {"zero": torch.zeros_like(S), "dense": S, "one tiny": torch.diag(torch.tensor([1.0] * 7 + [1e-30]))}[core]
@@ -69,7 +73,9 @@ def test_without_the_guard_the_trap_springs(monkeypatch: pytest.MonkeyPatch, gen
 
 
 def test_an_update_that_is_large_beside_what_is_kept_goes_the_exact_way(generator: torch.Generator) -> None:
-    """ΔK and ΔL count in s² although they are orthogonal to the bases, so that S_new + C_K + C_Lᵀ does not contain them."""
+    """ΔK and ΔL count in s² although they are orthogonal to the bases, so that S_new + C_K + C_Lᵀ
+    does not contain them.
+    """
     U, _, V = random_layer(96, 64, 4, generator, torch.float32)
     S = 1e-6 * torch.eye(4)
     large = [torch.linalg.qr(torch.cat([X.double(), torch.randn(len(X), 1, generator=generator)], 1))[0][:, 4:] for X in (U, V)]
@@ -82,7 +88,9 @@ def test_an_update_that_is_large_beside_what_is_kept_goes_the_exact_way(generato
 def test_a_gram_matrix_without_a_cholesky_factor_goes_the_exact_way(
     monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    """Rounding has not been seen to do that to a diagonal that is raised; LAPACK's word for it is heard all the same."""
+    """Rounding has not been seen to do that to a diagonal that is raised; LAPACK's word for it is
+    heard all the same.
+    """
     factors = random_layers([3, 3], generator, torch.float32)
     updates = [random_update(layer, generator) for layer in factors]
     honest: Callable[..., Any] = torch.linalg.cholesky_ex
@@ -104,7 +112,9 @@ def test_a_gram_matrix_without_a_cholesky_factor_goes_the_exact_way(
 def test_squares_of_what_is_decomposed_are_in_the_range(
     size: float, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    """Solvers of devices may square what they are given; a power of two changes no bit but of what is subnormal."""
+    """Solvers of devices may square what they are given; a power of two changes no bit but of what
+    is subnormal.
+    """
     factors, update = random_layer(24, 16, 4, generator), random_update(random_layer(24, 16, 4, generator), generator)
     seen = []
 
@@ -159,7 +169,8 @@ def _gram_core(B_K: Tensor, B_L: Tensor, S: Tensor, dS: Tensor) -> gram_module.G
 def _in_units_of_the_guard(
     w: int, update: str, generator: torch.Generator, *, m: int | None = None, n: int | None = None, count: int = 200
 ) -> tuple[float, float]:
-    """The worst defect of both bases in units of η(s/σ_r)², and error of a singular value in units of √η·s, of many layers.
+    """The worst defect of both bases in units of η(s/σ_r)², and error of a singular value in units
+    of √η·s, of many layers.
 
     Γ_K is singular in each, S of half its rank, and σ_r between s and 1e-5·s for r of this half.
     """
@@ -201,14 +212,18 @@ def test_the_guard_counts_all_that_spoils_the_bases(w: int, update: str, generat
 @pytest.mark.parametrize("w", [1, 8, 32])
 @pytest.mark.parametrize(("m", "n"), [(3072, None), (3072, 3072)])
 def test_the_guard_counts_what_long_sums_lose(m: int, n: int | None, w: int, update: str, generator: torch.Generator) -> None:
-    """Processors whose products have one accumulator an entry come near it, others stay where short bases are."""
+    """Processors whose products have one accumulator an entry come near it, others stay where short
+    bases are.
+    """
     defects, values = _in_units_of_the_guard(w, update, generator, m=m, n=n, count=20)
     assert 0.01 < defects < 1.0
     assert values < 1.0
 
 
 def test_the_guard_counts_the_worst_that_a_search_found() -> None:
-    """One layer of 2 x 2 cut to rank 1, by climbing: 12.5 eps₆₄ where products are those of AVX2, more than random draws have."""
+    """One layer of 2 x 2 cut to rank 1, by climbing: 12.5 eps₆₄ where products are those of AVX2,
+    more than random draws have.
+    """
     columns = {
         "U": (-0.265115350484848, -0.9642167091369629),
         "dK": (0.05061717331409454, 0.15222708880901337),
@@ -237,8 +252,8 @@ def test_more_added_to_the_diagonal_than_the_guard_counts_is_seen(
 @pytest.mark.parametrize("update", ["rank one", "in the range", "ones", "half", "zero column"])
 @pytest.mark.parametrize(("m", "w"), [(3072, 1), (16, 8), (384, 8), (384, 64)])
 def test_singular_gram_matrices_have_a_cholesky_factor(m: int, w: int, update: str, generator: torch.Generator) -> None:
-    """With as much taken away none has (the second assertion): what is added is more than rounding.  Without it the step would be
-    right, and slow.
+    """With as much taken away none has (the second assertion): what is added is more than rounding.
+    Without it the step would be right, and slow.
     """
     U = torch.linalg.qr(torch.randn(40, m, w, generator=generator))[0]
     rank = {"in the range": w, "half": (w + 1) // 2}.get(update, 1)

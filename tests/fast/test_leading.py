@@ -1,4 +1,6 @@
-"""The leading half of a spectrum: its bounds, when it is enough, and that it gives the step of the whole spectrum."""
+"""The leading half of a spectrum: its bounds, when it is enough, and that it gives the step of the
+whole spectrum.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def tangent(X: Tensor, Y: Tensor) -> float:
 @pytest.mark.parametrize("b", [0.02, 0.2, 0.5])
 @pytest.mark.parametrize(("r", "condition"), [(1, 1.0), (4, 3.0), (6, 30.0)])
 def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, generator: torch.Generator) -> None:
-    """σ_r(Ŵ) ≥ σ', σ_{r+1}(Ŵ) ≤ ab·σ', sin∠(V, V_r) ≤ b, a product takes the tangent by ab, and the error: near if r = 1."""
+    """σ_r(Ŵ) ≥ σ', σ_{r+1}(Ŵ) ≤ ab·σ', sin∠(V, V_r) ≤ b, a product takes the tangent by ab, and the
+    error: near if r = 1.
+    """
     near: list[list[float]] = []
     for _ in range(20):
         layer = layer_of(r, condition, generator)
@@ -86,7 +90,9 @@ def test_the_theorem_holds_and_is_sharp(r: int, condition: float, b: float, gene
 @pytest.mark.parametrize("condition", [1.0, 10.0, 300.0])
 @pytest.mark.parametrize("b", [0.001, 0.03, 0.1, 0.2])
 def test_bounds_without_eigenvalues_are_bounds(b: float, condition: float, generator: torch.Generator) -> None:
-    """Of the norm behind σ_r, of ‖Ŵ‖ from below, and of the error; what a layer of lower rank has behind it does not count."""
+    """Of the norm behind σ_r, of ‖Ŵ‖ from below, and of the error; what a layer of lower rank has
+    behind it does not count.
+    """
     for r in (1, 4, 7):
         layer = layer_of(r, condition, generator)
         update = update_of(layer, b, generator)
@@ -117,7 +123,9 @@ def known(a: float, b: float, generator: torch.Generator) -> tuple[Factors, Fact
 
 
 def test_products_are_the_first_for_which_the_bound_is_small(generator: torch.Generator) -> None:
-    """Where a and b are known, from either side on: an even number of products begins with U, and a is the sine of its angle."""
+    """Where a and b are known, from either side on: an even number of products begins with U, and a
+    is the sine of its angle.
+    """
     seen = set()
     for b in np.geomspace(1e-4, 0.9, 500):
         for share in (1.0, 0.1, 10.0):
@@ -134,7 +142,9 @@ def test_products_are_the_first_for_which_the_bound_is_small(generator: torch.Ge
 
 
 def test_wide_layers_have_a_second_bound(generator: torch.Generator) -> None:
-    """Of ΔK with equal singular values ‖ΔᵀΔ‖ is √r times ‖ΔᵀΔ‖_∞, which is exact; of rank one the first is exact."""
+    """Of ΔK with equal singular values ‖ΔᵀΔ‖ is √r times ‖ΔᵀΔ‖_∞, which is exact; of rank one the
+    first is exact.
+    """
     U, V = (torch.linalg.qr(torch.randn(k, 16, generator=generator, dtype=torch.float64))[0] for k in (M, N))
     for r, wide in ((16, True), (9, False)):
         layer = U[:, :r], torch.eye(r, dtype=torch.float64), V[:, :r]
@@ -240,7 +250,9 @@ def test_fewer_products_than_the_bound_asks_for_are_not_enough(
 
 
 def one_large(r: int, condition: float, b: float, random: bool, generator: torch.Generator) -> tuple[Factors, Factors]:
-    """One singular value of ``condition``, all others 1; the updates of rank one, across the large one, or random."""
+    """One singular value of ``condition``, all others 1; the updates of rank one, across the large
+    one, or random.
+    """
     U, V = (torch.linalg.qr(torch.randn(k, r + 1, generator=generator, dtype=torch.float64))[0] for k in (M, N))
     S = torch.diag(torch.tensor([condition] + [1.0] * (r - 1), dtype=torch.float64))
     dK, dL = (X[:, r:] @ torch.full((1, r), b / r**0.5, dtype=torch.float64) for X in (U, V))
@@ -254,8 +266,8 @@ def one_large(r: int, condition: float, b: float, random: bool, generator: torch
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.usefixtures("narrow_as_well")
 def test_nothing_grows_from_product_to_product(condition: float, random: bool, generator: torch.Generator) -> None:
-    """One large σ and many rounds: powers of ŴŴᵀ have λ²R_KᵀR_K times powers of the condition in them.  A layer that needs none
-    of the rounds is in the same class.
+    """One large σ and many rounds: powers of ŴŴᵀ have λ²R_KᵀR_K times powers of the condition in
+    them.  A layer that needs none of the rounds is in the same class.
     """
     for r in (2, 9, 16):
         pairs = [one_large(r, condition, b, random, generator) for b in (0.01, 0.25, 0.3, 0.38)]
@@ -270,7 +282,9 @@ def test_nothing_grows_from_product_to_product(condition: float, random: bool, g
 
 @pytest.mark.usefixtures("narrow_as_well")
 def test_bases_that_were_loaded_may_be_less_orthonormal(generator: torch.Generator) -> None:
-    """With the defect that ``load`` allows: all of the spectrum in float64, and from the next step on the leading half."""
+    """With the defect that ``load`` allows: all of the spectrum in float64, and from the next step
+    on the leading half.
+    """
     for condition, b in ((1.0, 3e-3), (30.0, 0.1), (1000.0, 0.2)):
         layers, updates = many(4, condition, b, generator)
         C = torch.randn(4, 4, generator=generator, dtype=torch.float64)
@@ -292,7 +306,9 @@ def test_products_are_for_wide_layers(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("b", [0.02, 2.0])
 def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Generator) -> None:
-    """Arrays of NumPy beside tensors, the wide ones by products or whole: each layer is what it is alone."""
+    """Arrays of NumPy beside tensors, the wide ones by products or whole: each layer is what it is
+    alone.
+    """
     ranks = (20, 3, 17, 12, 3, 20)
     layers = [layer_of(r, 3.0, generator) for r in ranks]
     updates = [update_of(layer, b, generator) for layer in layers]
@@ -306,7 +322,9 @@ def test_narrow_and_wide_layers_stand_side_by_side(b: float, generator: torch.Ge
 
 @pytest.mark.usefixtures("narrow_as_well")
 def test_layers_of_a_class_go_their_own_ways(generator: torch.Generator) -> None:
-    """Ranks 5 and 6 are one class; a large update, and one that has to grow, have whole spectra, and no layer changes another."""
+    """Ranks 5 and 6 are one class; a large update, and one that has to grow, have whole spectra,
+    and no layer changes another.
+    """
     ranks, sizes = (6, 5, 6, 5, 6), (0.02, 0.02, 2.0, 0.05, 0.02)
     layers = [layer_of(r, 4.0, generator) for r in ranks]
     updates = [update_of(layer, b, generator) for layer, b in zip(layers, sizes, strict=True)]
@@ -367,7 +385,9 @@ def test_ranks_are_those_of_the_whole_spectrum(
 def test_a_rest_above_the_threshold_after_all_goes_the_exact_way(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the bound of the rest had been none: the norm that is found is looked at, and the rank grows."""
+    """As if the bound of the rest had been none: the norm that is found is looked at, and the rank
+    grows.
+    """
     monkeypatch.setattr(leading_module.Smallness, "rest", lambda self, ranks: np.zeros(1))
     layer = layer_of(4, 5.0, generator)
     bank, report = stepped([layer], [update_of(layer, 0.1, generator)], theta=1e-4)
@@ -391,7 +411,9 @@ def test_what_is_behind_the_rank_is_zero(generator: torch.Generator) -> None:
 
 @pytest.mark.usefixtures("narrow_as_well")
 def test_bases_that_are_not_trusted_go_the_exact_way(generator: torch.Generator) -> None:
-    """A core of condition 1e4 and a tiny update: the leading half is enough, V₁ of it is not orthonormal."""
+    """A core of condition 1e4 and a tiny update: the leading half is enough, V₁ of it is not
+    orthonormal.
+    """
     layers, updates = many(3, 1e4, 1e-3, generator)
     bank, report = stepped(layers, updates, tau=0.0, min_rank=3, max_rank=3)
     assert report.exact == tuple(range(12))

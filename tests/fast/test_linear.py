@@ -1,4 +1,6 @@
-"""The fused adapter function: gradients against autograd and finite differences, precision, autocast, what acts on ``.grad``."""
+"""The fused adapter function: gradients against autograd and finite differences, precision,
+autocast, what acts on ``.grad``.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def _draw(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor
 
 
 class Problem:
-    """x, a frozen base, a layer and the loss ⟨y, target⟩; G, the dense gradient of the adapter, from autograd alone."""
+    """x, a frozen base, a layer and the loss ⟨y, target⟩; G, the dense gradient of the adapter,
+    from autograd alone.
+    """
 
     def __init__(self, core: str, dtype: torch.dtype = torch.float64, rows: tuple[int, ...] = FEW, scale: float = SCALE) -> None:
         torch.set_num_threads(1)
@@ -160,7 +164,9 @@ def test_projected_gradients_are_those_of_the_dense_gradient(form: str, core: st
 
 
 def test_projected_gradients_are_the_derivatives_along_K_L_and_S() -> None:
-    """Without autograd: central differences of the loss under W + εE Vᵀ, W + εU Eᵀ, W + εU E Vᵀ, exact for a loss linear in W."""
+    """Without autograd: central differences of the loss under W + εE Vᵀ, W + εU Eᵀ, W + εU E Vᵀ,
+    exact for a loss linear in W.
+    """
     p = Problem("dense")
     p.backward(p.forward("adapted"))
     assert p.U.grad is not None
@@ -184,7 +190,9 @@ def test_projected_gradients_are_the_derivatives_along_K_L_and_S() -> None:
 
 @pytest.mark.parametrize("core", CORES)
 def test_gradcheck(core: str) -> None:
-    """With factor gradients the function is an ordinary one: every input's gradient by finite differences."""
+    """With factor gradients the function is an ordinary one: every input's gradient by finite
+    differences.
+    """
     p = Problem(core)
 
     def adapted(x: Tensor, bias: Tensor, U: Tensor, S: Tensor, V: Tensor) -> Tensor:
@@ -222,7 +230,9 @@ def test_published_route_divided_by_S_gives_the_projected_gradients(form: str) -
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-23), (torch.bfloat16, 2.0**-7)])
 @pytest.mark.parametrize("rows", [FEW, MANY])
 def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: float, rows: tuple[int, ...]) -> None:
-    """A few roundings of every result, and one in single precision of each term of its sums, whose terms may cancel."""
+    """A few roundings of every result, and one in single precision of each term of its sums, whose
+    terms may cancel.
+    """
     p, exact, absolute = Problem("dense", dtype, rows), Problem("dense", rows=rows), Problem("dense", rows=rows)
     for name in ("x", "weight", "bias", "U", "S", "V", "target"):  # the same rounded numbers
         getattr(exact, name).data = getattr(p, name).data.double()
@@ -239,7 +249,9 @@ def test_precision_is_that_of_the_dtype(form: str, dtype: torch.dtype, eps: floa
 
 @pytest.mark.parametrize("form", FORMS)
 def test_16_bit_gradients_that_cancel_over_the_rows_keep_the_precision_of_their_sum(form: str) -> None:
-    """Rows and their negatives, but for the last: cut into blocks, the parts of dK would be rounded at 1000 times its size."""
+    """Rows and their negatives, but for the last: cut into blocks, the parts of dK would be rounded
+    at 1000 times its size.
+    """
     p = Problem("dense", torch.bfloat16, (4 * 256,))
     with torch.no_grad():
         p.x.copy_(p.x[0].clone())

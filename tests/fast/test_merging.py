@@ -1,4 +1,6 @@
-"""When the fused function computes with one merged weight, and what that costs: its memory, its products, its digits."""
+"""When the fused function computes with one merged weight, and what that costs: its memory, its
+products, its digits.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_nor_where_products_of_float32_have_fewer_bits_nor_where_nothing_was_mea
 
 
 def test_under_autocast_to_half_precision_nothing_is_merged() -> None:
-    """The adapter is far below one unit in the last place of the weight, and x meets it where W₀ is zero."""
+    """The adapter is far below one unit in the last place of the weight, and x meets it where W₀ is
+    zero.
+    """
     weight, U, S, V = _layer()
     x = _rows(ENOUGH)
     with torch.no_grad():
@@ -87,7 +91,9 @@ def test_the_merged_weight_is_at_most_an_eighth_of_what_passes_through_the_layer
 
 
 def test_the_products_of_the_rows_that_it_saves_are_not_formed() -> None:
-    """W₀ twice, and a, b, dK and dL of each row; K, dS, and once the merged weight: no a Kᵀ, no b Lᵀ, no L."""
+    """W₀ twice, and a, b, dK and dL of each row; K, dS, and once the merged weight: no a Kᵀ, no b
+    Lᵀ, no L.
+    """
     weight, U, S, V = _layer()
     with FlopCounterMode(display=False) as counter:
         adapted_linear(_rows(ENOUGH), weight, None, U, S, V).sum().backward()
@@ -97,9 +103,11 @@ def test_the_products_of_the_rows_that_it_saves_are_not_formed() -> None:
 
 @pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6])
 def test_what_a_small_adapter_loses_is_the_rounding_of_the_base(size: float) -> None:
-    """(n + r + 2)·u·|x||W₀ + W|ᵀ, u = 2⁻²⁴: roundings of each entry, and those of the product, to first order.
+    """(n + r + 2)·u·|x||W₀ + W|ᵀ, u = 2⁻²⁴: roundings of each entry, and those of the product, to
+    first order.
 
-    The gradients of the factors keep their own digits, nothing of the base being in them: (T + n)·u·|g|ᵀ(|x||V|) for two sums.
+    The gradients of the factors keep their own digits, nothing of the base being in them:
+    (T + n)·u·|g|ᵀ(|x||V|) for two sums.
     """
     weight, U, S, V = _layer()
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Parity on a device, tried on the CPU: the fused function stays within its bound, a wrong one does not, the page shows it."""
+"""Parity on a device, tried on the CPU: the fused function stays within its bound, a wrong one does
+not, the page shows it.
+"""
 
 from __future__ import annotations
 

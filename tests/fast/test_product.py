@@ -1,4 +1,6 @@
-"""The product with a frozen weight: both libraries give the same, and each product goes to the right one."""
+"""The product with a frozen weight: both libraries give the same, and each product goes to the
+right one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def faster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def _switched(on: bool) -> Iterator[None]:
-    """torch's own switch of oneDNN.  (Its context manager ``flags`` warns where there is no GPU of Intel.)"""
+    """torch's own switch of oneDNN.  (Its context manager ``flags`` warns where there is no GPU of
+    Intel.)
+    """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch.backends.mkldnn, "enabled", on)
         yield
@@ -54,7 +58,9 @@ def _operations(work: Callable[[], Any]) -> set[str]:
 
 
 def _worst(found: Tensor, x: Tensor, W: Tensor, bias: Tensor | None = None) -> float:
-    """The largest error of x Wᵀ + bias in units of (n + 1)·eps·(|x||W|ᵀ + |bias|), which bounds it in every order of the sum."""
+    """The largest error of x Wᵀ + bias in units of (n + 1)·eps·(|x||W|ᵀ + |bias|), which bounds it
+    in every order of the sum.
+    """
     exact = linear(x.double(), W.double(), None if bias is None else bias.double())
     size = linear(x.double().abs(), W.double().abs(), None if bias is None else bias.double().abs())
     return float(((found.double() - exact).abs() / ((W.shape[1] + 1) * EPS * size)).max())
@@ -202,7 +208,9 @@ def test_where_linux_does_not_tell_python_does(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Layer:
-    """x, a base and an adapter that counts for more than it, large enough for oneDNN; gradients of ⟨y, target⟩ by either form."""
+    """x, a base and an adapter that counts for more than it, large enough for oneDNN; gradients of
+    ⟨y, target⟩ by either form.
+    """
 
     def __init__(self) -> None:
         self.x, self.target = _draw(ROWS, N).requires_grad_(), _draw(ROWS, M, seed=4)
@@ -224,7 +232,9 @@ class Layer:
 
 @pytest.mark.usefixtures("faster")
 def test_a_layer_computes_the_same_by_both_libraries() -> None:
-    """Both sum n products, r of the adapter and the bias, in an order of their own; what the factors get has no such product."""
+    """Both sum n products, r of the adapter and the bias, in an order of their own; what the
+    factors get has no such product.
+    """
     layer = Layer()
     (y, dx, *factors), size = layer.run(), layer.size()
     with _switched(False):

@@ -1,4 +1,6 @@
-"""What few steps need: the ends of the range, one side without an update, interrupts between two writes, ranks far apart."""
+"""What few steps need: the ends of the range, one side without an update, interrupts between two
+writes, ranks far apart.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,9 @@ def test_the_guard_sees_the_product_of_rate_and_update(
 
 
 def test_ranks_are_chosen_again_as_often_as_layers_are_found_untrusted(generator: torch.Generator) -> None:
-    """A budget that gives to one layer what the other loses there: both go through Householder's QR, one after the other."""
+    """A budget that gives to one layer what the other loses there: both go through Householder's
+    QR, one after the other.
+    """
     layers = [(U, torch.diag(torch.tensor([1.0, 1.0, 1e-6])), V) for U, _, V in random_layers([3, 3], generator, torch.float32)]
     bank, asked = LayerBank.of(layers), []
 
@@ -192,7 +196,9 @@ def test_interrupted_before_the_cores_are_written_nothing_has_changed(
 
 
 def test_interrupted_behind_the_cores_nothing_has_changed(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last moment before the new ranks count: S has grown and is put back, zeros behind the rank included."""
+    """The last moment before the new ranks count: S has grown and is put back, zeros behind the
+    rank included.
+    """
     bank = LayerBank.of(random_layers([3, 2, 4], generator, torch.float32), capacity=8)
     updates = list(zip(*(random_update(bank.factors(layer), generator) for layer in range(3)), strict=True))
     before, write = everything(bank), step_module.write

@@ -1,4 +1,6 @@
-"""The fast step against the oracle and the reference: every dtype, whole trainings, the traps, and bad input."""
+"""The fast step against the oracle and the reference: every dtype, whole trainings, the traps, and
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,9 @@ def test_general_updates_give_what_the_reference_gives(limits: dict[str, Any], g
 
 @pytest.mark.parametrize(("dtype", "bound"), BOUNDS.items())
 def test_trainings_agree_with_the_reference(dtype: torch.dtype, bound: float, generator: torch.Generator) -> None:
-    """100 steps of five layers whose ranks change, each on its own quadratic, S trained in between every third step."""
+    """100 steps of five layers whose ranks change, each on its own quadratic, S trained in between
+    every third step.
+    """
     factors = random_layers([2, 6, 3, 8, 1], generator, dtype)
     targets = [
         (random_layer(m, n, 4, generator, dtype), 0.5 + torch.rand(m, 1, generator=generator).to(dtype)) for m, n in SHAPES[:5]
@@ -222,7 +226,9 @@ def test_each_layer_may_have_its_own_limit(generator: torch.Generator) -> None:
 
 
 def test_a_bank_of_inference_trains_afterwards(generator: torch.Generator) -> None:
-    """Its buffers are made anew where ranks change, and those of inference cannot be written outside of it."""
+    """Its buffers are made anew where ranks change, and those of inference cannot be written
+    outside of it.
+    """
     factors = random_layers([3, 3], generator)
     with torch.inference_mode():
         bank = LayerBank.of(factors)

@@ -1,4 +1,6 @@
-"""Batches: every example once, an order that seed and epoch determine, little padding, and padding without effect."""
+"""Batches: every example once, an order that seed and epoch determine, little padding, and padding
+without effect.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The task "causal-lm": which tokens count, what a run writes, and that a killed one ends with the same bits."""
+"""The task "causal-lm": which tokens count, what a run writes, and that a killed one ends with the
+same bits.
+"""
 
 from __future__ import annotations
 
@@ -222,7 +224,9 @@ def test_too_little_text_is_status_2(
 
 
 def test_what_looks_wrong_is_said(decoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines of JSON that are taken for text, examples that are cut, and a run that makes the model worse."""
+    """Lines of JSON that are taken for text, examples that are cut, and a run that makes the model
+    worse.
+    """
     (tmp_path / "text.txt").write_text(f"{OBJECT}\n" * 99, encoding="utf-8")
     (tmp_path / "data.jsonl").write_text(f"{OBJECT}\n" + OBJECT.replace("film", "film " * 20) + "\n", encoding="utf-8")
     call = arguments(decoder_folder, tmp_path / "text.txt", tmp_path / "run", "--dev", str(tmp_path / "data.jsonl"), "--lr", "0")
@@ -240,7 +244,9 @@ ROOT = Path(__file__).parents[2]
 def test_the_loops_by_hand_run_as_they_stand(
     decoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
-    """With a small model in the place of the large one; the README begins where there are a model and blocks."""
+    """With a small model in the place of the large one; the README begins where there are a model
+    and blocks.
+    """
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "text.txt", 400)
     (block,) = (

@@ -1,4 +1,6 @@
-"""Files of a job: what goes in comes out bit for bit, a kill while writing leaves the last whole file, others are refused."""
+"""Files of a job: what goes in comes out bit for bit, a kill while writing leaves the last whole
+file, others are refused.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def test_what_only_pickle_could_hold_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("last", ["fsync", "replace"])
 def test_kill_while_writing_leaves_the_last_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
-    """The kill comes when the new file is not safe on disk yet, or when only the move is missing; a third write clears up."""
+    """The kill comes when the new file is not safe on disk yet, or when only the move is missing; a
+    third write clears up.
+    """
     path = tmp_path / "checkpoint.safetensors"
     write_stored(path, Stored("checkpoint", {}, {"step": 1}))
 

@@ -351,7 +351,9 @@ def test_help_explains_every_option_and_says_its_default() -> None:
 
 
 def test_what_is_wrong_at_first_sight_is_told_before_torch_is_imported(model_folder: Path, tsv: Path) -> None:
-    """That takes seconds; NumPy does not, and is there: the question is one that can be answered with yes."""
+    """That takes seconds; NumPy does not, and is there: the question is one that can be answered
+    with yes.
+    """
     there = ["--model", str(model_folder), "--metric", "accuracy", "--data"]
     calls = [["--help"], [*there, str(tsv), "--nonsense"], ["--model", "no/such", *there[2:], str(tsv)], [*there, "no/such.tsv"]]
     program = f"""
@@ -568,7 +570,9 @@ def test_diverged_run_is_status_1(model_folder: Path, tsv: Path, tmp_path: Path,
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
 def test_kill_from_outside_and_resume_give_the_same_file(model_folder: Path, tmp_path: Path) -> None:
-    """A real SIGKILL in the middle of training; the adapter file at the end is that of an undisturbed run, byte for byte."""
+    """A real SIGKILL in the middle of training; the adapter file at the end is that of an
+    undisturbed run, byte for byte.
+    """
     tsv = write_tsv(tmp_path / "data.tsv", 400)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     options = ("--epochs", "2", "--checkpoint-every", "1")

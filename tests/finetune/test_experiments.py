@@ -1,4 +1,6 @@
-"""The experiments: the other methods are what they claim to be, a broken-off campaign goes on, and figures follow from runs."""
+"""The experiments: the other methods are what they claim to be, a broken-off campaign goes on, and
+figures follow from runs.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,9 @@ def test_adalora_ends_at_its_budget(model_folder: Path) -> None:
 
 
 def test_adalora_penalty_is_that_of_peft(model_folder: Path) -> None:
-    """PEFT adds it to models that compute their loss themselves; there it is the difference of two losses."""
+    """PEFT adds it to models that compute their loss themselves; there it is the difference of two
+    losses.
+    """
     import transformers
     from peft import AdaLoraConfig, get_peft_model
 
@@ -149,7 +153,9 @@ def outcome(run: Run, dev: float, test: float = 0.5, parameters: int = 100) -> d
 def simulated(
     dev: Callable[[str, Run], float], test: Callable[[str, Run], float]
 ) -> tuple[list[tuple[str, Run]], dict[str, Any]]:
-    """The whole campaign on two tasks with metrics from formulas: what is run in which order, and what is stored at the end."""
+    """The whole campaign on two tasks with metrics from formulas: what is run in which order, and
+    what is stored at the end.
+    """
     stored: dict[str, list[dict[str, Any]]] = {"sst2": [], "stsb": []}
     done: dict[Any, tuple[str, Run]] = {}
     while True:
@@ -173,7 +179,9 @@ def peak(at: float) -> Callable[[str, Run], float]:
 
 
 def test_campaign_tunes_on_development_examples_alone() -> None:
-    """Whatever the test examples say, the same runs are done in the same order; the order is that of the design."""
+    """Whatever the test examples say, the same runs are done in the same order; the order is that
+    of the design.
+    """
     one, _ = simulated(peak(2e-2), lambda *_: 0.5)
     other, _ = simulated(peak(2e-2), lambda task, run: 0.9 - rate(run))
     assert one == other
@@ -271,7 +279,9 @@ def arguments(model_folder: Path, data: Path, output: Path, *more: str) -> list[
 
 
 class Immediate(Executor):
-    """An executor that works when it is asked, in this process; ``interrupt_at`` is the call that Ctrl-C breaks off."""
+    """An executor that works when it is asked, in this process; ``interrupt_at`` is the call that
+    Ctrl-C breaks off.
+    """
 
     def __init__(self, *_: object, **__: object) -> None:
         self.calls: list[Any] = []
@@ -318,7 +328,9 @@ def test_examples_are_drawn_by_their_digests(data: Path) -> None:
 
 
 def test_a_convolution_of_size_one_is_a_linear_map_and_batch_statistics_stay() -> None:
-    """The other convolutions stay; in training mode too, normalisation keeps the statistics of the pretraining."""
+    """The other convolutions stay; in training mode too, normalisation keeps the statistics of the
+    pretraining.
+    """
     generator = torch.Generator().manual_seed(0)
     layers = [torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Conv2d(5, 7, 1), torch.nn.Conv2d(7, 7, 1, groups=7)]
     features = torch.nn.Sequential(*layers)
@@ -456,7 +468,9 @@ def test_documentation_has_the_table_of_the_rules() -> None:
 
 
 def test_seeds_of_a_rule_wait_for_its_best_rate() -> None:
-    """All rates at all ranks with one seed come first; the seeds behind it have the rate that was best at rank 8 alone."""
+    """All rates at all ranks with one seed come first; the seeds behind it have the rate that was
+    best at rank 8 alone.
+    """
     first = list(rules.runs({}))
     assert len(first) == 3 * 4 * 3
     assert {run.seed for run in first} == {0}

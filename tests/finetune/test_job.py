@@ -103,7 +103,9 @@ def test_adapters_have_room_for_the_largest_rank(make_job: Callable[..., Job], m
 
 
 def test_a_method_is_told_of_every_step(make_job: Callable[..., Job], tmp_path: Path) -> None:
-    """As AdaLoRA is, while the gradients of the step are there; a run that was taken up again goes on counting."""
+    """As AdaLoRA is, while the gradients of the step are there; a run that was taken up again goes
+    on counting.
+    """
     told: list[tuple[int, bool]] = []
 
     class Told(GeoLoRAMethod):
@@ -123,7 +125,9 @@ def test_a_method_is_told_of_every_step(make_job: Callable[..., Job], tmp_path: 
 def test_the_random_state_of_a_device_is_in_the_checkpoint(
     make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, *, forgets: bool
 ) -> None:
-    """The same dropout gives the same losses, up to rounding where a device adds in any order; another one is 1e-2 away."""
+    """The same dropout gives the same losses, up to rounding where a device adds in any order;
+    another one is 1e-2 away.
+    """
     straight, checkpoint = make_job(device=device), tmp_path / "checkpoint.safetensors"
     straight.run()
     with pytest.raises(Killed):
@@ -155,7 +159,9 @@ def test_a_checkpoint_with_the_state_of_a_device_that_is_gone_goes_on(
 
 @dataclass
 class Generators:
-    """Stands in for a kind of device that is not here: its module in torch, with one global generator a device."""
+    """Stands in for a kind of device that is not here: its module in torch, with one global
+    generator a device.
+    """
 
     states: list[torch.Tensor]
 
@@ -223,7 +229,9 @@ def test_resume_that_forgets_something_is_noticed(
 def test_truncations_are_counted_and_those_by_householders_qr(
     make_job: Callable[..., Job], undisturbed: Job, tmp_path: Path
 ) -> None:
-    """All of them by the reference, those that the guard sent there by the fast path; over a kill as well."""
+    """All of them by the reference, those that the guard sent there by the fast path; over a kill
+    as well.
+    """
     layers, straight = len(undisturbed.history.layers), undisturbed
     reference = make_job(method=replace(METHOD, fast=False))
     reference.run()

@@ -1,4 +1,6 @@
-"""The data to try fine-tuning on: nothing of an archive runs before its hash is known, and other contents are refused."""
+"""The data to try fine-tuning on: nothing of an archive runs before its hash is known, and other
+contents are refused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ build_wheel = prepare_metadata_for_build_wheel
 
 
 def test_the_build_system_of_another_archive_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index, or who stands between, may serve anything under the name; pip asks the build system for the rest."""
+    """An index, or who stands between, may serve anything under the name; pip asks the build system
+    for the rest.
+    """
     files = {
         "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n',
         "own.py": BACKEND.format(ran=str(tmp_path / "ran")),

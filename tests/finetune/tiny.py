@@ -1,4 +1,6 @@
-"""Transformers of two layers of width 32 with random weights, and sentences whose label, or whose words, they can learn."""
+"""Transformers of two layers of width 32 with random weights, and sentences whose label, or whose
+words, they can learn.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def write_tsv(path: Path, count: int, seed: int = 0) -> Path:
 
 
 def write_decoder(folder: Path) -> Path:
-    """A causal model whose output layer is tied to its embedding; its tokenizer has words, and begins and ends no text."""
+    """A causal model whose output layer is tied to its embedding; its tokenizer has words, and
+    begins and ends no text.
+    """
     import tokenizers
     import transformers
 

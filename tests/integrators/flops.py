@@ -1,4 +1,6 @@
-"""An array that counts the floating point operations done on it: a cost that no other process can disturb."""
+"""An array that counts the floating point operations done on it: a cost that no other process can
+disturb.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ __all__ = ["Counted"]
 
 
 class Counted(np.ndarray[Any, Any]):
-    """A NumPy array whose products, sums and factorisations are counted, in units of one multiplication or addition.
+    """A NumPy array whose products, sums and factorisations are counted, in units of one
+    multiplication or addition.
 
-    A product of a x b and b x c counts 2abc, a QR of a x b 2ab², an SVD of a x b 20ab·min(a, b) (the textbook constants; only the
-    exponents matter), anything elementwise its size.
+    A product of a x b and b x c counts 2abc, a QR of a x b 2ab², an SVD of a x b 20ab·min(a, b)
+    (the textbook constants; only the exponents matter), anything elementwise its size.
     """
 
     flops: ClassVar[float] = 0.0

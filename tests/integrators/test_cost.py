@@ -1,4 +1,6 @@
-"""A step costs O(m r² + r³), not O(m²): counted operations, so that the exponents are the same on every machine."""
+"""A step costs O(m r² + r³), not O(m²): counted operations, so that the exponents are the same on
+every machine.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def _problem(m: int) -> Lyapunov:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "parallel BUG, rejection"])
 def test_the_cost_is_linear_in_m_and_between_quadratic_and_cubic_in_r(name: str) -> None:
-    """F = c₁ m r² + c₂ r³ + c₃ m r: the exponent of m tends to 1 as m grows, that of r lies between 1 and 3."""
+    """F = c₁ m r² + c₂ r³ + c₃ m r: the exponent of m tends to 1 as m grows, that of r lies between
+    1 and 3.
+    """
     large, larger = (_flops(_problem(m), name, m, 8) for m in (2048, 4096))
     assert np.log2(larger / large) == pytest.approx(1.0, abs=0.05)
     wide, wider = (_flops(_problem(2048), name, 2048, r) for r in (16, 32))

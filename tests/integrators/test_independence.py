@@ -1,4 +1,6 @@
-"""The integrators import the interface of a field, no problem, and nothing of the modules that judge them."""
+"""The integrators import the interface of a field, no problem, and nothing of the modules that
+judge them.
+"""
 
 from __future__ import annotations
 

@@ -142,7 +142,9 @@ def test_what_was_discarded_adds_up() -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")] + ["projected RK4"])
 def test_what_a_run_discards_under_a_tolerance_per_time(name: str) -> None:
-    """At most sϑT with s truncations a step, and here 0.9 of it: the field is 0, the smaller singular value is 0.9 hϑ."""
+    """At most sϑT with s truncations a step, and here 0.9 of it: the field is 0, the smaller
+    singular value is 0.9 hϑ.
+    """
     nothing, h, theta = DenseField((5, 4), lambda _, W: np.zeros_like(W)), 0.5, 0.1
     Y0 = LowRank.random((5, 4), [1.0, 0.9 * h * theta], np.random.default_rng(0))
     rule = TruncationRule(theta=theta, per_time=True)
@@ -301,7 +303,9 @@ def test_a_callback_that_fails_after_the_last_step_is_told_and_the_end_is_there(
     "integrator", [StrangSplitting(), AugmentedBUG(RULE), ParallelBUG(RULE)], ids=["Strang", "augmented", "parallel"]
 )
 def test_step_size_control_follows_the_tolerance(integrator: Any) -> None:
-    """A hundredth of the tolerance: more steps and a smaller error; a step adds its tolerance at most, grown by e^{ℓT} < 20."""
+    """A hundredth of the tolerance: more steps and a smaller error; a step adds its tolerance at
+    most, grown by e^{ℓT} < 20.
+    """
     problem, Y0 = _problem()
     end, found = problem.solution(1.0, Y0.full()), []
     for rtol in (1e-3, 1e-5):
@@ -323,7 +327,9 @@ def test_refused_steps_are_counted() -> None:
 
 
 def test_step_size_control_finds_the_stiffness() -> None:
-    """The heat equation with a first step far beyond the stability of RK4: refused until it is stable, then it runs."""
+    """The heat equation with a first step far beyond the stability of RK4: refused until it is
+    stable, then it runs.
+    """
     rng = np.random.default_rng(0)
     problem = Lyapunov(40, [1.0, 0.1], rng)
     Y0 = problem.smooth_initial((1.0, 0.1, 0.01), rng)
@@ -361,7 +367,9 @@ def test_a_field_that_always_fails_ends_step_size_control() -> None:
 
 
 def test_the_smallest_step_is_tried_after_a_failure() -> None:
-    """Ẏ = −50 Y where entries above 2 are refused: Runge–Kutta's last stage is outside at h = 0.1, not at 0.03."""
+    """Ẏ = −50 Y where entries above 2 are refused: Runge–Kutta's last stage is outside at h = 0.1,
+    not at 0.03.
+    """
 
     def field(t: float, W: Any) -> Any:
         if np.max(np.abs(W)) > 2.0:
@@ -416,7 +424,9 @@ def test_step_size_control_gives_up_at_the_resolution_of_time(start: float) -> N
 
 @pytest.mark.parametrize("raises", [False, True], ids=["tolerance", "field"])
 def test_the_evaluations_of_a_step_that_was_given_up_are_told(raises: bool) -> None:
-    """All those since the last step that was accepted, whether the tolerance asked for too small a step or the field failed."""
+    """All those since the last step that was accepted, whether the tolerance asked for too small a
+    step or the field failed.
+    """
     field, asked = _jumping(0.5)
     if raises:
         jump = field.F
@@ -436,7 +446,9 @@ def test_the_evaluations_of_a_step_that_was_given_up_are_told(raises: bool) -> N
 
 
 def test_a_step_size_that_falls_while_steps_are_accepted_fails_too() -> None:
-    """Ẏ = Y² from 1 blows up at t = 1: each accepted step asks for a smaller one, and no step is left to refuse."""
+    """Ẏ = Y² from 1 blows up at t = 1: each accepted step asks for a smaller one, and no step is
+    left to refuse.
+    """
     one = np.eye(1)
     control = Adaptive(first=0.1, rtol=1e-4, smallest=1e-6)
     run = integrate(
@@ -457,7 +469,9 @@ def test_the_step_to_the_end_may_be_smaller_than_the_smallest() -> None:
 
 
 def test_a_difference_that_is_no_number_is_a_failed_step() -> None:
-    """A field within the range of floating point for steps of 1, and none of the two results of a step of 2 in the other."""
+    """A field within the range of floating point for steps of 1, and none of the two results of a
+    step of 2 in the other.
+    """
     one = np.eye(1)
     field = DenseField((1, 1), lambda t, W: np.full((1, 1), 0.89e308 if t == 0.0 else -1.7e308))
     with np.errstate(all="ignore"):
@@ -562,7 +576,9 @@ def test_bad_step_size_control_is_refused(wrong: dict[str, float], message: str)
 
 
 def test_step_doubling_begins_each_half_at_its_own_time() -> None:
-    """Ẏ = 3t² 11ᵀ: Runge–Kutta's method is exact, so that one step and two halves agree and the first step is the only one."""
+    """Ẏ = 3t² 11ᵀ: Runge–Kutta's method is exact, so that one step and two halves agree and the
+    first step is the only one.
+    """
     field = DenseField((4, 3), lambda t, W: 3.0 * t**2 * np.ones((4, 3)))
     run = integrate(BUG(), field, LowRank.from_dense(np.ones((4, 3)), 1), (1.0, 2.0), Adaptive(1.0, rtol=1e-12, smallest=0.5))
     assert run.times == [1.0, 2.0]
@@ -589,7 +605,9 @@ def test_the_smallest_step_is_taken_where_the_tolerance_allows_it() -> None:
 
 
 def test_a_refusal_at_the_smallest_step_ends_the_run_however_the_time_rounds() -> None:
-    """(1 + 1e-7) − 1 is above 1e-7: a step of the smallest size that is refused must not be tried again and again."""
+    """(1 + 1e-7) − 1 is above 1e-7: a step of the smallest size that is refused must not be tried
+    again and again.
+    """
     assert (1.0 + 1e-7) - 1.0 > 1e-7
     calls: list[float] = []
 
@@ -611,7 +629,9 @@ def test_a_refusal_at_the_smallest_step_ends_the_run_however_the_time_rounds() -
 
 
 class Told(Integrator):
-    """W ← (1 + h + h²/2) W: of order 2 for Ẇ = W, and every field of its record is another number in each call."""
+    """W ← (1 + h + h²/2) W: of order 2 for Ẇ = W, and every field of its record is another number
+    in each call.
+    """
 
     order = 2
 

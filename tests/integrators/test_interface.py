@@ -1,4 +1,6 @@
-"""What all integrators have in common: one interface, symmetries, honest reports, and bad input refused with time and reason."""
+"""What all integrators have in common: one interface, symmetries, honest reports, and bad input
+refused with time and reason.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,8 @@ def _step(name: str, field: Any, Y: LowRank, h: float = 0.1, t: float = 0.2) -> 
 @pytest.mark.parametrize("shape", [(9, 7), (7, 9), (5, 4), (4, 4), (3, 5), (1, 6), (1, 1)], ids=str)
 @pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
 def test_every_shape(name: str, shape: tuple[int, int], complex_data: bool) -> None:
-    """m ≠ n, 2r > min(m, n), 4r > min(m, n), r = min(m, n), one row, one number: one small step, close to the flow.
+    """m ≠ n, 2r > min(m, n), 4r > min(m, n), r = min(m, n), one row, one number: one small step,
+    close to the flow.
 
     ``LowRank`` itself checks the shapes and that the bases are orthonormal.
     """
@@ -103,7 +106,9 @@ def test_unitary_equivariance(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang")])
 def test_adjoint_equivariance(name: str) -> None:
-    """Yᴴ under F(Yᴴ)ᴴ gives Y₁ᴴ: U and V swap roles.  (The splittings begin with K: their adjoint begins with L.)"""
+    """Yᴴ under F(Yᴴ)ᴴ gives Y₁ᴴ: U and V swap roles.  (The splittings begin with K: their adjoint
+    begins with L.)
+    """
     field, Y = _setting()
     swapped = DenseField((7, 9), lambda t, W: field.F(t, W.conj().T).conj().T)
     assert norm(_step(name, field, Y).Y.full().conj().T - _step(name, swapped, Y.adjoint()).Y.full()) <= 1e-13
@@ -118,7 +123,9 @@ def test_a_field_of_zero_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in WITHOUT_SUB_SOLVER])
 def test_full_rank_is_the_sub_solver_alone(name: str) -> None:
-    """For m = n = r no direction is missing: every sub-equation, or their sum, is the equation itself, whatever h."""
+    """For m = n = r no direction is missing: every sub-equation, or their sum, is the equation
+    itself, whatever h.
+    """
     rng = np.random.default_rng(1)
     problem = RankPreservingRiccati.random((4, 4), rng, epsilon=0.3)
     Y = problem.initial((1.0, 0.8, 0.6, 0.5), rng)
@@ -138,7 +145,9 @@ CALLS = {
     "projected Runge–Kutta": (4, 4),
     "naive": (2, 2),
 }
-"""With explicit Euler and with RK4 sub-steps (projected Runge–Kutta is Heun's method, the naive one is Euler's)."""
+"""With explicit Euler and with RK4 sub-steps (projected Runge–Kutta is Heun's method, the naive one
+is Euler's).
+"""
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -164,7 +173,9 @@ def test_field_evaluations_are_counted(name: str, solver: RungeKutta) -> None:
 
 @EVERY
 def test_an_old_defect_of_the_bases_does_not_survive(name: str) -> None:
-    """Else the rounding errors of many steps add up, until the bases are none: from a defect of 1e-9 to one of rounding."""
+    """Else the rounding errors of many steps add up, until the bases are none: from a defect of
+    1e-9 to one of rounding.
+    """
     field, Y = _setting()
     E = np.random.default_rng(4).standard_normal((2, 3, 3))
     drifted = LowRank(Y.U + 1e-9 * Y.U @ E[0], Y.S, Y.V + 1e-9 * Y.V @ E[1])
@@ -177,7 +188,9 @@ def test_an_old_defect_of_the_bases_does_not_survive(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("Lie", "Strang", "BUG", "naive")])
 def test_what_was_discarded_is_told(name: str) -> None:
-    """Without truncation the same step ends elsewhere, by exactly the norm that is reported (last truncation only)."""
+    """Without truncation the same step ends elsewhere, by exactly the norm that is reported (last
+    truncation only).
+    """
     field, Y = _setting(20, 18)
     cut = ALL[name](TruncationRule(theta=0.02), EXPLICIT_EULER).step(field, 0.0, Y, 0.3)
     assert cut.rank_rule == RankRule.THRESHOLD
@@ -308,7 +321,9 @@ def test_solve_ivp_is_exact_to_its_tolerance_real_and_complex() -> None:
 
 
 def test_solve_ivp_knows_that_single_precision_has_noise() -> None:
-    """A tolerance of 1e-12 below it costs no more evaluations than double precision does (it was a thousand times as many)."""
+    """A tolerance of 1e-12 below it costs no more evaluations than double precision does (it was a
+    thousand times as many).
+    """
     field, Y = _setting(complex_data=False)
     double = BUG(SolveIVP()).step(field, 0.0, Y, 0.1)
     single = DenseField(field.shape, lambda t, W: field.F(t, W).astype(np.float32))
@@ -647,7 +662,9 @@ def test_what_is_no_result_of_a_sub_solver_is_refused(name: str, spoil: Any, mes
 
 @pytest.mark.parametrize("size", [0.0, 2.0])
 def test_a_relative_tolerance_alone_goes_from_zero(size: float) -> None:
-    """scipy would divide by the size of the start, which is 0, and never end where the field is constant."""
+    """scipy would divide by the size of the start, which is 0, and never end where the field is
+    constant.
+    """
     found = SolveIVP(atol=0.0)(lambda t, X: size * np.ones((2, 2)), 0.0, np.zeros((2, 2)), 0.5)
     np.testing.assert_allclose(found, 0.5 * size, rtol=1e-14)
 

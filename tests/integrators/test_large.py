@@ -1,4 +1,6 @@
-"""Nothing of size m x n is formed where the problem allows it: a heat equation with 4096 x 4096 unknowns."""
+"""Nothing of size m x n is formed where the problem allows it: a heat equation with 4096 x 4096
+unknowns.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ class NeverDense(Lyapunov):
     ],
 )
 def test_a_large_problem_takes_little_memory(integrator: Integrator, error: float) -> None:
-    """10 steps with at most 1/10 of the memory of *one* dense matrix, and close to the exact solution in factored form.
+    """10 steps with at most 1/10 of the memory of *one* dense matrix, and close to the exact
+    solution in factored form.
 
-    The thinnest object of a step is 4096 x 3r; the dense matrix would be 128 MiB, and every field evaluation several of them.
+    The thinnest object of a step is 4096 x 3r; the dense matrix would be 128 MiB, and every field
+    evaluation several of them.
     """
     rng = np.random.default_rng(0)
     problem = NeverDense(N, [1.0, 0.3, 0.1], rng, diffusion=1e-6)

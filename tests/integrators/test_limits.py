@@ -34,7 +34,9 @@ from tests.integrators.fields import ALL, DenseField, complex_low_rank
     ids=["Lie", "BUG", "augmented BUG"],
 )
 def test_a_curve_whose_spaces_turn_by_90_degrees_is_not_exact(integrator: ProjectorSplitting | BUG | AugmentedBUG) -> None:
-    """A(t) = u(t)v(t)ᵀ: a step of 57° is exact, one of 90° not: K(h) = u(h)·v(h)ᵀv(0) = 0, and rounding gives its direction."""
+    """A(t) = u(t)v(t)ᵀ: a step of 57° is exact, one of 90° not: K(h) = u(h)·v(h)ᵀv(0) = 0, and
+    rounding gives its direction.
+    """
     rng = np.random.default_rng(0)
     P, Q = (np.linalg.qr(rng.standard_normal((12, 2)))[0] for _ in range(2))
 
@@ -56,7 +58,9 @@ def test_a_curve_whose_spaces_turn_by_90_degrees_is_not_exact(integrator: Projec
 
 @pytest.mark.parametrize("half", [45.0, 90.0])
 def test_strang_splitting_depends_on_the_spaces_at_half_time(half: float) -> None:
-    """V turns by 45° from end to end, and by ``half`` in the first half: Lie and BUG do not notice where it was in between."""
+    """V turns by 45° from end to end, and by ``half`` in the first half: Lie and BUG do not notice
+    where it was in between.
+    """
     solver, slope, curvature = SolveIVP(1e-12, 1e-14), np.deg2rad(4.0 * half - 45.0), np.deg2rad(90.0 - 4.0 * half)
 
     def A(t: float) -> np.ndarray:
@@ -77,7 +81,9 @@ def test_strang_splitting_depends_on_the_spaces_at_half_time(half: float) -> Non
 
 
 def test_the_naive_integrator_breaks_in_a_tangential_field_without_the_factor_S() -> None:
-    """F(Y) = P(Y)C is tangential everywhere, and (I − UUᵀ)FV = (I − UUᵀ)CV does not contain the S it is divided by."""
+    """F(Y) = P(Y)C is tangential everywhere, and (I − UUᵀ)FV = (I − UUᵀ)CV does not contain the S
+    it is divided by.
+    """
     dense = np.random.default_rng(0).standard_normal((24, 20))
     C = np.asarray(dense / norm(dense))
 
@@ -95,7 +101,9 @@ def test_the_naive_integrator_breaks_in_a_tangential_field_without_the_factor_S(
 
 
 def test_what_the_midpoint_with_3r_columns_cuts_off_inside_is_told() -> None:
-    """F is constant, and its new direction is cut off from Y_½: the step that does not cut there is exact, this one is not."""
+    """F is constant, and its new direction is cut off from Y_½: the step that does not cut there is
+    exact, this one is not.
+    """
     e, h = np.eye(30), 0.1
     F = np.outer((e[2:].sum(0)) / np.sqrt(28), e[1])
     Y0 = LowRank(e[:, :2].copy(), np.diag([1.0, 0.0]), e[:, :2].copy())
@@ -112,7 +120,9 @@ def test_what_the_midpoint_with_3r_columns_cuts_off_inside_is_told() -> None:
 
 
 def test_what_was_discarded_does_not_bound_the_error_of_a_stall() -> None:
-    """Ẏ = ¼(A − Y) from rank 2, contractive, ϑ = 1e-3·h: what is cut off sums up to 1e-3, what it leads to is 0.1 and more."""
+    """Ẏ = ¼(A − Y) from rank 2, contractive, ϑ = 1e-3·h: what is cut off sums up to 1e-3, what it
+    leads to is 0.1 and more.
+    """
     rng = np.random.default_rng(0)
     A = LowRank.random((20, 15), (1.0, 0.8, 0.6, 0.5), rng).full()
     Y0 = LowRank.random((20, 15), (1.0, 1.0), rng)
@@ -127,7 +137,9 @@ def test_what_was_discarded_does_not_bound_the_error_of_a_stall() -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "naive"])  # which divides by S
 def test_subnormal_complex_states_have_bases(name: str) -> None:
-    """MKL's complex QR makes NaN of columns of subnormal numbers: in torch all failed but those that augment the old bases."""
+    """MKL's complex QR makes NaN of columns of subnormal numbers: in torch all failed but those
+    that augment the old bases.
+    """
     torch = pytest.importorskip("torch", reason="torch is not installed")
     Y0 = complex_low_rank(7, 6, (1e-310, 1e-311), np.random.default_rng(0))
     Y = LowRank(*(torch.from_numpy(X) for X in Y0))

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.usefixtures("module_unchecked")
 def test_euler_steps_are_projections_of_the_euler_step(
     shape: tuple[int, int, int], smallest: float, h: float, complex_data: bool, normal: float, seed: int
 ) -> None:
-    """With explicit Euler the parallel step is the truncation of Y₀ + hP(Y₀)F, and the augmented one of P̂(Y₀ + hF)Q̂.
+    """With explicit Euler the parallel step is the truncation of Y₀ + hP(Y₀)F, and the augmented
+    one of P̂(Y₀ + hF)Q̂.
 
     Untruncated, so that no gap of singular values matters: rounding is eps·‖Ŵ‖ times a modest number.
     """
@@ -57,7 +58,9 @@ def test_euler_steps_are_projections_of_the_euler_step(
 
 @given(shape=shapes(), complex_data=st.booleans(), seed=st.integers(0, 2**32 - 1))
 def test_truncation_is_a_best_approximation(shape: tuple[int, int, int], complex_data: bool, seed: int) -> None:
-    """Truncated to rank r, the parallel step is as far from the untruncated one as the best approximation is."""
+    """Truncated to rank r, the parallel step is as far from the untruncated one as the best
+    approximation is.
+    """
     m, n, r = shape
     rng = np.random.default_rng(seed)
     field = linear(m, n, rng, complex_data=complex_data, normal=1.0)

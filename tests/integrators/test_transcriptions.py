@@ -1,7 +1,9 @@
-"""The integrators against direct dense transcriptions of their definitions, which share nothing with the package.
+"""The integrators against direct dense transcriptions of their definitions, which share nothing
+with the package.
 
-Here bases come from the singular value decomposition instead of QR, fields are dense, and F is projected onto the augmented
-subspaces by projector matrices: what must agree is the matrix, since bases are free within their range.
+Here bases come from the singular value decomposition instead of QR, fields are dense, and F is
+projected onto the augmented subspaces by projector matrices: what must agree is the matrix, since
+bases are free within their range.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def ranges(Y: Matrix, rank: int) -> tuple[Matrix, Matrix]:
 def dense_parallel(
     f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow, P: Matrix | None = None, Q: Matrix | None = None
 ) -> Matrix:
-    """Y₁ = best(Y_S + (I − P)Y_K + Y_L(I − Q)): Y_K, Y_L, Y_S solve Y' = F(Y)Q, P F(Y), P F(Y)Q, all in the old spaces."""
+    """Y₁ = best(Y_S + (I − P)Y_K + Y_L(I − Q)): Y_K, Y_L, Y_S solve Y' = F(Y)Q, P F(Y), P F(Y)Q,
+    all in the old spaces.
+    """
     if P is None or Q is None:
         P, Q = ranges(Y, rank)
     Y_K = flow(lambda s, X: f(s, X) @ Q, t, Y, h)
@@ -126,7 +130,9 @@ def dense_midpoint(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -
 
 
 def dense_midpoint_3r(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
-    """Bases that span the old spaces, those of Y_½ of rank r, and F(t + h/2, Y_½)V_½, F(t + h/2, Y_½)ᴴU_½."""
+    """Bases that span the old spaces, those of Y_½ of rank r, and F(t + h/2, Y_½)V_½, F(t + h/2,
+    Y_½)ᴴU_½.
+    """
     middle = dense_augmented(f, t, Y, 0.5 * h, rank, flow)
     P, Q = ranges(middle, rank)
     half = f(t + 0.5 * h, middle)
@@ -157,7 +163,9 @@ def dense_rk4(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Mat
 
 
 def dense_naive(f: F, t: float, Y: Matrix, h: float, rank: int, flow: Flow) -> Matrix:
-    """(U + hU̇)(S + hṠ)(V + hV̇)ᴴ; U̇ = (I − P)F Y⁺ U and V̇ᴴ = Vᴴ Y⁺ F(I − Q) with the pseudo-inverse Y⁺ = VS⁻¹Uᴴ."""
+    """(U + hU̇)(S + hṠ)(V + hV̇)ᴴ; U̇ = (I − P)F Y⁺ U and V̇ᴴ = Vᴴ Y⁺ F(I − Q) with the
+    pseudo-inverse Y⁺ = VS⁻¹Uᴴ.
+    """
     P, Q = ranges(Y, rank)
     value, inverse = f(t, Y), np.linalg.pinv(Y, rcond=1e-12)
     left, right = value @ inverse - P @ value @ inverse, inverse @ value - inverse @ value @ Q
@@ -190,7 +198,9 @@ PAIRS: dict[str, tuple[Callable[..., Integrator], Callable[..., Matrix]]] = {
 @pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
 @pytest.mark.parametrize("solver", ["Euler", "exact"])
 def test_a_step_is_what_its_definition_says(name: str, complex_data: bool, solver: str) -> None:
-    """A non-autonomous field with a normal part, dense S, m ≠ n ≠ r.  The tolerance is that of the sub-solver, or rounding."""
+    """A non-autonomous field with a normal part, dense S, m ≠ n ≠ r.  The tolerance is that of the
+    sub-solver, or rounding.
+    """
     make, transcription = PAIRS[name]
     rng = np.random.default_rng(3)
     field = linear(17, 14, rng, complex_data=complex_data, normal=0.5)

@@ -1,4 +1,6 @@
-"""What real states, states of size one and the usual tableaus do not show: complex η, full rows, tolerances, rules."""
+"""What real states, states of size one and the usual tableaus do not show: complex η, full rows,
+tolerances, rules.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def test_scipy_is_exact_in_single_precision() -> None:
 
 
 def test_the_cut_inside_of_a_midpoint_step_is_that_of_half_a_step() -> None:
-    """28 directions that grow to 0.05 each: per time ϑ = 0.8 allows 0.04 over h/2.  None of it is part of the run's sum."""
+    """28 directions that grow to 0.05 each: per time ϑ = 0.8 allows 0.04 over h/2.  None of it is
+    part of the run's sum.
+    """
     e = np.eye(30)
     F = np.outer(e[2:].sum(axis=0) / math.sqrt(28.0), e[1])
     Y0 = LowRank(e[:, :2].copy(), np.diag([1.0, 0.0]), e[:, :2].copy())

@@ -1,4 +1,6 @@
-"""Simultaneous descent and DLRT against dense transcriptions of their formulas, where they fail and where they do not."""
+"""Simultaneous descent and DLRT against dense transcriptions of their formulas, where they fail and
+where they do not.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ def test_both_routes_of_the_gradients_give_the_same_step() -> None:
 
 
 def stuck(gradients: GradientRoute) -> Dense:
-    """S = 0, and a target that is orthogonal to U on the left: UᵀGV = 0, but P(W)G = (I − UUᵀ)GVVᵀ is not zero."""
+    """S = 0, and a target that is orthogonal to U on the left: UᵀGV = 0, but P(W)G = (I − UUᵀ)GVVᵀ
+    is not zero.
+    """
     problem = dense(curved, S=torch.zeros(R, R, dtype=torch.float64), gradients=gradients)
     U = problem.adapter.factors().U
     A = randn(M, N, seed=6)
@@ -186,7 +190,8 @@ def test_dlrt_is_the_galerkin_step_in_the_augmented_bases(make: type[AdapterOpti
     ids=["the same", "with decay", "another momentum"],
 )
 def test_the_memory_of_dlrt_moves_with_the_bases(momentum: float, decay: float, equal: bool) -> None:
-    """Two steps of heavy ball, dense: M₁ = Π₁G₁Π₁', W₁ = W₀ − λM₁; then W₁ − λ(βM₁ + Π₂G₂Π₂') with bases from βG₁ + G₂.
+    """Two steps of heavy ball, dense: M₁ = Π₁G₁Π₁', W₁ = W₀ − λM₁; then W₁ − λ(βM₁ + Π₂G₂Π₂') with
+    bases from βG₁ + G₂.
 
     What shrinks W besides is in no memory and in no basis.
     """
@@ -218,7 +223,9 @@ def test_the_limits_of_dlrt_are_those_of_its_options(options: dict[str, Any], ra
 
 @pytest.mark.parametrize("first", [0.3, 0.0])
 def test_every_group_of_dlrt_has_its_own_options(first: float) -> None:
-    """A step of one with all the same, for each of two layers: the gradients of all three evaluations are those at W."""
+    """A step of one with all the same, for each of two layers: the gradients of all three
+    evaluations are those at W.
+    """
     own = {"0": {"lr": first, "theta": 1e-3, "update": "sgd"}, "2": {"lr": 0.02, "theta": 0.0, "update": "adam"}}
     model, _, closure = prepared(Dlrt)
     Dlrt([{"module": model.get_submodule(name), **options} for name, options in own.items()]).step(closure)
@@ -275,7 +282,9 @@ def test_the_bases_of_dlrt_stay_orthonormal() -> None:
 
 
 def test_dlrt_descends_below_every_step() -> None:
-    """‖(ÛÛᵀ·V̂V̂ᵀ)G‖ ≥ ‖P(W)G‖: the bound of descent holds with λ < 2/β, here β = 1; ϑ is small beside the descent."""
+    """‖(ÛÛᵀ·V̂V̂ᵀ)G‖ ≥ ‖P(W)G‖: the bound of descent holds with λ < 2/β, here β = 1; ϑ is small
+    beside the descent.
+    """
     problem = dense(quadratic(randn(M, 3, seed=6) @ randn(3, N, seed=7)))
     optimizer = Dlrt(problem.model, 0.5, theta=1e-6, update="sgd")
     losses = [optimizer.step(problem.closure) for _ in range(40)]
@@ -287,7 +296,9 @@ def test_dlrt_descends_below_every_step() -> None:
 
 
 def test_dlrt_does_not_stall_where_the_rank_of_geolora_does() -> None:
-    """A threshold above λ²·‖(I−UUᵀ)GV‖·‖UᵀG(I−VVᵀ)‖₂/σ_min(S_new), the bound of what GeoLoRA's new directions weigh."""
+    """A threshold above λ²·‖(I−UUᵀ)GV‖·‖UᵀG(I−VVᵀ)‖₂/σ_min(S_new), the bound of what GeoLoRA's new
+    directions weigh.
+    """
     A, rate = randn(M, N, seed=6), 1e-3
     start = LowRank.from_dense(A + 0.3 * randn(M, N, seed=9), R)
     theta, stalled, ranks = rate * 0.05, [], {}

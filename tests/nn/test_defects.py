@@ -1,4 +1,6 @@
-"""Defects that public code of this field had: each identity holds for what is here, and rejects the broken version."""
+"""Defects that public code of this field had: each identity holds for what is here, and rejects the
+broken version.
+"""
 
 from __future__ import annotations
 

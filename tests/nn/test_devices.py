@@ -1,4 +1,6 @@
-"""Adapters and optimizers on a device: the identities hold there, and training is that of the reference on the CPU."""
+"""Adapters and optimizers on a device: the identities hold there, and training is that of the
+reference on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def test_identities_hold(device: str, defect: Defect) -> None:
 def test_a_whole_training_is_that_of_the_reference_on_the_cpu(
     device: str, method: Any, update: Any, tau: float, form: str
 ) -> None:
-    """The same ranks, which change, and W within the bound of parity for 100 steps; of another rate it is not."""
+    """The same ranks, which change, and W within the bound of parity for 100 steps; of another rate
+    it is not.
+    """
     options = OPTIONS | {"update": update, "tau": tau}
     cpu, model, other = network(rank=2), network(rank=2).to(device), network(rank=2).to(device)
     for layer in adapters(cpu).values():

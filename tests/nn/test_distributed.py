@@ -1,7 +1,9 @@
-"""Training by several processes on gloo: what is averaged are ∇_K, ∇_L, ∇_S, so it is the training of one process on all data.
+"""Training by several processes on gloo: what is averaged are ∇_K, ∇_L, ∇_S, so it is the training
+of one process on all data.
 
-Either everything is in every process (DistributedDataParallel), or the frozen base is spread over them (fully_shard).  One
-process and four train the network as ``adapt`` makes it, two the same as PEFT does.
+Either everything is in every process (DistributedDataParallel), or the frozen base is spread over
+them (fully_shard).  One process and four train the network as ``adapt`` makes it, two the same as
+PEFT does.
 """
 
 from __future__ import annotations
@@ -99,7 +101,9 @@ def test_without_averages_the_processes_part(folder: Path) -> None:
 @can_shard
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_base_is_spread_and_stays_what_it_was(folder: Path, world: int) -> None:
-    """After every forward pass and every step a process has its part alone, and the parts make the whole."""
+    """After every forward pass and every step a process has its part alone, and the parts make the
+    whole.
+    """
     (alone,) = saved(folder, "replicated", 1)
     states = saved(folder, "sharded", world)
     parts = torch.stack([state["held"] for state in states])  # (world, 2 times a step, layers)

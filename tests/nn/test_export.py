@@ -1,4 +1,6 @@
-"""A plain LoRA checkpoint: PEFT alone loads it and computes the same, for every kind of layer, rank and name."""
+"""A plain LoRA checkpoint: PEFT alone loads it and computes the same, for every kind of layer, rank
+and name.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ RANKS = {"fc": 3, "inner.fc": 2, "inner.other.fc": None, ODD: 4, "table": 2, "co
 
 
 class Mixed(nn.Module):
-    """Layers of every kind, under names that are traps for whoever takes them for patterns or for ends of names."""
+    """Layers of every kind, under names that are traps for whoever takes them for patterns or for
+    ends of names.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +196,9 @@ def test_a_compiled_head_is_saved_under_the_names_of_the_base(tmp_path: Path) ->
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_classifier_that_peft_saves_for_its_task(tmp_path: Path) -> None:
-    """For SEQ_CLS it saves "classifier" of its own accord, here two layers: their names beside it would lie in what is saved."""
+    """For SEQ_CLS it saves "classifier" of its own accord, here two layers: their names beside it
+    would lie in what is saved.
+    """
     transformers = pytest.importorskip("transformers", reason=REASON)
     sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     torch.manual_seed(2)
@@ -260,7 +266,9 @@ def by_peft(base: nn.Module, directory: Path) -> Weights:
 
 
 def scaled(directory: Path, scale: Callable[[dict[str, Any], list[int], int], float]) -> Weights:
-    """What a reader computes whose scale follows from the configuration, the ranks of all tensors, and the rank of each."""
+    """What a reader computes whose scale follows from the configuration, the ranks of all tensors,
+    and the rank of each.
+    """
     config, pairs = json.loads((directory / CONFIG).read_text(encoding="utf-8")), products(directory)
     ranks = [B.shape[1] for _, B in pairs.values()]
     return {name: scale(config, ranks, B.shape[1]) * (B @ A) for name, (A, B) in pairs.items()}
@@ -272,13 +280,17 @@ READERS: dict[str, Callable[[nn.Module, Path], Weights]] = {
     "llama.cpp": lambda _, folder: scaled(folder, lambda config, ranks, rank: config["lora_alpha"] / rank),
     "diffusers": lambda _, folder: scaled(folder, lambda config, ranks, rank: ranks[0] / rank),
 }
-"""vllm/lora/peft_helper.py; llama-adapter.h, get_scale; diffusers/utils/peft_utils.py of releases before alpha_pattern."""
+"""vllm/lora/peft_helper.py; llama-adapter.h, get_scale; diffusers/utils/peft_utils.py of releases
+before alpha_pattern.
+"""
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 0.3])
 @pytest.mark.parametrize("reader", READERS)
 def test_every_reader_finds_the_update(tmp_path: Path, reader: str, alpha: float) -> None:
-    """With the mixed ranks of the table; the compact form, which PEFT reads, is wrong by 33 % and more for two of them."""
+    """With the mixed ranks of the table; the compact form, which PEFT reads, is wrong by 33 % and
+    more for two of them.
+    """
     base, model = mixed(torch.float32, alpha=alpha)
     expected = {name: alpha * layer.adapter.full() for name, layer in adapters(model).items()}
     expected["table"][:, 2] = 0.0  # the padding row
@@ -424,7 +436,9 @@ def test_another_adapter_is_not_overwritten_by_accident(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dies_at", [WEIGHTS, CONFIG])
 def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str) -> None:
-    """Whenever the writer dies while it replaces an adapter, no configuration is left that speaks of other weights."""
+    """Whenever the writer dies while it replaces an adapter, no configuration is left that speaks
+    of other weights.
+    """
     base, model = mixed()
     export_lora(model, tmp_path)
 
@@ -581,7 +595,9 @@ def test_peft_would_compute_something_else_for_reflected_padding(tmp_path: Path,
 
 @pytest.mark.filterwarnings(r"ignore:Found missing adapter keys .*'base_model\.model\.2\.0\.lora_A:UserWarning")
 def test_a_block_under_two_names_is_exported(tmp_path: Path) -> None:
-    """Its layers have one place each, where PEFT puts its own; it misses them under the second name, but they are the same."""
+    """Its layers have one place each, where PEFT puts its own; it misses them under the second
+    name, but they are the same.
+    """
     torch.manual_seed(0)
     block = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
     base = nn.Sequential(block, nn.Linear(6, 6), block).double()

@@ -34,7 +34,8 @@ def test_the_fast_method_is_the_reference_within_rounding(options: dict[str, Any
     for name, report in reference.reports.items():
         found = fast.reports[name]
         assert (found.rank, found.rank_rule) == (report.rank, report.rank_rule)
-        # θ = τ‖Ŝ‖ is off by its own rounding, what is discarded, a small part of Ŝ, by that of Ŝ: 2e-15 and 4e-13 here
+        # θ = τ‖Ŝ‖ is off by its own rounding, what is discarded, a small part of Ŝ, by that of Ŝ:
+        # 2e-15 and 4e-13 here
         assert found.theta == pytest.approx(report.theta, rel=1e-13, abs=0.0)
         assert found.discarded == pytest.approx(report.discarded, rel=1e-11, abs=0.0)
 
@@ -149,7 +150,8 @@ for make in (partial(GeoLoRA, method="fast"), Dlrt, *((GeoLoRA, SimultaneousDesc
 
 
 def test_a_compiled_model_trains_alike_and_is_compiled_once() -> None:
-    """Ranks change on the way; the whole storage takes part in compiled code, and its zero rows change rounding only.
+    """Ranks change on the way; the whole storage takes part in compiled code, and its zero rows
+    change rounding only.
 
     In a process of its own: the run-time type checker of the tests cannot be compiled.
     """
@@ -238,7 +240,9 @@ def test_a_first_fast_step_in_inference_mode_leaves_a_model_that_can_be_trained(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_graph_from_before_the_step_is_refused_after_it(method: Literal["reference", "fast"]) -> None:
-    """Its gradients would mix old activations and new factors; autograd says so, also where the factors are written in a bank."""
+    """Its gradients would mix old activations and new factors; autograd says so, also where the
+    factors are written in a bank.
+    """
     model, x = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3)).double(), torch.randn(4, 7, dtype=torch.float64)
     adapt(model, rank=2)
     optimizer = GeoLoRA(model, lr=0.1, tau=0.2, update="sgd", method=method)

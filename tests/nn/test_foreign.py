@@ -1,4 +1,6 @@
-"""Factors trained by another optimizer raise at the next training pass or when they are saved; all other changes are allowed."""
+"""Factors trained by another optimizer raise at the next training pass or when they are saved; all
+other changes are allowed.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def one_vector(model: nn.Module) -> Callable[[], Any]:
 
 
 def one_buffer(model: nn.Module) -> Callable[[], Any]:
-    """As DeepSpeed does: parameters are views of a buffer, which an optimizer that knows no others steps."""
+    """As DeepSpeed does: parameters are views of a buffer, which an optimizer that knows no others
+    steps.
+    """
     buffer = parameters_to_vector(trained(model)).detach().clone()
     where = 0
     for p in trained(model):
@@ -145,7 +149,9 @@ def loss_of(model: nn.Module, dtype: torch.dtype = torch.float64) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
 @pytest.mark.parametrize("way", WRONG)
 def test_the_training_pass_after_a_foreign_step_is_an_error_that_names_the_cure(way: str, dtype: torch.dtype) -> None:
-    """The negative control is the context that says it is meant: nobody is told, and the loss is another one."""
+    """The negative control is the context that says it is meant: nobody is told, and the loss is
+    another one.
+    """
     for meant in (True, False):
         model = network().to(dtype)
         if way == "Muon" and not hasattr(torch.optim, "Muon"):

@@ -1,4 +1,6 @@
-"""The backward pass of the update returns ∇_K, ∇_L and ∇_S: against automatic differentiation of the dense weight."""
+"""The backward pass of the update returns ∇_K, ∇_L and ∇_S: against automatic differentiation of
+the dense weight.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ REFUSED = re.escape(
 
 
 def dense_gradient(layer: AdaptedLayer, x: Tensor, upstream: Tensor) -> Tensor:
-    """G = ∇L(W) (m x n) by automatic differentiation of the base layer with weight base.weight + alpha·W."""
+    """G = ∇L(W) (m x n) by automatic differentiation of the base layer with weight
+    base.weight + alpha·W.
+    """
     W = layer.adapter.full().requires_grad_(True)
     weight = layer.base_weight.detach() + layer.alpha * layout_of(layer.base).weight(W)
     (functional_call(layer.base, {"weight": weight}, (x,)) * upstream).sum().backward()
@@ -78,7 +82,9 @@ def test_the_published_route_gives_the_same_where_it_is_defined(name: str) -> No
 
 
 def added_one_by_one(total: Tensor, axis: int, places: Tensor, terms: Tensor) -> Tensor:
-    """``index_add_`` as the atomic additions of a GPU do it: every sum is rounded to the dtype of the total."""
+    """``index_add_`` as the atomic additions of a GPU do it: every sum is rounded to the dtype of
+    the total.
+    """
     assert axis == 0
     for place, term in zip(places.tolist(), terms, strict=True):
         total[place] += term
@@ -91,7 +97,9 @@ def added_one_by_one(total: Tensor, axis: int, places: Tensor, terms: Tensor) ->
 def test_autocast_loses_no_tokens_of_a_frequent_row(
     device: str, gradients: GradientRoute, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equal terms, 16 times as many as the dtype can count one by one; only roundings of single products are left."""
+    """Equal terms, 16 times as many as the dtype can count one by one; only roundings of single
+    products are left.
+    """
     if device == "cpu":
         monkeypatch.setattr(Tensor, "index_add_", added_one_by_one)
     layer, _ = adapted_layer("embedding", gradients=gradients, device=device)
@@ -135,7 +143,9 @@ def test_the_gradient_of_the_input_is_that_of_the_dense_layer(name: str) -> None
 
 
 def penalised(gradients: GradientRoute, *, read: bool) -> tuple[AdaptedLayer, Tensor]:
-    """A layer and the squared norm of a gradient with respect to its input; its weight is read or it is called."""
+    """A layer and the squared norm of a gradient with respect to its input; its weight is read or
+    it is called.
+    """
     layer, x = adapted_layer("linear without bias", gradients=gradients)
     x.requires_grad_(True)
     y = torch.nn.functional.linear(x, layer.weight) if read else layer(x)
@@ -159,7 +169,8 @@ def test_gradients_of_a_gradient_penalty(gradients: GradientRoute, read: bool) -
 @pytest.mark.parametrize("options", [{"fused": False}, {"fused": True}])
 @pytest.mark.parametrize("square", [False, True])
 def test_second_derivatives_are_right_for_the_input_and_refused_for_the_factors(options: dict[str, Any], square: bool) -> None:
-    """What stands in the places of the gradients of U and V has no derivative: one through it would be wrong without a word.
+    """What stands in the places of the gradients of U and V has no derivative: one through it would
+    be wrong without a word.
 
     The loss may be linear in the output, so that the upstream gradient is a constant.
     """
@@ -205,7 +216,9 @@ def test_gradients_of_the_factors_are_no_constants_of_the_input(options: dict[st
 @pytest.mark.parametrize("of", ["Ut", "S", "Vt"])
 @pytest.mark.parametrize("square", [False, True])
 def test_second_derivatives_through_a_weight_that_is_read_are_refused(of: str, wanted: str, square: bool) -> None:
-    """As those of a layer that is called: the gradient of one factor, derived with respect to one of the others or to itself."""
+    """As those of a layer that is called: the gradient of one factor, derived with respect to one
+    of the others or to itself.
+    """
     layer, _ = adapted_layer("linear")
     (first,) = torch.autograd.grad(
         layer.weight.square().sum() if square else layer.weight.sum(), getattr(layer.adapter, of), create_graph=True
@@ -216,7 +229,9 @@ def test_second_derivatives_through_a_weight_that_is_read_are_refused(of: str, w
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradcheck(name: str) -> None:
-    """∇_K, ∇_L, ∇_S are the derivatives with respect to additions Δ_K Vᵀ, U Δ_Lᵀ and U Δ_S Vᵀ to W, checked by differences."""
+    """∇_K, ∇_L, ∇_S are the derivatives with respect to additions Δ_K Vᵀ, U Δ_Lᵀ and U Δ_S Vᵀ to W,
+    checked by differences.
+    """
     layer, x = adapted_layer(name)
     Ut, S, Vt = (X.detach() for X in layer.adapter.active())
     input_map, x = layer.layout.input_map, layer.layout.before(x) if x.is_floating_point() else x

@@ -1,4 +1,6 @@
-"""Adapted layers: nothing changes at the start, merging is exact, state dicts carry the rank, bad layers are refused."""
+"""Adapted layers: nothing changes at the start, merging is exact, state dicts carry the rank, bad
+layers are refused.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +170,9 @@ def test_a_layer_inside_of_what_is_trained_is_refused() -> None:
 
 
 def test_the_effective_weight_has_the_precision_of_the_factors_under_autocast() -> None:
-    """Its readers are not called, so that autocast would round W and not what its backward pass is made of."""
+    """Its readers are not called, so that autocast would round W and not what its backward pass is
+    made of.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True))
     layer = adapt(model, ["out_proj"], rank=2)["0.self_attn.out_proj"]

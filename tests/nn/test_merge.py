@@ -85,7 +85,9 @@ def test_two_adapters_of_one_base_are_unmerged_in_the_reverse_order() -> None:
 
 
 def test_a_base_that_is_taken_out_merged_is_a_layer_like_any_other() -> None:
-    """Nothing is left in it, neither a copy of its weight nor that it was merged: it can be adapted anew."""
+    """Nothing is left in it, neither a copy of its weight nor that it was merged: it can be adapted
+    anew.
+    """
     model = single(nn.Linear(5, 4))
     before = set(vars(model.get_submodule("0")))
     layer = adapt(model, rank=2)["0"]

@@ -210,7 +210,9 @@ def test_gradients_whose_squares_overflow_change_nothing(method: Any) -> None:
 @pytest.mark.parametrize("defect", ["second moments beyond the range", "second moments and eps below it", "none"])
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_a_head_that_overflows_in_its_step_changes_nothing(method: str, defect: str) -> None:
-    """1e25 has no square in single precision, 1e-5 none in half, where eps = 1e-8 is 0; smaller gradients and 1e-3 have one."""
+    """1e25 has no square in single precision, 1e-5 none in half, where eps = 1e-8 is 0; smaller
+    gradients and 1e-3 have one.
+    """
     model = network(max_rank=6).float()
     half = defect.endswith("below it")
     if half:

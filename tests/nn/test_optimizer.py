@@ -1,4 +1,6 @@
-"""The torch optimizer: the step is the reference's, nothing is half done, states round trip, and torch's tools work with it."""
+"""The torch optimizer: the step is the reference's, nothing is half done, states round trip, and
+torch's tools work with it.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_the_least_rank_is_kept_within_the_cycle_too(method: Any) -> None:
 @pytest.mark.parametrize("method", ["reference", "fast"])
 @pytest.mark.parametrize("options", WAYS, ids=str)
 def test_every_way_of_training_reduces_the_loss_and_survives_a_reload(options: dict[str, Any], method: Any) -> None:
-    """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the interruption."""
+    """20 steps, saved and loaded into fresh objects in the middle: bit for bit those without the
+    interruption.
+    """
     options = {"lr": 0.02, "method": method, **options}
     x, target = regression()
     model = network()
@@ -150,7 +154,9 @@ def test_schedulers_set_the_rate_of_every_group() -> None:
 
 @pytest.mark.parametrize("wrapped", [partial(torch.compile, backend="eager"), lambda model: nn.DataParallel(model).cpu()])
 def test_a_state_is_that_of_the_model_inside(wrapped: Callable[[nn.Module], nn.Module]) -> None:
-    """What is compiled or data-parallel names its adapters as the bare model does, and so do reports and states."""
+    """What is compiled or data-parallel names its adapters as the bare model does, and so do
+    reports and states.
+    """
     model, bare = network(), network()
     around = wrapped(model)
     optimizer, other = GeoLoRA(around, lr=0.05, method="fast"), GeoLoRA(bare, lr=0.05, method="fast")
@@ -225,7 +231,9 @@ UPDATES: tuple[UpdateRule, ...] = ("sgd", "adam", "heavy-ball", "spectral", "pre
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("before", UPDATES)
 def test_another_update_begins_without_a_memory(method: Any, before: Any) -> None:
-    """Its step is that of a new optimizer; ranks have changed since the first memory was made.  Two rules have one memory."""
+    """Its step is that of a new optimizer; ranks have changed since the first memory was made.  Two
+    rules have one memory.
+    """
     for after in [update for update in UPDATES if update != before and {update, before} != {"heavy-ball", "spectral"}]:
         model = network()
         optimizer = GeoLoRA(model, lr=0.02, tau=0.2, update=before, method=method)
@@ -258,7 +266,9 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_training_goes_on_in_double_precision_once_everything_is(method: Any) -> None:
-    """Single precision leaves a defect that a double-precision step refuses; the memory has to follow, too."""
+    """Single precision leaves a defect that a double-precision step refuses; the memory has to
+    follow, too.
+    """
     model = network().float()
     optimizer = GeoLoRA(model[:4], lr=0.02, tau=0.1, method=method)
     x, target = regression()

@@ -284,7 +284,9 @@ def test_a_state_that_a_hook_has_wrapped_stays_as_it_is(method: Any) -> None:
 
 
 def test_hooks_see_a_state_before_it_is_looked_at() -> None:
-    """As one converts a state that was saved under other names; what they make of it is checked like any."""
+    """As one converts a state that was saved under other names; what they make of it is checked
+    like any.
+    """
     models = [network() for _ in range(2)]
     optimizers = [GeoLoRA(model, lr=0.05) for model in models]
     train(models[0], optimizers[0], 2)
@@ -339,7 +341,9 @@ def test_a_rate_may_be_a_tensor() -> None:
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("method", METHODS)
 def test_bases_that_another_method_left_are_refused(method: Any, steps: int, basis: str) -> None:
-    """The fast step of such bases is no step of the algorithm; it may have stepped these adapters before."""
+    """The fast step of such bases is no step of the algorithm; it may have stepped these adapters
+    before.
+    """
     model = network()
     optimizer = GeoLoRA(model, lr=0.05, method=method)
     train(model, optimizer, steps)
@@ -368,7 +372,9 @@ def test_a_memory_of_another_rank_is_refused(method: str) -> None:
 @pytest.mark.parametrize("frozen", [("U",), ("S",), ("V",), ("U", "V")], ids=", ".join)
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_gradients_of_some_of_the_factors_are_refused(method: str, frozen: tuple[str, ...]) -> None:
-    """A factor that is frozen once the optimizer is made would keep the whole adapter from being trained, without a word."""
+    """A factor that is frozen once the optimizer is made would keep the whole adapter from being
+    trained, without a word.
+    """
     model = network()
     optimizer = OPTIMIZERS[method](model)
     for name in frozen:
@@ -412,7 +418,9 @@ def test_a_step_returns_the_loss_of_its_closure_and_none_without_one(make: str) 
 @pytest.mark.parametrize("names", [("0", "2"), ("2",)])
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names: tuple[str, ...]) -> None:
-    """As the broadcast leaves them with which data-parallel training begins, where one process has loaded other ranks."""
+    """As the broadcast leaves them with which data-parallel training begins, where one process has
+    loaded other ranks.
+    """
     here, there = network(rank=2), network(rank=4)
     optimizer = GeoLoRA(here, method=method)
     with torch.no_grad():
@@ -515,7 +523,9 @@ def test_parts_of_factors_are_refused_with_what_leaves_them_whole(shard: str) ->
 
 @pytest.mark.parametrize("update", ["heavy-ball", "spectral"])
 def test_a_layer_without_a_memory_is_in_no_stack_with_one_that_has(update: str) -> None:
-    """Of one shape, rank and age: the first layer had a step of a rule without memory, the second one of this rule."""
+    """Of one shape, rank and age: the first layer had a step of a rule without memory, the second
+    one of this rule.
+    """
     found = []
     for method in ("fast", "reference"):
         torch.manual_seed(0)

@@ -143,7 +143,9 @@ def test_saved_and_loaded(tmp_path: Path, low_memory: bool) -> None:
 
 
 def test_a_loaded_adapter_trains_on(tmp_path: Path) -> None:
-    """Loading changes nothing that training sees: two runs from the same file and from memory stay equal."""
+    """Loading changes nothing that training sees: two runs from the same file and from memory stay
+    equal.
+    """
     x, _ = regression()
     model = wrapped()
     train(model)
@@ -253,7 +255,9 @@ def test_a_state_that_is_saved_or_loaded_while_merged_counts_the_adapters_once(n
 
 
 def test_a_merged_model_that_was_moved_has_a_state_of_where_it_is() -> None:
-    """Its base as it was before, in the dtype that it was given since; that of a module that is moved is rounded once."""
+    """Its base as it was before, in the dtype that it was given since; that of a module that is
+    moved is rounded once.
+    """
     model = two_adapters()
     assert {value.dtype for value in model.state_dict().values()} == {torch.float64}
     weights = copy.deepcopy(model.state_dict())
@@ -337,7 +341,9 @@ def test_disabling_reaches_a_merged_layer_whose_weight_is_read() -> None:
 
 
 def copied_in_single(tensors: Sequence[Tensor], devices: Sequence[int], detach: bool = False) -> list[list[Tensor]]:
-    """What nn.DataParallel sends to each of its devices; here replicas are told from the model by their precision."""
+    """What nn.DataParallel sends to each of its devices; here replicas are told from the model by
+    their precision.
+    """
     return [[X.detach().float() if detach else X.float() for X in tensors] for _ in devices]
 
 
@@ -596,7 +602,9 @@ def test_what_was_loaded_for_inference_is_exported_with_its_head(tmp_path: Path)
 
 
 def test_a_head_of_several_layers_is_exported(tmp_path: Path) -> None:
-    """PEFT's name for what it trains in place of a head stands in the middle of the names of the head's layers."""
+    """PEFT's name for what it trains in place of a head stands in the middle of the names of the
+    head's layers.
+    """
 
     def base() -> nn.Module:
         model = base_model()
@@ -880,7 +888,9 @@ def transformer() -> Any:
 
 
 def test_layers_and_rows_are_found_as_for_lora() -> None:
-    """Without ``target_modules`` those of the architecture; ``trainable_token_indices`` are rows that the optimizer moves."""
+    """Without ``target_modules`` those of the architecture; ``trainable_token_indices`` are rows
+    that the optimizer moves.
+    """
     rows = [3, 7]
     lora = peft.get_peft_model(transformer(), peft.LoraConfig(trainable_token_indices=rows))
     model = peft.get_peft_model(transformer(), GeoLoraConfig(rank=2, target_modules=None, trainable_token_indices=rows))
@@ -895,7 +905,9 @@ def test_layers_and_rows_are_found_as_for_lora() -> None:
 
 
 def test_transformers_loads_an_adapter_right_or_refuses(tmp_path: Path) -> None:
-    """From version 5 on ``load_adapter`` sets parameters one by one, each of its own shape, and ranks are shapes."""
+    """From version 5 on ``load_adapter`` sets parameters one by one, each of its own shape, and
+    ranks are shapes.
+    """
     base = transformer().eval()
     peft.get_peft_model(copy.deepcopy(base), GeoLoraConfig(rank=2, init_weights=False)).save_pretrained(tmp_path)
     expected = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)(TOKENS).last_hidden_state

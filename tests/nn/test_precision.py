@@ -116,7 +116,9 @@ def test_compiled_code_has_the_settings_of_its_surroundings() -> None:
 
 @pytest.mark.parametrize("method", ["reference", "fast"])
 def test_a_step_is_the_same_whatever_is_allowed(allowed: str, method: Any) -> None:
-    """Bit for bit, from the same gradients; of layers so wide that the defect of fewer bits would be refused."""
+    """Bit for bit, from the same gradients; of layers so wide that the defect of fewer bits would
+    be refused.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(384, 384))
     adapt(model, rank=32, max_rank=64)

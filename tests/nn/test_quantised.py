@@ -1,4 +1,6 @@
-"""Bases that bitsandbytes holds in codes of 8 or 4 bits: a tiny decoder trains, saves and reloads; nothing is added to codes."""
+"""Bases that bitsandbytes holds in codes of 8 or 4 bits: a tiny decoder trains, saves and reloads;
+nothing is added to codes.
+"""
 
 from __future__ import annotations
 

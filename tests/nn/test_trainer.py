@@ -1,4 +1,6 @@
-"""GeoLoRA under transformers.Trainer: the same as a plain loop, and a checkpoint from which training goes on."""
+"""GeoLoRA under transformers.Trainer: the same as a plain loop, and a checkpoint from which
+training goes on.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_the_ranks_move_and_the_model_learns(uninterrupted: Any) -> None:
 
 
 def test_resumed_from_a_checkpoint(uninterrupted: Any) -> None:
-    """A new process would do the same: a fresh model and optimizer, ranks and memory from the files; bit for bit."""
+    """A new process would do the same: a fresh model and optimizer, ranks and memory from the
+    files; bit for bit.
+    """
     run, directory = uninterrupted
     resumed = trainer(tuned("peft"), directory)
     resumed.train(resume_from_checkpoint=str(directory / f"checkpoint-{SAVED_AT}"))
@@ -170,7 +174,9 @@ def test_with_adapters_of_this_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_plain_loop_does_the_same(tmp_path: Path, accumulated: int) -> None:
-    """The loop that the Trainer stands for: its order of data, clipping at 1, accumulation, the schedule."""
+    """The loop that the Trainer stands for: its order of data, clipping at 1, accumulation, the
+    schedule.
+    """
     steps = 4
     run = trainer(tuned("peft"), tmp_path, steps, gradient_accumulation_steps=accumulated, save_strategy="no")
     run.train()
@@ -201,7 +207,9 @@ def test_a_plain_loop_does_the_same(tmp_path: Path, accumulated: int) -> None:
 
 @pytest.mark.parametrize("method", ["peft", "adapt"])
 def test_trainer_makes_the_optimizer_from_its_class(tmp_path: Path, method: str) -> None:
-    """Trainer gives groups of tensors, among which the adapters are found: the same training as with the model, bit for bit."""
+    """Trainer gives groups of tensors, among which the adapters are found: the same training as
+    with the model, bit for bit.
+    """
     options: dict[str, Any] = {"lr": 0.02, "tau": 0.3}
     run = {"output_dir": str(tmp_path), "max_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "seed": 3}
     arguments = transformers.TrainingArguments(**run, dataloader_pin_memory=False, save_strategy="no")

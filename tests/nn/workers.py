@@ -1,7 +1,8 @@
-"""Trainings by several processes on gloo: ``python -m tests.nn.workers OUT`` runs every way that ``RUNS`` lists.
+"""Trainings by several processes on gloo: ``python -m tests.nn.workers OUT`` runs every way that
+``RUNS`` lists.
 
-The processes are forked from this one, which has imported torch and PEFT already; each saves what it has at the end.  With two
-processes the model is one of PEFT.
+The processes are forked from this one, which has imported torch and PEFT already; each saves what
+it has at the end.  With two processes the model is one of PEFT.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def replicated(model: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
 
 
 def sharded(model: nn.Module) -> tuple[nn.Module, Callable[[], None]]:
-    """Every process has a part of each frozen weight and all of what is trained, whose gradients it averages."""
+    """Every process has a part of each frozen weight and all of what is trained, whose gradients it
+    averages.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     layers = [model.get_submodule(name.removesuffix(".geolora_active")) for name in adapters(model)]
@@ -93,7 +96,9 @@ RUNS += [(sharded, 2), (sharded, 4), (sharded_alone, 2)] if CAN_SHARD else []
 
 
 def train_on_a_share(way: Way, rank: int, world: int, out: Path) -> None:
-    """Train on every ``world``-th sample; save the parameters, the ranks of every step, and how much of each base is here."""
+    """Train on every ``world``-th sample; save the parameters, the ranks of every step, and how
+    much of each base is here.
+    """
     torch.set_num_threads(1)
     name = f"{way.__name__}-{world}"
     store = f"file://{out / f'store-{name}'}"
@@ -115,7 +120,9 @@ def prepared(way: Way, model: nn.Module) -> tuple[GeoLoRA, nn.Module, Callable[[
 
 
 def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None]) -> tuple[list[list[int]], ...]:
-    """Train on the share of this process; the ranks after every step, and what is held of each base before and after it."""
+    """Train on the share of this process; the ranks after every step, and what is held of each base
+    before and after it.
+    """
     rank, world, layers = dist.get_rank(), dist.get_world_size(), adapters(parallel).values()
     x, target = regression()
     ranks, held = [], []
@@ -132,7 +139,9 @@ def steps(count: int, optimizer: GeoLoRA, parallel: nn.Module, average: Callable
 
 
 def resumes(way: Way, optimizer: GeoLoRA, parallel: nn.Module, average: Callable[[], None], folder: Path) -> list[bool]:
-    """Whether other models go on from a distributed checkpoint as this one: with the optimizer's memory, and without it."""
+    """Whether other models go on from a distributed checkpoint as this one: with the optimizer's
+    memory, and without it.
+    """
     model, memory = get_state_dict(unwrapped(parallel), optimizer)
     save({"model": model, "optimizer": memory}, checkpoint_id=folder)
     others = [loaded(way, folder, remembers=remembers) for remembers in (True, False)]
@@ -160,7 +169,9 @@ def loaded(way: Way, folder: Path, *, remembers: bool) -> tuple[GeoLoRA, nn.Modu
 
 
 def whole(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state of a model with all parts of its base, under the names that it has without PEFT."""
+    """A copy of the state of a model with all parts of its base, under the names that it has
+    without PEFT.
+    """
     state = {key: X.full_tensor() if isinstance(X, DTensor) else X.clone() for key, X in model.state_dict().items()}
     for theirs, ours in NAMES.items():
         state = {key.replace(theirs, ours): X for key, X in state.items() if "original_module" not in key}

@@ -1,8 +1,10 @@
-"""The layers of the authors' public code as backends.  Nothing of it is here: it is loaded from a checkout, if there is one.
+"""The layers of the authors' public code as backends.  Nothing of it is here: it is loaded from a
+checkout, if there is one.
 
-``GEOLORA_AUTHORS_CODE`` names the checkout of "Publication-GeoLoRA-Geometric-integration-for-parameter-efficient-fine-tuning".
-A layer holds U, S, V, their gradients, and the inverse of S that its last truncation left.  One step: these are set, the
-layer's own ``step`` and ``Truncate`` run, and the factors are read.
+``GEOLORA_AUTHORS_CODE`` names the checkout of
+"Publication-GeoLoRA-Geometric-integration-for-parameter-efficient-fine-tuning".  A layer holds U,
+S, V, their gradients, and the inverse of S that its last truncation left.  One step: these are set,
+the layer's own ``step`` and ``Truncate`` run, and the factors are read.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def _module(path: str) -> Any:
 
 
 def _inverse(S: Matrix, kind: Inverse) -> Matrix:
-    """Fresh: S⁻¹.  As the layer has it: the identity at the start (S = 0), then diag(1/σ) as the last truncation left it."""
+    """Fresh: S⁻¹.  As the layer has it: the identity at the start (S = 0), then diag(1/σ) as the
+    last truncation left it.
+    """
     if kind == "fresh":
         return np.linalg.inv(S)
     with np.errstate(divide="ignore"):
@@ -51,7 +55,9 @@ def _inverse(S: Matrix, kind: Inverse) -> Matrix:
 
 
 def _load(parameter: Any, X: Matrix, gradient: Matrix | None = None) -> None:
-    """The leading block of a parameter, and of its gradient; a layer has room for more columns than it uses."""
+    """The leading block of a parameter, and of its gradient; a layer has room for more columns than
+    it uses.
+    """
     rows, columns = X.shape
     parameter.data[:rows, :columns] = torch.tensor(X)
     if gradient is not None:
@@ -103,7 +109,9 @@ def glue_step(inverse: Inverse = "as the layer has it") -> Callable[..., Factors
 
 
 def vision_step(inverse: Inverse = "as the layer has it", *, own_truncation: bool = True) -> Callable[..., Factors]:
-    """The vision experiment's layer as a backend, with its truncation or the reference's; its own knows τ alone, and no cap."""
+    """The vision experiment's layer as a backend, with its truncation or the reference's; its own
+    knows τ alone, and no cap.
+    """
     pytest.importorskip("peft", reason="peft, which the authors' layer derives from, is not installed")
 
     def step(

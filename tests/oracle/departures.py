@@ -1,8 +1,9 @@
 """How far each broken backend is from the reference: what the mutants do, on record in ``departures.json``.
 
-The kill matrix says by which criteria a mutant is rejected.  A mutant that comes to be broken in another way may be rejected by
-the same criteria, although its name and its description no longer fit: this record shows it.  A number is on record if small
-changes of the inputs and other signs of a QR or an SVD leave it as it is; null stands for every other one.
+The kill matrix says by which criteria a mutant is rejected.  A mutant that comes to be broken in
+another way may be rejected by the same criteria, although its name and its description no longer
+fit: this record shows it.  A number is on record if small changes of the inputs and other signs of
+a QR or an SVD leave it as it is; null stands for every other one.
 
     python -m tests.oracle.departures
 """
@@ -30,7 +31,9 @@ REFERENCE = Stages()
 DTYPES = ("float64", "float32")
 """The real ones; complex cases are of the complex type that goes with them."""
 SAME = 0.02
-"""Two departures that differ by this share are the same; shaken inputs may change one by a quarter of it."""
+"""Two departures that differ by this share are the same; shaken inputs may change one by a quarter
+of it.
+"""
 SHAKES = 24
 
 SHAPES = ((12, 10, 5), (6, 8, 3), (7, 7, 3), (6, 4, 4), (3, 8, 1))
@@ -69,7 +72,9 @@ CASES = (
     *(StepCase.build(p) for p in (STILL, replace(STILL, max_rank=3), replace(STILL, tau=1e-3), replace(STILL, core="unsorted"))),
     *(_case(i) for i in range(36)),
 )
-"""Sound questions; first those without a step, and without new columns, which would be those of rounding."""
+"""Sound questions; first those without a step, and without new columns, which would be those of
+rounding.
+"""
 
 
 @cache
@@ -79,10 +84,12 @@ def questions(dtype: str) -> Sequence[StepInputs]:
 
 
 def departure(mutant: Mutant, x: StepInputs, rounding: float = 1.0) -> float:
-    """The errors of W₁ and its rank, what U₁, V₁, S₁ lack of orthonormal and diagonal, and the other ``parts``, in one number.
+    """The errors of W₁ and its rank, what U₁, V₁, S₁ lack of orthonormal and diagonal, and the
+    other ``parts``, in one number.
 
-    Matrices are measured relative to ‖S‖ + λ‖∇_K‖.  The parts are added with the weights 1, 2, ..., so that one does not pass for
-    another; one below ``rounding`` times eps^{3/4} counts as 0.  ``inf`` where the step has no finite output.
+    Matrices are measured relative to ‖S‖ + λ‖∇_K‖.  The parts are added with the weights 1, 2, ...,
+    so that one does not pass for another; one below ``rounding`` times eps^{3/4} counts as 0.
+    ``inf`` where the step has no finite output.
     """
     given = [X.copy() for X in x.arrays]
     with np.errstate(all="ignore"):
@@ -144,7 +151,9 @@ def _stable(mutant: Mutant, case: StepCase, dtype: str, rng: np.random.Generator
 
 
 def _shaken(case: StepCase, size: float, rng: np.random.Generator) -> StepCase:
-    """With every entry of U, S, V and G changed by this share of it at most, and in coordinates and a gauge of other signs."""
+    """With every entry of U, S, V and G changed by this share of it at most, and in coordinates and
+    a gauge of other signs.
+    """
     U, S, V, G = (X * (1.0 + size * rng.uniform(-1.0, 1.0, X.shape)) for X in case.state())
     rows, columns, gauge = (rng.choice([-1.0, 1.0], length) for length in (len(U), len(V), len(S)))
     if len(U) == len(V):  # so that what depends on exchanged bases still compares the same

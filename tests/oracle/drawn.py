@@ -81,7 +81,8 @@ def _orthogonal(size: int, seed: int) -> Matrix:
 def _new_direction(basis: Matrix, x: Matrix) -> Matrix | None:
     """What is left of a column outside the basis, normalised; None if nothing is.
 
-    The first pass may cancel all digits but the last ones; on what is left, made a unit vector, two more are enough.
+    The first pass may cancel all digits but the last ones; on what is left, made a unit vector, two
+    more are enough.
     """
     for _ in range(3):
         if not np.any(x):
@@ -91,7 +92,9 @@ def _new_direction(basis: Matrix, x: Matrix) -> Matrix | None:
 
 
 def gram_schmidt(B: Matrix, X: Matrix) -> Matrix:
-    """Column by column, orthogonalised again after normalising; where nothing is left, unit vectors are tried instead."""
+    """Column by column, orthogonalised again after normalising; where nothing is left, unit vectors
+    are tried instead.
+    """
     m, r = B.shape
     basis = B
     for j in range(min(r, m - r)):
@@ -102,7 +105,9 @@ def gram_schmidt(B: Matrix, X: Matrix) -> Matrix:
 
 
 def cholesky_qr(B: Matrix, X: Matrix) -> Matrix:
-    """Three passes of project, then Cholesky QR; Householder where the Gram matrix is too ill conditioned."""
+    """Three passes of project, then Cholesky QR; Householder where the Gram matrix is too ill
+    conditioned.
+    """
     count = min(B.shape[1], B.shape[0] - B.shape[1])
     with np.errstate(all="ignore"):
         Q = X[:, :count] / np.linalg.norm(X[:, :count], axis=0)
@@ -155,7 +160,9 @@ def _truncated_svd(
 
 
 def _svd_from_right_vectors(A: Matrix, Q: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """A Q has orthogonal columns up to rounding: QR makes them orthonormal, the zero ones too, and leaves R almost diagonal."""
+    """A Q has orthogonal columns up to rounding: QR makes them orthonormal, the zero ones too, and
+    leaves R almost diagonal.
+    """
     AQ = A @ Q
     order = np.argsort(-np.linalg.norm(AQ, axis=0), kind="stable")[: min(A.shape)]
     P, R = np.linalg.qr(AQ[:, order])
@@ -227,7 +234,9 @@ def dense_core(S_hat: Matrix, U_hat: Matrix, V_hat: Matrix, **parameters: Any) -
 
 
 def from_the_gradient(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Factors:
-    """The bases are augmented with the gradients, and the blocks are −λŨᴴ∇_K and −λ(Ṽᴴ∇_L)ᴴ: more accurate for small λ."""
+    """The bases are augmented with the gradients, and the blocks are −λŨᴴ∇_K and −λ(Ṽᴴ∇_L)ᴴ: more
+    accurate for small λ.
+    """
     rate = parameters.pop("learning_rate")
     Ut, Vt = REFERENCE.basis_augmentation(U, dK), REFERENCE.basis_augmentation(V, dL)
     zero = np.zeros((Ut.shape[1], Vt.shape[1]))

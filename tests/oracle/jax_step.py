@@ -1,8 +1,9 @@
 """The step in JAX, written from the paper: compiled up to the singular values, cut on the host.
 
-Compilation needs shapes that are known in advance, and the new rank is not; so everything before the rank decision is one
-compiled function, and the decision and the slices that follow from it are not compiled.  JAX has no array in place:
-``at[…].set`` returns another one, and ``step_without_assignment`` forgets that.
+Compilation needs shapes that are known in advance, and the new rank is not; so everything before
+the rank decision is one compiled function, and the decision and the slices that follow from it are
+not compiled.  JAX has no array in place: ``at[…].set`` returns another one, and
+``step_without_assignment`` forgets that.
 """
 
 from __future__ import annotations

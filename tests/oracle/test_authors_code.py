@@ -1,7 +1,9 @@
-"""The authors' public layers, where a checkout is at hand: what is right in them, and every known defect as a strict failure.
+"""The authors' public layers, where a checkout is at hand: what is right in them, and every known
+defect as a strict failure.
 
-``GEOLORA_AUTHORS_CODE=CHECKOUT pytest tests/oracle/test_authors_code.py`` runs it; docs/conformance.md has the outcome.  Each
-defect has a neighbouring question on which the same layer is right, so that nothing else is to blame.
+``GEOLORA_AUTHORS_CODE=CHECKOUT pytest tests/oracle/test_authors_code.py`` runs it;
+docs/conformance.md has the outcome.  Each defect has a neighbouring question on which the same
+layer is right, so that nothing else is to blame.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def _right_truncation() -> Callable[..., Factors]:
 
 @dataclass(frozen=True)
 class Defect:
-    """A layer, the mutant that has the same defect, a question that shows it and a neighbouring one that does not."""
+    """A layer, the mutant that has the same defect, a question that shows it and a neighbouring one
+    that does not.
+    """
 
     layer: str
     mutant: str
@@ -106,8 +110,8 @@ def test_the_layer_is_right(defect: Defect) -> None:
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.id)
 def test_the_diagnosis_names_the_defect(defect: Defect) -> None:
-    """First of all mutants.  From S = 0 the question is not asked again with τ = 0: the layer's "<" keeps zero singular values
-    there, which is right, and no mutant does so."""
+    """First of all mutants.  From S = 0 the question is not asked again with τ = 0: the layer's "<"
+    keeps zero singular values there, which is right, and no mutant does so."""
     step, again = defect.step(), defect.mutant != "zero-start-inverse"
     diagnosis = diagnose(lambda x: step(*x.arrays, **x.parameters), [defect.shows], [], 2.0**-52, asked_again=again)
     named = {mutant.id: share for mutant, share in diagnosis.matches}

@@ -1,4 +1,6 @@
-"""The cases are what their parameters say, always the same, and the draw reaches every trap and every edge."""
+"""The cases are what their parameters say, always the same, and the draw reaches every trap and
+every edge.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_gradients_with_zeros_have_whole_rows_and_columns_of_them(gradient: str,
 
 
 def test_the_quadratic_gradient_depends_on_the_state() -> None:
-    """∇L(W) − ∇L(W') = H₁(W − W')H₂ with eigenvalues of H between ½ and 2: the curvature is between ¼ and 4."""
+    """∇L(W) − ∇L(W') = H₁(W − W')H₂ with eigenvalues of H between ½ and 2: the curvature is between
+    ¼ and 4.
+    """
     first, second = (_case(core=core) for core in ("diagonal", "negative"))
     dW = first.U @ (first.S - second.S) @ first.V.T
     curvature = float(np.sum(dW * (first.G - second.G))) / norm(dW) ** 2
@@ -186,7 +190,9 @@ def test_every_second_drawn_case_is_complex_and_all_traps_come_first() -> None:
 
 
 def test_complex_entries_are_gaussian_in_both_parts() -> None:
-    """E x² = 0 for x = a + ib with a, b alike; over 2500 entries a tenth of E|x|² is five standard deviations."""
+    """E x² = 0 for x = a + ib with a, b alike; over 2500 entries a tenth of E|x|² is five standard
+    deviations.
+    """
     X = StepCase.build(CaseParameters(50, 50, 1, gradient="huge", complex=True, seed=1)).G
     size = np.mean(np.abs(X) ** 2)
     assert abs(np.mean(X**2)) < 0.1 * size

@@ -1,4 +1,6 @@
-"""The catalogue is what backends were judged by: a changed question is a change of the oracle, and is noticed here."""
+"""The catalogue is what backends were judged by: a changed question is a change of the oracle, and
+is noticed here.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from tests.nightly import NIGHTLY
 pytestmark = pytest.mark.usefixtures("module_unchecked")
 
 DIGEST = "0cb5748a205c9cae473e529ee004dbb4a3aa1ec9d19f09222fd4b84ea25c20b6"
-"""Of all that determines the questions, and of their flags.  Where it changes, the changelog says why ("Oracle semantics")."""
+"""Of all that determines the questions, and of their flags.  Where it changes, the changelog says
+why ("Oracle semantics").
+"""
 
 
 def test_no_question_has_changed() -> None:
@@ -65,7 +69,9 @@ def test_what_is_said_of_a_gradient_beside_w_is_not_said_where_w_is_zero() -> No
 
 
 def test_a_tail_next_to_the_threshold_is_clearly_on_one_side() -> None:
-    """By two to four times what fails, in the precision that the id names, and a tie in the next lower one."""
+    """By two to four times what fails, in the precision that the id names, and a tie in the next
+    lower one.
+    """
     close = [case for case in catalogue() if case.group == "threshold" and any(p in case.id for p in EPS_OF)]
     assert len(close) == 16
     for case in close:
@@ -122,8 +128,8 @@ SIZED = ("path", "hard", "array", "stack")
     ],
 )
 def test_blocks_see_what_no_other_case_can(step: Callable[..., Any], sizes: set[str]) -> None:
-    """But for those that cross sizes with limits, other cases have at most 48 rows and columns and ranks below 16, where these
-    steps are the reference.
+    """But for those that cross sizes with limits, other cases have at most 48 rows and columns and
+    ranks below 16, where these steps are the reference.
     """
     harness, cases = Harness.of(step), catalogue()
     others = [case.parameters for case in cases if case.group not in ("block", "crossed", *SIZED)]
@@ -164,7 +170,9 @@ def test_a_step_that_reads_strides_conforms_in_every_layout(array: str) -> None:
 
 
 def test_one_layout_that_is_forgotten_is_seen() -> None:
-    """Columns that are told from rows, and any stride between them taken for 1; then the other way round."""
+    """Columns that are told from rows, and any stride between them taken for 1; then the other way
+    round.
+    """
 
     def contiguous_only(X: Any) -> Any:
         packed = X.flags.c_contiguous or X.flags.f_contiguous or min(X.strides) < 0

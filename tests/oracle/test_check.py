@@ -37,8 +37,8 @@ PAIRS = (
     ("s-step-missing", "old-core"),
 )
 TWINS = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
-"""Mutants of different lines that give the same output, because only (I − UUᴴ)K_new and (I − VVᴴ)L_new enter Ŝ, and S_new
-nothing else: the kit may name either."""
+"""Mutants of different lines that give the same output, because only (I − UUᴴ)K_new and
+(I − VVᴴ)L_new enter Ŝ, and S_new nothing else: the kit may name either."""
 
 
 # --- the catalogue ---------------------------------------------------------------------------------------------------
@@ -79,7 +79,9 @@ def test_adding_a_case_changes_no_other() -> None:
 
 @pytest.mark.parametrize(("array", "dtype"), [("numpy", "complex128"), ("torch", "float32"), ("torch", "float64")])
 def test_reference_conforms(array: str, dtype: str) -> None:
-    """In the quick cases; in all of them by night.  By day the fast step is asked all (``tests/fast/test_update.py``)."""
+    """In the quick cases; in all of them by night.  By day the fast step is asked all
+    (``tests/fast/test_update.py``).
+    """
     if array == "torch":
         pytest.importorskip("torch", reason="torch is not installed")
     report = check_step(REFERENCE.step, array=array, dtype=dtype, directions=True, quick=not NIGHTLY)
@@ -132,7 +134,9 @@ def test_whole_steps() -> None:
 
 @pytest.mark.parametrize("claimed", [{"dtype": "float32"}, {"dtype": "float64", "precision": "float32"}])
 def test_a_whole_step_rounds_its_own_products(claimed: dict[str, str]) -> None:
-    """Where P(W)G = 0 they are nothing but rounding, relative to G; products in half precision are not that."""
+    """Where P(W)G = 0 they are nothing but rounding, relative to G; products in half precision are
+    not that.
+    """
 
     def whole(working: Any) -> Callable[..., Any]:
         def step(U: Any, S: Any, V: Any, gradients: Callable[[Any], Any], **parameters: Any) -> tuple[Any, ...]:

@@ -26,7 +26,9 @@ def test_the_options_name_every_dtype() -> None:
 
 @pytest.mark.parametrize(("array", "dtype"), PAIRS)
 def test_values_are_rounded_to_the_dtype_and_come_back_as_they_are(array: str, dtype: str) -> None:
-    """The library's own array of that dtype, and back a NumPy array of the same values, each within eps/2 of what was given."""
+    """The library's own array of that dtype, and back a NumPy array of the same values, each within
+    eps/2 of what was given.
+    """
     load(array)
     conversion = Conversion(array, dtype)
     Y = X * (1.0 + 2.0j) if conversion.is_complex else X
@@ -113,7 +115,9 @@ def test_what_cannot_be_written_to_is_not_overwritten() -> None:
 
 @pytest.mark.parametrize("array", ["numpy", "torch"])
 def test_what_is_written_beside_an_array_is_noticed(array: str) -> None:
-    """The array that it is a part of, all but its own numbers; a change of these is not what is asked for."""
+    """The array that it is a part of, all but its own numbers; a change of these is not what is
+    asked for.
+    """
     load(array)
     conversion = Conversion(array)
     for layout in filter(conversion.has_layout, LAYOUTS):

@@ -35,7 +35,9 @@ def _reference(inputs: StepInputs) -> Output:
 
 
 def _plain(sigma: list[float], shape: tuple[int, int] = (8, 9), **changes: Any) -> StepInputs:
-    """λ = 0 and S = diag(σ): the step is the truncation of a diagonal matrix, everything about it is known."""
+    """λ = 0 and S = diag(σ): the step is the truncation of a diagonal matrix, everything about it
+    is known.
+    """
     (m, n), r = shape, len(sigma)
     dK, dL, dS = (np.zeros((size, r)) for size in (m, n, r))
     arguments: dict[str, Any] = {"learning_rate": 0.0, "tau": 0.0, **changes}
@@ -49,7 +51,9 @@ def _diagonal_output(values: list[float], shape: tuple[int, int] = (8, 9)) -> Ou
 
 
 def test_ranks_are_told_where_the_rank_is_wrong_alone() -> None:
-    """That of the result, and the least and the largest that would be right: 0.4 and 0.3 may go together, 0.6 may not."""
+    """That of the result, and the least and the largest that would be right: 0.4 and 0.3 may go
+    together, 0.6 may not.
+    """
     inputs = _plain([1.0, 0.6, 0.4, 0.3], tau=None, theta=0.55)
     assert judge(inputs, _diagonal_output([1.0, 0.6])).ranks is None
     assert judge(inputs, _diagonal_output([1.0])).ranks == (1, 2, 2)
@@ -71,7 +75,9 @@ def test_what_is_wrong_in_words(criteria_that_fail: str, error: str, ranks: tupl
 
 
 def test_directions_are_measured_by_their_norms_as_well() -> None:
-    """Of W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for directions 1 + ½(3 + 4)."""
+    """Of W of norm 1 at λ = ½, and gradients of norms 3 and 4 inside of the bases: s = 1, for
+    directions 1 + ½(3 + 4).
+    """
     still = _plain([1.0])
     moved = replace(still, dK=3.0 * still.U, dL=4.0 * still.V, learning_rate=0.5, directions=True)
     scales = [criteria._Question.of(inputs, None, None).scale for inputs in (still, moved)]
@@ -79,7 +85,9 @@ def test_directions_are_measured_by_their_norms_as_well() -> None:
 
 
 def test_a_relative_threshold_is_uncertain_itself() -> None:
-    """τ‖Ŵ‖ has the rounding error of Ŵ as well: a rank that is off by δ at τ is a matter of δ/(1 + τ) units."""
+    """τ‖Ŵ‖ has the rounding error of Ŵ as well: a rank that is off by δ at τ is a matter of
+    δ/(1 + τ) units.
+    """
     sigma = [1.0, 0.75]
     tau = 0.6  # τ‖Ŵ‖ = 0.6 * 1.25 = 0.75 is the tail behind rank 1
     unit = 4.0 * np.sqrt(17.0) * 2.0**-52 * 1.25
@@ -103,7 +111,9 @@ def test_the_criteria_hold_where_squares_leave_the_range(exponent: int, extended
 
 @pytest.mark.parametrize("changed", [0, 1, 2])
 def test_a_result_beyond_all_bounds_is_judged(changed: int) -> None:
-    """1e200 times a right factor: products of such factors are beyond double precision, in which norms are taken."""
+    """1e200 times a right factor: products of such factors are beyond double precision, in which
+    norms are taken.
+    """
     outputs = list(_reference(inputs := _plain([2.0, 1.0])))
     outputs[changed] = 1e200 * outputs[changed]
     assert judge(inputs, (outputs[0], outputs[1], outputs[2])).worst_ratio > 1e200
@@ -168,7 +178,9 @@ def test_a_defect_is_measured_in_its_own_unit(change: Any, expected: dict[str, f
 
 
 def test_what_is_outside_the_tangent_space_counts_beyond_the_smallest_kept_value() -> None:
-    """Of diag(8, 4, 2) rank 2 keeps diag(8, 2): D = diag(0, 4, 0) is normal, ‖D‖₂ − σ_2(W₁) = 4 − 2, ‖D‖ − tail = 4 − 2."""
+    """Of diag(8, 4, 2) rank 2 keeps diag(8, 2): D = diag(0, 4, 0) is normal,
+    ‖D‖₂ − σ_2(W₁) = 4 − 2, ‖D‖ − tail = 4 − 2.
+    """
     inputs = _plain([8.0, 4.0, 2.0], max_rank=2)
     output = np.eye(8)[:, [0, 2]], np.diag([8.0, 2.0]), np.eye(9)[:, [0, 2]]
     ratios = judge(inputs, output).ratios
@@ -178,7 +190,9 @@ def test_what_is_outside_the_tangent_space_counts_beyond_the_smallest_kept_value
 
 
 def test_the_scale_has_the_step_and_what_the_gradients_contradict() -> None:
-    """s = ‖S‖ + λ(‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖ + (‖Uᴴ∇_K − ∇_S‖ + ‖Vᴴ∇_L − ∇_Sᴴ‖)/eps), each part alone."""
+    """s = ‖S‖ + λ(‖(I − UUᴴ)∇_K‖ + ‖(I − VVᴴ)∇_L‖ + ‖∇_S‖ + (‖Uᴴ∇_K − ∇_S‖ + ‖Vᴴ∇_L − ∇_Sᴴ‖)/eps),
+    each part alone.
+    """
     U, V, one = np.eye(8)[:, :1], np.eye(9)[:, :1], np.ones((1, 1))
     outside_U, outside_V = 4.0 * np.eye(8)[:, [5]], 2.0 * np.eye(9)[:, [6]]
     cases = {
@@ -205,7 +219,9 @@ BELOW_NORMAL = CaseParameters(6, 5, 2, core="zero", gradient="quadratic", learni
 
 
 def test_where_rounding_is_absolute_a_right_step_is_right() -> None:
-    """The reference rounds to multiples of 1.4e-45; an error of 100 times the allowed 30·c of them is seen, c = 4√11."""
+    """The reference rounds to multiples of 1.4e-45; an error of 100 times the allowed 30·c of them
+    is seen, c = 4√11.
+    """
     inputs = StepCase.build(BELOW_NORMAL).inputs(np.float32)
     U1, S1, V1 = _reference(inputs)
     assert 0.0 < S1[0, 0] < np.finfo(np.float32).tiny
@@ -263,8 +279,9 @@ def test_a_dense_core_is_refused_where_a_diagonal_one_is_promised() -> None:
 
 @given(parameters=case_parameters(core="dense", learning_rate=0.1), seed=st.integers(0, 99))
 def test_an_error_in_the_kept_part_is_seen_in_its_true_size(parameters: CaseParameters, seed: int) -> None:
-    """S₁ + E with ‖E‖ of 1 unit is right and of 200 units wrong, however large the discarded tail is; the criterion measures
-    ‖E‖ up to the rounding that the reference leaves, which is below WARN."""
+    """S₁ + E with ‖E‖ of 1 unit is right and of 200 units wrong, however large the discarded tail
+    is; the criterion measures ‖E‖ up to the rounding that the reference leaves, which is below
+    WARN."""
     inputs = StepCase.build(parameters).inputs()
     scale = float(sum(np.linalg.norm(X) for X in (inputs.S, inputs.dK, inputs.dL)))
     U1, S1, V1 = _reference(inputs)
@@ -278,8 +295,9 @@ def test_an_error_in_the_kept_part_is_seen_in_its_true_size(parameters: CasePara
 
 
 def test_stationarity_is_needed() -> None:
-    """An error of 1e-8 in the kept part beside a tail of 0.1 raises the distance to Ŵ by (1e-8)²/0.2 = 5e-16 only:
-    optimality lets it pass in double precision, stationarity sees 1e-8."""
+    """An error of 1e-8 in the kept part beside a tail of 0.1 raises the distance to Ŵ by
+    (1e-8)²/0.2 = 5e-16 only: optimality lets it pass in double precision, stationarity sees
+    1e-8."""
     inputs = _plain([1.0, 0.1], tau=0.2)
     right, wrong = (judge(inputs, _diagonal_output([value])) for value in (1.0, 1.0 + 1e-8))
     assert right.passed
@@ -289,8 +307,9 @@ def test_stationarity_is_needed() -> None:
 
 
 def test_dominance_is_needed() -> None:
-    """Of 30 nearly equal singular values the cap keeps one, and the step keeps the smallest instead of the largest, which
-    is 60 units larger.  The tail hides the exchange from optimality: it grows by 60/√29 units, 11."""
+    """Of 30 nearly equal singular values the cap keeps one, and the step keeps the smallest instead
+    of the largest, which is 60 units larger.  The tail hides the exchange from optimality: it grows
+    by 60/√29 units, 11."""
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
     inputs = _plain(sigma, (40, 40), max_rank=1)
@@ -374,7 +393,9 @@ def test_where_the_answer_is_zero_only_zero_is_right() -> None:
 
 
 def test_where_the_answer_is_zero_the_rank_is_no_tie() -> None:
-    """Nothing is rounded: tail_1 = 0 ≤ ϑ = 0 says that the second direction goes, unless min_rank keeps it."""
+    """Nothing is rounded: tail_1 = 0 ≤ ϑ = 0 says that the second direction goes, unless min_rank
+    keeps it.
+    """
     assert judge(_plain([0.0, 0.0]), _diagonal_output([0.0, 0.0])).failed_criteria == ("rank not too high",)
     assert judge(_plain([0.0, 0.0], min_rank=2), _diagonal_output([0.0, 0.0])).passed
 
@@ -394,7 +415,9 @@ def _staged() -> tuple[StepInputs, dict[str, Any], Output]:
     [("K_new", 3), ("L_new", 3), ("S_new", 3), ("U_tilde", 4), ("V_tilde", 4), ("S_hat", 5)],
 )
 def test_a_wrong_stage_is_found_at_its_line(stage: str, line: int) -> None:
-    """An error of 1e-6 in one stage; every line is judged by its own inputs, so earlier lines stay right."""
+    """An error of 1e-6 in one stage; every line is judged by its own inputs, so earlier lines stay
+    right.
+    """
     inputs, stages, output = _staged()
     stages[stage] = stages[stage] + 1e-6
     verdicts = judge_stages(inputs, stages, output)
@@ -420,7 +443,9 @@ def test_the_criteria_of_the_stages() -> None:
 
 
 def test_each_stage_is_measured_in_units_of_its_step() -> None:
-    """An error of 1000 units of 4√(m + n)·eps·s in K_new, L_new, S_new or Ŝ, and of 1000 without s in the bases."""
+    """An error of 1000 units of 4√(m + n)·eps·s in K_new, L_new, S_new or Ŝ, and of 1000 without s
+    in the bases.
+    """
     inputs, stages, output = _staged()
     U, V, dK, dL, dS = (X.astype(np.longdouble) for X in (inputs.U, inputs.V, inputs.dK, inputs.dL, inputs.dS))
     parts = (dK - U @ (U.T @ dK), dL - V @ (V.T @ dL), dS, 2.0**52 * (U.T @ dK - dS), 2.0**52 * (V.T @ dL - dS.T))

@@ -1,4 +1,6 @@
-"""The dense oracle: against its definition, and against the criteria on thousands of right and wrong outputs."""
+"""The dense oracle: against its definition, and against the criteria on thousands of right and
+wrong outputs.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +144,9 @@ def test_where_nothing_moves_from_zero_only_zero_is_right() -> None:
 
 
 def test_a_tie_accepts_either_side() -> None:
-    """σ = (2, 1, 1) cut to rank 2: any unit vector of the double value is right, a vector of neither is wrong."""
+    """σ = (2, 1, 1) cut to rank 2: any unit vector of the double value is right, a vector of
+    neither is wrong.
+    """
     oracle = _diagonal_case([2.0, 1.0, 1.0], max_rank=2)
     angle = 0.3
     u = np.cos(angle) * np.eye(8)[:, 1] + np.sin(angle) * np.eye(8)[:, 2]
@@ -153,8 +157,9 @@ def test_a_tie_accepts_either_side() -> None:
 
 
 def test_the_forward_error_is_needed() -> None:
-    """Of 30 nearly equal singular values the smallest is kept instead of the largest, which is 60 units larger.  The residual
-    is orthogonal to what is kept and hardly longer; it is the wrong matrix all the same, by √2 · 60 units after the gap."""
+    """Of 30 nearly equal singular values the smallest is kept instead of the largest, which is 60
+    units larger.  The residual is orthogonal to what is kept and hardly longer; it is the wrong
+    matrix all the same, by √2 · 60 units after the gap."""
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0] + 29 * [1.0 - 60.0 * unit]
     eye, G = np.eye(40), np.zeros((40, 40))
@@ -165,8 +170,9 @@ def test_the_forward_error_is_needed() -> None:
 
 
 def test_at_a_tie_what_remains_may_not_exceed_what_is_kept() -> None:
-    """σ = (1, 1, 28 values smaller by 75 units), cut to rank 1: one of the last is kept.  The gap is 0 and the residual is
-    orthogonal to it and hardly longer, but its norm is 75 units more than what is kept."""
+    """σ = (1, 1, 28 values smaller by 75 units), cut to rank 1: one of the last is kept.  The gap
+    is 0 and the residual is orthogonal to it and hardly longer, but its norm is 75 units more than
+    what is kept."""
     unit = 4.0 * np.sqrt(80.0) * 2.0**-52 * np.sqrt(30.0)
     sigma = [1.0, 1.0] + 28 * [1.0 - 75.0 * unit]
     eye, G = np.eye(40), np.zeros((40, 40))
@@ -209,7 +215,9 @@ BACKENDS: dict[str, Backend] = {
 
 
 def _matrix_ratio(inputs: StepInputs, output: tuple[Matrix, Matrix, Matrix], scale: float) -> float | None:
-    """The worst criterion about the matrix, or None where the bases are not orthonormal or nothing can be judged."""
+    """The worst criterion about the matrix, or None where the bases are not orthonormal or nothing
+    can be judged.
+    """
     verdict = judge(inputs, output, scale=scale)
     if verdict.error or max(verdict.ratios["orthonormal U"], verdict.ratios["orthonormal V"]) > FAIL:
         return None
@@ -217,10 +225,11 @@ def _matrix_ratio(inputs: StepInputs, output: tuple[Matrix, Matrix, Matrix], sca
 
 
 def test_the_two_oracles_agree(record_property: Callable[[str, object], None]) -> None:
-    """At least 10,000 outputs, right and wrong: the criteria and the dense comparison give the same verdict.
+    """At least 10,000 outputs, right and wrong: the criteria and the dense comparison give the same
+    verdict.
 
-    They measure alike (‖P₁D‖ is the coupling) but not the same: the dense forward error may be 2√(1 + r₁) times the others.
-    Outputs of which one says 29 and the other 31 are counted apart.
+    They measure alike (‖P₁D‖ is the coupling) but not the same: the dense forward error may be
+    2√(1 + r₁) times the others.  Outputs of which one says 29 and the other 31 are counted apart.
     """
     count: Counter[str] = Counter()
     disagreements = []
@@ -248,8 +257,9 @@ def test_the_two_oracles_agree(record_property: Callable[[str, object], None]) -
 
 @pytest.mark.parametrize("size", [5.0, 12.0])
 def test_the_forward_error_reaches_what_the_criteria_allow(size: float) -> None:
-    """σ = (1 − t, 1 + t, 1 − t, 1 − t, 1 − t), t of this many units, and diag(1, 0, …) as the result of rank 1: stationarity and
-    dominance are t each, optimality hides in the tail, and the forward error is 2√2 t: with 12 units the verdicts differ."""
+    """σ = (1 − t, 1 + t, 1 − t, 1 − t, 1 − t), t of this many units, and diag(1, 0, …) as the
+    result of rank 1: stationarity and dominance are t each, optimality hides in the tail, and the
+    forward error is 2√2 t: with 12 units the verdicts differ."""
     unit = 4.0 * np.sqrt(14.0) * 2.0**-52 * np.sqrt(5.0)
     t = size * unit
     U, S, zero = np.eye(7, 5), np.diag([1.0 - t, 1.0 + t, *3 * [1.0 - t]]), np.zeros((7, 5))
@@ -261,7 +271,9 @@ def test_the_forward_error_reaches_what_the_criteria_allow(size: float) -> None:
 
 
 def test_the_forward_error_stays_below_what_the_criteria_allow() -> None:
-    """(1 − σ_{r+1}/σ_r)‖W₁ − T_r(Ŵ)‖ ≤ 2√(1 + r)·max(‖P₁D‖, ‖N‖₂ − σ_r(W₁)) for results of every size of error."""
+    """(1 − σ_{r+1}/σ_r)‖W₁ − T_r(Ŵ)‖ ≤ 2√(1 + r)·max(‖P₁D‖, ‖N‖₂ − σ_r(W₁)) for results of every
+    size of error.
+    """
     rng, worst = np.random.default_rng(0), 0.0
     for _ in range(2000):
         r, size = int(rng.integers(1, 4)), 10.0 ** rng.uniform(-3.0, 0.0)

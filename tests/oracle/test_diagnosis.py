@@ -1,4 +1,6 @@
-"""The kit's diagnosis of a failing backend: which mutant it is like, in which blocks it deviates, and the words for it."""
+"""The kit's diagnosis of a failing backend: which mutant it is like, in which blocks it deviates,
+and the words for it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ TWINS = {"l-step-sign": "upper-right-sign", "lower-left-sign": "k-step-sign", "v
 
 @cache
 def questions(dtype: str = "float64") -> Sequence[StepInputs]:
-    """Few, and of all kinds that tell mutants apart: dense and diagonal cores, zero, real and complex, capped and not."""
+    """Few, and of all kinds that tell mutants apart: dense and diagonal cores, zero, real and
+    complex, capped and not.
+    """
     common: dict[str, Any] = {"m": 8, "n": 8, "r": 3, "spectrum": "algebraic", "learning_rate": 0.3}
     changes: tuple[dict[str, Any], ...] = (
         {"core": "dense", "tau": 0.1},
@@ -98,7 +102,9 @@ NAMED = ("s-step-sign", "l-step-sign", "missing-conjugate", "u-rescaled", "v-res
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_mutant_is_recognised_as_itself(name: str) -> None:
-    """By the share of steps on which either deviates; one that differs by nothing that the output shows is like none."""
+    """By the share of steps on which either deviates; one that differs by nothing that the output
+    shows is like none.
+    """
     diagnosis = of(MUTANTS[name].step)
     if MUTANTS[name].visible_in == "stages":
         assert diagnosis.matches == []
@@ -155,7 +161,9 @@ def test_only_so_many_steps_are_looked_at() -> None:
 
 
 def test_the_steps_are_compared_up_to_thirty_units() -> None:
-    """Of 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)): half a unit less or more in the S-block is passed or named."""
+    """Of 4√(m + n)·eps·(‖S‖ + λ(‖∇_K‖ + ‖∇_L‖)): half a unit less or more in the S-block is passed
+    or named.
+    """
     x = replace(questions()[0], tau=0.0)
     unit = 4.0 * np.sqrt(16.0) * EPS * (np.linalg.norm(x.S) + x.learning_rate * (np.linalg.norm(x.dK) + np.linalg.norm(x.dL)))
 
@@ -216,7 +224,9 @@ FORMS = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_backend_that_breaks_down_is_no_mutant_that_breaks_down_otherwise(name: str) -> None:
-    """Exchanged bases fit into no matrix that is not square, division by a zero singular value gives NaN: neither is this."""
+    """Exchanged bases fit into no matrix that is not square, division by a zero singular value
+    gives NaN: neither is this.
+    """
     oblong = tuple(
         StepCase.build(CaseParameters(13, 5, 2, "algebraic", core=core, tau=None, theta=0.5, max_rank=1)).inputs()
         for core in ("dense", "zero")
@@ -290,14 +300,18 @@ DEVIATING = {
 
 @pytest.fixture
 def without_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only the blocks are looked at: to ask all mutants takes nearly all of the time of a diagnosis."""
+    """Where only the blocks are looked at: to ask all mutants takes nearly all of the time of a
+    diagnosis.
+    """
     monkeypatch.setattr("geolora_ref.oracle.diagnosis.MUTANTS", {})
 
 
 @pytest.mark.usefixtures("without_mutants")
 @pytest.mark.parametrize("name", DEVIATING)
 def test_the_block_that_deviates_is_named(name: str) -> None:
-    """In an untruncated step from a dense core; also where the failing step itself was truncated or capped."""
+    """In an untruncated step from a dense core; also where the failing step itself was truncated or
+    capped.
+    """
     for x in (questions()[0], questions()[5]):
         assert of(MUTANTS[name].step, [x]).blocks == DEVIATING[name]
         assert of(MUTANTS[name].step, passing=[replace(x, tau=0.0, max_rank=None)]).blocks == DEVIATING[name]
@@ -642,7 +656,9 @@ def _with_momentum() -> Step:
 
 
 def test_the_question_between_two_equal_ones_is_one_of_a_right_caller() -> None:
-    """Its ∇_S is that of its ∇_K and ∇_L, as always without the option for directions: a backend may use either."""
+    """Its ∇_S is that of its ∇_K and ∇_L, as always without the option for directions: a backend
+    may use either.
+    """
     between: list[float] = []
 
     def step(U: Any, S: Any, V: Any, dK: Any, dL: Any, dS: Any, **parameters: Any) -> Any:
@@ -708,8 +724,8 @@ def test_what_goes_wrong_where_it_cuts_is_line_6() -> None:
 
 
 def test_a_rank_rule_resembles_nothing() -> None:
-    """Each σ is compared by itself, with half of ϑ: most steps agree with some mutant by chance, and the true sentence is that
-    about the rank.
+    """Each σ is compared by itself, with half of ϑ: most steps agree with some mutant by chance,
+    and the true sentence is that about the rank.
     """
 
     def half_one_by_one(sigma: Any, tau: Any, theta: Any, min_rank: int, max_rank: int | None) -> int:
@@ -735,7 +751,9 @@ def test_fewer_bits_inside_are_told() -> None:
 
 @pytest.mark.parametrize(("factor", "r"), [(1.0 + 1e-6, 3), (-1.0, 1)])
 def test_a_defect_of_line_6_is_not_laid_at_the_door_of_the_blocks(factor: float, r: int) -> None:
-    """A factor that is nearly 1 explains nothing, and a block of one entry is a multiple of every other one."""
+    """A factor that is nearly 1 explains nothing, and a block of one entry is a multiple of every
+    other one.
+    """
     cases = [CaseParameters(m=8, n=8, r=r, spectrum="algebraic", learning_rate=0.3, tau=0.1, seed=seed) for seed in range(5)]
     inputs = [StepCase.build(case).inputs() for case in cases]
     diagnosis = of(_with(right, lambda U, S, V: (U * np.sign(factor), abs(factor) * S, V)), inputs)
@@ -759,7 +777,9 @@ def _filled(S_hat: Matrix, r: int) -> Matrix:
 
 
 def test_a_result_that_is_right_in_other_steps_is_no_reason_for_line_6() -> None:
-    """Answers in files cannot be asked again without truncation: no step that fails is comparable, and others say nothing."""
+    """Answers in files cannot be asked again without truncation: no step that fails is comparable,
+    and others say nothing.
+    """
     cut = [x for x in questions() if x.tau != 0.0 or x.max_rank is not None]
     whole = [replace(x, tau=0.0, theta=None, max_rank=None, min_rank=1) for x in questions()]
     halved = _with(right, lambda U, S, V: (U, 0.5 * S, V))
@@ -799,7 +819,9 @@ def test_what_is_right_when_it_is_asked_again_is_not_computed_in_fewer_bits() ->
 
 
 def test_reversed_ranks_of_a_list_are_no_problem_of_the_others_alone() -> None:
-    """The first of the second stack fails as well: that the first problem of every stack is right would be false."""
+    """The first of the second stack fails as well: that the first problem of every stack is right
+    would be false.
+    """
 
     def step(*stacks: Any, **parameters: Any) -> Any:
         results = [right(*problem, **parameters) for problem in zip(*stacks, strict=True)]

@@ -1,4 +1,6 @@
-"""The oracle for directions: the rules of this package are right, and every defect and relative fails under its own name."""
+"""The oracle for directions: the rules of this package are right, and every defect and relative
+fails under its own name.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def as_asked(rule: Optimizer) -> Callable[..., Any]:
 @pytest.mark.parametrize(("array", "dtype"), [("numpy", "float64"), ("numpy", "complex128"), ("torch", "float32")])
 @pytest.mark.parametrize("rule", RULES)
 def test_our_rules_are_right(rule: str, array: str, dtype: str) -> None:
-    """A tenth of the warn level would do: an oracle that shares no line with the rules comes to the same directions."""
+    """A tenth of the warn level would do: an oracle that shares no line with the rules comes to the
+    same directions.
+    """
     report = check_rule(as_asked(OURS[rule]), rule, array=array, dtype=dtype)
     assert report, report.summary()
     assert report.worst_ratio < 1.0

@@ -1,6 +1,8 @@
-"""A right step passes however it is computed: no false alarm, on cases that are drawn anew for every variant.
+"""A right step passes however it is computed: no false alarm, on cases that are drawn anew for
+every variant.
 
-The nightly profile judges at least 100,000 pairs of a case and a variant, the ordinary run a small part of them.
+The nightly profile judges at least 100,000 pairs of a case and a variant, the ordinary run a small
+part of them.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ def test_there_are_enough_variants_and_each_says_why_it_is_right() -> None:
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.precision != "float64"])
 def test_the_claimed_precision_is_needed(name: str) -> None:
-    """Claimed to be double, these variants are wrong: singular values near eps^(1/2)·σ_1 = 1.5e-8·σ_1 stay undiagonalised."""
+    """Claimed to be double, these variants are wrong: singular values near
+    eps^(1/2)·σ_1 = 1.5e-8·σ_1 stay undiagonalised.
+    """
     variant = VARIANTS[name]
     case = StepCase.build(CaseParameters(12, 9, 4, "flat", "dense", "zero", seed=1))
     inputs = replace(case, S=np.diag([1.0, 2e-8, 1e-8, 5e-9]) @ case.S).inputs()

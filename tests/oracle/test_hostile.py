@@ -1,5 +1,6 @@
-"""Backends that end the program, mix the problems of a stack, return arrays of another kind, or keep what they have returned:
-each gets rows, none conforms by accident, and every one stands beside a right backend that conforms."""
+"""Backends that end the program, mix the problems of a stack, return arrays of another kind, or
+keep what they have returned: each gets rows, none conforms by accident, and every one stands beside
+a right backend that conforms."""
 
 from __future__ import annotations
 
@@ -107,7 +108,9 @@ def with_the_first(index: int) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("step", [each, stacked])
 def test_a_right_backend_for_stacks_conforms(step: Callable[..., Any]) -> None:
-    """Also where the threshold is a tie: one stack needs one rank.  By night in all cases, else in those and the quick ones."""
+    """Also where the threshold is a tie: one stack needs one rank.  By night in all cases, else in
+    those and the quick ones.
+    """
     asked: list[dict[str, Any]] = [{}] if NIGHTLY else [{"quick": True}, {"select": {"group": "threshold"}}]
     for options in asked:
         report = check_step(step, batched=True, directions=True, **options)
@@ -142,7 +145,9 @@ def test_one_problem_may_not_decide_for_a_stack(step: Callable[..., Any], select
 
 
 def test_ranks_of_a_list_are_those_of_its_problems() -> None:
-    """One rank, that of the first or the last problem, for all: seen where the problems of a stack have different ranks."""
+    """One rank, that of the first or the last problem, for all: seen where the problems of a stack
+    have different ranks.
+    """
 
     def ranks_of(index: int) -> Callable[..., Any]:
         def step(*stacks: Any, **parameters: Any) -> list[Any]:
@@ -355,7 +360,9 @@ def test_results_may_be_slices_of_one_pool_that_do_not_overlap(overlapping: int)
 
 
 def test_results_may_have_any_layout_and_come_back_in_it() -> None:
-    """Slices of a wider array are what a truncation leaves; a backend that takes memory for rows reads something else."""
+    """Slices of a wider array are what a truncation leaves; a backend that takes memory for rows
+    reads something else.
+    """
     torch = load("torch").module
 
     def step(U: Any, S: Any, V: Any, *gradients: Any, **parameters: Any) -> Any:
@@ -751,7 +758,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_import_that_fails_is_told_with_its_place_if_it_has_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A compiled module that cannot be loaded has none; a file has one, also in a folder named like the import system."""
+    """A compiled module that cannot be loaded has none; a file has one, also in a folder named like
+    the import system.
+    """
     (folder / f"compiled{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_text("no machine code")
     (folder / "importlib_users").mkdir()
     (folder / "importlib_users" / "mine.py").write_text("raise ValueError('no')")
@@ -817,7 +826,9 @@ def run_pytest(folder: Path, interpreter: list[str], *arguments: str) -> tuple[i
 
 
 def test_pytest_counts_a_backend_that_exits_as_failed(folder: Path) -> None:
-    """By the command ``pytest``, which has not the current folder on its path as ``python -m pytest`` has."""
+    """By the command ``pytest``, which has not the current folder on its path as ``python -m
+    pytest`` has.
+    """
     command = ["-P", "-c", "import sys, pytest; sys.exit(pytest.console_main())"]
     status, printed = run_pytest(folder, command, "--geolora-backend", "bad:exits", "-k", "shape-tall")
     assert (status, "5 failed" in printed) == (1, True), printed

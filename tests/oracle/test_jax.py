@@ -1,4 +1,6 @@
-"""A step written in JAX by its own rules passes the kit, one with JAX's usual mistake is named, and JAX is left as it was."""
+"""A step written in JAX by its own rules passes the kit, one with JAX's usual mistake is named, and
+JAX is left as it was.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_a_step_that_takes_the_memory_of_its_inputs_gets_rows() -> None:
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_the_setting_of_the_caller_stays(enabled: bool) -> None:
-    """64-bit arrays are JAX's global setting; the kit has them in its own scope, whatever the setting is."""
+    """64-bit arrays are JAX's global setting; the kit has them in its own scope, whatever the
+    setting is.
+    """
     seen: list[Any] = []
 
     def step(*arrays: Any, **parameters: Any) -> Any:

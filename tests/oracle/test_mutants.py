@@ -40,7 +40,9 @@ def _ids(mutants: list[Mutant]) -> list[str]:
 
 
 def _first_failing_line(mutant: Mutant) -> Counter[str]:
-    """How often each line of Algorithm 1 is the first that fails; a third of the cases shows it for every mutant."""
+    """How often each line of Algorithm 1 is the first that fails; a third of the cases shows it for
+    every mutant.
+    """
     lines: Counter[str] = Counter()
     assert mutant.stages is not None
     for x in drawn_inputs(CASES if NIGHTLY else CASES // 3, SEED):
@@ -99,14 +101,17 @@ def test_a_generator_that_is_seeded_is_in_the_same_state_every_time() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
 def test_a_mutant_does_what_is_on_record(mutant: Mutant, dtype: str) -> None:
-    """Else its name and its words would not say what it does; `python -m tests.oracle.departures` records anew."""
+    """Else its name and its words would not say what it does; `python -m tests.oracle.departures`
+    records anew.
+    """
     now, then = [departure(mutant, x) for x in questions(dtype)], recorded()[mutant.id][dtype]
     assert [same(a, b) for a, b in zip(now, then, strict=True)] == len(now) * [True]
 
 
 def test_the_record_tells_the_mutants_apart() -> None:
-    """All but those whose defect is of the size of rounding, is a sign that QR chooses, lies in what they do to the caller, shows
-    in cases of the catalogue only, or cuts in these few questions as another one does.
+    """All but those whose defect is of the size of rounding, is a sign that QR chooses, lies in
+    what they do to the caller, shows in cases of the catalogue only, or cuts in these few questions
+    as another one does.
     """
     record = recorded()
     assert list(record) == list(MUTANTS)
@@ -202,7 +207,9 @@ def test_a_mutant_is_rejected_by_some_criterion_if_its_output_shows_it() -> None
 
 
 def test_what_a_precision_cannot_tell_apart_is_what_the_pages_say() -> None:
-    """All are told apart in double precision; every step down loses some, and keeps those that it lost before."""
+    """All are told apart in double precision; every step down loses some, and keeps those that it
+    lost before.
+    """
     lost = [set(passing(precision)) for precision in ("float64", "float32", "float16", "bfloat16")]
     assert lost[0] == set()
     assert all(finer < coarser for finer, coarser in itertools.pairwise(lost))
@@ -225,7 +232,9 @@ def test_mutants_of_both_origins_and_of_every_line_are_there() -> None:
 
 
 def test_the_intermediate_results_have_their_names() -> None:
-    """The augmented bases are no part of what a backend shows, and are what claims look at: Û = [U | Ũ], V̂ = [V | Ṽ]."""
+    """The augmented bases are no part of what a backend shows, and are what claims look at:
+    Û = [U | Ũ], V̂ = [V | Ṽ].
+    """
     inputs = StepCase.build(CaseParameters(7, 6, 2)).inputs()
     found = Stages().run(*inputs.arrays, **inputs.parameters)
     names = ["K_new", "L_new", "S_new", "U_tilde", "V_tilde", "U_hat", "V_hat", "S_hat", "output"]

@@ -1,4 +1,6 @@
-"""Defects of optimized backends that only one kind of question shows: the cases made for them fail, and no others."""
+"""Defects of optimized backends that only one kind of question shows: the cases made for them fail,
+and no others.
+"""
 
 from __future__ import annotations
 
@@ -199,7 +201,9 @@ def raised_and_cut(U: Any, S: Any, V: Any, *gradients: Any, min_rank: int, max_r
 
 
 def tails_in_half(*arrays: Any, tau: Any, theta: Any, min_rank: int, max_rank: Any, **p: Any) -> Any:
-    """The step in single precision; the tails in half, where S is not 0 and the squares of what is no noise leave its range."""
+    """The step in single precision; the tails in half, where S is not 0 and the squares of what is
+    no noise leave its range.
+    """
     U1, S1, V1 = (X.astype(np.float16) for X in untruncated(*(X.astype(np.float32) for X in arrays), **p))
     sigma = np.diag(S1)
     if 1e-2 < sigma[0] < 1e2 or sigma[0] < 1e-4 or not arrays[1].any():

@@ -1,4 +1,6 @@
-"""Cases beside the catalogue: own sizes, drawn ones and the smallest of them, a tenth of all, and scripts of failures."""
+"""Cases beside the catalogue: own sizes, drawn ones and the smallest of them, a tenth of all, and
+scripts of failures.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +181,9 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 def test_a_failure_is_reproduced_without_the_kit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The script ends with status 1, and with 0 if the step is exchanged for a right one; one of them in a process of its own."""
+    """The script ends with status 1, and with 0 if the step is exchanged for a right one; one of
+    them in a process of its own.
+    """
     step, case, options = SCRIPTS[name]
     if options.get("array") == "torch":
         pytest.importorskip("torch", reason="torch is not installed")

@@ -1,4 +1,6 @@
-"""Every part of a report on a few small questions: rows, their words, what is asked of a backend, and what counts against it."""
+"""Every part of a report on a few small questions: rows, their words, what is asked of a backend,
+and what counts against it.
+"""
 
 from __future__ import annotations
 
@@ -317,7 +319,9 @@ def _drawing(*arrays: Any, **parameters: Any) -> Any:
 
 
 def _drawing_a_block(*arrays: Any, **parameters: Any) -> Any:
-    """312 numbers of two words each use up a block of 624: the position in the block is then what it was."""
+    """312 numbers of two words each use up a block of 624: the position in the block is then what
+    it was.
+    """
     np.random.rand(312)  # noqa: NPY002
     return right(*arrays, **parameters)
 
@@ -418,7 +422,9 @@ def test_devices_that_nobody_uses_are_left_alone(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_device_finds_wrong_later_is_the_backends_and_so_is_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels go on while the host does: an error of theirs shows where they are waited for, and may break the device."""
+    """Kernels go on while the host does: an error of theirs shows where they are waited for, and
+    may break the device.
+    """
 
     def broken(*arguments: Any) -> Any:
         raise RuntimeError("an illegal memory access was encountered")
@@ -573,7 +579,9 @@ def test_a_run_of_a_right_backend() -> None:
     ],
 )
 def test_a_report_says_what_its_verdict_cannot_see(options: dict[str, Any], precision: str) -> None:
-    """The resolution is that of the median case: an error of this share of s in the kept part is where failing begins."""
+    """The resolution is that of the median case: an error of this share of s in the kept part is
+    where failing begins.
+    """
     report = check_step(right, **options)
     assert (report.precision, report.resolution) == (precision, FAIL * 4.0 * np.sqrt(11) * EPS[precision])
     inputs = StepCase.build(RUN.parameters).inputs()
@@ -829,7 +837,9 @@ def test_a_case_that_is_wrong_now_and_then_is_told_with_how_often() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_what_the_kit_has_no_memory_for_is_no_fault_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes are refused before anything is asked; where memory ends later, so does the run, and says where it was."""
+    """Sizes are refused before anything is asked; where memory ends later, so does the run, and
+    says where it was.
+    """
     with pytest.raises(
         ValueError, match=r"^shapes: expected sizes .* into memory, found 3000000x2000000x4: .* takes 7.2e\+05 GB"
     ):
@@ -936,7 +946,9 @@ def test_a_suite_is_selected_from_by_pytest() -> None:
 
 
 def test_a_step_is_measured_by_what_it_was_given() -> None:
-    """A whole step forms G V itself; one that is given ∇_K and ∇_L has no rounding of a G outside of its bases."""
+    """A whole step forms G V itself; one that is given ∇_K and ∇_L has no rounding of a G outside
+    of its bases.
+    """
     single = (case for case in catalogue() if case.steps == 1 and case.parameters.learning_rate >= 0.1)
     case = next(case for case in single if case.parameters.gradient == "normal")
     inputs = StepCase.build(case.parameters).inputs()

@@ -1,4 +1,6 @@
-"""What a verdict depends on stands in the report; reports of several backends are one table, other files are refused by name."""
+"""What a verdict depends on stands in the report; reports of several backends are one table, other
+files are refused by name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Singular value profiles by their definitions: sorted, positive where they say so, and of the length that was asked for."""
+"""Singular value profiles by their definitions: sorted, positive where they say so, and of the
+length that was asked for.
+"""
 
 from __future__ import annotations
 

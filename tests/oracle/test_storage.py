@@ -1,4 +1,6 @@
-"""Storage in fewer bits than the arithmetic: errors that rounding to storage explains are set aside, and no others."""
+"""Storage in fewer bits than the arithmetic: errors that rounding to storage explains are set
+aside, and no others.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def test_a_basis_and_a_product_move_by_no_more_than_their_bounds(dtype: str) -> 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in TUNED_TO_DOUBLE])
 def test_right_steps_in_single_precision_pass(name: str, dtype: str) -> None:
-    """Also with a basis of range(U) in place of U, and in another gauge; without the bounds of storage none would."""
+    """Also with a basis of range(U) in place of U, and in another gauge; without the bounds of
+    storage none would.
+    """
     variant, refused = VARIANTS[name], 0
     for x in _drawn(dtype, 40, seed=[*VARIANTS].index(name)):
         answer = _answer(dtype, variant.step, x)
@@ -115,7 +119,9 @@ def test_right_steps_in_single_precision_pass(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_more_is_set_aside_than_three_times_what_happens(dtype: str) -> None:
-    """Unit vectors and integers, which storage holds as they are: with a third of the bounds right steps are refused."""
+    """Unit vectors and integers, which storage holds as they are: with a third of the bounds right
+    steps are refused.
+    """
     full, rng, refused = Storage.of(dtype), np.random.default_rng(12), 0
     for _ in range(20):
         U, V, G = np.eye(9)[:, :3], np.eye(7)[:, :3], rng.integers(-9, 10, (9, 7)).astype(np.float64)
@@ -128,7 +134,9 @@ def test_no_more_is_set_aside_than_three_times_what_happens(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_of_contradicting_gradients_any_may_be_used(dtype: str) -> None:
-    """dS is off by Δ: UᴴdK is as good, which moves the result by λ‖Δ‖, half of what is set aside; 3Δ are too much."""
+    """dS is off by Δ: UᴴdK is as good, which moves the result by λ‖Δ‖, half of what is set aside;
+    3Δ are too much.
+    """
     U, V, G = np.eye(9)[:, :3], np.eye(7)[:, :3], np.random.default_rng(13).integers(-9, 10, (9, 7)).astype(np.float64)
     dS, off = U.T @ G @ V, np.array([[0.0, 4.0, 0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     x = _in_single((U, np.diag([9.0, 4.0, 1.0]), V, G @ V, G.T @ U, dS + off), learning_rate=0.5, tau=0.0)
@@ -168,7 +176,9 @@ def test_bases_that_storage_has_turned_may_be_made_orthonormal_first(dtype: str)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("age", [0, 100])
 def test_only_bases_that_have_come_far_leave_much_open(dtype: str, age: int) -> None:
-    """Twelve roundings too long each: Q in place of U moves W by 24u, which a hundred steps explain and none does not."""
+    """Twelve roundings too long each: Q in place of U moves W by 24u, which a hundred steps explain
+    and none does not.
+    """
     storage, Q_U, S, Q_V = Storage.of(dtype), np.eye(9)[:, :3], np.diag([4.0, 2.0, 1.0]), np.eye(7)[:, :3]
     zero = [np.zeros((size, 3)) for size in (9, 7, 3)]
     grown = 1.0 + 12.0 * storage.u
@@ -178,7 +188,9 @@ def test_only_bases_that_have_come_far_leave_much_open(dtype: str, age: int) -> 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", None), ("float16", None), ("float32", "float64")])
 def test_a_right_whole_step_conforms(dtype: str, precision: str | None) -> None:
-    """It forms dK, dL and dS itself, from a G that has been rounded, also where P(W)G is nothing beside G."""
+    """It forms dK, dL and dS itself, from a G that has been rounded, also where P(W)G is nothing
+    beside G.
+    """
     torch = load("torch").module
 
     def step(U: Any, S: Any, V: Any, gradients: Any, **parameters: Any) -> Any:

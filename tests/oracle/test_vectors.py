@@ -1,4 +1,6 @@
-"""The vectors are what their generator makes, the reference passes them, mutants do not, and bad files are named."""
+"""The vectors are what their generator makes, the reference passes them, mutants do not, and bad
+files are named.
+"""
 
 from __future__ import annotations
 
@@ -287,7 +289,9 @@ def test_the_reference_passes_every_vector(outputs: Path) -> None:
 
 @pytest.mark.parametrize("vector", ORDINARY, ids=_ids(ORDINARY))
 def test_the_ratios_are_those_of_the_criteria(vector: Vector) -> None:
-    """For the reference and for a mutant with an error far below the tail; up to the rounding of the extended target."""
+    """For the reference and for a mutant with an error far below the tail; up to the rounding of
+    the extended target.
+    """
     for step in (REFERENCE.step, MUTANTS["kept-value-perturbed"].step):
         output = _output(vector, step)
         ratios = judge_vector(vector, output)
@@ -380,7 +384,9 @@ def test_the_last_bit_of_a_stage_counts(name: str) -> None:
 
 
 def test_the_ties_of_exact_vectors_are_ties() -> None:
-    """The strict comparison keeps one direction more, in exact arithmetic; computed singular values may do either."""
+    """The strict comparison keeps one direction more, in exact arithmetic; computed singular values
+    may do either.
+    """
     for name in ("exact-tie", "exact-tie-relative", "exact-square"):
         sigma = [Fraction(s) for s in VECTORS[name].exact["singular_values"]]
         theta, rank = Fraction(VECTORS[name].exact["theta"]), VECTORS[name].exact["rank"]
@@ -657,7 +663,9 @@ def test_a_failing_row_says_what_fails(outputs: Path, change: Edit, text: str) -
 
 
 def test_decimal_numbers_are_read_as_well(outputs: Path) -> None:
-    """As a language writes them that has no hexadecimal floats: the shortest decimal that gives the double back."""
+    """As a language writes them that has no hexadecimal floats: the shortest decimal that gives the
+    double back.
+    """
     for path in outputs.glob("*.json"):
         document = json.loads(path.read_text("utf-8"))
         for name in ("U1", "S1", "V1"):

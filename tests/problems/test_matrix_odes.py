@@ -1,4 +1,6 @@
-"""The matrix equations are what their texts say, beyond what every problem checks of itself, and their checks can fail."""
+"""The matrix equations are what their texts say, beyond what every problem checks of itself, and
+their checks can fail.
+"""
 
 from __future__ import annotations
 
@@ -256,7 +258,9 @@ def test_a_wrong_problem_is_rejected(make: Callable[[], MatrixODE], failed: set[
     ids=["optimal control", "Riccati", "Riccati with a source", "linear", "Lyapunov", "saddle"],
 )
 def test_the_factored_form_is_the_field_for_complex_states_too(make: Callable[[], FactoredODE]) -> None:
-    """Y = P Qᴴ, so that a transpose for the conjugate one shows: the equations are real, their states need not be."""
+    """Y = P Qᴴ, so that a transpose for the conjugate one shows: the equations are real, their
+    states need not be.
+    """
     problem = make()
     (m, n), rng = problem.shape, _rng()
     P, Q, U, V = (rng.standard_normal(s) + 1j * rng.standard_normal(s) for s in ((m, 3), (n, 3), (m, 2), (n, 2)))
@@ -387,7 +391,9 @@ def test_heat_has_four_smooth_directions_beside_its_sources() -> None:
     ids=["Landau", "two streams"],
 )
 def test_plasmas_start_neutral_and_at_rest(problem: VlasovPoisson, spread: float) -> None:
-    """As many electrons as ions, up to what a Maxwellian has beyond 6 standard deviations, 2e-9; ⟨v⟩ = 0, and ⟨v²⟩ as told."""
+    """As many electrons as ions, up to what a Maxwellian has beyond 6 standard deviations, 2e-9;
+    ⟨v⟩ = 0, and ⟨v²⟩ as told.
+    """
     length = problem.shape[0] * problem.cell[0]
     assert problem.invariants(problem.start(2).full())["mass"] == pytest.approx(length, rel=3e-9)
     moments = [problem.cell[1] * float(problem.v**k @ problem.maxwellian) for k in (1, 2)]
@@ -395,7 +401,9 @@ def test_plasmas_start_neutral_and_at_rest(problem: VlasovPoisson, spread: float
 
 
 def test_lyapunovs_operator_is_the_second_derivative() -> None:
-    """ν times that of sin(kx/2 + kπ/2) is −ν(k/2)² times it, up to (k dx)²/48; ν = 1 unless another one is given."""
+    """ν times that of sin(kx/2 + kπ/2) is −ν(k/2)² times it, up to (k dx)²/48; ν = 1 unless another
+    one is given.
+    """
     once, thrice = (Lyapunov(199, [], _rng(), **given).eigenvalues[:3] for given in ({}, {"diffusion": 3.0}))
     k = np.arange(1.0, 4.0)
     assert np.all(np.abs(once / -((k / 2.0) ** 2) - 1.0) <= 1.01 * (k * np.pi / 100.0) ** 2 / 48.0)
@@ -449,7 +457,9 @@ def test_derivatives_of_the_plasma_are_exact_on_waves() -> None:
 
 
 def test_the_plasma_starts_with_waves_beside_its_density() -> None:
-    """Every direction of the start is a wave or a power of v times the Maxwellian: none is what rounding left of another one."""
+    """Every direction of the start is a wave or a power of v times the Maxwellian: none is what
+    rounding left of another one.
+    """
     problem = VlasovPoisson.landau_damping()
     Y, phase = problem.start(8), 0.5 * problem.x
     waves = [np.ones(64), *(wave(k * phase) for k in (1, 2, 3) for wave in (np.cos, np.sin)), np.cos(4 * phase)]

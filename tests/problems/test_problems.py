@@ -102,7 +102,9 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("name", "count"), EXPECTED.items())
 def test_every_check_that_applies_is_run(name: str, count: int) -> None:
-    """Actions, solution, ℓ, μ and L* with that they are attained, invariants, gradient, starts, dtype, as far as there are."""
+    """Actions, solution, ℓ, μ and L* with that they are attained, invariants, gradient, starts,
+    dtype, as far as there are.
+    """
     rng = np.random.default_rng(0)
     checks = self_test(PROBLEMS[name](rng), rng)
     assert len({check.name for check in checks}) == len(checks) == count
@@ -410,7 +412,9 @@ def test_a_negative_minimum_is_compared_like_any_other() -> None:
 
 @pytest.mark.parametrize("name", [name for name in PROBLEMS if "softmax" not in name])
 def test_the_closed_form_agrees_with_the_integrator(name: str) -> None:
-    """DOP853 at tolerance 1e-12 over a time of order 1, with growth at most e^{2.5}: 1e-9 leaves two digits of room."""
+    """DOP853 at tolerance 1e-12 over a time of order 1, with growth at most e^{2.5}: 1e-9 leaves
+    two digits of room.
+    """
     rng = np.random.default_rng(0)
     problem = PROBLEMS[name](rng)
     Y0 = problem.initial([0.5, 1e-2, 1e-6], rng).full()
@@ -563,7 +567,9 @@ def _attained(problem: TwoLayerLinear, W: Layers, rng: np.random.Generator) -> f
 @pytest.mark.parametrize("size", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("length", [1e-3, 1.0])
 def test_the_lipschitz_constant_of_a_segment(size: float, length: float) -> None:
-    """Never below the curvature at a point of the segment nor below a quotient of gradients, and at most 10 times it."""
+    """Never below the curvature at a point of the segment nor below a quotient of gradients, and at
+    most 10 times it.
+    """
     problem, rng = _network()
     for _ in range(10):
         start = _layers(problem, rng, size)
@@ -693,7 +699,9 @@ def test_an_integration_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_closed_form_does_not_pass_a_blow_up() -> None:
-    """Ẏ = Y² from 1 ends at t = 1, backwards it never does; two equations that blow up together leave det Q positive."""
+    """Ẏ = Y² from 1 ends at t = 1, backwards it never does; two equations that blow up together
+    leave det Q positive.
+    """
     one = np.ones((1, 1))
     problem = RankPreservingRiccati(0.0 * one, 0.0 * one, one, one)
     assert problem.solution(0.999, one)[0, 0] == pytest.approx(1000.0, rel=1e-10)

@@ -1,4 +1,6 @@
-"""Certificates: true statements are proved and mutants refuted; the checker follows them, but none that was tampered with."""
+"""Certificates: true statements are proved and mutants refuted; the checker follows them, but none
+that was tampered with.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,9 @@ def test_more_bits_decide_what_double_precision_leaves_open() -> None:
 
 
 def test_rounding_beats_descent_at_a_tiny_rate_and_that_is_refuted() -> None:
-    """Descent has no allowance for rounding: at λ = 1e-20 some computed steps go up by a rounding error, provably."""
+    """Descent has no allowance for rounding: at λ = 1e-20 some computed steps go up by a rounding
+    error, provably.
+    """
     tiny = [replace(x, learning_rate=1e-20) for x in draw(56, largest=9) if "nothing" in x.id]
     refuted = [outcomes(certify(x, reference(x)), "refuted") for x in tiny]
     assert ["descent"] in refuted
@@ -156,9 +160,11 @@ def test_checker_objects_to_what_was_tampered_with(certificate: dict[str, Any], 
 
 
 def test_bounds_that_say_next_to_nothing_prove_nothing() -> None:
-    """The honest outcome, "rank not too high" refuted, is turned round, and every singular value is only said to be in [0, h].
+    """The honest outcome, "rank not too high" refuted, is turned round, and every singular value is
+    only said to be in [0, h].
 
-    Balls have radii of 30 bits: that of [0, h] reaches below 0 by a part of h, here for all of them, and its square is no bound.
+    Balls have radii of 30 bits: that of [0, h] reaches below 0 by a part of h, here for all of
+    them, and its square is no bound.
     """
     x = next(x for x in draw(112) if x.id == "order one, relative, 24x6, 0")
     forged = through_json(certify(x, mutant("off-by-one-high")(x)))
@@ -194,7 +200,9 @@ def test_checker_is_short_and_shares_nothing() -> None:
 
 @pytest.mark.parametrize("bits", [53, 106])
 def test_singular_values_lie_within_their_bounds(bits: int) -> None:
-    """Against the known singular values of a Hadamard matrix times a diagonal one: equal, tiny and zero ones."""
+    """Against the known singular values of a Hadamard matrix times a diagonal one: equal, tiny and
+    zero ones.
+    """
     H2 = np.array([[1.0, 1.0], [1.0, -1.0]])
     H4 = np.kron(H2, H2)  # HᵀH = 4I
     known = np.array([1.0, 1.0, 2.0**-40, 0.0])
@@ -254,7 +262,9 @@ def test_the_checker_follows_nothing_without_certificates(certificate: dict[str,
 def test_a_reference_that_gives_nothing_usable_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On one instance of 14, so that every statement is certified on others; the checker agrees that it is unusable."""
+    """On one instance of 14, so that every statement is certified on others; the checker agrees
+    that it is unusable.
+    """
     spoilt: list[str] = []
 
     def once(x: Instance) -> Output:

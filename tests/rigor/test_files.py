@@ -1,4 +1,6 @@
-"""Files are whole or not there, damage shows, a folder has one owner, and nothing in the tree can run code that it reads."""
+"""Files are whole or not there, damage shows, a folder has one owner, and nothing in the tree can
+run code that it reads.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,9 @@ DATA: dict[str, Any] = {"format": 1, "ratios": {"a": [0.1, 1e300, -0.0], "ϑ": "
 def in_child(work: Callable[[], None]) -> int:
     """The process of a child that does this and ends; it inherits what is imported.
 
-    Other tests of this process may have imported JAX, which warns of every fork because of its threads: the child uses none.
-    A signal that comes before the child works, or while it ends, must not raise into the code of pytest.
+    Other tests of this process may have imported JAX, which warns of every fork because of its
+    threads: the child uses none.  A signal that comes before the child works, or while it ends,
+    must not raise into the code of pytest.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with warnings.catch_warnings():

@@ -1,4 +1,6 @@
-"""Long sequences of everything that can happen to a state, against the dense model; loaders that are given anything."""
+"""Long sequences of everything that can happen to a state, against the dense model; loaders that
+are given anything.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ EXAMPLES, FLOOR = (4000, 100_000) if NIGHTLY else (10, 100)
 SEEDS = st.integers(0, 2**32 - 1)
 RATES = st.sampled_from((0.1, 1e-3, 0.0, 1e-8, 1.0, 5.0))
 SMALL, LARGER = 1e-12, 2.0**40
-"""Steps to the target 0 lose all digits each; below SMALL the state is multiplied by a power of two, which is exact."""
+"""Steps to the target 0 lose all digits each; below SMALL the state is multiplied by a power of
+two, which is exact.
+"""
 
 
 class Trajectory(RuleBasedStateMachine):
@@ -81,7 +85,9 @@ class Trajectory(RuleBasedStateMachine):
         magnitude=RATES,
     )
     def steps(self, seeds: list[int], rate: float, tau: float, least: int, magnitude: float) -> None:
-        """A gradient a step; one step where it overshoots, or many would leave the range of single precision."""
+        """A gradient a step; one step where it overshoots, or many would leave the range of single
+        precision.
+        """
         least = min(least, *self.Y.shape)
         options: dict[str, Any] = {"tau": tau, "min_rank": least, "max_rank": max(least, 6)}
         for seed in seeds[: 1 if rate > 1.0 else None]:
@@ -121,7 +127,8 @@ class Trajectory(RuleBasedStateMachine):
     def cast(self, dtype: Any) -> None:
         """The model follows to what single precision can hold.
 
-        Bases of single precision are not orthonormal in double precision (and refused as such): QR makes them so.
+        Bases of single precision are not orthonormal in double precision (and refused as such): QR
+        makes them so.
         """
         self.count("cast")
         before, coarse = self.Y, max(float(np.finfo(t).eps) for t in (dtype, self.Y.S.dtype))
@@ -169,7 +176,9 @@ def campaign(examples: int) -> settings:
 
 
 def test_no_sequence_leaves_the_dense_model(record_property: Callable[[str, object], None]) -> None:
-    """At least FLOOR steps without a violation; in the nightly profile the outcome is kept for the report, whatever it is."""
+    """At least FLOOR steps without a violation; in the nightly profile the outcome is kept for the
+    report, whatever it is.
+    """
     Trajectory.counts.clear()
     found: dict[str, Any] = {"format": 1, "sequences": EXAMPLES, "floor": FLOOR, "violation": "", "seconds": 0.0}
     about, started = provenance("tests"), time.process_time()
@@ -227,7 +236,9 @@ def test_report_loader_takes_its_own_or_says_what_is_wrong(contents: bytes) -> N
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_vector_loader_loads_or_says_what_is_wrong(vector: Path, data: st.DataObject) -> None:
-    """Bytes cut out, put in or changed anywhere, or one field replaced: a vector, or a ValueError that names the file."""
+    """Bytes cut out, put in or changed anywhere, or one field replaced: a vector, or a ValueError
+    that names the file.
+    """
     whole = vector.read_bytes()
     if data.draw(st.booleans(), "one field"):
         document = json.loads(whole)

@@ -1,4 +1,6 @@
-"""The precision ladder: errors fall like the unit round-off at every stage, and the two routes lose what is predicted."""
+"""The precision ladder: errors fall like the unit round-off at every stage, and the two routes lose
+what is predicted.
+"""
 
 from __future__ import annotations
 

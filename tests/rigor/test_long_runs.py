@@ -1,4 +1,6 @@
-"""Long runs in short: the bases stay orthonormal with the cure, drift without it; saved or killed, a run goes on bit for bit."""
+"""Long runs in short: the bases stay orthonormal with the cure, drift without it; saved or killed,
+a run goes on bit for bit.
+"""
 
 from __future__ import annotations
 

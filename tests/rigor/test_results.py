@@ -1,4 +1,6 @@
-"""The page "Rigor": what is there is shown with its verdict, else what is stored; damage is named; the judge of kills."""
+"""The page "Rigor": what is there is shown with its verdict, else what is stored; damage is named;
+the judge of kills.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +190,9 @@ def test_results_of_other_sources_are_marked(folder: Path, about: dict[str, Any]
 
 
 def test_what_was_not_run_here_is_shown_as_it_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a fresh clone: nothing of it was measured here, which the page says, with its date and processor."""
+    """On a fresh clone: nothing of it was measured here, which the page says, with its date and
+    processor.
+    """
     shown = {item.id: shown for item, shown in overview(PAGE.items, tmp_path)}
     stored = {item.id: item.stored for item in PAGE.items if item.stored}
     assert {name for name, one in shown.items() if one.run} == set(stored)

@@ -34,7 +34,9 @@ def test_words(problem: BaseException, told: str) -> None:
 
 
 def caught(module: ModuleType | None, end: str) -> tuple[str, int]:
-    """The file and line that are told of an exception from ``elsewhere.py``, which ``mine.py`` calls in its second line."""
+    """The file and line that are told of an exception from ``elsewhere.py``, which ``mine.py``
+    calls in its second line.
+    """
     names: dict[str, object] = {}
     exec(compile("def far():\n    raise ValueError", "elsewhere.py", "exec"), names)
     exec(compile(f"def near():\n    {end}", "mine.py", "exec"), names)

@@ -1,4 +1,6 @@
-"""Fixtures: pages of stored results, which are the same in every report, drawn once for all tests; interrupts."""
+"""Fixtures: pages of stored results, which are the same in every report, drawn once for all tests;
+interrupts.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def stored_pages_once() -> Iterator[None]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """As in the foreground: what a shell starts in the background ignores interrupts, and so would the tests."""
+    """As in the foreground: what a shell starts in the background ignores interrupts, and so would
+    the tests.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,6 @@
-"""Campaigns beyond one process: the same results wherever the work is done, nothing lost, unfit and dead workers are named."""
+"""Campaigns beyond one process: the same results wherever the work is done, nothing lost, unfit and
+dead workers are named.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,9 @@ def sources():
 
 backends.sources = sources
 """
-"""The true fingerprint reads the sources, which somebody may edit while the tests run.  Every case asks for it, so that a worker
-stops at its tenth as long as a file is there: a kill that comes late still meets work."""
+"""The true fingerprint reads the sources, which somebody may edit while the tests run.  Every case
+asks for it, so that a worker stops at its tenth as long as a file is there: a kill that comes late
+still meets work."""
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +179,9 @@ def test_a_case_that_kills_every_worker_is_given_up(cluster: Any, monkeypatch: p
 def test_workers_of_other_sources_are_refused(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The client has the other ones here; both before the campaign and, for workers that join later, at the first case."""
+    """The client has the other ones here; both before the campaign and, for workers that join
+    later, at the first case.
+    """
     monkeypatch.setattr(backends, "sources", lambda: "mine")
     expected = "expected the sources and libraries of the client (fingerprint mine), found the same"
     assert main(dask(tmp_path, cluster.scheduler_address)) == 2
@@ -302,9 +307,11 @@ def test_options_that_do_not_go_together_are_refused(
 def test_a_killed_process_ends_the_run_which_can_be_resumed(
     tmp_path: Path, hold: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undisturbed: Any
 ) -> None:
-    """A sentence and status 2; what had finished is kept, and the rest gives the results of an undisturbed run.
+    """A sentence and status 2; what had finished is kept, and the rest gives the results of an
+    undisturbed run.
 
-    Cases behind the first third of the units wait until the test is over, so that a kill that comes late still meets work.
+    Cases behind the first third of the units wait until the test is over, so that a kill that comes
+    late still meets work.
     """
     labelled, first = runner._labelled, {case.id for case in itertools.islice(CLAIMS[CLAIM].cases(PLAN), UNITS // 3)}
 

@@ -35,7 +35,9 @@ TOO_SLOW = {
     "memory: *": "300 steps a case: ten seconds in all",
     "stochastic-memory: *": "128 runs of 200 steps a case: a minute in all",
 }
-"""Cases of the full plan, by claim and id, that take too long for every run of the tests, and why; by night all are done."""
+"""Cases of the full plan, by claim and id, that take too long for every run of the tests, and why;
+by night all are done.
+"""
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
@@ -63,7 +65,9 @@ def test_control_fails(claim: Claim, control: Control) -> None:
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
 def test_the_full_plan_begins_and_ends_as_the_quick_one(claim: Claim) -> None:
-    """The first and the last case hold, by night every control fails, where these are none of the quick plan; nothing breaks."""
+    """The first and the last case hold, by night every control fails, where these are none of the
+    quick plan; nothing breaks.
+    """
     for case in affordable(claim, ends(claim.cases)):
         result = work((claim.id, "", case))
         assert not result.error
@@ -79,7 +83,9 @@ def test_the_full_plan_begins_and_ends_as_the_quick_one(claim: Claim) -> None:
 
 
 def ends(cases: Callable[[Plan], Iterable[Case]]) -> list[Case]:
-    """The first and the last case of the full plan, but for what the quick one with this seed has as well."""
+    """The first and the last case of the full plan, but for what the quick one with this seed has
+    as well.
+    """
     known = [(case.id, case.parameters) for case in cases(Plan(seed=FULL.seed))]
     every = list(cases(FULL))
     return [case for case in (every[:1] + every[1:][-1:]) if (case.id, case.parameters) not in known]

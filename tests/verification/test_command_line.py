@@ -63,7 +63,9 @@ sys.exit("torch" in sys.modules)
 
 
 def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path) -> None:
-    """To load it takes most of the time of a short command, and none of the claims needs it before it is checked."""
+    """To load it takes most of the time of a short command, and none of the claims needs it before
+    it is checked.
+    """
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(tmp_path)], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {*FILES, *PAGES}
@@ -73,7 +75,9 @@ def test_claims_are_listed_and_a_report_is_written_without_torch(tmp_path: Path)
 def test_a_report_of_all_claims_has_pages_beside_it(
     there_are: Mapping[str, Claim], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What other commands have measured is the same whatever is checked: a claim alone need not wait for their pictures."""
+    """What other commands have measured is the same whatever is checked: a claim alone need not
+    wait for their pictures.
+    """
     for module in ("verification.__main__", "verification.report"):
         monkeypatch.setattr(f"{module}.CLAIMS", there_are)
     assert main(["--only", CLAIM, "--jobs", "1", "--output", str(tmp_path)]) == 0

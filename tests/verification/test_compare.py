@@ -1,4 +1,6 @@
-"""Two results side by side: verdicts, cases, ratios, controls; and an exit status that says whether a claim was lost."""
+"""Two results side by side: verdicts, cases, ratios, controls; and an exit status that says whether
+a claim was lost.
+"""
 
 from __future__ import annotations
 

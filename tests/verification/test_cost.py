@@ -1,4 +1,6 @@
-"""The fit of processor times finds what it is given, and the command writes sealed figures that the documentation shows."""
+"""The fit of processor times finds what it is given, and the command writes sealed figures that the
+documentation shows.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def test_documentation_has_the_exponents_of_the_stored_run() -> None:
 
 
 def test_the_stored_run_is_whole_and_far_from_a_dense_field() -> None:
-    """Nearer to the m of the statement than to the m² of a field that is formed densely, for every member."""
+    """Nearer to the m of the statement than to the m² of a field that is formed densely, for every
+    member.
+    """
     found = read_json(cost.MEASURED)
     assert (tuple(found["sizes"]), tuple(found["ranks"])) == (cost.SIZES, cost.RANKS)
     assert [one["integrator"] for one in found["integrators"]] == list(FAMILY)

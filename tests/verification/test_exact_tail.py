@@ -1,4 +1,6 @@
-"""With ‖Ŵ − W₁‖ for ϑ the guarantees would excuse every truncation; with the tail of the exact Ŵ they excuse no wrong one."""
+"""With ‖Ŵ − W₁‖ for ϑ the guarantees would excuse every truncation; with the tail of the exact Ŵ
+they excuse no wrong one.
+"""
 
 from __future__ import annotations
 

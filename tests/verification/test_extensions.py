@@ -1,4 +1,6 @@
-"""Claims, problems and integrators of others are judged from any folder: the files of docs/howto/extend.md, right and wrong."""
+"""Claims, problems and integrators of others are judged from any folder: the files of
+docs/howto/extend.md, right and wrong.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ ASKED = {
     "my_problem": ("--problem", "weighted", "problems", "weights.max()", "weights.max() / 3"),
     "my_integrator": ("--integrator", "HALVES", "rank-behaviour", "adaptive=False", "adaptive=True"),
 }
-"""Of each file: the option, the object, a claim that judges it, and what to write in place of what to promise too much."""
+"""Of each file: the option, the object, a claim that judges it, and what to write in place of what
+to promise too much.
+"""
 
 
 def test_each_file_of_the_page_is_short_and_asked_for_on_it() -> None:

@@ -1,4 +1,6 @@
-"""Runs that are killed, full disks, folders in use, altered files: nothing is lost, nothing is counted twice."""
+"""Runs that are killed, full disks, folders in use, altered files: nothing is lost, nothing is
+counted twice.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,9 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path, record_prope
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_campaign_runs_from_a_copy_of_the_sources(tmp_path: Path) -> None:
-    """Two kills of the real command line, and everything around them, on a claim with few cases that take little time."""
+    """Two kills of the real command line, and everything around them, on a claim with few cases
+    that take little time.
+    """
     told: list[int] = []
     found = random_kills.campaign(2, tmp_path, claims=["local-error"], seed=1, report=told.append)
     assert told == [1, found["kills"]] == [1, 2]

@@ -1,4 +1,6 @@
-"""Machine-checked proofs: the pages name theorems that exist, no file has a hole, and Coq accepts all of them without axioms."""
+"""Machine-checked proofs: the pages name theorems that exist, no file has a hole, and Coq accepts
+all of them without axioms.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def test_every_edit_changes_one_place_of_a_statement() -> None:
 
 
 def test_coq_has_accepted_every_file_as_it_is() -> None:
-    """By night and by ``make formal``, which records it, all files are compiled; else one of them and what it imports."""
+    """By night and by ``make formal``, which records it, all files are compiled; else one of them
+    and what it imports.
+    """
     assert read_json(ACCEPTED)["files"] == digests(), "make formal"
 
 

@@ -1,4 +1,6 @@
-"""Mutation testing itself: which changes are made, what is left alone, how a fork is judged, and how the list is kept honest."""
+"""Mutation testing itself: which changes are made, what is left alone, how a fork is judged, and
+how the list is kept honest.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +176,9 @@ assert judge(lambda: count_is(10), mutant, 60)[0] == "survived"
 
 
 def test_a_fork_imports_the_mutant_and_is_judged_by_what_it_returns() -> None:
-    """In a process of its own: that of other tests has threads, which forks do not survive, and a type checker in the imports."""
+    """In a process of its own: that of other tests has threads, which forks do not survive, and a
+    type checker in the imports.
+    """
     done = subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
@@ -263,7 +267,9 @@ def test_a_scope_in_which_nothing_counts_is_told_and_fails(
 
 @pytest.fixture
 def judged(two_scopes: dict[str, str], mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys of the mutants that were tried, in place of forks; what comes of them is in ``two_scopes``, in turn."""
+    """The keys of the mutants that were tried, in place of forks; what comes of them is in
+    ``two_scopes``, in turn.
+    """
     tried: list[str] = []
 
     def judge(check: object, mutant: Mutant | None, limit: int) -> tuple[str, float]:
@@ -353,7 +359,9 @@ def test_an_interrupted_run_keeps_what_it_knows(
 def test_results_of_a_scope_name_machine_and_sources(
     two_scopes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each its own: other scopes keep the results of earlier runs.  All of them together name what they have in common."""
+    """Each its own: other scopes keep the results of earlier runs.  All of them together name what
+    they have in common.
+    """
     assert main(["core"]) == 0
     found = read_json(tmp_path / "mutation.json")
     (scope,) = found["scopes"]

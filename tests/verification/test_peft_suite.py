@@ -1,4 +1,6 @@
-"""The harness of PEFT's own checks: which rows it keeps, and that its list is strict.  The checks run in ``make peft-suite``."""
+"""The harness of PEFT's own checks: which rows it keeps, and that its list is strict.  The checks
+run in ``make peft-suite``.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_rows_of_lora_are_ours(row: str) -> None:
 
 
 def test_the_list_is_strict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check on it fails with its words; one that passes, or says something else, is an error of its own."""
+    """A check on it fails with its words; one that passes, or says something else, is an error of
+    its own.
+    """
     entry = exchange.Entry(re.compile("test_merge"), re.compile("one matrix"), "it cannot be merged")
     monkeypatch.setattr(exchange, "ENTRIES", [entry])
     assert exchange.judged("test_merge[x]", "expected one matrix") == ("skipped", "it cannot be merged")

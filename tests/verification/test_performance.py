@@ -1,4 +1,6 @@
-"""The benchmark of training steps: ratios are those of the same rounds, a peak is that of the work alone, all rows train."""
+"""The benchmark of training steps: ratios are those of the same rounds, a peak is that of the work
+alone, all rows train.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The runner believes nothing: false claims, passing controls, broken checks and empty runs do not stand."""
+"""The runner believes nothing: false claims, passing controls, broken checks and empty runs do not
+stand.
+"""
 
 from __future__ import annotations
 

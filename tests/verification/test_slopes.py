@@ -1,4 +1,6 @@
-"""Observed orders: signed, with a window, a floor and a confidence; a plateau or a rise is never taken for an order."""
+"""Observed orders: signed, with a window, a floor and a confidence; a plateau or a rise is never
+taken for an order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The record of how sharp every inequality is: what counts as a change, and that nothing is missing from it."""
+"""The record of how sharp every inequality is: what counts as a change, and that nothing is missing
+from it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A wrong step must fail by its own defect: an error of the code is no measured failure, and no random draw excuses a step."""
+"""A wrong step must fail by its own defect: an error of the code is no measured failure, and no
+random draw excuses a step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Norm and energy of a Hamiltonian flow, kept by the integrators whose sub-steps are Galerkin steps around the state."""
+"""Norm and energy of a Hamiltonian flow, kept by the integrators whose sub-steps are Galerkin steps
+around the state.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from verification.integrator_family import FAMILY
 N, RANK = 40, 4
 SUB_SOLVER = SolveIVP(rtol=1e-11, atol=1e-13)
 DRIFT = 1e-11
-"""The change of ‖Y‖² that the sub-solver may make in one step, at ‖Y‖ = 1: one tolerance.  DOP853 keeps an error estimate of
-order 5 within the tolerance; the error of its result is of order 8 and far smaller."""
+"""The change of ‖Y‖² that the sub-solver may make in one step, at ‖Y‖ = 1: one tolerance.  DOP853
+keeps an error estimate of order 5 within the tolerance; the error of its result is of order 8 and
+far smaller."""
 RULES = {"fixed rank": TruncationRule.fixed_rank(RANK), "1e-3": TruncationRule(theta=1e-3), "nothing": TruncationRule(theta=0.0)}
 """The truncations by name.  With "nothing" the rank at least doubles in each step, until it is 40."""
 
@@ -61,9 +64,10 @@ def check(
 ) -> CaseResult:
     """Step by step: ‖Y₁‖² = ‖Y₀‖² − discarded², and |E(Y₁) − E(Y₀)| ≤ ‖H‖(2‖Y₀‖ discarded + discarded²).
 
-    Before the truncation both are kept.  The truncation cuts off a part orthogonal to Y₁, and E is quadratic.  At fixed rank
-    methods that augment discard the part beyond this rank, which is counted in the same way.  A large part may hide another
-    energy; without truncation nothing hides it.  ``integrator``, ``field`` : others in place of the case's (for controls).
+    Before the truncation both are kept.  The truncation cuts off a part orthogonal to Y₁, and E is
+    quadratic.  At fixed rank methods that augment discard the part beyond this rank, which is
+    counted in the same way.  A large part may hide another energy; without truncation nothing hides
+    it.  ``integrator``, ``field`` : others in place of the case's (for controls).
     """
     out, problem = Measurements(), problem_of(case["seed"])
     integrator = integrator or FAMILY[case["integrator"]].make(RULES[case["truncation"]], SUB_SOLVER)

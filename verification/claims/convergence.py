@@ -16,11 +16,15 @@ from verification.steppers import Stepper, mutant_control, reference
 from verification.trajectory import trajectory
 
 RATES = {"order one": (0.3, 1.9), "small singular value": (1.9,), "zero": (0.3,)}
-"""λβ of the quick plan by start, below 2.  At λβ = 1 alone the factor 1 − βλ/2 would go unchecked, since it is βλ/2 there."""
+"""λβ of the quick plan by start, below 2.  At λβ = 1 alone the factor 1 − βλ/2 would go unchecked,
+since it is βλ/2 there.
+"""
 ALL_RATES = (0.3, 1.0, 1.9)
 RANK, MAX_RANK = 4, 8
 MINIMISER = "minimiser"
-"""A start at the minimiser, cut to the largest rank: the truncation leads away from it, and its price is most of the bound."""
+"""A start at the minimiser, cut to the largest rank: the truncation leads away from it, and its
+price is most of the bound.
+"""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -62,11 +66,13 @@ def check(
     rank: int = RANK,
     priced: bool = True,
 ) -> CaseResult:
-    """The bound of the mean, hence of the least, at every T, with the largest gradient norm B and the largest β seen so far.
+    """The bound of the mean, hence of the least, at every T, with the largest gradient norm B and
+    the largest β seen so far.
 
-    For controls: ``factor`` replaces 1 − βλ/2, ``rank`` is the rank of the start on the saddle problem, and ``priced`` tells
-    whether the bound has the terms of the truncation.  On the saddle problem ∇L keeps the row space and with it the rank, so that
-    the loss stays above ¼Σ_{i>4} b_i² > L*: only stationarity is promised.
+    For controls: ``factor`` replaces 1 − βλ/2, ``rank`` is the rank of the start on the saddle
+    problem, and ``priced`` tells whether the bound has the terms of the truncation.  On the saddle
+    problem ∇L keeps the row space and with it the rank, so that the loss stays above ¼Σ_{i>4}
+    b_i² > L*: only stationarity is promised.
     """
     rng, out = np.random.default_rng([case["seed"], 43]), Measurements()
     problem = gradient_flows.make(case["problem"], rng)
@@ -114,7 +120,9 @@ def draw_gradient(axes: Any, results: Results) -> None:
 
 
 def at_rate(rate: float) -> Callable[[Plan], Iterator[Case]]:
-    """Cases of controls at this rate, with little truncation: large truncation terms in the bound would hide the defect."""
+    """Cases of controls at this rate, with little truncation: large truncation terms in the bound
+    would hide the defect.
+    """
 
     def some(plan: Plan) -> Iterator[Case]:
         wanted = {"rate": rate, "tau": 1e-3, "seed": plan.seed}

@@ -36,9 +36,11 @@ def attained_cases(plan: Plan) -> Iterator[Case]:
 
 
 def attained(rng: np.random.Generator) -> tuple[GradientFlow, LowRank]:
-    """L = ½‖W − A‖² and a start that nearly attain the bound for λ = ½ and small b: A = Q_m [[I/5, bI], [bI, 0]] Q_nᵀ.
+    """L = ½‖W − A‖² and a start that nearly attain the bound for λ = ½ and small b: A = Q_m [[I/5,
+    bI], [bI, 0]] Q_nᵀ.
 
-    From the first columns of Q_m and Q_n and S = I, S_new is 3/5 I; three pairs of columns have the core [[3/5, b/2], [b/2, 0]].
+    From the first columns of Q_m and Q_n and S = I, S_new is 3/5 I; three pairs of columns have the
+    core [[3/5, b/2], [b/2, 0]].
     """
     r, b = 3, 1e-2
     Q_m, Q_n = (np.linalg.qr(rng.standard_normal((size, size))).Q[:, : 2 * r] for size in (9, 8))
@@ -49,7 +51,8 @@ def attained(rng: np.random.Generator) -> tuple[GradientFlow, LowRank]:
 def tail_bound(it: Iterate, order: int | None = None, moved: bool = True) -> float:
     """λ²‖(I − UUᵀ)GV‖ ‖UᵀG(I − VVᵀ)‖₂ / σ_min(S_new); infinite for singular S_new.
 
-    ``order`` : of the first norm, Frobenius by default; ``moved`` : whether S_new = S − λUᵀGV is taken, or S (for controls).
+    ``order`` : of the first norm, Frobenius by default; ``moved`` : whether S_new = S − λUᵀGV is
+    taken, or S (for controls).
     """
     U, S, V = it.Y
     GV, UtG = it.G @ V, U.T @ it.G

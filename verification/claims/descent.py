@@ -1,4 +1,6 @@
-"""The untruncated step descends at least by an explicit amount; the truncation raises the loss at most by an explicit amount."""
+"""The untruncated step descends at least by an explicit amount; the truncation raises the loss at
+most by an explicit amount.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from verification.trajectory import tail, trajectory
 
 EPS = float(np.finfo(float).eps)
 ALIGNED = "aligned"
-"""A start that attains β up to O(λ): X = I, W₁ = W₂ = 2 in one entry, and W₂W₁ should be 1.  The gradient (W₂E, EW₁), E > 0,
-then has the direction of the largest curvature, ‖W₁‖² + ‖W₂‖² + ‖E‖."""
+"""A start that attains β up to O(λ): X = I, W₁ = W₂ = 2 in one entry, and W₂W₁ should be 1.  The
+gradient (W₂E, EW₁), E > 0, then has the direction of the largest curvature, ‖W₁‖² + ‖W₂‖² + ‖E‖."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -54,7 +56,9 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> CaseResult:
-    """Check every step of a trajectory.  ``understate`` divides the Lipschitz constant that the bound uses (for a control)."""
+    """Check every step of a trajectory.  ``understate`` divides the Lipschitz constant that the
+    bound uses (for a control).
+    """
     if case["problem"] == "two layers":
         return check_two_layers(case, step, understate)
     rng, out = np.random.default_rng([case["seed"], 41]), Measurements()
@@ -99,7 +103,8 @@ def check(case: Case, step: Stepper = reference, understate: float = 1.0) -> Cas
 class Descent:
     """The losses and norms of one step, of one layer or of several at once.
 
-    ``losses`` : L(W), L(Ŵ) and L(W₁); ``tangential2`` : ‖P(W)∇L(W)‖²; ``gradient`` : ‖∇L(Ŵ)‖; ``slope`` : ⟨∇L(Ŵ), W₁ − Ŵ⟩;
+    ``losses`` : L(W), L(Ŵ) and L(W₁); ``tangential2`` : ‖P(W)∇L(W)‖²; ``gradient`` : ‖∇L(Ŵ)‖;
+    ``slope`` : ⟨∇L(Ŵ), W₁ − Ŵ⟩;
     ``lost`` : ϑ₁; ``cancelled`` : the size of large terms that cancel in the losses.
     """
 
@@ -119,10 +124,12 @@ class Descent:
         return self.gradient * self.lost + 0.5 * beta * self.lost**2
 
     def record(self, out: Measurements, rate: float, beta: float) -> None:
-        """Record the four inequalities, each written so that the measured value and its bound are of one order of magnitude.
+        """Record the four inequalities, each written so that the measured value and its bound are
+        of one order of magnitude.
 
-        Rounding of a loss is at most a few dozen eps of it: the sums have at most some thousand terms, added pairwise.  Where the
-        residual E is a small difference of large numbers, eps of ``cancelled`` is added.
+        Rounding of a loss is at most a few dozen eps of it: the sums have at most some thousand
+        terms, added pairwise.  Where the residual E is a small difference of large numbers, eps of
+        ``cancelled`` is added.
         """
         L0, L_hat, L1 = self.losses
         expected = rate * self.tangential2
@@ -141,7 +148,8 @@ class Descent:
 def check_two_layers(case: Case, step: Stepper, understate: float) -> CaseResult:
     """Two adapters stepped at once; β is the closed-form constant of the segment that the step moves along.
 
-    ϑ₁² is the sum of the squares of both tails.  The tail of a layer is that of W − λP(W)G, formed without the step.
+    ϑ₁² is the sum of the squares of both tails.  The tail of a layer is that of W − λP(W)G, formed
+    without the step.
     """
     out, (problem, Ys, rate) = Measurements(), two_layers_of(case)
     for k in range(case["steps"]):

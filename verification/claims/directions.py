@@ -1,4 +1,6 @@
-"""Every rule answers with one tangent vector D, so that Ŵ = W − λD; the rule's memory moves by the orthogonal projection."""
+"""Every rule answers with one tangent vector D, so that Ŵ = W − λD; the rule's memory moves by the
+orthogonal projection.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, broken: str = "") -> CaseResult:
-    """Check each rule after a random gradient and a drawn one with traps; ``broken`` replaces the rule (for a control)."""
+    """Check each rule after a random gradient and a drawn one with traps; ``broken`` replaces the
+    rule (for a control).
+    """
     name = broken or case["rule"]
     rule = (RULES | BROKEN)[name]
     rng, out = np.random.default_rng([*case["seed"], 54]), Measurements()
@@ -73,7 +77,9 @@ class Question:
 
     @property
     def scale(self) -> float:
-        """‖D‖ ‖G‖/‖M‖, the scale of the rounding error of D: a memory M smaller than G magnifies the rounding of G."""
+        """‖D‖ ‖G‖/‖M‖, the scale of the rounding error of D: a memory M smaller than G magnifies
+        the rounding of G.
+        """
         M = self.moments.first or seen(self.conversion.to(self.gradients[-1]), self.bases)
         direction, memory = (max(float(np.linalg.norm(wide(X))) for X in triple[:2]) for triple in (self.D, M))
         return direction * max(1.0, self.size / memory) if memory > 0.0 else 0.0
@@ -103,7 +109,9 @@ class Question:
         out.ratio("memory = P(W₁)M", in_units(error, self.unit * size))
 
     def gauge(self, out: Measurements, rng: np.random.Generator) -> None:
-        """Compare first directions in two gauges; the gradient is random, since traps leave polar factors undetermined."""
+        """Compare first directions in two gauges; the gradient is random, since traps leave polar
+        factors undetermined.
+        """
         r, dtype = self.Y.rank, self.gradients[0].dtype
         Q1, Q2 = (self.conversion.to(unitary(rng, r, dtype).astype(dtype)) for _ in range(2))
         other = Bases(self.bases.U @ Q1, self.bases.V @ Q2)
@@ -124,7 +132,8 @@ class Question:
 def condition(rule: Optimizer, G: Any, bases: Bases) -> float:
     """The condition number of a rule: by how much it magnifies a relative error of G.
 
-    Projection: ‖G‖/‖PG‖.  Polar factors: ‖G‖/σ_k of PG.  Preconditioners R^{-1/2} with R = ∇ᴴ∇: the condition of R at most.
+    Projection: ‖G‖/‖PG‖.  Polar factors: ‖G‖/σ_k of PG.  Preconditioners R^{-1/2} with R = ∇ᴴ∇: the
+    condition of R at most.
     """
     g = seen(G, bases)
     PG = dense(g, bases)

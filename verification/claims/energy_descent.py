@@ -64,12 +64,14 @@ def keeps_the_smallest(hat: Factors, h: float) -> Truncation:
 def check(
     case: Case, bug_step: BugStep = augmented_bug_step, sign: float = 1.0, rule: Callable[[Factors, float], Truncation] = RULE
 ) -> CaseResult:
-    """L(Ŷ) ≤ L(Y₀) before the truncation; where β is known, a least decrease, and L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁².
+    """L(Ŷ) ≤ L(Y₀) before the truncation; where β is known, a least decrease, and
+    L(Y₁) ≤ L(Ŷ) + ‖∇L(Ŷ)‖ϑ₁ + (β/2)ϑ₁².
 
-    The Galerkin equation in the augmented bases is the gradient flow of L restricted to a linear space that contains Y₀.  With
-    g = Ûᵀ∇L V̂ along it dL/dt = −‖g‖² and d‖g‖²/dt ≥ −2β‖g‖², so that L falls by ‖g(0)‖²(1 − e^{−2βh})/(2β) at least.  Û and V̂
-    are formed without the step: a step that does not augment would be judged in its own bases.
-    ϑ₁ is the tail of Ŷ behind the rank of Y₁: with ‖Ŷ − Y₁‖ in its place any Y₁ would pass.
+    The Galerkin equation in the augmented bases is the gradient flow of L restricted to a linear
+    space that contains Y₀.  With g = Ûᵀ∇L V̂ along it dL/dt = −‖g‖² and d‖g‖²/dt ≥ −2β‖g‖², so that
+    L falls by ‖g(0)‖²(1 − e^{−2βh})/(2β) at least.  Û and V̂ are formed without the step: a step
+    that does not augment would be judged in its own bases. ϑ₁ is the tail of Ŷ behind the rank of
+    Y₁: with ‖Ŷ − Y₁‖ in its place any Y₁ would pass.
     """
     rng, out = np.random.default_rng([case["seed"], 56]), Measurements()
     problem, Y = make(case["problem"], rng)
@@ -106,8 +108,8 @@ def check(
 def curvature(problem: GradientFlow, loss: float) -> float:
     """β on {L ≤ loss}, where the flow stays, or for all matrices; NaN where none is known.
 
-    It also holds from Ŷ to Y₁, which may lie outside of that set: β depends on ‖·‖₂ alone, which no truncation raises.
-    For the saddle problem ‖W‖₂² ≤ ‖B‖₂ + ‖WWᵀ − B‖ = b_1 + 2√L.
+    It also holds from Ŷ to Y₁, which may lie outside of that set: β depends on ‖·‖₂ alone, which no
+    truncation raises.  For the saddle problem ‖W‖₂² ≤ ‖B‖₂ + ‖WWᵀ − B‖ = b_1 + 2√L.
     """
     if not isinstance(problem, Saddle):
         return problem.lipschitz
@@ -116,7 +118,9 @@ def curvature(problem: GradientFlow, loss: float) -> float:
 
 
 def reached(B: Matrix, X: Matrix) -> Matrix:
-    """B and the directions of X outside of B above 1e-6, a thousand tolerances; with fewer the check would ask for less."""
+    """B and the directions of X outside of B above 1e-6, a thousand tolerances; with fewer the
+    check would ask for less.
+    """
     outside = X - B @ (B.T @ X)
     P, sigma, _ = np.linalg.svd(outside - B @ (B.T @ outside), full_matrices=False)
     return np.hstack([B, P[:, sigma > 1e-6 * np.linalg.norm(X)]])

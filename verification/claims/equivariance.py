@@ -1,4 +1,6 @@
-"""The step does not depend on how the matrix is written, and commutes with the symmetries of the problem."""
+"""The step does not depend on how the matrix is written, and commutes with the symmetries of the
+problem.
+"""
 
 from __future__ import annotations
 
@@ -59,9 +61,10 @@ def transformed(symmetry: str, Y: LowRank, G: Matrix, rng: np.random.Generator) 
 def check(case: Case, step: Step = reference) -> CaseResult:
     """‖Φ(transformed question) − transformed Φ(question)‖, in rounding units times 1/(1 − σ_{r+1}/σ_r).
 
-    That factor is the exact norm of the derivative of the truncation.  Draws whose truncation lies in a tie, or in which a tail
-    lies on the threshold and the two ranks differ, have no unique answer and are left to the criteria of the truncation claim.
-    Ranks that differ for another reason give an infinite ratio.
+    That factor is the exact norm of the derivative of the truncation.  Draws whose truncation lies
+    in a tie, or in which a tail lies on the threshold and the two ranks differ, have no unique
+    answer and are left to the criteria of the truncation claim.  Ranks that differ for another
+    reason give an infinite ratio.
     """
     rng, out = np.random.default_rng([*case["seed"], 34]), Measurements()
     for _ in range(DRAWS):
@@ -110,19 +113,25 @@ def _product(factors: tuple[Matrix, Matrix, Matrix]) -> Matrix:
 
 
 def sign_descent(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
-    """GeoLoRA whose coefficients move by the signs of their gradients, entry by entry, as an elementwise optimizer does."""
+    """GeoLoRA whose coefficients move by the signs of their gradients, entry by entry, as an
+    elementwise optimizer does.
+    """
     Y, gradients = LowRank(U, S, V), ProjectedGradients(np.sign(dK), np.sign(dL), np.sign(dS))
     return tuple(geolora_step(Y, gradients, **parameters).Y)
 
 
 def mean_normalised(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
-    """GeoLoRA whose step size is divided by the mean square of ∇_K over its m·r entries: padding changes the mean."""
+    """GeoLoRA whose step size is divided by the mean square of ∇_K over its m·r entries: padding
+    changes the mean.
+    """
     size = float(np.sqrt(np.mean(np.abs(dK) ** 2))) or 1.0
     return reference(U, S, V, dK / size, dL / size, dS / size, **parameters)
 
 
 def rank_by_gauge(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
-    """GeoLoRA that drops its last direction where S is not diagonal: the rank depends on how W is written."""
+    """GeoLoRA that drops its last direction where S is not diagonal: the rank depends on how W is
+    written.
+    """
     U1, S1, V1 = reference(U, S, V, dK, dL, dS, **parameters)
     kept = len(S1) if np.array_equal(S, np.diag(np.diag(S))) else max(len(S1) - 1, 1)
     return U1[:, :kept], S1[:kept, :kept], V1[:, :kept]
@@ -134,14 +143,18 @@ def conjugated(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matr
 
 
 def threshold_by_entry(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
-    """GeoLoRA that measures an absolute threshold by the last entry of S, which depends on how W is written."""
+    """GeoLoRA that measures an absolute threshold by the last entry of S, which depends on how W is
+    written.
+    """
     if parameters["theta"] is not None:
         parameters["theta"] = float(np.abs(S[-1, -1]))
     return reference(U, S, V, dK, dL, dS, **parameters)
 
 
 def out_of_nothing(U: Matrix, S: Matrix, V: Matrix, dK: Matrix, dL: Matrix, dS: Matrix, **parameters: Any) -> Any:
-    """GeoLoRA that returns the mean of the first row where there is neither a matrix nor a step: W = 0 and λG = 0."""
+    """GeoLoRA that returns the mean of the first row where there is neither a matrix nor a step:
+    W = 0 and λG = 0.
+    """
     if np.any(S) or (parameters["learning_rate"] > 0.0 and (np.any(dK) or np.any(dL))):
         return reference(U, S, V, dK, dL, dS, **parameters)
     return np.eye(len(U), 1), np.eye(1), np.full((len(V), 1), len(V) ** -0.5)

@@ -1,4 +1,6 @@
-"""The robust error bound against the full flow, with constants that know nothing of small singular values."""
+"""The robust error bound against the full flow, with constants that know nothing of small singular
+values.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,20 @@ MAX_RANK = 12
 RATES = (0.2, 0.1, 0.05, 0.025)
 GROWING, EPSILON_ALONE, THETA_ALONE = "growing, δ = 0.1", "ε alone", "ϑ alone"
 FAMILIES = ("ε = 0", "ε = 1e-6", "ε = 1e-3", "ε = 1e-1", "general", "general, tail 1", GROWING)
-"""How ε is set.  In the first four a constant pull of size ε into the normal space is all that leads the flow out of one tangent
-space.  In the general ones H₁, H₂ and A have nothing in common with the start, and A has a tail behind rank 6.  In the last one
-Ẇ = ℓW, so that μ = ℓ > 0 and ε = 0, from W(0) = (1 + δ/‖W_0‖)W_0: there the terms of δ and λ are attained up to O(λ), until
+"""How ε is set.  In the first four a constant pull of size ε into the normal space is all that
+leads the flow out of one tangent space.  In the general ones H₁, H₂ and A have nothing in common
+with the start, and A has a tail behind rank 6.  In the last one Ẇ = ℓW, so that μ = ℓ > 0 and
+ε = 0, from W(0) = (1 + δ/‖W_0‖)W_0: there the terms of δ and λ are attained up to O(λ), until
 T = 0.2."""
 ALLEN_CAHN = "Allen–Cahn"
-"""A field that is not affine, from its initial function cut to rank 6: small values of the function grow at the rate μ = 1."""
+"""A field that is not affine, from its initial function cut to rank 6: small values of the function
+grow at the rate μ = 1.
+"""
 ALONE = (EPSILON_ALONE, THETA_ALONE)
-"""Cases of rank 6 that attain the term of ε or of ϑ, until T = 0.2.  For ε: Ẇ = ℓW + εN with N normal at a W_0 small beside ε/ℓ;
-the distance along N is (ε/ℓ)(e^{ℓt} − 1), and nothing is truncated.  For ϑ: a start at the minimiser whose last singular value is
-below ϑ; the first step cuts that value off, and Ẇ = −ℓ(W − A) is normal from then on."""
+"""Cases of rank 6 that attain the term of ε or of ϑ, until T = 0.2.  For ε: Ẇ = ℓW + εN with N
+normal at a W_0 small beside ε/ℓ; the distance along N is (ε/ℓ)(e^{ℓt} − 1), and nothing is
+truncated.  For ϑ: a start at the minimiser whose last singular value is below ϑ; the first step
+cuts that value off, and Ẇ = −ℓ(W − A) is normal from then on."""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -62,7 +68,9 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 class Bounded(AllenCahn):
-    """Allen–Cahn with its ℓ where no entry exceeds 1: the Jacobian is symmetric, with eigenvalues from −8ε/dx² − 2 to 1."""
+    """Allen–Cahn with its ℓ where no entry exceeds 1: the Jacobian is symmetric, with eigenvalues
+    from −8ε/dx² − 2 to 1.
+    """
 
     def __init__(self) -> None:
         super().__init__(24)
@@ -70,7 +78,9 @@ class Bounded(AllenCahn):
 
 
 class Growing(Quadratic):
-    """The flow of a quadratic, backwards in time: μ = ℓ.  Only its field, ℓ and μ are used: its loss has no minimum."""
+    """The flow of a quadratic, backwards in time: μ = ℓ.  Only its field, ℓ and μ are used: its
+    loss has no minimum.
+    """
 
     def __init__(self, A: Matrix, H1: Matrix, H2: Matrix) -> None:
         super().__init__(A, H1, H2)
@@ -86,7 +96,9 @@ class Growing(Quadratic):
 
 
 def problem_of(case: Case) -> tuple[Quadratic | AllenCahn, LowRank]:
-    """Allen–Cahn, or the quadratic ½⟨W − A, H₁(W − A)H₂⟩, m = 24, n = 20, ℓ = 1.44, and a start of rank 6 with this σ_min."""
+    """Allen–Cahn, or the quadratic ½⟨W − A, H₁(W − A)H₂⟩, m = 24, n = 20, ℓ = 1.44, and a start of
+    rank 6 with this σ_min.
+    """
     rng = np.random.default_rng([case["seed"], 44])
     spectrum = to_size(6, case["sigma"])
     if case["family"] == ALLEN_CAHN:
@@ -132,14 +144,17 @@ def check(
 ) -> CaseResult:
     """The a-posteriori recursion at every step, and the closed form at the end.
 
-    e_{k+1} ≤ e^{μλ}e_k + λε_k + ½ℓλ²B_k + ϑ_k with measured ε_k and B_k = e^{max(μ, 0)λ}‖F(W_k)‖ (where L is convex ‖F‖ falls
-    along the flow); closed form c₀δ + c₁ε + c₂λ + c₃ϑ/λ with the largest ε_k, B_k, ϑ_k and φ_μ(T) = λΣe^{μλj}.
-    The bound must not be vacuous: it is at most 20 times the error, and where one of its terms is alone 1 + 2ℓλ times.
-    ``ell``, ``mu``, ``delta``, ``epsilon``, ``theta`` : factors that make the terms of the bound wrong (for controls); so does
-    ``between`` = 0, with which B_k is ‖F‖ at the iterates alone and not between them.
+    e_{k+1} ≤ e^{μλ}e_k + λε_k + ½ℓλ²B_k + ϑ_k with measured ε_k and B_k = e^{max(μ, 0)λ}‖F(W_k)‖
+    (where L is convex ‖F‖ falls along the flow); closed form c₀δ + c₁ε + c₂λ + c₃ϑ/λ with the
+    largest ε_k, B_k, ϑ_k and φ_μ(T) = λΣe^{μλj}.  The bound must not be vacuous: it is at most 20
+    times the error, and where one of its terms is alone 1 + 2ℓλ times.
+    ``ell``, ``mu``, ``delta``, ``epsilon``, ``theta`` : factors that make the terms of the bound
+    wrong (for controls); so does ``between`` = 0, with which B_k is ‖F‖ at the iterates alone and
+    not between them.
 
-    ϑ_k is the tail of W_k − λP(W_k)G behind the rank of W_{k+1}.  With ϑ_k = ‖Ŵ − W_{k+1}‖ the recursion would be the triangle
-    inequality and hold for any W_{k+1}.  The step itself chooses only its rank, which must keep the tail below ϑ.
+    ϑ_k is the tail of W_k − λP(W_k)G behind the rank of W_{k+1}.  With ϑ_k = ‖Ŵ − W_{k+1}‖ the
+    recursion would be the triangle inequality and hold for any W_{k+1}.  The step itself chooses
+    only its rank, which must keep the tail below ϑ.
     """
     (problem, Y0), out, rate = problem_of(case), Measurements(), case["rate"]
     ell, mu = ell * problem.lipschitz, mu * problem.one_sided_lipschitz
@@ -190,9 +205,11 @@ def check(
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    """The first step alone: after it the naive integrator exceeds every bound, and soon the range of floating point.
+    """The first step alone: after it the naive integrator exceeds every bound, and soon the range
+    of floating point.
 
-    The naive integrator keeps rank 6, and the cap allows no more: the size of its step is what fails, and not the rank.
+    The naive integrator keeps rank 6, and the cap allows no more: the size of its step is what
+    fails, and not the rank.
     """
     for case in cases(plan):
         if case["family"] == "general" and case["sigma"] <= 1e-8 and case["theta"] == 0.0 and case["seed"] == plan.seed:

@@ -1,4 +1,6 @@
-"""Which integrators reproduce a given curve A(t) of their rank exactly; the parallel one does so for some curves only."""
+"""Which integrators reproduce a given curve A(t) of their rank exactly; the parallel one does so
+for some curves only.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from verification.time_dependence import Later
 N, RANK, T = 30, 6, 1.0
 SUB_SOLVER = SolveIVP(rtol=1e-13, atol=1e-15)
 EXACT, SEPARATED = 1e-10, 1e-8
-"""Limits of error / ‖A(T)‖.  Exact: ten sub-solver tolerances a step, with growth e, and a factor 10 of room.  Not exact: a
-hundred times more; the smallest error of such a method is 1e-7."""
+"""Limits of error / ‖A(T)‖.  Exact: ten sub-solver tolerances a step, with growth e, and a factor
+10 of room.  Not exact: a hundred times more; the smallest error of such a method is 1e-7."""
 
 RESTING = {
     "turning": (slice(0), slice(0)),
@@ -25,7 +27,9 @@ RESTING = {
     "V fixed": (slice(0), slice(None)),
     "crossed": (slice(1, RANK, 2), slice(0, RANK, 2)),
 }
-"""The unit vectors that e^{tΩ₁} and e^{tΩ₂} do not move.  "Crossed": each term of A(t) turns on one side, so both spaces turn."""
+"""The unit vectors that e^{tΩ₁} and e^{tΩ₂} do not move.  "Crossed": each term of A(t) turns on one
+side, so both spaces turn.
+"""
 TANGENTIAL = ("U fixed", "V fixed", "crossed")
 """A(t₁) has no normal part at A(t₀): (I − UUᴴ)A(t₁)(I − VVᴴ) = 0 in the spaces of A(t₀)."""
 
@@ -50,7 +54,9 @@ def parameters(name: str, seed: int, **changes: Any) -> dict[str, Any]:
 
 
 def problem_of(case: Case) -> RotatingExponential:
-    """The curve A(t) of rank ``case["rank"]``.  Its spaces start at the first unit vectors; they turn, in part or not at all."""
+    """The curve A(t) of rank ``case["rank"]``.  Its spaces start at the first unit vectors; they
+    turn, in part or not at all.
+    """
     rng = np.random.default_rng([case["seed"], 52])
     if case["spaces"] != "fixed":
         both = RotatingExponential.random(N, rng, base=case["base"], rank=case["rank"])

@@ -1,4 +1,6 @@
-"""Without a memory every direction descends; the spectral one by ‖PG‖_*, at a length that its bounds allow."""
+"""Without a memory every direction descends; the spectral one by ‖PG‖_*, at a length that its
+bounds allow.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SIZES = (8, 24, 192, 768)
 """m of the gradients along which entries of size 1 can ascend."""
 DRAWS = 100
 ALIGNED = "aligned"
-"""A quadratic of curvature 1 whose target has the ranges of W: P∇L has rank r and a polar factor of length √r."""
+"""A quadratic of curvature 1 whose target has the ranges of W: P∇L has rank r and a polar factor of
+length √r.
+"""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -41,7 +45,9 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, broken: str = "", *, kappa: float = KAPPA, rank: float = 1.0) -> CaseResult:
-    """Check one kind of case.  For controls: ``broken`` replaces the rule, ``kappa`` is another κ, ``rank`` a factor of k."""
+    """Check one kind of case.  For controls: ``broken`` replaces the rule, ``kappa`` is another κ,
+    ``rank`` a factor of k.
+    """
     out, rule = Measurements(), (RULES | BROKEN)[broken or case.parameters.get("rule", "spectral")]
     if case["kind"] == "descent":
         descent(out, case, rule, rank)
@@ -100,7 +106,9 @@ def bounds(out: Measurements, rule: Optimizer, bases: Bases, G: Any, kappa: floa
 
 
 def descent(out: Measurements, case: Case, rule: Optimizer, rank: float) -> None:
-    """L(Ŵ) ≤ L(W) − λ‖P∇L‖_* + ½βkλ², at every step of a trajectory without a memory, truncated to rank 6."""
+    """L(Ŵ) ≤ L(W) − λ‖P∇L‖_* + ½βkλ², at every step of a trajectory without a memory, truncated to
+    rank 6.
+    """
     rng = np.random.default_rng([case["seed"], 56])
     problem, Y = _start(case, rng)
     beta, rate = gradient_flows.smoothness(problem), case["rate"]

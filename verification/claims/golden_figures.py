@@ -19,7 +19,9 @@ from verification.trajectory import tail
 
 RANK, T = 12, 1.0
 GOLDEN = {10: (2.83e-3, 33), 20: (1.92e-4, 29), 50: (1.28e-5, 27), 100: (8.9e-6, 27), 200: (7.3e-6, 28), 500: (7.3e-6, 28)}
-"""Steps → (error, final rank): augmented BUG, n = 100, T = 1, r₀ = 12, relative tolerance 1e-5·h, RK4 sub-steps."""
+"""Steps → (error, final rank): augmented BUG, n = 100, T = 1, r₀ = 12, relative tolerance 1e-5·h,
+RK4 sub-steps.
+"""
 NORM_DRIFT = {10: 4.9e-4, 500: 1.7e-12}
 RULE = TruncationRule(tau=1e-5, per_time=True)
 
@@ -39,7 +41,8 @@ def problem_of(seed: int) -> tuple[Schroedinger, LowRank, Matrix]:
 
 
 def check(case: Case, integrator: Integrator | None = None, fewer: int = 0) -> CaseResult:
-    """Error and drift within a factor 10 (|log₁₀(measured / golden)| ≤ 1), the rank within 25 %: the random starts differ.
+    """Error and drift within a factor 10 (|log₁₀(measured / golden)| ≤ 1), the rank within 25 %:
+    the random starts differ.
 
     ``fewer`` : by how much the final rank is understated (for a control).
     """

@@ -1,4 +1,6 @@
-"""The error constants of the family do not grow as σ_min falls to 1e-14; the naive factor integrator breaks down."""
+"""The error constants of the family do not grow as σ_min falls to 1e-14; the naive factor
+integrator breaks down.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,13 @@ def cases_of(name: str, plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, sub_solver: SubSolver = RK4) -> CaseResult:
-    """Errors against the full flow for every σ_min over the error for σ_min = 0.1, and over the way of the solution.
+    """Errors against the full flow for every σ_min over the error for σ_min = 0.1, and over the way
+    of the solution.
 
     The error of a run that breaks down is infinite; for σ_min = 0.1 no run may break down.
-    ε = 1e-6 lies below the error of every method at these step sizes, so that the method's own constant is seen; with ε = 1e-2
-    the normal part is felt.  With ε = 0 even the naive integrator survives: it divides by S, and (I − UUᵀ)FV = (I − UUᵀ)AUS has
-    the factor S.
+    ε = 1e-6 lies below the error of every method at these step sizes, so that the method's own
+    constant is seen; with ε = 1e-2 the normal part is felt.  With ε = 0 even the naive integrator
+    survives: it divides by S, and (I − UUᵀ)FV = (I − UUᵀ)AUS has the factor S.
     """
     out, errors, best = Measurements(), [], []
     integrator = member(case["integrator"], RANK, sub_solver)

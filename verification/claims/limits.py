@@ -26,7 +26,9 @@ TRUNCATIONS: dict[str, Callable[[LowRank], tuple[str, dict[str, Any]]]] = {
         {"learning_rate": 0.1, "tau": 0.0, "max_rank": Y.rank},
     ),
 }
-"""The limits that are best approximations, of W and of W − λP(W)G: their names and parameters.  The dense oracle judges them."""
+"""The limits that are best approximations, of W and of W − λP(W)G: their names and parameters.  The
+dense oracle judges them.
+"""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -53,7 +55,9 @@ def check(case: Case, step: Stepper = reference) -> CaseResult:
 
 
 def _compare(limit: str, step: Stepper, Y: LowRank, G: Any, W: Any, unit: float) -> tuple[str, float]:
-    """The name of the limit and the error in rounding units; where the limit is a truncation, ∞ for a step of wrong rank."""
+    """The name of the limit and the error in rounding units; where the limit is a truncation, ∞ for
+    a step of wrong rank.
+    """
     if limit == "full rank":
         after = step(deepcopy(Y), G.copy(), learning_rate=0.1, tau=0.0).Y.full()
         return "r = min(m, n): plain gradient descent", float(np.linalg.norm(after - (W - 0.1 * G))) / unit

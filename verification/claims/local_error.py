@@ -1,4 +1,6 @@
-"""One step of the parallel integrator in a tangential field is off by O(h²), small singular values or not."""
+"""One step of the parallel integrator in a tangential field is off by O(h²), small singular values
+or not.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,12 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
-    """The error of one step, truncated to rank r, has slope 2 ± 0.1 against the exact flow of a tangential field (so ε = 0).
+    """The error of one step, truncated to rank r, has slope 2 ± 0.1 against the exact flow of a
+    tangential field (so ε = 0).
 
-    The truncation at most doubles the error.  The flow of a tangential field keeps the rank, so Ŷ is no farther from its best
-    rank-r approximation than from Φ_h(Y₀): the whole error is at most 2‖Ŷ − Φ_h(Y₀)‖, whatever σ_min is.
+    The truncation at most doubles the error.  The flow of a tangential field keeps the rank, so Ŷ
+    is no farther from its best rank-r approximation than from Φ_h(Y₀): the whole error is at most
+    2‖Ŷ − Φ_h(Y₀)‖, whatever σ_min is.
     """
     rng, out = np.random.default_rng([case["seed"], 53]), Measurements()
     problem = RankPreservingRiccati.random(SHAPE, rng)

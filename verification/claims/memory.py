@@ -17,7 +17,9 @@ from verification.directions import dense, rounding_of, seen
 
 EPS = float(np.finfo(float).eps)
 GOLDEN = ((1.0 + 5.0**0.5) / 2.0) ** -2.5
-"""φ^{-5/2} = 0.3003, the maximum of x − x²/√(x² + 1), at x² = 1/φ: the most by which smoothing with δ = 1 shortens."""
+"""φ^{-5/2} = 0.3003, the maximum of x − x²/√(x² + 1), at x² = 1/φ: the most by which smoothing with
+δ = 1 shortens.
+"""
 RANK = 6
 RULES = {"default": (0.9, 0.5), "no memory": (0.0, 0.5), "no smoothing": (0.9, 0.0)}
 """Momentum and smoothing."""
@@ -25,7 +27,8 @@ RULES = {"default": (0.9, 0.5), "no memory": (0.0, 0.5), "no smoothing": (0.9, 0
 
 @dataclass(frozen=True)
 class Bound:
-    """Constants that controls change: of ν, of the memory's error, of the smoothing, of the floor of the mean.
+    """Constants that controls change: of ν, of the memory's error, of the smoothing, of the floor
+    of the mean.
 
     ``largest`` : whether σ_1 stands for σ_r in the bound of ν.
     """
@@ -85,7 +88,9 @@ def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
 
 
 def remembered(out: Measurements, before: Any, now: Any, beta: float, bound: Bound) -> None:
-    """Record ‖E_t‖ ≤ β(‖E_{t−1}‖ + d + ν), and the bound of ν by the angle between the old and the new ranges."""
+    """Record ‖E_t‖ ≤ β(‖E_{t−1}‖ + d + ν), and the bound of ν by the angle between the old and the
+    new ranges.
+    """
     (old, W0, G0, E0), (bases, W, G, E) = before, now
     normal = G0 - dense(seen(G0, old), old)
     nu, d = float(np.linalg.norm(dense(seen(normal, bases), bases))), float(np.linalg.norm(G - G0))
@@ -101,7 +106,9 @@ def remembered(out: Measurements, before: Any, now: Any, beta: float, bound: Bou
 
 
 def _start(case: Case, rng: np.random.Generator) -> tuple[Any, LowRank, Moments]:
-    """The problem, the state, and a memory: an empty one, or for "turned" one that the next gradient makes −P∇L/100."""
+    """The problem, the state, and a memory: an empty one, or for "turned" one that the next
+    gradient makes −P∇L/100.
+    """
     if case["problem"] != "turned":
         problem = gradient_flows.make(case["problem"], rng)
         return problem, gradient_flows.start(problem, case["start"], rng), Moments()

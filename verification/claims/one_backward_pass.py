@@ -29,7 +29,9 @@ def check(
     gradients: Callable[[LowRank, np.ndarray], FactorGradients] = FactorGradients.from_dense,
     projections: Callable[[LowRank, np.ndarray], ProjectedGradients] = ProjectedGradients.from_dense,
 ) -> CaseResult:
-    """Every identity against derivatives of L(U S Vᵀ) in random directions; that along (E, 0, 0), for one, is ⟨∇_K, E S⟩."""
+    """Every identity against derivatives of L(U S Vᵀ) in random directions; that along (E, 0, 0),
+    for one, is ⟨∇_K, E S⟩.
+    """
     rng, out = np.random.default_rng([case["seed"], 31]), Measurements()
     problem = Quadratic.random((14, 11), np.geomspace(1, 1e-3, 11), rng)
     Y = problem.initial(SPECTRA[case["spectrum"]](4), rng)

@@ -31,7 +31,9 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 @cache
 def steps(seed: int, draws: int) -> Sequence[StepCase]:
-    """The traps, then drawn steps, every fourth of them complex: the same for every backend, each with its own copies."""
+    """The traps, then drawn steps, every fourth of them complex: the same for every backend, each
+    with its own copies.
+    """
     rng = np.random.default_rng([seed, 8])
     drawn = (draw_parameters(rng, largest=12, complex_data=draw % 4 == 3) for draw in range(draws))
     return [StepCase.build(parameters) for parameters in (*TRAPS.values(), *drawn)]
@@ -39,7 +41,9 @@ def steps(seed: int, draws: int) -> Sequence[StepCase]:
 
 @cache
 def answers(seed: int, draws: int, dense_tau: float) -> Sequence[DenseOracle]:
-    """The answer of the dense oracle to each of these steps, with relative thresholds multiplied by ``dense_tau``."""
+    """The answer of the dense oracle to each of these steps, with relative thresholds multiplied by
+    ``dense_tau``.
+    """
     told = []
     for drawn in steps(seed, draws):
         parameters = drawn.step_parameters()
@@ -52,10 +56,10 @@ def answers(seed: int, draws: int, dense_tau: float) -> Sequence[DenseOracle]:
 def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> CaseResult:
     """Judge one backend on the same steps by both oracles.
 
-    Agreement is recorded as 0, disagreement as infinity.  A mutant must be rejected at least once, by its output or, where the
-    output cannot show the defect, at its defective line or by the questions of the kit that were made for it.  For controls:
-    ``dense_tau`` scales the threshold that the dense oracle is told, and ``stages`` replace the backend but are judged under its
-    name.
+    Agreement is recorded as 0, disagreement as infinity.  A mutant must be rejected at least once,
+    by its output or, where the output cannot show the defect, at its defective line or by the
+    questions of the kit that were made for it.  For controls: ``dense_tau`` scales the threshold
+    that the dense oracle is told, and ``stages`` replace the backend but are judged under its name.
     """
     out = Measurements()
     mutant = MUTANTS.get(case["backend"])
@@ -86,8 +90,9 @@ def check(case: Case, dense_tau: float = 1.0, stages: Stages | None = None) -> C
 def _compare(dense: DenseOracle, inputs: StepInputs, output: Any, out: Measurements) -> None:
     """Compare both verdicts on W₁ and its rank, in the same natural scale.
 
-    The dense oracle also has a weighted forward error, at most 2√(1 + r₁) times the other errors (docs/theory/acceptance.md):
-    ratios on both sides of the fail level within that factor are undecided.
+    The dense oracle also has a weighted forward error, at most 2√(1 + r₁) times the other errors
+    (docs/theory/acceptance.md): ratios on both sides of the fail level within that factor are
+    undecided.
     """
     W1, rank = output[0] @ output[1] @ output[2].conj().T, len(output[1])
     ratios = judge(inputs, output, scale=dense.scale).ratios

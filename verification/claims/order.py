@@ -34,7 +34,9 @@ EPSILONS = (0.32, 0.16, 0.08, 0.04, 0.02)
 DIAL_STEPS = 128
 ALLOWED = 0.1
 FLOOR = 1e-11
-"""Error of reference and rounding: DOP853 at tolerance 1e-12 up to T = 1 is within 1e-12 of the closed form for ε = 0."""
+"""Error of reference and rounding: DOP853 at tolerance 1e-12 up to T = 1 is within 1e-12 of the
+closed form for ε = 0.
+"""
 
 
 def cases(plan: Plan) -> Iterator[Case]:
@@ -101,7 +103,8 @@ def compare(out: Measurements, slopes: Slopes, expected: int) -> None:
 
 
 def check_time(case: Case, integrator: Integrator | None) -> CaseResult:
-    """Methods of order 2 on the tangential flow in a turning frame, up to T/4: with F at a wrong time the order is 1.
+    """Methods of order 2 on the tangential flow in a turning frame, up to T/4: with F at a wrong
+    time the order is 1.
 
     (A method of order 1 stays of order 1 then: its errors in time are found by `exactness`.)
     """
@@ -117,7 +120,9 @@ def check_time(case: Case, integrator: Integrator | None) -> CaseResult:
 
 
 def check_dial(case: Case, integrator: Integrator | None) -> CaseResult:
-    """At fixed h the slope in ε.  What is left at ε = 0 is the O(h²) of the tangential case, and must be far below."""
+    """At fixed h the slope in ε.  What is left at ε = 0 is the O(h²) of the tangential case, and
+    must be far below.
+    """
     out, seed = Measurements(), case["seed"]
     integrator = integrator or member(case["integrator"], RANK)
     errors = [error_of(integrator, seed, epsilon, DIAL_STEPS) for epsilon in EPSILONS]
@@ -129,10 +134,12 @@ def check_dial(case: Case, integrator: Integrator | None) -> CaseResult:
 
 
 def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
-    """With a tolerance instead of fixed rank and against the full flow: the rank grows, and the modelling error goes away.
+    """With a tolerance instead of fixed rank and against the full flow: the rank grows, and the
+    modelling error goes away.
 
-    From rank 4 it takes a few steps until the rank suffices, each of which loses O(εh): the error falls like h, not faster, but
-    far below the best error of rank 4.  Where the rank stalls (`rank-stall`), smaller steps make the error larger.
+    From rank 4 it takes a few steps until the rank suffices, each of which loses O(εh): the error
+    falls like h, not faster, but far below the best error of rank 4.  Where the rank stalls
+    (`rank-stall`), smaller steps make the error larger.
     """
     out, (problem, Y0, _, full) = Measurements(), problem_of(case["seed"], GENERAL)
     integrator = integrator or FAMILY[case["integrator"]].make(TOLERANCE, RK4)
@@ -149,7 +156,9 @@ def check_tolerance(case: Case, integrator: Integrator | None) -> CaseResult:
 
 
 def check_small(case: Case, integrator: Integrator | None) -> CaseResult:
-    """Tangential flow, σ_min = 1e-8: single slopes vary by up to 0.9; over a window of finer steps the order is within 0.5."""
+    """Tangential flow, σ_min = 1e-8: single slopes vary by up to 0.9; over a window of finer steps
+    the order is within 0.5.
+    """
     out, rng, name = Measurements(), np.random.default_rng([case["seed"], 51]), case["integrator"]
     problem = RankPreservingRiccati.random(SHAPE, rng)
     Y0 = problem.initial((*SPECTRUM[:-1], 1e-8), rng)

@@ -79,8 +79,8 @@ def problem_of(case: Case) -> tuple[Any, LowRank]:
 
 
 def check(case: Case, integrator: Integrator | None = None) -> CaseResult:
-    """A few steps in a row: each is judged by the oracle's criteria for a GeoLoRA step with λ = h, and must have the rank that
-    :func:`geolora_step` finds.
+    """A few steps in a row: each is judged by the oracle's criteria for a GeoLoRA step with λ = h,
+    and must have the rank that :func:`geolora_step` finds.
     """
     out, (flow, Y) = Measurements(), problem_of(case)
     options = TRUNCATIONS[case["truncation"]]

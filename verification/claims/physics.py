@@ -1,4 +1,6 @@
-"""Landau damping and the two-stream instability, against rates from the dispersion relation of plasma physics."""
+"""Landau damping and the two-stream instability, against rates from the dispersion relation of
+plasma physics.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,8 @@ def dispersion_root(k: float, beams: tuple[float, ...], guess: complex) -> compl
 class BalancedRK4:
     """RK4 that records in ``taken`` how much each step takes from ‖X‖²: the second sum of the identity.
 
-    ‖X₁‖² = ‖X₀‖² + 2h Σ b_i Re⟨X_i, k_i⟩ − h² Σ m_ij Re⟨k_i, k_j⟩ with m_ij = b_i a_ij + b_j a_ji − b_i b_j for any method.
-    The first sum is 0 for a field that is orthogonal to its state.
+    ‖X₁‖² = ‖X₀‖² + 2h Σ b_i Re⟨X_i, k_i⟩ − h² Σ m_ij Re⟨k_i, k_j⟩ with m_ij = b_i a_ij + b_j
+    a_ji − b_i b_j for any method.  The first sum is 0 for a field that is orthogonal to its state.
     """
 
     taken: list[float] = field(default_factory=list)
@@ -77,7 +79,8 @@ class BalancedRK4:
 def cases(plan: Plan) -> Iterator[Case]:
     for setting in SETTINGS:
         for name in plan.pick(INTEGRATORS, (*INTEGRATORS, "projector splitting, Strang", "midpoint BUG, 3r", "parallel BUG")):
-            # The others are of order 2.  With h/4 the parallel BUG has the rates, but overflowed before the end (at t = 39.5).
+            # The others are of order 2.  With h/4 the parallel BUG has the rates, but overflowed
+            # before the end (at t = 39.5).
             h = SETTINGS[setting]["h"] / (8.0 if name == "parallel BUG" else 1.0)
             yield Case(f"{setting}-{name}", {"setting": setting, "integrator": name, "h": h})
 
@@ -90,15 +93,16 @@ def check(
     rank: int = RANK,
     left_out: str = "",
 ) -> CaseResult:
-    """The electric energy ½∫E² decays like e^{2γt} while it oscillates (Landau), or grows like e^{2γt} (two streams).
+    """The electric energy ½∫E² decays like e^{2γt} while it oscillates (Landau), or grows like
+    e^{2γt} (two streams).
 
-    Decay: the slope through the maxima, and the distance of the maxima, π/ω.  Growth: the slope in the linear phase.
-    The norm of f is checked at every tenth step, if sub-steps are Galerkin steps around the state, since the field is orthogonal
-    to f: N_k² = N_0² − Σ (d_i² + q_i) up to ``ROUNDING`` a step.  d_i is the norm of what was discarded, and q_i what RK4 takes
-    from the square (:class:`BalancedRK4`): in all sub-steps of a splitting, else in the last one, the S-step, since K and L give
-    bases only.
-    For controls: another ``integrator`` than that of the case, another ``rank``, and what of the balance is ``left_out``,
-    "discarded" or "RK4".
+    Decay: the slope through the maxima, and the distance of the maxima, π/ω.  Growth: the slope in
+    the linear phase.  The norm of f is checked at every tenth step, if sub-steps are Galerkin steps
+    around the state, since the field is orthogonal to f: N_k² = N_0² − Σ (d_i² + q_i) up to
+    ``ROUNDING`` a step.  d_i is the norm of what was discarded, and q_i what RK4 takes from the
+    square (:class:`BalancedRK4`): in all sub-steps of a splitting, else in the last one, the
+    S-step, since K and L give bases only.  For controls: another ``integrator`` than that of the
+    case, another ``rank``, and what of the balance is ``left_out``, "discarded" or "RK4".
     """
     out, setting = Measurements(), SETTINGS[case["setting"]]
     problem = MAKE[case["setting"]](alpha=setting["alpha"])

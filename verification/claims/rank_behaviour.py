@@ -24,8 +24,8 @@ FULL = "parallel BUG with step rejection where nothing was truncated"
 def kind_of(name: str) -> str:
     """What the rank does: it is "fixed", it "stalls", or it grows ("adaptive").
 
-    The parallel step and the tangent space of projected methods do not contain what lies outside of both bases: a new direction
-    enters with size O(h²/σ_min), below ϑ = 1e-3 h.
+    The parallel step and the tangent space of projected methods do not contain what lies outside of
+    both bases: a new direction enters with size O(h²/σ_min), below ϑ = 1e-3 h.
     """
     if name in (REJECTING, FULL):
         return "adaptive"
@@ -50,12 +50,15 @@ def integrator_of(name: str, cap: int = CAP) -> Integrator:
 def check(
     case: Case, integrator: Integrator | None = None, factor_of: Callable[[float], float] = lambda factor: factor
 ) -> CaseResult:
-    """A quadratic with 20 relevant directions from a start of rank 5 with singular values of order one, ϑ = 1e-3 h.
+    """A quadratic with 20 relevant directions from a start of rank 5 with singular values of order
+    one, ϑ = 1e-3 h.
 
-    An adaptive rank reaches its cap of 12, with an error near the best rank-12 error; any other stays 5 to the end.  The two
-    reasons to reject a step are checked apart.  With ϑ = 1e-3 h much is truncated, so that η decides: the first step is tried
-    with factors c for which hη is 1 % below cϑ and 1 % above; ``factor_of`` changes c (for controls).  With ϑ = 1e-12 and a
-    factor of 1e12 η never decides, but nothing is truncated in the first step, which without rejection ends at rank 10.
+    An adaptive rank reaches its cap of 12, with an error near the best rank-12 error; any other
+    stays 5 to the end.  The two reasons to reject a step are checked apart.  With ϑ = 1e-3 h much
+    is truncated, so that η decides: the first step is tried with factors c for which hη is 1 %
+    below cϑ and 1 % above; ``factor_of`` changes c (for controls).  With ϑ = 1e-12 and a factor of
+    1e12 η never decides, but nothing is truncated in the first step, which without rejection ends
+    at rank 10.
     """
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)
@@ -91,7 +94,9 @@ def check(
 
 
 def missing_block(problem: Quadratic, Y: LowRank) -> float:
-    """η = ‖ŨᵀF(Y)Ṽ‖: the block that the explicit Euler step leaves out; Ũ and Ṽ span F V and FᵀU outside of U and V."""
+    """η = ‖ŨᵀF(Y)Ṽ‖: the block that the explicit Euler step leaves out; Ũ and Ṽ span F V and FᵀU
+    outside of U and V.
+    """
     F = problem.field(0.0, Y.full())
     U_tilde, V_tilde = (np.linalg.qr(X - B @ (B.T @ X)).Q for B, X in ((Y.U, F @ Y.V), (Y.V, F.T @ Y.U)))
     return float(np.linalg.norm(U_tilde.T @ F @ V_tilde))

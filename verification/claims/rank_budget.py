@@ -24,15 +24,18 @@ UNITS: tuple[Unit, ...] = ("ranks", "parameters")
 Matrix = NDArray[np.generic]
 Truncate = Callable[["Question"], list[Truncation]]
 CONSTRUCTED = {"cheap": ((20.0, 10.0), (20.0, 6.0, 6.0, 6.0, 6.0), 166), "dear": ((20.0, 10.0), (20.0, *4 * (2.5,)), 174)}
-"""Spectra of a layer 37 x 37, whose second rank costs 77, and of one 8 x 5, whose next ranks cost 16, 18, 20 and 22; a budget.
+"""Spectra of a layer 37 x 37, whose second rank costs 77, and of one 8 x 5, whose next ranks cost
+16, 18, 20 and 22; a budget.
 
-In the first σ²/c prefers the cheap ranks (36/22 > 100/77), while σ² and σ²/√c prefer the dear one.  In the second σ²/c prefers
-the dear one (100/77 > 6.25/16), while σ/c prefers the cheap ones."""
+In the first σ²/c prefers the cheap ranks (36/22 > 100/77), while σ² and σ²/√c prefer the dear one.
+In the second σ²/c prefers the dear one (100/77 > 6.25/16), while σ/c prefers the cheap ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer before the truncation: the step, Ŵ, the singular values of Ŵ, and the error of Ŵ that rounding may make."""
+    """One layer before the truncation: the step, Ŵ, the singular values of Ŵ, and the error of Ŵ
+    that rounding may make.
+    """
 
     step: AugmentedStep
     W_hat: Matrix
@@ -52,7 +55,9 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Layers and a budget that must be shared among them; ``least`` and ``most`` are the ranks that each layer may have."""
+    """Layers and a budget that must be shared among them; ``least`` and ``most`` are the ranks that
+    each layer may have.
+    """
 
     layers: Sequence[Layer]
     budget: int
@@ -75,7 +80,9 @@ class Question:
         return math.fsum(math.fsum(layer.sigma[rank:] ** 2) for layer, rank in zip(self.layers, ranks, strict=True))
 
     def least_discarded(self) -> float:
-        """The smallest Σ σ² that ranks within the budget can leave out, by dynamic programming over the layers."""
+        """The smallest Σ σ² that ranks within the budget can leave out, by dynamic programming over
+        the layers.
+        """
         best = np.zeros(self.budget + 1)
         for layer, low, high in zip(self.layers, self.least, self.most, strict=True):
             before, best = best, np.full_like(best, np.inf)
@@ -91,7 +98,9 @@ Decision = tuple[Question, list[Truncation]]
 
 
 def asked(layers: Sequence[Layer], unit: Unit, rng: np.random.Generator) -> Question:
-    """A question with a random budget between the costs of the least and of the largest ranks, and sometimes a cap on ranks."""
+    """A question with a random budget between the costs of the least and of the largest ranks, and
+    sometimes a cap on ranks.
+    """
     columns = [len(layer.sigma) for layer in layers]
     least = min(int(rng.integers(1, 4)), *(min(layer.W_hat.shape) for layer in layers))
     cap = least + int(rng.integers(0, max(columns))) if rng.random() < 0.3 else max(columns)
@@ -129,7 +138,9 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, truncate: Truncate = by_budget) -> CaseResult:
-    """Against the best of all choices, from the singular values of W − λP(W)G, which are formed without the step."""
+    """Against the best of all choices, from the singular values of W − λP(W)G, which are formed
+    without the step.
+    """
     out = Measurements()
     decisions = {"drawn": drawn, "two layers": trained, "constructed": constructed}[case["kind"]]
     for question, cuts in decisions(case, truncate):
@@ -164,7 +175,9 @@ def drawn(case: Case, truncate: Truncate) -> Iterator[Decision]:
 
 
 def trained(case: Case, truncate: Truncate) -> Iterator[Decision]:
-    """The two layers of a linear network, trained within a budget of three quarters of the cost of their first ranks."""
+    """The two layers of a linear network, trained within a budget of three quarters of the cost of
+    their first ranks.
+    """
     rng = np.random.default_rng([*case["seed"], 47])
     problem = TwoLayerLinear.planted((10, 12, 8), [2.0, 1.5, 1.0], 40, rng)
     Ys = list(problem.initial([1.0, 0.8, 0.5, 0.2], rng))
@@ -224,7 +237,9 @@ def equal_ranks(question: Question) -> list[Truncation]:
 
 
 def greedy(question: Question, worth: Callable[[float, int], float], stop: bool = False) -> list[Truncation]:
-    """Keep singular values in the order of their ``worth(σ², cost)``; ``stop`` : end at the first that does not fit."""
+    """Keep singular values in the order of their ``worth(σ², cost)``; ``stop`` : end at the first
+    that does not fit.
+    """
     ranks = list(question.least)
     while True:
         left = question.budget - sum(question.costs(ranks))

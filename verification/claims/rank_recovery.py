@@ -45,12 +45,14 @@ def contraction(q: float, of_gradient_descent: float) -> float:
 
 
 def check(case: Case, step: Stepper = reference, factor: Callable[[float, float], float] = contraction) -> CaseResult:
-    """Every initial rank ends at the planted one, and at a loss of rounding errors; on the way each step contracts.
+    """Every initial rank ends at the planted one, and at a loss of rounding errors; on the way each
+    step contracts.
 
-    The recursion is L(W₁) ≤ (1 − s q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with s = 2mλ(1 − βλ/2), q = max(1 − ε/(mσ*), 0) and
-    ε = ‖(I − P)∇L‖; its proof stands in the section of the claim.  √L is a norm of W − W* (here L* = 0), at most
-    √(β/2)‖W − W*‖: a step that is right to ``UNIT`` adds √(β/2)·UNIT to it.  Where nothing is cut off and q = 1, a fixed point
-    of the recursion for √L is √(β/2)·UNIT/(1 − √(1 − s)).  ``factor`` : another contraction, of q and s (for controls).
+    The recursion is L(W₁) ≤ (1 − s q²) L(W) + ‖∇L(Ŵ)‖ϑ₁ + (β/2)ϑ₁², with s = 2mλ(1 − βλ/2),
+    q = max(1 − ε/(mσ*), 0) and ε = ‖(I − P)∇L‖; its proof stands in the section of the claim.  √L
+    is a norm of W − W* (here L* = 0), at most √(β/2)‖W − W*‖: a step that is right to ``UNIT`` adds
+    √(β/2)·UNIT to it.  Where nothing is cut off and q = 1, a fixed point of the recursion for √L is
+    √(β/2)·UNIT/(1 − √(1 − s)).  ``factor`` : another contraction, of q and s (for controls).
     """
     rng, out = np.random.default_rng([case["seed"], 48]), Measurements()
     problem = make(case["problem"], rng)

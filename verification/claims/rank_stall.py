@@ -1,4 +1,6 @@
-"""The lower right block of Ŝ is zero, so from large singular values the rank cannot grow when λ is small."""
+"""The lower right block of Ŝ is zero, so from large singular values the rank cannot grow when λ is
+small.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def check(case: Case, step: Stepper = reference) -> CaseResult:
-    """A step whose tail bound lies below ϑ adds no rank.  From singular values of order one with the smallest λ the rank ends
-    where it began (stall); from S = 0 it reaches its cap.
+    """A step whose tail bound lies below ϑ adds no rank.  From singular values of order one with
+    the smallest λ the rank ends where it began (stall); from S = 0 it reaches its cap.
     """
     rng, out = np.random.default_rng([case["seed"], 45]), Measurements()
     problem = Quadratic.random((24, 20), geometric(20, 1e-2), rng)

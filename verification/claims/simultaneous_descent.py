@@ -1,4 +1,6 @@
-"""Plain gradient descent in U, S and V at once, beside GeoLoRA: its operator, stationary points, rates and largest step."""
+"""Plain gradient descent in U, S and V at once, beside GeoLoRA: its operator, stationary points,
+rates and largest step.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def factor_operator(Y: LowRank, Z: Matrix) -> Matrix:
-    """P̂(W)Z = Z V SᵀS Vᵀ + U Uᵀ Z V Vᵀ + U S Sᵀ Uᵀ Z: W moves by −P̂(W)G when U, S and V descend at once."""
+    """P̂(W)Z = Z V SᵀS Vᵀ + U Uᵀ Z V Vᵀ + U S Sᵀ Uᵀ Z: W moves by −P̂(W)G when U, S and V descend
+    at once.
+    """
     U, S, V = Y
     return np.asarray(Z @ V @ S.T @ S @ V.T + U @ (U.T @ Z @ V) @ V.T + U @ S @ S.T @ U.T @ Z)
 
@@ -72,8 +76,9 @@ def check(
     two_factors: Any = two_factor_operator,
     limit: Callable[[float, float], float] = largest_stable_step,
 ) -> CaseResult:
-    """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  For controls: ``rate`` is the λ of the step that descends
-    where P̂G = 0, ``two_factors`` the operator of W = BA, and ``limit`` the largest stable step.
+    """Each part in rounding units; the size of P̂ is 1 + 2σ_max².  For controls: ``rate`` is the λ
+    of the step that descends where P̂G = 0, ``two_factors`` the operator of W = BA, and ``limit``
+    the largest stable step.
     """
     rng, out = np.random.default_rng([case["seed"], 46]), Measurements()
     sigma = SPECTRA[case["spectrum"]](RANK)
@@ -94,7 +99,9 @@ def _unit(Y: LowRank, Z: Matrix) -> float:
 
 
 def _form(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, two_factors: Any) -> None:
-    """(a) ⟨P̂Z, Z⟩ is a sum of squares, P̂ is self-adjoint, and it is what the factors' descent does to first order."""
+    """(a) ⟨P̂Z, Z⟩ is a sum of squares, P̂ is self-adjoint, and it is what the factors' descent
+    does to first order.
+    """
     U, S, V = Y
     X, Z = rng.standard_normal((2, *SHAPE))
     squares = np.linalg.norm(Z @ V @ S.T) ** 2 + np.linalg.norm(U.T @ Z @ V) ** 2 + np.linalg.norm(S.T @ U.T @ Z) ** 2
@@ -135,7 +142,9 @@ def _null_space(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generat
 
 
 def _stuck(Y: LowRank, sigma: Matrix, operator: Any, rng: np.random.Generator, out: Measurements, rate: float) -> None:
-    """(c) S = 0 and UᵀGV = 0: stationary for the factors, not for GeoLoRA, which descends from there by λ(1 − βλ/2)‖PG‖²."""
+    """(c) S = 0 and UᵀGV = 0: stationary for the factors, not for GeoLoRA, which descends from
+    there by λ(1 − βλ/2)‖PG‖².
+    """
     Y = LowRank(Y.U, np.zeros((RANK, RANK)), Y.V)
     Z = rng.standard_normal(SHAPE)
     A = Z - Y.U @ (Y.U.T @ Z @ Y.V) @ Y.V.T  # G = −A at W = 0, UᵀGV = 0
@@ -170,11 +179,13 @@ def _largest_step(
     out: Measurements,
     limit: Callable[[float, float], float],
 ) -> None:
-    """(d) Near the minimum W* of ½β‖W − W*‖², a rescaled Y, λ is stable below 2/(β(1 + 2σ_max²)) and unstable above.
+    """(d) Near the minimum W* of ½β‖W − W*‖², a rescaled Y, λ is stable below 2/(β(1 + 2σ_max²))
+    and unstable above.
 
-    There the iteration of the factors is W − W* ↦ (I − λβP̂)(W − W*) to first order, and u₁v₁ᵀ is the eigenvector of P̂ of its
-    largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by 1 − λβ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of
-    the limit.  60 steps multiply an error of 1e-6 by 0.9⁶⁰ < 0.002 or by 1.1⁶⁰ > 300; half of this exponent is asked for.
+    There the iteration of the factors is W − W* ↦ (I − λβP̂)(W − W*) to first order, and u₁v₁ᵀ is
+    the eigenvector of P̂ of its largest eigenvalue 1 + 2σ_max²: along it the error is multiplied by
+    1 − λβ(1 + 2σ_max²), ∓0.9 or ∓1.1 with 0.95 or 1.05 of the limit.  60 steps multiply an error of
+    1e-6 by 0.9⁶⁰ < 0.002 or by 1.1⁶⁰ > 300; half of this exponent is asked for.
     """
     U, S, V = Y
     j = int(np.argmax(np.diagonal(S)))

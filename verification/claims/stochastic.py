@@ -1,4 +1,6 @@
-"""With mini-batches and Robbins–Monro rates the expected projected gradient obeys an explicit bound at every t."""
+"""With mini-batches and Robbins–Monro rates the expected projected gradient obeys an explicit bound
+at every t.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ CONFIDENCE = 0.999
 def cases(plan: Plan) -> Iterator[Case]:
     """A case is a group of runs from one start; its mean is compared with the bound.
 
-    Near the minimiser small batches lead away from it, which only the noise terms of the bound allow.  A few steps are
-    enough: these terms soon exceed everything else.
+    Near the minimiser small batches lead away from it, which only the noise terms of the bound
+    allow.  A few steps are enough: these terms soon exceed everything else.
     """
     for ridge in (0.0, 1e-2):
         for tau in (0.0, 0.01):
@@ -37,11 +39,13 @@ def cases(plan: Plan) -> Iterator[Case]:
 
 
 def noise_alone(plan: Plan) -> Iterator[Case]:
-    """Runs from a minimiser with nearly the same curvature everywhere: the noise terms of the bound are nearly attained.
+    """Runs from a minimiser with nearly the same curvature everywhere: the noise terms of the bound
+    are nearly attained.
 
-    A bound that is nearly attained needs many runs.  After a step the difference is a sum of 228 squares of normal numbers, so
-    its standard deviation is a share σ = √(2/228) of the bound.  Curvatures from 0.95 to 1 on both sides leave 1 − 0.975² = 5 %.
-    The confidence limit of N runs is 3.1 σ/√N above their mean.  For N = 256 that is 1.8 %, and to the bound remain 5 σ/√N.
+    A bound that is nearly attained needs many runs.  After a step the difference is a sum of 228
+    squares of normal numbers, so its standard deviation is a share σ = √(2/228) of the bound.
+    Curvatures from 0.95 to 1 on both sides leave 1 − 0.975² = 5 %.  The confidence limit of N runs
+    is 3.1 σ/√N above their mean.  For N = 256 that is 1.8 %, and to the bound remain 5 σ/√N.
     """
     for seed in range(plan.pick(1, 5)):
         yield Case(f"noise alone-{seed}", {"tau": 0.0, "seeds": 256, "steps": 3, "seed": plan.seed + seed})
@@ -54,7 +58,9 @@ def case_of(ridge: float, tau: float, batch: int, steps: int, plan: Plan) -> Cas
 
 @dataclass(frozen=True, eq=False)
 class Noisy:
-    """The setting of a case: a problem, a start, a cap of the rank, a rate λ_t, an estimate of the gradient and its exact ς²."""
+    """The setting of a case: a problem, a start, a cap of the rank, a rate λ_t, an estimate of the
+    gradient and its exact ς².
+    """
 
     problem: GradientFlow
     start: LowRank
@@ -67,7 +73,8 @@ class Noisy:
 def digits(case: Case, wrong_labels: bool) -> Noisy:
     """Digits in mini-batches, at rates (1/β)(1 + t/20)^{-0.7}: Σλ_t = ∞, Σλ_t² < ∞.
 
-    The start has singular values of order one; for small batches it is the best rank-6 approximation of the minimiser.
+    The start has singular values of order one; for small batches it is the best rank-6
+    approximation of the minimiser.
     """
     problem, batch = gradient_flows.digits(case["ridge"]), case["batch"]
     source = SoftmaxRegression(problem.X, np.roll(problem.labels, 1), case["ridge"]) if wrong_labels else problem
@@ -86,7 +93,9 @@ def digits(case: Case, wrong_labels: bool) -> Noisy:
 
 
 def gaussian(case: Case) -> Noisy:
-    """A quadratic with the estimate ∇L + s·Gaussian, at λ = 1/(2β): ς² is s² times the dimension r(m + n) − r² of P(W)."""
+    """A quadratic with the estimate ∇L + s·Gaussian, at λ = 1/(2β): ς² is s² times the dimension
+    r(m + n) − r² of P(W).
+    """
     s, rank, (m, n) = 0.05, 6, (24, 20)
     rng = np.random.default_rng([case["seed"], 441])
     problem = Quadratic.random((m, n), np.linspace(1.0, 0.6, rank), rng, curvature=(0.95, 1.0))
@@ -101,15 +110,18 @@ def gaussian(case: Case) -> Noisy:
 
 
 def check(case: Case, step: Stepper = reference, wrong_labels: bool = False, counted: float = 1.0) -> CaseResult:
-    """Σ_{t<T} λ_t(1 − βλ_t/2) E‖P∇L‖² + E L(W_T) − L* ≤ L(W₀) − L* + E Σ_{t<T} [(β/2)λ_t²ς_t² + truncation terms].
+    """Σ_{t<T} λ_t(1 − βλ_t/2) E‖P∇L‖² + E L(W_T) − L* ≤ L(W₀) − L* + E Σ_{t<T}
+    [(β/2)λ_t²ς_t² + truncation terms].
 
-    ς_t² is the exact conditional variance of the projected estimate at W_t.  Only the expectations are estimated: the width of
-    the upper confidence limit (Student, one-sided, 99.9 %) of the difference over independent runs is added to the left.
+    ς_t² is the exact conditional variance of the projected estimate at W_t.  Only the expectations
+    are estimated: the width of the upper confidence limit (Student, one-sided, 99.9 %) of the
+    difference over independent runs is added to the left.
 
-    All comparisons must pass, among them the one in which a wrong bound is exceeded: a wrong bound passes with a probability of
-    at most 0.1 %, for any number of comparisons.  (A correction for their number is needed only where one pass is enough.)  A
-    bound that holds may fail by chance, when the limit lies above it.  Student's limit takes the difference of a run, a sum over
-    its steps, as normal.
+    All comparisons must pass, among them the one in which a wrong bound is exceeded: a wrong bound
+    passes with a probability of at most 0.1 %, for any number of comparisons.  (A correction for
+    their number is needed only where one pass is enough.)  A bound that holds may fail by chance,
+    when the limit lies above it.  Student's limit takes the difference of a run, a sum over its
+    steps, as normal.
 
     ``wrong_labels`` : the estimates come from other data, ``counted`` : a factor of ς_t² (for controls).
     """
@@ -187,7 +199,9 @@ def noisy_cases(plan: Plan) -> Iterator[Case]:
 
 
 def control_cases(plan: Plan) -> Iterator[Case]:
-    """Large batches without truncation; the quick plan leaves out the ridge, with which every control fails alike."""
+    """Large batches without truncation; the quick plan leaves out the ridge, with which every
+    control fails alike.
+    """
     some = (case for case in large_batches(plan) if case["tau"] == 0.0 and case["ridge"] <= plan.pick(0.0, 1e-2))
     return (Case(case.id, {**case.parameters, "seeds": 6}) for case in some)
 

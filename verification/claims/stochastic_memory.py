@@ -1,4 +1,6 @@
-"""A memory averages the noise of gradients while the tangent spaces move: its error has a bias and a standard deviation."""
+"""A memory averages the noise of gradients while the tangent spaces move: its error has a bias and
+a standard deviation.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ NOISE = 0.02
 
 
 def cases(plan: Plan) -> Iterator[Case]:
-    """A case is a group of runs from one start.  λ_t falls like (1 + t/20)^{-0.7}, and one case has a constant rate."""
+    """A case is a group of runs from one start.  λ_t falls like (1 + t/20)^{-0.7}, and one case has
+    a constant rate.
+    """
     for name in ("from the minimiser", "small singular value", "digits"):
         for smoothing in plan.pick((0.5,), (0.0, 0.5)):
             for momentum in plan.pick((0.9,), (0.5, 0.9, 0.98)):
@@ -40,7 +44,9 @@ def _size(name: str, plan: Plan) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Bound:
-    """What controls change: factors of ν, of ς², of the floor; a mean of all gradients in place of a memory that forgets."""
+    """What controls change: factors of ν, of ς², of the floor; a mean of all gradients in place of
+    a memory that forgets.
+    """
 
     nu: float = 1.0
     noise: float = 1.0
@@ -50,7 +56,9 @@ class Bound:
 
 @dataclass(frozen=True, eq=False)
 class Noisy:
-    """A problem, a start, a rate, an estimate of the gradient, and the exact E‖P(W)(g − ∇L(W))‖² at a state."""
+    """A problem, a start, a rate, an estimate of the gradient, and the exact E‖P(W)(g − ∇L(W))‖² at
+    a state.
+    """
 
     problem: GradientFlow
     start: LowRank
@@ -60,7 +68,9 @@ class Noisy:
 
 
 def noisy(case: Case) -> Noisy:
-    """Mini-batches of digits, or a quadratic with Gaussian errors of the gradient: ς² is NOISE² times the dimension of P(W)."""
+    """Mini-batches of digits, or a quadratic with Gaussian errors of the gradient: ς² is NOISE²
+    times the dimension of P(W).
+    """
     rng = np.random.default_rng([case["seed"], 59])
     if case["start"] == "digits":
         digits = gradient_flows.digits(1e-2)
@@ -91,9 +101,11 @@ def weights(case: Case, t: int) -> float:
 
 
 def check(case: Case, bound: Bound = Bound(), move: Any = None) -> CaseResult:
-    """‖M̄_t − P∇L‖ in the mean square, and the sum over the steps, at every t; ``move`` takes the place of the transport.
+    """‖M̄_t − P∇L‖ in the mean square, and the sum over the steps, at every t; ``move`` takes the
+    place of the transport.
 
-    The expectations are judged by the upper confidence limit (Student, one-sided, 99.9 %) of the mean over independent runs.
+    The expectations are judged by the upper confidence limit (Student, one-sided, 99.9 %) of the
+    mean over independent runs.
     """
     out, setting = Measurements(), noisy(case)
     runs = np.array([[*one_run(case, setting, number, bound, move, out)] for number in range(case["runs"])])
@@ -128,10 +140,12 @@ def standard(case: Case, turned: Any, variance: Any, bound: Bound) -> tuple[Any,
 def one_run(
     case: Case, setting: Noisy, number: int, bound: Bound, move: Any, out: Measurements
 ) -> Iterator[tuple[float, float, float, float, float, float]]:
-    """At every t: X_t, (d + ν)², ς², Σ λ‖P∇L‖_*, the terms of smoothing, curvature and truncation, and L(W_{t+1}).
+    """At every t: X_t, (d + ν)², ς², Σ λ‖P∇L‖_*, the terms of smoothing, curvature and truncation,
+    and L(W_{t+1}).
 
-    X_t = ‖E_t‖² − Z_t, where Z_t = μ_t²Z_{t−1} + ‖E_t‖² − μ_t²‖A_t‖² − (1 − μ_t)²ς_t² and A_t = P(M̄_{t−1} − ∇L).  Given state and
-    memory ‖E_t‖² has the mean μ_t²‖A_t‖² + (1 − μ_t)²ς_t².  So E Z_t = 0 and E X_t = E‖E_t‖², and X_t varies with the bias alone.
+    X_t = ‖E_t‖² − Z_t, where Z_t = μ_t²Z_{t−1} + ‖E_t‖² − μ_t²‖A_t‖² − (1 − μ_t)²ς_t² and
+    A_t = P(M̄_{t−1} − ∇L).  Given state and memory ‖E_t‖² has the mean μ_t²‖A_t‖² + (1 − μ_t)²ς_t².
+    So E Z_t = 0 and E X_t = E‖E_t‖², and X_t varies with the bias alone.
     """
     rng, problem, Y = np.random.default_rng([case["seed"], number, 60]), setting.problem, setting.start
     rule, moments = Spectral(case["momentum"], case["smoothing"]), Moments()

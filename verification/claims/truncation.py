@@ -44,10 +44,12 @@ def drawn(case: Case) -> Iterator[StepCase]:
 
 
 def check(case: Case, told: Callable[[GeoLoRAStep], GeoLoRAStep] = lambda step: step, factor: float = 1.0) -> CaseResult:
-    """Check the criteria of the oracle (stationarity and dominance concern the truncation), and what the step reports.
+    """Check the criteria of the oracle (stationarity and dominance concern the truncation), and
+    what the step reports.
 
-    ϑ is the threshold of the dense oracle, which knows the parameters of the step and not its report.  For controls ``told``
-    changes the report of the step, and ``factor`` multiplies the threshold of the step.
+    ϑ is the threshold of the dense oracle, which knows the parameters of the step and not its
+    report.  For controls ``told`` changes the report of the step, and ``factor`` multiplies the
+    threshold of the step.
     """
     out = Measurements()
     for step_case in drawn(case):

@@ -1,4 +1,6 @@
-"""What accuracy costs: the error of every integrator against wall time and field evaluations, with the best possible error."""
+"""What accuracy costs: the error of every integrator against wall time and field evaluations, with
+the best possible error.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ ORDERED = {
     "Koch–Lubich, ε = 1e-3": 10,
     "Allen–Cahn, n = 128": 4,
 }
-"""Problems of the full plan, in the sizes of their papers, with their ranks.  The start of Allen–Cahn has a gap at its rank."""
+"""Problems of the full plan, in the sizes of their papers, with their ranks.  The start of
+Allen–Cahn has a gap at its rank.
+"""
 STEPS = (4, 8, 16, 32, 64)
 REACHED = 2.0
 WORK = (("seconds", "wall time", "seconds"), ("evaluations", "field evaluations", "actions F V and Fᴴ U"))
@@ -66,7 +70,8 @@ def problem_of(name: str, seed: int) -> tuple[StartedODE, LowRank, Matrix, float
 
 
 def check(case: Case, integrator: Integrator | None = None, rank: int | None = None) -> CaseResult:
-    """No error is below the best of its rank; at the smallest h it is at most 2 (best error + gain of the last halving of h).
+    """No error is below the best of its rank; at the smallest h it is at most 2 (best error + gain
+    of the last halving of h).
 
     A first-order error best + c h has the ratio ½, and an error that grows gains nothing.
     ``rank`` : start with another rank than the one that the errors are compared with (for a control).
@@ -100,7 +105,9 @@ def check(case: Case, integrator: Integrator | None = None, rank: int | None = N
 
 @dataclass(frozen=True)
 class Growing(Integrator):
-    """An integrator whose state comes out 1.1 times too large after every step: the smaller h, the larger the error."""
+    """An integrator whose state comes out 1.1 times too large after every step: the smaller h, the
+    larger the error.
+    """
 
     of: Integrator
 

@@ -1,4 +1,6 @@
-"""``python -m verification.formal``: compile every proof, print what the theorems rest on, record which files are accepted."""
+"""``python -m verification.formal``: compile every proof, print what the theorems rest on, record
+which files are accepted.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ FOLDER = ROOT / "build" / "formal"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every file compiles and no theorem rests on an axiom, or there is no Coq, which is said; 1: otherwise."""
+    """Exit status 0: every file compiles and no theorem rests on an axiom, or there is no Coq,
+    which is said; 1: otherwise.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.formal", description="Compile the machine-checked proofs.")
     parser.parse_args(argv)
     if shutil.which("coqc") is None:

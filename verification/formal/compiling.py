@@ -21,7 +21,9 @@ __all__ = [
 ]
 
 ACCEPTED = FOLDER / "accepted.json"
-"""The digests of the files that Coq has accepted, all without an axiom: whoever changes a file runs ``make formal``."""
+"""The digests of the files that Coq has accepted, all without an axiom: whoever changes a file runs
+``make formal``.
+"""
 
 OPTIONS = ("-q", "-w", "none", "-Q", ".", "GeoLoRA")
 CLOSED = "Closed under the global context"
@@ -39,7 +41,9 @@ def imports(file: str) -> set[str]:
 
 
 def coqc(name: str, folder: Path) -> tuple[float, str]:
-    """Compile one file; its seconds and output.  Raises ``RuntimeError`` with Coq's message if it does not compile."""
+    """Compile one file; its seconds and output.  Raises ``RuntimeError`` with Coq's message if it
+    does not compile.
+    """
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603
         [shutil.which("coqc") or "coqc", *OPTIONS, f"{name}.v"], cwd=folder, capture_output=True, text=True, check=False
@@ -55,7 +59,8 @@ def digests() -> dict[str, str]:
 
 
 def compile_all(folder: Path, jobs: int | None = None, files: Collection[str] = tuple(SOURCES)) -> dict[str, float]:
-    """Compile copies of the ``files`` and of the files that they import, in a folder; returns the seconds of each.
+    """Compile copies of the ``files`` and of the files that they import, in a folder; returns the
+    seconds of each.
 
     Raises ``RuntimeError`` if one does not compile.
     """

@@ -1,6 +1,8 @@
-"""``python -m verification.formal.mutation``: edit statements in small ways, and count the edits that their proofs refuse.
+"""``python -m verification.formal.mutation``: edit statements in small ways, and count the edits
+that their proofs refuse.
 
-An edit that still compiles is a true statement, for example a sharper constant; ``mutation.toml`` gives its reason.
+An edit that still compiles is a true statement, for example a sharper constant; ``mutation.toml``
+gives its reason.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def edited(edit: Edit) -> str:
 
 
 def survivors(file: str, texts: Sequence[str], folder: Path) -> list[bool]:
-    """Which of these texts Coq accepts in place of a file; one session makes the imports once for all of them.
+    """Which of these texts Coq accepts in place of a file; one session makes the imports once for
+    all of them.
 
     Raises ``RuntimeError`` unless Coq gives one answer for each text.
     """
@@ -74,7 +77,9 @@ def survivors(file: str, texts: Sequence[str], folder: Path) -> list[bool]:
 
 
 def _judged(chosen: Sequence[Edit], file: str) -> list[tuple[Edit, bool]]:
-    """Each edit of a file with whether it survived; ``RuntimeError`` if the file itself does not compile."""
+    """Each edit of a file with whether it survived; ``RuntimeError`` if the file itself does not
+    compile.
+    """
     mine = [edit for edit in chosen if edit.file == file]
     unedited, *found = survivors(file, [SOURCES[file].read_text(encoding="utf-8"), *map(edited, mine)], BUILD)
     if not unedited:

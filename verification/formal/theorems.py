@@ -1,4 +1,6 @@
-"""Which theorem in which file proves which box of the theory pages, and which part stays on paper: data, checked by tests."""
+"""Which theorem in which file proves which box of the theory pages, and which part stays on paper:
+data, checked by tests.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ SOURCES = {path.stem: path for path in sorted(FOLDER.glob("*.v"))}
 
 @dataclass(frozen=True)
 class Box:
-    """A statement of the theory: its page, its title, the theorems "file.name" that prove it, the part that stays on paper, and
-    its other checks: whether a certificate has it, the claim that tests it, and what is broken on purpose.
+    """A statement of the theory: its page, its title, the theorems "file.name" that prove it, the
+    part that stays on paper, and its other checks: whether a certificate has it, the claim that
+    tests it, and what is broken on purpose.
     """
 
     page: str
@@ -189,7 +192,9 @@ BOXES = {
     "acceptance-norm": Box("acceptance", "The distance to the tail", claim="oracles", broken="backends"),
     "acceptance-forward": Box("acceptance", "The weighted forward error", claim="oracles", broken="backends"),
 }
-"""The boxes of the theory pages, in their order on each page.  Without theorems a box is proved on paper."""
+"""The boxes of the theory pages, in their order on each page.  Without theorems a box is proved on
+paper.
+"""
 
 
 @cache

@@ -1,1 +1,3 @@
-"""Defects that layers and optimizers of this field had, small models to show them on, and the identities that reject them."""
+"""Defects that layers and optimizers of this field had, small models to show them on, and the
+identities that reject them.
+"""

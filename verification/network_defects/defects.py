@@ -1,4 +1,6 @@
-"""Defects that public layers and optimizers of this field had, each as one broken line, and the identity that must reject it."""
+"""Defects that public layers and optimizers of this field had, each as one broken line, and the
+identity that must reject it.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ __all__ = ["DEFECTS", "Defect"]
 class Defect:
     """A broken implementation.
 
-    ``patches`` : by attribute, the broken replacement; ``identity`` : a check that holds for the right code and fails for this
-    defect, on every device.
+    ``patches`` : by attribute, the broken replacement; ``identity`` : a check that holds for the
+    right code and fails for this defect, on every device.
     """
 
     id: str

@@ -1,4 +1,6 @@
-"""Identities of adapted layers and of their optimizers, as functions that say whether they hold on a device."""
+"""Identities of adapted layers and of their optimizers, as functions that say whether they hold on
+a device.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def truncation_of_zeros_changes_no_output(device: str = "cpu") -> bool:
 
 
 def momentum_moves_with_the_bases(device: str = "cpu") -> bool:
-    """Without a gradient, heavy ball goes on along β times its last direction, projected onto the new tangent space."""
+    """Without a gradient, heavy ball goes on along β times its last direction, projected onto the
+    new tangent space.
+    """
     holds, beta = True, 0.5
     for method in METHODS:
         model = network(rank=3, max_rank=3).to(device)
@@ -130,7 +134,9 @@ def counted_are_the_numbers_of_the_state(device: str = "cpu") -> bool:
 
 
 def overflow_of_a_scaled_loss_changes_nothing(device: str = "cpu") -> bool:
-    """A step that overflows leaves model and memory bit for bit and halves the scale; once the scale fits, training goes on."""
+    """A step that overflows leaves model and memory bit for bit and halves the scale; once the
+    scale fits, training goes on.
+    """
     holds = True
     for method in METHODS:
         model = network().to(device).float()

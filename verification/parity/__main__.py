@@ -1,4 +1,6 @@
-"""``python -m verification.parity``: judge the fast path on a device and write parity.json; says so where there is no device."""
+"""``python -m verification.parity``: judge the fast path on a device and write parity.json; says so
+where there is no device.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from verification.parity.reasons import reasons
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: conforms, or there is no CUDA here; 1: does not conform; 2: no device that torch can use."""
+    """Exit status 0: conforms, or there is no CUDA here; 1: does not conform; 2: no device that
+    torch can use.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m verification.parity", description="The fast path on a device, by the oracle."
     )
@@ -54,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _name(device: str) -> str:
-    """The file of a device: parity.json for a GPU, which the page shows; a try on the CPU has another file."""
+    """The file of a device: parity.json for a GPU, which the page shows; a try on the CPU has
+    another file.
+    """
     kind = device.partition(":")[0]
     return "parity.json" if kind == "cuda" else f"parity-{kind}.json"
 
@@ -68,7 +74,9 @@ def _measured(device: str) -> dict[str, Any]:
 
 
 def _left(path: Path) -> str:
-    """A remark on the file of an earlier run, with its device, date and commit; empty if there is no file."""
+    """A remark on the file of an earlier run, with its device, date and commit; empty if there is
+    no file.
+    """
     if not path.exists():
         return ""
     try:

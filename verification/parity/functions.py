@@ -1,9 +1,10 @@
 """The fused adapter function on a device, beside the same sums in double precision on the CPU.
 
-A sum of k terms, computed, is off by about √k·u times the sum of their absolute values (k·u in the worst case, the square root
-with probability next to 1, [HM19]), and every result that is rounded on the way adds one u.  A bound for the error of an
-entry is thus eps = 2u times the same expression in absolute values, times √k + ROUNDED; k counts the terms of all its sums.  A
-ratio is the largest error of an entry over its bound: it may not exceed 1.
+A sum of k terms, computed, is off by about √k·u times the sum of their absolute values (k·u in the
+worst case, the square root with probability next to 1, [HM19]), and every result that is rounded on
+the way adds one u.  A bound for the error of an entry is thus eps = 2u times the same expression in
+absolute values, times √k + ROUNDED; k counts the terms of all its sums.  A ratio is the largest
+error of an entry over its bound: it may not exceed 1.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ M, N, R, SCALE = 48, 40, 4, 1.5
 ROWS = ((3, 5), (2, 512))
 """One block of rows, and several."""
 ROUNDED = 6
-"""The number of roundings on the way to a result: K, a or b, the product with it, the base's product, the bias, the sum."""
+"""The number of roundings on the way to a result: K, a or b, the product with it, the base's
+product, the bias, the sum.
+"""
 
 
 class _Given(NamedTuple):

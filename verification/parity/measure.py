@@ -1,4 +1,6 @@
-"""What is measured on a device: conformance by dtype, the fused function and trainings beside the CPU, the time of an update."""
+"""What is measured on a device: conformance by dtype, the fused function and trainings beside the
+CPU, the time of an update.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ RATE, STEPS = 0.3, 100
 
 
 class Training(NamedTuple):
-    """Layers that are trained on two devices: shapes, ranks at the start, the rank of the targets, and how they are truncated."""
+    """Layers that are trained on two devices: shapes, ranks at the start, the rank of the targets,
+    and how they are truncated.
+    """
 
     shapes: tuple[tuple[int, int], ...]
     ranks: tuple[int, ...]
@@ -39,12 +43,15 @@ class Training(NamedTuple):
 CHANGING = Training(((24, 16), (16, 24), (24, 24), (16, 16)), (2, 6, 3, 8), 4, 12, {"theta": 2e-3})
 """Ranks that change, every layer of another width."""
 ALIKE = {r: Training(((384, 384),) * 36, (r,) * 36, r, r, {"tau": 0.0, "max_rank": r}) for r in (8, 32)}
-"""Layers that all go into one batch: a device has other solvers for large batches and for large matrices."""
+"""Layers that all go into one batch: a device has other solvers for large batches and for large
+matrices.
+"""
 UNITS = 2.0 / RATE
-"""How many units of the criteria two trainings may be apart.  Near its target a step of rate λ leaves 1 − λ of a difference; two
-runs that are off by one unit in each step are then at most 2(1 + (1 − λ) + (1 − λ)² + …) = 2/λ units apart.  (Noise of 1e4 eps in
-each step of one run is measured as 3.3e4.)  The criteria allow a single step 30 units: one unit is no bound of rounding, but
-what it comes to here, with a margin."""
+"""How many units of the criteria two trainings may be apart.  Near its target a step of rate λ
+leaves 1 − λ of a difference; two runs that are off by one unit in each step are then at most
+2(1 + (1 − λ) + (1 − λ)² + …) = 2/λ units apart.  (Noise of 1e4 eps in each step of one run is
+measured as 3.3e4.)  The criteria allow a single step 30 units: one unit is no bound of rounding,
+but what it comes to here, with a margin."""
 
 
 def bound(dtype: torch.dtype, training: Training) -> float:
@@ -53,13 +60,13 @@ def bound(dtype: torch.dtype, training: Training) -> float:
 
 
 BOUNDS = {dtype: bound(dtype, CHANGING) for dtype in (torch.float64, torch.float32)}
-"""The bounds of the small layers: 4.1e-14 and 2.2e-5.  On one processor runs from factors in other gauges, which round
-differently throughout, differ by 3.1e-15 and 1.9e-7."""
+"""The bounds of the small layers: 4.1e-14 and 2.2e-5.  On one processor runs from factors in other
+gauges, which round differently throughout, differ by 3.1e-15 and 1.9e-7."""
 
 
 def missing(device: str) -> str:
-    """Why a CUDA device cannot be used, with the warnings of torch (of a driver that is too old, say; it warns once in a
-    process); empty for a device that can be used, or that is not of CUDA.
+    """Why a CUDA device cannot be used, with the warnings of torch (of a driver that is too old,
+    say; it warns once in a process); empty for a device that can be used, or that is not of CUDA.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -76,7 +83,9 @@ def device_name(device: str) -> str:
 
 
 def conformance(device: str, dtype: str) -> dict[str, Any]:
-    """The oracle's verdict on both backends, with the ratio of every case, and the reasons if a backend does not pass."""
+    """The oracle's verdict on both backends, with the ratio of every case, and the reasons if a
+    backend does not pass.
+    """
     found = {}
     for name, backend, batched in (("step", step, False), ("batched_step", batched_step, True)):
         report = check_step(backend, array="torch", dtype=dtype, device=device, batched=batched, directions=True)
@@ -160,7 +169,8 @@ def driver(device: str) -> str | None:
 
 
 def settings() -> dict[str, str]:
-    """How products and convolutions of float32 are computed on a device: "tf32" with fewer bits, as torch names it.
+    """How products and convolutions of float32 are computed on a device: "tf32" with fewer bits, as
+    torch names it.
 
     This records the settings of the process; everything here is measured with all bits.
     """
@@ -176,7 +186,8 @@ def settings() -> dict[str, str]:
 def measure(device: str, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """Measure everything, with float32 products in all bits; returns JSON data.
 
-    A part that raises is named in ``errors`` and counts as not passed; the other parts are measured all the same.
+    A part that raises is named in ``errors`` and counts as not passed; the other parts are measured
+    all the same.
     """
     found: dict[str, Any] = {
         "format": 4,

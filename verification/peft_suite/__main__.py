@@ -1,7 +1,9 @@
-"""``python -m verification.peft_suite``: fetch the tests that PEFT publishes, run them with our method, compare with the list.
+"""``python -m verification.peft_suite``: fetch the tests that PEFT publishes, run them with our
+method, compare with the list.
 
-The list, ``expected.toml``, names the checks that cannot hold here, why, and what they say.  A check that fails and is not on it,
-one that fails with other words, and one that passes although it is on it are errors, and so is an entry that no check needs.
+The list, ``expected.toml``, names the checks that cannot hold here, why, and what they say.  A
+check that fails and is not on it, one that fails with other words, and one that passes although it
+is on it are errors, and so is an entry that no check needs.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ BUILD = ROOT / "build" / "peft-suite"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0 if everything is as the list says; further arguments are pytest's (``-k merge``, say)."""
+    """Exit status 0 if everything is as the list says; further arguments are pytest's (``-k
+    merge``, say).
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.peft_suite", description=__doc__)
     _, options = parser.parse_known_args(argv)
     pinned = tomllib.loads(LIST.read_text(encoding="utf-8"))["suite"]
@@ -46,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def fetched(wanted: str, sha256: str) -> Path:
     """The folder of the tests, from the package index unless it is there already.
 
-    Raises ``SystemExit`` unless PEFT is installed in this version, and unless the archive is the one that was pinned.
+    Raises ``SystemExit`` unless PEFT is installed in this version, and unless the archive is the
+    one that was pinned.
     """
     if (found := version("peft")) != wanted:
         raise SystemExit(f"peft-suite: expected PEFT {wanted}, whose checks {LIST.name} knows, found {found}; install that one")

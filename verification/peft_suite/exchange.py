@@ -1,8 +1,11 @@
-"""A pytest plugin that runs PEFT's shared checks on our method in place of LoRA, and judges them by the list ``expected.toml``.
+"""A pytest plugin that runs PEFT's shared checks on our method in place of LoRA, and judges them by
+the list ``expected.toml``.
 
-Shared are the checks that are repeated for every method of PEFT: they have a parameter ``config_cls``, and rows of a model, a
-method and its options.  LoRA's rows are kept, with our names.  Rows with options that LoRA alone has (DoRA, …) are left out, and
-so is every check that is not shared.  The optimizers that the checks make are part of the method, so they are GeoLoRA as well.
+Shared are the checks that are repeated for every method of PEFT: they have a parameter
+``config_cls``, and rows of a model, a method and its options.  LoRA's rows are kept, with our
+names.  Rows with options that LoRA alone has (DoRA, …) are left out, and so is every check that is
+not shared.  The optimizers that the checks make are part of the method, so they are GeoLoRA as
+well.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from verification.peft_suite.__main__ import LIST
 from verification.peft_suite.models import save_models
 
 ABSENT = {"diffusers": "StableDiffusionPipeline", "datasets": "load_dataset"}
-"""Modules and names that the shared code imports for checks that are not run: images, and a data set of the hub."""
+"""Modules and names that the shared code imports for checks that are not run: images, and a data
+set of the hub.
+"""
 WORDS = {
     "r": "rank",
     "lora_alpha": "alpha",
@@ -42,7 +47,9 @@ WORDS = {
 
 
 class Entry(NamedTuple):
-    """An entry of the list: a pattern of the names of checks that cannot hold, one of their errors, and the reason."""
+    """An entry of the list: a pattern of the names of checks that cannot hold, one of their errors,
+    and the reason.
+    """
 
     tests: re.Pattern[str]
     says: re.Pattern[str]
@@ -97,7 +104,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def judged(name: str, said: str | None) -> tuple[str, str] | None:
-    """The outcome of a listed check, and why; None where its own outcome counts.  ``said`` : its error, or None if it passed."""
+    """The outcome of a listed check, and why; None where its own outcome counts.  ``said`` : its
+    error, or None if it passed.
+    """
     entry = next((entry for entry in ENTRIES if entry.tests.search(name)), None)
     if entry is None or (said is not None and not entry.says.search(said)):
         return None
@@ -152,7 +161,9 @@ def stand_ins() -> Iterator[None]:
 
 
 def stepped_by_geolora(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A replacement for a torch optimizer: GeoLoRA where it is given our factors, else the plain optimizer."""
+    """A replacement for a torch optimizer: GeoLoRA where it is given our factors, else the plain
+    optimizer.
+    """
 
     def make(parameters: Any, lr: float = 0.01, **options: Any) -> Any:
         given = list(parameters)

@@ -1,4 +1,6 @@
-"""Small random models under the hub names that PEFT's checks load: a local folder of that name is tried before the hub."""
+"""Small random models under the hub names that PEFT's checks load: a local folder of that name is
+tried before the hub.
+"""
 
 from __future__ import annotations
 

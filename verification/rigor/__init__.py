@@ -1,1 +1,3 @@
-"""How far the checks can be trusted: proofs by ball arithmetic, the precision ladder, long runs, faults, and mutants."""
+"""How far the checks can be trusted: proofs by ball arithmetic, the precision ladder, long runs,
+faults, and mutants.
+"""

@@ -1,4 +1,6 @@
-"""``python -m verification.rigor``: prove the statements on every instance, refute every mutant, let the checker follow."""
+"""``python -m verification.rigor``: prove the statements on every instance, refute every mutant,
+let the checker follow.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,9 @@ RIGHT_HERE = (
 SMALL = 9
 """The largest size of the instances on which mutants are refuted: a mutant is wrong at every size."""
 CHANCES = 168
-"""The number of those instances, each pair of a start and a cut three times.  Singular values from a Gram matrix differ by
-rounding errors only: they are refuted on one instance in fifteen, and on which one depends on the processor."""
+"""The number of those instances, each pair of a start and a cut three times.  Singular values from
+a Gram matrix differ by rounding errors only: they are refuted on one instance in fifteen, and on
+which one depends on the processor."""
 BROKEN: dict[str, Callable[[Instance], Output]] = {
     **{name: mutant(name) for name, m in MUTANTS.items() if m.visible_in == "output" and name not in RIGHT_HERE},
     **{name: broken_projection(name) for name in PROJECTIONS},
@@ -67,7 +70,9 @@ def prove(instances: Iterable[Instance], report: Report = lambda what: None) -> 
 
 
 def refute(names: Iterable[str], instances: Sequence[Instance], report: Report = lambda what: None) -> dict[str, Any]:
-    """For every broken step the first instance where a statement is refuted, which ones, and whether the checker agrees."""
+    """For every broken step the first instance where a statement is refuted, which ones, and
+    whether the checker agrees.
+    """
     found: dict[str, Any] = {}
     for name in names:
         found[name] = next(_refutations(BROKEN[name], instances), None)
@@ -86,7 +91,9 @@ def _refutations(step: Callable[[Instance], Output], instances: Sequence[Instanc
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: everything is certified, every broken step is refuted, and the checker follows all of it."""
+    """Exit status 0: everything is certified, every broken step is refuted, and the checker follows
+    all of it.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor", description="Proofs by ball arithmetic.")
     parser.add_argument("--count", type=integer_from(1), default=112, help="instances of the reference (default: 112)")
     parser.add_argument("--largest", type=integer_from(5), default=24, help="largest m and n (default: 24)")

@@ -1,7 +1,8 @@
-"""Matrices of balls (Arb, through python-flint): every result is an interval that is proved to contain the exact one.
+"""Matrices of balls (Arb, through python-flint): every result is an interval that is proved to
+contain the exact one.
 
-A double is an exact ball of radius 0.  Sums, products, square roots and exponentials of balls are Arb's; what Arb lacks is here:
-the distance to a range, and singular values that come with a proof.
+A double is an exact ball of radius 0.  Sums, products, square roots and exponentials of balls are
+Arb's; what Arb lacks is here: the distance to a range, and singular values that come with a proof.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def norm(A: Any) -> Any:
 
 
 def off(B: Any, Z: Any) -> Any:
-    """(I − Π) Z with the exact orthogonal projector Π = B(BᵀB)⁻¹Bᵀ onto range(B), whether or not B is orthonormal.
+    """(I − Π) Z with the exact orthogonal projector Π = B(BᵀB)⁻¹Bᵀ onto range(B), whether or not B
+    is orthonormal.
 
     Raises ``ZeroDivisionError`` if BᵀB is not proved to be invertible.
     """
@@ -62,11 +64,13 @@ def off(B: Any, Z: Any) -> Any:
 
 
 def singular_values(M: Any, bits: int) -> Bounds:
-    """Lower and upper bounds of all singular values of M, in descending order, from an approximate SVD M ≈ PΣQᵀ in ``bits``.
+    """Lower and upper bounds of all singular values of M, in descending order, from an approximate
+    SVD M ≈ PΣQᵀ in ``bits``.
 
-    Weyl: the singular values of B = PᵀMQ differ from Σ by at most ‖B − Σ‖.  Ostrowski: those of B are those of M times
-    factors between σ_min(P)σ_min(Q) and σ_max(P)σ_max(Q), and |σ(P)² − 1| ≤ ‖PᵀP − I‖.  So every bound holds however bad the
-    approximate SVD is, and equal or zero singular values are no special case.
+    Weyl: the singular values of B = PᵀMQ differ from Σ by at most ‖B − Σ‖.  Ostrowski: those of B
+    are those of M times factors between σ_min(P)σ_min(Q) and σ_max(P)σ_max(Q), and
+    |σ(P)² − 1| ≤ ‖PᵀP − I‖.  So every bound holds however bad the approximate SVD is, and equal or
+    zero singular values are no special case.
     """
     P, sigma, Q = _approximate_svd(M, bits)
     B = P.transpose() * M * Q

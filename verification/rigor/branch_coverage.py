@@ -1,4 +1,6 @@
-"""``python -m verification.rigor.branch_coverage``: which branches of the core its own tests take; fails below 95 %."""
+"""``python -m verification.rigor.branch_coverage``: which branches of the core its own tests take;
+fails below 95 %.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Decide every statement about one iteration, with more and more bits, and record what a checker needs to verify this."""
+"""Decide every statement about one iteration, with more and more bits, and record what a checker
+needs to verify this.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,13 @@ Certificate = dict[str, Any]
 
 
 def certify(x: Instance, out: Output, bits: Sequence[int] = BITS) -> Certificate:
-    """The certificate: exact data, the outcome of every statement, and the bounds of singular values that decide it.
+    """The certificate: exact data, the outcome of every statement, and the bounds of singular
+    values that decide it.
 
-    ``certified`` : left ≤ right is proved; ``refuted`` : left > right is proved; ``undecided`` : neither, at the last precision;
-    ``void`` : the statement says nothing about this output (a rank at its limit, r₁ < r in the tail bound).
+    ``certified`` : left ≤ right is proved; ``refuted`` : left > right is proved;
+    ``undecided`` : neither, at the last precision;
+    ``void`` : the statement says nothing about this output (a rank at its limit, r₁ < r in the tail
+    bound).
     """
     certificate: Certificate = {"format": FORMAT, "data": _data(x, out), "statements": {}, "bounds": {}}
     unusable = _unusable(x, out)

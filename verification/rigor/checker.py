@@ -1,8 +1,10 @@
-"""Follow certificates without the code that made them: ``python checker.py FILE...`` needs python-flint alone.
+"""Follow certificates without the code that made them: ``python checker.py FILE...`` needs
+python-flint alone.
 
-All matrices are formed in 2000 bits from the doubles in the file.  Bounds of singular values are checked by counting the negative
-pivots of MᵀM − x²I (Sylvester), without an SVD.  A certificate is followed iff every outcome that it claims comes out here.
-Exit status 0: all are followed; 1: one is not; 2: there is nothing to follow, in one of the files or because none is given.
+All matrices are formed in 2000 bits from the doubles in the file.  Bounds of singular values are
+checked by counting the negative pivots of MᵀM − x²I (Sylvester), without an SVD.  A certificate is
+followed iff every outcome that it claims comes out here.  Exit status 0: all are followed; 1: one
+is not; 2: there is nothing to follow, in one of the files or because none is given.
 """
 
 import json
@@ -47,7 +49,9 @@ def below(M: Any, x: Any) -> int:
 
 
 def values(M: Any, bounds: Any) -> Any:
-    """Singular values as balls, a hair wider than the certificate's bounds; ArithmeticError if these bounds are not proved."""
+    """Singular values as balls, a hair wider than the certificate's bounds; ArithmeticError if
+    these bounds are not proved.
+    """
     p, hair, balls = min(M.nrows(), M.ncols()), arb(2) ** -300, []
     if len(bounds) != p:
         raise ArithmeticError(f"expected bounds of {p} singular values, found {len(bounds)}")
@@ -60,7 +64,9 @@ def values(M: Any, bounds: Any) -> Any:
 
 
 def tail(sigma: Any) -> Any:
-    """(Σσ²)^{1/2}, as a ball.  A σ from 0 on has a ball that reaches a little below 0, whose square would be no lower bound."""
+    """(Σσ²)^{1/2}, as a ball.  A σ from 0 on has a ball that reaches a little below 0, whose square
+    would be no lower bound.
+    """
     return sum((x.lower().max(arb()) ** 2 for x in sigma), arb()).sqrt().union(sum((x.upper() ** 2 for x in sigma), arb()).sqrt())
 
 

@@ -1,9 +1,10 @@
 """A program in a process of its own, with one thing that goes wrong at a chosen file operation or byte.
 
-The process is a fork, so that every imported module is there.  Its file operations below one folder are counted: those that the
-interpreter's audit events tell (files opened for writing, renamed, removed, cut, folders made), and every sync and write through
-a handle.  Between two operations the disk does not change, so that kills before each operation stand for kills at any moment.
-Within a write the kernel kills, at a chosen byte, by the limit of the file size.
+The process is a fork, so that every imported module is there.  Its file operations below one folder
+are counted: those that the interpreter's audit events tell (files opened for writing, renamed,
+removed, cut, folders made), and every sync and write through a handle.  Between two operations the
+disk does not change, so that kills before each operation stand for kills at any moment.  Within a
+write the kernel kills, at a chosen byte, by the limit of the file size.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": sign
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: exit status (-n: by signal n), printed text, processor seconds, file operations, if too slow."""
+    """How a process ended: exit status (-n: by signal n), printed text, processor seconds, file
+    operations, if too slow.
+    """
 
     status: int
     said: str
@@ -46,7 +49,8 @@ class Ended:
 
 
 class Child:
-    """A fork that runs ``work()``, which returns an exit status; a fault of ``kind`` comes ``at`` an operation (from 1) or byte.
+    """A fork that runs ``work()``, which returns an exit status; a fault of ``kind`` comes ``at``
+    an operation (from 1) or byte.
 
     A power failure after the last operation comes when the work is done.
     """
@@ -63,7 +67,8 @@ class Child:
     def end(self, patience: float, when_stopped: Callable[[], None] = lambda: None) -> Ended:
         """Wait for the end of the process; kill it once it has slept or computed for ``patience`` seconds.
 
-        A busy machine makes no difference.  ``when_stopped`` is called before a process that was stopped goes on.
+        A busy machine makes no difference.  ``when_stopped`` is called before a process that was
+        stopped goes on.
         """
         asleep, hung = time.monotonic(), False
         while True:
@@ -154,7 +159,9 @@ class _Watch:
         setattr(os, name, watched)
 
     def _keep(self, handle: int) -> None:
-        """Note that the file is synced at its present size.  Its first handle stays open, so that its inode is not reused."""
+        """Note that the file is synced at its present size.  Its first handle stays open, so that
+        its inode is not reused.
+        """
         found = os.fstat(handle)
         if found.st_ino in self._safe:
             os.close(handle)

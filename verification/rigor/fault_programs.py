@@ -1,4 +1,5 @@
-"""The programs that a fault campaign disturbs, as their command lines are called, and one with precautions left out.
+"""The programs that a fault campaign disturbs, as their command lines are called, and one with
+precautions left out.
 
 A program has one folder for what it reads and writes; it is small, offline and ends in a second or two.
 """
@@ -45,9 +46,11 @@ class Program:
 
     Attributes
     ----------
-    run : runs the command in this folder and returns its exit status; starts anew if the second argument is true.
+    run : runs the command in this folder and returns its exit status; starts anew if the second
+        argument is true.
     prepare : makes the files that the command reads, in an empty folder.
-    result : the results, from the folder and the printed text; they must be those of an undisturbed run.
+    result : the results, from the folder and the printed text; they must be those of an undisturbed
+        run.
     damaged : patterns of the files in which bits are flipped, or which are cut off.
     names : the files in whose place something else is put.
     kept : finished work that must not be lost.
@@ -90,7 +93,9 @@ def programs() -> dict[str, Program]:
 
 
 def preload() -> None:
-    """Import what the programs need, so that no process has to; none of it is used here, since threads do not survive a fork."""
+    """Import what the programs need, so that no process has to; none of it is used here, since
+    threads do not survive a fork.
+    """
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     for name in ("geolora_ref.cli", "geolora_ref.finetune.command", "geolora_ref.oracle.command", "verification.__main__"):
         import_module(name)
@@ -126,7 +131,9 @@ def _ratios(folder: Path, said: str) -> Any:
 
 
 def _model(folder: Path, kind: str) -> None:
-    """A transformer of one layer of width 16 with random weights, its tokenizer, and sentences with labels."""
+    """A transformer of one layer of width 16 with random weights, its tokenizer, and sentences with
+    labels.
+    """
     import tokenizers
     import torch
     import transformers
@@ -249,7 +256,9 @@ def _judge(folder: Path, anew: bool) -> int:
 
 
 def planted(without: str) -> Program:
-    """A program that counts to six and keeps its state; ``without`` one of :data:`PRECAUTIONS`, or "" for all of them."""
+    """A program that counts to six and keeps its state; ``without`` one of :data:`PRECAUTIONS`, or
+    "" for all of them.
+    """
     file = ("state.json",)
     return Program(partial(_count, without), _nothing, _state, file, file, _counted, resumes=True)
 

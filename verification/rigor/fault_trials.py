@@ -1,8 +1,9 @@
 """Try one fault on one program, and give a verdict.
 
-*lost*: finished work is gone, or the program cannot go on from it; *damaged*: other results than those of an undisturbed run,
-with the same exit status; *hang*: asleep or at work for longer than ten seconds and four times the undisturbed run together;
-*traceback*: a traceback, an exit status that is not allowed, or a refusal that names no file; *fine*: none of these.
+*lost*: finished work is gone, or the program cannot go on from it; *damaged*: other results than
+those of an undisturbed run, with the same exit status; *hang*: asleep or at work for longer than
+ten seconds and four times the undisturbed run together; *traceback*: a traceback, an exit status
+that is not allowed, or a refusal that names no file; *fine*: none of these.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ PLANTS: dict[str, Callable[[Path, Path], object]] = {
 
 
 class Fault(NamedTuple):
-    """A fault: its kind; at which operation, byte or bit; on which file, and what is put there; whether the run is half-way."""
+    """A fault: its kind; at which operation, byte or bit; on which file, and what is put there;
+    whether the run is half-way.
+    """
 
     kind: str
     at: int = 0
@@ -69,7 +72,9 @@ class _Wrong(Exception):  # noqa: N818  (a verdict on another program)
 
 
 class Bench:
-    """A program in a folder, with copies of the folder at the start and half-way, and the results of an undisturbed run."""
+    """A program in a folder, with copies of the folder at the start and half-way, and the results
+    of an undisturbed run.
+    """
 
     def __init__(self, program: Program, place: Path, least: float = 10.0) -> None:
         self.program, self.place, self.work, self.victim = program, place, place / "work", place / "victim"
@@ -133,7 +138,9 @@ class Bench:
             return False
 
     def ended(self, ended: Ended, *allowed: int) -> Ended:
-        """The same run, if it ended in time, without a traceback, and with the undisturbed or an allowed exit status."""
+        """The same run, if it ended in time, without a traceback, and with the undisturbed or an
+        allowed exit status.
+        """
         said = ended.said.strip()[-300:]
         if ended.hung:
             raise _Wrong("hang", f"asleep or at work for {self.patience:.0f} s")
@@ -199,7 +206,9 @@ def _second(bench: Bench, fault: Fault) -> None:
 
 
 def _damaged(bench: Bench, fault: Fault) -> None:
-    """Flip a bit of a file or cut it off: the run notices it or gives the same results; files of the program can be made anew."""
+    """Flip a bit of a file or cut it off: the run notices it or gives the same results; files of
+    the program can be made anew.
+    """
     path = bench.work / fault.name
     if fault.kind == "cut":
         os.truncate(path, fault.at)
@@ -215,7 +224,9 @@ def _damaged(bench: Bench, fault: Fault) -> None:
 
 
 def _noticed(bench: Bench, fault: Fault, ended: Ended) -> None:
-    """Require the right results, or a refusal by name, of a run that found a damaged file or something else in its place."""
+    """Require the right results, or a refusal by name, of a run that found a damaged file or
+    something else in its place.
+    """
     bench.ended(ended, 1, 2)
     if not bench.same(ended):
         if ended.status == 0:
@@ -225,7 +236,9 @@ def _noticed(bench: Bench, fault: Fault, ended: Ended) -> None:
 
 
 def _misnamed(bench: Bench, fault: Fault) -> None:
-    """Put something else in the place of a file; if that is a link and the run refuses it, the target must stay as it is."""
+    """Put something else in the place of a file; if that is a link and the run refuses it, the
+    target must stay as it is.
+    """
     with bench.victim.open("w", encoding="utf-8") as file:
         file.write("precious")
     _plant(bench.work / fault.name, fault.plant, bench.victim)

@@ -1,12 +1,15 @@
-"""``python -m verification.rigor.faults``: inject what goes wrong on machines into the command lines; writes faults.json.
+"""``python -m verification.rigor.faults``: inject what goes wrong on machines into the command
+lines; writes faults.json.
 
-Drawn by a seed, hundreds of faults are done one at a time to small runs of fine-tuning, verification and vectors: kills and
-interruptions at a file operation or within a write, power failures (unsynced data is gone), full disks, a second run, flipped
-bits, files cut off, and folders, links, pipes or unreadable files in the place of files.  After each fault the command goes on,
-or is run anew where it has refused a file (:mod:`verification.rigor.fault_trials`).  A program with precautions left out, one at
-a time, is the negative control.
+Drawn by a seed, hundreds of faults are done one at a time to small runs of fine-tuning,
+verification and vectors: kills and interruptions at a file operation or within a write, power
+failures (unsynced data is gone), full disks, a second run, flipped bits, files cut off, and
+folders, links, pipes or unreadable files in the place of files.  After each fault the command goes
+on, or is run anew where it has refused a file (:mod:`verification.rigor.fault_trials`).  A program
+with precautions left out, one at a time, is the negative control.
 
-It needs Linux.  Finished trials are kept: after a kill the same command goes on.  The sources must not change meanwhile.
+It needs Linux.  Finished trials are kept: after a kill the same command goes on.  The sources must
+not change meanwhile.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ COUNTS = {
     "cut": 8,
     "name": 24,
 }
-"""How many faults of each kind are drawn for a program; fewer where it has fewer operations, files or names."""
+"""How many faults of each kind are drawn for a program; fewer where it has fewer operations, files
+or names.
+"""
 FEW = {"kill": 6, "power failure": 6, "kill in a write": 4, "stop": 2, "flip": 12, "name": 20}
 """The same for the planted program."""
 LOCKED = 6
@@ -57,7 +62,9 @@ Tell = Callable[[str, int, int], None]
 
 
 def draw(bench: Bench, counts: Mapping[str, int], seed: str, part: float = 1.0) -> list[Fault]:
-    """Draw faults of each kind, as many as ``counts`` says times the share of the program and ``part``, or all there are."""
+    """Draw faults of each kind, as many as ``counts`` says times the share of the program and
+    ``part``, or all there are.
+    """
     clock = random.Random(seed)  # noqa: S311  (no secrets)
     drawn: list[Fault] = []
     for kind, number in counts.items():
@@ -68,7 +75,9 @@ def draw(bench: Bench, counts: Mapping[str, int], seed: str, part: float = 1.0) 
 
 
 def _possible(bench: Bench, kind: str, count: int, clock: random.Random) -> Sequence[Fault]:
-    """All faults of a kind; of faults at a byte or bit, which are too many to list, ``count`` drawn ones."""
+    """All faults of a kind; of faults at a byte or bit, which are too many to list, ``count`` drawn
+    ones.
+    """
     program, late = bench.program, bench.program.resumes
     start = bench.folder(late)
     if kind in ("flip", "cut"):
@@ -100,7 +109,9 @@ def controls(place: Path, seed: int) -> dict[str, list[str]]:
 
 
 def totals(found: Mapping[str, Sequence[tuple[Fault, Verdict]]]) -> dict[str, Any]:
-    """How often each verdict was given, by program and kind of fault; every verdict that is not fine, with its reason."""
+    """How often each verdict was given, by program and kind of fault; every verdict that is not
+    fine, with its reason.
+    """
     verdicts = {
         name: {kind: dict(Counter(verdict.word for fault, verdict in rows if fault.kind == kind)) for kind in COUNTS}
         for name, rows in found.items()
@@ -111,7 +122,9 @@ def totals(found: Mapping[str, Sequence[tuple[Fault, Verdict]]]) -> dict[str, An
 
 
 def _injected(place: Path, seed: int, part: float, state: Path, tell: Tell) -> dict[str, list[tuple[Fault, Verdict]]]:
-    """All faults of all programs; a fault that an earlier run with the same sources and seed has tried is not tried again."""
+    """All faults of all programs; a fault that an earlier run with the same sources and seed has
+    tried is not tried again.
+    """
     about = {"sources": provenance()["sources"], "seed": seed}
     kept = read_json(state) if state.exists() else {}
     done: dict[str, list[str]] = kept["done"] if kept.get("about") == about else {}
@@ -130,7 +143,9 @@ def _injected(place: Path, seed: int, part: float, state: Path, tell: Tell) -> d
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every verdict is fine and every control is caught; 1: not so; 2: cannot go on; 130: interrupted."""
+    """Exit status 0: every verdict is fine and every control is caught; 1: not so; 2: cannot go on;
+    130: interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.faults", description="Disturb programs and compare.")
     parser.add_argument("--part", type=_fraction, default=1.0, help="of the faults, for whoever has less time (default: all, 1)")
     parser.add_argument("--seed", type=integer_from(0), default=0, help="where the random draws start (default: 0)")

@@ -1,7 +1,9 @@
-"""The problem instances whose steps are proved, as exact binary numbers, and the steps and projections that are made on them.
+"""The problem instances whose steps are proved, as exact binary numbers, and the steps and
+projections that are made on them.
 
-The flow is that of L(W) = ½⟨W − A, H₁(W − A)H₂⟩ with diagonal H₁, H₂.  Diagonal ones lose no generality, since a step commutes
-with orthogonal changes of basis on both sides and A, U, V are dense.  They make β, μ and the closed form of the flow exact.
+The flow is that of L(W) = ½⟨W − A, H₁(W − A)H₂⟩ with diagonal H₁, H₂.  Diagonal ones lose no
+generality, since a step commutes with orthogonal changes of basis on both sides and A, U, V are
+dense.  They make β, μ and the closed form of the flow exact.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ LARGEST = 24
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """One training iteration.  ``d1``, ``d2``: the diagonals of H₁, H₂; ``X``: the start of the flow, near W = U S Vᵀ."""
+    """One training iteration.  ``d1``, ``d2``: the diagonals of H₁, H₂; ``X``: the start of the
+    flow, near W = U S Vᵀ.
+    """
 
     id: str
     d1: Matrix
@@ -56,7 +60,9 @@ class Instance:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """The output of one iteration: the new factors, (Û, Ŝ, V̂) where the step shows them, and the tangent projection of G."""
+    """The output of one iteration: the new factors, (Û, Ŝ, V̂) where the step shows them, and the
+    tangent projection of G.
+    """
 
     U1: Matrix
     S1: Matrix
@@ -66,10 +72,12 @@ class Output:
 
 
 def draw(count: int, seed: int = 0, largest: int = LARGEST) -> Iterator[Instance]:
-    """``count`` instances: every start with every cut (56 pairs) in turn, sizes from 4 to ``largest``, λβ between 0.2 and 1.9.
+    """``count`` instances: every start with every cut (56 pairs) in turn, sizes from 4 to
+    ``largest``, λβ between 0.2 and 1.9.
 
-    "small scale" is a whole problem of size 2⁻³⁰, on which a number of the size of eps that is added to S shows; "in range" has
-    a gradient whose columns lie in range(U), so that the new columns of U are made from rounding errors alone.
+    "small scale" is a whole problem of size 2⁻³⁰, on which a number of the size of eps that is
+    added to S shows; "in range" has a gradient whose columns lie in range(U), so that the new
+    columns of U are made from rounding errors alone.
     """
     for k in range(count):
         rng = np.random.default_rng([seed, k, 7])

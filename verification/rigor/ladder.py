@@ -1,13 +1,16 @@
-"""The precision ladder: one step with 8 to 113 significant bits against 200, and what the two routes to the gradients lose.
+"""The precision ladder: one step with 8 to 113 significant bits against 200, and what the two
+routes to the gradients lose.
 
 ``python -m verification.rigor.ladder`` writes ladder.json.
 
-The step is written once, for numbers of any precision (mpmath).  Its significands are those of bfloat16, float16, float32,
-float64 and binary128; the range of exponents is not limited.  Every error is relative to the natural scale of what is compared,
-and independent of the gauge.  Prediction: the error is a modest multiple of the unit round-off u, slope 1 on log-log axes.
+The step is written once, for numbers of any precision (mpmath).  Its significands are those of
+bfloat16, float16, float32, float64 and binary128; the range of exponents is not limited.  Every
+error is relative to the natural scale of what is compared, and independent of the gauge.
+Prediction: the error is a modest multiple of the unit round-off u, slope 1 on log-log axes.
 
-The steps that this package delivers are points beside that line (:mod:`verification.rigor.real_steps`): each must lie within what
-storage and one unit of the acceptance criteria allow, and the same step of a gradient that lacks a few bits must not.
+The steps that this package delivers are points beside that line
+(:mod:`verification.rigor.real_steps`): each must lie within what storage and one unit of the
+acceptance criteria allow, and the same step of a gradient that lacks a few bits must not.
 """
 
 from __future__ import annotations
@@ -35,21 +38,27 @@ Matrix = NDArray[np.float64]
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53, "binary128": 113}
 EXACT = 200
 GUARD = 53
-"""Additional bits for the QR iteration of line 6, which does not converge with 8; its results are rounded."""
+"""Additional bits for the QR iteration of line 6, which does not converge with 8; its results are
+rounded.
+"""
 TOLERANCE = 0.1
 """How far a slope may be from the prediction."""
 STAGES = ("K_new", "L_new", "S_new", "W_hat", "singular values", "W_1")
 
 
 def _instance(seed: int) -> tuple[Any, ...]:
-    """U, S, V, G of sizes 9, 7, 3: exact in every precision of the ladder once U and V are made orthonormal in it."""
+    """U, S, V, G of sizes 9, 7, 3: exact in every precision of the ladder once U and V are made
+    orthonormal in it.
+    """
     rng = np.random.default_rng([seed, 11])
     Y = LowRank.random((9, 7), [1.0, 0.5, 0.25], rng)
     return Y.U, Y.S, Y.V, rng.standard_normal((9, 7))
 
 
 def _step(arrays: Sequence[Matrix], bits: int, coarse: int | None = None, rate: float = 0.25) -> dict[str, Any]:
-    """Algorithm 1 with ``bits`` significant bits, truncated to RANK; ``coarse`` bits in line 3 (for a control)."""
+    """Algorithm 1 with ``bits`` significant bits, truncated to RANK; ``coarse`` bits in line 3 (for
+    a control).
+    """
     U, S, V, G = (mpmath.matrix(X.tolist()) for X in arrays)
     r = S.rows
     with mpmath.mp.workprec(coarse or bits):
@@ -82,7 +91,9 @@ def _orthonormal(X: Any) -> Any:
 
 
 def ladder(seeds: int = 3, coarse: int | None = None) -> dict[str, list[float]]:
-    """The largest relative errors over the seeds, for every stage one error for each rung of :data:`BITS`."""
+    """The largest relative errors over the seeds, for every stage one error for each rung of
+    :data:`BITS`.
+    """
     errors: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for bits in BITS.values():
         found = dict.fromkeys(STAGES, 0.0)
@@ -100,7 +111,9 @@ def ladder(seeds: int = 3, coarse: int | None = None) -> dict[str, list[float]]:
 
 
 def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
-    """The relative error of W₁ of a real step, and the error that is allowed, for the worst of the seeds."""
+    """The relative error of W₁ of a real step, and the error that is allowed, for the worst of the
+    seeds.
+    """
     u, eps = 2.0 ** -BITS[real.dtype], 2.0 ** (1 - BITS[real.arithmetic])
     found = []
     for seed in range(seeds):
@@ -115,13 +128,17 @@ def real_step(real: RealStep, seeds: int = 3) -> dict[str, Any]:
 
 
 def control(real: RealStep, seeds: int = 3, more: int = 0) -> dict[str, Any]:
-    """The step with a gradient of so few bits that the loss must be noticed; ``more`` bits are added to these."""
+    """The step with a gradient of so few bits that the loss must be noticed; ``more`` bits are
+    added to these.
+    """
     bits = BITS[real.dtype] - missing_bits(real) + more
     return real_step(lossy(real, bits), seeds) | {"bits": bits}
 
 
 def route_errors(conditions: Sequence[float], seed: int = 0) -> dict[str, list[float]]:
-    """Relative error of ∇_K by the published route (dense S of this condition) and by the division-free one, in float64."""
+    """Relative error of ∇_K by the published route (dense S of this condition) and by the
+    division-free one, in float64.
+    """
     rng = np.random.default_rng([seed, 12])
     errors: dict[str, list[float]] = {"published": [], "division-free": []}
     for condition in conditions:
@@ -139,7 +156,9 @@ def route_errors(conditions: Sequence[float], seed: int = 0) -> dict[str, list[f
 
 
 def augmentation_errors(sizes: Sequence[float], seed: int = 0) -> dict[str, list[float]]:
-    """Relative distances of (I − UUᵀ)∇_K from the range of Ũ, made from K_new or from ∇_K, for these sizes of λ‖∇_K‖/‖S‖."""
+    """Relative distances of (I − UUᵀ)∇_K from the range of Ũ, made from K_new or from ∇_K, for
+    these sizes of λ‖∇_K‖/‖S‖.
+    """
     rng = np.random.default_rng([seed, 13])
     errors: dict[str, list[float]] = {"augmented with K_new": [], "augmented with the gradient": []}
     for size in sizes:
@@ -161,7 +180,9 @@ SIZES = [10.0**-k for k in range(13)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every slope is as predicted, every real step is within its allowed error, and no lossy step is."""
+    """Exit status 0: every slope is as predicted, every real step is within its allowed error, and
+    no lossy step is.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.ladder", description="Error against unit round-off.")
     parser.add_argument("--output", type=writable_folder, default="build/rigor", metavar="FOLDER")
     options = parser.parse_args(argv)

@@ -1,4 +1,6 @@
-"""The picture of the precision ladder, from ladder.json alone: the page draws it without the modules that measure."""
+"""The picture of the precision ladder, from ladder.json alone: the page draws it without the
+modules that measure.
+"""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
-"""Long runs: many thousand steps on a small problem, ``python -m verification.rigor.long_runs``; writes long_runs.json.
+"""Long runs: many thousand steps on a small problem, ``python -m verification.rigor.long_runs``;
+writes long_runs.json.
 
-The target changes between rank 6 and rank 1, so that ranks grow and shrink all the time.  Watched, tenth by tenth of the run: the
-defect of the bases (just before they are cured), the ranks, the processor time a step and the memory of the process.  After half
-of the steps the state is saved, loaded and run on once more; both runs must end bit for bit the same.
+The target changes between rank 6 and rank 1, so that ranks grow and shrink all the time.  Watched,
+tenth by tenth of the run: the defect of the bases (just before they are cured), the ranks, the
+processor time a step and the memory of the process.  After half of the steps the state is saved,
+loaded and run on once more; both runs must end bit for bit the same.
 
-Rounding adds up in the bases as long as their directions are kept: with one target and without a cure the defect grows without
-bound (4500 eps after 16 000 steps in float64).  The cure is one Newton–Schulz step (:meth:`geolora_ref.LowRank.polished`) now and
-then, ``--polish K`` every K steps.
+Rounding adds up in the bases as long as their directions are kept: with one target and without a
+cure the defect grows without bound (4500 eps after 16 000 steps in float64).  The cure is one
+Newton–Schulz step (:meth:`geolora_ref.LowRank.polished`) now and then, ``--polish K`` every K
+steps.
 
-The whole takes a quarter of an hour of a quiet core.  Every 10 000 steps a sealed file says how far it is; after a kill the same
-command goes on from there.
+The whole takes a quarter of an hour of a quiet core.  Every 10 000 steps a sealed file says how far
+it is; after a kill the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -53,10 +56,12 @@ def long_run(
     period: int = PERIOD,
     state_file: Path | None = None,
 ) -> dict[str, Any]:
-    """The measurements of one run of ``steps`` steps, at least 2·TENTHS·PERIOD; the target changes every ``period`` steps.
+    """The measurements of one run of ``steps`` steps, at least 2·TENTHS·PERIOD; the target changes
+    every ``period`` steps.
 
-    Half of the steps are done twice, so that ``progress(done)`` ends at 3/2 ``steps``, rounded up.  With a ``state_file`` the
-    run goes on where an earlier one of the same steps, options and sources stopped.
+    Half of the steps are done twice, so that ``progress(done)`` ends at 3/2 ``steps``, rounded up.
+    With a ``state_file`` the run goes on where an earlier one of the same steps, options and
+    sources stopped.
     """
     step = _stepper(dtype, polish, period)
     task = {"steps": steps, "dtype": dtype, "polish": polish, "period": period, "sources": _sources()}
@@ -86,7 +91,9 @@ def long_run(
 
 
 def verdict(found: dict[str, Any]) -> dict[str, Any]:
-    """What must hold: bounded defect, ranks that grow and shrink in every tenth, no leak of memory or time."""
+    """What must hold: bounded defect, ranks that grow and shrink in every tenth, no leak of memory
+    or time.
+    """
     tenths = found["tenths"]
     defects = [tenth["defect"] / found["eps"] for tenth in tenths]
     a_step = [tenth["seconds"] / tenth["steps"] for tenth in tenths]
@@ -101,7 +108,9 @@ def verdict(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stepper(dtype: str, polish: int, period: int) -> Step:
-    """Step k: the new state, and the defect of its bases before they are cured (measured every PERIOD steps, else 0)."""
+    """Step k: the new state, and the defect of its bases before they are cured (measured every
+    PERIOD steps, else 0).
+    """
     spectra = ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], [1.0])
     problems = [Quadratic.random(SHAPE, spectrum, np.random.default_rng(5)) for spectrum in spectra]
     fields = [tuple(X.astype(dtype) for X in (p.H1, p.A, p.H2)) for p in problems]
@@ -154,7 +163,9 @@ def _advance(step: Step, Y: LowRank, begin: int, end: int) -> tuple[LowRank, dic
 
 
 def _enter(state: dict[str, Any], tenth: int, measured: dict[str, Any]) -> None:
-    """Add what a chunk measured to its tenth.  The first chunk of a process warms up: its growth is no leak."""
+    """Add what a chunk measured to its tenth.  The first chunk of a process warms up: its growth is
+    no leak.
+    """
     row = state["tenths"][tenth]
     for key in ("steps", "seconds"):
         row[key] += measured[key]
@@ -187,13 +198,17 @@ def _unpacked(text: str) -> LowRank:
 
 
 def _sources() -> str:
-    """A digest of the sources of the step, of its problem and of this file, and of NumPy's version; the machine is left out."""
+    """A digest of the sources of the step, of its problem and of this file, and of NumPy's version;
+    the machine is left out.
+    """
     files = [path for room in ("", "problems") for path in sorted((ROOT / "geolora_ref" / room).glob("*.py"))] + [Path(__file__)]
     return digest(np.__version__.encode() + b"".join(path.read_bytes() for path in files))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: every check of every run holds; 1: one does not; 2: cannot go on; 130: interrupted, to be taken up again."""
+    """Exit status 0: every check of every run holds; 1: one does not; 2: cannot go on; 130:
+    interrupted, to be taken up again.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.long_runs", description="Many steps on a small problem.")
     parser.add_argument("--float32", type=int, default=100_000, metavar="STEPS", help="in single precision (default: 100000)")
     parser.add_argument("--float64", type=int, default=1_000_000, metavar="STEPS", help="in double precision (default: 1000000)")
@@ -221,7 +236,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_all(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Do both runs, or what is left of them; the states kept for a resumption are removed once the results are written."""
+    """Do both runs, or what is left of them; the states kept for a resumption are removed once the
+    results are written.
+    """
     files = {dtype: options.output / "long_runs" / f"{dtype}.json" for dtype in ("float32", "float64")}
     if options.fresh:
         _forget(files.values())

@@ -1,8 +1,10 @@
-"""``python -m verification.rigor.mutation``: break the code in small ways, and count which breaks the tests and claims notice.
+"""``python -m verification.rigor.mutation``: break the code in small ways, and count which breaks
+the tests and claims notice.
 
-Every mutant runs in a fork of this process, which has imported the libraries but nothing of this package; a fork imports the
-package with one file changed.  What is mutated, what must notice and how many are drawn is in ``mutation.toml``; survivors that
-cannot be noticed are in ``mutation_equivalents.toml``, each with its reason.
+Every mutant runs in a fork of this process, which has imported the libraries but nothing of this
+package; a fork imports the package with one file changed.  What is mutated, what must notice and
+how many are drawn is in ``mutation.toml``; survivors that cannot be noticed are in
+``mutation_equivalents.toml``, each with its reason.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ class Scope:
 
 
 class Altered(SourceFileLoader):
-    """An import hook that finds the mutated module before the others do, and loads it from its changed text."""
+    """An import hook that finds the mutated module before the others do, and loads it from its
+    changed text.
+    """
 
     def __init__(self, mutant: Mutant) -> None:
         name = mutant.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -113,7 +117,9 @@ class Profile:
 
 
 def tests_pass(arguments: Sequence[str]) -> bool:
-    """Whether these tests pass, without the run-time type checker: no mutant may be killed by the shapes in annotations."""
+    """Whether these tests pass, without the run-time type checker: no mutant may be killed by the
+    shapes in annotations.
+    """
     import pytest
 
     with patch("jaxtyping.install_import_hook", lambda *_: nullcontext()):
@@ -121,9 +127,11 @@ def tests_pass(arguments: Sequence[str]) -> bool:
 
 
 def claim_stands(module: str) -> bool:
-    """Whether the claim of this module holds in the quick plan, as sharp as on record, and its pictures and tables can be made.
+    """Whether the claim of this module holds in the quick plan, as sharp as on record, and its
+    pictures and tables can be made.
 
-    ``verification.claims`` is imported first: it refuses claims whose names and sources are not what they should be.
+    ``verification.claims`` is imported first: it refuses claims whose names and sources are not
+    what they should be.
     """
     from matplotlib.figure import Figure
 
@@ -148,10 +156,12 @@ def claim_stands(module: str) -> bool:
 
 
 def judge(check: Check, mutant: Mutant | None, limit: int) -> tuple[str, float]:
-    """Run the check in a fork, with the mutant in place of its file; returns the outcome and the seconds of processor time.
+    """Run the check in a fork, with the mutant in place of its file; returns the outcome and the
+    seconds of processor time.
 
-    "survived", "killed", "timeout": ``limit`` seconds of processor time (a busy machine must not make a difference), or
-    "error" if the system ended the process, for want of memory for example, which says nothing about the check.
+    "survived", "killed", "timeout": ``limit`` seconds of processor time (a busy machine must not
+    make a difference), or "error" if the system ended the process, for want of memory for example,
+    which says nothing about the check.
     """
     child = os.fork()
     if child == 0:
@@ -203,7 +213,8 @@ def _plan() -> dict[str, Any]:
 
 
 def scopes(names: Sequence[str] = (), most: int | None = None) -> Iterator[Scope]:
-    """The scopes of ``mutation.toml``, all or those named, each with the mutants that its seed draws, at most ``most``.
+    """The scopes of ``mutation.toml``, all or those named, each with the mutants that its seed
+    draws, at most ``most``.
 
     A smaller sample is the beginning of a larger one.
     """
@@ -232,7 +243,9 @@ def _check(file: str, module: dict[str, Any], options: dict[str, list[str]]) -> 
 
 
 def accepted() -> dict[str, str]:
-    """The mutants that nothing can notice, with reasons; ``ValueError`` for an entry without a reason or given twice."""
+    """The mutants that nothing can notice, with reasons; ``ValueError`` for an entry without a
+    reason or given twice.
+    """
     entries = tomllib.loads((ROOT / "verification/rigor/mutation_equivalents.toml").read_text(encoding="utf-8"))["equivalent"]
     reasons = {f"{entry['in']}::{entry['diff']}": entry["reason"] for entry in entries}
     if len(reasons) != len(entries) or not all(reasons.values()):
@@ -241,7 +254,9 @@ def accepted() -> dict[str, str]:
 
 
 def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> dict[str, Any]:
-    """The figures of one scope and its verdict; mutants that are accepted as equivalent do not count in the score."""
+    """The figures of one scope and its verdict; mutants that are accepted as equivalent do not
+    count in the score.
+    """
     drawn = [suspect.mutant.key for suspect in scope.drawn]
     counted = [key for key in drawn if key not in reasons]
     survivors = [key for key in counted if outcomes[key] == "survived"]
@@ -267,8 +282,8 @@ def summary(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> 
 
 
 def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """Reasons not to believe the score: listed equivalents that match no mutant or a killed one, and mutants whose check was
-    ended by the system.
+    """Reasons not to believe the score: listed equivalents that match no mutant or a killed one,
+    and mutants whose check was ended by the system.
     """
     files = {suspect.mutant.file for suspect in scope.suspects}
     keys = {suspect.mutant.key for suspect in scope.suspects}
@@ -282,7 +297,9 @@ def objections(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str]) 
 
 
 def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
-    """The seconds that each file's check may take; ``RuntimeError`` if a check fails on the code without a mutant."""
+    """The seconds that each file's check may take; ``RuntimeError`` if a check fails on the code
+    without a mutant.
+    """
     allowed: dict[str, int] = {}
     for suspect in suspects:
         file = suspect.mutant.file
@@ -296,8 +313,8 @@ def limits(suspects: Sequence[Suspect]) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0: every scope that was run reaches its floor, and its accepted mutants exist and survive; 1: otherwise; 2:
-    a scope is unknown, or earlier outcomes are damaged.
+    """Exit status 0: every scope that was run reaches its floor, and its accepted mutants exist and
+    survive; 1: otherwise; 2: a scope is unknown, or earlier outcomes are damaged.
     """
     names = [scope["name"] for scope in _plan()["scope"]]
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.mutation", description=__doc__)
@@ -330,7 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
-    """The outcomes of an earlier run with the same sources, tests and plan; none, with a message, if these differ.
+    """The outcomes of an earlier run with the same sources, tests and plan; none, with a message,
+    if these differ.
 
     Raises ``ValueError`` that names the file if it is damaged.
     """
@@ -345,7 +363,8 @@ def _known(store: Path, kept: dict[str, Any]) -> dict[str, str]:
 
 
 def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
-    """Write mutation.json: these results, and the last ones of the other scopes, if they can be read and have this form.
+    """Write mutation.json: these results, and the last ones of the other scopes, if they can be
+    read and have this form.
 
     The file as a whole names the sources that all of its scopes were tried with, or none if they differ.
     """
@@ -363,7 +382,9 @@ def _keep(results: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
 
 
 def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: Callable[[], None]) -> None:
-    """Try every drawn mutant that is not known to be killed, and every accepted one; ``save`` what is known now and then."""
+    """Try every drawn mutant that is not known to be killed, and every accepted one; ``save`` what
+    is known now and then.
+    """
     extra = [s for s in scope.suspects if s.mutant.key in reasons and s not in scope.drawn]
     todo = [s for s in (*scope.drawn, *extra) if outcomes.get(s.mutant.key) not in KILLED]
     allowed = limits(todo)
@@ -384,7 +405,9 @@ def _run(scope: Scope, outcomes: dict[str, str], reasons: dict[str, str], save: 
 
 
 def _tried(suspect: Suspect, limit: int) -> str:
-    """The outcome of a mutant; one that the system ended is tried once more, since memory may have been short."""
+    """The outcome of a mutant; one that the system ended is tried once more, since memory may have
+    been short.
+    """
     outcome, _ = judge(suspect.check, suspect.mutant, limit)
     return judge(suspect.check, suspect.mutant, limit)[0] if outcome == "error" else outcome
 

@@ -1,4 +1,6 @@
-"""Rules by which a scope leaves parts of the sources unmutated: each is true of the nodes that it leaves out."""
+"""Rules by which a scope leaves parts of the sources unmutated: each is true of the nodes that it
+leaves out.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ __all__ = ["RULES"]
 
 
 def prose(node: cst.CSTNode) -> bool:
-    """A text with a space in it: titles, statements, captions and the names of inequalities are for readers."""
+    """A text with a space in it: titles, statements, captions and the names of inequalities are for
+    readers.
+    """
     return isinstance(node, cst.SimpleString) and " " in node.value
 
 
@@ -32,7 +36,9 @@ NUMBERS = re.compile(r"N|T|DRAWS|RANKS?|MAX_RANK|SHAPES?|SIZES|RATES|EPSILONS|SI
 
 
 def choice_of_instances(node: cst.CSTNode) -> bool:
-    """Code that chooses the instances: cases of a plan, problems by name, random draws; a claim holds for every instance."""
+    """Code that chooses the instances: cases of a plan, problems by name, random draws; a claim
+    holds for every instance.
+    """
     rng, others = m.Name("rng"), m.ZeroOrMore()
     planned = m.FunctionDef(params=m.Parameters(params=[others, m.Param(name=m.Name("plan")), others]))
     made = m.FunctionDef(name=m.Name("problem_of") | m.Name("make")) | m.Lambda(params=m.Parameters(params=[m.Param(name=rng)]))
@@ -49,7 +55,9 @@ def _sets_numbers(node: cst.CSTNode) -> bool:
 
 
 def assertions(node: cst.CSTNode) -> bool:
-    """``assert`` and ``zip(strict=True)`` state what is true of our own data; without them right code does the same."""
+    """``assert`` and ``zip(strict=True)`` state what is true of our own data; without them right
+    code does the same.
+    """
     return isinstance(node, cst.Assert) or m.matches(node, m.Call(func=m.Name("zip")))
 
 

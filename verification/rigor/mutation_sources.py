@@ -1,8 +1,9 @@
 """The mutants of a source file: every small change that the operators of mutmut know, one at a time.
 
-mutmut as a whole mutates neither decorated functions nor data outside of functions (a claim is such data), and the names of its
-mutants change with every edit.  Therefore its operators are applied here, and a mutant is known by file, function and diff; where
-a function has the same line several times, also by the number of the occurrence.
+mutmut as a whole mutates neither decorated functions nor data outside of functions (a claim is such
+data), and the names of its mutants change with every edit.  Therefore its operators are applied
+here, and a mutant is known by file, function and diff; where a function has the same line several
+times, also by the number of the occurrence.
 """
 
 from __future__ import annotations
@@ -82,11 +83,15 @@ NEVER: tuple[m.BaseMatcherNode, ...] = (
     m.Call(func=m.Name("len") | m.Name("isinstance")),
     m.Subscript(value=m.Name("Literal") | m.Name("Callable")),
 )
-"""Never mutated: what only readers and type checkers see and, as in mutmut, calls whose mutants break at once."""
+"""Never mutated: what only readers and type checkers see and, as in mutmut, calls whose mutants
+break at once.
+"""
 
 
 class _Collector(cst.CSTVisitor):
-    """Walk through a module with the name of the function in hand, and note every change that an operator offers."""
+    """Walk through a module with the name of the function in hand, and note every change that an
+    operator offers.
+    """
 
     METADATA_DEPENDENCIES = (WhitespaceInclusivePositionProvider,)
 
@@ -121,10 +126,12 @@ class _Collector(cst.CSTVisitor):
 
 
 def _offered(operator: Callable[[cst.CSTNode], Iterable[cst.CSTNode]], node: cst.CSTNode) -> Iterable[cst.CSTNode]:
-    """The changes that an operator makes of a node, without those that any test would kill: easy kills prove nothing.
+    """The changes that an operator makes of a node, without those that any test would kill: easy
+    kills prove nothing.
 
-    No value that is assigned becomes None.  A positional argument becomes None but does not vanish, a keyword argument vanishes
-    (so that its default acts) but does not become None.  A string is changed in one way, not in three.
+    No value that is assigned becomes None.  A positional argument becomes None but does not vanish,
+    a keyword argument vanishes (so that its default acts) but does not become None.  A string is
+    changed in one way, not in three.
     """
     if operator is operator_assignment:
         return []

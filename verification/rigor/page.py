@@ -1,4 +1,6 @@
-"""``python -m verification.rigor.page``: write the page "Rigor" from what is in build/rigor (or stored), print every total."""
+"""``python -m verification.rigor.page``: write the page "Rigor" from what is in build/rigor (or
+stored), print every total.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: no result, measured here or stored, is a failure (items that were not run are named); 1: one is; 2: the
-    page cannot be written.
+    """Exit status 0: no result, measured here or stored, is a failure (items that were not run are
+    named); 1: one is; 2: the page cannot be written.
     """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.page", description='The page "Rigor" and its totals.')
     parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER", help=f"what was measured (default: {FOLDER})")

@@ -1,9 +1,12 @@
-"""``python -m verification.rigor.random_kills``: kill the real command line at random moments and compare; writes kills.json.
+"""``python -m verification.rigor.random_kills``: kill the real command line at random moments and
+compare; writes kills.json.
 
-A campaign ``python -m verification --full --only …`` runs in a process group of its own.  It is killed (SIGKILL in half of the
-cases, else SIGTERM or SIGINT) once it has finished a random number of further cases, and started again, until enough kills have
-hit.  After every kill the journal may have lost nothing and have nothing twice; at the end its results must be those of an
-undisturbed run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be editing them.
+A campaign ``python -m verification --full --only …`` runs in a process group of its own.  It is
+killed (SIGKILL in half of the cases, else SIGTERM or SIGINT) once it has finished a random number
+of further cases, and started again, until enough kills have hit.  After every kill the journal may
+have lost nothing and have nothing twice; at the end its results must be those of an undisturbed
+run.  The campaign runs from a copy of the sources: results belong to sources, and somebody may be
+editing them.
 """
 
 from __future__ import annotations
@@ -99,7 +102,9 @@ def campaign(
 
 
 def copy_sources(folder: Path) -> None:
-    """Everything that the command line reads: the packages, and the documentation whose keys and headings the claims cite."""
+    """Everything that the command line reads: the packages, and the documentation whose keys and
+    headings the claims cite.
+    """
     for part in SOURCES:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(*BUILT))
 
@@ -123,7 +128,9 @@ def _run(folder: Path, claims: Sequence[str], output: Path) -> None:
 def _kill(
     folder: Path, claims: Sequence[str], output: Path, finished: int, wait: float, chosen: signal.Signals
 ) -> signal.Signals | None:
-    """Start a campaign, kill it ``wait`` seconds after so many cases are ``finished``; None if it ended before the kill."""
+    """Start a campaign, kill it ``wait`` seconds after so many cases are ``finished``; None if it
+    ended before the kill.
+    """
     process = subprocess.Popen(  # noqa: S603  (our own command)
         _command(claims, output),
         cwd=folder / "sources",
@@ -152,7 +159,9 @@ def ratios(output: Path) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: nothing was lost, nothing counted twice, and the results are those of an undisturbed run."""
+    """Exit status 0: nothing was lost, nothing counted twice, and the results are those of an
+    undisturbed run.
+    """
     parser = argparse.ArgumentParser(prog="python -m verification.rigor.random_kills", description="Kill campaigns and compare.")
     parser.add_argument("--kills", type=integer_from(1), default=20, help="kills that hit a campaign at work (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="where the random draws start (default: 0)")

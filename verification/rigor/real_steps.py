@@ -1,17 +1,21 @@
-"""The steps that this package delivers as points of the precision ladder: the reference and the fast path, by their arrays.
+"""The steps that this package delivers as points of the precision ladder: the reference and the
+fast path, by their arrays.
 
-All input arrays are exact in every format, in the eight bits of bfloat16 as well: U and V have entries 0, ±1/4 and ±1/2, S, G and
-the gradients are small multiples of 1/4 and 1/16.  So the whole error is that of the step, which is compared with
+All input arrays are exact in every format, in the eight bits of bfloat16 as well: U and V have
+entries 0, ±1/4 and ±1/2, S, G and the gradients are small multiples of 1/4 and 1/16.  So the whole
+error is that of the step, which is compared with
 
     3u ‖W₁‖ + c·eps·s · σ_r/(σ_r − σ_{r+1}),        c = 4√(m + n),
 
-where u is the unit round-off of the format that U₁, S₁ (diagonal) and V₁ are kept in: rounding one of them moves W₁ by u‖W₁‖,
-to first order at most.  c·eps·s is one unit of the acceptance criteria, which reject at 30, with eps of the arithmetic: a
-yardstick, no bound of the error of Ŵ.  The last factor, by which truncation amplifies that error, is the norm of the derivative
-of the best approximation of rank r: it takes E_ij (i ≤ r < j, in singular vectors) to σ_i(σ_i E_ij + σ_j E_ji)/(σ_i² − σ_j²),
-and has the eigenvalues σ_i/(σ_i ± σ_j) there.
+where u is the unit round-off of the format that U₁, S₁ (diagonal) and V₁ are kept in: rounding one
+of them moves W₁ by u‖W₁‖, to first order at most.  c·eps·s is one unit of the acceptance criteria,
+which reject at 30, with eps of the arithmetic: a yardstick, no bound of the error of Ŵ.  The last
+factor, by which truncation amplifies that error, is the norm of the derivative of the best
+approximation of rank r: it takes E_ij (i ≤ r < j, in singular vectors) to σ_i(σ_i E_ij + σ_j
+E_ji)/(σ_i² − σ_j²), and has the eigenvalues σ_i/(σ_i ± σ_j) there.
 
-How sharp this yardstick is, the controls show: they have the least loss of accuracy in the gradient that it notices.
+How sharp this yardstick is, the controls show: they have the least loss of accuracy in the gradient
+that it notices.
 """
 
 from __future__ import annotations
@@ -33,12 +37,16 @@ __all__ = ["RANK", "RATE", "REAL_STEPS", "RealStep", "allowed", "lossy", "missin
 Matrix = NDArray[np.float64]
 Factors = tuple[Matrix, Matrix, Matrix]
 RATE, RANK = 0.3, 4
-"""λ, the only input that the formats do not represent exactly, so that line 3 rounds; and the rank that is kept."""
+"""λ, the only input that the formats do not represent exactly, so that line 3 rounds; and the rank
+that is kept.
+"""
 
 
 @dataclass(frozen=True)
 class RealStep:
-    """The dtype of the arrays, that of the arithmetic, and the step, which takes U, S, V, G to U₁, S₁, V₁ in the first dtype."""
+    """The dtype of the arrays, that of the arithmetic, and the step, which takes U, S, V, G to U₁,
+    S₁, V₁ in the first dtype.
+    """
 
     dtype: str
     arithmetic: str
@@ -81,16 +89,18 @@ REAL_STEPS = {
     "fast, float32": RealStep("float32", "float32", _fast),
     "fast, float64": RealStep("float64", "float64", _fast),
 }
-"""The steps by name.  The fast path computes these small steps in float64 and rounds to the dtype of the factors; float32 counts
-as its arithmetic all the same, because wide layers may use it.
+"""The steps by name.  The fast path computes these small steps in float64 and rounds to the dtype
+of the factors; float32 counts as its arithmetic all the same, because wide layers may use it.
 """
 
 
 def missing_bits(real: RealStep) -> int:
-    """How many bits of its dtype the gradient of the control lacks: the least number that puts the step beyond the allowed error.
+    """How many bits of its dtype the gradient of the control lacks: the least number that puts the
+    step beyond the allowed error.
 
-    Where storage is as fine as the arithmetic, c·eps·s decides: 9 missing bits make 1.6 times the allowed error, 8 make 0.8.
-    Where it is coarser, 3u decides: 3 missing bits make 1.9 times the allowed error, 2 make 1.0, which is no margin.
+    Where storage is as fine as the arithmetic, c·eps·s decides: 9 missing bits make 1.6 times the
+    allowed error, 8 make 0.8.  Where it is coarser, 3u decides: 3 missing bits make 1.9 times the
+    allowed error, 2 make 1.0, which is no margin.
     """
     return 9 if real.dtype == real.arithmetic else 3
 

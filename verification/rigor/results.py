@@ -1,4 +1,6 @@
-"""The results for the page "Rigor": those of ``build/rigor/*.json`` if there are any, else those of ``measured/*.json`` here."""
+"""The results for the page "Rigor": those of ``build/rigor/*.json`` if there are any, else those of
+``measured/*.json`` here.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ __all__ = ["FOLDER", "MEASURED", "PAGE"]
 
 FOLDER = Path("build") / "rigor"
 MEASURED = Path(__file__).parent / "measured"
-"""Stored, sealed copies of files of :data:`FOLDER`; where one does not name the sources of its figures, the page says so."""
+"""Stored, sealed copies of files of :data:`FOLDER`; where one does not name the sources of its
+figures, the page says so.
+"""
 OUTCOMES = ("certified", "void", "refuted", "undecided")
 VERDICTS = {"lost": "lost", "damaged": "accepted damaged", "hang": "hangs", "traceback": "tracebacks"}
 

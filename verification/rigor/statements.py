@@ -1,16 +1,19 @@
-"""What is proved of one iteration: statements left ≤ right about the exact numbers that double precision took in and gave out.
+"""What is proved of one iteration: statements left ≤ right about the exact numbers that double
+precision took in and gave out.
 
-Every statement judges the *output* against quantities that the output does not enter, except through its rank.  Some forms of
-the guarantees would hold for any output whatever and prove nothing: the descent lemma with ⟨∇L(Ŵ), W₁ − Ŵ⟩, and the error
-recursion with ϑ = ‖Ŵ − W₁‖.  So ϑ₁ is the tail of the exact Ŵ here, the least that any matrix of this rank can lose.
+Every statement judges the *output* against quantities that the output does not enter, except
+through its rank.  Some forms of the guarantees would hold for any output whatever and prove
+nothing: the descent lemma with ⟨∇L(Ŵ), W₁ − Ŵ⟩, and the error recursion with ϑ = ‖Ŵ − W₁‖.  So ϑ₁
+is the tail of the exact Ŵ here, the least that any matrix of this rank can lose.
 
-*Conformance.*  The distance from Ŵ to the nearest matrix of which W₁ is a best approximation of rank r₁ has a closed form:
-with D = Ŵ − W₁ and its part N in the normal space at W₁,
+*Conformance.*  The distance from Ŵ to the nearest matrix of which W₁ is a best approximation of
+rank r₁ has a closed form: with D = Ŵ − W₁ and its part N in the normal space at W₁,
 
     η² = ‖D − N‖² + Σ_i (σ_i(N) − σ_{r₁}(W₁))₊².
 
-(W₁ is a best approximation of Ŵ + E iff the tangential part of D + E vanishes and ‖N + E_N‖₂ ≤ σ_{r₁}(W₁); the nearest such
-N + E_N has the singular values of N cut off there [Mirsky 1960].  If σ_{r₁}(W₁) = 0, then Ŵ + E = W₁, and η = ‖D‖.)
+(W₁ is a best approximation of Ŵ + E iff the tangential part of D + E vanishes and
+‖N + E_N‖₂ ≤ σ_{r₁}(W₁); the nearest such N + E_N has the singular values of N cut off there [Mirsky
+1960].  If σ_{r₁}(W₁) = 0, then Ŵ + E = W₁, and η = ‖D‖.)
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ Sides = tuple[Any, Any]
 
 
 class Iteration:
-    """The exact quantities of one iteration, enclosed; singular values from an approximate SVD in ``bits``."""
+    """The exact quantities of one iteration, enclosed; singular values from an approximate SVD in
+    ``bits``.
+    """
 
     def __init__(self, x: Instance, out: Output, bits: int) -> None:
         self.x, self.out, self.bits = x, out, bits
@@ -181,7 +186,9 @@ def tangent_step(it: Iteration) -> Sides | None:
 
 
 def projection_is_near(it: Iteration) -> Sides:
-    """‖Z₁ − P Z‖ within rounding, for the computed projection Z₁ of the matrix Z = G in double precision."""
+    """‖Z₁ − P Z‖ within rounding, for the computed projection Z₁ of the matrix Z = G in double
+    precision.
+    """
     Z, Z1 = matrix(it.x.G), matrix(it.out.projection)
     return norm(Z1 - (Z - it.normal(it.U, it.V, Z))), it.unit * norm(Z)
 
@@ -205,7 +212,9 @@ def _defect(B: Any) -> Any:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement: the section of the theory that it belongs to, and its two sides (None: it says nothing here)."""
+    """A statement: the section of the theory that it belongs to, and its two sides (None: it says
+    nothing here).
+    """
 
     section: str
     text: str

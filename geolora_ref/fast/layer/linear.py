@@ -1,22 +1,26 @@
-"""A frozen linear layer with its adapter as one function, y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, and its gradients in one backward pass.
+"""A frozen linear layer with its adapter as one function, y = x W₀ᵀ + bias + s·x V Sᵀ Uᵀ, and its
+gradients in one backward pass.
 
-Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the output of the base.  Backward,
-with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g W₀, again accumulated in place, and
+Forward: the two skinny products of LoRA with K = U S, the second accumulated in place into the
+output of the base.  Backward, with upstream gradient g, a = x V and b = s·g U: ∇x = b (S Vᵀ) + g
+W₀, again accumulated in place, and
 
     dK = ∇_K L = G V = s·gᵀ a,    dL = ∇_L L = Gᵀ U = xᵀ b,    dS = Uᵀ G V = Uᵀ dK,
 
-where G is the dense gradient of the adapter W = U S Vᵀ, which is never formed.  These are the GEMMs of LoRA's backward pass and
-one r x m x r product.  Nothing is divided by S, so the three are exact for S = 0 and for dense S.  With many rows the second
-products of the two passes, a Kᵀ and b (S Vᵀ), cost more than one merged matrix W₀ + s·K Vᵀ, which then replaces them
-(``merging.py``).
+where G is the dense gradient of the adapter W = U S Vᵀ, which is never formed.  These are the GEMMs
+of LoRA's backward pass and one r x m x r product.  Nothing is divided by S, so the three are exact
+for S = 0 and for dense S.  With many rows the second products of the two passes, a Kᵀ and b (S Vᵀ),
+cost more than one merged matrix W₀ + s·K Vᵀ, which then replaces them (``merging.py``).
 
-**Where the gradients go.**  Unlike elsewhere in torch, ``.grad`` of U is dK, ``.grad`` of V is dL and ``.grad`` of S is dS: the
-gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.  They are linear in G, so the usual operations on ``.grad``
-are right for them: all-reduce over processes, accumulation, unscaling after a scaled loss, clipping (by the norm of these three).
-``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what autograd would compute.
+**Where the gradients go.**  Unlike elsewhere in torch, ``.grad`` of U is dK, ``.grad`` of V is dL
+and ``.grad`` of S is dS: the gradients of K = U S, L = V Sᵀ and S, with the shapes of U, V and S.
+They are linear in G, so the usual operations on ``.grad`` are right for them: all-reduce over
+processes, accumulation, unscaling after a scaled loss, clipping (by the norm of these three).
+``factor_gradients=True`` gives ∇_U = dK Sᵀ and ∇_V = dL S instead, the published form and what
+autograd would compute.
 
-Layout decides the speed.  U (m, r) and V (n, r) are fastest in column-major order, that is U = Ut.mT of a contiguous (r, m); the
-gradients come in the same layout.  Other layouts work too.
+Layout decides the speed.  U (m, r) and V (n, r) are fastest in column-major order, that is
+U = Ut.mT of a contiguous (r, m); the gradients come in the same layout.  Other layouts work too.
 """
 
 from __future__ import annotations
@@ -48,22 +52,25 @@ def adapted_linear(
     adapter_x: Tensor | None = None,
     factor_gradients: bool = False,
 ) -> Tensor:
-    """A frozen linear layer with its adapter: y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ, where x' is ``adapter_x``, by default x.
+    """A frozen linear layer with its adapter: y = x W₀ᵀ + bias + scale·x' V Sᵀ Uᵀ, where x' is
+    ``adapter_x``, by default x.
 
     Parameters
     ----------
-    x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r, r), V (n, r).
+    x : (…, n); weight : W₀ (m, n), frozen; bias : (m,) or None, may be trainable; U (m, r), S (r,
+        r), V (n, r).
     scale : the constant factor of the adapter.
     adapter_x : the adapter's own input, of the shape of x, such as x after dropout.
     factor_gradients : ∇_U, ∇_V in place of dK, dL (see above).
 
     If S requires no gradient, dS = UᵀdK is not computed: ``LayerBank.update_`` forms it from dK.
-    Under autocast everything is computed in autocast's dtype; otherwise all tensors share one dtype.
+    Under autocast everything is computed in autocast's dtype; otherwise all tensors share one
+    dtype.
     The function is twice differentiable with respect to x alone.
-    If x has many rows (``merging_pays``), a merged weight is formed and kept for the backward pass; it is no larger than an
-    eighth of x and y.
-    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes or devices, or
-    for a scale that is not finite.
+    If x has many rows (``merging_pays``), a merged weight is formed and kept for the backward pass;
+    it is no larger than an eighth of x and y.
+    Raises ``ValueError`` if the weight requires a gradient, if shapes do not fit, for mixed dtypes
+    or devices, or for a scale that is not finite.
     """
     x, adapter_x, weight, bias, U, S, V = _prepared(x, adapter_x, weight, bias, U, S, V)
     y: Tensor = _AdaptedLinear.apply(x, adapter_x, weight, bias, U, S, V, _finite(scale), factor_gradients)  # type: ignore[no-untyped-call, unused-ignore]
@@ -73,7 +80,9 @@ def adapted_linear(
 def _prepared(
     x: Tensor, adapter_x: Tensor | None, weight: Tensor, bias: Tensor | None, U: Tensor, S: Tensor, V: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-    """The checked arguments, cast to autocast's dtype where it is on, because autocast does not cast in-place products."""
+    """The checked arguments, cast to autocast's dtype where it is on, because autocast does not
+    cast in-place products.
+    """
     if weight.requires_grad:
         raise ValueError("weight: expected a frozen base weight, found one that requires a gradient")
     if autocasts(x.device.type):
@@ -99,7 +108,9 @@ def _finite(scale: float | Tensor) -> float:
 
 
 def _by_autocast(X: Tensor) -> Tensor:
-    """X in autocast's dtype; like autocast, it leaves double precision and anything but real floating point alone."""
+    """X in autocast's dtype; like autocast, it leaves double precision and anything but real
+    floating point alone.
+    """
     if X.dtype == torch.float64 or not X.is_floating_point():
         return X
     return X.to(torch.get_autocast_dtype(X.device.type))
@@ -128,7 +139,8 @@ def _check(weight: Tensor, U: Tensor, S: Tensor, V: Tensor, x: Tensor, bias: Ten
 def _adapter_gradients(
     g: Tensor, x: Tensor, at: Tensor, bt: Tensor, U: Tensor, S: Tensor, scale: float, factor: bool, of_S: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(dK, dS, dL), or with ``factor`` (∇_U, ∇_S, ∇_V), from blocks g, x (…, n), at = (x V)ᵀ and bt = s·(g U)ᵀ.
+    """(dK, dS, dL), or with ``factor`` (∇_U, ∇_S, ∇_V), from blocks g, x (…, n), at = (x V)ᵀ and
+    bt = s·(g U)ᵀ.
 
     Each is formed transposed, which is the fast layout.  dS is None unless ``of_S``.
     """

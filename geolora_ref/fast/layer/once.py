@@ -1,13 +1,16 @@
-"""Mark values as once differentiable: a second derivative through them raises instead of being silently wrong.
+"""Mark values as once differentiable: a second derivative through them raises instead of being
+silently wrong.
 
-The backward pass of an adapter returns ∇_K and ∇_L in the places of U and V, and autograd does not record how they are formed.  A
-second derivative with respect to the factors would be wrong; one with respect to the input of a layer is right.
-(torch's ``once_differentiable`` marks results on a side branch, which ``torch.autograd.grad`` for other inputs never visits: the
-results then count as constants.)
+The backward pass of an adapter returns ∇_K and ∇_L in the places of U and V, and autograd does not
+record how they are formed.  A second derivative with respect to the factors would be wrong; one
+with respect to the input of a layer is right. (torch's ``once_differentiable`` marks results on a
+side branch, which ``torch.autograd.grad`` for other inputs never visits: the results then count as
+constants.)
 
-Compiled code does not raise: Dynamo traces a backward pass with gradients off, so the marks are not in its graph.  Backends that
-go through AOTAutograd (inductor, the default) refuse every second derivative themselves; backends that run Dynamo's graph
-directly ("eager", for debugging) return a wrong one.
+Compiled code does not raise: Dynamo traces a backward pass with gradients off, so the marks are not
+in its graph.  Backends that go through AOTAutograd (inductor, the default) refuse every second
+derivative themselves; backends that run Dynamo's graph directly ("eager", for debugging) return a
+wrong one.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ class _Once(torch.autograd.Function):
 
 
 def once(value: Tensor, *sources: Tensor) -> Tensor:
-    """``value`` itself; differentiating through it, or to the ``sources`` of its data, raises ``RuntimeError`` (uncompiled)."""
+    """``value`` itself; differentiating through it, or to the ``sources`` of its data, raises
+    ``RuntimeError`` (uncompiled).
+    """
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         result: Tensor = _Once.apply(value, *sources)  # type: ignore[no-untyped-call, unused-ignore]
         return result

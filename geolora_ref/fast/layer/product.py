@@ -1,11 +1,14 @@
-"""The product with a frozen weight, x Wᵀ + bias, by the faster of torch's libraries: it is most of a layer's cost.
+"""The product with a frozen weight, x Wᵀ + bias, by the faster of torch's libraries: it is most of
+a layer's cost.
 
-In float32 torch calls MKL.  On AMD processors oneDNN, which torch ships too, takes 0.9 of MKL's time for thousands of rows, and
-half of it for a few rows.  torch has no setting to choose oneDNN, so this module calls ``torch.ops.mkldnn._linear_pointwise``, as
-torch's own compiler does.  ``torch.backends.mkldnn.enabled = False`` is respected.
+In float32 torch calls MKL.  On AMD processors oneDNN, which torch ships too, takes 0.9 of MKL's
+time for thousands of rows, and half of it for a few rows.  torch has no setting to choose oneDNN,
+so this module calls ``torch.ops.mkldnn._linear_pointwise``, as torch's own compiler does.
+``torch.backends.mkldnn.enabled = False`` is respected.
 
-oneDNN compiles a kernel for each size, and torch keeps every kernel for the life of the process: half a MiB a size on average,
-several hundred MiB for batches of ever new lengths.  So oneDNN gets only the first ``MOST_SIZES`` sizes of a process.
+oneDNN compiles a kernel for each size, and torch keeps every kernel for the life of the process:
+half a MiB a size on average, several hundred MiB for batches of ever new lengths.  So oneDNN gets
+only the first ``MOST_SIZES`` sizes of a process.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ LEAST_WORK = 2**24
 MOST_SIZES = 64
 """The most sizes that go to oneDNN: twenty batch lengths for a network with three kinds of layers."""
 _sizes: set[tuple[int, int, int]] = set()
-"""Sizes (rows, m, n) that went to oneDNN, for the whole process, like the kernels that torch keeps for them."""
+"""Sizes (rows, m, n) that went to oneDNN, for the whole process, like the kernels that torch keeps
+for them.
+"""
 
 
 def product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,9 +43,11 @@ def product(x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def input_gradient(g: Tensor, W: Tensor, bt: Tensor, Lt: Tensor) -> Tensor:
-    """g W + b Lᵀ from g (B, rows / B, m), W (m, n), bᵀ (B, r, rows / B) and Lᵀ (r, n); (rows, n), or in the blocks of g.
+    """g W + b Lᵀ from g (B, rows / B, m), W (m, n), bᵀ (B, r, rows / B) and Lᵀ (r, n); (rows, n),
+    or in the blocks of g.
 
-    The big product is accumulated into the small one where that costs no time: it saves a pass over the result.
+    The big product is accumulated into the small one where that costs no time: it saves a pass over
+    the result.
     """
     if g.element_size() == 2 or takes_onednn(g, W.mT):
         return add_up(product(g, W.mT), bt, Lt, 1.0)
@@ -48,8 +55,9 @@ def input_gradient(g: Tensor, W: Tensor, bt: Tensor, Lt: Tensor) -> Tensor:
 
 
 def takes_onednn(x: Tensor, W: Tensor) -> bool:
-    """Whether x Wᵀ goes to oneDNN: a large product of plain float32 CPU tensors with a W without gaps, outside of autograd, of
-    ``torch.compile`` and of dispatch modes, which know operations by name (flop counters, checkpoint policies).
+    """Whether x Wᵀ goes to oneDNN: a large product of plain float32 CPU tensors with a W without
+    gaps, outside of autograd, of ``torch.compile`` and of dispatch modes, which know operations by
+    name (flop counters, checkpoint policies).
     """
     return (
         not torch.compiler.is_compiling()
@@ -67,7 +75,9 @@ def takes_onednn(x: Tensor, W: Tensor) -> bool:
 
 
 def _has_a_place(size: tuple[int, int, int]) -> bool:
-    """Whether the size is among the first ``MOST_SIZES`` of the process; a new size is added while there is room."""
+    """Whether the size is among the first ``MOST_SIZES`` of the process; a new size is added while
+    there is room.
+    """
     if len(_sizes) < MOST_SIZES:
         _sizes.add(size)
     return size in _sizes

@@ -1,11 +1,13 @@
 """The six skinny products of an adapted layer, taken in blocks of rows.
 
-The time of a product (rows, n)·(n, r) with many rows and few columns depends on how a BLAS splits it, not on arithmetic or
-memory.  Two measures together nearly halve the time.  The rows are cut into blocks, and the products of all blocks are one batch.
-Matrices with r columns are stored transposed: the bases (r, n) and (r, m), and the array (B, r, rows / B) between the two sides
-of a layer, which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
+The time of a product (rows, n)·(n, r) with many rows and few columns depends on how a BLAS splits
+it, not on arithmetic or memory.  Two measures together nearly halve the time.  The rows are cut
+into blocks, and the products of all blocks are one batch.  Matrices with r columns are stored
+transposed: the bases (r, n) and (r, m), and the array (B, r, rows / B) between the two sides of a
+layer, which :func:`down` makes and :func:`up`, :func:`add_up` and :func:`gradient` use.
 
-A single block is treated as one row-major matrix: transposed, or as a batch of one, its products take longer.
+A single block is treated as one row-major matrix: transposed, or as a batch of one, its products
+take longer.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ LEAST_ROWS = 256
 
 
 def row_blocks(x: Tensor) -> Tensor:
-    """x (…, n) as (B, rows / B, n), a view of contiguous x; B is the largest power of two that gives equal, large enough blocks.
+    """x (…, n) as (B, rows / B, n), a view of contiguous x; B is the largest power of two that
+    gives equal, large enough blocks.
 
-    16-bit numbers get one block: a sum over blocks would round every part to 16 bits, one product rounds only the sum.
+    16-bit numbers get one block: a sum over blocks would round every part to 16 bits, one product
+    rounds only the sum.
     """
     rows, blocks = math.prod(x.shape[:-1]), 1
     if x.element_size() > 2:
@@ -34,7 +38,9 @@ def row_blocks(x: Tensor) -> Tensor:
 
 
 def _known(condition: bool | torch.SymBool) -> bool:
-    """The condition; under ``torch.compile`` with dynamic sizes, whether it holds for every possible size."""
+    """The condition; under ``torch.compile`` with dynamic sizes, whether it holds for every
+    possible size.
+    """
     if torch.compiler.is_compiling():
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 

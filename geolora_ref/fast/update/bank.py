@@ -26,10 +26,11 @@ Factors = tuple[Tensor, Tensor, Tensor]
 class LayerBank:
     """L layers W_l = U_l S_l V_lᵀ of any shapes (m_l, n_l) and ranks 1 ≤ r_l ≤ capacity.
 
-    ``factors(l)`` are views U (m, r), S (r, r), V (n, r) of the buffers, U and V in column-major order.  A step changes them in
-    place, and they stay valid until the rank of the layer changes.
+    ``factors(l)`` are views U (m, r), S (r, r), V (n, r) of the buffers, U and V in column-major
+    order.  A step changes them in place, and they stay valid until the rank of the layer changes.
 
-    Raises ``ValueError`` for a shape that is not positive, a dtype that is not real floating point, and a capacity below 1.
+    Raises ``ValueError`` for a shape that is not positive, a dtype that is not real floating point,
+    and a capacity below 1.
     """
 
     @torch.inference_mode(False)  # inference tensors could not be written in training
@@ -56,7 +57,9 @@ class LayerBank:
         self._plan: Plan | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state without the plan, whose views would no longer share memory with the buffers in a copy."""
+        """The state without the plan, whose views would no longer share memory with the buffers in
+        a copy.
+        """
         return {**vars(self), "_plan": None, "_place": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -71,8 +74,9 @@ class LayerBank:
     def of(cls, factors: Sequence[Factors], capacity: int | None = None) -> LayerBank:
         """A bank with copies of these (U, S, V); by default the capacity is twice the largest rank.
 
-        Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, ranks above the capacity, and bases
-        that are not orthonormal to √eps of the storage dtype, plus the rounding to that dtype.
+        Raises ``ValueError`` for mixed dtypes or devices, shapes that do not fit each other, ranks
+        above the capacity, and bases that are not orthonormal to √eps of the storage dtype, plus
+        the rounding to that dtype.
         """
         if not factors:
             raise ValueError("factors: expected at least one layer, found none")
@@ -86,7 +90,8 @@ class LayerBank:
     @torch.inference_mode(False)
     @torch.no_grad()
     def load(self, factors: Sequence[Factors]) -> None:
-        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError`` like :meth:`of`.
+        """Copy (U, S, V) of every layer into the buffers, ranks included.  Raises ``ValueError``
+        like :meth:`of`.
 
         After an interrupt during the copy nothing counts as loaded.
         """
@@ -116,7 +121,8 @@ class LayerBank:
         return Ut[:r].mT, S[:r, :r], Vt[:r].mT
 
     def storage(self, layer: int) -> Factors:
-        """The whole buffers (Ut, S, Vt) of one layer: (capacity, m), (capacity, capacity), (capacity, n), zero behind its rank.
+        """The whole buffers (Ut, S, Vt) of one layer: (capacity, m), (capacity, capacity),
+        (capacity, n), zero behind its rank.
 
         The buffers keep their addresses for the life of the bank, so parameters may be views of them.
         """
@@ -146,17 +152,22 @@ class LayerBank:
         max_rank: int | Sequence[int] | None = None,
         budget: Budget | None = None,
     ) -> StepReport:
-        """One step of all layers in place: K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS, augmented and truncated.
+        """One step of all layers in place: K_new = K − λΔK, L_new = L − λΔL, S_new = S − λΔS,
+        augmented and truncated.
 
         Parameters
         ----------
-        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; the projected gradients for SGD.  Float32
-            directions are accepted for storage of less precision.  None for ΔS means UᵀΔK, as dS is UᵀdK; the step computes it
-            anyway.  None for both ΔK and ΔL: S alone is trained and truncated, the bases are not augmented, and no rank grows.
+        delta_K, delta_L, delta_S : (m, r), (n, r) and (r, r) for each layer; the projected
+            gradients for SGD.  Float32 directions are accepted for storage of less precision.  None
+            for ΔS means UᵀΔK, as dS is UᵀdK; the step computes it anyway.  None for both ΔK and ΔL:
+            S alone is trained and truncated, the bases are not augmented, and no rank grows.
         learning_rate : λ ≥ 0; with 1 the directions are the updates.
-        tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a ``budget``.
-        min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer, None is the capacity.
-        budget : a rank decision over all layers in place of the threshold; it may be called more than once a step.
+        tau, theta : the threshold, relative or absolute: exactly one of them, or neither and a
+            ``budget``.
+        min_rank, max_rank : the range of the new ranks; max_rank may differ from layer to layer,
+            None is the capacity.
+        budget : a rank decision over all layers in place of the threshold; it may be called more
+            than once a step.
 
         Raises
         ------
@@ -214,7 +225,9 @@ class LayerBank:
         return Limits(tau, theta, min_rank, np.asarray(most, dtype=np.int64))
 
     def _check(self, name: str, given: Sequence[Tensor], expected: Sequence[torch.Size], first: int = 0) -> None:
-        """Check shape, dtype and device of one tensor a layer; ``ValueError`` names the one that is wrong."""
+        """Check shape, dtype and device of one tensor a layer; ``ValueError`` names the one that is
+        wrong.
+        """
         if len(given) != len(expected):
             raise ValueError(f"{name}: expected one tensor for each of {len(expected)} layers, found {len(given)}")
         widened = name.startswith("delta") and self.dtype in (torch.bfloat16, torch.float16)
@@ -230,10 +243,12 @@ class LayerBank:
                 raise ValueError(f"{name}[{layer}]: expected device {device}, found {X.device}")
 
     def _check_bases(self, factors: Sequence[Factors]) -> None:
-        """Check that all bases are orthonormal, with one synchronisation; ``ValueError`` names the first that is not.
+        """Check that all bases are orthonormal, with one synchronisation; ``ValueError`` names the
+        first that is not.
 
-        The allowed defect is √eps of the storage dtype plus eps·√r, the most that rounding to this dtype adds for r columns.  (In
-        bfloat16 and for r = 1000 the second term is no smaller than √eps.)  NaN passes: the step names the non-finite layers.
+        The allowed defect is √eps of the storage dtype plus eps·√r, the most that rounding to this
+        dtype adds for r columns.  (In bfloat16 and for r = 1000 the second term is no smaller than
+        √eps.)  NaN passes: the step names the non-finite layers.
         """
         eps = torch.finfo(self.dtype).eps
         named = [

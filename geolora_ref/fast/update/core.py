@@ -1,13 +1,16 @@
-"""The small matrices of the fast step: a core Ŝ₀ that needs no augmented basis, and the ranks of all layers at once.
+"""The small matrices of the fast step: a core Ŝ₀ that needs no augmented basis, and the ranks of
+all layers at once.
 
 Stack U and the direction of K side by side, B_K = [U | ΔK] (m x 2w), and likewise B_L = [V | ΔL].  Then
 
     Ŵ = U S_new Vᵀ − λ(I − UUᵀ) ΔK Vᵀ − λU ΔLᵀ (I − VVᵀ) = B_K Ŝ₀ B_Lᵀ,   Ŝ₀ = [[A, −λI], [−λI, 0]],
 
-with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL.  No augmented basis and no residual is formed, and λ
-occurs in the small matrix alone.  A triangular factor B = Q R of each side turns Ŝ₀ into the core of Algorithm 1 up to the choice
-of basis, Ŝ = R_K Ŝ₀ R_Lᵀ.  R also contains the defect UᵀU − I that earlier steps have left, so that no defect grows.
-``gram.py`` takes R from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both use this module.
+with A = S_new + λ(C_K + C_Lᵀ), S_new = S − λΔS, C_K = UᵀΔK and C_L = VᵀΔL.  No augmented basis and
+no residual is formed, and λ occurs in the small matrix alone.  A triangular factor B = Q R of each
+side turns Ŝ₀ into the core of Algorithm 1 up to the choice of basis, Ŝ = R_K Ŝ₀ R_Lᵀ.  R also
+contains the defect UᵀU − I that earlier steps have left, so that no defect grows. ``gram.py`` takes
+R from the Gram matrix and never forms Q, ``householder.py`` takes Q and R from LAPACK; both use
+this module.
 """
 
 from __future__ import annotations
@@ -42,8 +45,9 @@ def core(A: Tensor, rate: float) -> Tensor:
 class Small(NamedTuple):
     """The small matrices of some layers, in float64.
 
-    ``Gamma`` (2, L, 2w, 2w) Γ_K and Γ_L, ``S_new`` and ``A`` = S_new + λ(C_K + C_Lᵀ) (L, w, w), ``scale`` (L,) s², ``rate`` λ.
-    s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²) measures the size of Ŵ; it is infinite or NaN if any input is.
+    ``Gamma`` (2, L, 2w, 2w) Γ_K and Γ_L, ``S_new`` and ``A`` = S_new + λ(C_K + C_Lᵀ) (L, w, w),
+    ``scale`` (L,) s², ``rate`` λ. s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²) measures the size of Ŵ; it is
+    infinite or NaN if any input is.
     """
 
     Gamma: Tensor
@@ -60,7 +64,8 @@ class Small(NamedTuple):
 
 
 def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float) -> Small:
-    """:class:`Small` from Γ_K and Γ_L (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; ΔS = None means UᵀΔK, as dS = UᵀdK.
+    """:class:`Small` from Γ_K and Γ_L (2, L, 2w, 2w), S and ΔS (L, w, w), all float64; ΔS = None
+    means UᵀΔK, as dS = UᵀdK.
 
     Any non-finite value makes ``scale`` non-finite.
     """
@@ -73,7 +78,9 @@ def small_of(Gamma: Tensor, S: Tensor, delta_S: Tensor | None, *, rate: float) -
 
 
 class Limits(NamedTuple):
-    """The truncation of a step: one of tau (relative) and theta (absolute), and the range of the new ranks, max_rank (L,)."""
+    """The truncation of a step: one of tau (relative) and theta (absolute), and the range of the
+    new ranks, max_rank (L,).
+    """
 
     tau: float | None
     theta: float | None
@@ -82,7 +89,9 @@ class Limits(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """The truncation of all layers: new rank, code of the rule that fixed it, threshold ϑ, discarded norm, ‖Ŵ‖, each (L,)."""
+    """The truncation of all layers: new rank, code of the rule that fixed it, threshold ϑ,
+    discarded norm, ‖Ŵ‖, each (L,).
+    """
 
     rank: Integers
     rule: Integers
@@ -93,7 +102,9 @@ class Ranks(NamedTuple):
 
 @np.errstate(over="ignore", invalid="ignore")  # the caller refuses norms beyond the range
 def decide_ranks(sigma: Values, columns: Integers, limits: Limits) -> Ranks:
-    """Algorithm 2's rank for every row of ``sigma`` (L, p) at once; ``columns`` (L,) counts the columns of each layer's bases."""
+    """Algorithm 2's rank for every row of ``sigma`` (L, p) at once; ``columns`` (L,) counts the
+    columns of each layer's bases.
+    """
     tail = _tails(sigma)
     tau, theta, min_rank, max_rank = limits
     limit = tail[:, 0] * (tau or 0.0) if theta is None else np.full(len(tail), theta)

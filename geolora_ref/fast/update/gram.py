@@ -1,28 +1,34 @@
-"""The step from Gram matrices: the only operations of length m or n are two products, BᵀB before and B X after.
+"""The step from Gram matrices: the only operations of length m or n are two products, BᵀB before
+and B X after.
 
-It serves storage in float32 or less and computes in float64.  With Γ = BᵀB of each side (B = [U | ΔK], see ``core.py``) and one
-Cholesky factor Γ_K = L Lᵀ,
+It serves storage in float32 or less and computes in float64.  With Γ = BᵀB of each side
+(B = [U | ΔK], see ``core.py``) and one Cholesky factor Γ_K = L Lᵀ,
 
     A = Lᵀ Ŝ₀,   M = A Γ_L Aᵀ = P Σ² Pᵀ,   X_L = Aᵀ P Σ⁻¹,   X_K = Ŝ₀ Γ_L X_L Σ⁻¹,   U₁ = B_K X_K,  V₁ = B_L X_L,  S₁ = Σ,
 
-because M = ŜŜᵀ for the core Ŝ = Lᵀ Ŝ₀ L_L.  The left singular vectors of Ŵ are B_K L⁻ᵀ P, the right ones Ŵᵀ U₁ Σ⁻¹, and
-U₁ = Ŵ V₁ Σ⁻¹ avoids the inverse of L.  No residual and no basis of a residual is formed.  So rank-deficient updates, zero columns
-and S = 0 need no special case: a missing direction has Σ = 0 and is not kept.
+because M = ŜŜᵀ for the core Ŝ = Lᵀ Ŝ₀ L_L.  The left singular vectors of Ŵ are B_K L⁻ᵀ P, the right
+ones Ŵᵀ U₁ Σ⁻¹, and U₁ = Ŵ V₁ Σ⁻¹ avoids the inverse of L.  No residual and no basis of a residual
+is formed.  So rank-deficient updates, zero columns and S = 0 need no special case: a missing
+direction has Σ = 0 and is not kept.
 
-Shift.  The Cholesky factor is that of Γ_K + δD, D its diagonal and δ = (w + 8 + √ℓ)·eps₆₄, ℓ = max(m, n), so that it exists for
-singular Γ_K.  δ is measured: w/2 + 4 are enough for the factorisation of every matrix that was tried, and 0.6·√ℓ for the rounding
-of Γ_K, whose entries are sums of m products.  (The error of a sum in one accumulator, which some processors use, grows like √m
-[Hig02, section 2.8]; several accumulators hide it.)  A proof for all matrices needs w(2w + 1)·eps₆₄ for the algorithm [Hig02,
-theorem 10.7] and wm·eps₆₄ for the sums (‖|B|‖₂² ≤ 2w for unit columns).  ``info`` marks a layer without a factor, which goes
-through ``householder.py``.  A zero column gets the pivot ``NOTHING``, below the square of every nonzero float32.
+Shift.  The Cholesky factor is that of Γ_K + δD, D its diagonal and δ = (w + 8 + √ℓ)·eps₆₄,
+ℓ = max(m, n), so that it exists for singular Γ_K.  δ is measured: w/2 + 4 are enough for the
+factorisation of every matrix that was tried, and 0.6·√ℓ for the rounding of Γ_K, whose entries are
+sums of m products.  (The error of a sum in one accumulator, which some processors use, grows like
+√m [Hig02, section 2.8]; several accumulators hide it.)  A proof for all matrices needs
+w(2w + 1)·eps₆₄ for the algorithm [Hig02, theorem 10.7] and wm·eps₆₄ for the sums (‖|B|‖₂² ≤ 2w for
+unit columns).  ``info`` marks a layer without a factor, which goes through ``householder.py``.  A
+zero column gets the pivot ``NOTHING``, below the square of every nonzero float32.
 
-Rounding.  With s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²), the shift moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s².  Arithmetic moves M by a few
-eps₆₄·s² and by the rounding of the sums in Γ_L: 6 eps₆₄·s² at most in some ten thousand draws of short bases, 16 in a search for
-the worst case; 16 + √ℓ are assumed.  With η = 2δ + (16 + √ℓ)·eps₆₄ = (2w + 32 + 3√ℓ)·eps₆₄ the singular values are right to √η·s.
-(So a σ of 0 may come out as 1.3·eps₃₂·s for w = 8 and ℓ = 384, far below what the criteria allow.)  The bases have a defect of at
-most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀ B_Lᵀ)V₁Σ⁻¹.  This defect is the only risk, since
-W₁ = Ŵ V₁ V₁ᵀ whatever σ is.  It is known after the eigenvalues: layers where it exceeds the rounding of the storage are not
-:func:`trusted` and go through ``householder.py``.
+Rounding.  With s² = ‖A‖² + λ²(‖ΔK‖² + ‖ΔL‖²), the shift moves M by δ‖D^{1/2} Ŝ₀ B_Lᵀ‖² ≤ 2δ·s².
+Arithmetic moves M by a few eps₆₄·s² and by the rounding of the sums in Γ_L: 6 eps₆₄·s² at most in
+some ten thousand draws of short bases, 16 in a search for the worst case; 16 + √ℓ are assumed.
+With η = 2δ + (16 + √ℓ)·eps₆₄ = (2w + 32 + 3√ℓ)·eps₆₄ the singular values are right to √η·s. (So a σ
+of 0 may come out as 1.3·eps₃₂·s for w = 8 and ℓ = 384, far below what the criteria allow.)  The
+bases have a defect of at most η·(s/σ_{r₁})²: V₁ from arithmetic, U₁ also δ·Σ⁻¹V₁ᵀ(B_L Ŝ₀ᵀ D Ŝ₀
+B_Lᵀ)V₁Σ⁻¹.  This defect is the only risk, since W₁ = Ŵ V₁ V₁ᵀ whatever σ is.  It is known after the
+eigenvalues: layers where it exceeds the rounding of the storage are not :func:`trusted` and go
+through ``householder.py``.
 """
 
 from __future__ import annotations
@@ -53,9 +59,10 @@ def _added(w: int, roots: Any) -> Any:
 class GramCore(NamedTuple):
     """The spectra of all layers, and the matrices from which :meth:`coordinates` makes the new bases.
 
-    ``squares`` (L, 2w) Σ² and ``P`` (L, 2w, 2w), ascending as LAPACK returns them; ``At`` = Aᵀ and ``S0_Gamma_L`` (L, 2w, 2w);
-    ``scale`` (L,) s²; ``info`` (L,) of the Cholesky factorisation, and 1 where no eigenvalues were found.  A layer whose scale
-    is not finite or whose info is not 0 has no valid spectrum.
+    ``squares`` (L, 2w) Σ² and ``P`` (L, 2w, 2w), ascending as LAPACK returns them; ``At`` = Aᵀ and
+    ``S0_Gamma_L`` (L, 2w, 2w); ``scale`` (L,) s²; ``info`` (L,) of the Cholesky factorisation, and
+    1 where no eigenvalues were found.  A layer whose scale is not finite or whose info is not 0 has
+    no valid spectrum.
     """
 
     squares: Tensor
@@ -66,7 +73,9 @@ class GramCore(NamedTuple):
     info: Tensor
 
     def coordinates(self, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """X_K, X_L (L, 2w, k) with U₁ = B_K X_K and V₁ = B_L X_L, from ``inverse`` (L, 1, k): 1/σ of kept values, else 0."""
+        """X_K, X_L (L, 2w, k) with U₁ = B_K X_K and V₁ = B_L X_L, from ``inverse`` (L, 1, k): 1/σ
+        of kept values, else 0.
+        """
         X_L = self.At @ self.P[:, :, -inverse.shape[2] :].flip(2) * inverse
         return self.S0_Gamma_L @ X_L * inverse, X_L
 
@@ -96,7 +105,9 @@ def _at_once(Bt: Tensor) -> int:
 
 
 def gram_core(small: Small, roots: Tensor) -> GramCore:
-    """The spectra from the small matrices (Γ_K is overwritten); ``roots`` (L,) are √max(m, n), for the shift."""
+    """The spectra from the small matrices (Γ_K is overwritten); ``roots`` (L,) are √max(m, n), for
+    the shift.
+    """
     Gamma_K, Gamma_L, S0 = small.Gamma[0], small.Gamma[1], core(small.A, small.rate)
     diagonal = Gamma_K.diagonal(0, 1, 2)
     diagonal.mul_(1.0 + _added(small.A.shape[1], roots[:, None])).add_(NOTHING)  # a Cholesky factor for singular Γ_K too
@@ -107,7 +118,9 @@ def gram_core(small: Small, roots: Tensor) -> GramCore:
 
 
 def eigenpairs(M: Tensor, info: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues (L, p), ascending, and eigenvectors of symmetric M (L, p, p), and the error code: 1 where none were found."""
+    """Eigenvalues (L, p), ascending, and eigenvectors of symmetric M (L, p, p), and the error code:
+    1 where none were found.
+    """
     M.nan_to_num_(0.0, 0.0, 0.0)  # one non-finite layer would fail all
     try:
         return *torch.linalg.eigh(M), info
@@ -116,7 +129,9 @@ def eigenpairs(M: Tensor, info: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def trusted(squares: Values, scale: Values, rank: NDArray[Any], roots: Values, eps: float) -> NDArray[np.bool_]:
-    """For each layer (L,), whether its bases are orthonormal to rounding: η·s² ≤ eps·σ²_{r₁}, eps of the storage."""
+    """For each layer (L,), whether its bases are orthonormal to rounding: η·s² ≤ eps·σ²_{r₁}, eps
+    of the storage.
+    """
     smallest = squares[np.arange(len(rank)), rank - 1]
     eta = (squares.shape[1] + 32.0 + 3.0 * roots) * EPS  # (2w + 32 + 3√ℓ)·eps₆₄, derived at the top of this file
     good: NDArray[np.bool_] = (scale > 0.0) & (scale * eta <= smallest * eps)

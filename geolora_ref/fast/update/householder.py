@@ -1,10 +1,13 @@
-"""The step by Householder QR of [U | ΔK]: always accurate, for float64 and for layers that Gram matrices cannot resolve.
+"""The step by Householder QR of [U | ΔK]: always accurate, for float64 and for layers that Gram
+matrices cannot resolve.
 
-B = Q R by LAPACK, Ŝ = R_K Ŝ₀ R_Lᵀ (see ``core.py``), SVD, U₁ = Q_K P, V₁ = Q_L Q.  Q has min(m, 2w) orthonormal columns whatever
-the rank of B is: zero columns of B get some orthonormal complement, as in the published augmentation.
+B = Q R by LAPACK, Ŝ = R_K Ŝ₀ R_Lᵀ (see ``core.py``), SVD, U₁ = Q_K P, V₁ = Q_L Q.  Q has min(m, 2w)
+orthonormal columns whatever the rank of B is: zero columns of B get some orthonormal complement, as
+in the published augmentation.
 
-Ŵ is homogeneous in S, ΔS, ΔK and ΔL.  They are divided by a power of two, which is exact, so that the largest entry is about 1:
-LAPACK scales before it squares, but libraries for accelerators may not.
+Ŵ is homogeneous in S, ΔS, ΔK and ΔL.  They are divided by a power of two, which is exact, so that
+the largest entry is about 1: LAPACK scales before it squares, but libraries for accelerators may
+not.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ __all__ = ["HouseholderCore", "householder_core"]
 
 
 class HouseholderCore(NamedTuple):
-    """Singular values (L, p) descending, and the singular vectors of Ŵ, transposed: (L, p, m) and (L, p, n).
+    """Singular values (L, p) descending, and the singular vectors of Ŵ, transposed: (L, p, m) and
+    (L, p, n).
 
     If Ŵ is beyond the range, or a result of the solver is not finite, the first singular value is infinite.
     """
@@ -32,8 +36,8 @@ class HouseholderCore(NamedTuple):
 
 
 def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor | None) -> HouseholderCore:
-    """The singular value decomposition of Ŵ from Bt_K (L, 2w, m), Bt_L (L, 2w, n), S and ΔS (L, w, w), all float64 and
-    finite, with λ multiplied into the updates; ΔS = None means UᵀΔK.
+    """The singular value decomposition of Ŵ from Bt_K (L, 2w, m), Bt_L (L, 2w, n), S and ΔS (L, w,
+    w), all float64 and finite, with λ multiplied into the updates; ΔS = None means UᵀΔK.
     """
     w = S.shape[1]
     size = _power_of_two(S, *([] if delta_S is None else [delta_S]), Bt_K[:, w:], Bt_L[:, w:])
@@ -49,7 +53,8 @@ def householder_core(Bt_K: Tensor, Bt_L: Tensor, S: Tensor, delta_S: Tensor | No
 
 
 def _power_of_two(*given: Tensor) -> Tensor:
-    """A power of two above the largest entry of each layer, by a factor of 2 at most; 1 for zeros: (L, 1, 1).
+    """A power of two above the largest entry of each layer, by a factor of 2 at most; 1 for zeros:
+    (L, 1, 1).
 
     Exponents are clamped to ±1000, so subnormal entries stay somewhat below 1 after the division.
     """

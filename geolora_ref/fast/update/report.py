@@ -15,7 +15,9 @@ __all__ = ["NonFiniteUpdateError", "StepReport", "refuse"]
 
 
 class NonFiniteUpdateError(FloatingPointError):
-    """Factors or an update are not finite, or the result or its norm left the range; ``layers``: the layers where."""
+    """Factors or an update are not finite, or the result or its norm left the range; ``layers``:
+    the layers where.
+    """
 
     def __init__(self, layers: Sequence[int]) -> None:
         super().__init__(
@@ -24,7 +26,9 @@ class NonFiniteUpdateError(FloatingPointError):
         self.layers = tuple(layers)
 
     def __reduce__(self) -> tuple[type[NonFiniteUpdateError], tuple[Any, ...]]:
-        """Pickle by the layers: by default an exception is rebuilt from its message, which is no argument here."""
+        """Pickle by the layers: by default an exception is rebuilt from its message, which is no
+        argument here.
+        """
         return NonFiniteUpdateError, (self.layers,)
 
 
@@ -38,9 +42,10 @@ def refuse(usable: NDArray[np.bool_]) -> None:
 class StepReport:
     """What one step did, layer by layer.
 
-    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a layer's own, and NaN where
-    only the rest's norm is known (``leading.py``); ``theta`` (L,) the thresholds that were applied; ``discarded`` (L,) the
-    norms that were cut off; all on the host.  ``exact`` : the layers that went through Householder QR, all of them for float64.
+    ``singular_values`` (L, 2w) of Ŵ, descending, w the largest rank before the step, zeros behind a
+    layer's own, and NaN where only the rest's norm is known (``leading.py``); ``theta`` (L,) the
+    thresholds that were applied; ``discarded`` (L,) the norms that were cut off; all on the host.
+    ``exact`` : the layers that went through Householder QR, all of them for float64.
     """
 
     ranks: tuple[int, ...]

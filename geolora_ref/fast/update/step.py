@@ -1,9 +1,11 @@
-"""One step of all layers: gather [basis; update], compute the spectra, choose the new ranks, write the new factors.
+"""One step of all layers: gather [basis; update], compute the spectra, choose the new ranks, write
+the new factors.
 
-Host synchronisations on an accelerator: one download of the spectra of all layers, because ranks are decided on the host; the
-error flag of ``torch.linalg.eigh``, once for each class of layers; one upload of the kept σ and 1/σ.  Layers that need
-Householder QR cost another download for each shape, and the synchronisations inside ``torch.linalg.svd``.  In double precision
-all layers need it, and one more download tells whether everything is finite.  A test counts all synchronisations.
+Host synchronisations on an accelerator: one download of the spectra of all layers, because ranks
+are decided on the host; the error flag of ``torch.linalg.eigh``, once for each class of layers; one
+upload of the kept σ and 1/σ.  Layers that need Householder QR cost another download for each shape,
+and the synchronisations inside ``torch.linalg.svd``.  In double precision all layers need it, and
+one more download tells whether everything is finite.  A test counts all synchronisations.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ Integers = NDArray[Any]
 Budget = Callable[[Sequence[Values]], Sequence[int]]
 """A rank decision over all layers, from their spectra to ranks.
 
-The spectra are sorted copies, with as many values as the layer's bases have columns.  A step calls the budget again with a more
-accurate spectrum if the chosen rank sends a layer through Householder QR, so it must be a function of the spectra alone.
+The spectra are sorted copies, with as many values as the layer's bases have columns.  A step calls
+the budget again with a more accurate spectrum if the chosen rank sends a layer through Householder
+QR, so it must be a function of the spectra alone.
 """
 
 
@@ -47,7 +50,9 @@ class Directions(NamedTuple):
 
 
 class Exact(NamedTuple):
-    """One layer by Householder QR: singular values (2w,), and the transposed singular vectors of Ŵ, (p, m) and (p, n)."""
+    """One layer by Householder QR: singular values (2w,), and the transposed singular vectors of Ŵ,
+    (p, m) and (p, n).
+    """
 
     sigma: Values
     Ut: Tensor
@@ -69,8 +74,8 @@ class Found(NamedTuple):
 
 
 class New(NamedTuple):
-    """The result of a step before it is written: Σ (L, 2w) and the ranks of all layers, the cores for the new bases, and the
-    layers done by Householder QR.
+    """The result of a step before it is written: Σ (L, 2w) and the ranks of all layers, the cores
+    for the new bases, and the layers done by Householder QR.
     """
 
     sigma: Values
@@ -82,7 +87,9 @@ class New(NamedTuple):
 def prepare(
     plan: Plan, delta_K: Sequence[Tensor] | None, delta_L: Sequence[Tensor] | None, delta_S: Sequence[Tensor] | None
 ) -> None:
-    """Copy [basis; update], S and ΔS of all layers into the workspace of the plan; ΔK = ΔL = None means zeros."""
+    """Copy [basis; update], S and ΔS of all layers into the workspace of the plan; ΔK = ΔL = None
+    means zeros.
+    """
     for of in plan.classes:
         w = of.width
         for part, S in of.by_part(of.S):
@@ -98,7 +105,8 @@ def prepare(
 
 
 def decided(plan: Plan, dtype: torch.dtype, how: Directions, columns: Integers, limits: Limits, budget: Budget | None) -> New:
-    """The spectra and the ranks of all layers; by Householder QR where Gram matrices are not enough, and for float64.
+    """The spectra and the ranks of all layers; by Householder QR where Gram matrices are not
+    enough, and for float64.
 
     Raises :class:`NonFiniteUpdateError`, and ``ValueError`` for a budget that returns no valid ranks.
     """
@@ -155,9 +163,11 @@ def _small(of: WidthClass, rows: Integers, products: torch.dtype, how: Direction
 
 
 def _leading(of: WidthClass, dtype: torch.dtype, small: Small, limits: Limits) -> tuple[NDArray[np.bool_], int]:
-    """For which layers of a class the leading half of the spectrum is enough, and the number of products it takes.
+    """For which layers of a class the leading half of the spectrum is enough, and the number of
+    products it takes.
 
-    It is not enough where the rank grows: to ``min_rank``, or where there is room and the norm of the rest exceeds ϑ.
+    It is not enough where the rank grows: to ``min_rank``, or where there is room and the norm of
+    the rest exceeds ϑ.
     """
     ranks, most, eps = of.ranks, limits.max_rank[of.members], torch.finfo(dtype).eps
     steps = smallness(small, ranks)
@@ -183,7 +193,9 @@ def _on_host(plan: Plan, found: Sequence[Found]) -> tuple[Values, Values, Values
 
 
 def _rest(found: Sequence[Found], sigma: Values) -> NDArray[np.bool_]:
-    """Mark the unknown singular values behind leading ones (L, 2w), and write the norm of the rest there as one value."""
+    """Mark the unknown singular values behind leading ones (L, 2w), and write the norm of the rest
+    there as one value.
+    """
     unknown = np.zeros(sigma.shape, dtype=np.bool_)
     for one in found:
         if isinstance(one.core, LeadingCore):
@@ -254,7 +266,9 @@ def _exact(plan: Plan, layers: Sequence[int], how: Directions) -> dict[int, Exac
 def _by_householder(
     of: WidthClass, part: Part, begin: int, places: Sequence[int], how: Directions
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`householder_core` of some layers of a part that begins at ``begin`` in the class, without an index upload."""
+    """:func:`householder_core` of some layers of a part that begins at ``begin`` in the class,
+    without an index upload.
+    """
     pick = (lambda X: X) if len(places) == len(part.B_K) else (lambda X: torch.stack([X[i] for i in places]))
     B_K, B_L = (_with_rate(pick(B), of.width, how.rate) for B in (part.B_K, part.B_L))
     S, delta_S = (pick(X[begin : begin + len(part.B_K)]) for X in (of.S, of.delta_S))
@@ -311,7 +325,9 @@ def _coordinates(of: WidthClass, found: Sequence[Found], inverse: Tensor) -> lis
 
 
 def put_back(plan: Plan) -> None:
-    """Restore the factors after a failed write: the plan's workspace still holds those from before the step."""
+    """Restore the factors after a failed write: the plan's workspace still holds those from before
+    the step.
+    """
     for of in plan.classes:
         w = of.width
         for part, S in of.by_part(of.S):

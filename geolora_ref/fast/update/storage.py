@@ -1,8 +1,9 @@
 """The memory layout of many layers' factors, and the classes of layers that are computed together.
 
-All layers of one shape share one buffer for each of Uᵀ, S and Vᵀ, with room for ``capacity`` columns.  A layer of rank r uses the
-first r rows, and the rows behind are zero, so its storage keeps its address at every rank.  Layers of similar rank form a class,
-as wide as its largest rank, and a step has one batch of small matrices for each class.  So layers of small rank do not pay for
+All layers of one shape share one buffer for each of Uᵀ, S and Vᵀ, with room for ``capacity``
+columns.  A layer of rank r uses the first r rows, and the rows behind are zero, so its storage
+keeps its address at every rank.  Layers of similar rank form a class, as wide as its largest rank,
+and a step has one batch of small matrices for each class.  So layers of small rank do not pay for
 the largest one.
 """
 
@@ -24,7 +25,8 @@ Integers = NDArray[Any]
 
 
 class Stack(NamedTuple):
-    """All layers of one shape (m, n): ``Ut`` (N, capacity, m), ``S`` (N, capacity, capacity), ``Vt`` (N, capacity, n).
+    """All layers of one shape (m, n): ``Ut`` (N, capacity, m), ``S`` (N, capacity, capacity),
+    ``Vt`` (N, capacity, n).
 
     ``work_K``, ``work_L`` : workspace for [basis; update] of all of them, in float32 or float64.
     """
@@ -55,7 +57,8 @@ def stacks_of(shapes: Sequence[tuple[int, int]], capacity: int, dtype: torch.dty
 class Part(NamedTuple):
     """The layers of a class that have one shape.
 
-    ``rows`` : their places in the stack.  ``B_K`` (N, 2w, m), ``B_L`` (N, 2w, n) : [basis; update] of each layer, transposed.
+    ``rows`` : their places in the stack.  ``B_K`` (N, 2w, m), ``B_L`` (N, 2w, n) : [basis; update]
+    of each layer, transposed.
     """
 
     stack: Stack
@@ -71,7 +74,8 @@ class Part(NamedTuple):
 class WidthClass(NamedTuple):
     """Layers whose ranks are at most ``width`` and not much less, in the order of their parts.
 
-    ``members`` : the layers' numbers; ``ranks`` and ``roots`` √max(m, n) (N,); ``S``, ``delta_S`` (N, w, w) float64: workspace.
+    ``members`` : the layers' numbers; ``ranks`` and ``roots`` √max(m, n) (N,); ``S``, ``delta_S``
+    (N, w, w) float64: workspace.
     """
 
     width: int
@@ -92,8 +96,9 @@ class WidthClass(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The workspace of a step for given ranks.  ``K``, ``L``, ``S`` : views (m, r), (n, r) and (r, r) that take ΔK, ΔL and ΔS of
-    each layer; ``columns`` (L,) : the number of columns of the augmented bases; ``roots`` (L,) √max(m, n).
+    """The workspace of a step for given ranks.  ``K``, ``L``, ``S`` : views (m, r), (n, r) and (r,
+    r) that take ΔK, ΔL and ΔS of each layer; ``columns`` (L,) : the number of columns of the
+    augmented bases; ``roots`` (L,) √max(m, n).
     """
 
     ranks: tuple[int, ...]
@@ -139,7 +144,9 @@ def plan_of(ranks: tuple[int, ...], stacks: Sequence[Stack]) -> Plan:
 def _class(
     w: int, members: Sequence[tuple[Stack, list[int]]], ranks: Sequence[int], there: Iterator[Tensor], taken: dict[int, int]
 ) -> WidthClass:
-    """The rows of some stacks as one class; ``taken`` : how many columns of each stack's workspace are in use."""
+    """The rows of some stacks as one class; ``taken`` : how many columns of each stack's workspace
+    are in use.
+    """
     parts, roots = [], []
     for stack, rows in members:
         begin, columns = taken[id(stack)], 2 * w * len(rows)

@@ -1,7 +1,8 @@
 """Load distributed checkpoints of adapters, whose tensor shapes depend on ranks that training has changed.
 
-``torch.distributed.checkpoint.load`` fills tensors of a state that the caller provides, shape by shape.  A fresh model has other
-ranks than the saved one, and a fresh optimizer has no memory yet.  The planner gives both tensors of the checkpoint's shapes.
+``torch.distributed.checkpoint.load`` fills tensors of a state that the caller provides, shape by
+shape.  A fresh model has other ranks than the saved one, and a fresh optimizer has no memory yet.
+The planner gives both tensors of the checkpoint's shapes.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ OF_AN_ADAPTER = re.compile(r"(^|\.)(adapter|geolora_adapter\.[^.]+)\.(U|S|V|Ut|V
 
 
 class RankPlanner(DefaultLoadPlanner):
-    """Loads adapters and their memory at the ranks that the checkpoint has: ``dcp.load(state, planner=RankPlanner())``.
+    """Loads adapters and their memory at the ranks that the checkpoint has: ``dcp.load(state,
+    planner=RankPlanner())``.
 
-    ``state`` is what ``torch.distributed.checkpoint.state_dict.get_state_dict(model, optimizer)`` returns, to be set by
-    ``set_state_dict`` afterwards; everything else is torch's own.  Give a planner to one ``load`` each.
+    ``state`` is what ``torch.distributed.checkpoint.state_dict.get_state_dict(model, optimizer)``
+    returns, to be set by ``set_state_dict`` afterwards; everything else is torch's own.  Give a
+    planner to one ``load`` each.
     """
 
     def set_up_planner(self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
-        """Put tensors of the saved shapes into the requested parts of the state, for every key of an adapter."""
+        """Put tensors of the saved shapes into the requested parts of the state, for every key of
+        an adapter.
+        """
         assert metadata is not None
         for key, saved in metadata.state_dict_metadata.items():
             path = metadata.planner_data[key]

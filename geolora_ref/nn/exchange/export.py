@@ -1,13 +1,16 @@
 """Adapters as a plain LoRA checkpoint, which PEFT and its readers load without this package.
 
-LoRA [H22] adds (lora_alpha/r)·B A to a weight; GeoLoRA adds alpha·U S Vᵀ.  So B = alpha·U S and A = Vᵀ with a scale of 1.  Ranks
-differ from layer to layer, and only PEFT reads such ranks right.  ``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM,
-which scales by lora_alpha/r, and to llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from
-tensors, and takes the first rank for lora_alpha (each layer's own in later releases).  So by default every layer is padded with
-zeros to the largest rank, and lora_alpha = r: every reader then scales by 1.  The compact form has patterns and no zeros.
+LoRA [H22] adds (lora_alpha/r)·B A to a weight; GeoLoRA adds alpha·U S Vᵀ.  So B = alpha·U S and
+A = Vᵀ with a scale of 1.  Ranks differ from layer to layer, and only PEFT reads such ranks right.
+``rank_pattern`` and ``alpha_pattern`` are unknown to vLLM, which scales by lora_alpha/r, and to
+llama.cpp, which scales by lora_alpha over the rank of each B.  Diffusers reads ranks from tensors,
+and takes the first rank for lora_alpha (each layer's own in later releases).  So by default every
+layer is padded with zeros to the largest rank, and lora_alpha = r: every reader then scales by 1.
+The compact form has patterns and no zeros.
 
-PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name ("fc" matches "decoder.fc" too),
-and treats names in ``target_modules`` in the same way.  Here every name is escaped and anchored, so that it means one module.
+PEFT reads the keys of patterns as regular expressions that may match at the end of a longer name
+("fc" matches "decoder.fc" too), and treats names in ``target_modules`` in the same way.  Here every
+name is escaped and anchored, so that it means one module.
 """
 
 from __future__ import annotations
@@ -51,27 +54,33 @@ def export_lora(
     compact: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and ``adapter_model.safetensors``.
+    """Write adapters and other trained modules of ``model`` as ``adapter_config.json`` and
+    ``adapter_model.safetensors``.
 
-    ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``.  Modules that are trained as a
-    whole or own trainable parameters (heads) become ``modules_to_save``, with all their submodules.  The factors keep their
-    dtype.  Buffers that training changes in a module without trainable parameters are not saved: keep a frozen nn.BatchNorm2d
-    in eval mode, or train it.
+    ``peft.PeftModel.from_pretrained(base, directory)`` then computes the same as ``model``.
+    Modules that are trained as a whole or own trainable parameters (heads) become
+    ``modules_to_save``, with all their submodules.  The factors keep their dtype.  Buffers that
+    training changes in a module without trainable parameters are not saved: keep a frozen
+    nn.BatchNorm2d in eval mode, or train it.
 
-    ``compact`` : every layer at its own rank, for PEFT alone (see above); by default all at the largest, for every reader.
+    ``compact`` : every layer at its own rank, for PEFT alone (see above); by default all at the
+    largest, for every reader.
 
-    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load.  Their defaults come from the
-    configuration of a PEFT model, or from the path from which transformers loaded the model.
+    ``base_model_name_or_path`` and ``task_type`` tell PEFT's ``AutoPeftModel`` what to load.  Their
+    defaults come from the configuration of a PEFT model, or from the path from which transformers
+    loaded the model.
 
-    A concurrent reader of the directory finds the old adapter, none, or the new one, but no mixture: the old configuration is
-    removed first and the new one is written last.
+    A concurrent reader of the directory finds the old adapter, none, or the new one, but no
+    mixture: the old configuration is removed first and the new one is written last.
 
-    Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``; ``ValueError`` for a model
-    without adapters or merged, and for parts that a LoRA checkpoint cannot hold: convolutions with dilation or a padding mode
-    other than zeros, the projection of nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a
-    low-rank update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or another container
-    with trained parameters of its own, an adapted or trained module that the model has at several places; ``RuntimeError`` for
-    bases that another optimizer has changed.  Nothing is written then.
+    Raises ``FileExistsError`` if the directory holds an adapter already, unless ``overwrite``;
+    ``ValueError`` for a model without adapters or merged, and for parts that a LoRA checkpoint
+    cannot hold: convolutions with dilation or a padding mode other than zeros, the projection of
+    nn.MultiheadAttention (PEFT's layer is not called there), a trained parameter beside a low-rank
+    update in the same layer, a trained module that PEFT cannot name, a trained nn.ParameterList or
+    another container with trained parameters of its own, an adapted or trained module that the
+    model has at several places; ``RuntimeError`` for bases that another optimizer has changed.
+    Nothing is written then.
     """
     model = unwrapped(model)
     config = lora_config(model, base_model_name_or_path=base_model_name_or_path, task_type=task_type, compact=compact)
@@ -121,8 +130,8 @@ def lora_config(
 
 
 def lora_state_dict(model: nn.Module, *, compact: bool = False) -> dict[str, Tensor]:
-    """A = Vᵀ and B = alpha·U S of every adapter, padded with zeros to the largest rank unless ``compact``, and the tensors of the
-    other trained modules: contiguous copies under PEFT's names.
+    """A = Vᵀ and B = alpha·U S of every adapter, padded with zeros to the largest rank unless
+    ``compact``, and the tensors of the other trained modules: contiguous copies under PEFT's names.
 
     Raises like :func:`export_lora`.
     """
@@ -159,7 +168,9 @@ def _only(name: str) -> str:
 
 
 def _base_name(name: str) -> str:
-    """The name in the base model of a layer that PEFT or ``torch.compile`` has wrapped, or the name as it is."""
+    """The name in the base model of a layer that PEFT or ``torch.compile`` has wrapped, or the name
+    as it is.
+    """
     return name.replace(f".{COMPILED}", "").removeprefix(PREFIX).removesuffix(".geolora_active")
 
 
@@ -189,8 +200,9 @@ def _exportable(model: nn.Module) -> dict[str, AdaptedLayer]:
 
 
 def _trained_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The outermost modules outside of the adapters that are trained as a whole or own trainable parameters, and PEFT's active
-    copies in ``modules_to_save``, which are not trainable in a model that was loaded for inference.
+    """The outermost modules outside of the adapters that are trained as a whole or own trainable
+    parameters, and PEFT's active copies in ``modules_to_save``, which are not trainable in a model
+    that was loaded for inference.
 
     PEFT accepts no module inside of another saved one, and no container that cannot be called.
     """
@@ -226,7 +238,9 @@ def _is_trained(module: nn.Module, inside: set[int]) -> bool:
 
 
 def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
-    """Raise ``ValueError`` for a trained module with adapters inside, or whose name is also the end of another name."""
+    """Raise ``ValueError`` for a trained module with adapters inside, or whose name is also the end
+    of another name.
+    """
     names = {_saved_name(name) for name, _ in model.named_modules()}
     layers = [_base_name(name) for name in adapters(model)]
     for head in heads:
@@ -239,5 +253,7 @@ def _refuse_unclear(heads: list[str], model: nn.Module) -> None:
 
 
 def _saved_name(name: str) -> str:
-    """The name in the base model of a module in one of PEFT's ``modules_to_save`` wrappers; other names stay as they are."""
+    """The name in the base model of a module in one of PEFT's ``modules_to_save`` wrappers; other
+    names stay as they are.
+    """
     return re.sub(r"\.(modules_to_save\.[^.]+|original_module)(?=\.|$)", "", _base_name(name))

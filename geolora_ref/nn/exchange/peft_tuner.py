@@ -1,8 +1,9 @@
 """GeoLoRA as a method of PEFT: ``get_peft_model(model, GeoLoraConfig(...))``.
 
-Import this module once, also before ``PeftModel.from_pretrained``: the import registers the method under the name GEOLORA.  Every
-chosen layer becomes a :class:`GeoLoraLayer`, which keeps one :class:`LowRankAdapter` for each of PEFT's adapters.  The active
-adapter is exposed as an ordinary :class:`AdaptedLayer` on the same base and factors.  This layer does all the computing, and
+Import this module once, also before ``PeftModel.from_pretrained``: the import registers the method
+under the name GEOLORA.  Every chosen layer becomes a :class:`GeoLoraLayer`, which keeps one
+:class:`LowRankAdapter` for each of PEFT's adapters.  The active adapter is exposed as an ordinary
+:class:`AdaptedLayer` on the same base and factors.  This layer does all the computing, and
 :func:`geolora_ref.nn.adapters` lists it, so that the optimizer finds it.
 """
 
@@ -68,19 +69,24 @@ class GeoLoraConfig(PeftConfig):
 
     Attributes
     ----------
-    rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`.  ``rank`` is the rank at the start
-        of training; a saved adapter stores its ranks in the shapes of its factors.
-    dtype : the factors' dtype by name, "float32" or "float64" (a configuration is saved as text); None as in ``adapt``.
-    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends of names; None for the
-        modules that PEFT lists for the model's architecture.
+    rank, max_rank, alpha, dropout, gradients, fused : as in :func:`geolora_ref.nn.adapt`.  ``rank``
+        is the rank at the start of training; a saved adapter stores its ranks in the shapes of its
+        factors.
+    dtype : the factors' dtype by name, "float32" or "float64" (a configuration is saved as text);
+        None as in ``adapt``.
+    target_modules : "all-linear" (default), a regular expression that matches whole names, or ends
+        of names; None for the modules that PEFT lists for the model's architecture.
     exclude_modules : modules that are left out, in the same form.
     modules_to_save : modules that are trained and saved as a whole (heads).
     layers_to_transform, layers_pattern : as in PEFT's other methods, beside a list of names.
-    trainable_token_indices : rows of embeddings that are trained as they are, as in LoraConfig; a list means the input embedding.
-    init_weights : False draws S at random, so that a new adapter does something (for tests); by default S = 0.
+    trainable_token_indices : rows of embeddings that are trained as they are, as in LoraConfig; a
+        list means the input embedding.
+    init_weights : False draws S at random, so that a new adapter does something (for tests); by
+        default S = 0.
 
-    Raises ``ValueError`` for options out of range, and for ``layers_to_transform`` beside a regular expression; ``TypeError``
-    for an unknown option, which for options of LoraConfig names the counterpart here.
+    Raises ``ValueError`` for options out of range, and for ``layers_to_transform`` beside a regular
+    expression; ``TypeError`` for an unknown option, which for options of LoraConfig names the
+    counterpart here.
     """
 
     rank: int = 8
@@ -99,7 +105,9 @@ class GeoLoraConfig(PeftConfig):
     init_weights: bool = True
 
     def __new__(cls, *_: Any, **options: Any) -> GeoLoraConfig:
-        """Refuse options of LoraConfig with a hint, before the generated ``__init__`` refuses them without one."""
+        """Refuse options of LoraConfig with a hint, before the generated ``__init__`` refuses them
+        without one.
+        """
         found = {name: value for name, value in options.items() if name in LORA_SAYS}
         if found:
             here = "; ".join(f"for {name} {LORA_SAYS[name]}" for name in found)
@@ -132,10 +140,12 @@ class GeoLoraConfig(PeftConfig):
 
 
 class NamedLayer(AdaptedLayer):
-    """An adapted layer whose base and factors belong to a :class:`GeoLoraLayer` and are saved under that layer's names.
+    """An adapted layer whose base and factors belong to a :class:`GeoLoraLayer` and are saved under
+    that layer's names.
 
-    ``merged_adapters`` : names of the merged adapters in order, a list shared by all adapters of a base.  Each merged adapter
-    keeps the weight from before its own merge, so the last one must be unmerged first.
+    ``merged_adapters`` : names of the merged adapters in order, a list shared by all adapters of a
+    base.  Each merged adapter keeps the weight from before its own merge, so the last one must be
+    unmerged first.
     """
 
     def __init__(self, name: str, merged_adapters: list[str], base: nn.Module, adapter: LowRankAdapter, **options: Any) -> None:
@@ -159,7 +169,9 @@ class NamedLayer(AdaptedLayer):
         self.merged_adapters.append(self.name)
 
     def unmerge(self) -> None:
-        """Like :meth:`AdaptedLayer.unmerge`; ``RuntimeError`` also if another adapter has been merged since."""
+        """Like :meth:`AdaptedLayer.unmerge`; ``RuntimeError`` also if another adapter has been
+        merged since.
+        """
         if self.merged and self.merged_adapters[-1] != self.name:
             raise RuntimeError(f"unmerge: expected {self.merged_adapters[-1]!r}, merged last, to go first, found {self.name!r}")
         super().unmerge()
@@ -169,8 +181,9 @@ class NamedLayer(AdaptedLayer):
 class GeoLoraLayer(nn.Module, BaseTunerLayer):
     """A frozen layer with the adapters that PEFT has given it, of which at most one is active.
 
-    ``geolora_adapter`` holds them by name; ``geolora_active`` is the active one as an :class:`AdaptedLayer`, or None.
-    A ``state_dict`` holds base and adapters unmerged, even while some are merged; loading the base or a merged adapter unmerges.
+    ``geolora_adapter`` holds them by name; ``geolora_active`` is the active one as an
+    :class:`AdaptedLayer`, or None.  A ``state_dict`` holds base and adapters unmerged, even while
+    some are merged; loading the base or a merged adapter unmerges.
     """
 
     adapter_layer_names = ("geolora_adapter",)
@@ -188,7 +201,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         self.train(base_layer.training)
 
     def add(self, adapter_name: str, config: GeoLoraConfig) -> None:
-        """Add a new adapter; on the meta device, without values, where PEFT is about to load them (``low_cpu_mem_usage``)."""
+        """Add a new adapter; on the meta device, without values, where PEFT is about to load them
+        (``low_cpu_mem_usage``).
+        """
         dtype = None if config.dtype is None else getattr(torch, config.dtype)
         adapter = adapter_for(self.base_layer, config.rank, config.max_rank, config.gradients, dtype, None)
         if not (config.init_weights or adapter.S.is_meta):
@@ -203,7 +218,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
         self.geolora_adapter[adapter_name] = adapter
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """Make this adapter the active one.  Raises ``ValueError`` for more than one: updates add up in ``merge`` alone."""
+        """Make this adapter the active one.  Raises ``ValueError`` for more than one: updates add
+        up in ``merge`` alone.
+        """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if len(names) > 1:
             raise ValueError(f"expected one active adapter, found {', '.join(names)}; adapters can be merged one after the other")
@@ -213,7 +230,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
             self.geolora_active.train(self.training)
 
     def _in_effect(self) -> NamedLayer | None:
-        """The adapter that acts beside the base; None while adapters are merged or disabled.  Disabling unmerges first."""
+        """The adapter that acts beside the base; None while adapters are merged or disabled.
+        Disabling unmerges first.
+        """
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = None if self.merged or self.disable_adapters else self.geolora_active
@@ -236,8 +255,8 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the active adapter, or the adapters of ``adapter_names``, to the base weight.
 
-        Raises ``RuntimeError`` like :meth:`AdaptedLayer.merge`, and with ``safe_merge`` ``ValueError`` for non-finite factors;
-        nothing is merged then.
+        Raises ``RuntimeError`` like :meth:`AdaptedLayer.merge`, and with ``safe_merge``
+        ``ValueError`` for non-finite factors; nothing is merged then.
         """
         names = check_adapters_to_merge(self, adapter_names)
         self.refuse_unmergeable(names, safe_merge)
@@ -246,7 +265,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
                 self.geolora_layers[name].merge()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """For ``peft.convert_to_lora``, which converts linear layers alone; exact if its rank is at least the adapter's."""
+        """For ``peft.convert_to_lora``, which converts linear layers alone; exact if its rank is at
+        least the adapter's.
+        """
         return isinstance(self, GeoLoraLinear)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
@@ -276,7 +297,9 @@ class GeoLoraLayer(nn.Module, BaseTunerLayer):
 
 
 def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """Put the original weight into a state, which would otherwise count W twice; the adapter merged first has kept it."""
+    """Put the original weight into a state, which would otherwise count W twice; the adapter merged
+    first has kept it.
+    """
     if layer.merged and f"{prefix}base_layer.weight" in state:
         first = layer.geolora_layers[layer.merged_adapters[0]]
         if first._unmerged_weight is not None:
@@ -284,14 +307,18 @@ def _state_of_the_unmerged(layer: GeoLoraLayer, state: dict[str, Any], prefix: s
 
 
 def _unmerged_for_a_state(layer: GeoLoraLayer, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Unmerge before a state of the base or of a merged adapter is loaded; other adapters can be loaded while some are merged."""
+    """Unmerge before a state of the base or of a merged adapter is loaded; other adapters can be
+    loaded while some are merged.
+    """
     parts = ("base_layer.", *(f"geolora_adapter.{name}." for name in layer.merged_adapters))
     if layer.merged and any(key.startswith(tuple(prefix + part for part in parts)) for key in state):
         layer.unmerge()
 
 
 class GeoLoraLinear(GeoLoraLayer):
-    """A :class:`GeoLoraLayer` on a linear base: PEFT's "all-linear" for a second adapter looks for Linear in the class name."""
+    """A :class:`GeoLoraLayer` on a linear base: PEFT's "all-linear" for a second adapter looks for
+    Linear in the class name.
+    """
 
 
 class GeoLoraModel(BaseTuner):
@@ -321,7 +348,9 @@ class GeoLoraModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Replace a module without PEFT's copying of weights: the new layer reads the weight of its base."""
+        """Replace a module without PEFT's copying of weights: the new layer reads the weight of its
+        base.
+        """
         setattr(parent, child_name, new_module)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -338,7 +367,9 @@ class GeoLoraModel(BaseTuner):
             raise
 
     def _prepare_model(self, peft_config: GeoLoraConfig, model: nn.Module) -> None:
-        """Raise ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be adapted, before any change."""
+        """Raise ``ValueError`` for layers of :func:`geolora_ref.nn.adapt`, whose bases would be
+        adapted, before any change.
+        """
         found = [name for name, layer in adapters(model).items() if type(layer) is AdaptedLayer]
         if found:
             raise ValueError(f"model: expected one without adapters of geolora_ref.nn.adapt, found {found[0]!r}")
@@ -365,7 +396,9 @@ class GeoLoraModel(BaseTuner):
         )
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """Like PEFT's method, for all layers or none: the errors of :meth:`GeoLoraLayer.merge` come before the first merge."""
+        """Like PEFT's method, for all layers or none: the errors of :meth:`GeoLoraLayer.merge` come
+        before the first merge.
+        """
         self._refuse_unmergeable(adapter_names, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
 
@@ -383,7 +416,9 @@ class GeoLoraModel(BaseTuner):
                     module.refuse_unmergeable(adapter_names or module.active_adapters, safe_merge)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes nothing then."""
+        """Make this adapter the active one.  Raises ``ValueError`` for more than one, and changes
+        nothing then.
+        """
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
             raise ValueError(f"expected one active adapter, found {', '.join(adapter_name)}")
         super().set_adapter(adapter_name, inference_mode=inference_mode)

@@ -56,26 +56,29 @@ def adapt(
 
     Parameters
     ----------
-    target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``; a warning of the logger
-        "geolora_ref" names experts of a mixture that stay as they are), a regular expression that matches whole module names, or
-        names; "q" stands for every module whose name is "q" or ends in ".q".
-    rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).  Both are lowered to
-        min(m, n) of a layer.
+    target_modules : "all-linear" (every nn.Linear and transformers Conv1D outside of ``train``; a
+        warning of the logger "geolora_ref" names experts of a mixture that stay as they are), a
+        regular expression that matches whole module names, or names; "q" stands for every module
+        whose name is "q" or ends in ".q".
+    rank, max_rank : the initial rank, and the largest rank that the storage holds (default 4·rank).
+        Both are lowered to min(m, n) of a layer.
     alpha, dropout, fused : see :class:`AdaptedLayer`.
     dtype : of the factors; by default the layer's, single precision where that is lower.
     gradients : see :class:`LowRankAdapter`.
     train : names of modules that stay trainable as a whole (heads).
-    exclude : names of modules that stay as they are, with all their submodules (an output layer that shares its weight with
-        an embedding, say).
+    exclude : names of modules that stay as they are, with all their submodules (an output layer
+        that shares its weight with an embedding, say).
     generator : for the random bases; by default torch's own.
 
-    The adapted model computes the same as before, because S = 0: to the last bit with ``fused=False``, within the rounding of
-    a product otherwise.  Returns the new layers by name; a module with several names is listed by the first.
+    The adapted model computes the same as before, because S = 0: to the last bit with
+    ``fused=False``, within the rounding of a product otherwise.  Returns the new layers by name; a
+    module with several names is listed by the first.
 
-    Raises ``ValueError``: ranks below 1, options that exclude each other (see :class:`AdaptedLayer`), a rank, alpha or dropout
-    out of range, names that no module has (the message lists the possible ones), layers that cannot be adapted, a weight that
-    another module shares, a layer inside of ``train``, a model that is adapted already, dropout where only the weight of a
-    layer is read.  The model is unchanged then.
+    Raises ``ValueError``: ranks below 1, options that exclude each other (see
+    :class:`AdaptedLayer`), a rank, alpha or dropout out of range, names that no module has (the
+    message lists the possible ones), layers that cannot be adapted, a weight that another module
+    shares, a layer inside of ``train``, a model that is adapted already, dropout where only the
+    weight of a layer is read.  The model is unchanged then.
     """
     checks.integer("rank", rank, 1)
     if max_rank is not None:
@@ -116,7 +119,9 @@ def adapter_for(
     dtype: torch.dtype | None,
     generator: torch.Generator | None,
 ) -> LowRankAdapter:
-    """A new adapter for a layer, with the options of :func:`adapt`; ``ValueError`` if the layer cannot be adapted."""
+    """A new adapter for a layer, with the options of :func:`adapt`; ``ValueError`` if the layer
+    cannot be adapted.
+    """
     shape, weight = layout_of(layer).shape, layer.weight
     assert isinstance(weight, torch.Tensor)
     if dtype is None:
@@ -157,7 +162,9 @@ def _targets(model: nn.Module, target_modules: str | Sequence[str], heads: dict[
 
 
 def say_what_stays(model: nn.Module) -> None:
-    """Warn of parameters that stack several matrices, as mixture-of-experts layers have them: "all-linear" leaves them alone."""
+    """Warn of parameters that stack several matrices, as mixture-of-experts layers have them:
+    "all-linear" leaves them alone.
+    """
     parameters = [
         (f"{name}.{key}", parameter)
         for name, module in model.named_modules()
@@ -181,7 +188,9 @@ def _matching(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
 
 
 def _chosen(model: nn.Module, names: Sequence[str], argument: str) -> dict[str, nn.Module]:
-    """The modules that ``names`` stand for, each under the first of its names; every name must stand for at least one module."""
+    """The modules that ``names`` stand for, each under the first of its names; every name must
+    stand for at least one module.
+    """
     if isinstance(names, str):
         raise ValueError(f"{argument}: expected a sequence of names, found the string {names!r}")
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
@@ -207,7 +216,9 @@ def _names(model: nn.Module) -> str:
 
 
 def _refuse_layers_of_peft(model: nn.Module) -> None:
-    """Raise ``ValueError`` if PEFT has wrapped a layer: PEFT's own factors would be adapted.  PEFT need not be installed."""
+    """Raise ``ValueError`` if PEFT has wrapped a layer: PEFT's own factors would be adapted.  PEFT
+    need not be installed.
+    """
     for name, module in model.named_modules():
         if any(kind.__name__ == "BaseTunerLayer" for kind in type(module).__mro__):
             raise ValueError(
@@ -233,7 +244,9 @@ def _refuse_unseen_dropout(model: nn.Module, layer: nn.Module, dropout: float) -
 
 
 def refuse_several_places(model: nn.Module, whole: nn.Module) -> None:
-    """Raise ``ValueError`` if a module or one of its submodules has several places in the model: PEFT replaces the first only."""
+    """Raise ``ValueError`` if a module or one of its submodules has several places in the model:
+    PEFT replaces the first only.
+    """
     inside = set(whole.modules())
     places = [
         f"{name}.{key}".removeprefix(".")
@@ -257,7 +270,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def adapters(model: nn.Module) -> dict[str, AdaptedLayer]:
-    """All adapted layers of a model by name; a compiled or data-parallel model is looked through to the model inside."""
+    """All adapted layers of a model by name; a compiled or data-parallel model is looked through to
+    the model inside.
+    """
     return {name: module for name, module in unwrapped(model).named_modules() if isinstance(module, AdaptedLayer)}
 
 
@@ -310,10 +325,12 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def foreign_optimizer(model: nn.Module) -> Iterator[None]:
-    """Within this context any optimizer may write into the factors: for baselines that step U, S and V as they like.
+    """Within this context any optimizer may write into the factors: for baselines that step U, S
+    and V as they like.
 
-    ``.grad`` of Ut, S, Vt is (∇_K)ᵀ, ∇_S, (∇_L)ᵀ, or with gradients="published" the derivatives.  Bases may then stay
-    non-orthonormal until factors are loaded or assigned again; ``LowRankAdapter.factors``, and so the next step, refuses them.
+    ``.grad`` of Ut, S, Vt is (∇_K)ᵀ, ∇_S, (∇_L)ᵀ, or with gradients="published" the derivatives.
+    Bases may then stay non-orthonormal until factors are loaded or assigned again;
+    ``LowRankAdapter.factors``, and so the next step, refuses them.
     """
     found = {module: module.watch.off for module in unwrapped(model).modules() if isinstance(module, LowRankAdapter)}
     for adapter in found:

@@ -1,7 +1,8 @@
 """A frozen layer and its low-rank update: y = base(x) + alpha · (x Wᵀ), W = U S Vᵀ.
 
-One module for linear layers (also the transposed ones of GPT-2), convolutions and embeddings.  They differ in how x meets
-the factors (``functions.py``) and in how W is laid out in the base weight (:class:`Layout`).
+One module for linear layers (also the transposed ones of GPT-2), convolutions and embeddings.  They
+differ in how x meets the factors (``functions.py``) and in how W is laid out in the base weight
+(:class:`Layout`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ CODED_WEIGHTS = ("bitsandbytes.nn.modules.Linear8bitLt", "bitsandbytes.nn.module
 
 @dataclass(frozen=True)
 class Layout:
-    """How a kind of layer uses W (m x n): its shape, how x meets the factors, and how W maps to the layer's tensors.
+    """How a kind of layer uses W (m x n): its shape, how x meets the factors, and how W maps to the
+    layer's tensors.
 
     The base class is the layout of nn.Linear, where nothing is rearranged.
     """
@@ -97,9 +99,10 @@ def is_transposed_linear(layer: nn.Module) -> bool:
 def layout_of(layer: nn.Module) -> Layout:
     """The layout of a layer's weight.
 
-    Linear: m outputs, n inputs.  Convolution: m output channels, n = input channels x kernel.  Embedding: m features, n rows.
-    Raises ``ValueError`` for a layer of another kind, a weight without values (meta device) or not of floating point
-    (quantised, other than by bitsandbytes), and for options under which the layer is not linear in its weight.
+    Linear: m outputs, n inputs.  Convolution: m output channels, n = input channels x kernel.
+    Embedding: m features, n rows.  Raises ``ValueError`` for a layer of another kind, a weight
+    without values (meta device) or not of floating point (quantised, other than by bitsandbytes),
+    and for options under which the layer is not linear in its weight.
     """
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
@@ -142,20 +145,25 @@ def _embedding_layout(layer: nn.Embedding) -> Layout:
 class AdaptedLayer(nn.Module):
     """y = base(x) + alpha · (dropout(x) Wᵀ) with a frozen ``base`` and W = U S Vᵀ in ``adapter``.
 
-    ``alpha`` is a constant: a factor that depended on the rank would change the function at every truncation.
-    ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that applies: the base is nn.Linear
-    itself with a frozen, plain weight in the dtype and on the device of the factors, without hooks and without an instance
-    ``forward`` (offloading, pruning and older parametrisations set these).  Every other layer takes the plain way, and so does
-    gradients="published", whose graph is torch's own.  False always takes the plain way: base(x) plus the update.  Its output
-    equals the base's to the last bit while S = 0; the fused function may round otherwise, where another library multiplies
-    (``fast/layer/product.py``).  True is like "auto", but fuses gradients="published" too, and raises ``ValueError`` for a base
-    of another class, dtype or device.  Torch's global module hooks (for debugging) do not see a fused base: it is not called.
-    The attribute ``weight`` is the effective weight base.weight + alpha·W, for callers that read it instead of calling the layer
-    (nn.MultiheadAttention).  Gradients pass through it in the same form; dropout acts on the input and has no effect there.
-    Every other attribute is the base's, except special ones such as ``__deepcopy__``.
-    A ``state_dict`` holds base and adapter unmerged, even while they are merged; loading a state unmerges.  Layers that share
-    one base do not know of each other: save and load them unmerged, and unmerge first the layer that was merged last.
-    A ``torch.export`` program of the layer computes the same but cannot be trained: it has the ordinary gradients of U, S, V.
+    ``alpha`` is a constant: a factor that depended on the rank would change the function at every
+    truncation.
+    ``fused`` : "auto" computes base and update in one function of ``geolora_ref.fast`` where that
+    applies: the base is nn.Linear itself with a frozen, plain weight in the dtype and on the device
+    of the factors, without hooks and without an instance ``forward`` (offloading, pruning and older
+    parametrisations set these).  Every other layer takes the plain way, and so does
+    gradients="published", whose graph is torch's own.  False always takes the plain way: base(x)
+    plus the update.  Its output equals the base's to the last bit while S = 0; the fused function
+    may round otherwise, where another library multiplies (``fast/layer/product.py``).  True is like
+    "auto", but fuses gradients="published" too, and raises ``ValueError`` for a base of another
+    class, dtype or device.  Torch's global module hooks (for debugging) do not see a fused base: it
+    is not called.  The attribute ``weight`` is the effective weight base.weight + alpha·W, for
+    callers that read it instead of calling the layer (nn.MultiheadAttention).  Gradients pass
+    through it in the same form; dropout acts on the input and has no effect there.  Every other
+    attribute is the base's, except special ones such as ``__deepcopy__``.  A ``state_dict`` holds
+    base and adapter unmerged, even while they are merged; loading a state unmerges.  Layers that
+    share one base do not know of each other: save and load them unmerged, and unmerge first the
+    layer that was merged last.  A ``torch.export`` program of the layer computes the same but
+    cannot be trained: it has the ordinary gradients of U, S, V.
     """
 
     def __init__(
@@ -213,13 +221,16 @@ class AdaptedLayer(nn.Module):
 
     @property
     def base_is_merged(self) -> bool:
-        """Whether base.weight contains this adapter or another adapter of the same base (``peft_tuner.py``)."""
+        """Whether base.weight contains this adapter or another adapter of the same base
+        (``peft_tuner.py``).
+        """
         return self.merged
 
     @property
     def weight(self) -> Tensor:
-        """The effective weight in the base's dtype, with W computed in the factors' dtype; base.weight itself while merged or
-        disabled.  Raises ``RuntimeError`` for a quantised base: nothing can be added to its codes.
+        """The effective weight in the base's dtype, with W computed in the factors' dtype;
+        base.weight itself while merged or disabled.  Raises ``RuntimeError`` for a quantised base:
+        nothing can be added to its codes.
         """
         if self.merged or not self.enabled:
             return self.base_weight
@@ -276,11 +287,12 @@ class AdaptedLayer(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add alpha·W to base.weight, in its dtype.  The layer keeps the original weight until :meth:`unmerge`.
+        """Add alpha·W to base.weight, in its dtype.  The layer keeps the original weight until
+        :meth:`unmerge`.
 
-        Raises ``RuntimeError`` if the layer is merged already or disabled, if the base computes its weight anew at each call
-        (parametrisations, pruning), or if the base's class has its own ``forward``, which may use the weight otherwise (weight
-        standardisation).
+        Raises ``RuntimeError`` if the layer is merged already or disabled, if the base computes its
+        weight anew at each call (parametrisations, pruning), or if the base's class has its own
+        ``forward``, which may use the weight otherwise (weight standardisation).
         """
         if self.merged:
             raise RuntimeError("merge: the layer is merged already")
@@ -290,8 +302,8 @@ class AdaptedLayer(nn.Module):
         self.base_weight.copy_(merged)
 
     def check_mergeable(self) -> None:
-        """Raise ``RuntimeError`` unless the layer is enabled, GeoLoRA alone wrote the bases U and V, and base.weight is a
-        parameter that the base uses unchanged.
+        """Raise ``RuntimeError`` unless the layer is enabled, GeoLoRA alone wrote the bases U and
+        V, and base.weight is a parameter that the base uses unchanged.
         """
         if not self.enabled:
             raise RuntimeError("merge: expected an adapter that is enabled, found one that is disabled")
@@ -307,7 +319,9 @@ class AdaptedLayer(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Put the original base.weight back, bit for bit.  Raises ``RuntimeError`` if the layer is not merged."""
+        """Put the original base.weight back, bit for bit.  Raises ``RuntimeError`` if the layer is
+        not merged.
+        """
         if self._unmerged_weight is None:
             raise RuntimeError("unmerge: the layer is not merged")
         self.base_weight.copy_(self._unmerged_weight)
@@ -315,7 +329,9 @@ class AdaptedLayer(nn.Module):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within this context the layer is its base.  Raises ``RuntimeError`` while merged: base.weight then contains alpha·W."""
+        """Within this context the layer is its base.  Raises ``RuntimeError`` while merged:
+        base.weight then contains alpha·W.
+        """
         if self.merged:
             raise RuntimeError("disabled: expected an adapter that is not merged, found one that is; unmerge it first")
         before, self.enabled = self.enabled, False
@@ -332,7 +348,9 @@ def check_fused(fused: object) -> None:
 
 
 def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
-    """Whether the base is nn.Linear itself, with a plain weight in the dtype and on the device of the factors."""
+    """Whether the base is nn.Linear itself, with a plain weight in the dtype and on the device of
+    the factors.
+    """
     if type(base) is not nn.Linear:
         return False
     W0, S = base.weight, adapter.S
@@ -340,12 +358,16 @@ def _is_like_the_factors(base: nn.Module, adapter: LowRankAdapter) -> bool:
 
 
 def _does_nothing(dropout: nn.Module) -> bool:
-    """Whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches it on in a model in eval mode."""
+    """Whether dropout returns its input.  Its own mode counts: Monte Carlo dropout switches it on
+    in a model in eval mode.
+    """
     return isinstance(dropout, nn.Identity) or (isinstance(dropout, nn.Dropout) and not (dropout.training and dropout.p > 0.0))
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """Whether a weight is a plain tensor: tensor subclasses (quantised, distributed) may support fewer operations."""
+    """Whether a weight is a plain tensor: tensor subclasses (quantised, distributed) may support
+    fewer operations.
+    """
     return type(weight) in PLAIN_WEIGHTS
 
 
@@ -369,7 +391,9 @@ def _has_own_forward(base: nn.Module) -> bool:
 
 
 def _state_of_the_unmerged(layer: AdaptedLayer, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """Put the unmerged weight into a state: a state with alpha·W in the weight and W beside it would count W twice."""
+    """Put the unmerged weight into a state: a state with alpha·W in the weight and W beside it
+    would count W twice.
+    """
     if layer._unmerged_weight is not None and f"{prefix}base.weight" in state:
         state[f"{prefix}base.weight"] = layer._unmerged_weight.to(layer.base_weight)  # where the module has been moved to
 

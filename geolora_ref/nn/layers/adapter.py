@@ -37,18 +37,23 @@ class LowRankAdapter(nn.Module):
 
     Attributes
     ----------
-    Ut : (max_rank, m) and Vt : (max_rank, n), the bases transposed: rows beyond the rank are zero.  Transposed storage
-        keeps the first r rows contiguous.  Storage of fixed size keeps the same parameters when the rank changes, as
-        data-parallel training, compilation and anyone with a reference to them need it.
+    Ut : (max_rank, m) and Vt : (max_rank, n), the bases transposed: rows beyond the rank are zero.
+        Transposed storage keeps the first r rows contiguous.  Storage of fixed size keeps the same
+        parameters when the rank changes, as data-parallel training, compilation and anyone with a
+        reference to them need it.
     S : (max_rank, max_rank), zero outside the leading r x r block.
     rank : r.
-    gradients : what ``.grad`` holds after a backward pass.  "projected" (default): ∇_K, ∇_S, ∇_L in the places of U, S, V;
-        "published": the factor gradients G_U, ∇_S, G_V of Algorithm 1, line 2.
-    watch : detects changes of the bases by anything but GeoLoRA's optimizers (``watch.py``).  Training passes, ``state_dict``,
-        merging and exports raise ``RuntimeError`` after such a change.
+    gradients : what ``.grad`` holds after a backward pass.  "projected" (default): ∇_K, ∇_S, ∇_L in
+        the places of U, S, V; "published": the factor gradients G_U, ∇_S, G_V of Algorithm 1, line
+        2.
+    watch : detects changes of the bases by anything but GeoLoRA's optimizers (``watch.py``).
+        Training passes, ``state_dict``, merging and exports raise ``RuntimeError`` after such a
+        change.
 
-    In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes store the rank.
-    Raises ``ValueError`` for ranks out of range and for a precision below single, in which bases do not stay orthonormal.
+    In a ``state_dict`` the factors are U (m, r), S (r, r) and V (n, r): their shapes store the
+    rank.
+    Raises ``ValueError`` for ranks out of range and for a precision below single, in which bases do
+    not stay orthonormal.
     """
 
     def __init__(
@@ -91,7 +96,9 @@ class LowRankAdapter(nn.Module):
 
     @property
     def U(self) -> Tensor:
-        """(m, r), detached.  A ``state_dict`` has the names U, S, V, and torch's distributed checkpoints read such attributes."""
+        """(m, r), detached.  A ``state_dict`` has the names U, S, V, and torch's distributed
+        checkpoints read such attributes.
+        """
         return self.Ut.detach()[: self.rank].mT
 
     @U.setter
@@ -108,7 +115,9 @@ class LowRankAdapter(nn.Module):
         raise ValueError(f"V: expected the storage Vt in its place, found {tuple(X.shape)}; {NO_STATE}")
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As torch's; ``ValueError`` for U and V: loading a state parameter by parameter would lose the rank."""
+        """As torch's; ``ValueError`` for U and V: loading a state parameter by parameter would lose
+        the rank.
+        """
         if name in ("U", "V"):
             raise ValueError(f"{name}: expected the storage {name}t in its place, found a parameter; {NO_STATE}")
         super().register_parameter(name, param)
@@ -131,18 +140,20 @@ class LowRankAdapter(nn.Module):
     def active(self) -> tuple[Tensor, Tensor, Tensor]:
         """(Ut, S, Vt) of the current rank: (r, m), (r, r), (r, n), views that gradients flow through.
 
-        Raises ``ValueError`` for flat pieces of FSDP1, and for an S that is not the storage (``functional_call`` with a
-        ``state_dict`` puts such an S there).
+        Raises ``ValueError`` for flat pieces of FSDP1, and for an S that is not the storage
+        (``functional_call`` with a ``state_dict`` puts such an S there).
         """
         if _is_flat(self.Ut):
             self.refuse_shards()
         return self._first(self.rank)
 
     def in_forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(Ut, S, Vt) for a forward pass: views, or the parameters themselves at full rank, since gradients of views cost copies.
+        """(Ut, S, Vt) for a forward pass: views, or the parameters themselves at full rank, since
+        gradients of views cost copies.
 
-        Compiled code gets the whole storage, whose other rows are zero and change nothing: views would make torch compile anew
-        for every rank.  In uncompiled training it raises ``RuntimeError`` like :meth:`refuse_foreign_bases`.
+        Compiled code gets the whole storage, whose other rows are zero and change nothing: views
+        would make torch compile anew for every rank.  In uncompiled training it raises
+        ``RuntimeError`` like :meth:`refuse_foreign_bases`.
         """
         compiled = torch.compiler.is_compiling()
         if not compiled and self.training and torch.is_grad_enabled():
@@ -161,8 +172,8 @@ class LowRankAdapter(nn.Module):
     def factors(self) -> LowRank:
         """(U, S, V) as the algorithm takes them: detached views (a step reads them, :meth:`assign` writes).
 
-        Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`), for entries that are not finite,
-        and like :meth:`refuse_more_than_the_rank`.
+        Raises ``ValueError`` for bases that are not orthonormal (see :meth:`orthonormalise`), for
+        entries that are not finite, and like :meth:`refuse_more_than_the_rank`.
         """
         self.refuse_more_than_the_rank()
         Ut, S, Vt = (X.detach() for X in self.active())
@@ -170,7 +181,9 @@ class LowRankAdapter(nn.Module):
             return LowRank(Ut.mT, S, Vt.mT)
 
     def refuse_more_than_the_rank(self) -> None:
-        """Raise ``ValueError`` if rows behind the rank are not zero: parameters were copied or broadcast without their rank."""
+        """Raise ``ValueError`` if rows behind the rank are not zero: parameters were copied or
+        broadcast without their rank.
+        """
         if any(bool(X.detach()[self.rank :].any()) for X in (self.Ut, self.Vt)):
             raise ValueError(
                 f"expected zeros behind rank {self.rank}, found others: parameters were copied or broadcast without their ranks; "
@@ -184,15 +197,21 @@ class LowRankAdapter(nn.Module):
             raise ValueError(f"expected whole factors in every process, found {type(X).__name__} {tuple(X.shape)}; {NO_SHARDS}")
 
     def refuse_foreign_bases(self) -> None:
-        """Raise ``RuntimeError`` with the cure if an optimizer of single tensors, or an average, has changed the bases."""
+        """Raise ``RuntimeError`` with the cure if an optimizer of single tensors, or an average,
+        has changed the bases.
+        """
         self.watch.look(self.Ut, self.Vt, self.rank)
 
     def written_orthonormal(self, *, to: float = 0.0) -> None:
-        """Tell the watch that the owner wrote the bases, with a defect of at most ``to``, or of rounding if that is more."""
+        """Tell the watch that the owner wrote the bases, with a defect of at most ``to``, or of
+        rounding if that is more.
+        """
         self.watch.written(self.Ut, self.Vt, max(to, tolerated(self.Ut)))
 
     def _written_as_they_are(self) -> None:
-        """Tell the watch that the bases came from a file or another precision: twice their present defect is allowed."""
+        """Tell the watch that the bases came from a file or another precision: twice their present
+        defect is allowed.
+        """
         if has_values(self.Ut):
             self.written_orthonormal(to=2.0 * max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)))
 
@@ -212,7 +231,9 @@ class LowRankAdapter(nn.Module):
 
     @torch.no_grad()
     def assign_factors(self, U: Tensor, S: Tensor, V: Tensor) -> None:
-        """Like :meth:`assign` for bare factors, whose columns need not be orthonormal (``baselines.py``)."""
+        """Like :meth:`assign` for bare factors, whose columns need not be orthonormal
+        (``baselines.py``).
+        """
         r = S.shape[0]
         expected = ((self.shape[0], r), (r, r), (self.shape[1], r))
         found = tuple(tuple(X.shape) for X in (U, S, V))
@@ -228,7 +249,9 @@ class LowRankAdapter(nn.Module):
 
     @torch.no_grad()
     def put_back(self, Ut: Tensor, S: Tensor, Vt: Tensor) -> None:
-        """Take over copies made of :meth:`active`, and their rank, without an allocation: memory may have run out."""
+        """Take over copies made of :meth:`active`, and their rank, without an allocation: memory
+        may have run out.
+        """
         for storage, X in zip((self.Ut, self.S, self.Vt), (Ut, S, Vt), strict=True):
             storage.zero_()
             storage[: X.shape[0], : X.shape[1]] = X
@@ -239,9 +262,10 @@ class LowRankAdapter(nn.Module):
     def orthonormalise(self) -> None:
         """The same W with bases that are orthonormal to the rounding of their dtype.
 
-        For factors that come from a lower precision: a float32 state in a float64 model, ``model.double()`` between two steps.
-        The new basis is Q of U = Q R with a positive diagonal of R.  It differs from U by no more than U's defect, so the
-        memory of an optimizer stays valid.
+        For factors that come from a lower precision: a float32 state in a float64 model,
+        ``model.double()`` between two steps.  The new basis is Q of U = Q R with a positive
+        diagonal of R.  It differs from U by no more than U's defect, so the memory of an optimizer
+        stays valid.
         """
         Ut, S, Vt = (X.detach() for X in self.active())
         (U, R), (V, Q) = (_positive_qr(X.mT) for X in (Ut, Vt))
@@ -252,8 +276,8 @@ class LowRankAdapter(nn.Module):
     def collected_gradients(self) -> ProjectedGradients | FactorGradients | None:
         """The gradients that backward passes have left in ``.grad``; None if there was no backward pass.
 
-        Raises ``ValueError`` for factors below single precision, if only some factors have a gradient, and like the class of
-        the gradients.
+        Raises ``ValueError`` for factors below single precision, if only some factors have a
+        gradient, and like the class of the gradients.
         """
         found = self._own_gradients()
         if found is None:
@@ -265,8 +289,8 @@ class LowRankAdapter(nn.Module):
     def bare_gradients(self) -> Triple | None:
         """(∇_K, ∇_L, ∇_S) unchecked, for the fast path; None if there are none.
 
-        Raises ``ValueError`` for the published route, whose division the fast path does not have, and if only some factors
-        have a gradient.
+        Raises ``ValueError`` for the published route, whose division the fast path does not have,
+        and if only some factors have a gradient.
         """
         if self.gradients != "projected":
             raise ValueError(f"gradients: the fast path expects 'projected', found {self.gradients!r}")
@@ -291,7 +315,9 @@ class LowRankAdapter(nn.Module):
         return f"{m} x {n}, rank {self.rank} of at most {self.max_rank}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowRankAdapter:
-        """Another device or precision: rounding to fewer bits makes the bases less orthonormal, which is no misuse."""
+        """Another device or precision: rounding to fewer bits makes the bases less orthonormal,
+        which is no misuse.
+        """
         before, allowed = self.Ut.dtype, self.watch.allowed
         fine = not has_values(self.Ut) or max(defect(X[: self.rank]) for X in (self.Ut, self.Vt)) <= allowed
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -350,7 +376,9 @@ class LowRankAdapter(nn.Module):
 
 
 def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
-    """Raise ``ValueError`` unless a state holds dense real matrices for the factors; meta tensors only if ``meta``."""
+    """Raise ``ValueError`` unless a state holds dense real matrices for the factors; meta tensors
+    only if ``meta``.
+    """
     for name, X in found.items():
         checks.instance(name, X, Tensor, "a tensor")
         assert isinstance(X, Tensor)
@@ -361,7 +389,9 @@ def _refuse_unfit(found: Mapping[str, object], *, meta: bool) -> None:
 
 
 def _is_flat(X: Tensor) -> bool:
-    """Whether FSDP1 has made a parameter part of a flat one, of which this process may hold only a piece."""
+    """Whether FSDP1 has made a parameter part of a flat one, of which this process may hold only a
+    piece.
+    """
     return X.ndim != 2 or hasattr(X, "_fsdp_flattened")
 
 

@@ -4,15 +4,16 @@ For a layer y = x Wᵀ with upstream gradient g, and G = gᵀ x the gradient wit
 
     a = x V,  b = g U;     ∇_K = G V = gᵀ a,   ∇_L = Gᵀ U = xᵀ b,   ∇_S = Uᵀ G V = bᵀ a,   ∇_x = (b S) Vᵀ.
 
-These are the matrix products of LoRA's backward pass and one of size r x r; nothing is divided by S, so they are exact for
-every S, zero included.  The published form is what automatic differentiation gives for the same expression without this
-function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
+These are the matrix products of LoRA's backward pass and one of size r x r; nothing is divided by
+S, so they are exact for every S, zero included.  The published form is what automatic
+differentiation gives for the same expression without this function: G_U = ∇_K Sᵀ, G_V = ∇_L S, ∇_S.
 
-The update of a layer is twice differentiable with respect to x alone.  The arrays returned in the places of U and V are not
-derivatives with respect to U and V, so differentiating them again would be wrong.  Gradient penalties need the published form.
+The update of a layer is twice differentiable with respect to x alone.  The arrays returned in the
+places of U and V are not derivatives with respect to U and V, so differentiating them again would
+be wrong.  Gradient penalties need the published form.
 
-The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets Vᵀ: as a matrix, as
-the kernel of a convolution, as a table to look up.
+The bases arrive transposed, Ut (r, m) and Vt (r, n), as they are stored.  A *map* says how x meets
+Vᵀ: as a matrix, as the kernel of a convolution, as a table to look up.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ __all__ = ["ConvolutionMap", "InputMap", "LinearMap", "LookupMap", "projected_up
 
 @runtime_checkable
 class InputMap(Protocol):
-    """The linear map x ↦ x V of a kind of layer, and its two adjoints; the last axis of a and b has length r."""
+    """The linear map x ↦ x V of a kind of layer, and its two adjoints; the last axis of a and b has
+    length r.
+    """
 
     def down(self, x: Tensor, Vt: Tensor) -> Tensor:
         """A = x V, (…, r)."""
@@ -84,7 +87,8 @@ CONVOLUTIONS: dict[int, tuple[Callable[..., Tensor], ...]] = {
 class ConvolutionMap:
     """The map of a convolution of padded x (B, channels, extent …), with or without the batch axis B.
 
-    The extent is the length, or height and width, or depth, height and width.  n = channels times the entries of a kernel.
+    The extent is the length, or height and width, or depth, height and width.  n = channels times
+    the entries of a kernel.
     """
 
     kernel: tuple[int, ...]
@@ -115,10 +119,12 @@ class ConvolutionMap:
 
 @dataclass(frozen=True)
 class LookupMap:
-    """The map of an embedding: x (…) holds row numbers; a padding row contributes nothing and learns nothing.
+    """The map of an embedding: x (…) holds row numbers; a padding row contributes nothing and
+    learns nothing.
 
-    Sums over the tokens of a row are formed in single precision at least.  Devices, and torch's own gradient of a look-up, add
-    one by one: in 16 bits all terms but the first few hundred would be lost.
+    Sums over the tokens of a row are formed in single precision at least.  Devices, and torch's own
+    gradient of a look-up, add one by one: in 16 bits all terms but the first few hundred would be
+    lost.
     """
 
     rows: int
@@ -185,6 +191,8 @@ def projected_update(x: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor, input_map: In
 
 
 def projected_weight(Ut: Tensor, S: Tensor, Vt: Tensor) -> Tensor:
-    """The dense W (m, n), for callers that read a layer's weight; gradients as of :func:`projected_update`."""
+    """The dense W (m, n), for callers that read a layer's weight; gradients as of
+    :func:`projected_update`.
+    """
     result: Tensor = _ProjectedWeight.apply(Ut, S, Vt)  # type: ignore[no-untyped-call, unused-ignore]
     return result

@@ -1,4 +1,6 @@
-"""Links from a factor to its adapter and from an adapter to its layer, for optimizers that are given groups of tensors."""
+"""Links from a factor to its adapter and from an adapter to its layer, for optimizers that are
+given groups of tensors.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ NAME = "geolora_owner"
 
 
 class _Owner:
-    """A weak reference to the owner, which keeps nothing alive.  A copied link is empty until :func:`own` is called again."""
+    """A weak reference to the owner, which keeps nothing alive.  A copied link is empty until
+    :func:`own` is called again.
+    """
 
     def __init__(self, owner: nn.Module | None = None) -> None:
         self.found: Any = type(None) if owner is None else weakref.ref(owner)

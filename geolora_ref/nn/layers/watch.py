@@ -1,16 +1,20 @@
-"""Detect that a foreign optimizer, or an average, has written into the bases of an adapter as if they were ordinary parameters.
+"""Detect that a foreign optimizer, or an average, has written into the bases of an adapter as if
+they were ordinary parameters.
 
-``.grad`` of U and V holds ∇_K and ∇_L.  An optimizer of single tensors takes them for derivatives with respect to U and V, and
-silently trains something else.  The average of two bases is no basis.  Both leave bases that are not orthonormal, and a look
-detects a defect above 64·eps·√max_rank.  Copies, broadcasts and restored values keep the bases orthonormal and are no misuse;
-neither is training S alone.
+``.grad`` of U and V holds ∇_K and ∇_L.  An optimizer of single tensors takes them for derivatives
+with respect to U and V, and silently trains something else.  The average of two bases is no basis.
+Both leave bases that are not orthonormal, and a look detects a defect above 64·eps·√max_rank.
+Copies, broadcasts and restored values keep the bases orthonormal and are no misuse; neither is
+training S alone.
 
-A look synchronises with the device, so a training pass looks only with a reason: a basis has moved in memory, or autograd's
-version count says that it was written.  The count misses writes through ``.data``, through a buffer that the parameter views, or
-through another library's kernels.  So the passes 1, 2, 4, …, 128 look anyway, and every 128th from then on.  Saving, merging and
-exporting always look.
+A look synchronises with the device, so a training pass looks only with a reason: a basis has moved
+in memory, or autograd's version count says that it was written.  The count misses writes through
+``.data``, through a buffer that the parameter views, or through another library's kernels.  So the
+passes 1, 2, 4, …, 128 look anyway, and every 128th from then on.  Saving, merging and exporting
+always look.
 
-Passes of compiled code do not look.  A step of GeoLoRA does not look either, because it has checks of its own.
+Passes of compiled code do not look.  A step of GeoLoRA does not look either, because it has checks
+of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ Marks = tuple[int, int, int, int]
 
 
 class Watch:
-    """The state in which the owner left two bases, Ut (r, m) and Vt (r, n), and the defect allowed until its next write.
+    """The state in which the owner left two bases, Ut (r, m) and Vt (r, n), and the defect allowed
+    until its next write.
 
     ``allowed`` : the largest ‖UᵀU − I‖ and ‖VᵀV − I‖; inf for factors that need not be orthonormal.
     ``off`` : no look is taken at present.
@@ -47,7 +52,9 @@ class Watch:
         self.allowed, self._marks = allowed, _marks(Ut, Vt)
 
     def passing(self, Ut: Tensor, Vt: Tensor, rank: int, *, copies: bool) -> None:
-        """Count a training pass, and look if it is due; ``copies``: the pass uses replicas.  Raises like :meth:`look`."""
+        """Count a training pass, and look if it is due; ``copies``: the pass uses replicas.  Raises
+        like :meth:`look`.
+        """
         self.passes = n = self.passes + 1
         due = not n & n - 1 if n <= PERIOD else n % PERIOD == 0
         if due or not (copies or self._marks == _marks(Ut, Vt)):
@@ -56,7 +63,9 @@ class Watch:
                 self._marks = _marks(Ut, Vt)
 
     def look(self, Ut: Tensor, Vt: Tensor, rank: int) -> None:
-        """Raise ``RuntimeError`` with the cure if a basis has a larger defect than is allowed; NaN passes."""
+        """Raise ``RuntimeError`` with the cure if a basis has a larger defect than is allowed; NaN
+        passes.
+        """
         if self.off or self.allowed == math.inf or not has_values(Ut):
             return
         for name, X in (("U", Ut), ("V", Vt)):
@@ -70,7 +79,9 @@ class Watch:
 
 
 def tolerated(X: Tensor) -> float:
-    """A generous bound on the defect that rounding leaves in up to len(X) orthonormal columns: 64·eps·√len(X)."""
+    """A generous bound on the defect that rounding leaves in up to len(X) orthonormal columns:
+    64·eps·√len(X).
+    """
     return 64.0 * torch.finfo(X.dtype).eps * math.sqrt(len(X))
 
 
@@ -83,7 +94,9 @@ def defect(Xt: Tensor) -> float:
 
 
 def has_values(X: Tensor) -> bool:
-    """Whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no part of a distributed tensor."""
+    """Whether a basis can be looked at: a matrix with entries, no stand-in of a tracer, no part of
+    a distributed tensor.
+    """
     return X.ndim == 2 and not X.is_meta and type(X) in (Tensor, nn.Parameter)
 
 

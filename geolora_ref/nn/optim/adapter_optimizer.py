@@ -1,4 +1,6 @@
-"""The base class of optimizers of adapted models: parameter groups, refusal of bad gradients, memory, rollback."""
+"""The base class of optimizers of adapted models: parameter groups, refusal of bad gradients,
+memory, rollback.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,17 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def uncompiled(step: Step) -> Step:
-    """Mark a step so that ``torch.compile`` calls it untraced: ranks, checks and rollback do not fit into a graph."""
+    """Mark a step so that ``torch.compile`` calls it untraced: ranks, checks and rollback do not
+    fit into a graph.
+    """
     called: Step = torch.compiler.disable(step)  # type: ignore[no-untyped-call, unused-ignore]
     return called
 
 
 def check_ranks(name: str, adapter: LowRankAdapter, min_rank: int, max_rank: int | None, capacity: int) -> None:
-    """Raise ``ValueError`` that names the adapter unless the limits are valid for its shape and min_rank ≤ ``capacity``."""
+    """Raise ``ValueError`` that names the adapter unless the limits are valid for its shape and
+    min_rank ≤ ``capacity``.
+    """
     with checks.naming(name):
         checks.ranks(min_rank, max_rank, adapter.shape)
     if min_rank > capacity:
@@ -53,9 +59,11 @@ def named(name: str, ask: Callable[[], T]) -> T:
 class AdapterOptimizer(torch.optim.Optimizer):
     """Parameter groups of adapters, for a subclass to step, and of other parameters, which AdamW steps.
 
-    A group of adapters has their names under "adapters", a group of other parameters an empty list; both count their steps
-    under "iteration".  ``skipped`` counts the steps that were skipped because of non-finite gradients.
-    ``told`` : attributes in which a subclass reports on its steps; ``rules`` : the rules that a group can name by "update".
+    A group of adapters has their names under "adapters", a group of other parameters an empty list;
+    both count their steps under "iteration".  ``skipped`` counts the steps that were skipped
+    because of non-finite gradients.
+    ``told`` : attributes in which a subclass reports on its steps; ``rules`` : the rules that a
+    group can name by "update".
     """
 
     told: tuple[str, ...] = ()
@@ -104,7 +112,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
             yield {"params": list(rest), "adapters": [], "iteration": 0, "format": FORMAT, **part, "lr": own_rate(lr)}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """For the constructor alone, which finds the adapters; ``ValueError`` for a group that is added later."""
+        """For the constructor alone, which finds the adapters; ``ValueError`` for a group that is
+        added later.
+        """
         if "adapters" not in param_group:
             raise ValueError(
                 "add_param_group: expected all groups in the constructor, {'module': a part of the model, …}, "
@@ -115,9 +125,10 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def evaluated(self, closure: Callable[[], float] | None) -> float | None:
         """The loss of a closure, which leaves new gradients; None without a closure.
 
-        Raises before the closure is called: ``ValueError`` unless the options of every group, which may have changed, are in
-        range, and for adapters that were sharded since; ``RuntimeError`` while an adapter is merged, because a merged adapter
-        gets no gradients and would ignore the step.
+        Raises before the closure is called: ``ValueError`` unless the options of every group, which
+        may have changed, are in range, and for adapters that were sharded since; ``RuntimeError``
+        while an adapter is merged, because a merged adapter gets no gradients and would ignore the
+        step.
         """
         for name, adapter in self._adapters.items():
             named(name, adapter.refuse_shards)
@@ -136,7 +147,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     @contextmanager
     def own_precision(self) -> Iterator[None]:
-        """Within this context products have the full precision of the parameters' dtype: no autocast, no TF32."""
+        """Within this context products have the full precision of the parameters' dtype: no
+        autocast, no TF32.
+        """
         devices = {parameter.device for group in self.param_groups for parameter in group["params"]}
         with ExitStack() as stack:
             for device in devices:
@@ -146,7 +159,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
     def refused(self) -> bool:
         """Whether this step is to be skipped because gradients are not finite; a skipped step is counted.
 
-        With on_nonfinite="raise" it raises ``FloatingPointError`` instead; the message says whose gradients they are.
+        With on_nonfinite="raise" it raises ``FloatingPointError`` instead; the message says whose
+        gradients they are.
         """
         bad = self._nonfinite()
         if bad and self.on_nonfinite == "raise":
@@ -155,7 +169,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return bool(bad)
 
     def _nonfinite(self) -> list[str]:
-        """Names of the adapters and parameters with non-finite gradients; one synchronisation if all are finite."""
+        """Names of the adapters and parameters with non-finite gradients; one synchronisation if
+        all are finite.
+        """
         trained = [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
         for parameter in trained:
             if parameter.grad is not None and parameter.grad.layout != torch.strided:
@@ -172,7 +188,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return self._others.get(parameter) or next(having)
 
     def heads(self) -> list[HeadStep]:
-        """AdamW's steps for the other parameters, computed but not applied: :meth:`finish` applies them at the end.
+        """AdamW's steps for the other parameters, computed but not applied: :meth:`finish` applies
+        them at the end.
 
         Raises like :func:`head_steps`.
         """
@@ -180,8 +197,8 @@ class AdapterOptimizer(torch.optim.Optimizer):
 
     @contextmanager
     def all_or_none(self, names: Iterable[str], heads: Sequence[HeadStep]) -> Iterator[None]:
-        """Roll back on any exception within, also on lack of memory or an interrupt: these adapters, the other parameters, the
-        optimizer's memory and the counts.
+        """Roll back on any exception within, also on lack of memory or an interrupt: these
+        adapters, the other parameters, the optimizer's memory and the counts.
         """
         adapters = [self._adapters[name] for name in names]
         factors = [(adapter, [X.detach().clone() for X in adapter.active()]) for adapter in adapters]
@@ -207,7 +224,9 @@ class AdapterOptimizer(torch.optim.Optimizer):
             raise
 
     def finish(self, heads: Sequence[HeadStep]) -> None:
-        """Apply the steps of :meth:`heads` to the other parameters and their memory, and count the iteration."""
+        """Apply the steps of :meth:`heads` to the other parameters and their memory, and count the
+        iteration.
+        """
         for head in heads:
             head.parameter.copy_(head.value)
             self.state[head.parameter] = head.memory
@@ -219,14 +238,18 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return named(name, self._adapters[name].factors)
 
     def remember(self, adapter: LowRankAdapter, moments: Moments) -> None:
-        """Keep the memory of an adapter as the state of its three parameters, which ``state_dict`` knows how to save."""
+        """Keep the memory of an adapter as the state of its three parameters, which ``state_dict``
+        knows how to save.
+        """
         for factor, letter in ((adapter.Ut, "K"), (adapter.S, "S"), (adapter.Vt, "L")):
             kept = {"first": moments.first, "second": moments.second}
             triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
             self.state[factor] = {"step": moments.step, **triples}
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
-        """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than the adapter."""
+        """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than
+        the adapter.
+        """
         of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
         first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
         if first is not None and first.S.shape[0] != adapter.rank:
@@ -242,10 +265,11 @@ class AdapterOptimizer(torch.optim.Optimizer):
         return Moments(of_S.get("step", 0), first, second)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state, after the hooks, with the ranks at which it was saved; load the model's state as well.
+        """Take over a state, after the hooks, with the ranks at which it was saved; load the
+        model's state as well.
 
-        Raises ``ValueError`` for a state of other groups, other adapters or another format, for one without the options of this
-        optimizer, and for an invalid memory; nothing is changed then.
+        Raises ``ValueError`` for a state of other groups, other adapters or another format, for one
+        without the options of this optimizer, and for an invalid memory; nothing is changed then.
         """
         checks.instance("state_dict", state_dict, dict, "what state_dict() returned")
         last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # runs after the users' hooks
@@ -314,7 +338,9 @@ def _refuse_other_memory(group: Mapping[str, Any], other: Mapping[str, Any], sta
 
 
 def _refuse_torn(K: Mapping[str, Any], S: Mapping[str, Any], L: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` unless the memories of an adapter's three factors have one rank and one step count."""
+    """Raise ``ValueError`` unless the memories of an adapter's three factors have one rank and one
+    step count.
+    """
     if not (K.keys() == S.keys() == L.keys() and K.get("step") == S.get("step") == L.get("step")):
         raise ValueError(
             "state_dict: expected the memory of U, S and V of each adapter alike, found parts missing or of another age"

@@ -4,12 +4,13 @@
 
     P̂(W)Z = Z V SᵀS Vᵀ + U UᵀZV Vᵀ + U S SᵀUᵀ Z,
 
-which is no projector for S ≠ 0: the singular values of S set its pace, and S = 0 with UᵀGV = 0 is a fixed point whatever
-P(W)G is.
+which is no projector for S ≠ 0: the singular values of S set its pace, and S = 0 with UᵀGV = 0 is a
+fixed point whatever P(W)G is.
 
-:class:`Dlrt` [S22] is the augmented integrator [CKL22] with one explicit step each: new bases from K and L, then a step of S in
-the bases of the old and the new directions, with a gradient evaluated there.  So the lower right block of Ŝ is −λ ŨᵀGṼ and not
-zero, and new directions enter at first order in λ; the price is three gradient evaluations a step.
+:class:`Dlrt` [S22] is the augmented integrator [CKL22] with one explicit step each: new bases from
+K and L, then a step of S in the bases of the old and the new directions, with a gradient evaluated
+there.  So the lower right block of Ŝ is −λ ŨᵀGṼ and not zero, and new directions enter at first
+order in λ; the price is three gradient evaluations a step.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ EntrywiseRule = Literal["adam", "heavy-ball", "sgd"]
 
 
 class _HeavyBall(HeavyBall):
-    """Heavy ball with a separate memory for each factor: the factors' directions here are not views of one tangent vector."""
+    """Heavy ball with a separate memory for each factor: the factors' directions here are not views
+    of one tangent vector.
+    """
 
     def transport(self, old: Bases, moments: Moments, new: Bases) -> Moments:
         """Each matrix of the memory moves by itself."""
@@ -53,11 +56,13 @@ ENTRYWISE: Rules = {
 
 
 class SimultaneousDescent(AdapterOptimizer):
-    """U, S and V descend at once, each along its own gradient: no orthonormal bases, no truncation, the rank stays.
+    """U, S and V descend at once, each along its own gradient: no orthonormal bases, no truncation,
+    the rank stays.
 
-    Options as of :class:`GeoLoRA`, as far as they apply; ``update`` is the rule of each factor, ``weight_decay`` (decoupled)
-    shrinks all three.  The method descends along the "published" ``gradients`` of the adapters.  "projected" ones serve as
-    well: the published ones follow from them without a division.
+    Options as of :class:`GeoLoRA`, as far as they apply; ``update`` is the rule of each factor,
+    ``weight_decay`` (decoupled) shrinks all three.  The method descends along the "published"
+    ``gradients`` of the adapters.  "projected" ones serve as well: the published ones follow from
+    them without a division.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
     """
@@ -88,9 +93,10 @@ class SimultaneousDescent(AdapterOptimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One iteration, whole or not at all: an error or an interrupt leaves everything as it was.
 
-        Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or an update overflowed;
-        ``ValueError``: options of a group are out of range by now, or an adapter or a parameter cannot take a step;
-        ``RuntimeError``: the memory has another rank or dtype, or adapters are merged.
+        Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or
+        an update overflowed; ``ValueError``: options of a group are out of range by now, or an
+        adapter or a parameter cannot take a step; ``RuntimeError``: the memory has another rank or
+        dtype, or adapters are merged.
         """
         loss = self.evaluated(closure)
         if self.refused():
@@ -129,22 +135,26 @@ class SimultaneousDescent(AdapterOptimizer):
 class Dlrt(AdapterOptimizer):
     """Dynamical low-rank training [S22]: ``step(closure)`` with three gradient evaluations and truncation.
 
-    1. K_new = opt(U S, G V), L_new = opt(V Sᵀ, Gᵀ U), an evaluation each, as published (both at the same W);
-    2. Û = [U | Ũ], V̂ = [V | Ṽ], bases of [U | K_new] and [V | L_new]; W = Û Ŝ₀ V̂ᵀ with Ŝ₀ = [[S, 0], [0, 0]];
+    1. K_new = opt(U S, G V), L_new = opt(V Sᵀ, Gᵀ U), an evaluation each, as published (both at the
+       same W);
+    2. Û = [U | Ũ], V̂ = [V | Ṽ], bases of [U | K_new] and [V | L_new]; W = Û Ŝ₀ V̂ᵀ with Ŝ₀ = [[S,
+       0], [0, 0]];
     3. Ŝ = opt(Ŝ₀, ÛᵀGV̂), the third evaluation, in these bases;
     4. truncation as in GeoLoRA.
 
-    Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone.  ``closure`` computes the loss and its gradients (which
-    are set to None before each call).  At the same W it should give the same gradients: no new batch, no new dropout.  The other
-    parameters are stepped by AdamW along the gradients of the last evaluation.  ``evaluations`` counts the closure calls of all
+    Options as of :class:`GeoLoRA`; adapters with lr = 0 are left alone.  ``closure`` computes the
+    loss and its gradients (which are set to None before each call).  At the same W it should give
+    the same gradients: no new batch, no new dropout.  The other parameters are stepped by AdamW
+    along the gradients of the last evaluation.  ``evaluations`` counts the closure calls of all
     steps; ``reports`` as of :class:`GeoLoRA`.
 
-    The model is evaluated with 2r columns, so an adapter's rank can be half its ``max_rank`` at most.  The memory of a rule
-    moves into the augmented bases before step 3 and takes in the gradients there.  The directions of step 1 only choose the
-    augmented bases and are not remembered.
+    The model is evaluated with 2r columns, so an adapter's rank can be half its ``max_rank`` at
+    most.  The memory of a rule moves into the augmented bases before step 3 and takes in the
+    gradients there.  The directions of step 1 only choose the augmented bases and are not
+    remembered.
 
-    Raises ``ValueError`` for options out of range, for a model without adapters, for adapters whose gradients are not
-    "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.
+    Raises ``ValueError`` for options out of range, for a model without adapters, for adapters whose
+    gradients are not "projected" (Ŝ₀ is singular) or whose storage is less than twice their rank.
     """
 
     told = ("reports",)
@@ -188,7 +198,8 @@ class Dlrt(AdapterOptimizer):
     @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One iteration; returns the loss before it.  Any error, also in the closure, or interrupt leaves everything as it was.
+        """One iteration; returns the loss before it.  Any error, also in the closure, or interrupt
+        leaves everything as it was.
 
         Raises ``ValueError`` without a closure, ``FloatingPointError`` like :meth:`GeoLoRA.step`.
         """
@@ -284,7 +295,9 @@ def _bare_factors(adapter: LowRankAdapter) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _refuse_others(first: Iterable[str], later: Iterable[str]) -> None:
-    """Raise ``ValueError`` if a later evaluation of a closure has given gradients to other adapters than the first one."""
+    """Raise ``ValueError`` if a later evaluation of a closure has given gradients to other adapters
+    than the first one.
+    """
     differing = sorted(set(first) ^ set(later))
     if differing:
         raise ValueError(

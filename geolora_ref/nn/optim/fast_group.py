@@ -1,4 +1,6 @@
-"""The iteration of ``geolora_ref.training`` by the fast path: all adapters of a group in one bank, stepped in place."""
+"""The iteration of ``geolora_ref.training`` by the fast path: all adapters of a group in one bank,
+stepped in place.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,10 @@ __all__ = ["AllAtOnce", "FastGroup"]
 class FastGroup:
     """Adapters whose parameters live in the buffers of one :class:`LayerBank`.
 
-    A step changes the parameters in place, also when ranks change.  If a parameter has been moved in the meantime (a copy,
-    another device, a loaded rank) or a basis was written by anyone else, all adapters are first gathered into a new bank.
-    The new bank checks the bases as the reference does before every step.  Writes through ``.data`` are not detected.
+    A step changes the parameters in place, also when ranks change.  If a parameter has been moved
+    in the meantime (a copy, another device, a loaded rank) or a basis was written by anyone else,
+    all adapters are first gathered into a new bank.  The new bank checks the bases as the reference
+    does before every step.  Writes through ``.data`` are not detected.
     """
 
     def __init__(self, adapters: Sequence[LowRankAdapter]) -> None:
@@ -35,7 +38,9 @@ class FastGroup:
         self._gather()
 
     def stepper(self, gradients: Sequence[Triple], moments: Sequence[Moments]) -> AllAtOnce:
-        """The adapters before an iteration, gathered anew if needed.  Raises ``ValueError`` like ``LayerBank``."""
+        """The adapters before an iteration, gathered anew if needed.  Raises ``ValueError`` like
+        ``LayerBank``.
+        """
         if not self._in_place():
             self._gather()
         return AllAtOnce(self, gradients, moments)
@@ -71,15 +76,19 @@ class FastGroup:
         return [X.data_ptr() for adapter in self.adapters for X in (adapter.Ut, adapter.S, adapter.Vt)]
 
     def _in_place(self) -> bool:
-        """Whether every parameter is still in the bank with the bank's rank, and nobody else has written a basis."""
+        """Whether every parameter is still in the bank with the bank's rank, and nobody else has
+        written a basis.
+        """
         same_ranks = self.bank.ranks == tuple(adapter.rank for adapter in self.adapters)
         return same_ranks and self._seen == self._versions() and self._places == self._addresses()
 
 
 class AllAtOnce:
-    """The adapters of a group as a :class:`~geolora_ref.training.Stepper` that changes them in place.  Cores are S (r, r).
+    """The adapters of a group as a :class:`~geolora_ref.training.Stepper` that changes them in
+    place.  Cores are S (r, r).
 
-    ``moments`` : the optimizer's memory; ``reports`` : one report for each layer, or none without a truncation.
+    ``moments`` : the optimizer's memory; ``reports`` : one report for each layer, or none without a
+    truncation.
     """
 
     def __init__(self, group: FastGroup, gradients: Sequence[Triple], moments: Sequence[Moments]) -> None:
@@ -103,7 +112,9 @@ class AllAtOnce:
         return [adapter.active()[1].detach() for adapter in self.group.adapters]
 
     def train_cores(self, delta_S: Sequence[Tensor], rate: float) -> None:
-        """S ← S − rate·ΔS; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`, nothing is changed."""
+        """S ← S − rate·ΔS; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`, nothing is
+        changed.
+        """
         cores = self.cores()
         new = [S - rate * delta for S, delta in zip(cores, delta_S, strict=True)]
         if not bool(torch.stack([torch.isfinite(S).all() for S in new]).all()):
@@ -112,7 +123,9 @@ class AllAtOnce:
             S.copy_(S_new)
 
     def advance(self, directions: Sequence[Triple], rate: float, cut: Cut, *, augments: bool) -> None:
-        """Lines 3 to 6 in the bank; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`, nothing is changed."""
+        """Lines 3 to 6 in the bank; if it raises :class:`geolora_ref.fast.NonFiniteUpdateError`,
+        nothing is changed.
+        """
         moves = any(one.first is not None for one in self.moments)
         before = [Bases(*both) for both in self.bank.bases()] if moves else None
         delta_K, delta_L, delta_S = (list(Xs) for Xs in zip(*directions, strict=True))

@@ -34,36 +34,47 @@ class GeoLoRA(AdapterOptimizer):
 
     Parameters
     ----------
-    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their own.  Groups
-        ``{"params": tensors}``, as transformers' Trainer makes them, work too: a factor stands for its adapter.
-    lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the default rule it is the length
-        of a step in the spectral norm of a layer's W, the same for all ranks and widths: 0.02 where weights are of size 1.
+    model : an adapted model, or groups ``{"module": a part of it, "lr": …}`` with options of their
+        own.  Groups ``{"params": tensors}``, as transformers' Trainer makes them, work too: a
+        factor stands for its adapter.
+    lr : λ of the adapters; of a tensor with one number each group gets its own copy.  With the
+        default rule it is the length of a step in the spectral norm of a layer's W, the same for
+        all ranks and widths: 0.02 where weights are of size 1.
     head_lr : the learning rate of the other parameters, which AdamW steps.
-    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or absolute.
-    min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank`` of ``adapt``).
-    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the threshold.  (A group with its
-        own tau, theta or budget ignores the ``tau``, ``theta`` and ``budget`` given here.)  An adapter without gradients keeps
-        its rank, which counts against the budget; if too little is left, the others get min_rank.
-    update : the rule that turns gradients into a direction (``geolora_ref.optimizers``): "spectral", "adam" (in its
-        self-adjoint form), "preconditioned", "heavy-ball", "normalised", "sgd"; or "adam-published", to reproduce the paper,
-        which may ascend at every lr.  Each rule has its own range of learning rates: Adam's are about 3e-3.  A rule changed in
-        ``param_groups`` begins without a memory, except among heavy-ball, normalised and spectral, which keep the same sum.
-    betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW for the other parameters.
+    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or
+        absolute.
+    min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
+        of ``adapt``).
+    budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the
+        threshold.  (A group with its own tau, theta or budget ignores the ``tau``, ``theta`` and
+        ``budget`` given here.)  An adapter without gradients keeps its rank, which counts against
+        the budget; if too little is left, the others get min_rank.
+    update : the rule that turns gradients into a direction (``geolora_ref.optimizers``):
+        "spectral", "adam" (in its self-adjoint form), "preconditioned", "heavy-ball", "normalised",
+        "sgd"; or "adam-published", to reproduce the paper, which may ascend at every lr.  Each rule
+        has its own range of learning rates: Adam's are about 3e-3.  A rule changed in
+        ``param_groups`` begins without a memory, except among heavy-ball, normalised and spectral,
+        which keep the same sum.
+    betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW for the other
+        parameters.
     weight_decay : decoupled, on S and on the other parameters; never on the bases U and V.
     coefficient_steps, truncate : the schedule, see ``geolora_ref.training``.
-    method : "fast", ``geolora_ref.fast`` for all layers at once (the parameters then live in buffers of the optimizer), for
-        adapters of one dtype, on one device and with gradients="projected" in each group; "reference", ``geolora_step`` layer by
-        layer, the same iteration within rounding; "auto", "fast" where it applies.  The logger "geolora_ref" tells the choice.
-    on_nonfinite : on non-finite gradients "raise" ``FloatingPointError``, or "skip" the step and count it in ``skipped``.
-        No parameter and no memory is changed in either case.
+    method : "fast", ``geolora_ref.fast`` for all layers at once (the parameters then live in
+        buffers of the optimizer), for adapters of one dtype, on one device and with
+        gradients="projected" in each group; "reference", ``geolora_step`` layer by layer, the same
+        iteration within rounding; "auto", "fast" where it applies.  The logger "geolora_ref" tells
+        the choice.
+    on_nonfinite : on non-finite gradients "raise" ``FloatingPointError``, or "skip" the step and
+        count it in ``skipped``.  No parameter and no memory is changed in either case.
 
-    Gradients are what backward passes leave in ``.grad``: sums over accumulated batches, averages over data-parallel
-    processes.  Both are linear in G, hence right for ∇_K, ∇_L and ∇_S.  ``clip_grad_norm_`` bounds the root of
-    ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed over the adapters, plus the other parameters), which is between 1
-    and √3 times the norm of the tangent gradient.  ``GradScaler`` skips the step as a whole.
+    Gradients are what backward passes leave in ``.grad``: sums over accumulated batches, averages
+    over data-parallel processes.  Both are linear in G, hence right for ∇_K, ∇_L and ∇_S.
+    ``clip_grad_norm_`` bounds the root of ‖∇_K‖² + ‖∇_L‖² + ‖∇_S‖² = ‖P(W)G‖² + 2‖∇_S‖² (summed
+    over the adapters, plus the other parameters), which is between 1 and √3 times the norm of the
+    tangent gradient.  ``GradScaler`` skips the step as a whole.
 
-    ``reports`` has the report of each adapter's last truncation.  ``truncations`` counts the truncations of all adapters in
-    this object's life, ``exact`` those by Householder QR.
+    ``reports`` has the report of each adapter's last truncation.  ``truncations`` counts the
+    truncations of all adapters in this object's life, ``exact`` those by Householder QR.
 
     Raises ``ValueError`` for options out of range and for a model without adapters.
     Source: [GeoLoRA], Algorithm 1; schedule and moments: docs/theory/directions.md.
@@ -158,12 +169,13 @@ class GeoLoRA(AdapterOptimizer):
 
         Autocast affects the closure alone; the step computes in the dtype of the parameters.
 
-        A group with lr = 0, as at the start of a warm-up, is left alone.  (The algorithm would truncate W₁ = W: an adapter that
-        starts from S = 0 would fall to the least rank.)
+        A group with lr = 0, as at the start of a warm-up, is left alone.  (The algorithm would
+        truncate W₁ = W: an adapter that starts from S = 0 would fall to the least rank.)
 
-        Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or an update overflowed;
-        ``ValueError``: options of a group are out of range by now, or an adapter or a parameter cannot take a step;
-        ``RuntimeError``: the memory has another rank or dtype, or adapters are merged.
+        Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or
+        an update overflowed; ``ValueError``: options of a group are out of range by now, or an
+        adapter or a parameter cannot take a step; ``RuntimeError``: the memory has another rank or
+        dtype, or adapters are merged.
         """
         loss = self.evaluated(closure)
         if self.refused():
@@ -179,7 +191,9 @@ class GeoLoRA(AdapterOptimizer):
         return loss
 
     def _reference_step(self, group: dict[str, Any]) -> None:
-        """The iteration by the reference: every adapter of a group that has gradients takes its next state."""
+        """The iteration by the reference: every adapter of a group that has gradients takes its
+        next state.
+        """
         layers = {}
         for name in group["adapters"]:
             adapter = self._adapters[name]
@@ -192,7 +206,9 @@ class GeoLoRA(AdapterOptimizer):
                 self._take(name, step)
 
     def _settings_of(self, group: Mapping[str, Any], present: Collection[str]) -> Settings:
-        """The options of a group in a step where only the ``present`` adapters take part: the budget less the others' cost."""
+        """The options of a group in a step where only the ``present`` adapters take part: the
+        budget less the others' cost.
+        """
         settings = _settings(group)
         if settings.budget is None or len(present) == len(group["adapters"]):
             return settings
@@ -257,7 +273,9 @@ class GeoLoRA(AdapterOptimizer):
 
 
 def _refuse_overflow(names: Sequence[str], moments: Sequence[Moments]) -> None:
-    """Raise ``FloatingPointError`` if second moments overflowed, as squares do long before gradients; one synchronisation."""
+    """Raise ``FloatingPointError`` if second moments overflowed, as squares do long before
+    gradients; one synchronisation.
+    """
     seconds = [X for memory in moments for X in memory.second or ()]
     if seconds and not finite(seconds):
         bad = [name for name, memory in zip(names, moments, strict=True) if not finite(memory.second or ())]

@@ -63,7 +63,9 @@ def rate(group: Mapping[str, Any]) -> float:
 
 
 def own_rate(lr: Any) -> Any:
-    """A rate for one group alone: a tensor is copied, because schedules write into it and no other group may share it."""
+    """A rate for one group alone: a tensor is copied, because schedules write into it and no other
+    group may share it.
+    """
     return lr.clone() if isinstance(lr, torch.Tensor) else lr
 
 
@@ -73,7 +75,9 @@ def _nonnegative(name: str, value: Any) -> float:
 
 
 def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """The truncation options of a group: its own, else the common ones, else τ = 0.1; none if the method never truncates."""
+    """The truncation options of a group: its own, else the common ones, else τ = 0.1; none if the
+    method never truncates.
+    """
     names = [name for name in THRESHOLDS if name in defaults]
     own, common = ({name: given.get(name) for name in names} for given in (part, defaults))
     chosen = common if all(value is None for value in own.values()) else own

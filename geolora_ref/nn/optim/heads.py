@@ -1,4 +1,6 @@
-"""AdamW for the parameters beside the adapters, computed on copies: nothing changes before every result is known to be finite."""
+"""AdamW for the parameters beside the adapters, computed on copies: nothing changes before every
+result is known to be finite.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,20 @@ __all__ = ["HeadStep", "finite", "head_steps"]
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every entry of all tensors is finite; one synchronisation with the device, a second one if squares overflow.
+    """Whether every entry of all tensors is finite; one synchronisation with the device, a second
+    one if squares overflow.
 
-    The Euclidean norm comes first, because the CPU forms it several times as fast as the maximum norm, which cannot overflow.
+    The Euclidean norm comes first, because the CPU forms it several times as fast as the maximum
+    norm, which cannot overflow.
     """
     entries = [X for X in tensors if X.numel()]  # an empty tensor has no maximum
     return any(bool(torch.isfinite(torch.nn.utils.get_total_norm(entries, order))) for order in (2.0, math.inf))
 
 
 class HeadStep(NamedTuple):
-    """A parameter outside of the adapters, with its new value and its new memory after a step of AdamW: tensors of its shape."""
+    """A parameter outside of the adapters, with its new value and its new memory after a step of
+    AdamW: tensors of its shape.
+    """
 
     name: str
     parameter: Tensor
@@ -34,18 +40,20 @@ class HeadStep(NamedTuple):
 
     @property
     def fragile(self) -> list[Tensor]:
-        """Tensors that can overflow though gradients are finite: squares; in half precision values too, since √v + ε may be 0."""
+        """Tensors that can overflow though gradients are finite: squares; in half precision values
+        too, since √v + ε may be 0.
+        """
         return [self.value, self.memory["exp_avg_sq"]]
 
 
 def head_steps(
     groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
 ) -> list[HeadStep]:
-    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` holds AdamW's tensors, ``names`` the
-    names for errors.
+    """The steps of AdamW for the parameters of these groups that have gradients; ``state`` holds
+    AdamW's tensors, ``names`` the names for errors.
 
-    Raises ``ValueError`` if AdamW cannot compute a step, ``RuntimeError`` if its memory has another dtype or device than the
-    parameter, ``FloatingPointError`` if a result is not finite.
+    Raises ``ValueError`` if AdamW cannot compute a step, ``RuntimeError`` if its memory has another
+    dtype or device than the parameter, ``FloatingPointError`` if a result is not finite.
     """
     steps = [step for group in groups for step in _adamw(group, state, names)]
     if steps and not finite([X for step in steps for X in step.fragile]):
@@ -90,7 +98,9 @@ def _adamw(group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]], nam
 
 
 def _before_adamw(name: str, parameter: Tensor, known: Mapping[str, Tensor]) -> HeadStep:
-    """Copies of a parameter and of its memory, zeros at first; ``RuntimeError`` for memory of another dtype or device."""
+    """Copies of a parameter and of its memory, zeros at first; ``RuntimeError`` for memory of
+    another dtype or device.
+    """
     known = known or {
         "step": torch.tensor(0.0),
         "exp_avg": torch.zeros_like(parameter),

@@ -1,7 +1,8 @@
 """Call a rule for many layers: layers of one shape, rank and age go into one call, as stacks.
 
-The stacks are copied anew in every step from the matrices of the layers.  So the result depends, to the last bit, on the numbers
-alone and not on their place in memory, which differs after a resumption.
+The stacks are copied anew in every step from the matrices of the layers.  So the result depends, to
+the last bit, on the numbers alone and not on their place in memory, which differs after a
+resumption.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ __all__ = ["directions", "transported"]
 def directions(
     rule: Optimizer, bases: Sequence[Bases], gradients: Sequence[Triple], moments: Sequence[Moments]
 ) -> tuple[list[Triple], list[Moments]]:
-    """``rule.direction`` of every layer: (m, r), (n, r), (r, r) each, and the new memory in the old bases."""
+    """``rule.direction`` of every layer: (m, r), (n, r), (r, r) each, and the new memory in the old
+    bases.
+    """
     found: dict[int, tuple[Triple, Moments]] = {}
     keys = [(_shapes(G), _kind(one)) for G, one in zip(gradients, moments, strict=True)]
     for layers in _alike(keys):
@@ -63,7 +66,9 @@ def _of(layers: Sequence[int], given: Sequence[tuple[Tensor, ...]]) -> Iterator[
 
 
 def _kind(one: Moments) -> Hashable:
-    """A key of a layer's memory, its age and its parts: layers with and without a memory are in different stacks."""
+    """A key of a layer's memory, its age and its parts: layers with and without a memory are in
+    different stacks.
+    """
     return one.step, one.first is None, _shapes(one.second)
 
 

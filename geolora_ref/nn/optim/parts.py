@@ -1,4 +1,6 @@
-"""Find the adapters and the other parameters in what an optimizer is given: a model, parts of it, or groups of tensors."""
+"""Find the adapters and the other parameters in what an optimizer is given: a model, parts of it,
+or groups of tensors.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Members(NamedTuple):
 
 
 def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A model, or parts of it with options of their own, as groups; ``ValueError`` for anything else, such as parameters."""
+    """A model, or parts of it with options of their own, as groups; ``ValueError`` for anything
+    else, such as parameters.
+    """
     if isinstance(model, nn.Module):
         return [{"module": model}]
     found = list(model) if isinstance(model, Iterable) else [model]
@@ -39,7 +43,9 @@ def parts_of(model: nn.Module | Iterable[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:
-    """Take the trainable parameters out of a part, which keeps its options; ``ValueError`` for unknown options, and as below."""
+    """Take the trainable parameters out of a part, which keeps its options; ``ValueError`` for
+    unknown options, and as below.
+    """
     module, tensors = part.pop("module", None), part.pop("params", None)
     unknown = sorted(part.keys() - set(options))
     if unknown or not (isinstance(module, nn.Module) or (module is None and isinstance(tensors, Iterable))):
@@ -50,7 +56,9 @@ def members_of(part: dict[str, Any], options: Iterable[str]) -> Members:
 
 
 def _of_module(module: nn.Module) -> Members:
-    """The members of a module; ``ValueError`` for adapters with only some factors trainable, or outside of their layer."""
+    """The members of a module; ``ValueError`` for adapters with only some factors trainable, or
+    outside of their layer.
+    """
     every = adapters(module)
     for name, layer in every.items():
         if len({factor.requires_grad for factor in layer.adapter.parameters()}) > 1:
@@ -66,9 +74,11 @@ def _of_module(module: nn.Module) -> Members:
 
 
 def _of_tensors(tensors: list[Any]) -> Members:
-    """The members of a group of tensors without names, as other optimizers take it and transformers' Trainer makes it.
+    """The members of a group of tensors without names, as other optimizers take it and
+    transformers' Trainer makes it.
 
-    Raises ``ValueError`` for an item that is no tensor, and for an adapter without its layer or with factors elsewhere.
+    Raises ``ValueError`` for an item that is no tensor, and for an adapter without its layer or
+    with factors elsewhere.
     """
     for X in tensors:
         if not isinstance(X, Tensor):

@@ -11,9 +11,11 @@ __all__ = ["TruncationReport"]
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """The last truncation of an adapter: the new rank, the rule that fixed it, the threshold ϑ, the norm of the discarded part.
+    """The last truncation of an adapter: the new rank, the rule that fixed it, the threshold ϑ, the
+    norm of the discarded part.
 
-    ``exact`` : by Householder QR, as the reference always does it; False where the fast method could trust Gram matrices.
+    ``exact`` : by Householder QR, as the reference always does it; False where the fast method
+    could trust Gram matrices.
     """
 
     rank: int

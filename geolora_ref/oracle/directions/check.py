@@ -1,4 +1,6 @@
-"""Judge a rule on all sequences: one row each, whatever the rule does, and the defect or related rule with which it agrees."""
+"""Judge a rule on all sequences: one row each, whatever the rule does, and the defect or related
+rule with which it agrees.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,16 @@ TELLING = 12
 """The most failing sequences that are compared with the variants."""
 NAMES = ("U", "V", "grad_K", "grad_L", "grad_S")
 Rule = Callable[..., Any]
-"""``rule(U, V, grad_K, grad_L, grad_S, memory)`` returns (D_K, D_L, D_S) and its memory, which is None in the first call."""
+"""``rule(U, V, grad_K, grad_L, grad_S, memory)`` returns (D_K, D_L, D_S) and its memory, which is
+None in the first call.
+"""
 
 
 @dataclass(frozen=True)
 class RuleRow:
-    """One sequence: the worst ratio of each criterion over its steps up to the first failing one, and the number of this step."""
+    """One sequence: the worst ratio of each criterion over its steps up to the first failing one,
+    and the number of this step.
+    """
 
     id: str
     reason: str
@@ -126,14 +132,16 @@ def check_rule(
 
     Parameters
     ----------
-    rule : called as ``rule(U, V, grad_K, grad_L, grad_S, memory)``, returns ``((D_K, D_L, D_S), memory)``.  U (m, r) and V (n, r)
-        have orthonormal columns; the gradients are GV, GᴴU and UᴴGV.  ``memory`` is None in the first call of a sequence, then
-        the memory that the previous call has returned; bases and their rank r may have changed since.
+    rule : called as ``rule(U, V, grad_K, grad_L, grad_S, memory)``, returns ``((D_K, D_L, D_S),
+        memory)``.  U (m, r) and V (n, r) have orthonormal columns; the gradients are GV, GᴴU and
+        UᴴGV.  ``memory`` is None in the first call of a sequence, then the memory that the previous
+        call has returned; bases and their rank r may have changed since.
     definition : one of ``RULES``: gradient, heavy-ball, normalised, spectral, preconditioned, adam.
     momentum, smoothing : options of the definition, if it has them.
 
-    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and like ``Conversion``, and
-    :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the rule itself become rows.
+    Raises ``ValueError`` for an unknown definition, for numbers that are not finite and ≥ 0, and
+    like ``Conversion``, and :class:`Interrupted` in place of ``KeyboardInterrupt``; errors of the
+    rule itself become rows.
     """
     if definition not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, found {definition!r}")
@@ -190,7 +198,9 @@ def _judged(
 
 
 def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tuple[Triple | None, Any, str]:
-    """The direction in double precision, the memory, and an error text; None and a text if there is nothing to judge."""
+    """The direction in double precision, the memory, and an error text; None and a text if there is
+    nothing to judge.
+    """
     given = _given(step)
     with conversion.scope():
         arguments = [conversion.to(X) for X in given]
@@ -227,7 +237,9 @@ def _called(rule: Rule, step: Step, memory: Any, conversion: Conversion) -> tupl
 
 
 def _alike(X: Any, given: Any) -> bool:
-    """Whether two arrays have one library and dtype; subclasses of NumPy's array are refused, since they may hide entries."""
+    """Whether two arrays have one library and dtype; subclasses of NumPy's array are refused, since
+    they may hide entries.
+    """
     same = type(X) is np.ndarray if isinstance(given, np.ndarray) else isinstance(X, type(given))
     return same and X.dtype == given.dtype
 
@@ -244,7 +256,9 @@ def _dense(D: Triple, step: Step) -> Matrix:
 
 
 def _ratios(D: Triple, step: Step, expected: Expected, rounding: float, *, first: bool, rule: str) -> dict[str, float]:
-    """Each error divided by the error that rounding explains: 4√(m + n)·eps times its scale, as for the step."""
+    """Each error divided by the error that rounding explains: 4√(m + n)·eps times its scale, as for
+    the step.
+    """
     (U, V, G), found = step, _dense(D, step)
     unit, size = 4.0 * sum(G.shape) ** 0.5 * rounding, float(np.linalg.norm(expected.D))
     views = float(max(np.linalg.norm(H(U) @ D.K - D.S), np.linalg.norm(H(V) @ D.L - H(D.S))))
@@ -268,7 +282,9 @@ def _over(error: float, allowed: float) -> float:
 
 
 def _diagnosis(rows: list[RuleRow], failing: list[_Failing], definition: str, setting: Setting) -> str:
-    """The variant or other definition that reproduces the failing answers up to their length; else a common property."""
+    """The variant or other definition that reproduces the failing answers up to their length; else
+    a common property.
+    """
     if 2 * len(failing) < sum(not row.passed for row in rows) or not failing:
         return ""  # mostly errors, which need no diagnosis
     generic = [one for one in failing if one.asked.generic]
@@ -321,7 +337,9 @@ def _defined(name: str, failing: list[_Failing], setting: Setting) -> list[Tripl
 
 
 def _agreement(answers: list[Triple], failing: list[_Failing], setting: Setting) -> tuple[float, list[float]]:
-    """The share of failing answers that ``answers`` equal up to a positive factor, and the factors; zero answers do not count."""
+    """The share of failing answers that ``answers`` equal up to a positive factor, and the factors;
+    zero answers do not count.
+    """
     told, factors = 0, []
     for ours, one in zip(answers, failing, strict=True):
         X, Y = (np.concatenate([part.ravel() for part in D]) for D in (ours, one.answer))

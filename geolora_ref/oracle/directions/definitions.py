@@ -1,7 +1,8 @@
 """The definitions of the rules on dense matrices, without factors, for the oracle alone.
 
-A step is given bases U and V and the projection PG of a gradient.  The memory is a dense tangent matrix, and moves to new bases
-by the orthogonal projection P (docs/theory/directions.md).  Everything is computed in double precision.
+A step is given bases U and V and the projection PG of a gradient.  The memory is a dense tangent
+matrix, and moves to new bases by the orthogonal projection P (docs/theory/directions.md).
+Everything is computed in double precision.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """The options of rules: momentum and smoothing for rules with one memory, betas and eps for rules with two.
+    """The options of rules: momentum and smoothing for rules with one memory, betas and eps for
+    rules with two.
 
     ``rounding`` : eps of the judged arithmetic.
     """
@@ -46,8 +48,9 @@ class Setting:
 
 
 class Expected(NamedTuple):
-    """The dense direction D; its ``sensitivity``, the largest first-order change in the Frobenius norm per relative change of all
-    gradients so far; and ``product``, its inner product with PG in a first step, None if the rule promises none.
+    """The dense direction D; its ``sensitivity``, the largest first-order change in the Frobenius
+    norm per relative change of all gradients so far; and ``product``, its inner product with PG in
+    a first step, None if the rule promises none.
     """
 
     D: Matrix
@@ -96,7 +99,9 @@ def normalised(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
 
 
 def spectral(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
-    """D = P polar(M), or P M(MᴴM + δ²I)^{-1/2} with δ = smoothing times the root mean square of the singular values."""
+    """D = P polar(M), or P M(MᴴM + δ²I)^{-1/2} with δ = smoothing times the root mean square of the
+    singular values.
+    """
     for (U, V, _), (M, size) in zip(steps, _memories(steps, setting.momentum), strict=True):
         k = min(2 * U.shape[1], *M.shape)  # a bound on the rank of a tangent matrix
         P, sigma, Qh = np.linalg.svd(M, full_matrices=False)
@@ -110,7 +115,9 @@ def spectral(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
 
 
 def preconditioned(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
-    """The core ½(M_S X_K + X_L M_S), beside it M_K⊥X_K and M_L⊥X_L, X = (R + eps²I)^{-1/2} with R of ∇ᴴ∇/m."""
+    """The core ½(M_S X_K + X_L M_S), beside it M_K⊥X_K and M_L⊥X_L, X = (R + eps²I)^{-1/2} with R
+    of ∇ᴴ∇/m.
+    """
     one, two = setting.betas
     M, R_K, R_L, before = np.zeros_like(steps[0].G), np.zeros(()), np.zeros(()), steps[0]
     for t, (U, V, G) in enumerate(steps, start=1):
@@ -125,7 +132,8 @@ def preconditioned(steps: Sequence[Step], setting: Setting) -> Iterator[Expected
         S = 0.5 * (M_S @ X_K + X_L @ M_S)
         D = U @ S @ H(V) + (M_K - U @ M_S) @ X_K @ H(V) + U @ H((M_L - V @ H(M_S)) @ X_L)
         most, size = max(float(np.linalg.norm(X, 2)) for X in (X_K, X_L)), float(np.linalg.norm(mean))
-        # a change of R changes X by ‖X‖³/2 times that, a relative change of PG changes R by 2‖PG‖²/m times that
+        # a change of R changes X by ‖X‖³/2 times that, a relative change of PG changes R by
+        # 2‖PG‖²/m times that
         in_units = (most * float(np.linalg.norm(projected(G, U, V)))) ** 2 / min(G.shape)
         yield Expected(D, most * size * (1.0 + in_units), None)
 
@@ -143,7 +151,9 @@ def _inverse_root(R: Matrix, setting: Setting) -> Matrix:
 
 
 def adam(steps: Sequence[Step], setting: Setting) -> Iterator[Expected]:
-    """D = D_K Vᴴ + U D_Lᴴ with D_K = M̂_K/(v̂_K^{1/2} + eps) entry by entry, D_L alike; columns of v by weights that sum to 1."""
+    """D = D_K Vᴴ + U D_Lᴴ with D_K = M̂_K/(v̂_K^{1/2} + eps) entry by entry, D_L alike; columns of
+    v by weights that sum to 1.
+    """
     one, two = setting.betas
     M, v_K, v_L, before = np.zeros_like(steps[0].G), np.zeros(()), np.zeros(()), steps[0]
     for t, (U, V, G) in enumerate(steps, start=1):

@@ -1,4 +1,6 @@
-"""The questions for a rule: single steps with every kind of gradient, and sequences of twenty with changing bases and ranks."""
+"""The questions for a rule: single steps with every kind of gradient, and sequences of twenty with
+changing bases and ranks.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ KINDS: dict[str, tuple[str, Kind]] = {
 
 
 def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
-    """All sequences; ``wide_range`` : with numbers of size 1e±100, for double precision, in place of 1e±12."""
+    """All sequences; ``wide_range`` : with numbers of size 1e±100, for double precision, in place
+    of 1e±12.
+    """
     draw = _Draw(np.random.default_rng(20251130), is_complex)
     for m, n, r in SIZES:
         for kind, (reason, gradient) in KINDS.items():
@@ -106,7 +110,9 @@ def sequences(*, is_complex: bool, wide_range: bool) -> Iterator[Sequence]:
 
 
 def _walk(draw: _Draw, shape: tuple[int, int], far: float, ranks: tuple[int, ...]) -> Iterator[Step]:
-    """Gradients with a mean that lasts; the last four are smaller by a factor of 1000, so that memory decides."""
+    """Gradients with a mean that lasts; the last four are smaller by a factor of 1000, so that
+    memory decides.
+    """
     U, V, mean = draw.basis(shape[0], ranks[0]), draw.basis(shape[1], ranks[0]), draw.matrix(*shape)
     for t in range(STEPS):
         small = 1e-3 if t >= STEPS - 4 else 1.0

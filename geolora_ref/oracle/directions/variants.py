@@ -1,7 +1,7 @@
 """Variants of the correct rules: defects, and related rules from the literature.
 
-Each variant is a small change of one correct rule in factors, and says what is changed.  The kit compares a failing rule with
-all variants; tests ensure that each variant fails and is named.
+Each variant is a small change of one correct rule in factors, and says what is changed.  The kit
+compares a failing rule with all variants; tests ensure that each variant fails and is named.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Add = Callable[[Triple | None, Triple, float], Triple]
 class Variant:
     """A variant of a rule; ``says`` is the difference as a sentence for a report.
 
-    A call carries the memory to the new bases, adds the gradients, and makes a direction; each of these functions may differ.
+    A call carries the memory to the new bases, adds the gradients, and makes a direction; each of
+    these functions may differ.
     ``keeps`` : chooses what is remembered from the memory and the direction.
     """
 

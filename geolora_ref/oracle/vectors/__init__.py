@@ -1,8 +1,9 @@
-"""Language-neutral test vectors: one step as JSON, its inputs bit by bit and the expected result at 60 digits.
+"""Language-neutral test vectors: one step as JSON, its inputs bit by bit and the expected result at
+60 digits.
 
-:func:`export` writes the vectors, their schemas and a README for implementers; :func:`judge_outputs` judges the files that
-an implementation wrote; :func:`regenerate_and_compare` shows that the vectors are what their generator makes.  Needs
-jsonschema and mpmath.
+:func:`export` writes the vectors, their schemas and a README for implementers;
+:func:`judge_outputs` judges the files that an implementation wrote; :func:`regenerate_and_compare`
+shows that the vectors are what their generator makes.  Needs jsonschema and mpmath.
 """
 
 from geolora_ref.oracle.vectors.generate import IDS, export, regenerate_and_compare

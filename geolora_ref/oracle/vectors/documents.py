@@ -1,4 +1,5 @@
-"""Strict JSON: documents are checked against a schema, numbers are hexadecimal floats, nothing is evaluated.
+"""Strict JSON: documents are checked against a schema, numbers are hexadecimal floats, nothing is
+evaluated.
 
 Every violation is a ``ValueError`` that names the file and the JSON path of the offending field.
 """
@@ -33,8 +34,8 @@ def read(
 ) -> dict[str, Any]:
     """The document in this file, valid against ``schema`` (``VECTOR`` or ``OUTPUT``), or ``ValueError``.
 
-    ``largest`` : the most bytes; a larger file, or one that is no regular file, is not read.  ``at_once`` : a quick check before
-    the schema, which raises ``ValueError``.
+    ``largest`` : the most bytes; a larger file, or one that is no regular file, is not read.
+    ``at_once`` : a quick check before the schema, which raises ``ValueError``.
     """
     size = path.stat().st_size
     if size > largest:
@@ -85,7 +86,8 @@ def matrix(
 ) -> Matrix:
     """The matrix {"re": rows} or, for complex data, {"re": rows, "im": rows}.
 
-    Raises ``ValueError`` if the rows differ in length, the shape is not ``shape``, or ``im`` is missing or superfluous.
+    Raises ``ValueError`` if the rows differ in length, the shape is not ``shape``, or ``im`` is
+    missing or superfluous.
     """
     if ("im" in document) is not complex_data:
         raise ValueError(f"{where}.im: expected {'imaginary parts' if complex_data else 'none, the vector is real'}")
@@ -123,7 +125,9 @@ def _validator(schema: str) -> jsonschema.Draft202012Validator:
 
 
 def _path(error: ValidationError) -> str:
-    """The JSON path of the offending field; for a missing or superfluous field its own path, not that of the object around."""
+    """The JSON path of the offending field; for a missing or superfluous field its own path, not
+    that of the object around.
+    """
     schema: Any = error.schema
     found: Any = error.instance
     if error.validator == "required":

@@ -1,9 +1,11 @@
-"""Exact vectors: steps whose every number is a small dyadic rational, so that implementations must agree bit for bit.
+"""Exact vectors: steps whose every number is a small dyadic rational, so that implementations must
+agree bit for bit.
 
-The bases are columns of normalised Hadamard matrices (complex: Fourier matrices) of size 1, 4, 16 or 64, with entries ±2^{-p}
-(±i 2^{-p}).  Ŝ is given with at most one entry in a row and a column, so that its singular values are the absolute values of
-the entries, and the gradients are chosen such that the step arrives at Ŝ.  Every stage is evaluated with fractions; a vector
-is refused unless each sum is exact in half precision in whatever order it is summed.
+The bases are columns of normalised Hadamard matrices (complex: Fourier matrices) of size 1, 4, 16
+or 64, with entries ±2^{-p} (±i 2^{-p}).  Ŝ is given with at most one entry in a row and a column,
+so that its singular values are the absolute values of the entries, and the gradients are chosen
+such that the step arrives at Ŝ.  Every stage is evaluated with fractions; a vector is refused
+unless each sum is exact in half precision in whatever order it is summed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ SIGNIFICAND, SMALLEST, LARGEST = 2**11, Fraction(1, 2**24), Fraction(65504)
 
 @dataclass(frozen=True)
 class ExactCase:
-    """The description of an exact step.  ``entries`` : {(row, column): nonzero entry of Ŝ}.  ``start`` : "zero" for S = 0."""
+    """The description of an exact step.  ``entries`` : {(row, column): nonzero entry of Ŝ}.
+    ``start`` : "zero" for S = 0.
+    """
 
     m: int
     n: int
@@ -104,8 +108,8 @@ def build(case: ExactCase) -> StepInputs:
 def stages(x: StepInputs, case: ExactCase) -> dict[str, Any]:
     """The exact K_new, L_new, S_new, UᴴK_new, VᴴL_new, Ŵ (matrices), singular values of Ŝ, ϑ and rank.
 
-    Raises ``ValueError`` if one of them, or a partial sum on the way, is not exact in half precision.  Ŵ is checked in both
-    forms: from the new coefficients, and as W − λP(W)G.
+    Raises ``ValueError`` if one of them, or a partial sum on the way, is not exact in half
+    precision.  Ŵ is checked in both forms: from the new coefficients, and as W − λP(W)G.
     """
     U, S, V, dK, dL, dS = (_rational(X) for X in x.arrays)
     rate = Fraction(x.learning_rate)
@@ -126,7 +130,8 @@ def stages(x: StepInputs, case: ExactCase) -> dict[str, Any]:
 def _rank_decision(case: ExactCase) -> dict[str, Any]:
     """The singular values of Ŝ, ϑ and the rank.
 
-    Raises ``ValueError`` for a case in which rounding, of a norm scaled by σ_1 or not or of a tail, could change the rank.
+    Raises ``ValueError`` for a case in which rounding, of a norm scaled by σ_1 or not or of a tail,
+    could change the rank.
     """
     columns = min(2 * case.r, case.m, case.n)
     sigma = sorted((Fraction(abs(value)) for value in case.entries.values()), reverse=True)
@@ -163,7 +168,9 @@ def _small_integers(r: int, complex_data: bool) -> Matrix:
 
 
 def _rational(X: Matrix) -> Rational:
-    """The matrix in fractions, a complex one as [[Re, −Im], [Im, Re]], for which products and transposes are the complex ones."""
+    """The matrix in fractions, a complex one as [[Re, −Im], [Im, Re]], for which products and
+    transposes are the complex ones.
+    """
     if np.iscomplexobj(X):
         X = np.block([[X.real, -X.imag], [X.imag, X.real]])
     exact: Rational = np.array([[Fraction(x) for x in row] for row in X.tolist()], dtype=object)
@@ -191,7 +198,9 @@ def _off(B: Rational, X: Rational) -> Rational:
 
 
 def _sum(*products: tuple[Rational, Rational]) -> Rational:
-    """Σ A B over the pairs, if every partial sum in every order, fused or not, is exact in half precision."""
+    """Σ A B over the pairs, if every partial sum in every order, fused or not, is exact in half
+    precision.
+    """
     bound = np.asarray(sum(abs(A) @ abs(B) for A, B in products))
     _require(max(bound.flat), min(_quantum(A) * _quantum(B) for A, B in products))
     return np.asarray(sum(A @ B for A, B in products))
@@ -203,7 +212,9 @@ def _quantum(X: Rational) -> Fraction:
 
 
 def _require(largest: Fraction, quantum: Fraction) -> None:
-    """Raise ``ValueError`` unless all multiples of ``quantum`` up to ``largest`` are half precision numbers."""
+    """Raise ``ValueError`` unless all multiples of ``quantum`` up to ``largest`` are half precision
+    numbers.
+    """
     power_of_two = quantum.denominator & (quantum.denominator - 1) == 0
     if not (power_of_two and quantum >= SMALLEST and largest <= min(quantum * SIGNIFICAND, LARGEST)):
         raise ValueError(f"not exact in half precision: multiples of {quantum} up to {largest}")

@@ -1,8 +1,9 @@
 """Generate the vectors of the package from cases, export them, and compare them with a fresh generation.
 
-The inputs of a vector are drawn once and stored.  On another machine a draw differs in the last digits, because LAPACK does.
-So a fresh generation keeps the stored inputs if they are those of the case up to rounding, and computes all the rest anew:
-the text is the same on every machine.  Ids are append-only.
+The inputs of a vector are drawn once and stored.  On another machine a draw differs in the last
+digits, because LAPACK does.  So a fresh generation keeps the stored inputs if they are those of the
+case up to rounding, and computes all the rest anew: the text is the same on every machine.  Ids are
+append-only.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ INPUTS = ("U", "S", "V", "dK", "dL", "dS")
 
 
 def export(directory: Path) -> list[Path]:
-    """Write README.md, the two schemas and the vectors into ``directory`` (made if need be); returns the files written.
+    """Write README.md, the two schemas and the vectors into ``directory`` (made if need be);
+    returns the files written.
 
-    Raises ``FileExistsError`` if a file exists with other contents (nothing is written then), ``OSError`` if a file cannot be
-    written (the others are whole) or is a pipe or a device.
+    Raises ``FileExistsError`` if a file exists with other contents (nothing is written then),
+    ``OSError`` if a file cannot be written (the others are whole) or is a pipe or a device.
     """
     contents = {name: (DATA / name).read_bytes() for name in (*FIXED, *(_file(name) for name in IDS))}
     for folder in {(directory / name).parent for name in contents}:
@@ -60,10 +62,11 @@ def _is_other(path: Path, ours: bytes) -> bool:
 
 
 def regenerate_and_compare(directory: Path | None = None, ids: Collection[str] = IDS) -> list[str]:
-    """The differences between the stored files and a fresh generation, byte for byte, in words; empty if there are none.
+    """The differences between the stored files and a fresh generation, byte for byte, in words;
+    empty if there are none.
 
-    ``directory`` : an exported directory, by default the data of the package.  ``ids`` : the vectors to generate anew; of other
-    vectors only the presence is checked.
+    ``directory`` : an exported directory, by default the data of the package.  ``ids`` : the
+    vectors to generate anew; of other vectors only the presence is checked.
     """
     directory = DATA if directory is None else directory
     found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}

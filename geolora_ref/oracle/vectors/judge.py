@@ -1,7 +1,8 @@
 """Judge the files that an implementation wrote, in whatever language, against the vectors.
 
-The distance is taken to the stored Ŵ of 60 digits, by the criteria of :mod:`geolora_ref.oracle.criteria`, relative to s
-(numbers of size 1e±140 neither overflow nor underflow).
+The distance is taken to the stored Ŵ of 60 digits, by the criteria of
+:mod:`geolora_ref.oracle.criteria`, relative to s (numbers of size 1e±140 neither overflow nor
+underflow).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Matrix = NDArray[Any]
 
 @dataclass(frozen=True)
 class VectorVerdict(Verdict):
-    """The verdict on one vector: ``ratios`` of its criteria, ``worst_ratio``, ``passed``, and ``error`` if not judgeable.
+    """The verdict on one vector: ``ratios`` of its criteria, ``worst_ratio``, ``passed``, and
+    ``error`` if not judgeable.
 
     ``factors`` : U₁, S₁, V₁, where the output has them in double precision.
     """
@@ -62,9 +64,10 @@ class Judgement:
 def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
     """Judge ``outputs_dir``/<id>.json for every vector of an exported ``vectors_dir``.
 
-    A missing or damaged output, or one of an unknown id, gets a row with the error and stops nothing.  Raises ``ValueError``
-    if a vector itself is damaged (by its digest for vectors of this package, by the schema for others), if there is none, or if
-    only some vectors of this package are there; ``NotADirectoryError`` if there is no folder of outputs.
+    A missing or damaged output, or one of an unknown id, gets a row with the error and stops
+    nothing.  Raises ``ValueError`` if a vector itself is damaged (by its digest for vectors of this
+    package, by the schema for others), if there is none, or if only some vectors of this package
+    are there; ``NotADirectoryError`` if there is no folder of outputs.
     """
     vectors = load_vectors(vectors_dir)
     _check_export(vectors_dir, vectors)
@@ -76,7 +79,9 @@ def judge_outputs(vectors_dir: Path, outputs_dir: Path) -> Judgement:
 
 
 def _check_export(directory: Path, ids: Collection[str]) -> None:
-    """Raise ``ValueError`` if only some of this package's vectors are there, or for the first one with other contents."""
+    """Raise ``ValueError`` if only some of this package's vectors are there, or for the first one
+    with other contents.
+    """
     exported = [path.stem for path in vector_files(DATA)]
     missing = [name for name in exported if name not in ids]
     if 0 < len(missing) < len(exported):
@@ -92,13 +97,16 @@ def _check_export(directory: Path, ids: Collection[str]) -> None:
 def judge_vector(vector: Vector, output: dict[str, Any], where: str = "$") -> Mapping[str, float]:
     """The ratios of one output document, valid against the schema.
 
-    Raises ``ValueError`` if a matrix has a wrong shape or a number is not finite, or if there is nothing to judge.
+    Raises ``ValueError`` if a matrix has a wrong shape or a number is not finite, or if there is
+    nothing to judge.
     """
     return _verdict(vector, output, where).ratios
 
 
 def _verdict(vector: Vector, output: dict[str, Any], where: str) -> VectorVerdict:
-    """The verdict on one output document, with the factors, and with the right ranks if that of S₁ is wrong."""
+    """The verdict on one output document, with the factors, and with the right ranks if that of S₁
+    is wrong.
+    """
     exact = _exact_ratios(vector, output, where) if vector.exact else {}
     if "U1" in output:
         factors = U1, S1, V1 = _factors(vector, output, where)
@@ -131,7 +139,9 @@ def _largest(vector: Vector) -> float:
 
 
 def _rows(vector: Vector, document: Any, where: str) -> None:
-    """Raise ``ValueError`` early, before all numbers are read, if U₁ or V₁ has another number of rows than the vector."""
+    """Raise ``ValueError`` early, before all numbers are read, if U₁ or V₁ has another number of
+    rows than the vector.
+    """
     for name, rows in zip(("U1", "V1"), vector.W_hat.shape, strict=True):
         found = document.get(name) if isinstance(document, dict) else None
         given = found.get("re") if isinstance(found, dict) else None
@@ -175,7 +185,9 @@ def _ratios(vector: Vector, U1: Matrix, S1: Matrix, V1: Matrix, eps: float) -> d
 
 
 def _exact_ratios(vector: Vector, output: dict[str, Any], where: str) -> dict[str, float]:
-    """0 for every stage that agrees bit for bit (the sign of a zero is free), infinite for every other one."""
+    """0 for every stage that agrees bit for bit (the sign of a zero is free), infinite for every
+    other one.
+    """
     found: dict[str, Any] = {
         name: matrix(output[name], f"{where}.{name}", complex_data=vector.complex) for name in STAGES if name in output
     }

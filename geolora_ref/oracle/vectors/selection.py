@@ -1,6 +1,7 @@
 """The single-step cases of the catalogue that become vectors: from most groups, real and complex.
 
-Most are no larger than 14 x 14; the cases of the last two groups have the sizes of layers, up to 129 x 97 with r = 33.
+Most are no larger than 14 x 14; the cases of the last two groups have the sizes of layers, up to
+129 x 97 with r = 33.
 """
 
 from __future__ import annotations

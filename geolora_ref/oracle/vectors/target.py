@@ -1,11 +1,12 @@
-"""The expected values, by a third implementation that shares no code with the algorithm, the criteria or the dense oracle.
+"""The expected values, by a third implementation that shares no code with the algorithm, the
+criteria or the dense oracle.
 
 It uses mpmath with 60 decimal digits, the exact binary inputs and the definition alone:
 
     Ŵ = W − λ (U dS Vᴴ + (I − UUᴴ) dK Vᴴ + U dLᴴ (I − VVᴴ)),    W = U S Vᴴ,
 
-then the singular values of the dense m x n matrix Ŵ (of a large Ŵ after two QR decompositions), the tails, the threshold, and
-the ranks that rounding leaves open.
+then the singular values of the dense m x n matrix Ŵ (of a large Ŵ after two QR decompositions), the
+tails, the threshold, and the ranks that rounding leaves open.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SLACK = 120
 """Tails within SLACK·√(m + n)·eps·s of the threshold may fall on either side of it."""
 EPS = 2.0**-52
 SMALL = 16
-"""The most rows and columns for which the dense matrix is decomposed; for a larger matrix of rank 2r its core is."""
+"""The most rows and columns for which the dense matrix is decomposed; for a larger matrix of rank
+2r its core is.
+"""
 
 _MP = mpmath.MPContext()
 _MP.dps = DIGITS
@@ -38,10 +41,11 @@ _MP.dps = DIGITS
 class Target:
     """The right result of one step, in mpmath numbers.
 
-    ``W_hat`` : m x n, the untruncated step.  ``singular_values`` : min(m, n) of them, descending; values below 1e-50·σ_1 are
-    rounding of the 60 digits and replaced by 0.  ``tails`` : (Σ_{i≥j} σ_i²)^{1/2} for j = 0 … min(m, n), the last one 0.
-    ``theta`` : the absolute threshold.  ``scale`` : s, see :func:`_scale`.  ``ranks`` : the lowest and the highest admissible
-    rank.
+    ``W_hat`` : m x n, the untruncated step.  ``singular_values`` : min(m, n) of them, descending;
+    values below 1e-50·σ_1 are rounding of the 60 digits and replaced by 0.  ``tails`` : (Σ_{i≥j}
+    σ_i²)^{1/2} for j = 0 … min(m, n), the last one 0.
+    ``theta`` : the absolute threshold.  ``scale`` : s, see :func:`_scale`.  ``ranks`` : the lowest
+    and the highest admissible rank.
     """
 
     W_hat: Dense
@@ -66,7 +70,9 @@ def target(
     min_rank: int,
     max_rank: int | None,
 ) -> Target:
-    """The target of one step from U (m x r), S (r x r), V (n x r), dK (m x r), dL (n x r), dS (r x r), double precision."""
+    """The target of one step from U (m x r), S (r x r), V (n x r), dK (m x r), dL (n x r), dS
+    (r x r), double precision.
+    """
     u, s, v, dk, dl, ds = (_MP.matrix(X.tolist()) for X in (U, S, V, dK, dL, dS))
     rate = _MP.mpf(learning_rate)
     W_hat = u * s * v.H - rate * (u * ds * v.H + _off(u, dk) * v.H + u * _off(v, dl).H)
@@ -86,14 +92,18 @@ def target(
 
 
 def _admissible(tails: Sequence[Real], theta: Real, slack: Real, least: int, most: int) -> tuple[int, int]:
-    """The smallest r' with tail_{r'} ≤ ϑ + slack and the largest with tail_{r'−1} > ϑ − slack, each clipped to [least, most]."""
+    """The smallest r' with tail_{r'} ≤ ϑ + slack and the largest with tail_{r'−1} > ϑ − slack, each
+    clipped to [least, most].
+    """
     lowest = sum(tail > theta + slack for tail in tails)
     highest = sum(tail > theta - slack for tail in tails[:-1])
     return min(max(lowest, least), most), min(max(highest, least), most)
 
 
 def _core(U: Dense, X: Dense, Y: Dense, V: Dense) -> Dense:
-    """A small matrix with the nonzero singular values of U X + Y Vᴴ: R_1 R_2ᴴ from the QR decompositions of both sides."""
+    """A small matrix with the nonzero singular values of U X + Y Vᴴ: R_1 R_2ᴴ from the QR
+    decompositions of both sides.
+    """
     left, right = _beside(U, Y), _beside(X.H, V)
     return _MP.qr(left, mode="skinny")[1] * _MP.qr(right, mode="skinny")[1].H
 
@@ -112,8 +122,8 @@ def _singular_values(W: Dense) -> list[Real]:
 def _scale(U: Dense, S: Dense, V: Dense, dK: Dense, dL: Dense, dS: Dense, rate: Real) -> Real:
     """s = ‖S‖ + λ (‖(I − UUᴴ) dK‖ + ‖(I − VVᴴ) dL‖ + ‖dS‖ + δ/eps), δ = ‖UᴴdK − dS‖ + ‖VᴴdL − dSᴴ‖.
 
-    ‖S‖ = ‖W‖; the three norms belong to the three parts of P(W)G; δ is the amount by which the given gradients contradict each
-    other, and the answer is determined only up to δ.
+    ‖S‖ = ‖W‖; the three norms belong to the three parts of P(W)G; δ is the amount by which the
+    given gradients contradict each other, and the answer is determined only up to δ.
     """
     tangent = _norm(_off(U, dK)) + _norm(_off(V, dL)) + _norm(dS)
     contradiction = _norm(U.H * dK - dS) + _norm(V.H * dL - dS.H)
@@ -135,7 +145,9 @@ def decimal(x: Real, digits: int = 20) -> str:
 
 
 def nearest_double(x: Real) -> float:
-    """The double nearest to the number, subnormal ones included (Python rounds decimal strings correctly)."""
+    """The double nearest to the number, subnormal ones included (Python rounds decimal strings
+    correctly).
+    """
     return float(decimal(x, DIGITS))
 
 

@@ -1,4 +1,6 @@
-"""A test vector in memory: the inputs for an implementation, and the expected values by which it is judged."""
+"""A test vector in memory: the inputs for an implementation, and the expected values by which it is
+judged.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,10 @@ STAGES = ("K_new", "L_new", "S_new", "UhK_new", "VhL_new", "W_hat")
 class Vector:
     """One question and its answer.
 
-    ``inputs`` : float64 or complex128.  ``W_hat`` : m x n, in extended precision if the platform has it.  ``tails`` :
-    min(m, n) + 1 numbers.  ``ranks`` : the admissible ranks.  ``exact`` : empty, or the matrices ``STAGES``,
-    ``singular_values``, ``theta`` and ``rank``, which must agree bit for bit.
+    ``inputs`` : float64 or complex128.  ``W_hat`` : m x n, in extended precision if the platform
+    has it.  ``tails`` : min(m, n) + 1 numbers.  ``ranks`` : the admissible ranks.
+    ``exact`` : empty, or the matrices ``STAGES``, ``singular_values``, ``theta`` and ``rank``,
+    which must agree bit for bit.
     """
 
     id: str

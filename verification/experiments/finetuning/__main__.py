@@ -1,4 +1,6 @@
-"""``python -m verification.experiments.finetuning``: do the runs of the campaign that are missing, then write its page."""
+"""``python -m verification.experiments.finetuning``: do the runs of the campaign that are missing,
+then write its page.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Executor, console: Console) -> None:
-    """Do and store what is missing in the order of the design; every result, also of other tasks, may change what comes next."""
+    """Do and store what is missing in the order of the design; every result, also of other tasks,
+    may change what comes next.
+    """
     left = itertools.count() if options.runs is None else iter(range(options.runs))
     running: dict[Future[tuple[dict[str, Any], float]], tuple[str, Run]] = {}
     while True:
@@ -63,7 +67,8 @@ def campaign(options: argparse.Namespace, stores: Mapping[str, Store], pool: Exe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: all runs are stored, or as many as were asked for; 130: interrupted, the same command goes on.
+    """Exit status 0: all runs are stored, or as many as were asked for; 130: interrupted, the same
+    command goes on.
 
     2: data, model or a stored run cannot be used, or the folder cannot be written or is in use.
     """

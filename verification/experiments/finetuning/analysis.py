@@ -1,4 +1,6 @@
-"""Compute the figures of the campaign from its stored runs; nothing is trained here, and no test example chooses anything."""
+"""Compute the figures of the campaign from its stored runs; nothing is trained here, and no test
+example chooses anything.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ __all__ = [
 ]
 
 MEASURED = Path(__file__).parent / "measured" / "campaign"
-"""One folder for each task, with its runs; a campaign with this folder as ``--output`` goes on with them."""
+"""One folder for each task, with its runs; a campaign with this folder as ``--output`` goes on with
+them.
+"""
 DRAWS = 10_000
 
 
@@ -56,7 +60,9 @@ def read_runs(folder: Path) -> list[Row]:
 
 
 def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int, Row]:
-    """By seed, the runs of a family on one task at the rate that was best on the development examples at the main rank."""
+    """By seed, the runs of a family on one task at the rate that was best on the development
+    examples at the main rank.
+    """
     rate = best_rate(rows, family)
     return {seed_of(row): row for row in rows if (row["family"], row["budget"], rate_of(row)) == (family, rank, rate)}
 
@@ -69,7 +75,9 @@ def test_of(row: Row) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean over tasks of one family minus another, in points, its 95 % interval, and the differences of pairs by task."""
+    """The mean over tasks of one family minus another, in points, its 95 % interval, and the
+    differences of pairs by task.
+    """
 
     family: str
     rank: int
@@ -105,7 +113,9 @@ def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def front(stored: Stored) -> dict[str, list[tuple[float, float]]]:
-    """By family, (parameters, metric in percent) for every rank that all tasks have, means over tasks and seeds."""
+    """By family, (parameters, metric in percent) for every rank that all tasks have, means over
+    tasks and seeds.
+    """
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for name in FAMILIES:
         for rank in sorted((MAIN_RANK, *RANKS)):
@@ -118,7 +128,9 @@ def front(stored: Stored) -> dict[str, list[tuple[float, float]]]:
 
 
 def rate_shares(stored: Stored, family: str) -> dict[str, dict[float, float]]:
-    """By task, the development metric over the rate as a share of the family's best one there; one seed, the main rank."""
+    """By task, the development metric over the rate as a share of the family's best one there; one
+    seed, the main rank.
+    """
     shares = {}
     for task, rows in stored.items():
         dev = swept(rows, family) | swept(rows, outer_rates(family))
@@ -128,7 +140,9 @@ def rate_shares(stored: Stored, family: str) -> dict[str, dict[float, float]]:
 
 
 def wide_range(shares: Mapping[float, float], least: float = 0.95) -> tuple[float, bool]:
-    """The widest range of neighbouring rates that keep ``least`` of the best metric, largest over smallest; if it ends inside."""
+    """The widest range of neighbouring rates that keep ``least`` of the best metric, largest over
+    smallest; if it ends inside.
+    """
     rates, start = sorted(shares), None
     widest = (1.0, True)
     for rate in rates:
@@ -139,9 +153,11 @@ def wide_range(shares: Mapping[float, float], least: float = 0.95) -> tuple[floa
 
 
 def time_ratios(stored: Stored, family: str, base: str = "lora") -> dict[str, tuple[float, float]]:
-    """Steps and seconds by task until the family reaches the last development metric of ``base``, over those of ``base``.
+    """Steps and seconds by task until the family reaches the last development metric of ``base``,
+    over those of ``base``.
 
-    Infinite where the family never reaches it.  Seconds are those of the steps alone, of runs on a shared machine.
+    Infinite where the family never reaches it.  Seconds are those of the steps alone, of runs on a
+    shared machine.
     """
     found = {}
     for task, rows in stored.items():

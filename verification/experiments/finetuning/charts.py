@@ -32,7 +32,9 @@ def draw_front(axes: Axes, stored: Stored) -> None:
 
 
 def draw_rates(axes: Axes, stored: Stored) -> None:
-    """The development metric over the rate as a share of the best, mean of the tasks; rates in units of a method's middle one."""
+    """The development metric over the rate as a share of the best, mean of the tasks; rates in
+    units of a method's middle one.
+    """
     for name, family in FAMILIES.items():
         shares: dict[float, list[float]] = defaultdict(list)
         for task in rate_shares(stored, name).values():
@@ -51,7 +53,9 @@ def draw_rates(axes: Axes, stored: Stored) -> None:
 
 
 def draw_times(axes: Axes, stored: Stored) -> None:
-    """Steps to LoRA's last development metric, as a share of LoRA's steps; a bar to the top stands for never."""
+    """Steps to LoRA's last development metric, as a share of LoRA's steps; a bar to the top stands
+    for never.
+    """
     ratios = {name: {task: ratio[0] for task, ratio in time_ratios(stored, name).items()} for name in CARRIERS}
     width = 0.8 / len(ratios)
     top = 1.2 * max([1.5, *(ratio for found in ratios.values() for ratio in found.values() if math.isfinite(ratio))])

@@ -1,18 +1,24 @@
-"""The design of the campaign, fixed before its runs: which runs answer which question, and which are done first.
+"""The design of the campaign, fixed before its runs: which runs answer which question, and which
+are done first.
 
-- Every method is tuned alike: three learning rates a factor √10 apart at rank 4, one seed, judged on the development examples.
-  Where the best one lies at the edge, the next one outward is tried, at most twice on each side.  The best one is kept for all
-  seeds and budgets of that task.  No test example decides anything.
-- τ is 0.35 for GeoLoRA by tolerance, the default of the command before the campaign, and 0.1 for the published one.  Both hold
-  for all tasks and are not tuned.
-- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its rate and its smoothing.  SUBJ and STS-B are
-  held out: nothing was tried on them, and no default follows from them.
-- CoLA was to be one of the held-out tasks.  Its tuning ended without any run better than a constant answer, whatever the
-  method: two thousand sentences in one epoch are too few.  Its runs are stored and shown, and no mean counts them.
-- Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget, GeoLoRA with rank r in every
-  layer.  The second and the third differ by the allocation of ranks, and by the rate where tuning chose another one.
-- Where time runs out, the stages are cut from the end of :data:`STAGES`.  After the first 126 runs the tolerance came before the
-  rivals and the outer rates, because it is the default of the command; methods, rates and data stayed.
+- Every method is tuned alike: three learning rates a factor √10 apart at rank 4, one seed, judged
+  on the development examples.  Where the best one lies at the edge, the next one outward is tried,
+  at most twice on each side.  The best one is kept for all seeds and budgets of that task.  No test
+  example decides anything.
+- τ is 0.35 for GeoLoRA by tolerance, the default of the command before the campaign, and 0.1 for
+  the published one.  Both hold for all tasks and are not tuned.
+- SST-2 and TREC are the tasks on which earlier trials chose the default rule, its rate and its
+  smoothing.  SUBJ and STS-B are held out: nothing was tried on them, and no default follows from
+  them.
+- CoLA was to be one of the held-out tasks.  Its tuning ended without any run better than a constant
+  answer, whatever the method: two thousand sentences in one epoch are too few.  Its runs are stored
+  and shown, and no mean counts them.
+- Parameters are matched: LoRA of rank r, GeoLoRA with the parameters of that LoRA as its budget,
+  GeoLoRA with rank r in every layer.  The second and the third differ by the allocation of ranks,
+  and by the rate where tuning chose another one.
+- Where time runs out, the stages are cut from the end of :data:`STAGES`.  After the first 126 runs
+  the tolerance came before the rivals and the outer rates, because it is the default of the
+  command; methods, rates and data stayed.
 """
 
 from __future__ import annotations
@@ -95,7 +101,9 @@ FAMILIES: Mapping[str, Family] = {
 }
 """The families by name; ``families.py`` makes the method of each."""
 CARRIERS = ("geolora, uniform", "geolora, budget")
-"""The default at equal parameters: the one with the better mean on the development examples goes through all budgets."""
+"""The default at equal parameters: the one with the better mean on the development examples goes
+through all budgets.
+"""
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("compare", ("lora", *CARRIERS)),
     ("compare", ("geolora, tolerance",)),  # what the command does by default
@@ -114,7 +122,9 @@ def rate_of(row: Row) -> float:
 
 
 def dev_of(row: Row) -> float:
-    """The metric of a stored run on the development examples; minus infinity if the run diverged or has none."""
+    """The metric of a stored run on the development examples; minus infinity if the run diverged or
+    has none.
+    """
     value = row["metrics"].get("dev")
     return float("-inf") if row["diverged"] or value is None else float(value)
 
@@ -144,7 +154,9 @@ def next_rates(family: Family, dev: Mapping[float, float]) -> list[float]:
 
 
 def best_rate(rows: Sequence[Row], name: str) -> float | None:
-    """The best rate of a family on a task, the smaller one of equals; None as long as it is being looked for."""
+    """The best rate of a family on a task, the smaller one of equals; None as long as it is being
+    looked for.
+    """
     dev = swept(rows, name)
     if next_rates(FAMILIES[name], dev):
         return None
@@ -152,7 +164,9 @@ def best_rate(rows: Sequence[Row], name: str) -> float | None:
 
 
 def carrier(stored: Stored) -> str | None:
-    """The one of :data:`CARRIERS` with the better mean over tasks and seeds at the main rank; None until all are there."""
+    """The one of :data:`CARRIERS` with the better mean over tasks and seeds at the main rank; None
+    until all are there.
+    """
     if not stored:
         return None
     means = {}
@@ -169,7 +183,9 @@ def carrier(stored: Stored) -> str | None:
 
 
 def wanted(stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
-    """Tasks and runs in the order in which they are done, as far as the stored ones decide it; stored ones are among them."""
+    """Tasks and runs in the order in which they are done, as far as the stored ones decide it;
+    stored ones are among them.
+    """
     stored = counted(stored)
     chosen = carrier(stored)
     for kind, names in STAGES:
@@ -220,7 +236,9 @@ def _budgets(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) ->
 
 
 def _rates(names: Sequence[str], stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run]]:
-    """Rates outward until the metric is below 95 % of the best one on either side; those of the tuning are not chosen anew."""
+    """Rates outward until the metric is below 95 % of the best one on either side; those of the
+    tuning are not chosen anew.
+    """
     for task, rows in stored.items():
         for name in names:
             tuned = swept(rows, name)

@@ -1,4 +1,6 @@
-"""The methods of the campaign, made of a rate, a rank and a width: the number of parameters of LoRA of rank 1 on the model."""
+"""The methods of the campaign, made of a rate, a rank and a width: the number of parameters of LoRA
+of rank 1 on the model.
+"""
 
 from __future__ import annotations
 

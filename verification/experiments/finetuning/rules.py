@@ -1,8 +1,10 @@
-"""``python -m verification.experiments.finetuning.rules``: the rules of the optimizer beside LoRA, on several small tasks.
+"""``python -m verification.experiments.finetuning.rules``: the rules of the optimizer beside LoRA,
+on several small tasks.
 
-The design is fixed here: 2,000 training sentences of each task, one epoch, uniform rank (τ = 0.1 cuts little), three rates a
-factor √10 apart around the best of earlier trials, at ranks 2, 8 and 32 with one seed; then two more seeds at the rate that was
-best on the development sentences at rank 8.  Test accuracies decide nothing.
+The design is fixed here: 2,000 training sentences of each task, one epoch, uniform rank (τ = 0.1
+cuts little), three rates a factor √10 apart around the best of earlier trials, at ranks 2, 8 and 32
+with one seed; then two more seeds at the rate that was best on the development sentences at rank 8.
+Test accuracies decide nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def method(rule: str, rate: float, rank: int) -> Method:
 
 
 def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
-    """The runs of one task in their order; the seeds after the first need ``dev``, the accuracies at rank 8 by rule and rate."""
+    """The runs of one task in their order; the seeds after the first need ``dev``, the accuracies
+    at rank 8 by rule and rate.
+    """
     for rank in RANKS:
         for rule, rates in RATES.items():
             yield from (Run(rule, rank, method(rule, rate, rank), 0, SENTENCES) for rate in rates)
@@ -62,13 +66,17 @@ def runs(dev: Mapping[tuple[str, float], float]) -> Iterator[Run]:
 
 
 def accuracies(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
-    """Accuracy on the development sentences by rule and rate, at rank 8 with the first seed; a run that diverged has 0."""
+    """Accuracy on the development sentences by rule and rate, at rank 8 with the first seed; a run
+    that diverged has 0.
+    """
     chosen = [row for row in rows if row["budget"] == MAIN and row["config"]["plan"]["seed"] == 0]
     return {(row["family"], row["config"]["method"]["lr"]): row["metrics"].get("dev") or 0.0 for row in chosen}
 
 
 def table(tasks: Mapping[str, Sequence[Row]]) -> str:
-    """Test accuracy in percent by task, rule and rank: of each rate with the first seed, and of all seeds at the best rate."""
+    """Test accuracy in percent by task, rule and rank: of each rate with the first seed, and of all
+    seeds at the best rate.
+    """
     shown: Rows = [
         ["task", "rule", "rank", "at the three rates, one seed", "at the best rate of rank 8, mean ± std", "parameters"]
     ]
@@ -88,7 +96,8 @@ def table(tasks: Mapping[str, Sequence[Row]]) -> str:
 
 
 def draw(axes: Axes, rows: Sequence[Row]) -> None:
-    """Test accuracy over parameters on one task: each rule at ranks 2, 8 and 32, at the rate best on development sentences.
+    """Test accuracy over parameters on one task: each rule at ranks 2, 8 and 32, at the rate best
+    on development sentences.
 
     Single runs, with the standard error of one accuracy, 0.9 points.
     """

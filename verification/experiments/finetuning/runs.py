@@ -36,12 +36,16 @@ FORMAT = 1
 CURVE_POINTS = 12
 """About how many points a recorded curve has: steps, seconds of the steps alone, development metric."""
 KINDS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.bpe")
-"""The files of a folder with a pretrained model that go into its digest, by which the stored runs are named."""
+"""The files of a folder with a pretrained model that go into its digest, by which the stored runs
+are named.
+"""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The pretrained encoder and its examples by part (texts or images), read once; ``identity`` tells model and data."""
+    """The pretrained encoder and its examples by part (texts or images), read once; ``identity``
+    tells model and data.
+    """
 
     encoder: Any
     labels: Labels
@@ -57,7 +61,9 @@ class Corpus:
 
     @classmethod
     def of_task(cls, model: str, name: str, folder: Path, plan: Plan, *, max_length: int = 64) -> Corpus:
-        """The drawn examples of a task of the campaign, whose files are in ``folder``; pictures have a network of their own."""
+        """The drawn examples of a task of the campaign, whose files are in ``folder``; pictures
+        have a network of their own.
+        """
         task = TASKS[name]
         facts = {"task": name, "threads": torch.get_num_threads()}
         if isinstance(task, Pictures):
@@ -144,9 +150,11 @@ def execute(run: Run, corpus: Corpus, on_step: Callable[[int, int], None] | None
 
 
 class Store:
-    """The finished runs of one corpus and plan in a folder, each a sealed file; whoever adds to it should have locked the folder.
+    """The finished runs of one corpus and plan in a folder, each a sealed file; whoever adds to it
+    should have locked the folder.
 
-    Raises ``ValueError`` that names a run, of whatever corpus, whose file is cut off, altered or not sealed.
+    Raises ``ValueError`` that names a run, of whatever corpus, whose file is cut off, altered or
+    not sealed.
     """
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
@@ -156,7 +164,9 @@ class Store:
             read_json(path)
 
     def config(self, run: Run) -> dict[str, Any]:
-        """Everything that determines a run, except the sources and libraries, which are recorded beside it."""
+        """Everything that determines a run, except the sources and libraries, which are recorded
+        beside it.
+        """
         plan = asdict(self.corpus.plan) | {"seed": run.seed}
         return {"format": FORMAT, "method": asdict(run.method), "plan": plan, **self.corpus.identity}  # type: ignore[call-overload]
 

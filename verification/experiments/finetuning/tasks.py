@@ -13,12 +13,16 @@ from geolora_ref.finetune.plan import Metric
 __all__ = ["LIMITS", "TASKS", "TEXTS", "Pictures", "Task"]
 
 LIMITS = {"train": 2000, "dev": 500, "test": 1000}
-"""At most so many examples of each part: those whose digests are smallest, because files are sorted by source or by score."""
+"""At most so many examples of each part: those whose digests are smallest, because files are sorted
+by source or by score.
+"""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task on texts: its metric, columns and files; without a file "dev" the first drawn training examples are set aside."""
+    """A task on texts: its metric, columns and files; without a file "dev" the first drawn training
+    examples are set aside.
+    """
 
     metric: Metric
     columns: Columns = field(default_factory=Columns)
@@ -27,7 +31,9 @@ class Task:
     test: tuple[str, ...] = ("test.tsv",)
 
     def rows(self, folder: Path, limits: Mapping[str, int] = LIMITS) -> dict[str, list[Row]]:
-        """The examples of each part, in the order of their digests; ``ValueError`` that names a file that cannot be used."""
+        """The examples of each part, in the order of their digests; ``ValueError`` that names a
+        file that cannot be used.
+        """
         train = drawn(read_rows(folder / self.train, self.columns))
         if self.dev is None:
             dev, train = train[: limits["dev"]], train[limits["dev"] :]
@@ -44,13 +50,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Archives ``train.zip`` and ``test.zip`` with pictures ``part/class/name``, for a network of its own."""
+    """Archives ``train.zip`` and ``test.zip`` with pictures ``part/class/name``, for a network of
+    its own.
+    """
 
     metric: Metric = "accuracy"
 
 
 def drawn(rows: Sequence[Row]) -> list[Row]:
-    """The examples in the order of the SHA-256 of their contents: a shuffle that depends on no generator."""
+    """The examples in the order of the SHA-256 of their contents: a shuffle that depends on no
+    generator.
+    """
     return sorted(rows, key=lambda row: hashlib.sha256(f"{row.text}\t{row.pair or ''}\t{row.label}".encode()).digest())
 
 

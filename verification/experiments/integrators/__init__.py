@@ -1,1 +1,3 @@
-"""Measurements about the integrator family that take too long, or depend too much on the machine, for a verdict."""
+"""Measurements about the integrator family that take too long, or depend too much on the machine,
+for a verdict.
+"""

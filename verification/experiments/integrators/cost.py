@@ -1,10 +1,13 @@
-"""``python -m verification.experiments.integrators.cost``: how the processor time of one step grows with m and with r.
+"""``python -m verification.experiments.integrators.cost``: how the processor time of one step grows
+with m and with r.
 
-Writes cost.json (sealed) and cost.md, the table of it; docs/integrators.md shows the figures in ``measured/``.
+Writes cost.json (sealed) and cost.md, the table of it; docs/integrators.md shows the figures in
+``measured/``.
 
-The heat equation with a banded A and a source of low rank (:class:`Lyapunov`), m = n, explicit Euler sub-steps, fixed rank, one
-thread.  Expected is a·m r² + b·r³ + c·m r + d; a dense field would cost m² r.  The deterministic form of the same statement, by
-counted operations, is ``tests/integrators/test_cost.py``.
+The heat equation with a banded A and a source of low rank (:class:`Lyapunov`), m = n, explicit
+Euler sub-steps, fixed rank, one thread.  Expected is a·m r² + b·r³ + c·m r + d; a dense field would
+cost m² r.  The deterministic form of the same statement, by counted operations, is
+``tests/integrators/test_cost.py``.
 """
 
 from __future__ import annotations
@@ -66,13 +69,17 @@ def measure(name: str, sizes: Sequence[int], ranks: Sequence[int]) -> NDArray[np
 
 
 def exponents(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[float, float]:
-    """Exponents of m (largest rank, upper half of the sizes, two at least) and of r (largest size, upper three ranks)."""
+    """Exponents of m (largest rank, upper half of the sizes, two at least) and of r (largest size,
+    upper three ranks).
+    """
     upper = min(len(sizes) // 2, len(sizes) - 2)
     return slope(sizes[upper:], seconds[upper:, -1].tolist()), slope(ranks[-3:], seconds[-1, -3:].tolist())
 
 
 def fit(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """(a, b, c, d) ≥ 0 of a·m r² + b·r³ + c·m r + d by relative least squares, and the median relative misfit."""
+    """(a, b, c, d) ≥ 0 of a·m r² + b·r³ + c·m r + d by relative least squares, and the median
+    relative misfit.
+    """
     m, r = (axis.ravel().astype(float) for axis in np.meshgrid(sizes, ranks, indexing="ij"))
     model = np.column_stack([m * r**2, r**3, m * r, np.ones_like(m)])
     measured = seconds.ravel()
@@ -81,7 +88,8 @@ def fit(sizes: Sequence[int], ranks: Sequence[int], seconds: NDArray[np.float64]
 
 
 def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
-    """From the seconds (sizes x ranks) of several rounds: medians and their fit, the exponents of each round, and their medians.
+    """From the seconds (sizes x ranks) of several rounds: medians and their fit, the exponents of
+    each round, and their medians.
 
     A machine that does something else in one round changes the exponents of that round only.
     """
@@ -100,7 +108,9 @@ def summary(name: str, sizes: Sequence[int], ranks: Sequence[int], rounds: Seque
 
 
 def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], rounds: int) -> dict[str, Any]:
-    """The contents of cost.json: measures every integrator in every round, on one thread, with a progress bar."""
+    """The contents of cost.json: measures every integrator in every round, on one thread, with a
+    progress bar.
+    """
     names, about = list(names), provenance()
     seconds: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
     with threadpool_limits(1), ProgressBar(Terminal(stderr=True), width=24) as bar:
@@ -122,7 +132,9 @@ def campaign(names: Iterable[str], sizes: Sequence[int], ranks: Sequence[int], r
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The table of the documentation, in Markdown: median exponents, their range over the rounds, and the time of one step."""
+    """The table of the documentation, in Markdown: median exponents, their range over the rounds,
+    and the time of one step.
+    """
     sizes, ranks = found["sizes"], found["ranks"]
     m, r = min(SHOWN[0], sizes[-1]), SHOWN[1]
     rows = [["integrator", "exponent of m", "exponent of r", f"ms, m = {m}, r = {r}"]]

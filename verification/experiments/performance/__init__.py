@@ -1,1 +1,3 @@
-"""What a training step costs, and the update alone: GeoLoRA beside LoRA, AdaLoRA, full fine-tuning and the frozen model."""
+"""What a training step costs, and the update alone: GeoLoRA beside LoRA, AdaLoRA, full fine-tuning
+and the frozen model.
+"""

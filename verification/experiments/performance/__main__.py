@@ -1,4 +1,6 @@
-"""``python -m verification.experiments.performance``: measure, write results.json, results.md and results.svg."""
+"""``python -m verification.experiments.performance``: measure, write results.json, results.md and
+results.svg.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: everything was measured; 1: a measuring process failed; 130: interrupted; 2: the folder is in use or
-    cannot be written.  Results are written when all is measured.
+    """Exit status 0: everything was measured; 1: a measuring process failed; 130: interrupted; 2:
+    the folder is in use or cannot be written.  Results are written when all is measured.
     """
     options = arguments(argv)
     torch.set_num_threads(options.threads)

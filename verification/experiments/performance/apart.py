@@ -1,4 +1,6 @@
-"""Measurements in processes of their own: the peak of memory of a method, and times in a process with fresh memory."""
+"""Measurements in processes of their own: the peak of memory of a method, and times in a process
+with fresh memory.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def peak_memory(method: str, case: str, rank: int) -> int:
 
 
 def rounds_in_turn(methods: Sequence[str], case: str, rank: int, rounds: int, *, seed: int) -> dict[str, Any]:
-    """Seconds (rounds, 2) of training steps of these methods in turn, in one process of their own, and the note of each.
+    """Seconds (rounds, 2) of training steps of these methods in turn, in one process of their own,
+    and the note of each.
 
     The order in which the methods are set up, and that of their turns, is drawn from ``seed``.
     """
@@ -37,7 +40,9 @@ def rounds_in_turn(methods: Sequence[str], case: str, rank: int, rounds: int, *,
 
 
 def _in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a public function in a new process, by JSON; :class:`ApartError`, with its output, if it fails."""
+    """The result of a public function in a new process, by JSON; :class:`ApartError`, with its
+    output, if it fails.
+    """
     name = function.__name__
     command = f"import json; from {function.__module__} import {name}; print(json.dumps({name}(*{arguments!r})))"
     done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True, text=True)  # noqa: S603

@@ -1,4 +1,6 @@
-"""The authors' public layer, loaded from a checkout that ``GEOLORA_AUTHORS_CODE`` names; none of their code is here."""
+"""The authors' public layer, loaded from a checkout that ``GEOLORA_AUTHORS_CODE`` names; none of
+their code is here.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ def points(effort: Effort, cases: Sequence[Case] = CASES) -> Iterator[Point]:
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions, with the GEMM throughput that bounds everything: 2048 x 1536 x 384 in float32."""
+    """The machine and the versions, with the GEMM throughput that bounds everything:
+    2048 x 1536 x 384 in float32.
+    """
     import numpy
     import peft
     import transformers
@@ -78,10 +80,11 @@ def environment() -> dict[str, Any]:
 
 
 def training(point: Point, effort: Effort, progress: Progress) -> dict[str, Any]:
-    """Whole training steps, all methods of a point in turn, and the peak of memory of each in a process of its own.
+    """Whole training steps, all methods of a point in turn, and the peak of memory of each in a
+    process of its own.
 
-    Which method pays for the page faults of another one depends on how the memory of a process happens to lie, hence several
-    processes.
+    Which method pays for the page faults of another one depends on how the memory of a process
+    happens to lie, hence several processes.
     """
     case, rank = point.case, point.rank
     seconds: dict[str, list[list[float]]] = {name: [] for name in point.methods}

@@ -24,7 +24,9 @@ RATE = 1e-3
 
 
 class Training:
-    """A network, its batch and its step: :meth:`backward`, then :meth:`update`; ``note`` says what the steps did."""
+    """A network, its batch and its step: :meth:`backward`, then :meth:`update`; ``note`` says what
+    the steps did.
+    """
 
     optimizer: torch.optim.Optimizer
 
@@ -65,7 +67,9 @@ class WithAdamW(Training):
 
 
 class FrozenNetwork(WithAdamW):
-    """The floor: the frozen network forward and backward, ∇x down to the first adapted layer; the head is trained."""
+    """The floor: the frozen network forward and backward, ∇x down to the first adapted layer; the
+    head is trained.
+    """
 
     def __init__(self, case: Case, rank: int) -> None:
         super().__init__(case, rank)
@@ -91,7 +95,9 @@ class PeftLoRA(WithAdamW):
 
 
 class PeftAdaLoRA(WithAdamW):
-    """AdaLoRA of the PEFT library: starts at 3r/2, target r, its orthogonality term, an allocation at every step."""
+    """AdaLoRA of the PEFT library: starts at 3r/2, target r, its orthogonality term, an allocation
+    at every step.
+    """
 
     def __init__(self, case: Case, rank: int) -> None:
         super().__init__(case, rank)
@@ -115,7 +121,9 @@ class PeftAdaLoRA(WithAdamW):
         self.count = 0
 
     def loss(self) -> Tensor:
-        """The loss with the term that PEFT's AdaLoRA adds, which a wrapper around the model would leave out."""
+        """The loss with the term that PEFT's AdaLoRA adds, which a wrapper around the model would
+        leave out.
+        """
         model: Any = self.network.base_model
         loss: Tensor = model(**self.batch).loss
         return loss
@@ -142,7 +150,9 @@ class _Bare(nn.Module):
 
 
 class _WithLoss(_Bare):
-    """A network whose output has a loss: PEFT's AdaLoRA adds its orthogonality term only to such an output."""
+    """A network whose output has a loss: PEFT's AdaLoRA adds its orthogonality term only to such an
+    output.
+    """
 
     def forward(self, **batch: Tensor) -> Any:
         """The loss by its name."""
@@ -156,8 +166,8 @@ def _inside(config: Any) -> Any:
 
 
 class _LeanFunction(torch.autograd.Function):
-    """LoRA as ``fast/layer/linear.py`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in place, layouts transposed, by
-    one merged weight where there are rows enough.
+    """LoRA as ``fast/layer/linear.py`` writes it: y = x W₀ᵀ + bias + (x Aᵀ) Bᵀ, accumulated in
+    place, layouts transposed, by one merged weight where there are rows enough.
     """
 
     @staticmethod
@@ -212,9 +222,11 @@ def _replace(network: nn.Module, case: Case, make: Callable[[nn.Linear], nn.Modu
 
 
 class Authors(WithAdamW):
-    """The public layer of the authors' GLUE experiment, from their checkout: step and truncation to r at every iteration.
+    """The public layer of the authors' GLUE experiment, from their checkout: step and truncation to
+    r at every iteration.
 
-    The authors' trainer steps once in 31 iterations; a layer has room for 2r columns and is cut back to r by the cap.
+    The authors' trainer steps once in 31 iterations; a layer has room for 2r columns and is cut
+    back to r by the cap.
     """
 
     def __init__(self, case: Case, rank: int) -> None:
@@ -244,7 +256,9 @@ class LeanLoRA(WithAdamW):
 
 
 class OfGeoLoRA(Training):
-    """``adapt`` and the optimizer ``GeoLoRA``, which trains the head as well, with their defaults; here at fixed rank."""
+    """``adapt`` and the optimizer ``GeoLoRA``, which trains the head as well, with their defaults;
+    here at fixed rank.
+    """
 
     options: Mapping[str, Any] = MappingProxyType({"tau": 0.0})
     fixed = True

@@ -20,8 +20,9 @@ __all__ = ["CASES", "Case", "chosen_layers"]
 class Case:
     """A network at a size.
 
-    ``build`` makes the network (always with the same weights), ``batch`` its input; ``targets`` is a regular expression of the
-    names of the linear layers that are adapted, ``head`` the name of what is trained beside the adapters.
+    ``build`` makes the network (always with the same weights), ``batch`` its input; ``targets`` is
+    a regular expression of the names of the linear layers that are adapted, ``head`` the name of
+    what is trained beside the adapters.
     """
 
     id: str
@@ -70,7 +71,9 @@ def tokens(length: int, batch: int = 32) -> dict[str, Tensor]:
 
 
 class Block(nn.Module):
-    """One transformer block of ViT-base: width 768, 12 heads, inner width 3072; a stand-in loss on its output."""
+    """One transformer block of ViT-base: width 768, 12 heads, inner width 3072; a stand-in loss on
+    its output.
+    """
 
     def __init__(self, width: int = 768, inner: int = 3072, heads: int = 12) -> None:
         super().__init__()
@@ -80,7 +83,9 @@ class Block(nn.Module):
         self.up, self.down, self.head = nn.Linear(width, inner), nn.Linear(inner, width), nn.Linear(width, 2)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of a head on the first token.  x requires a gradient, as in the middle of a network."""
+        """Cross-entropy of a head on the first token.  x requires a gradient, as in the middle of a
+        network.
+        """
         h = self.norm_1(x.requires_grad_())
         q, k, v = (layer(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
         x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -100,7 +105,9 @@ def patches() -> dict[str, Tensor]:
 
 
 class DecoderBlock(nn.Module):
-    """A block of the shapes of SmolLM2-135M: width 576, 9 heads of queries for 3 of keys and values, inner width 1536."""
+    """A block of the shapes of SmolLM2-135M: width 576, 9 heads of queries for 3 of keys and
+    values, inner width 1536.
+    """
 
     def __init__(self, width: int = 576, kept: int = 192, inner: int = 1536, heads: int = 9) -> None:
         super().__init__()
@@ -121,7 +128,9 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """30 blocks with random weights, and a small head in place of the vocabulary, whose products no adapter touches."""
+    """30 blocks with random weights, and a small head in place of the vocabulary, whose products no
+    adapter touches.
+    """
 
     def __init__(self) -> None:
         super().__init__()

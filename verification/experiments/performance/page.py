@@ -46,7 +46,9 @@ def short(found: Mapping[str, Any]) -> Rows:
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, Rows]:
-    """Every table by its title, first row the head: medians, quartiles in brackets, ratios of the same rounds."""
+    """Every table by its title, first row the head: medians, quartiles in brackets, ratios of the
+    same rounds.
+    """
     return {
         f"{point['title']}, r = {point['rank']}: {point['rounds']} rounds in {point['processes']} processes": list(_rows(point))
         for point in found["training"]

@@ -1,4 +1,6 @@
-"""Training steps in turn: every round runs every row once, so that a disturbance of the machine meets all of them."""
+"""Training steps in turn: every round runs every row once, so that a disturbance of the machine
+meets all of them.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ WARM_UP = 3
 def interleaved(rows: Mapping[str, Training], rounds: int, *, seed: int) -> dict[str, NDArray[np.float64]]:
     """Seconds (rounds, 2) of each row: of the whole step, and of its update.
 
-    The order of each round is drawn from ``seed``: in a fixed order every method would always find the memory as the same other
-    method left it.
+    The order of each round is drawn from ``seed``: in a fixed order every method would always find
+    the memory as the same other method left it.
     """
     names, generator = list(rows), np.random.default_rng(seed)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
