@@ -352,18 +352,18 @@ def test_other_ambient_bases_and_zeros_beside_the_layer_change_nothing(rule: str
     np.testing.assert_allclose(stands_for(F, padded), np.pad(stands_for(D, bases), ((0, 5), (0, 3))), atol=1e-13)
 
 
-@pytest.mark.parametrize("rule", ALL)
-def test_layers_in_stacks_are_the_layers_one_by_one(rule: str) -> None:
+@pytest.mark.parametrize("rule", [*ALL.values(), Spectral(smoothing=0.05)], ids=[*ALL, "spectral by its SVD, smoothed"])
+def test_layers_in_stacks_are_the_layers_one_by_one(rule: Optimizer) -> None:
     rng = np.random.default_rng(3)
     layers = [problem(9, 7, 3, rng) for _ in range(4)]
     news = [problem(9, 7, 4, rng)[0] for _ in range(4)]
     stack: Callable[[Any], Any] = lambda tuples: type(tuples[0])(*(np.stack(X) for X in zip(*tuples, strict=True)))  # noqa: E731
     bases, new = stack([one for one, _ in layers]), stack(news)
-    D, memory = ALL[rule].direction(bases, stack([seen(G, one) for one, G in layers]), Moments())
-    moved = ALL[rule].transport(bases, memory, new)
+    D, memory = rule.direction(bases, stack([seen(G, one) for one, G in layers]), Moments())
+    moved = rule.transport(bases, memory, new)
     for i, (one, G) in enumerate(layers):
-        alone, known = ALL[rule].direction(one, seen(G, one), Moments())
-        arrived = ALL[rule].transport(one, known, news[i])
+        alone, known = rule.direction(one, seen(G, one), Moments())
+        arrived = rule.transport(one, known, news[i])
         for found, expected in ((D, alone), (moved.first, arrived.first), (moved.second, arrived.second)):
             for X, Y in zip(found or (), expected or (), strict=True):
                 np.testing.assert_allclose(X[i], Y, rtol=1e-12, atol=1e-13)
@@ -426,6 +426,11 @@ def test_equal_second_moments_stay_equal_and_none_is_negative(rule: Optimizer) -
         np.testing.assert_allclose(second.K, 1.0, rtol=1e-13)
         np.testing.assert_allclose(second.L, 1.0, rtol=1e-13)
     bases = Bases(np.eye(4), np.eye(4))
+    turned = Bases(*(unitary(4, rng) for _ in "UV"))
+    one_each = Triple(*(np.eye(4) for _ in "KLS"))
+    inside = rule.transport(bases, Moments(1, one_each, one_each), turned).second
+    assert inside is not None
+    np.testing.assert_allclose(inside.K, np.abs(turned.V) ** 2, rtol=1e-12, atol=1e-15)  # nothing lies outside
     tiny = Triple(*(np.outer(np.ones(4), np.eye(4)[0]) for _ in "KLS"))
     moved = rule.transport(bases, Moments(1, tiny, tiny), Bases(*((1.0 + 1e-14) * B for B in bases))).second
     assert moved is not None
