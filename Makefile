@@ -37,12 +37,12 @@ test-lowest:  ## the tests (TESTS=… some) with the lowest versions that pyproj
 test-newest:  ## the tests (TESTS=… some) with the newest versions there are, on Python 3.13; needs uv, downloads gigabytes
 	$(call bound,3.13,highest)
 
-nightly: $(READY)  ## the long form of the tests, PEFT's checks, proofs, long runs, kills, coverage, mutants (two hours); prints its totals
+nightly: $(READY)  ## the long form of the tests, every guarantee at full length, PEFT's checks, proofs, long runs, kills, coverage, mutants (a night); prints its totals
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	$(BIN)/python -m verification.rigor.long_runs
 	$(BIN)/python -m verification.rigor.faults
 	$(BIN)/python -m verification.rigor.random_kills
-	$(MAKE) peft-suite rigor formal coverage mutation
+	$(MAKE) verify-full peft-suite rigor formal coverage mutation
 	$(BIN)/python -m verification.rigor.page
 
 BOARD := build/scoreboard

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from geolora_ref.budget import Unit
 from geolora_ref.optimizers import UpdateRule
+from geolora_ref.training import DEFAULT_TAU
 
 if TYPE_CHECKING:  # options are read before torch is imported, which takes seconds
     import torch
@@ -67,7 +68,7 @@ class GeoLoRAMethod:
 
     lr: float = 0.02
     head_lr: float = 1e-3
-    tau: float | None = 0.35
+    tau: float | None = DEFAULT_TAU
     theta: float | None = None
     rank: int = 8
     min_rank: int = 1

@@ -41,7 +41,7 @@ class GeoLoRA(AdapterOptimizer):
         default rule it is the length of a step in the spectral norm of a layer's W, the same for
         all ranks and widths: 0.02 where weights are of size 1.
     head_lr : the learning rate of the other parameters, which AdamW steps.
-    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.1 by default), or
+    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.35 by default), or
         absolute.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
         of ``adapt``).

@@ -19,6 +19,7 @@ from geolora_ref.optimizers import (
     Spectral,
     UpdateRule,
 )
+from geolora_ref.training import DEFAULT_TAU
 
 __all__ = [
     "RULES",
@@ -31,7 +32,7 @@ __all__ = [
     "update_rule",
 ]
 
-THRESHOLDS, DEFAULT_TAU = ("tau", "theta", "budget"), 0.1
+THRESHOLDS = ("tau", "theta", "budget")
 
 
 def _averages(group: Mapping[str, Any]) -> tuple[tuple[float, float], float]:
@@ -75,7 +76,7 @@ def _nonnegative(name: str, value: Any) -> float:
 
 
 def threshold_of(defaults: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """The truncation options of a group: its own, else the common ones, else τ = 0.1; none if the
+    """The truncation options of a group: its own, else the common ones, else the default τ; none if the
     method never truncates.
     """
     names = [name for name in THRESHOLDS if name in defaults]
