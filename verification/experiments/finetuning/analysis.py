@@ -5,23 +5,28 @@ example chooses anything.
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from geolora_ref.support.files import read_json
 from verification.experiments.finetuning.design import (
     FAMILIES,
     MAIN_RANK,
     RANKS,
+    SEEDS,
     Row,
     Stored,
     best_rate,
+    dev_of,
     outer_rates,
     rate_of,
+    second_best,
+    second_rate,
     seed_of,
     swept,
 )
@@ -31,6 +36,7 @@ __all__ = [
     "MEASURED",
     "Difference",
     "at_best",
+    "by_all_seeds",
     "differences",
     "front",
     "rank_map",
@@ -50,8 +56,18 @@ DRAWS = 10_000
 
 
 def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
-    """The runs of every task that has some; ``ValueError`` that names a file which is damaged."""
-    return {task: rows for task in TASKS if (rows := read_runs(folder / task))}
+    """The runs of every task that has some.
+
+    Raises ``ValueError`` that names a damaged file, or two runs that would stand for each other: of
+    one family, budget, rate and seed, but with other options.
+    """
+    campaign = {task: rows for task in TASKS if (rows := read_runs(folder / task))}
+    for task, rows in campaign.items():
+        names = Counter((row["family"], row["budget"], rate_of(row), seed_of(row)) for row in rows)
+        name, times = names.most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{folder / task}: expected one run of each family, budget, rate and seed, found {times} of {name}")
+    return campaign
 
 
 def read_runs(folder: Path) -> list[Row]:
@@ -67,6 +83,21 @@ def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int
     return {seed_of(row): row for row in rows if (row["family"], row["budget"], rate_of(row)) == (family, rank, rate)}
 
 
+def by_all_seeds(rows: Sequence[Row], family: str = "lora") -> dict[int, Row]:
+    """By seed, the runs of a family at the one of its two best rates that has the better mean on the
+    development examples over all seeds; empty as long as seeds are missing.
+    """
+    found = []
+    for rate in (best_rate(rows, family), second_best(rows, family)):
+        names = (family, second_rate(family))
+        found.append(
+            {seed_of(row): row for row in rows if (row["budget"], rate_of(row)) == (MAIN_RANK, rate) and row["family"] in names}
+        )
+    if any(len(runs) < SEEDS for runs in found):
+        return {}
+    return max(found, key=lambda runs: statistics.fmean(map(dev_of, runs.values())))
+
+
 def test_of(row: Row) -> float:
     """The metric on the test examples in percent; a run that diverged has 0, which is chance or below."""
     value = row["metrics"].get("test")
@@ -75,8 +106,10 @@ def test_of(row: Row) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean over tasks of one family minus another, in points, its 95 % interval, and the
-    differences of pairs by task.
+    """The mean over tasks of one family minus another, in points, and the differences of pairs by task.
+
+    ``low``, ``high`` : 95 % of the bootstrap.  ``t_low``, ``t_high`` : the 95 % interval of Student's t
+    over the means of the tasks, infinite for one task.  Of few tasks the first is too narrow.
     """
 
     family: str
@@ -84,21 +117,29 @@ class Difference:
     mean: float
     low: float
     high: float
+    t_low: float
+    t_high: float
     pairs: Mapping[str, Sequence[float]]
 
 
-def differences(stored: Stored, base: str = "lora", rank: int = MAIN_RANK, base_rank: int = MAIN_RANK) -> list[Difference]:
-    """Every family minus ``base``, paired by task and seed, if the family has pairs on every task."""
+def differences(
+    stored: Stored, base: Callable[[Sequence[Row]], Mapping[int, Row]] = lambda rows: at_best(rows, "lora"), rank: int = MAIN_RANK
+) -> list[Difference]:
+    """Every family minus the runs that ``base`` finds (LoRA's), paired by task and seed, if the family
+    has pairs on every task.
+    """
     found = []
     for name in FAMILIES:
         pairs: dict[str, list[float]] = {}
         for task, rows in stored.items():
-            one, other = at_best(rows, name, rank), at_best(rows, base, base_rank)
+            one, other = at_best(rows, name, rank), base(rows)
             pairs[task] = [test_of(one[seed]) - test_of(other[seed]) for seed in sorted(one.keys() & other.keys())]
-        if name != base and pairs and all(pairs.values()):
-            low, high = interval(list(pairs.values()))
-            mean = statistics.fmean(statistics.fmean(values) for values in pairs.values())
-            found.append(Difference(name, rank, mean, low, high, pairs))
+        if pairs and all(pairs.values()):
+            means = [statistics.fmean(values) for values in pairs.values()]
+            mean, spread = statistics.fmean(means), float("inf")
+            if len(means) > 1:
+                spread = float(stats.t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+            found.append(Difference(name, rank, mean, *interval(list(pairs.values())), mean - spread, mean + spread, pairs))
     return found
 
 

@@ -12,9 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from geolora_ref.support.files import write_atomically
-from verification.experiments.finetuning.analysis import at_best, differences, rate_shares, test_of, wide_range
+from verification.experiments.finetuning.analysis import at_best, by_all_seeds, differences, rate_shares, test_of, wide_range
 from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
-from verification.experiments.finetuning.design import BATCH, FAMILIES, MAIN_RANK, SEEDS, Row, Stored, best_rate, counted
+from verification.experiments.finetuning.design import (
+    BATCH,
+    FAMILIES,
+    MAIN_RANK,
+    SEEDS,
+    Row,
+    Stored,
+    best_rate,
+    counted,
+    next_outer,
+)
 from verification.experiments.finetuning.tasks import LIMITS, TASKS, TEXTS
 from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
@@ -36,7 +46,7 @@ def page(stored: Stored) -> str:
     charts: Mapping[str, Callable[[Axes, Stored], None]] = {
         "Metric over parameters": draw_front,
         "Metric over the learning rate": draw_rates,
-        "Steps to the metric that LoRA ends with": draw_times,
+        "Steps to the metric that LoRA ends with (one seed)": draw_times,
         "Where the ranks of a parameter budget go": draw_ranks,
     }
     environment = jinja2.Environment(
@@ -85,23 +95,38 @@ def by_task(stored: Stored) -> Rows:
 
 
 def summary(stored: Stored) -> Rows:
-    """By method: its difference from LoRA over all tasks with an interval, and the range of rates
-    that keep 95 % of its best.
+    """By method: its difference from LoRA over all tasks with two intervals, the same from LoRA with
+    its rate chosen by all seeds, and the range of rates that keep 95 % of its best.
     """
-    table: Rows = [["method", "less LoRA, points", "95 % interval", "pairs", "range of rates, geometric mean of the tasks"]]
+    table: Rows = [
+        ["method", "less LoRA", "bootstrap", "t", "less LoRA at the better of two rates", "bootstrap", "pairs", "range of rates"]
+    ]
     stored = counted(stored)
-    less = {difference.family: difference for difference in differences(stored)}
+    less, less_rechosen = ({one.family: one for one in differences(stored, base)} for base in (_lora, by_all_seeds))
     for name in FAMILIES:
-        ranges = [wide_range(shares) for shares in rate_shares(stored, name).values()]
-        sign = "" if all(inside for _, inside in ranges) else "≥ "
-        whole = stored and len(ranges) == len(stored)
-        span = f"{sign}{statistics.geometric_mean(width for width, _ in ranges):.1f} x" if whole else "–"
-        if (found := less.get(name)) is not None:
-            pairs = str(sum(len(values) for values in found.pairs.values()))
-            table.append([name, f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", pairs, span])
-        elif name == "lora" and span != "–":
-            table.append([name, "", "", "", span])
+        span = _range(stored, name)
+        one, other = less.get(name), less_rechosen.get(name)
+        if name == "lora" and span != "–":
+            table.append([name, *[""] * 6, span])
+        elif name != "lora" and one is not None:
+            own = [f"{one.mean:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}", f"{one.t_low:+.2f} to {one.t_high:+.2f}"]
+            against = ["–", "–"] if other is None else [f"{other.mean:+.2f}", f"{other.low:+.2f} to {other.high:+.2f}"]
+            table.append([name, *own, *against, str(sum(len(values) for values in one.pairs.values())), span])
     return table
+
+
+def _lora(rows: Sequence[Row]) -> Mapping[int, Row]:
+    return at_best(rows, "lora")
+
+
+def _range(stored: Stored, name: str) -> str:
+    """The range of rates as a geometric mean over the tasks; "–" where rates are still to be tried."""
+    shares = rate_shares(stored, name)
+    if not stored or len(shares) < len(stored) or any(next_outer(rows, name) for rows in stored.values()):
+        return "–"
+    ranges = [wide_range(one) for one in shares.values()]
+    sign = "" if all(inside for _, inside in ranges) else "≥ "
+    return f"{sign}{statistics.geometric_mean(width for width, _ in ranges):.1f} x"
 
 
 def markdown(stored: Stored) -> str:

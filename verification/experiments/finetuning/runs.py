@@ -27,7 +27,7 @@ from verification.experiments.finetuning.analysis import read_runs
 from verification.experiments.finetuning.design import BATCH, WARMUP, Row, Run
 from verification.experiments.finetuning.images import efficientnet, read_images
 from verification.experiments.finetuning.tasks import LIMITS, TASKS, Pictures
-from verification.machine import installed, machine_facts
+from verification.machine import CODE, installed, machine_facts, sources
 
 __all__ = ["Corpus", "Store", "corpus_of", "execute", "model_digest", "work"]
 
@@ -160,6 +160,7 @@ class Store:
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.folder, self.corpus = folder / "runs", corpus
         self.facts = machine_facts() | {library: installed(library) for library in ("peft", "transformers")}
+        self.sources = sources(*CODE)
         for path in sorted(self.folder.glob("*.json")):  # before hours of work, not after them
             read_json(path)
 
@@ -198,7 +199,14 @@ class Store:
 
     def put(self, run: Run, result: dict[str, Any], seconds: float) -> None:
         """Store a result, whole or not at all."""
-        data = {"config": self.config(run), "family": run.family, "budget": run.budget, "seconds": seconds, "machine": self.facts}
+        data = {
+            "config": self.config(run),
+            "family": run.family,
+            "budget": run.budget,
+            "seconds": seconds,
+            "machine": self.facts,
+            "sources": self.sources,
+        }
         write_json(self.path(run), data | result)
 
 
