@@ -238,14 +238,18 @@ FOUND: dict[str, Any] = {
 def test_what_the_command_writes_is_what_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("verification.parity.__main__.measure", lambda device, progress: FOUND)
+    monkeypatch.setattr(
+        "verification.parity.__main__.measure", lambda device, progress: (progress("trainings, float32"), FOUND)[1]
+    )
     assert main(["--device", "cpu", "--output", str(tmp_path / "parity")]) == 0
     file = tmp_path / "parity" / "parity-cpu.json"  # no GPU: the page does not show it
     written = read_json(file)
     assert [shown.verdict for _, shown in overview(PAGE.items, tmp_path)][-1] == "not run"
     file.rename(tmp_path / "parity" / "parity.json")
     assert written == FOUND | {"machine": written["machine"], "sources": provenance()["sources"]}
-    assert "functions: 0.0625 (at most 1)" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "functions: 0.0625 (at most 1)" in said.out
+    assert said.err.splitlines()[0] == "trainings, float32"  # no terminal: a line as it begins, the bar at the end
     html = write_page(PAGE, tmp_path, tmp_path).read_text("utf-8")
     about = "a device, torch 2.0, CUDA 12.0, driver 550.1; float32 with all bits, whatever is set around it"
     settings = "(products none, convolutions tf32). A case fails above 30."

@@ -68,9 +68,16 @@ def _name(device: str) -> str:
 def _measured(device: str) -> dict[str, Any]:
     """Measure everything, with a bar that names the present part."""
     columns = (TextColumn("{task.description:<26}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Terminal(stderr=True)) as bar:
+    console = Terminal(stderr=True)
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
-        return measure(device, progress=lambda what: bar.update(task, description=what))
+
+        def told(what: str) -> None:
+            bar.update(task, description=what)
+            if not console.is_terminal:  # nobody sees a bar there
+                console.print(what, markup=False)
+
+        return measure(device, progress=told)
 
 
 def _left(path: Path) -> str:
