@@ -65,7 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--text-column", default="1", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
     data.add_argument("--pair-column", metavar="COLUMN", help="a second text, for tasks on pairs")
     data.add_argument("--label-column", default="2", metavar="COLUMN", help=f"number from 1, or name {DEFAULT}")
-    data.add_argument("--metric", choices=get_args(Metric), help="measured after every epoch; that of causal-lm is perplexity")
+    data.add_argument(
+        "--metric",
+        choices=get_args(Metric),
+        help="measured after every epoch; required for texts with labels, perplexity for causal-lm",
+    )
     data.add_argument("--labels", choices=get_args(Kind), help="what labels are (default: what the metric needs)")
     data.add_argument(
         "--max-length",
@@ -94,7 +98,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     geolora.add_argument("--max-rank", type=int, default=method.max_rank, help="of every layer (default: 4 times --rank)")
     geolora.add_argument("--budget", type=int, help="of all layers together, in --unit; in place of a threshold")
     geolora.add_argument("--unit", choices=get_args(Unit), default=method.unit, help=f"of --budget {DEFAULT}")
-    geolora.add_argument("--update", choices=get_args(UpdateRule), default=method.update, help=f"rule of the optimizer {DEFAULT}")
+    geolora.add_argument(
+        "--update",
+        choices=get_args(UpdateRule),
+        default=method.update,
+        help=f"rule of the optimizer; --lr and --tau suit the default {DEFAULT}",
+    )
     geolora.add_argument("--smoothing", type=float, default=method.smoothing, help=f"of the spectral update {DEFAULT}")
     geolora.add_argument(
         "--coefficient-steps", type=int, default=method.coefficient_steps, help=f"on S alone, after every step {DEFAULT}"

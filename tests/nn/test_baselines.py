@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -471,7 +472,7 @@ def test_a_head_that_cannot_take_its_step_changes_nothing(method: Any, monkeypat
 
 def test_weight_decay_shrinks_what_it_should() -> None:
     """Without a gradient: simultaneous descent shrinks W by (1 − λd)³, DLRT by 1 − λd."""
-    for make, power in ((SimultaneousDescent, 3), (Dlrt, 1)):
+    for make, power in ((SimultaneousDescent, 3), (partial(Dlrt, tau=0.0), 1)):
         problem = dense(lambda W: 0.0 * W.sum())
         W = problem.adapter.full()
         make(problem.model, 0.1, update="sgd", weight_decay=0.5).step(problem.closure)

@@ -61,11 +61,11 @@ def test_the_head_is_trained_by_adamw() -> None:
 
 @pytest.mark.parametrize("method", ["reference", "fast"])
 def test_the_least_rank_is_kept_within_the_cycle_too(method: Any) -> None:
-    """A target of 0 from W = 0: no gradient, and nothing but ``min_rank`` keeps columns."""
+    """At τ = 0.99 nothing but ``min_rank`` keeps more than one column."""
     model = network(rank=2)
-    optimizer = GeoLoRA(model, lr=0.1, tau=0.3, method=method, min_rank=4, coefficient_steps=1, truncate="after the cycle")
-    x, _ = regression()
-    (0.0 * model(x).sum()).backward()
+    options: Any = {"min_rank": 4, "coefficient_steps": 1, "truncate": "after the cycle"}
+    optimizer = GeoLoRA(model, lr=0.1, tau=0.99, method=method, **options)
+    backward(model)
     optimizer.step()
     assert {report.rank for report in optimizer.reports.values()} == {4}
 
@@ -262,6 +262,48 @@ def test_a_warm_up_that_begins_at_zero_leaves_the_adapters_alone(method: Any) ->
     backward(model)
     optimizer.step()
     assert not torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapters_wait_for_their_first_gradient_that_is_not_zero(method: Any) -> None:
+    """Behind a head of zeros it comes in the second step; at S = 0 the algorithm would truncate to
+    the least rank.
+    """
+    model = network(rank=4)
+    torch.nn.init.zeros_(head_of(model).weight)
+    optimizer = GeoLoRA(model, lr=0.05, head_lr=0.05, method=method)
+    before = [X.detach().clone() for layer in adapters(model).values() for X in layer.adapter.parameters()]
+    for moved in (False, True):
+        optimizer.zero_grad()
+        backward(model)
+        optimizer.step()
+        after = [X for layer in adapters(model).values() for X in layer.adapter.parameters()]
+        assert all(torch.equal(X, Y) for X, Y in zip(before, after, strict=True)) is not moved
+        assert bool(optimizer.reports) is moved
+    with torch.no_grad():  # once it has begun, a gradient of zero truncates like any other
+        for layer in adapters(model).values():
+            for X in layer.adapter.parameters():
+                X.grad = torch.zeros_like(X)
+    truncations = optimizer.truncations
+    optimizer.step()
+    assert optimizer.truncations == truncations + 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_second_optimizer_ends_what_the_first_remembers(method: Any) -> None:
+    """Also where ranks stay as they are: the memory is of bases that have turned."""
+    model = network(rank=4)
+    first, second = (GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method) for _ in range(2))
+    for optimizer in (first, first, second):
+        backward(model)
+        optimizer.step()
+    backward(model)
+    with pytest.raises(RuntimeError, match="another optimizer has stepped this adapter since"):
+        first.step()
+    second.step()
+    third = GeoLoRA(model, lr=0.05, min_rank=4, max_rank=4, method=method)
+    third.load_state_dict(second.state_dict())
+    third.step()
 
 
 @pytest.mark.parametrize("method", METHODS)

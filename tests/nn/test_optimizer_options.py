@@ -72,7 +72,7 @@ def test_a_group_has_its_own_threshold_in_place_of_the_common_one(tau: float | N
     optimizer = GeoLoRA(parts, tau=tau)
     found = [tuple(group[name] for name in ("tau", "theta", "budget")) for group in optimizer.param_groups if group["adapters"]]
     assert found == [(None, 0.01, None), (None, None, 3)]
-    assert GeoLoRA(model, tau=tau).param_groups[0]["tau"] == (tau or 0.1)
+    assert GeoLoRA(model, tau=tau).param_groups[0]["tau"] == (tau or 0.35)
     assert Dlrt([{"module": network(), "theta": 0.01}], tau=tau).param_groups[0]["theta"] == 0.01
     with pytest.raises(ValueError, match=r"found tau=0\.1, theta=0\.2$"):
         GeoLoRA([{"module": model, "tau": 0.1, "theta": 0.2}])
@@ -152,6 +152,7 @@ def test_groups_that_come_later_are_refused() -> None:
         ({"budget": 20, "unit": "bytes"}, "^unit: expected 'ranks' or 'parameters', found 'bytes'"),
         ({"coefficient_steps": 1.5}, "^coefficient_steps: expected an integer >= 0, found 1.5"),
         ({"tau": 0.1, "theta": 0.1}, "exactly one of the two thresholds"),
+        ({"tau": 35.0}, r"^tau: expected a share of ‖Ŝ‖ below 1, found 35; every rank would be min_rank$"),
         ({"tau": 0.1, "budget": 10}, "no threshold beside it"),
         (
             {"update": "adamw"},
@@ -224,6 +225,8 @@ def test_a_state_of_other_adapters_or_another_format_is_refused() -> None:
     state["param_groups"][0]["format"] = 2
     with pytest.raises(ValueError, match=re.escape("found [(2, ['0', '2'])")):
         optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"that of an optimizer of adapters, found that of another optimizer$"):
+        optimizer.load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
 
 
 def _first(state: dict[str, Any], number: int, value: Any) -> None:
@@ -430,7 +433,9 @@ def test_parameters_that_came_without_their_ranks_are_refused(method: Any, names
                 own.copy_(other)
     backward(here)
     before = snapshot(here, optimizer)
-    with pytest.raises(ValueError, match=r"expected zeros behind rank 2, found others: .*; load a state_dict, in every process$"):
+    with pytest.raises(
+        ValueError, match=r"expected zeros behind rank 2, found others: .* \(load a state_dict, in every process\), or another"
+    ):
         optimizer.step()
     assert same(before, snapshot(here, optimizer))
     here.load_state_dict(there.state_dict())

@@ -186,8 +186,8 @@ class LowRankAdapter(nn.Module):
         """
         if any(bool(X.detach()[self.rank :].any()) for X in (self.Ut, self.Vt)):
             raise ValueError(
-                f"expected zeros behind rank {self.rank}, found others: parameters were copied or broadcast without their ranks; "
-                "load a state_dict, in every process"
+                f"expected zeros behind rank {self.rank}, found others: parameters were copied or broadcast without their ranks "
+                "(load a state_dict, in every process), or another optimizer wrote into them"
             )
 
     def refuse_shards(self) -> None:

@@ -81,6 +81,7 @@ class AdapterOptimizer(torch.optim.Optimizer):
         self._adapters: dict[str, LowRankAdapter] = {}
         self._layers: dict[str, AdaptedLayer] = {}
         self._others: dict[Tensor, str] = {}
+        self._steps: dict[LowRankAdapter, int] = {}  # of each adapter after this optimizer's last one
         groups = [group for part in parts_of(model) for group in self._groups(part, defaults)]
         if not self._adapters:
             raise ValueError("model: expected one with trainable adapters (geolora_ref.nn.adapt puts them in), found none")
@@ -245,10 +246,12 @@ class AdapterOptimizer(torch.optim.Optimizer):
             kept = {"first": moments.first, "second": moments.second}
             triples = {kind: getattr(triple, letter) for kind, triple in kept.items() if triple is not None}
             self.state[factor] = {"step": moments.step, **triples}
+        adapter.watch.steps += 1
+        self._steps[adapter] = adapter.watch.steps
 
     def moments(self, name: str, adapter: LowRankAdapter) -> Moments:
         """The memory of an adapter; ``RuntimeError`` if it has another rank, dtype or device than
-        the adapter.
+        the adapter, or belongs to bases that another optimizer has moved.
         """
         of_K, of_L, of_S = (self.state.get(factor, {}) for factor in (adapter.Ut, adapter.Vt, adapter.S))
         first, second = (Triple(of_K[kind], of_L[kind], of_S[kind]) if kind in of_S else None for kind in ("first", "second"))
@@ -262,11 +265,16 @@ class AdapterOptimizer(torch.optim.Optimizer):
                 f"{name}: the optimizer remembers {first.S.dtype} on {first.S.device}, the adapter has {adapter.S.dtype} on "
                 f"{adapter.S.device}; optimizer.load_state_dict(optimizer.state_dict()) converts what it remembers"
             )
+        if first is not None and self._steps.get(adapter, adapter.watch.steps) != adapter.watch.steps:
+            raise RuntimeError(
+                f"{name}: the optimizer remembers other bases, because another optimizer has stepped this adapter since; "
+                "step it with one optimizer"
+            )
         return Moments(of_S.get("step", 0), first, second)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state, after the hooks, with the ranks at which it was saved; load the
-        model's state as well.
+        model's state as well.  Options such as lr, tau and update are then those of the state.
 
         Raises ``ValueError`` for a state of other groups, other adapters or another format, for one
         without the options of this optimizer, and for an invalid memory; nothing is changed then.
@@ -275,12 +283,13 @@ class AdapterOptimizer(torch.optim.Optimizer):
         last = self.register_load_state_dict_pre_hook(_refuse_foreign)  # runs after the users' hooks
         try:
             super().load_state_dict(state_dict)
+            self._steps.clear()
         finally:
             last.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("on_nonfinite", "skipped", "_adapters", "_layers", "_others")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+        return super().__getstate__() | {name: self.__dict__[name] for name in own} | {"_steps": {}}
 
 
 def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
@@ -293,6 +302,8 @@ def _refuse_foreign(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
         [(group.get("format"), group.get("adapters")) for group in groups]
         for groups in (optimizer.param_groups, state_dict["param_groups"])
     )
+    if found and all(form is None for form, _ in found):
+        raise ValueError("state_dict: expected that of an optimizer of adapters, found that of another optimizer")
     if own != found:
         raise ValueError(f"state_dict: expected (format, adapters) of each group to be {own}, found {found}")
     own_options = {*optimizer.defaults, "iteration"}  # a scheduler may add keys of its own

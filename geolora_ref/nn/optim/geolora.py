@@ -41,8 +41,9 @@ class GeoLoRA(AdapterOptimizer):
         default rule it is the length of a step in the spectral norm of a layer's W, the same for
         all ranks and widths: 0.02 where weights are of size 1.
     head_lr : the learning rate of the other parameters, which AdamW steps.
-    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ (0.35 by default), or
-        absolute.
+    tau, theta : the truncation threshold, one of them: relative, ϑ = τ‖Ŝ‖ with τ < 1, or absolute.
+        The default, τ = 0.35, was measured with the default rule; ranks then fall to about four in
+        the first steps.  Other rules keep fewer.
     min_rank, max_rank : limits of every rank; an adapter's storage is a limit as well (``max_rank``
         of ``adapt``).
     budget, unit : a total over the adapters of a group, in "ranks" or "parameters", in place of the
@@ -52,7 +53,8 @@ class GeoLoRA(AdapterOptimizer):
     update : the rule that turns gradients into a direction (``geolora_ref.optimizers``):
         "spectral", "adam" (in its self-adjoint form), "preconditioned", "heavy-ball", "normalised",
         "sgd"; or "adam-published", to reproduce the paper, which may ascend at every lr.  Each rule
-        has its own range of learning rates: Adam's are about 3e-3.  A rule changed in
+        has its own range of learning rates, and the default lr is the spectral rule's: Adam's are
+        about 3e-3.  A rule changed in
         ``param_groups`` begins without a memory, except among heavy-ball, normalised and spectral,
         which keep the same sum.
     betas, eps, momentum, smoothing : options of the rule; betas and eps also of AdamW for the other
@@ -151,6 +153,8 @@ class GeoLoRA(AdapterOptimizer):
     def check(self, group: Mapping[str, Any], members: Mapping[str, LowRankAdapter]) -> None:
         """Raise ``ValueError`` unless the options of a group are in range for each of its adapters."""
         settings = _settings(group)
+        if settings.tau is not None and settings.tau >= 1.0:
+            raise ValueError(f"tau: expected a share of ‖Ŝ‖ below 1, found {settings.tau:g}; every rank would be min_rank")
         least = 0
         for name, adapter in members.items():
             check_ranks(name, adapter, settings.min_rank, settings.max_rank, adapter.max_rank)
@@ -169,8 +173,9 @@ class GeoLoRA(AdapterOptimizer):
 
         Autocast affects the closure alone; the step computes in the dtype of the parameters.
 
-        A group with lr = 0, as at the start of a warm-up, is left alone.  (The algorithm would
-        truncate W₁ = W: an adapter that starts from S = 0 would fall to the least rank.)
+        A group with lr = 0, as at the start of a warm-up, is left alone, and so is an adapter at
+        S = 0 whose gradients have been 0 so far, as behind a head of zeros.  (The algorithm would
+        truncate W₁ = W = 0 to the least rank, from which ranks hardly grow.)
 
         Raises ``FloatingPointError``: gradients are not finite (unless such steps are skipped), or
         an update overflowed; ``ValueError``: options of a group are out of range by now, or an
@@ -198,7 +203,7 @@ class GeoLoRA(AdapterOptimizer):
         for name in group["adapters"]:
             adapter = self._adapters[name]
             gradients = named(name, adapter.collected_gradients)
-            if gradients is not None:
+            if gradients is not None and not self._waits(adapter):
                 layers[name] = Layer(self.factors(name), gradients, self.moments(name, adapter), adapter.max_rank, name)
         if layers:
             steps = training_step(list(layers.values()), self._settings_of(group, layers), group["iteration"])
@@ -235,7 +240,7 @@ class GeoLoRA(AdapterOptimizer):
         """The iteration by the fast path, in place."""
         members = {name: self._adapters[name] for name in group["adapters"]}
         collected = {name: named(name, adapter.bare_gradients) for name, adapter in members.items()}
-        gradients = {name: found for name, found in collected.items() if found is not None}
+        gradients = {name: found for name, found in collected.items() if found is not None and not self._waits(members[name])}
         if not gradients:
             return
         settings, names = self._settings_of(group, gradients), tuple(gradients)
@@ -259,6 +264,12 @@ class GeoLoRA(AdapterOptimizer):
             self.remember(members[name], memory)
         for name, report in zip(names, stepper.reports, strict=bool(stepper.reports)):
             self._report(name, report)
+
+    def _waits(self, adapter: LowRankAdapter) -> bool:
+        """Whether an adapter has never been stepped and has nothing to step by: S = 0 and no gradient but 0."""
+        stepped = self.state.get(adapter.S, {}).get("step", 0) != 0
+        seen = (adapter.S, adapter.Ut.grad, adapter.S.grad, adapter.Vt.grad)
+        return not (stepped or any(X is not None and bool(X.any()) for X in seen))
 
     def _fast_group(self, names: tuple[str, ...]) -> FastGroup:
         """The bank of these adapters; an adapter is in one bank at a time."""

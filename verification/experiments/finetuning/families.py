@@ -17,8 +17,8 @@ MAKE: Mapping[str, Callable[[float, int, int], Method]] = {
     "geolora, budget": lambda lr, r, width: GeoLoRAMethod(
         lr=lr, rank=r, max_rank=4 * r, tau=None, budget=r * width, unit="parameters"
     ),
-    "geolora, tolerance": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32),
-    "initial rank": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=32),
+    "geolora, tolerance": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=2 * r, max_rank=32, tau=0.35),
+    "initial rank": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=32, tau=0.35),
     "published geolora": lambda lr, r, _: GeoLoRAMethod(lr=lr, rank=r, max_rank=r, tau=0.1, update="adam-published"),
     "adalora": lambda lr, r, _: methods.AdaLoRAMethod(lr=lr, target_rank=r),
     "rslora": lambda lr, r, _: methods.RsLoRAMethod(lr=lr, rank=r),

@@ -285,9 +285,9 @@ class OfSgd(OfGeoLoRA):
 
 
 class Adaptive(OfGeoLoRA):
-    """GeoLoRA with all defaults: ranks follow the threshold, from r up to 4r."""
+    """GeoLoRA with ranks that follow a low threshold, from r up to 4r."""
 
-    options = MappingProxyType({})
+    options = MappingProxyType({"tau": 0.1})
     fixed = False
 
     def update(self) -> None:
