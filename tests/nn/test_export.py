@@ -332,6 +332,7 @@ def test_all_ranks_are_one_or_each_its_own(tmp_path: Path) -> None:
         assert sorted(layer.r["default"] for layer in layers) == sorted(ranks.values())
         assert {layer.scaling["default"] for layer in layers} == {1.0}
         assert difference(loaded(base, tmp_path)(TOKENS), model(TOKENS)) < 1e-13
+    assert lora_config(model).rank_pattern == {}
 
 
 def test_gpt2_layers(tmp_path: Path) -> None:
@@ -448,6 +449,7 @@ def test_a_reader_never_finds_a_mixture(tmp_path: Path, monkeypatch: pytest.Monk
         source.rename(target)
 
     monkeypatch.setattr("geolora_ref.nn.exchange.export.os.replace", replace)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "another disk"))  # from which nothing can be moved at once
     with pytest.raises(OSError, match="the disk is full"):
         export_lora(trained(base, {"fc": 4}), tmp_path, overwrite=True)
     assert not (tmp_path / CONFIG).exists()

@@ -767,12 +767,18 @@ WORDS: dict[str, tuple[dict[str, Any], str]] = {
     "rank and scale": ({"r": 8, "lora_alpha": 16}, r"for r rank, .*for lora_alpha alpha, .*found \{'r': 8, 'lora_alpha': 16\}"),
     "dropout": ({"rank": 2, "lora_dropout": 0.1}, "for lora_dropout dropout"),
     "patterns": ({"rank_pattern": {"fc": 2}}, "for rank_pattern one rank for all"),
+    "one alpha": ({"alpha_pattern": {"fc": 2}}, "for alpha_pattern one alpha for all; found"),
+    "others": (
+        {"bias": "all", "init_lora_weights": True},
+        "for bias modules_to_save; for init_lora_weights init_weights; found",
+    ),
     "experts": ({"target_parameters": ["experts.w"]}, "for target_parameters target_modules"),
 }
 
 
 @pytest.mark.parametrize("case", WORDS)
 def test_the_words_of_lora_are_answered_with_ours(case: str) -> None:
+    assert GeoLoraConfig().rank == peft.LoraConfig().r
     options, message = WORDS[case]
     with pytest.raises(TypeError, match=f"^GeoLoraConfig: expected its own words, .*{message}"):
         GeoLoraConfig(**options)
