@@ -12,11 +12,10 @@ line  what                                                    here
 6     (U, S, V) = trunc(Ŝ, [U | Ũ], [V | Ṽ], τ)               :func:`truncation`
 ====  ======================================================  ============================================
 
-Deviations of this file from the published text: (a) gradients arrive division-free by default, the
-published route by G_U S⁻ᴴ and G_V S⁻¹ is :meth:`FactorGradients.projected`; (b) near min(m, n)
-fewer than r new columns exist, and Ŝ is smaller than 2r x 2r; (c) S⁻¹ is not carried along but
-formed from the current S, for the published route; (d) transposes are conjugate transposes; (e)
-truncation also takes an absolute ϑ, min_rank and max_rank.  No input is ever changed in place.
+Deviations from the published text: (a) gradients arrive division-free by default, the published
+route by G_U S⁻ᴴ and G_V S⁻¹, with S⁻¹ formed anew, is :meth:`FactorGradients.projected`; (b) near
+min(m, n) fewer than r new columns exist, and Ŝ is smaller than 2r x 2r; (c) transposes are conjugate;
+(d) truncation also takes an absolute ϑ, min_rank and max_rank.  No input is ever changed in place.
 """
 
 from __future__ import annotations
@@ -63,9 +62,7 @@ def optimizer_step(P: Inexact[Array, "a b"], G: Inexact[Array, "a b"], learning_
 
 
 class Coefficients(NamedTuple):
-    """K (m x r), L (n x r) and S (r x r) of one W = K Vᴴ = U Lᴴ = U S Vᴴ, updated independently of
-    each other.
-    """
+    """K (m x r), L (n x r) and S (r x r) of one W = K Vᴴ = U Lᴴ = U S Vᴴ, each updated by itself."""
 
     K_new: Inexact[Array, "m r"]
     L_new: Inexact[Array, "n r"]
@@ -88,8 +85,7 @@ def coefficient_update(
 
 
 def basis_augmentation(B: Inexact[Array, "*layers m r"], X: Inexact[Array, "*layers m s"]) -> Inexact[Array, "*layers m k"]:
-    """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]), so that BᴴB̃ = 0 and
-    range([B | B̃]) ⊇ range(X).
+    """Algorithm 2, aug: the new columns B̃ of [B | B̃] = qr([B | X]); BᴴB̃ = 0, X in its range.
 
     QR may flip the signs of its first r columns; the caller keeps its own ``B`` and takes only the
     new ones.  There are k = min(s, m − r) of them, possibly none; s = r in Algorithm 1.
@@ -133,9 +129,8 @@ def choose_rank(tails: Sequence[float], theta: float, min_rank: int = 1, max_ran
 class Truncation:
     """The result of line 6: the new state, and what was discarded.
 
-    ``singular_values``: all singular values of Ŝ; ``theta``: the absolute threshold that was
-    applied; ``discarded``: the norm ‖Ŵ − W₁‖ of the discarded part, at most ϑ unless max_rank
-    clipped; ``rank_rule``: the rule that fixed the rank.
+    ``singular_values``: all of Ŝ; ``theta``: the absolute threshold; ``discarded``: ‖Ŵ − W₁‖, at
+    most ϑ unless max_rank clipped; ``rank_rule``: the rule that fixed the rank.
     """
 
     Y: LowRank
@@ -155,12 +150,10 @@ def truncation(
     min_rank: int = 1,
     max_rank: int | None = None,
 ) -> Truncation:
-    """Algorithm 2, trunc: Ŝ = P Σ Qᴴ, ϑ = τ‖Σ‖ or given, U ← Û P[:, :r₁], V ← V̂ Q[:, :r₁],
-    S ← diag(σ_1 … σ_{r₁}).
+    """Algorithm 2, trunc: Ŝ = P Σ Qᴴ, U ← Û P[:, :r₁], V ← V̂ Q[:, :r₁], S ← diag(σ_1 … σ_{r₁}).
 
-    Raises ``ValueError`` unless exactly one of τ, ϑ is a finite number ≥ 0, and for ranks or
-    matrices that do not fit together; ``FloatingPointError`` if ‖Ŝ‖ is beyond the range of double
-    precision.
+    Raises ``ValueError`` unless exactly one of τ (ϑ = τ‖Σ‖), ϑ is a finite number ≥ 0, and for ranks
+    or matrices that do not fit together; ``FloatingPointError`` if ‖Ŝ‖ is beyond double precision.
     """
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, checks.product_shape(S_hat, U_hat, V_hat))
@@ -206,9 +199,7 @@ def augmented_step(
     learning_rate: float,
     optimizer: Callable[[Array, Array, float], Array] | None = None,
 ) -> AugmentedStep:
-    """Algorithm 1, lines 3 to 5 (for a rank decision over several layers: ``budget.py``).  Raises
-    as :func:`geolora_step`.
-    """
+    """Algorithm 1, lines 3 to 5 (a cut of several layers: ``budget.py``).  Raises as :func:`geolora_step`."""
     learning_rate = checks.nonnegative_number("learning_rate", learning_rate)
     gradients = projected_at(Y, gradients)
     U, _, V = Y
@@ -239,22 +230,18 @@ def geolora_step(
     Parameters
     ----------
     Y : the state W = U S Vᴴ, m x n of rank r; S may be dense, singular or zero.
-    gradients : of the loss at Y, :class:`ProjectedGradients` (division-free) or
-        :class:`FactorGradients` (as published).
+    gradients : at Y, :class:`ProjectedGradients` (division-free) or :class:`FactorGradients` (published).
     learning_rate : λ ≥ 0.
     tau, theta : the truncation threshold, exactly one of them: relative, ϑ = τ‖Ŝ‖, or absolute.
-    min_rank, max_rank : the new rank is clipped to this range (and to the columns that the
-        augmented bases have).
-    optimizer : opt(P, G, λ) for each of K, L, S; plain SGD by default.  It is given copies and
-        returns a matrix like P.
+    min_rank, max_rank : limits of the new rank, beside the number of columns of the augmented bases.
+    optimizer : opt(P, G, λ), which gets copies of K, L, S, and returns one like P; default: plain SGD.
 
     Raises
     ------
     ValueError : an argument out of its range; the message names it, what was expected and what was found.
     FloatingPointError : an updated coefficient, or its norm, left the range of the dtype.
 
-    Source: [GeoLoRA], Algorithm 1; with SGD it is the parallel integrator of [CKL24] with explicit
-    Euler sub-steps.
+    Source: [GeoLoRA], Algorithm 1; with SGD the parallel integrator of [CKL24] by Euler sub-steps.
     """
     checks.threshold(tau, theta)
     checks.ranks(min_rank, max_rank, state(Y).shape)
