@@ -112,7 +112,8 @@ def summary(stored: Stored) -> Rows:
             own = [f"{one.mean:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}", f"{one.t_low:+.2f} to {one.t_high:+.2f}"]
             against = ["–", "–"] if other is None else [f"{other.mean:+.2f}", f"{other.low:+.2f} to {other.high:+.2f}"]
             table.append([name, *own, *against, str(sum(len(values) for values in one.pairs.values())), span])
-    return table
+    ranges = any(row[-1] != "–" for row in table[1:])
+    return table if ranges else [row[:-1] for row in table]
 
 
 def _lora(rows: Sequence[Row]) -> Mapping[int, Row]:
