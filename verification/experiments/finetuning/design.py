@@ -211,14 +211,7 @@ def wanted(stored: Stored, widths: Mapping[str, int]) -> Iterator[tuple[str, Run
     for kind, names in STAGES:
         known = [chosen if name == "carrier" else name for name in names]
         families = list(dict.fromkeys(name for name in known if name is not None))
-        make = {
-            "compare": _compare,
-            "second rates": _second_rates,
-            "rates": _rates,
-            "budgets": _budgets,
-            "initial ranks": _initial_ranks,
-        }[kind]
-        yield from make(families, stored, widths)
+        yield from MAKERS[kind](families, stored, widths)
 
 
 def counted(stored: Stored) -> Stored:
