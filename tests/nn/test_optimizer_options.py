@@ -474,6 +474,7 @@ def test_groups_of_tensors_find_their_adapters() -> None:
         assert ranks[0] == ranks[1]
         assert same(models[0].state_dict(), models[1].state_dict())
     apart = adapters(models[0])["0"].adapter
+    assert [group["adapters"] for group in GeoLoRA([{"params": apart.parameters()}]).param_groups] == [["adapter 0"]]
     head = [{"params": models[0][4].parameters(), "lr": 0.1}]
     for given, message in (
         ([{"params": [apart.Ut]}, {"params": [apart.S, apart.Vt]}], "all factors of an adapter in one group"),
