@@ -2,17 +2,19 @@ r"""
 When GeoLoRA, when LoRA
 =======================
 
-**For GeoLoRA.** With as many parameters as LoRA of rank 4, spent where singular values are large, it was 0.7 points better
-than LoRA in the mean of five tasks (95 % interval of the bootstrap: 0.2 to 1.3). Every step of the default rule has a proved
-decrease in units of the layer's spectral norm, and its learning rate means the same for every rank and width. The bases stay
-orthonormal: a rank can be cut at any time, with an error that is known.
+**For GeoLoRA.** With as many parameters as LoRA of rank 4, spent where singular values are large,
+it was 0.7 points better than LoRA in the mean of five tasks (95 % interval of the bootstrap: 0.2 to
+1.3). Every step of the default rule has a proved decrease in units of the layer's spectral norm,
+and its learning rate means the same for every rank and width. The bases stay orthonormal: a rank
+can be cut at any time, with an error that is known.
 
-**For LoRA.** With the same rank in every layer the two learn alike: the gain is that of the allocation. Five tasks are few:
-Student's t over them does not exclude that there is no gain. LoRA needs no optimizer of its own, and every tool knows it.
-LoRA's weights can be merged into quantised bases. GeoLoRA trains adapters beside quantised bases, but cannot merge them.
+**For LoRA.** With the same rank in every layer the two learn alike, within the noise. Five tasks
+are few: Student's t over them does not exclude that there is no gain. LoRA needs no optimizer of
+its own, and every tool knows it. LoRA's weights can be merged into quantised bases. GeoLoRA trains
+adapters beside quantised bases, but cannot merge them.
 
-The charts are made of stored runs of all-MiniLM-L6-v2 with two thousand training sentences of each task and one epoch; *LoRA* is
-PEFT's, with AdamW. :doc:`/finetuning` has the design and the numbers.
+The charts are made of stored runs of all-MiniLM-L6-v2 with two thousand training sentences of each
+task and one epoch; *LoRA* is PEFT's, with AdamW. :doc:`/finetuning` has the design and the numbers.
 """
 
 # %%

@@ -102,7 +102,7 @@ def summary(stored: Stored) -> Rows:
         ["method", "less LoRA", "bootstrap", "t", "less LoRA at the better of two rates", "bootstrap", "pairs", "range of rates"]
     ]
     stored = counted(stored)
-    less, less_rechosen = ({one.family: one for one in differences(stored, base)} for base in (_lora, by_all_seeds))
+    less, less_rechosen = ({one.family: one for one in differences(stored, *base)} for base in ((), (by_all_seeds,)))
     for name in FAMILIES:
         span = _range(stored, name)
         one, other = less.get(name), less_rechosen.get(name)
@@ -114,10 +114,6 @@ def summary(stored: Stored) -> Rows:
             table.append([name, *own, *against, str(sum(len(values) for values in one.pairs.values())), span])
     ranges = any(row[-1] != "–" for row in table[1:])
     return table if ranges else [row[:-1] for row in table]
-
-
-def _lora(rows: Sequence[Row]) -> Mapping[int, Row]:
-    return at_best(rows, "lora")
 
 
 def _range(stored: Stored, name: str) -> str:
