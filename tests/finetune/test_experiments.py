@@ -33,6 +33,7 @@ from verification.experiments.finetuning import rules, runs
 from verification.experiments.finetuning.analysis import (
     by_all_seeds,
     differences,
+    questions,
     rate_shares,
     read_campaign,
     read_runs,
@@ -244,7 +245,7 @@ def test_differences_are_paired_and_their_interval_is_that_of_tasks_and_seeds() 
         return 0.5 + noise + {"dora": 0.02, "adalora": 0.01 if task == "stsb" else -0.01}.get(run.family, 0.0)
 
     _, stored = simulated(peak(3.2e-3), test)
-    found = {difference.family: difference for difference in differences(stored)}
+    found = differences(stored)
     dora, adalora = found["dora"], found["adalora"]
     assert (dora.mean, dora.low, dora.high) == pytest.approx((2.0, 2.0, 2.0))
     assert (adalora.mean, adalora.low, adalora.high) == pytest.approx((0.0, -1.0, 1.0))
@@ -261,10 +262,32 @@ def test_the_base_may_take_the_better_of_two_rates_by_all_seeds() -> None:
     assert best_rate(stored["stsb"], "lora") == 3.2e-3
     chosen = by_all_seeds(stored["stsb"])
     assert {row["config"]["method"]["lr"] for row in chosen.values()} == {1e-2}
-    plain, rechosen = ({one.family: one.mean for one in differences(stored, *base)} for base in ((), (by_all_seeds,)))
-    assert plain["dora"] - rechosen["dora"] == pytest.approx(100.0 * 10.0 * (1e-2 - 3.2e-3))
+    plain, rechosen = differences(stored), differences(stored, by_all_seeds)
+    assert plain["dora"].mean - rechosen["dora"].mean == pytest.approx(100.0 * 10.0 * (1e-2 - 3.2e-3))
     del stored["stsb"][next(i for i, row in enumerate(stored["stsb"]) if row["family"] == second_rate("lora"))]
     assert by_all_seeds(stored["stsb"]) == {}
+
+
+def test_other_ranks_keep_the_rate_that_all_seeds_choose() -> None:
+    done, _ = simulated(lambda task, run: peak(4e-3 if run.seed == 0 else 1e-2)(task, run), lambda *_: 0.5)
+    assert {rate(run) for _, run in done if run.family == "lora" and run.budget == 8} == {1e-2}
+    assert {rate(run) for _, run in done if run.family == "dora" and run.seed == 1} == {3.2e-3}
+
+
+def test_a_quarter_of_the_parameters_and_other_initial_ranks_are_asked_for() -> None:
+    """The budget of rank 2 is two points behind LoRA of rank 8; a start from rank 32 costs one point."""
+
+    def test(task: str, run: Run) -> float:
+        return 0.5 + 0.02 * (run.family == "lora" and run.budget == 8) - 0.01 * run.family.endswith("from rank 32")
+
+    _, stored = simulated(lambda task, run: 0.5 + 0.1 * (run.family == "geolora, budget"), test)
+    found = {question: one.mean for question, one in questions(stored).items()}
+    assert found == {
+        "geolora, budget of rank 2 less lora of rank 8": pytest.approx(-2.0),
+        "geolora, tolerance, from rank 1 less from rank 8": 0.0,
+        "geolora, tolerance, from rank 32 less from rank 8": pytest.approx(-1.0),
+    }
+    assert "| geolora, tolerance, from rank 32 less from rank 8 | 0 k against 0 k | -1.00 |" in markdown(stored)
 
 
 def test_two_runs_that_would_stand_for_each_other_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,19 @@ from scipy import stats
 
 from geolora_ref.support.files import read_json
 from verification.experiments.finetuning.design import (
+    CARRIERS,
     FAMILIES,
+    INITIAL_RANKS,
     MAIN_RANK,
+    QUARTER,
     RANKS,
-    SEEDS,
     Row,
     Stored,
     best_rate,
-    dev_of,
+    from_rank,
+    kept_rate,
     outer_rates,
     rate_of,
-    second_best,
     second_rate,
     seed_of,
     swept,
@@ -39,6 +42,8 @@ __all__ = [
     "by_all_seeds",
     "differences",
     "front",
+    "paired",
+    "questions",
     "rank_map",
     "rate_shares",
     "read_campaign",
@@ -53,6 +58,8 @@ MEASURED = Path(__file__).parent / "measured" / "campaign"
 them.
 """
 DRAWS = 10_000
+Base = Callable[[Sequence[Row]], Mapping[int, Row]]
+"""Finds runs among those of a task; by seed."""
 
 
 def read_campaign(folder: Path = MEASURED) -> dict[str, list[Row]]:
@@ -79,23 +86,19 @@ def at_best(rows: Sequence[Row], family: str, rank: int = MAIN_RANK) -> dict[int
     """By seed, the runs of a family on one task at the rate that was best on the development
     examples at the main rank.
     """
-    rate = best_rate(rows, family)
-    return {seed_of(row): row for row in rows if (row["family"], row["budget"], rate_of(row)) == (family, rank, rate)}
+    return _at(rows, family, rank, best_rate(rows, family))
 
 
-def by_all_seeds(rows: Sequence[Row], family: str = "lora") -> dict[int, Row]:
-    """By seed, the runs of a family at the one of its two best rates that has the better mean on the
-    development examples over all seeds; empty as long as seeds are missing.
+def by_all_seeds(rows: Sequence[Row], family: str = "lora", rank: int = MAIN_RANK) -> dict[int, Row]:
+    """By seed, the runs of a family at the rate that it keeps at other ranks
+    (:func:`~verification.experiments.finetuning.design.kept_rate`).
     """
-    found = []
-    for rate in (best_rate(rows, family), second_best(rows, family)):
-        names = (family, second_rate(family))
-        found.append(
-            {seed_of(row): row for row in rows if (row["budget"], rate_of(row)) == (MAIN_RANK, rate) and row["family"] in names}
-        )
-    if any(len(runs) < SEEDS for runs in found):
-        return {}
-    return max(found, key=lambda runs: statistics.fmean(map(dev_of, runs.values())))
+    return _at(rows, family, rank, kept_rate(rows, family))
+
+
+def _at(rows: Sequence[Row], family: str, rank: int, rate: float | None) -> dict[int, Row]:
+    names = (family, second_rate(family))
+    return {seed_of(row): row for row in rows if row["family"] in names and (row["budget"], rate_of(row)) == (rank, rate)}
 
 
 def test_of(row: Row) -> float:
@@ -106,41 +109,75 @@ def test_of(row: Row) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean over tasks of one family minus another, in points, and the differences of pairs by task.
+    """The mean over tasks of some runs minus others, in points, and the differences of pairs by task.
 
     ``low``, ``high`` : 95 % of the bootstrap.  ``t_low``, ``t_high`` : the 95 % interval of Student's t
     over the means of the tasks, infinite for one task.  Of few tasks the first is too narrow.
+    ``parameters`` : of both, means over all their runs.
     """
 
-    family: str
-    rank: int
     mean: float
     low: float
     high: float
     t_low: float
     t_high: float
     pairs: Mapping[str, Sequence[float]]
+    parameters: tuple[float, float]
 
 
-def differences(
-    stored: Stored, base: Callable[[Sequence[Row]], Mapping[int, Row]] = lambda rows: at_best(rows, "lora"), rank: int = MAIN_RANK
-) -> list[Difference]:
-    """Every family minus the runs that ``base`` finds (LoRA's), paired by task and seed, if the family
-    has pairs on every task.
+def paired(stored: Stored, one: Base, other: Base) -> Difference | None:
+    """The runs that ``one`` finds minus those that ``other`` finds, paired by task and seed; None
+    where a task has no pair.
     """
-    found = []
-    for name in FAMILIES:
-        pairs: dict[str, list[float]] = {}
-        for task, rows in stored.items():
-            one, other = at_best(rows, name, rank), base(rows)
-            pairs[task] = [test_of(one[seed]) - test_of(other[seed]) for seed in sorted(one.keys() & other.keys())]
-        if pairs and all(pairs.values()):
-            means = [statistics.fmean(values) for values in pairs.values()]
-            mean, spread = statistics.fmean(means), float("inf")
-            if len(means) > 1:
-                spread = float(stats.t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
-            found.append(Difference(name, rank, mean, *interval(list(pairs.values())), mean - spread, mean + spread, pairs))
-    return found
+    pairs: dict[str, list[float]] = {}
+    parameters: tuple[list[float], list[float]] = ([], [])
+    for task, rows in stored.items():
+        found = one(rows), other(rows)
+        pairs[task] = [test_of(found[0][seed]) - test_of(found[1][seed]) for seed in sorted(found[0].keys() & found[1].keys())]
+        for counts, runs in zip(parameters, found, strict=True):
+            counts += [row["parameters"] for row in runs.values()]
+    if not pairs or not all(pairs.values()):
+        return None
+    means = [statistics.fmean(values) for values in pairs.values()]
+    mean, spread = statistics.fmean(means), float("inf")
+    if len(means) > 1:
+        spread = float(stats.t.ppf(0.975, len(means) - 1)) * statistics.stdev(means) / len(means) ** 0.5
+    low, high = interval(list(pairs.values()))
+    both = (statistics.fmean(parameters[0]), statistics.fmean(parameters[1]))
+    return Difference(mean, low, high, mean - spread, mean + spread, pairs, both)
+
+
+def differences(stored: Stored, base: Base = lambda rows: at_best(rows, "lora")) -> dict[str, Difference]:
+    """Every family minus the runs that ``base`` finds, if the family has pairs on every task."""
+    found = {name: paired(stored, partial(at_best, family=name), base) for name in FAMILIES}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def questions(stored: Stored) -> dict[str, Difference]:
+    """The differences beside those at the main rank, as far as they have runs: what a quarter of LoRA's
+    parameters gives, and what the initial rank does.
+    """
+    lora, small = QUARTER
+    pairs: dict[str, tuple[Base, Base]] = {
+        f"{name} of rank {small} less lora of rank {lora}": (
+            partial(by_all_seeds, family=name, rank=small),
+            partial(by_all_seeds, family="lora", rank=lora),
+        )
+        for name in CARRIERS
+    }
+    family = "geolora, tolerance"
+    for rank in INITIAL_RANKS:
+        pairs[f"{from_rank(family, rank)} less from rank {2 * MAIN_RANK}"] = (
+            partial(_begun, family=family, rank=rank),
+            partial(at_best, family=family),
+        )
+    found = {question: paired(stored, *both) for question, both in pairs.items()}
+    return {question: one for question, one in found.items() if one is not None}
+
+
+def _begun(rows: Sequence[Row], family: str, rank: int) -> dict[int, Row]:
+    """By seed, the runs of a family that begin with another rank."""
+    return {seed_of(row): row for row in rows if row["family"] == from_rank(family, rank)}
 
 
 def interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -160,7 +197,7 @@ def front(stored: Stored) -> dict[str, list[tuple[float, float]]]:
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for name in FAMILIES:
         for rank in sorted((MAIN_RANK, *RANKS)):
-            runs = [list(at_best(rows, name, rank).values()) for rows in stored.values()]
+            runs = [list(by_all_seeds(rows, name, rank).values()) for rows in stored.values()]
             if runs and all(runs):
                 parameters = statistics.fmean(row["parameters"] for found in runs for row in found)
                 metric = statistics.fmean(statistics.fmean(map(test_of, found)) for found in runs)

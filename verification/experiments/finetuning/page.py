@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from geolora_ref.support.files import write_atomically
-from verification.experiments.finetuning.analysis import at_best, by_all_seeds, differences, rate_shares, test_of, wide_range
+from verification.experiments.finetuning.analysis import (
+    Difference,
+    at_best,
+    by_all_seeds,
+    differences,
+    questions,
+    rate_shares,
+    test_of,
+    wide_range,
+)
 from verification.experiments.finetuning.charts import draw_front, draw_ranks, draw_rates, draw_times
 from verification.experiments.finetuning.design import (
     BATCH,
@@ -30,7 +39,7 @@ from verification.machine import machine_facts
 from verification.pictures import data_uri, svg
 from verification.shown import Rows, markdown_table
 
-__all__ = ["by_task", "image", "markdown", "page", "summary", "write_page"]
+__all__ = ["asked", "by_task", "image", "markdown", "page", "summary", "write_page"]
 
 
 def write_page(stored: Stored, folder: Path) -> Path:
@@ -69,7 +78,9 @@ def page(stored: Stored) -> str:
     tables = {
         "Every method at the rate that was best on the development examples": by_task(stored),
         "Over all tasks": summary(stored),
+        "Fewer parameters, and other initial ranks": asked(stored),
     }
+    tables = {title: table for title, table in tables.items() if len(table) > 1}
     return environment.get_template("page.html.j2").render(**facts, tables=tables, figures=figures)
 
 
@@ -102,18 +113,31 @@ def summary(stored: Stored) -> Rows:
         ["method", "less LoRA", "bootstrap", "t", "less LoRA at the better of two rates", "bootstrap", "pairs", "range of rates"]
     ]
     stored = counted(stored)
-    less, less_rechosen = ({one.family: one for one in differences(stored, *base)} for base in ((), (by_all_seeds,)))
+    less, less_rechosen = differences(stored), differences(stored, by_all_seeds)
     for name in FAMILIES:
         span = _range(stored, name)
         one, other = less.get(name), less_rechosen.get(name)
         if name == "lora" and span != "–":
             table.append([name, *[""] * 6, span])
         elif name != "lora" and one is not None:
-            own = [f"{one.mean:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}", f"{one.t_low:+.2f} to {one.t_high:+.2f}"]
+            own = _with_intervals(one)
             against = ["–", "–"] if other is None else [f"{other.mean:+.2f}", f"{other.low:+.2f} to {other.high:+.2f}"]
             table.append([name, *own, *against, str(sum(len(values) for values in one.pairs.values())), span])
     ranges = any(row[-1] != "–" for row in table[1:])
     return table if ranges else [row[:-1] for row in table]
+
+
+def asked(stored: Stored) -> Rows:
+    """The questions beside those of the main rank: parameters, difference in points and two intervals."""
+    table: Rows = [["question", "parameters", "difference", "bootstrap", "t", "pairs"]]
+    for question, one in questions(counted(stored)).items():
+        parameters = " against ".join(f"{count / 1e3:,.0f} k" for count in one.parameters)
+        table.append([question, parameters, *_with_intervals(one), str(sum(len(values) for values in one.pairs.values()))])
+    return table
+
+
+def _with_intervals(one: Difference) -> list[str]:
+    return [f"{one.mean:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}", f"{one.t_low:+.2f} to {one.t_high:+.2f}"]
 
 
 def _range(stored: Stored, name: str) -> str:
@@ -127,8 +151,8 @@ def _range(stored: Stored, name: str) -> str:
 
 
 def markdown(stored: Stored) -> str:
-    """The two tables of the documentation."""
-    return f"{markdown_table(by_task(stored))}\n\n{markdown_table(summary(stored))}"
+    """The tables of the documentation."""
+    return "\n\n".join(markdown_table(table) for table in (by_task(stored), summary(stored), asked(stored)) if len(table) > 1)
 
 
 def _cell(rows: Sequence[Row], rate: float | None) -> str:
